@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors that users can mend: one sentence that names the file, row or key, what is wrong and what to do."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can put right. The message is one sentence; ``exit_code`` is documented in the README."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """The configuration or the command line is wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """A file, a row or a directory does not hold what it should (exit code 3)."""
+
+    exit_code = 3
