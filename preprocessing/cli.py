@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command lines from typed dataclasses: YAML files, dotted overrides, help from field docstrings, one sentence on a mistake.
+"""Command lines from typed dataclasses: YAML files, dotted overrides, help from field docstrings, one-line errors.
 
 jsonargparse does the parsing. What is added here: unknown keys are found before it sees them, so that the sentence can
 name the file and the nearest key, and every error of its own is folded into one line.
@@ -8,6 +8,7 @@ name the file and the nearest key, and every error of its own is folded into one
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import re
 import sys
@@ -27,10 +28,10 @@ INTERRUPTED = 130
 
 
 def parser_for(config_class: type, prog: str, description: str) -> ArgumentParser:
-    """A parser with one option per field of ``config_class`` (nested dataclasses become dotted keys) and ``--config``."""
+    """A parser with one option per field of ``config_class`` (nested fields become dotted keys) and ``--config``."""
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
     parser.add_argument(
-        "--config", action=ActionConfigFile, help="A YAML file; may be given several times, later wins."
+        "--config", action=ActionConfigFile, help="A YAML file; when given several times, later ones win."
     )
     parser.add_class_arguments(config_class)
     return parser
@@ -90,7 +91,7 @@ def is_known(key: str, known: set[str]) -> bool:
 def config_files(argv: Sequence[str]) -> list[str]:
     """The values of every ``--config`` in ``argv``."""
     files = [argument.split("=", 1)[1] for argument in argv if argument.startswith("--config=")]
-    files += [value for name, value in zip(argv, argv[1:], strict=False) if name == "--config"]
+    files += [value for name, value in itertools.pairwise(argv) if name == "--config"]
     return files
 
 
