@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTML to text: markup becomes one space, entities become their characters, everything else survives.
+
+What counts as markup follows the HTML standard (section "Tokenization", tag open state): ``<`` followed by an ASCII
+letter, by ``/`` and a letter, by ``!`` or by ``?``. So ``a < b`` and ``x<3`` are text. Decisions where a text is broken:
+
+- A construct that never closes (``<b`` at the end, ``<!--`` without ``-->``) is text, not markup; the words stay.
+- ``>`` inside a quoted attribute value does not end a tag. If such a value never closes, quotes are ignored from there on.
+- ``<script>`` and ``<style>`` disappear with their contents; without a closing tag only the opening tag disappears.
+- Entities are decoded after the tags are gone, by the rules of :func:`html.unescape`: ``&lt;br&gt;`` is the text ``<br>``.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+
+import numpy as np
+
+_OPEN = re.compile(r"<(?=[A-Za-z!?]|/[A-Za-z])")
+_TAG_STOP = re.compile(r"""(>)|=[ \t\n\f\r]*(["'])""")
+_RAW_TEXT = re.compile(r"<(script|style)(?=[\s/>])", re.IGNORECASE | re.ASCII)
+_RAW_END = {name: re.compile(rf"</{name}(?=[\s/>])[^>]*>", re.IGNORECASE | re.ASCII) for name in ("script", "style")}
+
+
+def clean(text: str) -> str:
+    """The text without tags, comments, scripts and styles (each becomes one space), entities decoded."""
+    if "<" in text:
+        text = _Markup(text).strip()
+    if "&" in text:
+        text = html.unescape(text)
+    return text
+
+
+class _Markup:
+    """One left-to-right pass over a text; remembers what cannot occur any more, so the pass stays linear."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.quotes = True  # False once a quoted attribute value swallowed the end of the text
+        self.missing: set[str] = set()  # closers known not to occur from here to the end
+
+    def strip(self) -> str:
+        kept, position = [], 0
+        for match in _OPEN.finditer(self.text):
+            start = match.start()
+            if start < position:
+                continue
+            end = self._end(start)
+            if end < 0:
+                if ">" in self.missing:
+                    break
+                continue
+            kept += (self.text[position:start], " ")
+            position = end
+        kept.append(self.text[position:])
+        return "".join(kept)
+
+    def _end(self, start: int) -> int:
+        """Where the construct that opens at ``start`` ends (exclusive), or -1 if it never does."""
+        text = self.text
+        if text.startswith("<!--", start):
+            return self._find("-->", start + 4)
+        if text[start + 1] in "!?":
+            return self._find(">", start)
+        end = self._tag_end(start)
+        raw = _RAW_TEXT.match(text, start)
+        if end >= 0 and raw is not None:
+            name = raw[1].lower()
+            closing = None if name in self.missing else _RAW_END[name].search(text, end)
+            if closing is not None:
+                return closing.end()
+            self.missing.add(name)
+        return end
+
+    def _tag_end(self, start: int) -> int:
+        position = start
+        while self.quotes:
+            stop = _TAG_STOP.search(self.text, position)
+            if stop is not None and stop[1]:
+                return stop.end()
+            close = -1 if stop is None else self.text.find(stop[2], stop.end())
+            if close < 0:
+                self.quotes = False
+                break
+            position = close + 1
+        return self._find(">", start)
+
+    def _find(self, closer: str, start: int) -> int:
+        if closer in self.missing:
+            return -1
+        found = self.text.find(closer, start)
+        if found < 0:
+            self.missing.add(closer)
+            return -1
+        return found + len(closer)
+
+
+_LETTER = np.zeros(256, bool)
+_LETTER[[*range(65, 91), *range(97, 123)]] = True
+_OPENS = _LETTER.copy()
+_OPENS[[ord("!"), ord("?")]] = True
+_ENTITY = _LETTER.copy()
+_ENTITY[ord("#")] = True
+
+
+def scan(data: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the simple tags of many texts at once, and the texts that need :func:`clean`.
+
+    ``data`` is uint8 [bytes]: UTF-8 texts, each followed by at least one byte that is no part of it and is not markup,
+    and one more spare byte at the very end; ``starts`` is int64 [texts + 1], where text i is
+    ``data[starts[i]:starts[i + 1]]`` including its separator. Returns ``(tag_starts, tag_ends, hard)``: the spans of the
+    tags (ends exclusive), and the sorted numbers of the texts for which the spans do not tell the whole story: a quote
+    inside a tag, a comment, a script or style, an entity. For all others, blanking the spans equals :func:`clean`.
+    """
+    ampersands = np.flatnonzero(data[:-2] == ord("&"))
+    hard = _text_of(ampersands[_ENTITY[data[ampersands + 1]]], starts)
+    opens = np.flatnonzero(data[:-2] == ord("<"))
+    following = data[opens + 1]
+    opens = opens[_OPENS[following] | ((following == ord("/")) & _LETTER[data[opens + 2]])]
+    if not len(opens):
+        return opens, opens, np.unique(hard)
+    closes = np.flatnonzero(data == ord(">"))
+    nearest = np.searchsorted(closes, opens)
+    terminated = nearest < len(closes)
+    opens, nearest = opens[terminated], nearest[terminated]
+    first = np.diff(nearest, prepend=-1) != 0  # a second `<` before the same `>` lies inside the first tag
+    text = _text_of(opens, starts)
+    inside = closes[nearest] < starts[text + 1]
+    # A text boundary between two opens that share a `>` puts the `>` outside the earlier text.
+    first[1:] |= text[1:] != text[:-1]
+    keep = first & inside
+    opens, ends, text = opens[keep], closes[nearest[keep]] + 1, text[keep]
+    return opens, ends, np.union1d(hard, text[_needs_parsing(data, opens, ends)])
+
+
+def _needs_parsing(data: np.ndarray, opens: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """True for a tag that holds a quote, opens a comment, or may be a script or a style."""
+    quotes = np.flatnonzero((data == ord('"')) | (data == ord("'")))
+    hard = np.searchsorted(quotes, opens) != np.searchsorted(quotes, ends)
+    second, third = data[opens + 1] | 32, data[opens + 2] | 32
+    hard |= (second == ord("s")) & ((third == ord("c")) | (third == ord("t")))
+    return hard | (data[opens + 1] == ord("!"))
+
+
+def _text_of(positions: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    return np.searchsorted(starts, positions, side="right") - 1

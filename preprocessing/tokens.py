@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From many texts to types × codes: whatever costs runs once per distinct piece of text and is looked up afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from preprocessing import lemmas, words
+from preprocessing.errors import DataError
+from preprocessing.nltk_tokenizer import NLTKTokenizer
+
+if TYPE_CHECKING:
+    from preprocessing.text import TextPipeline
+
+Texts = pa.Array | pa.ChunkedArray | Sequence[str]
+PIECE_TEXTS, PIECE_BYTES = 2048, 3 << 20
+"""One piece's arrays stay in the processor's cache."""
+ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20
+"""Distinct surfaces are looked up once per round of pieces."""
+CACHE_SURFACES = 1 << 20
+CACHE_SURFACE_BYTES = 128
+MAX_TEXT_BYTES = 1 << 30
+_DROPPED = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Tokenized texts: text i holds the tokens ``types[codes[offsets[i]:offsets[i + 1]]]``.
+
+    ``types``: large_string, the distinct tokens that occur, in the order of their first occurrence, after stop words and
+    lemmas; ``codes``: int32 [total]; ``offsets``: int64 [texts + 1].
+    """
+
+    types: pa.Array
+    codes: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def to_lists(self) -> list[list[str]]:
+        """The tokens of every text as Python strings: for people and tests, not for speed."""
+        tokens = self.types.take(pa.array(self.codes)).to_pylist()
+        return [tokens[a:b] for a, b in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)]
+
+
+Splitter = Callable[[pa.Array], tuple[pa.Array, np.ndarray]]
+"""Texts (large_string) → surfaces of all texts in order (binary or string), int64 [texts + 1] offsets into them."""
+
+
+class Tokenizer:
+    """``Tokenizer(pipeline)(texts)`` → :class:`Tokens`.
+
+    ``texts``: a string or large_string Arrow array, chunked or not, or a sequence of str. One text, a batch and any split
+    of a batch give the same tokens. Remembers what it made of each distinct surface, up to a bound; pickling drops that
+    memory. Raises :class:`DataError` for a null (naming its index), for a missing resource, or a text over 1 GiB.
+    """
+
+    def __init__(self, pipeline: TextPipeline) -> None:
+        self.pipeline = pipeline
+        self._stop_words = frozenset(pipeline.stop_words)
+        self._lemma = _lemmatizer(pipeline)
+        self._split, self._words = _splitter(pipeline)
+        self._forget()
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[TextPipeline]]:
+        return Tokenizer, (self.pipeline,)
+
+    def _forget(self) -> None:
+        self._surfaces: dict[bytes, int] = {}  # surface → token, _DROPPED, or ~row of self._several - 1
+        self._several: list[list[int]] = []
+        self._ids: dict[str, int] = {}  # token → its number here, in the order we met them
+        self._tokens: list[str] = []
+
+    def __call__(self, texts: Texts) -> Tokens:
+        """Tokenize ``texts``; see the class."""
+        if len(self._surfaces) > CACHE_SURFACES:
+            self._forget()
+        codes: list[np.ndarray] = []
+        lengths: list[np.ndarray] = []
+        used: list[np.ndarray] = []
+        for chunks, offsets in self._rounds(_checked(texts)):
+            encoded = chunks.dictionary_encode()
+            surfaces = pc.cast(encoded.chunk(0).dictionary, pa.binary()).to_pylist() if encoded.num_chunks else []
+            per_surface = self._numbers(surfaces)
+            numbers = np.concatenate([np.zeros(0, np.int32)] + [part.indices.to_numpy() for part in encoded.chunks])
+            numbers, offsets = self._expand(per_surface[numbers], offsets)
+            codes.append(numbers)
+            lengths.append(np.diff(offsets))
+            used.append(self._occurring(per_surface))
+        return self._assemble(codes, lengths, used)
+
+    def _rounds(self, texts: pa.ChunkedArray) -> Iterator[tuple[pa.ChunkedArray, np.ndarray]]:
+        """Split piece by piece; yield the surfaces of some pieces at a time, as one chunked array."""
+        pieces: list[pa.Array] = []
+        offsets = [np.zeros(1, np.int64)]
+        num_texts = num_bytes = 0
+        for piece in _pieces(texts):
+            surfaces, ends = self._split(piece)
+            pieces.append(surfaces)
+            offsets.append(ends[1:] + offsets[-1][-1])
+            num_texts, num_bytes = num_texts + len(piece), num_bytes + piece.nbytes
+            if num_texts >= ROUND_TEXTS or num_bytes >= ROUND_BYTES:
+                yield pa.chunked_array(pieces), np.concatenate(offsets)
+                pieces, offsets, num_texts, num_bytes = [], [np.zeros(1, np.int64)], 0, 0
+        if pieces:
+            yield pa.chunked_array(pieces), np.concatenate(offsets)
+
+    def _numbers(self, surfaces: list[bytes]) -> np.ndarray:
+        """int32, one per surface: a token's number, :data:`_DROPPED`, or less for several tokens."""
+        known = list(map(self._surfaces.get, surfaces))
+        for row, number in enumerate(known):
+            if number is None:
+                known[row] = number = self._number(surfaces[row])
+                if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
+                    self._surfaces[surfaces[row]] = number
+        return np.array(known, np.int32)
+
+    def _number(self, surface: bytes) -> int:
+        """The expensive part, once per distinct surface: words, stop words, lemma."""
+        ids = []
+        for word in self._words(surface):
+            if word not in self._stop_words:
+                token = self._lemma(word) if self._lemma else word
+                if token not in self._ids:
+                    self._ids[token] = len(self._tokens)
+                    self._tokens.append(token)
+                ids.append(self._ids[token])
+        if len(ids) == 1:
+            return ids[0]
+        if not ids:
+            return _DROPPED
+        self._several.append(ids)
+        return _DROPPED - len(self._several)
+
+    def _expand(self, numbers: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Drop what is dropped and spell out what is several tokens."""
+        several = np.flatnonzero(numbers < _DROPPED)
+        if len(several):
+            lists = [self._several[_DROPPED - 1 - number] for number in numbers[several].tolist()]
+            sizes = np.ones(len(numbers), np.int64)
+            sizes[several] = [len(ids) for ids in lists]
+            starts = np.concatenate([[0], np.cumsum(sizes)])
+            numbers = np.repeat(numbers, sizes)
+            numbers[numbers < _DROPPED] = np.concatenate(lists)
+            offsets = starts[offsets]
+        kept = numbers != _DROPPED
+        before = np.zeros(len(kept) + 1, np.int32 if len(kept) < 2**31 else np.int64)
+        np.cumsum(kept, out=before[1:])
+        return np.compress(kept, numbers), before[offsets].astype(np.int64)
+
+    def _occurring(self, per_surface: np.ndarray) -> np.ndarray:
+        """The tokens these surfaces stand for, in order; may repeat."""
+        several = np.flatnonzero(per_surface < _DROPPED)
+        if not len(several):
+            return per_surface[per_surface >= 0]
+        lists = [self._several[_DROPPED - 1 - number] for number in per_surface[several].tolist()]
+        sizes = np.ones(len(per_surface), np.int64)
+        sizes[several] = [len(ids) for ids in lists]
+        spread = np.repeat(per_surface, sizes)
+        spread[spread < _DROPPED] = np.concatenate(lists)
+        return spread[spread >= 0]
+
+    def _assemble(self, codes: list[np.ndarray], lengths: list[np.ndarray], used: list[np.ndarray]) -> Tokens:
+        none = np.zeros(0, np.int32)
+        distinct, first = np.unique(np.concatenate([none, *used]), return_index=True)
+        distinct = distinct[np.argsort(first)]
+        renumber = np.zeros(len(self._tokens), np.int32)
+        renumber[distinct] = np.arange(len(distinct), dtype=np.int32)
+        types = pa.array([self._tokens[number] for number in distinct.tolist()], pa.large_string())
+        offsets = np.concatenate([np.zeros(1, np.int64), *lengths])
+        return Tokens(types, renumber[np.concatenate([none, *codes])], np.cumsum(offsets))
+
+
+def _splitter(pipeline: TextPipeline) -> tuple[Splitter, Callable[[bytes], list[str]]]:
+    """How this pipeline cuts texts into surfaces, and surfaces into words."""
+    spec = pipeline.spec
+    if spec.tokenizer != "word":
+        rules = NLTKTokenizer(spec.language, spec.tokenizer == "nltk", spec.html, spec.lowercase)
+        return rules.split, lambda surface: [surface.decode()]
+
+    def split(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
+        return words.split(texts, spec.html, spec.lowercase)
+
+    def words_of(surface: bytes) -> list[str]:
+        return [surface.decode()] if surface.isascii() else words.words_of(words.decode(surface), spec.lowercase)
+
+    return split, words_of
+
+
+def _lemmatizer(pipeline: TextPipeline) -> Callable[[str], str] | None:
+    spec = pipeline.spec
+    if spec.lemmatizer == "wordnet":
+        return lemmas.WordNet(spec.wordnet_pos)
+    if spec.lemmatizer == "simplemma":
+        return lemmas.simplemma_lemmatizer(spec.language)
+    return None
+
+
+def _checked(texts: Texts) -> pa.ChunkedArray:
+    """Any of the accepted forms as a chunked large_string array without nulls."""
+    if isinstance(texts, str):
+        raise TypeError("texts is one str; give a sequence of texts, such as [text]")
+    if not isinstance(texts, (pa.Array, pa.ChunkedArray)):
+        for row, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise DataError(f"text {row} is {text!r}, not a string; drop the row or give it a text")
+        try:
+            texts = pa.array(texts, pa.large_string())
+        except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot say
+            texts = pa.array([words.encode(text).decode() for text in texts], pa.large_string())
+    if texts.null_count:
+        row = pc.index(pc.is_null(texts), True).as_py()
+        raise DataError(f"text {row} is null; drop the row or give it a text")
+    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        raise DataError(f"texts are of type {texts.type}, not string; check which column holds the text")
+    return texts if isinstance(texts, pa.ChunkedArray) else pa.chunked_array([texts])
+
+
+def _pieces(texts: pa.ChunkedArray) -> Iterator[pa.Array]:
+    """Slices of few enough texts and bytes; a longer text is a piece of its own."""
+    for chunk in texts.chunks:
+        if not len(chunk):
+            continue
+        chunk = chunk.cast(pa.large_string())
+        offsets = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+        start = 0
+        while start < len(chunk):
+            fits = int(np.searchsorted(offsets, offsets[start] + PIECE_BYTES, side="right")) - 1
+            end = min(max(fits, start + 1), start + PIECE_TEXTS, len(chunk))
+            if offsets[end] - offsets[start] > MAX_TEXT_BYTES:
+                raise DataError(
+                    f"a text has {offsets[end] - offsets[start]:,} bytes; split texts over {MAX_TEXT_BYTES:,}"
+                )
+            yield chunk.slice(start, end - start)
+            start = end
