@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run is asked to do: ``RunConfig`` and its parts, documented field by field.
+
+Nothing here imports torch, so that ``--help`` and a misspelt key are answered at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from preprocessing.errors import ConfigError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def require(condition: bool, key: str, value: object, expected: str) -> None:
+    """Raise ``ConfigError`` that names the key, its value and what was expected."""
+    if not condition:
+        raise ConfigError(f"{key}: {value!r} is out of range: expected {expected}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Embedding, recurrent layers, pooling, one linear layer."""
+
+    embedding_dim: int = 128
+    """Size of a token's vector."""
+    hidden_size: int = 128
+    """Size of the LSTM state, for each direction."""
+    num_layers: int = 1
+    """Recurrent layers, one above the other."""
+    bidirectional: bool = True
+    """Read every text from both ends."""
+    pooling: Literal["last", "max", "mean"] = "max"
+    """How a sequence of states becomes one vector: the final state, or the maximum or mean over real tokens."""
+    dropout: float = 0.0
+    """Chance to drop a feature of the embeddings, between layers and before the last layer; one mask per text."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("embedding_dim", "hidden_size", "num_layers"):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Adam and the learning rate as a function of the optimizer step."""
+
+    lr: float = 2e-3
+    """Highest learning rate."""
+    warmup: float = 0.05
+    """Share of all steps during which the learning rate climbs to ``lr``."""
+    decay: Literal["none", "linear", "cosine"] = "linear"
+    """How the learning rate falls to zero between the warm-up and the last step."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW), on matrices and not on biases."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's averaging factors for the gradient and its square."""
+    clip_norm: float | None = 1.0
+    """Gradients are scaled down to this norm; null leaves them as they are."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.lr > 0, "optim.lr", self.lr, "above 0")
+        require(0 <= self.warmup <= 1, "optim.warmup", self.warmup, "a share of the steps, from 0 to 1")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
+        require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers from 0 to below 1")
+        require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "above 0, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderConfig:
+    """Which rows meet in a batch; with the dataset, seed and global batch this decides the order of every row."""
+
+    window_rows: int = 131_072
+    """Rows that are sorted by length together; more means less padding and more memory (about 20 bytes a row)."""
+    length_noise: float = 0.05
+    """Lengths are blurred by up to this share before sorting, so that neighbours change from epoch to epoch."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.window_rows >= 1, "order.window_rows", self.window_rows, "at least 1")
+        require(0 <= self.length_noise <= 1, "order.length_noise", self.length_noise, "from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Who else is told the metrics; ``metrics.jsonl`` in the run directory always comes first."""
+
+    tracker: str = "none"
+    """Name of one of Accelerate's trackers, such as wandb, or several with commas; none for metrics.jsonl alone."""
+    project: str = "padless"
+    """Project name that the tracker files the run under."""
+    name: str | None = None
+    """Display name of the run; the run directory's name unless given."""
+    log_every: int = 20
+    """Optimizer steps between two lines of metrics."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.log_every >= 1, "tracking.log_every", self.log_every, "at least 1")
+
+    @property
+    def trackers(self) -> list[str]:
+        """The trackers' names as a list."""
+        names = [name.strip() for name in self.tracker.split(",")]
+        return [name for name in names if name not in {"", "none"}]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A training run."""
+
+    data: str = "data/quickstart"
+    """Dataset directory, as written by `python -m preprocessing run`."""
+    run: str = "runs/quickstart"
+    """Run directory to write; one directory holds one run."""
+    epochs: int = 4
+    """How often every training row is seen."""
+    global_batch: int = 64
+    """Rows per optimizer step over all processes; the last word on batch size, whatever the number of processes."""
+    micro_batch: int | None = None
+    """Most rows a process holds at once; a larger share of the global batch is accumulated. null: no limit."""
+    precision: Precision = "auto"
+    """Arithmetic of training. auto: bf16 where the device computes it natively, else fp32. Evaluation is in fp32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes CUDA devices when there are any."""
+    seed: int = 0
+    """Decides initial weights, order and dropout."""
+    select: Literal["accuracy", "loss"] = "accuracy"
+    """Which validation metric decides the epoch whose weights are kept."""
+    eval_batch: int = 512
+    """Rows per batch and process in validation and test."""
+    timeout_s: int = 600
+    """Longest wait of one process for another before the run fails with a sentence."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network:"""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimizer:"""
+    order: OrderConfig = field(default_factory=OrderConfig)
+    """The order of rows:"""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Metrics and trackers:"""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("epochs", "global_batch", "eval_batch", "timeout_s"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1, or null")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
+        require(bool(self.run), "run", self.run, "a directory's name")
+        require(bool(self.data), "data", self.data, "a directory's name")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain values, for YAML, JSON and trackers; tuples become lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    return {key: plain(value) for key, value in asdict(config).items()}
+
+
+def model_from_dict(values: dict[str, Any]) -> ModelConfig:
+    """The model part of a stored configuration; unknown keys mean that another version wrote it."""
+    unknown = set(values) - {item.name for item in fields(ModelConfig)}
+    if unknown:
+        raise ConfigError(f"model.{sorted(unknown)[0]}: unknown key: the weights were written by another version of padless")
+    return ModelConfig(**values)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""metrics.jsonl first and always; then whichever trackers were asked for, which can never stop training (law 8)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from harness.config import RunConfig, TrackingConfig, to_dict
+from harness.rundir import METRICS
+from preprocessing.errors import ConfigError
+
+KNOWN = {
+    "wandb": "wandb",
+    "tensorboard": "tensorboard",
+    "trackio": "trackio",
+    "comet_ml": "comet_ml",
+    "aim": "aim",
+    "mlflow": "mlflow",
+    "clearml": "clearml",
+    "dvclive": "dvclive",
+    "swanlab": "swanlab",
+}
+"""Accelerate's name of a tracker, and the package that it needs."""
+
+
+def check_trackers(config: TrackingConfig) -> None:
+    """Raise ``ConfigError`` for a tracker that does not exist, or whose package is not installed."""
+    for name in config.trackers:
+        if name not in KNOWN:
+            raise ConfigError(f"tracking.tracker: {name!r} is no tracker; there are none, {', '.join(sorted(KNOWN))}")
+        if importlib.util.find_spec(KNOWN[name]) is None:
+            package = KNOWN[name]
+            raise ConfigError(f"tracking.tracker: {name} needs the package {package}: pip install {package}, or use none")
+
+
+class MetricsLog:
+    """One JSON object a line, flushed line by line: what is in the file has happened, whatever dies next."""
+
+    def __init__(self, path: Path) -> None:
+        """Open ``path`` for appending."""
+        self.file = path.open("a", encoding="utf-8", buffering=1)
+
+    def write(self, kind: str, values: dict[str, Any]) -> None:
+        """Append a line; a number that JSON cannot hold is written as a string, never as an invalid token."""
+        self.file.write(json.dumps({"kind": kind, **{key: jsonable(value) for key, value in values.items()}}) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def jsonable(value: Any) -> Any:
+    """``value``, with nan and infinities spelt as strings: hidden neither in the file nor as a broken line."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Tracking:
+    """What rank 0 tells the world; on other ranks an object of the same shape that stays silent."""
+
+    def __init__(self, accelerator: Accelerator, config: RunConfig, run: Path, is_main: bool) -> None:
+        """Open metrics.jsonl and start the trackers that were asked for, on rank 0."""
+        self.accelerator = accelerator
+        self.log = MetricsLog(run / METRICS) if is_main else None
+        self.names = config.tracking.trackers if is_main else []
+        if self.names:
+            self._guard(lambda: self._start(config, run), "start")
+
+    def _start(self, config: RunConfig, run: Path) -> None:
+        options: dict[str, Any] = {}
+        if "wandb" in self.names:
+            set_wandb_mode()
+            options["wandb"] = {"name": config.tracking.name or run.name, "dir": str(run)}
+        self.accelerator.init_trackers(config.tracking.project, to_dict(config), options)
+        if "wandb" in self.names:
+            wandb_run = self.accelerator.get_tracker("wandb", unwrap=True)
+            for kind, unit in (("train", "step"), ("validation", "step"), ("test", "step")):
+                wandb_run.define_metric(f"{kind}/*", step_metric=f"{kind}/{unit}")
+
+    def write(self, kind: str, values: dict[str, Any]) -> None:
+        """Record the figures of one moment: ``kind`` is train, validation or test."""
+        if self.log is None:
+            return
+        self.log.write(kind, values)
+        if self.names:
+            numbers = {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, (int, float))}
+            self._guard(lambda: self.accelerator.log(numbers), "log to")
+
+    def close(self) -> None:
+        """Finish the trackers and close the file."""
+        if self.names:
+            self._guard(lambda: [tracker.finish() for tracker in self.accelerator.trackers], "finish")
+        if self.log is not None:
+            self.log.close()
+
+    def _guard(self, action: Any, verb: str) -> None:
+        """Call a tracker; if it raises, say so once and train on without it."""
+        try:
+            action()
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            print(f"warning: could not {verb} {', '.join(self.names)} ({reason}); training goes on", file=sys.stderr)
+            self.names = []
+
+
+def set_wandb_mode() -> None:
+    """Offline when there is no key and nobody has chosen a mode: a run must not wait for somebody to type one."""
+    import wandb
+
+    if "WANDB_MODE" not in os.environ and not wandb.setup().settings.api_key and not has_netrc_key():
+        os.environ["WANDB_MODE"] = "offline"
+
+
+def has_netrc_key() -> bool:
+    """Whether ``wandb login`` has left a key for the server in use."""
+    import netrc
+
+    from wandb import setup
+
+    host = str(setup().settings.base_url).partition("//")[2].partition("/")[0]
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
