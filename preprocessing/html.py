@@ -2,12 +2,13 @@
 """HTML to text: markup becomes one space, entities become their characters, everything else survives.
 
 What counts as markup follows the HTML standard (section "Tokenization", tag open state): ``<`` followed by an ASCII
-letter, by ``/`` and a letter, by ``!`` or by ``?``. So ``a < b`` and ``x<3`` are text. Decisions where a text is broken:
+letter, by ``/`` and a letter, by ``!`` or by ``?``. So ``a < b`` and ``x<3`` are text. Where a text is broken:
 
 - A construct that never closes (``<b`` at the end, ``<!--`` without ``-->``) is text, not markup; the words stay.
-- ``>`` inside a quoted attribute value does not end a tag. If such a value never closes, quotes are ignored from there on.
+- ``>`` inside a quoted attribute value does not end a tag. If such a value never closes, or no ``>`` follows it, quotes
+  are ignored from there on.
 - ``<script>`` and ``<style>`` disappear with their contents; without a closing tag only the opening tag disappears.
-- Entities are decoded after the tags are gone, by the rules of :func:`html.unescape`: ``&lt;br&gt;`` is the text ``<br>``.
+- Entities are decoded after the tags are gone, by the rules of :func:`html.unescape`: ``&lt;b&gt;`` is text, ``<b>``.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class _Markup:
         self.missing: set[str] = set()  # closers known not to occur from here to the end
 
     def strip(self) -> str:
-        kept, position = [], 0
+        kept: list[str] = []
+        position = 0
         for match in _OPEN.finditer(self.text):
             start = match.start()
             if start < position:
@@ -109,9 +111,9 @@ def scan(data: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
 
     ``data`` is uint8 [bytes]: UTF-8 texts, each followed by at least one byte that is no part of it and is not markup,
     and one more spare byte at the very end; ``starts`` is int64 [texts + 1], where text i is
-    ``data[starts[i]:starts[i + 1]]`` including its separator. Returns ``(tag_starts, tag_ends, hard)``: the spans of the
-    tags (ends exclusive), and the sorted numbers of the texts for which the spans do not tell the whole story: a quote
-    inside a tag, a comment, a script or style, an entity. For all others, blanking the spans equals :func:`clean`.
+    ``data[starts[i]:starts[i + 1]]`` including its separator. Returns ``(tag_starts, tag_ends, hard)``: the spans of
+    the tags (ends exclusive), and the sorted numbers of the texts for which the spans do not tell the whole story: a
+    quote inside a tag, a comment, a script or style, an entity. For all others, blanking the spans is :func:`clean`.
     """
     ampersands = np.flatnonzero(data[:-2] == ord("&"))
     hard = _text_of(ampersands[_ENTITY[data[ampersands + 1]]], starts)

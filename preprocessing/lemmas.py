@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lemmatizers: a function from one token to its lemma, and the fingerprint of the data behind it.
 
-WordNet's rules are those of ``nltk.stem.WordNetLemmatizer`` (Morphy: exception lists, then suffix rules, then the shortest
-form that WordNet lists), read from NLTK's own data files without its lazy loader, which is slow and has no lock.
+WordNet's rules are those of ``nltk.stem.WordNetLemmatizer`` (Morphy: exception lists, then suffix rules, then the
+shortest form that WordNet lists), read from NLTK's own data files without its lazy loader, which is slow and has no
+lock.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Language data that others made: find it, fingerprint it, or say which is missing, where we looked and what fetches it.
+"""Language data that others made: find it, fingerprint it, or say what is missing, where we looked and what fetches it.
 
 Nothing here downloads: compute nodes have no internet, and a silent fallback would change results.
 """
@@ -7,6 +7,7 @@ Nothing here downloads: compute nodes have no internet, and a silent fallback wo
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from typing import Any
 
 from preprocessing.errors import ConfigError, DataError
@@ -36,10 +37,8 @@ def nltk_folder(resource: str, package: str) -> Any:
 
     kind, _, name = resource.partition("/")
     for candidate in (f"{resource}/", f"{kind}/{package}.zip/{name}/"):
-        try:
+        with suppress(LookupError):
             return nltk.data.find(candidate)
-        except LookupError:
-            continue
     looked = ", ".join(nltk.data.path)
     raise DataError(
         f"NLTK's {resource} is not installed (looked in {looked}); on a machine with internet access run "

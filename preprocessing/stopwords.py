@@ -33,7 +33,7 @@ def load(source: str, language: str, lowercase: bool, keep_negations: bool) -> t
     """The words to remove, sorted: NFC, with ``'`` for typographic apostrophes, lower case if tokens are.
 
     ``source`` is none, nltk, stop-words, or the path of a UTF-8 file, one word a line. Raises :class:`DataError` when
-    the list cannot be had, :class:`ConfigError` when negations should be kept in a language whose negations we do not know.
+    the list cannot be had, :class:`ConfigError` when negations should be kept in a language whose negations we lack.
     """
     if source == "none":
         return ()
@@ -64,7 +64,8 @@ def _read(source: str, language: str) -> list[str]:
         raise DataError(f"the stop-word file {source} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except OSError as error:
         raise DataError(
-            f"the stop-word file {source} cannot be read ({error.strerror}); stop_words is none, nltk, stop-words or a path"
+            f"the stop-word file {source} cannot be read ({error.strerror}); "
+            "stop_words is none, nltk, stop-words or a path"
         ) from error
 
 

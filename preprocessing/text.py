@@ -51,7 +51,7 @@ class TextSpec:
     lemmatizer: Literal["none", "wordnet", "simplemma"] = "none"
     """wordnet (English; needs NLTK's data) or simplemma (many languages; data comes with the package)."""
     wordnet_pos: Literal["noun", "first"] = "noun"
-    """noun: every token is a noun, as in NLTK's default. first: the first of noun, verb, adjective, adverb that changes it."""
+    """noun: every token is a noun, NLTK's default. first: the first of noun, verb, adjective, adverb to change it."""
     language: str = "en"
     """Two-letter code: which stop list, sentence model, negations and simplemma data."""
     max_tokens: int = 512
@@ -80,8 +80,8 @@ class TextSpec:
 class TextPipeline:
     """A resolved :class:`TextSpec`: all that is needed to repeat it anywhere.
 
-    ``stop_words``: the words really removed, sorted, so their source is not needed again; ``resources``: the versions or
-    hashes of what else changes results. Unicode's own tables come with Python and are not listed.
+    ``stop_words``: the words really removed, sorted, so their source is not needed again; ``resources``: the versions
+    or hashes of what else changes results. Unicode's own tables come with Python and are not listed.
     """
 
     spec: TextSpec
@@ -133,7 +133,7 @@ def resolve(spec: TextSpec) -> TextPipeline:
 
 def installed_resources(spec: TextSpec) -> dict[str, str]:
     """Version or hash of everything installed here that changes what ``spec`` gives, stop words apart."""
-    found = {}
+    found: dict[str, str] = {}
     if spec.tokenizer != "word":
         found |= nltk_tokenizer.versions(spec.language, sentences=spec.tokenizer == "nltk")
     if spec.lemmatizer == "wordnet":
@@ -147,8 +147,8 @@ def installed_resources(spec: TextSpec) -> dict[str, str]:
 class Encoded:
     """Texts as ids: text i is ``ids[offsets[i]:offsets[i + 1]]``, at least one id long.
 
-    ``ids``: int32 [total] after truncation, without padding (a text without tokens is one ``<unk>``); ``offsets``: int64
-    [texts + 1]; ``num_tokens``: int64 [texts] before truncation, 0 where nothing was left of the text.
+    ``ids``: int32 [total] after truncation, without padding (a text without tokens is one ``<unk>``); ``offsets``:
+    int64 [texts + 1]; ``num_tokens``: int64 [texts] before truncation, 0 where nothing was left of the text.
     """
 
     ids: np.ndarray

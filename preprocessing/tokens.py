@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from preprocessing.nltk_tokenizer import NLTKTokenizer
 if TYPE_CHECKING:
     from preprocessing.text import TextPipeline
 
-Texts = pa.Array | pa.ChunkedArray | Sequence[str]
+Texts: TypeAlias = "pa.Array | pa.ChunkedArray | Sequence[str]"
 PIECE_TEXTS, PIECE_BYTES = 2048, 3 << 20
 """One piece's arrays stay in the processor's cache."""
 ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20
@@ -33,8 +33,8 @@ _DROPPED = -1
 class Tokens:
     """Tokenized texts: text i holds the tokens ``types[codes[offsets[i]:offsets[i + 1]]]``.
 
-    ``types``: large_string, the distinct tokens that occur, in the order of their first occurrence, after stop words and
-    lemmas; ``codes``: int32 [total]; ``offsets``: int64 [texts + 1].
+    ``types``: large_string, the distinct tokens that occur, in the order of their first occurrence, after stop words
+    and lemmas; ``codes``: int32 [total]; ``offsets``: int64 [texts + 1].
     """
 
     types: pa.Array
@@ -57,9 +57,9 @@ Splitter = Callable[[pa.Array], tuple[pa.Array, np.ndarray]]
 class Tokenizer:
     """``Tokenizer(pipeline)(texts)`` → :class:`Tokens`.
 
-    ``texts``: a string or large_string Arrow array, chunked or not, or a sequence of str. One text, a batch and any split
-    of a batch give the same tokens. Remembers what it made of each distinct surface, up to a bound; pickling drops that
-    memory. Raises :class:`DataError` for a null (naming its index), for a missing resource, or a text over 1 GiB.
+    ``texts``: a string or large_string Arrow array, chunked or not, or a sequence of str. One text, a batch and any
+    split of a batch give the same tokens. Remembers what it made of each distinct surface, up to a bound; pickling
+    drops that memory. Raises :class:`DataError` for a null (naming its index), for a missing resource, or a text over 1 GiB.
     """
 
     def __init__(self, pipeline: TextPipeline) -> None:
@@ -90,9 +90,9 @@ class Tokenizer:
             surfaces = pc.cast(encoded.chunk(0).dictionary, pa.binary()).to_pylist() if encoded.num_chunks else []
             per_surface = self._numbers(surfaces)
             numbers = np.concatenate([np.zeros(0, np.int32)] + [part.indices.to_numpy() for part in encoded.chunks])
-            numbers, offsets = self._expand(per_surface[numbers], offsets)
-            codes.append(numbers)
-            lengths.append(np.diff(offsets))
+            tokens, bounds = self._expand(per_surface[numbers], offsets)
+            codes.append(tokens)
+            lengths.append(np.diff(bounds))
             used.append(self._occurring(per_surface))
         return self._assemble(codes, lengths, used)
 
@@ -117,9 +117,10 @@ class Tokenizer:
         known = list(map(self._surfaces.get, surfaces))
         for row, number in enumerate(known):
             if number is None:
-                known[row] = number = self._number(surfaces[row])
-                if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
-                    self._surfaces[surfaces[row]] = number
+                surface = surfaces[row]
+                known[row] = learnt = self._number(surface)
+                if len(surface) <= CACHE_SURFACE_BYTES:
+                    self._surfaces[surface] = learnt
         return np.array(known, np.int32)
 
     def _number(self, surface: bytes) -> int:
@@ -225,10 +226,9 @@ def _checked(texts: Texts) -> pa.ChunkedArray:
 
 def _pieces(texts: pa.ChunkedArray) -> Iterator[pa.Array]:
     """Slices of few enough texts and bytes; a longer text is a piece of its own."""
-    for chunk in texts.chunks:
+    for chunk in texts.cast(pa.large_string()).chunks:
         if not len(chunk):
             continue
-        chunk = chunk.cast(pa.large_string())
         offsets = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
         start = 0
         while start < len(chunk):

@@ -69,8 +69,8 @@ def freeze(counts: Counts, min_count: int = 1, max_size: int | None = None) -> V
     table = table.filter(pc.and_not(pc.greater_equal(table["count"], min_count), reserved))
     if not len(table):
         raise DataError(
-            f"no token occurs min_count = {min_count} times or more among {len(counts.types):,} distinct tokens, so the "
-            "vocabulary would be empty; lower min_count or check that the texts and the stop words are what you meant"
+            f"no token occurs min_count = {min_count} times or more among {len(counts.types):,} distinct tokens, so "
+            "the vocabulary would be empty; lower min_count, or check that texts and stop words are what you meant"
         )
     table = table.sort_by([("count", "descending"), ("token", "ascending")])
     if max_size is not None:
@@ -121,9 +121,10 @@ class Vocabulary:
         """Write an Arrow IPC file (columns token, count) that carries its own hash; it appears whole or not at all."""
         table = pa.table([self.tokens, pa.array(self.counts, pa.int64())], schema=_SCHEMA)
         table = table.replace_schema_metadata({_HASH_KEY: self.hash})
-        with atomic.replacing(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
-            with pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table, max_chunksize=max(1, len(table)))
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=len(table))
+        atomic.write_bytes(path, sink.getvalue())
 
     @classmethod
     def read(cls, path: str | Path) -> Vocabulary:

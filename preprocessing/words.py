@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ``word`` tokenizer: letters and digits of any script, with their marks and inner apostrophes.
 
-A word begins with a letter or a digit (Unicode categories L, N), goes on with letters, digits and combining marks (M), and
-may hold single apostrophes between two such runs: ``don't``, ``l'été``. Typographic apostrophes become ``'``. Invisible
-joiners (soft hyphen, zero-width joiners) vanish. All else separates: punctuation, symbols, emoji, control characters, NUL.
-Words are in NFC; lower case is :meth:`str.lower` of the word, in NFC again.
+A word begins with a letter or a digit (Unicode categories L, N), goes on with letters, digits and combining marks (M),
+and may hold single apostrophes between two such runs: ``don't``, ``l'été``. Typographic apostrophes become ``'``.
+Invisible joiners (soft hyphen, zero-width joiners) vanish. All else separates: punctuation, symbols, emoji, control
+characters, NUL. Words are in NFC; lower case is :meth:`str.lower` of the word, in NFC again.
 
-Two passes give one result. :func:`split` cuts bytes of thousands of texts at once into *chunks* with a byte-class table:
-an ASCII chunk is a word as it stands; every non-ASCII byte belongs to a chunk, and :func:`words_of` decides, once per
-distinct chunk, which words it holds. That is exact, since a chunk ends at an ASCII character that never belongs to a word
-and never composes with what follows into a letter.
+Two passes give one result. :func:`split` cuts bytes of thousands of texts at once into *chunks* with a byte-class
+table: an ASCII chunk is a word as it stands; every non-ASCII byte belongs to a chunk, and :func:`words_of` decides,
+once per distinct chunk, which words it holds. That is exact, since a chunk ends at an ASCII character that never
+belongs to a word and never composes with what follows into a letter.
 """
 
 from __future__ import annotations

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text → tokens, one text and one character at a time: slow and obvious, to judge the fast one by."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections.abc import Callable, Collection
+
+LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+SPACE = set(" \t\n\f\r")
+
+
+def strip_markup(text: str) -> str:
+    """Replace each tag, comment, script and style by one space; what never closes is text."""
+    out: list[str] = []
+    heed_quotes = True
+    at = 0
+    while at < len(text):
+        end = -1
+        if is_opening(text, at):
+            end, heed_quotes = construct_end(text, at, heed_quotes)
+        if end < 0:
+            out.append(text[at])
+            at += 1
+        else:
+            out.append(" ")
+            at = end
+    return "".join(out)
+
+
+def is_opening(text: str, at: int) -> bool:
+    """Whether the HTML standard leaves the data state here: `<` and a letter, `/` and a letter, `!` or `?`."""
+    one, two = text[at + 1 : at + 2], text[at + 2 : at + 3]
+    return text[at] == "<" and (one in LETTERS or one in ("!", "?") or (one == "/" and two in LETTERS))
+
+
+def construct_end(text: str, at: int, heed_quotes: bool) -> tuple[int, bool]:
+    if text[at : at + 4] == "<!--":
+        close = text.find("-->", at + 4)
+        return (close + 3 if close >= 0 else -1), heed_quotes
+    if text[at + 1] in "!?":
+        return text.find(">", at) + 1 or -1, heed_quotes
+    end = -1
+    if heed_quotes:
+        end = quoted_tag_end(text, at)
+        heed_quotes = end >= 0
+    if not heed_quotes:
+        end = text.find(">", at) + 1 or -1
+    if end >= 0:
+        for name in ("script", "style"):
+            after = at + 1 + len(name)
+            if text[at + 1 : after].lower() == name and re.match(r"[\s/>]", text[after : after + 1], re.ASCII):
+                closing = re.compile(rf"</{name}[\s/>]", re.IGNORECASE | re.ASCII).search(text, end)
+                if closing:
+                    close = text.find(">", closing.end() - 1)
+                    if close >= 0:
+                        end = close + 1
+    return end, heed_quotes
+
+
+def quoted_tag_end(text: str, at: int) -> int:
+    """The end of the tag when `>` inside of a quoted attribute value does not count, -1 if there is none."""
+    quote = ""
+    after_equals = False
+    for place in range(at, len(text)):
+        char = text[place]
+        if quote:
+            if char == quote:
+                quote = ""
+        elif char == ">":
+            return place + 1
+        elif char == "=":
+            after_equals = True
+        elif after_equals and char in "\"'":
+            quote, after_equals = char, False
+        elif char not in SPACE:
+            after_equals = False
+    return -1
+
+
+def clean(text: str) -> str:
+    return html.unescape(strip_markup(text))
+
+
+def kind(char: str) -> str:
+    return unicodedata.category(char)[0]
+
+
+def words(text: str, lowercase: bool) -> list[str]:
+    """Letters and digits with their marks; one apostrophe between two of them joins."""
+    for apostrophe in "\u2019\u02bc\uff07":
+        text = text.replace(apostrophe, "'")
+    for invisible in "\u00ad\u200c\u200d\u2060\ufeff":
+        text = text.replace(invisible, "")
+    text = unicodedata.normalize("NFC", text)
+    found: list[str] = []
+    word = ""
+    for at, char in enumerate(text):
+        after = text[at + 1 : at + 2]
+        if kind(char) in "LN" or (word and kind(char) == "M" and word[-1] != "'"):
+            word += char
+        elif char == "'" and word and after and kind(after) in "LN":
+            word += char
+        elif word:
+            found.append(word)
+            word = ""
+    if word:
+        found.append(word)
+    return [unicodedata.normalize("NFC", word.lower()) for word in found] if lowercase else found
+
+
+def tokens(
+    text: str,
+    *,
+    strip_html: bool = True,
+    lowercase: bool = True,
+    stop_words: Collection[str] = (),
+    lemma: Callable[[str], str] = lambda word: word,
+) -> list[str]:
+    """The whole of the notebook's pipeline for one text."""
+    text = re.sub("[\ud800-\udfff]", "\ufffd", text)
+    if strip_html:
+        text = clean(text)
+    return [lemma(word) for word in words(text, lowercase) if word not in stop_words]
