@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights + vocabulary + text pipeline + threshold in one directory: all that a prediction needs, and nothing that runs.
+"""Weights, vocabulary, text pipeline and threshold in one directory: all that prediction needs, nothing that runs.
 
 ::
 

@@ -148,7 +148,9 @@ class RunConfig:
         """Check ranges."""
         for name in ("epochs", "global_batch", "eval_batch", "timeout_s"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1, or null")
+        require(
+            self.micro_batch is None or self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1, or null"
+        )
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
         require(bool(self.run), "run", self.run, "a directory's name")
         require(bool(self.data), "data", self.data, "a directory's name")
@@ -169,5 +171,7 @@ def model_from_dict(values: dict[str, Any]) -> ModelConfig:
     """The model part of a stored configuration; unknown keys mean that another version wrote it."""
     unknown = set(values) - {item.name for item in fields(ModelConfig)}
     if unknown:
-        raise ConfigError(f"model.{sorted(unknown)[0]}: unknown key: the weights were written by another version of padless")
+        raise ConfigError(
+            f"model.{sorted(unknown)[0]}: unknown key: the weights were written by another version of padless"
+        )
     return ModelConfig(**values)

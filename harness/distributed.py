@@ -106,7 +106,9 @@ class World:
             for rank, theirs in enumerate(everyone):
                 if theirs[name] != value:
                     with self.together("the start-up handshake"):
-                        raise RankError(f"rank {rank} has {name} {theirs[name]}, rank 0 has {value}: start all ranks alike")
+                        raise RankError(
+                            f"rank {rank} has {name} {theirs[name]}, rank 0 has {value}: start all ranks alike"
+                        )
 
 
 def connect(timeout_s: int) -> World:

@@ -55,7 +55,9 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, threshold: fl
     return {
         "rows": len(labels),
         "accuracy": float((predicted == labels).mean()),
-        "f1": float(f1_score(labels, predicted, average=average, labels=None if binary else every_class, zero_division=0)),
+        "f1": float(
+            f1_score(labels, predicted, average=average, labels=None if binary else every_class, zero_division=0)
+        ),
         "roc_auc": auc,
         "log_loss": float(log_loss_per_row(logits, labels).mean()),
         "confusion": confusion_matrix(labels, predicted, labels=every_class).tolist(),

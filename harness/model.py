@@ -82,3 +82,19 @@ def loss_per_row(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def num_parameters(model: nn.Module) -> int:
     """How many numbers the model learns."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+class Objective(nn.Module):
+    """The loss around a classifier: the module that is wrapped for mixed precision and DDP.
+
+    Evaluation calls ``classifier`` itself, in fp32 and without collectives.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        """``classifier`` stays reachable as an attribute."""
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Sum over the batch's rows of each row's loss; the caller divides by the rows of the whole step."""
+        return loss_per_row(self.classifier(batch), batch.labels).sum()

@@ -27,7 +27,13 @@ class VariableLengthLSTM(nn.Module):
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 1, *, bidirectional: bool = True, dropout: float = 0.0
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bidirectional: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         """``nn.LSTM`` modules hold the weights, one a layer, so that the names are the ones that everybody knows."""
         super().__init__()

@@ -38,7 +38,9 @@ def check_trackers(config: TrackingConfig) -> None:
             raise ConfigError(f"tracking.tracker: {name!r} is no tracker; there are none, {', '.join(sorted(KNOWN))}")
         if importlib.util.find_spec(KNOWN[name]) is None:
             package = KNOWN[name]
-            raise ConfigError(f"tracking.tracker: {name} needs the package {package}: pip install {package}, or use none")
+            raise ConfigError(
+                f"tracking.tracker: {name} needs the package {package}: pip install {package}, or use none"
+            )
 
 
 class MetricsLog:

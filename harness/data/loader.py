@@ -7,6 +7,7 @@ as narrow as they are stored and are widened on the device; lengths stay int64 o
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -96,7 +97,7 @@ class Gather:
         width = int(self.widths[block_of].max())
         ids = out[: len(rows) * width].reshape(len(rows), width)
         columns = [np.empty(len(rows), kind) for kind in (np.int32, np.int32, np.int64)]
-        for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+        for first, last in itertools.pairwise(cuts):
             number = int(block_of[first])
             block, inside = self.split.blocks[number], rows[first:last] - starts[number]
             self._take(block.ids, inside, ids[first:last])
@@ -152,7 +153,7 @@ class Loader:
         self.layout, self.device, self.micro_batch = layout, device, micro_batch
 
     def steps(self, epoch: int, first_step: int = 0, last_step: int | None = None) -> Iterator[StepBatch]:
-        """Steps ``first_step`` up to the end of the epoch (or ``last_step``), each with the time spent waiting for it."""
+        """Steps from ``first_step`` to the end of the epoch (or ``last_step``), each with the time spent waiting for it."""
         stop = self.order.steps_per_epoch if last_step is None else last_step
         ready: queue.Queue[StepBatch | BaseException | None] = queue.Queue(PREFETCH_STEPS)
         cancelled = threading.Event()
@@ -173,9 +174,7 @@ class Loader:
             cancelled.set()
             thread.join()
 
-    def _produce(
-        self, epoch: int, first: int, stop: int, ready: queue.Queue, cancelled: threading.Event
-    ) -> None:
+    def _produce(self, epoch: int, first: int, stop: int, ready: queue.Queue, cancelled: threading.Event) -> None:
         """Fill the queue with steps, then None; an exception is handed over instead of a step."""
 
         def offer(item: StepBatch | BaseException | None) -> bool:

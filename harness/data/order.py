@@ -38,7 +38,7 @@ class OrderSpec:
 
 
 def generator(*key: int) -> np.random.Generator:
-    """A random generator that is a function of ``key`` alone, on every machine (Philox is a counter-based generator)."""
+    """A random generator that is a function of ``key`` alone, on every machine (Philox is counter-based)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
@@ -46,7 +46,7 @@ class Order:
     """The sequence of global batches over the rows of one split."""
 
     def __init__(self, block_starts: np.ndarray, lengths: Lengths, spec: OrderSpec) -> None:
-        """``block_starts`` is int64 ``[blocks + 1]``: block ``b`` holds the global rows ``starts[b]..starts[b + 1]``."""
+        """``block_starts``, int64 ``[blocks + 1]``: block ``b`` holds global rows ``starts[b]`` to ``starts[b + 1]``."""
         self.spec = spec
         self.block_starts = np.asarray(block_starts, dtype=np.int64)
         self.lengths = lengths

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m harness COMMAND``: everything but the two entry points that run under ``accelerate launch``."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable
+
+from preprocessing import cli
+from preprocessing.errors import ConfigError
+
+
+def launch(argv: list[str]) -> int:
+    """Train: accelerate launch with checks before it, quiet failures and true exit codes."""
+    from harness.launcher import main
+
+    return main(argv)
+
+
+def predict(argv: list[str]) -> int:
+    """Predict raw texts, or every row of a file, with the best weights of a run."""
+    from harness.predict import PredictConfig
+    from harness.predict import predict as run
+
+    texts, options = leading_texts(argv)
+    prog = 'python -m harness predict ["text" …]'
+    return run(cli.parse(PredictConfig, options, prog=prog, description=predict.__doc__ or ""), texts)
+
+
+def leading_texts(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Split texts from options, wherever the texts stand: every option but a switch takes the word that follows it."""
+    texts: list[str] = []
+    options: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            texts += words
+        elif word.startswith("--") and len(word) > 2:
+            options.append(word)
+            if word == "--json":
+                options.append("true")
+            elif "=" not in word and word not in ("--help", "--print_config"):
+                options += [value for value in [next(words, None)] if value is not None]
+        elif word == "-h":
+            options.append("--help")
+        else:
+            texts.append(word)
+    return texts, options
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"launch": launch, "predict": predict}
+
+
+def main(argv: list[str]) -> int:
+    """Dispatch to a command."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: python -m harness COMMAND [options]   (COMMAND --help says more)\n")
+        for name, command in COMMANDS.items():
+            print(f"  {name:<12} {command.__doc__}")
+        print("\n  accelerate launch -m harness.train and -m harness.evaluate are the entry points of every rank.")
+        return 0 if argv else 2
+    if argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0], list(COMMANDS), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        raise ConfigError(f"{argv[0]}: no such command; {hint}")
+    return COMMANDS[argv[0]](argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be found wrong before a device is touched: the dataset, the run directory, how they fit the processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.config import RunConfig
+from preprocessing.errors import ConfigError, DataError
+from preprocessing.shards import MANIFEST, Manifest, open_split, read_manifest, verify_hashes
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+HASH_LIMIT_BYTES = 4 << 30
+"""Up to this size every shard's sha256 is checked before training; beyond it sizes, schema and footers are."""
+
+
+def check_dataset(data: str | Path, *, hashes: bool = True) -> Manifest:
+    """Read the manifest and check every shard it names. Raises ``DataError`` with the first thing that is wrong."""
+    manifest = read_manifest(data)
+    for split in (TRAIN, VALIDATION, TEST):
+        open_split(data, manifest, split)
+    size = sum(shard.bytes for shards in manifest.splits.values() for shard in shards)
+    if hashes and size <= HASH_LIMIT_BYTES:
+        for problem in verify_hashes(data, manifest):
+            raise DataError(problem)
+    return manifest
+
+
+def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
+    """Check that every process gets rows at every step."""
+    rows = manifest.rows(TRAIN)
+    if rows < world_size:
+        raise DataError(f"{Path(config.data, MANIFEST)}: {rows} training rows for {world_size} processes; start fewer")
+    if config.global_batch < world_size:
+        raise ConfigError(
+            f"global_batch: {config.global_batch} rows cannot be shared by {world_size} processes; "
+            f"raise it to at least {world_size} or start fewer"
+        )
+    steps = -(-rows // config.global_batch)
+    if rows // steps < world_size:
+        raise DataError(
+            f"{Path(config.data, MANIFEST)}: {rows} training rows in {steps} steps leave some process without a row "
+            f"({world_size} processes); lower global_batch to {world_size} or start fewer"
+        )

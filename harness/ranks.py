@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a rank leaves: one sentence, said once, by a rank that the launcher does not kill before it has spoken.
+
+A launcher ends all ranks when the first one fails. So when ranks have agreed on an error, rank 0 alone reports it and
+the others leave quietly; and before ranks can talk to each other, the others give rank 0 a moment to say it first.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from preprocessing import cli
+from preprocessing.errors import UserError
+
+GRACE_S = 5.0
+
+
+def run_rank(main: Callable[[list[str]], int]) -> int:
+    """Run a rank's ``main`` and return its exit code; user errors become one line on stderr."""
+    rank = int(os.environ.get("RANK", "0"))
+
+    def quiet(argv: list[str]) -> int:
+        try:
+            return main(argv)
+        except UserError as error:
+            if rank == 0:
+                raise
+            if getattr(error, "agreed", False):
+                return 0
+            time.sleep(GRACE_S)
+            raise
+
+    return cli.run(quiet, sys.argv[1:])

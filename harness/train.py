@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The entry point of ``accelerate launch -m harness.train``: parse, build, fit, close."""
+
+from __future__ import annotations
+
+import sys
+
+from harness.config import RunConfig
+from harness.ranks import run_rank
+from preprocessing import cli
+
+PROG = "accelerate launch -m harness.train"
+DESCRIPTION = "Train an LSTM text classifier on a dataset directory; any key below may also stand in a --config file."
+
+
+def main(argv: list[str]) -> int:
+    """Train on this rank; returns the exit code."""
+    config = cli.parse(RunConfig, argv, prog=PROG, description=DESCRIPTION)
+    from harness.run import Run
+    from harness.session import open_session
+
+    with open_session(config.device, config.precision, config.timeout_s) as session, Run(config, session) as run:
+        run.trainer.fit()
+        run.test()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_rank(main))

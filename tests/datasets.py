@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small datasets made on the spot, through the real encoder, vocabulary and shard writer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from preprocessing.shards import VOCABULARY, Manifest, id_dtype, write_manifest, write_shard
+from preprocessing.text import Encoder, TextSpec, resolve
+from preprocessing.tokens import Tokenizer
+from preprocessing.vocabulary import count, freeze
+
+MOODS = (("dull", "awful", "bad", "boring"), ("fine", "great", "moving", "superb"), ("odd", "strange", "weird", "eerie"))
+
+
+def sentences(rows: int, num_classes: int, seed: int, longest: int) -> tuple[list[str], np.ndarray]:
+    """Texts of 1 to ``longest`` words whose class shows in a few of them."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, num_classes, rows)
+    texts = []
+    for label in labels:
+        length = int(random.integers(1, longest + 1))
+        words = [f"w{int(word)}" for word in random.zipf(1.5, length) % 200]
+        for place in random.integers(0, length, 1 + length // 8):
+            words[place] = str(random.choice(MOODS[label]))
+        texts.append(" ".join(words))
+    return texts, labels
+
+
+def write_dataset(
+    root: Path,
+    rows: dict[str, int],
+    *,
+    num_classes: int = 2,
+    seed: int = 0,
+    longest: int = 60,
+    widths: tuple[int, ...] = (16, 32, 64),
+    block_rows: int = 64,
+) -> dict[str, list[str]]:
+    """Write a dataset directory and return the texts of each split, by row number."""
+    spec = TextSpec(max_tokens=widths[-1])
+    pipeline = resolve(spec)
+    texts = {name: sentences(size, num_classes, seed + place, longest) for place, (name, size) in enumerate(rows.items())}
+    vocabulary = freeze(count(Tokenizer(pipeline)(pa.array(texts["train"][0]))))
+    root.mkdir(parents=True, exist_ok=True)
+    vocabulary.write(root / VOCABULARY)
+    encoder = Encoder(pipeline, vocabulary)
+    splits = {}
+    for name, (split_texts, labels) in texts.items():
+        encoded = encoder(split_texts)
+        lengths = np.diff(encoded.offsets)
+        rung = np.searchsorted(widths, lengths)
+        padded = encoded.padded(widths[-1]).astype(id_dtype(len(vocabulary)))
+        splits[name] = [
+            write_shard(
+                root,
+                f"{name}/00000-w{width:04d}.arrow",
+                padded[rung == place, :width],
+                lengths[rung == place],
+                labels[rung == place],
+                np.flatnonzero(rung == place),
+                block_rows=block_rows,
+            )
+            for place, width in enumerate(widths)
+            if (rung == place).any()
+        ]
+    manifest = Manifest(
+        labels=[f"class{number}" for number in range(num_classes)] if num_classes > 2 else ["negative", "positive"],
+        splits=splits,
+        id_dtype=str(id_dtype(len(vocabulary))),
+        block_rows=block_rows,
+        vocabulary_size=len(vocabulary),
+        vocabulary_hash=vocabulary.hash,
+        text=pipeline.to_json(),
+        text_hash=encoder.hash,
+    )
+    write_manifest(root, manifest)
+    return {name: split_texts for name, (split_texts, _) in texts.items()}
