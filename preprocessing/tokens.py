@@ -59,7 +59,7 @@ class Tokenizer:
 
     ``texts``: a string or large_string Arrow array, chunked or not, or a sequence of str. One text, a batch and any
     split of a batch give the same tokens. Remembers what it made of each distinct surface, up to a bound; pickling
-    drops that memory. Raises :class:`DataError` for a null (naming its index), for a missing resource, or a text over 1 GiB.
+    drops that memory. Raises :class:`DataError` for a null (naming its index), a missing resource, a text over 1 GiB.
     """
 
     def __init__(self, pipeline: TextPipeline) -> None:
@@ -115,18 +115,17 @@ class Tokenizer:
     def _numbers(self, surfaces: list[bytes]) -> np.ndarray:
         """int32, one per surface: a token's number, :data:`_DROPPED`, or less for several tokens."""
         known = list(map(self._surfaces.get, surfaces))
-        for row, number in enumerate(known):
-            if number is None:
-                surface = surfaces[row]
-                known[row] = learnt = self._number(surface)
-                if len(surface) <= CACHE_SURFACE_BYTES:
-                    self._surfaces[surface] = learnt
+        new = [row for row, number in enumerate(known) if number is None]
+        for row, words_of_row in zip(new, self._words([surfaces[row] for row in new]), strict=True):
+            known[row] = learnt = self._number(words_of_row)
+            if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
+                self._surfaces[surfaces[row]] = learnt
         return np.array(known, np.int32)
 
-    def _number(self, surface: bytes) -> int:
-        """The expensive part, once per distinct surface: words, stop words, lemma."""
+    def _number(self, words_of_surface: list[str]) -> int:
+        """The expensive part, once per distinct surface: stop words and lemmas."""
         ids = []
-        for word in self._words(surface):
+        for word in words_of_surface:
             if word not in self._stop_words:
                 token = self._lemma(word) if self._lemma else word
                 if token not in self._ids:
@@ -179,18 +178,21 @@ class Tokenizer:
         return Tokens(types, renumber[np.concatenate([none, *codes])], np.cumsum(offsets))
 
 
-def _splitter(pipeline: TextPipeline) -> tuple[Splitter, Callable[[bytes], list[str]]]:
-    """How this pipeline cuts texts into surfaces, and surfaces into words."""
+def _splitter(pipeline: TextPipeline) -> tuple[Splitter, Callable[[list[bytes]], list[list[str]]]]:
+    """How this pipeline cuts texts into surfaces, and distinct surfaces into words."""
     spec = pipeline.spec
     if spec.tokenizer != "word":
         rules = NLTKTokenizer(spec.language, spec.tokenizer == "nltk", spec.html, spec.lowercase)
-        return rules.split, lambda surface: [surface.decode()]
+        return rules.split, lambda surfaces: rules.tokens_of([surface.decode() for surface in surfaces])
 
     def split(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
         return words.split(texts, spec.html, spec.lowercase)
 
-    def words_of(surface: bytes) -> list[str]:
-        return [surface.decode()] if surface.isascii() else words.words_of(words.decode(surface), spec.lowercase)
+    def words_of(surfaces: list[bytes]) -> list[list[str]]:
+        return [
+            [surface.decode()] if surface.isascii() else words.words_of(words.decode(surface), spec.lowercase)
+            for surface in surfaces
+        ]
 
     return split, words_of
 
