@@ -153,8 +153,7 @@ class NLTKTokenizer:
             else:
                 rows.append(row)
                 size += len(surface) + 3
-                if size >= _CONTRACTIONS = {"cannot", "gimme", "gonna", "gotta", "lemme", "wanna"}
-_JOINED_CHARS:
+                if size >= _JOINED_CHARS:
                     self._apply(surfaces, rows, found)
                     rows, size = [], 0
         if rows:
