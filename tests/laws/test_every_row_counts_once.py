@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Law 5: every row counts exactly once, per epoch of training and per evaluation, on any number of processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
+
+from harness.config import ModelConfig
+from harness.data.loader import Loader
+from harness.data.order import Order, OrderSpec
+from harness.evaluate import score
+from harness.metrics import classification_metrics, probabilities
+from harness.model import Classifier
+from harness.session import open_session
+from preprocessing.shards import Split, read_manifest
+from tests.datasets import write_dataset
+from tests.ranks import run_ranks
+
+TEST_ROWS = 203
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 97, "validation": 40, "test": TEST_ROWS})
+    return root
+
+
+def make_model(vocabulary_size: int) -> Classifier:
+    torch.manual_seed(3)
+    return Classifier(ModelConfig(embedding_dim=8, hidden_size=8), vocabulary_size)
+
+
+def evaluate_on_a_rank(data: str) -> dict[str, Any]:
+    manifest = read_manifest(data)
+    split = Split(data, manifest, "test")
+    with open_session("cpu", "fp32", 60) as session:
+        model = make_model(manifest.vocabulary_size)
+        scores = score(model, split, session.world, batch_rows=7, layout="padded", device=session.device)
+    assert scores.rows.tolist() == list(range(TEST_ROWS))
+    return {**classification_metrics(scores.logits, scores.labels), "logits": scores.logits, "labels": scores.labels}
+
+
+@pytest.fixture(scope="module")
+def alone(dataset: Path) -> dict[str, Any]:
+    return run_ranks(evaluate_on_a_rank, 1, str(dataset))[0]
+
+
+def test_metrics_are_those_of_scikit_learn(alone: dict[str, Any]) -> None:
+    chances, labels = probabilities(alone["logits"])[:, 1], alone["labels"]
+    predicted = (chances >= 0.5).astype(int)
+    assert alone["rows"] == TEST_ROWS
+    assert alone["accuracy"] == pytest.approx(accuracy_score(labels, predicted), abs=1e-12)
+    assert alone["f1"] == pytest.approx(f1_score(labels, predicted), abs=1e-12)
+    assert alone["roc_auc"] == pytest.approx(roc_auc_score(labels, chances), abs=1e-12)
+    assert alone["log_loss"] == pytest.approx(log_loss(labels, chances), abs=1e-9)
+    assert np.sum(alone["confusion"]) == TEST_ROWS
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_evaluation_is_the_same_on_any_number_of_ranks(dataset: Path, alone: dict, world_size: int) -> None:
+    for result in run_ranks(evaluate_on_a_rank, world_size, str(dataset)):
+        np.testing.assert_allclose(result["logits"], alone["logits"], rtol=0, atol=1e-6)
+        for name in ("rows", "accuracy", "f1", "roc_auc", "confusion"):
+            assert result[name] == alone[name], name
+        assert result["log_loss"] == pytest.approx(alone["log_loss"], abs=1e-7)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 6), st.integers(6, 40), st.one_of(st.none(), st.integers(1, 9)), st.booleans())
+def test_ranks_together_load_every_row_once(
+    dataset_split: Split, world_size: int, global_batch: int, micro_batch: int | None, shuffle: bool
+) -> None:
+    order = Order(
+        dataset_split.block_starts,
+        lambda block: dataset_split.blocks[block].length,
+        OrderSpec(seed=1, global_batch=global_batch, shuffle=shuffle),
+    )
+    rows: list[int] = []
+    for rank in range(world_size):
+        loader = Loader(
+            dataset_split,
+            order,
+            rank=rank,
+            world_size=world_size,
+            layout="padded",
+            device=torch.device("cpu"),
+            micro_batch=micro_batch,
+        )
+        steps = list(loader.steps(0))
+        assert len(steps) == order.steps_per_epoch
+        rows += [row for step in steps for batch in step.micro_batches for row in batch.rows.tolist()]
+    assert sorted(rows) == list(range(97))
+
+
+@pytest.fixture(scope="module")
+def dataset_split(dataset: Path) -> Split:
+    return Split(dataset, read_manifest(dataset), "train")

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both recurrent paths equal a loop over single sequences, in outputs and gradients; padding changes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from harness.config import ModelConfig
+from harness.data.loader import Batch, pack
+from harness.model import Classifier
+from harness.recurrent import VariableLengthLSTM
+
+LENGTHS = torch.tensor([9, 7, 7, 4, 2, 1, 1])
+SHAPES = [(layers, both) for layers in (1, 2, 3) for both in (False, True)]
+
+
+def make_lstm(num_layers: int, bidirectional: bool) -> tuple[VariableLengthLSTM, torch.Tensor]:
+    torch.manual_seed(0)
+    lstm = VariableLengthLSTM(5, 4, num_layers, bidirectional=bidirectional).double()
+    return lstm, torch.randn(len(LENGTHS), 9, 5, dtype=torch.float64)
+
+
+def weighted(outputs: torch.Tensor, state: torch.Tensor, row: int) -> torch.Tensor:
+    """A scalar in which every output and state has a weight of its own."""
+    generator = torch.Generator().manual_seed(row)
+    size = {"generator": generator, "dtype": torch.float64}
+    return (outputs * torch.randn(outputs.shape, **size)).sum() + (state * torch.randn(state.shape, **size)).sum()
+
+
+def gradients(lstm: VariableLengthLSTM, loss: torch.Tensor, inputs: torch.Tensor) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(loss, [inputs, *lstm.parameters()]))
+
+
+def loop(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """One sequence at a time through nn.LSTM, nothing padded."""
+    outputs, states = [], []
+    for row, length in enumerate(LENGTHS.tolist()):
+        hidden = inputs[row : row + 1, :length]
+        for layer in lstm.layers:
+            hidden, (state, _) = layer(hidden)
+        outputs.append(hidden[0])
+        states.append(state.transpose(0, 1).reshape(-1))
+    return outputs, torch.stack(states)
+
+
+def padded(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    outputs, states = lstm.forward_padded(inputs, LENGTHS)
+    return [outputs[row, :length] for row, length in enumerate(LENGTHS.tolist())], states
+
+
+def packed(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    result, states = lstm.forward_packed(pack_padded_sequence(inputs, LENGTHS, batch_first=True))
+    outputs = pad_packed_sequence(result, batch_first=True)[0]
+    return [outputs[row, :length] for row, length in enumerate(LENGTHS.tolist())], states
+
+
+@pytest.mark.parametrize("path", [padded, packed])
+@pytest.mark.parametrize(("num_layers", "bidirectional"), SHAPES)
+def test_equal_to_a_loop_over_sequences(path, num_layers: int, bidirectional: bool) -> None:
+    lstm, inputs = make_lstm(num_layers, bidirectional)
+    results = []
+    for function in (loop, path):
+        leaf = inputs.clone().requires_grad_()
+        outputs, states = function(lstm, leaf)
+        loss = sum(weighted(outputs[row], states[row], row) for row in range(len(LENGTHS)))
+        results.append((outputs, states, gradients(lstm, loss, leaf)))
+    (expected, expected_states, expected_grads), (outputs, states, grads) = results
+    for ours, theirs in zip([*outputs, states, *grads], [*expected, expected_states, *expected_grads], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("path", [padded, packed])
+def test_what_lies_in_the_padding_changes_nothing(path) -> None:
+    lstm, inputs = make_lstm(2, True)
+    noisy = inputs.clone()
+    for row, length in enumerate(LENGTHS.tolist()):
+        noisy[row, length:] = 1e6
+    for ours, theirs in zip(path(lstm, noisy)[0], path(lstm, inputs)[0], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("pooling", ["last", "max", "mean"])
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_both_layouts_give_the_model_the_same_logits_and_gradients(pooling: str, num_classes: int) -> None:
+    torch.manual_seed(1)
+    config = ModelConfig(embedding_dim=6, hidden_size=5, num_layers=2, pooling=pooling)
+    model = Classifier(config, 30, num_classes).double()
+    random = np.random.default_rng(0)
+    length = random.integers(1, 12, 8).astype(np.int32)
+    ids = random.integers(2, 30, (8, int(length.max()))).astype(np.uint16)
+    ids[np.arange(ids.shape[1]) >= length[:, None]] = 0
+    order, tokens, sizes = pack(ids, length)
+    labels = torch.zeros(8, dtype=torch.int64)
+    plain = Batch(torch.from_numpy(ids.view(np.int16)), torch.from_numpy(length).long(), labels, np.arange(8))
+    dense = Batch(
+        torch.from_numpy(tokens.view(np.int16)),
+        torch.from_numpy(length[order]).long(),
+        labels,
+        order,
+        torch.from_numpy(sizes),
+    )
+    padded_logits, packed_logits = model(plain), model(dense)
+    assert padded_logits.shape == ((8,) if num_classes == 2 else (8, num_classes))
+    torch.testing.assert_close(packed_logits, padded_logits[order], rtol=0, atol=1e-12)
+    for ours, theirs in zip(
+        torch.autograd.grad(packed_logits.square().sum(), list(model.parameters())),
+        torch.autograd.grad(padded_logits.square().sum(), list(model.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_dropout_uses_one_mask_per_sequence() -> None:
+    torch.manual_seed(0)
+    lstm = VariableLengthLSTM(3, 4, 2, dropout=0.5)
+    captured = []
+    lstm.layers[1].register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
+    sequence = pack_padded_sequence(torch.ones(4, 6, 3), torch.tensor([6, 6, 6, 6]), batch_first=True)
+    lstm.forward_packed(sequence)
+    dropped = pad_packed_sequence(captured[0], batch_first=True)[0] == 0
+    assert torch.equal(dropped[:, :1].expand_as(dropped), dropped)
+    assert 0.2 < dropped.float().mean() < 0.8
+    lstm.eval()
+    lstm.forward_packed(sequence)
+    assert not (captured[1].data == 0).any()
