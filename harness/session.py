@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from harness.config import Precision
@@ -43,10 +43,7 @@ def open_session(device: str, precision: Precision, timeout_s: int) -> Iterator[
     accelerator = Accelerator(
         cpu=device_choice.value == "cpu",
         mixed_precision=MIXED[arithmetic.value],
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s)),
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True, static_graph=True),
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))],
     )
     world = connect(timeout_s)
     layout: Layout = "packed" if accelerator.device.type == "cuda" else "padded"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from harness.config import RunConfig
 from harness.data.loader import Loader, StepBatch
@@ -38,6 +38,10 @@ class Trainer:
         self.config, self.loader, self.world = config, loader, world
         self.accelerator = accelerator
         self.classifier = objective.classifier
+        # The graph never changes, but DDP's static graph fails when the first backward pass runs under no_sync.
+        accelerator.ddp_handler = DistributedDataParallelKwargs(
+            gradient_as_bucket_view=True, static_graph=loader.micro_batch is None
+        )
         self.model, self.optimizer = accelerator.prepare(objective, build_optimizer(objective, config.optim))
         self.validate, self.report = validate, report
         self.total_steps = config.epochs * loader.order.steps_per_epoch

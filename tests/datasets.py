@@ -13,7 +13,11 @@ from preprocessing.text import Encoder, TextSpec, resolve
 from preprocessing.tokens import Tokenizer
 from preprocessing.vocabulary import count, freeze
 
-MOODS = (("dull", "awful", "bad", "boring"), ("fine", "great", "moving", "superb"), ("odd", "strange", "weird", "eerie"))
+MOODS = (
+    ("dull", "awful", "bad", "boring"),
+    ("fine", "great", "moving", "superb"),
+    ("odd", "strange", "weird", "eerie"),
+)
 
 
 def sentences(rows: int, num_classes: int, seed: int, longest: int) -> tuple[list[str], np.ndarray]:
@@ -43,7 +47,9 @@ def write_dataset(
     """Write a dataset directory and return the texts of each split, by row number."""
     spec = TextSpec(max_tokens=widths[-1])
     pipeline = resolve(spec)
-    texts = {name: sentences(size, num_classes, seed + place, longest) for place, (name, size) in enumerate(rows.items())}
+    texts = {
+        name: sentences(size, num_classes, seed + place, longest) for place, (name, size) in enumerate(rows.items())
+    }
     vocabulary = freeze(count(Tokenizer(pipeline)(pa.array(texts["train"][0]))))
     root.mkdir(parents=True, exist_ok=True)
     vocabulary.write(root / VOCABULARY)

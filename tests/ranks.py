@@ -13,7 +13,9 @@ from typing import Any
 TIMEOUT_S = 150
 
 
-def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any, timeout_s: float = TIMEOUT_S) -> list[Any]:
+def run_ranks(
+    function: Callable[..., Any], world_size: int, *arguments: Any, timeout_s: float = TIMEOUT_S
+) -> list[Any]:
     """``function(*arguments)`` on ``world_size`` spawned ranks; what each returns, in rank order.
 
     ``function`` is importable and its values picklable. All ranks are killed when one fails or the time is up.

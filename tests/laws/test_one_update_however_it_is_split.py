@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from harness.config import ModelConfig, OptimConfig, RunConfig
-from harness.data.loader import Batch, Loader
+from harness.data.loader import Batch, Loader, StepBatch
 from harness.data.order import Order, OrderSpec
 from harness.model import Classifier, Objective, loss_per_row
 from harness.optim import learning_rate
-from harness.session import open_session
+from harness.session import Session, open_session
 from harness.trainer import Trainer
 from preprocessing.shards import Split, read_manifest
 from tests.datasets import write_dataset
@@ -23,6 +23,9 @@ from tests.ranks import run_ranks
 
 ROWS, GLOBAL_BATCH, STEPS = 101, 24, 10
 ACCUMULATION = (1, 3)
+LAYOUTS = ("padded", "packed")
+Case = tuple[int, str, int]
+"""Dataset, layout, micro-batches a step."""
 
 
 def make_config(num_layers: int = 1) -> RunConfig:
@@ -40,48 +43,48 @@ def make_order(split: Split, config: RunConfig) -> Order:
     return Order(split.block_starts, lambda block: split.blocks[block].length, spec)
 
 
-def train_on_a_rank(data: str, layout: Any) -> dict[int, tuple[list[int], dict[str, np.ndarray]]]:
-    """Final weights for each number of accumulation steps, as this rank sees them, and its rows per step."""
-    config = make_config()
-    manifest = read_manifest(data)
-    split = Split(data, manifest, "train")
+def train_on_a_rank(datasets: list[str]) -> dict[Case, tuple[list[int], dict[str, np.ndarray]]]:
+    """For every case: micro-batches of each step on this rank, and the final weights."""
     results = {}
     with open_session("cpu", "fp32", 60) as session:
-        world = session.world
-        for accumulation in ACCUMULATION:
-            order = make_order(split, config)
-            micro_batch = -(-(-(-GLOBAL_BATCH // world.world_size)) // accumulation)
-            loader = Loader(
-                split,
-                order,
-                rank=world.rank,
-                world_size=world.world_size,
-                layout=layout,
-                device=session.device,
-                micro_batch=micro_batch,
-            )
-            counts: list[int] = []
-            objective = Objective(make_model(config, manifest.vocabulary_size, len(manifest.labels)))
-            trainer = Trainer(
-                config,
-                objective,
-                loader,
-                session.accelerator,
-                world,
-                validate=lambda epoch, step: None,
-                report=lambda figures: None,
-            )
-            update = trainer.update
-
-            def counted(batch: Any, update: Any = update, counts: list[int] = counts) -> Any:
-                counts.append(len(batch.micro_batches))
-                return update(batch)
-
-            trainer.update = counted  # type: ignore[method-assign]
-            trainer.fit()
-            weights = {name: tensor.numpy().copy() for name, tensor in objective.classifier.state_dict().items()}
-            results[accumulation] = (counts, weights)
+        for place, data in enumerate(datasets):
+            for layout, accumulation in itertools.product(LAYOUTS, ACCUMULATION):
+                results[place, layout, accumulation] = train_case(session, data, layout, accumulation)
     return results
+
+
+def train_case(session: Session, data: str, layout: Any, accumulation: int) -> tuple[list[int], dict[str, np.ndarray]]:
+    config, world = make_config(), session.world
+    manifest = read_manifest(data)
+    split = Split(data, manifest, "train")
+    loader = Loader(
+        split,
+        make_order(split, config),
+        rank=world.rank,
+        world_size=world.world_size,
+        layout=layout,
+        device=session.device,
+        micro_batch=-(-(-(-GLOBAL_BATCH // world.world_size)) // accumulation),
+    )
+    objective = Objective(make_model(config, manifest.vocabulary_size, len(manifest.labels)))
+    trainer = Trainer(
+        config,
+        objective,
+        loader,
+        session.accelerator,
+        world,
+        validate=lambda epoch, step: None,
+        report=lambda figures: None,
+    )
+    update, counts = trainer.update, []
+
+    def counted(batch: StepBatch) -> Any:
+        counts.append(len(batch.micro_batches))
+        return update(batch)
+
+    trainer.update = counted  # type: ignore[method-assign]
+    trainer.fit()
+    return counts, {name: tensor.numpy().copy() for name, tensor in objective.classifier.state_dict().items()}
 
 
 def reference_weights(data: str) -> dict[str, np.ndarray]:
@@ -110,24 +113,27 @@ def reference_weights(data: str) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["two classes", "three classes"])
-def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": ROWS, "validation": 20, "test": 20}, num_classes=request.param)
-    return root
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """One with two classes, one with three."""
+    roots = [tmp_path_factory.mktemp("data") for _ in range(2)]
+    for num_classes, root in enumerate(roots, start=2):
+        write_dataset(root, {"train": ROWS, "validation": 20, "test": 20}, num_classes=num_classes)
+    return [str(root) for root in roots]
 
 
 @pytest.fixture(scope="module")
-def reference(dataset: Path) -> dict[str, np.ndarray]:
-    return reference_weights(str(dataset))
+def references(datasets: list[str]) -> list[dict[str, np.ndarray]]:
+    return [reference_weights(data) for data in datasets]
 
 
-@pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_same_update(dataset: Path, reference: dict[str, np.ndarray], world_size: int, layout: str) -> None:
-    for results in run_ranks(train_on_a_rank, world_size, str(dataset), layout):
-        for accumulation, (counts, weights) in results.items():
+def test_same_update(datasets: list[str], references: list[dict[str, np.ndarray]], world_size: int) -> None:
+    for results in run_ranks(train_on_a_rank, world_size, datasets):
+        assert len(results) == len(datasets) * len(LAYOUTS) * len(ACCUMULATION)
+        for (place, layout, accumulation), (counts, weights) in results.items():
             assert len(counts) == STEPS
             assert max(counts) == accumulation
-            for name, expected in reference.items():
-                np.testing.assert_allclose(weights[name], expected, rtol=0, atol=1e-9, err_msg=name)
+            for name, expected in references[place].items():
+                message = f"{name}, dataset {place}, {layout}, {accumulation} micro-batches"
+                np.testing.assert_allclose(weights[name], expected, rtol=0, atol=1e-9, err_msg=message)

@@ -46,7 +46,9 @@ def test_every_row_comes_once_in_batches_of_near_equal_size(blocks: list[int], s
 
 @settings(max_examples=60, deadline=None)
 @given(BLOCKS, SPECS, st.data())
-def test_any_step_is_reached_without_the_steps_before_it(blocks: list[int], spec: OrderSpec, data: st.DataObject) -> None:
+def test_any_step_is_reached_without_the_steps_before_it(
+    blocks: list[int], spec: OrderSpec, data: st.DataObject
+) -> None:
     whole = epoch_batches(make_order(blocks, spec), 3)
     fresh = make_order(blocks, spec)
     steps = data.draw(st.permutations(range(len(whole))))
