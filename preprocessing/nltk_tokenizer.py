@@ -148,8 +148,8 @@ class NLTKTokenizer:
                 found[row] = [surface[1:]]
             elif kind == _IN_PLACE:
                 found[row] = [token for token in self._rules(surface[1:]) if token != _MARK]
-            elif surface.isalnum() and surface.isascii() and surface.lower() not in _CONTRACTIONS:
-                found[row] = [surface]  # no rule touches it
+            elif (untouched := _untouched(surface)) is not None:
+                found[row] = untouched
             else:
                 rows.append(row)
                 size += len(surface) + 3
@@ -165,6 +165,14 @@ class NLTKTokenizer:
         next(tokens)
         for row in rows:
             found[row] = list(iter(tokens.__next__, _MARK))
+
+
+def _untouched(chunk: str) -> list[str] | None:
+    """The tokens of a chunk of ASCII letters and digits, alone or before a comma or a period; None for all others."""
+    word = chunk[:-1] if chunk[-1:] in (",", ".") else chunk
+    if not (word.isalnum() and word.isascii()) or word.lower() in _CONTRACTIONS:
+        return None
+    return [word, ","] if chunk[-1] == "," else [chunk]
 
 
 def _chunks_beside_blanks(sentence: str) -> list[str]:
