@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m preprocessing run | check | inspect | bench | fetch-nltk``: from labelled texts to a dataset directory."""
+"""``python -m preprocessing run | check | inspect | bench | fetch-nltk``: from texts to a dataset directory."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is 
 def run_command(argv: list[str]) -> int:
     """Build a dataset."""
     from preprocessing.config import PreprocessConfig
-    from preprocessing.pipeline import Job, summary_line
+    from preprocessing.pipeline import run, summary_line
 
     description = "Build a dataset directory from labelled texts; run it again to continue after an interruption."
     config = cli.parse(PreprocessConfig, argv, prog=f"{PROG} run", description=description)
-    manifest = Job(config).run()
+    manifest = run(config)
     print(f"{config.output}: {summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}")
     return 0
 
