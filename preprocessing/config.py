@@ -170,7 +170,7 @@ class QualityConfig:
     duplicates: Policy = "keep"
     """Rows of one split with the same tokens: all kept, only the first kept, or refused."""
     leaks: Policy = "drop"
-    """Texts that splits named by the source share: kept in both, dropped from the one nearer to training, or refused."""
+    """Texts that splits named by the source share: kept in both, dropped from that nearer to training, or refused."""
     contradictions: Policy = "keep"
     """Rows with the same tokens and different labels: all kept, all dropped, or refused."""
 
