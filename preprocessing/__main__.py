@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m preprocessing run | check | inspect | bench | fetch-nltk``: from labelled texts to a dataset directory."""
+"""``python -m preprocessing run | check | inspect | bench | fetch-nltk``: from texts to a dataset directory."""
 
 from __future__ import annotations
 
+import argparse
 import difflib
+import json
 import sys
+from typing import NoReturn
 
 from preprocessing import cli
 from preprocessing.errors import ConfigError
 
 PROG = "python -m preprocessing"
-USAGE = f"""usage: {PROG} COMMAND [options]
+USAGE = f"""usage: {PROG} COMMAND [options]; COMMAND --help tells more
 
-  run         --config FILE --output D [--any.key value]   build a dataset directory (run --help lists every key)
+  run         --config FILE --output D [--any.key value]   build a dataset directory
   check D                                                  verify every byte of a dataset
   inspect D   [--json] [--plot FILE.png]                   what is in a dataset, and how good it is
   bench       [--json] [--source.path X]                   documents per second, beside what people use today
@@ -22,24 +25,40 @@ exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is 
 """
 
 
-def run_command(argv: list[str]) -> int:
+class Options(argparse.ArgumentParser):
+    """A parser whose errors are sentences."""
+
+    def __init__(self, command: str, description: str) -> None:
+        """The options of one command."""
+        super().__init__(prog=f"{PROG} {command}", description=description, allow_abbrev=False)
+        self.command = command
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ``ConfigError``."""
+        raise ConfigError(f"{self.command}: {message}; {self.prog} --help lists what there is")
+
+
+def run(argv: list[str]) -> int:
     """Build a dataset."""
+    from preprocessing import pipeline
     from preprocessing.config import PreprocessConfig
-    from preprocessing.pipeline import Job, summary_line
 
     description = "Build a dataset directory from labelled texts; run it again to continue after an interruption."
     config = cli.parse(PreprocessConfig, argv, prog=f"{PROG} run", description=description)
-    manifest = Job(config).run()
-    print(f"{config.output}: {summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}")
+    manifest = pipeline.run(config)
+    print(f"{config.output}: {pipeline.summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}")
     return 0
 
 
-def check_command(argv: list[str]) -> int:
+def check(argv: list[str]) -> int:
     """Verify a dataset."""
+    options = Options("check", "Verify every byte of a dataset; each problem is a line, and the exit code is 3.")
+    options.add_argument("dataset", help="dataset directory")
+    root = options.parse_args(argv).dataset
+
     from preprocessing.pipeline import summary_line
     from preprocessing.shards import read_manifest, verify
 
-    root = only_argument(argv, "check")
     problems = verify(root)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
@@ -49,14 +68,42 @@ def check_command(argv: list[str]) -> int:
     return 0
 
 
-def only_argument(argv: list[str], command: str) -> str:
-    """The dataset directory that a command is given."""
-    if len(argv) != 1 or argv[0].startswith("-"):
-        raise ConfigError(f"{command}: expected one dataset directory, as in {PROG} {command} D")
-    return argv[0]
+def inspect(argv: list[str]) -> int:
+    """Show what is in a dataset."""
+    options = Options(
+        "inspect", "Label balance, lengths, truncation, unknown tokens, padding, duplicates, sample rows."
+    )
+    options.add_argument("dataset", help="dataset directory")
+    options.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    options.add_argument("--plot", metavar="FILE.png", help="draw lengths, ladder, balance, unknown rate and padding")
+    options.add_argument("--samples", type=int, default=2, help="rows of each split to read back (default 2)")
+    chosen = options.parse_args(argv)
+
+    from preprocessing.inspect import inspect, plot, render
+
+    found = inspect(chosen.dataset, max(chosen.samples, 0))
+    print(json.dumps(found, indent=2, ensure_ascii=False) if chosen.json else render(found))
+    if chosen.plot:
+        plot(found, chosen.plot)
+    return 0
 
 
-COMMANDS = {"run": run_command, "check": check_command}
+def fetch_nltk(argv: list[str]) -> int:
+    """Download NLTK's data."""
+    options = Options(
+        "fetch-nltk", "Download NLTK's stop words, WordNet and sentence models; nothing else ever downloads."
+    )
+    options.add_argument("--dir", help="where to put it; set NLTK_DATA to it afterwards (default: NLTK's own choice)")
+    options.add_argument("--index", metavar="URL", help="index.xml of a mirror")
+    chosen = options.parse_args(argv)
+
+    from preprocessing.fetch import fetch_nltk
+
+    print(f"fetch-nltk: all there, in {fetch_nltk(chosen.dir, chosen.index)}")
+    return 0
+
+
+COMMANDS = {"run": run, "check": check, "inspect": inspect, "fetch-nltk": fetch_nltk}
 
 
 def main(argv: list[str]) -> int:

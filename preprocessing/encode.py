@@ -7,14 +7,13 @@ import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from preprocessing import atomic, parts
 from preprocessing.shards import VOCABULARY, ShardInfo, id_dtype, write_shard
 from preprocessing.sources import SPLITS
-from preprocessing.text import Encoded, TextPipeline, encode_tokens
+from preprocessing.text import Encoded, TextSpec, encode_tokens
 from preprocessing.tokens import Tokens
 from preprocessing.vocabulary import UNK, Vocabulary
 
@@ -31,7 +30,7 @@ class ShardTask:
     """``[parts + 1]``: where each part's rows begin in the array of decisions."""
     work: Path
     root: Path
-    pipeline: dict[str, Any]
+    spec: TextSpec
     widths: tuple[int, ...]
     key: str
 
@@ -65,7 +64,7 @@ def write_bucket(task: ShardTask) -> Written:
         return done
     vocabulary = vocabulary_of(task.root / VOCABULARY, task.key)
     tokens, columns = collect(task, vocabulary)
-    encoded = encode_tokens(tokens, vocabulary, TextPipeline.from_json(task.pipeline).spec)
+    encoded = encode_tokens(tokens, vocabulary, task.spec)
     lengths = np.diff(encoded.offsets)
     rung = np.searchsorted(task.widths, lengths)
     unknown_before = np.concatenate([[0], np.cumsum(encoded.ids == UNK)])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who does the work: anything that speaks ``concurrent.futures``. Local spawned processes, or the workers of a Dask cluster."""
+"""Who does the work: anything that speaks ``concurrent.futures``; local processes, or the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 POLL_S = 1.0
 CONNECT_TIMEOUT_S = 60.0
-OUTSTANDING_PER_WORKER = 3
 
 
 class Inline(Executor):
@@ -46,23 +45,28 @@ class Workers:
     executor: Executor
     alive: Callable[[], int]
     timeout_s: float
+    outstanding: int = 256
+    """How many tasks are handed out before the first is back."""
 
     def map(
         self, function: Callable[[Task], Result], tasks: Sequence[Task], *, what: str, tick: Callable[[int], None]
     ) -> Iterator[tuple[Task, Result]]:
-        """Each task with its result, in the order in which they finish.
+        """Each task with its result, in the order in which they finish; one task alone is done here.
 
         ``tick(workers alive)`` is called at least every second. Raises what a task raises, and ``UserError`` when no
         task finishes within the limit or a worker process dies.
         """
+        if len(tasks) == 1:
+            yield tasks[0], function(tasks[0])
+            return
         waiting: dict[Future[Result], Task] = {}
         coming, quiet_s = iter(tasks), 0.0
         try:
             while True:
-                alive = max(self.alive(), 1)
+                alive = self.alive()
                 for task in coming:
                     waiting[self.executor.submit(function, task)] = task
-                    if len(waiting) >= OUTSTANDING_PER_WORKER * alive or isinstance(self.executor, Inline):
+                    if len(waiting) >= self.outstanding or isinstance(self.executor, Inline):
                         break
                 if not waiting:
                     return
@@ -96,9 +100,9 @@ def workers(config: ExecutorConfig) -> Iterator[Workers]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(number, mp_context=context, initializer=start_worker)
     try:
-        yield Workers(pool, lambda: number, config.timeout_s)
+        yield Workers(pool, lambda: sum(process.is_alive() for process in pool._processes.values()), config.timeout_s)
     except BaseException:
-        processes = list((pool._processes or {}).values())
+        processes = list(pool._processes.values())
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.kill()

@@ -17,7 +17,7 @@ WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 
 
 def spelling(value: Any) -> str | None:
-    """The one spelling of a raw label: ``1``, ``1.0``, ``True``, ``" Positive "`` -> ``1``, ``1``, ``1``, ``positive``."""
+    """The one spelling of a raw label: 1, 1.0 and True are ``1``, " Positive " is ``positive``; none for a null."""
     if value is None or value != value:
         return None
     if isinstance(value, bytes):

@@ -38,6 +38,7 @@ _MARK, _IN_PLACE, _FINISHED = "\ue000", "\ue001", "\ue002"
 _ODD = re.compile("[\x1c-\x1f\ue000-\ue002]")
 _CLOSERS = "])}>\"'»”’"
 _CONTRACTIONS = {"cannot", "gimme", "gonna", "gotta", "lemme", "wanna"}
+_SIMPLE = re.compile(r"(\(?)([A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)([.,:;!?)]?)")
 _JOINED_CHARS = 1 << 16
 _BLANK_BESIDE_QUOTE = re.compile(r"""[^\S ]["']|'[^\S ]""")
 _BLANK_AND_CHUNK = re.compile(r"(\s*)(\S+)")
@@ -148,8 +149,8 @@ class NLTKTokenizer:
                 found[row] = [surface[1:]]
             elif kind == _IN_PLACE:
                 found[row] = [token for token in self._rules(surface[1:]) if token != _MARK]
-            elif (untouched := _untouched(surface)) is not None:
-                found[row] = untouched
+            elif (simple := _simple(surface)) is not None:
+                found[row] = simple
             else:
                 rows.append(row)
                 size += len(surface) + 3
@@ -167,12 +168,17 @@ class NLTKTokenizer:
             found[row] = list(iter(tokens.__next__, _MARK))
 
 
-def _untouched(chunk: str) -> list[str] | None:
-    """The tokens of a chunk of ASCII letters and digits, alone or before a comma or a period; None for all others."""
-    word = chunk[:-1] if chunk[-1:] in (",", ".") else chunk
-    if not (word.isalnum() and word.isascii()) or word.lower() in _CONTRACTIONS:
+def _simple(chunk: str) -> list[str] | None:
+    """The tokens of ASCII letters and digits, hyphens between them, in simple punctuation; None for all else.
+
+    The rules part an opening parenthesis before and one of ``,:;!?)`` after such a word, and leave ``word.`` alone.
+    """
+    match = _SIMPLE.fullmatch(chunk)
+    if match is None or not _CONTRACTIONS.isdisjoint(match[2].lower().split("-")):
         return None
-    return [word, ","] if chunk[-1] == "," else [chunk]
+    opening, word, closing = match.groups()
+    tokens = [opening, word + "."] if closing == "." else [opening, word, closing]
+    return [token for token in tokens if token]
 
 
 def _chunks_beside_blanks(sentence: str) -> list[str]:

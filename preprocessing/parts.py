@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -85,6 +84,12 @@ def exact_hashes(texts: pa.Array) -> np.ndarray:
     )
 
 
+def content_sum(texts: pa.Array) -> int:
+    """The sum of the sha256 of every text: the same however the texts are ordered or divided."""
+    digests = (hashlib.sha256(text).digest() for text in texts.cast(pa.large_binary()).to_pylist())
+    return sum(int.from_bytes(digest, "big") for digest in digests) % (1 << 256)
+
+
 def ragged_take(values: np.ndarray, offsets: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The segments ``order`` of a ragged array, and their offsets."""
     sizes = np.diff(offsets)[order]
@@ -105,7 +110,7 @@ class Summary:
     neutral: int
     filtered: int
     content: str
-    """sha256 over the texts, in the order of their rows."""
+    """Folder: the sum of the sha256 of every text, modulo 2**256, as hex; adding up parts gives that of the folder."""
     files: dict[str, str]
     """Name -> sha256 of the two files of the part."""
 
@@ -188,8 +193,7 @@ def make(part: Part, number: int, work: Path, tokenizer: Tokenizer, seed: int, k
     rows_path, types_path, marker = paths(work, number)
     write_batch(rows_path, pa.record_batch(arrays, [*COLUMNS, "codes"]))
     write_batch(types_path, pa.record_batch([tokens.types.cast(pa.large_string())], ["types"]))
-    content = hashlib.sha256()
-    content.update(np.asarray(columns["exact_hash"]).tobytes())
+    content = content_sum(piece.texts) if part.texts else 0
     summary = Summary(
         key,
         len(piece.row),
@@ -197,7 +201,7 @@ def make(part: Part, number: int, work: Path, tokenizer: Tokenizer, seed: int, k
         int(piece.missing.sum()),
         piece.neutral,
         piece.filtered,
-        content.hexdigest(),
+        f"{content:064x}",
         {path.name: atomic.sha256_file(path) for path in (rows_path, types_path)},
     )
     atomic.write_json(marker, vars(summary))
@@ -223,8 +227,8 @@ def load(work: Path, number: int) -> Stored:
     """Map the rows of a part."""
     batch = read_batch(paths(work, number)[0])
     codes = batch["codes"]
-    columns = [batch[name].to_numpy() for name in COLUMNS]
-    return Stored(*columns, codes.values.to_numpy(), codes.offsets.to_numpy())
+    columns = {name: batch[name].to_numpy() for name in COLUMNS}
+    return Stored(codes=codes.values.to_numpy(), offsets=codes.offsets.to_numpy(), **columns)
 
 
 def load_types(work: Path, number: int) -> pa.Array:
@@ -235,8 +239,3 @@ def load_types(work: Path, number: int) -> pa.Array:
 def gather(columns: Sequence[Stored], name: str) -> np.ndarray:
     """One column over all parts."""
     return np.concatenate([getattr(stored, name) for stored in columns])
-
-
-def describe(part: Part) -> dict[str, Any]:
-    """Where a part lies, for the sentences of the executor."""
-    return {"file": part.file.name, "rows": [part.cut.first_row, part.cut.first_row + part.cut.rows - 1]}

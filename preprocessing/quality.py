@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Suspect rows: empty, repeated, contradictory, shared between splits. Each is counted, and kept, dropped or refused."""
+"""Suspect rows: empty, repeated, contradictory, shared between splits; counted, and kept, dropped or refused."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from preprocessing.config import QualityConfig, SplitConfig
 from preprocessing.errors import DataError
+from preprocessing.shards import ShardInfo
 from preprocessing.sources import SPLITS
 from preprocessing.splits import TEST, TRAIN, VALIDATION, Groups, assign
 
@@ -43,6 +44,10 @@ def decide(
     named = rows.named.astype(np.int8)
     empty = rows.num_tokens == 0
     alive = np.ones(len(named), bool)
+    if empty.all():
+        raise DataError(
+            f"{where(int(rows.row.min()))}: no token is left of this text, nor of any other; check text.stop_words"
+        )
     report: dict[str, Any] = {"empty": int(empty.sum()), "missing_text": int(rows.missing.astype(bool).sum())}
     dropped: dict[str, int] = {}
 
@@ -98,7 +103,7 @@ def repeated(rows: Rows, decision: np.ndarray, empty: np.ndarray) -> np.ndarray:
 
 
 def duplicates(rows: Rows, decision: np.ndarray, empty: np.ndarray) -> dict[str, int]:
-    """How many rows repeat an earlier one: letter by letter, and after the text pipeline; and how many across splits."""
+    """Rows that repeat an earlier one: letter by letter, after the text pipeline; and rows in groups across splits."""
     full = np.flatnonzero(~empty)
     text, row = rows.text_hash[full], rows.row[full]
     groups = Groups.of(text, row)
@@ -160,6 +165,35 @@ def statistics(rows: Rows, decision: np.ndarray, names: list[str], max_tokens: i
             "empty": int((lengths == 0).sum()),
         }
     return result
+
+
+def dataset_statistics(
+    rows: Rows,
+    decision: np.ndarray,
+    report: dict[str, Any],
+    left_out: dict[str, int],
+    infos: dict[str, list[ShardInfo]],
+    unknown: dict[str, int],
+    names: list[str],
+    max_tokens: int,
+) -> dict[str, Any]:
+    """The manifest's statistics: what was read, left out and found, and each split with its padding and unknowns."""
+    splits = statistics(rows, decision, names, max_tokens)
+    for name, entry in splits.items():
+        tokens = sum(info.tokens for info in infos[name])
+        cells = sum(info.rows * info.width for info in infos[name])
+        entry["tokens_kept"] = tokens - entry["empty"]
+        entry["padding_on_disk"] = round(1 - tokens / cells, 6)
+        entry["unknown"] = unknown[name]
+        entry["unknown_rate"] = round(unknown[name] / max(entry["tokens_kept"], 1), 6)
+    found = {key: value for key, value in report.items() if key != "dropped"}
+    return {
+        "rows_read": len(rows.row) + sum(left_out.values()),
+        "rows_kept": int((decision >= 0).sum()),
+        "dropped": {**left_out, **report["dropped"]},
+        **found,
+        "splits": splits,
+    }
 
 
 def histogram_edges(max_tokens: int) -> list[int]:

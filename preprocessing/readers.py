@@ -91,8 +91,8 @@ def class_numbers(part: Part, column: pa.Array, rows: np.ndarray) -> np.ndarray:
         at = int(np.argmax(numbers == UNKNOWN))
         value = column[at].as_py()
         value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        shown = "no label" if value is None or value == "" else f"label {str(value)[:60]!r}"
-        raise fail(part, int(rows[at]), f"{shown} is not known; known are {labels.expected()}; set source.labels")
+        what = "there is no label" if value is None or value == "" else f"label {str(value)[:60]!r} is not known"
+        raise fail(part, int(rows[at]), f"{what}; known are {labels.expected()}; mend the row, or set source.labels")
     return numbers
 
 
@@ -218,19 +218,19 @@ def read_parquet(part: Part) -> pa.Table:
     """A run of rows of one row group; the rows before it are skipped batch by batch."""
     wanted = part.file.wanted
     batches, position = [], 0
-    try:
-        with addresses.open_file(part.data) as opened, pa.parquet.ParquetFile(opened, buffer_size=1 << 20) as file:
-            schema = pa.schema([file.schema_arrow.field(name) for name in wanted])
-            for batch in file.iter_batches(BATCH_ROWS, row_groups=[part.group], columns=wanted, use_threads=False):
-                start, stop = part.cut.start - position, part.cut.stop - position
-                position += len(batch)
-                if stop > 0 and start < len(batch):
-                    batches.append(batch.slice(max(start, 0), min(stop, len(batch)) - max(start, 0)))
-                if stop <= len(batch):
-                    break
-    except addresses.FAILURES as error:
-        raise DataError(f"{part.file.name}: row group {part.group}: {addresses.sentence(error)}") from None
-    return pa.Table.from_batches(batches, schema if not batches else None).select(wanted)
+    with (
+        addresses.naming(part.data, f"{part.file.name}: row group {part.group}"),
+        addresses.open_file(part.data) as opened,
+        pa.parquet.ParquetFile(opened, buffer_size=1 << 20) as file,
+    ):
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=[part.group], columns=wanted, use_threads=False):
+            start, stop = part.cut.start - position, part.cut.stop - position
+            position += len(batch)
+            if stop > 0 and start < len(batch):
+                batches.append(batch.slice(max(start, 0), min(stop, len(batch)) - max(start, 0)))
+            if stop <= len(batch):
+                break
+    return pa.Table.from_batches(batches).select(wanted)
 
 
 def read_folder(part: Part) -> pa.Table:
@@ -239,11 +239,8 @@ def read_folder(part: Part) -> pa.Table:
     source = part.file.source
     texts = []
     for address, _, _ in part.texts:
-        try:
-            with system.open_input_stream(addresses.filesystem(address)[1], compression=None) as opened:
-                texts.append(opened.read())
-        except addresses.FAILURES as error:
-            raise DataError(f"{address}: {addresses.sentence(error)}") from None
+        with addresses.naming(address), addresses.raw(system, addresses.filesystem(address)[1]) as opened:
+            texts.append(opened.read())
     labels = pa.array([label for _, label, _ in part.texts])
     columns = {source.text_column: pa.array(texts, pa.large_binary()), source.label_column: labels}
     return pa.table(columns)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A corpus is cut into parts: which bytes, rows or files one unit of work reads. Content and configuration decide, never workers.
+"""A corpus is cut into parts, each the work of a moment; content and configuration decide where, never workers.
 
 Rows are numbered from 1: the first data row of a file is row 1 of it, and the files of a source follow each other in
 the order in which they are named. ``Part.offset + row of the file`` is the number that a shard carries.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -103,11 +104,11 @@ class Plan:
     rows: int
     bytes: int
     fingerprint: dict[str, Any]
-    """``{"sha256": …}`` or ``{"etag": …}``; empty where only reading everything could tell (a folder)."""
+    """``{"sha256": …}``, ``{"etag": …}`` or, for a folder, ``{"listing_sha256": …}`` over names and sizes."""
 
 
 def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
-    """Every file of a source, in order. Raises ``DataError`` for what is missing, ``ConfigError`` for an unknown format."""
+    """Every file of a source, in order. ``DataError`` for what is missing, ``ConfigError`` for an unknown format."""
     for address, split in source.addresses:
         if address == EMBEDDED:
             yield embedded(source, splits, split)
@@ -160,7 +161,8 @@ def scan_lines(file: File, stage: Path) -> Plan:
     """CSV and JSON lines: one pass finds the record ends, counts them and takes the sha256."""
     known, digest = addresses.identity(file.address), hashlib.sha256()
     pieces, data = addresses.stream(file.address, digest), file.address
-    columns, header = (), False
+    columns: tuple[str, ...] = ()
+    header = False
     first = next(pieces, b"")
     if file.format == "csv":
         header = not file.source.columns
@@ -250,7 +252,7 @@ def scan_parquet(file: File, stage: Path) -> Plan:
     with addresses.open_file(file.address) as opened:
         try:
             footer = pa.parquet.read_metadata(opened)
-        except addresses.FAILURES as error:
+        except pa.ArrowException as error:
             raise DataError(f"{file.name}: not a Parquet file ({addresses.sentence(error)})") from None
     check_columns(file, footer.schema.to_arrow_schema().names)
     index = {footer.schema.column(i).path: i for i in range(footer.num_columns)}
@@ -262,7 +264,7 @@ def scan_parquet(file: File, stage: Path) -> Plan:
         size = sum(footer.row_group(group).column(i).total_uncompressed_size for i in wanted)
         runs = min(max(1, round(size / part_bytes(file))), MAX_CUTS_OF_A_ROW_GROUP, max(rows, 1))
         bounds = [rows * i // runs for i in range(runs + 1)]
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in itertools.pairwise(bounds):
             cut = Cut(start, stop, row + start, stop - start)
             share = size * (stop - start) // max(rows, 1)
             parts.append(Part(file, file.address, (), cut, group, bytes=share, identity=identity))
@@ -273,10 +275,8 @@ def scan_parquet(file: File, stage: Path) -> Plan:
 def scan_folder(file: File, stage: Path) -> Plan:
     """A folder: ``[split/]label/*.txt``; other files, and the unlabelled reviews of aclImdb, are left alone."""
     system, path = addresses.filesystem(file.address)
-    try:
+    with addresses.naming(file.address):
         infos = system.get_file_info(fs.FileSelector(path, recursive=True))
-    except addresses.FAILURES as error:
-        raise DataError(f"{file.name}: {addresses.sentence(error)}") from None
     prefix = file.address[: len(file.address) - len(path)] if file.address.endswith(path) else ""
     found = []
     for info in infos:
@@ -302,7 +302,9 @@ def scan_folder(file: File, stage: Path) -> Plan:
             texts = tuple((e[3], e[1], e[4]) for e in group)
             parts.append(Part(file, file.address, (), cut, texts=texts, bytes=size, identity=identity))
             start, size = stop, 0
-    return Plan(file, parts, len(found), sum(entry[5].size for entry in found), {})
+    listing = [[entry[3].removeprefix(file.address), entry[5].size] for entry in found]
+    fingerprint = {"listing_sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest()}
+    return Plan(file, parts, len(found), sum(entry[5].size for entry in found), fingerprint)
 
 
 def natural(name: str) -> tuple[int, str]:
@@ -312,7 +314,7 @@ def natural(name: str) -> tuple[int, str]:
 
 
 def numbered(plans: list[Plan]) -> list[Part]:
-    """All parts in order, each knowing how many rows the files before its own have. Raises ``DataError`` for no rows."""
+    """All parts in order, each knowing how many rows the files before its own have. ``DataError`` if there are none."""
     parts, offset = [], 0
     for plan in plans:
         parts += [replace(part, offset=offset) for part in plan.parts if part.cut.rows]

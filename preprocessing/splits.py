@@ -85,13 +85,23 @@ def assign(
 def fill(sizes: np.ndarray, validation: float, test: float) -> np.ndarray:
     """int8 per group of one label, in order of priority: test and validation are filled to their share of the rows.
 
-    Groups are taken from the front while they fit; what is then missing is made up of groups of one row.
+    Groups are taken from the front while they fit, those larger than a share last; what is then missing is made up of
+    groups of one row.
     """
-    result = np.zeros(len(sizes), np.int8)
     total = int(sizes.sum())
+    wanted = [(TEST, share_of(total, test)), (VALIDATION, share_of(total, validation))]
+    large = sizes > min((rows for _, rows in wanted if rows), default=total)
+    order = np.argsort(large, kind="stable")
+    result = np.zeros(len(sizes), np.int8)
+    result[order] = fill_in_order(sizes[order], wanted)
+    return result
+
+
+def fill_in_order(sizes: np.ndarray, wanted: list[tuple[int, int]]) -> np.ndarray:
+    """int8 per group: the first to fit into each wanted split, then single rows for what is missing."""
+    result = np.zeros(len(sizes), np.int8)
     ends = np.cumsum(sizes)
     before = 0
-    wanted = [(TEST, share_of(total, test)), (VALIDATION, share_of(total, validation))]
     for split, rows in wanted:
         within = (ends - sizes >= before) & (ends <= before + rows)
         result[within] = split

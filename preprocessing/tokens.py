@@ -23,6 +23,8 @@ PIECE_TEXTS, PIECE_BYTES = 2048, 3 << 20
 """One piece's arrays stay in the processor's cache."""
 ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20
 """Distinct surfaces are looked up once per round of pieces."""
+NEW_SURFACES = 1 << 13
+"""Surfaces met for the first time are learnt so many at a time: few small lists live at once."""
 CACHE_SURFACES = 1 << 20
 CACHE_SURFACE_BYTES = 128
 MAX_TEXT_BYTES = 1 << 30
@@ -116,10 +118,12 @@ class Tokenizer:
         """int32, one per surface: a token's number, :data:`_DROPPED`, or less for several tokens."""
         known = list(map(self._surfaces.get, surfaces))
         new = [row for row, number in enumerate(known) if number is None]
-        for row, words_of_row in zip(new, self._words([surfaces[row] for row in new]), strict=True):
-            known[row] = learnt = self._number(words_of_row)
-            if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
-                self._surfaces[surfaces[row]] = learnt
+        for start in range(0, len(new), NEW_SURFACES):
+            rows = new[start : start + NEW_SURFACES]
+            for row, words_of_row in zip(rows, self._words([surfaces[row] for row in rows]), strict=True):
+                known[row] = learnt = self._number(words_of_row)
+                if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
+                    self._surfaces[surfaces[row]] = learnt
         return np.array(known, np.int32)
 
     def _number(self, words_of_surface: list[str]) -> int:

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The output directory: who may write in it, what is there already, and what is taken away at the end."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from preprocessing.errors import ConfigError, DataError, UserError
+from preprocessing.shards import MANIFEST, VOCABULARY, Manifest, ShardInfo, read_manifest
+from preprocessing.sources import SPLITS
+
+WORK = ".work"
+OURS = {MANIFEST, VOCABULARY, WORK, *SPLITS}
+REPLACE = "choose another --output, or replace it with --overwrite true"
+
+
+@contextmanager
+def writable(root: Path) -> Iterator[None]:
+    """One run at a time writes below ``root``; the lock goes with the process that holds it, however that ends.
+
+    Raises ``ConfigError`` where nothing can be written, among them a disk that is full, and ``UserError`` where
+    another run is at work.
+    """
+    with naming(root):
+        refuse_foreign(root)
+        (root / WORK).mkdir(parents=True, exist_ok=True)
+        with open(root / WORK / "lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{root}: another run is writing this dataset; wait for it, or stop it") from None
+            yield
+
+
+@contextmanager
+def naming(root: Path) -> Iterator[None]:
+    """Turn a failure to write into a sentence that names the output."""
+    try:
+        yield
+    except OSError as error:
+        hint = "name a directory that can be written"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free some space and run the same command to continue, or name a directory elsewhere"
+        raise ConfigError(f"output: {error.filename or root}: {error.strerror or error}; {hint}") from None
+
+
+def refuse_foreign(root: Path) -> None:
+    """Do not write a dataset among files that are not one's."""
+    if root.is_dir():
+        strangers = sorted(path.name for path in root.iterdir() if path.name not in OURS)
+        ours = any((root / name).exists() for name in (MANIFEST, WORK))
+        if strangers and not ours:
+            raise ConfigError(
+                f"output: {root}: holds {strangers[0]!r} and no dataset; name an empty or a new directory"
+            )
+
+
+def complete(
+    root: Path, config: dict[str, Any], text: dict[str, Any], sources: list[dict[str, Any]], overwrite: bool
+) -> Manifest | None:
+    """The manifest that is there, if it is what this run would write; None if there is none, or it may be replaced.
+
+    Raises ``ConfigError`` for a dataset of another configuration, unless ``overwrite``.
+    """
+    if not (root / MANIFEST).exists():
+        return None
+    try:
+        manifest = read_manifest(root)
+    except DataError as error:
+        if overwrite:
+            return None
+        raise ConfigError(f"{error}; {REPLACE}") from None
+    known = manifest.provenance
+    unchanged = [entry.get("fingerprint") for entry in known.get("sources", [])] == sources
+    if known.get("config") == config and manifest.text == text and unchanged:
+        return manifest
+    if not overwrite:
+        other = "of another configuration" if unchanged else "made of another source, or of one that has changed since"
+        raise ConfigError(f"output: {root}: holds a dataset {other}; {REPLACE}")
+    return None
+
+
+def remove_strangers(root: Path, splits: dict[str, list[ShardInfo]]) -> None:
+    """Shards of an earlier configuration do not stay beside a manifest that does not name them."""
+    named = {root / info.path for infos in splits.values() for info in infos}
+    for split in SPLITS:
+        for path in (root / split).glob("*.arrow*"):
+            if path not in named:
+                path.unlink()
+        if (root / split).is_dir() and not any((root / split).iterdir()):
+            (root / split).rmdir()
+
+
+def remove_work(root: Path) -> None:
+    """Take the scaffolding away; the dataset is whole without it."""
+    shutil.rmtree(root / WORK, ignore_errors=True)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Law 1: one text→ids function. Shards, prediction and export call the same code; its hash tells when it is not the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from preprocessing.errors import DataError
+from preprocessing.text import Encoded, Encoder, TextPipeline, TextSpec, Tokenizer, encode_tokens, resolve
+from preprocessing.vocabulary import Vocabulary, count, freeze
+from tests.unit.test_text_reference import TEXT
+
+SPEC = TextSpec(stop_words="stop-words", lemmatizer="simplemma", max_tokens=5, truncate="both")
+CORPUS = ["A great<br />film, not a bad one &amp; the best of films", "Don’t watch the naïve movie", "", "the"]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    pipeline = resolve(SPEC)
+    return Encoder(pipeline, freeze(count(Tokenizer(pipeline)(CORPUS)), 1, None))
+
+
+def rows(encoded: Encoded) -> list[list[int]]:
+    return [encoded.ids[a:b].tolist() for a, b in zip(encoded.offsets[:-1], encoded.offsets[1:], strict=True)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(texts=st.lists(st.one_of(TEXT, st.sampled_from(CORPUS)), min_size=1, max_size=8), cut=st.integers(0, 8))
+def test_batch_single_and_any_split_of_a_batch_give_the_same_ids(encoder: Encoder, texts: list[str], cut: int) -> None:
+    whole = encoder(texts)
+    assert rows(whole) == [row for text in texts for row in rows(encoder([text]))]
+    assert rows(whole) == rows(encoder(texts[:cut])) + rows(encoder(texts[cut:]))
+    chunked = pa.chunked_array([pa.array([clean(t) for t in part], pa.string()) for part in (texts[:cut], texts[cut:])])
+    assert rows(whole) == rows(encoder(chunked))
+    assert rows(whole) == rows(pickle.loads(pickle.dumps(encoder))(texts))
+
+
+def clean(text: str) -> str:
+    """Arrow has no lone surrogates; they count as U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if has_surrogate(text) else text
+
+
+def has_surrogate(text: str) -> bool:
+    return any(0xD800 <= ord(char) < 0xE000 for char in text)
+
+
+def test_stored_tokens_encode_like_texts(encoder: Encoder) -> None:
+    tokens = Tokenizer(encoder.pipeline)(CORPUS)
+    stored = encode_tokens(tokens, encoder.vocabulary, SPEC)
+    direct = encoder(CORPUS)
+    assert stored.ids.tolist() == direct.ids.tolist()
+    assert stored.offsets.tolist() == direct.offsets.tolist()
+    assert stored.num_tokens.tolist() == direct.num_tokens.tolist()
+
+
+@pytest.mark.parametrize(
+    ("truncate", "expected"),
+    [("head", [2, 3, 4]), ("tail", [4, 5, 6]), ("both", [2, 3, 6])],
+)
+def test_truncation_keeps_the_end_it_names_and_empty_texts_are_one_unk(truncate: str, expected: list[int]) -> None:
+    spec = TextSpec(max_tokens=3, truncate=truncate)  # type: ignore[arg-type]
+    pipeline = resolve(spec)
+    vocabulary = freeze(count(Tokenizer(pipeline)(["a a a a a b b b b c c c d d e"])), 1, None)
+    encoded = Encoder(pipeline, vocabulary)(["", "a b c d e", "!", "e zz", ""])
+    assert rows(encoded) == [[1], expected, [1], [6, 1], [1]]
+    assert encoded.num_tokens.tolist() == [0, 5, 0, 2, 0]
+    assert encoded.padded(4).tolist() == [[1, 0, 0, 0], [*expected, 0], [1, 0, 0, 0], [6, 1, 0, 0], [1, 0, 0, 0]]
+    assert (encoded.ids.dtype, encoded.offsets.dtype, encoded.num_tokens.dtype) == (np.int32, np.int64, np.int64)
+    with pytest.raises(ValueError, match="3 ids"):
+        encoded.padded(2)
+
+
+OTHER: dict[str, object] = {
+    "html": False,
+    "lowercase": False,
+    "tokenizer": "nltk_line",
+    "stop_words": "none",
+    "keep_negations": False,
+    "lemmatizer": "none",
+    "wordnet_pos": "first",
+    "language": "de",
+    "max_tokens": 6,
+    "truncate": "tail",
+}
+
+
+def test_the_hash_changes_with_every_field_of_the_spec() -> None:
+    base = TextPipeline(SPEC, ("the",), {"simplemma": "1"})
+    assert set(OTHER) == {field.name for field in dataclasses.fields(TextSpec)}
+    changed = [dataclasses.replace(base, spec=dataclasses.replace(SPEC, **{key: OTHER[key]})) for key in OTHER]
+    assert len({base.hash, *(pipeline.hash for pipeline in changed)}) == 1 + len(OTHER)
+
+
+def test_the_hash_changes_with_stop_words_resources_and_vocabulary(encoder: Encoder) -> None:
+    base = encoder.pipeline
+    others = [
+        dataclasses.replace(base, stop_words=base.stop_words[1:]),
+        dataclasses.replace(base, stop_words=(*base.stop_words, "zzz")),
+        dataclasses.replace(base, resources={"simplemma": "0"}),
+        dataclasses.replace(base, resources={}),
+    ]
+    assert len({base.hash, *(other.hash for other in others)}) == 5
+    smaller = Vocabulary(encoder.vocabulary.tokens[:-1], encoder.vocabulary.counts[:-1])
+    assert Encoder(base, smaller).hash != encoder.hash
+    assert Encoder(others[0], encoder.vocabulary).hash != encoder.hash
+    assert Encoder(base, encoder.vocabulary).hash == encoder.hash
+
+
+def test_a_pipeline_survives_json(encoder: Encoder) -> None:
+    again = TextPipeline.from_json(encoder.pipeline.to_json())
+    assert again == encoder.pipeline
+    assert again.hash == encoder.pipeline.hash
+
+
+def test_another_version_of_a_resource_stops_before_any_id_is_made(encoder: Encoder) -> None:
+    other = dataclasses.replace(encoder.pipeline, resources={"simplemma": "0.0.1"})
+    with pytest.raises(DataError, match=r"simplemma 0\.0\.1"):
+        Encoder(other, encoder.vocabulary)
+
+
+def test_another_wordnet_stops_before_any_id_is_made(encoder: Encoder, nltk_data: Path) -> None:
+    pipeline = resolve(TextSpec(lemmatizer="wordnet"))
+    Encoder(pipeline, encoder.vocabulary)
+    with pytest.raises(DataError, match="wordnet sha256:0"):
+        Encoder(dataclasses.replace(pipeline, resources={"wordnet": "sha256:0"}), encoder.vocabulary)
+
+
+def test_a_description_of_another_version_is_a_sentence() -> None:
+    value = resolve(TextSpec()).to_json()
+    value["spec"]["stemmer"] = "porter"
+    with pytest.raises(DataError, match="stemmer"):
+        TextPipeline.from_json(value)
+    with pytest.raises(DataError, match="not a description"):
+        TextPipeline.from_json({})
