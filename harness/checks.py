@@ -36,9 +36,15 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
             f"global_batch: {config.global_batch} rows cannot be shared by {world_size} processes; "
             f"raise it to at least {world_size} or start fewer"
         )
-    steps = -(-rows // config.global_batch)
-    if rows // steps < world_size:
-        raise DataError(
-            f"{Path(config.data, MANIFEST)}: {rows} training rows in {steps} steps leave some process without a row "
-            f"({world_size} processes); lower global_batch to {world_size} or start fewer"
+    if rows // steps(rows, config.global_batch) < world_size:
+        larger = range(config.global_batch, rows + 1)
+        enough = next(batch for batch in larger if rows // steps(rows, batch) >= world_size)
+        raise ConfigError(
+            f"global_batch: {rows} rows in {steps(rows, config.global_batch)} steps of near-equal size leave some of "
+            f"{world_size} processes without a row; raise it to {enough} or start fewer"
         )
+
+
+def steps(rows: int, global_batch: int) -> int:
+    """Optimizer steps of one epoch."""
+    return -(-rows // global_batch)

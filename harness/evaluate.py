@@ -92,11 +92,11 @@ def score(
         logits = torch.cat([part[2] for part in parts]).double().cpu().numpy().reshape(len(rows), -1)
         table = np.concatenate((rows, labels, logits), axis=1)
     table = world.gather_rows(table, f"the scores of split {split.name}")
-    rows, labels = (np.ascontiguousarray(table[:, i]).view(np.int64) for i in (0, 1))
-    assert len(rows) == len(np.unique(rows)) == len(split), "a row was scored twice, or not at all"
-    by_row = np.argsort(rows)
-    logits = table[by_row, 2:]
-    return Scores(rows[by_row], labels[by_row], logits[:, 0] if model.num_classes == 2 else logits)
+    numbers, classes = (np.ascontiguousarray(table[:, i]).view(np.int64) for i in (0, 1))
+    assert len(numbers) == len(np.unique(numbers)) == len(split), "a row was scored twice, or not at all"
+    by_row = np.argsort(numbers)
+    scores = table[by_row, 2:]
+    return Scores(numbers[by_row], classes[by_row], scores[:, 0] if model.num_classes == 2 else scores)
 
 
 def write_results(directory: Path, name: str, scores: Scores, manifest: Manifest, values: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import checks, rundir
+from harness import checks, rundir, trackers
 from harness.config import RunConfig
 from preprocessing import cli
 from preprocessing.errors import ConfigError, DataError
@@ -40,8 +40,9 @@ def main(argv: list[str]) -> int:
     options, training = split_arguments(argv)
     config = cli.parse(RunConfig, training, prog=PROG, description="Keys of the training:")
     rundir.check_free(config.run)
-    manifest = checks.check_dataset(config.data)
+    trackers.check_trackers(config.tracking)
     arguments = accelerate_arguments(options, training)
+    manifest = checks.check_dataset(config.data)
     checks.check_fit(config, manifest, arguments.num_processes or 1)
     launch_id = uuid.uuid4().hex
     os.environ[rundir.LAUNCH_ID] = launch_id

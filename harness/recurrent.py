@@ -12,6 +12,7 @@ Either way, outputs beyond a row's length are never looked at: pooling masks the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -46,9 +47,15 @@ class VariableLengthLSTM(nn.Module):
             nn.LSTM(size, hidden_size, batch_first=True, bidirectional=bidirectional) for size in sizes
         )
 
+    def lstms(self) -> Iterator[nn.LSTM]:
+        """The layers, from the input up."""
+        for layer in self.layers:
+            assert isinstance(layer, nn.LSTM)
+            yield layer
+
     def forward_packed(self, packed: PackedSequence) -> tuple[PackedSequence, torch.Tensor]:
         """Outputs as a packed sequence, and the final states ``[rows, output_size]`` of the last layer."""
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self.lstms()):
             if number > 0:
                 packed = packed._replace(data=self._dropped_packed(packed))
             packed, (state, _) = layer(packed)
@@ -61,7 +68,7 @@ class VariableLengthLSTM(nn.Module):
         """
         lengths = lengths.to(inputs.device)
         reversal = reversal_index(lengths, inputs.shape[1]) if self.bidirectional else None
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self.lstms()):
             if number > 0:
                 inputs = dropout_per_sequence(inputs, self.dropout, self.training)
             inputs = run_layer(layer, inputs, reversal)
@@ -80,7 +87,7 @@ class VariableLengthLSTM(nn.Module):
 
     def flatten_parameters(self) -> None:
         """Lay weights out as cuDNN wants them: once, after moving or loading."""
-        for layer in self.layers:
+        for layer in self.lstms():
             layer.flatten_parameters()
 
 

@@ -23,7 +23,8 @@ from harness.evaluate import Scores, describe, score, write_results
 from harness.metrics import classification_metrics
 from harness.model import Classifier, Objective
 from harness.session import Session
-from harness.tracking import Tracking, check_trackers
+from harness.trackers import check_trackers
+from harness.tracking import Tracking
 from harness.trainer import Trainer
 from preprocessing import atomic
 from preprocessing.errors import UserError
@@ -137,8 +138,11 @@ class Run:
 
     def test(self) -> None:
         """Load the best weights and measure them, once, on the test split."""
+        with self.world.together("rank 0 writing the best weights"):
+            pass
         with self.world.together("loading the best weights"):
             bundle = read_bundle(self.directory / rundir.BUNDLE)
+        self.world.handshake({"weights": bundle.info.weights_sha256})
         classifier = bundle.model.to(self.session.device)
         classifier.recurrent.flatten_parameters()
         scores, values = self.score(TEST, classifier)

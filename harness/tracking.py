@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -13,34 +12,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from harness.config import RunConfig, TrackingConfig, to_dict
+from harness.config import RunConfig, to_dict
 from harness.rundir import METRICS
-from preprocessing.errors import ConfigError
-
-KNOWN = {
-    "wandb": "wandb",
-    "tensorboard": "tensorboard",
-    "trackio": "trackio",
-    "comet_ml": "comet_ml",
-    "aim": "aim",
-    "mlflow": "mlflow",
-    "clearml": "clearml",
-    "dvclive": "dvclive",
-    "swanlab": "swanlab",
-}
-"""Accelerate's name of a tracker, and the package that it needs."""
-
-
-def check_trackers(config: TrackingConfig) -> None:
-    """Raise ``ConfigError`` for a tracker that does not exist, or whose package is not installed."""
-    for name in config.trackers:
-        if name not in KNOWN:
-            raise ConfigError(f"tracking.tracker: {name!r} is no tracker; there are none, {', '.join(sorted(KNOWN))}")
-        if importlib.util.find_spec(KNOWN[name]) is None:
-            package = KNOWN[name]
-            raise ConfigError(
-                f"tracking.tracker: {name} needs the package {package}: pip install {package}, or use none"
-            )
 
 
 class MetricsLog:

@@ -153,7 +153,7 @@ class Loader:
         self.layout, self.device, self.micro_batch = layout, device, micro_batch
 
     def steps(self, epoch: int, first_step: int = 0, last_step: int | None = None) -> Iterator[StepBatch]:
-        """Steps from ``first_step`` to the end of the epoch (or ``last_step``), each with the time spent waiting for it."""
+        """Steps from ``first_step`` to the end of the epoch or ``last_step``, each with the time waited for it."""
         stop = self.order.steps_per_epoch if last_step is None else last_step
         ready: queue.Queue[StepBatch | BaseException | None] = queue.Queue(PREFETCH_STEPS)
         cancelled = threading.Event()

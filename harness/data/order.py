@@ -46,7 +46,7 @@ class Order:
     """The sequence of global batches over the rows of one split."""
 
     def __init__(self, block_starts: np.ndarray, lengths: Lengths, spec: OrderSpec) -> None:
-        """``block_starts``, int64 ``[blocks + 1]``: block ``b`` holds global rows ``starts[b]`` to ``starts[b + 1]``."""
+        """``block_starts``, int64 ``[blocks + 1]``: block ``b`` holds rows ``starts[b]`` to ``starts[b + 1]``."""
         self.spec = spec
         self.block_starts = np.asarray(block_starts, dtype=np.int64)
         self.lengths = lengths

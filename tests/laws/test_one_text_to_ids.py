@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from preprocessing.errors import DataError
 from preprocessing.text import Encoded, Encoder, TextPipeline, TextSpec, Tokenizer, encode_tokens, resolve
 from preprocessing.vocabulary import Vocabulary, count, freeze

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 4: the same global batch gives the same update for every (processes, accumulation, micro-batch), tails included."""
+"""Law 4: the same global batch gives the same update for every (processes, accumulation, micro-batch)."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def train_case(session: Session, data: str, layout: Any, accumulation: int) -> t
         world_size=world.world_size,
         layout=layout,
         device=session.device,
-        micro_batch=-(-(-(-GLOBAL_BATCH // world.world_size)) // accumulation),
+        micro_batch=math.ceil(math.ceil(GLOBAL_BATCH / world.world_size) / accumulation),
     )
     objective = Objective(make_model(config, manifest.vocabulary_size, len(manifest.labels)))
     trainer = Trainer(

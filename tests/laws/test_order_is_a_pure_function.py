@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 3: order is a pure function of (dataset, seed, epoch, global batch). Ranks, workers and restarts only slice it."""
+"""Law 3: order is a pure function of (dataset, seed, epoch, global batch). Ranks, restarts only slice it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_ranks_only_slice_the_global_batch(blocks: list[int], spec: OrderSpec, w
     order = make_order(blocks, spec)
     for step in range(order.steps_per_epoch):
         slices = [order.rank_rows(0, step, rank, world_size).tolist() for rank in range(world_size)]
-        assert sorted(sum(slices, [])) == sorted(order.batch_rows(0, step).tolist())
+        assert sorted(row for piece in slices for row in piece) == sorted(order.batch_rows(0, step).tolist())
         assert max(map(len, slices)) - min(map(len, slices)) <= 1
 
 

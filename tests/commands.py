@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run padless commands as a user does, each with a hard limit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = ("--config_file", str(ROOT / "configs/accelerate/cpu.yaml"))
+
+
+def run_module(module: str, *arguments: object, timeout_s: float = 180, **env: str) -> subprocess.CompletedProcess[str]:
+    """``python -m module arguments`` from the repository's root."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return run_command(command, timeout_s, env)
+
+
+def run_command(command: list[str], timeout_s: float, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """A command; it and its children are killed when the time is up."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        out, err = process.communicate()
+        raise AssertionError(f"{command} took longer than {timeout_s} s:\n{out[-2000:]}\n{err[-2000:]}") from None
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def accelerate(module: str, *arguments: object, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
+    """``accelerate launch -m module arguments`` with two CPU processes, bare: without padless's own launcher."""
+    with_port = ("--main_process_port", str(free_port()))
+    return run_module("accelerate.commands.launch", *CPU, *with_port, "-m", module, *arguments, timeout_s=timeout_s)
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    from harness.launcher import free_port as probe
+
+    return probe()
+
+
+def succeed(result: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """Assert exit code 0, showing what was printed if not."""
+    assert result.returncode == 0, f"{result.args}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    return result
+
+
+def sentence(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a refused command printed on stderr, without a traceback."""
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0].removeprefix("error: ")
+
+
+def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:
+    """Lines of one kind of a run's metrics.jsonl."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole path as a user walks it: a CSV, preprocessing, training by two processes, evaluation, prediction."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from preprocessing.shards import Split, read_manifest
+from tests.commands import CPU, accelerate, read_metrics, run_module, sentence, succeed
+from tests.datasets import sentences
+
+ROWS = 700
+ROW_BASE = 1
+SMALL = ("--model.embedding_dim", 16, "--model.hidden_size", 16, "--epochs", 2, "--tracking.log_every", 1)
+TRAINING = (*SMALL, "--precision", "fp32", "--optim.lr", 0.01, "--global_batch", 32)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "reviews.csv"
+    texts, labels = sentences(ROWS, 2, seed=3, longest=80)
+    texts = [f"<p>{text}<br/>&amp; {number}</p>" for number, text in enumerate(texts)]
+    pd.DataFrame({"text": texts, "label": np.array(["neg", "pos"])[labels]}).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(corpus: Path) -> Path:
+    output = corpus.parent / "dataset"
+    arguments = ("--source.path", corpus, "--output", output, "--text.max_tokens", 64)
+    succeed(run_module("preprocessing", "run", *arguments))
+    return output
+
+
+@pytest.fixture(scope="module")
+def run(data: Path) -> Path:
+    directory = data.parent / "two"
+    succeed(run_module("harness", "launch", *CPU, "--data", data, "--run", directory, *TRAINING))
+    return directory
+
+
+def test_the_run_directory_holds_everything(run: Path, data: Path) -> None:
+    status = json.loads((run / "status.json").read_text())
+    environment = json.loads((run / "environment.json").read_text())
+    test = json.loads((run / "test.json").read_text())
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    manifest = read_manifest(data)
+    assert (status["state"], status["exit_code"]) == ("finished", 0)
+    assert config["optim"]["lr"] == 0.01
+    assert environment["effective"]["precision"] == "fp32: asked for"
+    assert environment["effective"]["processes"].startswith("2:")
+    assert test["rows"] == manifest.rows("test") == np.sum(test["confusion"])
+    assert test["accuracy"] > 0.9
+    assert {"accuracy", "f1", "roc_auc", "log_loss"} <= set(test)
+    assert [path.name for path in run.rglob("*") if ".tmp-" in path.name] == []
+
+
+def test_one_and_two_processes_learn_the_same_from_the_same_rows(run: Path, data: Path) -> None:
+    alone = data.parent / "one"
+    succeed(run_module("harness", "launch", "--data", data, "--run", alone, *TRAINING))
+    ours, theirs = read_metrics(run, "train"), read_metrics(alone, "train")
+    assert len(ours) == len(theirs) == 2 * -(-read_manifest(data).rows("train") // 32)
+    assert [line["row_hash"] for line in ours] == [line["row_hash"] for line in theirs]
+    assert [line["rows"] for line in ours] == [line["rows"] for line in theirs]
+    np.testing.assert_allclose([line["loss"] for line in ours], [line["loss"] for line in theirs], atol=2e-4)
+
+
+def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path) -> None:
+    result = succeed(accelerate("harness.evaluate", "--run", run, "--data", data, "--split", "test"))
+    again = json.loads((run / "evaluation" / "test.json").read_text())
+    first = json.loads((run / "test.json").read_text())
+    assert "test: " in result.stdout
+    for name in ("rows", "accuracy", "f1", "confusion"):
+        assert again[name] == first[name], name
+    assert again["log_loss"] == pytest.approx(first["log_loss"], abs=1e-6)
+
+
+def test_predictions_of_raw_texts_are_those_of_the_evaluation(run: Path, data: Path, corpus: Path) -> None:
+    evaluated = pd.read_parquet(run / "test-predictions.parquet")
+    raw = pd.read_csv(corpus)
+    rows = Split(data, read_manifest(data), "test")
+    in_shards = sorted(row for block in rows.blocks for row in block.row.tolist())
+    assert evaluated["row"].tolist() == in_shards
+    assert set(evaluated["label"]) == {"negative", "positive"}
+    chosen, output = corpus.parent / "chosen.csv", corpus.parent / "predicted.parquet"
+    raw.iloc[evaluated["row"].to_numpy() - ROW_BASE].to_csv(chosen, index=False)
+    succeed(run_module("harness", "predict", "--run", run, "--input", chosen, "--output", output))
+    predicted = pd.read_parquet(output)
+    assert list(predicted["predicted"]) == list(evaluated["predicted"])
+    for name in ("probability_negative", "probability_positive"):
+        np.testing.assert_allclose(predicted[name], evaluated[name], rtol=0, atol=1e-5)
+
+
+def test_one_sentence_on_the_command_line(run: Path) -> None:
+    result = succeed(run_module("harness", "predict", "--run", run, "a <b>superb</b> moving film", "--json"))
+    values = json.loads(result.stdout)
+    assert values["predicted"] == "positive"
+    assert values["probability_positive"] == pytest.approx(1 - values["probability_negative"])
+    assert values["probability_positive"] > 0.5
+
+
+def test_a_run_directory_is_not_written_twice(run: Path, data: Path) -> None:
+    before = (run / "metrics.jsonl").read_bytes()
+    result = run_module("harness", "launch", "--data", data, "--run", run, *TRAINING)
+    assert result.returncode == 2
+    assert sentence(result) == f"run: {run} already holds a run; name another directory, or remove it"
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_weights_and_dataset_with_different_vocabularies_are_not_mixed(run: Path, corpus: Path) -> None:
+    other = corpus.parent / "other"
+    arguments = ("--source.path", corpus, "--output", other, "--text.max_tokens", 64, "--vocabulary.min_count", 5)
+    succeed(run_module("preprocessing", "run", *arguments))
+    result = run_module("harness.evaluate", "--run", run, "--data", other)
+    assert result.returncode == 3
+    assert "its vocabulary is not the one the weights were trained with" in sentence(result)
