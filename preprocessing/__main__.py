@@ -88,6 +88,29 @@ def inspect(argv: list[str]) -> int:
     return 0
 
 
+def bench(argv: list[str]) -> int:
+    """Measure documents per second beside what people use today."""
+    options = Options(
+        "bench",
+        "Documents per second of this configuration, beside pandas + NLTK, HF tokenizers, CountVectorizer and others "
+        "when installed: one core each, alternating, medians. Takes --config and every key of run, such as --source.path.",
+    )
+    options.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    options.add_argument("--rounds", type=int, default=3, help="rounds to take the median of (default 3)")
+    options.add_argument("--texts", type=int, default=25_000, help="texts to read at most (default 25000)")
+    chosen, rest = options.parse_known_args(argv)
+
+    from preprocessing.bench import render, run_bench
+    from preprocessing.config import PreprocessConfig
+    from preprocessing.readers import first_texts
+
+    config = cli.parse(PreprocessConfig, [*rest, "--output", "unused"], prog=options.prog)
+    texts = first_texts(config.source, config.splits, max(chosen.texts, 1))
+    result = run_bench(texts, config.text, max(chosen.rounds, 1))
+    print(json.dumps(result, indent=2, ensure_ascii=False) if chosen.json else render(result))
+    return 0
+
+
 def fetch_nltk(argv: list[str]) -> int:
     """Download NLTK's data."""
     options = Options(
@@ -103,7 +126,7 @@ def fetch_nltk(argv: list[str]) -> int:
     return 0
 
 
-COMMANDS = {"run": run, "check": check, "inspect": inspect, "fetch-nltk": fetch_nltk}
+COMMANDS = {"run": run, "check": check, "inspect": inspect, "bench": bench, "fetch-nltk": fetch_nltk}
 
 
 def main(argv: list[str]) -> int:

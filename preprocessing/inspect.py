@@ -127,7 +127,7 @@ def render(found: dict[str, Any]) -> str:
         repeated = corpus["duplicates"]
         lines += [
             f"duplicates: {repeated['exact']:,} exact, {repeated['normalised']:,} after the text pipeline, "
-            f"{repeated['across_splits']:,} rows across splits; {corpus['contradictions']:,} rows with contradictory labels",
+            f"{repeated['across_splits']:,} rows across splits; contradictory labels: {corpus['contradictions']:,}",
             "",
         ]
     lines += ["most frequent tokens: " + " ".join(entry["token"] for entry in found["frequent_tokens"]), ""]

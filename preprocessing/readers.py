@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,10 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from preprocessing import addresses
+from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.errors import DataError
 from preprocessing.labels import NEUTRAL, UNKNOWN, LabelMap
-from preprocessing.sources import SPLIT_NAMES, SPLITS, Part, parse_options
+from preprocessing.sources import SPLIT_NAMES, SPLITS, Part, files, parse_options, scan
 from preprocessing.words import encode
 
 NO_SPLIT = -1
@@ -65,6 +68,18 @@ def read(part: Part) -> Piece:
     missing = texts.is_null().to_numpy(zero_copy_only=False)
     split = split_numbers(part, table, rows)
     return Piece(pc.fill_null(texts, ""), label, split, rows + part.offset, missing, neutral, filtered)
+
+
+def first_texts(source: SourceConfig, splits: SplitConfig, number: int) -> list[str]:
+    """Some texts from the start of a source, for measurements."""
+    texts: list[str] = []
+    with tempfile.TemporaryDirectory() as stage:
+        for file in files(source, splits):
+            for part in scan(file, Path(stage)).parts:
+                texts += read(part).texts.slice(0, number - len(texts)).to_pylist()
+                if len(texts) == number:
+                    return texts
+    return texts
 
 
 def single(column: pa.ChunkedArray) -> pa.Array:
