@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable
 
 from preprocessing import cli
-from preprocessing.errors import ConfigError
 
 
 def launch(argv: list[str]) -> int:
@@ -38,9 +36,7 @@ def leading_texts(argv: list[str]) -> tuple[list[str], list[str]]:
             texts += words
         elif word.startswith("--") and len(word) > 2:
             options.append(word)
-            if word == "--json":
-                options.append("true")
-            elif "=" not in word and word not in ("--help", "--print_config"):
+            if "=" not in word and word not in ("--help", "--print_config", "--json"):
                 options += [value for value in [next(words, None)] if value is not None]
         elif word == "-h":
             options.append("--help")
@@ -49,7 +45,14 @@ def leading_texts(argv: list[str]) -> tuple[list[str], list[str]]:
     return texts, options
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"launch": launch, "predict": predict}
+def bench(argv: list[str]) -> int:
+    """Measure this machine: recurrence; each beside what people use today."""
+    from harness.bench import main
+
+    return main(argv)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"launch": launch, "predict": predict, "bench": bench}
 
 
 def main(argv: list[str]) -> int:
@@ -60,11 +63,8 @@ def main(argv: list[str]) -> int:
             print(f"  {name:<12} {command.__doc__}")
         print("\n  accelerate launch -m harness.train and -m harness.evaluate are the entry points of every rank.")
         return 0 if argv else 2
-    if argv[0] not in COMMANDS:
-        near = difflib.get_close_matches(argv[0], list(COMMANDS), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-        raise ConfigError(f"{argv[0]}: no such command; {hint}")
-    return COMMANDS[argv[0]](argv[1:])
+    name, rest = cli.choose(COMMANDS, argv, "python -m harness")
+    return COMMANDS[name](rest)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,11 +45,12 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, descrip
     """
     parser = parser_for(config_class, prog, description)
     known = known_keys(parser)
+    argv = spelt_out(argv, switches(parser))
     check_arguments(argv, known)
     for path in config_files(argv):
         check_config_file(path, known)
     try:
-        namespace = parser.parse_args(list(argv))
+        namespace = parser.parse_args(argv)
         instance = parser.instantiate(namespace)
     except ArgumentError as error:
         raise ConfigError(one_line(str(error))) from None
@@ -60,6 +61,33 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, descrip
 def known_keys(parser: ArgumentParser) -> set[str]:
     """Every key the parser accepts, in dotted form without dashes."""
     return {option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")}
+
+
+def switches(parser: ArgumentParser) -> set[str]:
+    """Options that are on or off, with their dashes."""
+    flags = [action for action in parser._actions if getattr(action, "_typehint", None) is bool]
+    return {option for action in flags for option in action.option_strings}
+
+
+def spelt_out(argv: Sequence[str], flags: set[str]) -> list[str]:
+    """``argv`` with ``true`` after each switch that stands alone, so that ``--json`` means ``--json true``."""
+    words: list[str] = []
+    for word, following in itertools.zip_longest(argv, argv[1:]):
+        words.append(word)
+        if word in flags and following not in ("true", "false"):
+            words.append("true")
+    return words
+
+
+def choose(names: Collection[str], argv: Sequence[str], prog: str) -> tuple[str, list[str]]:
+    """The command that ``argv`` begins with, and the rest. Raises ``ConfigError`` with the nearest one there is."""
+    if not argv or argv[0] not in names:
+        given = f"{argv[0]}: no such command" if argv else "no command given"
+        near = difflib.get_close_matches(argv[0], names, n=1) if argv else []
+        raise ConfigError(
+            f"{prog}: {given}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
+        )
+    return argv[0], list(argv[1:])
 
 
 def check_arguments(argv: Sequence[str], known: set[str]) -> None:

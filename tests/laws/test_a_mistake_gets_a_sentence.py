@@ -189,7 +189,7 @@ def test_predict_names_what_is_wrong(capsys, tmp_path: Path) -> None:
 
 
 def test_an_unknown_command_names_the_nearest(capsys) -> None:
-    assert refuse(capsys, "predicct") == (2, "predicct: no such command; did you mean predict?")
+    assert refuse(capsys, "predicct") == (2, "python -m harness: predicct: no such command; did you mean predict?")
 
 
 def test_a_directory_without_a_bundle(tmp_path: Path) -> None:
