@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -75,8 +76,9 @@ class Tokenizer:
         return Tokenizer, (self.pipeline,)
 
     def _forget(self) -> None:
-        self._surfaces: dict[bytes, int] = {}  # surface → token, _DROPPED, or ~row of self._several - 1
-        self._several: list[list[int]] = []
+        self._surfaces: dict[bytes, int] = {}  # surface → token, _DROPPED, or _DROPPED - 1 - row for several tokens
+        self._several = array("i")  # row i: self._several[self._bounds[i]:self._bounds[i + 1]]; no objects to collect
+        self._bounds = array("q", [0])
         self._ids: dict[str, int] = {}  # token → its number here, in the order we met them
         self._tokens: list[str] = []
 
@@ -140,36 +142,39 @@ class Tokenizer:
             return ids[0]
         if not ids:
             return _DROPPED
-        self._several.append(ids)
-        return _DROPPED - len(self._several)
+        self._several.extend(ids)
+        self._bounds.append(len(self._several))
+        return _DROPPED + 1 - len(self._bounds)
+
+    def _spell_out(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Put several tokens where a number stands for several; also how many each became (None: one each)."""
+        at = np.flatnonzero(numbers < _DROPPED)
+        if not len(at):
+            return numbers, None
+        rows = _DROPPED - 1 - numbers[at]
+        bounds = np.frombuffer(self._bounds, np.int64)
+        starts, lengths = bounds[rows], bounds[rows + 1] - bounds[rows]
+        sizes = np.ones(len(numbers), np.int64)
+        sizes[at] = lengths
+        spelt = np.repeat(numbers, sizes)
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        spelt[spelt < _DROPPED] = np.frombuffer(self._several, np.int32)[np.repeat(starts, lengths) + within]
+        return spelt, sizes
 
     def _expand(self, numbers: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Drop what is dropped and spell out what is several tokens."""
-        several = np.flatnonzero(numbers < _DROPPED)
-        if len(several):
-            lists = [self._several[_DROPPED - 1 - number] for number in numbers[several].tolist()]
-            sizes = np.ones(len(numbers), np.int64)
-            sizes[several] = [len(ids) for ids in lists]
-            starts = np.concatenate([[0], np.cumsum(sizes)])
-            numbers = np.repeat(numbers, sizes)
-            numbers[numbers < _DROPPED] = np.concatenate(lists)
-            offsets = starts[offsets]
+        """Spell out what is several tokens and drop what is dropped; the offsets follow."""
+        numbers, sizes = self._spell_out(numbers)
+        if sizes is not None:
+            offsets = _ends(sizes)[offsets]
         kept = numbers != _DROPPED
-        before = np.zeros(len(kept) + 1, np.int32 if len(kept) < 2**31 else np.int64)
-        np.cumsum(kept, out=before[1:])
-        return np.compress(kept, numbers), before[offsets].astype(np.int64)
+        if not kept.all():
+            numbers, offsets = np.compress(kept, numbers), _ends(kept)[offsets]
+        return numbers, offsets.astype(np.int64)
 
     def _occurring(self, per_surface: np.ndarray) -> np.ndarray:
         """The tokens these surfaces stand for, in order; may repeat."""
-        several = np.flatnonzero(per_surface < _DROPPED)
-        if not len(several):
-            return per_surface[per_surface >= 0]
-        lists = [self._several[_DROPPED - 1 - number] for number in per_surface[several].tolist()]
-        sizes = np.ones(len(per_surface), np.int64)
-        sizes[several] = [len(ids) for ids in lists]
-        spread = np.repeat(per_surface, sizes)
-        spread[spread < _DROPPED] = np.concatenate(lists)
-        return spread[spread >= 0]
+        numbers, _ = self._spell_out(per_surface)
+        return numbers[numbers >= 0]
 
     def _assemble(self, codes: list[np.ndarray], lengths: list[np.ndarray], used: list[np.ndarray]) -> Tokens:
         none = np.zeros(0, np.int32)
@@ -180,6 +185,13 @@ class Tokenizer:
         types = pa.array([self._tokens[number] for number in distinct.tolist()], pa.large_string())
         offsets = np.concatenate([np.zeros(1, np.int64), *lengths])
         return Tokens(types, renumber[np.concatenate([none, *codes])], np.cumsum(offsets))
+
+
+def _ends(sizes: np.ndarray) -> np.ndarray:
+    """0 and the running sums of ``sizes``."""
+    ends = np.zeros(len(sizes) + 1, np.int32 if len(sizes) < 2**28 else np.int64)
+    np.cumsum(sizes, out=ends[1:])
+    return ends
 
 
 def _splitter(pipeline: TextPipeline) -> tuple[Splitter, Callable[[list[bytes]], list[list[str]]]]:

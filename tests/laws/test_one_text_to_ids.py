@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 1: one text→ids function. Shards, prediction and export call the same code; its hash tells when it is not the same."""
+"""Law 1: one text→ids function. Shards, prediction and export call the same code; its hash tells when it is another."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from preprocessing.errors import DataError
 from preprocessing.text import Encoded, Encoder, TextPipeline, TextSpec, Tokenizer, encode_tokens, resolve
 from preprocessing.vocabulary import Vocabulary, count, freeze
-from tests.unit.test_text_reference import TEXT
+from tests.reference.hostile import TEXT
 
 SPEC = TextSpec(stop_words="stop-words", lemmatizer="simplemma", max_tokens=5, truncate="both")
 CORPUS = ["A great<br />film, not a bad one &amp; the best of films", "Don’t watch the naïve movie", "", "the"]
