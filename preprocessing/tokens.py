@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from preprocessing import lemmas, words
+from preprocessing import installed, lemmas, words
 from preprocessing.errors import DataError
 from preprocessing.nltk_tokenizer import NLTKTokenizer
 
@@ -26,8 +26,10 @@ ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20
 """Distinct surfaces are looked up once per round of pieces."""
 NEW_SURFACES = 1 << 13
 """Surfaces met for the first time are learnt so many at a time: few small lists live at once."""
-CACHE_SURFACES = 1 << 20
+CACHE_SURFACES, CACHE_BYTES = 1 << 19, 64 << 20
+"""All is forgotten, between two calls, once more surfaces or more of their bytes are remembered: about 200 MB."""
 CACHE_SURFACE_BYTES = 128
+"""A longer surface, which hardly occurs twice, is not remembered."""
 MAX_TEXT_BYTES = 1 << 30
 _DROPPED = -1
 
@@ -62,10 +64,12 @@ class Tokenizer:
 
     ``texts``: a string or large_string Arrow array, chunked or not, or a sequence of str. One text, a batch and any
     split of a batch give the same tokens. Remembers what it made of each distinct surface, up to a bound; pickling
-    drops that memory. Raises :class:`DataError` for a null (naming its index), a missing resource, a text over 1 GiB.
+    drops that memory. One object per thread. Raises :class:`DataError` when a resource is missing or not the one the
+    pipeline was resolved with, for a null (naming its index), and for a text over 1 GiB.
     """
 
     def __init__(self, pipeline: TextPipeline) -> None:
+        installed.verify(pipeline)
         self.pipeline = pipeline
         self._stop_words = frozenset(pipeline.stop_words)
         self._lemma = _lemmatizer(pipeline)
@@ -79,12 +83,13 @@ class Tokenizer:
         self._surfaces: dict[bytes, int] = {}  # surface → token, _DROPPED, or _DROPPED - 1 - row for several tokens
         self._several = array("i")  # row i: self._several[self._bounds[i]:self._bounds[i + 1]]; no objects to collect
         self._bounds = array("q", [0])
+        self._learnt_bytes = 0
         self._ids: dict[str, int] = {}  # token → its number here, in the order we met them
         self._tokens: list[str] = []
 
     def __call__(self, texts: Texts) -> Tokens:
         """Tokenize ``texts``; see the class."""
-        if len(self._surfaces) > CACHE_SURFACES:
+        if len(self._surfaces) > CACHE_SURFACES or self._learnt_bytes > CACHE_BYTES:
             self._forget()
         codes: list[np.ndarray] = []
         lengths: list[np.ndarray] = []
@@ -124,6 +129,7 @@ class Tokenizer:
             rows = new[start : start + NEW_SURFACES]
             for row, words_of_row in zip(rows, self._words([surfaces[row] for row in rows]), strict=True):
                 known[row] = learnt = self._number(words_of_row)
+                self._learnt_bytes += len(surfaces[row])
                 if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
                     self._surfaces[surfaces[row]] = learnt
         return np.array(known, np.int32)

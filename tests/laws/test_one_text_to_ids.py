@@ -126,6 +126,11 @@ def test_another_version_of_a_resource_stops_before_any_id_is_made(encoder: Enco
         Encoder(other, encoder.vocabulary)
 
 
+def test_a_worker_with_another_version_of_a_resource_tokenizes_nothing(encoder: Encoder) -> None:
+    with pytest.raises(DataError, match=r"simplemma 0\.0\.1"):
+        Tokenizer(dataclasses.replace(encoder.pipeline, resources={"simplemma": "0.0.1"}))
+
+
 def test_another_wordnet_stops_before_any_id_is_made(encoder: Encoder, nltk_data: Path) -> None:
     pipeline = resolve(TextSpec(lemmatizer="wordnet"))
     Encoder(pipeline, encoder.vocabulary)

@@ -18,7 +18,7 @@ from nltk.tokenize.punkt import PunktTokenizer
 from preprocessing import nltk_tokenizer
 from preprocessing.html import clean
 from preprocessing.punkt import Sentences
-from preprocessing.text import TextPipeline, TextSpec, Tokenizer
+from preprocessing.text import TextSpec, Tokenizer, resolve
 from tests.reference.hostile import hostile_texts
 
 PIECES = st.sampled_from(
@@ -39,7 +39,7 @@ SETTINGS = settings(max_examples=500, deadline=None, suppress_health_check=[Heal
 
 def tokenizer(kind: str, **fields: bool) -> Tokenizer:
     spec = TextSpec(tokenizer=kind, **{"html": False, "lowercase": False, **fields})  # type: ignore[arg-type]
-    return Tokenizer(TextPipeline(spec, (), {}))
+    return Tokenizer(resolve(spec))
 
 
 @pytest.fixture(scope="module", params=["nltk_line", "nltk"])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import nltk.data
@@ -70,6 +71,14 @@ def test_every_form_of_texts_gives_the_same_tokens() -> None:
         assert result.types.to_pylist() == ["a", "film", "naïve"]
     assert tokenizer()([]).to_lists() == []
     assert len(tokenizer()(pa.chunked_array([], pa.string()))) == 0
+
+
+def test_what_is_remembered_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "CACHE_BYTES", 1000)
+    bounded = tokenizer()
+    for number in range(5):
+        assert bounded([f"{number}" * 900 + " short"]).to_lists() == [[f"{number}" * 900, "short"]]
+        assert len(bounded._tokens) <= 3
 
 
 def test_pieces_rounds_and_a_full_cache_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +151,19 @@ def test_a_missing_resource_is_named_with_where_we_looked_and_what_fetches_it(
     assert resource in str(error.value)
     assert str(tmp_path) in str(error.value)
     assert "python -m preprocessing fetch-nltk" in str(error.value)
+
+
+def test_zipped_resources_are_the_same_resources(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nltk_data: Path
+) -> None:
+    spec = TextSpec(tokenizer="nltk", stop_words="nltk", lemmatizer="wordnet")
+    unpacked = resolve(spec)
+    for folder in ("corpora/wordnet", "corpora/stopwords", "tokenizers/punkt_tab"):
+        source = nltk_data / folder
+        shutil.make_archive(str(tmp_path / folder), "zip", source.parent, source.name)
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    assert resolve(spec) == unpacked
+    assert Tokenizer(unpacked)(["The dogs ran."]).to_lists() == [["dog", "ran", "."]]
 
 
 def test_wordnet_lemmas_equal_nltks(nltk_data: Path, imdb: list[str]) -> None:
