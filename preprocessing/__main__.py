@@ -93,7 +93,7 @@ def bench(argv: list[str]) -> int:
     options = Options(
         "bench",
         "Documents per second of this configuration, beside pandas + NLTK, HF tokenizers, CountVectorizer and others "
-        "when installed: one core each, alternating, medians. Takes --config and every key of run, such as --source.path.",
+        "when installed: one core each, alternating, medians. Takes --config and every key of run (--source.path X).",
     )
     options.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     options.add_argument("--rounds", type=int, default=3, help="rounds to take the median of (default 3)")

@@ -38,7 +38,7 @@ _MARK, _IN_PLACE, _FINISHED = "\ue000", "\ue001", "\ue002"
 _ODD = re.compile("[\x1c-\x1f\ue000-\ue002]")
 _CLOSERS = "])}>\"'»”’"
 _CONTRACTIONS = {"cannot", "gimme", "gonna", "gotta", "lemme", "wanna"}
-_SIMPLE = re.compile(r"(\(?)([A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)([.,:;!?)]?)")
+_SIMPLE = re.compile(r"""([("])?([A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)('[sSmMdD]|'(?:ll|LL|re|RE|ve|VE))?([.,:;!?)])?(")?""")
 _JOINED_CHARS = 1 << 16
 _BLANK_BESIDE_QUOTE = re.compile(r"""[^\S ]["']|'[^\S ]""")
 _BLANK_AND_CHUNK = re.compile(r"(\s*)(\S+)")
@@ -169,16 +169,20 @@ class NLTKTokenizer:
 
 
 def _simple(chunk: str) -> list[str] | None:
-    """The tokens of ASCII letters and digits, hyphens between them, in simple punctuation; None for all else.
+    """The tokens of a word of ASCII letters, digits and hyphens in the commonest dress; None for all else.
 
-    The rules part an opening parenthesis before and one of ``,:;!?)`` after such a word, and leave ``word.`` alone.
+    The rules part an opening quote or parenthesis, a clitic, one of ``,:;!?)`` and a closing quote from such a word; a
+    period stays with it. Only a clitic before a period is another story, and the words that the rules split.
     """
     match = _SIMPLE.fullmatch(chunk)
-    if match is None or not _CONTRACTIONS.isdisjoint(match[2].lower().split("-")):
+    if match is None:
         return None
-    opening, word, closing = match.groups()
-    tokens = [opening, word + "."] if closing == "." else [opening, word, closing]
-    return [token for token in tokens if token]
+    opening, word, clitic, closing, quote = match.groups("")
+    if (clitic and closing == ".") or not _CONTRACTIONS.isdisjoint(word.lower().split("-")):
+        return None
+    opening = "``" if opening == '"' else opening
+    parts = (opening, word + closing) if closing == "." else (opening, word, clitic, closing)
+    return [part for part in (*parts, "''" if quote else "") if part]
 
 
 def _chunks_beside_blanks(sentence: str) -> list[str]:

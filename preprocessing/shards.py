@@ -192,8 +192,14 @@ REBUILD = "build the dataset again with `python -m preprocessing run`"
 
 
 def write_manifest(root: str | Path, manifest: Manifest) -> None:
-    """Write ``dataset.json``: the last file of a dataset, so its presence means that the rest is there."""
-    atomic.write_json(Path(root, MANIFEST), {**asdict(manifest), "fingerprint": manifest.fingerprint})
+    """Write ``dataset.json``: the last file of a dataset, so its presence means that the rest is there.
+
+    The vocabulary must be there. ``sha256`` vouches for all of the manifest, statistics and provenance included.
+    """
+    vocabulary = atomic.sha256_file(Path(root, VOCABULARY))
+    content = {**asdict(manifest), "fingerprint": manifest.fingerprint, "vocabulary_sha256": vocabulary}
+    digest = hashlib.sha256(atomic.canonical_json(content)).hexdigest()
+    atomic.write_json(Path(root, MANIFEST), {**content, "sha256": digest})
 
 
 def read_manifest(root: str | Path) -> Manifest:
@@ -211,7 +217,11 @@ def read_manifest(root: str | Path) -> Manifest:
     if content.get("format_version") != FORMAT_VERSION:
         found = content.get("format_version")
         raise DataError(f"{path}: format version {found}, this padless reads version {FORMAT_VERSION}; {REBUILD}")
+    digest = content.pop("sha256", None)
+    if hashlib.sha256(atomic.canonical_json(content)).hexdigest() != digest:
+        raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REBUILD}")
     stored = content.pop("fingerprint", None)
+    content.pop("vocabulary_sha256", None)
     try:
         splits = {name: [ShardInfo(**shard) for shard in shards] for name, shards in content.pop("splits").items()}
         manifest = Manifest(splits=splits, **content)
@@ -252,9 +262,14 @@ def verify(root: str | Path) -> list[str]:
 
     manifest = read_manifest(root)
     problems = []
+    path = Path(root, MANIFEST)
+    content = json.loads(path.read_bytes())
+    if path.read_text() != json.dumps(content, indent=2) + "\n":
+        problems.append(f"{path}: its spaces or line ends are not those that were written; {REBUILD}")
     try:
         vocabulary = Vocabulary.read(Path(root, VOCABULARY))
-        if vocabulary.hash != manifest.vocabulary_hash:
+        same_bytes = atomic.sha256_file(Path(root, VOCABULARY)) == content["vocabulary_sha256"]
+        if vocabulary.hash != manifest.vocabulary_hash or not same_bytes:
             problems.append(f"{Path(root, VOCABULARY)}: its hash is not the manifest's; {REBUILD}")
     except DataError as error:
         problems.append(str(error))

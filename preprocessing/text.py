@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
 
-from preprocessing import lemmas, nltk_tokenizer, stopwords
+from preprocessing import installed, lemmas, stopwords
 from preprocessing.atomic import canonical_json
 from preprocessing.errors import ConfigError, DataError
 from preprocessing.tokens import Texts, Tokenizer, Tokens
@@ -128,19 +128,7 @@ def resolve(spec: TextSpec) -> TextPipeline:
     removed = stopwords.load(spec.stop_words, spec.language, spec.lowercase, spec.keep_negations)
     if spec.lemmatizer == "simplemma":
         lemmas.simplemma_lemmatizer(spec.language)
-    return TextPipeline(spec, removed, installed_resources(spec))
-
-
-def installed_resources(spec: TextSpec) -> dict[str, str]:
-    """Version or hash of everything installed here that changes what ``spec`` gives, stop words apart."""
-    found: dict[str, str] = {}
-    if spec.tokenizer != "word":
-        found |= nltk_tokenizer.versions(spec.language, sentences=spec.tokenizer == "nltk")
-    if spec.lemmatizer == "wordnet":
-        found["wordnet"] = lemmas.wordnet_fingerprint()
-    if spec.lemmatizer == "simplemma":
-        found["simplemma"] = lemmas.simplemma_version()
-    return found
+    return TextPipeline(spec, removed, installed.resources(spec))
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,14 +184,6 @@ class Encoder:
     """
 
     def __init__(self, pipeline: TextPipeline, vocabulary: Vocabulary) -> None:
-        here = installed_resources(pipeline.spec)
-        for name in sorted({*here, *pipeline.resources}):
-            then, now = pipeline.resources.get(name), here.get(name)
-            if then != now:
-                raise DataError(
-                    f"the ids were made with {name} {then}, but {now} is installed here and would give other ids; "
-                    f"install the former or run preprocessing again"
-                )
         self.pipeline = pipeline
         self.vocabulary = vocabulary
         self.hash = hashlib.sha256(f"{pipeline.hash} {vocabulary.hash}".encode()).hexdigest()

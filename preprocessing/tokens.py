@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from preprocessing import lemmas, words
+from preprocessing import installed, lemmas, words
 from preprocessing.errors import DataError
 from preprocessing.nltk_tokenizer import NLTKTokenizer
 
@@ -25,8 +26,10 @@ ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20
 """Distinct surfaces are looked up once per round of pieces."""
 NEW_SURFACES = 1 << 13
 """Surfaces met for the first time are learnt so many at a time: few small lists live at once."""
-CACHE_SURFACES = 1 << 20
+CACHE_SURFACES, CACHE_BYTES = 1 << 19, 64 << 20
+"""All is forgotten, between two calls, once more surfaces or more of their bytes are remembered: about 200 MB."""
 CACHE_SURFACE_BYTES = 128
+"""A longer surface, which hardly occurs twice, is not remembered."""
 MAX_TEXT_BYTES = 1 << 30
 _DROPPED = -1
 
@@ -61,10 +64,12 @@ class Tokenizer:
 
     ``texts``: a string or large_string Arrow array, chunked or not, or a sequence of str. One text, a batch and any
     split of a batch give the same tokens. Remembers what it made of each distinct surface, up to a bound; pickling
-    drops that memory. Raises :class:`DataError` for a null (naming its index), a missing resource, a text over 1 GiB.
+    drops that memory. One object per thread. Raises :class:`DataError` when a resource is missing or not the one the
+    pipeline was resolved with, for a null (naming its index), and for a text over 1 GiB.
     """
 
     def __init__(self, pipeline: TextPipeline) -> None:
+        installed.verify(pipeline)
         self.pipeline = pipeline
         self._stop_words = frozenset(pipeline.stop_words)
         self._lemma = _lemmatizer(pipeline)
@@ -75,14 +80,16 @@ class Tokenizer:
         return Tokenizer, (self.pipeline,)
 
     def _forget(self) -> None:
-        self._surfaces: dict[bytes, int] = {}  # surface → token, _DROPPED, or ~row of self._several - 1
-        self._several: list[list[int]] = []
+        self._surfaces: dict[bytes, int] = {}  # surface → token, _DROPPED, or _DROPPED - 1 - row for several tokens
+        self._several = array("i")  # row i: self._several[self._bounds[i]:self._bounds[i + 1]]; no objects to collect
+        self._bounds = array("q", [0])
+        self._learnt_bytes = 0
         self._ids: dict[str, int] = {}  # token → its number here, in the order we met them
         self._tokens: list[str] = []
 
     def __call__(self, texts: Texts) -> Tokens:
         """Tokenize ``texts``; see the class."""
-        if len(self._surfaces) > CACHE_SURFACES:
+        if len(self._surfaces) > CACHE_SURFACES or self._learnt_bytes > CACHE_BYTES:
             self._forget()
         codes: list[np.ndarray] = []
         lengths: list[np.ndarray] = []
@@ -122,6 +129,7 @@ class Tokenizer:
             rows = new[start : start + NEW_SURFACES]
             for row, words_of_row in zip(rows, self._words([surfaces[row] for row in rows]), strict=True):
                 known[row] = learnt = self._number(words_of_row)
+                self._learnt_bytes += len(surfaces[row])
                 if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
                     self._surfaces[surfaces[row]] = learnt
         return np.array(known, np.int32)
@@ -140,36 +148,39 @@ class Tokenizer:
             return ids[0]
         if not ids:
             return _DROPPED
-        self._several.append(ids)
-        return _DROPPED - len(self._several)
+        self._several.extend(ids)
+        self._bounds.append(len(self._several))
+        return _DROPPED + 1 - len(self._bounds)
+
+    def _spell_out(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Put several tokens where a number stands for several; also how many each became (None: one each)."""
+        at = np.flatnonzero(numbers < _DROPPED)
+        if not len(at):
+            return numbers, None
+        rows = _DROPPED - 1 - numbers[at]
+        bounds = np.frombuffer(self._bounds, np.int64)
+        starts, lengths = bounds[rows], bounds[rows + 1] - bounds[rows]
+        sizes = np.ones(len(numbers), np.int64)
+        sizes[at] = lengths
+        spelt = np.repeat(numbers, sizes)
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        spelt[spelt < _DROPPED] = np.frombuffer(self._several, np.int32)[np.repeat(starts, lengths) + within]
+        return spelt, sizes
 
     def _expand(self, numbers: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Drop what is dropped and spell out what is several tokens."""
-        several = np.flatnonzero(numbers < _DROPPED)
-        if len(several):
-            lists = [self._several[_DROPPED - 1 - number] for number in numbers[several].tolist()]
-            sizes = np.ones(len(numbers), np.int64)
-            sizes[several] = [len(ids) for ids in lists]
-            starts = np.concatenate([[0], np.cumsum(sizes)])
-            numbers = np.repeat(numbers, sizes)
-            numbers[numbers < _DROPPED] = np.concatenate(lists)
-            offsets = starts[offsets]
+        """Spell out what is several tokens and drop what is dropped; the offsets follow."""
+        numbers, sizes = self._spell_out(numbers)
+        if sizes is not None:
+            offsets = _ends(sizes)[offsets]
         kept = numbers != _DROPPED
-        before = np.zeros(len(kept) + 1, np.int32 if len(kept) < 2**31 else np.int64)
-        np.cumsum(kept, out=before[1:])
-        return np.compress(kept, numbers), before[offsets].astype(np.int64)
+        if not kept.all():
+            numbers, offsets = np.compress(kept, numbers), _ends(kept)[offsets]
+        return numbers, offsets.astype(np.int64)
 
     def _occurring(self, per_surface: np.ndarray) -> np.ndarray:
         """The tokens these surfaces stand for, in order; may repeat."""
-        several = np.flatnonzero(per_surface < _DROPPED)
-        if not len(several):
-            return per_surface[per_surface >= 0]
-        lists = [self._several[_DROPPED - 1 - number] for number in per_surface[several].tolist()]
-        sizes = np.ones(len(per_surface), np.int64)
-        sizes[several] = [len(ids) for ids in lists]
-        spread = np.repeat(per_surface, sizes)
-        spread[spread < _DROPPED] = np.concatenate(lists)
-        return spread[spread >= 0]
+        numbers, _ = self._spell_out(per_surface)
+        return numbers[numbers >= 0]
 
     def _assemble(self, codes: list[np.ndarray], lengths: list[np.ndarray], used: list[np.ndarray]) -> Tokens:
         none = np.zeros(0, np.int32)
@@ -180,6 +191,13 @@ class Tokenizer:
         types = pa.array([self._tokens[number] for number in distinct.tolist()], pa.large_string())
         offsets = np.concatenate([np.zeros(1, np.int64), *lengths])
         return Tokens(types, renumber[np.concatenate([none, *codes])], np.cumsum(offsets))
+
+
+def _ends(sizes: np.ndarray) -> np.ndarray:
+    """0 and the running sums of ``sizes``."""
+    ends = np.zeros(len(sizes) + 1, np.int32 if len(sizes) < 2**28 else np.int64)
+    np.cumsum(sizes, out=ends[1:])
+    return ends
 
 
 def _splitter(pipeline: TextPipeline) -> tuple[Splitter, Callable[[list[bytes]], list[list[str]]]]:

@@ -132,6 +132,7 @@ class Vocabulary:
         try:
             with pa.OSFile(str(path), "rb") as source:
                 table = pa.ipc.open_file(source).read_all()
+            table.validate(full=True)
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"{path} cannot be read as a vocabulary ({error}); run preprocessing again") from error
         if not table.schema.equals(_SCHEMA) or any(column.null_count for column in table.columns):

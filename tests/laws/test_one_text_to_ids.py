@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 1: one text→ids function. Shards, prediction and export call the same code; its hash tells when it is not the same."""
+"""Law 1: one text→ids function. Shards, prediction and export call the same code; its hash tells when it is another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from preprocessing.errors import DataError
 from preprocessing.text import Encoded, Encoder, TextPipeline, TextSpec, Tokenizer, encode_tokens, resolve
 from preprocessing.vocabulary import Vocabulary, count, freeze
-from tests.unit.test_text_reference import TEXT
+from tests.reference.hostile import TEXT
 
 SPEC = TextSpec(stop_words="stop-words", lemmatizer="simplemma", max_tokens=5, truncate="both")
 CORPUS = ["A great<br />film, not a bad one &amp; the best of films", "Don’t watch the naïve movie", "", "the"]
@@ -124,6 +124,11 @@ def test_another_version_of_a_resource_stops_before_any_id_is_made(encoder: Enco
     other = dataclasses.replace(encoder.pipeline, resources={"simplemma": "0.0.1"})
     with pytest.raises(DataError, match=r"simplemma 0\.0\.1"):
         Encoder(other, encoder.vocabulary)
+
+
+def test_a_worker_with_another_version_of_a_resource_tokenizes_nothing(encoder: Encoder) -> None:
+    with pytest.raises(DataError, match=r"simplemma 0\.0\.1"):
+        Tokenizer(dataclasses.replace(encoder.pipeline, resources={"simplemma": "0.0.1"}))
 
 
 def test_another_wordnet_stops_before_any_id_is_made(encoder: Encoder, nltk_data: Path) -> None:

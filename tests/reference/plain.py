@@ -99,9 +99,10 @@ def words(text: str, lowercase: bool) -> list[str]:
     word = ""
     for at, char in enumerate(text):
         after = text[at + 1 : at + 2]
-        if kind(char) in "LN" or (word and kind(char) == "M" and word[-1] != "'"):
-            word += char
-        elif char == "'" and word and after and kind(after) in "LN":
+        starts = kind(char) in "LN"
+        marks = bool(word) and word[-1] != "'" and kind(char) == "M"
+        joins = char == "'" and bool(word and after) and kind(after) in "LN"
+        if starts or marks or joins:
             word += char
         elif word:
             found.append(word)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +14,22 @@ from hypothesis import strategies as st
 from nltk.tokenize import sent_tokenize, word_tokenize
 from nltk.tokenize.destructive import NLTKWordTokenizer
 from nltk.tokenize.punkt import PunktTokenizer
+
 from preprocessing import nltk_tokenizer
 from preprocessing.html import clean
 from preprocessing.punkt import Sentences
-from preprocessing.text import TextPipeline, TextSpec, Tokenizer
-from tests.unit.test_text_reference import hostile_texts
+from preprocessing.text import TextSpec, Tokenizer, resolve
+from tests.reference.hostile import hostile_texts
 
 PIECES = st.sampled_from(
     [
-        ".", "..", "...", "?", "!", "?!", ",", ":", ";", "'", '"', "''", "``", "`", "(", ")", "[", "]", "{", "}", "<", ">",
+        ".", "..", "...", "?", "!", "?!", ",", ":", ";", "'", '"', "''", "``", "`", "(", ")", "[",
+        "]", "{", "}", "<", ">",
         "--", "-", "*", "#", "$", "%", "&", "@", "’", "‘", "“", "”", "«", "»", "–", "—", " ", "  ", "\n", "\t", "\r\n",
-        "cannot", "gonna", "wanna", "gimme", "more'n", "d'ye", "'tis", "'Twas", "don't", "it's", "they'll", "I'VE", "dogs'",
-        "Mr.", "Dr.", "U.S.", "e.g.", "p.m.", "J.", "St.", "No.", "vs.", "The", "the", "I", "a", "Smith", "movie", "3.14",
+        "cannot", "gonna", "wanna", "gimme", "more'n", "d'ye", "'tis", "'Twas", "don't", "it's",
+        "they'll", "I'VE", "dogs'",
+        "Mr.", "Dr.", "U.S.", "e.g.", "p.m.", "J.", "St.", "No.", "vs.", "The", "the", "I", "a",
+        "Smith", "movie", "3.14",
         "10,000", "10:30", "1.", "x", "é", "\u00a0", "\x1c", "\x85", "\u2028", "\ue000", "\ue001", "\ue002", "\0", "!.",
     ]
 )  # fmt: skip
@@ -34,7 +39,7 @@ SETTINGS = settings(max_examples=500, deadline=None, suppress_health_check=[Heal
 
 def tokenizer(kind: str, **fields: bool) -> Tokenizer:
     spec = TextSpec(tokenizer=kind, **{"html": False, "lowercase": False, **fields})  # type: ignore[arg-type]
-    return Tokenizer(TextPipeline(spec, (), {}))
+    return Tokenizer(resolve(spec))
 
 
 @pytest.fixture(scope="module", params=["nltk_line", "nltk"])
@@ -73,6 +78,19 @@ def sentences() -> Sentences:
 
 def test_the_installed_rules_are_those_we_studied() -> None:
     assert nltk_tokenizer.rules_hash(NLTKWordTokenizer) in nltk_tokenizer._STUDIED
+
+
+def test_simple_chunks_are_what_the_rules_make_of_them() -> None:
+    rules = NLTKWordTokenizer().tokenize
+    words = ["x", "Word", "80", "well-made", "a-b-c", "cannot", "wanna-be", "d", "more", "ain", "can", "s", "t"]
+    clitics = ["", "'s", "'S", "'m", "'D", "'ll", "'RE", "'ve"]
+    dressed = itertools.product(["", "(", '"'], words, clitics, ["", *".,:;!?)"], ["", '"'])
+    chunks = ["".join(parts) for parts in dressed]
+    simple = {chunk: nltk_tokenizer._simple(chunk) for chunk in chunks}
+    assert {chunk: rules(f"m {chunk} m")[1:-1] for chunk in chunks if simple[chunk]} == {
+        chunk: tokens for chunk, tokens in simple.items() if tokens
+    }
+    assert sum(tokens is not None for tokens in simple.values()) > 3000
 
 
 def test_rules_that_were_not_studied_are_left_to_nltk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from preprocessing.errors import ConfigError, DataError
 from preprocessing.text import TextPipeline, TextSpec, Tokenizer
 from preprocessing.vocabulary import PAD, UNK, Counts, Vocabulary, count, freeze

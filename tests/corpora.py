@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small corpora in every format, and the real command in this process."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from preprocessing import cli
+from preprocessing.__main__ import main
+
+GOOD, BAD = ("great", "superb", "moving"), ("dull", "awful", "boring")
+
+
+def reviews(number: int, seed: int = 0, words: int = 40) -> list[tuple[str, str]]:
+    """``(text, label)``: texts of up to ``words`` words, all different, labels half and half."""
+    random = np.random.default_rng(seed)
+    found = []
+    for row in range(number):
+        mood = GOOD if row % 2 else BAD
+        body = [f"w{int(word)}" for word in random.zipf(1.4, int(random.integers(1, words))) % 300]
+        text = " ".join([f"review {row}", *body, str(random.choice(mood))])
+        found.append((text, "positive" if row % 2 else "negative"))
+    return found
+
+
+def write_csv(
+    path: Path, rows: Iterable[Sequence[object]], header: Sequence[str] = ("text", "label"), **dialect: str
+) -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, **dialect)  # type: ignore[arg-type]
+        writer.writerows([header, *rows] if header else rows)
+    return path
+
+
+def write_jsonl(path: Path, rows: Iterable[tuple[object, object]]) -> Path:
+    lines = [json.dumps({"text": text, "label": label}, ensure_ascii=False) for text, label in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Every file below ``root`` with its bytes."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+class Command:
+    """``python -m preprocessing`` in this process; keeps what it printed."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+        self.out = self.err = ""
+
+    def __call__(self, *argv: object) -> int:
+        self.capsys.readouterr()
+        code = cli.run(main, [str(argument) for argument in argv])
+        self.out, self.err = self.capsys.readouterr()
+        return code
+
+    def build(self, source: Path, output: Path, *more: object) -> int:
+        """``run`` with small shards and one worker."""
+        return self(
+            *("run", "--source.path", source, "--output", output, "--executor.workers", 1),
+            *("--text.max_tokens", 64, "--vocabulary.min_count", 1, *more),
+        )
+
+    @property
+    def sentence(self) -> str:
+        """The one line that an error is; progress lines aside."""
+        lines = [line for line in self.err.splitlines() if not line.startswith(("tokenize:", "encode:"))]
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("error: ")
+        return lines[0].removeprefix("error: ")

@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Law 9, preprocessing: bad input gets a sentence that names the file, row or key, an exit code, and no traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from preprocessing import atomic
+from tests.corpora import Command, reviews, write_csv, write_jsonl
+
+ROWS = reviews(60)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
+
+
+def corpus(tmp_path: Path) -> Path:
+    return write_csv(tmp_path / "reviews.csv", ROWS)
+
+
+def with_row(number: int, text: object, label: object) -> list[tuple[object, object]]:
+    """Sixty good rows with another one as row ``number``, counted from 1."""
+    rows: list[tuple[object, object]] = list(ROWS)
+    rows[number - 1] = (text, label)
+    return rows
+
+
+def csv_file(rows: list[tuple[object, object]], **more: object) -> Callable[[Path], Path]:
+    return lambda folder: write_csv(folder / "reviews.csv", rows, **more)  # type: ignore[arg-type]
+
+
+def raw_file(data: bytes, name: str = "reviews.csv") -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    return write
+
+
+def parquet_file(columns: dict[str, pa.Array]) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        pq.write_table(pa.table(columns), folder / "reviews.parquet")
+        return folder / "reviews.parquet"
+
+    return write
+
+
+def lines(rows: list[tuple[object, object]]) -> Callable[[Path], Path]:
+    return lambda folder: write_jsonl(folder / "reviews.jsonl", rows)
+
+
+GOOD_CSV = "text,label\n" + "".join(f"{text},{label}\n" for text, label in ROWS)
+GOOD_LINES = [f'{{"text": "{text}", "label": "{label}"}}' for text, label in ROWS]
+TEXTS, LABELS = pa.array([text for text, _ in ROWS]), pa.array([label for _, label in ROWS])
+
+WRONG_DATA = {
+    "missing file": (lambda folder: folder / "absent.csv", [], "absent.csv: no such file"),
+    "glob without a match": (lambda folder: folder / "*.csv", [], "*.csv: no file matches"),
+    "empty file": (raw_file(b""), [], "reviews.csv: the file is empty"),
+    "header only": (raw_file(b"text,label\n"), [], "reviews.csv: the corpus is empty"),
+    "empty JSON lines": (raw_file(b"", "reviews.jsonl"), [], "reviews.jsonl: the corpus is empty"),
+    "empty folder": (lambda folder: folder, [], "holds no labelled text"),
+    "missing column": (
+        csv_file(list(ROWS), header=("review", "label")),
+        [],
+        "no column 'text'; it has 'review', 'label'",
+    ),
+    "missing key": (
+        raw_file(b'{"review": "a", "label": 1}\n', "r.jsonl"),
+        [],
+        "r.jsonl: row 1: has no key 'text'; it has",
+    ),
+    "missing Parquet column": (
+        parquet_file({"text": TEXTS, "stars": LABELS}),
+        [],
+        "no column 'label'; it has 'text', 'stars'",
+    ),
+    "column twice": (
+        csv_file([(*row, 1) for row in ROWS], header=("text", "label", "text")),
+        [],
+        "more than one column 'text'",
+    ),
+    "unknown label": (csv_file(with_row(17, "fine", "maybe")), [], "reviews.csv: row 17: label 'maybe' is not known"),
+    "unknown label in JSON": (lines(with_row(17, "fine", 7)), [], "reviews.jsonl: row 17: label '7' is not known"),
+    "no label": (csv_file(with_row(5, "fine", "")), [], "reviews.csv: row 5: there is no label"),
+    "null label": (lines(with_row(5, "fine", None)), [], "reviews.jsonl: row 5: there is no label"),
+    "unknown split": (
+        csv_file(
+            [(*row, "train" if at != 8 else "tst") for at, row in enumerate(ROWS)], header=("text", "label", "part")
+        ),
+        ["--splits.column", "part"],
+        "reviews.csv: row 9: split 'tst' is not known",
+    ),
+    "one class": (csv_file([(text, "positive") for text, _ in ROWS]), [], "have the label 'positive'"),
+    "one class in a named split": (
+        csv_file(
+            [(*row, "test" if at in (2, 4) else "train") for at, row in enumerate(ROWS)],
+            header=("text", "label", "part"),
+        ),
+        ["--splits.column", "part"],
+        "split test: all 2 rows have the label 'negative'",
+    ),
+    "too few rows": (csv_file(ROWS[:2]), [], "split validation: no row is left for it"),
+    "every row neutral": (
+        csv_file([(text, "3") for text, _ in ROWS]),
+        ["--source.neutral", "[3]"],
+        "every row is left out by source.where or source.neutral",
+    ),
+    "not UTF-8": (
+        raw_file(GOOD_CSV.encode().replace(ROWS[16][0].encode(), b"caf\xe9")),
+        [],
+        "reviews.csv: row 17: byte 3 (0xe9) of 'text' is not UTF-8",
+    ),
+    "JSON line not UTF-8": (
+        raw_file("\n".join(GOOD_LINES).encode().replace(ROWS[3][0].encode(), b"caf\xe9"), "r.jsonl"),
+        [],
+        "r.jsonl: row 4: byte 13 of the line (0xe9) is not UTF-8",
+    ),
+    "binary Parquet text not UTF-8": (
+        parquet_file({"text": pa.array([b"ok", b"\xff"]), "label": pa.array([0, 1])}),
+        [],
+        "reviews.parquet: row 2: byte 0 (0xff) of 'text' is not UTF-8",
+    ),
+    "text of only stop words": (
+        csv_file([("the", label) for _, label in ROWS]),
+        ["--text.stop_words", "stop-words"],
+        "row 1",
+    ),
+    "only empty texts": (
+        csv_file([("", label) for _, label in ROWS]),
+        [],
+        "reviews.csv: row 1: no token is left of this text",
+    ),
+    "empty text refused": (
+        csv_file(with_row(9, "", "negative")),
+        ["--quality.empty", "error"],
+        "row 9: no token is left",
+    ),
+    "null text refused": (
+        lines(with_row(9, None, "negative")),
+        ["--quality.empty", "error"],
+        "row 9: no token is left",
+    ),
+    "duplicate refused": (
+        csv_file(with_row(9, ROWS[2][0], "negative")),
+        ["--quality.duplicates", "error"],
+        "reviews.csv: row 9: its split holds an equal text before it",
+    ),
+    "contradiction refused": (
+        csv_file(with_row(9, ROWS[1][0], "negative")),
+        ["--quality.contradictions", "error"],
+        "reviews.csv: row 2: an equal text has another label (and 1 more)",
+    ),
+    "leak refused": (
+        csv_file(
+            [(ROWS[at % 50][0], ROWS[at % 50][1], "test" if at >= 40 else "train") for at in range(60)],
+            header=("text", "label", "part"),
+        ),
+        ["--splits.column", "part", "--quality.leaks", "error"],
+        "reviews.csv: row 1: another split that the source names holds an equal text (and 9 more)",
+    ),
+    "no token left": (csv_file(list(ROWS)), ["--vocabulary.min_count", "1000"], "min_count = 1000"),
+    "malformed JSON line": (
+        raw_file("\n".join([*GOOD_LINES[:11], '{"text": "a", ', *GOOD_LINES[11:]]).encode(), "reviews.jsonl"),
+        [],
+        "reviews.jsonl: row 12: not a JSON value",
+    ),
+    "JSON line that is a list": (raw_file(b'["a", 1]\n', "r.jsonl"), [], "r.jsonl: row 1: a list, expected an object"),
+    "text that is a number": (
+        lines(with_row(3, 12, "negative")),
+        [],
+        "reviews.jsonl: row 3: 'text' is 12, expected a text",
+    ),
+    "ragged row": (
+        raw_file(GOOD_CSV.replace(f"{ROWS[16][0]},", f"{ROWS[16][0]},extra,").encode()),
+        [],
+        "reviews.csv: row 17: 3 fields, the header has 2",
+    ),
+    "quote that never closes": (
+        raw_file(GOOD_CSV.replace(ROWS[16][0], f'"{ROWS[16][0]}').encode()),
+        [],
+        "reviews.csv: row 17: a quote opens and never closes",
+    ),
+    "not Parquet": (raw_file(b"text,label\n", "reviews.parquet"), [], "reviews.parquet: not a Parquet file"),
+    "Parquet text of numbers": (
+        parquet_file({"text": pa.array([1.5, 2.5]), "label": pa.array([0, 1])}),
+        [],
+        "reviews.parquet: column 'text' holds double, not text",
+    ),
+    "damaged gzip": (raw_file(b"\x1f\x8b no", "reviews.csv.gz"), [], "reviews.csv.gz: "),
+    "missing stop list": (csv_file(list(ROWS)), ["--text.stop_words", "absent.txt"], "absent.txt"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_DATA)
+def test_wrong_data_is_named_and_ends_with_3(case: str, tmp_path: Path, command: Command) -> None:
+    write, arguments, expected = WRONG_DATA[case]
+    (tmp_path / "in").mkdir()
+    code = command.build(write(tmp_path / "in"), tmp_path / "out", *arguments)
+    assert (code, expected in command.sentence) == (3, True), command.sentence
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+WRONG_CONFIGURATION = {
+    "unknown key": (["--source.paht", "x"], "--source.paht: no such option; did you mean --source.path?"),
+    "label mapping of one class": (["--source.labels", '{"a": [1]}'], "source.labels"),
+    "label with two meanings": (
+        ["--source.labels", '{"a": [1], "b": ["1.0"]}'],
+        "source.labels.b: 1.0 is not possible: this value already",
+    ),
+    "text and label in one column": (["--source.label_column", "text"], "source.label_column: 'text'"),
+    "split column that is the label": (["--splits.column", "label"], "splits.column: 'label'"),
+    "column names that repeat": (["--source.columns", "[text,text]"], "source.columns"),
+    "delimiter of two characters": (["--source.delimiter", "::"], "source.delimiter: '::'"),
+    "delimiter that is the quote": (["--source.delimiter", '"'], "must differ"),
+    "fraction out of range": (["--splits.test", "1.5"], "splits.test: 1.5"),
+    "nothing left to train on": (
+        ["--splits.test", "0.5", "--splits.validation", "0.5"],
+        "nothing is left for training",
+    ),
+    "tokens out of range": (["--text.max_tokens", "0"], "max_tokens is 0"),
+    "ladder that descends": (["--shards.widths", "[64,32]"], "shards.widths: [64, 32]"),
+    "ladder that ends elsewhere": (
+        ["--shards.widths", "[32,128]"],
+        "shards.widths: the last is 128, but text.max_tokens is 64",
+    ),
+    "vocabulary without room": (["--vocabulary.max_size", "2"], "vocabulary.max_size: 2"),
+    "minimum count of none": (["--vocabulary.min_count", "0"], "vocabulary.min_count: 0"),
+    "word for a number": (["--seed", "x"], "seed: expected int, got x"),
+    "no workers": (["--executor.workers", "0"], "executor.workers: 0"),
+    "Dask without a scheduler": (["--executor.kind", "dask"], "executor.scheduler: missing"),
+    "policy that is none": (["--quality.empty", "ignore"], "quality.empty"),
+    "missing config file": (["--config", "absent.yaml"], "absent.yaml"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_CONFIGURATION)
+def test_wrong_configuration_is_named_and_ends_with_2(case: str, tmp_path: Path, command: Command) -> None:
+    arguments, expected = WRONG_CONFIGURATION[case]
+    code = command.build(corpus(tmp_path), tmp_path / "out", *arguments)
+    assert (code, expected in command.sentence) == (2, True), command.sentence
+
+
+def test_a_misspelt_key_in_a_file_is_named_with_the_nearest(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "job.yaml").write_text("vocabulary:\n  min_cuont: 3\n")
+    assert command("run", "--config", tmp_path / "job.yaml", "--output", tmp_path / "out") == 2
+    assert command.sentence.endswith("unknown key 'vocabulary.min_cuont'; did you mean vocabulary.min_count?")
+
+
+def test_an_unknown_command_suggests_the_nearest(command: Command) -> None:
+    assert command("chekc", "somewhere") == 2
+    assert command.sentence == "'chekc' is no command; did you mean check?"
+
+
+def test_a_format_that_the_name_does_not_tell(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "reviews.xlsx").write_bytes(b"PK")
+    assert command.build(tmp_path / "reviews.xlsx", tmp_path / "out") == 2
+    assert "source.format: auto cannot tell what" in command.sentence
+
+
+def test_a_directory_with_other_files_is_left_alone(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("x")
+    assert command.build(corpus(tmp_path), tmp_path / "home") == 2
+    assert "holds 'thesis.tex' and no dataset" in command.sentence
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["thesis.tex"]
+
+
+def test_an_output_that_is_a_file(tmp_path: Path, command: Command) -> None:
+    source = corpus(tmp_path)
+    assert command.build(source, source) == 2
+    assert "output:" in command.sentence
+    assert "Not a directory" in command.sentence or "File exists" in command.sentence
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_takes_no_more(
+    number: int, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(atomic, "fsync", fail)
+    assert command.build(corpus(tmp_path), tmp_path / "out") == 2
+    assert os.strerror(number) in command.sentence
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    monkeypatch.undo()
+    assert command.build(corpus(tmp_path), tmp_path / "out") == 0
+
+
+def test_another_configuration_is_refused_unless_it_may_replace(tmp_path: Path, command: Command) -> None:
+    source, output = corpus(tmp_path), tmp_path / "out"
+    assert command.build(source, output) == 0
+    before = (output / "dataset.json").read_bytes()
+    assert command.build(source, output) == 0
+    assert "already complete" in command.err
+    assert command.build(source, output, "--seed", 1) == 2
+    assert "holds a dataset of another configuration" in command.sentence
+    assert (output / "dataset.json").read_bytes() == before
+    assert command.build(source, output, "--seed", 1, "--overwrite", "true") == 0
+    assert (output / "dataset.json").read_bytes() != before
+    write_csv(source, reviews(61))
+    assert command.build(source, output, "--seed", 1) == 2
+    assert "one that has changed since" in command.sentence
+
+
+def test_two_runs_do_not_write_one_directory(tmp_path: Path, command: Command) -> None:
+    from preprocessing import output
+
+    with output.writable(tmp_path / "out"):
+        assert command.build(corpus(tmp_path), tmp_path / "out") == 1
+    assert "another run is writing this dataset" in command.sentence
+
+
+def test_strange_texts_are_kept_and_counted(tmp_path: Path, command: Command) -> None:
+    """Null, empty, only stop words, and one of 10 MB: each becomes a row, and the manifest says so."""
+    rows = list(ROWS)
+    long = "word " * 2_000_000
+    strange = [
+        (None, "negative"),
+        ("", "positive"),
+        ("the of and", "negative"),
+        (long, "positive"),
+        ("\ud800 \x00 fine", "negative"),
+    ]
+    source = write_jsonl_escaped(tmp_path / "reviews.jsonl", rows + strange)
+    assert command.build(source, tmp_path / "out", "--text.stop_words", "stop-words") == 0, command.err
+    from preprocessing.shards import read_manifest, verify
+
+    statistics = read_manifest(tmp_path / "out").statistics
+    assert (statistics["rows_kept"], statistics["missing_text"], statistics["empty"]) == (65, 1, 3)
+    assert sum(split["empty"] for split in statistics["splits"].values()) == 3
+    assert max(split["length_percentiles"]["100"] for split in statistics["splits"].values()) == 2_000_000
+    assert verify(tmp_path / "out") == []
+
+
+def write_jsonl_escaped(path: Path, rows: list[tuple[object, object]]) -> Path:
+    import json
+
+    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (
+            ["run", "--source.path", "absent.csv", "--output", "out"],
+            3,
+            "error: absent.csv: no such file; check source.path\n",
+        ),
+        (["run", "--sorce.path", "x"], 2, "error: --sorce.path: no such option; did you mean --source.path?\n"),
+        (["check", "nowhere"], 3, None),
+    ],
+)
+def test_the_real_process_prints_one_line_and_no_traceback(
+    arguments: list[str], code: int, expected: str | None, tmp_path: Path
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    result = subprocess.run(
+        [sys.executable, "-m", "preprocessing", *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == code
+    assert result.stderr.count("\n") == 1
+    assert expected is None or result.stderr == expected

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Law 2: a name means completeness. Whatever is killed, cut or changed, nothing half-written is read as whole."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from preprocessing import atomic
+from preprocessing.errors import DataError
+from preprocessing.shards import MANIFEST, VOCABULARY, Split, read_manifest, verify
+from tests.corpora import Command, contents, reviews, write_csv
+
+ROOT = Path(__file__).resolve().parents[2]
+ARGUMENTS = ("--text.max_tokens", "64", "--shards.rows", "500", "--source.part_mb", "0.05", "--executor.workers", "2")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_csv(tmp_path_factory.mktemp("source") / "reviews.csv", reviews(6000, words=60))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert start(source, output).wait(timeout=120) == 0
+    return contents(output)
+
+
+def start(source: Path, output: Path, cwd: Path = ROOT) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "preprocessing", "run", "--source.path", str(source), "--output", str(output)]
+    return subprocess.Popen([*command, *ARGUMENTS], cwd=cwd, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def kill_after(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """SIGKILL after a while; whether it was still at work."""
+    try:
+        process.wait(timeout=seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
+        return True
+
+
+def nothing_half_written_is_readable(output: Path) -> None:
+    """A manifest vouches for everything; without one, there is no dataset. Every final name holds a whole file."""
+    if (output / MANIFEST).exists():
+        assert verify(output) == []
+    elif output.exists():
+        with pytest.raises(DataError, match="has not finished"):
+            read_manifest(output)
+
+
+def killed_and_restarted(source: Path, output: Path, kills: int, seed: int) -> int:
+    """Kill a run at random moments, each later run continuing; then let it end. Returns how often it was at work."""
+    moments = random.Random(seed)
+    hits = 0
+    for _ in range(kills):
+        hits += kill_after(start(source, output), moments.uniform(0.3, 2.5))
+        nothing_half_written_is_readable(output)
+    assert start(source, output).wait(timeout=120) == 0
+    return hits
+
+
+@pytest.mark.timeout(240)
+def test_killed_at_any_moment_and_restarted_the_bytes_are_the_same(
+    source: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    assert killed_and_restarted(source, tmp_path / "out", kills=4, seed=1) >= 1
+    assert contents(tmp_path / "out") == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_at_twenty_random_moments(source: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    hits = 0
+    for seed in range(5):
+        hits += killed_and_restarted(source, tmp_path / str(seed), kills=4, seed=seed)
+        assert contents(tmp_path / str(seed)) == undisturbed
+    assert hits >= 10
+
+
+@pytest.mark.timeout(120)
+def test_workers_go_when_the_job_is_killed(source: Path, tmp_path: Path) -> None:
+    process = start(source, tmp_path / "out")
+    workers: list[int] = []
+    deadline = time.monotonic() + 60
+    while not workers and process.poll() is None and time.monotonic() < deadline:
+        workers = descendants(process.pid)
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert workers
+    assert not any(alive(pid) for pid in workers)
+
+
+def descendants(pid: int) -> list[int]:
+    try:
+        direct = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return direct + [lower for child in direct for lower in descendants(child)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dataset")
+    source = write_csv(folder / "reviews.csv", reviews(200))
+    assert start(source, folder / "out").wait(timeout=120) == 0
+    return folder / "out"
+
+
+def test_every_changed_byte_is_named(dataset: Path, tmp_path: Path) -> None:
+    """One byte at a time, all over every file; every tenth of a file, and both its ends."""
+    copy = tmp_path / "out"
+    shutil.copytree(dataset, copy)
+    assert verify(copy) == []
+    for path in sorted(path for path in copy.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        for place in sorted({0, 1, len(data) - 1, *(len(data) * tenth // 10 for tenth in range(10))}):
+            changed = bytearray(data)
+            changed[place] ^= 1
+            path.write_bytes(changed)
+            assert str(path) in problems(copy), f"byte {place} of {path}"
+        path.write_bytes(data)
+    assert verify(copy) == []
+
+
+def test_every_cut_and_every_missing_file_is_named(dataset: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "out"
+    shutil.copytree(dataset, copy)
+    for path in sorted(path for path in copy.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        for size in (0, 1, len(data) // 2, len(data) - 1):
+            path.write_bytes(data[:size])
+            assert str(path) in problems(copy), f"{path} cut to {size} bytes"
+        path.unlink()
+        assert str(path) in problems(copy)
+        path.write_bytes(data)
+    assert verify(copy) == []
+
+
+def problems(root: Path) -> str:
+    try:
+        return "\n".join(verify(root))
+    except DataError as error:
+        return str(error)
+
+
+def test_the_command_names_what_is_wrong(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = Command(capsys)
+    copy = tmp_path / "out"
+    shutil.copytree(dataset, copy)
+    assert command("check", copy) == 0
+    assert command.out == f"ok: {copy}: train 160, validation 20, test 20 rows\n"
+    shard = copy / read_manifest(copy).splits["train"][0].path
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    shard.write_bytes(data)
+    assert command("check", copy) == 3
+    assert command.sentence.startswith(f"{shard}: its sha256 is not the manifest's")
+    shard.write_bytes(data[:-8])
+    with pytest.raises(DataError, match="truncated or changed"):
+        Split(copy, read_manifest(copy), "train")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / VOCABULARY
+    atomic.write_bytes(path, b"old")
+    with pytest.raises(RuntimeError, match="in the middle"):
+        half_written(path)
+    assert contents(tmp_path) == {VOCABULARY: b"old"}
+
+
+def half_written(path: Path) -> None:
+    with atomic.replacing(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError("in the middle")
