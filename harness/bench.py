@@ -133,8 +133,7 @@ def main(argv: list[str]) -> int:
 
     name, arguments = cli.choose(BENCHES, argv, "python -m harness bench")
     config_class, measure = BENCHES[name]
-    config = cli.parse(
-        config_class, arguments, prog=f"python -m harness bench {name}", description=config_class.__doc__
-    )
+    prog = f"python -m harness bench {name}"
+    config: Any = cli.parse(config_class, arguments, prog=prog, description=config_class.__doc__ or "")
     show(measure(config), config.json)
     return 0

@@ -84,9 +84,8 @@ def choose(names: Collection[str], argv: Sequence[str], prog: str) -> tuple[str,
     if not argv or argv[0] not in names:
         given = f"{argv[0]}: no such command" if argv else "no command given"
         near = difflib.get_close_matches(argv[0], names, n=1) if argv else []
-        raise ConfigError(
-            f"{prog}: {given}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
-        )
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+        raise ConfigError(f"{prog}: {given}; {hint}")
     return argv[0], list(argv[1:])
 
 

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words", "bs4": "beautifulsoup4"}
@@ -37,10 +37,10 @@ def test_preprocessing_imports_neither_harness_nor_torch() -> None:
 
 
 def test_only_one_module_imports_collectives() -> None:
-    users = [
-        path.name for path in modules("harness") if any(name.startswith("torch.distributed") for name in imports(path))
-    ]
-    assert users == ["distributed.py"]
+    def uses_collectives(path: Path) -> bool:
+        return any(name.startswith("torch.distributed") for name in imports(path))
+
+    assert [path.name for path in modules("harness") if uses_collectives(path)] == ["distributed.py"]
 
 
 @pytest.mark.parametrize("module", ["preprocessing.text", "preprocessing.pipeline", "preprocessing.shards"])
@@ -56,8 +56,9 @@ def test_help_and_mistakes_do_not_wait_for_torch(module: str) -> None:
 
 
 def test_every_import_is_declared() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="needs the TOML reader of Python 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    requirements = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    requirements = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     declared = {requirement.split(">")[0].split("[")[0].strip() for requirement in requirements}
     own = {"harness", "preprocessing", "tests"}
     for path in [*modules("harness"), *modules("preprocessing"), *modules("tests")]:
