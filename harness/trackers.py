@@ -32,3 +32,8 @@ def check_trackers(config: TrackingConfig) -> None:
             raise ConfigError(
                 f"tracking.tracker: {name} needs the package {package}: pip install {package}, or use none"
             )
+
+
+def known_trackers(config: TrackingConfig) -> list[str]:
+    """Those of the wanted trackers that accelerate knows; what it does not know is reported by ``check_trackers``."""
+    return [name for name in config.trackers if name in KNOWN]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import netrc
 import os
 import sys
 from pathlib import Path
@@ -51,8 +52,7 @@ class Tracking:
     def _start(self, config: RunConfig, run: Path) -> None:
         options: dict[str, Any] = {}
         if "wandb" in self.names:
-            set_wandb_mode()
-            options["wandb"] = {"name": config.tracking.name or run.name, "dir": str(run)}
+            options["wandb"] = {"name": config.tracking.name or run.name, "dir": str(run), "mode": wandb_mode()}
         self.accelerator.init_trackers(config.tracking.project, to_dict(config), options)
         if "wandb" in self.names:
             wandb_run = self.accelerator.get_tracker("wandb", unwrap=True)
@@ -85,21 +85,16 @@ class Tracking:
             self.names = []
 
 
-def set_wandb_mode() -> None:
+def wandb_mode() -> str | None:
     """Offline when there is no key and nobody has chosen a mode: a run must not wait for somebody to type one."""
-    import wandb
-
-    if "WANDB_MODE" not in os.environ and not wandb.setup().settings.api_key and not has_netrc_key():
-        os.environ["WANDB_MODE"] = "offline"
+    if "WANDB_MODE" in os.environ or "WANDB_API_KEY" in os.environ or has_netrc_key():
+        return None
+    return "offline"
 
 
 def has_netrc_key() -> bool:
     """Whether ``wandb login`` has left a key for the server in use."""
-    import netrc
-
-    from wandb import setup
-
-    host = str(setup().settings.base_url).partition("//")[2].partition("/")[0]
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("//")[2].partition("/")[0]
     try:
         return netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):

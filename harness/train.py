@@ -18,8 +18,12 @@ def main(argv: list[str]) -> int:
     config = cli.parse(RunConfig, argv, prog=PROG, description=DESCRIPTION)
     from harness.run import Run
     from harness.session import open_session
+    from harness.trackers import known_trackers
 
-    with open_session(config.device, config.precision, config.timeout_s) as session, Run(config, session) as run:
+    joined = open_session(
+        config.device, config.precision, config.timeout_s, known_trackers(config.tracking), config.run
+    )
+    with joined as session, Run(config, session) as run:
         run.trainer.fit()
         run.test()
     return 0

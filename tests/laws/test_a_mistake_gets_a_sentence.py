@@ -132,7 +132,7 @@ def test_rows_batch_and_processes_must_fit(dataset: Path) -> None:
         checks.check_fit(RunConfig(data=str(dataset), global_batch=100), manifest, 91)
     with pytest.raises(ConfigError, match="global_batch: 3 rows cannot be shared by 4 processes"):
         checks.check_fit(RunConfig(data=str(dataset), global_batch=3), manifest, 4)
-    with pytest.raises(ConfigError, match="90 rows in 23 steps of near-equal size leave some of 4 .* raise it to 5"):
+    with pytest.raises(ConfigError, match=r"90 rows in 23 steps of near-equal size leave some of 4 .* raise it to 5"):
         checks.check_fit(RunConfig(data=str(dataset), global_batch=4), manifest, 4)
     checks.check_fit(RunConfig(data=str(dataset), global_batch=5), manifest, 4)
 
