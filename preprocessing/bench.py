@@ -87,8 +87,8 @@ def render(result: dict[str, Any]) -> str:
     lines += [f"{name:<{width}}  {rate:>10,.0f}  {ratio}".rstrip() for name, rate, ratio in rows]
     lines += [f"{name:<{width}}  {'-':>10}  not measured: {reason}" for name, reason in result["unavailable"].items()]
     lines.append(
-        f"{machine['texts']:,} texts, {machine['bytes_per_text']:,.0f} bytes each, {machine['rounds']} rounds, "
-        f"{machine['pinned_to']}, {machine['processor']}"
+        f"{machine['texts']:,} texts, {machine['characters_per_text']:,.0f} characters each, "
+        f"{machine['rounds']} rounds, {machine['pinned_to']}, {machine['processor']}"
     )
     return "\n".join(lines)
 
@@ -212,7 +212,7 @@ def _machine(texts: list[str], rounds: int, pinned_to: str) -> dict[str, Any]:
             versions[package] = "absent"
     return {
         "texts": len(texts),
-        "bytes_per_text": sum(map(len, texts)) / len(texts),
+        "characters_per_text": sum(map(len, texts)) / len(texts),
         "rounds": rounds,
         "pinned_to": pinned_to,
         "processor": _processor(),

@@ -73,8 +73,10 @@ def decide(
     report["leaks"] = int(leaking.sum())
     apply("leaks", quality.leaks, leaking, "another split that the source names holds an equal text")
     decision = cut(rows, named, alive, splits, seed)
-    report["duplicates"] = duplicates(rows, decision, empty)
-    apply("duplicates", quality.duplicates, repeated(rows, decision, empty), "its split holds an equal text before it")
+    compared = alive & ~empty
+    report["duplicates"] = duplicates(rows, decision, compared)
+    again = repeated(rows, decision, compared)
+    apply("duplicates", quality.duplicates, again, "its split holds an equal text before it")
     decision[~alive] = DROPPED
     report["dropped"] = dropped
     return decision, report
@@ -93,18 +95,18 @@ def cut(rows: Rows, named: np.ndarray, alive: np.ndarray, splits: SplitConfig, s
     return decision
 
 
-def repeated(rows: Rows, decision: np.ndarray, empty: np.ndarray) -> np.ndarray:
+def repeated(rows: Rows, decision: np.ndarray, compared: np.ndarray) -> np.ndarray:
     """bool per row: a lower row of the same split has the same tokens."""
     result = np.zeros(len(decision), bool)
     for split in range(len(SPLITS)):
-        inside = np.flatnonzero((decision == split) & ~empty)
+        inside = np.flatnonzero((decision == split) & compared)
         result[inside] = Groups.of(rows.text_hash[inside], rows.row[inside]).repeats()
     return result
 
 
-def duplicates(rows: Rows, decision: np.ndarray, empty: np.ndarray) -> dict[str, int]:
+def duplicates(rows: Rows, decision: np.ndarray, compared: np.ndarray) -> dict[str, int]:
     """Rows that repeat an earlier one: letter by letter, after the text pipeline; and rows in groups across splits."""
-    full = np.flatnonzero(~empty)
+    full = np.flatnonzero(compared)
     text, row = rows.text_hash[full], rows.row[full]
     groups = Groups.of(text, row)
     exact = np.lexsort((rows.exact_hash[full], text))

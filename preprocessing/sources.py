@@ -281,9 +281,9 @@ def scan_folder(file: File, stage: Path) -> Plan:
     found = []
     for info in infos:
         inside = Path(info.path).relative_to(path).parts
-        split = SPLIT_NAMES.get(inside[0].casefold()) if len(inside) == 3 else None
+        split = SPLIT_NAMES.get(inside[0].casefold())
         label = inside[-2] if len(inside) > 1 else ""
-        labelled = len(inside) == 2 or split is not None
+        labelled = len(inside) == (2 if split is None else 3)
         if info.type == fs.FileType.File and inside[-1].endswith(".txt") and labelled and label not in IGNORED_FOLDERS:
             named = file.split or (None if split is None else SPLITS[split])
             found.append((-1 if split is None else split, label, natural(inside[-1]), prefix + info.path, named, info))

@@ -79,7 +79,7 @@ def test_hostile_texts_batch_single_and_reference() -> None:
     texts = hostile_texts(10_000)
     tokenizer = TOKENIZERS[True, True]
     batch = tokenizer(texts).to_lists()
-    assert [tokenizer([text]).to_lists()[0] for text in texts[::7]] == batch[::7]
+    assert [tokenizer([text]).to_lists()[0] for text in texts] == batch
     assert [plain.tokens(text) for text in texts[:-8]] == batch[:-8]
     assert [len(tokens) for tokens in batch[-8:]] == [1, 1, 1, 0, 0, 0, 0, 0]
 

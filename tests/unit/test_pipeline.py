@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole job: the bytes depend on content and configuration only; what is written is what the encoder says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from preprocessing import parts
+from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
+from preprocessing.parts import exact_hashes, mix, ragged_take, shuffle_keys, text_hashes
+from preprocessing.shards import Split, read_manifest
+from preprocessing.text import Encoder, TextPipeline, TextSpec, Tokenizer, resolve
+from preprocessing.vocabulary import Vocabulary, count, freeze
+from tests.corpora import Command, contents, reviews, write_csv
+
+FIRST = reviews(900, words=80)
+ROWS = [*FIRST, *FIRST[:5], ("<b>Quite</b> the same", "negative"), ("quite the same", "negative")]
+SMALL = ("--shards.rows", 200, "--source.part_mb", 0.01)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_csv(tmp_path_factory.mktemp("source") / "reviews.csv", ROWS)
+
+
+def dataset(root: Path) -> dict[str, dict[int, tuple[list[int], int]]]:
+    """Split -> row -> ids and label, read back from the shards."""
+    found: dict[str, dict[int, tuple[list[int], int]]] = {}
+    manifest = read_manifest(root)
+    for name in manifest.splits:
+        for block in Split(root, manifest, name).blocks:
+            for ids, length, label, row in zip(block.ids, block.length, block.label, block.row, strict=True):
+                found.setdefault(name, {})[int(row)] = (ids[:length].tolist(), int(label))
+    return found
+
+
+def test_every_row_is_there_once_with_the_ids_of_the_encoder(source: Path, tmp_path: Path, command: Command) -> None:
+    assert command.build(source, tmp_path / "out", *SMALL) == 0, command.err
+    splits = dataset(tmp_path / "out")
+    every = {row: entry for rows in splits.values() for row, entry in rows.items()}
+    assert sum(map(len, splits.values())) == len(every) == len(ROWS)
+    manifest = read_manifest(tmp_path / "out")
+    encoder = Encoder(TextPipeline.from_json(manifest.text), Vocabulary.read(tmp_path / "out" / "vocabulary.arrow"))
+    assert encoder.hash == manifest.text_hash
+    encoded = encoder([text for text, _ in ROWS])
+    for row, (text_ids, label) in every.items():
+        expected = encoded.ids[encoded.offsets[row - 1] : encoded.offsets[row]].tolist()
+        assert (text_ids, label) == (expected, int(ROWS[row - 1][1] == "positive"))
+
+
+def test_the_vocabulary_is_counted_on_the_training_split_alone(source: Path, tmp_path: Path, command: Command) -> None:
+    assert command.build(source, tmp_path / "out", *SMALL, "--vocabulary.min_count", 3) == 0
+    training = [ROWS[row - 1][0] for row in sorted(dataset(tmp_path / "out")["train"])]
+    expected = freeze(count(Tokenizer(resolve(TextSpec(max_tokens=64)))(training)), 3, 65536)
+    assert Vocabulary.read(tmp_path / "out" / "vocabulary.arrow").hash == expected.hash
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_bytes_do_not_depend_on_workers_or_parts(
+    workers: int, source: Path, tmp_path: Path, command: Command, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert command.build(source, tmp_path / "a", "--shards.rows", 200) == 0
+    assert command.build(source, tmp_path / "b", *SMALL, "--executor.workers", workers) == 0
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_rerun_does_only_what_is_missing(
+    source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    made: list[int] = []
+    make = parts.make
+
+    def interrupted(*arguments: object) -> parts.Summary:
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(int(str(arguments[1])))
+        return make(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(parts, "make", interrupted)
+    assert command.build(source, output, *SMALL) == 130
+    assert not (output / "dataset.json").exists()
+    before = list(made)
+    damaged = parts.paths(output / ".work", before[0])[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    made.clear()
+    monkeypatch.setattr(parts, "make", lambda *arguments: made.append(arguments[1]) or make(*arguments))
+    assert command.build(source, output, *SMALL) == 0
+    assert set(before) & set(made) == {before[0]}
+    assert not (output / ".work").exists()
+    monkeypatch.undo()
+    assert command.build(source, tmp_path / "other", *SMALL) == 0
+    assert contents(output) == contents(tmp_path / "other")
+
+
+def test_sorted_corpora_come_out_shuffled(tmp_path: Path, command: Command) -> None:
+    rows = sorted(reviews(2000), key=lambda row: row[1])
+    assert command.build(write_csv(tmp_path / "sorted.csv", rows), tmp_path / "out", "--shards.rows", 500) == 0
+    blocks = Split(tmp_path / "out", read_manifest(tmp_path / "out"), "train").blocks
+    for block in blocks:
+        if len(block.row) >= 100:
+            assert 0.3 < block.label.mean() < 0.7
+            assert abs(np.corrcoef(np.arange(len(block.row)), block.row)[0, 1]) < 0.3
+
+
+def test_statistics_say_what_is_there(source: Path, tmp_path: Path, command: Command) -> None:
+    assert command.build(source, tmp_path / "out", "--splits.validation", 0.2) == 0
+    manifest = read_manifest(tmp_path / "out")
+    statistics = manifest.statistics
+    assert (statistics["rows_read"], statistics["rows_kept"]) == (len(ROWS), len(ROWS))
+    assert statistics["duplicates"] == {"exact": 5, "normalised": 6, "across_splits": 0}
+    splits = dataset(tmp_path / "out")
+    for name, entry in statistics["splits"].items():
+        assert entry["rows"] == sum(entry["labels"].values()) == len(splits[name])
+        assert entry["unknown"] == sum(ids.count(1) for ids, _ in splits[name].values())
+        assert entry["tokens_kept"] == sum(len(ids) for ids, _ in splits[name].values())
+        assert sum(entry["length_histogram"]["rows"]) == entry["rows"]
+    assert statistics["splits"]["validation"]["unknown_rate"] > 0 == statistics["splits"]["train"]["unknown_rate"]
+    (entry,) = manifest.provenance["sources"]
+    assert (entry["rows"], entry["bytes"], entry["first_row"]) == (len(ROWS), source.stat().st_size, 1)
+
+
+def test_stale_shards_do_not_stay(source: Path, tmp_path: Path, command: Command) -> None:
+    assert command.build(source, tmp_path / "out", "--shards.rows", 100) == 0
+    assert command.build(source, tmp_path / "out", "--splits.test", 0, "--overwrite", "true") == 0
+    named = {info.path for infos in read_manifest(tmp_path / "out").splits.values() for info in infos}
+    assert set(contents(tmp_path / "out")) == {*named, "dataset.json", "vocabulary.arrow"}
+
+
+def test_three_classes(tmp_path: Path, command: Command) -> None:
+    kinds = ("sport", "arts", "science")
+    rows = [(f"{kinds[at % 3]} story {at}", kinds[at % 3]) for at in range(90)]
+    labels = json.dumps({kind: [kind] for kind in kinds})
+    assert command.build(write_csv(tmp_path / "n.csv", rows), tmp_path / "out", "--source.labels", labels) == 0
+    assert read_manifest(tmp_path / "out").labels == list(kinds)
+    assert command("check", tmp_path / "out") == 0
+
+
+def test_equal_tokens_are_equal_hashes_and_others_are_not() -> None:
+    tokenizer = Tokenizer(resolve(TextSpec()))
+    texts = ["a b", "A <i>b</i>", "b a", "a", "ab", "", "a b a", "aa b"]
+    hashes = text_hashes(tokenizer(texts)).tolist()
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == len(texts) - 1
+    alone = [text_hashes(tokenizer([text])).tolist()[0] for text in texts]
+    assert alone == hashes
+    assert len(set(exact_hashes(pa.array(texts)).tolist())) == len(texts)
+
+
+def test_shuffle_keys_are_a_function_of_seed_and_row() -> None:
+    rows = np.arange(1000)
+    assert (shuffle_keys(3, rows)[10:] == shuffle_keys(3, rows[10:])).all()
+    assert len(np.unique(shuffle_keys(3, rows))) == 1000
+    assert (shuffle_keys(3, rows) != shuffle_keys(4, rows)).all()
+    assert mix(np.array([0], np.uint64))[0] == 0xE220A8397B1DCDAF  # the first output of splitmix64 seeded with 0
+
+
+def test_ragged_take() -> None:
+    values, offsets = ragged_take(np.arange(6), np.array([0, 2, 2, 6]), np.array([2, 1, 0]))
+    assert values.tolist() == [2, 3, 4, 5, 0, 1]
+    assert offsets.tolist() == [0, 4, 4, 6]
+
+
+def test_the_default_ladder_halves_down_to_64() -> None:
+    config = PreprocessConfig(output="x", source=SourceConfig(), splits=SplitConfig())
+    assert config.widths == [64, 128, 256, 512]
+    assert PreprocessConfig(output="x", text=TextSpec(max_tokens=100)).widths == [100]
+    assert PreprocessConfig(output="x", text=TextSpec(max_tokens=400)).widths == [100, 200, 400]
