@@ -45,8 +45,16 @@ class Workers:
     executor: Executor
     alive: Callable[[], int]
     timeout_s: float
+    number: int = 1
+    """Local processes."""
     outstanding: int = 256
     """How many tasks are handed out before the first is back."""
+
+    def warm(self, function: Callable[[Task], Any], task: Task) -> None:
+        """Have every local worker start and call ``function(task)``, without waiting: it imports what it will need."""
+        if isinstance(self.executor, ProcessPoolExecutor):
+            for _ in range(self.number):
+                self.executor.submit(function, task)
 
     def map(
         self, function: Callable[[Task], Result], tasks: Sequence[Task], *, what: str, tick: Callable[[int], None]
@@ -100,14 +108,19 @@ def workers(config: ExecutorConfig) -> Iterator[Workers]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(number, mp_context=context, initializer=start_worker)
     try:
-        yield Workers(pool, lambda: sum(process.is_alive() for process in pool._processes.values()), config.timeout_s)
+        yield Workers(pool, lambda: living(pool), config.timeout_s, number)
     except BaseException:
-        processes = list(pool._processes.values())
+        processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.kill()
         raise
     pool.shutdown()
+
+
+def living(pool: ProcessPoolExecutor) -> int:
+    """How many processes of a pool are alive."""
+    return sum(process.is_alive() for process in list((pool._processes or {}).values()))
 
 
 def available_cores() -> int:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing import atomic, output, parts, sources
+from preprocessing import addresses, atomic, output, parts, sources
 from preprocessing.config import PreprocessConfig
 from preprocessing.encode import ShardTask, write_bucket
 from preprocessing.errors import DataError
@@ -38,6 +38,8 @@ from preprocessing.text import Encoder, TextPipeline, Tokenizer, resolve
 from preprocessing.vocabulary import Counts, Vocabulary, freeze
 
 COUNT_TOGETHER = 16
+LARGE_BYTES = 64 << 20
+"""Files from this size on take long enough to look through that workers can start meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class CountTask:
 def tokenizer_of(pipeline: str) -> Tokenizer:
     """A worker's tokenizer; it remembers what it has seen, so one is kept between parts."""
     return Tokenizer(TextPipeline.from_json(json.loads(pipeline)))
+
+
+def prepare(pipeline: str) -> None:
+    """Import and load in a worker what its first part will need."""
+    tokenizer_of(pipeline)
 
 
 def tokenize(task: TokenTask) -> parts.Summary:
@@ -115,7 +122,9 @@ class Job:
 
     def scan(self) -> list[Plan]:
         """Look through every file of the source."""
-        files = sources.files(self.config.source, self.config.splits)
+        files = list(sources.files(self.config.source, self.config.splits))
+        if any(file.format != "folder" and addresses.identity(file.address)["bytes"] > LARGE_BYTES for file in files):
+            self.workers.warm(prepare, json.dumps(self.pipeline.to_json()))
         tasks = [(number, file, self.work / "unpacked") for number, file in enumerate(files)]
         plans = {}
         for (number, _, _), plan in self.workers.map(scan_file, tasks, what="scan", tick=lambda alive: None):
@@ -211,15 +220,14 @@ class Job:
         key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
         common = (tuple(starts), self.work, self.root, self.pipeline.spec, tuple(widths), key)
         tasks = [ShardTask(bucket, buckets, *common) for bucket in range(buckets)]
-        progress = Progress("encode", starts[-1])
+        progress = Progress("encode", starts[-1], unit="documents")
         infos: dict[str, list[ShardInfo]] = {name: [] for name in SPLITS}
         unknown = dict.fromkeys(SPLITS, 0)
         for _, written in self.workers.map(write_bucket, tasks, what="encode", tick=progress.tick):
             for name, entries in written.shards.items():
                 infos[name] += entries
                 unknown[name] += written.unknown[name]
-            rows = sum(entry.rows for entries in written.shards.values() for entry in entries)
-            progress.advance(rows, rows)
+            progress.advance(sum(entry.rows for entries in written.shards.values() for entry in entries))
         progress.close()
         ordered = {name: sorted(entries, key=lambda info: info.path) for name, entries in infos.items() if entries}
         return ordered, unknown

@@ -14,19 +14,19 @@ REDRAW_EVERY_S = 0.5
 class Progress:
     """Reports one pass on stderr: redrawn in place on a terminal, else one line every few seconds."""
 
-    def __init__(self, what: str, total_bytes: int, stream: TextIO | None = None) -> None:
-        """``total_bytes`` is what the pass will have read in the end."""
-        self.what, self.total = what, max(total_bytes, 1)
+    def __init__(self, what: str, total: int, *, unit: str = "bytes", stream: TextIO | None = None) -> None:
+        """``total`` is how many bytes, or documents, the pass will have worked through in the end."""
+        self.what, self.total, self.unit = what, max(total, 1), unit
         self.stream = stream or sys.stderr
         self.interactive = self.stream.isatty()
         self.started = time.monotonic()
         self.shown = self.started
-        self.bytes = self.docs = 0
+        self.done = self.docs = 0
 
-    def advance(self, docs: int, size: int) -> None:
-        """Some more is done."""
+    def advance(self, docs: int, size: int | None = None) -> None:
+        """Some more is done: documents, and their bytes where those are the unit."""
         self.docs += docs
-        self.bytes += size
+        self.done += docs if size is None else size
 
     def tick(self, workers: int) -> None:
         """Show the state if it is time to."""
@@ -38,12 +38,13 @@ class Progress:
     def show(self, workers: int, now: float) -> None:
         """One line of state."""
         elapsed = max(now - self.started, 1e-9)
-        left = (self.total - self.bytes) * elapsed / self.bytes if self.bytes else None
-        eta = "?" if left is None else f"{left:.0f} s"
-        line = (
-            f"{self.what}: {min(1, self.bytes / self.total):4.0%}  {self.docs / elapsed:,.0f} docs/s  "
-            f"{self.bytes / elapsed / 1e6:.1f} MB/s  ETA {eta}  {workers} worker{'' if workers == 1 else 's'}"
-        )
+        left = (self.total - self.done) * elapsed / self.done if self.done else None
+        eta = "?" if left is None else f"{max(left, 0):.0f} s"
+        rate = f"{self.docs / elapsed:,.0f} docs/s"
+        if self.unit == "bytes":
+            rate += f"  {self.done / elapsed / 1e6:.1f} MB/s"
+        share = min(1, self.done / self.total)
+        line = f"{self.what}: {share:4.0%}  {rate}  ETA {eta}  {workers} worker{'' if workers == 1 else 's'}"
         self.stream.write(f"\r{line}\x1b[K" if self.interactive else f"{line}\n")
         self.stream.flush()
 
