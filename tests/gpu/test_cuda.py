@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What only a CUDA device can show: cuDNN's packed path equals the padded one, the loader's copies arrive, a run ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.config import ModelConfig
+from harness.data.loader import Loader
+from harness.data.order import Order, OrderSpec
+from harness.model import Classifier, loss_per_row
+from preprocessing.shards import Split, read_manifest
+from tests.commands import read_metrics, run_module, succeed
+from tests.datasets import write_dataset
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 400, "validation": 60, "test": 60})
+    return root
+
+
+def make_loader(dataset: Path, layout: str, device: str) -> Loader:
+    split = Split(dataset, read_manifest(dataset), "train")
+    spec = OrderSpec(seed=0, global_batch=32)
+    order = Order(split.block_starts, lambda block: split.blocks[block].length, spec)
+    return Loader(split, order, rank=0, world_size=1, layout=layout, device=torch.device(device))
+
+
+@pytest.mark.parametrize("pooling", ["last", "max", "mean"])
+def test_packed_on_cuda_equals_padded_on_the_cpu(dataset: Path, pooling: str) -> None:
+    torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    config = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, pooling=pooling)
+    model = Classifier(config, read_manifest(dataset).vocabulary_size)
+    expected, actual = {}, {}
+    gradients = []
+    for layout, device, found in (("padded", "cpu", expected), ("packed", "cuda", actual)):
+        model = model.to(device)
+        model.zero_grad()
+        for step in make_loader(dataset, layout, device).steps(0):
+            for batch in step.micro_batches:
+                logits = model(batch)
+                loss_per_row(logits, batch.labels).sum().backward()
+                found.update(zip(batch.rows.tolist(), logits.detach().cpu().tolist(), strict=True))
+        gradients.append([parameter.grad.cpu().clone() for parameter in model.parameters()])
+    assert sorted(expected) == sorted(actual)
+    for row, logit in expected.items():
+        assert actual[row] == pytest.approx(logit, abs=1e-5)
+    for theirs, ours in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_every_row_arrives_whole_on_the_device(dataset: Path) -> None:
+    arrived = []
+    for device in ("cpu", "cuda"):
+        steps = make_loader(dataset, "packed", device).steps(0)
+        batches = (batch for step in steps for batch in step.micro_batches)
+        arrived.append([(batch.rows.tolist(), batch.widened().cpu().tolist()) for batch in batches])
+    assert arrived[0] == arrived[1]
+    assert sum(len(rows) for rows, _ in arrived[1]) == 400
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_run_on_one_gpu_ends_well(dataset: Path, tmp_path: Path, precision: str) -> None:
+    arguments = ("--data", dataset, "--run", tmp_path / "run", "--epochs", 3, "--precision", precision)
+    small = ("--model.embedding_dim", 32, "--model.hidden_size", 32, "--optim.lr", 0.01, "--global_batch", 32)
+    succeed(run_module("harness", "launch", *arguments, *small))
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["effective"]["recurrence"].startswith("packed")
+    assert json.loads((tmp_path / "run" / "test.json").read_text())["accuracy"] > 0.8
+    losses = [line["loss"] for line in read_metrics(tmp_path / "run", "train")]
+    assert losses[-1] < losses[0]
