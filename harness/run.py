@@ -57,7 +57,8 @@ class Run:
                 rundir.claim(config)
                 rundir.write_status(self.directory, "running")
                 self._describe()
-        self.splits = {name: Split(config.data, self.manifest, name) for name in (TRAIN, VALIDATION, TEST)}
+        names = [name for name in (TRAIN, VALIDATION, TEST) if self.manifest.splits.get(name)]
+        self.splits = {name: Split(config.data, self.manifest, name) for name in names}
         self.trainer = self._build_trainer()
         self.console = Console(self.trainer.total_steps) if self.world.is_main else None
         self.tracking = Tracking(session.accelerator, config, self.directory, self.world.is_main)
@@ -137,12 +138,16 @@ class Run:
             self.console.say(f"epoch {epoch + 1} validation: {describe(values)}{' (best so far)' if better else ''}")
 
     def test(self) -> None:
-        """Load the best weights and measure them, once, on the test split."""
+        """Load the best weights and measure them, once, on the test split if the dataset has one."""
         with self.world.together("rank 0 writing the best weights"):
             pass
         with self.world.together("loading the best weights"):
             bundle = read_bundle(self.directory / rundir.BUNDLE)
         self.world.handshake({"weights": bundle.info.weights_sha256})
+        if TEST not in self.splits:
+            if self.console is not None:
+                self.console.say(f"no test: {self.config.data} has no test split")
+            return
         classifier = bundle.model.to(self.session.device)
         classifier.recurrent.flatten_parameters()
         scores, values = self.score(TEST, classifier)
@@ -153,7 +158,6 @@ class Run:
         self.tracking.write(TEST, {"step": self.trainer.step, **figures})
         if self.console is not None:
             self.console.say(f"test, weights of step {bundle.info.step}: {describe(values)}")
-            self.console.end(self.directory)
 
     def __enter__(self) -> Run:
         """The run itself."""
@@ -169,6 +173,8 @@ class Run:
         step = self.trainer.step
         if error is None:
             rundir.write_status(self.directory, "finished", step=step)
+            if self.console is not None:
+                self.console.end(self.directory)
         elif isinstance(error, UserError):
             rundir.write_status(self.directory, "failed", step=step, exit_code=error.exit_code, reason=str(error))
         else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What only a CUDA device can show: cuDNN's packed path equals the padded one, the loader's copies arrive, a run ends."""
+"""What only a CUDA device can show: cuDNN's packed path equals the padded one, copies arrive whole, a run ends."""
 
 from __future__ import annotations
 

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle is whole or refused: what does not belong together, was changed, or would have to be executed."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness import bundle
+from harness.bundle import read_bundle, write_bundle, write_vocabulary
+from harness.config import ModelConfig
+from harness.model import Classifier
+from preprocessing import atomic
+from preprocessing.errors import DataError
+from preprocessing.shards import VOCABULARY, Manifest, read_manifest
+from tests.datasets import write_dataset
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 50, "validation": 10, "test": 10})
+    return root
+
+
+def make_model(manifest: Manifest, seed: int) -> Classifier:
+    torch.manual_seed(seed)
+    return Classifier(ModelConfig(embedding_dim=4, hidden_size=4), manifest.vocabulary_size)
+
+
+@pytest.fixture
+def directory(dataset: Path, tmp_path: Path) -> Path:
+    manifest = read_manifest(dataset)
+    write_vocabulary(tmp_path, dataset)
+    write_bundle(tmp_path, make_model(manifest, 1), manifest, step=7, threshold=0.4)
+    return tmp_path
+
+
+def test_what_is_read_is_what_was_written(directory: Path, dataset: Path) -> None:
+    manifest = read_manifest(dataset)
+    loaded = read_bundle(directory)
+    assert (loaded.info.step, loaded.info.threshold, loaded.info.labels) == (7, 0.4, ["negative", "positive"])
+    assert loaded.info.text_hash == manifest.text_hash == loaded.encoder().hash
+    assert loaded.info.dataset == manifest.fingerprint
+    for name, tensor in make_model(manifest, 1).state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor)
+
+
+def test_new_weights_replace_the_old_ones_in_one_step(
+    directory: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_manifest(dataset)
+
+    def fail(path: Path, value: Any) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle.atomic, "write_json", fail)
+        with pytest.raises(OSError, match="disk full"):
+            write_bundle(directory, make_model(manifest, 2), manifest, step=8)
+    assert read_bundle(directory).info.step == 7
+    write_bundle(directory, make_model(manifest, 2), manifest, step=9)
+    assert read_bundle(directory).info.step == 9
+    assert len(list(directory.glob("weights-*"))) == 1
+
+
+def test_a_flipped_byte_in_the_weights_is_named(directory: Path) -> None:
+    path = next(directory.glob("weights-*"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"{path.name}: its sha256 is not the one in bundle\.json"):
+        read_bundle(directory)
+
+
+def test_a_vocabulary_of_another_dataset_is_refused(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    write_dataset(other, {"train": 60, "validation": 10, "test": 10}, seed=9)
+    shutil.copy(other / VOCABULARY, directory / VOCABULARY)
+    with pytest.raises(DataError, match="its hash is not the one the weights were trained with"):
+        read_bundle(directory)
+
+
+class Trap:
+    """Unpickling it would leave a trace."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_in_place_of_the_weights_is_refused_and_not_executed(directory: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "executed"
+    path = next(directory.glob("weights-*"))
+    path.write_bytes(pickle.dumps(Trap(trace)))
+    info = bundle.read_info(directory)
+    changed = {**info.__dict__, "weights_sha256": atomic.sha256_file(path)}
+    atomic.write_json(directory / bundle.INDEX, changed)
+    with pytest.raises(DataError, match="not the weights of the model"):
+        read_bundle(directory)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 9}, "format version 9, this padless reads version 1"),
+        ({"format": "other"}, "not a padless bundle"),
+        ({"model": {"embedding_dim": 4, "hidden_size": 4, "attention": True}}, "attention: unknown key"),
+    ],
+)
+def test_a_foreign_bundle_is_named(directory: Path, change: dict[str, Any], message: str) -> None:
+    atomic.write_json(directory / bundle.INDEX, {**bundle.read_info(directory).__dict__, **change})
+    with pytest.raises(Exception, match=message) as caught:
+        read_bundle(directory)
+    assert caught.value.exit_code in (2, 3)  # type: ignore[attr-defined]

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Learning rate, metrics, row hash, run directory and launcher: the small parts, by value."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import launcher, rundir
+from harness.config import ModelConfig, OptimConfig, RunConfig
+from harness.console import duration
+from harness.data.order import row_hash
+from harness.metrics import classification_metrics, log_loss_per_row, probabilities
+from harness.model import Classifier
+from harness.optim import build_optimizer, learning_rate
+from harness.tracking import jsonable
+from preprocessing.errors import ConfigError
+
+
+def test_learning_rate_climbs_then_falls_to_zero() -> None:
+    config = OptimConfig(lr=1.0, warmup=0.1, decay="linear")
+    rates = [learning_rate(step, 100, config) for step in range(100)]
+    assert rates[:10] == pytest.approx(np.linspace(0.1, 1, 10))
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[-1] == pytest.approx(1 / 90)
+    cosine = OptimConfig(lr=1.0, warmup=0.0, decay="cosine")
+    assert learning_rate(50, 100, cosine) == pytest.approx(0.5)
+    assert learning_rate(99, 100, OptimConfig(lr=0.3, warmup=0.0, decay="none")) == 0.3
+
+
+def test_weight_decay_spares_biases() -> None:
+    model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4), 10)
+    groups = build_optimizer(model, OptimConfig(weight_decay=0.1)).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    assert all(parameter.dim() >= 2 for parameter in groups[0]["params"])
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_metrics_of_three_classes_are_those_of_scikit_learn() -> None:
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(200, 3)), random.integers(0, 3, 200)
+    values = classification_metrics(logits, labels)
+    chances = probabilities(logits)
+    assert values["accuracy"] == sklearn.metrics.accuracy_score(labels, logits.argmax(1))
+    assert values["f1"] == pytest.approx(sklearn.metrics.f1_score(labels, logits.argmax(1), average="macro"), abs=1e-12)
+    assert values["log_loss"] == pytest.approx(sklearn.metrics.log_loss(labels, chances), abs=1e-9)
+    auc = sklearn.metrics.roc_auc_score(labels, chances, multi_class="ovr")
+    assert values["roc_auc"] == pytest.approx(auc, abs=1e-12)
+
+
+def test_log_loss_of_certain_logits_is_finite_and_exact() -> None:
+    logits = np.array([1000.0, -1000.0, 40.0])
+    losses = log_loss_per_row(logits, np.array([1, 1, 0]))
+    assert losses == pytest.approx([0.0, 1000.0, 40.0])
+    assert classification_metrics(np.array([1.0, 2.0]), np.array([1, 1]))["roc_auc"] is None
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=2, max_size=40, unique=True), st.integers(0, 1000), st.data())
+def test_row_hash_adds_up_over_any_split_and_sees_every_change(rows: list[int], step: int, data: st.DataObject) -> None:
+    numbers = np.array(rows)
+    cut = data.draw(st.integers(0, len(rows)))
+    mask = (1 << 64) - 1
+    whole = row_hash(numbers, step)
+    assert (row_hash(numbers[cut:], step) + row_hash(numbers[:cut], step)) & mask == whole
+    assert row_hash(numbers[1:], step) != whole
+    assert row_hash(numbers, step + 1) != whole
+    assert row_hash(np.append(numbers, numbers[0]), step) != whole
+
+
+def test_a_run_directory_is_claimed_once(tmp_path: Path) -> None:
+    config = RunConfig(run=str(tmp_path / "run"))
+    rundir.claim(config)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        rundir.claim(config)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="is a file"):
+        rundir.check_free(tmp_path / "file")
+    assert rundir.read_config(tmp_path / "run")["optim"]["betas"] == [0.9, 0.999]
+
+
+def test_numbers_that_json_lacks_are_spelt_out() -> None:
+    assert json.loads(json.dumps({"loss": jsonable(float("nan"))})) == {"loss": "nan"}
+    assert jsonable(1.5) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "failure", "expected"),
+    [
+        ("finished", 0, None, 0),
+        ("failed", 3, "exit 1: rank 0 ended with exit code 1", 3),
+        ("running", 0, "exit 1: rank 1 was killed by SIGKILL", 1),
+        ("finished", 0, "exit 1: rank 1 was killed by SIGKILL", 1),
+    ],
+)
+def test_exit_code_is_the_one_in_the_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: rundir.State, code: int, failure: str | None, expected: int
+) -> None:
+    monkeypatch.setenv(rundir.LAUNCH_ID, "mine")
+    rundir.write_status(tmp_path, state, exit_code=code)
+    assert launcher.outcome(tmp_path, "mine", failure) == expected
+    if state == "running":
+        status = rundir.read_status(tmp_path)
+        assert status is not None
+        assert (status["state"], status["reason"]) == ("failed", "rank 1 was killed by SIGKILL")
+
+
+def test_the_status_of_another_launch_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(rundir.LAUNCH_ID, "theirs")
+    rundir.write_status(tmp_path, "finished")
+    assert launcher.outcome(tmp_path, "mine", "exit 2: rank 0 ended with exit code 2") == 2
+
+
+def test_durations_read_well() -> None:
+    assert [duration(seconds) for seconds in (4.2, 65, 3700)] == ["4s", "1m05s", "1h01m"]
+
+
+def test_classifier_shapes() -> None:
+    assert Classifier(ModelConfig(), 10, 2).head.out_features == 1
+    assert Classifier(ModelConfig(), 10, 4).head.out_features == 4
+    assert torch.equal(Classifier(ModelConfig(), 10).embedding.weight[0], torch.zeros(128))
