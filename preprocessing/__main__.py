@@ -54,17 +54,19 @@ def check(argv: list[str]) -> int:
     """Verify a dataset."""
     options = Options("check", "Verify every byte of a dataset; each problem is a line, and the exit code is 3.")
     options.add_argument("dataset", help="dataset directory")
-    root = options.parse_args(argv).dataset
+    address = options.parse_args(argv).dataset
 
+    from preprocessing import remote
     from preprocessing.pipeline import summary_line
     from preprocessing.shards import read_manifest, verify
 
+    root = remote.local(address)
     problems = verify(root)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if problems:
         return 3
-    print(f"ok: {root}: {summary_line(read_manifest(root))}")
+    print(f"ok: {address}: {summary_line(read_manifest(root))}")
     return 0
 
 
@@ -79,9 +81,10 @@ def inspect(argv: list[str]) -> int:
     options.add_argument("--samples", type=int, default=2, help="rows of each split to read back (default 2)")
     chosen = options.parse_args(argv)
 
+    from preprocessing import remote
     from preprocessing.inspect import inspect, plot, render
 
-    found = inspect(chosen.dataset, max(chosen.samples, 0))
+    found = inspect(remote.local(chosen.dataset), max(chosen.samples, 0))
     print(json.dumps(found, indent=2, ensure_ascii=False) if chosen.json else render(found))
     if chosen.plot:
         plot(found, chosen.plot)

@@ -54,11 +54,16 @@ def filesystem(address: str) -> tuple[fs.FileSystem, str]:
     except (ImportError, ValueError) as missing:
         try:
             return fs.FileSystem.from_uri(address)
-        except FAILURES as error:
+        except (ImportError, AttributeError, *FAILURES) as error:
             raise ConfigError(
                 f"{address}: no driver for {protocol}:// ({missing or error}); pip install 'padless[remote]'"
             ) from None
     return fs.PyFileSystem(fs.FSSpecHandler(remote)), remote._strip_protocol(address)
+
+
+def absolute(address: str) -> str:
+    """The address as seen from any directory."""
+    return address if is_remote(address) else str(Path(filesystem(address)[1]).absolute())
 
 
 def sentence(error: BaseException) -> str:

@@ -23,7 +23,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.getpid()}")
+    temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
     try:
         yield temporary
         fsync(temporary)

@@ -203,7 +203,9 @@ class PreprocessConfig:
     """Everything that decides a dataset, and where it goes."""
 
     output: str
-    """Directory (or remote address) of the dataset."""
+    """Directory of the dataset, or a remote address (s3://bucket/dataset) where it is published when it is whole."""
+    staging: str | None = None
+    """Remote output: the directory where the dataset is built; all workers must see it. None: this user's cache."""
     overwrite: bool = False
     """Replace a dataset of another configuration that is already there."""
     seed: int = 0
@@ -219,6 +221,8 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         """Refuse parts that contradict each other."""
         check(bool(self.output), "output", self.output, "name a directory")
+        if self.staging and "://" not in self.output:
+            raise ConfigError(f"staging: {self.staging!r} has no use: output {self.output!r} is built where it is")
         check(0 <= self.seed < 1 << 63, "seed", self.seed, "it must be at least 0 and below 2**63")
         last = self.widths[-1]
         if last != self.text.max_tokens:
@@ -237,7 +241,7 @@ class PreprocessConfig:
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON."""
         content = asdict(self)
-        for key in ("output", "overwrite", "executor"):
+        for key in ("output", "overwrite", "staging", "executor"):
             del content[key]
         del content["source"]["part_mb"]
         content["shards"]["widths"] = self.widths

@@ -6,9 +6,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from preprocessing.errors import ConfigError, UserError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 POLL_S = 1.0
+OUTSTANDING = 1024
+"""How many tasks are handed out before the first is back."""
 CONNECT_TIMEOUT_S = 60.0
 
 
@@ -47,8 +50,8 @@ class Workers:
     timeout_s: float
     number: int = 1
     """Local processes."""
-    outstanding: int = 256
-    """How many tasks are handed out before the first is back."""
+    losses: tuple[type[BaseException], ...] = (BrokenProcessPool,)
+    """What a task raises when its worker is gone for good."""
 
     def warm(self, function: Callable[[Task], Any], task: Task) -> None:
         """Have every local worker start and call ``function(task)``, without waiting: it imports what it will need."""
@@ -74,7 +77,7 @@ class Workers:
                 alive = self.alive()
                 for task in coming:
                     waiting[self.executor.submit(function, task)] = task
-                    if len(waiting) >= self.outstanding or isinstance(self.executor, Inline):
+                    if len(waiting) >= OUTSTANDING or isinstance(self.executor, Inline):
                         break
                 if not waiting:
                     return
@@ -86,9 +89,9 @@ class Workers:
                 if quiet_s >= self.timeout_s:
                     limit = f"none was finished within {self.timeout_s:g} s (executor.timeout_s)"
                     raise UserError(f"{what}: waited for {len(waiting)} tasks on {alive} workers, and {limit}")
-        except BrokenProcessPool:
-            reason = "was it killed for its memory? Use fewer executor.workers or a smaller source.part_mb"
-            raise UserError(f"{what}: a worker process died; {reason}, and run the same command to continue") from None
+        except self.losses:
+            reason = "were they killed for their memory? Use fewer of them or a smaller source.part_mb"
+            raise UserError(f"{what}: workers died; {reason}, and run the same command to continue") from None
         finally:
             for future in waiting:
                 future.cancel()
@@ -148,9 +151,10 @@ def end_with_parent() -> None:
 
 @contextmanager
 def dask_workers(config: ExecutorConfig) -> Iterator[Workers]:
-    """Connect to a running scheduler by its address or its scheduler file."""
+    """Connect to a running scheduler by its address or its scheduler file; it replaces workers that are lost."""
     try:
-        from distributed import Client
+        from distributed import Client, KilledWorker
+        from distributed.comm import CommClosedError
     except ImportError:
         raise ConfigError("executor.kind: dask is not installed; pip install 'padless[dask]'") from None
     place = str(config.scheduler)
@@ -162,6 +166,7 @@ def dask_workers(config: ExecutorConfig) -> Iterator[Workers]:
         why = " ".join(str(error).split())[:200]
         raise ConfigError(f"executor.scheduler: {place}: no scheduler with workers answers there ({why})") from None
     with client:
-        yield Workers(
-            client.get_executor(pure=False), lambda: len(client.scheduler_info()["workers"]), config.timeout_s
-        )
+        print(f"dask: {place}, dashboard at {client.dashboard_link}", file=sys.stderr)
+        losses = (KilledWorker, CommClosedError, CancelledError)
+        executor = client.get_executor(pure=False)
+        yield Workers(executor, lambda: len(client.nthreads()), config.timeout_s, losses=losses)

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from preprocessing import addresses, remote
+from preprocessing.config import PreprocessConfig
 from preprocessing.errors import ConfigError, DataError, UserError
 from preprocessing.shards import MANIFEST, VOCABULARY, Manifest, ShardInfo, read_manifest
 from preprocessing.sources import SPLITS
@@ -18,6 +21,15 @@ from preprocessing.sources import SPLITS
 WORK = ".work"
 OURS = {MANIFEST, VOCABULARY, WORK, *SPLITS}
 REPLACE = "choose another --output, or replace it with --overwrite true"
+
+
+def building_site(config: PreprocessConfig) -> Path:
+    """Where the dataset is built: the output itself, or for a remote one a local directory."""
+    if not addresses.is_remote(config.output):
+        return Path(config.output)
+    if config.staging:
+        return Path(config.staging)
+    return remote.cache_folder() / "building" / hashlib.sha256(config.output.encode()).hexdigest()[:32]
 
 
 @contextmanager
@@ -61,28 +73,34 @@ def refuse_foreign(root: Path) -> None:
             )
 
 
-def complete(
-    root: Path, config: dict[str, Any], text: dict[str, Any], sources: list[dict[str, Any]], overwrite: bool
-) -> Manifest | None:
-    """The manifest that is there, if it is what this run would write; None if there is none, or it may be replaced.
-
-    Raises ``ConfigError`` for a dataset of another configuration, unless ``overwrite``.
-    """
-    if not (root / MANIFEST).exists():
-        return None
+def existing(address: str, overwrite: bool) -> Manifest | None:
+    """The manifest that is there. Raises ``ConfigError`` for one that cannot be read, unless it may be replaced."""
     try:
-        manifest = read_manifest(root)
+        if addresses.is_remote(address):
+            content = remote.manifest_bytes(address)
+            return None if content is None else remote.parsed(content)
+        return read_manifest(address) if Path(address, MANIFEST).exists() else None
     except DataError as error:
         if overwrite:
             return None
         raise ConfigError(f"{error}; {REPLACE}") from None
+
+
+def complete(config: PreprocessConfig, text: dict[str, Any], sources: list[dict[str, Any]]) -> Manifest | None:
+    """The manifest that is there, if it is what this run would write; None if there is none, or it may be replaced.
+
+    Raises ``ConfigError`` for a dataset of another configuration, unless ``overwrite``.
+    """
+    manifest = existing(config.output, config.overwrite)
+    if manifest is None:
+        return None
     known = manifest.provenance
     unchanged = [entry.get("fingerprint") for entry in known.get("sources", [])] == sources
-    if known.get("config") == config and manifest.text == text and unchanged:
+    if known.get("config") == config.deciding() and manifest.text == text and unchanged:
         return manifest
-    if not overwrite:
+    if not config.overwrite:
         other = "of another configuration" if unchanged else "made of another source, or of one that has changed since"
-        raise ConfigError(f"output: {root}: holds a dataset {other}; {REPLACE}")
+        raise ConfigError(f"output: {config.output}: holds a dataset {other}; {REPLACE}")
     return None
 
 
@@ -97,6 +115,14 @@ def remove_strangers(root: Path, splits: dict[str, list[ShardInfo]]) -> None:
             (root / split).rmdir()
 
 
-def remove_work(root: Path) -> None:
-    """Take the scaffolding away; the dataset is whole without it."""
-    shutil.rmtree(root / WORK, ignore_errors=True)
+def finish(root: Path, config: PreprocessConfig, fresh: bool) -> None:
+    """Publish a fresh dataset whose output is remote; take away the scaffolding, without which it is whole."""
+    if not addresses.is_remote(config.output):
+        shutil.rmtree(root / WORK, ignore_errors=True)
+        return
+    if fresh:
+        remote.publish(root, config.output)
+    for name in OURS:
+        shutil.rmtree(root / name, ignore_errors=True)
+        if (root / name).is_file():
+            (root / name).unlink()

@@ -15,8 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import threading
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,18 @@ class CountTask:
     work: Path
 
 
-@lru_cache(maxsize=1)
+KEPT = threading.local()
+LOADING = threading.Lock()
+
+
 def tokenizer_of(pipeline: str) -> Tokenizer:
-    """A worker's tokenizer; it remembers what it has seen, so one is kept between parts."""
-    return Tokenizer(TextPipeline.from_json(json.loads(pipeline)))
+    """A worker's tokenizer; it remembers what it has seen, so each thread keeps its own between parts."""
+    kept: tuple[str, Tokenizer] | None = getattr(KEPT, "tokenizer", None)
+    if kept is None or kept[0] != pipeline:
+        with LOADING:
+            kept = pipeline, Tokenizer(TextPipeline.from_json(json.loads(pipeline)))
+        KEPT.tokenizer = kept
+    return kept[1]
 
 
 def prepare(pipeline: str) -> None:
@@ -102,7 +110,7 @@ class Job:
         """Raises ``DataError`` where the text pipeline needs something that is not installed."""
         self.config = config
         self.workers = found
-        self.root = Path(config.output)
+        self.root = output.building_site(config).absolute()
         self.work = self.root / output.WORK
         self.names = LabelMap(config.source.labels, config.source.neutral).names
         self.pipeline = resolve(config.text)
@@ -111,13 +119,11 @@ class Job:
         """Build the dataset, or find that it is there already."""
         plans = self.scan()
         fingerprints = [plan.fingerprint for plan in plans]
-        config, text = self.config.deciding(), self.pipeline.to_json()
-        manifest = output.complete(self.root, config, text, fingerprints, self.config.overwrite)
-        if manifest:
-            say(f"{self.root}: already complete for this configuration and source; nothing to do")
-        else:
-            manifest = self.build(plans)
-        output.remove_work(self.root)
+        there = output.complete(self.config, self.pipeline.to_json(), fingerprints)
+        if there:
+            say(f"{self.config.output}: already complete for this configuration and source; nothing to do")
+        manifest = there or self.build(plans)
+        output.finish(self.root, self.config, fresh=there is None)
         return manifest
 
     def scan(self) -> list[Plan]:
@@ -238,8 +244,7 @@ def run(config: PreprocessConfig) -> Manifest:
 
     Raises ``ConfigError``, ``DataError`` or ``UserError``, each a sentence.
     """
-    root = Path(config.output)
-    with output.writable(root), workers(config.executor) as found:
+    with output.writable(output.building_site(config)), workers(config.executor) as found:
         return Job(config, found).run()
 
 

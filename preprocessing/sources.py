@@ -47,7 +47,7 @@ class File:
     """One file (or folder) of a source, before anything of it is read."""
 
     address: str
-    """What is opened."""
+    """What is opened; absolute, since a worker may stand in another directory."""
     name: str
     """What sentences and the manifest call it."""
     format: str
@@ -118,7 +118,14 @@ def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
             if kind == fs.FileType.NotFound:
                 raise DataError(f"{found}: no such file; check source.path")
             folder = kind == fs.FileType.Directory
-            yield File(found, found, "folder" if folder else format_of(found, source), split, source, splits)
+            yield File(
+                addresses.absolute(found),
+                found,
+                "folder" if folder else format_of(found, source),
+                split,
+                source,
+                splits,
+            )
 
 
 def format_of(address: str, source: SourceConfig) -> str:

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Dask cluster does the work: real scheduler and worker processes, one of them killed in mid-run, the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.corpora import Command, contents, reviews, write_csv
+
+pytest.importorskip("distributed", reason="needs distributed (extra dask)")
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ("--shards.rows", 500, "--source.part_mb", 0.03)
+
+
+class Cluster:
+    """A scheduler and workers as processes of their own, found through a scheduler file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "scheduler.json"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        deadline = time.monotonic() + 60
+        while not self.file.exists():
+            assert time.monotonic() < deadline, "the scheduler did not write its file within 60 s"
+            time.sleep(0.05)
+
+    def start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.{program}", "--scheduler-file", str(self.file), *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with open(self.folder / f"{len(self.processes)}.log", "wb") as log:
+            process = subprocess.Popen(command, cwd=self.folder, env=environment, stderr=log, stdout=log)
+        self.processes.append(process)
+        return process
+
+    def worker(self, threads: int = 1) -> subprocess.Popen[bytes]:
+        return self.start("dask_worker", "--nthreads", str(threads), "--no-nanny", "--no-dashboard")
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait(timeout=30)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    (tmp_path / "cluster").mkdir()
+    running = Cluster(tmp_path / "cluster")
+    yield running
+    running.close()
+
+
+@pytest.mark.timeout(180)
+def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = Command(capsys)
+    source = write_csv(tmp_path / "reviews.csv", reviews(4000, words=60))
+    assert command.build(source, tmp_path / "here", *SMALL) == 0
+    lost, _ = cluster.worker(), cluster.worker(threads=2)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    arguments = ["--source.path", source, "--output", tmp_path / "there", "--text.max_tokens", 64, *SMALL]
+    arguments += ["--vocabulary.min_count", 1, "--executor.kind", "dask", "--executor.scheduler", cluster.file]
+    job = subprocess.Popen(
+        [sys.executable, "-m", "preprocessing", "run", *map(str, arguments)], env=environment, stderr=subprocess.PIPE
+    )
+    markers = tmp_path / "there" / ".work" / "parts"
+    deadline = time.monotonic() + 90
+    while len(list(markers.glob("*.json"))) < 2:
+        assert job.poll() is None, job.communicate()[1].decode()
+        assert time.monotonic() < deadline, "no part was finished within 90 s"
+        time.sleep(0.005)
+    os.kill(lost.pid, signal.SIGKILL)
+    assert job.poll() is None, "the run was over before a worker could be killed"
+    _, errors = job.communicate(timeout=120)
+    assert job.returncode == 0, errors.decode()
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+@pytest.mark.timeout(120)
+def test_an_error_on_a_worker_is_the_same_sentence(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = Command(capsys)
+    rows: list[tuple[str, str]] = [*reviews(400), ("fine", "maybe"), *reviews(50)]
+    source = write_csv(tmp_path / "reviews.csv", rows)
+    cluster.worker()
+    dask = ("--executor.kind", "dask", "--executor.scheduler", cluster.file)
+    assert command("run", "--source.path", source, "--output", tmp_path / "out", *SMALL, *dask) == 3
+    assert "reviews.csv: row 401: label 'maybe' is not known" in command.err.splitlines()[-1]
+
+
+@pytest.mark.timeout(60)
+def test_a_scheduler_that_does_not_answer_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from preprocessing import executors
+
+    monkeypatch.setattr(executors, "CONNECT_TIMEOUT_S", 2)
+    command = Command(capsys)
+    source = write_csv(tmp_path / "reviews.csv", reviews(50))
+    dask = ("--executor.kind", "dask", "--executor.scheduler", "tcp://127.0.0.1:9")
+    assert command("run", "--source.path", source, "--output", tmp_path / "out", *dask) == 2
+    assert "executor.scheduler: tcp://127.0.0.1:9: no scheduler with workers answers there" in command.sentence

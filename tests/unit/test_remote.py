@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remote addresses, against a real S3 API on loopback: read in pieces, write manifest last, share one cache."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from preprocessing import addresses, remote
+from preprocessing.errors import ConfigError, DataError, UserError
+from preprocessing.shards import read_manifest, verify
+from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
+
+moto = pytest.importorskip("moto.server", reason="needs moto[server] (extra dev)")
+pytest.importorskip("s3fs", reason="needs s3fs (extra remote)")
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = reviews(300)
+SPLITS = ("--source.part_mb", 0.005)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Any]:
+    """A client of an S3 server of our own, which every child process finds through its environment."""
+    import boto3
+
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "for-the-test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="corpus")
+        yield client
+        client.close()
+    server.stop()
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    monkeypatch.setenv(remote.CACHE_VARIABLE, str(tmp_path / "cache"))
+    return Command(capsys)
+
+
+def upload(s3: Any, path: Path, key: str) -> str:
+    s3.upload_file(str(path), "corpus", key)
+    return f"s3://corpus/{key}"
+
+
+def test_a_remote_source_gives_the_rows_of_a_local_one(s3: Any, tmp_path: Path, command: Command) -> None:
+    plain = write_csv(tmp_path / "a.csv", ROWS[:100])
+    packed = tmp_path / "b.jsonl.gz"
+    packed.write_bytes(gzip.compress(write_jsonl(tmp_path / "b.jsonl", ROWS[100:200]).read_bytes()))
+    columns = {"text": [text for text, _ in ROWS[200:]], "label": [label for _, label in ROWS[200:]]}
+    pq.write_table(pa.table(columns), tmp_path / "c.parquet", row_group_size=40)
+    here = [plain, packed, tmp_path / "c.parquet"]
+    there = [upload(s3, path, f"read/{path.name}") for path in here]
+    assert command.build(f"[{','.join(map(str, here))}]", tmp_path / "here", *SPLITS) == 0  # type: ignore[arg-type]
+    assert command.build(f"[{','.join(there)}]", tmp_path / "there", *SPLITS) == 0, command.err  # type: ignore[arg-type]
+    manifests = [read_manifest(tmp_path / name) for name in ("here", "there")]
+    assert manifests[0].fingerprint == manifests[1].fingerprint
+    sources = manifests[1].provenance["sources"]
+    assert [entry["rows"] for entry in sources] == [100, 100, 100]
+    assert "etag" in sources[2]["fingerprint"]
+
+
+def test_globs_workers_and_what_is_missing(s3: Any, tmp_path: Path, command: Command) -> None:
+    for place in range(3):
+        upload(s3, write_csv(tmp_path / f"{place}.csv", ROWS[place * 100 : place * 100 + 100]), f"glob/{place}.csv")
+    arguments = ("--executor.workers", 2, *SPLITS)
+    assert command.build("s3://corpus/glob/*.csv", tmp_path / "out", *arguments) == 0, command.err  # type: ignore[arg-type]
+    assert read_manifest(tmp_path / "out").statistics["rows_read"] == 300
+    assert command.build("s3://corpus/glob/9.csv", tmp_path / "other") == 3  # type: ignore[arg-type]
+    assert command.sentence == "s3://corpus/glob/9.csv: no such file; check source.path"
+    assert command.build("s3://corpus/none/*.csv", tmp_path / "other") == 3  # type: ignore[arg-type]
+    assert command.sentence == "s3://corpus/none/*.csv: no file matches; check the pattern"
+
+
+def test_bounded_pieces(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "READ_BYTES", 1000)
+    address = upload(s3, write_csv(tmp_path / "a.csv", ROWS), "pieces.csv")
+    pieces = list(addresses.stream(address))
+    assert max(map(len, pieces)) <= 1000 < sum(map(len, pieces)) == (tmp_path / "a.csv").stat().st_size
+    (tmp_path / "a.csv.bz2").write_bytes(bz2.compress((tmp_path / "a.csv").read_bytes()))
+    pieces = list(addresses.stream(str(tmp_path / "a.csv.bz2")))
+    assert max(map(len, pieces)) <= 1000
+    assert b"".join(pieces) == (tmp_path / "a.csv").read_bytes()
+
+
+@pytest.fixture
+def published(s3: Any, tmp_path: Path, command: Command) -> str:
+    address = f"s3://corpus/{tmp_path.name}"
+    assert command.build(write_csv(tmp_path / "a.csv", ROWS), address) == 0, command.err  # type: ignore[arg-type]
+    return address
+
+
+def test_a_remote_output_is_published_checked_and_inspected(published: str, tmp_path: Path, command: Command) -> None:
+    source = tmp_path / "a.csv"
+    assert command.build(source, tmp_path / "here") == 0
+    assert contents(remote.local(published)) == contents(tmp_path / "here")
+    assert command("check", published) == 0
+    assert command.out.startswith(f"ok: {published}: train 240")
+    assert command("inspect", published) == 0
+    assert command.build(source, published) == 0  # type: ignore[arg-type]
+    assert "already complete" in command.err
+    assert command.build(source, published, "--seed", 1) == 2  # type: ignore[arg-type]
+    assert "holds a dataset of another configuration" in command.sentence
+    assert command.build(source, published, "--seed", 1, "--overwrite", "true") == 0  # type: ignore[arg-type]
+    assert verify(remote.local(published)) == []
+    assert contents(remote.local(published)) != contents(tmp_path / "here")
+
+
+def test_the_manifest_is_published_last(
+    s3: Any, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command.build(write_csv(tmp_path / "a.csv", ROWS), tmp_path / "here") == 0
+    naming = remote.names
+    monkeypatch.setattr(remote, "names", lambda manifest: [*naming(manifest), "absent"])
+    with pytest.raises(DataError, match="no such file"):
+        remote.publish(tmp_path / "here", "s3://corpus/half")
+    with pytest.raises(DataError, match="not a dataset, or one that is not published yet"):
+        remote.local("s3://corpus/half", tmp_path / "cache")
+
+
+def test_a_damaged_remote_shard_is_named_and_not_kept(s3: Any, published: str, tmp_path: Path) -> None:
+    manifest = remote.parsed(remote.manifest_bytes(published) or b"")
+    key = f"{tmp_path.name}/{manifest.splits['train'][0].path}"
+    data = bytearray(s3.get_object(Bucket="corpus", Key=key)["Body"].read())
+    data[len(data) // 2] ^= 1
+    s3.put_object(Bucket="corpus", Key=key, Body=bytes(data))
+    with pytest.raises(DataError, match=r"the copy is not what the manifest says: .*00000-w0064.arrow"):
+        remote.local(published, tmp_path / "fresh")
+    assert [name for name in contents(tmp_path / "fresh") if not name.endswith(".lock")] == []
+
+
+COUNT_FETCHES = """
+import sys
+from pathlib import Path
+from preprocessing import remote
+fetch, fetched = remote.fetch, []
+remote.fetch = lambda *arguments: fetched.append(1) or fetch(*arguments)
+print(remote.local(sys.argv[1], Path(sys.argv[2])), len(fetched))
+"""
+
+
+@pytest.mark.timeout(120)
+def test_processes_of_a_node_fetch_once(published: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", COUNT_FETCHES, published, str(tmp_path / "node")]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    answers = [process.communicate(timeout=90)[0].split() for process in processes]
+    assert len({path for path, _ in answers}) == 1
+    assert sum(int(number) for _, number in answers) == 1
+    assert verify(answers[0][0]) == []
+
+
+def test_waiting_for_another_process_has_a_limit(published: str, tmp_path: Path) -> None:
+    content = remote.manifest_bytes(published) or b""
+    import hashlib
+
+    lock = tmp_path / "datasets" / f"{hashlib.sha256(content).hexdigest()[:32]}.lock"
+    with remote.locked(lock, "us", 1), pytest.raises(UserError, match=r"is fetching it, for more than 0.3 s"):
+        remote.local(published, tmp_path, timeout_s=0.3)
+
+
+def test_an_unknown_protocol_and_a_missing_driver_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"zz://a/b.csv: no driver for zz://"):
+        addresses.find("zz://a/b.csv")
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(ConfigError, match=r"hf://datasets/a: no driver for hf:// .*padless\[remote\]"):
+        addresses.find("hf://datasets/a")
