@@ -29,8 +29,8 @@ SPLITS = ("--source.part_mb", 0.005)
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Any]:
-    """A client of an S3 server of our own, which every child process finds through its environment."""
-    import boto3
+    """The file system of an S3 server of our own, which every child process finds through its environment."""
+    import s3fs
 
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -40,10 +40,9 @@ def s3() -> Iterator[Any]:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "for-the-test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="corpus")
+        client = s3fs.S3FileSystem()
+        client.mkdir("corpus")
         yield client
-        client.close()
     server.stop()
 
 
@@ -54,7 +53,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 
 
 def upload(s3: Any, path: Path, key: str) -> str:
-    s3.upload_file(str(path), "corpus", key)
+    s3.put_file(str(path), f"corpus/{key}")
     return f"s3://corpus/{key}"
 
 
@@ -135,10 +134,10 @@ def test_the_manifest_is_published_last(
 
 def test_a_damaged_remote_shard_is_named_and_not_kept(s3: Any, published: str, tmp_path: Path) -> None:
     manifest = remote.parsed(remote.manifest_bytes(published) or b"")
-    key = f"{tmp_path.name}/{manifest.splits['train'][0].path}"
-    data = bytearray(s3.get_object(Bucket="corpus", Key=key)["Body"].read())
+    shard = f"{published}/{manifest.splits['train'][0].path}"
+    data = bytearray(s3.cat_file(shard))
     data[len(data) // 2] ^= 1
-    s3.put_object(Bucket="corpus", Key=key, Body=bytes(data))
+    s3.pipe_file(shard, bytes(data))
     with pytest.raises(DataError, match=r"the copy is not what the manifest says: .*00000-w0064.arrow"):
         remote.local(published, tmp_path / "fresh")
     assert [name for name in contents(tmp_path / "fresh") if not name.endswith(".lock")] == []
