@@ -107,7 +107,7 @@ def future_version(root: Path) -> str:
 def edited(root: Path) -> str:
     content = json.loads((root / "dataset.json").read_text())
     (root / "dataset.json").write_text(json.dumps({**content, "labels": ["a", "b"]}))
-    return f"{root / 'dataset.json'}: its content does not match its fingerprint"
+    return f"{root / 'dataset.json'}: its content does not match its sha256"
 
 
 def half_a_manifest(root: Path) -> str:
