@@ -45,6 +45,19 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
         )
 
 
+def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None:
+    """Refuse options that would do nothing here, and weights for labels that do not exist."""
+    for label in config.optim.class_weights:
+        if label not in manifest.labels:
+            known = ", ".join(manifest.labels)
+            raise ConfigError(f"optim.class_weights.{label}: the dataset has no such label; it has {known}")
+    if config.optim.gradient_compression != "none" and world_size == 1:
+        raise ConfigError("optim.gradient_compression: one process sends no gradients; leave it at none")
+    total = config.epochs * steps(manifest.rows(TRAIN), config.global_batch)
+    if config.profile and config.profile[1] >= total:
+        raise ConfigError(f"profile: step {config.profile[1]} never comes: the run has {total} steps, from 0")
+
+
 def steps(rows: int, global_batch: int) -> int:
     """Optimizer steps of one epoch."""
     return -(-rows // global_batch)

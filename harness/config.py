@@ -60,6 +60,14 @@ class OptimConfig:
     """Adam's averaging factors for the gradient and its square."""
     clip_norm: float | None = 1.0
     """Gradients are scaled down to this norm; null leaves them as they are."""
+    ema: float | None = None
+    """Average the weights over steps with this factor (0.999, say); the average is validated, kept and tested."""
+    label_smoothing: float = 0.0
+    """Share of each label that is spread over all classes."""
+    class_weights: dict[str, float] = field(default_factory=dict)
+    """Label -> factor for the loss of its rows, as in {positive: 2.0}; a label that is not named counts once."""
+    gradient_compression: Literal["none", "bf16"] = "none"
+    """What gradients travel as between processes."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -68,6 +76,11 @@ class OptimConfig:
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
         require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers from 0 to below 1")
         require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "above 0, or null")
+        require(self.ema is None or 0 < self.ema < 1, "optim.ema", self.ema, "between 0 and 1, or null")
+        smoothing = self.label_smoothing
+        require(0 <= smoothing < 1, "optim.label_smoothing", smoothing, "at least 0 and below 1")
+        for label, weight in self.class_weights.items():
+            require(weight > 0, f"optim.class_weights.{label}", weight, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +134,24 @@ class RunConfig:
     """How often every training row is seen."""
     global_batch: int = 64
     """Rows per optimizer step over all processes; the last word on batch size, whatever the number of processes."""
-    micro_batch: int | None = None
-    """Most rows a process holds at once; a larger share of the global batch is accumulated. null: no limit."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Most rows a process holds at once; a larger share of the global batch is accumulated. null: no limit. auto: tried
+    out on the longest batch before training, halved while CUDA runs out of memory."""
     precision: Precision = "auto"
     """Arithmetic of training. auto: bf16 where the device computes it natively, else fp32. Evaluation is in fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA devices when there are any."""
     seed: int = 0
     """Decides initial weights, order and dropout."""
+    patience: int | None = None
+    """Stop after this many epochs without a better validation; null: never."""
+    nan_limit: int = 3
+    """A step whose gradient is not finite is skipped on all processes, its rows written to RUN/bad_batches; after this
+    many in a row training stops."""
+    dry_run: bool = False
+    """Build everything, run the longest batch, print memory and the time of a full run; leave nothing behind."""
+    profile: list[int] = field(default_factory=list)
+    """First and last step to record with torch.profiler, as in [20, 25]; the trace goes to RUN/profile."""
     select: Literal["accuracy", "loss"] = "accuracy"
     """Which validation metric decides the epoch whose weights are kept."""
     eval_batch: int = 512
@@ -146,11 +169,16 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("epochs", "global_batch", "eval_batch", "timeout_s"):
+        for name in ("epochs", "global_batch", "eval_batch", "timeout_s", "nan_limit"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        require(
-            self.micro_batch is None or self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1, or null"
-        )
+        micro_batch = self.micro_batch
+        fits = micro_batch in (None, "auto") or (isinstance(micro_batch, int) and micro_batch >= 1)
+        require(fits, "micro_batch", micro_batch, "at least 1, auto, or null")
+        useful = self.patience is None or 1 <= self.patience < self.epochs
+        require(useful, "patience", self.patience, f"at least 1 and below epochs ({self.epochs}), or null")
+        window = self.profile
+        in_order = not window or (len(window) == 2 and 0 <= window[0] <= window[1])
+        require(in_order, "profile", window, "a first and a last step, as in [20, 25]")
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
         require(bool(self.run), "run", self.run, "a directory's name")
         require(bool(self.data), "data", self.data, "a directory's name")

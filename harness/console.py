@@ -9,6 +9,7 @@ from typing import Any
 
 from harness import rundir
 from harness.config import RunConfig
+from harness.fit import Rehearsal
 from harness.model import Classifier, num_parameters
 from harness.precision import Choice
 from preprocessing.shards import Manifest
@@ -48,8 +49,16 @@ class Console:
         self.say(
             f"step {step:>6,}/{self.total_steps:,}  epoch {figures['epoch']:5.2f}  loss {figures['loss']:.4f}  "
             f"lr {figures['lr']:.2e}  {figures['tokens_per_s']:>9,.0f} tokens/s  padding {figures['padding']:5.1%}  "
-            f"data wait {figures['data_wait']:4.1%}  {duration(left)} left"
+            f"data wait {figures['data_wait']:4.1%}  {utilisation(figures['mfu'])}{duration(left)} left"
         )
+        if figures["verdict"]:
+            self.say(f"  note: {figures['verdict']}")
+
+    def rehearsal(self, cost: Rehearsal, rows: int, tokens: int) -> None:
+        """What a dry run found: ``rows`` of the longest step, ``tokens`` per process in a full run."""
+        self.say(f"dry run    longest step ({rows} rows): {cost.step_s * 1e3:,.0f} ms")
+        self.say(f"memory     {cost.memory_bytes / 2**20:,.0f} MiB at most in one process")
+        self.say(f"full run   about {duration(cost.full_run_s(tokens))} of training ({self.total_steps:,} steps)")
 
     def end(self, directory: Path) -> None:
         """Where everything lies."""
@@ -61,6 +70,11 @@ class Console:
             (rundir.CONFIG, "the resolved configuration; environment.json says what it ran on"),
         ):
             self.say(f"  {name:<14} {what}")
+
+
+def utilisation(mfu: float | None) -> str:
+    """Share of the device's measured peak that the recurrent layers used, where the peak is known."""
+    return "" if mfu is None else f"mfu {mfu:4.0%}  "
 
 
 def duration(seconds: float) -> str:

@@ -44,11 +44,14 @@ def main(argv: list[str]) -> int:
     arguments = accelerate_arguments(options, training)
     manifest = checks.check_dataset(config.data)
     checks.check_fit(config, manifest, arguments.num_processes or 1)
+    checks.check_useful(config, manifest, arguments.num_processes or 1)
     launch_id = uuid.uuid4().hex
     os.environ[rundir.LAUNCH_ID] = launch_id
     os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(SIGNALS)
     os.environ["PET_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_TIMEOUT_S)
     failure = start(arguments)
+    if config.dry_run and failure is None:
+        return 0
     return outcome(Path(config.run), launch_id, failure)
 
 

@@ -72,11 +72,24 @@ class Classifier(nn.Module):
         return pooled.index_add(0, rows, outputs.data) / batch.lengths.to(pooled.device)[:, None]
 
 
-def loss_per_row(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each row, ``[rows]``: binary with logits for one logit, softmax for several."""
+def loss_per_row(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Cross-entropy of each row, ``[rows]``: binary with logits for one logit, softmax for several.
+
+    Smoothing spreads a share of the label evenly over all classes (Szegedy et al., 2016), for two classes as for more;
+    ``class_weights`` ``[classes]`` multiplies the loss of a row by the weight of its label.
+    """
     if logits.dim() == 1:
-        return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-    return functional.cross_entropy(logits, labels, reduction="none")
+        targets = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
+        losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    else:
+        losses = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    return losses if class_weights is None else losses * class_weights.to(losses.dtype)[labels]
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -90,11 +103,25 @@ class Objective(nn.Module):
     Evaluation calls ``classifier`` itself, in fp32 and without collectives.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
-        """``classifier`` stays reachable as an attribute."""
+    row_losses: torch.Tensor
+    """``[rows]``: the losses of the latest batch, detached, for whoever must find a row that went wrong."""
+
+    def __init__(
+        self, classifier: Classifier, *, label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None
+    ) -> None:
+        """``classifier`` stays reachable as an attribute; ``class_weights`` ``[classes]`` lies on its device."""
         super().__init__()
         self.classifier = classifier
+        self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Sum over the batch's rows of each row's loss; the caller divides by the rows of the whole step."""
-        return loss_per_row(self.classifier(batch), batch.labels).sum()
+        losses = loss_per_row(
+            self.classifier(batch),
+            batch.labels,
+            label_smoothing=self.label_smoothing,
+            class_weights=self.class_weights,
+        )
+        self.row_losses = losses.detach()
+        return losses.sum()

@@ -14,21 +14,30 @@ import torch
 
 from harness import rundir
 from harness.bundle import read_bundle, write_bundle, write_vocabulary
-from harness.checks import TEST, TRAIN, VALIDATION, check_dataset, check_fit
+from harness.checks import TEST, TRAIN, VALIDATION, check_dataset, check_fit, check_useful
 from harness.config import RunConfig, to_dict
 from harness.console import Console
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec
 from harness.evaluate import Scores, describe, score, write_results
+from harness.fit import choose_micro_batch, heaviest_step, rehearse
+from harness.flops import flops_per_token, measure_peak, synchronize
+from harness.guard import NanGuard
 from harness.metrics import classification_metrics
 from harness.model import Classifier, Objective
+from harness.precision import Choice
+from harness.profiling import StepProfiler
 from harness.session import Session
+from harness.throughput import Meter, memory_bytes
 from harness.trackers import check_trackers
 from harness.tracking import Tracking
 from harness.trainer import Trainer
 from preprocessing import atomic
 from preprocessing.errors import UserError
-from preprocessing.shards import Split
+from preprocessing.shards import Manifest, Split
+
+FP16_FIRST_SKIPS = 20
+"""fp16 starts with a large loss scale and finds the right one by skipping steps; those are no sign of divergence."""
 
 
 class Run:
@@ -40,37 +49,79 @@ class Run:
     def __init__(self, config: RunConfig, session: Session) -> None:
         """Check, agree with the other ranks, then build. Raises the same ``UserError`` on every rank."""
         self.config, self.session, self.world = config, session, session.world
-        self.best: float | None = None
-        with self.world.together("the checks before training"):
-            if self.world.is_main:
-                check_trackers(config.tracking)
-                rundir.check_free(config.run)
-            self.manifest = check_dataset(config.data, hashes=self.world.is_main)
-            check_fit(config, self.manifest, self.world.world_size)
-        settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
-        version = f"{torch.__version__}"
-        facts = {"configuration": settings, "dataset": self.manifest.fingerprint[:16], "torch": version}
-        self.world.handshake(facts)
         self.directory = Path(config.run)
-        with self.world.together("opening the run directory"):
-            if self.world.is_main:
-                rundir.claim(config)
-                rundir.write_status(self.directory, "running")
-                self._describe()
+        self.choices = dict(session.choices)
+        self.best: float | None = None
+        self.epochs_since_best = 0
+        self.manifest = self._agree()
         names = [name for name in (TRAIN, VALIDATION, TEST) if self.manifest.splits.get(name)]
         self.splits = {name: Split(config.data, self.manifest, name) for name in names}
         self.trainer = self._build_trainer()
         self.console = Console(self.trainer.total_steps) if self.world.is_main else None
-        self.tracking = Tracking(session.accelerator, config, self.directory, self.world.is_main)
+        writes = self.world.is_main and not config.dry_run
+        with self.world.together("opening the run directory"):
+            if writes:
+                rundir.claim(config)
+                rundir.write_status(self.directory, "running")
+                self._describe()
+        self.tracking = Tracking(session.accelerator, config, self.directory, writes)
         if self.console is not None:
-            self.console.start(config, self.manifest, self.trainer.classifier, session.choices)
+            self.console.start(config, self.manifest, self.trainer.objective.classifier, self.choices)
+
+    def _agree(self) -> Manifest:
+        """Check what was asked for, and that all ranks were asked the same."""
+        config = self.config
+        with self.world.together("the checks before training"):
+            if self.world.is_main:
+                check_trackers(config.tracking)
+                rundir.check_free(config.run)
+            manifest = check_dataset(config.data, hashes=self.world.is_main)
+            check_fit(config, manifest, self.world.world_size)
+            check_useful(config, manifest, self.world.world_size)
+        settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
+        facts = {"configuration": settings, "dataset": manifest.fingerprint[:16], "torch": torch.__version__}
+        self.world.handshake(facts)
+        return manifest
 
     def _describe(self) -> None:
-        effective = {name: str(choice) for name, choice in self.session.choices.items()}
+        effective = {name: str(choice) for name, choice in self.choices.items()}
         atomic.write_json(self.directory / rundir.ENVIRONMENT, rundir.describe_environment(effective))
         write_vocabulary(self.directory / rundir.BUNDLE, Path(self.config.data))
 
     def _build_trainer(self) -> Trainer:
+        config, session = self.config, self.session
+        torch.manual_seed(config.seed)
+        classifier = Classifier(config.model, self.manifest.vocabulary_size, len(self.manifest.labels))
+        classifier.to(session.device).recurrent.flatten_parameters()
+        weights = [config.optim.class_weights.get(label, 1.0) for label in self.manifest.labels]
+        objective = Objective(
+            classifier,
+            label_smoothing=config.optim.label_smoothing,
+            class_weights=torch.tensor(weights, device=session.device) if config.optim.class_weights else None,
+        )
+        peak = measure_peak(session.device, self.choices["precision"].value)
+        peaks = self.world.gather_numbers(np.array([peak]), "measuring the devices")
+        self.choices["peak"] = Choice(f"{peaks.sum() / 1e9:,.0f} GFLOP/s", "a matrix product, all processes together")
+        return Trainer(
+            config,
+            objective,
+            self._build_loader(objective),
+            session.accelerator,
+            self.world,
+            guard=self._build_guard(),
+            meter=Meter(session.device, flops_per_token(config.model), float(peaks.sum())),
+            profiler=StepProfiler(config.profile if self.world.is_main else [], self.directory / "profile"),
+            validate=self.validate,
+            report=self.report,
+        )
+
+    def _build_guard(self) -> NanGuard:
+        scaled = self.choices["precision"].value == "fp16"
+        limit = self.config.nan_limit + (FP16_FIRST_SKIPS if scaled else 0)
+        data, classes = Path(self.config.data), len(self.manifest.labels)
+        return NanGuard(limit, self.world, self.directory, self.splits[TRAIN], data, classes)
+
+    def _build_loader(self, objective: Objective) -> Loader:
         config, split = self.config, self.splits[TRAIN]
         spec = OrderSpec(
             seed=config.seed,
@@ -78,29 +129,56 @@ class Run:
             window_rows=config.order.window_rows,
             length_noise=config.order.length_noise,
         )
-        order = Order(split.block_starts, lambda block: split.blocks[block].length, spec)
         loader = Loader(
             split,
-            order,
+            Order(split.block_starts, lambda block: split.blocks[block].length, spec),
             rank=self.world.rank,
             world_size=self.world.world_size,
             layout=self.session.layout,
             device=self.session.device,
-            micro_batch=config.micro_batch,
+            micro_batch=None if config.micro_batch == "auto" else config.micro_batch,
         )
-        torch.manual_seed(config.seed)
-        classifier = Classifier(config.model, self.manifest.vocabulary_size, len(self.manifest.labels))
-        objective = Objective(classifier.to(self.session.device))
-        classifier.recurrent.flatten_parameters()
-        return Trainer(
-            config,
-            objective,
-            loader,
-            self.session.accelerator,
-            self.world,
-            validate=self.validate,
-            report=self.report,
+        if config.micro_batch == "auto":
+            self._fit_micro_batch(loader, objective)
+        return loader
+
+    def _fit_micro_batch(self, loader: Loader, objective: Objective) -> None:
+        """Give the loader the micro-batch with which the longest batch fits."""
+        step = self._heaviest_step(loader)
+
+        def attempt(rows: int) -> None:
+            loader.micro_batch = rows
+            (batch,) = loader.steps(0, step, step + 1)
+            for micro_batch in batch.micro_batches:
+                with self.session.accelerator.autocast():
+                    loss = objective(micro_batch)
+                loss.backward()
+            objective.zero_grad(set_to_none=True)
+
+        share = -(-self.config.global_batch // self.world.world_size)
+        loader.micro_batch, self.choices["micro_batch"] = choose_micro_batch(
+            share, attempt, self.world, self.session.device
         )
+
+    def _heaviest_step(self, loader: Loader) -> int:
+        return heaviest_step(loader.order, np.concatenate([block.length for block in loader.split.blocks]))
+
+    def rehearse(self) -> None:
+        """A dry run: one real step of the longest batch, what it needs, and what a full run would take."""
+        loader, trainer = self.trainer.loader, self.trainer
+        step = self._heaviest_step(loader)
+        (batch,) = loader.steps(0, step, step + 1)
+        trainer.model.train()
+
+        def update() -> int:
+            trainer.update(batch)
+            synchronize(self.session.device)
+            return sum(micro.num_tokens for micro in batch.micro_batches)
+
+        cost = rehearse(update, lambda: memory_bytes(self.session.device))
+        tokens = sum(shard.tokens for shard in self.manifest.splits[TRAIN]) * self.config.epochs
+        if self.console is not None:
+            self.console.rehearsal(cost, batch.global_rows, tokens // self.world.world_size)
 
     def report(self, figures: dict[str, Any]) -> None:
         """A log line."""
@@ -120,12 +198,13 @@ class Run:
         )
         return scores, classification_metrics(scores.logits, scores.labels)
 
-    def validate(self, epoch: int, step: int) -> None:
-        """Exact validation; the weights are kept if they are the best so far."""
-        classifier = self.trainer.classifier
+    def validate(self, epoch: int, step: int) -> bool:
+        """Exact validation; the weights are kept if they are the best so far. Whether to stop here."""
+        classifier = self.trainer.objective.classifier
         _, values = self.score(VALIDATION, classifier)
         selected = values["accuracy"] if self.config.select == "accuracy" else -values["log_loss"]
         better = self.best is None or selected > self.best or not np.isfinite(self.best)
+        self.epochs_since_best = 0 if better else self.epochs_since_best + 1
         if better:
             self.best = selected
             if self.world.is_main:
@@ -134,8 +213,12 @@ class Run:
         self.tracking.write(VALIDATION, {"step": step, "epoch": epoch + 1, **figures, "best": better})
         if self.world.is_main:
             rundir.write_status(self.directory, "running", step=step)
+        stop = self.config.patience is not None and self.epochs_since_best >= self.config.patience
         if self.console is not None:
             self.console.say(f"epoch {epoch + 1} validation: {describe(values)}{' (best so far)' if better else ''}")
+            if stop:
+                self.console.say(f"stopping: no better validation for {self.epochs_since_best} epochs (patience)")
+        return stop
 
     def test(self) -> None:
         """Load the best weights and measure them, once, on the test split if the dataset has one."""
@@ -168,7 +251,7 @@ class Run:
     ) -> None:
         """Close the trackers, then write how the run ended."""
         self.tracking.close()
-        if not self.world.is_main:
+        if not self.world.is_main or self.config.dry_run:
             return
         step = self.trainer.step
         if error is None:

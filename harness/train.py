@@ -24,8 +24,11 @@ def main(argv: list[str]) -> int:
         config.device, config.precision, config.timeout_s, known_trackers(config.tracking), config.run
     )
     with joined as session, Run(config, session) as run:
-        run.trainer.fit()
-        run.test()
+        if config.dry_run:
+            run.rehearse()
+        else:
+            run.trainer.fit()
+            run.test()
     return 0
 
 

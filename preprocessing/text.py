@@ -63,16 +63,16 @@ class TextSpec:
         for name, kind in get_type_hints(type(self)).items():
             value, choices = getattr(self, name), get_args(kind)
             if choices and value not in choices:
-                raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+                raise ConfigError(f"text.{name} is {value!r}; it must be one of {', '.join(choices)}")
             if not choices and type(value) is not kind:
-                raise ConfigError(f"{name} is {value!r}; it must be of type {kind.__name__}")
+                raise ConfigError(f"text.{name} is {value!r}; it must be of type {kind.__name__}")
         if self.max_tokens < 1:
-            raise ConfigError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+            raise ConfigError(f"text.max_tokens is {self.max_tokens}; it must be at least 1")
         if not self.stop_words:
-            raise ConfigError("stop_words is ''; it must be none, nltk, stop-words or the path of a file")
+            raise ConfigError("text.stop_words is ''; it must be none, nltk, stop-words or the path of a file")
         if self.lemmatizer == "wordnet" and self.language != "en":
             raise ConfigError(
-                f"lemmatizer is wordnet, which is English, but language is {self.language!r}; use simplemma"
+                f"text.lemmatizer is wordnet, which is English, but language is {self.language!r}; use simplemma"
             )
 
 

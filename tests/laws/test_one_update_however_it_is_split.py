@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,12 @@ import torch
 from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.data.loader import Batch, Loader, StepBatch
 from harness.data.order import Order, OrderSpec
-from harness.model import Classifier, Objective, loss_per_row
+from harness.guard import NanGuard
+from harness.model import Classifier, Objective
 from harness.optim import learning_rate
+from harness.profiling import StepProfiler
 from harness.session import Session, open_session
+from harness.throughput import Meter
 from harness.trainer import Trainer
 from preprocessing.shards import Split, read_manifest
 from tests.datasets import write_dataset
@@ -25,13 +29,17 @@ from tests.ranks import run_ranks
 ROWS, GLOBAL_BATCH, STEPS = 101, 24, 10
 ACCUMULATION = (1, 3)
 LAYOUTS = ("padded", "packed")
-Case = tuple[int, str, int]
-"""Dataset, layout, micro-batches a step."""
+OPTIONS = ("plain", "every option")
+Case = tuple[int, str, str, int]
+"""Dataset, options, layout, micro-batches a step."""
 
 
-def make_config(num_layers: int = 1) -> RunConfig:
-    model = ModelConfig(embedding_dim=8, hidden_size=6, num_layers=num_layers)
-    return RunConfig(global_batch=GLOBAL_BATCH, epochs=2, precision="fp32", model=model, optim=OptimConfig(lr=0.01))
+def make_config(options: str, labels: list[str]) -> RunConfig:
+    plain = OptimConfig(lr=0.01)
+    every = OptimConfig(lr=0.01, ema=0.8, label_smoothing=0.1, class_weights={labels[0]: 2.5}, weight_decay=0.1)
+    model = ModelConfig(embedding_dim=8, hidden_size=6)
+    optim = plain if options == "plain" else every
+    return RunConfig(global_batch=GLOBAL_BATCH, epochs=2, precision="fp32", model=model, optim=optim)
 
 
 def make_model(config: RunConfig, vocabulary_size: int, num_classes: int) -> Classifier:
@@ -44,19 +52,22 @@ def make_order(split: Split, config: RunConfig) -> Order:
     return Order(split.block_starts, lambda block: split.blocks[block].length, spec)
 
 
-def train_on_a_rank(datasets: list[str]) -> dict[Case, tuple[list[int], dict[str, np.ndarray]]]:
-    """For every case: micro-batches of each step on this rank, and the final weights."""
+def train_on_a_rank(datasets: list[str], directory: str) -> dict[Case, tuple[list[int], dict[str, np.ndarray]]]:
+    """For every case: micro-batches of each step on this rank, and the final weights with their average."""
     results = {}
     with open_session("cpu", "fp32", 60) as session:
         for place, data in enumerate(datasets):
-            for layout, accumulation in itertools.product(LAYOUTS, ACCUMULATION):
-                results[place, layout, accumulation] = train_case(session, data, layout, accumulation)
+            for case in itertools.product(OPTIONS, LAYOUTS, ACCUMULATION):
+                results[(place, *case)] = train_case(session, data, Path(directory), *case)
     return results
 
 
-def train_case(session: Session, data: str, layout: Any, accumulation: int) -> tuple[list[int], dict[str, np.ndarray]]:
-    config, world = make_config(), session.world
+def train_case(
+    session: Session, data: str, directory: Path, options: str, layout: Any, accumulation: int
+) -> tuple[list[int], dict[str, np.ndarray]]:
+    world = session.world
     manifest = read_manifest(data)
+    config = make_config(options, manifest.labels)
     split = Split(data, manifest, "train")
     loader = Loader(
         split,
@@ -67,14 +78,22 @@ def train_case(session: Session, data: str, layout: Any, accumulation: int) -> t
         device=session.device,
         micro_batch=math.ceil(math.ceil(GLOBAL_BATCH / world.world_size) / accumulation),
     )
-    objective = Objective(make_model(config, manifest.vocabulary_size, len(manifest.labels)))
+    weights = torch.tensor([config.optim.class_weights.get(label, 1.0) for label in manifest.labels])
+    objective = Objective(
+        make_model(config, manifest.vocabulary_size, len(manifest.labels)),
+        label_smoothing=config.optim.label_smoothing,
+        class_weights=weights if config.optim.class_weights else None,
+    )
     trainer = Trainer(
         config,
         objective,
         loader,
         session.accelerator,
         world,
-        validate=lambda epoch, step: None,
+        guard=NanGuard(1, world, directory, split, Path(data), len(manifest.labels)),
+        meter=Meter(),
+        profiler=StepProfiler([], directory),
+        validate=lambda epoch, step: False,
         report=lambda figures: None,
     )
     update, counts = trainer.update, []
@@ -85,33 +104,62 @@ def train_case(session: Session, data: str, layout: Any, accumulation: int) -> t
 
     trainer.update = counted  # type: ignore[method-assign]
     trainer.fit()
-    return counts, {name: tensor.numpy().copy() for name, tensor in objective.classifier.state_dict().items()}
+    final = named(objective.classifier)
+    if trainer.average is not None:
+        with trainer.average.swapped():
+            final |= {f"average of {name}": values for name, values in named(objective.classifier).items()}
+    return counts, final
 
 
-def reference_weights(data: str) -> dict[str, np.ndarray]:
-    """Plain PyTorch: one process, the whole global batch at once, Adam, no padless code but model and order."""
-    config = make_config()
+def named(model: Classifier) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+
+
+def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
+    """Plain PyTorch: one process, the whole global batch row by row, no padless code but model and order."""
     manifest = read_manifest(data)
+    config = make_config(options, manifest.labels)
+    optim = config.optim
     split = Split(data, manifest, "train")
     order = make_order(split, config)
     model = make_model(config, manifest.vocabulary_size, len(manifest.labels))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    decayed = {"params": matrices, "weight_decay": optim.weight_decay}
+    optimizer = torch.optim.AdamW([decayed, {"params": vectors, "weight_decay": 0.0}], lr=optim.lr)
     rows_of = [(block, row) for block in split.blocks for row in range(len(block.row))]
     for step in range(STEPS):
         epoch, place = divmod(step, order.steps_per_epoch)
         picked = [rows_of[row] for row in order.batch_rows(epoch, place)]
         total = torch.zeros((), dtype=torch.float64)
         for block, row in picked:
-            length = int(block.length[row])
+            length, label = int(block.length[row]), int(block.label[row])
             ids = torch.from_numpy(block.ids[row, :length].astype(np.int32))[None]
-            label = torch.tensor([int(block.label[row])])
-            total = total + loss_per_row(model(Batch(ids, torch.tensor([length]), label, np.zeros(1))), label).sum()
-        optimizer.param_groups[0]["lr"] = learning_rate(step, STEPS, config.optim)
+            logits = model(Batch(ids, torch.tensor([length]), torch.tensor([label]), np.zeros(1)))
+            weight = optim.class_weights.get(manifest.labels[label], 1.0)
+            total = total + weight * plain_loss(logits[0], label, optim.label_smoothing)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, STEPS, optim)
         optimizer.zero_grad()
         (total / len(picked)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        decay = min(optim.ema or 0.0, (1 + step) / (10 + step))
+        for name, parameter in model.named_parameters():
+            average[name] = decay * average[name] + (1 - decay) * parameter.detach()
+    final = named(model)
+    if optim.ema:
+        final |= {f"average of {name}": values.numpy() for name, values in average.items()}
+    return final
+
+
+def plain_loss(logits: torch.Tensor, label: int, smoothing: float) -> torch.Tensor:
+    """Smoothed cross-entropy from its definition."""
+    scores = torch.stack((torch.zeros_like(logits), logits)) if logits.dim() == 0 else logits
+    targets = torch.full_like(scores, smoothing / len(scores))
+    targets[label] += 1 - smoothing
+    return -(targets * torch.log_softmax(scores, 0)).sum()
 
 
 @pytest.fixture(scope="module")
@@ -119,22 +167,24 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """One with two classes, one with three."""
     roots = [tmp_path_factory.mktemp("data") for _ in range(2)]
     for num_classes, root in enumerate(roots, start=2):
-        write_dataset(root, {"train": ROWS, "validation": 20, "test": 20}, num_classes=num_classes)
+        write_dataset(root, {"train": ROWS, "validation": 20, "test": 20}, num_classes=num_classes, longest=30)
     return [str(root) for root in roots]
 
 
 @pytest.fixture(scope="module")
-def references(datasets: list[str]) -> list[dict[str, np.ndarray]]:
-    return [reference_weights(data) for data in datasets]
+def references(datasets: list[str]) -> dict[tuple[int, str], dict[str, np.ndarray]]:
+    cases = itertools.product(range(len(datasets)), OPTIONS)
+    return {(place, options): reference_weights(datasets[place], options) for place, options in cases}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_same_update(datasets: list[str], references: list[dict[str, np.ndarray]], world_size: int) -> None:
-    for results in run_ranks(train_on_a_rank, world_size, datasets):
-        assert len(results) == len(datasets) * len(LAYOUTS) * len(ACCUMULATION)
-        for (place, layout, accumulation), (counts, weights) in results.items():
+def test_same_update(datasets: list[str], references: dict, world_size: int, tmp_path: Path) -> None:
+    for results in run_ranks(train_on_a_rank, world_size, datasets, str(tmp_path)):
+        assert len(results) == len(datasets) * len(OPTIONS) * len(LAYOUTS) * len(ACCUMULATION)
+        for (place, options, layout, accumulation), (counts, weights) in results.items():
             assert len(counts) == STEPS
             assert max(counts) == accumulation
-            for name, expected in references[place].items():
-                message = f"{name}, dataset {place}, {layout}, {accumulation} micro-batches"
+            assert weights.keys() == references[place, options].keys()
+            for name, expected in references[place, options].items():
+                message = f"{name}, dataset {place}, {options}, {layout}, {accumulation} micro-batches"
                 np.testing.assert_allclose(weights[name], expected, rtol=0, atol=1e-9, err_msg=message)

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An exponential moving average of the weights, a pure function of the steps taken (Polyak and Juditsky, 1992)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+class WeightAverage:
+    """Follows the parameters of a model; ``swapped`` lends the average to whoever evaluates."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """``decay`` is the share of the old average that stays at each step, less in the first steps."""
+        self.parameters: list[torch.Tensor] = list(model.parameters())
+        self.average = [parameter.detach().clone() for parameter in self.parameters]
+        self.decay = decay
+
+    def update(self, step: int) -> None:
+        """Move towards the weights after optimizer step ``step`` (from 0); early steps weigh more."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.parameters], 1 - decay)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """The model holds the average inside the block, and its own weights again afterwards."""
+        own = [parameter.detach().clone() for parameter in self.parameters]
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, self.average)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, own)
