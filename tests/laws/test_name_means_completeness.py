@@ -29,10 +29,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], float]:
+    """The bytes of a run that nothing disturbs, and how many seconds it takes here."""
     output = tmp_path_factory.mktemp("undisturbed") / "out"
+    begin = time.monotonic()
     assert start(source, output).wait(timeout=120) == 0
-    return contents(output)
+    return contents(output), time.monotonic() - begin
 
 
 def start(source: Path, output: Path, cwd: Path = ROOT) -> subprocess.Popen[bytes]:
@@ -60,12 +62,12 @@ def nothing_half_written_is_readable(output: Path) -> None:
             read_manifest(output)
 
 
-def killed_and_restarted(source: Path, output: Path, kills: int, seed: int) -> int:
+def killed_and_restarted(source: Path, output: Path, duration_s: float, kills: int, seed: int) -> int:
     """Kill a run at random moments, each later run continuing; then let it end. Returns how often it was at work."""
     moments = random.Random(seed)
     hits = 0
     for _ in range(kills):
-        hits += kill_after(start(source, output), moments.uniform(0.3, 2.5))
+        hits += kill_after(start(source, output), duration_s * moments.uniform(0.2, 0.95))
         nothing_half_written_is_readable(output)
     assert start(source, output).wait(timeout=120) == 0
     return hits
@@ -73,20 +75,27 @@ def killed_and_restarted(source: Path, output: Path, kills: int, seed: int) -> i
 
 @pytest.mark.timeout(240)
 def test_killed_at_any_moment_and_restarted_the_bytes_are_the_same(
-    source: Path, undisturbed: dict[str, bytes], tmp_path: Path
+    source: Path, undisturbed: tuple[dict[str, bytes], float], tmp_path: Path
 ) -> None:
-    assert killed_and_restarted(source, tmp_path / "out", kills=4, seed=1) >= 1
-    assert contents(tmp_path / "out") == undisturbed
+    expected, duration_s = undisturbed
+    assert killed_and_restarted(source, tmp_path / "out", duration_s, kills=4, seed=1) >= 1
+    assert contents(tmp_path / "out") == expected
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_at_twenty_random_moments(source: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_killed_at_twenty_random_moments(
+    source: Path, undisturbed: tuple[dict[str, bytes], float], tmp_path: Path
+) -> None:
+    """Two kills per dataset, until twenty of them have hit a run at work."""
+    expected, duration_s = undisturbed
     hits = 0
-    for seed in range(5):
-        hits += killed_and_restarted(source, tmp_path / str(seed), kills=4, seed=seed)
-        assert contents(tmp_path / str(seed)) == undisturbed
-    assert hits >= 10
+    for seed in range(40):
+        hits += killed_and_restarted(source, tmp_path / str(seed), duration_s, kills=2, seed=seed)
+        assert contents(tmp_path / str(seed)) == expected
+        if hits >= 20:
+            return
+    pytest.fail(f"only {hits} of 80 kills hit a run at work")
 
 
 @pytest.mark.timeout(120)
