@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.bench_train import TrainBenchConfig, bench_train, render_table
 from harness.config import require
 
 
@@ -121,10 +122,17 @@ def show(values: dict[str, Any], as_json: bool) -> None:
     print(f"{'ours':<40} {values['ours']:>16,.0f} {1:>10.2f}")
     for name, value in values["peers"].items():
         print(f"{name:<40} {value:>16,.0f} {values['ratios'][name]:>10.2f}")
+    if details := values.get("ours_details"):
+        print("ours: " + ", ".join(f"{name} {value:.3g}" for name, value in details.items()))
+    if table := values.get("table"):
+        print(render_table(table))
     print(", ".join(f"{key} {value}" for key, value in values["machine"].items()))
 
 
-BENCHES: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {"recurrence": (RecurrenceConfig, recurrence)}
+BENCHES: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
+    "recurrence": (RecurrenceConfig, recurrence),
+    "train": (TrainBenchConfig, bench_train),
+}
 
 
 def main(argv: list[str]) -> int:

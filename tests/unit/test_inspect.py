@@ -119,9 +119,7 @@ def test_help_answers_at_once(arguments: list[str]) -> None:
         timeout=60,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert (
-        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
-    )
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
     assert "usage" in result.stdout
 
 

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A gradient that is not finite on one rank: all skip the step, the rows are written down, k in a row end the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.config import ModelConfig, OptimConfig, RunConfig
+from harness.data.loader import Loader
+from harness.data.order import Order, OrderSpec
+from harness.guard import NanGuard
+from harness.model import Classifier, Objective
+from harness.profiling import StepProfiler
+from harness.session import Session, open_session
+from harness.throughput import Meter
+from harness.trainer import Trainer
+from preprocessing.errors import ConfigError
+from preprocessing.shards import Split, read_manifest
+from tests.datasets import write_dataset
+from tests.ranks import run_ranks
+
+EPOCHS, LIMIT = 2, 3
+
+
+def make_trainer(session: Session, data: Path, run: Path) -> Trainer:
+    config = RunConfig(
+        epochs=EPOCHS, global_batch=20, model=ModelConfig(embedding_dim=8, hidden_size=8), optim=OptimConfig(lr=0.01)
+    )
+    manifest = read_manifest(data)
+    split = Split(data, manifest, "train")
+    world = session.world
+    loader = Loader(
+        split,
+        Order(split.block_starts, lambda block: split.blocks[block].length, OrderSpec(seed=0, global_batch=20)),
+        rank=world.rank,
+        world_size=world.world_size,
+        layout="padded",
+        device=session.device,
+    )
+    torch.manual_seed(0)
+    return Trainer(
+        config,
+        Objective(Classifier(config.model, manifest.vocabulary_size)),
+        loader,
+        session.accelerator,
+        world,
+        guard=NanGuard(LIMIT, world, run, split, data),
+        meter=Meter(),
+        profiler=StepProfiler([], run),
+        validate=lambda epoch, step: False,
+        report=lambda figures: None,
+    )
+
+
+def rare_token(split: Split) -> tuple[int, int]:
+    """A token that stands in one row only, and that row's number."""
+    rows_of: dict[int, set[int]] = {}
+    for block in split.blocks:
+        for ids, row in zip(block.ids, block.row, strict=True):
+            for token in set(ids.tolist()) - {0, 1}:
+                rows_of.setdefault(token, set()).add(int(row))
+    token = min(token for token, rows in rows_of.items() if len(rows) == 1)
+    return token, next(iter(rows_of[token]))
+
+
+def train_with_one_bad_row(data: str, run: str) -> dict[str, Any]:
+    with open_session("cpu", "fp32", 60) as session:
+        trainer = make_trainer(session, Path(data), Path(run))
+        token, row = rare_token(trainer.loader.split)
+        embedding = trainer.objective.classifier.embedding.weight
+        with torch.no_grad():
+            embedding[token] = torch.nan
+        trainer.fit()
+        kept = torch.cat((embedding[:token].reshape(-1), embedding[token + 1 :].reshape(-1)))
+        head = trainer.objective.classifier.head.weight
+        return {
+            "row": row,
+            "steps": trainer.step,
+            "skipped": trainer.guard.total,
+            "finite": bool(torch.isfinite(kept).all() and torch.isfinite(head).all()),
+            "head": head.detach().numpy().copy(),
+        }
+
+
+def train_with_nothing_but_bad_rows(data: str, run: str) -> str:
+    with open_session("cpu", "fp32", 60) as session:
+        trainer = make_trainer(session, Path(data), Path(run))
+        with torch.no_grad():
+            trainer.objective.classifier.head.bias.fill_(torch.nan)
+        try:
+            trainer.fit()
+        except ConfigError as error:
+            return f"{trainer.step} {error}"
+    return "ended well"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 120, "validation": 20, "test": 20})
+    return root
+
+
+def test_all_ranks_skip_the_step_and_training_ends_well(dataset: Path, tmp_path: Path) -> None:
+    results = run_ranks(train_with_one_bad_row, 2, str(dataset), str(tmp_path))
+    for result in results:
+        assert result["steps"] == EPOCHS * 6
+        assert result["skipped"] == EPOCHS
+        assert result["finite"]
+        np.testing.assert_array_equal(result["head"], results[0]["head"])
+    files = sorted((tmp_path / "bad_batches").iterdir())
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    assert [line["row"] for line in lines] == [results[0]["row"]] * EPOCHS
+    assert all(line["loss"] == "nan" and line["text"] and line["shard"].startswith("train/") for line in lines)
+
+
+def test_a_few_in_a_row_end_the_run_with_a_sentence(dataset: Path, tmp_path: Path) -> None:
+    for said in run_ranks(train_with_nothing_but_bad_rows, 2, str(dataset), str(tmp_path)):
+        assert said.startswith(
+            f"{LIMIT - 1} optim.lr: the gradient was not finite in {LIMIT} steps in a row, up to step {LIMIT - 1}; "
+            "lower optim.lr"
+        )
+    assert len(list((tmp_path / "bad_batches").iterdir())) == 2 * LIMIT
