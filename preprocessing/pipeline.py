@@ -24,7 +24,7 @@ import numpy as np
 
 from preprocessing import addresses, atomic, output, parts, sources
 from preprocessing.config import PreprocessConfig
-from preprocessing.encode import ShardTask, write_bucket
+from preprocessing.encode import LookupTask, ShardTask, lookup, write_bucket
 from preprocessing.errors import DataError
 from preprocessing.executors import Workers, workers
 from preprocessing.labels import LabelMap
@@ -37,7 +37,10 @@ from preprocessing.splits import TRAIN
 from preprocessing.text import Encoder, TextPipeline, Tokenizer, resolve
 from preprocessing.vocabulary import Counts, Vocabulary, freeze
 
-COUNT_TOGETHER = 16
+TOGETHER = 4
+"""Parts whose tokens one task counts, or looks up."""
+MERGE_TOGETHER = 8
+"""Counts that are held before they are merged."""
 LARGE_BYTES = 64 << 20
 """Files from this size on take long enough to look through that workers can start meanwhile."""
 
@@ -205,14 +208,13 @@ class Job:
 
     def freeze(self, starts: list[int]) -> Vocabulary:
         """Count the training split, merge and freeze. The result does not depend on the order of merging."""
-        numbers = range(len(starts) - 1)
-        groups = [numbers[at : at + COUNT_TOGETHER] for at in range(0, len(numbers), COUNT_TOGETHER)]
-        tasks = [CountTask(tuple(group), tuple(starts[number] for number in group), self.work) for group in groups]
-        total: Counts | None = None
+        tasks = [CountTask(group, tuple(starts[number] for number in group), self.work) for group in grouped(starts)]
+        held: list[Counts] = []
         for _, counts in self.workers.map(count, tasks, what="count", tick=lambda alive: None):
-            total = counts if total is None else total.merge([counts])
-        assert total is not None
-        vocabulary = freeze(total, self.config.vocabulary.min_count, self.config.vocabulary.max_size)
+            held.append(counts)
+            if len(held) == MERGE_TOGETHER:
+                held = [held[0].merge(held[1:])]
+        vocabulary = freeze(held[0].merge(held[1:]), self.config.vocabulary.min_count, self.config.vocabulary.max_size)
         vocabulary.write(self.root / VOCABULARY)
         return vocabulary
 
@@ -224,6 +226,9 @@ class Job:
         widths, decided = self.config.widths, hashlib.sha256(decision.tobytes()).hexdigest()
         basis = [[summary.key for summary in summaries], decided, vocabulary.hash, self.pipeline.hash, widths, buckets]
         key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
+        lookups = [LookupTask(group, self.work, self.root, key) for group in grouped(starts)]
+        for _ in self.workers.map(lookup, lookups, what="lookup", tick=lambda alive: None):
+            pass
         common = (tuple(starts), self.work, self.root, self.pipeline.spec, tuple(widths), key)
         tasks = [ShardTask(bucket, buckets, *common) for bucket in range(buckets)]
         progress = Progress("encode", starts[-1], unit="documents")
@@ -246,6 +251,12 @@ def run(config: PreprocessConfig) -> Manifest:
     """
     with output.writable(output.building_site(config)), workers(config.executor) as found:
         return Job(config, found).run()
+
+
+def grouped(starts: list[int]) -> list[tuple[int, ...]]:
+    """The numbers of all parts, some at a time."""
+    numbers = tuple(range(len(starts) - 1))
+    return [numbers[at : at + TOGETHER] for at in range(0, len(numbers), TOGETHER)]
 
 
 def say(line: str) -> None:

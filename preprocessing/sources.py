@@ -29,7 +29,6 @@ from preprocessing.records import Cut, Dialect, cuts, record_ends
 SUFFIXES = {
     ".csv": "csv",
     ".tsv": "csv",
-    ".txt": "csv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
