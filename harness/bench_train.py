@@ -53,7 +53,7 @@ Turn = Callable[[int], int]
 
 
 def bench_train(config: TrainBenchConfig) -> dict[str, Any]:
-    """Ours, the notebook's padded loop and a packed random-order loop; for ours also padding, data wait, utilisation."""
+    """Ours, the notebook's padded loop and a packed random-order loop; for ours also padding and data wait."""
     from harness.bench import result
     from harness.checks import TRAIN
     from harness.session import open_session

@@ -33,7 +33,7 @@ from harness.trackers import check_trackers
 from harness.tracking import Tracking
 from harness.trainer import Trainer
 from preprocessing import atomic
-from preprocessing.errors import UserError
+from preprocessing.errors import ConfigError, UserError
 from preprocessing.shards import Manifest, Split
 
 FP16_FIRST_SKIPS = 20
@@ -78,6 +78,8 @@ class Run:
             manifest = check_dataset(config.data, hashes=self.world.is_main)
             check_fit(config, manifest, self.world.world_size)
             check_useful(config, manifest, self.world.world_size)
+            if config.optim.gradient_compression != "none" and self.session.device.type != "cuda":
+                raise ConfigError("optim.gradient_compression: bf16 gradients need CUDA devices; leave it at none here")
         settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
         facts = {"configuration": settings, "dataset": manifest.fingerprint[:16], "torch": torch.__version__}
         self.world.handshake(facts)

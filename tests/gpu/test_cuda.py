@@ -78,3 +78,39 @@ def test_a_run_on_one_gpu_ends_well(dataset: Path, tmp_path: Path, precision: st
     assert json.loads((tmp_path / "run" / "test.json").read_text())["accuracy"] > 0.8
     losses = [line["loss"] for line in read_metrics(tmp_path / "run", "train")]
     assert losses[-1] < losses[0]
+
+
+def test_no_step_makes_the_host_wait(dataset: Path, tmp_path: Path) -> None:
+    from harness.config import RunConfig
+    from harness.guard import NanGuard
+    from harness.model import Objective
+    from harness.profiling import StepProfiler
+    from harness.session import open_session
+    from harness.throughput import Meter
+    from harness.trainer import Trainer
+
+    manifest = read_manifest(dataset)
+    loader = make_loader(dataset, "packed", "cuda")
+    config = RunConfig(global_batch=32, model=ModelConfig(embedding_dim=16, hidden_size=16, dropout=0.2))
+    with open_session("cuda", "fp32", 60) as session:
+        trainer = Trainer(
+            config,
+            Objective(Classifier(config.model, manifest.vocabulary_size).cuda()),
+            loader,
+            session.accelerator,
+            session.world,
+            guard=NanGuard(3, session.world, tmp_path, loader.split, dataset),
+            meter=Meter(session.device),
+            profiler=StepProfiler([], tmp_path),
+            validate=lambda epoch, step: False,
+            report=lambda figures: None,
+        )
+        steps = list(loader.steps(0, 0, 4))
+        trainer.update(steps[0])
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for batch in steps[1:]:
+                loss, _ = trainer.update(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.isfinite(loss)

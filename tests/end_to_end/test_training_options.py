@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of the training as users type them: a dry run, a profile, a diverging rate, compressed gradients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands import CPU, read_metrics, run_module, sentence, succeed
+from tests.datasets import write_dataset
+
+SMALL = ("--model.embedding_dim", 8, "--model.hidden_size", 8, "--global_batch", 20, "--precision", "fp32")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 160, "validation": 30, "test": 30})
+    return root
+
+
+def test_a_dry_run_measures_and_leaves_nothing_behind(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = succeed(run_module("harness", "launch", "--data", data, "--run", run, "--dry_run", *SMALL))
+    lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
+    assert "longest step (20 rows)" in result.stdout
+    assert "MiB at most in one process" in lines["memory"]
+    assert "of training (32 steps)" in lines["full"]
+    assert not run.exists()
+
+
+def test_options_that_work_together(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ("--optim.ema", 0.9, "--optim.lr", 0.02, "--epochs", 6, "--micro_batch", 4)
+    more = ("--profile", "[1,2]", "--optim.class_weights", "{positive: 1.5}", "--tracking.log_every", 1)
+    succeed(run_module("harness", "launch", *CPU, "--data", data, "--run", run, *SMALL, *options, *more))
+    trace = json.loads((run / "profile" / "steps-1-2.json").read_text())
+    assert any("lstm" in event.get("name", "") for event in trace["traceEvents"])
+    lines = read_metrics(run, "train")
+    assert len(lines) == 48
+    assert all(0 < line["mfu"] < 1 and line["skipped"] == 0 and line["memory_bytes"] > 1e8 for line in lines)
+    assert json.loads((run / "test.json").read_text())["accuracy"] > 0.8
+
+
+def test_a_diverging_learning_rate_gets_a_sentence(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = run_module("harness", "launch", "--data", data, "--run", run, *SMALL, "--optim.lr", 1000)
+    assert result.returncode == 2
+    assert sentence(result).startswith("optim.lr: training diverged: at step 20 the loss is")
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
+def test_compressed_gradients_need_cuda(data: Path, tmp_path: Path) -> None:
+    option = ("--optim.gradient_compression", "bf16")
+    result = run_module("harness", "launch", *CPU, "--data", data, "--run", tmp_path / "run", *SMALL, *option)
+    assert result.returncode == 2
+    assert sentence(result).startswith("optim.gradient_compression: bf16 gradients need CUDA devices")
