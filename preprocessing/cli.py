@@ -46,6 +46,7 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, descrip
     parser = parser_for(config_class, prog, description)
     known = known_keys(parser)
     argv = spelt_out(argv, switches(parser))
+    argv.sort(key=lambda word: word.startswith("--print_config"))  # it prints what came before it, so it goes last
     check_arguments(argv, known)
     for path in config_files(argv):
         check_config_file(path, known)
