@@ -16,14 +16,13 @@ from harness.precision import Choice
 from preprocessing.errors import ConfigError
 
 
-def heaviest_step(order: Order, lengths: np.ndarray, epoch: int = 0) -> int:
-    """The step of an epoch whose longest row times rows is the largest; ``lengths`` is by global row."""
-    sizes = [
-        len(batch) * int(lengths[batch[0]])
-        for number in range(order.num_windows)
-        for batch in order.window(epoch, number)
-    ]
-    return int(np.argmax(sizes))
+def heaviest_step(order: Order, longest: Callable[[int], int], limit: int = 2000) -> int:
+    """The step of the first epoch whose rows times longest row is the largest, among the first ``limit`` steps.
+
+    ``longest(row)`` is the length of a global row; the first row of a batch is its longest.
+    """
+    batches = (order.batch_rows(0, step) for step in range(min(limit, order.steps_per_epoch)))
+    return int(np.argmax([len(batch) * longest(int(batch[0])) for batch in batches]))
 
 
 def choose_micro_batch(

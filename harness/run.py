@@ -163,7 +163,13 @@ class Run:
         )
 
     def _heaviest_step(self, loader: Loader) -> int:
-        return heaviest_step(loader.order, np.concatenate([block.length for block in loader.split.blocks]))
+        starts, blocks = loader.split.block_starts, loader.split.blocks
+
+        def longest(row: int) -> int:
+            block = int(np.searchsorted(starts, row, side="right")) - 1
+            return int(blocks[block].length[row - starts[block]])
+
+        return heaviest_step(loader.order, longest)
 
     def rehearse(self) -> None:
         """A dry run: one real step of the longest batch, what it needs, and what a full run would take."""
