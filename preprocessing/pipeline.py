@@ -38,9 +38,9 @@ from preprocessing.splits import TRAIN
 from preprocessing.text import Encoder, TextPipeline, Tokenizer, resolve
 from preprocessing.vocabulary import Counts, Vocabulary, freeze
 
-TOGETHER = 4
+TOGETHER = 8
 """Parts whose tokens one task counts, or looks up."""
-MERGE_TOGETHER = 8
+MERGE_TOGETHER = 16
 """Counts that are held before they are merged."""
 
 
