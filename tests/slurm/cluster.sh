@@ -54,8 +54,8 @@ ReturnToService=2
 JobRequeue=1
 NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port=26818 CPUs=2
 NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port=26819 CPUs=2
-PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 PreemptMode=REQUEUE MaxTime=30
-PartitionName=high Nodes=n1,n2 PriorityTier=10 PreemptMode=OFF MaxTime=30
+PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 PreemptMode=REQUEUE DefaultTime=30
+PartitionName=high Nodes=n1,n2 PriorityTier=10 PreemptMode=OFF DefaultTime=30
 CONF
     echo "CgroupPlugin=disabled" > "$STATE/cgroup.conf"
 }
@@ -72,6 +72,7 @@ start() {
     stop
     mkdir -p "$STATE/state" "$STATE/spool-n1" "$STATE/spool-n2"
     chmod 755 "$STATE"
+    install --mode=666 /dev/null "$STATE/turn" # tests take turns by locking it
     write_configuration
     (umask 077 && head -c 128 /dev/urandom > "$STATE/munge.key")
     munged --socket="$STATE/munge.socket" --key-file="$STATE/munge.key" --pid-file="$STATE/munged.pid" \

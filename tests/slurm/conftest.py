@@ -22,9 +22,14 @@ TURN_LIMIT_S = 900
 ENDED = {"COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"}
 
 
+def run(command: list[str], timeout_s: float, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """A command of SLURM, from the repository's root."""
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
 def ask(*command: object, timeout_s: float = COMMAND_LIMIT_S) -> str:
     """What one of SLURM's commands prints; fails with what it complained about."""
-    result = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+    result = run([*map(str, command)], timeout_s, dict(os.environ))
     assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
     return result.stdout.strip()
 
@@ -55,14 +60,8 @@ class Cluster:
         log = f"--output={self.folder}/%j.log"
         limits = ("--partition=low", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", "--time=10")
         environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT), **env}
-        result = subprocess.run(
-            ["sbatch", "--parsable", log, *limits, *options, str(script), *map(str, arguments)],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_LIMIT_S,
-        )
+        command = ["sbatch", "--parsable", log, *limits, *options, str(script), *map(str, arguments)]
+        result = run(command, COMMAND_LIMIT_S, environment)
         assert result.returncode == 0, result.stderr
         self.jobs.append(result.stdout.strip())
         return self.jobs[-1]
