@@ -36,7 +36,8 @@ def submit(cluster: Cluster, source: Path, **env: str) -> tuple[str, Path]:
     """Start the job; returns its number and the dataset that it writes."""
     output, config = cluster.folder / "dataset", cluster.folder / "job.yaml"
     config.write_text(f"source: {{path: {source}}}\n")
-    return cluster.submit(SCRIPT, *SETTINGS, CONFIG=str(config), OUTPUT=str(output), **env), output
+    where = (f"--chdir={cluster.folder}",)
+    return cluster.submit(SCRIPT, *SETTINGS, options=where, CONFIG=str(config), OUTPUT=str(output), **env), output
 
 
 def test_what_a_user_edits_is_at_the_top_and_directives_come_first() -> None:
@@ -50,12 +51,14 @@ def test_what_a_user_edits_is_at_the_top_and_directives_come_first() -> None:
 def test_two_nodes_give_the_bytes_of_a_local_run(cluster: Cluster, source: Path, expected: dict[str, bytes]) -> None:
     job, output = submit(cluster, source, DASK_LOGGING__DISTRIBUTED="info")
     cluster.complete(job, 180)
-    log = cluster.log(job)
+    (dask_log,) = cluster.folder.glob("*-dask.log")
+    dask = dask_log.read_text()
     for node in (0, 1):
-        registered = [line for line in log.splitlines() if line.startswith(f"{node}: ") and "Registered to:" in line]
-        assert len(registered) == 2, log
-    assert contents(output) == expected, log
-    assert not list(ROOT.glob(".padless-dask-*"))
+        registered = [line for line in dask.splitlines() if line.startswith(f"{node}: ") and "Registered to:" in line]
+        assert len(registered) == 2, dask
+    assert contents(output) == expected
+    assert "error" not in cluster.log(job).lower()
+    assert not list(cluster.folder.glob(".padless-dask-*"))
 
 
 def test_requeued_in_mid_run_it_goes_on_to_the_same_bytes(
@@ -75,7 +78,7 @@ def test_requeued_in_mid_run_it_goes_on_to_the_same_bytes(
     assert again is not None, log
     assert done <= int(again[1]) < int(again[2])
     assert contents(output) == expected, log
-    assert not list(ROOT.glob(".padless-dask-*"))
+    assert not list(cluster.folder.glob(".padless-dask-*"))
 
 
 def test_the_jobs_exit_code_is_that_of_the_command(cluster: Cluster, source: Path) -> None:
