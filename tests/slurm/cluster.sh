@@ -41,9 +41,11 @@ SwitchType=switch/none
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-# A job in "high" takes the nodes from jobs in "low", which are requeued.
+# A job in "high" takes the nodes from jobs in "low". These get the signal that they asked for with --signal and have
+# GraceTime to leave; then they are requeued, whatever code they left with.
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+PreemptParameters=send_user_signal
 # Seconds where a production cluster has minutes.
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0,default_queue_depth=100
 MessageTimeout=10
@@ -54,7 +56,7 @@ ReturnToService=2
 JobRequeue=1
 NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port=26818 CPUs=2
 NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port=26819 CPUs=2
-PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 PreemptMode=REQUEUE DefaultTime=30
+PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=30 DefaultTime=30
 PartitionName=high Nodes=n1,n2 PriorityTier=10 PreemptMode=OFF DefaultTime=30
 CONF
     echo "CgroupPlugin=disabled" > "$STATE/cgroup.conf"
