@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from preprocessing.config import ExecutorConfig
 from preprocessing.errors import DataError, UserError
-from preprocessing.executors import Workers, available_cores, living, workers
+from preprocessing.executors import Workers, available_cores, workers
 
 
 def square(number: int) -> int:
@@ -84,6 +85,25 @@ def test_waiting_has_a_limit_and_says_for_what() -> None:
     assert time.monotonic() - begin < 40
 
 
+def test_work_begins_while_tasks_are_still_found() -> None:
+    finished: list[float] = []
+
+    def found_slowly() -> Iterator[int]:
+        yield from range(3)
+        deadline = time.monotonic() + 30
+        while not finished and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield 3
+
+    def note(number: int) -> int:
+        finished.append(time.monotonic())
+        return number
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(Workers(pool, lambda: 2, 60).map(note, found_slowly(), what="test", tick=silent))
+    assert sorted(results) == [(number, number) for number in range(4)]
+
+
 def test_anything_that_speaks_concurrent_futures() -> None:
     with ThreadPoolExecutor(3) as pool:
         found = Workers(pool, lambda: 3, 60)
@@ -98,10 +118,3 @@ def test_cores_are_those_of_the_affinity_mask() -> None:
     finally:
         os.sched_setaffinity(0, before)
     assert available_cores() == len(before)
-
-
-def test_warm_workers_are_alive_before_the_first_task() -> None:
-    with workers(ExecutorConfig(workers=2)) as found:
-        found.warm(square, 2)
-        assert found.alive() == 2
-        assert living(found.executor) == 2  # type: ignore[arg-type]
