@@ -76,7 +76,7 @@ class OrderConfig:
 
     window_rows: int = 131_072
     """Rows that are sorted by length together; more means less padding and more memory (about 20 bytes a row)."""
-    length_noise: float = 0.05
+    length_noise: float = 0.003
     """Lengths are blurred by up to this share before sorting, so that neighbours change from epoch to epoch."""
 
     def __post_init__(self) -> None:
@@ -121,6 +121,8 @@ class RunConfig:
     """How often every training row is seen."""
     global_batch: int = 64
     """Rows per optimizer step over all processes; the last word on batch size, whatever the number of processes."""
+    global_batch_tokens: int | None = None
+    """Instead of global_batch: most tokens, padding included, per step over all processes; short rows come more at once."""
     micro_batch: int | None = None
     """Most rows a process holds at once; a larger share of the global batch is accumulated. null: no limit."""
     precision: Precision = "auto"
@@ -151,6 +153,8 @@ class RunConfig:
         require(
             self.micro_batch is None or self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1, or null"
         )
+        tokens = self.global_batch_tokens
+        require(tokens is None or tokens >= 1, "global_batch_tokens", tokens, "at least 1, or null")
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
         require(bool(self.run), "run", self.run, "a directory's name")
         require(bool(self.data), "data", self.data, "a directory's name")

@@ -71,11 +71,11 @@ def score(
     """Run ``model`` over a split, each rank over its share, and give everybody all scores."""
     import torch
 
-    from harness.data.loader import Loader
-    from harness.data.order import Order, OrderSpec
+    from harness.data.loader import Loader, order_over
+    from harness.data.order import OrderSpec
 
     spec = OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False)
-    order = Order(split.block_starts, lambda block: split.blocks[block].length, spec)
+    order = order_over(split, spec)
     loader = Loader(split, order, rank=world.rank, world_size=world.world_size, layout=layout, device=device)
     parts: list[tuple[np.ndarray, torch.Tensor, torch.Tensor]] = []
     was_training = model.training

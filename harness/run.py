@@ -14,11 +14,10 @@ import torch
 
 from harness import rundir
 from harness.bundle import read_bundle, write_bundle, write_vocabulary
-from harness.checks import TEST, TRAIN, VALIDATION, check_dataset, check_fit
+from harness.checks import TEST, TRAIN, VALIDATION, check_dataset, check_fit, order_spec
 from harness.config import RunConfig, to_dict
 from harness.console import Console
-from harness.data.loader import Loader
-from harness.data.order import Order, OrderSpec
+from harness.data.loader import Loader, order_over
 from harness.evaluate import Scores, describe, score, write_results
 from harness.metrics import classification_metrics
 from harness.model import Classifier, Objective
@@ -72,13 +71,7 @@ class Run:
 
     def _build_trainer(self) -> Trainer:
         config, split = self.config, self.splits[TRAIN]
-        spec = OrderSpec(
-            seed=config.seed,
-            global_batch=config.global_batch,
-            window_rows=config.order.window_rows,
-            length_noise=config.order.length_noise,
-        )
-        order = Order(split.block_starts, lambda block: split.blocks[block].length, spec)
+        order = order_over(split, order_spec(config))
         loader = Loader(
             split,
             order,

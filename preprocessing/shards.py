@@ -84,6 +84,11 @@ class Manifest:
         """Number of rows in a split."""
         return sum(shard.rows for shard in self.splits[split])
 
+    def rows_by_width(self, split: str) -> dict[int, int]:
+        """Number of rows of a split in shards of each width."""
+        widths = sorted({shard.width for shard in self.splits[split]})
+        return {width: sum(shard.rows for shard in self.splits[split] if shard.width == width) for width in widths}
+
 
 def id_dtype(vocabulary_size: int) -> np.dtype:
     """The narrowest supported dtype that holds every id of a vocabulary: uint16 or int32."""
@@ -323,6 +328,11 @@ class Split:
     def __len__(self) -> int:
         """Number of rows."""
         return int(self.block_starts[-1])
+
+    @cached_property
+    def block_widths(self) -> np.ndarray:
+        """int64 ``[blocks]``: the width of the shard that each block lies in."""
+        return np.array([block.ids.shape[1] for block in self.blocks], np.int64)
 
     @cached_property
     def max_width(self) -> int:
