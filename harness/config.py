@@ -122,7 +122,7 @@ class RunConfig:
     global_batch: int = 64
     """Rows per optimizer step over all processes; the last word on batch size, whatever the number of processes."""
     global_batch_tokens: int | None = None
-    """Instead of global_batch: most tokens, padding included, per step over all processes; short rows come more at once."""
+    """In place of global_batch: most tokens of a step over all processes, padding included, so short rows come many at once."""
     micro_batch: int | None = None
     """Most rows a process holds at once; a larger share of the global batch is accumulated. null: no limit."""
     precision: Precision = "auto"
@@ -135,6 +135,10 @@ class RunConfig:
     """Which validation metric decides the epoch whose weights are kept."""
     eval_batch: int = 512
     """Rows per batch and process in validation and test."""
+    residency: Literal["auto", "mapped", "memory", "device"] = "auto"
+    """Where rows live: mapped shards, each process's memory, or the device; auto decides by size and says why."""
+    stage_dir: str = "auto"
+    """Local directory that shards are copied to, once per node; auto: only from a network file system; none: never."""
     timeout_s: int = 600
     """Longest wait of one process for another before the run fails with a sentence."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -157,6 +161,7 @@ class RunConfig:
         require(tokens is None or tokens >= 1, "global_batch_tokens", tokens, "at least 1, or null")
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
         require(bool(self.run), "run", self.run, "a directory's name")
+        require(bool(self.stage_dir), "stage_dir", self.stage_dir, "auto, none or a directory's name")
         require(bool(self.data), "data", self.data, "a directory's name")
 
 

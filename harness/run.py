@@ -18,6 +18,7 @@ from harness.checks import TEST, TRAIN, VALIDATION, check_dataset, check_fit, or
 from harness.config import RunConfig, to_dict
 from harness.console import Console
 from harness.data.loader import Loader, order_over
+from harness.data.residency import OpenData
 from harness.evaluate import Scores, describe, score, write_results
 from harness.metrics import classification_metrics
 from harness.model import Classifier, Objective
@@ -27,7 +28,6 @@ from harness.tracking import Tracking
 from harness.trainer import Trainer
 from preprocessing import atomic
 from preprocessing.errors import UserError
-from preprocessing.shards import Split
 
 
 class Run:
@@ -51,13 +51,18 @@ class Run:
         facts = {"configuration": settings, "dataset": self.manifest.fingerprint[:16], "torch": version}
         self.world.handshake(facts)
         self.directory = Path(config.run)
+        self.data = OpenData(config, self.manifest, TRAIN, self.world, session.device)
+        session.choices.update(self.data.choices)
         with self.world.together("opening the run directory"):
             if self.world.is_main:
                 rundir.claim(config)
                 rundir.write_status(self.directory, "running")
                 self._describe()
-        names = [name for name in (TRAIN, VALIDATION, TEST) if self.manifest.splits.get(name)]
-        self.splits = {name: Split(config.data, self.manifest, name) for name in names}
+        with self.world.together("staging the dataset"):
+            self.data.copy()
+        with self.world.together("opening the dataset"):
+            self.data.open()
+        self.splits = self.data.splits
         self.trainer = self._build_trainer()
         self.console = Console(self.trainer.total_steps) if self.world.is_main else None
         self.tracking = Tracking(session.accelerator, config, self.directory, self.world.is_main)
@@ -80,6 +85,8 @@ class Run:
             layout=self.session.layout,
             device=self.session.device,
             micro_batch=config.micro_batch,
+            resident=self.data.rows,
+            guard=self.data.guard.check_sizes,
         )
         torch.manual_seed(config.seed)
         classifier = Classifier(config.model, self.manifest.vocabulary_size, len(self.manifest.labels))
@@ -115,6 +122,8 @@ class Run:
 
     def validate(self, epoch: int, step: int) -> None:
         """Exact validation; the weights are kept if they are the best so far."""
+        with self.world.together("checking that the dataset is unchanged"):
+            self.data.guard.check()
         classifier = self.trainer.classifier
         _, values = self.score(VALIDATION, classifier)
         selected = values["accuracy"] if self.config.select == "accuracy" else -values["log_loss"]

@@ -79,7 +79,7 @@ def strata(rows_by_width: Mapping[int, int], spec: OrderSpec) -> list[Stratum]:
         return [Stratum(tuple(widths), total, -(-total // spec.global_batch))]
     if spec.batch_tokens < widths[-1]:
         raise ConfigError(
-            f"global_batch_tokens: {spec.batch_tokens} is less than the longest row, which may have {widths[-1]} tokens; "
+            f"global_batch_tokens: {spec.batch_tokens} is less than a row of the widest shard ({widths[-1]} tokens); "
             f"raise it to at least {widths[-1]} for every process"
         )
     groups: list[list[int]] = []
@@ -185,9 +185,9 @@ class Order:
         offset = 0
         for place, part in enumerate(self.strata):
             first, last = (turn * part.steps // self.num_windows for turn in (number, number + 1))
-            cuts = [part.start(step) for step in range(first, last + 1)]
-            batch_sizes.append(np.diff(cuts))
-            for block, inside in self._stretch(epoch, place, cuts[0], cuts[-1]):
+            begins = [part.start(step) for step in range(first, last + 1)]
+            batch_sizes.append(np.diff(begins))
+            for block, inside in self._stretch(epoch, place, begins[0], begins[-1]):
                 places.append(offset + inside)
                 blocks.append(block)
                 offset += int(self.block_starts[block + 1] - self.block_starts[block])
