@@ -122,7 +122,7 @@ class RunConfig:
     global_batch: int = 64
     """Rows per optimizer step over all processes; the last word on batch size, whatever the number of processes."""
     global_batch_tokens: int | None = None
-    """In place of global_batch: most tokens of a step over all processes, padding included, so short rows come many at once."""
+    """In place of global_batch: most tokens per step over all processes, padding included."""
     micro_batch: int | None = None
     """Most rows a process holds at once; a larger share of the global batch is accumulated. null: no limit."""
     precision: Precision = "auto"

@@ -71,8 +71,8 @@ def score(
     """Run ``model`` over a split, each rank over its share, and give everybody all scores."""
     import torch
 
-    from harness.data.loader import Loader, order_over
-    from harness.data.order import OrderSpec
+    from harness.data.loader import Loader
+    from harness.data.order import OrderSpec, order_over
 
     spec = OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False)
     order = order_over(split, spec)

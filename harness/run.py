@@ -17,7 +17,8 @@ from harness.bundle import read_bundle, write_bundle, write_vocabulary
 from harness.checks import TEST, TRAIN, VALIDATION, check_dataset, check_fit, order_spec
 from harness.config import RunConfig, to_dict
 from harness.console import Console
-from harness.data.loader import Loader, order_over
+from harness.data.loader import Loader
+from harness.data.order import order_over
 from harness.data.residency import OpenData
 from harness.evaluate import Scores, describe, score, write_results
 from harness.metrics import classification_metrics

@@ -21,7 +21,7 @@ import torch
 
 from harness.data.device import DeviceRows
 from harness.data.gather import Gather, pack
-from harness.data.order import Order, OrderSpec, Window, micro_batches
+from harness.data.order import Order, Window, micro_batches
 from preprocessing.shards import Split
 
 Layout = Literal["padded", "packed"]
@@ -81,11 +81,6 @@ class StepBatch:
     """How long the training loop waited for this batch."""
     copied: torch.cuda.Event | None = None
     """CUDA only: recorded when the batch is on the device."""
-
-
-def order_over(split: Split, spec: OrderSpec) -> Order:
-    """The order of an open split's rows."""
-    return Order(split.block_starts, lambda block: split.blocks[block].length, spec, split.block_widths)
 
 
 class Loader:

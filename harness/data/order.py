@@ -27,10 +27,14 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from preprocessing.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from preprocessing.shards import Split
 
 Lengths = Callable[[int], np.ndarray]
 """Gives the lengths ``[rows]`` of a block's rows; called for the blocks of one window only."""
@@ -259,6 +263,11 @@ class Order:
                 sequences.append((blocks, np.cumsum(sizes[blocks])))
             self._epoch = (epoch, sequences)
         return self._epoch[1]
+
+
+def order_over(split: Split, spec: OrderSpec) -> Order:
+    """The order of an open split's rows."""
+    return Order(split.block_starts, lambda block: split.blocks[block].length, spec, split.block_widths)
 
 
 def spread(groups: np.ndarray, *key: int) -> np.ndarray:
