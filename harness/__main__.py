@@ -53,7 +53,7 @@ def plan(argv: list[str]) -> int:
 
 
 def bench(argv: list[str]) -> int:
-    """Measure this machine: recurrence; each beside what people use today."""
+    """Measure this machine: recurrence, loader; each beside what people use today."""
     from harness.bench import main
 
     return main(argv)

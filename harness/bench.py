@@ -124,15 +124,23 @@ def show(values: dict[str, Any], as_json: bool) -> None:
     print(", ".join(f"{key} {value}" for key, value in values["machine"].items()))
 
 
-BENCHES: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {"recurrence": (RecurrenceConfig, recurrence)}
+def benches() -> dict[str, tuple[type, Callable[[Any], dict[str, Any]]]]:
+    """Every bench by name: its options, and what measures."""
+    from harness import bench_loader
+
+    return {
+        "recurrence": (RecurrenceConfig, recurrence),
+        "loader": (bench_loader.LoaderConfig, bench_loader.measure),
+    }
 
 
 def main(argv: list[str]) -> int:
     """``bench NAME [options]``."""
     from preprocessing import cli
 
-    name, arguments = cli.choose(BENCHES, argv, "python -m harness bench")
-    config_class, measure = BENCHES[name]
+    known = benches()
+    name, arguments = cli.choose(known, argv, "python -m harness bench")
+    config_class, measure = known[name]
     prog = f"python -m harness bench {name}"
     config: Any = cli.parse(config_class, arguments, prog=prog, description=config_class.__doc__ or "")
     show(measure(config), config.json)
