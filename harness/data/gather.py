@@ -1,23 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies rows out of a split's record batches: one numpy gather per record batch, into a buffer of the caller's."""
+"""Copies rows out of a split's record batches into a buffer of the caller's: one gather per shard width and batch."""
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
+import torch
 
 from harness.data.order import Window
 from preprocessing.shards import Split
 
 
+LENGTH, LABEL, ROW, BEGIN = range(4)
+"""Columns of a window's table: one line of it is half a cache line, so a row costs one miss."""
+
+
 class Gather:
-    """Gathers rows of one window at a time; one instance per thread, since its buffers are reused."""
+    """Gathers rows of one window at a time, wherever their record batches lie in memory.
+
+    One tensor spans the addresses of all record batches, those in between too: a row is then its distance from the
+    start, and one ``index_select`` over overlapping slices ``[n, time]`` with strides ``(1, 1)`` copies the rows of a
+    batch out of any number of mapped shards, and of each row no more than the batch's longest one needs. Nothing but
+    the rows asked for is ever read.
+    """
 
     def __init__(self, split: Split) -> None:
         """``split`` stays open for as long as this object lives."""
         self.split = split
-        self.dtype = split.blocks[0].ids.dtype
+        self.narrow = torch.int16 if split.blocks[0].ids.dtype == np.uint16 else torch.int32
+        self.itemsize = split.blocks[0].ids.itemsize
         self.window: Window | None = None
-        self._scratch = np.empty(0, self.dtype)
+        first = np.array([block.ids.ctypes.data for block in split.blocks], np.int64)
+        self._base = int(first.min())
+        self._first = (first - self._base) // self.itemsize
+        assert not ((first - self._base) % self.itemsize).any()
+        last = max(block.ids.ctypes.data + block.ids.nbytes for block in split.blocks)
+        span = (ctypes.c_byte * (last - self._base)).from_address(self._base)
+        self._span = torch.frombuffer(span, dtype=self.narrow)
+        self._size = len(self._span)
 
     def enter(self, window: Window) -> None:
         """Make the small columns of a window's blocks one array each, so that a batch takes from them at once."""
@@ -25,52 +46,52 @@ class Gather:
             return
         blocks = [self.split.blocks[block] for block in window.blocks]
         self.window = window
-        self._ids = [block.ids for block in blocks]
-        self._starts = [0, *window.ends.tolist()]
-        self._length = np.concatenate([block.length for block in blocks], dtype=np.int64)
-        self._label = np.concatenate([block.label for block in blocks], dtype=np.int64)
-        self._row = np.concatenate([block.row for block in blocks])
+        self._columns = np.empty((int(window.ends[-1]), 4), np.int64)
+        begins = zip(window.ends.tolist(), self._first[window.blocks].tolist(), blocks, strict=True)
+        for end, begin, block in begins:
+            table = self._columns[end - len(block.row) : end]
+            table[:, LENGTH], table[:, LABEL], table[:, ROW] = block.length, block.label, block.row
+            table[:, BEGIN] = begin + np.arange(len(block.row)) * block.ids.shape[1]
+        widths = self.split.block_widths[window.blocks]
+        mixed = len(np.unique(widths)) > 1
+        self._width = np.repeat(widths, np.diff(window.ends, prepend=0)) if mixed else None
 
-    def columns(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Length, label and source row of some places of the window, int64 ``[rows]`` each."""
-        return self._length.take(places), self._label.take(places), self._row.take(places)
+    def columns(self, places: np.ndarray) -> np.ndarray:
+        """int64 ``[4, rows]``: length, label, source row and begin in the span of some places of the window."""
+        return np.ascontiguousarray(self._columns.take(places, axis=0).T)
 
-    def padded(
-        self, places: np.ndarray, out: np.ndarray
-    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def padded(self, places: np.ndarray, out: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
         """Copy the rows at some places of the window into the flat buffer ``out`` (rows x widest shard elements).
 
-        Returns ids ``[rows, time]`` (a view of ``out``, cut at the longest row) and the columns, all in the order in
-        which the rows lie on disk, which is as good as any inside a micro-batch.
+        Returns narrow ids ``[rows, time]``, a view of ``out``, as long as the longest row, and the columns, all in the
+        order in which the rows lie on disk, which is as good as any inside a micro-batch.
         """
         assert self.window is not None
         places = np.sort(places)
+        widths = None if self._width is None else self._width.take(places)
+        if widths is not None and widths.min() < widths.max():
+            by_width = np.argsort(widths, kind="stable")
+            places, widths = places[by_width], widths[by_width]
         columns = self.columns(places)
-        ends = places.searchsorted(self.window.ends)
-        touched = np.flatnonzero(np.diff(ends, prepend=0)).tolist()
-        cuts = ends.tolist()
-        width = max(self._ids[number].shape[1] for number in touched)
-        ids = out[: len(places) * width].reshape(len(places), width)
+        time, rows = int(columns[LENGTH].max()), len(places)
+        ids = out[: rows * time].view(rows, time)
+        index = torch.from_numpy(columns[BEGIN])
+        if widths is None or widths[0] >= time:
+            self._take(index, ids)
+            return ids, columns
         first = 0
-        for number in touched:
-            last, source = cuts[number], self._ids[number]
-            inside = places[first:last] - self._starts[number]
-            if source.shape[1] == width:
-                source.take(inside, 0, ids[first:last], "clip")
-            else:
-                self._take_narrow(source, inside, ids[first:last])
+        for width in np.unique(widths).tolist():
+            last = int(np.searchsorted(widths, width, side="right"))
+            self._take(index[first:last], ids[first:last, :width])
+            ids[first:last, width:] = 0
             first = last
-        return ids[:, : int(columns[0].max())], columns
+        return ids, columns
 
-    def _take_narrow(self, source: np.ndarray, inside: np.ndarray, target: np.ndarray) -> None:
-        """``target[:, :width] = source[inside]`` by way of whole rows, and zeros behind."""
-        width = source.shape[1]
-        if self._scratch.size < len(inside) * width:
-            self._scratch = np.empty(len(inside) * width, self.dtype)
-        scratch = self._scratch[: len(inside) * width].reshape(len(inside), width)
-        source.take(inside, 0, scratch, "clip")
-        target[:, :width] = scratch
-        target[:, width:] = 0
+    def _take(self, index: torch.Tensor, out: torch.Tensor) -> None:
+        """Rows that begin at ``index`` elements from the start of the span, as far as ``out`` is wide."""
+        time = out.shape[1]
+        slices = self._span.as_strided((self._size - time + 1, time), (1, 1))
+        torch.index_select(slices, 0, index, out=out)
 
 
 def pack(ids: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from harness.data.device import DeviceRows
 from harness.data.gather import Gather, pack
@@ -150,6 +151,8 @@ class Loader:
                     continue
             return False
 
+        torch.get_num_threads()  # sets this thread up; only then can it be held to one core, which training needs more
+        one_core = threadpool_limits(1, user_api="openmp")
         try:
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)
@@ -166,6 +169,8 @@ class Loader:
             offer(None)
         except BaseException as error:  # handed to the training loop, which raises it
             offer(error)
+        finally:
+            one_core.restore_original_limits()
 
     def _assemble(self, assembler: Assembler, epoch: int, step: int) -> StepBatch:
         window = self.order.window(epoch, step)
@@ -202,8 +207,7 @@ class Assembler:
         self.layout, self.device, self.resident = layout, device, resident
         self.on_cuda = device.type == "cuda"
         self.width = split.max_width
-        self.torch_dtype = torch.int16 if self.gather.dtype == np.uint16 else torch.int32
-        self.ring: list[torch.Tensor] = [torch.empty(0, dtype=self.torch_dtype)] * slots
+        self.ring: list[torch.Tensor] = [torch.empty(0, dtype=self.gather.narrow)] * slots
         self.copied: list[torch.cuda.Event | None] = [None] * slots
         self.stream = torch.cuda.Stream(device) if self.on_cuda else None
         self.turn = 0
@@ -233,29 +237,29 @@ class Assembler:
             used += len(piece) * self.width
         return batches
 
-    def _buffer(self, slot: int, elements: int) -> np.ndarray:
+    def _buffer(self, slot: int, elements: int) -> torch.Tensor:
         """The slot's buffer, free to write: large enough, and no longer being copied from."""
         if (event := self.copied[slot]) is not None:
             event.synchronize()
         if self.ring[slot].numel() < elements:
-            self.ring[slot] = torch.empty(elements, dtype=self.torch_dtype, pin_memory=self.on_cuda)
-        return self.ring[slot].numpy().view(self.gather.dtype)
+            self.ring[slot] = torch.empty(elements, dtype=self.gather.narrow, pin_memory=self.on_cuda)
+        return self.ring[slot]
 
-    def _batch(self, places: np.ndarray, out: np.ndarray) -> Batch:
-        ids, (length, label, row) = self.gather.padded(places, out)
+    def _batch(self, places: np.ndarray, out: torch.Tensor) -> Batch:
+        ids, columns = self.gather.padded(places, out)
+        length, label, row, _ = columns
         sizes = None
         if self.layout == "packed":
-            order, packed, sizes = pack(ids, length)
+            order, packed, sizes = pack(ids.numpy(), length)
             length, label, row = length[order], label[order], row[order]
-            out[: len(packed)] = packed
             ids = out[: len(packed)]
-        narrow = torch.from_numpy(ids.view(np.int16) if ids.dtype == np.uint16 else ids)
+            ids.numpy()[:] = packed
         lengths, labels = torch.from_numpy(length), torch.from_numpy(label)
-        return Batch(narrow, lengths, labels, row, None if sizes is None else torch.from_numpy(sizes))
+        return Batch(ids, lengths, labels, row, None if sizes is None else torch.from_numpy(sizes))
 
     def _resident_batch(self, resident: DeviceRows, window: Window, places: np.ndarray) -> Batch:
         """The same batch from tokens that are on the device already, rows longest first."""
-        length, label, row = self.gather.columns(places)
+        length, label, row, _ = self.gather.columns(places)
         lengths, labels = torch.from_numpy(length), torch.from_numpy(label)
         if self.layout == "packed":
             ids, sizes = resident.packed(window.rows(places), length)
