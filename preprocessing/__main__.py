@@ -9,7 +9,6 @@ import json
 import sys
 from typing import NoReturn
 
-from preprocessing import cli
 from preprocessing.errors import ConfigError
 
 PROG = "python -m preprocessing"
@@ -40,7 +39,7 @@ class Options(argparse.ArgumentParser):
 
 def run(argv: list[str]) -> int:
     """Build a dataset."""
-    from preprocessing import pipeline
+    from preprocessing import cli, pipeline
     from preprocessing.config import PreprocessConfig
 
     description = "Build a dataset directory from labelled texts; run it again to continue after an interruption."
@@ -103,6 +102,7 @@ def bench(argv: list[str]) -> int:
     options.add_argument("--texts", type=int, default=25_000, help="texts to read at most (default 25000)")
     chosen, rest = options.parse_known_args(argv)
 
+    from preprocessing import cli
     from preprocessing.bench import render, run_bench
     from preprocessing.config import PreprocessConfig
     from preprocessing.readers import first_texts
@@ -144,5 +144,7 @@ def main(argv: list[str]) -> int:
     return COMMANDS[argv[0]](argv[1:])
 
 
-if __name__ == "__main__":
-    sys.exit(cli.run(main))
+if __name__ == "__main__":  # worker processes import this module too, and need no command line
+    from preprocessing.cli import run as run_cli
+
+    sys.exit(run_cli(main))

@@ -17,8 +17,6 @@ from preprocessing.text import Encoded, TextSpec, encode_tokens
 from preprocessing.tokens import Tokens
 from preprocessing.vocabulary import UNK, Vocabulary
 
-KNOWN_PARTS = 512
-
 
 @dataclass(frozen=True)
 class ShardTask:
@@ -50,10 +48,30 @@ def vocabulary_of(path: Path, key: str) -> Vocabulary:
     return Vocabulary.read(path)
 
 
-@lru_cache(maxsize=KNOWN_PARTS)
-def ids_of(work: Path, number: int, vocabulary_path: Path, key: str) -> np.ndarray:
-    """int32 per type of a part: its id."""
-    return vocabulary_of(vocabulary_path, key).lookup(parts.load_types(work, number))
+@dataclass(frozen=True)
+class LookupTask:
+    """Look the types of some parts up in the vocabulary."""
+
+    numbers: tuple[int, ...]
+    work: Path
+    root: Path
+    key: str
+
+
+def lookup(task: LookupTask) -> None:
+    """Store each part's ids, so that no bucket has to look the same types up again."""
+    vocabulary = vocabulary_of(task.root / VOCABULARY, task.key)
+    for number in task.numbers:
+        path = ids_path(task.work, number, task.key)
+        if not path.exists():
+            ids = vocabulary.lookup(parts.load_types(task.work, number))
+            with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+                np.save(file, ids)
+
+
+def ids_path(work: Path, number: int, key: str) -> Path:
+    """int32 per type of a part: its id. The name says for which vocabulary."""
+    return work / "parts" / f"{number:06d}-ids-{key[:16]}.npy"
 
 
 def write_bucket(task: ShardTask) -> Written:
@@ -116,7 +134,7 @@ def collect(task: ShardTask, vocabulary: Vocabulary) -> tuple[Tokens, dict[str, 
         if not len(kept):
             continue
         codes, offsets = parts.ragged_take(stored.codes, stored.offsets, kept + first)
-        pieces["ids"].append(ids_of(task.work, number, task.root / VOCABULARY, task.key)[codes])
+        pieces["ids"].append(np.load(ids_path(task.work, number, task.key), mmap_mode="r")[codes])
         pieces["size"].append(np.diff(offsets))
         pieces["split"].append(split[kept])
         for name in ("key", "row", "label"):

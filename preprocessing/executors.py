@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -48,30 +49,26 @@ class Workers:
     executor: Executor
     alive: Callable[[], int]
     timeout_s: float
-    number: int = 1
-    """Local processes."""
     losses: tuple[type[BaseException], ...] = (BrokenProcessPool,)
     """What a task raises when its worker is gone for good."""
 
-    def warm(self, function: Callable[[Task], Any], task: Task) -> None:
-        """Have every local worker start and call ``function(task)``, without waiting: it imports what it will need."""
-        if isinstance(self.executor, ProcessPoolExecutor):
-            for _ in range(self.number):
-                self.executor.submit(function, task)
-
     def map(
-        self, function: Callable[[Task], Result], tasks: Sequence[Task], *, what: str, tick: Callable[[int], None]
+        self, function: Callable[[Task], Result], tasks: Iterable[Task], *, what: str, tick: Callable[[int], None]
     ) -> Iterator[tuple[Task, Result]]:
         """Each task with its result, in the order in which they finish; one task alone is done here.
 
+        Work begins with the first task, while later ones may still have to be found.
         ``tick(workers alive)`` is called at least every second. Raises what a task raises, and ``UserError`` when no
         task finishes within the limit or a worker process dies.
         """
-        if len(tasks) == 1:
-            yield tasks[0], function(tasks[0])
+        coming = iter(tasks)
+        first = list(itertools.islice(coming, 2))
+        if len(first) == 1:
+            yield first[0], function(first[0])
             return
+        coming = itertools.chain(first, coming)
         waiting: dict[Future[Result], Task] = {}
-        coming, quiet_s = iter(tasks), 0.0
+        quiet_s = 0.0
         try:
             while True:
                 alive = self.alive()
@@ -111,7 +108,7 @@ def workers(config: ExecutorConfig) -> Iterator[Workers]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(number, mp_context=context, initializer=start_worker)
     try:
-        yield Workers(pool, lambda: living(pool), config.timeout_s, number)
+        yield Workers(pool, lambda: living(pool), config.timeout_s)
     except BaseException:
         processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)

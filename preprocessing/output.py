@@ -16,7 +16,7 @@ from preprocessing import addresses, remote
 from preprocessing.config import PreprocessConfig
 from preprocessing.errors import ConfigError, DataError, UserError
 from preprocessing.shards import MANIFEST, VOCABULARY, Manifest, ShardInfo, read_manifest
-from preprocessing.sources import SPLITS
+from preprocessing.sources import SPLITS, Plan
 
 WORK = ".work"
 OURS = {MANIFEST, VOCABULARY, WORK, *SPLITS}
@@ -86,22 +86,20 @@ def existing(address: str, overwrite: bool) -> Manifest | None:
         raise ConfigError(f"{error}; {REPLACE}") from None
 
 
-def complete(config: PreprocessConfig, text: dict[str, Any], sources: list[dict[str, Any]]) -> Manifest | None:
-    """The manifest that is there, if it is what this run would write; None if there is none, or it may be replaced.
+def is_current(manifest: Manifest, config: PreprocessConfig, text: dict[str, Any], plans: list[Plan]) -> bool:
+    """Whether the dataset that is there is what this run would write.
 
-    Raises ``ConfigError`` for a dataset of another configuration, unless ``overwrite``.
+    Raises ``ConfigError`` if it is not and may not be replaced either.
     """
-    manifest = existing(config.output, config.overwrite)
-    if manifest is None:
-        return None
     known = manifest.provenance
-    unchanged = [entry.get("fingerprint") for entry in known.get("sources", [])] == sources
+    before = [entry.get("fingerprint") for entry in known.get("sources", [])]
+    unchanged = before == [plan.fingerprint for plan in plans]
     if known.get("config") == config.deciding() and manifest.text == text and unchanged:
-        return manifest
+        return True
     if not config.overwrite:
         other = "of another configuration" if unchanged else "made of another source, or of one that has changed since"
         raise ConfigError(f"output: {config.output}: holds a dataset {other}; {REPLACE}")
-    return None
+    return False
 
 
 def remove_strangers(root: Path, splits: dict[str, list[ShardInfo]]) -> None:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import numpy as np
 
 from preprocessing import addresses, atomic, output, parts, sources
 from preprocessing.config import PreprocessConfig
-from preprocessing.encode import ShardTask, write_bucket
+from preprocessing.encode import LookupTask, ShardTask, lookup, write_bucket
 from preprocessing.errors import DataError
 from preprocessing.executors import Workers, workers
 from preprocessing.labels import LabelMap
@@ -37,9 +38,10 @@ from preprocessing.splits import TRAIN
 from preprocessing.text import Encoder, TextPipeline, Tokenizer, resolve
 from preprocessing.vocabulary import Counts, Vocabulary, freeze
 
-COUNT_TOGETHER = 16
-LARGE_BYTES = 64 << 20
-"""Files from this size on take long enough to look through that workers can start meanwhile."""
+TOGETHER = 8
+"""Parts whose tokens one task counts, or looks up."""
+MERGE_TOGETHER = 16
+"""Counts that are held before they are merged."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,6 @@ def tokenizer_of(pipeline: str) -> Tokenizer:
     return kept[1]
 
 
-def prepare(pipeline: str) -> None:
-    """Import and load in a worker what its first part will need."""
-    tokenizer_of(pipeline)
-
-
 def tokenize(task: TokenTask) -> parts.Summary:
     """Read and tokenize one part."""
     tokenizer = tokenizer_of(task.pipeline)
@@ -117,31 +114,29 @@ class Job:
 
     def run(self) -> Manifest:
         """Build the dataset, or find that it is there already."""
-        plans = self.scan()
-        fingerprints = [plan.fingerprint for plan in plans]
-        there = output.complete(self.config, self.pipeline.to_json(), fingerprints)
-        if there:
+        files = list(sources.files(self.config.source, self.config.splits))
+        there = output.existing(self.config.output, self.config.overwrite)
+        plans = self.scan(files) if there or len(files) > 1 else []
+        if there and output.is_current(there, self.config, self.pipeline.to_json(), plans):
             say(f"{self.config.output}: already complete for this configuration and source; nothing to do")
-        manifest = there or self.build(plans)
-        output.finish(self.root, self.config, fresh=there is None)
+            manifest = there
+        else:
+            manifest = self.build(files, plans)
+        output.finish(self.root, self.config, fresh=manifest is not there)
         return manifest
 
-    def scan(self) -> list[Plan]:
+    def scan(self, files: list[sources.File]) -> list[Plan]:
         """Look through every file of the source."""
-        files = list(sources.files(self.config.source, self.config.splits))
-        if any(file.format != "folder" and addresses.identity(file.address)["bytes"] > LARGE_BYTES for file in files):
-            self.workers.warm(prepare, json.dumps(self.pipeline.to_json()))
         tasks = [(number, file, self.work / "unpacked") for number, file in enumerate(files)]
         plans = {}
         for (number, _, _), plan in self.workers.map(scan_file, tasks, what="scan", tick=lambda alive: None):
             plans[number] = plan
         return [plans[number] for number in range(len(tasks))]
 
-    def build(self, plans: list[Plan]) -> Manifest:
-        """The five passes."""
+    def build(self, files: list[sources.File], plans: list[Plan]) -> Manifest:
+        """The five passes. A single file is looked through during the first one, others were before."""
         (self.root / MANIFEST).unlink(missing_ok=True)
-        cut = sources.numbered(plans)
-        summaries = self.tokenize(cut)
+        cut, summaries = self.tokenize(files, plans)
         stored = [parts.load(self.work, number) for number in range(len(cut))]
         starts = np.concatenate([[0], np.cumsum([len(part.row) for part in stored])]).tolist()
         rows = gathered(stored)
@@ -170,24 +165,47 @@ class Job:
         write_manifest(self.root, manifest)
         return manifest
 
-    def tokenize(self, cut: list[Part]) -> list[parts.Summary]:
-        """The first pass over every part that is not done yet."""
-        keys = [parts.part_key(part, self.pipeline.hash, self.config.seed) for part in cut]
-        done = {number: parts.finished(self.work, number, key) for number, key in enumerate(keys)}
+    def tokenize(self, files: list[sources.File], plans: list[Plan]) -> tuple[list[Part], list[parts.Summary]]:
+        """The first pass over every part that is not done yet; fills ``plans`` where they are still missing."""
+        cut: list[Part] = []
+        done: dict[int, parts.Summary] = {}
+        total = sum(addresses.identity(file.address)["bytes"] or 0 for file in files) if not plans else 0
+        progress = Progress("tokenize", total or sum(part.bytes for plan in plans for part in plan.parts))
         described = json.dumps(self.pipeline.to_json())
-        tasks = [
-            TokenTask(number, part, self.work, described, self.config.seed, keys[number])
-            for number, part in enumerate(cut)
-            if done[number] is None
-        ]
-        if len(tasks) < len(cut):
-            say(f"tokenize: {len(cut) - len(tasks)} of {len(cut)} parts were done before")
-        progress = Progress("tokenize", sum(task.part.bytes for task in tasks))
-        for task, summary in self.workers.map(tokenize, tasks, what="tokenize", tick=progress.tick):
+
+        def tasks() -> Iterator[TokenTask]:
+            for number, part in enumerate(self.find_parts(files, plans)):
+                cut.append(part)
+                key = parts.part_key(part, self.pipeline.hash, self.config.seed)
+                summary = parts.finished(self.work, number, key)
+                if summary:
+                    done[number] = summary
+                    progress.skip(part.bytes)
+                else:
+                    yield TokenTask(number, part, self.work, described, self.config.seed, key)
+
+        for task, summary in self.workers.map(tokenize, tasks(), what="tokenize", tick=progress.tick):
             done[task.number] = summary
             progress.advance(summary.rows, task.part.bytes)
         progress.close()
-        return [summary for _, summary in sorted(done.items()) if summary is not None]
+        if not cut:
+            raise DataError(f"{', '.join(file.name for file in files)}: the corpus is empty: no row to learn from")
+        return cut, [done[number] for number in range(len(cut))]
+
+    def find_parts(self, files: list[sources.File], plans: list[Plan]) -> Iterator[Part]:
+        """Every part in order, found on the way where the file has not been looked through yet."""
+        if plans:
+            yield from sources.numbered(plans)
+            return
+        found = sources.look_through(files[0], self.work / "unpacked")
+        while True:
+            try:
+                part = next(found)
+            except StopIteration as stop:
+                plans.append(stop.value)
+                return
+            if part.cut.rows:
+                yield part
 
     def decide(self, rows: Rows, plans: list[Plan]) -> tuple[np.ndarray, dict[str, Any]]:
         """Each row's split, on disk for the workers, and what was found. Raises ``DataError`` for an unusable split."""
@@ -205,14 +223,13 @@ class Job:
 
     def freeze(self, starts: list[int]) -> Vocabulary:
         """Count the training split, merge and freeze. The result does not depend on the order of merging."""
-        numbers = range(len(starts) - 1)
-        groups = [numbers[at : at + COUNT_TOGETHER] for at in range(0, len(numbers), COUNT_TOGETHER)]
-        tasks = [CountTask(tuple(group), tuple(starts[number] for number in group), self.work) for group in groups]
-        total: Counts | None = None
+        tasks = [CountTask(group, tuple(starts[number] for number in group), self.work) for group in grouped(starts)]
+        held: list[Counts] = []
         for _, counts in self.workers.map(count, tasks, what="count", tick=lambda alive: None):
-            total = counts if total is None else total.merge([counts])
-        assert total is not None
-        vocabulary = freeze(total, self.config.vocabulary.min_count, self.config.vocabulary.max_size)
+            held.append(counts)
+            if len(held) == MERGE_TOGETHER:
+                held = [held[0].merge(held[1:])]
+        vocabulary = freeze(held[0].merge(held[1:]), self.config.vocabulary.min_count, self.config.vocabulary.max_size)
         vocabulary.write(self.root / VOCABULARY)
         return vocabulary
 
@@ -224,6 +241,9 @@ class Job:
         widths, decided = self.config.widths, hashlib.sha256(decision.tobytes()).hexdigest()
         basis = [[summary.key for summary in summaries], decided, vocabulary.hash, self.pipeline.hash, widths, buckets]
         key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
+        lookups = [LookupTask(group, self.work, self.root, key) for group in grouped(starts)]
+        for _ in self.workers.map(lookup, lookups, what="lookup", tick=lambda alive: None):
+            pass
         common = (tuple(starts), self.work, self.root, self.pipeline.spec, tuple(widths), key)
         tasks = [ShardTask(bucket, buckets, *common) for bucket in range(buckets)]
         progress = Progress("encode", starts[-1], unit="documents")
@@ -246,6 +266,12 @@ def run(config: PreprocessConfig) -> Manifest:
     """
     with output.writable(output.building_site(config)), workers(config.executor) as found:
         return Job(config, found).run()
+
+
+def grouped(starts: list[int]) -> list[tuple[int, ...]]:
+    """The numbers of all parts, some at a time."""
+    numbers = tuple(range(len(starts) - 1))
+    return [numbers[at : at + TOGETHER] for at in range(0, len(numbers), TOGETHER)]
 
 
 def say(line: str) -> None:

@@ -109,13 +109,12 @@ def duplicates(rows: Rows, decision: np.ndarray, compared: np.ndarray) -> dict[s
     full = np.flatnonzero(compared)
     text, row = rows.text_hash[full], rows.row[full]
     groups = Groups.of(text, row)
-    exact = np.lexsort((rows.exact_hash[full], text))
-    same = (text[exact][1:] == text[exact][:-1]) & (
-        rows.exact_hash[full][exact][1:] == rows.exact_hash[full][exact][:-1]
-    )
+    several = full[groups.spread(groups.sizes > 1)]
+    pairs = np.stack([rows.text_hash[several], rows.exact_hash[several]])
+    exact = len(several) - np.unique(pairs, axis=1).shape[1]
     across = groups.least(decision[full]) != groups.most(decision[full])
     return {
-        "exact": int(same.sum()),
+        "exact": exact,
         "normalised": int(groups.repeats().sum()),
         "across_splits": int(groups.sizes[across].sum()),
     }

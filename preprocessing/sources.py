@@ -7,14 +7,15 @@ the order in which they are named. ``Part.offset + row of the file`` is the numb
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.csv
@@ -29,7 +30,6 @@ from preprocessing.records import Cut, Dialect, cuts, record_ends
 SUFFIXES = {
     ".csv": "csv",
     ".tsv": "csv",
-    ".txt": "csv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
@@ -152,11 +152,24 @@ def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> Fi
     return File(str(path), EMBEDDED, "csv", split, fixed, splits)
 
 
+Scan: TypeAlias = "Generator[Part, None, Plan]"
+
+
 def scan(file: File, stage: Path) -> Plan:
     """Look through one file: count its rows and cut it. What cannot be cut in place is unpacked below ``stage``."""
-    return {"csv": scan_lines, "jsonl": scan_lines, "parquet": scan_parquet, "folder": scan_folder}[file.format](
-        file, stage
-    )
+    parts = look_through(file, stage)
+    while True:
+        try:
+            next(parts)
+        except StopIteration as stop:
+            plan: Plan = stop.value
+            return plan
+
+
+def look_through(file: File, stage: Path) -> Scan:
+    """Yields each part as soon as it is found, so that work can begin on it; returns the plan with all of them."""
+    kinds = {"csv": scan_lines, "jsonl": scan_lines, "parquet": scan_parquet, "folder": scan_folder}
+    return (yield from kinds[file.format](file, stage))
 
 
 def part_bytes(file: File) -> int:
@@ -164,7 +177,7 @@ def part_bytes(file: File) -> int:
     return max(1, int(file.source.part_mb * 1e6))
 
 
-def scan_lines(file: File, stage: Path) -> Plan:
+def scan_lines(file: File, stage: Path) -> Scan:
     """CSV and JSON lines: one pass finds the record ends, counts them and takes the sha256."""
     known, digest = addresses.identity(file.address), hashlib.sha256()
     pieces, data = addresses.stream(file.address, digest), file.address
@@ -176,17 +189,18 @@ def scan_lines(file: File, stage: Path) -> Plan:
         columns = tuple(file.source.columns) or read_header(first, file)
         check_columns(file, columns)
     pieces = chained(first, pieces)
+    find = functools.partial(cuts, dialect=file.dialect, part_bytes=part_bytes(file), name=file.name, header=header)
+    found: Iterable[Cut]
     if addresses.is_compressed(file.address):
         data = str(stage / hashlib.sha256(json.dumps([file.address, known]).encode()).hexdigest()[:24])
-        found = unpacked(
-            pieces, data, lambda stream: list(cuts(stream, file.dialect, part_bytes(file), file.name, header=header))
-        )
+        found = unpacked(pieces, data, find)
     else:
-        found = list(cuts(pieces, file.dialect, part_bytes(file), file.name, header=header))
-    fingerprint = {"sha256": digest.hexdigest()}
-    identity = json.dumps(fingerprint)
-    parts = [Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity) for cut in found]
-    return Plan(file, parts, sum(cut.rows for cut in found), known["bytes"], fingerprint)
+        found = find(pieces)
+    parts, identity = [], json.dumps(known)
+    for cut in found:
+        parts.append(Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity))
+        yield parts[-1]
+    return Plan(file, parts, sum(part.cut.rows for part in parts), known["bytes"], {"sha256": digest.hexdigest()})
 
 
 def chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
@@ -196,8 +210,8 @@ def chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def unpacked(pieces: Iterator[bytes], path: str, use: Callable[[Iterator[bytes]], list[Cut]]) -> list[Cut]:
-    """Write a stream to ``path`` while ``use`` reads it."""
+def unpacked(pieces: Iterator[bytes], path: str, find: Callable[[Iterator[bytes]], Iterator[Cut]]) -> list[Cut]:
+    """Write a stream to ``path`` while ``find`` cuts it."""
     with atomic.replacing(path) as temporary, open(temporary, "wb") as copy:
 
         def copied() -> Iterator[bytes]:
@@ -205,7 +219,7 @@ def unpacked(pieces: Iterator[bytes], path: str, use: Callable[[Iterator[bytes]]
                 copy.write(piece)
                 yield piece
 
-        found = use(copied())
+        found = list(find(copied()))
         copy.flush()
         return found
 
@@ -253,7 +267,7 @@ def check_columns(file: File, columns: tuple[str, ...] | list[str]) -> None:
             raise DataError(f"{file.name}: has more than one column {name!r}; rename one, or set source.columns")
 
 
-def scan_parquet(file: File, stage: Path) -> Plan:
+def scan_parquet(file: File, stage: Path) -> Scan:
     """Parquet: the footer tells the rows; large row groups are cut into a bounded number of runs of rows."""
     known = addresses.identity(file.address)
     with addresses.open_file(file.address) as opened:
@@ -264,8 +278,7 @@ def scan_parquet(file: File, stage: Path) -> Plan:
     check_columns(file, footer.schema.to_arrow_schema().names)
     index = {footer.schema.column(i).path: i for i in range(footer.num_columns)}
     wanted = [index[name] for name in file.wanted if name in index]
-    fingerprint = {"etag": known["etag"]} if "etag" in known else {"sha256": addresses.sha256(file.address)}
-    parts, row, identity = [], 1, json.dumps(fingerprint)
+    parts, row, identity = [], 1, json.dumps(known)
     for group in range(footer.num_row_groups):
         rows = footer.row_group(group).num_rows
         size = sum(footer.row_group(group).column(i).total_uncompressed_size for i in wanted)
@@ -275,11 +288,13 @@ def scan_parquet(file: File, stage: Path) -> Plan:
             cut = Cut(start, stop, row + start, stop - start)
             share = size * (stop - start) // max(rows, 1)
             parts.append(Part(file, file.address, (), cut, group, bytes=share, identity=identity))
+            yield parts[-1]
         row += rows
+    fingerprint = {"etag": known["etag"]} if "etag" in known else {"sha256": addresses.sha256(file.address)}
     return Plan(file, parts, row - 1, known["bytes"], fingerprint)
 
 
-def scan_folder(file: File, stage: Path) -> Plan:
+def scan_folder(file: File, stage: Path) -> Scan:
     """A folder: ``[split/]label/*.txt``; other files, and the unlabelled reviews of aclImdb, are left alone."""
     system, path = addresses.filesystem(file.address)
     with addresses.naming(file.address):
@@ -308,6 +323,7 @@ def scan_folder(file: File, stage: Path) -> Plan:
             cut = Cut(start, stop, start + 1, stop - start)
             texts = tuple((e[3], e[1], e[4]) for e in group)
             parts.append(Part(file, file.address, (), cut, texts=texts, bytes=size, identity=identity))
+            yield parts[-1]
             start, size = stop, 0
     listing = [[entry[3].removeprefix(file.address), entry[5].size] for entry in found]
     fingerprint = {"listing_sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest()}
@@ -321,12 +337,9 @@ def natural(name: str) -> tuple[int, str]:
 
 
 def numbered(plans: list[Plan]) -> list[Part]:
-    """All parts in order, each knowing how many rows the files before its own have. ``DataError`` if there are none."""
+    """All parts in order, each knowing how many rows the files before its own have."""
     parts, offset = [], 0
     for plan in plans:
         parts += [replace(part, offset=offset) for part in plan.parts if part.cut.rows]
         offset += plan.rows
-    if not parts:
-        names = ", ".join(plan.file.name for plan in plans)
-        raise DataError(f"{names}: the corpus is empty: no row to learn from")
     return parts

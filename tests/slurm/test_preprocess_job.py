@@ -1,74 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The preprocessing job on a real cluster of two nodes: the bytes are those of a local run."""
+"""The preprocessing job on a real cluster of two nodes: the bytes are those of a local run, requeued or not."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.corpora import Command, contents, reviews, write_csv
+from tests.commands import ROOT, run_module, succeed
+from tests.corpora import contents, reviews, write_csv
+from tests.slurm.conftest import Cluster, ask
 
-ROOT = Path(__file__).resolve().parents[2]
+pytest.importorskip("distributed", reason="needs distributed (extra dask)")
+pytestmark = pytest.mark.timeout(240, func_only=True)
+
 SCRIPT = ROOT / "launch" / "slurm" / "preprocess.sbatch"
+SETTINGS = ("--text.max_tokens", 64, "--vocabulary.min_count", 1, "--shards.rows", 2000, "--source.part_mb", 0.006)
 
 
-def nodes() -> int:
-    """Nodes of the cluster that answers here; 0 where there is none."""
-    if shutil.which("sinfo") is None:
-        return 0
-    try:
-        answer = subprocess.run(
-            ["sinfo", "--noheader", "--Node", "--format=%N"], capture_output=True, check=False, text=True, timeout=15
-        )
-    except subprocess.TimeoutExpired:
-        return 0
-    return len(set(answer.stdout.split())) if answer.returncode == 0 else 0
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_csv(tmp_path_factory.mktemp("source") / "reviews.csv", reviews(15_000, words=80))
 
 
-def test_the_job_script_is_clean_shell() -> None:
-    if shutil.which("shellcheck") is None:
-        pytest.skip("needs shellcheck")
-    subprocess.run(["shellcheck", str(SCRIPT)], check=True, timeout=60)
+@pytest.fixture(scope="module")
+def expected(source: Path) -> dict[str, bytes]:
+    """Every file of the dataset, built by this machine alone."""
+    output = source.parent / "local"
+    succeed(run_module("preprocessing", "run", "--source.path", source, "--output", output, *SETTINGS))
+    return contents(output)
+
+
+def submit(cluster: Cluster, source: Path, **env: str) -> tuple[str, Path]:
+    """Start the job; returns its number and the dataset that it writes."""
+    output, config = cluster.folder / "dataset", cluster.folder / "job.yaml"
+    config.write_text(f"source: {{path: {source}}}\n")
+    where = (f"--chdir={cluster.folder}",)
+    return cluster.submit(SCRIPT, *SETTINGS, options=where, CONFIG=str(config), OUTPUT=str(output), **env), output
 
 
 def test_what_a_user_edits_is_at_the_top_and_directives_come_first() -> None:
     lines = SCRIPT.read_text().splitlines()
-    first_command = next(at for at, line in enumerate(lines) if line and not line.startswith("#"))
-    assert first_command < 10
-    assert not any(line.startswith("#SBATCH") for line in lines[first_command:])
-    assert [line.partition("=")[0] for line in lines[first_command : first_command + 3]] == [
-        "CONFIG",
-        "OUTPUT",
-        "PYTHON",
-    ]
+    first = next(at for at, line in enumerate(lines) if line and not line.startswith("#"))
+    assert first < 12
+    assert not any(line.startswith("#SBATCH") for line in lines[first:])
+    assert [line.partition("=")[0] for line in lines[first : first + 3]] == ["CONFIG", "OUTPUT", "PYTHON"]
 
 
-@pytest.mark.timeout(240)
-def test_two_nodes_give_the_bytes_of_a_local_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if nodes() < 2:
-        pytest.skip("needs a SLURM cluster of two nodes that answers `sinfo`")
-    pytest.importorskip("distributed", reason="needs distributed (extra dask)")
-    source = write_csv(tmp_path / "reviews.csv", reviews(3000, words=60))
-    small = ("--shards.rows", "500", "--source.part_mb", "0.03")
-    command = Command(capsys)
-    assert command.build(source, tmp_path / "here", *small) == 0
-    (tmp_path / "job.yaml").write_text(
-        f"source: {{path: {source}}}\ntext: {{max_tokens: 64}}\nvocabulary: {{min_count: 1}}\n"
-    )
-    settings = {"CONFIG": str(tmp_path / "job.yaml"), "OUTPUT": str(tmp_path / "there"), "PYTHON": sys.executable}
-    subprocess.run(
-        ["sbatch", "--wait", "--time=5", f"--output={tmp_path}/job.log", str(SCRIPT), *small],
-        cwd=ROOT,
-        env={**os.environ, **settings},
-        check=True,
-        timeout=200,
-    )
-    log = (tmp_path / "job.log").read_text()
-    assert contents(tmp_path / "there") == contents(tmp_path / "here"), log
-    assert "error" not in log
-    assert not list(ROOT.glob(".padless-dask-*"))
+def test_two_nodes_give_the_bytes_of_a_local_run(cluster: Cluster, source: Path, expected: dict[str, bytes]) -> None:
+    job, output = submit(cluster, source, DASK_LOGGING__DISTRIBUTED="info")
+    cluster.complete(job, 180)
+    (dask_log,) = cluster.folder.glob("*-dask.log")
+    dask = dask_log.read_text()
+    for node in (0, 1):
+        registered = [line for line in dask.splitlines() if line.startswith(f"{node}: ") and "Registered to:" in line]
+        assert len(registered) == 2, dask
+    assert contents(output) == expected
+    assert "error" not in cluster.log(job).lower()
+    assert not list(cluster.folder.glob(".padless-dask-*"))
+
+
+def test_requeued_in_mid_run_it_goes_on_to_the_same_bytes(
+    cluster: Cluster, source: Path, expected: dict[str, bytes]
+) -> None:
+    job, output = submit(cluster, source)
+    parts = output / ".work" / "parts"
+    cluster.until(job, lambda: len(list(parts.glob("*.json"))) >= 20, "part was finished", 90)
+    ask("scontrol", "requeue", job)
+    cluster.until(job, lambda: cluster.field(job, "JobState") == "PENDING", "requeue", 30)
+    done = len(list(parts.glob("*.json")))
+    assert not (output / "dataset.json").exists(), "it was over before it could be requeued"
+    cluster.complete(job, 150)
+    log = cluster.log(job)
+    assert cluster.field(job, "Restarts") == "1"
+    again = re.search(r"(\d+) parts were done before", log)
+    assert again is not None, log
+    assert int(again[1]) >= done, log
+    assert contents(output) == expected, log
+    assert not list(cluster.folder.glob(".padless-dask-*"))
+
+
+def test_the_jobs_exit_code_is_that_of_the_command(cluster: Cluster, source: Path) -> None:
+    source = write_csv(cluster.folder / "wrong.csv", [*reviews(50), ("fine", "maybe")])
+    job, _ = submit(cluster, source)
+    assert cluster.wait(job, 120) == "FAILED"
+    assert cluster.field(job, "ExitCode") == "3:0", cluster.log(job)
+    assert "wrong.csv: row 51: label 'maybe' is not known" in cluster.log(job)

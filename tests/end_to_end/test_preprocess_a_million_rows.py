@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory does not grow with the corpus: 250,000 and 1,000,000 reviews, each worker well under 1 GiB."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from preprocessing.shards import read_manifest
+
+ROOT = Path(__file__).resolve().parents[2]
+GIB = 1 << 30
+
+
+def repeated_with_changes(texts: list[str], number: int) -> Iterator[tuple[str, int]]:
+    """IMDB's reviews over and over, three words of each replaced by new ones."""
+    chance = random.Random(0)
+    for place, text in enumerate(itertools.islice(itertools.cycle(texts), number)):
+        words = text.split(" ")
+        for _ in range(3):
+            words[chance.randrange(len(words))] = f"new{chance.randrange(200_000)}"
+        yield " ".join(words), place % 2
+
+
+def peaks_of(command: list[str]) -> tuple[int, list[int]]:
+    """Peak resident bytes of the process and of each worker it starts, read while it runs."""
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    peaks: dict[int, int] = {}
+    deadline = time.monotonic() + 1200
+    while process.poll() is None:
+        assert time.monotonic() < deadline, "not done within 1200 s"
+        for pid in [process.pid, *children(process.pid)]:
+            peaks[pid] = max(peaks.get(pid, 0), resident_peak(pid))
+        time.sleep(0.2)
+    assert process.returncode == 0
+    return peaks.pop(process.pid), [peak for peak in peaks.values() if peak > 64 << 20]
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def resident_peak(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_memory_is_the_same_for_250_000_and_1_000_000_rows(imdb: list[str], tmp_path: Path) -> None:
+    largest = {}
+    for number in (250_000, 1_000_000):
+        source, output = tmp_path / "reviews.csv", tmp_path / str(number)
+        with open(source, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("text", "label")])
+            csv.writer(file).writerows(repeated_with_changes(imdb, number))
+        command = [sys.executable, "-m", "preprocessing", "run", "--source.path", str(source), "--output", str(output)]
+        job, each = peaks_of([*command, "--executor.workers", "2"])
+        assert len(each) == 2
+        assert max(job, *each) < GIB
+        assert sum(read_manifest(output).rows(name) for name in ("train", "validation", "test")) == number
+        largest[number] = max(each)
+    assert largest[1_000_000] < largest[250_000] * 1.3

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whoever does the work: results, errors, workers that die, and waits that have a limit."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from preprocessing.config import ExecutorConfig
+from preprocessing.errors import DataError, UserError
+from preprocessing.executors import Workers, available_cores, workers
+
+
+def square(number: int) -> int:
+    if number == 13:
+        raise DataError("x.csv: row 13: unlucky")
+    return number * number
+
+
+def die(number: int) -> None:
+    os._exit(9)
+
+
+def process_of(number: int) -> int:
+    return os.getpid()
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def silent(alive: int) -> None:
+    pass
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.timeout(60)
+def test_every_task_comes_back_once(number: int) -> None:
+    ticks: list[int] = []
+    with workers(ExecutorConfig(workers=number)) as found:
+        results = dict(found.map(square, list(range(12)), what="test", tick=ticks.append))
+        assert list(found.map(square, [], what="test", tick=silent)) == []
+    assert results == {value: value * value for value in range(12)}
+    assert max(ticks) <= number
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.timeout(60)
+def test_what_a_task_raises_is_raised_here(number: int) -> None:
+    with (
+        pytest.raises(DataError, match=r"^x.csv: row 13: unlucky$"),
+        workers(ExecutorConfig(workers=number)) as found,
+    ):
+        list(found.map(square, list(range(20)), what="test", tick=silent))
+
+
+def test_one_task_is_done_here_and_several_elsewhere() -> None:
+    with workers(ExecutorConfig(workers=2)) as found:
+        assert list(found.map(process_of, [1], what="test", tick=silent)) == [(1, os.getpid())]
+        elsewhere = {process for _, process in found.map(process_of, [1, 2, 3], what="test", tick=silent)}
+        assert os.getpid() not in elsewhere
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_dies_is_a_sentence() -> None:
+    with (
+        pytest.raises(UserError, match=r"^tokenize: workers died; were they killed for their memory\?"),
+        workers(ExecutorConfig(workers=2)) as found,
+    ):
+        list(found.map(die, [1, 2, 3], what="tokenize", tick=silent))
+
+
+@pytest.mark.timeout(60)
+def test_waiting_has_a_limit_and_says_for_what() -> None:
+    begin = time.monotonic()
+    with (
+        pytest.raises(UserError, match=r"^encode: waited for 2 tasks on 2 workers, and none was finished within 2 s"),
+        workers(ExecutorConfig(workers=2, timeout_s=2)) as found,
+    ):
+        list(found.map(sleep, [50, 50], what="encode", tick=silent))
+    assert time.monotonic() - begin < 40
+
+
+def test_work_begins_while_tasks_are_still_found() -> None:
+    finished: list[float] = []
+
+    def found_slowly() -> Iterator[int]:
+        yield from range(3)
+        deadline = time.monotonic() + 30
+        while not finished and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield 3
+
+    def note(number: int) -> int:
+        finished.append(time.monotonic())
+        return number
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(Workers(pool, lambda: 2, 60).map(note, found_slowly(), what="test", tick=silent))
+    assert sorted(results) == [(number, number) for number in range(4)]
+
+
+def test_anything_that_speaks_concurrent_futures() -> None:
+    with ThreadPoolExecutor(3) as pool:
+        found = Workers(pool, lambda: 3, 60)
+        assert sorted(found.map(square, list(range(9)), what="test", tick=silent))[-1] == (8, 64)
+
+
+def test_cores_are_those_of_the_affinity_mask() -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert available_cores() == len(before)
