@@ -45,14 +45,21 @@ def leading_texts(argv: list[str]) -> tuple[list[str], list[str]]:
     return texts, options
 
 
+def plan(argv: list[str]) -> int:
+    """Steps, padding, memory and balance of a run, from the manifest alone; --verify proves the order."""
+    from harness.plan import main
+
+    return main(argv)
+
+
 def bench(argv: list[str]) -> int:
-    """Measure this machine: recurrence; each beside what people use today."""
+    """Measure this machine: recurrence, loader; each beside what people use today."""
     from harness.bench import main
 
     return main(argv)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"launch": launch, "predict": predict, "bench": bench}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"launch": launch, "plan": plan, "predict": predict, "bench": bench}
 
 
 def main(argv: list[str]) -> int:

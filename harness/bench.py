@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.bench_train import TrainBenchConfig, bench_train, render_table
 from harness.config import require
 
 
@@ -125,22 +124,30 @@ def show(values: dict[str, Any], as_json: bool) -> None:
     if details := values.get("ours_details"):
         print("ours: " + ", ".join(f"{name} {value:.3g}" for name, value in details.items()))
     if table := values.get("table"):
+        from harness.bench_train import render_table
+
         print(render_table(table))
     print(", ".join(f"{key} {value}" for key, value in values["machine"].items()))
 
 
-BENCHES: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
-    "recurrence": (RecurrenceConfig, recurrence),
-    "train": (TrainBenchConfig, bench_train),
-}
+def benches() -> dict[str, tuple[type, Callable[[Any], dict[str, Any]]]]:
+    """Every bench by name: its options, and what measures."""
+    from harness import bench_loader, bench_train
+
+    return {
+        "recurrence": (RecurrenceConfig, recurrence),
+        "train": (bench_train.TrainBenchConfig, bench_train.bench_train),
+        "loader": (bench_loader.LoaderConfig, bench_loader.measure),
+    }
 
 
 def main(argv: list[str]) -> int:
     """``bench NAME [options]``."""
     from preprocessing import cli
 
-    name, arguments = cli.choose(BENCHES, argv, "python -m harness bench")
-    config_class, measure = BENCHES[name]
+    known = benches()
+    name, arguments = cli.choose(known, argv, "python -m harness bench")
+    config_class, measure = known[name]
     prog = f"python -m harness bench {name}"
     config: Any = cli.parse(config_class, arguments, prog=prog, description=config_class.__doc__ or "")
     show(measure(config), config.json)

@@ -107,7 +107,7 @@ class Ours:
         import torch
 
         from harness.data.loader import Loader
-        from harness.data.order import Order, OrderSpec
+        from harness.data.order import OrderSpec, order_over
         from harness.flops import flops_per_token, measure_peak
         from harness.guard import NanGuard
         from harness.model import Classifier, Objective
@@ -120,11 +120,7 @@ class Ours:
         self.tokens = self.cells = 0
         self.peak = measure_peak(session.device, config.precision)
         self.flops = flops_per_token(config.model)
-        order = Order(
-            split.block_starts,
-            lambda block: split.blocks[block].length,
-            OrderSpec(seed=0, global_batch=config.batch),
-        )
+        order = order_over(split, OrderSpec(seed=0, global_batch=config.batch))
         loader = Loader(split, order, rank=0, world_size=1, layout=session.layout, device=session.device)
         torch.manual_seed(0)
         classifier = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels)).to(session.device)

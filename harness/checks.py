@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.config import RunConfig
+from harness.data.order import OrderSpec, step_rows, strata
 from preprocessing.errors import ConfigError, DataError
 from preprocessing.shards import MANIFEST, Manifest, open_split, read_manifest, verify_hashes
 
@@ -27,22 +28,47 @@ def check_dataset(data: str | Path, *, hashes: bool = True) -> Manifest:
 
 
 def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
-    """Check that every process gets rows at every step."""
+    """Check that every process gets rows at every step. Raises ``ConfigError``, or ``DataError`` for too few rows."""
     rows = manifest.rows(TRAIN)
     if rows < world_size:
         raise DataError(f"{Path(config.data, MANIFEST)}: {rows} training rows for {world_size} processes; start fewer")
+    if config.global_batch_tokens is not None:
+        check_budget(config, manifest, world_size)
+        return
     if config.global_batch < world_size:
         raise ConfigError(
             f"global_batch: {config.global_batch} rows cannot be shared by {world_size} processes; "
             f"raise it to at least {world_size} or start fewer"
         )
-    if rows // steps(rows, config.global_batch) < world_size:
+    steps = -(-rows // config.global_batch)
+    if rows // steps < world_size:
         larger = range(config.global_batch, rows + 1)
-        enough = next(batch for batch in larger if rows // steps(rows, batch) >= world_size)
+        enough = next(batch for batch in larger if rows // -(-rows // batch) >= world_size)
         raise ConfigError(
-            f"global_batch: {rows} rows in {steps(rows, config.global_batch)} steps of near-equal size leave some of "
+            f"global_batch: {rows} rows in {steps} steps of near-equal size leave some of "
             f"{world_size} processes without a row; raise it to {enough} or start fewer"
         )
+
+
+def check_budget(config: RunConfig, manifest: Manifest, world_size: int) -> None:
+    """Check that a token budget holds the longest row, and gives every process a row at every step."""
+    smallest, _ = step_rows(strata(manifest.rows_by_width(TRAIN), order_spec(config)))
+    if smallest < world_size:
+        raise ConfigError(
+            f"global_batch_tokens: {config.global_batch_tokens} tokens make steps of {smallest} rows, which cannot be "
+            f"shared by {world_size} processes; raise it or start fewer"
+        )
+
+
+def order_spec(config: RunConfig) -> OrderSpec:
+    """What a configuration says about the order of training."""
+    return OrderSpec(
+        seed=config.seed,
+        global_batch=config.global_batch,
+        batch_tokens=config.global_batch_tokens,
+        window_rows=config.order.window_rows,
+        length_noise=config.order.length_noise,
+    )
 
 
 def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None:
@@ -53,11 +79,7 @@ def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None
             raise ConfigError(f"optim.class_weights.{label}: the dataset has no such label; it has {known}")
     if config.optim.gradient_compression != "none" and world_size == 1:
         raise ConfigError("optim.gradient_compression: one process sends no gradients; leave it at none")
-    total = config.epochs * steps(manifest.rows(TRAIN), config.global_batch)
+    per_epoch = sum(part.steps for part in strata(manifest.rows_by_width(TRAIN), order_spec(config)))
+    total = config.epochs * per_epoch
     if config.profile and config.profile[1] >= total:
         raise ConfigError(f"profile: step {config.profile[1]} never comes: the run has {total} steps, from 0")
-
-
-def steps(rows: int, global_batch: int) -> int:
-    """Optimizer steps of one epoch."""
-    return -(-rows // global_batch)

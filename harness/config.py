@@ -89,7 +89,7 @@ class OrderConfig:
 
     window_rows: int = 131_072
     """Rows that are sorted by length together; more means less padding and more memory (about 20 bytes a row)."""
-    length_noise: float = 0.05
+    length_noise: float = 0.003
     """Lengths are blurred by up to this share before sorting, so that neighbours change from epoch to epoch."""
 
     def __post_init__(self) -> None:
@@ -134,6 +134,8 @@ class RunConfig:
     """How often every training row is seen."""
     global_batch: int = 64
     """Rows per optimizer step over all processes; the last word on batch size, whatever the number of processes."""
+    global_batch_tokens: int | None = None
+    """In place of global_batch: most tokens per step over all processes, padding included."""
     micro_batch: int | Literal["auto"] | None = None
     """Most rows a process holds at once; a larger share of the global batch is accumulated. null: no limit. auto: tried
     out on the longest batch before training, halved while CUDA runs out of memory."""
@@ -156,6 +158,10 @@ class RunConfig:
     """Which validation metric decides the epoch whose weights are kept."""
     eval_batch: int = 512
     """Rows per batch and process in validation and test."""
+    residency: Literal["auto", "mapped", "memory", "device"] = "auto"
+    """Where rows live: mapped shards, each process's memory, or the device; auto decides by size and says why."""
+    stage_dir: str = "auto"
+    """Local directory that shards are copied to, once per node; auto: only from a network file system; none: never."""
     timeout_s: int = 600
     """Longest wait of one process for another before the run fails with a sentence."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -179,8 +185,11 @@ class RunConfig:
         window = self.profile
         in_order = not window or (len(window) == 2 and 0 <= window[0] <= window[1])
         require(in_order, "profile", window, "a first and a last step, as in [20, 25]")
+        tokens = self.global_batch_tokens
+        require(tokens is None or tokens >= 1, "global_batch_tokens", tokens, "at least 1, or null")
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
         require(bool(self.run), "run", self.run, "a directory's name")
+        require(bool(self.stage_dir), "stage_dir", self.stage_dir, "auto, none or a directory's name")
         require(bool(self.data), "data", self.data, "a directory's name")
 
 

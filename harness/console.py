@@ -38,7 +38,9 @@ class Console:
             f"model      {shape.num_layers}-layer {direction} {shape.embedding_dim}→{shape.hidden_size}, "
             f"{shape.pooling} pooling, {num_parameters(model):,} parameters"
         )
-        self.say(f"steps      {self.total_steps:,} of {config.global_batch} rows, {config.epochs} epochs")
+        tokens = config.global_batch_tokens
+        size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"
+        self.say(f"steps      {self.total_steps:,} of {size}, {config.epochs} epochs")
         for name, choice in choices.items():
             self.say(f"{name:<10} {choice}")
 

@@ -130,6 +130,11 @@ def launched_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def launched_local_rank() -> int:
+    """The number of this process among those that the launcher started on this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def launched_local_world_size() -> int:
     """How many processes the launcher started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

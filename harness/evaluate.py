@@ -72,10 +72,10 @@ def score(
     import torch
 
     from harness.data.loader import Loader
-    from harness.data.order import Order, OrderSpec
+    from harness.data.order import OrderSpec, order_over
 
     spec = OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False)
-    order = Order(split.block_starts, lambda block: split.blocks[block].length, spec)
+    order = order_over(split, spec)
     loader = Loader(split, order, rank=world.rank, world_size=world.world_size, layout=layout, device=device)
     parts: list[tuple[np.ndarray, torch.Tensor, torch.Tensor]] = []
     was_training = model.training

@@ -14,11 +14,12 @@ import torch
 
 from harness import rundir
 from harness.bundle import read_bundle, write_bundle, write_vocabulary
-from harness.checks import TEST, TRAIN, VALIDATION, check_dataset, check_fit, check_useful
+from harness.checks import TEST, TRAIN, VALIDATION, check_dataset, check_fit, check_useful, order_spec
 from harness.config import RunConfig, to_dict
 from harness.console import Console
 from harness.data.loader import Loader
-from harness.data.order import Order, OrderSpec
+from harness.data.order import order_over
+from harness.data.residency import OpenData
 from harness.evaluate import Scores, describe, score, write_results
 from harness.fit import choose_micro_batch, heaviest_step, rehearse
 from harness.flops import flops_per_token, measure_peak, synchronize
@@ -34,7 +35,7 @@ from harness.tracking import Tracking
 from harness.trainer import Trainer
 from preprocessing import atomic
 from preprocessing.errors import ConfigError, UserError
-from preprocessing.shards import Manifest, Split
+from preprocessing.shards import Manifest
 
 FP16_FIRST_SKIPS = 20
 """fp16 starts with a large loss scale and finds the right one by skipping steps; those are no sign of divergence."""
@@ -54,8 +55,13 @@ class Run:
         self.best: float | None = None
         self.epochs_since_best = 0
         self.manifest = self._agree()
-        names = [name for name in (TRAIN, VALIDATION, TEST) if self.manifest.splits.get(name)]
-        self.splits = {name: Split(config.data, self.manifest, name) for name in names}
+        self.data = OpenData(config, self.manifest, TRAIN, self.world, session.device)
+        self.choices |= self.data.choices
+        with self.world.together("staging the dataset"):
+            self.data.copy()
+        with self.world.together("opening the dataset"):
+            self.data.open()
+        self.splits = self.data.splits
         self.trainer = self._build_trainer()
         self.console = Console(self.trainer.total_steps) if self.world.is_main else None
         writes = self.world.is_main and not config.dry_run
@@ -125,20 +131,16 @@ class Run:
 
     def _build_loader(self, objective: Objective) -> Loader:
         config, split = self.config, self.splits[TRAIN]
-        spec = OrderSpec(
-            seed=config.seed,
-            global_batch=config.global_batch,
-            window_rows=config.order.window_rows,
-            length_noise=config.order.length_noise,
-        )
         loader = Loader(
             split,
-            Order(split.block_starts, lambda block: split.blocks[block].length, spec),
+            order_over(split, order_spec(config)),
             rank=self.world.rank,
             world_size=self.world.world_size,
             layout=self.session.layout,
             device=self.session.device,
             micro_batch=None if config.micro_batch == "auto" else config.micro_batch,
+            resident=self.data.rows,
+            guard=self.data.guard.check_sizes,
         )
         if config.micro_batch == "auto":
             self._fit_micro_batch(loader, objective)
@@ -208,6 +210,8 @@ class Run:
 
     def validate(self, epoch: int, step: int) -> bool:
         """Exact validation; the weights are kept if they are the best so far. Whether to stop here."""
+        with self.world.together("checking that the dataset is unchanged"):
+            self.data.guard.check()
         classifier = self.trainer.objective.classifier
         _, values = self.score(VALIDATION, classifier)
         selected = values["accuracy"] if self.config.select == "accuracy" else -values["log_loss"]

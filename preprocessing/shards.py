@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,9 @@ FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
 VOCABULARY = "vocabulary.arrow"
 BLOCK_ROWS = 8192
+
+Source = Callable[[Path, "ShardInfo"], Any]
+"""Makes what ``pyarrow.ipc.open_file`` reads of a shard's path: mapped pages unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,11 @@ class Manifest:
     def rows(self, split: str) -> int:
         """Number of rows in a split."""
         return sum(shard.rows for shard in self.splits[split])
+
+    def rows_by_width(self, split: str) -> dict[int, int]:
+        """Number of rows of a split in shards of each width."""
+        widths = sorted({shard.width for shard in self.splits[split]})
+        return {width: sum(shard.rows for shard in self.splits[split] if shard.width == width) for width in widths}
 
 
 def id_dtype(vocabulary_size: int) -> np.dtype:
@@ -154,10 +162,15 @@ class Block:
     row: np.ndarray
 
 
+def mapped(path: Path, _: ShardInfo) -> Any:
+    """A shard's bytes as pages of the file."""
+    return pa.memory_map(str(path))
+
+
 class Shard:
     """A shard, mapped. Opening reads the footer only; pages come in when rows are touched."""
 
-    def __init__(self, root: str | Path, info: ShardInfo) -> None:
+    def __init__(self, root: str | Path, info: ShardInfo, source: Source = mapped) -> None:
         """Map ``root/info.path``; raises ``DataError`` if it is missing, cut short or not what ``info`` says."""
         self.info = info
         self.path = Path(root, info.path)
@@ -170,7 +183,7 @@ class Shard:
                 f"{self.path}: {size} bytes, the manifest says {info.bytes}: truncated or changed; {REBUILD}"
             )
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
+            reader = pa.ipc.open_file(source(self.path, info))
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{self.path}: not a readable Arrow file ({error}); {REBUILD}") from None
@@ -232,12 +245,12 @@ def read_manifest(root: str | Path) -> Manifest:
     return manifest
 
 
-def open_split(root: str | Path, manifest: Manifest, split: str) -> list[Shard]:
+def open_split(root: str | Path, manifest: Manifest, split: str, source: Source = mapped) -> list[Shard]:
     """Map every shard of a split, in manifest order."""
     if not manifest.splits.get(split):
         names = ", ".join(sorted(name for name, shards in manifest.splits.items() if shards))
         raise DataError(f"{root}: has no split {split!r}; it has {names}")
-    return [Shard(root, info) for info in manifest.splits[split]]
+    return [Shard(root, info, source) for info in manifest.splits[split]]
 
 
 def verify_hashes(root: str | Path, manifest: Manifest) -> Iterator[str]:
@@ -312,10 +325,10 @@ def content_problems(shard: Shard, manifest: Manifest) -> Iterator[str]:
 class Split:
     """All blocks of one split side by side, with a global row index that runs through them in manifest order."""
 
-    def __init__(self, root: str | Path, manifest: Manifest, name: str) -> None:
+    def __init__(self, root: str | Path, manifest: Manifest, name: str, source: Source = mapped) -> None:
         """Map the split's shards; raises ``DataError`` as ``open_split`` and ``Shard`` do."""
         self.name = name
-        self.shards = open_split(root, manifest, name)
+        self.shards = open_split(root, manifest, name, source)
         self.blocks = [block for shard in self.shards for block in shard.blocks]
         self.block_starts = np.cumsum([0, *(len(block.row) for block in self.blocks)])
         """int64 ``[blocks + 1]``: global row ``r`` lies in the block with ``starts[b] <= r < starts[b + 1]``."""
@@ -323,6 +336,11 @@ class Split:
     def __len__(self) -> int:
         """Number of rows."""
         return int(self.block_starts[-1])
+
+    @cached_property
+    def block_widths(self) -> np.ndarray:
+        """int64 ``[blocks]``: the width of the shard that each block lies in."""
+        return np.array([block.ids.shape[1] for block in self.blocks], np.int64)
 
     @cached_property
     def max_width(self) -> int:

@@ -3,26 +3,34 @@
 
 One gather per record batch copies whole rows into a reused buffer; a thread stays a few steps ahead. Token ids travel
 as narrow as they are stored and are widened on the device; lengths stay int64 on the CPU, where packing wants them.
+Small steps are handed over several at a time, since waking a thread costs as much as gathering a small batch.
 """
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
-from harness.data.order import Order, micro_batches
+from harness.data.device import DeviceRows
+from harness.data.gather import Gather, pack
+from harness.data.order import Order, Window, micro_batches
 from preprocessing.shards import Split
 
 Layout = Literal["padded", "packed"]
-PREFETCH_STEPS = 3
+PREFETCH_GROUPS = 2
+"""Groups of steps that wait in the queue, besides the one being trained on and the one being gathered."""
+GROUP_STEPS = 8
+GROUP_BYTES = 1 << 20
+"""Steps are handed over together until a group has this many steps or bytes of ids."""
 
 
 @dataclass
@@ -72,65 +80,8 @@ class StepBatch:
     """Rows of the step over all processes: what the loss is divided by."""
     wait_s: float = 0.0
     """How long the training loop waited for this batch."""
-
-
-class Gather:
-    """Copies rows out of a split's record batches; one instance per thread, since its buffers are reused."""
-
-    def __init__(self, split: Split) -> None:
-        """``split`` stays mapped for as long as this object lives."""
-        self.split = split
-        self.widths = np.array([block.ids.shape[1] for block in split.blocks])
-        self.dtype = split.blocks[0].ids.dtype
-        self._scratch = np.empty(0, self.dtype)
-
-    def padded(self, rows: np.ndarray, out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Copy global ``rows`` into the flat buffer ``out`` (at least rows x widest shard elements).
-
-        Returns ids ``[rows, time]`` (a view of ``out``, cut at the longest row), length, label and source row, all in
-        the order in which the rows lie on disk, which is as good as any inside a micro-batch.
-        """
-        starts = self.split.block_starts
-        rows = np.sort(rows)
-        block_of = np.searchsorted(starts, rows, side="right") - 1
-        cuts = [0, *(np.flatnonzero(np.diff(block_of)) + 1).tolist(), len(rows)]
-        width = int(self.widths[block_of].max())
-        ids = out[: len(rows) * width].reshape(len(rows), width)
-        columns = [np.empty(len(rows), kind) for kind in (np.int32, np.int32, np.int64)]
-        for first, last in itertools.pairwise(cuts):
-            number = int(block_of[first])
-            block, inside = self.split.blocks[number], rows[first:last] - starts[number]
-            self._take(block.ids, inside, ids[first:last])
-            for column, source in zip(columns, (block.length, block.label, block.row), strict=True):
-                np.take(source, inside, out=column[first:last], mode="clip")
-        length, label, row = columns
-        return ids[:, : int(length.max())], length, label, row
-
-    def _take(self, source: np.ndarray, inside: np.ndarray, target: np.ndarray) -> None:
-        """``target[:, :width] = source[inside]``; whole rows go straight to a target of the same width."""
-        width = source.shape[1]
-        if width == target.shape[1]:
-            np.take(source, inside, axis=0, out=target, mode="clip")
-            return
-        if self._scratch.size < len(inside) * width:
-            self._scratch = np.empty(len(inside) * width, self.dtype)
-        scratch = self._scratch[: len(inside) * width].reshape(len(inside), width)
-        np.take(source, inside, axis=0, out=scratch, mode="clip")
-        target[:, :width] = scratch
-        target[:, width:] = 0
-
-
-def pack(ids: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Time-major real tokens of a padded array, as ``pack_padded_sequence`` would order them.
-
-    Returns the permutation that sorts rows longest first, the packed ids ``[tokens]`` and the batch sizes ``[time]``.
-    """
-    longest_first = np.argsort(-length, kind="stable")
-    ended = np.cumsum(np.bincount(length, minlength=ids.shape[1] + 1))
-    sizes = len(length) - ended[: ids.shape[1]]
-    time_of = np.repeat(np.arange(len(sizes)), sizes)
-    place = np.arange(len(time_of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return longest_first, ids[longest_first[place], time_of], sizes
+    copied: torch.cuda.Event | None = None
+    """CUDA only: recorded when the batch is on the device."""
 
 
 class Loader:
@@ -146,16 +97,28 @@ class Loader:
         layout: Layout,
         device: torch.device,
         micro_batch: int | None = None,
+        resident: DeviceRows | None = None,
+        guard: Callable[[], None] | None = None,
     ) -> None:
-        """``rank`` of ``world_size`` processes takes its slice of every global batch of ``order``."""
+        """``rank`` of ``world_size`` processes takes its slice of every global batch of ``order``.
+
+        ``resident`` holds the split's tokens on the device already. ``guard`` is called before rows are touched and
+        raises ``DataError`` when the files under the split are no longer what they were.
+        """
         self.split, self.order = split, order
         self.rank, self.world_size = rank, world_size
         self.layout, self.device, self.micro_batch = layout, device, micro_batch
+        self.resident, self.guard = resident, guard
+        largest_share = -(-order.largest_step // world_size) * split.max_width * split.blocks[0].ids.itemsize
+        self.group_steps = max(1, min(GROUP_STEPS, GROUP_BYTES // largest_share))
 
     def steps(self, epoch: int, first_step: int = 0, last_step: int | None = None) -> Iterator[StepBatch]:
-        """Steps from ``first_step`` to the end of the epoch or ``last_step``, each with the time waited for it."""
+        """Steps from ``first_step`` to the end of the epoch or ``last_step``, each with the time waited for it.
+
+        A batch on the CPU lies in a buffer that is used again: it is whole until the next one is asked for.
+        """
         stop = self.order.steps_per_epoch if last_step is None else last_step
-        ready: queue.Queue[StepBatch | BaseException | None] = queue.Queue(PREFETCH_STEPS)
+        ready: queue.Queue[list[StepBatch] | BaseException | None] = queue.Queue(PREFETCH_GROUPS)
         cancelled = threading.Event()
         arguments = (epoch, first_step, stop, ready, cancelled)
         thread = threading.Thread(target=self._produce, args=arguments, name="padless-loader", daemon=True)
@@ -163,21 +126,23 @@ class Loader:
         try:
             while True:
                 started = time.perf_counter()
-                item = ready.get()
-                if item is None:
+                group = ready.get()
+                if group is None:
                     return
-                if isinstance(item, BaseException):
-                    raise item
-                item.wait_s = time.perf_counter() - started
-                yield item
+                if isinstance(group, BaseException):
+                    raise group
+                group[0].wait_s = time.perf_counter() - started
+                for step in group:
+                    hand_over(step)
+                    yield step
         finally:
             cancelled.set()
             thread.join()
 
     def _produce(self, epoch: int, first: int, stop: int, ready: queue.Queue, cancelled: threading.Event) -> None:
-        """Fill the queue with steps, then None; an exception is handed over instead of a step."""
+        """Fill the queue with groups of steps, then None; an exception is handed over instead of a group."""
 
-        def offer(item: StepBatch | BaseException | None) -> bool:
+        def offer(item: list[StepBatch] | BaseException | None) -> bool:
             while not cancelled.is_set():
                 try:
                     ready.put(item, timeout=0.1)
@@ -186,79 +151,120 @@ class Loader:
                     continue
             return False
 
+        torch.get_num_threads()  # sets this thread up; only then can it be held to one core, which training needs more
+        one_core = threadpool_limits(1, user_api="openmp")
         try:
-            assembler = Assembler(self.split, self.layout, self.device)
-            for step in range(first, stop):
-                if not offer(self._assemble(assembler, epoch, step)):
+            if self.device.type == "cuda":
+                torch.cuda.set_device(self.device)
+            slots = self.group_steps * (PREFETCH_GROUPS + 2)
+            assembler = Assembler(self.split, self.layout, self.device, slots, self.resident)
+            step, size = first, 1
+            while step < stop:
+                if self.guard is not None:
+                    self.guard()
+                group = [self._assemble(assembler, epoch, number) for number in range(step, min(step + size, stop))]
+                if not offer(group):
                     return
+                step, size = step + size, self.group_steps
             offer(None)
         except BaseException as error:  # handed to the training loop, which raises it
             offer(error)
+        finally:
+            one_core.restore_original_limits()
 
     def _assemble(self, assembler: Assembler, epoch: int, step: int) -> StepBatch:
-        batch = self.order.batch_rows(epoch, step)
+        window = self.order.window(epoch, step)
+        batch = window.batch(step)
         mine = batch[self.rank :: self.world_size]
         if self.order.spec.shuffle:
-            pieces = np.array_split(mine, micro_batches(len(batch), self.world_size, self.micro_batch))
+            count = micro_batches(len(batch), self.world_size, self.micro_batch)
+            pieces = [mine] if count == 1 else np.array_split(mine, count)
         else:
             pieces = [mine] if len(mine) else []
-        return StepBatch(epoch, step, assembler(pieces), global_rows=len(batch))
+        batches, copied = assembler(window, pieces)
+        return StepBatch(epoch, step, batches, global_rows=len(batch), copied=copied)
+
+
+def hand_over(step: StepBatch) -> None:
+    """On CUDA: make the stream that trains wait for the copy, and keep the batch's memory until it has run."""
+    if step.copied is None:
+        return
+    stream = torch.cuda.current_stream(step.micro_batches[0].ids.device)
+    stream.wait_event(step.copied)
+    for batch in step.micro_batches:
+        batch.ids.record_stream(stream)
+        batch.labels.record_stream(stream)
 
 
 class Assembler:
-    """Turns global rows into batches on the device, through a ring of reused (on CUDA: pinned) buffers."""
+    """Turns places of a window into batches on the device, through a ring of reused (on CUDA: pinned) buffers."""
 
-    def __init__(self, split: Split, layout: Layout, device: torch.device) -> None:
-        """The ring has room for the steps in the queue, the one being trained on and the one being filled."""
+    def __init__(
+        self, split: Split, layout: Layout, device: torch.device, slots: int, resident: DeviceRows | None = None
+    ) -> None:
+        """``slots``: the steps that may be alive at once, in the queue, in training and in the making."""
         self.gather = Gather(split)
-        self.layout, self.device = layout, device
+        self.layout, self.device, self.resident = layout, device, resident
         self.on_cuda = device.type == "cuda"
         self.width = split.max_width
-        self.torch_dtype = torch.int16 if self.gather.dtype == np.uint16 else torch.int32
-        self.ring: list[torch.Tensor] = [torch.empty(0, dtype=self.torch_dtype)] * (PREFETCH_STEPS + 2)
-        self.copied: list[torch.cuda.Event | None] = [None] * len(self.ring)
+        self.ring: list[torch.Tensor] = [torch.empty(0, dtype=self.gather.narrow)] * slots
+        self.copied: list[torch.cuda.Event | None] = [None] * slots
         self.stream = torch.cuda.Stream(device) if self.on_cuda else None
         self.turn = 0
 
-    def __call__(self, pieces: list[np.ndarray]) -> list[Batch]:
-        """One batch for every array of global rows in ``pieces``."""
+    def __call__(self, window: Window, pieces: list[np.ndarray]) -> tuple[list[Batch], torch.cuda.Event | None]:
+        """One batch for every array of places in ``pieces``, and the event of its copy to the device."""
+        self.gather.enter(window)
         slot = self.turn % len(self.ring)
         self.turn += 1
+        with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
+            if self.resident is not None:
+                batches = [self._resident_batch(self.resident, window, piece) for piece in pieces]
+            else:
+                batches = self._gathered(slot, pieces)
+            if self.stream is None:
+                return batches, None
+            batches = [self._to_device(batch) for batch in batches]
+            self.copied[slot] = event = torch.cuda.Event()
+            event.record(self.stream)
+        return batches, event
+
+    def _gathered(self, slot: int, pieces: list[np.ndarray]) -> list[Batch]:
         flat = self._buffer(slot, sum(len(piece) for piece in pieces) * self.width)
         batches, used = [], 0
         for piece in pieces:
-            batch = self._batch(piece, flat[used : used + len(piece) * self.width])
+            batches.append(self._batch(piece, flat[used : used + len(piece) * self.width]))
             used += len(piece) * self.width
-            batches.append(batch)
-        if self.stream is not None:
-            with torch.cuda.stream(self.stream):
-                batches = [self._to_device(batch) for batch in batches]
-                event = torch.cuda.Event()
-                event.record(self.stream)
-            self.copied[slot] = event
-            for batch in batches:
-                batch.ids.record_stream(torch.cuda.default_stream(self.device))
         return batches
 
-    def _buffer(self, slot: int, elements: int) -> np.ndarray:
+    def _buffer(self, slot: int, elements: int) -> torch.Tensor:
         """The slot's buffer, free to write: large enough, and no longer being copied from."""
         if (event := self.copied[slot]) is not None:
             event.synchronize()
         if self.ring[slot].numel() < elements:
-            self.ring[slot] = torch.empty(elements, dtype=self.torch_dtype, pin_memory=self.on_cuda)
-        return self.ring[slot].numpy().view(self.gather.dtype)
+            self.ring[slot] = torch.empty(elements, dtype=self.gather.narrow, pin_memory=self.on_cuda)
+        return self.ring[slot]
 
-    def _batch(self, rows: np.ndarray, out: np.ndarray) -> Batch:
-        ids, length, label, row = self.gather.padded(rows, out)
+    def _batch(self, places: np.ndarray, out: torch.Tensor) -> Batch:
+        ids, columns = self.gather.padded(places, out)
+        length, label, row, _ = columns
         sizes = None
         if self.layout == "packed":
-            order, packed, sizes = pack(ids, length)
+            order, packed, sizes = pack(ids.numpy(), length)
             length, label, row = length[order], label[order], row[order]
-            out[: len(packed)] = packed
             ids = out[: len(packed)]
-        narrow = torch.from_numpy(ids.view(np.int16) if ids.dtype == np.uint16 else ids)
-        lengths, labels = torch.from_numpy(length.astype(np.int64)), torch.from_numpy(label.astype(np.int64))
-        return Batch(narrow, lengths, labels, row, None if sizes is None else torch.from_numpy(sizes))
+            ids.numpy()[:] = packed
+        lengths, labels = torch.from_numpy(length), torch.from_numpy(label)
+        return Batch(ids, lengths, labels, row, None if sizes is None else torch.from_numpy(sizes))
+
+    def _resident_batch(self, resident: DeviceRows, window: Window, places: np.ndarray) -> Batch:
+        """The same batch from tokens that are on the device already, rows longest first."""
+        length, label, row, _ = self.gather.columns(places)
+        lengths, labels = torch.from_numpy(length), torch.from_numpy(label)
+        if self.layout == "packed":
+            ids, sizes = resident.packed(window.rows(places), length)
+            return Batch(ids, lengths, labels, row, torch.from_numpy(sizes))
+        return Batch(resident.padded(window.rows(places), length), lengths, labels, row)
 
     def _to_device(self, batch: Batch) -> Batch:
         ids = batch.ids.to(self.device, non_blocking=True)

@@ -1,25 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which rows form step k of epoch e: a pure function that ranks, workers and restarts only slice (law 3).
 
-The rows of a split lie in blocks (record batches). For a seed and an epoch:
+The rows of a split lie in blocks (record batches), and each block in a shard of some width. For a seed and an epoch:
 
-1. blocks are permuted and laid end to end, rows inside a block permuted too: a virtual sequence of all rows;
-2. the sequence is cut into windows of at most ``window_rows`` rows, at batch boundaries;
+1. blocks are permuted and laid end to end: a virtual sequence of all rows. Blocks of each width are spread evenly over
+   it (with jitter), so every stretch holds the widths in their proportion in the split and no trend in length runs
+   through an epoch;
+2. the sequence is cut into windows of at most ``window_rows`` rows, at batch boundaries; where a window ends inside a
+   block, a permutation of the block's rows says which of them it takes;
 3. inside a window rows are sorted by length, blurred by a little seeded noise, and cut into global batches;
 4. the batches of a window are permuted.
 
 Batch sizes of an epoch differ by at most one row, so there is no runt. A window is computed from (seed, epoch, window)
-alone, so any step is reached without replaying the ones before it, and memory is bounded by the window.
+alone, so any step is reached without replaying the ones before it, and memory is bounded by the window. Random numbers
+are raw words of Philox and splitmix64, which never change between numpy's versions.
+
+**Token budget.** With ``batch_tokens`` the number of rows of a step follows from their length, and padded tokens of a
+step (rows x longest row) never exceed the budget. The number of steps is still known before any row is read: the widths
+form strata, each with its own virtual sequence, and a step of a stratum whose widest shard is ``w`` has at most
+``batch_tokens // w`` rows, near-equal as above. A stratum with fewer rows than one such step joins the next wider one,
+so no step is a runt. Every window takes the same share of each stratum, and its steps are permuted together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import bisect
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from preprocessing.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from preprocessing.shards import Split
 
 Lengths = Callable[[int], np.ndarray]
 """Gives the lengths ``[rows]`` of a block's rows; called for the blocks of one window only."""
@@ -31,95 +46,259 @@ class OrderSpec:
 
     seed: int
     global_batch: int
+    """Rows of a step; not used when ``batch_tokens`` is given."""
+    batch_tokens: int | None = None
+    """Most padded tokens of a step over all ranks; None: every step has ``global_batch`` rows."""
     window_rows: int = 131_072
-    length_noise: float = 0.05
+    length_noise: float = 0.003
     shuffle: bool = True
     """False: rows keep their place in the dataset and are only sorted inside a window, for evaluation."""
 
 
-def generator(*key: int) -> np.random.Generator:
-    """A random generator that is a function of ``key`` alone, on every machine (Philox is counter-based)."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+@dataclass(frozen=True)
+class Stratum:
+    """Rows that are cut into batches together."""
+
+    widths: tuple[int, ...]
+    """Shard widths, ascending; every row is at most ``widths[-1]`` tokens long."""
+    rows: int
+    steps: int
+    """Steps per epoch; their rows differ by at most one."""
+
+    def start(self, step: int) -> int:
+        """Where a step begins in the stratum's virtual sequence."""
+        return step * self.rows // self.steps
+
+
+def strata(rows_by_width: Mapping[int, int], spec: OrderSpec) -> list[Stratum]:
+    """How a split with so many rows of each shard width is cut: enough to know every step's size, without a shard.
+
+    Raises ``ConfigError`` if the widest row does not fit ``batch_tokens``, ``DataError`` for a split without rows.
+    """
+    widths = sorted(width for width, rows in rows_by_width.items() if rows)
+    if not widths:
+        raise DataError("the split has no rows, so there is no order over them")
+    total = sum(rows_by_width[width] for width in widths)
+    if spec.batch_tokens is None:
+        return [Stratum(tuple(widths), total, -(-total // spec.global_batch))]
+    if spec.batch_tokens < widths[-1]:
+        raise ConfigError(
+            f"global_batch_tokens: {spec.batch_tokens} is less than a row of the widest shard ({widths[-1]} tokens); "
+            f"raise it to at least {widths[-1]} for every process"
+        )
+    groups: list[list[int]] = []
+    held = 0
+    for width in widths:
+        if held and held >= spec.batch_tokens // groups[-1][-1]:
+            held = 0
+        if not held:
+            groups.append([])
+        groups[-1].append(width)
+        held += rows_by_width[width]
+    if len(groups) > 1 and held < spec.batch_tokens // widths[-1]:
+        groups[-2:] = [groups[-2] + groups[-1]]
+    result = []
+    for group in groups:
+        rows = sum(rows_by_width[width] for width in group)
+        result.append(Stratum(tuple(group), rows, -(-rows // (spec.batch_tokens // group[-1]))))
+    return result
+
+
+def step_rows(cut: list[Stratum]) -> tuple[int, int]:
+    """Rows of the smallest and of the largest step."""
+    return min(part.rows // part.steps for part in cut), max(-(-part.rows // part.steps) for part in cut)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The global batches of one window. A *place* counts the rows of the window's blocks, laid end to end."""
+
+    first_step: int
+    blocks: np.ndarray
+    """int64 ``[blocks]``: the blocks it touches, some of them only in part."""
+    ends: np.ndarray
+    """int64 ``[blocks]``: the place after each block's last row."""
+    shift: np.ndarray
+    """int64 ``[blocks]``: global row minus place."""
+    places: np.ndarray
+    """int32 ``[rows]``: batch after batch in the order of steps, longest row first within a batch."""
+    cuts: np.ndarray
+    """int64 ``[steps + 1]``: batch ``i`` is ``places[cuts[i] : cuts[i + 1]]``."""
+
+    def batch(self, step: int) -> np.ndarray:
+        """The places of one step's rows; ``step`` counts from the start of the epoch."""
+        start, stop = self.cuts[step - self.first_step : step - self.first_step + 2]
+        return self.places[start:stop]
+
+    def rows(self, places: np.ndarray) -> np.ndarray:
+        """int64 global rows of some places."""
+        return places + self.shift[self.ends.searchsorted(places, side="right")]
 
 
 class Order:
     """The sequence of global batches over the rows of one split."""
 
-    def __init__(self, block_starts: np.ndarray, lengths: Lengths, spec: OrderSpec) -> None:
-        """``block_starts``, int64 ``[blocks + 1]``: block ``b`` holds rows ``starts[b]`` to ``starts[b + 1]``."""
-        self.spec = spec
-        self.block_starts = np.asarray(block_starts, dtype=np.int64)
-        self.lengths = lengths
-        self.num_rows = int(self.block_starts[-1])
-        if self.num_rows == 0:
-            raise DataError("the split has no rows, so there is no order over them")
-        self.steps_per_epoch = -(-self.num_rows // spec.global_batch)
-        largest = max(1, spec.window_rows // spec.global_batch)
-        self.num_windows = -(-self.steps_per_epoch // largest)
-        self.batches_per_window = -(-self.steps_per_epoch // self.num_windows)
-        self._epoch: tuple[int, np.ndarray, np.ndarray] | None = None
-        self._window: tuple[tuple[int, int], list[np.ndarray]] | None = None
+    def __init__(
+        self, block_starts: np.ndarray, lengths: Lengths, spec: OrderSpec, block_widths: np.ndarray | None = None
+    ) -> None:
+        """``block_starts``, int64 ``[blocks + 1]``: block ``b`` holds rows ``starts[b]`` to ``starts[b + 1]``.
 
-    def batch_start(self, number: int) -> int:
-        """Where batch ``number`` of an epoch begins in the virtual sequence; near-equal cuts, sizes differ by one."""
-        return number * self.num_rows // self.steps_per_epoch
+        ``block_widths``, ``[blocks]``, is the width of the shard each block lies in; all the same unless given, which
+        a token budget does not allow. Raises as ``strata`` does.
+        """
+        self.spec = spec
+        self.lengths = lengths
+        self.block_starts = np.asarray(block_starts, dtype=np.int64)
+        self.num_rows = int(self.block_starts[-1])
+        sizes = np.diff(self.block_starts)
+        assert block_widths is not None or spec.batch_tokens is None
+        self.block_widths = np.ones(len(sizes), np.int64) if block_widths is None else np.asarray(block_widths)
+        widths = np.unique(self.block_widths)
+        rows_by_width = {int(width): int(sizes[self.block_widths == width].sum()) for width in widths}
+        self.strata = strata(rows_by_width, spec)
+        self.steps_per_epoch = sum(part.steps for part in self.strata)
+        self.smallest_step, self.largest_step = step_rows(self.strata)
+        batches = sum(-(-part.rows // part.steps) for part in self.strata)
+        self.num_windows = -(-self.num_rows // max(spec.window_rows - batches, self.largest_step))
+        self._epoch: tuple[int, list[tuple[np.ndarray, np.ndarray]]] | None = None
+        self._window: tuple[tuple[int, int], Window] | None = None
 
     def batch_rows(self, epoch: int, step: int) -> np.ndarray:
         """Global rows (int64) of one step, longest first. ``step`` counts from 0 within the epoch."""
-        assert 0 <= step < self.steps_per_epoch
-        number, position = divmod(step, self.batches_per_window)
-        return self.window(epoch, number)[position]
+        window = self.window(epoch, step)
+        return window.rows(window.batch(step))
 
     def rank_rows(self, epoch: int, step: int, rank: int, world_size: int) -> np.ndarray:
         """The slice of a step that one process takes: every ``world_size``-th row, so that all see the same lengths."""
         return self.batch_rows(epoch, step)[rank::world_size]
 
-    def window(self, epoch: int, number: int) -> list[np.ndarray]:
-        """All global batches of one window, in the order of their steps. The latest window is kept."""
+    def window(self, epoch: int, step: int) -> Window:
+        """The window that holds a step of an epoch. The latest one is kept."""
+        assert 0 <= step < self.steps_per_epoch
+        number = bisect.bisect_right(range(self.num_windows), step, key=self.first_step) - 1
         if self._window is None or self._window[0] != (epoch, number):
             self._window = ((epoch, number), self._compute_window(epoch, number))
         return self._window[1]
 
-    def _compute_window(self, epoch: int, number: int) -> list[np.ndarray]:
-        first = number * self.batches_per_window
-        last = min(first + self.batches_per_window, self.steps_per_epoch)
-        cuts = np.array([self.batch_start(batch) for batch in range(first, last + 1)])
-        rows, lengths = self._window_rows(epoch, int(cuts[0]), int(cuts[-1]))
-        spread = self.spec.length_noise if self.spec.shuffle else 0.0
-        random = generator(self.spec.seed, epoch, 1, number)
-        blurred = lengths * (1 + spread * random.uniform(-1, 1, len(rows)))
-        by_length = np.argsort(-blurred, kind="stable")
-        batches = [by_length[start:stop] for start, stop in zip(cuts[:-1] - cuts[0], cuts[1:] - cuts[0], strict=True)]
-        if self.spec.shuffle:
-            batches = [batches[i] for i in random.permutation(len(batches))]
-        return [rows[batch[np.argsort(-lengths[batch], kind="stable")]] for batch in batches]
+    def first_step(self, window: int) -> int:
+        """The step at which a window begins; ``num_windows`` gives the steps of an epoch."""
+        return sum(window * part.steps // self.num_windows for part in self.strata)
 
-    def _window_rows(self, epoch: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Global rows and lengths at positions ``start..stop`` of the epoch's virtual sequence."""
-        blocks, ends = self._epoch_blocks(epoch)
-        rows, lengths = [], []
+    def _compute_window(self, epoch: int, number: int) -> Window:
+        places, blocks, batch_sizes = [], [], []
+        offset = 0
+        for place, part in enumerate(self.strata):
+            first, last = (turn * part.steps // self.num_windows for turn in (number, number + 1))
+            begins = [part.start(step) for step in range(first, last + 1)]
+            batch_sizes.append(np.diff(begins))
+            for block, inside in self._stretch(epoch, place, begins[0], begins[-1]):
+                places.append(offset + inside)
+                blocks.append(block)
+                offset += int(self.block_starts[block + 1] - self.block_starts[block])
+        touched = np.array(blocks, np.int64)
+        ends = np.cumsum(self.block_starts[touched + 1] - self.block_starts[touched])
+        lengths = np.concatenate([np.asarray(self.lengths(block), np.int32) for block in blocks])
+        taken = np.concatenate(places).astype(np.int32)
+        by_step, cuts = self._batches(epoch, number, lengths[taken], batch_sizes)
+        shift = self.block_starts[touched + 1] - ends
+        return Window(self.first_step(number), touched, ends, shift, taken[by_step], cuts)
+
+    def _batches(
+        self, epoch: int, number: int, lengths: np.ndarray, batch_sizes: list[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A window's rows in the order of its steps (as indices into ``lengths``), and where its steps begin and end.
+
+        ``batch_sizes`` has the rows of each batch, for each stratum. Keys are narrow so that numpy sorts them by radix.
+        """
+        sizes = np.concatenate(batch_sizes)
+        random = words(self.spec.seed, epoch, 1, number, count=len(sizes) + -(-len(lengths) // 4))
+        blurred = self._blurred(lengths, random[len(sizes) :].view(np.uint16)[: len(lengths)])
+        pieces = np.split(blurred, np.cumsum([part.sum() for part in batch_sizes])[:-1])
+        starts = np.cumsum([0, *(len(piece) for piece in pieces)])
+        by_length = np.concatenate([start + descending(piece) for start, piece in zip(starts, pieces, strict=False)])
+        step_of = np.arange(len(sizes))
+        if self.spec.shuffle:
+            step_of[np.argsort(random[: len(sizes)], kind="stable")] = np.arange(len(sizes))
+        longest_first = descending(lengths[by_length])
+        by_step = ascending(np.repeat(step_of, sizes)[longest_first])
+        rows_of_step = np.empty(len(sizes), np.int64)
+        rows_of_step[step_of] = sizes
+        return by_length[longest_first[by_step]], np.concatenate(([0], np.cumsum(rows_of_step)))
+
+    def _blurred(self, lengths: np.ndarray, random: np.ndarray) -> np.ndarray:
+        """uint16 keys: lengths, each times 1 +- noise, plus less than one token so that equal lengths mix too."""
+        if not self.spec.shuffle:
+            return lengths
+        noise = self.spec.length_noise
+        share = random / 65536.0
+        blurred = lengths * (1 - noise + 2 * noise * share) + share
+        scale = 65535.0 / (float(lengths.max()) * (1 + noise) + 1)
+        return (blurred * scale).astype(np.uint16)
+
+    def _stretch(self, epoch: int, stratum: int, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Blocks at positions ``start..stop`` of a stratum's virtual sequence, each with its rows that lie there."""
+        blocks, ends = self._epoch_blocks(epoch)[stratum]
         place = int(np.searchsorted(ends, start, side="right"))
         while start < stop:
             block = int(blocks[place])
-            base, size = int(self.block_starts[block]), int(self.block_starts[block + 1] - self.block_starts[block])
+            size = int(self.block_starts[block + 1] - self.block_starts[block])
             offset = start - (int(ends[place]) - size)
             count = min(size - offset, stop - start)
             inside = np.arange(offset, offset + count)
-            if self.spec.shuffle:
-                inside = generator(self.spec.seed, epoch, 2, block).permutation(size)[inside]
-            rows.append(base + inside)
-            lengths.append(np.asarray(self.lengths(block))[inside])
+            if self.spec.shuffle and count < size:
+                inside = permutation(size, self.spec.seed, epoch, 2, block)[inside]
+            yield block, inside
             start += count
             place += 1
-        return np.concatenate(rows), np.concatenate(lengths)
 
-    def _epoch_blocks(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Blocks in the epoch's order, and where each of them ends in the virtual sequence."""
+    def _epoch_blocks(self, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each stratum: its blocks in the epoch's order, and where each of them ends in the virtual sequence."""
         if self._epoch is None or self._epoch[0] != epoch:
-            count = len(self.block_starts) - 1
-            blocks = generator(self.spec.seed, epoch, 0).permutation(count) if self.spec.shuffle else np.arange(count)
-            self._epoch = (epoch, blocks, np.cumsum(np.diff(self.block_starts)[blocks]))
-        return self._epoch[1], self._epoch[2]
+            sizes = np.diff(self.block_starts)
+            sequences = []
+            for number, part in enumerate(self.strata):
+                blocks = np.flatnonzero(np.isin(self.block_widths, part.widths) & (sizes > 0))
+                if self.spec.shuffle:
+                    blocks = blocks[spread(self.block_widths[blocks], self.spec.seed, epoch, 0, number)]
+                sequences.append((blocks, np.cumsum(sizes[blocks])))
+            self._epoch = (epoch, sequences)
+        return self._epoch[1]
+
+
+def order_over(split: Split, spec: OrderSpec) -> Order:
+    """The order of an open split's rows."""
+    return Order(split.block_starts, lambda block: split.blocks[block].length, spec, split.block_widths)
+
+
+def spread(groups: np.ndarray, *key: int) -> np.ndarray:
+    """A random permutation of ``arange(len(groups))`` in which each group's members lie evenly, up to jitter."""
+    random = words(*key, count=2 * len(groups)).reshape(2, -1)
+    shuffled = np.argsort(random[0], kind="stable")
+    grouped = shuffled[np.argsort(groups[shuffled], kind="stable")]
+    _, starts, counts = np.unique(groups[grouped], return_index=True, return_counts=True)
+    within = np.arange(len(groups)) - np.repeat(starts, counts)
+    jitter = (random[1] >> np.uint64(11)) * 2.0**-53
+    return grouped[np.argsort((within + jitter) / np.repeat(counts, counts), kind="stable")]
+
+
+def words(*key: int, count: int) -> np.ndarray:
+    """uint64 ``[count]``: random words that are a function of ``key`` alone, on every machine (Philox, Salmon 2011)."""
+    return np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
+
+
+def permutation(size: int, *key: int) -> np.ndarray:
+    """A random permutation of ``arange(size)``: a function of ``key`` alone."""
+    return np.argsort(words(*key, count=size), kind="stable")
+
+
+def ascending(values: np.ndarray) -> np.ndarray:
+    """A stable argsort of whole numbers from 0; by radix where they fit 16 bits."""
+    return np.argsort(values.astype(np.uint16) if values.max(initial=0) < 1 << 16 else values, kind="stable")
+
+
+def descending(values: np.ndarray) -> np.ndarray:
+    """A stable argsort, largest first; equal values keep their order."""
+    return ascending(values.max(initial=0) - values)
 
 
 def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> int:

@@ -80,7 +80,7 @@ def test_the_order_never_changes_between_versions() -> None:
     assert epoch_batches(order, 2) == GOLDEN
 
 
-GOLDEN = [[0, 3, 6, 5], [2, 1, 4, 7], [11, 9, 10, 8]]
+GOLDEN = [[0, 3, 2, 1], [11, 6, 5, 4], [9, 10, 7, 8]]
 
 
 def test_rows_of_a_batch_have_similar_lengths() -> None:

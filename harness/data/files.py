@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files under a dataset: the file system they lie on, reading them whole, noticing that they changed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from io import RawIOBase
+from pathlib import Path
+
+import pyarrow as pa
+
+from preprocessing.errors import DataError
+from preprocessing.shards import Manifest, ShardInfo, read_manifest
+
+NETWORK = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "glusterfs",
+    "9p",
+    "afs",
+    "wekafs",
+}
+"""File system types whose mapped pages come over a network; anything in user space (fuse…) is taken for one too."""
+CHUNK_BYTES = 8 << 20
+CHECK_EVERY_S = 1.0
+
+
+def filesystem(path: str | Path, mounts: str | None = None) -> str:
+    """Type of the file system that holds ``path``, as in ``ext4`` or ``nfs4``; ``unknown`` where nothing says.
+
+    ``mounts`` is the text of ``/proc/self/mountinfo`` (proc_pid_mountinfo(5)).
+    """
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return "unknown"
+    target = os.path.realpath(path)
+    found, kind = "", "unknown"
+    for line in mounts.splitlines():
+        fields, _, rest = line.partition(" - ")
+        point = fields.split()[4].replace("\\040", " ")
+        inside = target == point or target.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(found):
+            found, kind = point, rest.split()[0]
+    return kind
+
+
+def is_network(kind: str) -> bool:
+    """Whether pages of this kind of file system are fetched over a network."""
+    return kind in NETWORK or kind.startswith("fuse")
+
+
+def read_chunks(path: Path, size: int, open_file: Callable[[Path], RawIOBase] | None = None) -> Iterable[memoryview]:
+    """The bytes of a file, in order; reads again where a read came up short.
+
+    ``open_file`` opens for unbuffered reading. Raises ``DataError`` unless exactly ``size`` bytes came.
+    """
+    buffer = memoryview(bytearray(min(CHUNK_BYTES, max(size, 1))))
+    total = 0
+    try:
+        with (open_file or open_unbuffered)(path) as file:
+            while count := file.readinto(buffer):
+                total += count
+                yield buffer[:count]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read after {total} of {size} bytes ({error.strerror}); try again") from None
+    if total != size:
+        raise DataError(f"{path}: {total} bytes came, the manifest says {size}: truncated, changed or a failing disk")
+
+
+def open_unbuffered(path: Path) -> RawIOBase:
+    """Open for reading, so that every short read is seen."""
+    return open(path, "rb", buffering=0)
+
+
+def in_memory(path: Path, info: ShardInfo, open_file: Callable[[Path], RawIOBase] | None = None) -> pa.BufferReader:
+    """A shard's bytes in memory of this process's own, as a source for ``preprocessing.shards.Shard``."""
+    whole = bytearray(info.bytes)
+    filled = 0
+    for chunk in read_chunks(path, info.bytes, open_file):
+        if filled + len(chunk) > info.bytes:
+            raise DataError(f"{path}: more than the {info.bytes} bytes that the manifest says: changed")
+        whole[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
+    return pa.BufferReader(pa.py_buffer(whole))
+
+
+class Guard:
+    """Notices that a dataset changed under a running job, before a mapped page of it is touched.
+
+    A mapped file that is cut short kills whoever touches the lost pages (SIGBUS), so sizes are looked at all the time.
+    """
+
+    def __init__(self, data: str | Path, manifest: Manifest, root: Path, mapped: bool) -> None:
+        """``data`` holds the manifest, ``root`` the shards that are open: ``data`` itself or a staged copy."""
+        self.data, self.fingerprint = Path(data), manifest.fingerprint
+        infos = [info for shards in manifest.splits.values() for info in shards] if mapped else []
+        self.files = [Watched(root / info.path, info.bytes) for info in infos]
+        self.checked = time.monotonic()
+
+    def check(self) -> None:
+        """Between epochs: the manifest is still the one the run began with, and every mapped shard is in its place.
+
+        Raises ``DataError``.
+        """
+        if read_manifest(self.data).fingerprint != self.fingerprint:
+            raise DataError(
+                f"{self.data}: the dataset changed since the run began (its fingerprint is another); "
+                f"put the old one back, or start a new run"
+            )
+        for file in self.files:
+            file.check()
+
+    def check_sizes(self) -> None:
+        """Between steps, at most once a second: no mapped shard was cut short. Raises ``DataError``."""
+        if time.monotonic() - self.checked >= CHECK_EVERY_S:
+            self.checked = time.monotonic()
+            for file in self.files:
+                file.check_size()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in self.files:
+            os.close(file.descriptor)
+        self.files = []
+
+
+class Watched:
+    """One mapped shard, held open."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Remember which file ``path`` names. Raises ``DataError`` if it cannot be opened."""
+        self.path, self.size = path, size
+        try:
+            self.descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be opened ({error.strerror}); restore the dataset") from None
+        self.identity = identity(os.fstat(self.descriptor))
+
+    def check(self) -> None:
+        """The name still means this file, and the file is unchanged."""
+        self.check_size()
+        try:
+            now = identity(os.stat(self.path))
+        except OSError:
+            raise DataError(f"{self.path}: this shard was removed while the run used it; restore the dataset") from None
+        if now != self.identity:
+            raise DataError(f"{self.path}: this shard was replaced while the run used it; put the old one back")
+
+    def check_size(self) -> None:
+        """The file is not shorter than it was."""
+        size = os.fstat(self.descriptor).st_size
+        if size != self.size:
+            raise DataError(
+                f"{self.path}: {size} bytes, {self.size} when the run began: truncated under it; restore the dataset"
+            )
+
+
+def identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes when a file is replaced or written to."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a dataset's rows live during a run: mapped, in memory or on the device; decided by size, and said why."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from harness.config import RunConfig
+from harness.data import files, staging
+from harness.data.device import DeviceRows
+from harness.distributed import World, launched_local_rank, launched_local_world_size
+from harness.precision import Choice
+from preprocessing.shards import Manifest, Split, mapped
+
+Residency = Literal["auto", "mapped", "memory", "device"]
+DEVICE_SHARE = 0.25
+"""Part of a device's free memory that a split may take; the rest is for the model and its activations."""
+MEMORY_SHARE = 0.5
+"""Part of a node's free memory that the copies of all its processes may take together."""
+STAGE_SHARE = 0.8
+"""Part of a stage directory's free space that the shards may take."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a decision rests on; measured by ``look``, made up in tests."""
+
+    kind: str
+    """Type of the file system that holds the dataset."""
+    shard_bytes: int
+    """Bytes of all shards of all splits."""
+    token_bytes: int
+    """Bytes of the training split's real tokens, as they would lie on the device."""
+    free_memory: int
+    """Bytes that the node's memory has left."""
+    local_processes: int = 1
+    free_device: int | None = None
+    """Bytes that the device's memory has left; None for a CPU."""
+    stage_free: dict[str, int] = field(default_factory=dict)
+    """Candidate stage directories on local file systems, best first, and the bytes each has left."""
+
+
+def look(data: str | Path, manifest: Manifest, train: str, device: torch.device, local_processes: int) -> Facts:
+    """Measure this machine."""
+    import psutil
+
+    shards = [info for infos in manifest.splits.values() for info in infos]
+    candidates = [os.environ.get("SLURM_TMPDIR"), tempfile.gettempdir()]
+    local = [path for path in candidates if path and not files.is_network(files.filesystem(path))]
+    itemsize = 2 if manifest.id_dtype == "uint16" else 4
+    return Facts(
+        kind=files.filesystem(data),
+        shard_bytes=sum(info.bytes for info in shards),
+        token_bytes=itemsize * sum(info.tokens for info in manifest.splits[train]),
+        free_memory=psutil.virtual_memory().available,
+        local_processes=local_processes,
+        free_device=torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None,
+        stage_free={path: shutil.disk_usage(path).free for path in local if Path(path).is_dir()},
+    )
+
+
+def choose_stage(wanted: str, facts: Facts) -> Choice:
+    """``none`` or the directory to stage into. ``wanted``: auto, none or a directory."""
+    if wanted == "none":
+        return Choice("none", "asked for")
+    if wanted != "auto":
+        return Choice(wanted, "asked for")
+    if not files.is_network(facts.kind):
+        return Choice("none", f"the dataset lies on {facts.kind}, which is local")
+    for path, free in facts.stage_free.items():
+        if facts.shard_bytes <= STAGE_SHARE * free:
+            return Choice(path, f"the dataset lies on {facts.kind}; {megabytes(facts.shard_bytes)} fit here")
+    return Choice("none", f"the dataset lies on {facts.kind}, but no local directory has room; name one: stage_dir")
+
+
+def choose_residency(wanted: Residency, facts: Facts, staged: bool) -> Choice:
+    """``mapped``, ``memory`` or ``device`` for the training rows; the other splits are mapped or in memory."""
+    if wanted != "auto":
+        return Choice(wanted, "asked for")
+    tokens, copies = facts.token_bytes, facts.shard_bytes * facts.local_processes
+    if facts.free_device is not None and tokens <= DEVICE_SHARE * facts.free_device:
+        return Choice("device", f"{megabytes(tokens)} of tokens, {megabytes(facts.free_device)} free on the device")
+    if files.is_network(facts.kind) and not staged and copies <= MEMORY_SHARE * facts.free_memory:
+        return Choice(
+            "memory", f"not staged from {facts.kind}, where mapping is slow; {megabytes(copies)} fit in memory"
+        )
+    where = "a local copy" if staged else facts.kind
+    return Choice("mapped", f"{megabytes(facts.shard_bytes)} on {where}, shared by all processes of the node")
+
+
+class OpenData:
+    """The splits of a dataset, open where their rows are to live, and watched. Raises ``UserError`` as its parts do."""
+
+    def __init__(self, config: RunConfig, manifest: Manifest, train: str, world: World, device: torch.device) -> None:
+        """Decide; nothing is opened yet. All processes of a node follow the first of them."""
+        self.config, self.manifest, self.train, self.device = config, manifest, train, device
+        self.leads = launched_local_rank() == 0
+        facts = look(config.data, manifest, train, device, launched_local_world_size())
+        staging_choice = choose_stage(config.stage_dir, facts)
+        residency = choose_residency(config.residency, facts, staged=staging_choice.value != "none")
+        everyone = world.gather_objects((staging_choice, residency), "where rows are to live")
+        self.stage, self.residency = everyone[world.rank - launched_local_rank()]
+        self.choices = {"staging": self.stage, "residency": self.residency}
+        self.root = Path(config.data)
+
+    def copy(self) -> None:
+        """The first process of each node copies the shards, if that was decided."""
+        if self.stage.value == "none":
+            return
+        self.root = staging.staged_path(self.stage.value, self.manifest)
+        if self.leads:
+            staging.stage(self.config.data, self.manifest, self.stage.value, timeout_s=self.config.timeout_s)
+
+    def open(self) -> None:
+        """Open every split; the training rows go to the device where that was decided."""
+        source = files.in_memory if self.residency.value == "memory" else mapped
+        names = [name for name, shards in self.manifest.splits.items() if shards]
+        self.splits = {name: Split(self.root, self.manifest, name, source) for name in names}
+        on_device = self.residency.value == "device"
+        self.rows = DeviceRows(self.splits[self.train], self.device) if on_device else None
+        self.guard = files.Guard(self.config.data, self.manifest, self.root, mapped=source is mapped)
+
+
+def megabytes(size: int) -> str:
+    """``12 MB``."""
+    return f"{size / 1e6:,.0f} MB"

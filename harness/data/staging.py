@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shards copied once per node from a network file system to a local one; every process of the node shares them."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import RawIOBase
+from pathlib import Path
+
+from harness.data.files import read_chunks
+from preprocessing import atomic
+from preprocessing.errors import ConfigError, DataError
+from preprocessing.shards import Manifest, ShardInfo
+
+LOCK = ".lock"
+
+
+def staged_path(stage: str | Path, manifest: Manifest) -> Path:
+    """Where a dataset lies below a stage directory: a name that changes with its content and its user."""
+    return Path(stage) / f"padless-{os.getuid()}" / manifest.fingerprint[:32]
+
+
+def stage(
+    data: str | Path,
+    manifest: Manifest,
+    directory: str | Path,
+    *,
+    timeout_s: float,
+    open_file: Callable[[Path], RawIOBase] | None = None,
+) -> Path:
+    """Copy every shard that is not there yet and return the directory that holds them all.
+
+    Several processes may call this at once: one copies, the others wait for its lock, at most ``timeout_s``. A copy
+    gets its name when its sha256 is the manifest's (law 2); one that is there is used again if its sha256 still is.
+    Raises ``ConfigError`` if the directory cannot be written, ``DataError`` if bytes are not the manifest's.
+    """
+    target = staged_path(directory, manifest)
+    try:
+        target.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with locked(target / LOCK, timeout_s):
+            for shards in manifest.splits.values():
+                for info in shards:
+                    if not is_whole(target / info.path, info):
+                        copy(Path(data, info.path), target / info.path, info, open_file)
+    except OSError as error:
+        raise ConfigError(
+            f"stage_dir: {target} cannot be written ({error.strerror}); name a local directory with room for the shards"
+        ) from None
+    return target
+
+
+def is_whole(path: Path, info: ShardInfo) -> bool:
+    """Whether a staged copy is the manifest's shard, byte for byte."""
+    return path.is_file() and path.stat().st_size == info.bytes and atomic.sha256_file(path) == info.sha256
+
+
+def copy(source: Path, target: Path, info: ShardInfo, open_file: Callable[[Path], RawIOBase] | None = None) -> None:
+    """Copy one shard under its final name, whole and verified, or not at all. Raises ``DataError``, ``OSError``."""
+    digest = hashlib.sha256()
+    with atomic.replacing(target) as temporary:
+        with open(temporary, "wb") as sink:
+            for chunk in read_chunks(source, info.bytes, open_file):
+                digest.update(chunk)
+                sink.write(chunk)
+        if digest.hexdigest() != info.sha256:
+            raise DataError(f"{source}: its sha256 is not the manifest's: bytes were changed; build the dataset again")
+
+
+@contextmanager
+def locked(path: Path, timeout_s: float) -> Iterator[None]:
+    """Hold a lock that the kernel frees when its holder dies. Raises ``ConfigError`` after ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    with open(path, "w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"stage_dir: waited {timeout_s:.0f} s for {path}, held by another process that stages; "
+                        f"raise timeout_s, or stop that process"
+                    ) from None
+                time.sleep(0.1)
+        yield
