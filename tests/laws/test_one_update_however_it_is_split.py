@@ -186,5 +186,5 @@ def test_same_update(datasets: list[str], references: dict, tmp_path: Path) -> N
                 assert max(counts) == accumulation
                 assert weights.keys() == references[place, options].keys()
                 for name, expected in references[place, options].items():
-                    message = f"{world_size} ranks, {name}, dataset {place}, {options}, {layout}, {accumulation} micro-batches"
-                    np.testing.assert_allclose(weights[name], expected, rtol=0, atol=1e-9, err_msg=message)
+                    case = f"{world_size} ranks, dataset {place}, {options}, {layout}, {accumulation} micro-batches"
+                    np.testing.assert_allclose(weights[name], expected, rtol=0, atol=1e-9, err_msg=f"{name}: {case}")
