@@ -90,7 +90,8 @@ class Workers:
             reason = "were they killed for their memory? Use fewer of them or a smaller source.part_mb"
             raise UserError(f"{what}: workers died; {reason}, and run the same command to continue") from None
         finally:
-            for future in waiting:
+            # Local processes are killed by who started them; cancelling what they hold breaks the pool's own thread.
+            for future in waiting if not isinstance(self.executor, ProcessPoolExecutor) else ():
                 future.cancel()
 
 
