@@ -11,7 +11,6 @@ import torch
 from harness.data.order import Window
 from preprocessing.shards import Split
 
-
 LENGTH, LABEL, ROW, BEGIN = range(4)
 """Columns of a window's table: one line of it is half a cache line, so a row costs one miss."""
 
