@@ -48,6 +48,8 @@ def filesystem(path: str | Path, mounts: str | None = None) -> str:
     found, kind = "", "unknown"
     for line in mounts.splitlines():
         fields, _, rest = line.partition(" - ")
+        if not rest:
+            continue
         point = fields.split()[4].replace("\\040", " ")
         inside = target == point or target.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(found):

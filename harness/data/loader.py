@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -158,22 +159,23 @@ class Loader:
                 torch.cuda.set_device(self.device)
             slots = self.group_steps * (PREFETCH_GROUPS + 2)
             assembler = Assembler(self.split, self.layout, self.device, slots, self.resident)
-            step, size = first, 1
-            while step < stop:
-                if self.guard is not None:
-                    self.guard()
-                group = [self._assemble(assembler, epoch, number) for number in range(step, min(step + size, stop))]
-                if not offer(group):
-                    return
-                step, size = step + size, self.group_steps
+            group: list[StepBatch] = []
+            for window in windows_ahead(self.order, epoch, first, stop):
+                for step in range(max(first, window.first_step), min(stop, window.next_step)):
+                    if self.guard is not None and not group:
+                        self.guard()
+                    group.append(self._assemble(assembler, window, epoch, step))
+                    if len(group) == self.group_steps or step in (first, stop - 1):
+                        if not offer(group):
+                            return
+                        group = []
             offer(None)
         except BaseException as error:  # handed to the training loop, which raises it
             offer(error)
         finally:
             one_core.restore_original_limits()
 
-    def _assemble(self, assembler: Assembler, epoch: int, step: int) -> StepBatch:
-        window = self.order.window(epoch, step)
+    def _assemble(self, assembler: Assembler, window: Window, epoch: int, step: int) -> StepBatch:
         batch = window.batch(step)
         mine = batch[self.rank :: self.world_size]
         if self.order.spec.shuffle:
@@ -183,6 +185,18 @@ class Loader:
             pieces = [mine] if len(mine) else []
         batches, copied = assembler(window, pieces)
         return StepBatch(epoch, step, batches, global_rows=len(batch), copied=copied)
+
+
+def windows_ahead(order: Order, epoch: int, first: int, stop: int) -> Iterator[Window]:
+    """The windows that hold steps ``first`` to ``stop``; the next one is computed while one is in use."""
+    with ThreadPoolExecutor(1, "padless-order") as thread:
+        step = first
+        coming = thread.submit(order.window, epoch, step) if step < stop else None
+        while coming is not None:
+            window = coming.result()
+            step = window.next_step
+            coming = thread.submit(order.window, epoch, step) if step < stop else None
+            yield window
 
 
 def hand_over(step: StepBatch) -> None:

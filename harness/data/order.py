@@ -125,6 +125,11 @@ class Window:
     cuts: np.ndarray
     """int64 ``[steps + 1]``: batch ``i`` is ``places[cuts[i] : cuts[i + 1]]``."""
 
+    @property
+    def next_step(self) -> int:
+        """The step after the window's last one."""
+        return self.first_step + len(self.cuts) - 1
+
     def batch(self, step: int) -> np.ndarray:
         """The places of one step's rows; ``step`` counts from the start of the epoch."""
         start, stop = self.cuts[step - self.first_step : step - self.first_step + 2]
@@ -161,7 +166,7 @@ class Order:
         batches = sum(-(-part.rows // part.steps) for part in self.strata)
         self.num_windows = -(-self.num_rows // max(spec.window_rows - batches, self.largest_step))
         self._epoch: tuple[int, list[tuple[np.ndarray, np.ndarray]]] | None = None
-        self._window: tuple[tuple[int, int], Window] | None = None
+        self._windows: dict[tuple[int, int], Window] = {}
 
     def batch_rows(self, epoch: int, step: int) -> np.ndarray:
         """Global rows (int64) of one step, longest first. ``step`` counts from 0 within the epoch."""
@@ -173,12 +178,14 @@ class Order:
         return self.batch_rows(epoch, step)[rank::world_size]
 
     def window(self, epoch: int, step: int) -> Window:
-        """The window that holds a step of an epoch. The latest one is kept."""
+        """The window that holds a step of an epoch. The latest two are kept: one in use, one made ahead."""
         assert 0 <= step < self.steps_per_epoch
         number = bisect.bisect_right(range(self.num_windows), step, key=self.first_step) - 1
-        if self._window is None or self._window[0] != (epoch, number):
-            self._window = ((epoch, number), self._compute_window(epoch, number))
-        return self._window[1]
+        window = self._windows.get((epoch, number))
+        if window is None:
+            window = self._compute_window(epoch, number)
+            self._windows = {**dict(list(self._windows.items())[-1:]), (epoch, number): window}
+        return window
 
     def first_step(self, window: int) -> int:
         """The step at which a window begins; ``num_windows`` gives the steps of an epoch."""

@@ -105,3 +105,21 @@ def test_ranks_together_load_every_row_once(
 @pytest.fixture(scope="module")
 def dataset_split(dataset: Path) -> Split:
     return Split(dataset, read_manifest(dataset), "train")
+
+
+@pytest.mark.parametrize(("world_size", "rows_per_rank"), [(1, 5), (2, 4), (3, 3), (4, 4), (8, 2)])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_every_number_of_rows_up_to_three_steps(world_size: int, rows_per_rank: int, shuffle: bool) -> None:
+    """Tails of every size: n from 1 to 3 x world size x rows per rank + 1."""
+    global_batch = world_size * rows_per_rank
+    for num_rows in range(1, 3 * global_batch + 2):
+        lengths = 1 + np.arange(num_rows) % 7
+        starts = np.unique([*range(0, num_rows, 5), num_rows])
+        spec = OrderSpec(seed=num_rows, global_batch=global_batch, shuffle=shuffle)
+        order = Order(starts, lambda block, at=starts, of=lengths: of[at[block] : at[block + 1]], spec)
+        seen = np.zeros(num_rows, np.int64)
+        for step in range(order.steps_per_epoch):
+            ranks = [order.rank_rows(0, step, rank, world_size) for rank in range(world_size)]
+            np.add.at(seen, np.concatenate(ranks), 1)
+            assert max(map(len, ranks)) - min(map(len, ranks)) <= 1
+        assert (seen == 1).all()

@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.order import Order, OrderSpec, micro_batches
+from harness.data.order import Order, OrderSpec, micro_batches, strata
+from harness.data.quality import compare, quality
+from preprocessing.errors import ConfigError
 
 
 def make_order(rows_per_block: list[int], spec: OrderSpec) -> Order:
@@ -104,3 +113,166 @@ def test_no_rank_gets_an_empty_micro_batch(rows: int, world_size: int, micro_bat
         sizes = [len(piece) for piece in np.array_split(np.arange(rows)[rank::world_size], count)]
         assert min(sizes) >= 1
         assert micro_batch is None or max(sizes) <= max(micro_batch, 2)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8, 64])
+def test_an_epoch_cut_anywhere_goes_on_as_if_nothing_happened(world_size: int) -> None:
+    """1,000 rows, every cut point; before it one number of ranks, after it another, and a process that is new."""
+    blocks, spec = [100] * 10, OrderSpec(seed=4, global_batch=70, window_rows=300)
+    whole = epoch_batches(make_order(blocks, spec), 1)
+    assert sorted(row for batch in whole for row in batch) == list(range(1000))
+    for cut in range(len(whole) + 1):
+        for other in (1, 3, 64):
+            before, after = make_order(blocks, spec), make_order(blocks, spec)
+            steps = [(before, step, world_size) for step in range(cut)]
+            steps += [(after, step, other) for step in range(cut, len(whole))]
+            for (order, step, ranks), batch in zip(steps, whole, strict=True):
+                slices = [order.rank_rows(1, step, rank, ranks).tolist() for rank in range(ranks)]
+                assert min(map(len, slices)) > 0
+                assert [slices[place % ranks][place // ranks] for place in range(len(batch))] == batch
+
+
+WIDTHS = (8, 16, 32)
+
+
+def make_budget_order(rows_per_block: list[tuple[int, int]], spec: OrderSpec) -> tuple[Order, np.ndarray]:
+    """Blocks of (rows, width), and the length of every row: at most its block's width."""
+    starts = np.cumsum([0, *(rows for rows, _ in rows_per_block)])
+    widths = np.array([width for _, width in rows_per_block])
+    lengths = np.random.default_rng(7).integers(1, np.repeat(widths, np.diff(starts)) + 1)
+    return Order(starts, lambda block: lengths[starts[block] : starts[block + 1]], spec, widths), lengths
+
+
+WIDE_BLOCKS = st.lists(st.tuples(st.integers(1, 50), st.sampled_from(WIDTHS)), min_size=1, max_size=12)
+BUDGETS = st.builds(
+    OrderSpec,
+    seed=st.integers(0, 2**31),
+    global_batch=st.just(1),
+    batch_tokens=st.integers(WIDTHS[-1], 2000),
+    window_rows=st.integers(1, 300),
+    length_noise=st.floats(0, 1),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(WIDE_BLOCKS, BUDGETS, st.integers(0, 3))
+def test_a_token_budget_holds_at_every_step(blocks: list[tuple[int, int]], spec: OrderSpec, epoch: int) -> None:
+    order, lengths = make_budget_order(blocks, spec)
+    batches = [order.batch_rows(epoch, step) for step in range(order.steps_per_epoch)]
+    sizes = [len(batch) for batch in batches]
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert max(len(batch) * int(lengths[batch].max()) for batch in batches) <= spec.batch_tokens
+    assert (min(sizes), max(sizes)) == (order.smallest_step, order.largest_step)
+    fresh, _ = make_budget_order(blocks, spec)
+    for step in reversed(range(len(batches))):
+        assert fresh.batch_rows(epoch, step).tolist() == batches[step].tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(WIDTHS), st.integers(1, 500), min_size=1), st.integers(WIDTHS[-1], 2000))
+def test_steps_of_a_budget_are_known_from_the_widths_alone(rows: dict[int, int], budget: int) -> None:
+    spec = OrderSpec(seed=0, global_batch=1, batch_tokens=budget)
+    order, _ = make_budget_order([(count, width) for width, count in rows.items()], spec)
+    assert order.strata == strata(rows, spec)
+    assert order.steps_per_epoch == sum(part.steps for part in strata(rows, spec))
+    full = budget // max(rows)
+    assert order.smallest_step >= min(sum(rows.values()), -(-full // 2))  # no runts, whatever the ladder
+
+
+def test_a_budget_below_the_widest_row_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"global_batch_tokens: 31 is less than a row of the widest shard \(32 tokens\)"
+    ):
+        make_budget_order([(5, 8), (5, 32)], OrderSpec(seed=0, global_batch=1, batch_tokens=31))
+
+
+@pytest.mark.parametrize("batch_tokens", [None, 131_072])
+def test_a_billion_rows_open_at_once_and_any_step_is_near(batch_tokens: int | None) -> None:
+    num_rows = 10**9
+    starts = np.append(np.arange(0, num_rows, 8192), num_rows)
+    widths = np.where(np.arange(len(starts) - 1) % 3, 256, 512)
+
+    def lengths(block: int) -> np.ndarray:
+        return np.arange(starts[block], starts[block + 1]) * 7919 % 255 + 1
+
+    def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+        started = time.process_time()  # not the wall: other processes may be using the machine
+        value = call()
+        return time.process_time() - started, value
+
+    spec = OrderSpec(seed=3, global_batch=512, batch_tokens=batch_tokens)
+    opened, order = min(
+        (timed(lambda: Order(starts, lengths, spec, widths)) for _ in range(3)), key=lambda pair: pair[0]
+    )
+    assert opened < 0.1
+    steps = np.random.default_rng(0).integers(0, order.steps_per_epoch, 9).tolist()
+    seconds = [timed(lambda step=step: order.batch_rows(0, step))[0] for step in steps]
+    assert np.median(seconds) < 0.05
+    tracemalloc.start()
+    Order(starts, lengths, spec, widths).batch_rows(1, order.steps_per_epoch - 1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200e6
+
+
+def corpus(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Like IMDB: labels one after the other in the source, lengths about 250 tokens, and shards by width."""
+    lengths = np.clip(np.random.default_rng(5).lognormal(5.3, 0.6, rows), 10, 512).astype(np.int32)
+    source = np.argsort(np.searchsorted([64, 128, 256, 512], lengths), kind="stable")
+    return source, (source >= rows // 2).astype(np.int64), lengths[source]
+
+
+def corpus_order(lengths: np.ndarray, block_rows: int, spec: OrderSpec) -> Order:
+    widths = np.array([64, 128, 256, 512])[np.searchsorted([64, 128, 256, 512], lengths)]
+    changes = np.flatnonzero(np.diff(widths)) + 1
+    edges = [0, *changes.tolist(), len(lengths)]
+    starts = np.unique([*edges, *(row for a, b in itertools.pairwise(edges) for row in range(a, b, block_rows))])
+    return Order(starts, lambda block: lengths[starts[block] : starts[block + 1]], spec, widths[starts[:-1]])
+
+
+def test_an_epoch_is_shuffled_like_a_permutation() -> None:
+    source, labels, lengths = corpus(25_000)
+    order = corpus_order(lengths, 8192, OrderSpec(seed=0, global_batch=64))
+    ours, permuted = compare(order, source, labels, lengths, epochs=16)
+    for found in (ours, permuted):
+        assert abs(found.position_correlation) < 0.02
+        assert 0.97 < found.label_runs < 1.03
+        assert abs(found.length_autocorrelation) < 0.05
+        assert found.length_scatter < 0.05 / 3  # the statistic is sharp enough to tell
+
+
+def test_no_trend_in_length_runs_through_many_windows() -> None:
+    """Blocks of four widths lie one width after the other; windows of 16 blocks must still be alike."""
+    source, labels, lengths = corpus(60_000)
+    order = corpus_order(lengths, 256, OrderSpec(seed=0, global_batch=64, window_rows=16 * 256))
+    assert order.num_windows > 10
+    ours, _ = compare(order, source, labels, lengths, epochs=4)
+    assert abs(ours.length_autocorrelation) < 0.05
+    assert ours.length_scatter < 0.05 / 3
+
+
+def test_quality_tells_an_order_that_is_none() -> None:
+    source, labels, lengths = corpus(2_000)
+    sorted_batches = [np.array_split(np.argsort(source), 40), np.array_split(np.argsort(source), 40)]
+    found = quality(sorted_batches, source, labels, lengths)
+    assert found.position_correlation > 0.99
+    assert found.label_runs > 100
+    assert found.meet_again == 1
+    climbing = quality([np.array_split(np.argsort(lengths), 40)], source, labels, lengths)
+    assert climbing.length_autocorrelation > 0.8
+
+
+def test_little_padding_and_equal_work_on_imdb(imdb: list[str]) -> None:
+    """Global batch 512, default ladder and noise, over the lengths of real reviews."""
+    lengths = np.array([min(512, len(re.findall(r"\w+|[^\w\s]", text))) for text in imdb], np.int32)
+    lengths = lengths[np.argsort(np.searchsorted([64, 128, 256, 512], lengths), kind="stable")]
+    order = corpus_order(lengths, 8192, OrderSpec(seed=0, global_batch=512))
+    for world_size in (1, 8):
+        cells, differences = 0, []
+        for step in range(order.steps_per_epoch):
+            ranks = [lengths[order.rank_rows(0, step, rank, world_size)] for rank in range(world_size)]
+            cells += sum(len(part) * int(part.max()) for part in ranks)
+            tokens = [int(part.sum()) for part in ranks]
+            differences.append(max(tokens) / min(tokens) - 1)
+        assert 1 - lengths.sum() / cells < 0.03
+        assert max(differences) < 0.05

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loader: what a batch holds in every layout and residency, and what it costs in memory, threads and files."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from harness.data.device import DeviceRows
+from harness.data.files import in_memory
+from harness.data.loader import Layout, Loader, StepBatch
+from harness.data.order import Order, OrderSpec, order_over
+from preprocessing.errors import DataError
+from preprocessing.shards import Manifest, Split, read_manifest, write_shard
+from tests.datasets import write_dataset
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 300, "validation": 20, "test": 20}, block_rows=32)
+    return root
+
+
+@pytest.fixture(scope="module")
+def split(dataset: Path) -> Split:
+    return Split(dataset, read_manifest(dataset), "train")
+
+
+def make_loader(split: Split, order: Order | None = None, layout: Layout = "padded", **options: Any) -> Loader:
+    order = order or order_over(split, OrderSpec(seed=1, global_batch=30, window_rows=130))
+    chosen: dict[str, Any] = {"rank": 0, "world_size": 1, **options}
+    return Loader(split, order, layout=layout, device=CPU, **chosen)
+
+
+def wide(values: torch.Tensor) -> np.ndarray:
+    """Narrow ids as an embedding would see them."""
+    return (values.to(torch.int32) & 0xFFFF).numpy() if values.dtype == torch.int16 else values.numpy()
+
+
+def by_source(split: Split) -> dict[int, tuple[list[int], int]]:
+    """Tokens and label of every row, by its number in the source."""
+    return {
+        int(block.row[i]): (block.ids[i, : block.length[i]].tolist(), int(block.label[i]))
+        for block in split.blocks
+        for i in range(len(block.row))
+    }
+
+
+@pytest.mark.parametrize("residency", ["mapped", "memory", "device"])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("micro_batch", [None, 7])
+def test_a_batch_holds_the_rows_of_its_step(dataset: Path, residency: str, layout: Layout, micro_batch: int) -> None:
+    manifest = read_manifest(dataset)
+    split = Split(dataset, manifest, "train", in_memory) if residency == "memory" else Split(dataset, manifest, "train")
+    resident = DeviceRows(split, CPU) if residency == "device" else None
+    expected, numbers = by_source(split), np.concatenate([block.row for block in split.blocks])
+    loader = make_loader(split, layout=layout, micro_batch=micro_batch, resident=resident, rank=1, world_size=2)
+    for step in loader.steps(2):
+        rows = loader.order.rank_rows(2, step.step, 1, 2)
+        assert sorted(numbers[rows].tolist()) == sorted(r for batch in step.micro_batches for r in batch.rows.tolist())
+        for batch in step.micro_batches:
+            assert batch.lengths.dtype == batch.labels.dtype == torch.int64
+            tokens = [expected[row][0] for row in batch.rows.tolist()]
+            assert batch.lengths.tolist() == [len(row) for row in tokens]
+            assert batch.labels.tolist() == [expected[row][1] for row in batch.rows.tolist()]
+            padded = np.zeros((len(tokens), max(map(len, tokens))), np.int64)
+            for place, row in enumerate(tokens):
+                padded[place, : len(row)] = row
+            if layout == "padded":
+                np.testing.assert_array_equal(wide(batch.ids), padded)
+                continue
+            packed = pack_padded_sequence(torch.from_numpy(padded), batch.lengths, batch_first=True)
+            np.testing.assert_array_equal(wide(batch.ids), packed.data.numpy())
+            assert batch.batch_sizes is not None
+            assert batch.batch_sizes.tolist() == packed.batch_sizes.tolist()
+
+
+def test_a_token_budget_goes_through_the_loader(split: Split) -> None:
+    order = order_over(split, OrderSpec(seed=1, global_batch=1, batch_tokens=640))
+    steps = [(s.global_rows, [b.num_cells for b in s.micro_batches]) for s in make_loader(split, order).steps(0)]
+    assert len(steps) == order.steps_per_epoch
+    assert max(sum(cells) for _, cells in steps) <= 640
+    assert sum(rows for rows, _ in steps) == 300
+    assert 640 // 32 < max(rows for rows, _ in steps) <= 640 // 16  # more rows than the widest shards allow
+
+
+def write_numbered(root: Path, rows: int, width: int, dtype: type) -> Split:
+    """Full rows whose every id is the row's number, in two shards."""
+    ids = np.repeat(np.arange(1, rows + 1)[:, None], width, axis=1).astype(dtype)
+    columns = (np.full(rows, width), np.zeros(rows, int), np.arange(rows))
+    half = rows // 2
+    infos = [
+        write_shard(root, f"train/{number}.arrow", ids[piece], *(column[piece] for column in columns), block_rows=50)
+        for number, piece in enumerate((slice(0, half), slice(half, rows)))
+    ]
+    name = np.dtype(dtype).name
+    manifest = Manifest(["a", "b"], {"train": infos}, name, 50, rows + 1, "", {}, "")
+    return Split(root, manifest, "train")
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_ids_travel_as_narrow_as_they_are_stored(tmp_path: Path, dtype: type) -> None:
+    split = write_numbered(tmp_path, 70_000 if dtype is np.int32 else 65_000, 2, dtype)
+    order = order_over(split, OrderSpec(seed=0, global_batch=5_000))
+    largest = 0
+    for step in make_loader(split, order).steps(0):
+        (batch,) = step.micro_batches
+        assert batch.ids.element_size() == np.dtype(dtype).itemsize
+        assert batch.widened().dtype == torch.int32
+        np.testing.assert_array_equal(batch.widened().numpy()[:, 0], batch.rows + 1)
+        largest = max(largest, int(batch.widened().max()))
+    assert largest == len(split)
+
+
+def test_no_batch_is_overwritten_while_it_is_in_use(tmp_path: Path) -> None:
+    """A slow consumer checks a batch long after the thread has filled everything it may fill."""
+    split = write_numbered(tmp_path, 4_000, 4, np.uint16)
+    order = order_over(split, OrderSpec(seed=0, global_batch=10))
+    for step in itertools.islice(make_loader(split, order).steps(0), 60):
+        threading.Event().wait(0.005)
+        (batch,) = step.micro_batches
+        np.testing.assert_array_equal(batch.ids.numpy(), np.repeat(batch.rows[:, None] + 1, 4, axis=1))
+
+
+def addresses(steps: list[StepBatch]) -> set[int]:
+    return {batch.ids.data_ptr() for step in steps for batch in step.micro_batches}
+
+
+def test_buffers_are_used_again(tmp_path: Path) -> None:
+    split = write_numbered(tmp_path, 4_000, 4, np.uint16)
+    order = order_over(split, OrderSpec(seed=0, global_batch=10))
+    assert order.steps_per_epoch == 400
+    assert len(addresses(list(make_loader(split, order).steps(0)))) == 32
+
+
+def test_steps_may_begin_and_end_anywhere(split: Split) -> None:
+    loader = make_loader(split)
+    whole = [sorted(batch.rows.tolist()) for step in loader.steps(0) for batch in step.micro_batches]
+    assert len(whole) == 10
+    for first, last in itertools.combinations_with_replacement(range(11), 2):
+        found = [(s.step, sorted(s.micro_batches[0].rows.tolist())) for s in make_loader(split).steps(0, first, last)]
+        assert found == list(enumerate(whole))[first:last]
+
+
+def test_the_wait_for_data_is_measured(split: Split) -> None:
+    waits = [step.wait_s for step in make_loader(split).steps(0)]
+    assert waits[0] > 0
+    assert all(wait >= 0 for wait in waits)
+
+
+def test_threads_end_with_the_steps_even_when_left_early(split: Split) -> None:
+    before = threading.active_count()
+    steps = make_loader(split).steps(0)
+    next(steps)
+    steps.close()
+    list(make_loader(split).steps(0))
+    assert threading.active_count() == before
+
+
+def test_the_loader_leaves_the_cores_to_training(split: Split) -> None:
+    torch.set_num_threads(2)
+    list(make_loader(split).steps(0))
+    assert torch.get_num_threads() == 2
+
+
+def test_an_error_of_the_thread_reaches_the_training_loop(split: Split) -> None:
+    def guard() -> None:
+        raise DataError("shard.arrow: truncated")
+
+    with pytest.raises(DataError, match="truncated"):
+        list(make_loader(split, guard=guard).steps(0))
+
+
+def test_ten_epochs_do_not_grow(tmp_path: Path) -> None:
+    """Private memory (USS) after ten more epochs, of 20 MB each: less than 5 MB more."""
+    split = write_numbered(tmp_path, 20_000, 512, np.uint16)
+    order = order_over(split, OrderSpec(seed=0, global_batch=512))
+    loader = make_loader(split, order)
+    used = []
+    for epoch in range(12):
+        assert sum(batch.num_rows for step in loader.steps(epoch) for batch in step.micro_batches) == 20_000
+        used.append(psutil.Process().memory_full_info().uss)
+    assert used[-1] - used[1] < 5e6
+
+
+SHM = """
+import os, sys, torch
+from harness.data.loader import Loader
+from harness.data.order import OrderSpec, order_over
+from preprocessing.shards import Split, read_manifest
+space = os.statvfs("/dev/shm")
+assert space.f_blocks * space.f_frsize <= 1 << 20, "the small /dev/shm is not there"
+split = Split(sys.argv[1], read_manifest(sys.argv[1]), "train")
+order = order_over(split, OrderSpec(seed=0, global_batch=150))
+loader = Loader(split, order, rank=0, world_size=1, layout="packed", device=torch.device("cpu"))
+print(sum(step.global_rows for epoch in range(3) for step in loader.steps(epoch)), os.listdir("/dev/shm"))
+"""
+
+
+def test_a_megabyte_of_shared_memory_is_enough(dataset: Path) -> None:
+    mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
+    enter = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    try:
+        allowed = subprocess.run([*enter, mount], capture_output=True, timeout=20, check=False).returncode == 0
+    except FileNotFoundError:
+        allowed = False
+    if not allowed:
+        pytest.skip("needs unshare and the right to mount in a namespace of one's own")
+    script = f'{mount} && exec "$@"'
+    command = [*enter, script, "sh", sys.executable, "-c", SHM, str(dataset)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "900 []\n"
