@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words", "bs4": "beautifulsoup4"}
+DISTRIBUTION_OF["streaming"] = "mosaicml-streaming"
 
 
 def modules(package: str) -> list[Path]:
