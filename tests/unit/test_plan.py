@@ -20,7 +20,7 @@ from harness.config import ModelConfig
 from harness.data.order import Order, OrderSpec, order_over
 from harness.model import Classifier
 from harness.model import num_parameters as counted_parameters
-from harness.plan import PlanConfig, main, num_parameters, plan
+from harness.plan import PlanConfig, main, num_parameters
 from preprocessing import cli
 from preprocessing.errors import ConfigError, UserError
 from preprocessing.shards import Split, read_manifest
