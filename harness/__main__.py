@@ -59,7 +59,20 @@ def bench(argv: list[str]) -> int:
     return main(argv)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"launch": launch, "plan": plan, "predict": predict, "bench": bench}
+def checkpoint(argv: list[str]) -> int:
+    """List, verify or compare the checkpoints of a run."""
+    from harness.checkpoint_cli import main
+
+    return main(argv)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "launch": launch,
+    "plan": plan,
+    "predict": predict,
+    "bench": bench,
+    "checkpoint": checkpoint,
+}
 
 
 def main(argv: list[str]) -> int:
