@@ -13,9 +13,9 @@ from preprocessing import cli
 from preprocessing.errors import ConfigError, DataError
 
 PROG = "python -m harness checkpoint"
-USAGE = f"""usage: {PROG} list RUN [--json]            every checkpoint: step, epochs, best so far, size, whether it verifies
-       {PROG} verify RUN [--json]          check every byte; exit 3 if any checkpoint is damaged
-       {PROG} diff RUN [STEP STEP]         what differs between two checkpoints, the newest two unless given"""
+USAGE = f"""usage: {PROG} list RUN [--json]      every checkpoint: step, epochs, best so far, whether whole
+       {PROG} verify RUN [--json]    the same, with exit code 3 if any checkpoint is damaged
+       {PROG} diff RUN [STEP STEP]   what differs between two checkpoints, by default the newest two"""
 
 
 def main(argv: list[str]) -> int:

@@ -17,10 +17,11 @@ from harness import launcher, rundir
 from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.console import duration
 from harness.data.order import row_hash
+from harness.launcher import Failure
 from harness.metrics import classification_metrics, log_loss_per_row, probabilities
+from harness.metrics_log import jsonable
 from harness.model import Classifier
 from harness.optim import build_optimizer, learning_rate
-from harness.tracking import jsonable
 from preprocessing.errors import ConfigError
 
 
@@ -77,9 +78,13 @@ def test_row_hash_adds_up_over_any_split_and_sees_every_change(rows: list[int], 
 
 def test_a_run_directory_is_claimed_once(tmp_path: Path) -> None:
     config = RunConfig(run=str(tmp_path / "run"))
-    rundir.claim(config)
-    with pytest.raises(ConfigError, match="already holds a run"):
+    with rundir.claim(config), pytest.raises(ConfigError, match="another process trains in"):
         rundir.claim(config)
+    rundir.claim(config).close()
+    rundir.check_free(config.run)
+    rundir.write_config(config)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        rundir.check_free(config.run)
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="is a file"):
         rundir.check_free(tmp_path / "file")
@@ -95,13 +100,20 @@ def test_numbers_that_json_lacks_are_spelt_out() -> None:
     ("state", "code", "failure", "expected"),
     [
         ("finished", 0, None, 0),
-        ("failed", 3, "exit 1: rank 0 ended with exit code 1", 3),
-        ("running", 0, "exit 1: rank 1 was killed by SIGKILL", 1),
-        ("finished", 0, "exit 1: rank 1 was killed by SIGKILL", 1),
+        ("failed", 3, Failure(1, "rank 0 ended with exit code 1"), 3),
+        ("running", 0, Failure(1, "rank 1 was killed by SIGKILL"), 1),
+        ("finished", 0, Failure(1, "rank 1 was killed by SIGKILL"), 1),
+        ("preempted", 85, None, 85),
+        ("preempted", 85, Failure(1, "the launcher stopped", "SIGUSR2"), 85),
     ],
 )
 def test_exit_code_is_the_one_in_the_status(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: rundir.State, code: int, failure: str | None, expected: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state: rundir.State,
+    code: int,
+    failure: Failure | None,
+    expected: int,
 ) -> None:
     monkeypatch.setenv(rundir.LAUNCH_ID, "mine")
     rundir.write_status(tmp_path, state, exit_code=code)
@@ -115,7 +127,11 @@ def test_exit_code_is_the_one_in_the_status(
 def test_the_status_of_another_launch_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(rundir.LAUNCH_ID, "theirs")
     rundir.write_status(tmp_path, "finished")
-    assert launcher.outcome(tmp_path, "mine", "exit 2: rank 0 ended with exit code 2") == 2
+    assert launcher.outcome(tmp_path, "mine", Failure(2, "rank 0 ended with exit code 2")) == 2
+    assert launcher.outcome(tmp_path, "mine", Failure(1, "the launcher stopped", "SIGTERM")) == 85
+    status = rundir.read_status(tmp_path)
+    assert status is not None
+    assert (status["state"], status["reason"]) == ("preempted", "SIGTERM received")
 
 
 def test_durations_read_well() -> None:
