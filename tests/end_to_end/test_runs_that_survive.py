@@ -164,7 +164,7 @@ def test_only_one_process_trains_in_a_directory(data: Path, tmp_path: Path) -> N
     process = start(data, run, *PLAIN, "--epochs", "1000")
     try:
         wait_for_step(process, run, 4)
-        other = start(data, run, *PLAIN)
+        other = start(data, run, *PLAIN, "--epochs", "1000")
         assert other.wait(90) == 2, log(run)
         assert "another process trains in" in log(run)
     finally:
