@@ -28,6 +28,8 @@ from preprocessing.shards import Manifest, Split, read_manifest, write_shard
 
 TRAIN = "train"
 Run = Callable[[], None]
+PAUSE_S = 0.05
+"""After each turn: worker processes read ahead for the next one, and should not take a core from another contender."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class LoaderConfig:
     """Their width in tokens."""
     batch: int = 512
     """Rows per batch."""
-    rounds: int = 5
+    rounds: int = 9
     """Turns of each contender; the median counts."""
     json: bool = False
     """Print JSON instead of a table."""
@@ -92,7 +94,7 @@ def loader(config: LoaderConfig) -> dict[str, Any]:
             contenders[name] = prepared
             prepared[0]()
             private[name] = (private_bytes() - before) / 1e6
-        seconds = alternate({name: run for name, (run, _) in contenders.items()}, config.rounds)
+        seconds = alternate({name: run for name, (run, _) in contenders.items()}, config.rounds, PAUSE_S)
         speeds = {name: contenders[name][1] / median for name, median in seconds.items()}
         values = result("rows/s", speeds)
         values["batch"], values["width"] = config.batch, int(rows.ids.shape[1])

@@ -53,16 +53,17 @@ class Gather:
 
     def columns(self, window: Window, places: np.ndarray) -> Columns:
         """The columns of some places of a window, in their order."""
+        places = places.astype(np.int64)  # once: numpy would do it for every column
         blocks = [self.split.blocks[block] for block in window.blocks.tolist()]
         sizes = np.diff(window.ends, prepend=0)
-        widths = self.split.block_widths[window.blocks]
         columns = [[getattr(block, name) for block in blocks] for name in ("length", "label", "row")]
         length, label, row = (np.concatenate(column).take(places).astype(np.int64, copy=False) for column in columns)
+        widths = self.split.block_widths[window.blocks]
+        width = np.repeat(widths, sizes).take(places) if len(np.unique(widths)) > 1 else None
         origin = self._first[window.blocks] - (window.ends - sizes) * widths
-        if len(np.unique(widths)) == 1:
-            return Columns(length, label, row, places * widths[0] + np.repeat(origin, sizes).take(places), None)
-        width = np.repeat(widths, sizes).take(places)
-        return Columns(length, label, row, places * width + np.repeat(origin, sizes).take(places), width)
+        begin = places * (widths[0] if width is None else width)
+        begin += np.repeat(origin, sizes).take(places)
+        return Columns(length, label, row, begin, width)
 
     def copy(self, begin: torch.Tensor, out: torch.Tensor) -> None:
         """Fill ``out`` ``[rows, time]`` with rows that begin at ``begin``, none from a shard narrower than ``time``."""

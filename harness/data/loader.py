@@ -12,7 +12,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import torch
@@ -112,19 +111,23 @@ class Loader:
                 assembler = self._idle.pop() if self._idle else self._assembler()
                 for slot in assembler.slots:
                     lane.free.put(slot)
-                for window in windows_ahead(self.order, epoch, first, stop):
-                    steps = range(max(first, window.first_step), min(stop, window.next_step))
-                    if not self._produce_window(assembler, window, epoch, steps, lane, alone=first):
-                        break
+                step = first
+                while step < stop and not lane.cancelled:
+                    window = self.order.window(epoch, step)
+                    steps = range(step, min(stop, window.next_step))
+                    self._produce_window(assembler, window, epoch, steps, lane, alone=first)
+                    step = window.next_step
                 self._idle.append(assembler)
             lane.ready.put(None)
+            if step == self.order.steps_per_epoch and self.order.spec.shuffle and not lane.cancelled:
+                self.order.window(epoch + 1, 0)  # which keeps it, while the last steps of this epoch are being trained
         except BaseException as error:  # handed to the training loop, which raises it
             lane.ready.put(error)
 
     def _produce_window(
         self, assembler: Assembler, window: Window, epoch: int, steps: range, lane: Lane, alone: int
-    ) -> bool:
-        """Hand over some steps of one window; False if nobody wants them any more. Step ``alone`` is its own group."""
+    ) -> None:
+        """Hand over some steps of one window, as long as they are wanted. Step ``alone`` is a group of its own."""
         self.guard()
         share = Share(
             window,
@@ -140,7 +143,7 @@ class Loader:
             end = begin + 1 if begin == alone else min(begin + self.group_steps, steps.stop)
             slot = lane.free_slot()
             if slot is None:
-                return False
+                return
             self.guard()
             numbers = [share.numbers(step) for step in range(begin, end)]
             batches, copied = assembler(slot, range(numbers[0].start, numbers[-1].stop))
@@ -151,7 +154,6 @@ class Loader:
                 group.append(StepBatch(epoch, step, mine, global_rows=rows, copied=copied))
             lane.ready.put((slot, group))
             begin = end
-        return True
 
 
 class Lane:
@@ -179,20 +181,3 @@ class Lane:
 def openmp() -> ThreadpoolController:
     """The OpenMP libraries of this process; finding them takes longer than many a step, so once."""
     return ThreadpoolController().select(user_api="openmp")
-
-
-def windows_ahead(order: Order, epoch: int, first: int, stop: int) -> Iterator[Window]:
-    """The windows that hold steps ``first`` to ``stop``; the next one is computed while one is in use.
-
-    While the last one of an epoch is, that is the first one of the next epoch: ``order`` keeps it.
-    """
-    with ThreadPoolExecutor(1, "padless-order") as thread:
-        step = first
-        coming = thread.submit(order.window, epoch, step) if step < stop else None
-        while coming is not None:
-            window = coming.result()
-            step = window.next_step
-            coming = thread.submit(order.window, epoch, step) if step < stop else None
-            if step == order.steps_per_epoch and order.spec.shuffle:
-                thread.submit(order.window, epoch + 1, 0)
-            yield window

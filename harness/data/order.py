@@ -205,10 +205,10 @@ class Order:
         touched = np.array(blocks, np.int64)
         ends = np.cumsum(self.block_starts[touched + 1] - self.block_starts[touched])
         lengths = np.concatenate([np.asarray(self.lengths(block), np.int32) for block in blocks])
-        taken = np.concatenate(places).astype(np.int32)
-        by_step, cuts = self._batches(epoch, number, lengths[taken], batch_sizes)
+        taken = np.concatenate(places)
+        by_step, cuts = self._batches(epoch, number, lengths.take(taken), batch_sizes)
         shift = self.block_starts[touched + 1] - ends
-        return Window(self.first_step(number), touched, ends, shift, taken[by_step], cuts)
+        return Window(self.first_step(number), touched, ends, shift, taken[by_step].astype(np.int32), cuts)
 
     def _batches(
         self, epoch: int, number: int, lengths: np.ndarray, batch_sizes: list[np.ndarray]
@@ -238,9 +238,12 @@ class Order:
             return lengths
         noise = self.spec.length_noise
         share = random / 65536.0
-        blurred = lengths * (1 - noise + 2 * noise * share) + share
-        scale = 65535.0 / (float(lengths.max()) * (1 + noise) + 1)
-        return (blurred * scale).astype(np.uint16)
+        blurred = share * (2 * noise)
+        blurred += 1 - noise
+        blurred *= lengths
+        blurred += share
+        blurred *= 65535.0 / (float(lengths.max()) * (1 + noise) + 1)
+        return blurred.astype(np.uint16)
 
     def _stretch(self, epoch: int, stratum: int, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
         """Blocks at positions ``start..stop`` of a stratum's virtual sequence, each with its rows that lie there."""
