@@ -81,6 +81,8 @@ class Rows:
 
 def loader(config: LoaderConfig) -> dict[str, Any]:
     """Measure. Raises ``DataError`` for a dataset that cannot be read."""
+    import harness.data.loader  # noqa: F401: PyTorch's own memory is nobody's in particular
+
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         rows = open_rows(config, folder)
@@ -131,9 +133,25 @@ def made_up(root: Path, rows: int, width: int) -> Manifest:
 
 
 def private_bytes() -> int:
-    """Memory that this process and its children share with nobody (USS)."""
+    """Memory that this process and its children have for themselves, in bytes; a page that they share counts once.
+
+    Pages of a mapped file do not count, not even where nobody else maps it: they are the kernel's cache, which it drops
+    when memory is wanted.
+    """
     me = psutil.Process()
-    return sum(process.memory_full_info().uss for process in [me, *me.children(recursive=True)])
+    return sum(private_bytes_of(process) for process in [me, *me.children(recursive=True)])
+
+
+def private_bytes_of(process: psutil.Process) -> int:
+    """The share of one process: anonymous and shared memory (proc_pid_smaps(5)).
+
+    A system that does not tell them from mapped files gives what the process shares with nobody, those included.
+    """
+    try:
+        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return process.memory_full_info().uss
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
 
 
 def ours(rows: Rows) -> tuple[Run, int]:
@@ -259,12 +277,19 @@ def mosaicml(rows: Rows) -> tuple[Run, int] | None:
 
     folder = rows.folder / "mds"
     columns = {"ids": f"ndarray:{rows.as_tensor_dtype().dtype}:{rows.ids.shape[1]}", "length": "int", "label": "int"}
+    count = max(1, min(10, len(rows.ids) // rows.batch)) * min(rows.batch, len(rows.ids))
     with MDSWriter(out=str(folder), columns=columns) as writer:
-        for number in range(min(len(rows.ids), 20 * rows.batch)):
+        for number in range(count):
             writer.write(sample(rows, number))
     dataset = StreamingDataset(local=str(folder), shuffle=True, batch_size=rows.batch)
-    batches: DataLoader = DataLoader(dataset, rows.batch, drop_last=True)
-    return turns(lambda: iter(batches), rows, 10)
+    batches: DataLoader = DataLoader(dataset, rows.batch)
+
+    def run() -> None:
+        """A whole epoch: its threads end with it, and would otherwise miss the files when those are gone."""
+        seen = sum(len(batch["label"]) for batch in batches)
+        assert seen == count
+
+    return run, count
 
 
 def sample(rows: Rows, number: int) -> dict[str, Any]:
