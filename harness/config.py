@@ -32,16 +32,20 @@ class ModelConfig:
     """Recurrent layers, one above the other."""
     bidirectional: bool = True
     """Read every text from both ends."""
-    pooling: Literal["last", "max", "mean"] = "max"
-    """How a sequence of states becomes one vector: the final state, or the maximum or mean over real tokens."""
+    pooling: Literal["last", "max", "mean", "max+mean"] = "max"
+    """How a sequence of states becomes one vector: the final state, or the maximum, the mean or both over real tokens.
+    """
     dropout: float = 0.0
     """Chance to drop a feature of the embeddings, between layers and before the last layer; one mask per text."""
+    word_dropout: float = 0.0
+    """Chance that training reads a token as <unk>."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in ("embedding_dim", "hidden_size", "num_layers"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
+        for name in ("dropout", "word_dropout"):
+            require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "at least 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
