@@ -26,6 +26,9 @@ class ModelConfig:
 
     embedding_dim: int = 128
     """Size of a token's vector."""
+    embedding_std: float = 1.0
+    """Spread of the vectors before training. Training moves a rare word's vector little, so what is left of its start is
+    noise; a small spread keeps that noise small."""
     hidden_size: int = 128
     """Size of the LSTM state, for each direction."""
     num_layers: int = 1
@@ -44,6 +47,7 @@ class ModelConfig:
         """Check ranges."""
         for name in ("embedding_dim", "hidden_size", "num_layers"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        require(self.embedding_std > 0, "model.embedding_std", self.embedding_std, "above 0")
         for name in ("dropout", "word_dropout"):
             require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "at least 0 and below 1")
 

@@ -24,6 +24,8 @@ class Classifier(nn.Module):
         self.config = config
         self.num_classes = num_classes
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_dim, padding_idx=PAD)
+        with torch.no_grad():
+            self.embedding.weight *= config.embedding_std
         self.recurrent = VariableLengthLSTM(
             config.embedding_dim,
             config.hidden_size,

@@ -44,6 +44,7 @@ WRONG_COMMANDS = {
     ("--epochs", "many"): "epochs: expected int, got many",
     ("--model.pooling", "median"): "model.pooling: expected one of 'last', 'max', 'mean', 'max+mean', got median",
     ("--model.dropout", "1"): "model.dropout: 1.0 is out of range",
+    ("--model.embedding_std", "0"): "model.embedding_std: 0.0 is out of range: expected above 0",
     ("--model.word_dropout", "1"): "model.word_dropout: 1.0 is out of range: expected at least 0 and below 1",
     ("--optim.lr", "-1"): "optim.lr: -1.0 is out of range: expected above 0",
     ("--config", "nowhere.yaml"): "nowhere.yaml: No such file or directory",

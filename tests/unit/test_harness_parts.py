@@ -126,3 +126,13 @@ def test_classifier_shapes() -> None:
     assert Classifier(ModelConfig(), 10, 2).head.out_features == 1
     assert Classifier(ModelConfig(), 10, 4).head.out_features == 4
     assert torch.equal(Classifier(ModelConfig(), 10).embedding.weight[0], torch.zeros(128))
+
+
+def test_embeddings_start_with_the_spread_that_is_asked_for() -> None:
+    drawn = []
+    for std in (1.0, 0.1):
+        torch.manual_seed(0)
+        drawn.append(Classifier(ModelConfig(embedding_dim=32, embedding_std=std), 2000).embedding.weight.detach())
+    assert float(drawn[0][1:].std()) == pytest.approx(1, rel=0.02)
+    torch.testing.assert_close(drawn[1], drawn[0] * 0.1)
+    assert not drawn[1][0].any()
