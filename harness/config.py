@@ -27,8 +27,8 @@ class ModelConfig:
     embedding_dim: int = 128
     """Size of a token's vector."""
     embedding_std: float = 1.0
-    """Spread of the vectors before training. Training moves a rare word's vector little, so what is left of its start is
-    noise; a small spread keeps that noise small."""
+    """Standard deviation of the vectors before training. A rare word's vector hardly moves from its start, which is
+    noise: a small start keeps that noise small."""
     hidden_size: int = 128
     """Size of the LSTM state, for each direction."""
     num_layers: int = 1

@@ -63,6 +63,15 @@ def test_launch_refuses_before_anything_starts(capsys, tmp_path: Path, arguments
     assert not run.exists()
 
 
+@pytest.mark.parametrize("option", [("pooling", "mean", "'max'"), ("dropout", "0.5", "0.0")])
+def test_bench_train_refuses_a_network_that_the_other_loops_lack(capsys, option: tuple[str, str, str]) -> None:
+    name, value, only = option
+    code, line = refuse(capsys, "bench", "train", "--data", "nowhere", f"--model.{name}", value)
+    assert code == 2
+    assert line.startswith(f"model.{name}: ")
+    assert line.endswith(f"expected {only}, which is all that the other loops know")
+
+
 def test_a_misspelt_key_in_a_file_names_file_and_nearest_key(capsys, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("optim:\n  lr: 0.1\n  weight_decai: 0.1\n")
