@@ -37,12 +37,16 @@ def test_learning_rate_climbs_then_falls_to_zero() -> None:
     assert learning_rate(99, 100, OptimConfig(lr=0.3, warmup=0.0, decay="none")) == 0.3
 
 
-def test_weight_decay_spares_biases() -> None:
+def test_weight_decay_spares_biases_and_adds_up_on_embeddings() -> None:
     model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4), 10)
-    groups = build_optimizer(model, OptimConfig(weight_decay=0.1)).param_groups
-    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
-    assert all(parameter.dim() >= 2 for parameter in groups[0]["params"])
-    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    groups = build_optimizer(model, OptimConfig(weight_decay=0.1, embedding_decay=0.3)).param_groups
+    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    expected = {
+        name: 0.4 if name == "embedding.weight" else 0.1 if parameter.dim() >= 2 else 0.0
+        for name, parameter in model.named_parameters()
+    }
+    assert {name: decay[id(parameter)] for name, parameter in model.named_parameters()} == expected
+    assert sum(len(group["params"]) for group in groups) == len(expected)
 
 
 def test_metrics_of_three_classes_are_those_of_scikit_learn() -> None:
@@ -142,3 +146,13 @@ def test_classifier_shapes() -> None:
     assert Classifier(ModelConfig(), 10, 2).head.out_features == 1
     assert Classifier(ModelConfig(), 10, 4).head.out_features == 4
     assert torch.equal(Classifier(ModelConfig(), 10).embedding.weight[0], torch.zeros(128))
+
+
+def test_embeddings_start_with_the_spread_that_is_asked_for() -> None:
+    drawn = []
+    for std in (1.0, 0.1):
+        torch.manual_seed(0)
+        drawn.append(Classifier(ModelConfig(embedding_dim=32, embedding_std=std), 2000).embedding.weight.detach())
+    assert float(drawn[0][1:].std()) == pytest.approx(1, rel=0.02)
+    torch.testing.assert_close(drawn[1], drawn[0] * 0.1)
+    assert not drawn[1][0].any()
