@@ -83,7 +83,8 @@ class Trainer:
             self.model.train()
             for batch in self.loader.steps(epoch, self.step - epoch * per_epoch):
                 self.profiler.before(self.step)
-                loss_sum, grad_norm = self.update(batch)
+                with self.world.waiting(f"the gradients of step {self.step}"):
+                    loss_sum, grad_norm = self.update(batch)
                 self.profiler.after(self.step)
                 self.meter.add(batch, self.step, loss_sum)
                 self.step += 1

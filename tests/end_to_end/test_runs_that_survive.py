@@ -57,6 +57,7 @@ def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_pa
             assert process.poll() is None
             (run / "STOP").touch()
             finish(process, run, 85)
+            assert not (run / "STOP").exists()
     finish(process, run)
     ours, theirs = read_metrics(run, "train"), read_metrics(undisturbed, "train")
     assert [line["row_hash"] for line in ours] == [line["row_hash"] for line in theirs]
@@ -93,7 +94,7 @@ def test_out_of_time_before_the_first_step(data: Path, undisturbed: Path, tmp_pa
     assert final(run) == final(undisturbed)
 
 
-@pytest.mark.parametrize("restarts", [0, 1])
+@pytest.mark.parametrize("restarts", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_rank_that_dies_is_named_and_the_run_goes_on(
     data: Path, undisturbed: Path, tmp_path: Path, restarts: int
 ) -> None:

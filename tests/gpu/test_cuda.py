@@ -125,3 +125,32 @@ def test_no_step_makes_the_host_wait(dataset: Path, tmp_path: Path) -> None:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert torch.isfinite(loss)
+
+
+def test_a_snapshot_is_pinned_and_equal(dataset: Path, tmp_path: Path) -> None:
+    from harness import checkpoint
+    from harness.assembly import build_trainer
+    from harness.checkpointer import Checkpointer
+    from harness.checks import TRAIN
+    from harness.config import CheckpointConfig, RunConfig
+    from harness.data.residency import OpenData
+    from harness.session import open_session
+    from harness.state import live_tensors
+    from harness.trainer import Milestones
+
+    manifest = read_manifest(dataset)
+    small = ModelConfig(embedding_dim=16, hidden_size=16)
+    config = RunConfig(data=str(dataset), run=str(tmp_path / "run"), global_batch=32, epochs=1, model=small)
+    with open_session("cuda", "fp32", 60) as session:
+        data = OpenData(config, manifest, TRAIN, session.world, session.device)
+        data.copy()
+        data.open()
+        trainer = build_trainer(config, session, manifest, data, dict(session.choices), Milestones())
+        trainer.fit()
+        saver = Checkpointer(tmp_path, CheckpointConfig(), session.device, lambda: None)
+        saver.prepare(trainer)
+        saver.save(trainer, {"step": trainer.step}, None, wait=True)
+        assert all(buffer.is_pinned() for buffer in saver.buffers.held.values())
+        written = checkpoint.verify(checkpoint.path_of(tmp_path, trainer.step))
+        for file, name, tensor in live_tensors(trainer):
+            assert torch.equal(written.tensors(file)[name], tensor.cpu())

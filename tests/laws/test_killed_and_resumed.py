@@ -50,8 +50,8 @@ def check_kills(data: Path, undisturbed: Path, run: Path, kills: int) -> int:
 
 
 @pytest.mark.timeout(280, func_only=True)
-def test_killed_three_times(data: Path, undisturbed: Path, tmp_path: Path) -> None:
-    assert check_kills(data, undisturbed, tmp_path / "run", 3) >= 1
+def test_killed_twice(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    assert check_kills(data, undisturbed, tmp_path / "run", 2) >= 1
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ def test_killed_thirty_times(data: Path, undisturbed: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.timeout(280, func_only=True)
-@pytest.mark.parametrize("way", ["launcher", "rank", "file"])
+@pytest.mark.parametrize("way", ["launcher", "rank"])
 def test_stopped_on_request_and_started_again(data: Path, undisturbed: Path, tmp_path: Path, way: str) -> None:
     import psutil
 
@@ -70,12 +70,10 @@ def test_stopped_on_request_and_started_again(data: Path, undisturbed: Path, tmp
     wait_for_step(process, run, 40)
     if way == "launcher":
         process.send_signal(signal.SIGUSR2)
-    elif way == "rank":
+    else:
         ranks = [p for p in psutil.Process(process.pid).children() if "harness.train" in " ".join(p.cmdline())]
         assert len(ranks) == 2
         ranks[1].send_signal(signal.SIGTERM)
-    else:
-        (run / "STOP").touch()
     asked = time.monotonic()
     assert process.wait(60) == 85, (run.parent / "log").read_text()[-3000:]
     assert time.monotonic() - asked < 30
@@ -83,7 +81,6 @@ def test_stopped_on_request_and_started_again(data: Path, undisturbed: Path, tmp
     assert (status["state"], status["exit_code"]) == ("preempted", 85)
     newest = max(path.name for path in (run / "checkpoints").iterdir())
     assert newest == f"step-{status['step']:08d}"
-    assert not (run / "STOP").exists()
     process = start(data, run)
     assert process.wait(120) == 0, (run.parent / "log").read_text()[-3000:]
     assert final(run) == final(undisturbed)
