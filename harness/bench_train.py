@@ -134,8 +134,6 @@ class Ours:
             guard=NanGuard(3, session.world, scratch, split, Path(config.data), len(manifest.labels)),
             meter=Meter(session.device),
             profiler=StepProfiler([], scratch),
-            validate=lambda epoch, step: False,
-            report=lambda figures: None,
         )
         self.steps = self._steps()
 

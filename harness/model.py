@@ -114,6 +114,13 @@ class Objective(nn.Module):
         self.classifier = classifier
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
+        self.wishes: nn.Parameter | None = None
+        self.wished: torch.Tensor | None = None
+
+    def carry_wishes(self, count: int, device: torch.device) -> None:
+        """Have a parameter that is always zero and whose gradient is ``wished``; see ``harness.agreement``."""
+        self.wishes = nn.Parameter(torch.zeros(count, device=device))
+        self.wished = torch.zeros(count, device=device)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Sum over the batch's rows of each row's loss; the caller divides by the rows of the whole step."""
@@ -124,4 +131,7 @@ class Objective(nn.Module):
             class_weights=self.class_weights,
         )
         self.row_losses = losses.detach()
-        return losses.sum()
+        total = losses.sum()
+        if self.wishes is None or self.wished is None:
+            return total
+        return total + (self.wishes * self.wished).sum()

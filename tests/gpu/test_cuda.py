@@ -102,8 +102,6 @@ def test_no_step_makes_the_host_wait(dataset: Path, tmp_path: Path) -> None:
             guard=NanGuard(3, session.world, tmp_path, loader.split, dataset),
             meter=Meter(session.device),
             profiler=StepProfiler([], tmp_path),
-            validate=lambda epoch, step: False,
-            report=lambda figures: None,
         )
         steps = list(loader.steps(0, 0, 4))
         trainer.update(steps[0])

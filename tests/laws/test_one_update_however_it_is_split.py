@@ -93,8 +93,6 @@ def train_case(
         guard=NanGuard(1, world, directory, split, Path(data), len(manifest.labels)),
         meter=Meter(),
         profiler=StepProfiler([], directory),
-        validate=lambda epoch, step: False,
-        report=lambda figures: None,
     )
     update, counts = trainer.update, []
 
