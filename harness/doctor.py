@@ -78,7 +78,7 @@ def launch(options: list[str], keys: list[str]) -> int:
     from harness import launcher
 
     failure = launcher.start(launcher.accelerate_arguments(options, keys, MODULE))
-    return 0 if failure is None else int(failure.split(":", 1)[0].split()[1])
+    return 0 if failure is None else failure.code
 
 
 def check(config: DoctorConfig) -> int:
