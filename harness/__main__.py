@@ -66,12 +66,20 @@ def checkpoint(argv: list[str]) -> int:
     return main(argv)
 
 
+def doctor(argv: list[str]) -> int:
+    """Whether a training would run here: devices, limits, file systems, network; each line ok or what to change."""
+    from harness.doctor import main
+
+    return main(argv)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "launch": launch,
     "plan": plan,
+    "doctor": doctor,
     "predict": predict,
-    "bench": bench,
     "checkpoint": checkpoint,
+    "bench": bench,
 }
 
 

@@ -91,6 +91,12 @@ class World:
         table = self.gather_numbers(padded.reshape(-1), what).reshape(self.world_size, len(padded), rows.shape[1])
         return np.concatenate([table[rank, : counts[rank]] for rank in range(self.world_size)])
 
+    def sum_on_device(self, numbers: torch.Tensor, what: str) -> None:
+        """Add up over ranks, in place, on the path that gradients take: NCCL between GPUs, gloo between CPUs."""
+        if self.world_size > 1:
+            with self.waiting(what):
+                dist.all_reduce(numbers)
+
     @contextmanager
     def together(self, what: str) -> Iterator[None]:
         """Run a block on every rank; if it fails with a ``UserError`` on one, all raise the first rank's error.
@@ -137,6 +143,11 @@ def disconnect() -> None:
 def launched_rank() -> int:
     """The rank the launcher gave this process, before any process group exists."""
     return int(os.environ.get("RANK", "0"))
+
+
+def launched_world_size() -> int:
+    """How many processes the launcher starts on all machines together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def launched_local_rank() -> int:

@@ -81,12 +81,12 @@ def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
     return code
 
 
-def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Accelerate's options, and those of the training: ours begin at the first key that is one of ours.
+def split_arguments(argv: Sequence[str], config_class: type = RunConfig) -> tuple[list[str], list[str]]:
+    """Accelerate's options, and our own: ours begin at the first key that ``config_class`` has.
 
     A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser.
     """
-    known = cli.known_keys(cli.parser_for(RunConfig, PROG, ""))
+    known = cli.known_keys(cli.parser_for(config_class, PROG, ""))
     for place, argument in enumerate(argv):
         if not argument.startswith("--"):
             continue
@@ -96,7 +96,7 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(argv), []
 
 
-def accelerate_arguments(options: list[str], training: list[str]) -> Any:
+def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
     """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set."""
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
@@ -106,7 +106,7 @@ def accelerate_arguments(options: list[str], training: list[str]) -> Any:
     for option in options:
         if option.startswith("--") and option.split("=", 1)[0] not in known:
             raise ConfigError(f"{option}: neither a key of the training nor an option of accelerate launch")
-    arguments = parser.parse_args([*options, "--module", "harness.train", *training])
+    arguments = parser.parse_args([*options, "--module", module, *training])
     file = arguments.config_file
     if file is not None and not Path(file).is_file():
         raise ConfigError(f"--config_file {file}: no such file; name a YAML file such as configs/accelerate/cpu.yaml")
