@@ -14,13 +14,14 @@ import torch
 
 from harness import rundir
 from harness.bundle import read_bundle, write_bundle, write_vocabulary
+from harness.calibration import decide
 from harness.checks import TEST, TRAIN, VALIDATION, check_dataset, check_fit, check_useful, order_spec
 from harness.config import RunConfig, to_dict
 from harness.console import Console
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.residency import OpenData
-from harness.evaluate import Scores, describe, score, write_results
+from harness.evaluate import Scores, assess, describe, describe_calibration, numbers_of, score, write_results
 from harness.fit import choose_micro_batch, heaviest_step, rehearse
 from harness.flops import flops_per_token, measure_peak, synchronize
 from harness.guard import NanGuard
@@ -213,16 +214,16 @@ class Run:
         with self.world.together("checking that the dataset is unchanged"):
             self.data.guard.check()
         classifier = self.trainer.objective.classifier
-        _, values = self.score(VALIDATION, classifier)
+        scores, values = self.score(VALIDATION, classifier)
         selected = values["accuracy"] if self.config.select == "accuracy" else -values["log_loss"]
         better = self.best is None or selected > self.best or not np.isfinite(self.best)
         self.epochs_since_best = 0 if better else self.epochs_since_best + 1
         if better:
             self.best = selected
             if self.world.is_main:
-                write_bundle(self.directory / rundir.BUNDLE, classifier, self.manifest, step)
-        figures = {key: value for key, value in values.items() if key != "confusion"}
-        self.tracking.write(VALIDATION, {"step": step, "epoch": epoch + 1, **figures, "best": better})
+                decision = decide(scores.logits, scores.labels, self.config.evaluation)
+                write_bundle(self.directory / rundir.BUNDLE, classifier, self.manifest, step, decision)
+        self.tracking.write(VALIDATION, {"step": step, "epoch": epoch + 1, **numbers_of(values), "best": better})
         if self.world.is_main:
             rundir.write_status(self.directory, "running", step=step)
         stop = self.config.patience is not None and self.epochs_since_best >= self.config.patience
@@ -245,14 +246,15 @@ class Run:
             return
         classifier = bundle.model.to(self.session.device)
         classifier.recurrent.flatten_parameters()
-        scores, values = self.score(TEST, classifier)
-        if self.world.is_main:
-            values |= {"split": TEST, "threshold": bundle.info.threshold, "step": bundle.info.step}
-            write_results(self.directory, TEST, scores, self.manifest, values)
-        figures = {key: value for key, value in values.items() if key not in ("confusion", "split")}
-        self.tracking.write(TEST, {"step": self.trainer.step, **figures})
+        scores, _ = self.score(TEST, classifier)
+        if not self.world.is_main:
+            return
+        values = assess(scores, bundle, self.splits[TEST])
+        write_results(self.directory, TEST, scores, self.manifest, values)
+        self.tracking.write(TEST, {"step": self.trainer.step, **numbers_of(values)})
         if self.console is not None:
             self.console.say(f"test, weights of step {bundle.info.step}: {describe(values)}")
+            self.console.say(f"test, {describe_calibration(values)}")
 
     def __enter__(self) -> Run:
         """The run itself."""
