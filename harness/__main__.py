@@ -45,6 +45,13 @@ def leading_texts(argv: list[str]) -> tuple[list[str], list[str]]:
     return texts, options
 
 
+def report(argv: list[str]) -> int:
+    """Everything known of a run, or of several side by side, in one HTML file."""
+    from harness.report import main
+
+    return main(argv)
+
+
 def plan(argv: list[str]) -> int:
     """Steps, padding, memory and balance of a run, from the manifest alone; --verify proves the order."""
     from harness.plan import main
@@ -59,7 +66,13 @@ def bench(argv: list[str]) -> int:
     return main(argv)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"launch": launch, "plan": plan, "predict": predict, "bench": bench}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "launch": launch,
+    "plan": plan,
+    "predict": predict,
+    "report": report,
+    "bench": bench,
+}
 
 
 def main(argv: list[str]) -> int:

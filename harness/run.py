@@ -29,6 +29,7 @@ from harness.metrics import classification_metrics
 from harness.model import Classifier, Objective
 from harness.precision import Choice
 from harness.profiling import StepProfiler
+from harness.report import write_report_quietly
 from harness.session import Session
 from harness.throughput import Meter, memory_bytes
 from harness.trackers import check_trackers
@@ -270,6 +271,7 @@ class Run:
         step = self.trainer.step
         if error is None:
             rundir.write_status(self.directory, "finished", step=step)
+            write_report_quietly(self.directory)
             if self.console is not None:
                 self.console.end(self.directory)
         elif isinstance(error, UserError):
