@@ -45,6 +45,13 @@ def leading_texts(argv: list[str]) -> tuple[list[str], list[str]]:
     return texts, options
 
 
+def report(argv: list[str]) -> int:
+    """Everything known of a run, or of several side by side, in one HTML file."""
+    from harness.report import main
+
+    return main(argv)
+
+
 def plan(argv: list[str]) -> int:
     """Steps, padding, memory and balance of a run, from the manifest alone; --verify proves the order."""
     from harness.plan import main
@@ -78,6 +85,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plan": plan,
     "doctor": doctor,
     "predict": predict,
+    "report": report,
     "checkpoint": checkpoint,
     "bench": bench,
 }

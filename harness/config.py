@@ -157,6 +157,21 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How probabilities become labels; decided on the validation split, kept in the bundle, used by predict."""
+
+    threshold: Literal["fixed", "accuracy", "f1", "recall"] = "fixed"
+    """From which probability class 1 is predicted, for two classes. fixed: 0.5, the more probable class, as everywhere
+    else; accuracy, f1: the best one on validation; recall: the highest that finds ``recall`` of class 1 there."""
+    recall: float = 0.95
+    """Share of the validation rows of class 1 that `threshold: recall` must find."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(0 < self.recall <= 1, "evaluation.recall", self.recall, "a share above 0, at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A training run."""
 
@@ -214,6 +229,8 @@ class RunConfig:
     """The order of rows:"""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Metrics and trackers:"""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Probabilities and labels:"""
 
     def __post_init__(self) -> None:
         """Check ranges."""
