@@ -66,11 +66,27 @@ def bench(argv: list[str]) -> int:
     return main(argv)
 
 
+def checkpoint(argv: list[str]) -> int:
+    """List, verify or compare the checkpoints of a run."""
+    from harness.checkpoint_cli import main
+
+    return main(argv)
+
+
+def doctor(argv: list[str]) -> int:
+    """Whether a training would run here: devices, limits, file systems, network; each line ok or what to change."""
+    from harness.doctor import main
+
+    return main(argv)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "launch": launch,
     "plan": plan,
+    "doctor": doctor,
     "predict": predict,
     "report": report,
+    "checkpoint": checkpoint,
     "bench": bench,
 }
 

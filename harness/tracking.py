@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""metrics.jsonl first and always; then whichever trackers were asked for, which can never stop training (law 8)."""
+"""Whichever trackers were asked for, which can never stop training (law 8)."""
 
 from __future__ import annotations
 
-import json
-import math
 import netrc
 import os
 import sys
@@ -14,37 +12,14 @@ from typing import Any
 from accelerate import Accelerator
 
 from harness.config import RunConfig, to_dict
-from harness.rundir import METRICS
-
-
-class MetricsLog:
-    """One JSON object a line, flushed line by line: what is in the file has happened, whatever dies next."""
-
-    def __init__(self, path: Path) -> None:
-        """Open ``path`` for appending."""
-        self.file = path.open("a", encoding="utf-8", buffering=1)
-
-    def write(self, kind: str, values: dict[str, Any]) -> None:
-        """Append a line; a number that JSON cannot hold is written as a string, never as an invalid token."""
-        self.file.write(json.dumps({"kind": kind, **{key: jsonable(value) for key, value in values.items()}}) + "\n")
-
-    def close(self) -> None:
-        """Close the file."""
-        self.file.close()
-
-
-def jsonable(value: Any) -> Any:
-    """``value``, with nan and infinities spelt as strings: hidden neither in the file nor as a broken line."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Tracking:
     """What rank 0 tells the world; on other ranks an object of the same shape that stays silent."""
 
     def __init__(self, accelerator: Accelerator, config: RunConfig, run: Path, is_main: bool) -> None:
-        """Open metrics.jsonl and start the trackers that were asked for, on rank 0."""
+        """Start the trackers that were asked for, on rank 0."""
         self.accelerator = accelerator
-        self.log = MetricsLog(run / METRICS) if is_main else None
         self.names = config.tracking.trackers if is_main else []
         if self.names:
             self._guard(lambda: self._start(config, run), "start")
@@ -61,19 +36,14 @@ class Tracking:
 
     def write(self, kind: str, values: dict[str, Any]) -> None:
         """Record the figures of one moment: ``kind`` is train, validation or test."""
-        if self.log is None:
-            return
-        self.log.write(kind, values)
         if self.names:
             numbers = {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, (int, float))}
             self._guard(lambda: self.accelerator.log(numbers), "log to")
 
     def close(self) -> None:
-        """Finish the trackers and close the file."""
+        """Finish the trackers."""
         if self.names:
             self._guard(lambda: [tracker.finish() for tracker in self.accelerator.trackers], "finish")
-        if self.log is not None:
-            self.log.close()
 
     def _guard(self, action: Any, verb: str) -> None:
         """Call a tracker; if it raises, say so once and train on without it."""
