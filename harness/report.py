@@ -106,6 +106,7 @@ def render(runs: Sequence[RunFacts]) -> str:
         "differing": differing(runs),
         "groups": dataset_groups(runs),
         "best": best_values(runs),
+        "many_labels": any(run.test is not None and len(run.test["labels"]) > 2 for run in runs),
     }
     return environment.get_template(TEMPLATE).render(page)
 
@@ -263,25 +264,25 @@ def quality_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart
     """ROC, precision-recall and calibration on the test split; runs overlaid, or the classes of one run."""
     roc, pr, reliability = [], [], []
     for slot, (run, name) in pairs(runs, names):
-        curves = run.curves or {}
-        for number, (label, curve) in enumerate(curves.items()):
-            of = label if len(runs) == 1 else name if len(curves) == 1 else f"{name}: {label}"
-            place = number if len(runs) == 1 else slot
-            roc.append(Series(of, *curve["roc"], place))
-            pr.append(Series(of, *curve["pr"], place))
         if run.test is None:
             continue
+        alone, two_labels = len(runs) == 1, len(run.test["labels"]) == 2
+        for number, (label, curve) in enumerate((run.curves or {}).items()):
+            if alone or two_labels:  # the classes of several runs would be one tangle of lines
+                of, place = (label, number) if alone else (name, slot)
+                roc.append(Series(of, *curve["roc"], place))
+                pr.append(Series(of, *curve["pr"], place))
         after = bins_of(run.test["calibration"]["after"])
-        if len(runs) == 1:
+        if alone:
             before = bins_of(run.test["calibration"]["before"])
             reliability.append(Series("before temperature scaling", *before, 1, "dashed"))
-        reliability.append(Series("after temperature scaling" if len(runs) == 1 else name, *after, slot))
+        reliability.append(Series("after temperature scaling" if alone else name, *after, slot))
     lowest = min((min(item.x) for item in reliability), default=0.0)
     whole, edge = (0.0, 1.0), (0.0, 1.02)
     wrong, right = "false positive rate", "true positive rate"
     charts = [
-        draw("ROC", roc, wrong, right, percent=True, diagonal=whole, y_range=edge),
-        draw("Precision and recall", pr, "recall", "precision", percent=True, y_range=edge),
+        draw("ROC", roc, wrong, right, percent=True, diagonal=whole, y_range=edge, dots=False),
+        draw("Precision and recall", pr, "recall", "precision", percent=True, y_range=edge, dots=False),
         draw("Calibration", reliability, "confidence", "accuracy", percent=True, diagonal=(lowest, 1.0)),
     ]
     return [chart for chart in charts if chart is not None]

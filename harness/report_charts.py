@@ -76,8 +76,12 @@ def draw(
     diagonal: tuple[float, float] | None = None,
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float | None, float | None] = (None, None),
+    dots: bool = True,
 ) -> Chart | None:
-    """Draw ``series``; None if none of them has a point. ``percent`` writes y as a percentage."""
+    """Draw ``series``; None if none of them has a point.
+
+    ``percent`` writes y as a percentage; ``dots`` marks the points of a line that has few.
+    """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -95,7 +99,7 @@ def draw(
         if diagonal is not None:
             axes.plot(diagonal, diagonal, color=QUIET, linestyle=":", linewidth=1.2)
         for item in shown:
-            axes.plot(item.x, item.y, color=slot_colour(item.slot), **look_of(item))
+            axes.plot(item.x, item.y, color=slot_colour(item.slot), **look_of(item, dots))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if x_range is not None:
@@ -115,10 +119,10 @@ def draw(
     return Chart(title, page_svg(buffer.getvalue(), title), legend if len(legend) > 1 else [])
 
 
-def look_of(series: Series) -> dict[str, Any]:
+def look_of(series: Series, dots: bool) -> dict[str, Any]:
     """How matplotlib is to draw a series."""
-    dots: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(series.x) <= FEW_POINTS else {}
-    return {"linestyle": "--" if series.look == "dashed" else "-", **dots}
+    marks: dict[str, Any] = {"marker": "o", "markersize": 3.5} if dots and len(series.x) <= FEW_POINTS else {}
+    return {"linestyle": "--" if series.look == "dashed" else "-", **marks}
 
 
 def slot_colour(slot: int) -> str:

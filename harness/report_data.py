@@ -17,8 +17,6 @@ from harness import rundir
 from preprocessing.errors import DataError
 from preprocessing.shards import MANIFEST, Manifest, read_manifest
 
-THROUGHPUT = "throughput.jsonl"
-ATTEMPTS = "attempts.jsonl"
 TEST = "test.json"
 PREDICTIONS = "test-predictions.parquet"
 EVALUATION = ("padless-evaluation", 1)
@@ -62,14 +60,15 @@ class RunFacts:
     @cached_property
     def speed_summary(self) -> dict[str, float]:
         """Training time in seconds, and means over that time of what the log lines say; empty without lines."""
-        rows = {line["step"]: line["rows"] for line in self.train}
-        seconds = [rows.get(line["step"], 0) / line["rows_per_s"] for line in self.speed if line["rows_per_s"]]
+        rows = {line["step"]: line.get("rows", 0) for line in self.train}
         lines = [line for line in self.speed if line["rows_per_s"]]
+        seconds = [rows.get(line["step"], 0) / line["rows_per_s"] for line in lines]
         if not sum(seconds):
             return {}
         result = {"seconds": float(sum(seconds))}
         for name in WEIGHED:
-            known = [(line[name], weight) for line, weight in zip(lines, seconds, strict=True) if line.get(name)]
+            pairs = zip(lines, seconds, strict=True)
+            known = [(line[name], weight) for line, weight in pairs if line.get(name) is not None]
             if known:
                 result[name] = float(np.average([value for value, _ in known], weights=[weight for _, weight in known]))
         padding = [line["padding"] for line in self.train if "padding" in line]
@@ -111,7 +110,7 @@ def read_run(directory: str | Path) -> RunFacts:
             )
         kinds.setdefault(str(line.get("kind")), []).append(line)
     train = kinds["train"]
-    speed = read_lines(directory / THROUGHPUT) if (directory / THROUGHPUT).exists() else train
+    speed = read_lines(directory / rundir.THROUGHPUT) if (directory / rundir.THROUGHPUT).exists() else train
     test = read_test(directory / TEST)
     fingerprint = bundle_of(directory).get("dataset") or (test or {}).get("dataset")
     manifest, note = dataset_of(config, fingerprint)
@@ -123,7 +122,7 @@ def read_run(directory: str | Path) -> RunFacts:
         train=train,
         validation=kinds["validation"],
         speed=[line for line in speed if "rows_per_s" in line and line.get("kind", "train") == "train"],
-        attempts=read_lines(directory / ATTEMPTS) if (directory / ATTEMPTS).exists() else [],
+        attempts=read_lines(directory / rundir.ATTEMPTS) if (directory / rundir.ATTEMPTS).exists() else [],
         test=test,
         fingerprint=fingerprint or (manifest.fingerprint if manifest else None),
         manifest=manifest,
