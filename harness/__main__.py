@@ -66,12 +66,20 @@ def doctor(argv: list[str]) -> int:
     return main(argv)
 
 
+def checkpoint(argv: list[str]) -> int:
+    """List, verify or compare the checkpoints of a run."""
+    from harness.checkpoint_cli import main
+
+    return main(argv)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "launch": launch,
     "plan": plan,
     "doctor": doctor,
     "predict": predict,
     "bench": bench,
+    "checkpoint": checkpoint,
 }
 
 

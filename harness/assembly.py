@@ -44,6 +44,7 @@ def build_trainer(
     weights = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]
     objective = Objective(
         classifier,
+        seed=config.seed,
         label_smoothing=config.optim.label_smoothing,
         class_weights=torch.tensor(weights, device=session.device) if config.optim.class_weights else None,
     )
@@ -96,7 +97,7 @@ def fit_micro_batch(
         (batch,) = loader.steps(0, step, step + 1)
         for micro_batch in batch.micro_batches:
             with session.accelerator.autocast():
-                loss = objective(micro_batch)
+                loss = objective(micro_batch, step=0)
             loss.backward()
         objective.zero_grad(set_to_none=True)
 

@@ -46,6 +46,10 @@ class TrainBenchConfig:
         """Check ranges."""
         for name in ("batch", "max_length", "steps", "rounds"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        shape, plain = self.model, ModelConfig()
+        for name in ("pooling", "dropout", "word_dropout", "embedding_std"):
+            value, only = getattr(shape, name), getattr(plain, name)
+            require(value == only, f"model.{name}", value, f"{only!r}, which is all that the other loops know")
 
 
 Turn = Callable[[int], int]

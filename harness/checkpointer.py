@@ -20,6 +20,9 @@ from preprocessing.errors import StorageError
 if TYPE_CHECKING:
     from harness.trainer import Trainer
 
+NICENESS = 10
+"""Priority of the writing thread: training needs the cores more, but a write must get on even on a busy machine."""
+
 
 class Checkpointer:
     """Writes on rank 0. One write at a time: a second one that comes too soon waits for the first."""
@@ -78,8 +81,8 @@ class Checkpointer:
 
     def _start(self, work: Callable[[], None]) -> None:
         def run() -> None:
-            # Training needs the cores more; on Linux a thread has a priority of its own.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+            # On Linux a thread has a priority of its own.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
             try:
                 work()
             except StorageError as error:

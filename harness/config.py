@@ -27,22 +27,30 @@ class ModelConfig:
 
     embedding_dim: int = 128
     """Size of a token's vector."""
+    embedding_std: float = 1.0
+    """Standard deviation of the vectors before training. A rare word's vector hardly moves from its start, which is
+    noise: a small start keeps that noise small."""
     hidden_size: int = 128
     """Size of the LSTM state, for each direction."""
     num_layers: int = 1
     """Recurrent layers, one above the other."""
     bidirectional: bool = True
     """Read every text from both ends."""
-    pooling: Literal["last", "max", "mean"] = "max"
-    """How a sequence of states becomes one vector: the final state, or the maximum or mean over real tokens."""
+    pooling: Literal["last", "max", "mean", "max+mean"] = "max"
+    """How a sequence of states becomes one vector: the final state, or the maximum, the mean or both over real tokens.
+    """
     dropout: float = 0.0
     """Chance to drop a feature of the embeddings, between layers and before the last layer; one mask per text."""
+    word_dropout: float = 0.0
+    """Chance that training reads a token as <unk>."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in ("embedding_dim", "hidden_size", "num_layers"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
+        require(self.embedding_std > 0, "model.embedding_std", self.embedding_std, "above 0")
+        for name in ("dropout", "word_dropout"):
+            require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "at least 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +65,8 @@ class OptimConfig:
     """How the learning rate falls to zero between the warm-up and the last step."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW), on matrices and not on biases."""
+    embedding_decay: float = 0.0
+    """Weight decay of the embeddings on top of that: words that hardly occur fade away."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's averaging factors for the gradient and its square."""
     clip_norm: float | None = 1.0
@@ -74,7 +84,8 @@ class OptimConfig:
         """Check ranges."""
         require(self.lr > 0, "optim.lr", self.lr, "above 0")
         require(0 <= self.warmup <= 1, "optim.warmup", self.warmup, "a share of the steps, from 0 to 1")
-        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
+        for name in ("weight_decay", "embedding_decay"):
+            require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "at least 0")
         require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers from 0 to below 1")
         require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "above 0, or null")
         require(self.ema is None or 0 < self.ema < 1, "optim.ema", self.ema, "between 0 and 1, or null")

@@ -23,6 +23,10 @@ from preprocessing.errors import UserError
 Value = TypeVar("Value")
 
 
+LOST = ("gloo", "nccl", "connection", "socket", "timed out waiting")
+"""What the messages of a broken collective have in them, and hardly any other error."""
+
+
 class RankError(UserError):
     """Ranks could not go on together: one is missing, or they were not started alike."""
 
@@ -45,11 +49,16 @@ class World:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Name a collective: a peer that is gone or late becomes a sentence with ``what`` in it."""
+        """Name a collective: a peer that is gone or late becomes a sentence with ``what`` in it.
+
+        A block may compute as well, as a backward pass does that sends gradients; its own errors pass through.
+        """
         try:
             yield
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
+            if self.world_size == 1 or not any(word in reason.lower() for word in LOST):
+                raise
             raise RankError(
                 f"rank {self.rank} waited for {what} from {self.world_size - 1} other ranks, and at least one of them "
                 f"is gone or took longer than {self.timeout_s} s ({reason})"

@@ -93,7 +93,7 @@ class StopWatch:
             return None
         now = time.monotonic()
         if self.deadline is not None and now >= self.deadline:
-            return f"max_time of {self.max_time_s:.0f} s reached"
+            return f"max_time of {self.max_time_s:g} s reached"
         if now >= self.next_look:
             self.next_look = now + LOOK_EVERY_S
             if self.path.exists():

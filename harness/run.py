@@ -124,8 +124,8 @@ class Run(Milestones):
 
     def train(self) -> None:
         """Train to the end and test, or save and raise ``Preempted`` on all ranks at a common step."""
-        self._pause()
         try:
+            self._pause()
             self.trainer.fit()
             self.test()
         except Preempted:

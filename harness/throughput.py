@@ -20,6 +20,8 @@ from harness.distributed import World
 MASK = (1 << 64) - 1
 MUCH_WAIT, MUCH_PADDING, MUCH_SPREAD = 0.1, 0.2, 0.25
 """From which share of waiting, of padding, and of difference between ranks on a log line says so in words."""
+LEAST_S = 1.0
+"""A shorter time between two log lines is too noisy to judge by."""
 INTEGERS = ("rows", "tokens", "cells", "skipped", "hash")
 FLOATS = ("loss", "wait_s", "forward_s", "seconds", "memory_bytes")
 TIMING = (
@@ -155,6 +157,8 @@ def summarize(ranks: dict[str, np.ndarray], flops_per_token: int, peak_flops: fl
 
 def verdict(ranks: dict[str, np.ndarray], figures: dict[str, Any]) -> str | None:
     """What is wrong and what to do, as one sentence; None when nothing is."""
+    if ranks["seconds"].max() < LEAST_S:
+        return None
     waits = ranks["wait_s"] / ranks["seconds"]
     rank = int(waits.argmax())
     if waits[rank] > MUCH_WAIT:

@@ -7,7 +7,6 @@ import time
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DDPCommunicationHookType
@@ -84,7 +83,8 @@ class Trainer:
             self.model.train()
             for batch in self.loader.steps(epoch, self.step - epoch * per_epoch):
                 self.profiler.before(self.step)
-                loss_sum, grad_norm = self.update(batch)
+                with self.world.waiting(f"the gradients of step {self.step}"):
+                    loss_sum, grad_norm = self.update(batch)
                 self.profiler.after(self.step)
                 self.meter.add(batch, self.step, loss_sum)
                 self.step += 1
@@ -117,10 +117,9 @@ class Trainer:
         losses, row_losses = [], []
         for number, micro_batch in enumerate(batch.micro_batches):
             last = number == len(batch.micro_batches) - 1
-            self.seed_dropout(number)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.meter.forward():
-                    loss = self.model(micro_batch)
+                    loss = self.model(micro_batch, self.step)
                 self.accelerator.backward(loss * scale)
             losses.append(loss.detach())
             row_losses.append(self.objective.row_losses)
@@ -153,12 +152,6 @@ class Trainer:
     def current_lr(self) -> float:
         """Learning rate of the current step."""
         return learning_rate(min(self.step, self.total_steps - 1), self.total_steps, self.config.optim)
-
-    def seed_dropout(self, micro_batch: int) -> None:
-        """Make dropout a function of (seed, step, rank, micro-batch), so that a resumed run draws the same masks."""
-        if self.config.model.dropout:
-            key = np.random.SeedSequence((self.config.seed, self.step, self.world.rank, micro_batch))
-            torch.manual_seed(int(key.generate_state(1)[0]))
 
     def log(self, grad_norm: torch.Tensor) -> None:
         """Report the figures since the last log line; the only moment at which the host waits for the device."""
