@@ -8,6 +8,7 @@ one in the run's ``status.json``.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -141,11 +142,16 @@ def describe_exit(rank: int, code: int) -> str:
 
 
 def forward_to_children(number: int, _: Any) -> None:
-    """Pass a stop signal to the rank. For one process only: with several, the elastic agent has its own handlers."""
+    """Pass a stop signal to the rank. For one process only: with several, the elastic agent has its own handlers.
+
+    What the rank has started in a session of its own, as it does its trackers, ends when the rank says so.
+    """
     import psutil
 
     for child in psutil.Process().children(recursive=True):
-        child.send_signal(number)
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getsid(child.pid) == os.getsid(0):
+                child.send_signal(number)
 
 
 def outcome(run: Path, launch_id: str, failure: str | None) -> int:

@@ -25,13 +25,14 @@ from harness.fit import choose_micro_batch, heaviest_step, rehearse
 from harness.flops import flops_per_token, measure_peak, synchronize
 from harness.guard import NanGuard
 from harness.metrics import classification_metrics
+from harness.metrics_log import MetricsLog
 from harness.model import Classifier, Objective
 from harness.precision import Choice
 from harness.profiling import StepProfiler
 from harness.session import Session
 from harness.throughput import Meter, memory_bytes
 from harness.trackers import check_trackers
-from harness.tracking import Tracking
+from harness.tracking import Trackers
 from harness.trainer import Trainer
 from preprocessing import atomic
 from preprocessing.errors import ConfigError, UserError
@@ -70,7 +71,8 @@ class Run:
                 rundir.claim(config)
                 rundir.write_status(self.directory, "running")
                 self._describe()
-        self.tracking = Tracking(session.accelerator, config, self.directory, writes)
+        self.log = MetricsLog(self.directory / rundir.METRICS) if writes else None
+        self.trackers = Trackers(config, self.directory, active=writes, facts=self._facts())
         if self.console is not None:
             self.console.start(config, self.manifest, self.trainer.objective.classifier, self.choices)
 
@@ -190,9 +192,23 @@ class Run:
         if self.console is not None:
             self.console.rehearsal(cost, batch.global_rows, tokens // self.world.world_size)
 
+    def _facts(self) -> dict[str, Any]:
+        """What trackers show beside the configuration."""
+        effective = {name: str(choice) for name, choice in self.choices.items()}
+        return {"dataset": self.manifest.fingerprint, "effective": effective}
+
+    def write(self, kind: str, figures: dict[str, Any]) -> None:
+        """A line of metrics.jsonl, then the trackers."""
+        if self.log is not None:
+            self.log.write(kind, figures)
+        self.trackers.write(kind, figures)
+
     def report(self, figures: dict[str, Any]) -> None:
         """A log line."""
-        self.tracking.write("train", figures)
+        self.write("train", figures)
+        if figures["skipped"]:
+            text = f"{figures['skipped']} steps up to step {figures['step']} had a gradient that was not finite."
+            self.trackers.alert("Steps were skipped", text)
         if self.console is not None:
             self.console.line(figures)
 
@@ -222,7 +238,7 @@ class Run:
             if self.world.is_main:
                 write_bundle(self.directory / rundir.BUNDLE, classifier, self.manifest, step)
         figures = {key: value for key, value in values.items() if key != "confusion"}
-        self.tracking.write(VALIDATION, {"step": step, "epoch": epoch + 1, **figures, "best": better})
+        self.write(VALIDATION, {"step": step, "epoch": epoch + 1, **figures, "best": better})
         if self.world.is_main:
             rundir.write_status(self.directory, "running", step=step)
         stop = self.config.patience is not None and self.epochs_since_best >= self.config.patience
@@ -250,7 +266,7 @@ class Run:
             values |= {"split": TEST, "threshold": bundle.info.threshold, "step": bundle.info.step}
             write_results(self.directory, TEST, scores, self.manifest, values)
         figures = {key: value for key, value in values.items() if key not in ("confusion", "split")}
-        self.tracking.write(TEST, {"step": self.trainer.step, **figures})
+        self.write(TEST, {"step": self.trainer.step, **figures})
         if self.console is not None:
             self.console.say(f"test, weights of step {bundle.info.step}: {describe(values)}")
 
@@ -261,10 +277,14 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the trackers, then write how the run ended."""
-        self.tracking.close()
-        if not self.world.is_main or self.config.dry_run:
-            return
+        """Write how the run ended, then close the trackers: they may take their time, the status is true at once."""
+        if self.log is not None:
+            self.log.close()
+        if self.world.is_main and not self.config.dry_run:
+            self._end(error)
+        self.trackers.close("finished" if error is None else "failed")
+
+    def _end(self, error: BaseException | None) -> None:
         step = self.trainer.step
         if error is None:
             rundir.write_status(self.directory, "finished", step=step)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import importlib.util
+import netrc
+import os
 
 from harness.config import TrackingConfig
 from preprocessing.errors import ConfigError
@@ -23,7 +25,7 @@ KNOWN = {
 
 
 def check_trackers(config: TrackingConfig) -> None:
-    """Raise ``ConfigError`` for a tracker that does not exist, or whose package is not installed."""
+    """Raise ``ConfigError`` for a tracker that does not exist, whose package is not installed, or that lacks a key."""
     for name in config.trackers:
         if name not in KNOWN:
             raise ConfigError(f"tracking.tracker: {name!r} is no tracker; there are none, {', '.join(sorted(KNOWN))}")
@@ -32,8 +34,24 @@ def check_trackers(config: TrackingConfig) -> None:
             raise ConfigError(
                 f"tracking.tracker: {name} needs the package {package}: pip install {package}, or use none"
             )
+    if "wandb" in config.trackers and os.environ.get("WANDB_MODE") == "online" and not has_wandb_key():
+        raise ConfigError(
+            "tracking.tracker: WANDB_MODE=online needs a key: set WANDB_API_KEY, run `wandb login`, "
+            "or unset WANDB_MODE to keep the run offline until `python -m harness wandb-sync`"
+        )
 
 
-def known_trackers(config: TrackingConfig) -> list[str]:
-    """Those of the wanted trackers that accelerate knows; what it does not know is reported by ``check_trackers``."""
-    return [name for name in config.trackers if name in KNOWN]
+def wandb_mode() -> str | None:
+    """Offline when there is no key and nobody has chosen a mode: a run must not wait for somebody to type one."""
+    return None if "WANDB_MODE" in os.environ or has_wandb_key() else "offline"
+
+
+def has_wandb_key() -> bool:
+    """Whether there is a key for W&B's server: in the environment, or left by ``wandb login``."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("//")[2].partition("/")[0]
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

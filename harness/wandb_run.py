@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run at Weights & Biases: one id and one curve however often the job is requeued.
+
+Steps are values of the rows (``train/step``), never W&B's own step, which drops rows at or below the last one after a
+resume. Everything W&B writes lies in the run directory, artifacts on their way included, so that a login node can send
+what a compute node could not.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import string
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.observer import AccelerateTracker, Kept, Wire, is_number
+from harness.rundir import BUNDLE
+from harness.trackers import wandb_mode
+from harness.tracking import FINISH_S
+from preprocessing.shards import MANIFEST
+
+INIT_S = 80.0
+"""How long W&B's server may take to answer before this attempt goes on offline."""
+KINDS = ("train", "validation", "test")
+
+
+class WandbTracker(AccelerateTracker):
+    """Accelerate's W&B tracker, with what W&B offers beyond rows of numbers."""
+
+    def __init__(self, name: str, run: Path, spec: dict[str, Any], kept: Kept, wire: Wire) -> None:
+        """``wire`` takes what the trainer is to print."""
+        super().__init__(name, run, spec, kept)
+        self.wire = wire
+
+    def start(self) -> str:
+        """Begin or go on with the run; offline if the server cannot be reached."""
+        set_folders(self.run)
+        mode = wandb_mode()
+        try:
+            self.tracker = self._make(self._options(mode))
+        except Exception as error:
+            if mode == "offline":
+                raise
+            reason = " ".join(str(error).split())[:300]
+            self.wire.tell(warn=f"could not be reached ({reason}); rows are kept offline, {sync_command(self.run)}")
+            self.tracker = self._make(self._options("offline"))
+        run = self.tracker.run
+        self.kept.remember(attempts=[*self.kept.state.get("attempts", []), {"folder": attempt_folder(run)}])
+        self.tracker.store_init_configuration({**self.spec["config"], **self.spec["facts"]})
+        define_metrics(run)
+        with self._extra("log the dataset's manifest"):
+            self._log_dataset()
+        return f"rows are kept in {Path(run.dir).parent}; {sync_command(self.run)}" if run.offline else run.url
+
+    def _options(self, mode: str | None) -> dict[str, Any]:
+        import wandb
+
+        run_id = run_id_for(self.kept)
+        return {
+            "id": run_id,
+            "resume": "allow",
+            "name": self.spec["name"],
+            "group": f"dataset-{self.spec['facts']['dataset'][:12]}",
+            "tags": self.spec["tags"],
+            "dir": str(self.run),
+            "mode": mode,
+            "settings": wandb.Settings(
+                console="off",
+                silent=True,
+                init_timeout=INIT_S,
+                finish_timeout=FINISH_S - 2,
+                finish_timeout_raises=True,
+                x_stats_pid=self.spec["pid"],
+            ),
+        }
+
+    def _log_dataset(self) -> None:
+        """The dataset's manifest as an input of the run: small, and enough to tell which data it was."""
+        import wandb
+
+        manifest = Path(self.spec["data"]) / MANIFEST
+        fingerprint = self.spec["facts"]["dataset"]
+        artifact = wandb.Artifact(f"dataset-{fingerprint[:12]}", type="dataset", metadata={"fingerprint": fingerprint})
+        artifact.add_file(str(manifest))
+        # use_artifact refuses to work offline, where this one line does what it does online
+        self.tracker.run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        """One row; its step is one of its values."""
+        self.tracker.run.log(row_of(kind, values))
+
+    def alert(self, title: str, text: str) -> None:
+        """Mail or Slack, as the user has told W&B."""
+        with self._extra("send an alert"):
+            self.tracker.run.alert(title=title, text=text)
+
+    def close(self, state: str) -> None:
+        """Say how it ended; a preempted run is marked as one that comes back."""
+        run = self.tracker.run
+        self.alert(f"{self.spec['name']} {state}", f"{self.run} is {state}.")
+        if state == "finished" and self.spec["log_bundle"]:
+            with self._extra("log the bundle"):
+                self._log_bundle()
+        if state == "preempted":
+            run.mark_preempting()
+        run.finish(exit_code=0 if state == "finished" else 1)
+        attempts = self.kept.state["attempts"]
+        attempts[-1]["finished"] = True
+        self.kept.remember(attempts=attempts)
+
+    @contextmanager
+    def _extra(self, what: str) -> Iterator[None]:
+        """Something without which the rows are still worth having: if it fails, say so and go on."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self.wire.tell(say=f"could not {what}: {' '.join(str(error).split())[:300]}")
+
+    def _log_bundle(self) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(f"bundle-{self.tracker.run.id}", type="model")
+        artifact.add_dir(str(self.run / BUNDLE))
+        self.tracker.run.log_artifact(artifact)
+
+
+def set_folders(run: Path) -> None:
+    """Let W&B keep files under ``run``: a compute node's home may be small, read-only or gone before the sync."""
+    for variable, folder in (("WANDB_DATA_DIR", "staging"), ("WANDB_CACHE_DIR", "cache")):
+        os.environ.setdefault(variable, str(run / "wandb" / folder))
+        Path(os.environ[variable]).mkdir(parents=True, exist_ok=True)
+
+
+def run_id_for(kept: Kept) -> str:
+    """A sweep agent's run id, else the one that earlier attempts used, else a new one; written down before it is used."""
+    letters = string.ascii_lowercase + string.digits
+    made = "".join(secrets.choice(letters) for _ in range(8))
+    run_id = os.environ.get("WANDB_RUN_ID") or kept.state.get("run_id") or made
+    kept.remember(run_id=run_id)
+    return run_id
+
+
+def attempt_folder(run: Any) -> str:
+    """Name of the folder that holds a W&B run's own log."""
+    return Path(run.dir).parent.name
+
+
+def define_metrics(run: Any) -> None:
+    """Give every kind of row its own axis, and the summary the best value where one is better than the last."""
+    for kind in KINDS:
+        run.define_metric(f"{kind}/step")
+        run.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
+    run.define_metric("validation/accuracy", step_metric="validation/step", summary="max")
+    run.define_metric("validation/log_loss", step_metric="validation/step", summary="min")
+
+
+def row_of(kind: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a row under W&B's names."""
+    return {f"{kind}/{key}": value for key, value in values.items() if is_number(value)}
+
+
+def sync_command(run: Path) -> str:
+    """How to send what was kept offline."""
+    return f"python -m harness wandb-sync {run} sends them"
