@@ -59,7 +59,20 @@ def bench(argv: list[str]) -> int:
     return main(argv)
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"launch": launch, "plan": plan, "predict": predict, "bench": bench}
+def wandb_sync(argv: list[str]) -> int:
+    """Send to W&B what a run kept offline, and every row of metrics.jsonl that is missing there."""
+    from harness.wandb_sync import main
+
+    return main(argv)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "launch": launch,
+    "plan": plan,
+    "predict": predict,
+    "bench": bench,
+    "wandb-sync": wandb_sync,
+}
 
 
 def main(argv: list[str]) -> int:

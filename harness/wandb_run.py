@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import string
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,10 @@ from preprocessing.shards import MANIFEST
 
 INIT_S = 80.0
 """How long W&B's server may take to answer before this attempt goes on offline."""
+LINEAGE_S = 5.0
+"""How long the end waits for the question which the dataset's artifact asks the server."""
+BEST = {"validation/accuracy": "max", "validation/log_loss": "min"}
+"""Of what the summary shows the best value in place of the last."""
 KINDS = ("train", "validation", "test")
 
 
@@ -52,8 +57,8 @@ class WandbTracker(AccelerateTracker):
         self.kept.remember(attempts=[*self.kept.state.get("attempts", []), {"folder": attempt_folder(run)}])
         self.tracker.store_init_configuration({**self.spec["config"], **self.spec["facts"]})
         define_metrics(run)
-        with self._extra("log the dataset's manifest"):
-            self._log_dataset()
+        self.lineage = threading.Thread(target=self._log_dataset, daemon=True)
+        self.lineage.start()  # it asks the server and waits for the answer; rows must not
         return f"rows are kept in {Path(run.dir).parent}; {sync_command(self.run)}" if run.offline else run.url
 
     def _options(self, mode: str | None) -> dict[str, Any]:
@@ -64,7 +69,7 @@ class WandbTracker(AccelerateTracker):
             "id": run_id,
             "resume": "allow",
             "name": self.spec["name"],
-            "group": f"dataset-{self.spec['facts']['dataset'][:12]}",
+            "group": dataset_name(self.spec["facts"]),
             "tags": self.spec["tags"],
             "dir": str(self.run),
             "mode": mode,
@@ -82,12 +87,12 @@ class WandbTracker(AccelerateTracker):
         """The dataset's manifest as an input of the run: small, and enough to tell which data it was."""
         import wandb
 
-        manifest = Path(self.spec["data"]) / MANIFEST
-        fingerprint = self.spec["facts"]["dataset"]
-        artifact = wandb.Artifact(f"dataset-{fingerprint[:12]}", type="dataset", metadata={"fingerprint": fingerprint})
-        artifact.add_file(str(manifest))
-        # use_artifact refuses to work offline, where this one line does what it does online
-        self.tracker.run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+        name, metadata = dataset_name(self.spec["facts"]), {"fingerprint": self.spec["facts"]["dataset"]}
+        with self._extra("log the dataset's manifest"):
+            artifact = wandb.Artifact(name, type="dataset", metadata=metadata)
+            artifact.add_file(str(Path(self.spec["data"]) / MANIFEST))
+            # use_artifact refuses to work offline, where this one line does what it does online
+            self.tracker.run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """One row; its step is one of its values."""
@@ -101,6 +106,7 @@ class WandbTracker(AccelerateTracker):
     def close(self, state: str) -> None:
         """Say how it ended; a preempted run is marked as one that comes back."""
         run = self.tracker.run
+        self.lineage.join(LINEAGE_S)
         self.alert(f"{self.spec['name']} {state}", f"{self.run} is {state}.")
         if state == "finished" and self.spec["log_bundle"]:
             with self._extra("log the bundle"):
@@ -129,6 +135,11 @@ class WandbTracker(AccelerateTracker):
         self.tracker.run.log_artifact(artifact)
 
 
+def dataset_name(facts: dict[str, Any]) -> str:
+    """What runs on one dataset are grouped by, and its artifact's name."""
+    return f"dataset-{facts['dataset'][:12]}"
+
+
 def set_folders(run: Path) -> None:
     """Let W&B keep files under ``run``: a compute node's home may be small, read-only or gone before the sync."""
     for variable, folder in (("WANDB_DATA_DIR", "staging"), ("WANDB_CACHE_DIR", "cache")):
@@ -137,7 +148,7 @@ def set_folders(run: Path) -> None:
 
 
 def run_id_for(kept: Kept) -> str:
-    """A sweep agent's run id, else the one that earlier attempts used, else a new one; written down before it is used."""
+    """A sweep agent's run id, else that of earlier attempts, else a new one; written down before it is used."""
     letters = string.ascii_lowercase + string.digits
     made = "".join(secrets.choice(letters) for _ in range(8))
     run_id = os.environ.get("WANDB_RUN_ID") or kept.state.get("run_id") or made
@@ -155,8 +166,8 @@ def define_metrics(run: Any) -> None:
     for kind in KINDS:
         run.define_metric(f"{kind}/step")
         run.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
-    run.define_metric("validation/accuracy", step_metric="validation/step", summary="max")
-    run.define_metric("validation/log_loss", step_metric="validation/step", summary="min")
+    for key, best in BEST.items():
+        run.define_metric(key, step_metric=f"{key.partition('/')[0]}/step", summary=best)
 
 
 def row_of(kind: str, values: dict[str, Any]) -> dict[str, Any]:

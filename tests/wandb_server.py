@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server on loopback that speaks as much of W&B's protocol as wandb 0.31 needs to run, resume, sync and log artifacts.
+"""A server on loopback that speaks as much of W&B's protocol as wandb 0.31 needs: runs, resume, sync, artifacts.
 
 It is no stand-in for judging what W&B shows; it keeps what it is sent, as W&B does, by offset in each file's stream.
 """

@@ -30,11 +30,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def observers_of(run: Path) -> list[psutil.Process]:
     """Processes that still serve a run."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if "harness.observer" in (words := process.info["cmdline"] or []) and str(run) in words:
-            found.append(process)
-    return found
+    processes = psutil.process_iter(["cmdline"])
+    return [process for process in processes if {"harness.observer", str(run)} <= set(process.info["cmdline"] or [])]
 
 
 @pytest.mark.parametrize(
