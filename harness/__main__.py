@@ -66,12 +66,20 @@ def wandb_sync(argv: list[str]) -> int:
     return main(argv)
 
 
+def dashboard(argv: list[str]) -> int:
+    """Build a W&B workspace for runs of padless, and save it with --save ENTITY/PROJECT."""
+    from harness.dashboard import main
+
+    return main(argv)
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "launch": launch,
     "plan": plan,
     "predict": predict,
     "bench": bench,
     "wandb-sync": wandb_sync,
+    "dashboard": dashboard,
 }
 
 

@@ -28,8 +28,6 @@ INIT_S = 80.0
 """How long W&B's server may take to answer before this attempt goes on offline."""
 LINEAGE_S = 5.0
 """How long the end waits for the question which the dataset's artifact asks the server."""
-BEST = {"validation/accuracy": "max", "validation/log_loss": "min"}
-"""Of what the summary shows the best value in place of the last."""
 KINDS = ("train", "validation", "test")
 
 
@@ -95,8 +93,10 @@ class WandbTracker(AccelerateTracker):
             self.tracker.run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """One row; its step is one of its values."""
+        """One row; its step is one of its values. The best validation, whose weights are kept, stays in the summary."""
         self.tracker.run.log(row_of(kind, values))
+        if values.get("best"):
+            self.tracker.run.summary.update(row_of("best", values))
 
     def alert(self, title: str, text: str) -> None:
         """Mail or Slack, as the user has told W&B."""
@@ -162,12 +162,10 @@ def attempt_folder(run: Any) -> str:
 
 
 def define_metrics(run: Any) -> None:
-    """Give every kind of row its own axis, and the summary the best value where one is better than the last."""
+    """Give every kind of row its own axis."""
     for kind in KINDS:
         run.define_metric(f"{kind}/step")
         run.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
-    for key, best in BEST.items():
-        run.define_metric(key, step_metric=f"{key.partition('/')[0]}/step", summary=best)
 
 
 def row_of(kind: str, values: dict[str, Any]) -> dict[str, Any]:

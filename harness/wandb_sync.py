@@ -23,7 +23,7 @@ from harness import rundir
 from harness.observer import Kept
 from harness.trackers import has_wandb_key
 from harness.tracking import DIRECTORY
-from harness.wandb_run import BEST, KINDS, attempt_folder, define_metrics, row_of, set_folders
+from harness.wandb_run import KINDS, attempt_folder, define_metrics, row_of, set_folders
 from preprocessing import cli
 from preprocessing.errors import ConfigError, DataError, UserError
 
@@ -252,13 +252,10 @@ def merge(metrics: list[dict[str, Any]], throughput: list[dict[str, Any]]) -> di
 
 
 def summarize(rows: dict[Row, dict[str, Any]]) -> dict[str, Any]:
-    """The last value of everything, or the best where W&B was asked for that."""
+    """The last value of everything, and the best validation."""
     summary: dict[str, Any] = {}
     for (kind, _), values in rows.items():
-        for key, value in row_of(kind, values).items():
-            best = BEST.get(key)
-            before = summary.get(key, {best: value})
-            summary[key] = value if best is None else {best: {"max": max, "min": min}[best](before[best], value)}
+        summary |= row_of(kind, values) | (row_of("best", values) if values.get("best") else {})
     return summary
 
 

@@ -160,7 +160,7 @@ class Store:
             "config": run.fields.get("config") or "{}",
             "tags": run.fields.get("tags") or [],
             "notes": None,
-            "wandbConfig": run.fields.get("config") or "{}",
+            "wandbConfig": json.dumps({"t": 1}),
         }
 
     def stream(self, name: str, body: dict[str, Any]) -> None:

@@ -156,8 +156,9 @@ def test_sync_sends_every_row_once_and_fills_in_what_a_kill_lost(killed_run: Pat
 
 
 def check_history(stored: StoredRun, expected: range) -> None:
-    """Every step is there with its own loss."""
+    """Every step is there with its own loss, in rows that W&B numbered through."""
     logged = stored.history("train/step")
+    assert stored.history("_step") == list(range(len(logged)))
     assert sorted(set(logged)) == list(expected)
     assert stored.history("train/loss") == pytest.approx([1 / step for step in logged], rel=1e-12)
 
@@ -169,6 +170,7 @@ def test_online_attempts_append_to_one_curve(data: Path, tmp_path: Path) -> None
         attempt(tmp_path / "run", data, 31, 60, "finished", **environment)
         (stored,) = store.runs.values()
         assert stored.history("train/step") == list(range(1, 61))
+        assert stored.history("_step") == list(range(60))
         assert stored.preempting
         assert stored.exit_codes == [1, 0]
         assert stored.fields["groupName"] == "dataset-0123456789ab"
