@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from harness.config import RunConfig, to_dict
+from harness.trackers import active_trackers
 
 State = Literal["finished", "preempted", "failed"]
 
@@ -57,7 +58,7 @@ class Trackers:
             "facts": dict(facts),
             "pid": os.getpid(),
         }
-        self.observers = [Observer(name, run, start) for name in (settings.trackers if active else [])]
+        self.observers = [Observer(name, run, start) for name in (active_trackers(settings) if active else [])]
 
     def write(self, kind: str, values: Mapping[str, Any]) -> None:
         """Tell the figures of one moment (``kind`` is train, validation or test); what is no number stays here."""

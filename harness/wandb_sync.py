@@ -21,7 +21,7 @@ from typing import Any
 
 from harness import rundir
 from harness.observer import Kept
-from harness.trackers import has_wandb_key
+from harness.trackers import has_wandb_key, wandb_url
 from harness.tracking import DIRECTORY
 from harness.wandb_run import KINDS, attempt_folder, define_metrics, row_of, set_folders
 from preprocessing import cli
@@ -75,9 +75,7 @@ def check(run: Path) -> None:
 
 def probe() -> None:
     """Raise ``UserError`` (exit code 1) if W&B's server does not answer: wandb itself would go on trying for hours."""
-    import wandb
-
-    url = wandb.setup().settings.base_url
+    url = wandb_url()
     query = json.dumps({"query": "query Viewer { viewer { id } }", "variables": {}}).encode()
     headers = {"Content-Type": "application/json"}
     try:

@@ -17,7 +17,7 @@ import pytest
 from harness import tracking
 from harness.config import RunConfig, TrackingConfig
 from harness.observer import Kept, flat
-from harness.trackers import check_trackers, wandb_mode
+from harness.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
 from harness.tracking import Trackers, observer_environment, plain
 from preprocessing.errors import ConfigError
 from tests.fake_trackio import FAKE_TRACKIO
@@ -189,13 +189,19 @@ def test_kept_counts_only_what_a_finished_tracker_was_told(tmp_path: Path) -> No
 
 def test_wandb_is_offline_unless_there_is_a_key_or_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("MODE", "API_KEY", "BASE_URL", "IDENTITY_TOKEN_FILE", "CONFIG_DIR"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    monkeypatch.delenv("NETRC", raising=False)
     assert wandb_mode() == "offline"
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password 0123456789\n")
     (tmp_path / ".netrc").chmod(0o600)
     assert wandb_mode() is None
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert wandb_mode() == "offline"
+    monkeypatch.delenv("WANDB_BASE_URL")
+    (tmp_path / ".config" / "wandb").mkdir(parents=True)
+    (tmp_path / ".config" / "wandb" / "settings").write_text("[default]\nbase_url = https://own.example.org/\n")
+    assert wandb_url() == "https://own.example.org"
     assert wandb_mode() == "offline"
     monkeypatch.setenv("WANDB_MODE", "online")
     with pytest.raises(ConfigError, match="WANDB_MODE=online needs a key"):
@@ -203,3 +209,8 @@ def test_wandb_is_offline_unless_there_is_a_key_or_a_choice(tmp_path: Path, monk
     monkeypatch.setenv("WANDB_API_KEY", "0123456789")
     check_trackers(TrackingConfig(tracker="wandb"))
     assert wandb_mode() is None
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert active_trackers(TrackingConfig(tracker="wandb,tensorboard")) == ["tensorboard"]
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+    with pytest.raises(ConfigError, match="WANDB_MODE: 'onlin' is no mode of W&B; there are online, offline"):
+        check_trackers(TrackingConfig(tracker="wandb"))
