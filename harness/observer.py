@@ -48,7 +48,7 @@ class Tracker(Protocol):
     def alert(self, title: str, text: str) -> None:
         """Tell people."""
 
-    def close(self, state: str) -> None:
+    def close(self, state: str, reason: str) -> None:
         """Finish as finished, preempted, failed or crashed."""
 
 
@@ -100,7 +100,8 @@ class Inbox:
                 self.messages.put(message)
             else:
                 self.dropped += 1
-        self._end({"do": "close", "state": "crashed", "limit_s": SHORT_FINISH_S, "dropped": 0})
+        reason = "The trainer was killed."
+        self._end({"do": "close", "state": "crashed", "reason": reason, "limit_s": SHORT_FINISH_S, "dropped": 0})
 
     def _end(self, message: dict[str, Any]) -> None:
         self.dropped += message["dropped"]
@@ -197,7 +198,7 @@ class AccelerateTracker:
     def alert(self, title: str, text: str) -> None:
         """Accelerate's trackers have no such thing."""
 
-    def close(self, state: str) -> None:
+    def close(self, state: str, reason: str) -> None:
         """Finish."""
         self.tracker.finish()
 
@@ -253,7 +254,7 @@ def serve(name: str, run: Path, inbox: Inbox, wire: Wire) -> None:
                 with at_most(CALL_S, inbox, "did not take an alert"):
                     tracker.alert(message["title"], message["text"])
             case "close":
-                tracker.close(message["state"])
+                tracker.close(message["state"], message["reason"])
                 kept.commit()
 
 

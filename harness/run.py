@@ -282,7 +282,7 @@ class Run:
             self.log.close()
         if self.world.is_main and not self.config.dry_run:
             self._end(error)
-        self.trackers.close("finished" if error is None else "failed")
+        self.trackers.close("finished" if error is None else "failed", "" if error is None else str(error))
 
     def _end(self, error: BaseException | None) -> None:
         step = self.trainer.step

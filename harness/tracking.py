@@ -68,11 +68,14 @@ class Trackers:
         """Tell people, where a tracker can."""
         self._send({"do": "alert", "title": title, "text": text})
 
-    def close(self, state: State) -> None:
-        """Finish the trackers, for at most ``FINISH_S`` and ``KILL_AFTER_S``; none is left running."""
+    def close(self, state: State, reason: str = "") -> None:
+        """Finish the trackers, for at most ``FINISH_S`` and ``KILL_AFTER_S``; none is left running.
+
+        ``reason`` is the sentence that people are told with a state other than finished.
+        """
         began = time.monotonic()
         for observer in self.observers:
-            observer.ask_to_close(state)
+            observer.ask_to_close(state, reason)
         for observer in self.observers:
             observer.wait(began)
         self.observers = []
@@ -87,7 +90,7 @@ class Observer:
 
     def __init__(self, name: str, run: Path, start: dict[str, Any]) -> None:
         """Start the process that owns the tracker ``name``; ``start`` is the first line it reads."""
-        self.name, self.log = name, run / DIRECTORY / f"{name}.log"
+        self.name, self.run, self.log = name, run, run / DIRECTORY / f"{name}.log"
         self.backlog = bytearray()
         self.heard = b""
         self.dropped = 0
@@ -176,17 +179,18 @@ class Observer:
     def warn(self, what: str) -> None:
         """Print one line, the first time only: the rest follows from it, and stands in the log."""
         if not self.warned:
-            tell(f"warning: {self.name} {what}; training is not affected", sys.stderr)
+            rest = f"; python -m harness wandb-sync {self.run} sends what is missing" if self.name == "wandb" else ""
+            tell(f"warning: {self.name} {what}; training is not affected{rest}", sys.stderr)
         self.warned = True
 
-    def ask_to_close(self, state: State) -> None:
+    def ask_to_close(self, state: State, reason: str) -> None:
         """Say how the run ended and in which time the tracker has to finish."""
         if self.process is None:
             return
         self._hear()
         self.closing = True
         self.limit_s = FINISH_S if state == "finished" and self.started else SHORT_FINISH_S
-        self.send({"do": "close", "state": state, "limit_s": self.limit_s, "dropped": self.dropped})
+        self.send({"do": "close", "state": state, "reason": reason, "limit_s": self.limit_s, "dropped": self.dropped})
 
     def wait(self, began: float) -> None:
         """Wait until the process has ended, then make sure that it and its children have."""

@@ -42,6 +42,8 @@ class WandbTracker(AccelerateTracker):
     def start(self) -> str:
         """Begin or go on with the run; offline if the server cannot be reached."""
         set_folders(self.run)
+        import wandb
+
         mode = wandb_mode()
         try:
             self.tracker = self._make(self._options(mode))
@@ -49,7 +51,9 @@ class WandbTracker(AccelerateTracker):
             if mode == "offline":
                 raise
             reason = " ".join(str(error).split())[:300]
-            self.wire.tell(warn=f"could not be reached ({reason}); rows are kept offline, {sync_command(self.run)}")
+            traceback.print_exc()
+            self.wire.tell(warn=f"could not be reached ({reason}); rows are kept offline")
+            wandb.teardown(1)  # its service still holds the run's id
             self.tracker = self._make(self._options("offline"))
         run = self.tracker.run
         self.kept.remember(attempts=[*self.kept.state.get("attempts", []), {"folder": attempt_folder(run)}])
@@ -57,7 +61,8 @@ class WandbTracker(AccelerateTracker):
         define_metrics(run)
         self.lineage = threading.Thread(target=self._log_dataset, daemon=True)
         self.lineage.start()  # it asks the server and waits for the answer; rows must not
-        return f"rows are kept in {Path(run.dir).parent}; {sync_command(self.run)}" if run.offline else run.url
+        offline = f"rows are kept in {Path(run.dir).parent}; python -m harness wandb-sync {self.run} sends them"
+        return offline if run.offline else run.url
 
     def _options(self, mode: str | None) -> dict[str, Any]:
         import wandb
@@ -103,11 +108,11 @@ class WandbTracker(AccelerateTracker):
         with self._extra("send an alert"):
             self.tracker.run.alert(title=title, text=text)
 
-    def close(self, state: str) -> None:
+    def close(self, state: str, reason: str) -> None:
         """Say how it ended; a preempted run is marked as one that comes back."""
         run = self.tracker.run
         self.lineage.join(LINEAGE_S)
-        self.alert(f"{self.spec['name']} {state}", f"{self.run} is {state}.")
+        self.alert(f"{self.spec['name']} {state}", f"{self.run}: {state}. {reason}".strip())
         if state == "finished" and self.spec["log_bundle"]:
             with self._extra("log the bundle"):
                 self._log_bundle()
@@ -171,8 +176,3 @@ def define_metrics(run: Any) -> None:
 def row_of(kind: str, values: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a row under W&B's names."""
     return {f"{kind}/{key}": value for key, value in values.items() if is_number(value)}
-
-
-def sync_command(run: Path) -> str:
-    """How to send what was kept offline."""
-    return f"python -m harness wandb-sync {run} sends them"

@@ -8,6 +8,7 @@ It cuts metrics.jsonl back to the steps before FIRST, as a resumed run does, the
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from harness.config import RunConfig, TrackingConfig
 from harness.tracking import Trackers
 
-STEP_S = 0.05
+STEP_S = float(os.environ.get("ATTEMPT_STEP_S", "0.05"))
 
 
 def row(step: int) -> dict[str, float]:

@@ -49,6 +49,8 @@ class Store:
 
     delay_s: float = 0.0
     """Every answer waits so long."""
+    refuse: int = 0
+    """Every answer is this HTTP status, if not 0."""
     url: str = ""
     runs: dict[str, StoredRun] = field(default_factory=dict)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
@@ -196,7 +198,7 @@ class Handler(BaseHTTPRequestHandler):
         """Send JSON, after the delay."""
         time.sleep(self.store.delay_s)
         data = json.dumps(content).encode()
-        self.send_response(200)
+        self.send_response(self.store.refuse or 200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()

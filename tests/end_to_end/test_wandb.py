@@ -210,6 +210,27 @@ def test_an_unreachable_server_costs_one_warning_and_the_rows_are_kept(data: Pat
         check_history(stored, range(1, 21))
 
 
+def test_a_server_that_refuses_the_project_costs_one_warning_and_the_attempt_is_kept(
+    data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with wandb_server() as store:
+        store.refuse = 403
+        environment = {"HOME": str(tmp_path), **store.environment()}
+        with_time = {"ATTEMPT_STEP_S": "0.5", **environment}
+        result = succeed(run_module("tests.attempt", run, data, 1, 40, "finished", **with_time))
+        (warning,) = [line for line in result.stderr.splitlines() if line.startswith("warning:")]
+        assert warning.startswith("warning: wandb could not be reached (")
+        assert warning.endswith(f"python -m harness wandb-sync {run} sends what is missing")
+        (folder,) = (run / "wandb").glob("offline-run-*")
+        assert steps(inspect(folder, tmp_path)) == list(range(1, 41))
+        store.refuse = 0
+        report = sync(run, store)
+        assert (report["rows"], report["filled"]) == (40, 0)
+        (stored,) = store.runs.values()
+        check_history(stored, range(1, 41))
+
+
 def test_online_without_a_key_is_refused_before_training(data: Path, tmp_path: Path) -> None:
     arguments = ("--data", data, "--run", tmp_path / "run", "--tracking.tracker", "wandb")
     environment = {"HOME": str(tmp_path), "WANDB_MODE": "online", "WANDB_API_KEY": ""}
