@@ -59,6 +59,20 @@ def bench(argv: list[str]) -> int:
     return main(argv)
 
 
+def checkpoint(argv: list[str]) -> int:
+    """List, verify or compare the checkpoints of a run."""
+    from harness.checkpoint_cli import main
+
+    return main(argv)
+
+
+def doctor(argv: list[str]) -> int:
+    """Whether a training would run here: devices, limits, file systems, network; each line ok or what to change."""
+    from harness.doctor import main
+
+    return main(argv)
+
+
 def wandb_sync(argv: list[str]) -> int:
     """Send to W&B what a run kept offline, and every row of metrics.jsonl that is missing there."""
     from harness.wandb_sync import main
@@ -76,7 +90,9 @@ def dashboard(argv: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "launch": launch,
     "plan": plan,
+    "doctor": doctor,
     "predict": predict,
+    "checkpoint": checkpoint,
     "bench": bench,
     "wandb-sync": wandb_sync,
     "dashboard": dashboard,

@@ -75,8 +75,11 @@ def recurrence(config: RecurrenceConfig) -> dict[str, Any]:
     return result("tokens/s", {name: int(lengths.sum()) / median for name, median in seconds.items()})
 
 
-def alternate(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Median seconds of each contender over ``rounds`` turns, after one turn that does not count."""
+def alternate(contenders: dict[str, Callable[[], None]], rounds: int, pause_s: float = 0.0) -> dict[str, float]:
+    """Median seconds of each contender over ``rounds`` turns, after one turn that does not count.
+
+    ``pause_s`` comes after each turn, for contenders whose workers go on for a while after it.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
         for name, run in contenders.items():
@@ -84,6 +87,7 @@ def alternate(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[st
             run()
             if turn:
                 times[name].append(time.perf_counter() - started)
+            time.sleep(pause_s)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -46,6 +46,10 @@ class TrainBenchConfig:
         """Check ranges."""
         for name in ("batch", "max_length", "steps", "rounds"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        shape, plain = self.model, ModelConfig()
+        for name in ("pooling", "dropout", "word_dropout", "embedding_std"):
+            value, only = getattr(shape, name), getattr(plain, name)
+            require(value == only, f"model.{name}", value, f"{only!r}, which is all that the other loops know")
 
 
 Turn = Callable[[int], int]
@@ -134,8 +138,6 @@ class Ours:
             guard=NanGuard(3, session.world, scratch, split, Path(config.data), len(manifest.labels)),
             meter=Meter(session.device),
             profiler=StepProfiler([], scratch),
-            validate=lambda epoch, step: False,
-            report=lambda figures: None,
         )
         self.steps = self._steps()
 

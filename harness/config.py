@@ -6,6 +6,7 @@ Nothing here imports torch, so that ``--help`` and a misspelt key are answered a
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -26,22 +27,30 @@ class ModelConfig:
 
     embedding_dim: int = 128
     """Size of a token's vector."""
+    embedding_std: float = 1.0
+    """Standard deviation of the vectors before training. A rare word's vector hardly moves from its start, which is
+    noise: a small start keeps that noise small."""
     hidden_size: int = 128
     """Size of the LSTM state, for each direction."""
     num_layers: int = 1
     """Recurrent layers, one above the other."""
     bidirectional: bool = True
     """Read every text from both ends."""
-    pooling: Literal["last", "max", "mean"] = "max"
-    """How a sequence of states becomes one vector: the final state, or the maximum or mean over real tokens."""
+    pooling: Literal["last", "max", "mean", "max+mean"] = "max"
+    """How a sequence of states becomes one vector: the final state, or the maximum, the mean or both over real tokens.
+    """
     dropout: float = 0.0
     """Chance to drop a feature of the embeddings, between layers and before the last layer; one mask per text."""
+    word_dropout: float = 0.0
+    """Chance that training reads a token as <unk>."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in ("embedding_dim", "hidden_size", "num_layers"):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "at least 0 and below 1")
+        require(self.embedding_std > 0, "model.embedding_std", self.embedding_std, "above 0")
+        for name in ("dropout", "word_dropout"):
+            require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "at least 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +65,8 @@ class OptimConfig:
     """How the learning rate falls to zero between the warm-up and the last step."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW), on matrices and not on biases."""
+    embedding_decay: float = 0.0
+    """Weight decay of the embeddings on top of that: words that hardly occur fade away."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's averaging factors for the gradient and its square."""
     clip_norm: float | None = 1.0
@@ -73,7 +84,8 @@ class OptimConfig:
         """Check ranges."""
         require(self.lr > 0, "optim.lr", self.lr, "above 0")
         require(0 <= self.warmup <= 1, "optim.warmup", self.warmup, "a share of the steps, from 0 to 1")
-        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
+        for name in ("weight_decay", "embedding_decay"):
+            require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "at least 0")
         require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers from 0 to below 1")
         require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "above 0, or null")
         require(self.ema is None or 0 < self.ema < 1, "optim.ema", self.ema, "between 0 and 1, or null")
@@ -127,6 +139,28 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the run is saved and what is kept; it is saved after each epoch and when asked to stop in any case."""
+
+    every_s: float = 300.0
+    """Seconds between two checkpoints inside an epoch: at most so much work is ever repeated."""
+    every_steps: int | None = None
+    """Also save after every so many steps; null: by time alone."""
+    keep_last: int = 2
+    """Newest checkpoints to keep; the one of the best validation is kept too."""
+    keep_every: int | None = None
+    """Also keep those whose step is a multiple of this; null: none."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.every_s > 0, "checkpoint.every_s", self.every_s, "above 0")
+        require(self.keep_last >= 1, "checkpoint.keep_last", self.keep_last, "at least 1")
+        for name in ("every_steps", "keep_every"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"checkpoint.{name}", value, "at least 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A training run."""
 
@@ -168,6 +202,14 @@ class RunConfig:
     """Local directory that shards are copied to, once per node; auto: only from a network file system; none: never."""
     timeout_s: int = 600
     """Longest wait of one process for another before the run fails with a sentence."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: go on from the newest checkpoint that verifies, else begin. never: refuse a directory that holds a run."""
+    allow: str = ""
+    """Keys, with commas, that may differ from those the run began with although the run then ends elsewhere."""
+    max_time: str | None = None
+    """Save and leave with exit code 85 after this time, as in 90 (seconds), 30m or 3:55:00; null: no limit."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Checkpoints:"""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network:"""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -195,6 +237,30 @@ class RunConfig:
         require(bool(self.run), "run", self.run, "a directory's name")
         require(bool(self.stage_dir), "stage_dir", self.stage_dir, "auto, none or a directory's name")
         require(bool(self.data), "data", self.data, "a directory's name")
+        require(seconds(self.max_time) is not None, "max_time", self.max_time, "a time such as 90, 30m or 3:55:00")
+
+    @property
+    def max_time_s(self) -> float | None:
+        """``max_time`` in seconds; None for no limit."""
+        return None if self.max_time is None else seconds(self.max_time)
+
+    @property
+    def allowed(self) -> set[str]:
+        """The keys of ``allow``."""
+        return {key.strip().removeprefix("--") for key in self.allow.split(",") if key.strip()}
+
+
+def seconds(text: str | None) -> float | None:
+    """``90``, ``30m``, ``1h30m`` or ``3:55:00`` in seconds; 0 for None. None for what is no time above 0."""
+    if text is None:
+        return 0.0
+    clock = re.fullmatch(r"(?:(\d+):)?(\d+):([0-5]?\d)", text)
+    words = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
+    match = clock or words
+    if match is None:
+        return None
+    hours, minutes, rest = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + rest or None
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from preprocessing.shards import Manifest
 class Console:
     """Readable in a terminal and in a job's log file: no cursor movement, no colours."""
 
-    def __init__(self, total_steps: int) -> None:
-        """``total_steps`` is what the time left is computed from."""
-        self.total_steps = total_steps
+    def __init__(self, total_steps: int, first_step: int = 0) -> None:
+        """``total_steps`` and the step that this start goes on from are what the time left is computed from."""
+        self.total_steps, self.first_step = total_steps, first_step
         self.started = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -47,7 +47,7 @@ class Console:
     def line(self, figures: dict[str, Any]) -> None:
         """One log line."""
         step = figures["step"]
-        left = (time.monotonic() - self.started) / step * (self.total_steps - step)
+        left = (time.monotonic() - self.started) / (step - self.first_step) * (self.total_steps - step)
         self.say(
             f"step {step:>6,}/{self.total_steps:,}  epoch {figures['epoch']:5.2f}  loss {figures['loss']:.4f}  "
             f"lr {figures['lr']:.2e}  {figures['tokens_per_s']:>9,.0f} tokens/s  padding {figures['padding']:5.1%}  "

@@ -23,6 +23,10 @@ from preprocessing.errors import UserError
 Value = TypeVar("Value")
 
 
+LOST = ("gloo", "nccl", "connection", "socket", "timed out waiting")
+"""What the messages of a broken collective have in them, and hardly any other error."""
+
+
 class RankError(UserError):
     """Ranks could not go on together: one is missing, or they were not started alike."""
 
@@ -45,11 +49,16 @@ class World:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Name a collective: a peer that is gone or late becomes a sentence with ``what`` in it."""
+        """Name a collective: a peer that is gone or late becomes a sentence with ``what`` in it.
+
+        A block may compute as well, as a backward pass does that sends gradients; its own errors pass through.
+        """
         try:
             yield
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
+            if self.world_size == 1 or not any(word in reason.lower() for word in LOST):
+                raise
             raise RankError(
                 f"rank {self.rank} waited for {what} from {self.world_size - 1} other ranks, and at least one of them "
                 f"is gone or took longer than {self.timeout_s} s ({reason})"
@@ -81,6 +90,12 @@ class World:
         padded[: len(rows)] = rows
         table = self.gather_numbers(padded.reshape(-1), what).reshape(self.world_size, len(padded), rows.shape[1])
         return np.concatenate([table[rank, : counts[rank]] for rank in range(self.world_size)])
+
+    def sum_on_device(self, numbers: torch.Tensor, what: str) -> None:
+        """Add up over ranks, in place, on the path that gradients take: NCCL between GPUs, gloo between CPUs."""
+        if self.world_size > 1:
+            with self.waiting(what):
+                dist.all_reduce(numbers)
 
     @contextmanager
     def together(self, what: str) -> Iterator[None]:
@@ -128,6 +143,11 @@ def disconnect() -> None:
 def launched_rank() -> int:
     """The rank the launcher gave this process, before any process group exists."""
     return int(os.environ.get("RANK", "0"))
+
+
+def launched_world_size() -> int:
+    """How many processes the launcher starts on all machines together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def launched_local_rank() -> int:

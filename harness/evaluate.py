@@ -8,6 +8,7 @@ end; the number of distinct rows is then asserted (law 5).
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -65,10 +66,24 @@ class Scores:
     """float64 ``[rows]`` for two classes, ``[rows, classes]`` for more."""
 
 
+PAUSE_EVERY = 8
+"""Batches of an evaluation between two looks at whether to stop; the ranks meet there."""
+
+
 def score(
-    model: Classifier, split: Split, world: World, *, batch_rows: int, layout: Layout, device: torch.device
+    model: Classifier,
+    split: Split,
+    world: World,
+    *,
+    batch_rows: int,
+    layout: Layout,
+    device: torch.device,
+    pause: Callable[[], None] | None = None,
 ) -> Scores:
-    """Run ``model`` over a split, each rank over its share, and give everybody all scores."""
+    """Run ``model`` over a split, each rank over its share, and give everybody all scores.
+
+    ``pause`` is called on all ranks every few batches and may raise to end the evaluation there.
+    """
     import torch
 
     from harness.data.loader import Loader
@@ -82,6 +97,8 @@ def score(
     model.eval()
     with torch.inference_mode():
         for step in loader.steps(0):
+            if pause is not None and step.step % PAUSE_EVERY == 0:
+                pause()
             parts += [(batch.rows, batch.labels, model(batch)) for batch in step.micro_batches]
     model.train(was_training)
     columns = 2 + (1 if model.num_classes == 2 else model.num_classes)

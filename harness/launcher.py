@@ -15,21 +15,25 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import checks, rundir, trackers
+from harness import checks, resume, rundir, trackers
 from harness.config import RunConfig
+from harness.preemption import EXIT_CODE
 from preprocessing import cli
-from preprocessing.errors import ConfigError, DataError
+from preprocessing.errors import ConfigError, DataError, StorageError
 
 PROG = "python -m harness launch"
 USAGE = f"{PROG} [options of accelerate launch] --config FILE [--any.key value]"
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR2")
 SHUTDOWN_TIMEOUT_S = 300
-DOCUMENTED = {2, 3}
+END_LIMIT_S = 60
+DOCUMENTED = {2, 3, 4}
 """Exit codes that a rank chooses; any other one of a rank becomes 1."""
 
 
@@ -40,28 +44,49 @@ def main(argv: list[str]) -> int:
         argv = ["--help"]
     options, training = split_arguments(argv)
     config = cli.parse(RunConfig, training, prog=PROG, description="Keys of the training:")
-    rundir.check_free(config.run)
     trackers.check_trackers(config.tracking)
     arguments = accelerate_arguments(options, training)
+    standing = resume.look(config, print)
+    if standing.finished:
+        print(f"{config.run} has finished already; name another run directory to train again")
+        return 0
     manifest = checks.check_dataset(config.data)
+    if standing.checkpoint is not None:
+        resume.check_dataset(standing.checkpoint, manifest, config)
     checks.check_fit(config, manifest, arguments.num_processes or 1)
     checks.check_useful(config, manifest, arguments.num_processes or 1)
-    launch_id = uuid.uuid4().hex
-    os.environ[rundir.LAUNCH_ID] = launch_id
     os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(SIGNALS)
     os.environ["PET_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_TIMEOUT_S)
-    failure = start(arguments)
-    if config.dry_run and failure is None:
-        return 0
-    return outcome(Path(config.run), launch_id, failure)
+    restarts, arguments.max_restarts = arguments.max_restarts or 0, 0
+    return run_with_restarts(config, arguments, restarts)
 
 
-def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Accelerate's options, and those of the training: ours begin at the first key that is one of ours.
+def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
+    """Start the ranks; when one is lost, start all of them again, at most so often, from the last checkpoint."""
+    for attempt in range(restarts + 1):
+        launch_id = name_launch(arguments)
+        os.environ[rundir.LAUNCH_ID] = launch_id
+        failure = start(arguments)
+        if config.dry_run and failure is None:
+            return 0
+        if failure is None and (arguments.machine_rank or 0) > 0:
+            wait_for_end(Path(config.run), launch_id)
+        code = outcome(Path(config.run), launch_id, failure)
+        lost = code == 1 and failure is not None and failure.signal is None
+        if not lost or attempt == restarts:
+            break
+        print(f"restart {attempt + 1} of {restarts}, from the last checkpoint", file=sys.stderr, flush=True)
+        if arguments.num_machines == 1:
+            arguments.main_process_port = free_port()
+    return code
+
+
+def split_arguments(argv: Sequence[str], config_class: type = RunConfig) -> tuple[list[str], list[str]]:
+    """Accelerate's options, and our own: ours begin at the first key that ``config_class`` has.
 
     A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser.
     """
-    known = cli.known_keys(cli.parser_for(RunConfig, PROG, ""))
+    known = cli.known_keys(cli.parser_for(config_class, PROG, ""))
     for place, argument in enumerate(argv):
         if not argument.startswith("--"):
             continue
@@ -71,7 +96,7 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(argv), []
 
 
-def accelerate_arguments(options: list[str], training: list[str]) -> Any:
+def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
     """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set."""
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
@@ -81,7 +106,7 @@ def accelerate_arguments(options: list[str], training: list[str]) -> Any:
     for option in options:
         if option.startswith("--") and option.split("=", 1)[0] not in known:
             raise ConfigError(f"{option}: neither a key of the training nor an option of accelerate launch")
-    arguments = parser.parse_args([*options, "--module", "harness.train", *training])
+    arguments = parser.parse_args([*options, "--module", module, *training])
     file = arguments.config_file
     if file is not None and not Path(file).is_file():
         raise ConfigError(f"--config_file {file}: no such file; name a YAML file such as configs/accelerate/cpu.yaml")
@@ -107,69 +132,111 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(arguments: Any) -> str | None:
+def name_launch(arguments: Any) -> str:
+    """A name for this start of the ranks; the launchers of several machines give the same one."""
+    if arguments.num_machines == 1:
+        return uuid.uuid4().hex
+    job = [os.environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")]
+    return "-".join([*job, str(arguments.main_process_ip), str(arguments.main_process_port)])
+
+
+def wait_for_end(run: Path, launch_id: str) -> None:
+    """Until rank 0, which runs on another machine, has written how the run ended; it may still be closing trackers."""
+    deadline = time.monotonic() + END_LIMIT_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(DataError):
+            status = rundir.read_status(run) or {}
+            if status.get("launch") == launch_id and status["state"] != "running":
+                return
+        time.sleep(0.5)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What the launcher saw of an end that was not a good one."""
+
+    code: int
+    """The exit code to hand on, if the run itself does not say."""
+    sentence: str
+    signal: str | None = None
+    """The stop signal that the launcher was sent, by name."""
+
+
+def start(arguments: Any) -> Failure | None:
     """Run accelerate's launcher to its end; None if all ranks left with 0, else what is known of the failure."""
+    import psutil
     from accelerate.commands.launch import launch_command
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    forwarded: list[str] = []
+
+    def forward_to_children(number: int, _: Any) -> None:
+        """Pass a stop signal to the rank. For one process only: with several, the elastic agent has its handlers.
+
+        What the rank has started in a session of its own, as it does its trackers, ends when the rank says so.
+        """
+        forwarded.append(signal.Signals(number).name)
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                if os.getsid(child.pid) == os.getsid(0):
+                    child.send_signal(number)
+
     for name in SIGNALS:
         signal.signal(getattr(signal, name), forward_to_children)
     try:
         launch_command(arguments)
     except subprocess.CalledProcessError as error:
-        return describe_exit(0, error.returncode)
+        return describe_exit(0, error.returncode, *forwarded[:1])
     except SystemExit as error:
-        return None if not error.code else describe_exit(0, int(error.code) if isinstance(error.code, int) else 1)
+        if not error.code:
+            return None
+        return describe_exit(0, int(error.code) if isinstance(error.code, int) else 1, *forwarded[:1])
     except Exception as error:
         return describe_failure(error)
     return None
 
 
-def describe_failure(error: Exception) -> str:
+def describe_failure(error: Exception) -> Failure:
     """What an exception of the elastic launcher says: the rank that failed first, or the signal that stopped it."""
     failures = getattr(error, "failures", None)
     if failures:
         rank, first = min(failures.items(), key=lambda item: (item[1].timestamp, item[0]))
         return describe_exit(int(rank), int(first.exitcode))
-    return f"exit 1: the launcher stopped: {' '.join(str(error).split()) or type(error).__name__}"
+    number = getattr(error, "sigval", None)  # torch's SignalException
+    name = None if number is None else signal.Signals(number).name
+    return Failure(1, f"the launcher stopped: {' '.join(str(error).split()) or type(error).__name__}", name)
 
 
-def describe_exit(rank: int, code: int) -> str:
-    """``exit 3: rank 0 left``, or the signal that killed it; the number is the exit code to hand on."""
+def describe_exit(rank: int, code: int, stopped_by: str | None = None) -> Failure:
+    """What the exit code of the rank that left first means; below 0 it is the signal that killed it."""
     if code < 0:
-        return f"exit 1: rank {rank} was killed by {signal.Signals(-code).name}"
-    return f"exit {code if code in DOCUMENTED else 1}: rank {rank} ended with exit code {code}"
+        return Failure(1, f"rank {rank} was killed by {signal.Signals(-code).name}", stopped_by)
+    return Failure(code if code in DOCUMENTED else 1, f"rank {rank} ended with exit code {code}", stopped_by)
 
 
-def forward_to_children(number: int, _: Any) -> None:
-    """Pass a stop signal to the rank. For one process only: with several, the elastic agent has its own handlers.
-
-    What the rank has started in a session of its own, as it does its trackers, ends when the rank says so.
-    """
-    import psutil
-
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-            if os.getsid(child.pid) == os.getsid(0):
-                child.send_signal(number)
-
-
-def outcome(run: Path, launch_id: str, failure: str | None) -> int:
+def outcome(run: Path, launch_id: str, failure: Failure | None) -> int:
     """The exit code that ``status.json`` gives, if this launch wrote one; else what the launcher saw."""
     try:
         status = rundir.read_status(run)
     except DataError:
         status = None
     mine = status is not None and status.get("launch") == launch_id
-    if status is not None and mine and status["state"] == "finished" and failure is None:
+    state = status["state"] if status is not None and mine else None
+    if state == "finished" and failure is None:
         return 0
-    if status is not None and mine and status["state"] == "failed":
+    if state == "preempted":
+        return EXIT_CODE
+    if status is not None and state == "failed" and (failure is None or status["exit_code"] != 1):
         return int(status["exit_code"])
-    reason = failure or "exit 1: the processes ended without saying how the run ended"
-    code = int(reason.split(":", 1)[0].split()[1])
-    sentence = reason.split(":", 1)[1].strip()
-    if mine and status is not None:
-        rundir.write_status(run, "failed", step=status["step"], exit_code=code, reason=sentence)
-    if code not in DOCUMENTED:
-        print(f"error: {sentence}; what it said is above", file=sys.stderr)
-    return code
+    if failure is None:
+        failure = Failure(1, "the processes ended without saying how the run ended")
+    step = status["step"] if status is not None else 0
+    if failure.signal is not None and state is None:  # the ranks had not come far enough to hear of it
+        rundir.write_status(run, "preempted", step=step, exit_code=EXIT_CODE, reason=f"{failure.signal} received")
+        return EXIT_CODE
+    if state is not None:
+        with contextlib.suppress(StorageError):
+            rundir.write_status(run, "failed", step=step, exit_code=failure.code, reason=failure.sentence)
+    if failure.code not in DOCUMENTED:
+        print(f"error: {failure.sentence}; what it said is above", file=sys.stderr)
+    return failure.code

@@ -10,8 +10,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from harness.config import ModelConfig
 from harness.data.loader import Batch
-from harness.recurrent import VariableLengthLSTM, dropout_mask, dropout_per_sequence, packed_rows
-from preprocessing.vocabulary import PAD
+from harness.dropout import EMBEDDING, HEAD, Masks
+from harness.recurrent import VariableLengthLSTM, packed_rows, packed_time
+from preprocessing.vocabulary import PAD, UNK
 
 
 class Classifier(nn.Module):
@@ -23,6 +24,8 @@ class Classifier(nn.Module):
         self.config = config
         self.num_classes = num_classes
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_dim, padding_idx=PAD)
+        with torch.no_grad():
+            self.embedding.weight *= config.embedding_std
         self.recurrent = VariableLengthLSTM(
             config.embedding_dim,
             config.hidden_size,
@@ -30,46 +33,82 @@ class Classifier(nn.Module):
             bidirectional=config.bidirectional,
             dropout=config.dropout,
         )
-        self.head = nn.Linear(self.recurrent.output_size, 1 if num_classes == 2 else num_classes)
+        pooled_size = self.recurrent.output_size * (2 if config.pooling == "max+mean" else 1)
+        self.head = nn.Linear(pooled_size, 1 if num_classes == 2 else num_classes)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Logits of at least fp32: ``[rows]`` for two classes, ``[rows, classes]`` for more; rows as in the batch."""
-        pooled = self._packed(batch) if batch.batch_sizes is not None else self._padded(batch)
+    def forward(self, batch: Batch, masks: Masks | None = None) -> torch.Tensor:
+        """Logits of at least fp32: ``[rows]`` for two classes, ``[rows, classes]`` for more; rows as in the batch.
+
+        ``masks`` of the batch's rows say what is dropped in training; without them nothing is.
+        """
+        pooled = self._padded(batch, masks) if batch.batch_sizes is None else self._packed(batch, masks)
         with torch.autocast(pooled.device.type, enabled=False):
             pooled = pooled.to(self.head.weight.dtype)
-            if self.training and self.config.dropout:
-                pooled = pooled * dropout_mask(pooled, tuple(pooled.shape), self.config.dropout)
+            if masks is not None and self.config.dropout:
+                pooled = pooled * masks.features(HEAD, pooled.shape[1], self.config.dropout, pooled.dtype)
             logits = self.head(pooled)
         return logits.squeeze(1) if self.num_classes == 2 else logits
 
-    def _padded(self, batch: Batch) -> torch.Tensor:
-        embedded = self.embedding(batch.widened())
-        embedded = dropout_per_sequence(embedded, self.config.dropout, self.training)
-        lengths = batch.lengths.to(embedded.device)
-        outputs, state = self.recurrent.forward_padded(embedded, lengths)
-        if self.config.pooling == "last":
-            return state
-        real = (torch.arange(outputs.shape[1], device=outputs.device) < lengths[:, None])[:, :, None]
-        if self.config.pooling == "max":
-            return outputs.masked_fill(~real, -torch.inf).amax(1)
-        return outputs.masked_fill(~real, 0).sum(1) / lengths[:, None]
+    @property
+    def drops(self) -> bool:
+        """Whether training wants masks."""
+        return self.config.dropout > 0 or self.config.word_dropout > 0
 
-    def _packed(self, batch: Batch) -> torch.Tensor:
+    def _padded(self, batch: Batch, masks: Masks | None) -> torch.Tensor:
+        ids = batch.widened()
+        time = torch.arange(ids.shape[1], device=ids.device)
+        if masks is not None and self.config.word_dropout:
+            ids = ids.masked_fill(~masks.tokens(None, time, self.config.word_dropout), UNK)
+        embedded = self.embedding(ids)
+        if masks is not None and self.config.dropout:
+            embedded = embedded * self._embedding_mask(embedded, masks)[:, None]
+        lengths = batch.lengths.to(embedded.device)
+        outputs, state = self.recurrent.forward_padded(embedded, lengths, masks)
+        pooling = self.config.pooling
+        if pooling == "last":
+            return state
+        padding = (time >= lengths[:, None])[:, :, None]
+        pooled = []
+        if pooling != "mean":
+            pooled.append(outputs.masked_fill(padding, -torch.inf).amax(1))
+        if pooling != "max":
+            total = outputs.masked_fill(padding, 0).sum(1, dtype=wide(outputs))
+            pooled.append(total / lengths[:, None])
+        return torch.cat(pooled, dim=1)
+
+    def _packed(self, batch: Batch, masks: Masks | None) -> torch.Tensor:
         """Only real tokens exist here, from the embedding to the pooled vector."""
         assert batch.batch_sizes is not None
-        embedded = self.embedding(batch.widened())
-        rows = packed_rows(batch.batch_sizes, len(embedded), embedded.device)
-        if self.training and self.config.dropout:
-            shape = (batch.num_rows, embedded.shape[1])
-            embedded = embedded * dropout_mask(embedded, shape, self.config.dropout)[rows]
-        outputs, state = self.recurrent.forward_packed(PackedSequence(embedded, batch.batch_sizes))
-        if self.config.pooling == "last":
+        ids, sizes = batch.widened(), batch.batch_sizes
+        rows = packed_rows(sizes, len(ids), ids.device)
+        if masks is not None and self.config.word_dropout:
+            time = packed_time(sizes, len(ids), ids.device)
+            ids = ids.masked_fill(~masks.tokens(rows, time, self.config.word_dropout), UNK)
+        embedded = self.embedding(ids)
+        if masks is not None and self.config.dropout:
+            embedded = embedded * self._embedding_mask(embedded, masks)[rows]
+        packed, state = self.recurrent.forward_packed(PackedSequence(embedded, sizes), masks)
+        pooling, outputs = self.config.pooling, packed.data
+        if pooling == "last":
             return state
-        pooled = outputs.data.new_zeros(batch.num_rows, outputs.data.shape[1])
-        if self.config.pooling == "max":
-            index = rows[:, None].expand_as(outputs.data)
-            return pooled.scatter_reduce(0, index, outputs.data, "amax", include_self=False)
-        return pooled.index_add(0, rows, outputs.data) / batch.lengths.to(pooled.device)[:, None]
+        shape = (batch.num_rows, outputs.shape[1])
+        pooled = []
+        if pooling != "mean":
+            index = rows[:, None].expand_as(outputs)
+            pooled.append(outputs.new_zeros(shape).scatter_reduce(0, index, outputs, "amax", include_self=False))
+        if pooling != "max":
+            summed = outputs.to(wide(outputs))
+            total = summed.new_zeros(shape).index_add(0, rows, summed)
+            pooled.append(total / batch.lengths.to(total.device, non_blocking=True)[:, None])
+        return torch.cat(pooled, dim=1)
+
+    def _embedding_mask(self, embedded: torch.Tensor, masks: Masks) -> torch.Tensor:
+        return masks.features(EMBEDDING, embedded.shape[-1], self.config.dropout, embedded.dtype)
+
+
+def wide(values: torch.Tensor) -> torch.dtype:
+    """What to sum ``values`` in: at least fp32, since a long sum in bf16 stops growing."""
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 def loss_per_row(
@@ -107,21 +146,44 @@ class Objective(nn.Module):
     """``[rows]``: the losses of the latest batch, detached, for whoever must find a row that went wrong."""
 
     def __init__(
-        self, classifier: Classifier, *, label_smoothing: float = 0.0, class_weights: torch.Tensor | None = None
+        self,
+        classifier: Classifier,
+        *,
+        seed: int = 0,
+        label_smoothing: float = 0.0,
+        class_weights: torch.Tensor | None = None,
     ) -> None:
-        """``classifier`` stays reachable as an attribute; ``class_weights`` ``[classes]`` lies on its device."""
+        """``classifier`` stays reachable as an attribute; ``class_weights`` ``[classes]`` lies on its device.
+
+        ``seed`` is that of the run: with the step and the rows it decides what is dropped.
+        """
         super().__init__()
         self.classifier = classifier
+        self.seed = seed
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
+        self.wishes: nn.Parameter | None = None
+        self.wished: torch.Tensor | None = None
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Sum over the batch's rows of each row's loss; the caller divides by the rows of the whole step."""
+    def carry_wishes(self, count: int, device: torch.device) -> None:
+        """Have a parameter that is always zero and whose gradient is ``wished``; see ``harness.agreement``."""
+        self.wishes = nn.Parameter(torch.zeros(count, device=device))
+        self.wished = torch.zeros(count, device=device)
+
+    def forward(self, batch: Batch, step: int) -> torch.Tensor:
+        """Sum over the batch's rows of each row's loss in optimizer ``step``; the caller divides by the rows of the
+        whole step.
+        """
+        drops = self.training and self.classifier.drops
+        masks = Masks.of(self.seed, step, batch.rows, batch.ids.device) if drops else None
         losses = loss_per_row(
-            self.classifier(batch),
+            self.classifier(batch, masks),
             batch.labels,
             label_smoothing=self.label_smoothing,
             class_weights=self.class_weights,
         )
         self.row_losses = losses.detach()
-        return losses.sum()
+        total = losses.sum()
+        if self.wishes is None or self.wished is None:
+            return total
+        return total + (self.wishes * self.wished).sum()

@@ -246,8 +246,9 @@ def num_parameters(shape: ModelConfig, vocabulary_size: int, num_classes: int) -
     for _ in range(shape.num_layers):
         total += directions * 4 * shape.hidden_size * (size + shape.hidden_size + 2)
         size = directions * shape.hidden_size
+    pooled = size * (2 if shape.pooling == "max+mean" else 1)
     outputs = 1 if num_classes == 2 else num_classes
-    return total + outputs * (size + 1)
+    return total + outputs * (pooled + 1)
 
 
 def memory(config: PlanConfig, manifest: Manifest, order: Order, ours: Shares) -> dict[str, int]:

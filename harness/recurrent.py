@@ -19,12 +19,14 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
+from harness.dropout import LAYERS, Masks
+
 
 class VariableLengthLSTM(nn.Module):
     """Stacked, optionally bidirectional LSTM layers with dropout between them (one mask per sequence, not per token).
 
-    Dropout is applied here and not by cuDNN, whose hidden dropout state could not be restored after an interruption;
-    the mask stays the same along time (Gal and Ghahramani, 2016).
+    Dropout is applied here and not by cuDNN, whose masks would depend on how a batch is split; the mask stays the same
+    along time (Gal and Ghahramani, 2016).
     """
 
     def __init__(
@@ -53,24 +55,33 @@ class VariableLengthLSTM(nn.Module):
             assert isinstance(layer, nn.LSTM)
             yield layer
 
-    def forward_packed(self, packed: PackedSequence) -> tuple[PackedSequence, torch.Tensor]:
-        """Outputs as a packed sequence, and the final states ``[rows, output_size]`` of the last layer."""
+    def forward_packed(self, packed: PackedSequence, masks: Masks | None = None) -> tuple[PackedSequence, torch.Tensor]:
+        """Outputs as a packed sequence, and the final states ``[rows, output_size]`` of the last layer.
+
+        ``masks`` belong to the rows longest first; without them nothing is dropped.
+        """
+        rows = None
         for number, layer in enumerate(self.lstms()):
-            if number > 0:
-                packed = packed._replace(data=self._dropped_packed(packed))
+            if number > 0 and masks is not None and self.dropout:
+                data = packed.data
+                rows = packed_rows(packed.batch_sizes, len(data), data.device) if rows is None else rows
+                packed = packed._replace(data=data * self._mask(masks, number, data)[rows])
             packed, (state, _) = layer(packed)
         return packed, state.transpose(0, 1).reshape(state.shape[1], self.output_size)
 
-    def forward_padded(self, inputs: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward_padded(
+        self, inputs: torch.Tensor, lengths: torch.Tensor, masks: Masks | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs ``[rows, time, output_size]`` for inputs ``[rows, time, input_size]`` and ``lengths`` ``[rows]``.
 
         Also the final states ``[rows, output_size]``. Outputs beyond a row's length hold arbitrary finite numbers.
+        Without ``masks`` nothing is dropped.
         """
         lengths = lengths.to(inputs.device)
         reversal = reversal_index(lengths, inputs.shape[1]) if self.bidirectional else None
         for number, layer in enumerate(self.lstms()):
-            if number > 0:
-                inputs = dropout_per_sequence(inputs, self.dropout, self.training)
+            if number > 0 and masks is not None and self.dropout:
+                inputs = inputs * self._mask(masks, number, inputs)[:, None]
             inputs = run_layer(layer, inputs, reversal)
         last = (lengths - 1)[:, None, None].expand(-1, 1, self.hidden_size)
         state = inputs[..., : self.hidden_size].gather(1, last).squeeze(1)
@@ -78,12 +89,9 @@ class VariableLengthLSTM(nn.Module):
             state = torch.cat((state, inputs[:, 0, self.hidden_size :]), dim=1)
         return inputs, state
 
-    def _dropped_packed(self, packed: PackedSequence) -> torch.Tensor:
-        if not (self.training and self.dropout):
-            return packed.data
-        rows = packed_rows(packed.batch_sizes, packed.data.shape[0], packed.data.device)
-        mask = dropout_mask(packed.data, (int(packed.batch_sizes[0]), packed.data.shape[1]), self.dropout)
-        return packed.data * mask[rows]
+    def _mask(self, masks: Masks, number: int, inputs: torch.Tensor) -> torch.Tensor:
+        """``[rows, features]``: what the input of layer ``number`` is multiplied by."""
+        return masks.features(LAYERS + number, inputs.shape[-1], self.dropout, inputs.dtype)
 
     def flatten_parameters(self) -> None:
         """Lay weights out as cuDNN wants them: once, after moving or loading."""
@@ -146,14 +154,7 @@ def packed_rows(batch_sizes: torch.Tensor, num_tokens: int, device: torch.device
     return torch.arange(num_tokens, device=device) - starts
 
 
-def dropout_mask(like: torch.Tensor, shape: tuple[int, ...], dropout: float) -> torch.Tensor:
-    """Zeros with chance ``dropout``, else ``1 / (1 - dropout)``."""
-    keep = 1.0 - dropout
-    return like.new_empty(shape).bernoulli_(keep).div_(keep)
-
-
-def dropout_per_sequence(inputs: torch.Tensor, dropout: float, training: bool) -> torch.Tensor:
-    """Drop features of ``inputs`` ``[rows, time, features]`` with one mask per row, the same at every time step."""
-    if not (training and dropout):
-        return inputs
-    return inputs * dropout_mask(inputs, (inputs.shape[0], 1, inputs.shape[2]), dropout)
+def packed_time(batch_sizes: torch.Tensor, num_tokens: int, device: torch.device) -> torch.Tensor:
+    """int64 ``[tokens]``: the place in its text of each token of a packed sequence."""
+    sizes = batch_sizes.to(device, non_blocking=True)
+    return torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes, output_size=num_tokens)

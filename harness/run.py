@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,37 +11,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import rundir
-from harness.bundle import read_bundle, write_bundle, write_vocabulary
-from harness.checks import TEST, TRAIN, VALIDATION, check_dataset, check_fit, check_useful, order_spec
+from harness import checkpoint, preemption, resume, rundir
+from harness.agreement import Wish
+from harness.assembly import build_trainer, longest_step
+from harness.bundle import INDEX, read_bundle, read_info
+from harness.checks import TEST, TRAIN, VALIDATION, check_dataset, check_fit, check_useful
 from harness.config import RunConfig, to_dict
 from harness.console import Console
-from harness.data.loader import Loader
-from harness.data.order import order_over
 from harness.data.residency import OpenData
 from harness.evaluate import Scores, describe, score, write_results
-from harness.fit import choose_micro_batch, heaviest_step, rehearse
-from harness.flops import flops_per_token, measure_peak, synchronize
-from harness.guard import NanGuard
+from harness.fit import rehearse
+from harness.flops import synchronize
 from harness.metrics import classification_metrics
-from harness.metrics_log import MetricsLog
-from harness.model import Classifier, Objective
+from harness.model import Classifier
 from harness.precision import Choice
-from harness.profiling import StepProfiler
+from harness.preemption import Preempted, StopWatch
+from harness.record import Record
 from harness.session import Session
-from harness.throughput import Meter, memory_bytes
+from harness.state import describe as describe_state
+from harness.state import restore
+from harness.throughput import TIMING, memory_bytes
 from harness.trackers import check_trackers
 from harness.tracking import Trackers
-from harness.trainer import Trainer
+from harness.trainer import Milestones
 from preprocessing import atomic
-from preprocessing.errors import ConfigError, UserError
+from preprocessing.errors import ConfigError
 from preprocessing.shards import Manifest
 
-FP16_FIRST_SKIPS = 20
-"""fp16 starts with a large loss scale and finds the right one by skipping steps; those are no sign of divergence."""
 
-
-class Run:
+class Run(Milestones):
     """Builds everything a run needs on this rank, and keeps ``status.json`` true until the end.
 
     A context manager: leaving it writes the final state, whatever ended the block.
@@ -52,10 +49,12 @@ class Run:
         """Check, agree with the other ranks, then build. Raises the same ``UserError`` on every rank."""
         self.config, self.session, self.world = config, session, session.world
         self.directory = Path(config.run)
+        self.record = Record(config, active=self.world.is_main and not config.dry_run)
         self.choices = dict(session.choices)
         self.best: float | None = None
+        self.best_step: int | None = None
         self.epochs_since_best = 0
-        self.manifest = self._agree()
+        self.manifest, self.start = self._agree()
         self.data = OpenData(config, self.manifest, TRAIN, self.world, session.device)
         self.choices |= self.data.choices
         with self.world.together("staging the dataset"):
@@ -63,127 +62,88 @@ class Run:
         with self.world.together("opening the dataset"):
             self.data.open()
         self.splits = self.data.splits
-        self.trainer = self._build_trainer()
-        self.console = Console(self.trainer.total_steps) if self.world.is_main else None
-        writes = self.world.is_main and not config.dry_run
+        self.trainer = build_trainer(config, session, self.manifest, self.data, self.choices, self)
+        with self.world.together("loading the checkpoint"):
+            self._load()
         with self.world.together("opening the run directory"):
-            if writes:
-                rundir.claim(config)
-                rundir.write_status(self.directory, "running")
-                self._describe()
-        self.log = MetricsLog(self.directory / rundir.METRICS) if writes else None
-        self.trackers = Trackers(config, self.directory, active=writes, facts=self._facts())
+            self.watch = StopWatch(self.directory, config.max_time_s, is_main=self.record.active)
+            self.record.open(self.trainer, self.start, self.choices)
+            self._restore_bundle()
+        self.console = Console(self.trainer.total_steps, self.trainer.step) if self.world.is_main else None
+        effective = {name: str(choice) for name, choice in self.choices.items()}
+        facts = {"dataset": self.manifest.fingerprint, "effective": effective}
+        self.trackers = Trackers(config, self.directory, active=self.record.active, facts=facts)
         if self.console is not None:
             self.console.start(config, self.manifest, self.trainer.objective.classifier, self.choices)
 
-    def _agree(self) -> Manifest:
-        """Check what was asked for, and that all ranks were asked the same."""
-        config = self.config
-        with self.world.together("the checks before training"):
-            if self.world.is_main:
+    def _agree(self) -> tuple[Manifest, checkpoint.Checkpoint | None]:
+        """Check what was asked for, that all ranks were asked the same, and where the run goes on from."""
+        config, world = self.config, self.world
+        start = None
+        with world.together("the checks before training"):
+            if world.is_main:
                 check_trackers(config.tracking)
-                rundir.check_free(config.run)
-            manifest = check_dataset(config.data, hashes=self.world.is_main)
-            check_fit(config, manifest, self.world.world_size)
-            check_useful(config, manifest, self.world.world_size)
+                self.record.claim()
+                start = resume.look(config, say).checkpoint
+            manifest = check_dataset(config.data, hashes=world.is_main)
+            check_fit(config, manifest, world.world_size)
+            check_useful(config, manifest, world.world_size)
             if config.optim.gradient_compression != "none" and self.session.device.type != "cuda":
                 raise ConfigError("optim.gradient_compression: bf16 gradients need CUDA devices; leave it at none here")
+            if start is not None:
+                resume.check_dataset(start, manifest, config)
         settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
         facts = {"configuration": settings, "dataset": manifest.fingerprint[:16], "torch": torch.__version__}
-        self.world.handshake(facts)
-        return manifest
+        world.handshake(facts)
+        step = world.gather_objects(None if start is None else start.step, "where the run goes on from")[0]
+        with world.together("reading the checkpoint"):
+            if step is not None and start is None:
+                start = checkpoint.verify(checkpoint.path_of(config.run, step))
+        return manifest, start
 
-    def _describe(self) -> None:
-        effective = {name: str(choice) for name, choice in self.choices.items()}
-        atomic.write_json(self.directory / rundir.ENVIRONMENT, rundir.describe_environment(effective))
-        write_vocabulary(self.directory / rundir.BUNDLE, Path(self.config.data))
+    def _load(self) -> None:
+        """Put every part where the checkpoint was taken."""
+        if self.start is None:
+            return
+        state = self.start.state
+        restore(self.trainer, self.start)
+        if state["select"] == self.config.select:
+            self.best, self.best_step = state["best"], state["best_step"]
+            self.epochs_since_best = state["epochs_since_best"]
+        self.choices["resume"] = Choice(f"step {self.start.step:,}", "newest checkpoint that verifies")
+        before = len(state["counted"])
+        if before != self.world.world_size:
+            now = self.world.world_size
+            self.choices["processes"] = Choice(str(now), f"{before} before: the same global batches, other rounding")
 
-    def _build_trainer(self) -> Trainer:
-        config, session = self.config, self.session
-        torch.manual_seed(config.seed)
-        classifier = Classifier(config.model, self.manifest.vocabulary_size, len(self.manifest.labels))
-        classifier.to(session.device).recurrent.flatten_parameters()
-        weights = [config.optim.class_weights.get(label, 1.0) for label in self.manifest.labels]
-        objective = Objective(
-            classifier,
-            label_smoothing=config.optim.label_smoothing,
-            class_weights=torch.tensor(weights, device=session.device) if config.optim.class_weights else None,
-        )
-        peak = measure_peak(session.device, self.choices["precision"].value)
-        peaks = self.world.gather_numbers(np.array([peak]), "measuring the devices")
-        self.choices["peak"] = Choice(f"{peaks.sum() / 1e9:,.0f} GFLOP/s", "a matrix product, all processes together")
-        return Trainer(
-            config,
-            objective,
-            self._build_loader(objective),
-            session.accelerator,
-            self.world,
-            guard=self._build_guard(),
-            meter=Meter(session.device, flops_per_token(config.model), float(peaks.sum())),
-            profiler=StepProfiler(config.profile if self.world.is_main else [], self.directory / "profile"),
-            validate=self.validate,
-            report=self.report,
-        )
+    def _restore_bundle(self) -> None:
+        """The bundle may hold later weights than the best so far, of an epoch that is now trained again."""
+        path = self.record.bundle / INDEX
+        if self.best_step is None or not self.record.active:
+            return
+        if not path.exists() or read_info(self.record.bundle).step != self.best_step:
+            self.record.keep_from_checkpoint(self.manifest, self.best_step)
 
-    def _build_guard(self) -> NanGuard:
-        scaled = self.choices["precision"].value == "fp16"
-        limit = self.config.nan_limit + (FP16_FIRST_SKIPS if scaled else 0)
-        data, classes = Path(self.config.data), len(self.manifest.labels)
-        return NanGuard(limit, self.world, self.directory, self.splits[TRAIN], data, classes)
-
-    def _build_loader(self, objective: Objective) -> Loader:
-        config, split = self.config, self.splits[TRAIN]
-        loader = Loader(
-            split,
-            order_over(split, order_spec(config)),
-            rank=self.world.rank,
-            world_size=self.world.world_size,
-            layout=self.session.layout,
-            device=self.session.device,
-            micro_batch=None if config.micro_batch == "auto" else config.micro_batch,
-            resident=self.data.rows,
-            guard=self.data.guard.check_sizes,
-        )
-        if config.micro_batch == "auto":
-            self._fit_micro_batch(loader, objective)
-        return loader
-
-    def _fit_micro_batch(self, loader: Loader, objective: Objective) -> None:
-        """Give the loader the micro-batch with which the longest batch fits."""
-        step = self._heaviest_step(loader)
-
-        def attempt(rows: int) -> None:
-            loader.micro_batch = rows
-            (batch,) = loader.steps(0, step, step + 1)
-            for micro_batch in batch.micro_batches:
-                with self.session.accelerator.autocast():
-                    loss = objective(micro_batch)
-                loss.backward()
-            objective.zero_grad(set_to_none=True)
-
-        share = -(-self.config.global_batch // self.world.world_size)
-        loader.micro_batch, self.choices["micro_batch"] = choose_micro_batch(
-            share, attempt, self.world, self.session.device
-        )
-
-    def _heaviest_step(self, loader: Loader) -> int:
-        starts, blocks = loader.split.block_starts, loader.split.blocks
-
-        def longest(row: int) -> int:
-            block = int(np.searchsorted(starts, row, side="right")) - 1
-            return int(blocks[block].length[row - starts[block]])
-
-        return heaviest_step(loader.order, longest)
+    def train(self) -> None:
+        """Train to the end and test, or save and raise ``Preempted`` on all ranks at a common step."""
+        try:
+            self._pause()
+            self.trainer.fit()
+            self.test()
+        except Preempted:
+            self.save(wait=True)
+            raise
 
     def rehearse(self) -> None:
         """A dry run: one real step of the longest batch, what it needs, and what a full run would take."""
         loader, trainer = self.trainer.loader, self.trainer
-        step = self._heaviest_step(loader)
+        step = longest_step(loader)
         (batch,) = loader.steps(0, step, step + 1)
         trainer.model.train()
 
         def update() -> int:
             trainer.update(batch)
+            trainer.agreement.receive()
             synchronize(self.session.device)
             return sum(micro.num_tokens for micro in batch.micro_batches)
 
@@ -192,20 +152,69 @@ class Run:
         if self.console is not None:
             self.console.rehearsal(cost, batch.global_rows, tokens // self.world.world_size)
 
-    def _facts(self) -> dict[str, Any]:
-        """What trackers show beside the configuration."""
-        effective = {name: str(choice) for name, choice in self.choices.items()}
-        return {"dataset": self.manifest.fingerprint, "effective": effective}
+    def after_step(self, wishes: set[Wish]) -> None:
+        """Act on what the ranks agreed on, then say what this rank wants next."""
+        preemption.beat()
+        if Wish.FAIL in wishes:
+            self._raise_failure()
+        if Wish.STOP in wishes:
+            raise Preempted
+        every = self.config.checkpoint.every_steps
+        if Wish.SAVE in wishes or (every is not None and self.trainer.step % every == 0):
+            self.save()
+        agreement = self.trainer.agreement
+        if self.watch.reason() is not None:
+            agreement.ask(Wish.STOP)
+        if self.record.is_due():
+            agreement.ask(Wish.SAVE)
+        if self.record.failure is not None:
+            agreement.ask(Wish.FAIL)
 
-    def write(self, kind: str, figures: dict[str, Any]) -> None:
-        """A line of metrics.jsonl, then the trackers."""
-        if self.log is not None:
-            self.log.write(kind, figures)
-        self.trackers.write(kind, figures)
+    def after_epoch(self) -> None:
+        """Save; what could not be written since the last epoch ends the run here at the latest."""
+        self.save()
+        self._raise_failure()
+
+    def save(self, *, wait: bool = False) -> None:
+        """A checkpoint of this moment; every rank gives its share, rank 0 writes."""
+        self.trainer.guard.flush(self.trainer.current_lr())
+        counted = self.trainer.meter.partial(self.world)
+        if not self.record.active:
+            return
+        state = describe_state(self.trainer, counted) | {
+            "best": self.best,
+            "best_step": self.best_step,
+            "epochs_since_best": self.epochs_since_best,
+            "select": self.config.select,
+            "dataset": self.manifest.fingerprint,
+            "text_hash": self.manifest.text_hash,
+            "config": to_dict(self.config),
+            "versions": {"torch": torch.__version__, "padless": rundir.installed_version("padless")},
+        }
+        self.record.save(self.trainer, state, self.best_step, wait=wait)
+
+    def _raise_failure(self) -> None:
+        """Raise what rank 0 could not write, on every rank."""
+        with self.world.together("the files of the run"):
+            if self.record.failure is not None:
+                raise self.record.failure
+
+    def _pause(self) -> None:
+        """Leave, on all ranks, if any of them was asked to; where no gradients travel: before the first step and
+        between the batches of an evaluation.
+        """
+        preemption.beat()
+        wanted = np.array([int(self.watch.reason() is not None)])
+        if self.world.gather_numbers(wanted, "whether to stop").any():
+            raise Preempted
 
     def report(self, figures: dict[str, Any]) -> None:
         """A log line."""
-        self.write("train", figures)
+        learned = {key: value for key, value in figures.items() if key not in TIMING}
+        speed = {key: figures[key] for key in ("step", *TIMING)}
+        self.record.line("train", learned)
+        self.record.line("train", speed, rundir.THROUGHPUT)
+        self.trackers.write("train", figures)
         if figures["skipped"]:
             text = f"{figures['skipped']} steps up to step {figures['step']} had a gradient that was not finite."
             self.trackers.alert("Steps were skipped", text)
@@ -221,6 +230,7 @@ class Run:
             batch_rows=self.config.eval_batch,
             layout=self.session.layout,
             device=self.session.device,
+            pause=self._pause,
         )
         return scores, classification_metrics(scores.logits, scores.labels)
 
@@ -234,13 +244,15 @@ class Run:
         better = self.best is None or selected > self.best or not np.isfinite(self.best)
         self.epochs_since_best = 0 if better else self.epochs_since_best + 1
         if better:
-            self.best = selected
-            if self.world.is_main:
-                write_bundle(self.directory / rundir.BUNDLE, classifier, self.manifest, step)
+            self.best, self.best_step = selected, step
+            with self.world.together("keeping the best weights"):
+                self.record.keep(classifier, self.manifest, step)
         figures = {key: value for key, value in values.items() if key != "confusion"}
-        self.write(VALIDATION, {"step": step, "epoch": epoch + 1, **figures, "best": better})
-        if self.world.is_main:
-            rundir.write_status(self.directory, "running", step=step)
+        line = {"step": step, "epoch": epoch + 1, **figures, "best": better}
+        self.record.line(VALIDATION, line)
+        self.trackers.write(VALIDATION, line)
+        with self.world.together("saying where the run stands"):
+            self.record.status("running", step)
         stop = self.config.patience is not None and self.epochs_since_best >= self.config.patience
         if self.console is not None:
             self.console.say(f"epoch {epoch + 1} validation: {describe(values)}{' (best so far)' if better else ''}")
@@ -250,8 +262,6 @@ class Run:
 
     def test(self) -> None:
         """Load the best weights and measure them, once, on the test split if the dataset has one."""
-        with self.world.together("rank 0 writing the best weights"):
-            pass
         with self.world.together("loading the best weights"):
             bundle = read_bundle(self.directory / rundir.BUNDLE)
         self.world.handshake({"weights": bundle.info.weights_sha256})
@@ -262,13 +272,17 @@ class Run:
         classifier = bundle.model.to(self.session.device)
         classifier.recurrent.flatten_parameters()
         scores, values = self.score(TEST, classifier)
-        if self.world.is_main:
-            values |= {"split": TEST, "threshold": bundle.info.threshold, "step": bundle.info.step}
-            write_results(self.directory, TEST, scores, self.manifest, values)
+        with self.world.together("writing the test's results"), rundir.storage(self.directory):
+            if self.world.is_main:
+                values |= {"split": TEST, "threshold": bundle.info.threshold, "step": bundle.info.step}
+                write_results(self.directory, TEST, scores, self.manifest, values)
         figures = {key: value for key, value in values.items() if key not in ("confusion", "split")}
-        self.write(TEST, {"step": self.trainer.step, **figures})
+        line = {"step": self.trainer.step, **figures}
+        self.record.line(TEST, line)
+        self.trackers.write(TEST, line)
         if self.console is not None:
             self.console.say(f"test, weights of step {bundle.info.step}: {describe(values)}")
+        self._raise_failure()
 
     def __enter__(self) -> Run:
         """The run itself."""
@@ -276,23 +290,34 @@ class Run:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Write how the run ended, then close the trackers: they may take their time, the status is true at once."""
-        if self.log is not None:
-            self.log.close()
-        if self.world.is_main and not self.config.dry_run:
-            self._end(error)
-        self.trackers.close("finished" if error is None else "failed", "" if error is None else str(error))
+    ) -> bool:
+        """Finish what is being written, say how the run ended, then close the trackers, which may take their time.
 
-    def _end(self, error: BaseException | None) -> None:
-        step = self.trainer.step
-        if error is None:
-            rundir.write_status(self.directory, "finished", step=step)
-            if self.console is not None:
+        Preemption is no error.
+        """
+        failure = self.record.finish_writing()
+        ended = error if error is not None and not isinstance(error, Preempted) else failure or error
+        reason = self.watch.reason() or "another rank was asked to stop"
+        if self.record.active:
+            self.record.end(ended, self.trainer.step, reason)
+        if isinstance(ended, Preempted):
+            self.watch.clear()
+        if self.console is not None and not self.config.dry_run:
+            if ended is None:
                 self.console.end(self.directory)
-        elif isinstance(error, UserError):
-            rundir.write_status(self.directory, "failed", step=step, exit_code=error.exit_code, reason=str(error))
+            elif isinstance(ended, Preempted):
+                self.console.say(f"stopped at step {self.trainer.step:,}: {reason}; the same command goes on from here")
+        if ended is None:
+            self.trackers.close("finished")
+        elif isinstance(ended, Preempted):
+            self.trackers.close("preempted", f"{reason}.")
         else:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            rundir.write_status(self.directory, "failed", step=step, exit_code=1, reason=reason)
-            print(f"error: {reason} (at step {step}; {self.directory / rundir.STATUS} says so too)", file=sys.stderr)
+            self.trackers.close("failed", str(ended))
+        if ended is not None and ended is not error:
+            raise ended
+        return isinstance(ended, Preempted)
+
+
+def say(text: str) -> None:
+    """A line on stdout, at once."""
+    print(text, flush=True)

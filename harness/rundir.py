@@ -5,8 +5,11 @@
 
     config.yaml            the resolved configuration
     environment.json       versions, git revision, devices, effective precision
+    attempts.jsonl         one line per start: when, where, on how many processes, from which step
     status.json            state, exit code, reason, step: the truth that job scripts read
-    metrics.jsonl          one JSON object a line, flushed line by line
+    metrics.jsonl          what was learned, one JSON object a line, flushed line by line
+    throughput.jsonl       how fast, one line for each train line of metrics.jsonl
+    checkpoints/           where the run can go on from
     bundle/                best weights with all that prediction needs
     test.json              metrics on the test split
     test-predictions.parquet
@@ -14,57 +17,109 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import yaml
 
 from harness.config import RunConfig, to_dict
 from preprocessing import atomic
-from preprocessing.errors import ConfigError, DataError
+from preprocessing.errors import ConfigError, DataError, StorageError
 
 STATUS = "status.json"
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
+THROUGHPUT = "throughput.jsonl"
+ATTEMPTS = "attempts.jsonl"
+LOCK = ".lock"
 BUNDLE = "bundle"
 LAUNCH_ID = "PADLESS_LAUNCH_ID"
 """Environment variable by which a launcher recognises the status that its own processes wrote."""
 
-State = Literal["running", "finished", "failed"]
+State = Literal["running", "finished", "preempted", "failed"]
+
+
+@contextmanager
+def storage(path: str | Path) -> Iterator[None]:
+    """Turn an ``OSError`` inside the block into a ``StorageError`` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror or error}); make room or name another directory, then start "
+            f"again: the run goes on from its last checkpoint"
+        ) from None
+
+
+def holds_run(run: str | Path) -> bool:
+    """Whether a run began in this directory."""
+    return any(Path(run, name).exists() for name in (CONFIG, STATUS, METRICS))
 
 
 def check_free(run: str | Path) -> None:
     """Raise ``ConfigError`` if ``run`` holds a run already, or cannot become a directory."""
-    path = Path(run)
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"run: {path} is a file; name a directory that does not exist yet")
-    if path.is_dir() and any((path / name).exists() for name in (CONFIG, STATUS, METRICS)):
-        raise ConfigError(f"run: {path} already holds a run; name another directory, or remove it")
+    check_directory(run)
+    if holds_run(run):
+        raise ConfigError(f"run: {run} already holds a run; name another directory, or remove it")
 
 
-def claim(config: RunConfig) -> Path:
-    """Make the run directory and write the resolved configuration into it."""
-    check_free(config.run)
+def check_directory(run: str | Path) -> None:
+    """Raise ``ConfigError`` if ``run`` cannot be a directory."""
+    if Path(run).exists() and not Path(run).is_dir():
+        raise ConfigError(f"run: {run} is a file; name a directory")
+
+
+def claim(config: RunConfig) -> TextIO:
+    """Make the run directory and hold it against any other process, until the returned file is closed."""
     path = Path(config.run)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(path / CONFIG, yaml.safe_dump(to_dict(config), sort_keys=False))
+        lock = open(path / LOCK, "w")  # noqa: SIM115 - held for as long as the run
     except OSError as error:
-        raise ConfigError(f"run: {path} cannot be written: {error.strerror}; name a directory you may write") from None
-    return path
+        raise StorageError(f"run: {path} cannot be written: {error.strerror}; name a directory you may write") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise ConfigError(f"run: another process trains in {path}; wait for it or name another directory") from None
+    except OSError:  # a file system without locks
+        pass
+    return lock
+
+
+def write_config(config: RunConfig) -> None:
+    """Write the resolved configuration into the run directory."""
+    with storage(config.run):
+        atomic.write_text(Path(config.run, CONFIG), yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def note_attempt(run: str | Path, facts: dict[str, Any]) -> int:
+    """Append a line to ``attempts.jsonl``; the attempt's number, from 1."""
+    path = Path(run, ATTEMPTS)
+    with storage(path):
+        number = 1 + (path.read_text(encoding="utf-8").count("\n") if path.exists() else 0)
+        line = {"attempt": number, "started": time.time(), "host": platform.node(), **facts}
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    return number
 
 
 def write_status(run: str | Path, state: State, *, step: int = 0, exit_code: int = 0, reason: str = "") -> None:
     """Say where the run stands. Rank 0 alone calls this."""
     content = {"state": state, "exit_code": exit_code, "reason": reason, "step": step}
-    atomic.write_json(Path(run, STATUS), {**content, "launch": os.environ.get(LAUNCH_ID)})
+    with storage(Path(run, STATUS)):
+        atomic.write_json(Path(run, STATUS), {**content, "launch": os.environ.get(LAUNCH_ID)})
 
 
 def read_status(run: str | Path) -> dict[str, Any] | None:

@@ -20,8 +20,22 @@ from harness.distributed import World
 MASK = (1 << 64) - 1
 MUCH_WAIT, MUCH_PADDING, MUCH_SPREAD = 0.1, 0.2, 0.25
 """From which share of waiting, of padding, and of difference between ranks on a log line says so in words."""
+LEAST_S = 1.0
+"""A shorter time between two log lines is too noisy to judge by."""
 INTEGERS = ("rows", "tokens", "cells", "skipped", "hash")
 FLOATS = ("loss", "wait_s", "forward_s", "seconds", "memory_bytes")
+TIMING = (
+    "rows_per_s",
+    "tokens_per_s",
+    "data_wait",
+    "mfu",
+    "memory_bytes",
+    "slowest_rank",
+    "fastest_rank",
+    "rank_spread",
+    "verdict",
+)
+"""Figures of a log line that no two runs share; all others are a function of the run."""
 
 
 @dataclass
@@ -76,6 +90,28 @@ class Meter:
         """Leave out time that was not spent training, such as a validation."""
         self.paused_s += seconds
 
+    def partial(self, world: World) -> list[dict[str, Any]]:
+        """What every rank has counted since the last log line, as plain values: what a checkpoint keeps of it."""
+        loss = 0.0 if self.loss_sum is None else float(self.loss_sum)
+        integers = np.array([self.rows, self.tokens, self.cells, self.skipped, 0, 0], dtype=np.int64)
+        integers[-2] = np.uint64(self.rows_hash).astype(np.int64)
+        integers[-1] = np.float64(loss).view(np.int64)
+        table = world.gather_numbers(integers, "what was counted since the last log line")
+        return [
+            {**dict(zip(INTEGERS[:-1], map(int, line), strict=False)), "hash": int(line[-2].view(np.uint64))}
+            | {"loss": float(line[-1].view(np.float64)).hex()}
+            for line in table
+        ]
+
+    def restore(self, parts: list[dict[str, Any]], rank: int, world_size: int) -> None:
+        """Take up what ``partial`` gave: this rank's own part, or all of it on rank 0 if there are other ranks now."""
+        mine = [parts[rank]] if len(parts) == world_size else parts if rank == 0 else []
+        self.rows, self.tokens, self.cells = (sum(part[name] for part in mine) for name in ("rows", "tokens", "cells"))
+        self.skipped = max((part["skipped"] for part in parts), default=0)
+        self.rows_hash = sum(part["hash"] for part in mine) & MASK
+        loss = sum(float.fromhex(part["loss"]) for part in mine)
+        self.loss_sum = torch.tensor(loss, dtype=torch.float32, device=self.device) if self.rows else None
+
     def read(self, world: World) -> dict[str, Any]:
         """Figures since the last call, over all ranks; ``verdict`` says in words what is wrong, if anything is."""
         loss = 0.0 if self.loss_sum is None else float(self.loss_sum)
@@ -121,6 +157,8 @@ def summarize(ranks: dict[str, np.ndarray], flops_per_token: int, peak_flops: fl
 
 def verdict(ranks: dict[str, np.ndarray], figures: dict[str, Any]) -> str | None:
     """What is wrong and what to do, as one sentence; None when nothing is."""
+    if ranks["seconds"].max() < LEAST_S:
+        return None
     waits = ranks["wait_s"] / ranks["seconds"]
     rank = int(waits.argmax())
     if waits[rank] > MUCH_WAIT:

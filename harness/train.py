@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 
+from harness import preemption
 from harness.config import RunConfig
 from harness.ranks import run_rank
 from preprocessing import cli
@@ -15,6 +16,7 @@ DESCRIPTION = "Train an LSTM text classifier on a dataset directory; any key bel
 
 def main(argv: list[str]) -> int:
     """Train on this rank; returns the exit code."""
+    preemption.install()
     config = cli.parse(RunConfig, argv, prog=PROG, description=DESCRIPTION)
     from harness.run import Run
     from harness.session import open_session
@@ -24,8 +26,7 @@ def main(argv: list[str]) -> int:
         if config.dry_run:
             run.rehearse()
         else:
-            run.trainer.fit()
-            run.test()
+            run.train()
     return 0
 
 

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DDPCommunicationHookType
 
+from harness.agreement import Agreement, Wish
 from harness.config import RunConfig
 from harness.data.loader import Loader, StepBatch
 from harness.distributed import World
@@ -22,6 +21,23 @@ from harness.model import Objective
 from harness.optim import build_optimizer, learning_rate, set_learning_rate
 from harness.profiling import StepProfiler
 from harness.throughput import Meter
+
+
+class Milestones:
+    """What happens at the milestones of a run, called on every rank; here nothing does. A run overrides all of it."""
+
+    def after_step(self, wishes: set[Wish]) -> None:
+        """``wishes``: what the ranks agreed on; may raise to leave the loop at this step."""
+
+    def after_epoch(self) -> None:
+        """The epoch is trained and validated."""
+
+    def validate(self, epoch: int, step: int) -> bool:
+        """Whether to stop training here."""
+        return False
+
+    def report(self, figures: dict[str, Any]) -> None:
+        """A log line."""
 
 
 class Trainer:
@@ -38,44 +54,54 @@ class Trainer:
         guard: NanGuard,
         meter: Meter,
         profiler: StepProfiler,
-        validate: Callable[[int, int], bool],
-        report: Callable[[dict[str, Any]], None],
+        milestones: Milestones | None = None,
     ) -> None:
-        """``validate(epoch, step)`` runs after each epoch, on every rank, and says whether to stop there;
-        ``report(figures)`` at each log line.
-        """
+        """``milestones`` hears of every step, log line and epoch, on every rank."""
         self.config, self.loader, self.world = config, loader, world
         self.accelerator, self.objective = accelerator, objective
         self.guard, self.meter, self.profiler = guard, meter, profiler
+        self.agreement = Agreement(objective, world.world_size, accelerator.device)
         accelerator.ddp_handler = ddp_options(config, accumulates=loader.micro_batch is not None)
-        self.model, self.optimizer = accelerator.prepare(objective, build_optimizer(objective, config.optim))
+        optimizer = build_optimizer(objective.classifier, config.optim)
+        self.model, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.parameters = list(objective.classifier.parameters())
         average = config.optim.ema
         self.average = None if average is None else WeightAverage(objective.classifier, average)
-        self.validate, self.report = validate, report
+        self.milestones = milestones or Milestones()
         self.total_steps = config.epochs * loader.order.steps_per_epoch
         self.step = 0
+        self.epochs_done = 0
+        """Epochs that are trained and validated; one behind while a validation is still to be done."""
+        self.stopped = False
+        """A validation said stop."""
 
     def fit(self) -> None:
-        """Train for all epochs, or until a validation says stop."""
-        for epoch in range(self.config.epochs):
+        """Train from where the run stands to the last epoch, or until a validation says stop."""
+        per_epoch = self.loader.order.steps_per_epoch
+        while self.epochs_done < self.config.epochs and not self.stopped:
+            epoch = self.epochs_done
             self.model.train()
-            for batch in self.loader.steps(epoch):
+            for batch in self.loader.steps(epoch, self.step - epoch * per_epoch):
                 self.profiler.before(self.step)
-                loss_sum, grad_norm = self.update(batch)
+                with self.world.waiting(f"the gradients of step {self.step}"):
+                    loss_sum, grad_norm = self.update(batch)
                 self.profiler.after(self.step)
                 self.meter.add(batch, self.step, loss_sum)
                 self.step += 1
                 if self.step % self.config.tracking.log_every == 0 or self.step == self.total_steps:
                     self.log(grad_norm)
+                self.milestones.after_step(self.agreement.receive())
             self.guard.flush(self.current_lr())
-            if self.evaluate(epoch):
-                return
+            self.milestones.after_step(self.agreement.flush())
+            self.stopped = self.evaluate(epoch)
+            self.epochs_done = epoch + 1
+            self.milestones.after_epoch()
 
     def evaluate(self, epoch: int) -> bool:
         """Validate, with the averaged weights if there are any; whether training should stop."""
         started = time.perf_counter()
         with nullcontext() if self.average is None else self.average.swapped():
-            stop = self.validate(epoch, self.step)
+            stop = self.milestones.validate(epoch, self.step)
         self.meter.pause(time.perf_counter() - started)
         return stop
 
@@ -86,14 +112,14 @@ class Trainer:
         multiplied by their number. Returns the sum of this rank's row losses and the norm of the global gradient.
         """
         set_learning_rate(self.optimizer, self.current_lr())
+        self.agreement.send()
         scale = self.world.world_size / batch.global_rows
         losses, row_losses = [], []
         for number, micro_batch in enumerate(batch.micro_batches):
             last = number == len(batch.micro_batches) - 1
-            self.seed_dropout(number)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.meter.forward():
-                    loss = self.model(micro_batch)
+                    loss = self.model(micro_batch, self.step)
                 self.accelerator.backward(loss * scale)
             losses.append(loss.detach())
             row_losses.append(self.objective.row_losses)
@@ -104,11 +130,11 @@ class Trainer:
     def clip(self) -> torch.Tensor:
         """Bound the norm of the global gradient; the norm before that."""
         if self.config.optim.clip_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+            norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.optim.clip_norm)
             assert norm is not None
             return norm
         self.accelerator.unscale_gradients()
-        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
     def take_step(self, batch: StepBatch, grad_norm: torch.Tensor, row_losses: list[torch.Tensor]) -> None:
@@ -127,12 +153,6 @@ class Trainer:
         """Learning rate of the current step."""
         return learning_rate(min(self.step, self.total_steps - 1), self.total_steps, self.config.optim)
 
-    def seed_dropout(self, micro_batch: int) -> None:
-        """Make dropout a function of (seed, step, rank, micro-batch), so that a resumed run draws the same masks."""
-        if self.config.model.dropout:
-            key = np.random.SeedSequence((self.config.seed, self.step, self.world.rank, micro_batch))
-            torch.manual_seed(int(key.generate_state(1)[0]))
-
     def log(self, grad_norm: torch.Tensor) -> None:
         """Report the figures since the last log line; the only moment at which the host waits for the device."""
         figures: dict[str, Any] = {
@@ -142,7 +162,7 @@ class Trainer:
             "grad_norm": float(grad_norm),
             **self.meter.read(self.world),
         }
-        self.report(figures)
+        self.milestones.report(figures)
         self.guard.check_loss(figures["loss"], self.step, figures["lr"])
 
 

@@ -33,7 +33,6 @@ SYNC_S = 1800.0
 """How long one attempt may take to send."""
 TORN = "ends with an incomplete record"
 """What `wandb sync` says, in place of leaving its marker, when it has sent all that a killed attempt wrote."""
-THROUGHPUT = "throughput.jsonl"
 Row = tuple[str, int]
 """What identifies a row of metrics.jsonl: its kind and its step."""
 
@@ -139,7 +138,7 @@ class Sync:
 
     def rows(self) -> dict[Row, dict[str, Any]]:
         """The rows of metrics.jsonl, each with its figures of throughput.jsonl, by kind and step."""
-        return merge(read_lines(self.run / rundir.METRICS), read_lines(self.run / THROUGHPUT))
+        return merge(read_lines(self.run / rundir.METRICS), read_lines(self.run / rundir.THROUGHPUT))
 
     def missing(self) -> list[tuple[str, dict[str, Any]]]:
         """Rows of metrics.jsonl that W&B does not have, in the file's order."""

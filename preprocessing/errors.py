@@ -20,3 +20,9 @@ class DataError(UserError):
     """A file, a row or a directory does not hold what it should (exit code 3)."""
 
     exit_code = 3
+
+
+class StorageError(UserError):
+    """Something cannot be written: the disk is full, a quota is used up, a directory is read-only (exit code 4)."""
+
+    exit_code = 4

@@ -3,24 +3,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from pyarrow import fs
 
 from preprocessing import addresses, atomic
 from preprocessing.errors import DataError, UserError
+from preprocessing.locks import locked
 from preprocessing.shards import MANIFEST, VOCABULARY, Manifest, read_manifest, verify_hashes
 
 CACHE_VARIABLE = "PADLESS_CACHE"
 FETCH_TIMEOUT_S = 3600.0
-POLL_S = 0.2
 
 
 def cache_folder() -> Path:
@@ -42,7 +38,12 @@ def local(address: str, cache: Path | None = None, timeout_s: float = FETCH_TIME
         raise DataError(f"{join(address, MANIFEST)}: missing: not a dataset, or one that is not published yet")
     target = cache / "datasets" / hashlib.sha256(content).hexdigest()[:32]
     if not (target / MANIFEST).exists():
-        with locked(target.with_suffix(".lock"), f"{address}: another process of this node is fetching it", timeout_s):
+        lock = target.with_suffix(".lock")
+        refusal = UserError(
+            f"{address}: another process of this node is fetching it, for more than {timeout_s:g} s; "
+            f"is it alive? ({lock})"
+        )
+        with locked(lock, timeout_s, refusal):
             if not (target / MANIFEST).exists():
                 fetch(address, content, target)
     return target
@@ -104,20 +105,3 @@ def parsed(content: bytes) -> Manifest:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, MANIFEST).write_bytes(content)
         return read_manifest(folder)
-
-
-@contextmanager
-def locked(path: Path, what: str, timeout_s: float) -> Iterator[None]:
-    """Hold a lock file; it is free again when its holder ends, however that happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + timeout_s
-    with open(path, "w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise UserError(f"{what}, for more than {timeout_s:g} s; is it alive? ({path})") from None
-                time.sleep(POLL_S)
-        yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from io import RawIOBase
 from pathlib import Path
 
@@ -103,10 +103,16 @@ class Guard:
     A mapped file that is cut short kills whoever touches the lost pages (SIGBUS), so sizes are looked at all the time.
     """
 
-    def __init__(self, data: str | Path, manifest: Manifest, root: Path, mapped: bool) -> None:
-        """``data`` holds the manifest, ``root`` the shards that are open: ``data`` itself or a staged copy."""
+    def __init__(
+        self, data: str | Path, manifest: Manifest, root: Path, mapped: bool, splits: Collection[str] | None = None
+    ) -> None:
+        """``data`` holds the manifest, ``root`` the shards that are open: ``data`` itself or a staged copy.
+
+        ``splits`` are the open ones; all unless given.
+        """
         self.data, self.fingerprint = Path(data), manifest.fingerprint
-        infos = [info for shards in manifest.splits.values() for info in shards] if mapped else []
+        names = manifest.splits if splits is None else splits
+        infos = [info for name in names for info in manifest.splits[name]] if mapped else []
         self.files = [Watched(root / info.path, info.bytes) for info in infos]
         self.checked = time.monotonic()
 

@@ -205,10 +205,10 @@ class Order:
         touched = np.array(blocks, np.int64)
         ends = np.cumsum(self.block_starts[touched + 1] - self.block_starts[touched])
         lengths = np.concatenate([np.asarray(self.lengths(block), np.int32) for block in blocks])
-        taken = np.concatenate(places).astype(np.int32)
-        by_step, cuts = self._batches(epoch, number, lengths[taken], batch_sizes)
+        taken = np.concatenate(places)
+        by_step, cuts = self._batches(epoch, number, lengths.take(taken), batch_sizes)
         shift = self.block_starts[touched + 1] - ends
-        return Window(self.first_step(number), touched, ends, shift, taken[by_step], cuts)
+        return Window(self.first_step(number), touched, ends, shift, taken[by_step].astype(np.int32), cuts)
 
     def _batches(
         self, epoch: int, number: int, lengths: np.ndarray, batch_sizes: list[np.ndarray]
@@ -223,14 +223,14 @@ class Order:
         pieces = np.split(blurred, np.cumsum([part.sum() for part in batch_sizes])[:-1])
         starts = np.cumsum([0, *(len(piece) for piece in pieces)])
         by_length = np.concatenate([start + descending(piece) for start, piece in zip(starts, pieces, strict=False)])
-        step_of = np.arange(len(sizes))
+        within = longest_first(lengths[by_length], sizes)
+        steps = np.arange(len(sizes))
         if self.spec.shuffle:
-            step_of[np.argsort(random[: len(sizes)], kind="stable")] = np.arange(len(sizes))
-        longest_first = descending(lengths[by_length])
-        by_step = ascending(np.repeat(step_of, sizes)[longest_first])
-        rows_of_step = np.empty(len(sizes), np.int64)
-        rows_of_step[step_of] = sizes
-        return by_length[longest_first[by_step]], np.concatenate(([0], np.cumsum(rows_of_step)))
+            steps = np.argsort(random[: len(sizes)], kind="stable")
+        cuts = np.concatenate(([0], np.cumsum(sizes[steps])))
+        begins = np.cumsum(sizes) - sizes
+        turn = np.arange(len(lengths)) + np.repeat(begins[steps] - cuts[:-1], sizes[steps])
+        return by_length[within[turn]], cuts
 
     def _blurred(self, lengths: np.ndarray, random: np.ndarray) -> np.ndarray:
         """uint16 keys: lengths, each times 1 +- noise, plus less than one token so that equal lengths mix too."""
@@ -238,9 +238,12 @@ class Order:
             return lengths
         noise = self.spec.length_noise
         share = random / 65536.0
-        blurred = lengths * (1 - noise + 2 * noise * share) + share
-        scale = 65535.0 / (float(lengths.max()) * (1 + noise) + 1)
-        return (blurred * scale).astype(np.uint16)
+        blurred = share * (2 * noise)
+        blurred += 1 - noise
+        blurred *= lengths
+        blurred += share
+        blurred *= 65535.0 / (float(lengths.max()) * (1 + noise) + 1)
+        return blurred.astype(np.uint16)
 
     def _stretch(self, epoch: int, stratum: int, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
         """Blocks at positions ``start..stop`` of a stratum's virtual sequence, each with its rows that lie there."""
@@ -306,6 +309,19 @@ def ascending(values: np.ndarray) -> np.ndarray:
 def descending(values: np.ndarray) -> np.ndarray:
     """A stable argsort, largest first; equal values keep their order."""
     return ascending(values.max(initial=0) - values)
+
+
+def longest_first(lengths: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """A stable argsort of each of some batches by itself, longest first; their ``sizes`` add up to ``len(lengths)``.
+
+    One sort does for all: a batch's keys follow those of the batch before it. Batches of rows of much the same length
+    take few keys each, so they are narrow.
+    """
+    begins = np.cumsum(sizes) - sizes
+    longest, shortest = (extreme.reduceat(lengths, begins).astype(np.int64) for extreme in (np.maximum, np.minimum))
+    spans = longest - shortest + 1
+    top = np.cumsum(spans) - spans + longest
+    return ascending(np.repeat(top, sizes) - lengths)
 
 
 def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> int:

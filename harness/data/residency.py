@@ -6,17 +6,18 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
-from harness.config import RunConfig
 from harness.data import files, staging
 from harness.data.device import DeviceRows
 from harness.distributed import World, launched_local_rank, launched_local_world_size
 from harness.precision import Choice
+from preprocessing.errors import DataError
 from preprocessing.shards import Manifest, Split, mapped
 
 Residency = Literal["auto", "mapped", "memory", "device"]
@@ -35,9 +36,9 @@ class Facts:
     kind: str
     """Type of the file system that holds the dataset."""
     shard_bytes: int
-    """Bytes of all shards of all splits."""
+    """Bytes of all shards of the splits that are used."""
     token_bytes: int
-    """Bytes of the training split's real tokens, as they would lie on the device."""
+    """Bytes of the real tokens of the split that is trained on, or evaluated, as they would lie on the device."""
     free_memory: int
     """Bytes that the node's memory has left."""
     local_processes: int = 1
@@ -47,18 +48,55 @@ class Facts:
     """Candidate stage directories on local file systems, best first, and the bytes each has left."""
 
 
-def look(data: str | Path, manifest: Manifest, train: str, device: torch.device, local_processes: int) -> Facts:
-    """Measure this machine."""
+class Wishes(Protocol):
+    """What the configuration says of a dataset's place; ``RunConfig`` is one, ``Place`` another."""
+
+    @property
+    def data(self) -> str:
+        """Dataset directory."""
+
+    @property
+    def residency(self) -> Residency:
+        """Where the rows of one split are to live."""
+
+    @property
+    def stage_dir(self) -> str:
+        """``auto``, ``none`` or a directory."""
+
+    @property
+    def timeout_s(self) -> float:
+        """Longest wait for another process that stages, in seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Wishes of a command that has no ``RunConfig``."""
+
+    data: str
+    timeout_s: float
+    residency: Residency = "auto"
+    stage_dir: str = "auto"
+
+
+def look(
+    data: str | Path,
+    manifest: Manifest,
+    split: str,
+    device: torch.device,
+    local_processes: int,
+    opened: Collection[str] | None = None,
+) -> Facts:
+    """Measure this machine. ``split`` may live on the device, ``opened`` (all unless given) are used at all."""
     import psutil
 
-    shards = [info for infos in manifest.splits.values() for info in infos]
+    shards = [info for name in (manifest.splits if opened is None else opened) for info in manifest.splits[name]]
     candidates = [os.environ.get("SLURM_TMPDIR"), tempfile.gettempdir()]
     local = [path for path in candidates if path and not files.is_network(files.filesystem(path))]
     itemsize = 2 if manifest.id_dtype == "uint16" else 4
     return Facts(
         kind=files.filesystem(data),
         shard_bytes=sum(info.bytes for info in shards),
-        token_bytes=itemsize * sum(info.tokens for info in manifest.splits[train]),
+        token_bytes=itemsize * sum(info.tokens for info in manifest.splits[split]),
         free_memory=psutil.virtual_memory().available,
         local_processes=local_processes,
         free_device=torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None,
@@ -96,19 +134,40 @@ def choose_residency(wanted: Residency, facts: Facts, staged: bool) -> Choice:
 
 
 class OpenData:
-    """The splits of a dataset, open where their rows are to live, and watched. Raises ``UserError`` as its parts do."""
+    """The splits of a dataset, open where their rows are to live, and watched. Raises ``UserError`` as its parts do.
 
-    def __init__(self, config: RunConfig, manifest: Manifest, train: str, world: World, device: torch.device) -> None:
-        """Decide; nothing is opened yet. All processes of a node follow the first of them."""
-        self.config, self.manifest, self.train, self.device = config, manifest, train, device
+    Training opens all splits. A command that reads one split opens that one, and stages no other::
+
+        place = Place(data=config.data, timeout_s=config.timeout_s)
+        opened = OpenData(place, manifest, config.split, world, device, only=True)
+        with world.together("staging the dataset"):
+            opened.copy()
+        with world.together("opening the dataset"):
+            opened.open()
+    """
+
+    def __init__(
+        self, wishes: Wishes, manifest: Manifest, split: str, world: World, device: torch.device, only: bool = False
+    ) -> None:
+        """Decide; nothing is opened yet. All processes of a node follow the first of them.
+
+        ``split`` is the one whose rows may live on the device; with ``only`` no other split is touched. Raises
+        ``DataError`` if the dataset has no such split.
+        """
+        self.wishes, self.manifest, self.split, self.device = wishes, manifest, split, device
+        self.names = [name for name, shards in manifest.splits.items() if shards]
+        if split not in self.names:
+            raise DataError(f"{wishes.data}: has no split {split!r}; it has {', '.join(sorted(self.names))}")
+        if only:
+            self.names = [split]
         self.leads = launched_local_rank() == 0
-        facts = look(config.data, manifest, train, device, launched_local_world_size())
-        staging_choice = choose_stage(config.stage_dir, facts)
-        residency = choose_residency(config.residency, facts, staged=staging_choice.value != "none")
+        facts = look(wishes.data, manifest, split, device, launched_local_world_size(), self.names)
+        staging_choice = choose_stage(wishes.stage_dir, facts)
+        residency = choose_residency(wishes.residency, facts, staged=staging_choice.value != "none")
         everyone = world.gather_objects((staging_choice, residency), "where rows are to live")
         self.stage, self.residency = everyone[world.rank - launched_local_rank()]
         self.choices = {"staging": self.stage, "residency": self.residency}
-        self.root = Path(config.data)
+        self.root = Path(wishes.data)
 
     def copy(self) -> None:
         """The first process of each node copies the shards, if that was decided."""
@@ -116,16 +175,16 @@ class OpenData:
             return
         self.root = staging.staged_path(self.stage.value, self.manifest)
         if self.leads:
-            staging.stage(self.config.data, self.manifest, self.stage.value, timeout_s=self.config.timeout_s)
+            wishes = self.wishes
+            staging.stage(wishes.data, self.manifest, self.stage.value, timeout_s=wishes.timeout_s, splits=self.names)
 
     def open(self) -> None:
-        """Open every split; the training rows go to the device where that was decided."""
+        """Open the splits, once every process has been through ``copy``; one goes to the device if so decided."""
         source = files.in_memory if self.residency.value == "memory" else mapped
-        names = [name for name, shards in self.manifest.splits.items() if shards]
-        self.splits = {name: Split(self.root, self.manifest, name, source) for name in names}
+        self.splits = {name: Split(self.root, self.manifest, name, source) for name in self.names}
         on_device = self.residency.value == "device"
-        self.rows = DeviceRows(self.splits[self.train], self.device) if on_device else None
-        self.guard = files.Guard(self.config.data, self.manifest, self.root, mapped=source is mapped)
+        self.rows = DeviceRows(self.splits[self.split], self.device) if on_device else None
+        self.guard = files.Guard(self.wishes.data, self.manifest, self.root, mapped=source is mapped, splits=self.names)
 
 
 def megabytes(size: int) -> str:

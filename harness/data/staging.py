@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from io import RawIOBase
 from pathlib import Path
 
 from harness.data.files import read_chunks
 from preprocessing import atomic
 from preprocessing.errors import ConfigError, DataError
+from preprocessing.locks import locked
 from preprocessing.shards import Manifest, ShardInfo
 
 LOCK = ".lock"
@@ -31,20 +29,25 @@ def stage(
     directory: str | Path,
     *,
     timeout_s: float,
+    splits: Collection[str] | None = None,
     open_file: Callable[[Path], RawIOBase] | None = None,
 ) -> Path:
-    """Copy every shard that is not there yet and return the directory that holds them all.
+    """Copy every shard of ``splits`` (of all unless given) that is not there yet; return the directory they lie in.
 
     Several processes may call this at once: one copies, the others wait for its lock, at most ``timeout_s``. A copy
     gets its name when its sha256 is the manifest's (law 2); one that is there is used again if its sha256 still is.
     Raises ``ConfigError`` if the directory cannot be written, ``DataError`` if bytes are not the manifest's.
     """
     target = staged_path(directory, manifest)
+    refusal = ConfigError(
+        f"stage_dir: waited {timeout_s:.0f} s for {target / LOCK}, held by another process that stages; "
+        f"raise timeout_s, or stop that process"
+    )
     try:
         target.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with locked(target / LOCK, timeout_s):
-            for shards in manifest.splits.values():
-                for info in shards:
+        with locked(target / LOCK, timeout_s, refusal):
+            for name in manifest.splits if splits is None else splits:
+                for info in manifest.splits[name]:
                     if not is_whole(target / info.path, info):
                         copy(Path(data, info.path), target / info.path, info, open_file)
     except OSError as error:
@@ -69,22 +72,3 @@ def copy(source: Path, target: Path, info: ShardInfo, open_file: Callable[[Path]
                 sink.write(chunk)
         if digest.hexdigest() != info.sha256:
             raise DataError(f"{source}: its sha256 is not the manifest's: bytes were changed; build the dataset again")
-
-
-@contextmanager
-def locked(path: Path, timeout_s: float) -> Iterator[None]:
-    """Hold a lock that the kernel frees when its holder dies. Raises ``ConfigError`` after ``timeout_s``."""
-    deadline = time.monotonic() + timeout_s
-    with open(path, "w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ConfigError(
-                        f"stage_dir: waited {timeout_s:.0f} s for {path}, held by another process that stages; "
-                        f"raise timeout_s, or stop that process"
-                    ) from None
-                time.sleep(0.1)
-        yield

@@ -53,8 +53,6 @@ def make_trainer(session: Session, data: Path, run: Path) -> Trainer:
         guard=NanGuard(LIMIT, world, run, split, data),
         meter=Meter(),
         profiler=StepProfiler([], run),
-        validate=lambda epoch, step: False,
-        report=lambda figures: None,
     )
 
 

@@ -107,7 +107,7 @@ def test_one_sentence_on_the_command_line(run: Path) -> None:
 
 def test_a_run_directory_is_not_written_twice(run: Path, data: Path) -> None:
     before = (run / "metrics.jsonl").read_bytes()
-    result = run_module("harness", "launch", "--data", data, "--run", run, *TRAINING)
+    result = run_module("harness", "launch", "--data", data, "--run", run, *TRAINING, "--resume", "never")
     assert result.returncode == 2
     assert sentence(result) == f"run: {run} already holds a run; name another directory, or remove it"
     assert (run / "metrics.jsonl").read_bytes() == before

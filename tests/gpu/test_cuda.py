@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from harness.config import ModelConfig
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec
+from harness.dropout import HEAD, Masks
 from harness.model import Classifier, loss_per_row
 from preprocessing.shards import Split, read_manifest
 from tests.commands import read_metrics, run_module, succeed
@@ -34,11 +36,11 @@ def make_loader(dataset: Path, layout: str, device: str) -> Loader:
     return Loader(split, order, rank=0, world_size=1, layout=layout, device=torch.device(device))
 
 
-@pytest.mark.parametrize("pooling", ["last", "max", "mean"])
+@pytest.mark.parametrize("pooling", ["last", "max", "mean", "max+mean"])
 def test_packed_on_cuda_equals_padded_on_the_cpu(dataset: Path, pooling: str) -> None:
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    config = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, pooling=pooling)
+    config = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, pooling=pooling, dropout=0.3, word_dropout=0.2)
     model = Classifier(config, read_manifest(dataset).vocabulary_size)
     expected, actual = {}, {}
     gradients = []
@@ -47,7 +49,7 @@ def test_packed_on_cuda_equals_padded_on_the_cpu(dataset: Path, pooling: str) ->
         model.zero_grad()
         for step in make_loader(dataset, layout, device).steps(0):
             for batch in step.micro_batches:
-                logits = model(batch)
+                logits = model(batch, Masks.of(0, step.step, batch.rows, batch.ids.device))
                 loss_per_row(logits, batch.labels).sum().backward()
                 found.update(zip(batch.rows.tolist(), logits.detach().cpu().tolist(), strict=True))
         gradients.append([parameter.grad.cpu().clone() for parameter in model.parameters()])
@@ -56,6 +58,16 @@ def test_packed_on_cuda_equals_padded_on_the_cpu(dataset: Path, pooling: str) ->
         assert actual[row] == pytest.approx(logit, abs=1e-5)
     for theirs, ours in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_masks_are_the_same_on_every_device() -> None:
+    rows = np.arange(1000)
+    here, there = (Masks.of(2, 3, rows, torch.device(device)) for device in ("cpu", "cuda"))
+    for chance in (0.1, 0.5):
+        drawn = there.features(HEAD, 300, chance, torch.float32)
+        assert torch.equal(drawn.cpu(), here.features(HEAD, 300, chance, torch.float32))
+        time = torch.arange(400)
+        assert torch.equal(there.tokens(None, time.cuda(), chance).cpu(), here.tokens(None, time, chance))
 
 
 def test_every_row_arrives_whole_on_the_device(dataset: Path) -> None:
@@ -91,7 +103,8 @@ def test_no_step_makes_the_host_wait(dataset: Path, tmp_path: Path) -> None:
 
     manifest = read_manifest(dataset)
     loader = make_loader(dataset, "packed", "cuda")
-    config = RunConfig(global_batch=32, model=ModelConfig(embedding_dim=16, hidden_size=16, dropout=0.2))
+    shape = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, dropout=0.2, word_dropout=0.1)
+    config = RunConfig(global_batch=32, model=shape)
     with open_session("cuda", "fp32", 60) as session:
         trainer = Trainer(
             config,
@@ -102,8 +115,6 @@ def test_no_step_makes_the_host_wait(dataset: Path, tmp_path: Path) -> None:
             guard=NanGuard(3, session.world, tmp_path, loader.split, dataset),
             meter=Meter(session.device),
             profiler=StepProfiler([], tmp_path),
-            validate=lambda epoch, step: False,
-            report=lambda figures: None,
         )
         steps = list(loader.steps(0, 0, 4))
         trainer.update(steps[0])
@@ -114,3 +125,32 @@ def test_no_step_makes_the_host_wait(dataset: Path, tmp_path: Path) -> None:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert torch.isfinite(loss)
+
+
+def test_a_snapshot_is_pinned_and_equal(dataset: Path, tmp_path: Path) -> None:
+    from harness import checkpoint
+    from harness.assembly import build_trainer
+    from harness.checkpointer import Checkpointer
+    from harness.checks import TRAIN
+    from harness.config import CheckpointConfig, RunConfig
+    from harness.data.residency import OpenData
+    from harness.session import open_session
+    from harness.state import live_tensors
+    from harness.trainer import Milestones
+
+    manifest = read_manifest(dataset)
+    small = ModelConfig(embedding_dim=16, hidden_size=16)
+    config = RunConfig(data=str(dataset), run=str(tmp_path / "run"), global_batch=32, epochs=1, model=small)
+    with open_session("cuda", "fp32", 60) as session:
+        data = OpenData(config, manifest, TRAIN, session.world, session.device)
+        data.copy()
+        data.open()
+        trainer = build_trainer(config, session, manifest, data, dict(session.choices), Milestones())
+        trainer.fit()
+        saver = Checkpointer(tmp_path, CheckpointConfig(), session.device, lambda: None)
+        saver.prepare(trainer)
+        saver.save(trainer, {"step": trainer.step}, None, wait=True)
+        assert all(buffer.is_pinned() for buffer in saver.buffers.held.values())
+        written = checkpoint.verify(checkpoint.path_of(tmp_path, trainer.step))
+        for file, name, tensor in live_tensors(trainer):
+            assert torch.equal(written.tensors(file)[name], tensor.cpu())

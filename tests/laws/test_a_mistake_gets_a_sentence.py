@@ -42,8 +42,10 @@ WRONG_COMMANDS = {
     ("--learning_rate", "1", "--epochs", "2"): "--learning_rate: neither a key of the training nor an option",
     ("--epochs", "0"): "epochs: 0 is out of range: expected at least 1",
     ("--epochs", "many"): "epochs: expected int, got many",
-    ("--model.pooling", "median"): "model.pooling: expected one of 'last', 'max', 'mean', got median",
+    ("--model.pooling", "median"): "model.pooling: expected one of 'last', 'max', 'mean', 'max+mean', got median",
     ("--model.dropout", "1"): "model.dropout: 1.0 is out of range",
+    ("--model.embedding_std", "0"): "model.embedding_std: 0.0 is out of range: expected above 0",
+    ("--model.word_dropout", "1"): "model.word_dropout: 1.0 is out of range: expected at least 0 and below 1",
     ("--optim.lr", "-1"): "optim.lr: -1.0 is out of range: expected above 0",
     ("--config", "nowhere.yaml"): "nowhere.yaml: No such file or directory",
     ("--global_batch", "1", "--micro_batch", "0"): "micro_batch: 0 is out of range",
@@ -59,6 +61,15 @@ def test_launch_refuses_before_anything_starts(capsys, tmp_path: Path, arguments
     assert code == (3 if "--data" in arguments else 2)
     assert line.startswith(WRONG_COMMANDS[arguments])
     assert not run.exists()
+
+
+@pytest.mark.parametrize("option", [("pooling", "mean", "'max'"), ("dropout", "0.5", "0.0")])
+def test_bench_train_refuses_a_network_that_the_other_loops_lack(capsys, option: tuple[str, str, str]) -> None:
+    name, value, only = option
+    code, line = refuse(capsys, "bench", "train", "--data", "nowhere", f"--model.{name}", value)
+    assert code == 2
+    assert line.startswith(f"model.{name}: ")
+    assert line.endswith(f"expected {only}, which is all that the other loops know")
 
 
 def test_a_misspelt_key_in_a_file_names_file_and_nearest_key(capsys, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 4: the same global batch gives the same update for every (processes, accumulation, micro-batch)."""
+"""Law 4: the same global batch gives the same update for every (processes, accumulation, micro-batch), dropout too."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.data.loader import Batch, Loader, StepBatch
 from harness.data.order import Order, OrderSpec
+from harness.dropout import Masks
 from harness.guard import NanGuard
 from harness.model import Classifier, Objective
 from harness.optim import learning_rate
@@ -35,11 +36,15 @@ Case = tuple[int, str, str, int]
 
 
 def make_config(options: str, labels: list[str]) -> RunConfig:
-    plain = OptimConfig(lr=0.01)
-    every = OptimConfig(lr=0.01, ema=0.8, label_smoothing=0.1, class_weights={labels[0]: 2.5}, weight_decay=0.1)
-    model = ModelConfig(embedding_dim=8, hidden_size=6)
-    optim = plain if options == "plain" else every
-    return RunConfig(global_batch=GLOBAL_BATCH, epochs=1, precision="fp32", model=model, optim=optim)
+    if options == "plain":
+        model, optim = ModelConfig(embedding_dim=8, hidden_size=6), OptimConfig(lr=0.01)
+    else:
+        model = ModelConfig(
+            embedding_dim=8, hidden_size=6, num_layers=2, pooling="max+mean", dropout=0.4, word_dropout=0.2
+        )
+        decay = {"weight_decay": 0.1, "embedding_decay": 0.2}
+        optim = OptimConfig(lr=0.01, ema=0.8, label_smoothing=0.1, class_weights={labels[0]: 2.5}, **decay)
+    return RunConfig(global_batch=GLOBAL_BATCH, epochs=1, seed=3, precision="fp32", model=model, optim=optim)
 
 
 def make_model(config: RunConfig, vocabulary_size: int, num_classes: int) -> Classifier:
@@ -81,6 +86,7 @@ def train_case(
     weights = torch.tensor([config.optim.class_weights.get(label, 1.0) for label in manifest.labels])
     objective = Objective(
         make_model(config, manifest.vocabulary_size, len(manifest.labels)),
+        seed=config.seed,
         label_smoothing=config.optim.label_smoothing,
         class_weights=weights if config.optim.class_weights else None,
     )
@@ -93,8 +99,6 @@ def train_case(
         guard=NanGuard(1, world, directory, split, Path(data), len(manifest.labels)),
         meter=Meter(),
         profiler=StepProfiler([], directory),
-        validate=lambda epoch, step: False,
-        report=lambda figures: None,
     )
     update, counts = trainer.update, []
 
@@ -124,19 +128,21 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
     order = make_order(split, config)
     model = make_model(config, manifest.vocabulary_size, len(manifest.labels))
     average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    embeddings = {"params": [model.embedding.weight], "weight_decay": optim.weight_decay + optim.embedding_decay}
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1][1:]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     decayed = {"params": matrices, "weight_decay": optim.weight_decay}
-    optimizer = torch.optim.AdamW([decayed, {"params": vectors, "weight_decay": 0.0}], lr=optim.lr)
+    optimizer = torch.optim.AdamW([embeddings, decayed, {"params": vectors, "weight_decay": 0.0}], lr=optim.lr)
     rows_of = [(block, row) for block in split.blocks for row in range(len(block.row))]
     for step in range(STEPS):
         epoch, place = divmod(step, order.steps_per_epoch)
         picked = [rows_of[row] for row in order.batch_rows(epoch, place)]
         total = torch.zeros((), dtype=torch.float64)
         for block, row in picked:
-            length, label = int(block.length[row]), int(block.label[row])
+            length, label, source = int(block.length[row]), int(block.label[row]), block.row[row : row + 1]
             ids = torch.from_numpy(block.ids[row, :length].astype(np.int32))[None]
-            logits = model(Batch(ids, torch.tensor([length]), torch.tensor([label]), np.zeros(1)))
+            masks = Masks.of(config.seed, step, source, ids.device) if model.drops else None
+            logits = model(Batch(ids, torch.tensor([length]), torch.tensor([label]), source), masks)
             weight = optim.class_weights.get(manifest.labels[label], 1.0)
             total = total + weight * plain_loss(logits[0], label, optim.label_smoothing)
         for group in optimizer.param_groups:

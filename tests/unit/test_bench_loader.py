@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import mmap
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness import bench_loader
-from harness.bench_loader import LoaderConfig, measure
+from harness.bench_loader import LoaderConfig, measure, private_bytes
 from tests.datasets import write_dataset
 
 OURS = ("numpy copy", "numpy take", "TensorDataset + DataLoader")
@@ -29,3 +33,32 @@ def test_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_up: bool) ->
     assert values["mb_per_s"]["ours"] == pytest.approx(values["ours"] * values["width"] * 2 / 1e6)
     assert set(values["private_mb"]) == {"ours", *OURS}
     assert values["not_installed"] == []
+
+
+def test_private_memory_leaves_mapped_files_out(tmp_path: Path) -> None:
+    size = 40 << 20
+    (tmp_path / "file").write_bytes(os.urandom(size))
+    before = private_bytes()
+    with open(tmp_path / "file", "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        assert np.frombuffer(pages, np.uint8)[::4096].astype(int).sum() > 0
+        assert private_bytes() - before < size / 4
+    own = np.ones(size, np.uint8)
+    assert private_bytes() - before >= own.nbytes
+
+
+MODULES = {
+    "Hugging Face datasets + DataLoader": "datasets",
+    "LitData": "litdata",
+    "MosaicML streaming": "streaming",
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.filterwarnings("default")
+def test_a_peer_runs_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    installed = importlib.util.find_spec(MODULES[name]) is not None
+    monkeypatch.setattr(bench_loader, "PEERS", {key: bench_loader.PEERS[key] for key in ("ours", name)})
+    values = measure(LoaderConfig(rows=1000, width=16, batch=50, rounds=1))
+    assert set(values["peers"]) == ({name} if installed else set())
+    assert values["not_installed"] == ([] if installed else [name])
+    assert all(speed > 0 for speed in values["peers"].values())

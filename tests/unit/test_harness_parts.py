@@ -17,10 +17,11 @@ from harness import launcher, rundir
 from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.console import duration
 from harness.data.order import row_hash
+from harness.launcher import Failure
 from harness.metrics import classification_metrics, log_loss_per_row, probabilities
+from harness.metrics_log import jsonable
 from harness.model import Classifier
 from harness.optim import build_optimizer, learning_rate
-from harness.tracking import jsonable
 from preprocessing.errors import ConfigError
 
 
@@ -36,12 +37,16 @@ def test_learning_rate_climbs_then_falls_to_zero() -> None:
     assert learning_rate(99, 100, OptimConfig(lr=0.3, warmup=0.0, decay="none")) == 0.3
 
 
-def test_weight_decay_spares_biases() -> None:
+def test_weight_decay_spares_biases_and_adds_up_on_embeddings() -> None:
     model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4), 10)
-    groups = build_optimizer(model, OptimConfig(weight_decay=0.1)).param_groups
-    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
-    assert all(parameter.dim() >= 2 for parameter in groups[0]["params"])
-    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    groups = build_optimizer(model, OptimConfig(weight_decay=0.1, embedding_decay=0.3)).param_groups
+    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    expected = {
+        name: 0.4 if name == "embedding.weight" else 0.1 if parameter.dim() >= 2 else 0.0
+        for name, parameter in model.named_parameters()
+    }
+    assert {name: decay[id(parameter)] for name, parameter in model.named_parameters()} == expected
+    assert sum(len(group["params"]) for group in groups) == len(expected)
 
 
 def test_metrics_of_three_classes_are_those_of_scikit_learn() -> None:
@@ -77,9 +82,13 @@ def test_row_hash_adds_up_over_any_split_and_sees_every_change(rows: list[int], 
 
 def test_a_run_directory_is_claimed_once(tmp_path: Path) -> None:
     config = RunConfig(run=str(tmp_path / "run"))
-    rundir.claim(config)
-    with pytest.raises(ConfigError, match="already holds a run"):
+    with rundir.claim(config), pytest.raises(ConfigError, match="another process trains in"):
         rundir.claim(config)
+    rundir.claim(config).close()
+    rundir.check_free(config.run)
+    rundir.write_config(config)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        rundir.check_free(config.run)
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="is a file"):
         rundir.check_free(tmp_path / "file")
@@ -95,13 +104,20 @@ def test_numbers_that_json_lacks_are_spelt_out() -> None:
     ("state", "code", "failure", "expected"),
     [
         ("finished", 0, None, 0),
-        ("failed", 3, "exit 1: rank 0 ended with exit code 1", 3),
-        ("running", 0, "exit 1: rank 1 was killed by SIGKILL", 1),
-        ("finished", 0, "exit 1: rank 1 was killed by SIGKILL", 1),
+        ("failed", 3, Failure(1, "rank 0 ended with exit code 1"), 3),
+        ("running", 0, Failure(1, "rank 1 was killed by SIGKILL"), 1),
+        ("finished", 0, Failure(1, "rank 1 was killed by SIGKILL"), 1),
+        ("preempted", 85, None, 85),
+        ("preempted", 85, Failure(1, "the launcher stopped", "SIGUSR2"), 85),
     ],
 )
 def test_exit_code_is_the_one_in_the_status(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: rundir.State, code: int, failure: str | None, expected: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state: rundir.State,
+    code: int,
+    failure: Failure | None,
+    expected: int,
 ) -> None:
     monkeypatch.setenv(rundir.LAUNCH_ID, "mine")
     rundir.write_status(tmp_path, state, exit_code=code)
@@ -115,7 +131,11 @@ def test_exit_code_is_the_one_in_the_status(
 def test_the_status_of_another_launch_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(rundir.LAUNCH_ID, "theirs")
     rundir.write_status(tmp_path, "finished")
-    assert launcher.outcome(tmp_path, "mine", "exit 2: rank 0 ended with exit code 2") == 2
+    assert launcher.outcome(tmp_path, "mine", Failure(2, "rank 0 ended with exit code 2")) == 2
+    assert launcher.outcome(tmp_path, "mine", Failure(1, "the launcher stopped", "SIGTERM")) == 85
+    status = rundir.read_status(tmp_path)
+    assert status is not None
+    assert (status["state"], status["reason"]) == ("preempted", "SIGTERM received")
 
 
 def test_durations_read_well() -> None:
@@ -126,3 +146,13 @@ def test_classifier_shapes() -> None:
     assert Classifier(ModelConfig(), 10, 2).head.out_features == 1
     assert Classifier(ModelConfig(), 10, 4).head.out_features == 4
     assert torch.equal(Classifier(ModelConfig(), 10).embedding.weight[0], torch.zeros(128))
+
+
+def test_embeddings_start_with_the_spread_that_is_asked_for() -> None:
+    drawn = []
+    for std in (1.0, 0.1):
+        torch.manual_seed(0)
+        drawn.append(Classifier(ModelConfig(embedding_dim=32, embedding_std=std), 2000).embedding.weight.detach())
+    assert float(drawn[0][1:].std()) == pytest.approx(1, rel=0.02)
+    torch.testing.assert_close(drawn[1], drawn[0] * 0.1)
+    assert not drawn[1][0].any()

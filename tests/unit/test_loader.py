@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from harness.bench_loader import private_bytes
 from harness.data.device import DeviceRows
 from harness.data.files import in_memory
 from harness.data.loader import Layout, Loader, StepBatch
@@ -145,7 +145,84 @@ def test_buffers_are_used_again(tmp_path: Path) -> None:
     split = write_numbered(tmp_path, 4_000, 4, np.uint16)
     order = order_over(split, OrderSpec(seed=0, global_batch=10))
     assert order.steps_per_epoch == 400
-    assert len(addresses(list(make_loader(split, order).steps(0)))) == 32
+    loader = make_loader(split, order)
+    first = addresses(list(loader.steps(0)))
+    assert len(first) == 32
+    assert addresses(list(loader.steps(1))) == first
+
+
+def test_two_epochs_may_be_under_way_at_once(tmp_path: Path) -> None:
+    split = write_numbered(tmp_path, 400, 4, np.uint16)
+    loader = make_loader(split, order_over(split, OrderSpec(seed=0, global_batch=10)))
+    seen = 0
+    for pair in zip(loader.steps(0), loader.steps(1), strict=True):
+        for step in pair:
+            (batch,) = step.micro_batches
+            np.testing.assert_array_equal(batch.ids.numpy(), np.repeat(batch.rows[:, None] + 1, 4, axis=1))
+            seen += batch.num_rows
+    assert seen == 800
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_rows_keep_the_place_that_the_order_gives_them(
+    split: Split, layout: Layout, shuffle: bool, resident: bool
+) -> None:
+    """Longest first: row for row the order's, however rows are laid out and wherever they live."""
+    order = order_over(split, OrderSpec(seed=1, global_batch=30, window_rows=130, shuffle=shuffle))
+    rows = DeviceRows(split, CPU) if resident else None
+    numbers = np.concatenate([block.row for block in split.blocks])
+    loader = make_loader(split, order, layout, rank=2, world_size=3, micro_batch=4, resident=rows)
+    for step in loader.steps(1):
+        found = np.concatenate([batch.rows for batch in step.micro_batches])
+        np.testing.assert_array_equal(found, numbers[order.rank_rows(1, step.step, 2, 3)])
+        sizes = [batch.num_rows for batch in step.micro_batches]
+        assert sizes == ([4, 3, 3] if shuffle else [10])
+
+
+def test_a_process_without_rows_gets_every_step(split: Split) -> None:
+    """Evaluation of few rows on many processes: nobody has another number of steps."""
+    order = order_over(split, OrderSpec(seed=0, global_batch=3, shuffle=False))
+    for rank, expected in ((2, 1), (3, 0)):
+        steps = list(make_loader(split, order, rank=rank, world_size=4).steps(0))
+        assert [step.step for step in steps] == list(range(100))
+        assert {len(step.micro_batches) for step in steps} == {expected}
+        assert {step.global_rows for step in steps} == {3}
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(tmp_path: Path, layout: Layout) -> None:
+    """Nothing but zeros lies beyond a row, whatever the shard it comes from and wherever that ends in memory."""
+    random = np.random.default_rng(0)
+    infos = []
+    for number, width in enumerate((8, 24, 16)):
+        length = random.integers(1, width + 1, 40)
+        length[0] = width
+        ids = random.integers(1, 60_000, (40, width)).astype(np.uint16)
+        ids[np.arange(width) >= length[:, None]] = 0
+        rows = np.arange(40) + 40 * number
+        infos.append(write_shard(tmp_path, f"train/{number}.arrow", ids, length, rows % 2, rows, block_rows=16))
+    split = Split(tmp_path, Manifest(["a", "b"], {"train": infos}, "uint16", 16, 60_000, "", {}, ""), "train")
+    expected, seen = by_source(split), []
+    for step in make_loader(split, order_over(split, OrderSpec(seed=0, global_batch=17)), layout).steps(0):
+        (batch,) = step.micro_batches
+        tokens = [expected[row][0] for row in batch.rows.tolist()]
+        padded = torch.zeros(len(tokens), max(map(len, tokens)), dtype=torch.int32)
+        for place, row in enumerate(tokens):
+            padded[place, : len(row)] = torch.tensor(row)
+        if layout == "packed":
+            padded = pack_padded_sequence(padded, batch.lengths, batch_first=True).data
+        assert torch.equal(batch.widened(), padded)
+        seen += batch.rows.tolist()
+    assert sorted(seen) == list(range(120))
+
+
+def test_a_loader_made_in_inference_mode_serves_training_too(split: Split) -> None:
+    loader = make_loader(split)
+    with torch.inference_mode():
+        first = [batch.widened().sum().item() for step in loader.steps(0) for batch in step.micro_batches]
+    assert first == [batch.widened().sum().item() for step in loader.steps(0) for batch in step.micro_batches]
 
 
 def test_steps_may_begin_and_end_anywhere(split: Split) -> None:
@@ -187,14 +264,14 @@ def test_an_error_of_the_thread_reaches_the_training_loop(split: Split) -> None:
 
 
 def test_ten_epochs_do_not_grow(tmp_path: Path) -> None:
-    """Private memory (USS) after ten more epochs, of 20 MB each: less than 5 MB more."""
+    """Private memory after ten more epochs, of 20 MB each: less than 5 MB more."""
     split = write_numbered(tmp_path, 20_000, 512, np.uint16)
     order = order_over(split, OrderSpec(seed=0, global_batch=512))
     loader = make_loader(split, order)
     used = []
     for epoch in range(12):
         assert sum(batch.num_rows for step in loader.steps(epoch) for batch in step.micro_batches) == 20_000
-        used.append(psutil.Process().memory_full_info().uss)
+        used.append(private_bytes())
     assert used[-1] - used[1] < 5e6
 
 

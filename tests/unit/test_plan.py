@@ -100,7 +100,14 @@ def test_which_world_sizes_divide_well(dataset: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
-@pytest.mark.parametrize("shape", [ModelConfig(), ModelConfig(num_layers=2, bidirectional=False, hidden_size=7)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        ModelConfig(),
+        ModelConfig(num_layers=2, bidirectional=False, hidden_size=7),
+        ModelConfig(pooling="max+mean", hidden_size=9),
+    ],
+)
 def test_parameters_are_counted_without_torch(shape: ModelConfig, num_classes: int) -> None:
     torch.manual_seed(0)
     assert num_parameters(shape, 50, num_classes) == counted_parameters(Classifier(shape, 50, num_classes))

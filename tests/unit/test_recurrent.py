@@ -9,7 +9,9 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from harness.config import ModelConfig
-from harness.data.loader import Batch, pack
+from harness.data.batches import Batch
+from harness.data.gather import pack
+from harness.dropout import Masks
 from harness.model import Classifier
 from harness.recurrent import VariableLengthLSTM
 
@@ -82,29 +84,31 @@ def test_what_lies_in_the_padding_changes_nothing(path) -> None:
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("pooling", ["last", "max", "mean"])
-@pytest.mark.parametrize("num_classes", [2, 5])
-def test_both_layouts_give_the_model_the_same_logits_and_gradients(pooling: str, num_classes: int) -> None:
-    torch.manual_seed(1)
-    config = ModelConfig(embedding_dim=6, hidden_size=5, num_layers=2, pooling=pooling)
-    model = Classifier(config, 30, num_classes).double()
-    random = np.random.default_rng(0)
-    length = random.integers(1, 12, 8).astype(np.int32)
-    ids = random.integers(2, 30, (8, int(length.max()))).astype(np.uint16)
+def make_batches(random: np.random.Generator) -> tuple[Batch, Batch]:
+    """The same eight rows padded and packed, longest first."""
+    length = np.sort(random.integers(1, 12, 8))[::-1].copy()
+    ids = random.integers(2, 30, (8, int(length.max()))).astype(np.int16)
     ids[np.arange(ids.shape[1]) >= length[:, None]] = 0
-    order, tokens, sizes = pack(ids, length)
-    labels = torch.zeros(8, dtype=torch.int64)
-    plain = Batch(torch.from_numpy(ids.view(np.int16)), torch.from_numpy(length).long(), labels, np.arange(8))
-    dense = Batch(
-        torch.from_numpy(tokens.view(np.int16)),
-        torch.from_numpy(length[order]).long(),
-        labels,
-        order,
-        torch.from_numpy(sizes),
-    )
-    padded_logits, packed_logits = model(plain), model(dense)
+    tokens = torch.empty(int(length.sum()), dtype=torch.int16)
+    sizes = torch.from_numpy(pack(torch.from_numpy(ids), length, tokens))
+    rows, labels = random.permutation(1000)[:8], torch.zeros(8, dtype=torch.int64)
+    rest = (torch.from_numpy(length), labels, rows)
+    return Batch(torch.from_numpy(ids), *rest), Batch(tokens, *rest, sizes)
+
+
+@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize("pooling", ["last", "max", "mean", "max+mean"])
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_both_layouts_give_the_model_the_same_logits_and_gradients(pooling: str, num_classes: int, drops: bool) -> None:
+    torch.manual_seed(1)
+    config = ModelConfig(embedding_dim=6, hidden_size=5, num_layers=2, pooling=pooling, dropout=0.4, word_dropout=0.3)
+    model = Classifier(config, 30, num_classes).double()
+    plain, dense = make_batches(np.random.default_rng(0))
+    logits = [model(batch, Masks.of(1, 2, batch.rows, batch.ids.device) if drops else None) for batch in (plain, dense)]
+    padded_logits, packed_logits = logits
     assert padded_logits.shape == ((8,) if num_classes == 2 else (8, num_classes))
-    torch.testing.assert_close(packed_logits, padded_logits[order], rtol=0, atol=1e-12)
+    assert torch.equal(padded_logits, model(plain)) == (not drops)
+    torch.testing.assert_close(packed_logits, padded_logits, rtol=0, atol=1e-12)
     for ours, theirs in zip(
         torch.autograd.grad(packed_logits.square().sum(), list(model.parameters())),
         torch.autograd.grad(padded_logits.square().sum(), list(model.parameters())),
@@ -113,16 +117,34 @@ def test_both_layouts_give_the_model_the_same_logits_and_gradients(pooling: str,
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
-def test_dropout_uses_one_mask_per_sequence() -> None:
+@pytest.mark.parametrize("pooling", ["last", "max", "mean", "max+mean"])
+def test_pooling_looks_at_the_real_tokens_of_one_text_at_a_time(pooling: str) -> None:
+    torch.manual_seed(1)
+    model = Classifier(ModelConfig(embedding_dim=6, hidden_size=5, pooling=pooling), 30).double()
+    plain, _ = make_batches(np.random.default_rng(2))
+    (lstm,) = model.recurrent.layers
+    expected = []
+    for ids, length in zip(plain.ids.tolist(), plain.lengths.tolist(), strict=True):
+        outputs, (state, _) = lstm(model.embedding(torch.tensor([ids[:length]])))
+        vectors = {
+            "last": state.flatten(),
+            "max": outputs[0].max(0).values,
+            "mean": outputs[0].mean(0),
+            "max+mean": torch.cat((outputs[0].max(0).values, outputs[0].mean(0))),
+        }
+        expected.append(model.head(vectors[pooling])[0])
+    torch.testing.assert_close(model(plain), torch.stack(expected), rtol=0, atol=1e-12)
+
+
+def test_dropout_between_layers_uses_one_mask_per_sequence() -> None:
     torch.manual_seed(0)
     lstm = VariableLengthLSTM(3, 4, 2, dropout=0.5)
     captured = []
     lstm.layers[1].register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
     sequence = pack_padded_sequence(torch.ones(4, 6, 3), torch.tensor([6, 6, 6, 6]), batch_first=True)
-    lstm.forward_packed(sequence)
+    lstm.forward_packed(sequence, Masks.of(0, 0, np.arange(4), torch.device("cpu")))
     dropped = pad_packed_sequence(captured[0], batch_first=True)[0] == 0
     assert torch.equal(dropped[:, :1].expand_as(dropped), dropped)
     assert 0.2 < dropped.float().mean() < 0.8
-    lstm.eval()
     lstm.forward_packed(sequence)
     assert not (captured[1].data == 0).any()

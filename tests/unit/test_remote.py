@@ -17,6 +17,7 @@ import pytest
 
 from preprocessing import addresses, remote
 from preprocessing.errors import ConfigError, DataError, UserError
+from preprocessing.locks import locked
 from preprocessing.shards import read_manifest, verify
 from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
 
@@ -168,7 +169,7 @@ def test_waiting_for_another_process_has_a_limit(published: str, tmp_path: Path)
     import hashlib
 
     lock = tmp_path / "datasets" / f"{hashlib.sha256(content).hexdigest()[:32]}.lock"
-    with remote.locked(lock, "us", 1), pytest.raises(UserError, match=r"is fetching it, for more than 0.3 s"):
+    with locked(lock, 1, UserError("us")), pytest.raises(UserError, match=r"is fetching it, for more than 0.3 s"):
         remote.local(published, tmp_path, timeout_s=0.3)
 
 

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from harness.data import files, staging
-from harness.data.residency import Facts, Residency, choose_residency, choose_stage
+from harness.data.residency import Facts, OpenData, Place, Residency, choose_residency, choose_stage
+from harness.distributed import World
 from preprocessing.errors import ConfigError, DataError
 from preprocessing.shards import MANIFEST, Manifest, Split, read_manifest
 from tests.datasets import write_dataset
@@ -200,6 +202,37 @@ def test_a_stage_directory_that_cannot_be_written(dataset: Path, tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"stage_dir: .*/file/padless-.* cannot be written \(Not a directory\)"):
         staging.stage(dataset, read_manifest(dataset), tmp_path / "file", timeout_s=5)
+
+
+def open_data(dataset: Path, split: str, only: bool, **wishes: Any) -> OpenData:
+    place = Place(data=str(dataset), timeout_s=5, **wishes)
+    opened = OpenData(place, read_manifest(dataset), split, World(), torch.device("cpu"), only)
+    opened.copy()
+    opened.open()
+    return opened
+
+
+@pytest.mark.parametrize("only", [True, False])
+def test_a_command_may_open_and_stage_one_split_alone(dataset: Path, tmp_path: Path, only: bool) -> None:
+    manifest = read_manifest(dataset)
+    opened = open_data(dataset, "test", only, stage_dir=str(tmp_path / "stage"), residency="device")
+    names = ["test"] if only else ["train", "validation", "test"]
+    assert sorted(opened.splits) == sorted(names)
+    staged = {str(path.relative_to(opened.root)) for path in opened.root.rglob("*.arrow")}
+    assert staged == {info.path for name in names for info in manifest.splits[name]}
+    assert {file.path for file in opened.guard.files} == {opened.root / path for path in staged}
+    assert opened.rows is not None
+    assert len(opened.rows.starts) == len(opened.splits["test"]) == manifest.rows("test")
+    opened.guard.check()
+    os.truncate(opened.root / manifest.splits["test"][0].path, 100)
+    with pytest.raises(DataError, match="truncated under it"):
+        opened.guard.check()
+    opened.guard.close()
+
+
+def test_a_split_that_is_not_there(dataset: Path) -> None:
+    with pytest.raises(DataError, match=r"has no split 'dev'; it has test, train, validation$"):
+        open_data(dataset, "dev", only=True)
 
 
 @pytest.fixture

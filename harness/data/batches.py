@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Micro-batches: what one holds, which rows of a window form it, and how it gets to the device.
+
+What can be done for a whole window at once is: which rows are this process's, their lengths, labels and places in
+memory. A step then costs one gather and a few views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from harness.data.device import DeviceRows
+from harness.data.gather import Gather, pack
+from harness.data.order import Window, micro_batches
+from preprocessing.shards import Split
+
+Layout = Literal["padded", "packed"]
+
+
+@dataclass(slots=True)
+class Batch:
+    """A micro-batch on the device, longest row first.
+
+    ``ids`` is ``[rows, time]`` when padded, ``[tokens]`` time-major when packed.
+    """
+
+    ids: torch.Tensor
+    """Narrow token ids: int16 bits of a uint16, or int32; ``widened`` gives what an embedding takes."""
+    lengths: torch.Tensor
+    """int64 ``[rows]`` on the CPU."""
+    labels: torch.Tensor
+    """int64 ``[rows]``."""
+    rows: np.ndarray
+    """int64 ``[rows]``: the rows' numbers in the source."""
+    batch_sizes: torch.Tensor | None = None
+    """Packed layout only: int64 ``[time]`` on the CPU, how many rows are still running at each time step."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in this micro-batch."""
+        return len(self.rows)
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens, padding not counted."""
+        return int(self.lengths.sum())
+
+    @property
+    def num_cells(self) -> int:
+        """Positions that the recurrent layers compute, padding included."""
+        return self.ids.numel()
+
+    def widened(self) -> torch.Tensor:
+        """The ids as int32, on their device."""
+        return self.ids.to(torch.int32) & 0xFFFF if self.ids.dtype == torch.int16 else self.ids
+
+
+@dataclass(slots=True)
+class StepBatch:
+    """What one process computes in one optimizer step."""
+
+    epoch: int
+    step: int
+    """Step within the epoch."""
+    micro_batches: list[Batch]
+    global_rows: int
+    """Rows of the step over all processes: what the loss is divided by."""
+    wait_s: float = 0.0
+    """How long the training loop waited for this batch."""
+    copied: torch.cuda.Event | None = None
+    """CUDA only: recorded when the batch is on the device."""
+
+
+class Share:
+    """The rows that one process takes of some steps of a window, end to end, and how they are cut."""
+
+    def __init__(
+        self, window: Window, steps: range, *, rank: int, world_size: int, micro_batch: int | None, even: bool
+    ) -> None:
+        """``even``: all processes get the same number of micro-batches in each of ``steps``, which must be possible.
+
+        Otherwise a process has one micro-batch per step, and none where it has no row. Raises ``ConfigError`` as
+        ``micro_batches`` does.
+        """
+        self.steps = steps
+        begins = window.cuts[steps.start - window.first_step : steps.stop - window.first_step + 1]
+        sizes = np.diff(begins)
+        own = (sizes - rank + world_size - 1) // world_size
+        if world_size == 1:
+            self.places = window.places[begins[0] : begins[-1]]
+        else:
+            within = np.arange(own.sum()) - np.repeat(np.cumsum(own) - own, own)
+            self.places = window.places[np.repeat(begins[:-1] + rank, own) + world_size * within]
+        self.global_rows: list[int] = sizes.tolist()
+        if even:
+            known = {size: micro_batches(size, world_size, micro_batch) for size in set(self.global_rows)}
+            counts = np.array([known[size] for size in self.global_rows])
+        else:
+            counts = np.minimum(own, 1)
+        self.ends: list[int] = np.cumsum(counts).tolist()
+        """For each step: the number after its last micro-batch's."""
+        step_of = np.repeat(np.arange(len(sizes)), counts)
+        turn = np.arange(len(step_of)) - np.repeat(np.cumsum(counts) - counts, counts)
+        self.rows = own[step_of] // counts[step_of] + (turn < own[step_of] % counts[step_of])
+        """int64 ``[micro-batches]``; those of a step differ by at most one row."""
+
+    def numbers(self, step: int) -> range:
+        """The numbers of a step's micro-batches."""
+        place = step - self.steps.start
+        return range(self.ends[place - 1] if place else 0, self.ends[place])
+
+
+class Slot:
+    """A buffer for the ids of one group of steps; on CUDA pinned, and in use until its copy to the device is done."""
+
+    def __init__(self, elements: int, dtype: torch.dtype, pinned: bool) -> None:
+        """Pages that are never written cost nothing, unless pinned."""
+        self.flat = torch.empty(elements, dtype=dtype, pin_memory=pinned)
+        self.copied: torch.cuda.Event | None = None
+
+
+class Assembler:
+    """Turns places of a window into batches on the device, through slots that are used again."""
+
+    def __init__(
+        self,
+        split: Split,
+        layout: Layout,
+        device: torch.device,
+        *,
+        slots: int,
+        group_elements: int,
+        step_elements: int,
+        resident: DeviceRows | None = None,
+    ) -> None:
+        """``slots``: the groups of steps that may be alive at once, each of at most ``group_elements`` ids.
+
+        ``step_elements``: the most ids of a step. To be made in the thread that uses it, which is in no inference mode.
+        """
+        self.gather = Gather(split)
+        self.layout, self.device, self.resident = layout, device, resident
+        on_cuda, narrow = device.type == "cuda", self.gather.narrow
+        if resident is not None:
+            group_elements = step_elements = 0
+        self.slots = [Slot(group_elements, narrow, on_cuda) for _ in range(slots)]
+        self.scratch = torch.empty(step_elements if layout == "packed" else 0, dtype=narrow)
+        self.stream = torch.cuda.Stream(device) if on_cuda else None
+
+    def enter(self, window: Window, share: Share) -> None:
+        """Prepare all that does not need the ids of a window's rows."""
+        columns = self.gather.columns(window, share.places)
+        ends = np.cumsum(share.rows)
+        starts = ends - share.rows
+        sizes, pieces = (
+            share.rows.tolist(),
+            [slice(*ends_) for ends_ in zip(starts.tolist(), ends.tolist(), strict=True)],
+        )
+        longest = columns.length[starts]
+        self.time: list[int] = longest.tolist()
+        self.rows = [columns.row[piece] for piece in pieces]
+        self.lengths = torch.from_numpy(columns.length).split(sizes)
+        self.begin = torch.from_numpy(columns.begin).split(sizes)
+        self.width: dict[int, np.ndarray] = {}
+        """Widths of the rows' shards, for micro-batches with a row from a shard narrower than their longest row."""
+        if columns.width is not None and len(starts):
+            narrowest = np.minimum.reduceat(columns.width, starts)
+            self.width = {n: columns.width[pieces[n]] for n in np.flatnonzero(narrowest < longest).tolist()}
+        if self.resident is not None:
+            global_rows = window.rows(share.places)
+            self.global_rows = [global_rows[piece] for piece in pieces]
+        labels = torch.from_numpy(columns.label)
+        if self.stream is not None:
+            with torch.cuda.stream(self.stream):
+                labels = labels.pin_memory().to(self.device, non_blocking=True)
+        self.labels = labels.split(sizes)
+
+    def __call__(self, slot: Slot, numbers: range) -> tuple[list[Batch], torch.cuda.Event | None]:
+        """The window's micro-batches of these ``numbers``, and the event of their copy to the device."""
+        if slot.copied is not None:
+            slot.copied.synchronize()
+        with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
+            batches = list(self._gathered(slot, numbers) if self.resident is None else self._resident(numbers))
+            if self.stream is not None:
+                if self.resident is None:
+                    self._to_device(slot, batches)
+                slot.copied = torch.cuda.Event()
+                slot.copied.record(self.stream)
+        return batches, slot.copied
+
+    def _gathered(self, slot: Slot, numbers: range) -> Iterator[Batch]:
+        used = 0
+        for number in numbers:
+            lengths, time = self.lengths[number], self.time[number]
+            rows = len(lengths)
+            sizes = None
+            if self.layout == "padded":
+                ids = slot.flat.as_strided((rows, time), (time, 1), used)
+                self._copy(number, ids)
+            else:
+                padded = self.scratch.as_strided((rows, time), (time, 1))
+                self._copy(number, padded)
+                ids = slot.flat[used : used + int(lengths.sum())]
+                sizes = torch.from_numpy(pack(padded, lengths.numpy(), ids))
+            used += ids.numel()
+            yield Batch(ids, lengths, self.labels[number], self.rows[number], sizes)
+
+    def _copy(self, number: int, out: torch.Tensor) -> None:
+        if number in self.width:
+            self.gather.copy_mixed(self.begin[number], self.width[number], out)
+        else:
+            self.gather.copy(self.begin[number], out)
+
+    def _resident(self, numbers: range) -> Iterator[Batch]:
+        """The same batches from tokens that are on the device already."""
+        assert self.resident is not None
+        for number in numbers:
+            global_rows, length = self.global_rows[number], self.lengths[number].numpy()
+            sizes = None
+            if self.layout == "padded":
+                ids = self.resident.padded(global_rows, length)
+            else:
+                ids, counts = self.resident.packed(global_rows, length)
+                sizes = torch.from_numpy(counts)
+            yield Batch(ids, self.lengths[number], self.labels[number], self.rows[number], sizes)
+
+    def _to_device(self, slot: Slot, batches: list[Batch]) -> None:
+        """One copy for the whole group."""
+        used = sum(batch.ids.numel() for batch in batches)
+        flat = slot.flat[:used].to(self.device, non_blocking=True)
+        for batch in batches:
+            batch.ids = flat.as_strided(batch.ids.shape, batch.ids.stride(), batch.ids.storage_offset())
+
+
+def hand_over(step: StepBatch) -> None:
+    """On CUDA: make the stream that trains wait for the copy, and keep the batch's memory until it has run."""
+    if step.copied is None or not step.micro_batches:
+        return
+    stream = torch.cuda.current_stream(step.micro_batches[0].ids.device)
+    stream.wait_event(step.copied)
+    for batch in step.micro_batches:
+        batch.ids.record_stream(stream)
+        batch.labels.record_stream(stream)

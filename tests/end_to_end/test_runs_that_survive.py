@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs that are stopped, lose a rank, change their number of processes or meet a full disk, under real launchers."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.commands import CPU, read_metrics, run_module, sentence, succeed
+from tests.datasets import write_dataset
+from tests.runs import final, kill, start, wait_for_step
+
+pytestmark = pytest.mark.timeout(280, func_only=True)
+PLAIN = ("--model.dropout", "0.0")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("survive") / "data"
+    write_dataset(path, {"train": 1500, "validation": 300, "test": 300})
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    finish(start(data, run, *PLAIN), run)
+    return run
+
+
+def log(run: Path) -> str:
+    return (run.parent / "log").read_text()
+
+
+def finish(process: subprocess.Popen[str], run: Path, code: int = 0) -> None:
+    assert process.wait(150) == code, log(run)[-4000:]
+
+
+def status(run: Path) -> dict[str, object]:
+    return json.loads((run / "status.json").read_text())
+
+
+def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for processes, steps in ((2, 50), (1, 130), (4, 10_000)):
+        process = start(data, run, *PLAIN, options=("--num_processes", str(processes)))
+        wait_for_step(process, run, steps)
+        if processes != 4:
+            assert process.poll() is None
+            (run / "STOP").touch()
+            finish(process, run, 85)
+            assert not (run / "STOP").exists()
+    finish(process, run)
+    ours, theirs = read_metrics(run, "train"), read_metrics(undisturbed, "train")
+    assert [line["row_hash"] for line in ours] == [line["row_hash"] for line in theirs]
+    assert [line["rows"] for line in ours] == [line["rows"] for line in theirs]
+    assert ours[-1]["loss"] == pytest.approx(theirs[-1]["loss"], abs=1e-4)
+    our_test, their_test = (json.loads((path / "test.json").read_text()) for path in (run, undisturbed))
+    assert our_test["log_loss"] == pytest.approx(their_test["log_loss"], abs=1e-4)
+    assert "2 before: the same global batches" in log(run)
+
+
+def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    slow = ("--eval_batch", "1")
+    process = start(data, run, *PLAIN, *slow)
+    wait_for_step(process, run, 92)  # the last log line of the first epoch of 94 steps
+    time.sleep(0.15)
+    asked = time.monotonic()
+    (run / "STOP").touch()
+    finish(process, run, 85)
+    assert time.monotonic() - asked < 30
+    newest = max((run / "checkpoints").iterdir())
+    assert json.loads((newest / "state.json").read_text())["epochs_done"] in (0, 1)
+    assert read_metrics(run, "validation") == [] or status(run)["step"] >= 94  # type: ignore[operator]
+    finish(start(data, run, *PLAIN), run)
+    assert final(run) == final(undisturbed)
+
+
+def test_out_of_time_before_the_first_step(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    finish(start(data, run, *PLAIN, "--max_time", "0.001"), run, 85)
+    assert (status(run)["state"], status(run)["step"]) == ("preempted", 0)
+    assert status(run)["reason"] == "max_time of 0.001 s reached"
+    finish(start(data, run, *PLAIN), run)
+    assert final(run) == final(undisturbed)
+
+
+@pytest.mark.parametrize("restarts", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_rank_that_dies_is_named_and_the_run_goes_on(
+    data: Path, undisturbed: Path, tmp_path: Path, restarts: int
+) -> None:
+    run = tmp_path / "run"
+    process = start(data, run, *PLAIN, options=("--max_restarts", str(restarts)))
+    wait_for_step(process, run, 40)
+    ranks = [p for p in psutil.Process(process.pid).children() if "harness.train" in " ".join(p.cmdline())]
+    victim = next(p for p in ranks if p.environ()["RANK"] == "1")
+    died = time.monotonic()
+    victim.send_signal(signal.SIGKILL)
+    if restarts == 0:
+        finish(process, run, 1)
+        assert time.monotonic() - died < 60
+        assert "rank 1 was killed by SIGKILL" in log(run)
+        assert (status(run)["state"], status(run)["exit_code"]) == ("failed", 1)
+        assert "rank 1 was killed by SIGKILL" in str(status(run)["reason"])
+        process = start(data, run, *PLAIN)
+    finish(process, run)
+    assert final(run) == final(undisturbed)
+    attempts = [json.loads(line) for line in (run / "attempts.jsonl").read_text().splitlines()]
+    assert len(attempts) == 2
+    assert attempts[1]["resumed_from"] >= 33
+
+
+def test_a_full_disk_is_a_sentence_and_loses_nothing(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(data, run, *PLAIN)
+    wait_for_step(process, run, 40)
+    (run / "STOP").touch()
+    finish(process, run, 85)
+    before = {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = max(len(content) for content in before.values())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1, limit[1]))  # no checkpoint can be written any more
+    try:
+        process = start(data, run, *PLAIN)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    finish(process, run, 4)
+    told = re.findall(r"^error: (.*)$", log(run), re.MULTILINE)
+    assert len(told) == 1
+    assert "checkpoints/step-" in told[0]
+    assert "cannot be written (File too large)" in told[0]
+    assert {path: path.read_bytes() for path in before} == before
+    finish(start(data, run, *PLAIN), run)
+    assert final(run) == final(undisturbed)
+
+
+def test_a_run_that_differs_is_shown_and_refused(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    before = (undisturbed / "metrics.jsonl").read_bytes()
+    same = json.loads((max((undisturbed / "checkpoints").iterdir()) / "state.json").read_text())["config"]
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps(same | {"epochs": 4}))
+    refused = run_module("harness", "launch", *CPU, "--config", config, "--epochs", 3, "--model.embedding_dim", 8)
+    assert refused.returncode == 2
+    assert sentence(refused).startswith("model.embedding_dim: was 16, now 8: the weights do not fit another model")
+    refused = run_module("harness", "launch", *CPU, "--config", config)
+    assert refused.returncode == 2
+    assert sentence(refused).startswith("epochs: the run began with 3, now 4 (another schedule of the learning rate)")
+    assert re.search(r"epochs +3 +4 +another schedule", refused.stdout)
+    again = succeed(run_module("harness", "launch", *CPU, "--config", config, "--epochs", 3))
+    assert "has finished already" in again.stdout
+    assert (undisturbed / "metrics.jsonl").read_bytes() == before
+
+
+def test_only_one_process_trains_in_a_directory(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(data, run, *PLAIN, "--epochs", "1000")
+    try:
+        wait_for_step(process, run, 4)
+        other = start(data, run, *PLAIN, "--epochs", "1000")
+        assert other.wait(90) == 2, log(run)
+        assert "another process trains in" in log(run)
+    finally:
+        if process.poll() is None:
+            kill(process)

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""launch/slurm/train.sbatch on a real cluster of two nodes: however it is interrupted, it ends where an undisturbed
+run of two processes ends, bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.commands import CPU, ROOT, run_command, succeed
+from tests.datasets import write_dataset
+from tests.slurm.conftest import Cluster, ask, missing
+
+pytestmark = pytest.mark.timeout(420, func_only=True)
+
+SCRIPT = ROOT / "launch" / "slurm" / "train.sbatch"
+ROWS, BATCH, EPOCHS = 12_000, 16, 2
+EPOCH = ROWS // BATCH
+SETTINGS = {
+    "epochs": EPOCHS,
+    "global_batch": BATCH,
+    "precision": "fp32",
+    "device": "cpu",
+    "timeout_s": 60,
+    "model": {"embedding_dim": 16, "hidden_size": 16},
+    "tracking": {"log_every": 10},
+    "checkpoint": {"every_steps": 200},
+}
+
+
+class Training:
+    """A dataset, a configuration, and a Python that has one core for each process, as on nodes of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config, self.python, self.data = folder / "train.json", folder / "python", folder / "data"
+        write_dataset(self.data, {"train": ROWS, "validation": 400, "test": 400})
+        self.config.write_text(json.dumps({"data": str(self.data), **SETTINGS}))  # JSON is YAML
+        cores = sorted(os.sched_getaffinity(0))
+        first, second = cores[0], cores[min(1, len(cores) - 1)]
+        self.python.write_text(
+            f"#!/usr/bin/env bash\ncores=({first} {second} {first},{second})\n"
+            f'exec taskset --cpu-list "${{cores[${{SLURM_NODEID:-2}}]}}" {sys.executable} "$@"\n'
+        )
+        self.python.chmod(0o755)
+
+    def submit(self, cluster: Cluster, *arguments: object, options: tuple[str, ...] = (), **env: str) -> str:
+        """Send the job to both nodes; its run directory is ``run`` in the cluster's folder."""
+        env = {"CONFIG": str(self.config), "RUN": str(cluster.folder / "run"), "PYTHON": str(self.python), **env}
+        return cluster.submit(SCRIPT, *arguments, options=("--gpus-per-node=0", *options), **env)
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """All that a run learned: the hash of the best weights, and its metrics byte by byte."""
+    (best,) = (run / "bundle").glob("*.safetensors")
+    weights = hashlib.sha256(best.read_bytes()).hexdigest()
+    test = json.loads((run / "test.json").read_text())
+    return {"weights": weights, "metrics": (run / "metrics.jsonl").read_text(), "test": test}
+
+
+def status(run: Path) -> dict[str, Any]:
+    return json.loads((run / "status.json").read_text())
+
+
+def starts(run: Path) -> list[int | None]:
+    """From which step each start of the run went on; None for its beginning."""
+    return [json.loads(line)["resumed_from"] for line in (run / "attempts.jsonl").read_text().splitlines()]
+
+
+def step(run: Path) -> int:
+    """The last step in metrics.jsonl."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return max((json.loads(line)["step"] for line in lines), default=0)
+
+
+def checkpoints(run: Path) -> list[int]:
+    return sorted(
+        int(path.name.removeprefix("step-")) for path in run.glob("checkpoints/step-*") if "." not in path.name
+    )
+
+
+def rank_1(run: Path) -> psutil.Process:
+    """The process that trains into ``run`` on the second node."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if "harness.train" in command and str(run) in command and process.environ().get("RANK") == "1":
+            return process
+    raise AssertionError(f"no rank 1 trains into {run}")
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    reason = missing()
+    if reason:
+        pytest.skip(reason)
+    return Training(tmp_path_factory.mktemp("training"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(training: Training) -> dict[str, Any]:
+    """What two processes of one machine learn when nothing happens to them."""
+    run = training.data.parent / "undisturbed"
+    command = [
+        str(training.python),
+        "-m",
+        "harness",
+        "launch",
+        *CPU,
+        "--config",
+        str(training.config),
+        "--run",
+        str(run),
+    ]
+    succeed(run_command(command, 300, {}))
+    return outcome(run)
+
+
+def test_what_a_user_edits_is_at_the_top_and_directives_come_first() -> None:
+    lines = SCRIPT.read_text().splitlines()
+    first = next(at for at, line in enumerate(lines) if line and not line.startswith("#"))
+    assert first < 12
+    assert not any(line.startswith("#SBATCH") for line in lines[first:])
+    assert [line.partition("=")[0] for line in lines[first : first + 3]] == ["CONFIG", "RUN", "PYTHON"]
+
+
+def test_two_nodes_learn_what_two_processes_learn(
+    cluster: Cluster, training: Training, undisturbed: dict[str, Any]
+) -> None:
+    job = training.submit(cluster)
+    cluster.complete(job, 240)
+    run, log = cluster.folder / "run", cluster.log(job)
+    assert (status(run)["state"], status(run)["exit_code"], status(run)["step"]) == ("finished", 0, EPOCHS * EPOCH)
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["effective"]["processes"].startswith("2:"), log
+    assert f"job {job}: exit 0 at step {EPOCHS * EPOCH}, {EPOCHS * EPOCH} after that of the start" in log
+    assert outcome(run) == undisturbed
+
+
+@pytest.mark.slow
+def test_preempted_by_a_higher_partition_it_goes_on_to_the_same_end(
+    cluster: Cluster, training: Training, undisturbed: dict[str, Any]
+) -> None:
+    job, run = training.submit(cluster), cluster.folder / "run"
+    cluster.until(job, lambda: step(run) >= 100, "step 100", 120)
+    both_nodes = ("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null")
+    high = ask("sbatch", "--parsable", *both_nodes, "--wrap", "true")
+    cluster.jobs.append(high)
+    cluster.until(job, lambda: cluster.field(job, "JobState") == "PENDING", "preemption", 60)
+    stopped = status(run)
+    assert (stopped["state"], stopped["exit_code"]) == ("preempted", 85)
+    assert stopped["step"] < EPOCHS * EPOCH, "it was over before it could be preempted"
+    cluster.complete(high, 60)
+    cluster.complete(job, 240)
+    assert starts(run) == [None, stopped["step"]], cluster.log(job)
+    assert cluster.field(job, "Restarts") == "1"
+    assert outcome(run) == undisturbed
+
+
+@pytest.mark.slow
+def test_requeued_in_mid_epoch_it_goes_on_to_the_same_end(
+    cluster: Cluster, training: Training, undisturbed: dict[str, Any]
+) -> None:
+    job, run = training.submit(cluster), cluster.folder / "run"
+    cluster.until(job, lambda: EPOCH > step(run) >= 250, "step 250", 120)
+    ask("scontrol", "requeue", job)
+    cluster.complete(job, 240)
+    begun, again = starts(run)
+    assert begun is None
+    assert again is not None
+    assert 200 <= again < EPOCH, "not from the middle of an epoch"
+    assert cluster.field(job, "Restarts") == "1"
+    assert outcome(run) == undisturbed
+
+
+@pytest.mark.slow
+def test_at_its_time_limit_it_is_requeued_and_goes_on_to_the_same_end(
+    cluster: Cluster, training: Training, undisturbed: dict[str, Any]
+) -> None:
+    """SLURM looks at limits every 30 seconds; a node that stands still meanwhile keeps the run from ending before."""
+    job = training.submit(cluster, options=("--time=1", "--signal=B:USR2@15"))
+    run = cluster.folder / "run"
+    cluster.until(job, lambda: step(run) >= 50, "step 50", 60)
+    slow = rank_1(run)
+    slow.suspend()
+    cluster.until(job, lambda: "asked to stop" in cluster.log(job), "signal before the limit", 60)
+    slow.resume()
+    cluster.until(job, lambda: cluster.field(job, "Restarts") == "1", "requeue", 60)
+    ask("scontrol", "update", f"JobId={job}", "TimeLimit=10")
+    cluster.complete(job, 240)
+    log = cluster.log(job)
+    assert log.count("asked to stop") == log.count(": requeued") == 1, log
+    begun, again = starts(run)
+    assert begun is None
+    assert again is not None
+    assert 50 <= again < EPOCHS * EPOCH
+    assert cluster.field(job, "Restarts") == "1"
+    assert outcome(run) == undisturbed
+
+
+@pytest.mark.slow
+def test_cancelled_it_stays_so_and_the_same_command_goes_on(
+    cluster: Cluster, training: Training, undisturbed: dict[str, Any]
+) -> None:
+    job, run = training.submit(cluster), cluster.folder / "run"
+    cluster.until(job, lambda: step(run) >= 50, "step 50", 120)
+    ask("scancel", job)
+    assert cluster.wait(job, 60) == "CANCELLED"
+    assert cluster.field(job, "Restarts") == "0"
+    again = training.submit(cluster)
+    cluster.complete(again, 240)
+    assert outcome(run) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_crash_loop_ends_at_the_cap_and_one_without_progress_at_once(cluster: Cluster, training: Training) -> None:
+    job, run = training.submit(cluster, "--checkpoint.every_steps", 50, MAX_RESTARTS="1"), cluster.folder / "run"
+    for start in (0, 1):
+        before = checkpoints(run)
+        cluster.until(job, lambda known=before: checkpoints(run)[-1:] > known[-1:], f"checkpoint of start {start}", 120)  # type: ignore[misc]
+        rank_1(run).kill()
+        if start == 0:
+            cluster.until(job, lambda: cluster.field(job, "Restarts") == "1", "requeue", 90)
+    assert cluster.wait(job, 120) == "FAILED"
+    log = cluster.log(job)
+    assert cluster.field(job, "Restarts") == "1", log
+    assert "not requeued, since it was restarted 1 times already (MAX_RESTARTS)" in log
+    assert len(starts(run)) == 2
+
+    job = training.submit(cluster, MAX_RESTARTS="5")
+    cluster.until(job, lambda: len(starts(run)) == 3, "start", 120)
+    rank_1(run).kill()
+    assert cluster.wait(job, 120) == "FAILED"
+    assert "not requeued, since no checkpoint is later than step" in cluster.log(job)
+    assert cluster.field(job, "Restarts") == "0"
+
+
+@pytest.mark.slow
+def test_what_no_restart_mends_is_not_requeued(cluster: Cluster, training: Training) -> None:
+    job = training.submit(cluster, "--data", cluster.folder / "nowhere", MAX_RESTARTS="5")
+    assert cluster.wait(job, 120) == "FAILED"
+    log = cluster.log(job)
+    assert cluster.field(job, "ExitCode") == "3:0", log
+    assert "no restart mends this" in log
+    assert f"{cluster.folder / 'nowhere' / 'dataset.json'}: missing" in log
+
+
+@pytest.mark.slow
+def test_the_doctor_lets_both_nodes_meet(cluster: Cluster, training: Training) -> None:
+    job = training.submit(cluster, COMMAND="doctor")
+    cluster.complete(job, 120)
+    log = cluster.log(job)
+    assert "ok    rendezvous     2 ranks on 2 machines met in " in log
+    assert "ok    all-reduce     10 MB over gloo in " in log
+    assert f"ok    data           {training.data} on " in log
+    assert "\nfix" not in log
+    assert not (cluster.folder / "run").exists()
+
+    job = training.submit(cluster, "--device", "cuda", COMMAND="doctor")
+    assert cluster.wait(job, 120) == "FAILED"
+    log = cluster.log(job)
+    assert cluster.field(job, "ExitCode") == "2:0", log
+    assert "\nfix   gpus           no CUDA device is visible: there is no NVIDIA driver here" in log

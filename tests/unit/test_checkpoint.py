@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How bytes become a checkpoint and back; what is damaged is named, what is no checkpoint is never executed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from harness import checkpoint
+from preprocessing.errors import DataError
+from tests.commands import ROOT
+
+TENSORS = {
+    checkpoint.MODEL: {
+        "weight": torch.arange(12, dtype=torch.float32).reshape(3, 4),
+        "half": torch.tensor([1.5, -2.25], dtype=torch.bfloat16),
+        "empty": torch.empty(0, 7),
+    },
+    checkpoint.OPTIMIZER: {"step.weight": torch.tensor(3.0), "count": torch.tensor([1, -(2**62)])},
+}
+
+
+def write(run: Path, step: int) -> Path:
+    return checkpoint.write(run, step, TENSORS, {"step": step, "best": 0.1})
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    path = write(tmp_path, 7)
+    read = checkpoint.verify(path)
+    assert (read.step, read.state) == (7, {"step": 7, "best": 0.1})
+    for name, tensors in TENSORS.items():
+        for key, tensor in load_file(path / name).items():
+            assert torch.equal(tensor, tensors[key])
+            assert tensor.dtype == tensors[key].dtype
+        assert read.tensors(name).keys() == tensors.keys()
+    assert [item.name for item in (tmp_path / "checkpoints").iterdir()] == ["step-00000007"]
+
+
+@pytest.mark.parametrize("name", [checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.STATE, checkpoint.MANIFEST])
+def test_any_flipped_byte_is_found_and_the_one_before_is_used(tmp_path: Path, name: str) -> None:
+    write(tmp_path, 5)
+    damaged = write(tmp_path, 9) / name
+    content = bytearray(damaged.read_bytes())
+    content[content.index(b"9") if name in (checkpoint.STATE, checkpoint.MANIFEST) else -1] ^= 1
+    damaged.write_bytes(content)
+    told: list[str] = []
+    found = checkpoint.newest(tmp_path, lambda error: told.append(str(error)))
+    assert found is not None
+    assert found.step == 5
+    assert len(told) == 1
+    assert str(damaged.parent) in told[0]
+
+
+def test_a_missing_or_short_file_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, 5)
+    (path / checkpoint.OPTIMIZER).write_bytes(b"short")
+    with pytest.raises(DataError, match=r"optimizer\.safetensors: 5 bytes, manifest\.json says otherwise"):
+        checkpoint.verify(path)
+    (path / checkpoint.OPTIMIZER).unlink()
+    with pytest.raises(DataError, match=r"optimizer\.safetensors: No such file or directory"):
+        checkpoint.verify(path)
+
+
+class Bomb:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return (Path.touch, (self.path,))
+
+
+def test_a_pickle_in_place_of_a_checkpoint_is_refused_and_never_run(tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    bomb = pickle.dumps(Bomb(sprung))
+    assert pickle.loads(bomb) is None
+    assert sprung.exists()
+    sprung.unlink()
+    path = write(tmp_path, 5)
+    weights = path / checkpoint.MODEL
+    weights.write_bytes(bomb)
+    with pytest.raises(DataError, match=r"model\.safetensors"):
+        checkpoint.verify(path)
+    manifest = json.loads((path / checkpoint.MANIFEST).read_text())
+    manifest["files"][checkpoint.MODEL] = checkpoint.write_file(weights, bomb)  # as somebody would who means it
+    (path / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"model\.safetensors: not a safetensors file"):
+        checkpoint.verify(path).tensors(checkpoint.MODEL)
+    assert not sprung.exists()
+
+
+def test_a_file_in_place_of_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, 5)
+    checkpoint.path_of(tmp_path, 8).write_bytes(b"not a directory")
+    told: list[str] = []
+    found = checkpoint.newest(tmp_path, lambda error: told.append(str(error)))
+    assert (found is not None and found.step, len(told)) == (5, 1)
+
+
+def test_retention_keeps_the_last_the_best_and_every_nth(tmp_path: Path) -> None:
+    steps = [10, 20, 25, 30, 35, 40]
+    assert checkpoint.kept(steps, last=2, best=20, every=None) == {20, 35, 40}
+    assert checkpoint.kept(steps, last=1, best=None, every=10) == {10, 20, 30, 40}
+    assert checkpoint.kept([], last=2, best=None, every=None) == set()
+    for step in steps:
+        write(tmp_path, step)
+    checkpoint.prune(tmp_path, last=2, best=20, every=None)
+    assert checkpoint.steps(tmp_path) == [20, 35, 40]
+
+
+def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
+    write(tmp_path, 5)
+    left = tmp_path / "checkpoints" / "step-00000006.tmp-host-1"
+    left.mkdir()
+    (left / checkpoint.MODEL).write_bytes(b"half")
+    checkpoint.sweep(tmp_path)
+    assert [item.name for item in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+
+
+FAULTS = """
+import os, signal, sys
+from pathlib import Path
+from harness import checkpoint
+from tests.unit.test_checkpoint import write
+
+mode, run = sys.argv[1], Path(sys.argv[2])
+write(run, 5); write(run, 9)
+real_fsync, real_open = os.fsync, open
+EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "fsync"}
+
+def strike(limit):
+    count = 0
+    def note(event, arguments):
+        nonlocal count
+        if event not in EVENTS or (event == "open" and str(run) not in str(arguments[0])):
+            return
+        count += 1
+        if count == limit:
+            if mode == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError(28, "No space left on device")
+    def fsync(descriptor):
+        note("fsync", ())
+        real_fsync(descriptor)
+    sys.addaudithook(note)
+    os.fsync = fsync
+
+def attempt(limit):
+    child = os.fork()
+    if child == 0:
+        strike(limit)
+        try:
+            write(run, 12)
+            checkpoint.prune(run, last=2, best=None, every=None)
+        except OSError:
+            os._exit(28)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+tried, ended = 0, None
+while ended != 0:
+    tried += 1
+    assert tried < 200
+    ended = attempt(tried)
+    found = checkpoint.newest(run, lambda error: sys.exit(f"damaged after fault {tried}: {error}"))
+    assert found.step in (9, 12), found
+    assert ended in ((-9, 0) if mode == "kill" else (28, 0)), ended
+    checkpoint.sweep(run)
+    if found.step == 12:  # go back to where 9 is the newest
+        checkpoint.remove(checkpoint.path_of(run, 12))
+        if checkpoint.steps(run) == [9]:
+            write(run, 5)
+        found = checkpoint.newest(run, print)
+        assert found.step == 9
+print(tried - 1)
+"""
+
+
+@pytest.mark.parametrize("mode", ["kill", "full"])
+def test_a_fault_at_any_file_operation_leaves_a_whole_checkpoint(tmp_path: Path, mode: str) -> None:
+    command = [sys.executable, "-c", FAULTS, mode, str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert int(result.stdout.split()[-1]) >= 20, "fewer operations than a checkpoint has"

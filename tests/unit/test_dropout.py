@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dropout masks: the values of their definition, the right share, and nothing in common between any two of them."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from harness.config import ModelConfig
+from harness.data.loader import Batch
+from harness.dropout import EMBEDDING, HEAD, LAYERS, SITE_BITS, Masks
+from harness.model import Classifier, Objective
+
+CPU = torch.device("cpu")
+WORD = (1 << 64) - 1
+GOLDEN = 0x9E3779B97F4A7C15
+
+
+def finalized(value: int) -> int:
+    """splitmix64's finalizer in plain integers."""
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & WORD
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & WORD
+    return value ^ (value >> 31)
+
+
+def output(seed: int, step: int, row: int, site: int, place: int) -> int:
+    """The 64 random bits behind one place of a mask, from the definition; read as signed, the lowest are dropped."""
+    run = finalized((seed + GOLDEN) & WORD)
+    key = finalized((row ^ finalized(((run ^ step) + GOLDEN) & WORD)) + GOLDEN & WORD)
+    bits = finalized((key + ((site << SITE_BITS) + place + 1) * GOLDEN) & WORD)
+    return (bits + 2**63) & WORD
+
+
+@pytest.mark.parametrize("chance", [0.1, 0.5, 0.9])
+def test_masks_have_the_values_of_their_definition(chance: float) -> None:
+    rows = np.array([0, 3, 22_499, 2**40 + 1])
+    for seed, step in ((0, 0), (7, 1), (2**63 - 1, 10**7)):
+        mask = Masks.of(seed, step, rows, CPU).features(LAYERS + 1, 33, chance, torch.float64)
+        for (place, row), feature in itertools.product(enumerate(rows.tolist()), range(33)):
+            stays = output(seed, step, row, LAYERS + 1, feature) >= chance * 2**64
+            assert mask[place, feature] == (1 / (1 - chance) if stays else 0)
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.05, 0.3, 0.5, 0.95])
+def test_the_share_that_is_dropped_is_the_chance(chance: float) -> None:
+    masks = Masks.of(1, 2, np.arange(2000), CPU)
+    mask = masks.features(HEAD, 500, chance, torch.float32)
+    spread = 5 * (chance * (1 - chance) / mask.numel()) ** 0.5
+    assert float((mask == 0).double().mean()) == pytest.approx(chance, abs=spread)
+    assert float(mask.max()) == pytest.approx(1 / (1 - chance))
+    stays = masks.tokens(None, torch.arange(500), chance)
+    assert float((~stays).double().mean()) == pytest.approx(chance, abs=spread)
+
+
+def test_seeds_steps_rows_sites_and_features_share_nothing() -> None:
+    """Any two masks that differ in one of them agree in half of the places, and so do neighbouring places."""
+    rows, size = np.arange(512), 256
+
+    def draw(seed: int = 0, step: int = 0, first: int = 0, site: int = EMBEDDING) -> np.ndarray:
+        return Masks.of(seed, step, rows + first, CPU).features(site, size, 0.5, torch.float32).numpy() > 0
+
+    drawn = {
+        "base": draw(),
+        "seed": draw(seed=1),
+        "step": draw(step=1),
+        "seed and step swapped": draw(seed=1, step=1),
+        "rows": draw(first=512),
+        "site": draw(site=HEAD),
+        "layer": draw(site=LAYERS + 1),
+        "next layer": draw(site=LAYERS + 2),
+        "features": np.roll(draw(), 1, axis=1),
+        "neighbouring rows": np.roll(draw(), 1, axis=0),
+    }
+    for (one, left), (other, right) in itertools.combinations(drawn.items(), 2):
+        agreement = float((left == right).mean())
+        assert agreement == pytest.approx(0.5, abs=5 * 0.5 / left.size**0.5), f"{one} and {other}"
+    everywhere = drawn["base"].mean(0), drawn["base"].mean(1)
+    for means, count in zip(everywhere, (512, 256), strict=True):
+        assert means.std() == pytest.approx(0.5 / count**0.5, rel=0.2)
+
+
+def test_a_text_draws_the_same_masks_among_any_others() -> None:
+    rows = np.array([5, 900, 17, 3])
+    whole = Masks.of(3, 4, rows, CPU)
+    features = whole.features(HEAD, 8, 0.5, torch.float32)
+    stays = whole.tokens(None, torch.arange(6), 0.5)
+    for place, row in enumerate(rows):
+        alone = Masks.of(3, 4, np.array([row]), CPU)
+        assert torch.equal(alone.features(HEAD, 8, 0.5, torch.float32)[0], features[place])
+        assert torch.equal(alone.tokens(torch.zeros(6, dtype=torch.int64), torch.arange(6), 0.5), stays[place])
+
+
+def test_training_drops_and_evaluation_does_not() -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(2, 20, (6, 9), dtype=torch.int32)
+    batch = Batch(ids, torch.full((6,), 9), torch.zeros(6, dtype=torch.int64), np.arange(6))
+    for options in ({"dropout": 0.5}, {"word_dropout": 0.5}):
+        objective = Objective(Classifier(ModelConfig(embedding_dim=4, hidden_size=4, **options), 20), seed=2)
+        assert torch.equal(objective(batch, 1), objective(batch, 1))
+        assert len({objective(batch, step).item() for step in range(5)}) == 5
+        objective.eval()
+        assert len({objective(batch, step).item() for step in range(5)}) == 1
+
+
+def test_a_dropped_word_is_read_as_unknown() -> None:
+    torch.manual_seed(0)
+    model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4, word_dropout=0.4), 20)
+    ids = torch.randint(2, 20, (3, 12), dtype=torch.int32)
+    rows = np.array([4, 9, 1])
+    lengths, labels = torch.full((3,), 12), torch.zeros(3, dtype=torch.int64)
+    masks = Masks.of(0, 5, rows, CPU)
+    replaced = ids.clone()
+    for place, row in enumerate(rows.tolist()):
+        for time in range(12):
+            if output(0, 5, row, 0, time) < 0.4 * 2**64:
+                replaced[place, time] = 1
+    assert 0 < int((replaced != ids).sum()) < ids.numel()
+    assert torch.equal(model(Batch(ids, lengths, labels, rows), masks), model(Batch(replaced, lengths, labels, rows)))
