@@ -117,6 +117,10 @@ class TrackingConfig:
     """Project name that the tracker files the run under."""
     name: str | None = None
     """Display name of the run; the run directory's name unless given."""
+    tags: list[str] = field(default_factory=list)
+    """Words to find the run by at W&B, as in [baseline, long]."""
+    log_bundle: bool = False
+    """Also send the best weights to W&B, as an artifact, when the run has finished."""
     log_every: int = 20
     """Optimizer steps between two lines of metrics."""
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.config import require
 from harness.rundir import BUNDLE
-from preprocessing import atomic
+from preprocessing import atomic, cli
 from preprocessing.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -47,6 +47,32 @@ class PredictConfig:
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         if (self.input is None) != (self.output is None):
             raise ConfigError("--input and --output go together: name the file to read and the file to write")
+
+
+def main(argv: list[str]) -> int:
+    """Predict raw texts, or every row of a file, with the best weights of a run."""
+    texts, options = leading_texts(argv)
+    prog = 'python -m harness predict ["text" …]'
+    return predict(cli.parse(PredictConfig, options, prog=prog, description=main.__doc__ or ""), texts)
+
+
+def leading_texts(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Split texts from options, wherever the texts stand: every option but a switch takes the word that follows it."""
+    texts: list[str] = []
+    options: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            texts += words
+        elif word.startswith("--") and len(word) > 2:
+            options.append(word)
+            if "=" not in word and word not in ("--help", "--print_config", "--json"):
+                options += [value for value in [next(words, None)] if value is not None]
+        elif word == "-h":
+            options.append("--help")
+        else:
+            texts.append(word)
+    return texts, options
 
 
 class Predictor:

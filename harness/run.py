@@ -35,7 +35,7 @@ from harness.state import describe as describe_state
 from harness.state import restore
 from harness.throughput import TIMING, memory_bytes
 from harness.trackers import check_trackers
-from harness.tracking import Tracking
+from harness.tracking import Trackers
 from harness.trainer import Milestones
 from preprocessing import atomic
 from preprocessing.errors import ConfigError
@@ -74,7 +74,9 @@ class Run(Milestones):
             self.record.open(self.trainer, self.start, self.choices)
             self._restore_bundle()
         self.console = Console(self.trainer.total_steps, self.trainer.step) if self.world.is_main else None
-        self.tracking = Tracking(session.accelerator, config, self.directory, self.record.active)
+        effective = {name: str(choice) for name, choice in self.choices.items()}
+        facts = {"dataset": self.manifest.fingerprint, "effective": effective}
+        self.trackers = Trackers(config, self.directory, active=self.record.active, facts=facts)
         if self.console is not None:
             self.console.start(config, self.manifest, self.trainer.objective.classifier, self.choices)
 
@@ -217,7 +219,10 @@ class Run(Milestones):
         speed = {key: figures[key] for key in ("step", *TIMING)}
         self.record.line("train", learned)
         self.record.line("train", speed, rundir.THROUGHPUT)
-        self.tracking.write("train", figures)
+        self.trackers.write("train", figures)
+        if figures["skipped"]:
+            text = f"{figures['skipped']} steps up to step {figures['step']} had a gradient that was not finite."
+            self.trackers.alert("Steps were skipped", text)
         if self.console is not None:
             self.console.line(figures)
 
@@ -250,7 +255,7 @@ class Run(Milestones):
                 self.record.keep(classifier, self.manifest, step, self.decision)
         line = {"step": step, "epoch": epoch + 1, **numbers_of(values), "best": better}
         self.record.line(VALIDATION, line)
-        self.tracking.write(VALIDATION, line)
+        self.trackers.write(VALIDATION, line)
         with self.world.together("saying where the run stands"):
             self.record.status("running", step)
         stop = self.config.patience is not None and self.epochs_since_best >= self.config.patience
@@ -280,7 +285,7 @@ class Run(Milestones):
         if self.world.is_main:
             line = {"step": self.trainer.step, **numbers_of(values)}
             self.record.line(TEST, line)
-            self.tracking.write(TEST, line)
+            self.trackers.write(TEST, line)
         if self.console is not None:
             self.console.say(f"test, weights of step {bundle.info.step}: {describe(values)}")
             self.console.say(f"test, {describe_calibration(values)}")
@@ -293,10 +298,12 @@ class Run(Milestones):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """Finish what is being written, close the trackers, then say how the run ended; preemption is no error."""
+        """Finish what is being written, say how the run ended, then close the trackers, which may take their time.
+
+        Preemption is no error.
+        """
         failure = self.record.finish_writing()
         ended = error if error is not None and not isinstance(error, Preempted) else failure or error
-        self.tracking.close()
         reason = self.watch.reason() or "another rank was asked to stop"
         if self.record.active:
             self.record.end(ended, self.trainer.step, reason)
@@ -308,6 +315,12 @@ class Run(Milestones):
                 self.console.end(self.directory)
             elif isinstance(ended, Preempted):
                 self.console.say(f"stopped at step {self.trainer.step:,}: {reason}; the same command goes on from here")
+        if ended is None:
+            self.trackers.close("finished")
+        elif isinstance(ended, Preempted):
+            self.trackers.close("preempted", f"{reason}.")
+        else:
+            self.trackers.close("failed", str(ended))
         if ended is not None and ended is not error:
             raise ended
         return isinstance(ended, Preempted)
