@@ -51,28 +51,9 @@ class PredictConfig:
 
 def main(argv: list[str]) -> int:
     """Predict raw texts, or every row of a file, with the best weights of a run."""
-    texts, options = leading_texts(argv)
+    texts, options = cli.leading_words(argv)
     prog = 'python -m harness predict ["text" …]'
     return predict(cli.parse(PredictConfig, options, prog=prog, description=main.__doc__ or ""), texts)
-
-
-def leading_texts(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Split texts from options, wherever the texts stand: every option but a switch takes the word that follows it."""
-    texts: list[str] = []
-    options: list[str] = []
-    words = iter(argv)
-    for word in words:
-        if word == "--":
-            texts += words
-        elif word.startswith("--") and len(word) > 2:
-            options.append(word)
-            if "=" not in word and word not in ("--help", "--print_config", "--json"):
-                options += [value for value in [next(words, None)] if value is not None]
-        elif word == "-h":
-            options.append("--help")
-        else:
-            texts.append(word)
-    return texts, options
 
 
 class Predictor:

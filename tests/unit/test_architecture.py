@@ -69,6 +69,15 @@ def test_every_import_is_declared() -> None:
                 assert DISTRIBUTION_OF.get(root, root) in declared, f"{path} imports {root}, which pyproject.toml lacks"
 
 
+def test_every_command_exists() -> None:
+    from harness.__main__ import COMMANDS
+
+    for name, (module, summary) in COMMANDS.items():
+        tree = ast.parse((ROOT / "harness" / f"{module}.py").read_text())
+        assert "main" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, name
+        assert summary.endswith(".")
+
+
 def test_every_configuration_file_is_valid() -> None:
     from harness.config import RunConfig
     from preprocessing import cli
