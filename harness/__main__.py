@@ -10,10 +10,7 @@ from preprocessing import cli
 
 COMMANDS = {
     "launch": ("launcher", "Train: accelerate launch with checks before it, quiet failures and true exit codes."),
-    "plan": (
-        "plan",
-        "Steps, padding, memory and balance of a run, from the manifest alone; --verify proves the order.",
-    ),
+    "plan": ("plan", "Steps, padding, memory and balance of a run, from the manifest alone; --verify proves it."),
     "doctor": ("doctor", "Whether a training would run here: devices, limits, file systems, network."),
     "predict": ("predict", "Predict raw texts, or every row of a file, with the best weights of a run."),
     "report": ("report", "Everything known of a run, or of several side by side, in one HTML file."),
