@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -88,7 +89,8 @@ class Run(Milestones):
             if world.is_main:
                 check_trackers(config.tracking)
                 self.record.claim()
-                start = resume.look(config, say).checkpoint
+                told = rundir.LAUNCH_ID in os.environ  # by the launcher
+                start = resume.look(config, (lambda text: None) if told else say).checkpoint
             manifest = check_dataset(config.data, hashes=world.is_main)
             check_fit(config, manifest, world.world_size)
             check_useful(config, manifest, world.world_size)

@@ -66,9 +66,8 @@ def test_every_import_is_declared() -> None:
         for name in imports(path):
             root = name.partition(".")[0]
             if root not in sys.stdlib_module_names and root not in own:
-                assert DISTRIBUTION_OF.get(root, root.replace("_", "-")) in declared, (
-                    f"{path} imports {root}, which pyproject.toml lacks"
-                )
+                distribution = DISTRIBUTION_OF.get(root, root.replace("_", "-"))
+                assert distribution in declared, f"{path} imports {root}, which pyproject.toml lacks"
 
 
 def test_every_command_exists() -> None:
