@@ -268,7 +268,7 @@ def judge_run(seen: list[RunFolder], unseen: list[str]) -> list[Finding]:
             state, message = "warn", f"{place}: {room}; a small write took {folder.fsync_s:.1f} s: busy or failing disk"
         else:
             holds = f"; {folder.state}" if folder.state else ""
-            message = f"{place}: {room}; written, flushed and renamed in {1000 * folder.fsync_s:.0f} ms{holds}"
+            message = f"{place}: {room}; a file was written, flushed and renamed{holds}"
         findings.append(Finding("run", state, message, folder.host))
     return findings
 
@@ -327,7 +327,9 @@ def count(number: int, one: str, many: str) -> str:
 
 
 def size(number: int) -> str:
-    """Bytes as ``12 MB`` or ``3.4 GB``."""
+    """Bytes as ``7 kB``, ``12 MB`` or ``3.4 GB``."""
+    if number < 1e6:
+        return f"{number / 1e3:.0f} kB"
     return f"{number / 1e6:,.0f} MB" if number < 1e9 else f"{number / 1e9:,.1f} GB"
 
 
