@@ -137,6 +137,7 @@ class Network:
     backend: str
     met_s: float = 0.0
     sum_bytes: int = 0
+    """0: the sum was not tried."""
     sum_s: float = 0.0
     right: bool = True
 
@@ -286,6 +287,9 @@ def judge_ranks(ranks: list[Rank]) -> list[Finding]:
     for rank in ranks:
         if rank.problem is not None:
             findings.append(Finding("precision", "fix", rank.problem, rank.host))
+        elif rank.device != first.device:
+            message = f"rank {rank.rank} would train on {rank.device}, rank 0 on {first.device}; name one with --device"
+            findings.append(Finding("precision", "fix", message, rank.host))
         elif rank.precision != first.precision and first.problem is None:
             message = f"rank {rank.rank} would compute in {rank.precision}; rank 0 in {first.precision}; name one"
             findings.append(Finding("precision", "fix", f"{message} with --precision", rank.host))
@@ -310,6 +314,8 @@ def judge_network(network: Network) -> list[Finding]:
         return [Finding("rendezvous", "ok", message)]
     shown = f"{network.ranks} ranks on {count(network.nodes, 'machine', 'machines')}"
     met = Finding("rendezvous", "ok", f"{shown} met in {network.met_s:.2f} s")
+    if not network.sum_bytes:
+        return [met, Finding("all-reduce", "warn", "not tried, since not all ranks can compute as asked; see above")]
     if not network.right:
         message = f"the sum over {network.ranks} ranks is wrong over {network.backend}; check the network and the GPUs"
         return [met, Finding("all-reduce", "fix", message)]

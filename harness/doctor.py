@@ -154,10 +154,16 @@ def judge(everyone: list[Seen], unseen: list[str]) -> list[Finding]:
 
 
 def try_network(world: World, session: Session, everyone: list[Seen], met_s: float) -> Network:
-    """One sum over all ranks of as many numbers as gradients have, over the path that gradients take."""
+    """One sum over all ranks of as many numbers as gradients have, over the path that gradients take.
+
+    Not where a rank could not compute as asked: it would wait on another path than the others.
+    """
     import torch
 
     machines = sum(seen.machine is not None for seen in everyone)
+    backend = "nccl" if session.device.type == "cuda" else "gloo"
+    if any(seen.rank.problem is not None for seen in everyone) or len({seen.rank.device for seen in everyone}) > 1:
+        return Network(world.world_size, machines, backend, met_s)
     expected = world.world_size * (world.world_size + 1) / 2
     seconds, right = [], True
     for _ in range(2):  # the first sum also opens the connections
@@ -166,7 +172,6 @@ def try_network(world: World, session: Session, everyone: list[Seen], met_s: flo
         world.sum_on_device(numbers, "one sum over all ranks")
         right = right and bool((numbers == expected).all())  # waits for the device
         seconds.append(time.perf_counter() - begun)
-    backend = "nccl" if session.device.type == "cuda" else "gloo"
     return Network(world.world_size, machines, backend, met_s, 4 * SUM_NUMBERS, seconds[-1], right)
 
 

@@ -124,6 +124,8 @@ def test_ranks_must_be_alike() -> None:
     ]
     lines = diagnosis.judge_ranks([good, replace(good, rank=1, host="n2", precision="fp32: no native bf16")])
     assert lines[-1].message.startswith("rank 1 would compute in fp32")
+    lines = diagnosis.judge_ranks([good, replace(good, rank=1, host="n2", device="cpu")])
+    assert lines[-1].message == "rank 1 would train on cpu, rank 0 on cuda; name one with --device"
     (_, old) = diagnosis.judge_ranks([replace(good, cudnn=90100)])
     assert (old.state, "cuDNN 9.13, here is 90100" in old.message) == ("warn", True)
     (_, refused) = diagnosis.judge_ranks([replace(good, problem="precision: fp16 cannot run")])
@@ -137,6 +139,7 @@ def test_the_network() -> None:
     assert diagnosis.judge_network(Network(16, 2, "nccl", 1.5, 10_000_000, 0.5))[1].state == "warn"
     assert diagnosis.judge_network(Network(16, 1, "nccl", 1.5, 10_000_000, 0.5))[1].state == "ok"
     assert diagnosis.judge_network(Network(16, 2, "nccl", 1.5, 10_000_000, 0.001, right=False))[1].state == "fix"
+    assert diagnosis.judge_network(Network(16, 2, "nccl", 1.5))[1].message.startswith("not tried, since not all ranks")
 
 
 def test_lines_that_all_machines_share_are_said_once() -> None:
