@@ -45,6 +45,13 @@ def leading_texts(argv: list[str]) -> tuple[list[str], list[str]]:
     return texts, options
 
 
+def report(argv: list[str]) -> int:
+    """Everything known of a run, or of several side by side, in one HTML file."""
+    from harness.report import main
+
+    return main(argv)
+
+
 def plan(argv: list[str]) -> int:
     """Steps, padding, memory and balance of a run, from the manifest alone; --verify proves the order."""
     from harness.plan import main
@@ -59,16 +66,16 @@ def bench(argv: list[str]) -> int:
     return main(argv)
 
 
-def doctor(argv: list[str]) -> int:
-    """Whether a training would run here: devices, limits, file systems, network; each line ok or what to change."""
-    from harness.doctor import main
+def checkpoint(argv: list[str]) -> int:
+    """List, verify or compare the checkpoints of a run."""
+    from harness.checkpoint_cli import main
 
     return main(argv)
 
 
-def checkpoint(argv: list[str]) -> int:
-    """List, verify or compare the checkpoints of a run."""
-    from harness.checkpoint_cli import main
+def doctor(argv: list[str]) -> int:
+    """Whether a training would run here: devices, limits, file systems, network; each line ok or what to change."""
+    from harness.doctor import main
 
     return main(argv)
 
@@ -78,8 +85,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plan": plan,
     "doctor": doctor,
     "predict": predict,
-    "bench": bench,
+    "report": report,
     "checkpoint": checkpoint,
+    "bench": bench,
 }
 
 

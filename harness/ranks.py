@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from harness import preemption
 from preprocessing import cli
 from preprocessing.errors import UserError
 
@@ -30,7 +31,11 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
                 raise
             if getattr(error, "agreed", False):
                 return 0
-            time.sleep(GRACE_S)
+            deadline = time.monotonic() + GRACE_S
+            while time.monotonic() < deadline:
+                if preemption.received() is not None:  # rank 0 has spoken, and the launcher ends the others
+                    return error.exit_code
+                time.sleep(0.05)
             raise
 
     return cli.run(quiet, sys.argv[1:])
