@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights, vocabulary, text pipeline and threshold in one directory: all that prediction needs, nothing that runs.
+"""Weights, vocabulary, text pipeline, temperature and threshold in one directory: all that prediction needs.
+
+Nothing in it is executed when it is read.
 
 ::
 
@@ -22,6 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from harness.calibration import Decision
 from harness.config import ModelConfig, model_from_dict, to_dict
 from harness.model import Classifier
 from preprocessing import atomic
@@ -31,8 +34,9 @@ from preprocessing.text import Encoder, TextPipeline
 from preprocessing.vocabulary import Vocabulary
 
 FORMAT = "padless-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INDEX = "bundle.json"
+NEUTRAL = Decision()
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class BundleInfo:
     text: dict[str, Any]
     text_hash: str
     labels: list[str]
+    temperature: float
+    """Logits are divided by it before they become probabilities; fitted on the validation split."""
     threshold: float
     """Probability of class 1 from which on it is predicted; two classes only."""
     step: int
@@ -58,13 +64,20 @@ class BundleInfo:
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
+    @property
+    def decision(self) -> Decision:
+        """How the logits of these weights become probabilities and labels."""
+        return Decision(self.temperature, self.threshold)
+
 
 def write_vocabulary(directory: Path, dataset: Path) -> None:
     """Copy the dataset's vocabulary into a bundle that is about to be written."""
     atomic.write_bytes(directory / VOCABULARY, (dataset / VOCABULARY).read_bytes())
 
 
-def write_bundle(directory: Path, model: Classifier, manifest: Manifest, step: int, threshold: float = 0.5) -> None:
+def write_bundle(
+    directory: Path, model: Classifier, manifest: Manifest, step: int, decision: Decision = NEUTRAL
+) -> None:
     """Write the weights of ``model`` as the bundle's only ones; ``write_vocabulary`` has run before."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     data = save(weights)
@@ -80,7 +93,8 @@ def write_bundle(directory: Path, model: Classifier, manifest: Manifest, step: i
         text=manifest.text,
         text_hash=manifest.text_hash,
         labels=manifest.labels,
-        threshold=threshold,
+        temperature=decision.temperature,
+        threshold=decision.threshold,
         step=step,
         dataset=manifest.fingerprint,
     )
@@ -104,7 +118,10 @@ def read_info(directory: Path) -> BundleInfo:
         raise DataError(f"{path}: not a padless bundle")
     if content.get("format_version") != FORMAT_VERSION:
         found = content.get("format_version")
-        raise DataError(f"{path}: format version {found}, this padless reads version {FORMAT_VERSION}")
+        raise DataError(
+            f"{path}: format version {found}, this padless reads version {FORMAT_VERSION} (which holds a temperature): "
+            "train again, or use the padless that wrote it"
+        )
     try:
         return BundleInfo(**content)
     except TypeError as error:

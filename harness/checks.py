@@ -79,6 +79,11 @@ def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None
             raise ConfigError(f"optim.class_weights.{label}: the dataset has no such label; it has {known}")
     if config.optim.gradient_compression != "none" and world_size == 1:
         raise ConfigError("optim.gradient_compression: one process sends no gradients; leave it at none")
+    if config.evaluation.threshold != "fixed" and len(manifest.labels) > 2:
+        raise ConfigError(
+            f"evaluation.threshold: {config.evaluation.threshold} is for two labels, the dataset has "
+            f"{len(manifest.labels)} and the most probable one is predicted; leave it at fixed"
+        )
     per_epoch = sum(part.steps for part in strata(manifest.rows_by_width(TRAIN), order_spec(config)))
     total = config.epochs * per_epoch
     if config.profile and config.profile[1] >= total:

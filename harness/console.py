@@ -68,6 +68,7 @@ class Console:
         for name, what in (
             (rundir.BUNDLE, "best weights, vocabulary and text pipeline, for predict"),
             ("test.json", "test metrics; test-predictions.parquet has every row"),
+            ("report.html", "all of it to look at"),
             (rundir.METRICS, "every log line"),
             (rundir.CONFIG, "the resolved configuration; environment.json says what it ran on"),
         ):

@@ -21,12 +21,14 @@ from preprocessing import atomic, cli
 if TYPE_CHECKING:
     import torch
 
-    from harness.data.loader import Layout
+    from harness.bundle import Bundle
+    from harness.data.loader import Batch, Layout
     from harness.distributed import World
     from harness.model import Classifier
     from preprocessing.shards import Manifest, Split
 
 PROG = "accelerate launch -m harness.evaluate"
+FORMAT, FORMAT_VERSION = "padless-evaluation", 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,11 @@ class Scores:
     labels: np.ndarray
     """int64 ``[rows]``."""
     logits: np.ndarray
-    """float64 ``[rows]`` for two classes, ``[rows, classes]`` for more."""
+    """float64 ``[rows]`` for two classes, ``[rows, classes]`` for more; the model's own, before calibration."""
+    lengths: np.ndarray
+    """int64 ``[rows]``: tokens of each row."""
+    unknown: np.ndarray
+    """int64 ``[rows]``: how many of them are not in the vocabulary."""
 
 
 PAUSE_EVERY = 8
@@ -92,43 +98,104 @@ def score(
     spec = OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False)
     order = order_over(split, spec)
     loader = Loader(split, order, rank=world.rank, world_size=world.world_size, layout=layout, device=device)
-    parts: list[tuple[np.ndarray, torch.Tensor, torch.Tensor]] = []
+    parts: list[tuple[np.ndarray, ...]] = []
     was_training = model.training
     model.eval()
     with torch.inference_mode():
         for step in loader.steps(0):
             if pause is not None and step.step % PAUSE_EVERY == 0:
                 pause()
-            parts += [(batch.rows, batch.labels, model(batch)) for batch in step.micro_batches]
+            parts += [facts_of(batch, model(batch)) for batch in step.micro_batches]
     model.train(was_training)
-    columns = 2 + (1 if model.num_classes == 2 else model.num_classes)
-    table = np.empty((0, columns), np.float64)
+    outputs = 1 if model.num_classes == 2 else model.num_classes
+    table = np.empty((0, FACTS + outputs), np.float64)
     if parts:
-        rows = np.concatenate([part[0] for part in parts]).view(np.float64)[:, None]
-        labels = torch.cat([part[1] for part in parts]).cpu().numpy().view(np.float64)[:, None]
-        logits = torch.cat([part[2] for part in parts]).double().cpu().numpy().reshape(len(rows), -1)
-        table = np.concatenate((rows, labels, logits), axis=1)
+        *facts, logits = (np.concatenate(column) for column in zip(*parts, strict=True))
+        table = np.column_stack([*(fact.view(np.float64) for fact in facts), logits.reshape(len(logits), outputs)])
     table = world.gather_rows(table, f"the scores of split {split.name}")
-    numbers, classes = (np.ascontiguousarray(table[:, i]).view(np.int64) for i in (0, 1))
+    numbers, labels, lengths, unknown = np.ascontiguousarray(table[:, :FACTS].T).view(np.int64)
     assert len(numbers) == len(np.unique(numbers)) == len(split), "a row was scored twice, or not at all"
-    by_row = np.argsort(numbers)
-    scores = table[by_row, 2:]
-    return Scores(numbers[by_row], classes[by_row], scores[:, 0] if model.num_classes == 2 else scores)
+    order_of_rows = np.argsort(numbers)
+    scores = table[:, FACTS:] if model.num_classes > 2 else table[:, FACTS]
+    return Scores(*(column[order_of_rows] for column in (numbers, labels, scores, lengths, unknown)))
+
+
+FACTS = 4
+"""Integer columns of the table that ranks exchange: row, label, length, unknown tokens."""
+
+
+def facts_of(batch: Batch, logits: torch.Tensor) -> tuple[np.ndarray, ...]:
+    """Row, label, length and unknown tokens (int64 ``[rows]`` each) and float64 logits of a batch that was scored."""
+    import torch
+
+    from harness.recurrent import packed_rows
+    from preprocessing.vocabulary import UNK
+
+    unknown = batch.ids == UNK
+    if batch.batch_sizes is None:
+        counts = unknown.sum(1)
+    else:
+        rows = packed_rows(batch.batch_sizes, len(unknown), unknown.device)
+        counts = unknown.new_zeros(batch.num_rows, dtype=torch.int64).index_add_(0, rows, unknown.long())
+    tensors = [tensor.cpu().numpy() for tensor in (batch.labels, batch.lengths, counts, logits.double())]
+    return tuple(np.array(column) for column in (batch.rows, *tensors))  # copies: the loader uses its buffers again
+
+
+def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
+    """All that ``SPLIT.json`` holds: metrics after calibration with intervals, calibration, slices and mistakes.
+
+    Rank 0 alone calls this; it needs nobody else. The model of ``bundle`` lies on its device.
+    """
+    from harness.intervals import bootstrap
+    from harness.metrics import Reliability, classification_metrics, log_loss_per_row, per_class
+    from harness.mistakes import METHOD, most_confident_mistakes
+    from harness.slices import slices
+
+    decision, names, labels = bundle.info.decision, bundle.info.labels, scores.labels
+    logits = decision.calibrated(scores.logits)
+    before, after = Reliability.of(scores.logits, labels), Reliability.of(logits, labels)
+    metrics = classification_metrics(logits, labels, decision.threshold)
+    found = (scores.rows, labels, scores.logits)
+    bundle.model.eval()
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "split": split.name,
+        "dataset": bundle.info.dataset,
+        "step": bundle.info.step,
+        "temperature": decision.temperature,
+        "threshold": decision.threshold,
+        **metrics,
+        "labels": names,
+        "intervals": bootstrap(logits, labels, decision.threshold),
+        "per_class": per_class(metrics["confusion"], names),
+        "calibration": {
+            "bins": len(before.rows),
+            "ece_before": before.error,
+            "log_loss_before": float(log_loss_per_row(scores.logits, labels).mean()),
+            "before": before.to_json(),
+            "after": after.to_json(),
+        },
+        "slices": slices(logits, labels, scores.lengths, scores.unknown, names, decision.threshold),
+        "mistakes": most_confident_mistakes(bundle.model, split, bundle.vocabulary, *found, names, decision),
+        "mistakes_method": METHOD,
+    }
 
 
 def write_results(directory: Path, name: str, scores: Scores, manifest: Manifest, values: dict[str, Any]) -> None:
-    """Write ``NAME.json`` (metrics) and ``NAME-predictions.parquet`` (one line per row of the split)."""
+    """Write ``NAME.json`` (what ``assess`` found) and ``NAME-predictions.parquet`` (one line per row of the split)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from harness.metrics import predicted_labels, probabilities
 
-    chances = probabilities(scores.logits)
+    logits = scores.logits / values["temperature"]
+    chances = probabilities(logits)
     names = np.array(manifest.labels, dtype=object)
     columns: dict[str, Any] = {
         "row": scores.rows,
         "label": names[scores.labels],
-        "predicted": names[predicted_labels(scores.logits, values["threshold"])],
+        "predicted": names[predicted_labels(logits, values["threshold"])],
     }
     for number, label in enumerate(manifest.labels):
         columns[f"probability_{label}"] = chances[:, number]
@@ -137,12 +204,33 @@ def write_results(directory: Path, name: str, scores: Scores, manifest: Manifest
     atomic.write_json(directory / f"{name}.json", values)
 
 
+SHOWN = ("accuracy", "f1", "roc_auc", "pr_auc", "log_loss", "ece")
+
+
 def describe(values: dict[str, Any]) -> str:
-    """Metrics as one readable line."""
-    shown = [
-        f"{name} {values[name]:.4f}" for name in ("accuracy", "f1", "roc_auc", "log_loss") if values[name] is not None
-    ]
-    return f"{values['rows']:,} rows: " + ", ".join(shown)
+    """Metrics as one readable line, with the interval of the accuracy where there is one."""
+    shown = {name: f"{name} {values[name]:.4f}" for name in SHOWN if values[name] is not None}
+    if "intervals" in values:
+        low, high = values["intervals"]["accuracy"]
+        shown["accuracy"] += f" ({low:.4f} to {high:.4f})"
+    return f"{values['rows']:,} rows: " + ", ".join(shown.values())
+
+
+def describe_calibration(values: dict[str, Any]) -> str:
+    """What temperature and threshold did, as one readable line."""
+    before = values["calibration"]
+    line = (
+        f"calibration: temperature {values['temperature']:.3f} took ece from {before['ece_before']:.4f} to "
+        f"{values['ece']:.4f}, log_loss from {before['log_loss_before']:.4f} to {values['log_loss']:.4f}"
+    )
+    return line if len(values["labels"]) > 2 else f"{line}; threshold {values['threshold']:.4f}"
+
+
+def numbers_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The single figures among all values, for a line of metrics.jsonl and for trackers."""
+    left_out = ("format_version", "step")
+    kinds = (int, float, type(None))
+    return {name: value for name, value in values.items() if isinstance(value, kinds) and name not in left_out}
 
 
 def main(argv: list[str]) -> int:
@@ -152,7 +240,6 @@ def main(argv: list[str]) -> int:
 
     with open_session(config.device, "fp32", config.timeout_s) as session:
         from harness.bundle import read_bundle, same_text
-        from harness.metrics import classification_metrics
         from harness.rundir import BUNDLE
         from preprocessing.shards import Split, read_manifest
 
@@ -167,12 +254,11 @@ def main(argv: list[str]) -> int:
         model.recurrent.flatten_parameters()
         scores = score(model, split, world, batch_rows=config.batch, layout=session.layout, device=device)
         if world.is_main:
-            threshold = bundle.info.threshold
-            values = classification_metrics(scores.logits, scores.labels, threshold)
-            values |= {"split": config.split, "threshold": threshold, "dataset": manifest.fingerprint}
+            values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint}
             directory = Path(config.output) if config.output else Path(config.run, "evaluation")
             write_results(directory, config.split, scores, manifest, values)
             print(f"{config.split}: {describe(values)}")
+            print(f"{config.split}: {describe_calibration(values)}")
             print(f"written to {directory}/{config.split}.json and {config.split}-predictions.parquet")
     return 0
 

@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+CALIBRATION_BINS = 15
+"""Equal-width bins of confidence, as in Guo et al. (2017), On Calibration of Modern Neural Networks."""
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -35,30 +40,113 @@ def predicted_labels(logits: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     return logits.argmax(axis=1)
 
 
+def num_classes_of(logits: np.ndarray) -> int:
+    """How many classes logits of this shape are about."""
+    return 2 if logits.ndim == 1 else logits.shape[1]
+
+
 def classification_metrics(logits: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> dict[str, Any]:
-    """Accuracy, F1, ROC AUC, log loss and confusion counts (rows: true class, columns: predicted class).
+    """Accuracy, F1, areas, log loss, calibration and confusion counts (rows: true class, columns: predicted class).
 
-    With two classes F1 is that of class 1; with more, F1 and ROC AUC (one against the rest) are macro averages. ROC AUC
-    is None where a class has no row, since it is not defined there.
+    With two classes F1 and the areas under the ROC and the precision-recall curve (average precision) are those of
+    class 1; with more they are macro averages, one class against the rest. Balanced accuracy is the mean recall of the
+    classes that have rows. An area is None where a class has no row, since it is not defined there. The calibration
+    error (ECE) is that of the more probable class, whatever the threshold.
     """
-    from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
+    from sklearn.metrics import confusion_matrix
 
-    num_classes = 2 if logits.ndim == 1 else logits.shape[1]
     predicted = predicted_labels(logits, threshold)
-    every_class = np.arange(num_classes)
-    binary = num_classes == 2
-    auc = None
-    if len(np.unique(labels)) == num_classes:
-        scores = logits if binary else probabilities(logits)
-        auc = float(roc_auc_score(labels, scores, multi_class="ovr", labels=None if binary else every_class))
-    average = "binary" if binary else "macro"
+    confusion = confusion_matrix(labels, predicted, labels=np.arange(num_classes_of(logits)))
+    support = confusion.sum(axis=1)
+    recall = np.diag(confusion)[support > 0] / support[support > 0]
     return {
         "rows": len(labels),
         "accuracy": float((predicted == labels).mean()),
-        "f1": float(
-            f1_score(labels, predicted, average=average, labels=None if binary else every_class, zero_division=0)
-        ),
-        "roc_auc": auc,
+        "balanced_accuracy": float(recall.mean()),
+        "f1": f1(labels, predicted, num_classes_of(logits)),
+        **areas(logits, labels),
         "log_loss": float(log_loss_per_row(logits, labels).mean()),
-        "confusion": confusion_matrix(labels, predicted, labels=every_class).tolist(),
+        "ece": Reliability.of(logits, labels).error,
+        "confusion": confusion.tolist(),
     }
+
+
+def f1(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> float:
+    """F1 of class 1 for two classes, the mean over all classes for more; 0 for a class that is nowhere."""
+    from sklearn.metrics import f1_score
+
+    if num_classes == 2:
+        return float(f1_score(labels, predicted, zero_division=0))
+    return float(f1_score(labels, predicted, average="macro", labels=np.arange(num_classes), zero_division=0))
+
+
+def areas(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+    """``roc_auc`` and ``pr_auc`` (average precision): of class 1, or the mean over classes against the rest."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    num_classes = num_classes_of(logits)
+    if len(np.unique(labels)) < num_classes:
+        return {"roc_auc": None, "pr_auc": None}
+    if num_classes == 2:
+        return {
+            "roc_auc": float(roc_auc_score(labels, logits)),
+            "pr_auc": float(average_precision_score(labels, logits)),
+        }
+    chances = probabilities(logits)
+    each = np.eye(num_classes, dtype=np.int64)[labels]
+    return {
+        "roc_auc": float(roc_auc_score(each, chances, average="macro")),
+        "pr_auc": float(average_precision_score(each, chances, average="macro")),
+    }
+
+
+def per_class(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows, precision, recall and F1 of each class; None where there is nothing to divide by."""
+    counts = np.array(confusion)
+    result = []
+    for number, name in enumerate(names):
+        hits, rows, predicted = int(counts[number, number]), int(counts[number].sum()), int(counts[:, number].sum())
+        result.append(
+            {
+                "label": name,
+                "rows": rows,
+                "predicted": predicted,
+                "precision": hits / predicted if predicted else None,
+                "recall": hits / rows if rows else None,
+                "f1": 2 * hits / (rows + predicted) if rows + predicted else None,
+            }
+        )
+    return result
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often the most probable class is the true one, by how probable it is said to be (Guo et al., 2017)."""
+
+    rows: np.ndarray
+    """int64 ``[bins]``: rows whose confidence lies in ((b - 1) / bins, b / bins]."""
+    confidence: np.ndarray
+    """float64 ``[bins]``: mean confidence in each bin, 0 where it is empty."""
+    accuracy: np.ndarray
+    """float64 ``[bins]``: share of the bin's rows whose most probable class is the true one, 0 where it is empty."""
+
+    @classmethod
+    def of(cls, logits: np.ndarray, labels: np.ndarray) -> Reliability:
+        """Sort every row into its bin."""
+        chances = probabilities(logits)
+        confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
+        places = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
+        rows = np.bincount(places, minlength=CALIBRATION_BINS)
+        some = np.maximum(rows, 1)
+        sums = (np.bincount(places, weights, CALIBRATION_BINS) / some for weights in (confidence, right))
+        return cls(rows, *sums)
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: the mean gap between confidence and accuracy, weighted by rows."""
+        return float((np.abs(self.confidence - self.accuracy) * self.rows).sum() / self.rows.sum())
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The bins that hold rows, as plain values."""
+        columns = zip(self.rows.tolist(), self.confidence.tolist(), self.accuracy.tolist(), strict=True)
+        return [{"rows": rows, "confidence": said, "accuracy": true} for rows, said, true in columns if rows]

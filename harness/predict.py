@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.config import require
 from harness.rundir import BUNDLE
-from preprocessing import atomic
+from preprocessing import atomic, cli
 from preprocessing.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -49,6 +49,13 @@ class PredictConfig:
             raise ConfigError("--input and --output go together: name the file to read and the file to write")
 
 
+def main(argv: list[str]) -> int:
+    """Predict raw texts, or every row of a file, with the best weights of a run."""
+    texts, options = cli.leading_words(argv)
+    prog = 'python -m harness predict ["text" …]'
+    return predict(cli.parse(PredictConfig, options, prog=prog, description=main.__doc__ or ""), texts)
+
+
 class Predictor:
     """A loaded bundle; ``__call__`` takes any number of texts."""
 
@@ -63,37 +70,22 @@ class Predictor:
         self.labels = self.bundle.info.labels
 
     def logits(self, texts: list[str]) -> np.ndarray:
-        """float64 ``[texts]`` for two classes, ``[texts, classes]`` for more."""
-        import torch
-
-        from harness.data.loader import Batch
+        """The model's own, before calibration: float64 ``[texts]`` for two classes, ``[texts, classes]`` for more."""
+        from harness.inference import logits_of
 
         encoded = self.encoder(texts)
-        lengths = np.diff(encoded.offsets)
-        by_length = np.argsort(-lengths, kind="stable")
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(texts), self.batch_rows):
-                rows = by_length[start : start + self.batch_rows]
-                ids = np.zeros((len(rows), int(lengths[rows].max())), np.int32)
-                for place, row in enumerate(rows):
-                    ids[place, : lengths[row]] = encoded.ids[encoded.offsets[row] : encoded.offsets[row + 1]]
-                sizes, none = torch.from_numpy(lengths[rows]), torch.zeros(len(rows), dtype=torch.int64)
-                parts.append(self.bundle.model(Batch(torch.from_numpy(ids), sizes, none, rows)).double().numpy())
-        logits = np.concatenate(parts)
-        result = np.empty_like(logits)
-        result[by_length] = logits
-        return result
+        return logits_of(self.bundle.model, np.split(encoded.ids, encoded.offsets[1:-1]), self.batch_rows)
 
     def __call__(self, texts: list[str]) -> dict[str, Any]:
-        """Columns ``predicted`` and ``probability_LABEL`` for each label."""
+        """Columns ``predicted`` and ``probability_LABEL``, calibrated, with the bundle's temperature and threshold."""
         from harness.metrics import predicted_labels, probabilities
 
-        logits = self.logits(texts)
-        names = np.array(self.labels, dtype=object)
-        columns: dict[str, Any] = {"predicted": names[predicted_labels(logits, self.bundle.info.threshold)]}
+        decision = self.bundle.info.decision
+        logits = decision.calibrated(self.logits(texts))
+        names, chances = np.array(self.labels, dtype=object), probabilities(logits)
+        columns: dict[str, Any] = {"predicted": names[predicted_labels(logits, decision.threshold)]}
         for number, label in enumerate(self.labels):
-            columns[f"probability_{label}"] = probabilities(logits)[:, number]
+            columns[f"probability_{label}"] = chances[:, number]
         return columns
 
 

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from harness import checkpoint, preemption, rundir
 from harness.bundle import write_bundle, write_vocabulary
+from harness.calibration import Decision
 from harness.checkpoint import Checkpoint
 from harness.checkpointer import Checkpointer
 from harness.config import RunConfig
@@ -96,13 +97,13 @@ class Record:
         if self.active:
             rundir.write_status(self.directory, state, step=step, exit_code=exit_code, reason=reason)
 
-    def keep(self, classifier: Classifier, manifest: Manifest, step: int) -> None:
+    def keep(self, classifier: Classifier, manifest: Manifest, step: int, decision: Decision) -> None:
         """Write the best weights so far. Raises ``StorageError``."""
         if self.active:
             with rundir.storage(self.bundle):
-                write_bundle(self.bundle, classifier, manifest, step)
+                write_bundle(self.bundle, classifier, manifest, step, decision)
 
-    def keep_from_checkpoint(self, manifest: Manifest, step: int) -> None:
+    def keep_from_checkpoint(self, manifest: Manifest, step: int, decision: Decision) -> None:
         """Put the best weights so far back, which the bundle no longer or not yet holds. Raises ``DataError``."""
         path = checkpoint.path_of(self.directory, step)
         if not path.exists():
@@ -112,7 +113,7 @@ class Record:
         weights |= {name: others[f"average.{name}"] for name in weights if f"average.{name}" in others}
         classifier = Classifier(self.config.model, manifest.vocabulary_size, len(manifest.labels))
         load_weights(classifier, weights, best)
-        self.keep(classifier, manifest, step)
+        self.keep(classifier, manifest, step, decision)
 
     def finish_writing(self) -> StorageError | None:
         """Wait for what is being written; what could not be written."""

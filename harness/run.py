@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,11 +17,12 @@ from harness import checkpoint, preemption, resume, rundir
 from harness.agreement import Wish
 from harness.assembly import build_trainer, longest_step
 from harness.bundle import INDEX, read_bundle, read_info
+from harness.calibration import Decision, decide
 from harness.checks import TEST, TRAIN, VALIDATION, check_dataset, check_fit, check_useful
 from harness.config import RunConfig, to_dict
 from harness.console import Console
 from harness.data.residency import OpenData
-from harness.evaluate import Scores, describe, score, write_results
+from harness.evaluate import Scores, assess, describe, describe_calibration, numbers_of, score, write_results
 from harness.fit import rehearse
 from harness.flops import synchronize
 from harness.metrics import classification_metrics
@@ -27,6 +30,7 @@ from harness.model import Classifier
 from harness.precision import Choice
 from harness.preemption import Preempted, StopWatch
 from harness.record import Record
+from harness.report import write_report_quietly
 from harness.session import Session
 from harness.state import describe as describe_state
 from harness.state import restore
@@ -54,6 +58,7 @@ class Run(Milestones):
         self.best: float | None = None
         self.best_step: int | None = None
         self.epochs_since_best = 0
+        self.decision = Decision()
         self.manifest, self.start = self._agree()
         self.data = OpenData(config, self.manifest, TRAIN, self.world, session.device)
         self.choices |= self.data.choices
@@ -84,7 +89,8 @@ class Run(Milestones):
             if world.is_main:
                 check_trackers(config.tracking)
                 self.record.claim()
-                start = resume.look(config, say).checkpoint
+                told = rundir.LAUNCH_ID in os.environ  # by the launcher
+                start = resume.look(config, (lambda text: None) if told else say).checkpoint
             manifest = check_dataset(config.data, hashes=world.is_main)
             check_fit(config, manifest, world.world_size)
             check_useful(config, manifest, world.world_size)
@@ -109,7 +115,7 @@ class Run(Milestones):
         restore(self.trainer, self.start)
         if state["select"] == self.config.select:
             self.best, self.best_step = state["best"], state["best_step"]
-            self.epochs_since_best = state["epochs_since_best"]
+            self.epochs_since_best, self.decision = state["epochs_since_best"], Decision(**state["decision"])
         self.choices["resume"] = Choice(f"step {self.start.step:,}", "newest checkpoint that verifies")
         before = len(state["counted"])
         if before != self.world.world_size:
@@ -122,7 +128,7 @@ class Run(Milestones):
         if self.best_step is None or not self.record.active:
             return
         if not path.exists() or read_info(self.record.bundle).step != self.best_step:
-            self.record.keep_from_checkpoint(self.manifest, self.best_step)
+            self.record.keep_from_checkpoint(self.manifest, self.best_step, self.decision)
 
     def train(self) -> None:
         """Train to the end and test, or save and raise ``Preempted`` on all ranks at a common step."""
@@ -185,6 +191,7 @@ class Run(Milestones):
             "best": self.best,
             "best_step": self.best_step,
             "epochs_since_best": self.epochs_since_best,
+            "decision": asdict(self.decision),
             "select": self.config.select,
             "dataset": self.manifest.fingerprint,
             "text_hash": self.manifest.text_hash,
@@ -239,16 +246,16 @@ class Run(Milestones):
         with self.world.together("checking that the dataset is unchanged"):
             self.data.guard.check()
         classifier = self.trainer.objective.classifier
-        _, values = self.score(VALIDATION, classifier)
+        scores, values = self.score(VALIDATION, classifier)
         selected = values["accuracy"] if self.config.select == "accuracy" else -values["log_loss"]
         better = self.best is None or selected > self.best or not np.isfinite(self.best)
         self.epochs_since_best = 0 if better else self.epochs_since_best + 1
         if better:
             self.best, self.best_step = selected, step
+            self.decision = decide(scores.logits, scores.labels, self.config.evaluation)
             with self.world.together("keeping the best weights"):
-                self.record.keep(classifier, self.manifest, step)
-        figures = {key: value for key, value in values.items() if key != "confusion"}
-        line = {"step": step, "epoch": epoch + 1, **figures, "best": better}
+                self.record.keep(classifier, self.manifest, step, self.decision)
+        line = {"step": step, "epoch": epoch + 1, **numbers_of(values), "best": better}
         self.record.line(VALIDATION, line)
         self.trackers.write(VALIDATION, line)
         with self.world.together("saying where the run stands"):
@@ -271,17 +278,19 @@ class Run(Milestones):
             return
         classifier = bundle.model.to(self.session.device)
         classifier.recurrent.flatten_parameters()
-        scores, values = self.score(TEST, classifier)
+        scores, _ = self.score(TEST, classifier)
+        values: dict[str, Any] = {}
         with self.world.together("writing the test's results"), rundir.storage(self.directory):
             if self.world.is_main:
-                values |= {"split": TEST, "threshold": bundle.info.threshold, "step": bundle.info.step}
+                values = assess(scores, bundle, self.splits[TEST])
                 write_results(self.directory, TEST, scores, self.manifest, values)
-        figures = {key: value for key, value in values.items() if key not in ("confusion", "split")}
-        line = {"step": self.trainer.step, **figures}
-        self.record.line(TEST, line)
-        self.trackers.write(TEST, line)
+        if self.world.is_main:
+            line = {"step": self.trainer.step, **numbers_of(values)}
+            self.record.line(TEST, line)
+            self.trackers.write(TEST, line)
         if self.console is not None:
             self.console.say(f"test, weights of step {bundle.info.step}: {describe(values)}")
+            self.console.say(f"test, {describe_calibration(values)}")
         self._raise_failure()
 
     def __enter__(self) -> Run:
@@ -304,6 +313,7 @@ class Run(Milestones):
             self.watch.clear()
         if self.console is not None and not self.config.dry_run:
             if ended is None:
+                write_report_quietly(self.directory)
                 self.console.end(self.directory)
             elif isinstance(ended, Preempted):
                 self.console.say(f"stopped at step {self.trainer.step:,}: {reason}; the same command goes on from here")

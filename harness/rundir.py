@@ -13,6 +13,7 @@
     bundle/                best weights with all that prediction needs
     test.json              metrics on the test split
     test-predictions.parquet
+    report.html            all of it to look at
 """
 
 from __future__ import annotations

@@ -137,12 +137,10 @@ def render(found: dict[str, Any]) -> str:
 
 
 def plot(found: dict[str, Any], path: str) -> None:
-    """Draw lengths with the ladder, label balance, unknown rate and padding. ``ConfigError`` without matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("inspect --plot: matplotlib is not installed; pip install 'padless[plot]'") from None
+    """Draw lengths with the ladder, label balance, unknown rate and padding. ``ConfigError`` for a bad ``path``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 3)

@@ -18,7 +18,7 @@ from tests.datasets import sentences
 ROWS = 700
 ROW_BASE = 1
 SMALL = ("--model.embedding_dim", 16, "--model.hidden_size", 16, "--epochs", 2, "--tracking.log_every", 1)
-TRAINING = (*SMALL, "--precision", "fp32", "--optim.lr", 0.01, "--global_batch", 32)
+TRAINING = (*SMALL, "--precision", "fp32", "--optim.lr", 0.01, "--global_batch", 32, "--evaluation.threshold", "f1")
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,23 @@ def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path) -> N
     again = json.loads((run / "evaluation" / "test.json").read_text())
     first = json.loads((run / "test.json").read_text())
     assert "test: " in result.stdout
-    for name in ("rows", "accuracy", "f1", "confusion"):
+    assert set(again) == set(first)
+    for name in ("rows", "accuracy", "f1", "confusion", "temperature", "threshold", "dataset", "labels"):
         assert again[name] == first[name], name
+    assert [mistake["row"] for mistake in again["mistakes"]] == [mistake["row"] for mistake in first["mistakes"]]
     assert again["log_loss"] == pytest.approx(first["log_loss"], abs=1e-6)
+
+
+def test_temperature_and_threshold_come_from_the_validation_split(run: Path, data: Path) -> None:
+    test, bundle = (json.loads((run / name).read_text()) for name in ("test.json", "bundle/bundle.json"))
+    assert (bundle["temperature"], bundle["threshold"]) == (test["temperature"], test["threshold"])
+    result = succeed(accelerate("harness.evaluate", "--run", run, "--data", data, "--split", "validation"))
+    validation = json.loads((run / "evaluation" / "validation.json").read_text())
+    assert "validation: calibration: temperature" in result.stdout
+    logged = [line for line in read_metrics(run, "validation") if line["best"]][-1]
+    assert validation["calibration"]["log_loss_before"] == pytest.approx(logged["log_loss"], abs=1e-6)
+    assert validation["log_loss"] < logged["log_loss"]  # fitted here
+    assert test["temperature"] != 1.0
 
 
 def test_predictions_of_raw_texts_are_those_of_the_evaluation(run: Path, data: Path, corpus: Path) -> None:

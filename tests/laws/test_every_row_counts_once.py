@@ -11,7 +11,14 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    roc_auc_score,
+)
 
 from harness.config import ModelConfig
 from harness.data.loader import Loader
@@ -20,6 +27,7 @@ from harness.evaluate import score
 from harness.metrics import classification_metrics, probabilities
 from harness.model import Classifier
 from harness.session import open_session
+from preprocessing.inspect import frame
 from preprocessing.shards import Split, read_manifest
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
@@ -46,7 +54,7 @@ def evaluate_on_a_rank(data: str) -> dict[str, Any]:
         model = make_model(manifest.vocabulary_size)
         scores = score(model, split, session.world, batch_rows=7, layout="padded", device=session.device)
     assert scores.rows.tolist() == list(range(TEST_ROWS))
-    return {**classification_metrics(scores.logits, scores.labels), "logits": scores.logits, "labels": scores.labels}
+    return {**classification_metrics(scores.logits, scores.labels), **scores.__dict__}
 
 
 @pytest.fixture(scope="module")
@@ -54,24 +62,41 @@ def alone(dataset: Path) -> dict[str, Any]:
     return run_ranks(evaluate_on_a_rank, 1, str(dataset))[0]
 
 
-def test_metrics_are_those_of_scikit_learn(alone: dict[str, Any]) -> None:
-    chances, labels = probabilities(alone["logits"])[:, 1], alone["labels"]
+def assert_equal_to_scikit_learn(values: dict[str, Any]) -> None:
+    chances, labels = probabilities(values["logits"])[:, 1], values["labels"]
     predicted = (chances >= 0.5).astype(int)
-    assert alone["rows"] == TEST_ROWS
-    assert alone["accuracy"] == pytest.approx(accuracy_score(labels, predicted), abs=1e-12)
-    assert alone["f1"] == pytest.approx(f1_score(labels, predicted), abs=1e-12)
-    assert alone["roc_auc"] == pytest.approx(roc_auc_score(labels, chances), abs=1e-12)
-    assert alone["log_loss"] == pytest.approx(log_loss(labels, chances), abs=1e-9)
-    assert np.sum(alone["confusion"]) == TEST_ROWS
+    assert len(labels) == TEST_ROWS
+    assert values["accuracy"] == pytest.approx(accuracy_score(labels, predicted), abs=1e-9)
+    assert values["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, predicted), abs=1e-9)
+    assert values["f1"] == pytest.approx(f1_score(labels, predicted), abs=1e-9)
+    assert values["roc_auc"] == pytest.approx(roc_auc_score(labels, chances), abs=1e-9)
+    assert values["pr_auc"] == pytest.approx(average_precision_score(labels, chances), abs=1e-9)
+    assert values["log_loss"] == pytest.approx(log_loss(labels, chances), abs=1e-9)
+    assert np.sum(values["confusion"]) == TEST_ROWS
+
+
+def test_metrics_are_those_of_scikit_learn(alone: dict[str, Any]) -> None:
+    assert_equal_to_scikit_learn(alone)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_evaluation_is_the_same_on_any_number_of_ranks(dataset: Path, alone: dict, world_size: int) -> None:
     for result in run_ranks(evaluate_on_a_rank, world_size, str(dataset)):
+        assert_equal_to_scikit_learn(result)
         np.testing.assert_allclose(result["logits"], alone["logits"], rtol=0, atol=1e-6)
-        for name in ("rows", "accuracy", "f1", "roc_auc", "confusion"):
+        for name in ("labels", "lengths", "unknown"):
+            np.testing.assert_array_equal(result[name], alone[name])
+        for name in ("accuracy", "f1", "roc_auc", "pr_auc", "confusion"):
             assert result[name] == alone[name], name
         assert result["log_loss"] == pytest.approx(alone["log_loss"], abs=1e-7)
+
+
+def test_lengths_and_unknown_tokens_are_those_of_the_shards(dataset: Path, alone: dict[str, Any]) -> None:
+    manifest = read_manifest(dataset)
+    rows = frame(Split(dataset, manifest, "test"), manifest).sort_values("row")
+    assert alone["lengths"].tolist() == rows["length"].tolist()
+    assert alone["unknown"].tolist() == rows["unknown"].tolist()
+    assert 0 < sum(alone["unknown"]) < sum(alone["lengths"])
 
 
 @settings(max_examples=25, deadline=None)

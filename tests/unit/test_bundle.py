@@ -13,6 +13,7 @@ import torch
 
 from harness import bundle
 from harness.bundle import read_bundle, write_bundle, write_vocabulary
+from harness.calibration import Decision
 from harness.config import ModelConfig
 from harness.model import Classifier
 from preprocessing import atomic
@@ -37,14 +38,15 @@ def make_model(manifest: Manifest, seed: int) -> Classifier:
 def directory(dataset: Path, tmp_path: Path) -> Path:
     manifest = read_manifest(dataset)
     write_vocabulary(tmp_path, dataset)
-    write_bundle(tmp_path, make_model(manifest, 1), manifest, step=7, threshold=0.4)
+    write_bundle(tmp_path, make_model(manifest, 1), manifest, step=7, decision=Decision(1.25, 0.4))
     return tmp_path
 
 
 def test_what_is_read_is_what_was_written(directory: Path, dataset: Path) -> None:
     manifest = read_manifest(dataset)
     loaded = read_bundle(directory)
-    assert (loaded.info.step, loaded.info.threshold, loaded.info.labels) == (7, 0.4, ["negative", "positive"])
+    assert (loaded.info.step, loaded.info.labels) == (7, ["negative", "positive"])
+    assert loaded.info.decision == Decision(temperature=1.25, threshold=0.4)
     assert loaded.info.text_hash == manifest.text_hash == loaded.encoder().hash
     assert loaded.info.dataset == manifest.fingerprint
     for name, tensor in make_model(manifest, 1).state_dict().items():
@@ -111,7 +113,8 @@ def test_a_pickle_in_place_of_the_weights_is_refused_and_not_executed(directory:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 9}, "format version 9, this padless reads version 1"),
+        ({"format_version": 9}, "format version 9, this padless reads version 2"),
+        ({"format_version": 1}, r"reads version 2 \(which holds a temperature\): train again"),
         ({"format": "other"}, "not a padless bundle"),
         ({"model": {"embedding_dim": 4, "hidden_size": 4, "attention": True}}, "attention: unknown key"),
     ],

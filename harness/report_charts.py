@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Charts as SVG for a page with a light and a dark face: matplotlib draws, the page's style sheet colours.
+
+Matplotlib is told colours that stand for roles; they are replaced by CSS variables in the SVG it writes. Legends are
+left to the page, where they wrap and where a name can be anything.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+SIZE = (4.4, 2.9)
+"""Inches: small, so that the text stays readable where one chart fills a telephone's width."""
+SLOTS = 8
+INK, QUIET, GRID = "#010101", "#010102", "#010103"
+ROLES = {INK: "var(--ink)", QUIET: "var(--quiet)", GRID: "var(--line)"}
+ROLES |= {f"#0201{slot:02x}": f"var(--s{slot})" for slot in range(SLOTS)}
+FEW_POINTS = 20
+"""A line with at most so many points shows them."""
+SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GRID,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": GRID,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.6,
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart, and its entry in the legend."""
+
+    label: str
+    x: Sequence[float] | np.ndarray
+    y: Sequence[float] | np.ndarray
+    slot: int = 0
+    """Number of its colour."""
+    look: Literal["line", "dashed"] = "line"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A finished chart: ``svg`` is safe to put into a page as it is."""
+
+    title: str
+    svg: str
+    legend: list[tuple[str, int, str]]
+    """Label, colour and look of each series; empty where there is only one."""
+
+
+def draw(
+    title: str,
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    *,
+    percent: bool = False,
+    diagonal: tuple[float, float] | None = None,
+    x_range: tuple[float, float] | None = None,
+    y_range: tuple[float | None, float | None] = (None, None),
+    dots: bool = True,
+) -> Chart | None:
+    """Draw ``series``; None if none of them has a point.
+
+    ``percent`` writes y as a percentage; ``dots`` marks the points of a line that has few.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+
+    shown = [item for item in series if len(item.x)]
+    if not shown:
+        return None
+    with mpl.rc_context({**SETTINGS, "svg.hashsalt": title}):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        FigureCanvasSVG(figure)
+        figure.patch.set_visible(False)
+        axes = figure.add_subplot()
+        axes.patch.set_visible(False)
+        if diagonal is not None:
+            axes.plot(diagonal, diagonal, color=QUIET, linestyle=":", linewidth=1.2)
+        for item in shown:
+            axes.plot(item.x, item.y, color=slot_colour(item.slot), **look_of(item, dots))
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if x_range is not None:
+            axes.set_xlim(*x_range)
+        axes.set_ylim(*y_range)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        if percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        elif max(np.max(np.abs(item.y)) for item in shown) >= 10_000:
+            axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        if x_label == "step":
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    legend: list[tuple[str, int, str]] = [(item.label, item.slot % SLOTS, item.look) for item in shown]
+    return Chart(title, page_svg(buffer.getvalue(), title), legend if len(legend) > 1 else [])
+
+
+def look_of(series: Series, dots: bool) -> dict[str, Any]:
+    """How matplotlib is to draw a series."""
+    marks: dict[str, Any] = {"marker": "o", "markersize": 3.5} if dots and len(series.x) <= FEW_POINTS else {}
+    return {"linestyle": "--" if series.look == "dashed" else "-", **marks}
+
+
+def slot_colour(slot: int) -> str:
+    """The colour that stands for a slot."""
+    return f"#0201{slot % SLOTS:02x}"
+
+
+def page_svg(svg: str, title: str) -> str:
+    """Matplotlib's SVG as part of a page: no prologue, sizes from the page, roles for colours, names of its own."""
+    head, _, rest = svg[svg.index("<svg") :].partition(">")
+    view = re.search(r'viewBox="[^"]*"', head)
+    assert view is not None, "matplotlib writes a viewBox"
+    rest = re.sub(r"<metadata>.*?</metadata>\s*|<style.*?</style>\s*", "", rest, flags=re.DOTALL)
+    for colour, role in ROLES.items():
+        rest = rest.replace(colour, role)
+    rest = re.sub(r"font-family: [^;]*; ?", "", rest)
+    used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', rest))
+    own = re.sub(r"\W+", "-", title.lower())
+    rest = re.sub(r' id="([^"]+)"', lambda found: f' id="{own}-{found[1]}"' if found[1] in used else "", rest)
+    rest = re.sub(r"url\(#", f"url(#{own}-", rest)
+    rest = re.sub(r'(?:xlink:)?href="#', f'href="#{own}-', rest)
+    label = html.escape(title, quote=True)
+    return f'<svg {view.group()} role="img" aria-label="{label}">{rest}'

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an evaluation says beyond its metrics: the mistakes with their words, and one JSON of it all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness.bundle import Bundle, read_bundle, write_bundle, write_vocabulary
+from harness.calibration import Decision
+from harness.checks import check_useful
+from harness.config import EvaluationConfig, ModelConfig, RunConfig
+from harness.data.gather import pack
+from harness.data.loader import Batch
+from harness.distributed import World
+from harness.evaluate import Scores, assess, facts_of, numbers_of, score
+from harness.inference import logits_of
+from harness.metrics import classification_metrics
+from harness.mistakes import log_odds, occlusion
+from harness.model import Classifier
+from preprocessing.errors import ConfigError
+from preprocessing.shards import Split, read_manifest
+from preprocessing.vocabulary import UNK
+from tests.datasets import write_dataset
+
+CLASSES = (2, 3)
+
+
+@pytest.fixture(scope="module", params=CLASSES)
+def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 50, "validation": 10, "test": 60}, num_classes=request.param)
+    return root
+
+
+@pytest.fixture(scope="module")
+def bundle(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    directory = tmp_path_factory.mktemp("bundle")
+    manifest = read_manifest(dataset)
+    torch.manual_seed(1)
+    model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8), manifest.vocabulary_size, len(manifest.labels))
+    write_vocabulary(directory, dataset)
+    write_bundle(directory, model, manifest, step=7, decision=Decision(temperature=0.5, threshold=0.4))
+    return read_bundle(directory)
+
+
+@pytest.fixture(scope="module")
+def split(dataset: Path) -> Split:
+    return Split(dataset, read_manifest(dataset), "test")
+
+
+@pytest.fixture(scope="module")
+def scores(bundle: Bundle, split: Split) -> Scores:
+    device = torch.device("cpu")
+    return score(bundle.model, split, World(), batch_rows=16, layout="padded", device=device)
+
+
+def test_everything_is_said_after_calibration_and_is_json(bundle: Bundle, split: Split, scores: Scores) -> None:
+    values = json.loads(json.dumps(assess(scores, bundle, split), allow_nan=False))
+    expected = classification_metrics(2 * scores.logits, scores.labels, 0.4)
+    assert {name: values[name] for name in expected} == expected
+    plain = classification_metrics(scores.logits, scores.labels)
+    assert values["calibration"]["log_loss_before"] == pytest.approx(plain["log_loss"])
+    assert values["calibration"]["ece_before"] == pytest.approx(plain["ece"])
+    for when in ("before", "after"):
+        assert sum(entry["rows"] for entry in values["calibration"][when]) == 60
+    low, high = values["intervals"]["accuracy"]
+    assert low < values["accuracy"] < high
+    assert [entry["label"] for entry in values["per_class"]] == bundle.info.labels
+    assert numbers_of(values) == {
+        name: value for name, value in values.items() if isinstance(value, float) or name == "rows"
+    }
+
+
+def test_mistakes_are_the_most_confident_ones_with_their_own_words(
+    bundle: Bundle, dataset: Path, split: Split, scores: Scores
+) -> None:
+    names = bundle.info.labels
+    values = assess(scores, bundle, split)
+    mistakes = values["mistakes"]
+    assert len(mistakes) == 10
+    chances = [mistake["probability"] for mistake in mistakes]
+    assert chances == sorted(chances, reverse=True)
+    for mistake in mistakes:
+        place = int(np.flatnonzero(scores.rows == mistake["row"])[0])
+        assert names[scores.labels[place]] == mistake["label"] != mistake["predicted"]
+        assert len(mistake["tokens"]) == len(mistake["weights"]) == scores.lengths[place]
+        ids = bundle.vocabulary.lookup(bundle.vocabulary.tokens.take(tokens_of(split, mistake["row"])))
+        assert mistake["tokens"] == bundle.vocabulary.tokens.take(ids).to_pylist()
+        assert mistake["tokens"].count("<unk>") == scores.unknown[place]
+
+
+def tokens_of(split: Split, row: int) -> np.ndarray:
+    for block in split.blocks:
+        for place in np.flatnonzero(block.row == row):
+            return block.ids[place, : block.length[place]].astype(np.int64)
+    raise AssertionError(row)
+
+
+def test_a_word_weighs_what_the_answer_loses_without_it(bundle: Bundle) -> None:
+    ids = np.array([3, 1, 4, 1, 5, 9, 2, 6])
+    for label in range(len(bundle.info.labels)):
+        weights = occlusion(bundle.model, ids, label)
+        whole = log_odds(logits_of(bundle.model, [ids], 1), label)[0]
+        for place in range(8):
+            changed = ids.copy()
+            changed[place] = UNK
+            without = log_odds(logits_of(bundle.model, [changed], 1), label)[0]
+            assert weights[place] == pytest.approx(whole - without, abs=1e-5)
+        assert weights[1] == pytest.approx(0, abs=1e-6)  # it is unknown already
+
+
+def test_words_of_a_long_text_are_taken_out_together(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.mistakes.TOKENS_PER_TEXT", 20)
+    ids = np.arange(2, 12)
+    weights = occlusion(bundle.model, ids, 1)
+    assert len(weights) == 10
+    assert len(set(weights.tolist())) == 2
+    changed = np.where(np.arange(10) < 5, UNK, ids)
+    odds = log_odds(logits_of(bundle.model, [ids, changed], 2), 1)
+    assert weights[:5] == pytest.approx(odds[0] - odds[1], abs=1e-5)
+
+
+def test_log_odds_of_a_class_are_those_of_its_probability() -> None:
+    logits = np.random.default_rng(0).normal(size=(5, 4))
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    for label in range(4):
+        assert log_odds(logits, label) == pytest.approx(np.log(chances[:, label] / (1 - chances[:, label])))
+    assert log_odds(np.array([2.0]), 0)[0] == -2.0
+
+
+def test_facts_are_the_same_packed_and_padded() -> None:
+    lengths = np.array([4, 2, 1])
+    ids = np.array([[5, 1, 1, 7], [1, 8, 0, 0], [9, 0, 0, 0]], np.int32)
+    labels, rows, logits = torch.tensor([1, 0, 1]), np.array([30, 10, 20]), torch.tensor([0.5, -1.0, 2.0])
+    padded = facts_of(Batch(torch.from_numpy(ids), torch.from_numpy(lengths), labels, rows), logits)
+    order, tokens, sizes = pack(ids, lengths)
+    assert order.tolist() == [0, 1, 2]
+    batch = Batch(torch.from_numpy(tokens), torch.from_numpy(lengths), labels, rows, torch.from_numpy(sizes))
+    packed = facts_of(batch, logits)
+    for ours, theirs in zip(padded, packed, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert [column.tolist() for column in padded[:4]] == [[30, 10, 20], [1, 0, 1], [4, 2, 1], [2, 1, 0]]
+
+
+def test_a_threshold_for_more_than_two_labels_is_refused(dataset: Path) -> None:
+    manifest = read_manifest(dataset)
+    config = RunConfig(evaluation=EvaluationConfig(threshold="f1"))
+    if len(manifest.labels) == 2:
+        check_useful(config, manifest, 1)
+        return
+    with pytest.raises(ConfigError, match=r"^evaluation\.threshold: f1 is for two labels, the dataset has 3"):
+        check_useful(config, manifest, 1)
