@@ -65,8 +65,6 @@ class OptimConfig:
     """How the learning rate falls to zero between the warm-up and the last step."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW), on matrices and not on biases."""
-    embedding_decay: float = 0.0
-    """Weight decay of the embeddings on top of that: words that hardly occur fade away."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's averaging factors for the gradient and its square."""
     clip_norm: float | None = 1.0
@@ -84,8 +82,7 @@ class OptimConfig:
         """Check ranges."""
         require(self.lr > 0, "optim.lr", self.lr, "above 0")
         require(0 <= self.warmup <= 1, "optim.warmup", self.warmup, "a share of the steps, from 0 to 1")
-        for name in ("weight_decay", "embedding_decay"):
-            require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "at least 0")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
         require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers from 0 to below 1")
         require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "above 0, or null")
         require(self.ema is None or 0 < self.ema < 1, "optim.ema", self.ema, "between 0 and 1, or null")
@@ -120,6 +117,10 @@ class TrackingConfig:
     """Project name that the tracker files the run under."""
     name: str | None = None
     """Display name of the run; the run directory's name unless given."""
+    tags: list[str] = field(default_factory=list)
+    """Words to find the run by at W&B, as in [baseline, long]."""
+    log_bundle: bool = False
+    """Also send the best weights to W&B, as an artifact, when the run has finished."""
     log_every: int = 20
     """Optimizer steps between two lines of metrics."""
 
@@ -132,21 +133,6 @@ class TrackingConfig:
         """The trackers' names as a list."""
         names = [name.strip() for name in self.tracker.split(",")]
         return [name for name in names if name not in {"", "none"}]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """How probabilities become labels; decided on the validation split, kept in the bundle, used by predict."""
-
-    threshold: Literal["fixed", "accuracy", "f1", "recall"] = "fixed"
-    """From which probability class 1 is predicted, for two classes. fixed: 0.5, the more probable class, as everywhere
-    else; accuracy, f1: the best one on validation; recall: the highest that finds ``recall`` of class 1 there."""
-    recall: float = 0.95
-    """Share of the validation rows of class 1 that `threshold: recall` must find."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        require(0 < self.recall <= 1, "evaluation.recall", self.recall, "a share above 0, at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +155,21 @@ class CheckpointConfig:
         for name in ("every_steps", "keep_every"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"checkpoint.{name}", value, "at least 1, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How probabilities become labels; decided on the validation split, kept in the bundle, used by predict."""
+
+    threshold: Literal["fixed", "accuracy", "f1", "recall"] = "fixed"
+    """From which probability class 1 is predicted, for two classes. fixed: 0.5, the more probable class, as everywhere
+    else; accuracy, f1: the best one on validation; recall: the highest that finds ``recall`` of class 1 there."""
+    recall: float = 0.95
+    """Share of the validation rows of class 1 that `threshold: recall` must find."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(0 < self.recall <= 1, "evaluation.recall", self.recall, "a share above 0, at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,10 +107,10 @@ class RunFolder:
     needed: int = 0
     """Bytes that checkpoints and the bundle will take, estimated."""
     problem: str | None = None
-    """Why nothing can be written there."""
+    """The sentence with which training would refuse it."""
     fsync_s: float = 0.0
     state: str | None = None
-    """Where the run that it already holds stands."""
+    """What would become of the run that it already holds."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def judge_run(seen: list[RunFolder], unseen: list[str]) -> list[Finding]:
         room = f"{size(folder.free)} free" + (f", about {size(folder.needed)} needed" if folder.needed else "")
         state: State = "ok"
         if folder.problem is not None:
-            state, message = "fix", f"{folder.path}: {folder.problem}; name a directory you may write, with --run"
+            state, message = "fix", folder.problem
         elif folder.host in unseen:
             state = "fix"
             message = f"{place}: not the directory that {seen[0].host} sees; name one that all machines share"

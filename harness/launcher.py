@@ -171,10 +171,15 @@ def start(arguments: Any) -> Failure | None:
     forwarded: list[str] = []
 
     def forward_to_children(number: int, _: Any) -> None:
-        """Pass a stop signal to the rank. For one process only: with several, the elastic agent has its handlers."""
+        """Pass a stop signal to the rank. For one process only: with several, the elastic agent has its handlers.
+
+        What the rank has started in a session of its own, as it does its trackers, ends when the rank says so.
+        """
         forwarded.append(signal.Signals(number).name)
         for child in psutil.Process().children(recursive=True):
-            child.send_signal(number)
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                if os.getsid(child.pid) == os.getsid(0):
+                    child.send_signal(number)
 
     for name in SIGNALS:
         signal.signal(getattr(signal, name), forward_to_children)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from harness import rundir
+from harness import resume, rundir
 from harness.checks import TRAIN, check_dataset, check_fit, check_useful
 from harness.config import RunConfig
 from harness.data import files, residency
@@ -23,13 +23,12 @@ from harness.distributed import launched_local_world_size, launched_rank
 from harness.plan import num_parameters
 from harness.precision import choose_device, choose_precision, configure_threads
 from preprocessing import atomic
-from preprocessing.errors import DataError, UserError
+from preprocessing.errors import UserError
 from preprocessing.shards import Manifest
 
-CHECKPOINT_BYTES_PER_PARAMETER = 12
-"""Weights and Adam's two averages, in fp32."""
-CHECKPOINTS_HELD = 5
-"""As many as may lie in a run directory at once, the one being written included."""
+OTHER_CHECKPOINTS = 2
+"""Beside the newest ones that are kept: that of the best validation, and the one being written. Each holds weights,
+Adam's two averages and the averaged weights, if there are any, in fp32."""
 
 
 def look_at_machine(config: RunConfig, manifest: Manifest | None) -> Machine:
@@ -131,17 +130,27 @@ def look_at_run(config: RunConfig, manifest: Manifest | None) -> RunFolder:
     try:
         seconds = probe(path)
     except OSError as error:
-        return RunFolder(host, config.run, kind, problem=f"{path} cannot be written ({error.strerror})")
+        problem = f"{path} cannot be written ({error.strerror}); name a directory you may write, with --run"
+        return RunFolder(host, config.run, kind, problem=problem)
     try:
-        status = rundir.read_status(config.run)
-    except DataError as error:
+        state = describe_standing(resume.look(config, lambda _: None))
+    except UserError as error:
         return RunFolder(host, config.run, kind, problem=str(error))
-    state = None if status is None else f"it holds a run that is {status['state']} at step {status['step']}"
     needed = 0
     if manifest is not None:
         parameters = num_parameters(config.model, manifest.vocabulary_size, len(manifest.labels))
-        needed = CHECKPOINTS_HELD * CHECKPOINT_BYTES_PER_PARAMETER * parameters
+        numbers = 3 if config.optim.ema is None else 4
+        needed = (config.checkpoint.keep_last + OTHER_CHECKPOINTS) * 4 * numbers * parameters
     return RunFolder(host, config.run, kind, shutil.disk_usage(path).free, needed, fsync_s=seconds, state=state)
+
+
+def describe_standing(standing: resume.Standing) -> str | None:
+    """What a training would make of the run that is there; None where there is none."""
+    if standing.finished:
+        return "the run has finished already"
+    if standing.checkpoint is not None:
+        return f"the run goes on from step {standing.checkpoint.step:,}"
+    return "the run begins anew: it has no checkpoint" if standing.begun else None
 
 
 def existing(path: str | Path) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.config import require
 from harness.rundir import BUNDLE
-from preprocessing import atomic
+from preprocessing import atomic, cli
 from preprocessing.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -47,6 +47,13 @@ class PredictConfig:
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         if (self.input is None) != (self.output is None):
             raise ConfigError("--input and --output go together: name the file to read and the file to write")
+
+
+def main(argv: list[str]) -> int:
+    """Predict raw texts, or every row of a file, with the best weights of a run."""
+    texts, options = cli.leading_words(argv)
+    prog = 'python -m harness predict ["text" …]'
+    return predict(cli.parse(PredictConfig, options, prog=prog, description=main.__doc__ or ""), texts)
 
 
 class Predictor:

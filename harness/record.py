@@ -98,7 +98,7 @@ class Record:
             rundir.write_status(self.directory, state, step=step, exit_code=exit_code, reason=reason)
 
     def keep(self, classifier: Classifier, manifest: Manifest, step: int, decision: Decision) -> None:
-        """Write the best weights so far, and how their logits are read. Raises ``StorageError``."""
+        """Write the best weights so far. Raises ``StorageError``."""
         if self.active:
             with rundir.storage(self.bundle):
                 write_bundle(self.bundle, classifier, manifest, step, decision)

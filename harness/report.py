@@ -48,9 +48,7 @@ class ReportConfig:
 
 def main(argv: list[str]) -> int:
     """Write the report of the runs named and say where it is."""
-    from harness.__main__ import leading_texts
-
-    runs, options = leading_texts(argv)
+    runs, options = cli.leading_words(argv)
     config = cli.parse(ReportConfig, options, prog=PROG, description=ReportConfig.__doc__ or "")
     if not runs:
         raise ConfigError(f"no run named: {PROG} takes one run directory or several")

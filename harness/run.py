@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ import torch
 from harness import checkpoint, preemption, resume, rundir
 from harness.agreement import Wish
 from harness.assembly import build_trainer, longest_step
-from harness.bundle import INDEX, NEUTRAL, read_bundle, read_info
+from harness.bundle import INDEX, read_bundle, read_info
 from harness.calibration import Decision, decide
 from harness.checks import TEST, TRAIN, VALIDATION, check_dataset, check_fit, check_useful
 from harness.config import RunConfig, to_dict
@@ -35,7 +36,7 @@ from harness.state import describe as describe_state
 from harness.state import restore
 from harness.throughput import TIMING, memory_bytes
 from harness.trackers import check_trackers
-from harness.tracking import Tracking
+from harness.tracking import Trackers
 from harness.trainer import Milestones
 from preprocessing import atomic
 from preprocessing.errors import ConfigError
@@ -56,8 +57,8 @@ class Run(Milestones):
         self.choices = dict(session.choices)
         self.best: float | None = None
         self.best_step: int | None = None
-        self.decision = NEUTRAL
         self.epochs_since_best = 0
+        self.decision = Decision()
         self.manifest, self.start = self._agree()
         self.data = OpenData(config, self.manifest, TRAIN, self.world, session.device)
         self.choices |= self.data.choices
@@ -74,7 +75,9 @@ class Run(Milestones):
             self.record.open(self.trainer, self.start, self.choices)
             self._restore_bundle()
         self.console = Console(self.trainer.total_steps, self.trainer.step) if self.world.is_main else None
-        self.tracking = Tracking(session.accelerator, config, self.directory, self.record.active)
+        effective = {name: str(choice) for name, choice in self.choices.items()}
+        facts = {"dataset": self.manifest.fingerprint, "effective": effective}
+        self.trackers = Trackers(config, self.directory, active=self.record.active, facts=facts)
         if self.console is not None:
             self.console.start(config, self.manifest, self.trainer.objective.classifier, self.choices)
 
@@ -86,7 +89,8 @@ class Run(Milestones):
             if world.is_main:
                 check_trackers(config.tracking)
                 self.record.claim()
-                start = resume.look(config, say).checkpoint
+                told = rundir.LAUNCH_ID in os.environ  # by the launcher
+                start = resume.look(config, (lambda text: None) if told else say).checkpoint
             manifest = check_dataset(config.data, hashes=world.is_main)
             check_fit(config, manifest, world.world_size)
             check_useful(config, manifest, world.world_size)
@@ -111,8 +115,7 @@ class Run(Milestones):
         restore(self.trainer, self.start)
         if state["select"] == self.config.select:
             self.best, self.best_step = state["best"], state["best_step"]
-            self.epochs_since_best = state["epochs_since_best"]
-            self.decision = Decision(**state["decision"])
+            self.epochs_since_best, self.decision = state["epochs_since_best"], Decision(**state["decision"])
         self.choices["resume"] = Choice(f"step {self.start.step:,}", "newest checkpoint that verifies")
         before = len(state["counted"])
         if before != self.world.world_size:
@@ -218,7 +221,10 @@ class Run(Milestones):
         speed = {key: figures[key] for key in ("step", *TIMING)}
         self.record.line("train", learned)
         self.record.line("train", speed, rundir.THROUGHPUT)
-        self.tracking.write("train", figures)
+        self.trackers.write("train", figures)
+        if figures["skipped"]:
+            text = f"{figures['skipped']} steps up to step {figures['step']} had a gradient that was not finite."
+            self.trackers.alert("Steps were skipped", text)
         if self.console is not None:
             self.console.line(figures)
 
@@ -251,7 +257,7 @@ class Run(Milestones):
                 self.record.keep(classifier, self.manifest, step, self.decision)
         line = {"step": step, "epoch": epoch + 1, **numbers_of(values), "best": better}
         self.record.line(VALIDATION, line)
-        self.tracking.write(VALIDATION, line)
+        self.trackers.write(VALIDATION, line)
         with self.world.together("saying where the run stands"):
             self.record.status("running", step)
         stop = self.config.patience is not None and self.epochs_since_best >= self.config.patience
@@ -278,9 +284,10 @@ class Run(Milestones):
             if self.world.is_main:
                 values = assess(scores, bundle, self.splits[TEST])
                 write_results(self.directory, TEST, scores, self.manifest, values)
-        line = {"step": self.trainer.step, **numbers_of(values)}
-        self.record.line(TEST, line)
-        self.tracking.write(TEST, line)
+        if self.world.is_main:
+            line = {"step": self.trainer.step, **numbers_of(values)}
+            self.record.line(TEST, line)
+            self.trackers.write(TEST, line)
         if self.console is not None:
             self.console.say(f"test, weights of step {bundle.info.step}: {describe(values)}")
             self.console.say(f"test, {describe_calibration(values)}")
@@ -293,10 +300,12 @@ class Run(Milestones):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """Finish what is being written, close the trackers, then say how the run ended; preemption is no error."""
+        """Finish what is being written, say how the run ended, then close the trackers, which may take their time.
+
+        Preemption is no error.
+        """
         failure = self.record.finish_writing()
         ended = error if error is not None and not isinstance(error, Preempted) else failure or error
-        self.tracking.close()
         reason = self.watch.reason() or "another rank was asked to stop"
         if self.record.active:
             self.record.end(ended, self.trainer.step, reason)
@@ -308,6 +317,12 @@ class Run(Milestones):
                 self.console.end(self.directory)
             elif isinstance(ended, Preempted):
                 self.console.say(f"stopped at step {self.trainer.step:,}: {reason}; the same command goes on from here")
+        if ended is None:
+            self.trackers.close("finished")
+        elif isinstance(ended, Preempted):
+            self.trackers.close("preempted", f"{reason}.")
+        else:
+            self.trackers.close("failed", str(ended))
         if ended is not None and ended is not error:
             raise ended
         return isinstance(ended, Preempted)

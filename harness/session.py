@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -34,13 +34,8 @@ class Session:
 
 
 @contextmanager
-def open_session(
-    device: str, precision: Precision, timeout_s: int, trackers: Sequence[str] = (), project_dir: str | None = None
-) -> Iterator[Session]:
-    """Join the other ranks; leave the process group at the end, whatever happened.
-
-    ``trackers`` names those of accelerate's trackers that may be started, ``project_dir`` where they may write.
-    """
+def open_session(device: str, precision: Precision, timeout_s: int) -> Iterator[Session]:
+    """Join the other ranks; leave the process group at the end, whatever happened."""
     device_choice = choose_device(device)
     arithmetic = choose_precision(precision, device_choice.value)
     threads = configure_threads(device_choice.value)
@@ -48,8 +43,6 @@ def open_session(
     accelerator = Accelerator(
         cpu=device_choice.value == "cpu",
         mixed_precision=MIXED[arithmetic.value],
-        log_with=list(trackers) or None,
-        project_dir=project_dir,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))],
     )
     world = connect(timeout_s)

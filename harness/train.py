@@ -20,11 +20,8 @@ def main(argv: list[str]) -> int:
     config = cli.parse(RunConfig, argv, prog=PROG, description=DESCRIPTION)
     from harness.run import Run
     from harness.session import open_session
-    from harness.trackers import known_trackers
 
-    joined = open_session(
-        config.device, config.precision, config.timeout_s, known_trackers(config.tracking), config.run
-    )
+    joined = open_session(config.device, config.precision, config.timeout_s)
     with joined as session, Run(config, session) as run:
         if config.dry_run:
             run.rehearse()

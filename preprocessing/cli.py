@@ -80,6 +80,25 @@ def spelt_out(argv: Sequence[str], flags: set[str]) -> list[str]:
     return words
 
 
+def leading_words(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Words that belong to no option, wherever they stand, and the rest: an option that is no switch takes a word."""
+    alone: list[str] = []
+    options: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            alone += words
+        elif word.startswith("--") and len(word) > 2:
+            options.append(word)
+            if "=" not in word and word not in ("--help", "--print_config", "--json"):
+                options += [value for value in [next(words, None)] if value is not None]
+        elif word == "-h":
+            options.append("--help")
+        else:
+            alone.append(word)
+    return alone, options
+
+
 def choose(names: Collection[str], argv: Sequence[str], prog: str) -> tuple[str, list[str]]:
     """The command that ``argv`` begins with, and the rest. Raises ``ConfigError`` with the nearest one there is."""
     if not argv or argv[0] not in names:

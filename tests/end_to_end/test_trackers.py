@@ -1,51 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""W&B through Accelerate's tracker: offline when there is no key, read back with W&B's own tool."""
+"""Observers never hurt (law 8): trackers that sleep for ever, raise, or see the trainer die, on real training runs."""
 
 from __future__ import annotations
 
 import json
-import sys
+import os
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.commands import read_metrics, run_command, run_module, succeed
+from harness.tracking import FINISH_S, KILL_AFTER_S, SHORT_FINISH_S
+from tests.commands import read_metrics, run_module, sentence, succeed
 from tests.datasets import write_dataset
+from tests.fake_trackio import FAKE_TRACKIO
 
-pytest.importorskip("wandb", reason="needs the extra wandb")
+SMALL = ("--epochs", 2, "--tracking.log_every", 1, "--model.embedding_dim", 8, "--model.hidden_size", 8)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("tracked")
-    write_dataset(root / "data", {"train": 120, "validation": 30, "test": 30})
-    arguments = ("--data", root / "data", "--run", root / "run", "--epochs", 2, "--tracking.log_every", 1)
-    small = ("--model.embedding_dim", 8, "--model.hidden_size", 8, "--tracking.tracker", "wandb")
-    home = {"HOME": str(root), "WANDB_DATA_DIR": str(root / "staging")}
-    succeed(run_module("harness", "launch", *arguments, *small, **home))
-    return root / "run"
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("trackers")
+    write_dataset(path / "data", {"train": 240, "validation": 30, "test": 30})
+    (path / "fakes").mkdir()
+    (path / "fakes" / "trackio.py").write_text(FAKE_TRACKIO)
+    return path
 
 
-def test_offline_history_equals_metrics_jsonl(run: Path) -> None:
-    offline = list((run / "wandb").glob("offline-run-*"))
-    assert len(offline) == 1
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(offline[0])]
-    output = succeed(run_command(command, 120, {"HOME": str(run.parent)})).stdout
-    records = [json.loads(line) for line in output.splitlines() if line.strip()]
-    history = [record for record in records if record["type"] == "history"]
-    losses = [value for record in history for value in find(record, "train/loss")]
-    logged = read_metrics(run, "train")
-    assert len(logged) == 4
-    assert losses == pytest.approx([line["loss"] for line in logged])
+def observers_of(run: Path) -> list[psutil.Process]:
+    """Processes that still serve a run."""
+    processes = psutil.process_iter(["cmdline"])
+    return [process for process in processes if {"harness.observer", str(run)} <= set(process.info["cmdline"] or [])]
 
 
-def find(value: object, key: str) -> list[object]:
-    """Every value that stands under ``key``, however deep, in order."""
-    if isinstance(value, dict):
-        if value.get("key") == key or value.get("nested_key") == [key]:
-            raw = value.get("value_json", value.get("value"))
-            return [json.loads(raw) if isinstance(raw, str) else raw]
-        return [found for name, item in value.items() for found in ([item] if name == key else find(item, key))]
-    if isinstance(value, list):
-        return [found for item in value for found in find(item, key)]
-    return []
+@pytest.mark.parametrize(
+    ("how", "says", "waits_s"),
+    [
+        ("sleep-everywhere", "did not finish within 15 s, with 11 rows not told", SHORT_FINISH_S),
+        ("sleep-finish", "did not finish within 30 s", FINISH_S),
+        ("raise-start", "raised ConnectionError: no such server", 0),
+        ("raise-finish", "raised ConnectionError: no such server", 0),
+    ],
+)
+def test_training_ends_on_time_with_one_warning(root: Path, how: str, says: str, waits_s: float) -> None:
+    run = root / how
+    fakes = f"{Path(__file__).parents[2]}{os.pathsep}{root / 'fakes'}"
+    faults = {"FAKE_TRACKER": how, "FAKE_ROWS": str(root / f"{how}.rows"), "PYTHONPATH": fakes}
+    arguments = ("--data", root / "data", "--run", run, *SMALL, "--tracking.tracker", "trackio")
+    result = succeed(run_module("harness", "launch", *arguments, **faults))
+    ended = time.time()
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning:")]
+    assert warnings == [f"warning: trackio {says}, and was stopped; training is not affected"]
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("finished", 8)
+    assert [line["step"] for line in read_metrics(run, "train")] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert ended - (run / "status.json").stat().st_mtime < waits_s + KILL_AFTER_S + 10
+    assert observers_of(run) == []
+
+
+def test_a_tracker_of_the_wrong_name_or_without_its_package_is_refused(root: Path) -> None:
+    arguments = ("--data", root / "data", "--run", root / "refused", "--tracking.tracker")
+    wrong = sentence(run_module("harness", "launch", *arguments, "wandd"))
+    assert wrong.startswith("tracking.tracker: 'wandd' is no tracker; there are none, aim, ")
+    missing = sentence(run_module("harness", "launch", *arguments, "dvclive"))
+    assert missing == "tracking.tracker: dvclive needs the package dvclive: pip install dvclive, or use none"
+    assert not (root / "refused").exists()

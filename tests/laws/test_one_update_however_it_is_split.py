@@ -42,8 +42,7 @@ def make_config(options: str, labels: list[str]) -> RunConfig:
         model = ModelConfig(
             embedding_dim=8, hidden_size=6, num_layers=2, pooling="max+mean", dropout=0.4, word_dropout=0.2
         )
-        decay = {"weight_decay": 0.1, "embedding_decay": 0.2}
-        optim = OptimConfig(lr=0.01, ema=0.8, label_smoothing=0.1, class_weights={labels[0]: 2.5}, **decay)
+        optim = OptimConfig(lr=0.01, ema=0.8, label_smoothing=0.1, class_weights={labels[0]: 2.5}, weight_decay=0.1)
     return RunConfig(global_batch=GLOBAL_BATCH, epochs=1, seed=3, precision="fp32", model=model, optim=optim)
 
 
@@ -128,11 +127,10 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
     order = make_order(split, config)
     model = make_model(config, manifest.vocabulary_size, len(manifest.labels))
     average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    embeddings = {"params": [model.embedding.weight], "weight_decay": optim.weight_decay + optim.embedding_decay}
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1][1:]
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     decayed = {"params": matrices, "weight_decay": optim.weight_decay}
-    optimizer = torch.optim.AdamW([embeddings, decayed, {"params": vectors, "weight_decay": 0.0}], lr=optim.lr)
+    optimizer = torch.optim.AdamW([decayed, {"params": vectors, "weight_decay": 0.0}], lr=optim.lr)
     rows_of = [(block, row) for block in split.blocks for row in range(len(block.row))]
     for step in range(STEPS):
         epoch, place = divmod(step, order.steps_per_epoch)

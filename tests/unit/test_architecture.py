@@ -66,7 +66,17 @@ def test_every_import_is_declared() -> None:
         for name in imports(path):
             root = name.partition(".")[0]
             if root not in sys.stdlib_module_names and root not in own:
-                assert DISTRIBUTION_OF.get(root, root) in declared, f"{path} imports {root}, which pyproject.toml lacks"
+                distribution = DISTRIBUTION_OF.get(root, root.replace("_", "-"))
+                assert distribution in declared, f"{path} imports {root}, which pyproject.toml lacks"
+
+
+def test_every_command_exists() -> None:
+    from harness.__main__ import COMMANDS
+
+    for name, (module, summary) in COMMANDS.items():
+        tree = ast.parse((ROOT / "harness" / f"{module}.py").read_text())
+        assert "main" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, name
+        assert summary.endswith(".")
 
 
 def test_every_configuration_file_is_valid() -> None:

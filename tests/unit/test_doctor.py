@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from harness import diagnosis, machine
-from harness.config import RunConfig
+from harness.config import OptimConfig, RunConfig
 from harness.diagnosis import Data, Finding, Gpu, Machine, Network, Rank, RunFolder
+from harness.model import Classifier
 from tests.commands import CPU, free_port, run_module, succeed
 from tests.datasets import write_dataset
 
@@ -98,13 +99,8 @@ def test_a_dataset_that_another_machine_sees_differently() -> None:
     ("changes", "unseen", "expected", "words"),
     [
         ({}, [], "ok", "runs/x on nfs4: 50.0 GB free, about 7.0 GB needed; written, flushed and renamed in 20 ms"),
-        ({"state": "it holds a run"}, [], "ok", "in 20 ms; it holds a run"),
-        (
-            {"problem": "/x cannot be written (Read-only file system)"},
-            [],
-            "fix",
-            "name a directory you may write, with",
-        ),
+        ({"state": "the run goes on from step 7"}, [], "ok", "in 20 ms; the run goes on from step 7"),
+        ({"problem": "/x cannot be written; name another"}, [], "fix", "/x cannot be written; name another"),
         ({"free": 6 * GB}, [], "fix", "6.0 GB free, about 7.0 GB needed; make room"),
         ({"kind": "tmpfs"}, [], "warn", "gone when the machine restarts"),
         ({"fsync_s": 2.5}, [], "warn", "a small write took 2.5 s"),
@@ -172,8 +168,27 @@ def test_this_machine_is_seen_as_it_is(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     refused = machine.look_at_run(RunConfig(run=str(blocked / "run")), None)
-    assert refused.problem == f"{blocked} cannot be written (Not a directory)"
+    wanted = f"{blocked} cannot be written (Not a directory); name a directory you may write, with --run"
+    assert refused.problem == wanted
     assert machine.try_step("cpu", "fp32") is None
+
+
+def test_what_a_run_needs_and_what_would_become_of_it(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", {"train": 64, "validation": 10, "test": 10})
+    config = RunConfig(data=str(tmp_path / "data"), run=str(tmp_path / "run"), optim=OptimConfig(ema=0.99))
+    data, manifest = machine.look_at_data(config, 2)
+    assert manifest is not None
+    assert (data.problem, data.fingerprint) == (None, manifest.fingerprint)
+    parameters = sum(weight.numel() for weight in Classifier(config.model, manifest.vocabulary_size).parameters())
+    assert machine.look_at_run(config, manifest).needed == (2 + 2) * 16 * parameters
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "status.json").write_text('{"state": "failed", "step": 3}')
+    assert machine.look_at_run(config, manifest).state == "the run begins anew: it has no checkpoint"
+    never = machine.look_at_run(replace(config, resume="never"), manifest)
+    assert never.problem is not None
+    assert "already holds a run" in never.problem
+    few, _ = machine.look_at_data(config, 100)
+    assert few.problem == f"{tmp_path / 'data' / 'dataset.json'}: 64 training rows for 100 processes; start fewer"
 
 
 def test_two_ranks_meet_and_sum(tmp_path: Path) -> None:

@@ -35,16 +35,12 @@ def test_learning_rate_climbs_then_falls_to_zero() -> None:
     assert learning_rate(99, 100, OptimConfig(lr=0.3, warmup=0.0, decay="none")) == 0.3
 
 
-def test_weight_decay_spares_biases_and_adds_up_on_embeddings() -> None:
+def test_weight_decay_spares_biases() -> None:
     model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4), 10)
-    groups = build_optimizer(model, OptimConfig(weight_decay=0.1, embedding_decay=0.3)).param_groups
-    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
-    expected = {
-        name: 0.4 if name == "embedding.weight" else 0.1 if parameter.dim() >= 2 else 0.0
-        for name, parameter in model.named_parameters()
-    }
-    assert {name: decay[id(parameter)] for name, parameter in model.named_parameters()} == expected
-    assert sum(len(group["params"]) for group in groups) == len(expected)
+    groups = build_optimizer(model, OptimConfig(weight_decay=0.1)).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    assert all(parameter.dim() >= 2 for parameter in groups[0]["params"])
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
 @given(st.lists(st.integers(0, 2**40), min_size=2, max_size=40, unique=True), st.integers(0, 1000), st.data())

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run at W&B over any number of attempts: offline with kills and a sync; online with a server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from harness.tracking import FINISH_S, KILL_AFTER_S, kill_tree
+from tests.commands import ROOT, run_command, run_module, sentence, succeed
+from tests.datasets import write_dataset
+from tests.wandb_server import KEY, Store, StoredRun, wandb_server
+
+pytest.importorskip("wandb", reason="needs the extra wandb")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "data"
+    write_dataset(path, {"train": 120, "validation": 30, "test": 30})
+    return path
+
+
+def observers_of(run: Path) -> list[psutil.Process]:
+    """Processes that serve a run's trackers."""
+    processes = psutil.process_iter(["cmdline"])
+    return [process for process in processes if {"harness.observer", str(run)} <= set(process.info["cmdline"] or [])]
+
+
+def wait_until(condition: Any, what: str, limit_s: float = 60) -> None:
+    """Until ``condition()`` is true, or the time is up."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {limit_s} s for {what}"
+        time.sleep(0.1)
+
+
+def offline(run: Path) -> dict[str, str]:
+    """Variables of a node without key and network."""
+    return {"HOME": str(run.parent), "WANDB_MODE": "offline"}
+
+
+@contextmanager
+def attempt_to_kill(run: Path, data: Path, first: int, last: int) -> Iterator[subprocess.Popen[str]]:
+    """An attempt that has logged its last step and now waits."""
+    command = [sys.executable, "-m", "tests.attempt", str(run), str(data), str(first), str(last), "killed"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **offline(run)}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        wait_until(lambda: list((run / "wandb").glob("offline-run-*/*.wandb")), "W&B to start")
+        assert any(line == "logged\n" for line in process.stdout)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def attempt(run: Path, data: Path, first: int, last: int, state: str, **env: str) -> dict[str, float]:
+    """An attempt that ends in ``state``; how long its calls took."""
+    result = succeed(run_module("tests.attempt", run, data, first, last, state, **env))
+    assert "warning" not in result.stderr, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def inspect(folder: Path, home: Path) -> list[dict[str, Any]]:
+    """The records of one attempt's own log, by W&B's own reader; an attempt that was killed early has none."""
+    if all(file.stat().st_size == 0 for file in folder.glob("*.wandb")):
+        return []
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(folder)]
+    output = succeed(run_command(command, 120, {"HOME": str(home)})).stdout
+    return [json.loads(line) for line in output.splitlines() if line.strip()]
+
+
+def steps(records: list[dict[str, Any]]) -> list[int]:
+    """The training steps among them."""
+    items = [record["history"]["item"] for record in records if record["type"] == "history"]
+    return [item["train/step"] for item in items if "train/step" in item]
+
+
+def sync(run: Path, store: Store, *options: str) -> dict[str, Any]:
+    """``wandb-sync`` to a server."""
+    environment = {"HOME": str(run.parent), **store.environment()}
+    return json.loads(succeed(run_module("harness", "wandb-sync", run, "--json", *options, **environment)).stdout)
+
+
+@pytest.fixture(scope="module")
+def killed_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four offline attempts: all processes killed, the trainer killed, preempted, finished; each resumes earlier."""
+    run = tmp_path_factory.mktemp("offline") / "run"
+    with attempt_to_kill(run, data, 1, 20):  # as a node that is taken away: nobody can finish anything
+        for observer in observers_of(run):
+            kill_tree(observer.pid)
+    with attempt_to_kill(run, data, 11, 30):
+        pass
+    wait_until(lambda: not observers_of(run), "the observer to notice that its trainer was killed")
+    attempt(run, data, 26, 40, "preempted", **offline(run))
+    attempt(run, data, 41, 50, "finished", **offline(run))
+    return run
+
+
+def test_every_attempt_goes_on_with_one_run(killed_run: Path) -> None:
+    folders = sorted((killed_run / "wandb").glob("offline-run-*"))
+    run_id = json.loads((killed_run / "tracking" / "wandb.json").read_text())["run_id"]
+    assert [folder.name.rpartition("-")[2] for folder in folders] == [run_id] * 4
+    logs = [inspect(folder, killed_run.parent) for folder in folders]
+    assert steps(logs[1]) == list(range(11, 31))  # the observer outlived its trainer and kept every row
+    assert steps(logs[2]) == list(range(31, 41))  # steps 26 to 30 had arrived: they are not told twice
+    assert steps(logs[3]) == list(range(41, 51))
+    exits = [[record["exit"] for record in log if record["type"] == "exit"] for log in logs]
+    assert exits[0] == []
+    assert [found[0].get("exit_code", 0) for found in exits[1:]] == [1, 1, 0]
+    assert [sum(record["type"] == "preempting" for record in log) for log in logs] == [0, 0, 1, 0]
+    (start,) = [record["run"] for record in logs[3] if record["type"] == "run"]
+    assert (start["run_id"], start["project"], start["run_group"]) == (run_id, "p", "dataset-0123456789ab")
+    assert start["tags"] == ["tagged"]
+    glob = [record["metric"] for record in logs[3] if record["type"] == "metric"]
+    assert ("train/*", "train/step") in [(metric.get("glob_name"), metric.get("step_metric")) for metric in glob]
+    lines = (killed_run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 51))
+
+
+def test_sync_sends_every_row_once_and_fills_in_what_a_kill_lost(killed_run: Path) -> None:
+    run_id = json.loads((killed_run / "tracking" / "wandb.json").read_text())["run_id"]
+    folders = (killed_run / "wandb").glob("offline-run-*")
+    lost = set(range(1, 51)) - {step for folder in folders for step in steps(inspect(folder, killed_run.parent))}
+    assert lost  # rows before the second attempt's first that died with the first attempt
+    empty = killed_run / "wandb" / f"offline-run-20200101_000000-{run_id}"
+    empty.mkdir()
+    (empty / f"run-{run_id}.wandb").touch()
+    with wandb_server() as store:
+        first = sync(killed_run, store)
+        (stored,) = store.runs.values()
+        assert first["rows"] == 50
+        assert first["filled"] == len(lost)
+        assert sum(attempt["rows"] for attempt in first["attempts"]) == len(stored.history("train/step"))
+        check_history(stored, range(1, 51))
+        before = len(stored.history("train/step"))
+        second = sync(killed_run, store)
+        assert second["filled"] == 0
+        assert {attempt["state"] for attempt in second["attempts"]} == {"empty", "sent before"}
+        assert len(stored.history("train/step")) == before
+        assert stored.name == run_id
+        assert stored.summary()["train/step"] == 50
+
+
+def check_history(stored: StoredRun, expected: range) -> None:
+    """Every step is there with its own loss, in rows that W&B numbered through."""
+    logged = stored.history("train/step")
+    assert stored.history("_step") == list(range(len(logged)))
+    assert sorted(set(logged)) == list(expected)
+    assert stored.history("train/loss") == pytest.approx([1 / step for step in logged], rel=1e-12)
+
+
+def test_online_attempts_append_to_one_curve(data: Path, tmp_path: Path) -> None:
+    with wandb_server() as store:
+        environment = {"HOME": str(tmp_path), **store.environment()}
+        attempt(tmp_path / "run", data, 1, 30, "preempted", **environment)
+        attempt(tmp_path / "run", data, 31, 60, "finished", **environment)
+        (stored,) = store.runs.values()
+        assert stored.history("train/step") == list(range(1, 61))
+        assert stored.history("_step") == list(range(60))
+        assert stored.preempting
+        assert stored.exit_codes == [1, 0]
+        assert stored.fields["groupName"] == "dataset-0123456789ab"
+        assert json.loads(stored.fields["config"])["optim"]["value"]["lr"] == 2e-3
+        assert [alert["title"] for alert in store.alerts] == ["run preempted", "run finished"]
+        assert store.used == ["1", "2"]
+        assert store.uploads["artifact/1/dataset.json"] == (data / "dataset.json").read_bytes()
+        assert sync(tmp_path / "run", store)["filled"] == 0
+        assert stored.history("train/step") == list(range(1, 61))
+
+
+def test_a_server_that_answers_after_ten_seconds_costs_the_loop_nothing(data: Path, tmp_path: Path) -> None:
+    with wandb_server(delay_s=10) as store:
+        environment = {"HOME": str(tmp_path), **store.environment()}
+        result = succeed(run_module("tests.attempt", tmp_path / "run", data, 1, 100, "finished", **environment))
+        took = json.loads(result.stdout.splitlines()[-1])
+        assert took["calls_s"] < 0.02 * took["loop_s"]
+        assert took["close_s"] < FINISH_S + KILL_AFTER_S + 5
+        assert observers_of(tmp_path / "run") == []
+        store.delay_s = 0
+        assert sync(tmp_path / "run", store)["filled"] == 100
+        (stored,) = store.runs.values()
+        check_history(stored, range(1, 101))
+
+
+def test_an_unreachable_server_costs_one_warning_and_the_rows_are_kept(data: Path, tmp_path: Path) -> None:
+    nowhere = {"HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": KEY}
+    result = succeed(run_module("tests.attempt", tmp_path / "run", data, 1, 20, "finished", **nowhere))
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning:")]
+    assert len(warnings) == 1
+    refused = run_module("harness", "wandb-sync", tmp_path / "run", **nowhere)
+    assert refused.returncode == 1
+    assert sentence(refused).startswith("http://127.0.0.1:9 cannot be reached")
+    with wandb_server() as store:
+        assert sync(tmp_path / "run", store)["rows"] == 20
+        (stored,) = store.runs.values()
+        check_history(stored, range(1, 21))
+
+
+def test_a_server_that_refuses_the_project_costs_one_warning_and_the_attempt_is_kept(
+    data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with wandb_server() as store:
+        store.refuse = 403
+        environment = {"HOME": str(tmp_path), **store.environment()}
+        with_time = {"ATTEMPT_STEP_S": "0.5", **environment}
+        result = succeed(run_module("tests.attempt", run, data, 1, 40, "finished", **with_time))
+        (warning,) = [line for line in result.stderr.splitlines() if line.startswith("warning:")]
+        assert warning.startswith("warning: wandb could not be reached (")
+        assert warning.endswith(f"python -m harness wandb-sync {run} sends what is missing")
+        (folder,) = (run / "wandb").glob("offline-run-*")
+        assert steps(inspect(folder, tmp_path)) == list(range(1, 41))
+        store.refuse = 0
+        report = sync(run, store)
+        assert (report["rows"], report["filled"]) == (40, 0)
+        (stored,) = store.runs.values()
+        check_history(stored, range(1, 41))
+
+
+def test_online_without_a_key_is_refused_before_training(data: Path, tmp_path: Path) -> None:
+    arguments = ("--data", data, "--run", tmp_path / "run", "--tracking.tracker", "wandb")
+    environment = {"HOME": str(tmp_path), "WANDB_MODE": "online", "WANDB_API_KEY": ""}
+    result = run_module("harness", "launch", *arguments, **environment)
+    assert result.returncode == 2
+    assert sentence(result).startswith("tracking.tracker: WANDB_MODE=online needs a key: set WANDB_API_KEY")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trackers seen from the loop: nothing blocks, nothing raises, drops are counted, nothing is left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from harness import tracking
+from harness.config import RunConfig, TrackingConfig
+from harness.observer import Kept, flat
+from harness.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
+from harness.tracking import Trackers, observer_environment, plain
+from preprocessing.errors import ConfigError
+from tests.fake_trackio import FAKE_TRACKIO
+
+FACTS = {"dataset": "0123456789abcdef"}
+
+
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the fake tracker writes its rows; the package is on the path of whatever is started."""
+    (tmp_path / "fakes").mkdir()
+    (tmp_path / "fakes" / "trackio.py").write_text(FAKE_TRACKIO)
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}{os.pathsep}{tmp_path / 'fakes'}")
+    monkeypatch.setenv("FAKE_ROWS", str(tmp_path / "rows"))
+    monkeypatch.setenv("FAKE_TRACKER", "none")
+    return tmp_path / "rows"
+
+
+def start(run: Path, name: str = "trackio", **options: Any) -> Trackers:
+    """Trackers of a run in ``run``."""
+    run.mkdir(exist_ok=True)
+    config = RunConfig(run=str(run), tracking=TrackingConfig(tracker=name, **options))
+    return Trackers(config, run, active=True, facts=FACTS)
+
+
+def process_of(trackers: Trackers) -> psutil.Process:
+    """The process of the only tracker."""
+    (observer,) = trackers.observers
+    assert observer.process is not None
+    return psutil.Process(observer.process.pid)
+
+
+def wait_for(path: Path, limit_s: float = 60) -> None:
+    """Until a file is there."""
+    deadline = time.monotonic() + limit_s
+    while not path.exists():
+        assert time.monotonic() < deadline, f"waited {limit_s} s for {path}"
+        time.sleep(0.05)
+
+
+def test_rows_arrive_at_their_own_steps_and_numbers_only(tmp_path: Path, rows: Path) -> None:
+    trackers = start(tmp_path / "run")
+    trackers.write("train", {"step": 1, "loss": np.float32(0.5), "rows": np.int64(3), "verdict": "slow", "mfu": None})
+    trackers.write("validation", {"step": 2, "accuracy": 0.75, "best": True})
+    trackers.close("finished")
+    told = ["1 ['train/loss', 'train/rows']", "2 ['validation/accuracy', 'validation/best']"]
+    assert rows.read_text().splitlines() == told
+    kept = json.loads((tmp_path / "run" / "tracking" / "trackio.json").read_text())["kept"]
+    assert kept == {"train": 1, "validation": 2}
+
+
+def test_a_resumed_run_tells_no_step_twice(tmp_path: Path, rows: Path) -> None:
+    for first, last in ((1, 5), (3, 8)):
+        trackers = start(tmp_path / "run")
+        for step in range(first, last + 1):
+            trackers.write("train", {"step": step, "loss": 1.0})
+        trackers.close("preempted")
+    assert [int(line.split()[0]) for line in rows.read_text().splitlines()] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_stop_signals_are_for_the_trainer(tmp_path: Path, rows: Path) -> None:
+    trackers = start(tmp_path / "run")
+    trackers.write("train", {"step": 1, "loss": 1.0})
+    wait_for(rows)
+    observer = process_of(trackers)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
+        observer.send_signal(number)
+    trackers.write("train", {"step": 2, "loss": 1.0})
+    trackers.close("preempted")
+    assert len(rows.read_text().splitlines()) == 2
+    assert not observer.is_running()
+
+
+def test_an_observer_that_reads_nothing_blocks_nobody(
+    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "SHORT_FINISH_S", 0.5)
+    monkeypatch.setattr(tracking, "KILL_AFTER_S", 0.5)
+    monkeypatch.setattr(tracking, "BACKLOG_BYTES", 100_000)
+    trackers = start(tmp_path / "run")
+    process = process_of(trackers)
+    process.suspend()
+    slowest = 0.0
+    for step in range(5_000):
+        began = time.perf_counter()
+        trackers.write("train", {"step": step, "loss": 1.0})
+        slowest = max(slowest, time.perf_counter() - began)
+    assert trackers.observers[0].dropped > 1_000
+    assert slowest < 0.5  # a blocked write would wait for ever; what is left is the scheduler's
+    began = time.perf_counter()
+    trackers.close("finished")
+    assert time.perf_counter() - began < 5
+    assert not process.is_running()
+    warning = "warning: trackio did not finish within 0 s and was stopped; training is not affected\n"
+    assert capfd.readouterr().err == warning
+
+
+def test_a_tracker_that_dies_costs_one_warning(tmp_path: Path, rows: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    trackers = start(tmp_path / "run")
+    trackers.write("train", {"step": 1, "loss": 1.0})
+    wait_for(rows)
+    process = process_of(trackers)
+    process.kill()
+    psutil.wait_procs([process], timeout=10)
+    for step in range(2, 20):
+        trackers.write("train", {"step": step, "loss": 1.0})
+    trackers.close("finished")
+    log = tmp_path / "run" / "tracking" / "trackio.log"
+    assert capfd.readouterr().err == f"warning: trackio stopped; {log} says why; training is not affected\n"
+
+
+def test_ranks_other_than_zero_start_nothing(tmp_path: Path) -> None:
+    config = RunConfig(run=str(tmp_path), tracking=TrackingConfig(tracker="wandb"))
+    trackers = Trackers(config, tmp_path, active=False, facts=FACTS)
+    trackers.write("train", {"step": 1})
+    trackers.alert("title", "text")
+    trackers.close("finished")
+    assert trackers.observers == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_shows_one_curve_over_two_attempts(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    for first, last in ((1, 4), (3, 6)):
+        trackers = start(tmp_path / "run", "tensorboard", project="p")
+        for step in range(first, last + 1):
+            trackers.write("train", {"step": step, "loss": 1 / step})
+        trackers.close("finished")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "p"))
+    events.Reload()
+    points = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert [step for step, _ in points] == [1, 2, 3, 4, 5, 6]
+    assert [value for _, value in points] == pytest.approx([1 / step for step in range(1, 7)], rel=1e-6)
+
+
+def test_an_observer_is_no_rank_of_the_run() -> None:
+    ranked = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "x"}
+    launched = {"ACCELERATE_USE_CPU": "1", "PET_SIGNALS_TO_HANDLE": "SIGTERM", "OMP_NUM_THREADS": "8"}
+    kept = {"PATH": "/bin", "WANDB_MODE": "offline", "CUDA_VISIBLE_DEVICES": "0"}
+    assert observer_environment(ranked | launched | kept) == kept | {"OMP_NUM_THREADS": "1"}
+
+
+def test_what_the_pipe_carries() -> None:
+    assert [plain(value) for value in (np.int64(3), np.float64(0.5), True, "text", None, [1])] == [
+        3,
+        0.5,
+        1,
+        "text",
+        None,
+        None,
+    ]
+    assert flat({"a": {"b": 1, "c": {"d": None}}, "e": [1, 2]}) == {"a.b": 1, "a.c.d": "None", "e": "[1, 2]"}
+
+
+def test_kept_counts_only_what_a_finished_tracker_was_told(tmp_path: Path) -> None:
+    killed = Kept(tmp_path, "wandb")
+    killed.remember(run_id="abc")
+    assert killed.is_new("train", {"step": 7})
+    after = Kept(tmp_path, "wandb")
+    assert after.is_new("train", {"step": 7})
+    after.commit()
+    resumed = Kept(tmp_path, "wandb")
+    assert [resumed.is_new("train", {"step": step}) for step in (6, 7, 8)] == [False, False, True]
+    assert resumed.is_new("validation", {"step": 7})
+    assert resumed.state["run_id"] == "abc"
+
+
+def test_wandb_is_offline_unless_there_is_a_key_or_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("MODE", "API_KEY", "BASE_URL", "IDENTITY_TOKEN_FILE", "CONFIG_DIR"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    monkeypatch.delenv("NETRC", raising=False)
+    assert wandb_mode() == "offline"
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password 0123456789\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert wandb_mode() is None
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert wandb_mode() == "offline"
+    monkeypatch.delenv("WANDB_BASE_URL")
+    (tmp_path / ".config" / "wandb").mkdir(parents=True)
+    (tmp_path / ".config" / "wandb" / "settings").write_text("[default]\nbase_url = https://own.example.org/\n")
+    assert wandb_url() == "https://own.example.org"
+    assert wandb_mode() == "offline"
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with pytest.raises(ConfigError, match="WANDB_MODE=online needs a key"):
+        check_trackers(TrackingConfig(tracker="wandb"))
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789")
+    check_trackers(TrackingConfig(tracker="wandb"))
+    assert wandb_mode() is None
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert active_trackers(TrackingConfig(tracker="wandb,tensorboard")) == ["tensorboard"]
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+    with pytest.raises(ConfigError, match="WANDB_MODE: 'onlin' is no mode of W&B; there are online, offline"):
+        check_trackers(TrackingConfig(tracker="wandb"))

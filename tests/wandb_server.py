@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server on loopback that speaks as much of W&B's protocol as wandb 0.31 needs: runs, resume, sync, artifacts.
+
+It is no stand-in for judging what W&B shows; it keeps what it is sent, as W&B does, by offset in each file's stream.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+ENTITY = "tester"
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class StoredRun:
+    """What the server knows of one run."""
+
+    name: str
+    project: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    streams: dict[str, list[str]] = field(default_factory=dict)
+    exit_codes: list[int] = field(default_factory=list)
+    preempting: bool = False
+
+    def history(self, key: str) -> list[Any]:
+        """The values of ``key`` in the rows that hold it, in order."""
+        rows = [json.loads(line) for line in self.streams.get("wandb-history.jsonl", [])]
+        return [row[key] for row in rows if key in row]
+
+    def summary(self) -> dict[str, Any]:
+        """The newest summary."""
+        lines = self.streams.get("wandb-summary.json", [])
+        return json.loads(lines[-1]) if lines else {}
+
+
+@dataclass
+class Store:
+    """Everything that was sent, by all runs."""
+
+    delay_s: float = 0.0
+    """Every answer waits so long."""
+    refuse: int = 0
+    """Every answer is this HTTP status, if not 0."""
+    url: str = ""
+    runs: dict[str, StoredRun] = field(default_factory=dict)
+    artifacts: list[dict[str, Any]] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
+    alerts: list[dict[str, Any]] = field(default_factory=list)
+    uploads: dict[str, bytes] = field(default_factory=dict)
+    operations: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def environment(self) -> dict[str, str]:
+        """Variables that send wandb here."""
+        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
+
+    def graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """Answer one operation."""
+        match = re.search(r"(query|mutation)\s+(\w+)", query)
+        name = match.group(2) if match else "anonymous"
+        self.operations.append(name)
+        answer = getattr(self, f"on_{name.lower()}", None)
+        return answer(variables) if answer else {}
+
+    def on_viewer(self, _: dict[str, Any]) -> dict[str, Any]:
+        viewer = {"id": "1", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}", "teams": {"edges": []}}
+        return {"viewer": viewer}
+
+    def on_serverfeaturesquery(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"serverInfo": {"features": []}}
+
+    def on_runresumestatus(self, variables: dict[str, Any]) -> dict[str, Any]:
+        run = self.runs.get(variables["name"])
+        return {"model": {**self.project(variables["project"]), "bucket": self.bucket(run) if run else None}}
+
+    def on_upsertbucket(self, variables: dict[str, Any]) -> dict[str, Any]:
+        name = variables.get("name") or variables["id"]
+        inserted = name not in self.runs
+        run = self.runs.setdefault(name, StoredRun(name, variables.get("project") or "uncategorized"))
+        run.fields |= {key: value for key, value in variables.items() if value is not None}
+        return {"upsertBucket": {"bucket": self.bucket(run), "inserted": inserted}}
+
+    def on_createrunfiles(self, variables: dict[str, Any]) -> dict[str, Any]:
+        files = [{"name": name, "uploadUrl": self.place(f"{variables['run']}/{name}")} for name in variables["files"]]
+        return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
+
+    def on_artifacttype(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"project": None}
+
+    def on_createartifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.artifacts.append(variables["input"])
+        number = str(len(self.artifacts))
+        sequence = {"id": f"sequence-{number}", "latestArtifact": None}
+        artifact = {"id": number, "state": "PENDING", "artifactSequence": sequence}
+        return {"createArtifact": {"artifact": artifact}}
+
+    def on_createartifactmanifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        url = self.place(f"manifest/{variables['artifactID']}/{variables['name']}")
+        file = {"id": "1", "uploadUrl": url, "uploadHeaders": []}
+        manifest = {"id": f"manifest-{variables['artifactID']}", "file": file}
+        return {"createArtifactManifest": {"artifactManifest": manifest}}
+
+    def on_updateartifactmanifest(self, variables: dict[str, Any]) -> dict[str, Any]:
+        number = variables["artifactManifestID"]
+        file = {"id": "1", "uploadUrl": self.place(f"manifest/{number}"), "uploadHeaders": []}
+        return {"updateArtifactManifest": {"artifactManifest": {"id": number, "file": file}}}
+
+    def on_createartifactfiles(self, variables: dict[str, Any]) -> dict[str, Any]:
+        edges = []
+        for spec in variables["input"]["artifactFiles"]:
+            place = f"artifact/{spec['artifactID']}/{spec['name']}"
+            node = {"storagePath": place, "uploadUrl": self.place(place), "uploadHeaders": []}
+            edges.append({"node": {**node, "uploadMultipartUrls": None, "artifact": {"id": spec["artifactID"]}}})
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def on_commitartifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": ""}}}
+
+    def on_useartifact(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.used.append(variables["input"]["artifactID"])
+        return {"useArtifact": {"artifact": {"id": variables["input"]["artifactID"]}}}
+
+    def on_notifyscriptablerunalert(self, variables: dict[str, Any]) -> dict[str, Any]:
+        self.alerts.append(variables)
+        return {"notifyScriptableRunAlert": {"success": True}}
+
+    def place(self, name: str) -> str:
+        """Where a file is to be put."""
+        return f"{self.url}/upload/{name}"
+
+    def project(self, name: str | None) -> dict[str, Any]:
+        """A project as GraphQL shows it."""
+        return {"id": "p", "name": name, "entity": {"id": "e", "name": ENTITY}}
+
+    def bucket(self, run: StoredRun) -> dict[str, Any]:
+        """A run as GraphQL shows it."""
+        lines = {name: run.streams.get(name, []) for name in ("wandb-history.jsonl", "wandb-events.jsonl")}
+        history, events = lines["wandb-history.jsonl"], lines["wandb-events.jsonl"]
+        return {
+            "id": f"id-{run.name}",
+            "name": run.name,
+            "displayName": run.fields.get("displayName"),
+            "description": None,
+            "sweepName": run.fields.get("sweep"),
+            "project": self.project(run.project),
+            "summaryMetrics": json.dumps(run.summary()),
+            "logLineCount": len(run.streams.get("output.log", [])),
+            "historyLineCount": len(history),
+            "eventsLineCount": len(events),
+            "historyTail": json.dumps(history[-1:]),
+            "eventsTail": json.dumps(events[-1:]),
+            "config": run.fields.get("config") or "{}",
+            "tags": run.fields.get("tags") or [],
+            "notes": None,
+            "wandbConfig": json.dumps({"t": 1}),
+        }
+
+    def stream(self, name: str, body: dict[str, Any]) -> None:
+        """A piece of a run's file stream: lines at their offsets."""
+        run = self.runs.setdefault(name, StoredRun(name, "unknown"))
+        for file, piece in (body.get("files") or {}).items():
+            lines, offset = run.streams.setdefault(file, []), piece["offset"]
+            lines[offset : offset + len(piece["content"])] = piece["content"]
+        run.preempting |= bool(body.get("preempting"))
+        if body.get("complete"):
+            run.exit_codes.append(body.get("exitcode", 0))
+
+
+class Handler(BaseHTTPRequestHandler):
+    """HTTP around the store."""
+
+    protocol_version = "HTTP/1.1"
+    store: Store
+
+    def body(self) -> bytes:
+        """What was sent, unpacked."""
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            data = b""
+            while size := int(self.rfile.readline(), 16):
+                data += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        return gzip.decompress(data) if self.headers.get("Content-Encoding") == "gzip" else data
+
+    def answer(self, content: Any) -> None:
+        """Send JSON, after the delay."""
+        time.sleep(self.store.delay_s)
+        data = json.dumps(content).encode()
+        self.send_response(self.store.refuse or 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_POST(self) -> None:
+        data = self.body()
+        with self.store.lock:
+            if self.path == "/graphql":
+                request = json.loads(data)
+                content: Any = {"data": self.store.graphql(request["query"], request.get("variables") or {})}
+            elif self.path.endswith("/file_stream"):
+                self.store.stream(self.path.split("/")[-2], json.loads(data))
+                content = {}
+            else:
+                content = {}
+        self.answer(content)
+
+    def do_PUT(self) -> None:
+        data = self.body()
+        with self.store.lock:
+            self.store.uploads[self.path.removeprefix("/upload/")] = data
+        self.answer({})
+
+    def do_GET(self) -> None:
+        self.answer({})
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+class QuietServer(ThreadingHTTPServer):
+    """One thread per connection; clients that hang up are nothing to report."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def wandb_server(delay_s: float = 0.0) -> Iterator[Store]:
+    """A server that runs in a thread until the block ends."""
+    store = Store(delay_s)
+    server = QuietServer(("127.0.0.1", 0), type("Bound", (Handler,), {"store": store}))
+    store.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield store
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
