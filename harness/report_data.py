@@ -25,6 +25,8 @@ NEEDED = {"train": ("step", "loss"), "validation": ("step", "accuracy", "log_los
 """What a line of metrics.jsonl must say, by its kind."""
 WEIGHED = ("tokens_per_s", "data_wait", "mfu")
 """Figures of a log line that are averaged over the time it stands for."""
+UNSET = "unset"
+"""Stands for a setting that a run does not have."""
 CURVE_POINTS = 300
 MOST_CURVES = 8
 """Classes whose ROC and precision-recall curves are drawn: those with the most rows."""
@@ -264,5 +266,5 @@ def differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
     """Settings that are not the same in all runs, with the value of each run; the run's own place is left out."""
     every = [flattened(run.config) for run in runs]
     keys = dict.fromkeys(key for config in every for key in config if key != "run")
-    table = {key: [config.get(key) for config in every] for key in keys}
+    table = {key: [config.get(key, UNSET) for config in every] for key in keys}
     return {key: values for key, values in table.items() if any(value != values[0] for value in values)}

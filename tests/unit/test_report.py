@@ -91,7 +91,11 @@ def test_a_thinned_curve_keeps_its_ends() -> None:
 def test_what_differs_between_runs() -> None:
     first = facts(config={"run": "a", "seed": 0, "model": {"hidden_size": 8, "dropout": 0.5}, "optim": {}})
     second = facts(config={"run": "b", "seed": 0, "model": {"hidden_size": 16, "dropout": 0.5}, "new": None})
-    assert differing([first, second]) == {"model.hidden_size": [8, 16], "optim": [{}, None]}
+    assert differing([first, second]) == {
+        "model.hidden_size": [8, 16],
+        "optim": [{}, "unset"],
+        "new": ["unset", None],
+    }
     assert flattened({"a": {"b": {"c": 1}}, "d": [1]}) == {"a.b.c": 1, "d": [1]}
 
 
