@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from harness.config import RunConfig, to_dict
+from harness.journal import DIRECTORY
 from harness.trackers import active_trackers
 
 State = Literal["finished", "preempted", "failed"]
 
-DIRECTORY = "tracking"
-"""Folder in the run directory: what each tracker printed, and up to which step it has every row."""
 BACKLOG_BYTES = 4 << 20
 """Most that waits here for a tracker that does not read; a row has some 600 bytes."""
 FINISH_S, SHORT_FINISH_S = 30.0, 15.0

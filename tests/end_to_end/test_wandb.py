@@ -18,6 +18,7 @@ from unittest.mock import patch
 import psutil
 import pytest
 
+from harness.journal import Journal
 from harness.tracking import FINISH_S, KILL_AFTER_S, kill_tree
 from tests.commands import ROOT, read_metrics, run_command, run_module, sentence, succeed
 from tests.datasets import write_dataset
@@ -165,7 +166,7 @@ def killed_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_attempt_goes_on_with_one_run(killed_run: Path) -> None:
     folders = sorted((killed_run / "wandb").glob("offline-run-*"))
-    run_id = json.loads((killed_run / "tracking" / "wandb.json").read_text())["run_id"]
+    run_id = Journal(killed_run, "wandb").run_id
     assert [folder.name.rpartition("-")[2] for folder in folders] == [run_id] * 4
     logs = [inspect(folder, killed_run.parent) for folder in folders]
     assert steps(logs[1]) == list(range(11, 31))  # the observer outlived its trainer and kept every row
@@ -185,7 +186,7 @@ def test_every_attempt_goes_on_with_one_run(killed_run: Path) -> None:
 
 
 def test_sync_sends_every_row_once_and_fills_in_what_a_kill_lost(killed_run: Path) -> None:
-    run_id = json.loads((killed_run / "tracking" / "wandb.json").read_text())["run_id"]
+    run_id = Journal(killed_run, "wandb").run_id
     folders = (killed_run / "wandb").glob("offline-run-*")
     lost = set(range(1, 51)) - {step for folder in folders for step in steps(inspect(folder, killed_run.parent))}
     assert lost  # rows before the second attempt's first that died with the first attempt
