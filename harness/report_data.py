@@ -94,6 +94,8 @@ def read_run(directory: str | Path) -> RunFacts:
     """Read a run directory. Raises ``DataError`` for what is no run, has no metrics, or comes from another version."""
     directory = Path(directory)
     config = rundir.read_config(directory)
+    if not isinstance(config.get("data"), str):
+        raise DataError(f"{directory / rundir.CONFIG}: names no dataset under data: padless has not written it so")
     lines = read_lines(directory / rundir.METRICS)
     if not lines:
         raise DataError(

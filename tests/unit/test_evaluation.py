@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from harness.bundle import Bundle, read_bundle, write_bundle, write_vocabulary
 from harness.calibration import Decision
 from harness.checks import check_useful
 from harness.config import EvaluationConfig, ModelConfig, RunConfig
-from harness.data.gather import pack
 from harness.data.loader import Batch
 from harness.distributed import World
 from harness.evaluate import Scores, assess, facts_of, numbers_of, score
@@ -138,9 +138,8 @@ def test_facts_are_the_same_packed_and_padded() -> None:
     ids = np.array([[5, 1, 1, 7], [1, 8, 0, 0], [9, 0, 0, 0]], np.int32)
     labels, rows, logits = torch.tensor([1, 0, 1]), np.array([30, 10, 20]), torch.tensor([0.5, -1.0, 2.0])
     padded = facts_of(Batch(torch.from_numpy(ids), torch.from_numpy(lengths), labels, rows), logits)
-    order, tokens, sizes = pack(ids, lengths)
-    assert order.tolist() == [0, 1, 2]
-    batch = Batch(torch.from_numpy(tokens), torch.from_numpy(lengths), labels, rows, torch.from_numpy(sizes))
+    sequence = pack_padded_sequence(torch.from_numpy(ids)[..., None], torch.from_numpy(lengths), batch_first=True)
+    batch = Batch(sequence.data[:, 0], torch.from_numpy(lengths), labels, rows, sequence.batch_sizes)
     packed = facts_of(batch, logits)
     for ours, theirs in zip(padded, packed, strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a report makes of a run's files, by value; how a browser shows it is in end_to_end/test_report.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.report import best_values, dataset_groups, reproduce, unique_names, weighed, write_report_quietly
+from harness.report_charts import Series, draw
+from harness.report_data import RunFacts, averaged, differing, flattened, read_lines, thinned
+from preprocessing.errors import DataError
+
+NOTHING = RunFacts(
+    directory=Path("runs/a"),
+    config={},
+    environment={},
+    status={},
+    train=[],
+    validation=[],
+    speed=[],
+    attempts=[],
+    test=None,
+    fingerprint=None,
+    manifest=None,
+    manifest_note=None,
+)
+
+
+def facts(**values: Any) -> RunFacts:
+    return dataclasses.replace(NOTHING, **values)
+
+
+def test_speed_is_averaged_over_the_time_that_each_line_stands_for() -> None:
+    train = [{"step": 10, "rows": 100, "padding": 0.1}, {"step": 20, "rows": 300, "padding": 0.3}]
+    speed = [
+        {"step": 10, "rows_per_s": 10.0, "tokens_per_s": 1000.0, "data_wait": 0.0, "mfu": None, "memory_bytes": 5},
+        {"step": 20, "rows_per_s": 100.0, "tokens_per_s": 8000.0, "data_wait": 0.52, "mfu": 0.5, "memory_bytes": 7},
+    ]
+    summary = facts(train=train, speed=speed).speed_summary
+    assert summary == pytest.approx(
+        {
+            "seconds": 13.0,
+            "tokens_per_s": (10 * 1000 + 3 * 8000) / 13,
+            "data_wait": 3 * 0.52 / 13,
+            "mfu": 0.5,
+            "padding": 0.2,
+            "memory_bytes": 7.0,
+        }
+    )
+    assert facts().speed_summary == {}
+
+
+def test_lines_are_read_up_to_the_one_that_was_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": "nan"}\n{"step": 2, "loss": 0.5}\n{"step": 3, "lo')
+    first, second = read_lines(path)
+    assert np.isnan(first["loss"])
+    assert second == {"step": 2, "loss": 0.5}
+    path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl: line 2 is not JSON"):
+        read_lines(path)
+    path.write_text("[1]\n")
+    with pytest.raises(DataError, match=r"metrics\.jsonl: line 1 is no JSON object"):
+        read_lines(path)
+
+
+def test_a_long_run_is_drawn_as_means_of_neighbours() -> None:
+    lines = [{"step": step, "loss": float(step)} for step in range(1, 1001)]
+    steps, values = averaged([*lines, {"step": 1001, "loss": float("nan")}, {"step": 1002}], "loss", points=100)
+    assert len(steps) == 100
+    assert (steps[0], values[0]) == (10, 5.5)
+    assert (steps[-1], values[-1]) == (1000, 995.5)
+    assert averaged(lines[:3], "loss") == ([1, 2, 3], [1.0, 2.0, 3.0])
+    assert averaged([], "loss") == ([], [])
+
+
+def test_a_thinned_curve_keeps_its_ends() -> None:
+    x, y = thinned(np.arange(10_000), np.arange(10_000) * 2, points=50)
+    assert len(x) == 50
+    assert (x[0], x[-1]) == (0, 9999)
+    assert (y == 2 * x).all()
+
+
+def test_what_differs_between_runs() -> None:
+    first = facts(config={"run": "a", "seed": 0, "model": {"hidden_size": 8, "dropout": 0.5}, "optim": {}})
+    second = facts(config={"run": "b", "seed": 0, "model": {"hidden_size": 16, "dropout": 0.5}, "new": None})
+    assert differing([first, second]) == {"model.hidden_size": [8, 16], "optim": [{}, None]}
+    assert flattened({"a": {"b": {"c": 1}}, "d": [1]}) == {"a.b.c": 1, "d": [1]}
+
+
+def test_which_runs_can_be_compared() -> None:
+    low = {"accuracy": 0.8, "balanced_accuracy": 0.8, "f1": 0.7, "roc_auc": None, "pr_auc": None}
+    high = {"accuracy": 0.9, "balanced_accuracy": 0.9, "f1": 0.6, "roc_auc": 0.9, "pr_auc": None}
+    tests = [{**low, "log_loss": 0.5, "ece": 0.1}, {**high, "log_loss": 0.3, "ece": 0.2}]
+    same = [facts(test=test, fingerprint="a") for test in tests]
+    expected = {"accuracy": 0.9, "balanced_accuracy": 0.9, "f1": 0.7, "roc_auc": 0.9, "log_loss": 0.3, "ece": 0.1}
+    assert best_values(same) == expected
+    apart = [same[0], facts(test=tests[1], fingerprint="b"), facts(), facts(), same[1]]
+    assert dataset_groups(apart) == [0, 1, 2, 3, 0]
+    assert best_values(apart) == {}
+    assert best_values(same[:1]) == {}
+
+
+def test_runs_of_one_name_are_told_apart() -> None:
+    runs = [facts(directory=Path(place)) for place in ("x/a", "y/a", "y/b")]
+    assert unique_names(runs) == ["x/a", "y/a", "b"]
+
+
+def test_words_weigh_as_shares_of_the_heaviest() -> None:
+    assert weighed({"tokens": ["a", "b"], "weights": [0.5, -2.0]}) == [("a", 0.25), ("b", -1.0)]
+    assert weighed({"tokens": ["a"], "weights": [0.0]}) == [("a", 0.0)]
+
+
+def test_commands_that_make_the_run_again() -> None:
+    environment = {
+        "git_revision": "abc-dirty",
+        "versions": {"torch": "2.6"},
+        "effective": {"processes": "4: as launched"},
+    }
+    run = facts(directory=Path("runs/my run"), environment=environment)
+    assert reproduce(run) == [
+        "git checkout abc   # and changes that were not committed",
+        "# torch 2.6",
+        "python -m harness launch --num_processes 4 --config 'runs/my run/config.yaml' --run 'runs/my run-again'",
+    ]
+    assert reproduce(facts()) == ["python -m harness launch --config runs/a/config.yaml --run runs/a-again"]
+
+
+def test_a_chart_has_the_page_s_colours_and_names_of_its_own() -> None:
+    series = [Series("$a_1^", [1, 2, 3], [0.1, 0.2, 0.3]), Series("b", [1, 2], [0.3, 0.2], 9, "dashed")]
+    chart = draw("My chart", series, "step", "loss")
+    assert chart is not None
+    assert chart.legend == [("$a_1^", 0, "line"), ("b", 1, "dashed")]
+    root = ElementTree.fromstring(chart.svg)
+    assert (root.get("role"), root.get("aria-label")) == ("img", "My chart")
+    assert root.get("width") is None
+    names = [part.get("id", "my-chart") for part in root.iter()]
+    assert all(name.startswith("my-chart") for name in names)
+    assert {"var(--s0)", "var(--s1)", "var(--ink)", "var(--line)"} <= {
+        piece.strip() for piece in chart.svg.replace('"', ";").replace(": ", ";").split(";")
+    }
+    assert "#0" not in chart.svg.replace("url(#", "").replace('href="#', "")
+    assert draw("Nothing", [Series("a", [], [])], "step", "loss") is None
+
+
+def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_report_quietly(tmp_path)
+    (tmp_path / "config.yaml").write_text("data: nowhere\n")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"kind": "train", "step": 1, "loss": [1]}) + "\n")
+    (tmp_path / "report.html").mkdir()
+    write_report_quietly(tmp_path)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"warning: no report written ({tmp_path}/config.yaml: missing")
+    assert second.startswith(f"warning: no report written (--output {tmp_path}/report.html: Is a directory")
+    assert second.endswith(f"python -m harness report {tmp_path} tries again")
