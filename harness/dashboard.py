@@ -7,12 +7,11 @@ that a run that was requeued is one curve.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from harness.trackers import has_wandb_key
+from harness.trackers import has_wandb_key, is_installed
 from preprocessing import cli
 from preprocessing.errors import ConfigError, UserError
 
@@ -75,7 +74,7 @@ class DashboardConfig:
 def main(argv: list[str]) -> int:
     """Build, validate, then print or save."""
     config = cli.parse(DashboardConfig, argv, prog=PROG, description=DashboardConfig.__doc__ or "")
-    if importlib.util.find_spec(MODULE) is None:
+    if not is_installed(MODULE):
         raise ConfigError("dashboard needs the package wandb-workspaces: pip install 'padless[dashboard]'")
     entity, project = split_target(config.save)
     workspace = build(entity, project, config.name)

@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.tracking import DIRECTORY, SHORT_FINISH_S, kill_tree
-from preprocessing import atomic
+from harness.journal import Journal
+from harness.tracking import SHORT_FINISH_S, kill_tree
 
 START_S = 120.0
 """How long a tracker may take to begin, while training goes on."""
@@ -106,10 +106,13 @@ class Inbox:
     def _end(self, message: dict[str, Any]) -> None:
         self.dropped += message["dropped"]
         limit_s = message["limit_s"]
-        self.last_clock = clock(limit_s, lambda: self.give_up(f"did not finish within {limit_s:.0f} s{self._left()}"))
+        self.last_clock = clock(
+            limit_s, lambda: self.give_up(f"did not finish within {limit_s:.0f} s{self.rows_left()}")
+        )
         self.messages.put(message)
 
-    def _left(self) -> str:
+    def rows_left(self) -> str:
+        """A phrase on the rows that the tracker was not told, if there are any."""
         rows = sum(message["do"] == "log" for message in list(self.messages.queue)) + self.dropped
         return f", with {rows} rows not told" if rows else ""
 
@@ -128,48 +131,12 @@ def clock(seconds: float, action: Callable[[], None]) -> threading.Timer:
     return timer
 
 
-class Kept:
-    """Up to which step a tracker surely has every row; kept in the run directory, from attempt to attempt.
-
-    A resumed run logs the steps since its checkpoint again, bit for bit. Those that an earlier attempt told a tracker
-    which then finished in order are not told twice.
-    """
-
-    def __init__(self, run: Path, name: str) -> None:
-        """Read what earlier attempts wrote."""
-        self.path = run / DIRECTORY / f"{name}.json"
-        try:
-            self.state: dict[str, Any] = json.loads(self.path.read_bytes())
-        except (OSError, ValueError):
-            self.state = {}
-        self.before: dict[str, int] = dict(self.state.get("kept", {}))
-        self.told: dict[str, int] = {}
-
-    def is_new(self, kind: str, values: dict[str, Any]) -> bool:
-        """Whether the tracker has not had this row; remembers it."""
-        step = int(values.get("step") or 0)
-        if step <= self.before.get(kind, -1):
-            return False
-        self.told[kind] = max(step, self.told.get(kind, -1))
-        return True
-
-    def remember(self, **values: Any) -> None:
-        """Write values beside the steps, at once and whole."""
-        self.state |= values
-        self.path.parent.mkdir(exist_ok=True)
-        atomic.write_json(self.path, self.state)
-
-    def commit(self) -> None:
-        """Everything told by now has arrived."""
-        self.remember(kept=self.before | self.told)
-
-
 class AccelerateTracker:
     """Any of Accelerate's trackers, by its own class."""
 
-    def __init__(self, name: str, run: Path, spec: dict[str, Any], kept: Kept) -> None:
+    def __init__(self, name: str, run: Path, spec: dict[str, Any], journal: Journal) -> None:
         """``spec`` is the first line that the trainer wrote."""
-        self.name, self.run, self.spec, self.kept = name, run, spec, kept
+        self.name, self.run, self.spec, self.journal = name, run, spec, journal
 
     def start(self) -> str:
         """Begin, under the run's name where the tracker takes one."""
@@ -219,13 +186,13 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def build(name: str, run: Path, spec: dict[str, Any], kept: Kept, wire: Wire) -> Tracker:
+def build(name: str, run: Path, spec: dict[str, Any], journal: Journal, wire: Wire) -> Tracker:
     """The tracker ``name``; W&B's has an own class."""
     if name == "wandb":
         from harness.wandb_run import WandbTracker
 
-        return WandbTracker(name, run, spec, kept, wire)
-    return AccelerateTracker(name, run, spec, kept)
+        return WandbTracker(name, run, spec, journal, wire)
+    return AccelerateTracker(name, run, spec, journal)
 
 
 @contextmanager
@@ -238,16 +205,16 @@ def at_most(seconds: float, inbox: Inbox, what: str) -> Iterator[None]:
 
 def serve(name: str, run: Path, inbox: Inbox, wire: Wire) -> None:
     """Hand the tracker one message after the other, to the last."""
-    kept = Kept(run, name)
+    journal = Journal(run, name)
     for message in inbox:
         match message["do"]:
             case "start":
                 with at_most(START_S, inbox, "did not start"):
-                    tracker = build(name, run, message, kept, wire)
+                    tracker = build(name, run, message, journal, wire)
                     where = tracker.start()
                 wire.tell(started="", say=where)
             case "log":
-                if kept.is_new(message["kind"], message["values"]):
+                if journal.is_new(message["kind"], message["values"]):
                     with at_most(CALL_S, inbox, "did not take a row"):
                         tracker.log(message["kind"], message["values"])
             case "alert":
@@ -255,7 +222,7 @@ def serve(name: str, run: Path, inbox: Inbox, wire: Wire) -> None:
                     tracker.alert(message["title"], message["text"])
             case "close":
                 tracker.close(message["state"], message["reason"])
-                kept.commit()
+                journal.commit()
 
 
 def main(argv: list[str]) -> int:

@@ -33,13 +33,19 @@ def check_trackers(config: TrackingConfig) -> None:
     for name in config.trackers:
         if name not in KNOWN:
             raise ConfigError(f"tracking.tracker: {name!r} is no tracker; there are none, {', '.join(sorted(KNOWN))}")
-        if importlib.util.find_spec(KNOWN[name]) is None:
+        if not is_installed(KNOWN[name]):
             package = KNOWN[name]
             raise ConfigError(
                 f"tracking.tracker: {name} needs the package {package}: pip install {package}, or use none"
             )
     if "wandb" in config.trackers:
         check_wandb_mode()
+
+
+def is_installed(package: str) -> bool:
+    """Whether ``package`` can be imported; a folder of that name, such as W&B's own ``wandb``, is no package."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def check_wandb_mode() -> None:

@@ -21,18 +21,19 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from harness.config import RunConfig, to_dict
+from harness.journal import DIRECTORY
 from harness.trackers import active_trackers
 
 State = Literal["finished", "preempted", "failed"]
 
-DIRECTORY = "tracking"
-"""Folder in the run directory: what each tracker printed, and up to which step it has every row."""
 BACKLOG_BYTES = 4 << 20
 """Most that waits here for a tracker that does not read; a row has some 600 bytes."""
 FINISH_S, SHORT_FINISH_S = 30.0, 15.0
 """How long the end of a run waits for its trackers; the short time when it did not finish, or a tracker never began."""
 KILL_AFTER_S = 3.0
 """An observer ends itself when its time is up; one that does not even do that is killed after so much more."""
+KILLED_S = 1.0
+"""How long to wait for the kernel to have ended a killed process."""
 LAUNCHED = ("ACCELERATE_", "FSDP_", "GROUP_", "LOCAL_", "MASTER_", "PET_", "ROLE_", "TORCHELASTIC_")
 """Variables that would make the observer a rank of this run."""
 RANKED = {"RANK", "WORLD_SIZE", "NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ASYNC_ERROR_HANDLING"}
@@ -214,7 +215,8 @@ class Observer:
             process.wait(patience_s)
         except subprocess.TimeoutExpired:
             kill_tree(process.pid)
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel is left behind
+                process.wait(KILLED_S)
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             pipe.close()

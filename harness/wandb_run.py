@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.observer import AccelerateTracker, Kept, Wire, is_number
+from harness.journal import Journal
+from harness.observer import AccelerateTracker, Wire, is_number
 from harness.rundir import BUNDLE
 from harness.trackers import wandb_mode
 from harness.tracking import FINISH_S
@@ -34,9 +35,9 @@ KINDS = ("train", "validation", "test")
 class WandbTracker(AccelerateTracker):
     """Accelerate's W&B tracker, with what W&B offers beyond rows of numbers."""
 
-    def __init__(self, name: str, run: Path, spec: dict[str, Any], kept: Kept, wire: Wire) -> None:
+    def __init__(self, name: str, run: Path, spec: dict[str, Any], journal: Journal, wire: Wire) -> None:
         """``wire`` takes what the trainer is to print."""
-        super().__init__(name, run, spec, kept)
+        super().__init__(name, run, spec, journal)
         self.wire = wire
 
     def start(self) -> str:
@@ -56,7 +57,6 @@ class WandbTracker(AccelerateTracker):
             wandb.teardown(1)  # its service still holds the run's id
             self.tracker = self._make(self._options("offline"))
         run = self.tracker.run
-        self.kept.remember(attempts=[*self.kept.state.get("attempts", []), {"folder": attempt_folder(run)}])
         self.tracker.store_init_configuration({**self.spec["config"], **self.spec["facts"]})
         define_metrics(run)
         self.lineage = threading.Thread(target=self._log_dataset, daemon=True)
@@ -67,7 +67,7 @@ class WandbTracker(AccelerateTracker):
     def _options(self, mode: str | None) -> dict[str, Any]:
         import wandb
 
-        run_id = run_id_for(self.kept)
+        run_id = run_id_for(self.journal)
         return {
             "id": run_id,
             "resume": "allow",
@@ -119,9 +119,7 @@ class WandbTracker(AccelerateTracker):
         if state == "preempted":
             run.mark_preempting()
         run.finish(exit_code=0 if state == "finished" else 1)
-        attempts = self.kept.state["attempts"]
-        attempts[-1]["finished"] = True
-        self.kept.remember(attempts=attempts)
+        self.journal.note(finished=attempt_folder(run))
 
     @contextmanager
     def _extra(self, what: str) -> Iterator[None]:
@@ -152,12 +150,13 @@ def set_folders(run: Path) -> None:
         Path(os.environ[variable]).mkdir(parents=True, exist_ok=True)
 
 
-def run_id_for(kept: Kept) -> str:
+def run_id_for(journal: Journal) -> str:
     """A sweep agent's run id, else that of earlier attempts, else a new one; written down before it is used."""
     letters = string.ascii_lowercase + string.digits
     made = "".join(secrets.choice(letters) for _ in range(8))
-    run_id = os.environ.get("WANDB_RUN_ID") or kept.state.get("run_id") or made
-    kept.remember(run_id=run_id)
+    run_id = os.environ.get("WANDB_RUN_ID") or journal.run_id or made
+    if run_id != journal.run_id:
+        journal.note(run_id=run_id)
     return run_id
 
 

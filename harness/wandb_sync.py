@@ -2,13 +2,12 @@
 """``python -m harness wandb-sync RUN``: send to W&B what a run kept offline, then every row that is missing there.
 
 Each attempt of a run leaves a log of W&B's own under ``RUN/wandb``. They are sent one at a time, and what was sent is
-noted in ``RUN/tracking/wandb.json``. A killed attempt loses its last rows; ``metrics.jsonl`` has them. Whatever row of
+noted in ``RUN/tracking/wandb.jsonl``. A killed attempt loses its last rows; ``metrics.jsonl`` has them. Whatever row of
 it is in no log that was sent is written to one more log, and that is sent too. A second time there is nothing to do.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -20,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import rundir
-from harness.observer import Kept
-from harness.trackers import has_wandb_key, wandb_url
-from harness.tracking import DIRECTORY
+from harness.journal import DIRECTORY, Journal
+from harness.trackers import has_wandb_key, is_installed, wandb_url
 from harness.wandb_run import KINDS, attempt_folder, define_metrics, row_of, set_folders
 from preprocessing import cli
 from preprocessing.errors import ConfigError, DataError, UserError
@@ -63,9 +61,9 @@ def main(argv: list[str]) -> int:
 def check(run: Path) -> None:
     """Raise a ``UserError`` where nothing can be sent: no run, no W&B, no key, no server."""
     rundir.read_config(run)
-    if importlib.util.find_spec("wandb") is None:
+    if not is_installed("wandb"):
         raise ConfigError("wandb-sync needs the package wandb: pip install 'padless[wandb]'")
-    if not (run / DIRECTORY / "wandb.json").is_file():
+    if not (run / DIRECTORY / "wandb.jsonl").is_file():
         raise ConfigError(f"{run}: no attempt of this run used W&B; train with --tracking.tracker wandb")
     if not has_wandb_key():
         raise ConfigError("wandb-sync needs a key: set WANDB_API_KEY, or run `wandb login`")
@@ -93,9 +91,10 @@ class Sync:
     def __init__(self, run: Path, *, quiet: bool) -> None:
         """``quiet`` prints nothing on stdout."""
         self.run, self.quiet = run.absolute(), quiet
-        self.kept = Kept(self.run, "wandb")
-        self.sent: dict[str, int] = dict(self.kept.state.get("sent", {}))
-        self.run_id = str(self.kept.state["run_id"])
+        self.journal = Journal(self.run, "wandb")
+        if self.journal.run_id is None:
+            raise DataError(f"{self.journal.path}: holds no run id: damaged")
+        self.run_id = self.journal.run_id
 
     def everything(self) -> dict[str, Any]:
         """Send the attempts, then the rows that none of them has; what was done, for machines."""
@@ -126,13 +125,12 @@ class Sync:
             self.say(f"{folder.name}: empty, the attempt was killed before W&B wrote anything; skipped")
             return {"folder": folder.name, "rows": 0, "state": "empty"}
         rows = len(logged(records))
-        if folder.name in self.sent:
-            return {"folder": folder.name, "rows": self.sent[folder.name], "state": "sent before"}
+        if (before := self.journal.sent.get(folder.name)) is not None:
+            return {"folder": folder.name, "rows": before, "state": "sent before"}
         said = "" if marker.exists() else send(folder)
         if not marker.exists() and TORN not in said:
             raise UserError(f"{folder}: W&B did not take it; nothing is lost, try again, or see `wandb sync {folder}`")
-        self.sent[folder.name] = rows
-        self.kept.remember(sent=self.sent)
+        self.journal.note(sent=folder.name, rows=rows)
         self.say(f"{folder.name}: {rows} rows sent")
         return {"folder": folder.name, "rows": rows, "state": "sent"}
 
@@ -143,11 +141,11 @@ class Sync:
     def missing(self) -> list[tuple[str, dict[str, Any]]]:
         """Rows of metrics.jsonl that W&B does not have, in the file's order."""
         there: set[Row] = set()
-        for name, rows in self.sent.items():
+        for name, rows in self.journal.sent.items():
             there |= set(logged(read_log(self.log_of(name)))[:rows])
-        for attempt in self.kept.state.get("attempts", []):
-            if attempt["folder"].startswith("run-") and attempt.get("finished"):
-                there |= set(logged(read_log(self.log_of(attempt["folder"]))))
+        for name in self.journal.finished:
+            if name.startswith("run-"):  # it was online, and W&B has said that all of it arrived
+                there |= set(logged(read_log(self.log_of(name))))
         return [(kind, values) for (kind, step), values in self.rows().items() if (kind, step) not in there]
 
     def fill(self, missing: list[tuple[str, dict[str, Any]]]) -> Path:
@@ -221,13 +219,15 @@ def logged(records: list[dict[str, Any]]) -> list[Row]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; none if there is no such file."""
+    """The objects of a file of JSON lines; none if there is no such file. A last line that has no end is being written,
+    or was when a kill came.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
     lines = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
         try:
             lines.append(json.loads(line))
         except ValueError:

@@ -18,6 +18,7 @@ from unittest.mock import patch
 import psutil
 import pytest
 
+from harness.journal import Journal
 from harness.tracking import FINISH_S, KILL_AFTER_S, kill_tree
 from tests.commands import ROOT, read_metrics, run_command, run_module, sentence, succeed
 from tests.datasets import write_dataset
@@ -165,7 +166,7 @@ def killed_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_attempt_goes_on_with_one_run(killed_run: Path) -> None:
     folders = sorted((killed_run / "wandb").glob("offline-run-*"))
-    run_id = json.loads((killed_run / "tracking" / "wandb.json").read_text())["run_id"]
+    run_id = Journal(killed_run, "wandb").run_id
     assert [folder.name.rpartition("-")[2] for folder in folders] == [run_id] * 4
     logs = [inspect(folder, killed_run.parent) for folder in folders]
     assert steps(logs[1]) == list(range(11, 31))  # the observer outlived its trainer and kept every row
@@ -185,7 +186,7 @@ def test_every_attempt_goes_on_with_one_run(killed_run: Path) -> None:
 
 
 def test_sync_sends_every_row_once_and_fills_in_what_a_kill_lost(killed_run: Path) -> None:
-    run_id = json.loads((killed_run / "tracking" / "wandb.json").read_text())["run_id"]
+    run_id = Journal(killed_run, "wandb").run_id
     folders = (killed_run / "wandb").glob("offline-run-*")
     lost = set(range(1, 51)) - {step for folder in folders for step in steps(inspect(folder, killed_run.parent))}
     assert lost  # rows before the second attempt's first that died with the first attempt
@@ -291,3 +292,15 @@ def test_online_without_a_key_is_refused_before_training(data: Path, tmp_path: P
     assert result.returncode == 2
     assert sentence(result).startswith("tracking.tracker: WANDB_MODE=online needs a key: set WANDB_API_KEY")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_dashboard_is_saved_as_a_view_of_the_project(tmp_path: Path) -> None:
+    pytest.importorskip("wandb_workspaces", reason="needs the extra dashboard")
+    with wandb_server() as store:
+        environment = {"HOME": str(tmp_path), **store.environment()}
+        saved = succeed(run_module("harness", "dashboard", "--save", "team/p", "--name", "LSTM", **environment))
+        assert saved.stdout == f"saved as {store.url}/team/p?nw=abc\n"
+        (view,) = store.views
+        assert (view["entityName"], view["projectName"], view["displayName"]) == ("team", "p", "LSTM")
+        sections = json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]
+        assert [section["name"] for section in sections] == ["learning", "throughput", "data", "evaluation", "system"]

@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
 import pytest
 
-from harness import tracking
+from harness import observer, tracking
 from harness.config import RunConfig, TrackingConfig
-from harness.observer import Kept, flat
+from harness.journal import Journal
+from harness.observer import Inbox, Wire, flat
 from harness.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
 from harness.tracking import Trackers, observer_environment, plain
 from preprocessing.errors import ConfigError
@@ -45,9 +45,9 @@ def start(run: Path, name: str = "trackio", **options: Any) -> Trackers:
 
 def process_of(trackers: Trackers) -> psutil.Process:
     """The process of the only tracker."""
-    (observer,) = trackers.observers
-    assert observer.process is not None
-    return psutil.Process(observer.process.pid)
+    (only,) = trackers.observers
+    assert only.process is not None
+    return psutil.Process(only.process.pid)
 
 
 def wait_for(path: Path, limit_s: float = 60) -> None:
@@ -65,8 +65,7 @@ def test_rows_arrive_at_their_own_steps_and_numbers_only(tmp_path: Path, rows: P
     trackers.close("finished")
     told = ["1 ['train/loss', 'train/rows']", "2 ['validation/accuracy', 'validation/best']"]
     assert rows.read_text().splitlines() == told
-    kept = json.loads((tmp_path / "run" / "tracking" / "trackio.json").read_text())["kept"]
-    assert kept == {"train": 1, "validation": 2}
+    assert Journal(tmp_path / "run", "trackio").before == {"train": 1, "validation": 2}
 
 
 def test_a_resumed_run_tells_no_step_twice(tmp_path: Path, rows: Path) -> None:
@@ -82,13 +81,13 @@ def test_stop_signals_are_for_the_trainer(tmp_path: Path, rows: Path) -> None:
     trackers = start(tmp_path / "run")
     trackers.write("train", {"step": 1, "loss": 1.0})
     wait_for(rows)
-    observer = process_of(trackers)
+    process = process_of(trackers)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
-        observer.send_signal(number)
+        process.send_signal(number)
     trackers.write("train", {"step": 2, "loss": 1.0})
     trackers.close("preempted")
     assert len(rows.read_text().splitlines()) == 2
-    assert not observer.is_running()
+    assert not process.is_running()
 
 
 def test_an_observer_that_reads_nothing_blocks_nobody(
@@ -127,6 +126,35 @@ def test_a_tracker_that_dies_costs_one_warning(tmp_path: Path, rows: Path, capfd
     trackers.close("finished")
     log = tmp_path / "run" / "tracking" / "trackio.log"
     assert capfd.readouterr().err == f"warning: trackio stopped; {log} says why; training is not affected\n"
+
+
+def test_a_tracker_that_raises_over_a_row_costs_one_warning(
+    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_TRACKER", "raise-log")
+    trackers = start(tmp_path / "run")
+    for step in range(1, 20):
+        trackers.write("train", {"step": step, "loss": 1.0})
+    trackers.close("finished")
+    said = "warning: trackio raised ConnectionError: no such server, and was stopped; training is not affected\n"
+    assert capfd.readouterr().err == said
+    assert not (tmp_path / "run" / "tracking" / "trackio.jsonl").exists()
+
+
+def test_what_a_slow_tracker_has_no_room_for_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lines:
+        lines = (*(b'{"do": "log"}\n' for _ in range(10)), b'{"do": "close", "limit_s": 60, "dropped": 2}\n')
+
+    monkeypatch.setattr(observer, "QUEUE_ROWS", 3)
+    inbox = Inbox(cast(Wire, Lines()))
+    deadline = time.monotonic() + 10
+    while inbox.last_clock is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    inbox.last_clock.cancel()
+    assert inbox.dropped == 7 + 2
+    assert inbox.rows_left() == ", with 12 rows not told"
+    assert [message["do"] for message in inbox] == ["log", "log", "log", "close"]
 
 
 def test_ranks_other_than_zero_start_nothing(tmp_path: Path) -> None:
@@ -174,17 +202,28 @@ def test_what_the_pipe_carries() -> None:
     assert flat({"a": {"b": 1, "c": {"d": None}}, "e": [1, 2]}) == {"a.b": 1, "a.c.d": "None", "e": "[1, 2]"}
 
 
-def test_kept_counts_only_what_a_finished_tracker_was_told(tmp_path: Path) -> None:
-    killed = Kept(tmp_path, "wandb")
-    killed.remember(run_id="abc")
+def test_the_journal_counts_only_what_a_finished_tracker_was_told(tmp_path: Path) -> None:
+    killed = Journal(tmp_path, "wandb")
+    killed.note(run_id="abc")
     assert killed.is_new("train", {"step": 7})
-    after = Kept(tmp_path, "wandb")
+    after = Journal(tmp_path, "wandb")
     assert after.is_new("train", {"step": 7})
     after.commit()
-    resumed = Kept(tmp_path, "wandb")
+    resumed = Journal(tmp_path, "wandb")
     assert [resumed.is_new("train", {"step": step}) for step in (6, 7, 8)] == [False, False, True]
     assert resumed.is_new("validation", {"step": 7})
-    assert resumed.state["run_id"] == "abc"
+    assert resumed.run_id == "abc"
+
+
+def test_the_journal_takes_lines_from_several_and_survives_a_torn_one(tmp_path: Path) -> None:
+    ours, theirs = Journal(tmp_path, "wandb"), Journal(tmp_path, "wandb")
+    ours.note(sent="a", rows=3)
+    theirs.note(finished="b")
+    with ours.path.open("a") as file:
+        file.write('{"sent": "c", "ro')
+    ours.note(sent="a", rows=5)
+    read = Journal(tmp_path, "wandb")
+    assert (read.sent, read.finished, read.run_id) == ({"a": 5}, {"b"}, None)
 
 
 def test_wandb_is_offline_unless_there_is_a_key_or_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,3 +253,12 @@ def test_wandb_is_offline_unless_there_is_a_key_or_a_choice(tmp_path: Path, monk
     monkeypatch.setenv("WANDB_MODE", "onlin")
     with pytest.raises(ConfigError, match="WANDB_MODE: 'onlin' is no mode of W&B; there are online, offline"):
         check_trackers(TrackingConfig(tracker="wandb"))
+
+
+def test_a_folder_of_a_trackers_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dvclive").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="dvclive needs the package dvclive: pip install dvclive, or use none"):
+        check_trackers(TrackingConfig(tracker="dvclive"))
+    (tmp_path / "dvclive" / "__init__.py").touch()
+    check_trackers(TrackingConfig(tracker="dvclive"))
