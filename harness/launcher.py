@@ -200,11 +200,20 @@ def describe_failure(error: Exception) -> Failure:
     """What an exception of the elastic launcher says: the rank that failed first, or the signal that stopped it."""
     failures = getattr(error, "failures", None)
     if failures:
-        rank, first = min(failures.items(), key=lambda item: (item[1].timestamp, item[0]))
+        rank, first = min(failures.items(), key=lambda item: (blame(item[1].exitcode), item[1].timestamp, item[0]))
         return describe_exit(int(rank), int(first.exitcode))
     number = getattr(error, "sigval", None)  # torch's SignalException
     name = None if number is None else signal.Signals(number).name
     return Failure(1, f"the launcher stopped: {' '.join(str(error).split()) or type(error).__name__}", name)
+
+
+def blame(code: int) -> int:
+    """How late to look for the cause of a failure at a rank with this exit code; failures of one second look alike.
+
+    A rank that was killed comes first, then those that left by themselves, as they do when a peer is gone; the elastic
+    agent sends SIGTERM to all that are left.
+    """
+    return 2 if code == -signal.SIGTERM else 0 if code < 0 else 1
 
 
 def describe_exit(rank: int, code: int, stopped_by: str | None = None) -> Failure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,3 +132,16 @@ def test_embeddings_start_with_the_spread_that_is_asked_for() -> None:
     assert float(drawn[0][1:].std()) == pytest.approx(1, rel=0.02)
     torch.testing.assert_close(drawn[1], drawn[0] * 0.1)
     assert not drawn[1][0].any()
+
+
+def test_the_rank_that_was_killed_is_blamed_and_not_those_that_fell_with_it() -> None:
+    class Fell(Exception):  # as torch's ChildFailedError
+        failures = {
+            0: SimpleNamespace(timestamp=5, exitcode=-15),
+            1: SimpleNamespace(timestamp=5, exitcode=-9),
+            2: SimpleNamespace(timestamp=4, exitcode=1),
+        }
+
+    assert launcher.describe_failure(Fell()) == Failure(1, "rank 1 was killed by SIGKILL")
+    Fell.failures = {0: SimpleNamespace(timestamp=5, exitcode=-15), 1: SimpleNamespace(timestamp=5, exitcode=3)}
+    assert launcher.describe_failure(Fell()) == Failure(3, "rank 1 ended with exit code 3")
