@@ -7,6 +7,7 @@ training loop acts on it at a step boundary that all ranks agree on (``harness.a
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness import rundir
+
 EXIT_CODE = 85
 """Checkpointed on request: start me again."""
 STOP = "STOP"
@@ -22,6 +25,8 @@ SIGNALS = ("SIGTERM", "SIGUSR2", "SIGINT", "SIGHUP")
 STUCK_S = 45.0
 """A rank that was asked to stop and does not reach its next step in this time waits for a rank that is gone."""
 LOOK_EVERY_S = 0.5
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that the kernel sends when the parent dies."""
 
 _signal: str | None = None
 _beat = 0
@@ -32,11 +37,14 @@ class Preempted(Exception):  # noqa: N818 - it is no error
 
 
 def install() -> None:
-    """Take note of stop signals from here on. Safe to call twice."""
+    """Take note of stop signals from here on, and of the launcher's death. Safe to call twice."""
     for name in SIGNALS:
         number = getattr(signal, name)
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job: left ignored
             signal.signal(number, _note)
+    if rundir.LAUNCH_ID in os.environ and sys.platform == "linux":
+        # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training for nobody.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGUSR2))
 
 
 def _note(number: int, _: Any) -> None:

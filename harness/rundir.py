@@ -48,6 +48,9 @@ BUNDLE = "bundle"
 LAUNCH_ID = "PADLESS_LAUNCH_ID"
 """Environment variable by which a launcher recognises the status that its own processes wrote."""
 
+CLAIM_LIMIT_S = 20.0
+"""How long a start waits for ranks of the one before to leave, as they do when their launcher was killed."""
+
 State = Literal["running", "finished", "preempted", "failed"]
 
 
@@ -89,8 +92,16 @@ def claim(config: RunConfig) -> TextIO:
         lock = open(path / LOCK, "w")  # noqa: SIM115 - held for as long as the run
     except OSError as error:
         raise StorageError(f"run: {path} cannot be written: {error.strerror}; name a directory you may write") from None
+    deadline = time.monotonic() + CLAIM_LIMIT_S
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
     except BlockingIOError:
         lock.close()
         raise ConfigError(f"run: another process trains in {path}; wait for it or name another directory") from None

@@ -56,7 +56,8 @@ def test_row_hash_adds_up_over_any_split_and_sees_every_change(rows: list[int], 
     assert row_hash(np.append(numbers, numbers[0]), step) != whole
 
 
-def test_a_run_directory_is_claimed_once(tmp_path: Path) -> None:
+def test_a_run_directory_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rundir, "CLAIM_LIMIT_S", 0.3)
     config = RunConfig(run=str(tmp_path / "run"))
     with rundir.claim(config), pytest.raises(ConfigError, match="another process trains in"):
         rundir.claim(config)
@@ -135,13 +136,12 @@ def test_embeddings_start_with_the_spread_that_is_asked_for() -> None:
 
 
 def test_the_rank_that_was_killed_is_blamed_and_not_those_that_fell_with_it() -> None:
-    class Fell(Exception):  # as torch's ChildFailedError
-        failures = {
-            0: SimpleNamespace(timestamp=5, exitcode=-15),
-            1: SimpleNamespace(timestamp=5, exitcode=-9),
-            2: SimpleNamespace(timestamp=4, exitcode=1),
+    def fell(**codes: tuple[int, int]) -> Failure:
+        error = RuntimeError()
+        error.failures = {  # type: ignore[attr-defined] # as torch's ChildFailedError has them
+            int(rank[1:]): SimpleNamespace(timestamp=second, exitcode=code) for rank, (second, code) in codes.items()
         }
+        return launcher.describe_failure(error)
 
-    assert launcher.describe_failure(Fell()) == Failure(1, "rank 1 was killed by SIGKILL")
-    Fell.failures = {0: SimpleNamespace(timestamp=5, exitcode=-15), 1: SimpleNamespace(timestamp=5, exitcode=3)}
-    assert launcher.describe_failure(Fell()) == Failure(3, "rank 1 ended with exit code 3")
+    assert fell(r0=(5, -15), r1=(5, -9), r2=(4, 1)) == Failure(1, "rank 1 was killed by SIGKILL")
+    assert fell(r0=(5, -15), r1=(5, 3)) == Failure(3, "rank 1 ended with exit code 3")
