@@ -137,6 +137,7 @@ class Network:
     backend: str
     met_s: float = 0.0
     sum_bytes: int = 0
+    """0: the sum was not tried."""
     sum_s: float = 0.0
     right: bool = True
 
@@ -268,7 +269,7 @@ def judge_run(seen: list[RunFolder], unseen: list[str]) -> list[Finding]:
             state, message = "warn", f"{place}: {room}; a small write took {folder.fsync_s:.1f} s: busy or failing disk"
         else:
             holds = f"; {folder.state}" if folder.state else ""
-            message = f"{place}: {room}; written, flushed and renamed in {1000 * folder.fsync_s:.0f} ms{holds}"
+            message = f"{place}: {room}; a file was written, flushed and renamed{holds}"
         findings.append(Finding("run", state, message, folder.host))
     return findings
 
@@ -286,6 +287,9 @@ def judge_ranks(ranks: list[Rank]) -> list[Finding]:
     for rank in ranks:
         if rank.problem is not None:
             findings.append(Finding("precision", "fix", rank.problem, rank.host))
+        elif rank.device != first.device:
+            message = f"rank {rank.rank} would train on {rank.device}, rank 0 on {first.device}; name one with --device"
+            findings.append(Finding("precision", "fix", message, rank.host))
         elif rank.precision != first.precision and first.problem is None:
             message = f"rank {rank.rank} would compute in {rank.precision}; rank 0 in {first.precision}; name one"
             findings.append(Finding("precision", "fix", f"{message} with --precision", rank.host))
@@ -310,6 +314,8 @@ def judge_network(network: Network) -> list[Finding]:
         return [Finding("rendezvous", "ok", message)]
     shown = f"{network.ranks} ranks on {count(network.nodes, 'machine', 'machines')}"
     met = Finding("rendezvous", "ok", f"{shown} met in {network.met_s:.2f} s")
+    if not network.sum_bytes:
+        return [met, Finding("all-reduce", "warn", "not tried, since not all ranks can compute as asked; see above")]
     if not network.right:
         message = f"the sum over {network.ranks} ranks is wrong over {network.backend}; check the network and the GPUs"
         return [met, Finding("all-reduce", "fix", message)]
@@ -327,7 +333,9 @@ def count(number: int, one: str, many: str) -> str:
 
 
 def size(number: int) -> str:
-    """Bytes as ``12 MB`` or ``3.4 GB``."""
+    """Bytes as ``7 kB``, ``12 MB`` or ``3.4 GB``."""
+    if number < 1e6:
+        return f"{number / 1e3:.0f} kB"
     return f"{number / 1e6:,.0f} MB" if number < 1e9 else f"{number / 1e9:,.1f} GB"
 
 

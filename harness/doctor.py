@@ -15,9 +15,11 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 import uuid
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import diagnosis
@@ -35,6 +37,10 @@ MODULE = "harness.doctor"
 NONE = "none"
 SUM_NUMBERS = 2_500_000
 """Numbers that are summed over the ranks: the gradients of a small model."""
+
+
+EXIT_CODE_FILE = "PADLESS_DOCTOR_EXIT_CODE"
+"""Environment variable by which ``launch`` tells its ranks where to leave the exit code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +80,20 @@ def main(argv: list[str]) -> int:
 
 
 def launch(options: list[str], keys: list[str]) -> int:
-    """Run this module on every rank under accelerate's launcher; the exit code of the first rank that complained."""
+    """Run this module on every rank under accelerate's launcher; the exit code that the report of this machine gives.
+
+    The ranks hand it over in a file and leave with 0, since a launcher makes a noise when a rank does not.
+    """
     from harness import launcher
 
-    failure = launcher.start(launcher.accelerate_arguments(options, keys, MODULE))
-    return 0 if failure is None else failure.code
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "exit_code")
+        os.environ[EXIT_CODE_FILE] = str(path)
+        failure = launcher.start(launcher.accelerate_arguments(options, keys, MODULE))
+        if failure is not None:
+            print(f"error: {failure.sentence}; what it said is above", file=sys.stderr)
+            return failure.code
+        return int(path.read_text()) if path.exists() else 0
 
 
 def check(config: DoctorConfig) -> int:
@@ -100,6 +115,9 @@ def check(config: DoctorConfig) -> int:
     code = diagnosis.exit_code(findings)
     report = {"exit_code": code, "findings": [asdict(finding) for finding in findings]}
     print(json.dumps(report, indent=2) if config.json else diagnosis.render(findings), flush=True)
+    if EXIT_CODE_FILE in os.environ:
+        Path(os.environ[EXIT_CODE_FILE]).write_text(str(code))
+        return 0
     return code
 
 
@@ -136,10 +154,16 @@ def judge(everyone: list[Seen], unseen: list[str]) -> list[Finding]:
 
 
 def try_network(world: World, session: Session, everyone: list[Seen], met_s: float) -> Network:
-    """One sum over all ranks of as many numbers as gradients have, over the path that gradients take."""
+    """One sum over all ranks of as many numbers as gradients have, over the path that gradients take.
+
+    Not where a rank could not compute as asked: it would wait on another path than the others.
+    """
     import torch
 
     machines = sum(seen.machine is not None for seen in everyone)
+    backend = "nccl" if session.device.type == "cuda" else "gloo"
+    if any(seen.rank.problem is not None for seen in everyone) or len({seen.rank.device for seen in everyone}) > 1:
+        return Network(world.world_size, machines, backend, met_s)
     expected = world.world_size * (world.world_size + 1) / 2
     seconds, right = [], True
     for _ in range(2):  # the first sum also opens the connections
@@ -148,7 +172,6 @@ def try_network(world: World, session: Session, everyone: list[Seen], met_s: flo
         world.sum_on_device(numbers, "one sum over all ranks")
         right = right and bool((numbers == expected).all())  # waits for the device
         seconds.append(time.perf_counter() - begun)
-    backend = "nccl" if session.device.type == "cuda" else "gloo"
     return Network(world.world_size, machines, backend, met_s, 4 * SUM_NUMBERS, seconds[-1], right)
 
 

@@ -18,7 +18,7 @@ from harness import resume, rundir
 from harness.checks import TRAIN, check_dataset, check_fit, check_useful
 from harness.config import RunConfig
 from harness.data import files, residency
-from harness.diagnosis import Data, Gpu, Machine, Rank, RunFolder
+from harness.diagnosis import Data, Gpu, Machine, Rank, RunFolder, size
 from harness.distributed import launched_local_world_size, launched_rank
 from harness.plan import num_parameters
 from harness.precision import choose_device, choose_precision, configure_threads
@@ -115,7 +115,7 @@ def look_at_data(config: RunConfig, world_size: int) -> tuple[Data, Manifest | N
         config.data,
         kind,
         fingerprint=manifest.fingerprint,
-        summary=f"{manifest.rows(TRAIN):,} training rows, {facts.shard_bytes / 1e9:.2f} GB",
+        summary=f"{manifest.rows(TRAIN):,} training rows, {size(facts.shard_bytes)}",
         staging=str(staging),
         residency=str(rows),
         mapped_over_network=files.is_network(kind) and staging.value == "none" and rows.value == "mapped",

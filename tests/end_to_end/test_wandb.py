@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,13 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pytest
 
 from harness.tracking import FINISH_S, KILL_AFTER_S, kill_tree
-from tests.commands import ROOT, run_command, run_module, sentence, succeed
+from tests.commands import ROOT, read_metrics, run_command, run_module, sentence, succeed
 from tests.datasets import write_dataset
+from tests.runs import kill, start, steps_done, wait_for_step
 from tests.wandb_server import KEY, Store, StoredRun, wandb_server
 
 pytest.importorskip("wandb", reason="needs the extra wandb")
@@ -93,6 +96,56 @@ def sync(run: Path, store: Store, *options: str) -> dict[str, Any]:
     """``wandb-sync`` to a server."""
     environment = {"HOME": str(run.parent), **store.environment()}
     return json.loads(succeed(run_module("harness", "wandb-sync", run, "--json", *options, **environment)).stdout)
+
+
+def kill_trainer(process: subprocess.Popen[str]) -> None:
+    """SIGKILL for the launcher and its ranks, and not for their trackers."""
+    for member in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+        if not {"harness.observer", "--port-filename"} & set(member.cmdline()) and "wandb" not in member.name():
+            member.kill()
+    process.wait(20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280, func_only=True)
+def test_a_real_run_over_two_kills_and_a_preemption_is_one_curve(tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "job" / "run"
+    write_dataset(data, {"train": 3000, "validation": 60, "test": 60})
+    tracked = ("--tracking.tracker", "wandb", "--tracking.project", "p", "--epochs", "20")
+    with patch.dict(os.environ, {"HOME": str(tmp_path), "WANDB_MODE": "offline"}):
+        for number, stop in enumerate((kill, kill_trainer, lambda process: process.send_signal(signal.SIGUSR2)), 1):
+            process = start(data, run, *tracked)
+            wait_until(lambda n=number: len(list((run / "wandb").glob("*/*.wandb"))) >= n, f"attempt {number} at W&B")
+            wait_for_step(process, run, steps_done(run) + 60)
+            assert process.poll() is None
+            stop(process)
+        assert process.wait(90) == 85
+        assert start(data, run, *tracked).wait(150) == 0
+    log = (tmp_path / "job" / "log").read_text()
+    assert "warning" not in log, log
+    folders = sorted((run / "wandb").glob("offline-run-*"))
+    logs = [inspect(folder, tmp_path) for folder in folders]
+    assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1
+    assert [sum(record["type"] == "preempting" for record in records) for records in logs] == [0, 0, 1, 0]
+    wanted = [line["step"] for line in read_metrics(run, "train")]
+    assert wanted == sorted(set(wanted))
+    resumed = [json.loads(line)["resumed_from"] or 0 for line in (run / "attempts.jsonl").read_text().splitlines()]
+    assert len(resumed) == 4
+    for records, first, after in zip(logs[1:], resumed[1:], [*resumed[2:], 10_000], strict=True):
+        earlier = {step for other in logs[: logs.index(records)] for step in steps(other)}
+        assert {step for step in wanted if first < step <= after} <= set(steps(records)) | earlier
+    with wandb_server() as store:
+        sync(run, store)
+        (stored,) = store.runs.values()
+        assert sorted(set(stored.history("train/step"))) == wanted
+        assert sorted(set(stored.history("validation/step"))) == [
+            line["step"] for line in read_metrics(run, "validation")
+        ]
+        assert set(stored.history("test/step")) == {line["step"] for line in read_metrics(run, "test")}
+        losses = {line["step"]: line["loss"] for line in read_metrics(run, "train")}
+        logged = zip(stored.history("train/step"), stored.history("train/loss"), strict=True)
+        assert all(loss == pytest.approx(losses[step], rel=1e-9) for step, loss in logged)
+        assert sync(run, store)["filled"] == 0
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,9 @@ def test_preprocessing_runs_without_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("module", ["harness.__main__", "harness.config", "harness.train", "harness.launcher"])
+@pytest.mark.parametrize(
+    "module", ["harness.__main__", "harness.config", "harness.train", "harness.launcher", "harness.doctor"]
+)
 def test_help_and_mistakes_do_not_wait_for_torch(module: str) -> None:
     script = f"import sys, {module}; sys.exit('torch' in sys.modules or 'accelerate' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60, check=False).returncode == 0
