@@ -9,10 +9,12 @@
     status.json            state, exit code, reason, step: the truth that job scripts read
     metrics.jsonl          what was learned, one JSON object a line, flushed line by line
     throughput.jsonl       how fast, one line for each train line of metrics.jsonl
+    tracking/              what each tracker printed and was told
     checkpoints/           where the run can go on from
     bundle/                best weights with all that prediction needs
     test.json              metrics on the test split
     test-predictions.parquet
+    report.html            all of it to look at
     report.html            all of it to look at
 """
 
