@@ -7,6 +7,7 @@ Nothing here imports torch, so that ``--help`` and a misspelt key are answered a
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -286,6 +287,17 @@ def to_dict(config: Any) -> dict[str, Any]:
         return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
     return {key: plain(value) for key, value in asdict(config).items()}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted keys; lists and empty mappings are values."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
 
 
 def model_from_dict(values: dict[str, Any]) -> ModelConfig:

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.config import flat
 from harness.journal import Journal
 from harness.tracking import SHORT_FINISH_S, kill_tree
 
@@ -141,7 +142,7 @@ class AccelerateTracker:
     def start(self) -> str:
         """Begin, under the run's name where the tracker takes one."""
         self.tracker = self._make({"trackio": {"name": self.spec["name"], "resume": "allow"}}.get(self.name, {}))
-        self.tracker.store_init_configuration(flat({**self.spec["config"], **self.spec["facts"]}))
+        self.tracker.store_init_configuration(showable({**self.spec["config"], **self.spec["facts"]}))
         return f"project {self.spec['project']}"
 
     def _make(self, options: dict[str, Any]) -> Any:
@@ -175,15 +176,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values under dotted keys, as most trackers want them; lists and None as text."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
-    return result
+def showable(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings under dotted keys, as most trackers want them; lists and None as text."""
+    return {
+        key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat(values).items()
+    }
 
 
 def build(name: str, run: Path, spec: dict[str, Any], journal: Journal, wire: Wire) -> Tracker:

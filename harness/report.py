@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from harness import rundir
+from harness.config import flat
 from harness.console import duration
 from harness.report_charts import Chart, Series, draw
-from harness.report_data import RunFacts, averaged, differing, flattened, read_run
+from harness.report_data import RunFacts, averaged, differing, read_run
 from preprocessing import atomic, cli
 from preprocessing.errors import ConfigError
 
@@ -136,7 +137,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "facts": run,
-        "settings": flattened(run.config),
+        "settings": flat(run.config),
         "state": run.status.get("state", "unknown"),
         "step": run.status.get("step") or run.train[-1]["step"] if run.train else 0,
         "splits": split_rows(run),

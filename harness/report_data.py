@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness import rundir
+from harness.config import flat
 from preprocessing.errors import DataError
 from preprocessing.shards import MANIFEST, Manifest, read_manifest
 
@@ -251,20 +252,9 @@ def averaged(lines: Sequence[Line], name: str, points: int = CURVE_POINTS) -> tu
     return [group[-1][0] for group in groups], [float(np.mean([value for _, value in group])) for group in groups]
 
 
-def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted keys."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            result |= flattened(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result
-
-
 def differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
     """Settings that are not the same in all runs, with the value of each run; the run's own place is left out."""
-    every = [flattened(run.config) for run in runs]
+    every = [flat(run.config) for run in runs]
     keys = dict.fromkeys(key for config in every for key in config if key != "run")
     table = {key: [config.get(key, UNSET) for config in every] for key in keys}
     return {key: values for key, values in table.items() if any(value != values[0] for value in values)}

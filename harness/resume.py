@@ -12,7 +12,7 @@ from typing import Any
 
 from harness import rundir
 from harness.checkpoint import Checkpoint, newest
-from harness.config import RunConfig, to_dict
+from harness.config import RunConfig, flat, to_dict
 from preprocessing.errors import ConfigError, DataError
 from preprocessing.shards import Manifest
 
@@ -65,17 +65,6 @@ class Difference:
     def __str__(self) -> str:
         """One line of the table."""
         return f"  {self.key:<28} {self.was!s:<16} {self.now!s:<16} {self.effect}"
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of a nested mapping; lists and empty mappings are values."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:

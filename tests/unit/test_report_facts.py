@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.config import flat
 from harness.report import best_values, dataset_groups, reproduce, unique_names, weighed, write_report_quietly
 from harness.report_charts import Series, draw
-from harness.report_data import RunFacts, averaged, differing, flattened, read_lines, thinned
+from harness.report_data import RunFacts, averaged, differing, read_lines, thinned
 from preprocessing.errors import DataError
 
 NOTHING = RunFacts(
@@ -96,7 +97,7 @@ def test_what_differs_between_runs() -> None:
         "optim": [{}, "unset"],
         "new": ["unset", None],
     }
-    assert flattened({"a": {"b": {"c": 1}}, "d": [1]}) == {"a.b.c": 1, "d": [1]}
+    assert flat({"a": {"b": {"c": 1}}, "d": [1]}) == {"a.b.c": 1, "d": [1]}
 
 
 def test_which_runs_can_be_compared() -> None:

@@ -16,7 +16,7 @@ import pytest
 from harness import observer, tracking
 from harness.config import RunConfig, TrackingConfig
 from harness.journal import Journal
-from harness.observer import Inbox, Wire, flat
+from harness.observer import Inbox, Wire, showable
 from harness.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
 from harness.tracking import Trackers, observer_environment, plain
 from preprocessing.errors import ConfigError
@@ -199,7 +199,7 @@ def test_what_the_pipe_carries() -> None:
         None,
         None,
     ]
-    assert flat({"a": {"b": 1, "c": {"d": None}}, "e": [1, 2]}) == {"a.b": 1, "a.c.d": "None", "e": "[1, 2]"}
+    assert showable({"a": {"b": 1, "c": {"d": None}}, "e": [1, 2]}) == {"a.b": 1, "a.c.d": "None", "e": "[1, 2]"}
 
 
 def test_the_journal_counts_only_what_a_finished_tracker_was_told(tmp_path: Path) -> None:
