@@ -7,7 +7,6 @@ end; the number of distinct rows is then asserted (law 5).
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,6 +263,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    from harness.ranks import run_rank
+    from harness.ranks import leave, run_rank
 
-    sys.exit(run_rank(main))
+    leave(run_rank(main))

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from harness import preemption
 from harness.config import RunConfig
-from harness.ranks import run_rank
+from harness.ranks import leave, run_rank
 from preprocessing import cli
 
 PROG = "accelerate launch -m harness.train"
@@ -31,4 +29,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_rank(main))
+    leave(run_rank(main))
