@@ -20,8 +20,8 @@ from preprocessing.errors import StorageError
 if TYPE_CHECKING:
     from harness.trainer import Trainer
 
-NICENESS = 10
-"""Priority of the writing thread: training needs the cores more, but a write must get on even on a busy machine."""
+NICENESS = 19
+"""Priority of the writing thread: training needs the cores more. While training waits for it, they are idle."""
 
 
 class Checkpointer:

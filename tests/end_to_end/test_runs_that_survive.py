@@ -120,7 +120,7 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
     assert final(run) == final(undisturbed)
     attempts = [json.loads(line) for line in (run / "attempts.jsonl").read_text().splitlines()]
     assert len(attempts) == 2
-    assert attempts[1]["resumed_from"] >= 33
+    assert attempts[1]["resumed_from"] >= 22  # that of step 33 may have been in the making
 
 
 def test_a_full_disk_is_a_sentence_and_loses_nothing(data: Path, undisturbed: Path, tmp_path: Path) -> None:
