@@ -253,6 +253,10 @@ class RunConfig:
         require(bool(self.stage_dir), "stage_dir", self.stage_dir, "auto, none or a directory's name")
         require(bool(self.data), "data", self.data, "a directory's name")
         require(seconds(self.max_time) is not None, "max_time", self.max_time, "a time such as 90, 30m or 3:55:00")
+        names = {part for key in flat(to_dict(self)) for part in (key, key.partition(".")[0])}
+        weights = "optim.class_weights"  # its keys are labels, of which some may be gone
+        for key in sorted(key for key in self.allowed if not f"{key}.".startswith(f"{weights}.")):
+            require(key in names, "allow", key, "keys of the training such as epochs or optim.lr, with commas")
 
     @property
     def max_time_s(self) -> float | None:

@@ -56,6 +56,13 @@ def test_row_hash_adds_up_over_any_split_and_sees_every_change(rows: list[int], 
     assert row_hash(np.append(numbers, numbers[0]), step) != whole
 
 
+def test_only_keys_that_exist_can_be_allowed() -> None:
+    assert RunConfig(allow="epochs, --optim.lr,model").allowed == {"epochs", "optim.lr", "model"}
+    assert RunConfig(allow="optim.class_weights.gone").allowed == {"optim.class_weights.gone"}
+    with pytest.raises(ConfigError, match=r"allow: 'epoch' is out of range: expected keys of the training"):
+        RunConfig(allow="epochs,epoch")
+
+
 def test_a_run_directory_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rundir, "CLAIM_LIMIT_S", 0.3)
     config = RunConfig(run=str(tmp_path / "run"))
