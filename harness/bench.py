@@ -52,7 +52,8 @@ def recurrence(config: RecurrenceConfig) -> dict[str, Any]:
     inputs = torch.randn(config.batch, int(lengths[0]), size, device=device, requires_grad=True)
 
     def reversal() -> torch.Tensor:
-        return lstm.forward_padded(inputs, lengths)[0].float().sum()
+        outputs, _ = lstm.forward_padded(inputs.transpose(0, 1), lengths)
+        return torch.stack([direction.float().sum() for direction in outputs]).sum()
 
     def packed() -> torch.Tensor:
         return lstm.forward_packed(pack_padded_sequence(inputs, lengths, batch_first=True))[0].data.float().sum()

@@ -6,13 +6,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from harness.config import ModelConfig, RunConfig, require
-from preprocessing.errors import ConfigError
 
 if TYPE_CHECKING:
     from harness.session import Session
@@ -52,30 +50,40 @@ class TrainBenchConfig:
             require(value == only, f"model.{name}", value, f"{only!r}, which is all that the other loops know")
 
 
-Turn = Callable[[int], int]
-"""Runs one turn, given its number, and returns the real tokens that it trained on."""
+PACKED_LOOP = "packed loop (random order)"
+Turn = Callable[[int], tuple[int, float]]
+"""Runs one turn, given its number; the real tokens that it trained on, and seconds."""
 
 
 def bench_train(config: TrainBenchConfig) -> dict[str, Any]:
-    """Ours, the notebook's padded loop and a packed random-order loop; for ours also padding and data wait."""
+    """Ours, the notebook's padded loop and a packed random-order loop; for ours also padding and data wait.
+
+    The other loops run in processes of their own: nothing that padless sets for a process is theirs.
+    """
     from harness.bench import result
+    from harness.bench_loops import Apart
     from harness.checks import TRAIN
+    from harness.flops import synchronize
     from harness.session import open_session
     from preprocessing.shards import Split, read_manifest
 
     manifest = read_manifest(config.data)
     split = Split(config.data, manifest, TRAIN)
-    with open_session("auto", config.precision, 600) as session:
+    with ExitStack() as stack:
+        session = stack.enter_context(open_session("auto", config.precision, 600))
         ours = Ours(config, session, split, manifest)
-        rows = random_rows(config, split)
-        contenders: dict[str, Turn] = {
-            "ours": ours.turn,
-            "notebook loop (padded to the maximum, random order)": Plain(
-                config, session, split, manifest, rows, False
-            ).turn,
-            "packed loop (random order)": Plain(config, session, split, manifest, rows, True).turn,
-        }
-        speeds = tokens_per_second(contenders, config.rounds, session)
+
+        def turn(number: int) -> tuple[int, float]:
+            synchronize(session.device)
+            started = time.perf_counter()
+            tokens = ours.turn(number)
+            synchronize(session.device)
+            return tokens, time.perf_counter() - started
+
+        contenders: dict[str, Turn] = {"ours": turn}
+        for name, packed in (("notebook loop (padded to the maximum, random order)", False), (PACKED_LOOP, True)):
+            contenders[name] = stack.enter_context(Apart(config, session.device.type, packed)).turn
+        speeds = tokens_per_second(contenders, config.rounds)
         values = result("tokens/s", speeds)
         values["ours_details"] = ours.details(speeds["ours"])
         values["precision"] = config.precision
@@ -84,19 +92,14 @@ def bench_train(config: TrainBenchConfig) -> dict[str, Any]:
     return values
 
 
-def tokens_per_second(contenders: dict[str, Turn], rounds: int, session: Session) -> dict[str, float]:
+def tokens_per_second(contenders: dict[str, Turn], rounds: int) -> dict[str, float]:
     """Median real tokens/s over alternating turns, after one that does not count."""
-    from harness.flops import synchronize
-
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, turn in contenders.items():
-            synchronize(session.device)
-            started = time.perf_counter()
-            tokens = turn(number)
-            synchronize(session.device)
+            tokens, seconds = turn(number)
             if number:
-                speeds[name].append(tokens / (time.perf_counter() - started))
+                speeds[name].append(tokens / seconds)
     return {name: statistics.median(values) for name, values in speeds.items()}
 
 
@@ -172,93 +175,6 @@ class Ours:
             "mfu": self.flops * speed / self.peak,
             "peak_gflops": self.peak / 1e9,
         }
-
-
-def random_rows(config: TrainBenchConfig, split: Split) -> list[list[tuple[np.ndarray, int]]]:
-    """Batches of (ids, label) in random order: as many as the plain loops will ever train on."""
-    places = [
-        (number, row)
-        for number, block in enumerate(split.blocks)
-        for row in np.flatnonzero(block.length <= config.max_length).tolist()
-    ]
-    wanted = config.batch * config.steps * (config.rounds + 1)
-    if not places:
-        raise ConfigError(f"max_length: {config.max_length}: no row of {config.data} is that short")
-    picked = np.random.default_rng(0).choice(len(places), wanted, replace=len(places) < wanted)
-    rows = []
-    for place in picked:
-        number, row = places[place]
-        block = split.blocks[number]
-        rows.append((block.ids[row, : block.length[row]].astype(np.int64), int(block.label[row])))
-    return [rows[start : start + config.batch] for start in range(0, wanted, config.batch)]
-
-
-class Plain:
-    """What people write: random order, every batch ready in memory; padded to the maximum, or packed."""
-
-    def __init__(
-        self,
-        config: TrainBenchConfig,
-        session: Session,
-        split: Split,
-        manifest: Manifest,
-        batches: list[list[tuple[np.ndarray, int]]],
-        packed: bool,
-    ) -> None:
-        """The same sizes as ours, built from torch's own modules."""
-        import torch
-        from torch import nn
-
-        torch.manual_seed(0)
-        shape = config.model
-        self.config, self.batches, self.packed = config, batches, packed
-        self.device = session.device
-        directions = 2 if shape.bidirectional else 1
-        self.embedding = nn.Embedding(manifest.vocabulary_size, shape.embedding_dim, padding_idx=0)
-        self.lstm = nn.LSTM(
-            shape.embedding_dim,
-            shape.hidden_size,
-            shape.num_layers,
-            batch_first=True,
-            bidirectional=shape.bidirectional,
-        )
-        self.head = nn.Linear(shape.hidden_size * directions, 1)
-        self.model = nn.ModuleList([self.embedding, self.lstm, self.head]).to(self.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
-
-    def turn(self, number: int) -> int:
-        """Some steps: forward, backward, Adam."""
-        tokens = 0
-        for batch in self.batches[number * self.config.steps : (number + 1) * self.config.steps]:
-            tokens += sum(len(ids) for ids, _ in batch)
-            self._step(batch)
-        return tokens
-
-    def _step(self, batch: list[tuple[np.ndarray, int]]) -> None:
-        import torch
-        from torch.nn import functional
-        from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-
-        longest = max(len(ids) for ids, _ in batch) if self.packed else self.config.max_length
-        padded = np.zeros((len(batch), longest), np.int64)
-        for place, (ids, _) in enumerate(batch):
-            padded[place, : len(ids)] = ids
-        inputs = torch.from_numpy(padded).to(self.device)
-        labels = torch.tensor([float(label > 0) for _, label in batch], device=self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            embedded = self.embedding(inputs)
-            if self.packed:
-                lengths = torch.tensor([len(ids) for ids, _ in batch])
-                sequence = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
-                outputs = pad_packed_sequence(self.lstm(sequence)[0], batch_first=True, padding_value=-1e4)[0]
-            else:
-                outputs = self.lstm(embedded)[0]
-            logits = self.head(outputs.amax(1)).squeeze(1).float()
-        loss = functional.binary_cross_entropy_with_logits(logits, labels)
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
 
 
 def packed_against_reversal(session: Session) -> list[dict[str, Any]]:

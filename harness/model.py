@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from harness.config import ModelConfig
 from harness.data.loader import Batch
 from harness.dropout import EMBEDDING, HEAD, Masks
+from harness.pooling import pool_packed, pool_padded
 from harness.recurrent import VariableLengthLSTM, packed_rows, packed_time
 from preprocessing.vocabulary import PAD, UNK
 
@@ -55,26 +56,19 @@ class Classifier(nn.Module):
         return self.config.dropout > 0 or self.config.word_dropout > 0
 
     def _padded(self, batch: Batch, masks: Masks | None) -> torch.Tensor:
+        """Time comes first, as the recurrent layers want it."""
         ids = batch.widened()
-        time = torch.arange(ids.shape[1], device=ids.device)
         if masks is not None and self.config.word_dropout:
+            time = torch.arange(ids.shape[1], device=ids.device)
             ids = ids.masked_fill(~masks.tokens(None, time, self.config.word_dropout), UNK)
-        embedded = self.embedding(ids)
+        embedded = self.embedding(ids.t())
         if masks is not None and self.config.dropout:
-            embedded = embedded * self._embedding_mask(embedded, masks)[:, None]
-        lengths = batch.lengths.to(embedded.device)
-        outputs, state = self.recurrent.forward_padded(embedded, lengths, masks)
-        pooling = self.config.pooling
-        if pooling == "last":
+            embedded = embedded * self._embedding_mask(embedded, masks)
+        outputs, state = self.recurrent.forward_padded(embedded, batch.lengths, masks)
+        if self.config.pooling == "last":
             return state
-        padding = (time >= lengths[:, None])[:, :, None]
-        pooled = []
-        if pooling != "mean":
-            pooled.append(outputs.masked_fill(padding, -torch.inf).amax(1))
-        if pooling != "max":
-            total = outputs.masked_fill(padding, 0).sum(1, dtype=wide(outputs))
-            pooled.append(total / lengths[:, None])
-        return torch.cat(pooled, dim=1)
+        pooled = [pool_padded(direction, batch.lengths, self.config.pooling) for direction in outputs]
+        return torch.cat([part for parts in zip(*pooled, strict=True) for part in parts], dim=1)
 
     def _packed(self, batch: Batch, masks: Masks | None) -> torch.Tensor:
         """Only real tokens exist here, from the embedding to the pooled vector."""
@@ -88,27 +82,12 @@ class Classifier(nn.Module):
         if masks is not None and self.config.dropout:
             embedded = embedded * self._embedding_mask(embedded, masks)[rows]
         packed, state = self.recurrent.forward_packed(PackedSequence(embedded, sizes), masks)
-        pooling, outputs = self.config.pooling, packed.data
-        if pooling == "last":
+        if self.config.pooling == "last":
             return state
-        shape = (batch.num_rows, outputs.shape[1])
-        pooled = []
-        if pooling != "mean":
-            index = rows[:, None].expand_as(outputs)
-            pooled.append(outputs.new_zeros(shape).scatter_reduce(0, index, outputs, "amax", include_self=False))
-        if pooling != "max":
-            summed = outputs.to(wide(outputs))
-            total = summed.new_zeros(shape).index_add(0, rows, summed)
-            pooled.append(total / batch.lengths.to(total.device, non_blocking=True)[:, None])
-        return torch.cat(pooled, dim=1)
+        return torch.cat(pool_packed(packed.data, rows, batch.lengths, self.config.pooling), dim=1)
 
     def _embedding_mask(self, embedded: torch.Tensor, masks: Masks) -> torch.Tensor:
         return masks.features(EMBEDDING, embedded.shape[-1], self.config.dropout, embedded.dtype)
-
-
-def wide(values: torch.Tensor) -> torch.dtype:
-    """What to sum ``values`` in: at least fp32, since a long sum in bf16 stops growing."""
-    return torch.promote_types(values.dtype, torch.float32)
 
 
 def loss_per_row(

@@ -5,7 +5,9 @@
 
 *Reversal* (elsewhere): a packed LSTM runs one small step at a time on a CPU, ten times slower than a padded one. But a
 forward LSTM never sees the padding that comes after a row, and a backward LSTM is a forward LSTM over rows that are
-reversed within their own length. Both run as plain padded LSTMs, in one call each, and give the same numbers.
+reversed within their own length. Both run as plain padded LSTMs, in one call each, and give the same numbers. Time
+comes first in memory, as oneDNN wants it, and the last layer's backward direction stays reversed: pooling does not ask
+for an order.
 
 Either way, outputs beyond a row's length are never looked at: pooling masks them.
 """
@@ -71,23 +73,25 @@ class VariableLengthLSTM(nn.Module):
 
     def forward_padded(
         self, inputs: torch.Tensor, lengths: torch.Tensor, masks: Masks | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Outputs ``[rows, time, output_size]`` for inputs ``[rows, time, input_size]`` and ``lengths`` ``[rows]``.
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """For ``inputs`` ``[time, rows, input_size]`` and ``lengths`` ``[rows]``: what each direction gives.
 
-        Also the final states ``[rows, output_size]``. Outputs beyond a row's length hold arbitrary finite numbers.
-        Without ``masks`` nothing is dropped.
+        That is a tensor ``[time, rows, hidden_size]`` per direction; in the second, a backward one, each row is
+        reversed within its own length (``in_order`` turns it back). Also the final states ``[rows, output_size]``.
+        Outputs beyond a row's length hold arbitrary finite numbers. Without ``masks`` nothing is dropped.
         """
         lengths = lengths.to(inputs.device)
-        reversal = reversal_index(lengths, inputs.shape[1]) if self.bidirectional else None
+        reversal = reversal_index(lengths, len(inputs)) if self.bidirectional else None
+        outputs: list[torch.Tensor] = []
         for number, layer in enumerate(self.lstms()):
-            if number > 0 and masks is not None and self.dropout:
-                inputs = inputs * self._mask(masks, number, inputs)[:, None]
-            inputs = run_layer(layer, inputs, reversal)
-        last = (lengths - 1)[:, None, None].expand(-1, 1, self.hidden_size)
-        state = inputs[..., : self.hidden_size].gather(1, last).squeeze(1)
-        if self.bidirectional:
-            state = torch.cat((state, inputs[:, 0, self.hidden_size :]), dim=1)
-        return inputs, state
+            if number > 0:
+                inputs = in_order(outputs, reversal)
+                if masks is not None and self.dropout:
+                    inputs = inputs * self._mask(masks, number, inputs)
+            outputs = run_layer(layer, inputs, reversal)
+        last = (lengths - 1)[None, :, None].expand(1, -1, self.hidden_size)
+        state = torch.cat([direction.gather(0, last)[0] for direction in outputs], dim=1)
+        return outputs, state
 
     def _mask(self, masks: Masks, number: int, inputs: torch.Tensor) -> torch.Tensor:
         """``[rows, features]``: what the input of layer ``number`` is multiplied by."""
@@ -99,32 +103,37 @@ class VariableLengthLSTM(nn.Module):
             layer.flatten_parameters()
 
 
-def run_layer(layer: nn.LSTM, inputs: torch.Tensor, reversal: torch.Tensor | None) -> torch.Tensor:
-    """One LSTM layer over padded ``inputs`` ``[rows, time, features]``; both directions as plain forward LSTMs."""
-    weights = [getattr(layer, name) for name in layer._all_weights[0]]
-    forward = plain_lstm(inputs, weights, layer.hidden_size)
-    if reversal is None:
-        return forward
-    weights = [getattr(layer, name) for name in layer._all_weights[1]]
-    backward = plain_lstm(take_time(inputs, reversal), weights, layer.hidden_size)
-    return torch.cat((forward, take_time(backward, reversal)), dim=2)
+def run_layer(layer: nn.LSTM, inputs: torch.Tensor, reversal: torch.Tensor | None) -> list[torch.Tensor]:
+    """One LSTM layer over padded ``inputs`` ``[time, rows, features]``, each direction as a plain forward LSTM."""
+    directions = [inputs] if reversal is None else [inputs, take_time(inputs, reversal)]
+    return [
+        plain_lstm(given, [getattr(layer, name) for name in names], layer.hidden_size)
+        for given, names in zip(directions, layer._all_weights, strict=True)
+    ]
 
 
 def plain_lstm(inputs: torch.Tensor, weights: list[torch.Tensor], hidden_size: int) -> torch.Tensor:
-    """A one-layer, one-direction padded LSTM from zero states; outputs ``[rows, time, hidden]``."""
-    zeros = inputs.new_zeros(1, inputs.shape[0], hidden_size)
-    return torch.lstm(inputs, (zeros, zeros), weights, True, 1, 0.0, torch.is_grad_enabled(), False, True)[0]
+    """A one-layer, one-direction padded LSTM from zero states; outputs ``[time, rows, hidden]``."""
+    zeros = inputs.new_zeros(1, inputs.shape[1], hidden_size)
+    return torch.lstm(inputs, (zeros, zeros), weights, True, 1, 0.0, torch.is_grad_enabled(), False, False)[0]
+
+
+def in_order(outputs: list[torch.Tensor], reversal: torch.Tensor | None) -> torch.Tensor:
+    """The directions of a layer side by side, ``[time, rows, output_size]``, with the backward one turned round."""
+    if reversal is None:
+        return outputs[0]
+    return torch.cat((outputs[0], take_time(outputs[1], reversal)), dim=2)
 
 
 def reversal_index(lengths: torch.Tensor, time: int) -> torch.Tensor:
-    """int64 ``[rows * time]``: each row's first ``length`` positions backwards, the padding where it is.
+    """int64 ``[time * rows]``: each row's first ``length`` positions backwards, the padding where it is.
 
-    An index into the flattened ``[rows * time]`` positions, and its own inverse.
+    An index into the flattened ``[time * rows]`` positions, and its own inverse.
     """
-    position = torch.arange(time, device=lengths.device).expand(len(lengths), time)
-    mirrored = lengths[:, None] - 1 - position
-    row_start = torch.arange(len(lengths), device=lengths.device)[:, None] * time
-    return (row_start + torch.where(mirrored >= 0, mirrored, position)).reshape(-1)
+    position = torch.arange(time, device=lengths.device)[:, None].expand(time, len(lengths))
+    mirrored = lengths - 1 - position
+    row = torch.arange(len(lengths), device=lengths.device)
+    return (torch.where(mirrored >= 0, mirrored, position) * len(lengths) + row).reshape(-1)
 
 
 class _Involution(torch.autograd.Function):
@@ -143,7 +152,7 @@ class _Involution(torch.autograd.Function):
 
 
 def take_time(inputs: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """``inputs`` ``[rows, time, features]`` with its time steps reordered by a ``reversal_index``."""
+    """``inputs`` ``[time, rows, features]`` with its time steps reordered by a ``reversal_index``."""
     return _Involution.apply(inputs, index)
 
 

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
+from harness.allocator import keep_memory
 from harness.config import Precision
 from harness.data.loader import Layout
 from harness.distributed import World, connect, disconnect
@@ -40,6 +41,8 @@ def open_session(device: str, precision: Precision, timeout_s: int) -> Iterator[
     arithmetic = choose_precision(precision, device_choice.value)
     threads = configure_threads(device_choice.value)
     full_fp32()
+    if device_choice.value == "cpu":
+        keep_memory()
     accelerator = Accelerator(
         cpu=device_choice.value == "cpu",
         mixed_precision=MIXED[arithmetic.value],

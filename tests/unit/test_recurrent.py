@@ -13,7 +13,7 @@ from harness.data.batches import Batch
 from harness.data.gather import pack
 from harness.dropout import Masks
 from harness.model import Classifier
-from harness.recurrent import VariableLengthLSTM
+from harness.recurrent import VariableLengthLSTM, in_order, reversal_index
 
 LENGTHS = torch.tensor([9, 7, 7, 4, 2, 1, 1])
 SHAPES = [(layers, both) for layers in (1, 2, 3) for both in (False, True)]
@@ -49,7 +49,9 @@ def loop(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Ten
 
 
 def padded(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-    outputs, states = lstm.forward_padded(inputs, LENGTHS)
+    directions, states = lstm.forward_padded(inputs.transpose(0, 1), LENGTHS)
+    reversal = reversal_index(LENGTHS, inputs.shape[1]) if lstm.bidirectional else None
+    outputs = in_order(directions, reversal).transpose(0, 1)
     return [outputs[row, :length] for row, length in enumerate(LENGTHS.tolist())], states
 
 
