@@ -31,7 +31,7 @@ class Apart:
     """A loop in a process that knows nothing of padless but its bench; it rests while others take their turn."""
 
     def __init__(self, config: TrainBenchConfig, device: str, packed: bool) -> None:
-        """Raises ``ConfigError`` if no row is short enough."""
+        """Start it; entering the context waits until it is ready."""
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, config, device, packed), daemon=True)
@@ -41,14 +41,22 @@ class Apart:
     def turn(self, number: int) -> tuple[int, float]:
         """Real tokens and seconds of a turn, as that process measured them. Raises what it raised."""
         self.connection.send(number)
+        return self._answer()
+
+    def _answer(self) -> tuple[int, float]:
         if not self.connection.poll(TURN_LIMIT_S):
-            raise TimeoutError(f"a turn took more than {TURN_LIMIT_S} s")
+            raise TimeoutError(f"no answer from a loop of the bench in {TURN_LIMIT_S} s")
         answer = self.connection.recv()
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
     def __enter__(self) -> Apart:
+        try:
+            self._answer()
+        except BaseException:
+            self.process.kill()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -64,6 +72,7 @@ def serve(connection: Connection, config: TrainBenchConfig, device: str, packed:
         manifest = read_manifest(config.data)
         batches = random_rows(config, Split(config.data, manifest, TRAIN))
         loop = Plain(config, torch.device(device), manifest.vocabulary_size, batches, packed)
+        connection.send((0, 0.0))
         while True:
             number = connection.recv()
             synchronize(loop.device)

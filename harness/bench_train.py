@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.config import ModelConfig, RunConfig, require
+from preprocessing.errors import ConfigError
 
 if TYPE_CHECKING:
+    from harness.data.loader import StepBatch
     from harness.session import Session
     from preprocessing.shards import Manifest, Split
 
@@ -144,18 +147,23 @@ class Ours:
         )
         self.steps = self._steps()
 
-    def _steps(self) -> Iterator[Any]:
+    def _steps(self) -> Iterator[StepBatch]:
         """Steps of epoch after epoch, without those that hold a row beyond the maximum length."""
-        for epoch in range(1000):
-            yield from self.trainer.loader.steps(epoch)
+        limit = self.config.max_length
+        for epoch in itertools.count():
+            found = False
+            for batch in self.trainer.loader.steps(epoch):
+                if all(int(micro.lengths[0]) <= limit for micro in batch.micro_batches):
+                    found = True
+                    yield batch
+            if not found:
+                raise ConfigError(f"max_length: {limit}: no step of {self.config.data} holds only rows that short")
 
     def turn(self, number: int) -> int:
         """Some steps of the real loop, with its waits."""
         tokens, done = 0, 0
         started = time.perf_counter()
         for batch in self.steps:
-            if any(int(micro.lengths.max()) > self.config.max_length for micro in batch.micro_batches):
-                continue
             self.trainer.update(batch)
             self.wait_s += batch.wait_s if number else 0.0
             tokens += sum(micro.num_tokens for micro in batch.micro_batches)

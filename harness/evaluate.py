@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from harness.bundle import Bundle
+    from harness.data.device import DeviceRows
     from harness.data.loader import Batch, Layout
     from harness.distributed import World
     from harness.model import Classifier
@@ -46,6 +47,8 @@ class EvaluateConfig:
     """Rows per batch and process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto takes CUDA devices when there are any."""
+    stage_dir: str = "auto"
+    """Where the split is copied once per node: a directory, none, or auto, which copies from network file systems."""
     timeout_s: int = 600
     """Longest wait of one process for another."""
 
@@ -84,10 +87,13 @@ def score(
     layout: Layout,
     device: torch.device,
     pause: Callable[[], None] | None = None,
+    resident: DeviceRows | None = None,
+    guard: Callable[[], None] | None = None,
 ) -> Scores:
     """Run ``model`` over a split, each rank over its share, and give everybody all scores.
 
-    ``pause`` is called on all ranks every few batches and may raise to end the evaluation there.
+    ``pause`` is called on all ranks every few batches and may raise to end the evaluation there. ``resident`` and
+    ``guard`` are the ``Loader``'s: tokens that lie on the device already, and who watches the split's files.
     """
     import torch
 
@@ -96,7 +102,16 @@ def score(
 
     spec = OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False)
     order = order_over(split, spec)
-    loader = Loader(split, order, rank=world.rank, world_size=world.world_size, layout=layout, device=device)
+    loader = Loader(
+        split,
+        order,
+        rank=world.rank,
+        world_size=world.world_size,
+        layout=layout,
+        device=device,
+        resident=resident,
+        guard=guard,
+    )
     parts: list[tuple[np.ndarray, ...]] = []
     was_training = model.training
     model.eval()
@@ -239,19 +254,37 @@ def main(argv: list[str]) -> int:
 
     with open_session(config.device, "fp32", config.timeout_s) as session:
         from harness.bundle import read_bundle, same_text
+        from harness.data.residency import OpenData, Place
         from harness.rundir import BUNDLE
-        from preprocessing.shards import Split, read_manifest
+        from preprocessing.shards import read_manifest
 
         world, device = session.world, session.device
         with world.together("loading weights and dataset"):
             bundle = read_bundle(Path(config.run, BUNDLE))
             manifest = read_manifest(config.data)
             same_text(bundle.info, manifest, config.data)
-            split = Split(config.data, manifest, config.split)
         world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
+        place = Place(data=config.data, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
+        data = OpenData(place, manifest, config.split, world, device, only=True)
+        with world.together("staging the dataset"):
+            data.copy()
+        with world.together("opening the dataset"):
+            data.open()
+        if world.is_main:
+            print(*(f"{name:<10} {choice}" for name, choice in data.choices.items()), sep="\n")
+        split = data.splits[config.split]
         model = bundle.model.to(device)
         model.recurrent.flatten_parameters()
-        scores = score(model, split, world, batch_rows=config.batch, layout=session.layout, device=device)
+        scores = score(
+            model,
+            split,
+            world,
+            batch_rows=config.batch,
+            layout=session.layout,
+            device=device,
+            resident=data.rows,
+            guard=data.guard.check_sizes,
+        )
         if world.is_main:
             values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint}
             directory = Path(config.output) if config.output else Path(config.run, "evaluation")

@@ -238,6 +238,7 @@ class Run(Milestones):
             layout=self.session.layout,
             device=self.session.device,
             pause=self._pause,
+            guard=self.data.guard.check_sizes,
         )
         return scores, classification_metrics(scores.logits, scores.labels)
 

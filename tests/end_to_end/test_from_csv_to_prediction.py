@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,11 @@ def test_one_and_two_processes_learn_the_same_from_the_same_rows(run: Path, data
 
 
 def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path) -> None:
-    result = succeed(accelerate("harness.evaluate", "--run", run, "--data", data, "--split", "test"))
+    stage = data.parent / "stage"
+    where = ("--data", data, "--stage_dir", stage)
+    result = succeed(accelerate("harness.evaluate", "--run", run, *where, "--split", "test"))
+    assert re.search(rf"^staging +{stage}: asked for$", result.stdout, re.MULTILINE)
+    assert {path.parent.name for path in stage.rglob("*.arrow")} == {"test"}  # no other split is copied
     again = json.loads((run / "evaluation" / "test.json").read_text())
     first = json.loads((run / "test.json").read_text())
     assert "test: " in result.stdout

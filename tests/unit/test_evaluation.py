@@ -22,7 +22,7 @@ from harness.inference import logits_of
 from harness.metrics import classification_metrics
 from harness.mistakes import log_odds, occlusion
 from harness.model import Classifier
-from preprocessing.errors import ConfigError
+from preprocessing.errors import ConfigError, DataError
 from preprocessing.shards import Split, read_manifest
 from preprocessing.vocabulary import UNK
 from tests.datasets import write_dataset
@@ -57,6 +57,14 @@ def split(dataset: Path) -> Split:
 def scores(bundle: Bundle, split: Split) -> Scores:
     device = torch.device("cpu")
     return score(bundle.model, split, World(), batch_rows=16, layout="padded", device=device)
+
+
+def test_files_are_watched_while_rows_are_scored(bundle: Bundle, split: Split) -> None:
+    def guard() -> None:
+        raise DataError("test/0.arrow: truncated under it")
+
+    with pytest.raises(DataError, match="truncated under it"):
+        score(bundle.model, split, World(), batch_rows=16, layout="padded", device=torch.device("cpu"), guard=guard)
 
 
 def test_everything_is_said_after_calibration_and_is_json(bundle: Bundle, split: Split, scores: Scores) -> None:
