@@ -161,16 +161,13 @@ class Ours:
 
     def turn(self, number: int) -> int:
         """Some steps of the real loop, with its waits."""
-        tokens, done = 0, 0
+        tokens = 0
         started = time.perf_counter()
-        for batch in self.steps:
+        for batch in itertools.islice(self.steps, self.config.steps):
             self.trainer.update(batch)
             self.wait_s += batch.wait_s if number else 0.0
             tokens += sum(micro.num_tokens for micro in batch.micro_batches)
             self.cells += sum(micro.num_cells for micro in batch.micro_batches)
-            done += 1
-            if done == self.config.steps:
-                break
         self.tokens += tokens
         self.seconds += time.perf_counter() - started if number else 0.0
         return tokens

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.data.order import Order, OrderSpec, micro_batches, strata
-from harness.data.quality import compare, quality
+from harness.data.quality import autocorrelation, compare, quality
 from preprocessing.errors import ConfigError
 
 
@@ -239,6 +239,16 @@ def test_an_epoch_is_shuffled_like_a_permutation() -> None:
         assert 0.97 < found.label_runs < 1.03
         assert abs(found.length_autocorrelation) < 0.05
         assert found.length_scatter < 0.05 / 3  # the statistic is sharp enough to tell
+
+
+@pytest.mark.parametrize("global_batch", [64, 512])
+def test_no_single_epoch_has_a_trend_in_length(global_batch: int) -> None:
+    """49 batches in random order would have an autocorrelation of 0.15 either way, by chance alone."""
+    _, _, lengths = corpus(25_000)
+    order = corpus_order(lengths, 8192, OrderSpec(seed=0, global_batch=global_batch))
+    for epoch in range(12):
+        batches = [lengths[order.batch_rows(epoch, step)].mean() for step in range(order.steps_per_epoch)]
+        assert abs(autocorrelation(np.array(batches))) < 0.05, epoch
 
 
 def test_no_trend_in_length_runs_through_many_windows() -> None:
