@@ -34,6 +34,10 @@ SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR2")
 SHUTDOWN_TIMEOUT_S = 300
 END_LIMIT_S = 60
 DOCUMENTED = {2, 3, 4}
+LOST_PAGES = (
+    "part of a mapped file was gone when it was read, as when a shard is cut short under a running job; "
+    "look at the dataset with python -m preprocessing check, and at its disk"
+)
 """Exit codes that a rank chooses; any other one of a rank becomes 1."""
 
 
@@ -160,6 +164,8 @@ class Failure:
     sentence: str
     signal: str | None = None
     """The stop signal that the launcher was sent, by name."""
+    said: bool = False
+    """A rank has already printed why."""
 
 
 def start(arguments: Any) -> Failure | None:
@@ -218,9 +224,12 @@ def blame(code: int) -> int:
 
 def describe_exit(rank: int, code: int, stopped_by: str | None = None) -> Failure:
     """What the exit code of the rank that left first means; below 0 it is the signal that killed it."""
+    if code == -signal.SIGBUS:
+        return Failure(3, f"rank {rank} was killed by SIGBUS: {LOST_PAGES}", stopped_by)
     if code < 0:
         return Failure(1, f"rank {rank} was killed by {signal.Signals(-code).name}", stopped_by)
-    return Failure(code if code in DOCUMENTED else 1, f"rank {rank} ended with exit code {code}", stopped_by)
+    known = code in DOCUMENTED
+    return Failure(code if known else 1, f"rank {rank} ended with exit code {code}", stopped_by, said=known)
 
 
 def outcome(run: Path, launch_id: str, failure: Failure | None) -> int:
@@ -246,6 +255,6 @@ def outcome(run: Path, launch_id: str, failure: Failure | None) -> int:
     if state is not None:
         with contextlib.suppress(StorageError):
             rundir.write_status(run, "failed", step=step, exit_code=failure.code, reason=failure.sentence)
-    if failure.code not in DOCUMENTED:
+    if not failure.said:
         print(f"error: {failure.sentence}; what it said is above", file=sys.stderr)
     return failure.code

@@ -115,7 +115,7 @@ def test_exit_code_is_the_one_in_the_status(
 def test_the_status_of_another_launch_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(rundir.LAUNCH_ID, "theirs")
     rundir.write_status(tmp_path, "finished")
-    assert launcher.outcome(tmp_path, "mine", Failure(2, "rank 0 ended with exit code 2")) == 2
+    assert launcher.outcome(tmp_path, "mine", Failure(2, "rank 0 ended with exit code 2", said=True)) == 2
     assert launcher.outcome(tmp_path, "mine", Failure(1, "the launcher stopped", "SIGTERM")) == 85
     status = rundir.read_status(tmp_path)
     assert status is not None
@@ -151,4 +151,5 @@ def test_the_rank_that_was_killed_is_blamed_and_not_those_that_fell_with_it() ->
         return launcher.describe_failure(error)
 
     assert fell(r0=(5, -15), r1=(5, -9), r2=(4, 1)) == Failure(1, "rank 1 was killed by SIGKILL")
-    assert fell(r0=(5, -15), r1=(5, 3)) == Failure(3, "rank 1 ended with exit code 3")
+    assert fell(r0=(5, -15), r1=(5, 3)) == Failure(3, "rank 1 ended with exit code 3", said=True)
+    assert fell(r0=(5, -7), r1=(5, -15)) == Failure(3, f"rank 0 was killed by SIGBUS: {launcher.LOST_PAGES}")
