@@ -41,8 +41,7 @@ def open_session(device: str, precision: Precision, timeout_s: int) -> Iterator[
     arithmetic = choose_precision(precision, device_choice.value)
     threads = configure_threads(device_choice.value)
     full_fp32()
-    if device_choice.value == "cpu":
-        keep_memory()
+    kept = device_choice.value == "cpu" and keep_memory()
     accelerator = Accelerator(
         cpu=device_choice.value == "cpu",
         mixed_precision=MIXED[arithmetic.value],
@@ -55,6 +54,7 @@ def open_session(device: str, precision: Precision, timeout_s: int) -> Iterator[
         "precision": arithmetic,
         "processes": Choice(str(world.world_size), "as launched"),
         "threads": Choice(str(threads), "this process's share of the cores"),
+        **({"allocator": Choice("keeps memory", "fresh pages at every step cost time")} if kept else {}),
         "recurrence": Choice(layout, "cuDNN runs packed sequences" if layout == "packed" else "the fast path on a CPU"),
     }
     try:
