@@ -81,6 +81,8 @@ class VariableLengthLSTM(nn.Module):
         Outputs beyond a row's length hold arbitrary finite numbers. Without ``masks`` nothing is dropped.
         """
         lengths = lengths.to(inputs.device)
+        if torch.is_autocast_enabled(inputs.device.type):  # once, here, and not in every direction's own kernel
+            inputs = inputs.to(torch.get_autocast_dtype(inputs.device.type))
         reversal = reversal_index(lengths, len(inputs)) if self.bidirectional else None
         outputs: list[torch.Tensor] = []
         for number, layer in enumerate(self.lstms()):

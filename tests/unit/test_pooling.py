@@ -52,3 +52,14 @@ def test_bf16_is_summed_in_fp32() -> None:
     (mean,) = pool_padded(torch.full((1000, 1, 1), 1.0, dtype=torch.bfloat16), torch.tensor([1000]), "mean")
     assert mean.dtype == torch.float32
     assert mean.item() == 1.0
+
+
+def test_tokens_that_share_the_maximum_in_bf16_share_its_gradient() -> None:
+    lengths = torch.tensor([5, 5, 3])
+    values = torch.randint(-1, 2, (5, 3, 4), generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    (maximum,) = pool_padded(values, lengths, "max")
+    (gradient,) = torch.autograd.grad(maximum.sum(), values)
+    plain = values.detach().float().requires_grad_()
+    (expected,) = torch.autograd.grad(reference(plain, lengths, "max").sum(), plain)
+    assert ((expected > 0) & (expected < 1)).any()  # there are ties
+    torch.testing.assert_close(gradient.float(), expected, rtol=1 / 128, atol=0)
