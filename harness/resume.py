@@ -13,6 +13,7 @@ from typing import Any
 from harness import rundir
 from harness.checkpoint import Checkpoint, newest
 from harness.config import RunConfig, flat, to_dict
+from harness.data import order
 from preprocessing.errors import ConfigError, DataError
 from preprocessing.shards import Manifest
 
@@ -142,7 +143,10 @@ def look(config: RunConfig, say: Callable[[str], None]) -> Standing:
 
 
 def check_dataset(checkpoint: Checkpoint, manifest: Manifest, config: RunConfig) -> None:
-    """Refuse a dataset that is not the run's. Raises ``DataError``, or ``ConfigError`` for what could be allowed."""
+    """Refuse a dataset that is not the run's, or whose rows would come in another order now.
+
+    Raises ``DataError``, or ``ConfigError`` for what could be allowed.
+    """
     state = checkpoint.state
     if state["text_hash"] != manifest.text_hash:
         raise DataError(
@@ -153,4 +157,11 @@ def check_dataset(checkpoint: Checkpoint, manifest: Manifest, config: RunConfig)
         raise ConfigError(
             f"data: {config.data} is not the dataset of {checkpoint.path} (fingerprint {manifest.fingerprint[:12]}, "
             f"checkpoint {state['dataset'][:12]}): rows would be missed or repeated; restore it, or --allow data"
+        )
+    then = state.get("order_version", 1)
+    if then != order.VERSION and not is_allowed("order", config.allowed):
+        raise ConfigError(
+            f"order: {checkpoint.path} was written by a padless with version {then} of the order of rows, this one has "
+            f"version {order.VERSION}: rows would be missed or repeated; go on with that padless, name another run "
+            f"directory, or --allow order"
         )

@@ -21,6 +21,7 @@ from harness.calibration import Decision, decide
 from harness.checks import TEST, TRAIN, VALIDATION, check_dataset, check_fit, check_useful
 from harness.config import RunConfig, to_dict
 from harness.console import Console
+from harness.data import order
 from harness.data.residency import OpenData
 from harness.evaluate import Scores, assess, describe, describe_calibration, numbers_of, score, write_results
 from harness.fit import rehearse
@@ -195,6 +196,7 @@ class Run(Milestones):
             "select": self.config.select,
             "dataset": self.manifest.fingerprint,
             "text_hash": self.manifest.text_hash,
+            "order_version": order.VERSION,
             "config": to_dict(self.config),
             "versions": {"torch": torch.__version__, "padless": rundir.installed_version("padless")},
         }

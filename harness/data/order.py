@@ -37,6 +37,8 @@ from preprocessing.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from preprocessing.shards import Split
 
+VERSION = 2
+"""Changes with any change to which rows form a step; checkpoints carry it. 1 permuted batches without a choice."""
 MOST_PERMUTATIONS, PERMUTED_BATCHES = 64, 4096
 """How many permutations of a window's batches are drawn: at most the one, and for at most the other in all."""
 
