@@ -34,11 +34,12 @@ SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR2")
 SHUTDOWN_TIMEOUT_S = 300
 END_LIMIT_S = 60
 DOCUMENTED = {2, 3, 4}
+"""Exit codes that a rank chooses; any other one of a rank becomes 1."""
 LOST_PAGES = (
     "part of a mapped file was gone when it was read, as when a shard is cut short under a running job; "
     "look at the dataset with python -m preprocessing check, and at its disk"
 )
-"""Exit codes that a rank chooses; any other one of a rank becomes 1."""
+"""What SIGBUS means to a process whose data is mapped."""
 
 
 def main(argv: list[str]) -> int:

@@ -33,6 +33,7 @@ class _Pool(torch.autograd.Function):
     def forward(
         ctx: Any, outputs: torch.Tensor, lengths: torch.Tensor, want_max: bool, want_sum: bool
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """``[rows, features]`` each; None for what is not wanted."""
         common = int(lengths.min())
         tail = outputs[common:]
         lengths = lengths.to(outputs.device)
@@ -53,6 +54,7 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None, None]:
+        """The sum's gradient goes to every real token, the maximum's to those that have it."""
         outputs, padding, *maximum = ctx.saved_tensors
         of_max, of_sum = gradients
         everywhere = outputs.new_zeros(()) if of_sum is None else of_sum.to(outputs.dtype)
