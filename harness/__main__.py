@@ -6,18 +6,24 @@ from __future__ import annotations
 import importlib
 import sys
 
-from preprocessing import cli
+from preprocessing.base import cli
 
 COMMANDS = {
-    "launch": ("launcher", "Train: accelerate launch with checks before it, quiet failures and true exit codes."),
-    "plan": ("plan", "Steps, padding, memory and balance of a run, from the manifest alone; --verify proves it."),
-    "doctor": ("doctor", "Whether a training would run here: devices, limits, file systems, network."),
-    "predict": ("predict", "Predict raw texts, or every row of a file, with the best weights of a run."),
-    "report": ("report", "Everything known of a run, or of several side by side, in one HTML file."),
-    "checkpoint": ("checkpoint_cli", "List, verify or compare the checkpoints of a run."),
-    "wandb-sync": ("wandb_sync", "Send to W&B what a run kept offline, and every row that is missing there."),
-    "dashboard": ("dashboard", "Build a W&B workspace for runs of padless; save it with --save ENTITY/PROJECT."),
-    "bench": ("bench", "Measure this machine: recurrence, train, loader; each beside what people use today."),
+    "launch": (
+        "launch.launcher",
+        "Train: accelerate launch with checks before it, quiet failures and true exit codes.",
+    ),
+    "plan": ("launch.plan", "Steps, padding, memory and balance of a run, from the manifest alone."),
+    "doctor": ("launch.doctor", "Whether a training would run here: devices, limits, file systems, network."),
+    "predict": ("inference.predict", "Predict raw texts, or every row of a file, with the best weights of a run."),
+    "report": ("report.page", "Everything known of a run, or of several side by side, in one HTML file."),
+    "checkpoint": ("launch.checkpoints", "List, verify or compare the checkpoints of a run."),
+    "wandb-sync": ("tracking.wandb_sync", "Send to W&B what a run kept offline, and every row that is missing there."),
+    "dashboard": (
+        "tracking.dashboard",
+        "Build a W&B workspace for runs of padless; save it with --save ENTITY/PROJECT.",
+    ),
+    "bench": ("bench.command", "Measure this machine: recurrence, train, loader; each beside what people use today."),
 }
 """Command -> module with a ``main(argv)``, imported when it is asked for; and what it is for."""
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from preprocessing.errors import ConfigError
+from preprocessing.base.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 

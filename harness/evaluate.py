@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from harness.config import require
-from preprocessing import atomic, cli
+from preprocessing.base import atomic, cli
 
 if TYPE_CHECKING:
     import torch
 
-    from harness.bundle import Bundle
+    from harness.batch import Batch, Layout
     from harness.data.device import DeviceRows
-    from harness.data.loader import Batch, Layout
-    from harness.distributed import World
-    from harness.model import Classifier
-    from preprocessing.shards import Manifest, Split
+    from harness.inference.bundle import Bundle
+    from harness.model.classifier import Classifier
+    from harness.ranks.distributed import World
+    from preprocessing.dataset.shards import Manifest, Split
 
 PROG = "accelerate launch -m harness.evaluate"
 FORMAT, FORMAT_VERSION = "padless-evaluation", 1
@@ -142,8 +142,8 @@ def facts_of(batch: Batch, logits: torch.Tensor) -> tuple[np.ndarray, ...]:
     """Row, label, length and unknown tokens (int64 ``[rows]`` each) and float64 logits of a batch that was scored."""
     import torch
 
-    from harness.recurrent import packed_rows
-    from preprocessing.vocabulary import UNK
+    from harness.model.recurrent import packed_rows
+    from preprocessing.text.vocabulary import UNK
 
     unknown = batch.ids == UNK
     if batch.batch_sizes is None:
@@ -160,10 +160,10 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
 
     Rank 0 alone calls this; it needs nobody else. The model of ``bundle`` lies on its device.
     """
-    from harness.intervals import bootstrap
-    from harness.metrics import Reliability, classification_metrics, log_loss_per_row, per_class
-    from harness.mistakes import METHOD, most_confident_mistakes
-    from harness.slices import slices
+    from harness.inference.mistakes import METHOD, most_confident_mistakes
+    from harness.scores.intervals import bootstrap
+    from harness.scores.metrics import Reliability, classification_metrics, log_loss_per_row, per_class
+    from harness.scores.subgroups import slices
 
     decision, names, labels = bundle.info.decision, bundle.info.labels, scores.labels
     logits = decision.calibrated(scores.logits)
@@ -201,7 +201,7 @@ def write_results(directory: Path, name: str, scores: Scores, manifest: Manifest
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from harness.metrics import predicted_labels, probabilities
+    from harness.scores.metrics import predicted_labels, probabilities
 
     logits = scores.logits / values["temperature"]
     chances = probabilities(logits)
@@ -250,13 +250,13 @@ def numbers_of(values: dict[str, Any]) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     """Parse, load, score, write; the same command on 1 or N processes."""
     config = cli.parse(EvaluateConfig, argv, prog=PROG, description=EvaluateConfig.__doc__ or "")
-    from harness.session import open_session
+    from harness.ranks.session import open_session
 
     with open_session(config.device, "fp32", config.timeout_s) as session:
-        from harness.bundle import read_bundle, same_text
-        from harness.data.residency import OpenData, Place
-        from harness.rundir import BUNDLE
-        from preprocessing.shards import read_manifest
+        from harness.data.residency import DataPlacement, OpenData
+        from harness.inference.bundle import read_bundle, same_text
+        from harness.rundir.layout import BUNDLE
+        from preprocessing.dataset.shards import read_manifest
 
         world, device = session.world, session.device
         with world.together("loading weights and dataset"):
@@ -264,8 +264,8 @@ def main(argv: list[str]) -> int:
             manifest = read_manifest(config.data)
             same_text(bundle.info, manifest, config.data)
         world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
-        place = Place(data=config.data, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
-        data = OpenData(place, manifest, config.split, world, device, only=True)
+        placement = DataPlacement(data=config.data, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
+        data = OpenData(placement, manifest, config.split, world, device, only=True)
         with world.together("staging the dataset"):
             data.copy()
         with world.together("opening the dataset"):
@@ -296,6 +296,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    from harness.ranks import leave, run_rank
+    from harness.ranks.exit import leave, run_rank
 
     leave(run_rank(main))

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from harness import preemption
 from harness.config import RunConfig
-from harness.ranks import leave, run_rank
-from preprocessing import cli
+from harness.ranks import preemption
+from harness.ranks.exit import leave, run_rank
+from preprocessing.base import cli
 
 PROG = "accelerate launch -m harness.train"
 DESCRIPTION = "Train an LSTM text classifier on a dataset directory; any key below may also stand in a --config file."
@@ -16,8 +16,8 @@ def main(argv: list[str]) -> int:
     """Train on this rank; returns the exit code."""
     preemption.install()
     config = cli.parse(RunConfig, argv, prog=PROG, description=DESCRIPTION)
-    from harness.run import Run
-    from harness.session import open_session
+    from harness.ranks.session import open_session
+    from harness.training.run import Run
 
     joined = open_session(config.device, config.precision, config.timeout_s)
     with joined as session, Run(config, session) as run:

@@ -9,7 +9,7 @@ import json
 import sys
 from typing import NoReturn
 
-from preprocessing.errors import ConfigError
+from preprocessing.base.errors import ConfigError
 
 PROG = "python -m preprocessing"
 USAGE = f"""usage: {PROG} COMMAND [options]; COMMAND --help tells more
@@ -39,8 +39,9 @@ class Options(argparse.ArgumentParser):
 
 def run(argv: list[str]) -> int:
     """Build a dataset."""
-    from preprocessing import cli, pipeline
+    from preprocessing.base import cli
     from preprocessing.config import PreprocessConfig
+    from preprocessing.job import pipeline
 
     description = "Build a dataset directory from labelled texts; run it again to continue after an interruption."
     config = cli.parse(PreprocessConfig, argv, prog=f"{PROG} run", description=description)
@@ -55,9 +56,9 @@ def check(argv: list[str]) -> int:
     options.add_argument("dataset", help="dataset directory")
     address = options.parse_args(argv).dataset
 
-    from preprocessing import remote
-    from preprocessing.pipeline import summary_line
-    from preprocessing.shards import read_manifest, verify
+    from preprocessing.dataset import remote
+    from preprocessing.dataset.shards import read_manifest, verify
+    from preprocessing.job.pipeline import summary_line
 
     root = remote.local(address)
     problems = verify(root)
@@ -80,8 +81,8 @@ def inspect(argv: list[str]) -> int:
     options.add_argument("--samples", type=int, default=2, help="rows of each split to read back (default 2)")
     chosen = options.parse_args(argv)
 
-    from preprocessing import remote
-    from preprocessing.inspect import inspect, plot, render
+    from preprocessing.dataset import remote
+    from preprocessing.dataset.inspect import inspect, plot, render
 
     found = inspect(remote.local(chosen.dataset), max(chosen.samples, 0))
     print(json.dumps(found, indent=2, ensure_ascii=False) if chosen.json else render(found))
@@ -102,10 +103,10 @@ def bench(argv: list[str]) -> int:
     options.add_argument("--texts", type=int, default=25_000, help="texts to read at most (default 25000)")
     chosen, rest = options.parse_known_args(argv)
 
-    from preprocessing import cli
-    from preprocessing.bench import render, run_bench
+    from preprocessing.base import cli
     from preprocessing.config import PreprocessConfig
-    from preprocessing.readers import first_texts
+    from preprocessing.corpus.readers import first_texts
+    from preprocessing.job.bench import render, run_bench
 
     config = cli.parse(PreprocessConfig, [*rest, "--output", "unused"], prog=options.prog)
     texts = first_texts(config.source, config.splits, max(chosen.texts, 1))
@@ -123,7 +124,7 @@ def fetch_nltk(argv: list[str]) -> int:
     options.add_argument("--index", metavar="URL", help="index.xml of a mirror")
     chosen = options.parse_args(argv)
 
-    from preprocessing.fetch import fetch_nltk
+    from preprocessing.text.fetch import fetch_nltk
 
     print(f"fetch-nltk: all there, in {fetch_nltk(chosen.dir, chosen.index)}")
     return 0
@@ -145,6 +146,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":  # worker processes import this module too, and need no command line
-    from preprocessing.cli import run as run_cli
+    from preprocessing.base.cli import run as run_cli
 
     sys.exit(run_cli(main))

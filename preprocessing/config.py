@@ -7,9 +7,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from preprocessing.errors import ConfigError
+from preprocessing.base.errors import ConfigError
 from preprocessing.labels import LabelMap
-from preprocessing.text import TextSpec
+from preprocessing.text.spec import TextSpec
 
 Policy = Literal["keep", "drop", "error"]
 Format = Literal["auto", "csv", "jsonl", "parquet", "folder"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.errors import ConfigError
+from preprocessing.base.errors import ConfigError
 
 UNKNOWN, NEUTRAL = -2, -1
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")

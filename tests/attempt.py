@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from harness.config import RunConfig, TrackingConfig
-from harness.tracking import Trackers
+from harness.tracking.tracking import Trackers
 
 STEP_S = float(os.environ.get("ATTEMPT_STEP_S", "0.05"))
 

@@ -48,7 +48,7 @@ def accelerate(module: str, *arguments: object, timeout_s: float = 180) -> subpr
 
 def free_port() -> int:
     """A port nobody listens on."""
-    from harness.launcher import free_port as probe
+    from harness.launch.launcher import free_port as probe
 
     return probe()
 

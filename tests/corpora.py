@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing import cli
 from preprocessing.__main__ import main
+from preprocessing.base import cli
 
 GOOD, BAD = ("great", "superb", "moving"), ("dull", "awful", "boring")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.shards import VOCABULARY, Manifest, id_dtype, write_manifest, write_shard
-from preprocessing.text import Encoder, TextSpec, resolve
-from preprocessing.tokens import Tokenizer
-from preprocessing.vocabulary import count, freeze
+from preprocessing.dataset.shards import VOCABULARY, Manifest, id_dtype, write_manifest, write_shard
+from preprocessing.text.spec import Encoder, TextSpec, resolve
+from preprocessing.text.tokens import Tokenizer
+from preprocessing.text.vocabulary import count, freeze
 
 MOODS = (
     ("dull", "awful", "bad", "boring"),

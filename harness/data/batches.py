@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Micro-batches: what one holds, which rows of a window form it, and how it gets to the device.
+"""Micro-batches: which rows of a window form one, and how it gets to the device.
 
 What can be done for a whole window at once is: which rows are this process's, their lengths, labels and places in
 memory. A step then costs one gather and a few views.
@@ -9,75 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
+from harness.batch import Batch, Layout, StepBatch
 from harness.data.device import DeviceRows
 from harness.data.gather import Gather, pack
 from harness.data.order import Window, micro_batches
-from preprocessing.shards import Split
-
-Layout = Literal["padded", "packed"]
+from preprocessing.dataset.shards import Split
 
 
-@dataclass(slots=True)
-class Batch:
-    """A micro-batch on the device, longest row first.
-
-    ``ids`` is ``[rows, time]`` when padded, ``[tokens]`` time-major when packed.
-    """
-
-    ids: torch.Tensor
-    """Narrow token ids: int16 bits of a uint16, or int32; ``widened`` gives what an embedding takes."""
-    lengths: torch.Tensor
-    """int64 ``[rows]`` on the CPU."""
-    labels: torch.Tensor
-    """int64 ``[rows]``."""
-    rows: np.ndarray
-    """int64 ``[rows]``: the rows' numbers in the source."""
-    batch_sizes: torch.Tensor | None = None
-    """Packed layout only: int64 ``[time]`` on the CPU, how many rows are still running at each time step."""
-
-    @property
-    def num_rows(self) -> int:
-        """Rows in this micro-batch."""
-        return len(self.rows)
-
-    @property
-    def num_tokens(self) -> int:
-        """Real tokens, padding not counted."""
-        return int(self.lengths.sum())
-
-    @property
-    def num_cells(self) -> int:
-        """Positions that the recurrent layers compute, padding included."""
-        return self.ids.numel()
-
-    def widened(self) -> torch.Tensor:
-        """The ids as int32, on their device."""
-        return self.ids.to(torch.int32) & 0xFFFF if self.ids.dtype == torch.int16 else self.ids
-
-
-@dataclass(slots=True)
-class StepBatch:
-    """What one process computes in one optimizer step."""
-
-    epoch: int
-    step: int
-    """Step within the epoch."""
-    micro_batches: list[Batch]
-    global_rows: int
-    """Rows of the step over all processes: what the loss is divided by."""
-    wait_s: float = 0.0
-    """How long the training loop waited for this batch."""
-    copied: torch.cuda.Event | None = None
-    """CUDA only: recorded when the batch is on the device."""
-
-
-class Share:
+class RankSlice:
     """The rows that one process takes of some steps of a window, end to end, and how they are cut."""
 
     def __init__(
@@ -116,7 +59,7 @@ class Share:
         return range(self.ends[place - 1] if place else 0, self.ends[place])
 
 
-class Slot:
+class Buffer:
     """A buffer for the ids of one group of steps; on CUDA pinned, and in use until its copy to the device is done."""
 
     def __init__(self, elements: int, dtype: torch.dtype, pinned: bool) -> None:
@@ -126,7 +69,7 @@ class Slot:
 
 
 class Assembler:
-    """Turns places of a window into batches on the device, through slots that are used again."""
+    """Turns places of a window into batches on the device, through buffers that are used again."""
 
     def __init__(
         self,
@@ -134,12 +77,12 @@ class Assembler:
         layout: Layout,
         device: torch.device,
         *,
-        slots: int,
+        buffers: int,
         group_elements: int,
         step_elements: int,
         resident: DeviceRows | None = None,
     ) -> None:
-        """``slots``: the groups of steps that may be alive at once, each of at most ``group_elements`` ids.
+        """``buffers``: the groups of steps that may be alive at once, each of at most ``group_elements`` ids.
 
         ``step_elements``: the most ids of a step. To be made in the thread that uses it, which is in no inference mode.
         """
@@ -148,11 +91,11 @@ class Assembler:
         on_cuda, narrow = device.type == "cuda", self.gather.narrow
         if resident is not None:
             group_elements = step_elements = 0
-        self.slots = [Slot(group_elements, narrow, on_cuda) for _ in range(slots)]
+        self.buffers = [Buffer(group_elements, narrow, on_cuda) for _ in range(buffers)]
         self.scratch = torch.empty(step_elements if layout == "packed" else 0, dtype=narrow)
         self.stream = torch.cuda.Stream(device) if on_cuda else None
 
-    def enter(self, window: Window, share: Share) -> None:
+    def enter(self, window: Window, share: RankSlice) -> None:
         """Prepare all that does not need the ids of a window's rows."""
         columns = self.gather.columns(window, share.places)
         ends = np.cumsum(share.rows)
@@ -180,32 +123,32 @@ class Assembler:
                 labels = labels.pin_memory().to(self.device, non_blocking=True)
         self.labels = labels.split(sizes)
 
-    def __call__(self, slot: Slot, numbers: range) -> tuple[list[Batch], torch.cuda.Event | None]:
+    def __call__(self, buffer: Buffer, numbers: range) -> tuple[list[Batch], torch.cuda.Event | None]:
         """The window's micro-batches of these ``numbers``, and the event of their copy to the device."""
-        if slot.copied is not None:
-            slot.copied.synchronize()
+        if buffer.copied is not None:
+            buffer.copied.synchronize()
         with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
-            batches = list(self._gathered(slot, numbers) if self.resident is None else self._resident(numbers))
+            batches = list(self._gathered(buffer, numbers) if self.resident is None else self._resident(numbers))
             if self.stream is not None:
                 if self.resident is None:
-                    self._to_device(slot, batches)
-                slot.copied = torch.cuda.Event()
-                slot.copied.record(self.stream)
-        return batches, slot.copied
+                    self._to_device(buffer, batches)
+                buffer.copied = torch.cuda.Event()
+                buffer.copied.record(self.stream)
+        return batches, buffer.copied
 
-    def _gathered(self, slot: Slot, numbers: range) -> Iterator[Batch]:
+    def _gathered(self, buffer: Buffer, numbers: range) -> Iterator[Batch]:
         used = 0
         for number in numbers:
             lengths, time = self.lengths[number], self.time[number]
             rows = len(lengths)
             sizes = None
             if self.layout == "padded":
-                ids = slot.flat.as_strided((rows, time), (time, 1), used)
+                ids = buffer.flat.as_strided((rows, time), (time, 1), used)
                 self._copy(number, ids)
             else:
                 padded = self.scratch.as_strided((rows, time), (time, 1))
                 self._copy(number, padded)
-                ids = slot.flat[used : used + int(lengths.sum())]
+                ids = buffer.flat[used : used + int(lengths.sum())]
                 sizes = torch.from_numpy(pack(padded, lengths.numpy(), ids))
             used += ids.numel()
             yield Batch(ids, lengths, self.labels[number], self.rows[number], sizes)
@@ -229,10 +172,10 @@ class Assembler:
                 sizes = torch.from_numpy(counts)
             yield Batch(ids, self.lengths[number], self.labels[number], self.rows[number], sizes)
 
-    def _to_device(self, slot: Slot, batches: list[Batch]) -> None:
+    def _to_device(self, buffer: Buffer, batches: list[Batch]) -> None:
         """One copy for the whole group."""
         used = sum(batch.ids.numel() for batch in batches)
-        flat = slot.flat[:used].to(self.device, non_blocking=True)
+        flat = buffer.flat[:used].to(self.device, non_blocking=True)
         for batch in batches:
             batch.ids = flat.as_strided(batch.ids.shape, batch.ids.stride(), batch.ids.storage_offset())
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from preprocessing.shards import Split
+from preprocessing.dataset.shards import Split
 
 
 class DeviceRows:

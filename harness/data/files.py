@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from preprocessing.errors import DataError
-from preprocessing.shards import Manifest, ShardInfo, read_manifest
+from preprocessing.base.errors import DataError
+from preprocessing.dataset.shards import Manifest, ShardInfo, read_manifest
 
 NETWORK = {
     "nfs",
@@ -86,7 +86,7 @@ def open_unbuffered(path: Path) -> RawIOBase:
 
 
 def in_memory(path: Path, info: ShardInfo, open_file: Callable[[Path], RawIOBase] | None = None) -> pa.BufferReader:
-    """A shard's bytes in memory of this process's own, as a source for ``preprocessing.shards.Shard``."""
+    """A shard's bytes in memory of this process's own, as a source for ``preprocessing.dataset.shards.Shard``."""
     whole = bytearray(info.bytes)
     filled = 0
     for chunk in read_chunks(path, info.bytes, open_file):
@@ -97,7 +97,7 @@ def in_memory(path: Path, info: ShardInfo, open_file: Callable[[Path], RawIOBase
     return pa.BufferReader(pa.py_buffer(whole))
 
 
-class Guard:
+class FileWatch:
     """Notices that a dataset changed under a running job, before a mapped page of it is touched.
 
     A mapped file that is cut short kills whoever touches the lost pages (SIGBUS), so sizes are looked at all the time.

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from harness.data.order import Window
-from preprocessing.shards import Split
+from preprocessing.dataset.shards import Split
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,11 @@ from functools import cache
 import torch
 from threadpoolctl import ThreadpoolController
 
-from harness.data.batches import Assembler, Batch, Layout, Share, Slot, StepBatch, hand_over
+from harness.batch import Layout, StepBatch
+from harness.data.batches import Assembler, Buffer, RankSlice, hand_over
 from harness.data.device import DeviceRows
 from harness.data.order import Order, Window
-from preprocessing.shards import Split
-
-__all__ = ["Batch", "Layout", "Loader", "StepBatch"]
+from preprocessing.dataset.shards import Split
 
 PREFETCH_GROUPS = 2
 """Groups of steps that wait in the queue, besides the one being trained on and the one being gathered."""
@@ -68,26 +67,26 @@ class Loader:
         outlive an epoch.
         """
         stop = self.order.steps_per_epoch if last_step is None else last_step
-        lane = Lane()
-        arguments = (epoch, first_step, stop, lane)
+        batch_queue = BatchQueue()
+        arguments = (epoch, first_step, stop, batch_queue)
         thread = threading.Thread(target=self._produce, args=arguments, name="padless-loader", daemon=True)
         thread.start()
         try:
             while True:
                 started = time.perf_counter()
-                item = lane.ready.get()
+                item = batch_queue.ready.get()
                 if item is None:
                     return
                 if isinstance(item, BaseException):
                     raise item
-                slot, group = item
+                buffer, group = item
                 group[0].wait_s = time.perf_counter() - started
                 for step in group:
                     hand_over(step)
                     yield step
-                lane.free.put(slot)
+                batch_queue.free.put(buffer)
         finally:
-            lane.cancel()
+            batch_queue.cancel()
             thread.join()
 
     def _assembler(self) -> Assembler:
@@ -95,13 +94,13 @@ class Loader:
             self.split,
             self.layout,
             self.device,
-            slots=PREFETCH_GROUPS + 2,
+            buffers=PREFETCH_GROUPS + 2,
             group_elements=self.group_steps * self.step_elements,
             step_elements=self.step_elements,
             resident=self.resident,
         )
 
-    def _produce(self, epoch: int, first: int, stop: int, lane: Lane) -> None:
+    def _produce(self, epoch: int, first: int, stop: int, batch_queue: BatchQueue) -> None:
         """Hand over groups of steps, then None; an exception is handed over instead of a group."""
         torch.get_num_threads()  # sets this thread up; only then can it be held to one core, which training needs more
         try:
@@ -109,27 +108,27 @@ class Loader:
                 if self.device.type == "cuda":
                     torch.cuda.set_device(self.device)
                 assembler = self._idle.pop() if self._idle else self._assembler()
-                for slot in assembler.slots:
-                    lane.free.put(slot)
+                for buffer in assembler.buffers:
+                    batch_queue.free.put(buffer)
                 step = first
-                while step < stop and not lane.cancelled:
+                while step < stop and not batch_queue.cancelled:
                     window = self.order.window(epoch, step)
                     steps = range(step, min(stop, window.next_step))
-                    self._produce_window(assembler, window, epoch, steps, lane, alone=first)
+                    self._produce_window(assembler, window, epoch, steps, batch_queue, alone=first)
                     step = window.next_step
                 self._idle.append(assembler)
-            lane.ready.put(None)
-            if step == self.order.steps_per_epoch and self.order.spec.shuffle and not lane.cancelled:
+            batch_queue.ready.put(None)
+            if step == self.order.steps_per_epoch and self.order.spec.shuffle and not batch_queue.cancelled:
                 self.order.window(epoch + 1, 0)  # which keeps it, while the last steps of this epoch are being trained
         except BaseException as error:  # handed to the training loop, which raises it
-            lane.ready.put(error)
+            batch_queue.ready.put(error)
 
     def _produce_window(
-        self, assembler: Assembler, window: Window, epoch: int, steps: range, lane: Lane, alone: int
+        self, assembler: Assembler, window: Window, epoch: int, steps: range, batch_queue: BatchQueue, alone: int
     ) -> None:
         """Hand over some steps of one window, as long as they are wanted. Step ``alone`` is a group of its own."""
         self.guard()
-        share = Share(
+        share = RankSlice(
             window,
             steps,
             rank=self.rank,
@@ -141,38 +140,38 @@ class Loader:
         begin = steps.start
         while begin < steps.stop:
             end = begin + 1 if begin == alone else min(begin + self.group_steps, steps.stop)
-            slot = lane.free_slot()
-            if slot is None:
+            buffer = batch_queue.free_buffer()
+            if buffer is None:
                 return
             self.guard()
             numbers = [share.numbers(step) for step in range(begin, end)]
-            batches, copied = assembler(slot, range(numbers[0].start, numbers[-1].stop))
+            batches, copied = assembler(buffer, range(numbers[0].start, numbers[-1].stop))
             group = []
             for step, own in zip(range(begin, end), numbers, strict=True):
                 mine = batches[own.start - numbers[0].start : own.stop - numbers[0].start]
                 rows = share.global_rows[step - steps.start]
                 group.append(StepBatch(epoch, step, mine, global_rows=rows, copied=copied))
-            lane.ready.put((slot, group))
+            batch_queue.ready.put((buffer, group))
             begin = end
 
 
-class Lane:
-    """What goes between the thread that prepares steps and the one that trains: slots one way, groups the other."""
+class BatchQueue:
+    """What goes between the thread that prepares steps and the one that trains: buffers one way, groups the other."""
 
     def __init__(self) -> None:
         """Empty both ways."""
-        self.ready: queue.SimpleQueue[tuple[Slot, list[StepBatch]] | BaseException | None] = queue.SimpleQueue()
-        """Bounded by the slots."""
-        self.free: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
+        self.ready: queue.SimpleQueue[tuple[Buffer, list[StepBatch]] | BaseException | None] = queue.SimpleQueue()
+        """Bounded by the buffers."""
+        self.free: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
         self.cancelled = False
 
-    def free_slot(self) -> Slot | None:
-        """The next slot to fill, once there is one; None if nobody wants more."""
-        slot = self.free.get()
-        return None if self.cancelled else slot
+    def free_buffer(self) -> Buffer | None:
+        """The next buffer to fill, once there is one; None if nobody wants more."""
+        buffer = self.free.get()
+        return None if self.cancelled else buffer
 
     def cancel(self) -> None:
-        """Nobody wants more: wake the thread that waits for a slot."""
+        """Nobody wants more: wake the thread that waits for a buffer."""
         self.cancelled = True
         self.free.put(None)
 

@@ -18,9 +18,9 @@ are raw words of Philox and splitmix64, which never change between numpy's versi
 
 **Token budget.** With ``batch_tokens`` the number of rows of a step follows from their length, and padded tokens of a
 step (rows x longest row) never exceed the budget. The number of steps is still known before any row is read: the widths
-form strata, each with its own virtual sequence, and a step of a stratum whose widest shard is ``w`` has at most
-``batch_tokens // w`` rows, near-equal as above. A stratum with fewer rows than one such step joins the next wider one,
-so no step is a runt. Every window takes the same share of each stratum, and its steps are permuted together.
+form width groups, each with its own virtual sequence, and a step of a group whose widest shard is ``w`` has at most
+``batch_tokens // w`` rows, near-equal as above. A group with fewer rows than one such step joins the next wider one, so
+no step is a runt. Every window takes the same share of each group, and its steps are permuted together.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from preprocessing.errors import ConfigError, DataError
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.randomness import permutation, splitmix64, words
 
 if TYPE_CHECKING:
-    from preprocessing.shards import Split
+    from preprocessing.dataset.shards import Split
 
 VERSION = 2
 """Changes with any change to which rows form a step; checkpoints carry it. 1 permuted batches without a choice."""
@@ -62,7 +63,7 @@ class OrderSpec:
 
 
 @dataclass(frozen=True)
-class Stratum:
+class WidthGroup:
     """Rows that are cut into batches together."""
 
     widths: tuple[int, ...]
@@ -72,11 +73,11 @@ class Stratum:
     """Steps per epoch; their rows differ by at most one."""
 
     def start(self, step: int) -> int:
-        """Where a step begins in the stratum's virtual sequence."""
+        """Where a step begins in the group's virtual sequence."""
         return step * self.rows // self.steps
 
 
-def strata(rows_by_width: Mapping[int, int], spec: OrderSpec) -> list[Stratum]:
+def width_groups(rows_by_width: Mapping[int, int], spec: OrderSpec) -> list[WidthGroup]:
     """How a split with so many rows of each shard width is cut: enough to know every step's size, without a shard.
 
     Raises ``ConfigError`` if the widest row does not fit ``batch_tokens``, ``DataError`` for a split without rows.
@@ -86,7 +87,7 @@ def strata(rows_by_width: Mapping[int, int], spec: OrderSpec) -> list[Stratum]:
         raise DataError("the split has no rows, so there is no order over them")
     total = sum(rows_by_width[width] for width in widths)
     if spec.batch_tokens is None:
-        return [Stratum(tuple(widths), total, -(-total // spec.global_batch))]
+        return [WidthGroup(tuple(widths), total, -(-total // spec.global_batch))]
     if spec.batch_tokens < widths[-1]:
         raise ConfigError(
             f"global_batch_tokens: {spec.batch_tokens} is less than a row of the widest shard ({widths[-1]} tokens); "
@@ -106,11 +107,11 @@ def strata(rows_by_width: Mapping[int, int], spec: OrderSpec) -> list[Stratum]:
     result = []
     for group in groups:
         rows = sum(rows_by_width[width] for width in group)
-        result.append(Stratum(tuple(group), rows, -(-rows // (spec.batch_tokens // group[-1]))))
+        result.append(WidthGroup(tuple(group), rows, -(-rows // (spec.batch_tokens // group[-1]))))
     return result
 
 
-def step_rows(cut: list[Stratum]) -> tuple[int, int]:
+def step_rows(cut: list[WidthGroup]) -> tuple[int, int]:
     """Rows of the smallest and of the largest step."""
     return min(part.rows // part.steps for part in cut), max(-(-part.rows // part.steps) for part in cut)
 
@@ -155,7 +156,7 @@ class Order:
         """``block_starts``, int64 ``[blocks + 1]``: block ``b`` holds rows ``starts[b]`` to ``starts[b + 1]``.
 
         ``block_widths``, ``[blocks]``, is the width of the shard each block lies in; all the same unless given, which
-        a token budget does not allow. Raises as ``strata`` does.
+        a token budget does not allow. Raises as ``width_groups`` does.
         """
         self.spec = spec
         self.lengths = lengths
@@ -166,10 +167,10 @@ class Order:
         self.block_widths = np.ones(len(sizes), np.int64) if block_widths is None else np.asarray(block_widths)
         widths = np.unique(self.block_widths)
         rows_by_width = {int(width): int(sizes[self.block_widths == width].sum()) for width in widths}
-        self.strata = strata(rows_by_width, spec)
-        self.steps_per_epoch = sum(part.steps for part in self.strata)
-        self.smallest_step, self.largest_step = step_rows(self.strata)
-        batches = sum(-(-part.rows // part.steps) for part in self.strata)
+        self.width_groups = width_groups(rows_by_width, spec)
+        self.steps_per_epoch = sum(part.steps for part in self.width_groups)
+        self.smallest_step, self.largest_step = step_rows(self.width_groups)
+        batches = sum(-(-part.rows // part.steps) for part in self.width_groups)
         self.num_windows = -(-self.num_rows // max(spec.window_rows - batches, self.largest_step))
         self._epoch: tuple[int, list[tuple[np.ndarray, np.ndarray]]] | None = None
         self._windows: dict[tuple[int, int], Window] = {}
@@ -195,12 +196,12 @@ class Order:
 
     def first_step(self, window: int) -> int:
         """The step at which a window begins; ``num_windows`` gives the steps of an epoch."""
-        return sum(window * part.steps // self.num_windows for part in self.strata)
+        return sum(window * part.steps // self.num_windows for part in self.width_groups)
 
     def _compute_window(self, epoch: int, number: int) -> Window:
         places, blocks, batch_sizes = [], [], []
         offset = 0
-        for place, part in enumerate(self.strata):
+        for place, part in enumerate(self.width_groups):
             first, last = (turn * part.steps // self.num_windows for turn in (number, number + 1))
             begins = [part.start(step) for step in range(first, last + 1)]
             batch_sizes.append(np.diff(begins))
@@ -221,7 +222,7 @@ class Order:
     ) -> tuple[np.ndarray, np.ndarray]:
         """A window's rows in the order of its steps (as indices into ``lengths``), and where its steps begin and end.
 
-        ``batch_sizes`` has the rows of each batch, for each stratum. Keys are narrow so that numpy sorts them by radix.
+        ``batch_sizes`` has the rows of each batch, for each group. Keys are narrow so that numpy sorts them by radix.
         """
         sizes = np.concatenate(batch_sizes)
         drawn = len(sizes) * max(1, min(MOST_PERMUTATIONS, PERMUTED_BATCHES // len(sizes)))
@@ -253,9 +254,9 @@ class Order:
         blurred *= 65535.0 / (float(lengths.max()) * (1 + noise) + 1)
         return blurred.astype(np.uint16)
 
-    def _stretch(self, epoch: int, stratum: int, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Blocks at positions ``start..stop`` of a stratum's virtual sequence, each with its rows that lie there."""
-        blocks, ends = self._epoch_blocks(epoch)[stratum]
+    def _stretch(self, epoch: int, group: int, start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Blocks at positions ``start..stop`` of a group's virtual sequence, each with its rows that lie there."""
+        blocks, ends = self._epoch_blocks(epoch)[group]
         place = int(np.searchsorted(ends, start, side="right"))
         while start < stop:
             block = int(blocks[place])
@@ -270,11 +271,11 @@ class Order:
             place += 1
 
     def _epoch_blocks(self, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each stratum: its blocks in the epoch's order, and where each of them ends in the virtual sequence."""
+        """For each group: its blocks in the epoch's order, and where each of them ends in the virtual sequence."""
         if self._epoch is None or self._epoch[0] != epoch:
             sizes = np.diff(self.block_starts)
             sequences = []
-            for number, part in enumerate(self.strata):
+            for number, part in enumerate(self.width_groups):
                 blocks = np.flatnonzero(np.isin(self.block_widths, part.widths) & (sizes > 0))
                 if self.spec.shuffle:
                     blocks = blocks[spread(self.block_widths[blocks], self.spec.seed, epoch, 0, number)]
@@ -297,16 +298,6 @@ def spread(groups: np.ndarray, *key: int) -> np.ndarray:
     within = np.arange(len(groups)) - np.repeat(starts, counts)
     jitter = (random[1] >> np.uint64(11)) * 2.0**-53
     return grouped[np.argsort((within + jitter) / np.repeat(counts, counts), kind="stable")]
-
-
-def words(*key: int, count: int) -> np.ndarray:
-    """uint64 ``[count]``: random words that are a function of ``key`` alone, on every machine (Philox, Salmon 2011)."""
-    return np.random.Philox(np.random.SeedSequence(key)).random_raw(count)
-
-
-def permutation(size: int, *key: int) -> np.ndarray:
-    """A random permutation of ``arange(size)``: a function of ``key`` alone."""
-    return np.argsort(words(*key, count=size), kind="stable")
 
 
 def ascending(values: np.ndarray) -> np.ndarray:
@@ -362,11 +353,3 @@ def row_hash(rows: np.ndarray, step: int) -> int:
     """
     mixed = splitmix64(rows.astype(np.uint64) ^ splitmix64(np.full(1, step + 1, np.uint64)))
     return int(np.add.reduce(mixed, dtype=np.uint64))
-
-
-def splitmix64(values: np.ndarray) -> np.ndarray:
-    """The finalizer of the splitmix64 generator, elementwise on uint64."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

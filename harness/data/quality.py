@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.data.order import Order, words
+from harness.data.order import Order
+from preprocessing.base.randomness import words
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,17 @@ import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 
+from harness.config import RunConfig
 from harness.data import files, staging
 from harness.data.device import DeviceRows
-from harness.distributed import World, launched_local_rank, launched_local_world_size
-from harness.precision import Choice
-from preprocessing.errors import DataError
-from preprocessing.shards import Manifest, Split, mapped
+from harness.ranks.distributed import World, launched_local_rank, launched_local_world_size
+from harness.ranks.precision import Choice
+from preprocessing.base.errors import DataError
+from preprocessing.dataset.shards import Manifest, Split, mapped
 
 Residency = Literal["auto", "mapped", "memory", "device"]
 DEVICE_SHARE = 0.25
@@ -48,34 +49,23 @@ class Facts:
     """Candidate stage directories on local file systems, best first, and the bytes each has left."""
 
 
-class Wishes(Protocol):
-    """What the configuration says of a dataset's place; ``RunConfig`` is one, ``Place`` another."""
-
-    @property
-    def data(self) -> str:
-        """Dataset directory."""
-
-    @property
-    def residency(self) -> Residency:
-        """Where the rows of one split are to live."""
-
-    @property
-    def stage_dir(self) -> str:
-        """``auto``, ``none`` or a directory."""
-
-    @property
-    def timeout_s(self) -> float:
-        """Longest wait for another process that stages, in seconds."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Wishes of a command that has no ``RunConfig``."""
+class DataPlacement:
+    """Where a command wants the rows of a dataset to live."""
 
     data: str
+    """Dataset directory."""
     timeout_s: float
+    """Longest wait for another process that stages, in seconds."""
     residency: Residency = "auto"
+    """Where the rows of one split are to live."""
     stage_dir: str = "auto"
+    """``auto``, ``none`` or a directory."""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> DataPlacement:
+        """What the configuration of a training says."""
+        return cls(data=config.data, timeout_s=config.timeout_s, residency=config.residency, stage_dir=config.stage_dir)
 
 
 def look(
@@ -138,8 +128,8 @@ class OpenData:
 
     Training opens all splits. A command that reads one split opens that one, and stages no other::
 
-        place = Place(data=config.data, timeout_s=config.timeout_s)
-        opened = OpenData(place, manifest, config.split, world, device, only=True)
+        placement = DataPlacement(data=config.data, timeout_s=config.timeout_s)
+        opened = OpenData(placement, manifest, config.split, world, device, only=True)
         with world.together("staging the dataset"):
             opened.copy()
         with world.together("opening the dataset"):
@@ -147,27 +137,33 @@ class OpenData:
     """
 
     def __init__(
-        self, wishes: Wishes, manifest: Manifest, split: str, world: World, device: torch.device, only: bool = False
+        self,
+        placement: DataPlacement,
+        manifest: Manifest,
+        split: str,
+        world: World,
+        device: torch.device,
+        only: bool = False,
     ) -> None:
         """Decide; nothing is opened yet. All processes of a node follow the first of them.
 
         ``split`` is the one whose rows may live on the device; with ``only`` no other split is touched. Raises
         ``DataError`` if the dataset has no such split.
         """
-        self.wishes, self.manifest, self.split, self.device = wishes, manifest, split, device
+        self.placement, self.manifest, self.split, self.device = placement, manifest, split, device
         self.names = [name for name, shards in manifest.splits.items() if shards]
         if split not in self.names:
-            raise DataError(f"{wishes.data}: has no split {split!r}; it has {', '.join(sorted(self.names))}")
+            raise DataError(f"{placement.data}: has no split {split!r}; it has {', '.join(sorted(self.names))}")
         if only:
             self.names = [split]
         self.leads = launched_local_rank() == 0
-        facts = look(wishes.data, manifest, split, device, launched_local_world_size(), self.names)
-        staging_choice = choose_stage(wishes.stage_dir, facts)
-        residency = choose_residency(wishes.residency, facts, staged=staging_choice.value != "none")
+        facts = look(placement.data, manifest, split, device, launched_local_world_size(), self.names)
+        staging_choice = choose_stage(placement.stage_dir, facts)
+        residency = choose_residency(placement.residency, facts, staged=staging_choice.value != "none")
         everyone = world.gather_objects((staging_choice, residency), "where rows are to live")
         self.stage, self.residency = everyone[world.rank - launched_local_rank()]
         self.choices = {"staging": self.stage, "residency": self.residency}
-        self.root = Path(wishes.data)
+        self.root = Path(placement.data)
 
     def copy(self) -> None:
         """The first process of each node copies the shards, if that was decided."""
@@ -175,8 +171,8 @@ class OpenData:
             return
         self.root = staging.staged_path(self.stage.value, self.manifest)
         if self.leads:
-            wishes = self.wishes
-            staging.stage(wishes.data, self.manifest, self.stage.value, timeout_s=wishes.timeout_s, splits=self.names)
+            data, limit_s = self.placement.data, self.placement.timeout_s
+            staging.stage(data, self.manifest, self.stage.value, timeout_s=limit_s, splits=self.names)
 
     def open(self) -> None:
         """Open the splits, once every process has been through ``copy``; one goes to the device if so decided."""
@@ -184,7 +180,9 @@ class OpenData:
         self.splits = {name: Split(self.root, self.manifest, name, source) for name in self.names}
         on_device = self.residency.value == "device"
         self.rows = DeviceRows(self.splits[self.split], self.device) if on_device else None
-        self.guard = files.Guard(self.wishes.data, self.manifest, self.root, mapped=source is mapped, splits=self.names)
+        self.guard = files.FileWatch(
+            self.placement.data, self.manifest, self.root, mapped=source is mapped, splits=self.names
+        )
 
 
 def megabytes(size: int) -> str:

@@ -10,10 +10,10 @@ from io import RawIOBase
 from pathlib import Path
 
 from harness.data.files import read_chunks
-from preprocessing import atomic
-from preprocessing.errors import ConfigError, DataError
-from preprocessing.locks import locked
-from preprocessing.shards import Manifest, ShardInfo
+from preprocessing.base import atomic
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.locks import locked
+from preprocessing.dataset.shards import Manifest, ShardInfo
 
 LOCK = ".lock"
 

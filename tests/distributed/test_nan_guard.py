@@ -14,14 +14,14 @@ import torch
 from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec
-from harness.guard import NanGuard
-from harness.model import Classifier, Objective
-from harness.profiling import StepProfiler
-from harness.session import Session, open_session
-from harness.throughput import Meter
-from harness.trainer import Trainer
-from preprocessing.errors import ConfigError
-from preprocessing.shards import Split, read_manifest
+from harness.model.classifier import Classifier, Objective
+from harness.ranks.session import Session, open_session
+from harness.training.guard import NonFiniteGuard
+from harness.training.profiling import StepProfiler
+from harness.training.throughput import Meter
+from harness.training.trainer import Trainer
+from preprocessing.base.errors import ConfigError
+from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 
@@ -50,7 +50,7 @@ def make_trainer(session: Session, data: Path, run: Path) -> Trainer:
         loader,
         session.accelerator,
         world,
-        guard=NanGuard(LIMIT, world, run, split, data),
+        guard=NonFiniteGuard(LIMIT, world, run, split, data),
         meter=Meter(),
         profiler=StepProfiler([], run),
     )

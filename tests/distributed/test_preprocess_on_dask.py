@@ -101,7 +101,7 @@ def test_an_error_on_a_worker_is_the_same_sentence(
 def test_a_scheduler_that_does_not_answer_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from preprocessing import executors
+    from preprocessing.job import executors
 
     monkeypatch.setattr(executors, "CONNECT_TIMEOUT_S", 2)
     command = Command(capsys)

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from harness.config import ModelConfig, RunConfig, TrackingConfig
-from harness.run import Run
-from harness.session import open_session
-from harness.trainer import Trainer
-from preprocessing.errors import UserError
+from harness.ranks.session import open_session
+from harness.training.run import Run
+from harness.training.trainer import Trainer
+from preprocessing.base.errors import UserError
 from tests.commands import read_metrics
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks

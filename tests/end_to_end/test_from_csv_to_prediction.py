@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from preprocessing.shards import Split, read_manifest
+from preprocessing.dataset.shards import Split, read_manifest
 from tests.commands import CPU, accelerate, read_metrics, run_module, sentence, succeed
 from tests.datasets import sentences
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.shards import read_manifest
+from preprocessing.dataset.shards import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30

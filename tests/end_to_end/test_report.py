@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.report import write_report
-from preprocessing.shards import read_manifest
+from harness.report.page import write_report
+from preprocessing.dataset.shards import read_manifest
 from tests.commands import ROOT, read_metrics, run_module, sentence, succeed
 from tests.datasets import sentences, write_dataset
 

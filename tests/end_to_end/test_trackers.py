@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.tracking import FINISH_S, KILL_AFTER_S, SHORT_FINISH_S
+from harness.tracking.tracking import FINISH_S, KILL_AFTER_S, SHORT_FINISH_S
 from tests.commands import read_metrics, run_module, sentence, succeed
 from tests.datasets import write_dataset
 from tests.fake_trackio import FAKE_TRACKIO
@@ -31,7 +31,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def observers_of(run: Path) -> list[psutil.Process]:
     """Processes that still serve a run."""
     processes = psutil.process_iter(["cmdline"])
-    return [process for process in processes if {"harness.observer", str(run)} <= set(process.info["cmdline"] or [])]
+    return [
+        process
+        for process in processes
+        if {"harness.tracking.observer", str(run)} <= set(process.info["cmdline"] or [])
+    ]
 
 
 @pytest.mark.parametrize(

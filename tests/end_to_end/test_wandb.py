@@ -18,8 +18,8 @@ from unittest.mock import patch
 import psutil
 import pytest
 
-from harness.journal import Journal
-from harness.tracking import FINISH_S, KILL_AFTER_S, kill_tree
+from harness.tracking.journal import Journal
+from harness.tracking.tracking import FINISH_S, KILL_AFTER_S, kill_tree
 from tests.commands import ROOT, read_metrics, run_command, run_module, sentence, succeed
 from tests.datasets import write_dataset
 from tests.runs import kill, start, steps_done, wait_for_step
@@ -38,7 +38,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def observers_of(run: Path) -> list[psutil.Process]:
     """Processes that serve a run's trackers."""
     processes = psutil.process_iter(["cmdline"])
-    return [process for process in processes if {"harness.observer", str(run)} <= set(process.info["cmdline"] or [])]
+    return [
+        process
+        for process in processes
+        if {"harness.tracking.observer", str(run)} <= set(process.info["cmdline"] or [])
+    ]
 
 
 def wait_until(condition: Any, what: str, limit_s: float = 60) -> None:
@@ -102,7 +106,10 @@ def sync(run: Path, store: Store, *options: str) -> dict[str, Any]:
 def kill_trainer(process: subprocess.Popen[str]) -> None:
     """SIGKILL for the launcher and its ranks, and not for their trackers."""
     for member in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
-        if not {"harness.observer", "--port-filename"} & set(member.cmdline()) and "wandb" not in member.name():
+        if (
+            not {"harness.tracking.observer", "--port-filename"} & set(member.cmdline())
+            and "wandb" not in member.name()
+        ):
             member.kill()
     process.wait(20)
 

@@ -13,9 +13,9 @@ import torch
 from harness.config import ModelConfig
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec
-from harness.dropout import HEAD, Masks
-from harness.model import Classifier, loss_per_row
-from preprocessing.shards import Split, read_manifest
+from harness.model.classifier import Classifier, loss_per_row
+from harness.model.dropout import HEAD, Masks
+from preprocessing.dataset.shards import Split, read_manifest
 from tests.commands import read_metrics, run_module, succeed
 from tests.datasets import write_dataset
 
@@ -94,12 +94,12 @@ def test_a_run_on_one_gpu_ends_well(dataset: Path, tmp_path: Path, precision: st
 
 def test_no_step_makes_the_host_wait(dataset: Path, tmp_path: Path) -> None:
     from harness.config import RunConfig
-    from harness.guard import NanGuard
-    from harness.model import Objective
-    from harness.profiling import StepProfiler
-    from harness.session import open_session
-    from harness.throughput import Meter
-    from harness.trainer import Trainer
+    from harness.model.classifier import Objective
+    from harness.ranks.session import open_session
+    from harness.training.guard import NonFiniteGuard
+    from harness.training.profiling import StepProfiler
+    from harness.training.throughput import Meter
+    from harness.training.trainer import Trainer
 
     manifest = read_manifest(dataset)
     loader = make_loader(dataset, "packed", "cuda")
@@ -112,7 +112,7 @@ def test_no_step_makes_the_host_wait(dataset: Path, tmp_path: Path) -> None:
             loader,
             session.accelerator,
             session.world,
-            guard=NanGuard(3, session.world, tmp_path, loader.split, dataset),
+            guard=NonFiniteGuard(3, session.world, tmp_path, loader.split, dataset),
             meter=Meter(session.device),
             profiler=StepProfiler([], tmp_path),
         )
@@ -128,21 +128,21 @@ def test_no_step_makes_the_host_wait(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_a_snapshot_is_pinned_and_equal(dataset: Path, tmp_path: Path) -> None:
-    from harness import checkpoint
-    from harness.assembly import build_trainer
-    from harness.checkpointer import Checkpointer
-    from harness.checks import TRAIN
     from harness.config import CheckpointConfig, RunConfig
-    from harness.data.residency import OpenData
-    from harness.session import open_session
-    from harness.state import live_tensors
-    from harness.trainer import Milestones
+    from harness.data.checks import TRAIN
+    from harness.data.residency import DataPlacement, OpenData
+    from harness.ranks.session import open_session
+    from harness.rundir import checkpoint
+    from harness.training.assembly import build_trainer
+    from harness.training.checkpointer import Checkpointer
+    from harness.training.state import live_tensors
+    from harness.training.trainer import Milestones
 
     manifest = read_manifest(dataset)
     small = ModelConfig(embedding_dim=16, hidden_size=16)
     config = RunConfig(data=str(dataset), run=str(tmp_path / "run"), global_batch=32, epochs=1, model=small)
     with open_session("cuda", "fp32", 60) as session:
-        data = OpenData(config, manifest, TRAIN, session.world, session.device)
+        data = OpenData(DataPlacement.of(config), manifest, TRAIN, session.world, session.device)
         data.copy()
         data.open()
         trainer = build_trainer(config, session, manifest, data, dict(session.choices), Milestones())

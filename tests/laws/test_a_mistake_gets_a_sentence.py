@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from harness import __main__ as harness_main
-from harness import checks, launcher, precision
-from harness.bundle import read_bundle
 from harness.config import RunConfig
-from preprocessing import cli
-from preprocessing.errors import ConfigError, DataError
-from preprocessing.shards import read_manifest
+from harness.data import checks
+from harness.inference.bundle import read_bundle
+from harness.launch import launcher
+from harness.ranks import precision
+from preprocessing.base import cli
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import read_manifest
 from tests.commands import accelerate, run_module, sentence
 from tests.datasets import write_dataset
 

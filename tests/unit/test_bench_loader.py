@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import bench_loader
-from harness.bench_loader import LoaderConfig, measure, private_bytes
+from harness.bench import loader
+from harness.bench.loader import LoaderConfig, measure, private_bytes
 from tests.datasets import write_dataset
 
 OURS = ("numpy copy", "numpy take", "TensorDataset + DataLoader")
@@ -20,8 +20,8 @@ OURS = ("numpy copy", "numpy take", "TensorDataset + DataLoader")
 
 @pytest.mark.parametrize("made_up", [True, False])
 def test_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_up: bool) -> None:
-    kept = {name: bench_loader.PEERS[name] for name in ("ours", *OURS)}
-    monkeypatch.setattr(bench_loader, "PEERS", kept)
+    kept = {name: loader.PEERS[name] for name in ("ours", *OURS)}
+    monkeypatch.setattr(loader, "PEERS", kept)
     if not made_up:
         write_dataset(tmp_path, {"train": 400, "validation": 20, "test": 20})
     data = None if made_up else str(tmp_path)
@@ -57,7 +57,7 @@ MODULES = {
 @pytest.mark.filterwarnings("default")
 def test_a_peer_runs_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     installed = importlib.util.find_spec(MODULES[name]) is not None
-    monkeypatch.setattr(bench_loader, "PEERS", {key: bench_loader.PEERS[key] for key in ("ours", name)})
+    monkeypatch.setattr(loader, "PEERS", {key: loader.PEERS[key] for key in ("ours", name)})
     values = measure(LoaderConfig(rows=1000, width=16, batch=50, rounds=1))
     assert set(values["peers"]) == ({name} if installed else set())
     assert values["not_installed"] == ([] if installed else [name])

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from preprocessing import bench
-from preprocessing.errors import DataError
-from preprocessing.text import TextSpec
+from preprocessing.base.errors import DataError
+from preprocessing.job import bench
+from preprocessing.text.spec import TextSpec
 
 TEXTS = ["A great<br />film, isn't it?", "Two bad films &amp; a good one."] * 20
 

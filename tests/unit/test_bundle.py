@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from harness import bundle
-from harness.bundle import read_bundle, write_bundle, write_vocabulary
-from harness.calibration import Decision
 from harness.config import ModelConfig
-from harness.model import Classifier
-from preprocessing import atomic
-from preprocessing.errors import DataError
-from preprocessing.shards import VOCABULARY, Manifest, read_manifest
+from harness.inference import bundle
+from harness.inference.bundle import read_bundle, write_bundle, write_vocabulary
+from harness.model.classifier import Classifier
+from harness.scores.calibration import Decision
+from preprocessing.base import atomic
+from preprocessing.base.errors import DataError
+from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
 from tests.datasets import write_dataset
 
 

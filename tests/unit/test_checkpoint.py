@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness import checkpoint
-from preprocessing.errors import DataError
+from harness.rundir import checkpoint
+from preprocessing.base.errors import DataError
 from tests.commands import ROOT
 
 TENSORS = {
@@ -128,7 +128,7 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
 FAULTS = """
 import os, signal, sys
 from pathlib import Path
-from harness import checkpoint
+from harness.rundir import checkpoint
 from tests.unit.test_checkpoint import write
 
 mode, run = sys.argv[1], Path(sys.argv[2])

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
-from harness import dashboard
 from harness.config import RunConfig
-from harness.launcher import split_arguments
-from harness.throughput import summarize
-from preprocessing import cli
-from preprocessing.errors import ConfigError
+from harness.launch.launcher import split_arguments
+from harness.tracking import dashboard
+from harness.training.throughput import summarize
+from preprocessing.base import cli
+from preprocessing.base.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +37,7 @@ def test_the_workspace_survives_its_own_wire_format() -> None:
 
 
 def test_every_training_figure_shown_is_one_that_a_run_logs() -> None:
-    ranks = {name: np.ones(2, dtype=np.int64) for name in ("rows", "tokens", "cells", "skipped", "hash")}
+    ranks = {name: np.ones(2, dtype=np.int64) for name in ("rows", "tokens", "padded_tokens", "skipped", "hash")}
     ranks |= {name: np.ones(2) for name in ("loss", "wait_s", "forward_s", "seconds", "memory_bytes")}
     logged = {f"train/{name}" for name in ("step", "epoch", "lr", "grad_norm", *summarize(ranks, 1, 1.0))}
     plots = [plot for section in dashboard.SECTIONS.values() for plot in section]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import diagnosis, machine
 from harness.config import OptimConfig, RunConfig
-from harness.diagnosis import Data, Finding, Gpu, Machine, Network, Rank, RunFolder
-from harness.model import Classifier
+from harness.launch import diagnosis, machine
+from harness.launch.diagnosis import Data, Finding, Gpu, Machine, Network, Rank, RunFolder
+from harness.model.classifier import Classifier
 from tests.commands import CPU, free_port, run_module, succeed
 from tests.datasets import write_dataset
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from harness.batch import Batch
 from harness.config import ModelConfig
-from harness.data.loader import Batch
-from harness.dropout import EMBEDDING, HEAD, LAYERS, SITE_BITS, Masks
-from harness.model import Classifier, Objective
+from harness.model.classifier import Classifier, Objective
+from harness.model.dropout import EMBEDDING, HEAD, LAYERS, SITE_BITS, Masks
 
 CPU = torch.device("cpu")
 WORD = (1 << 64) - 1

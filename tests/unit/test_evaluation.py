@@ -11,20 +11,20 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from harness.bundle import Bundle, read_bundle, write_bundle, write_vocabulary
-from harness.calibration import Decision
-from harness.checks import check_useful
+from harness.batch import Batch
 from harness.config import EvaluationConfig, ModelConfig, RunConfig
-from harness.data.loader import Batch
-from harness.distributed import World
+from harness.data.checks import check_useful
 from harness.evaluate import Scores, assess, facts_of, numbers_of, score
-from harness.inference import logits_of
-from harness.metrics import classification_metrics
-from harness.mistakes import log_odds, occlusion
-from harness.model import Classifier
-from preprocessing.errors import ConfigError, DataError
-from preprocessing.shards import Split, read_manifest
-from preprocessing.vocabulary import UNK
+from harness.inference.bundle import Bundle, read_bundle, write_bundle, write_vocabulary
+from harness.inference.logits import logits_of
+from harness.inference.mistakes import log_odds, occlusion
+from harness.model.classifier import Classifier
+from harness.ranks.distributed import World
+from harness.scores.calibration import Decision
+from harness.scores.metrics import classification_metrics
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.text.vocabulary import UNK
 from tests.datasets import write_dataset
 
 CLASSES = (2, 3)
@@ -123,7 +123,7 @@ def test_a_word_weighs_what_the_answer_loses_without_it(bundle: Bundle) -> None:
 
 
 def test_words_of_a_long_text_are_taken_out_together(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.mistakes.TOKENS_PER_TEXT", 20)
+    monkeypatch.setattr("harness.inference.mistakes.TOKENS_PER_TEXT", 20)
     ids = np.arange(2, 12)
     weights = occlusion(bundle.model, ids, 1)
     assert len(weights) == 10

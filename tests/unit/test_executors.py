@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import ExecutorConfig
-from preprocessing.errors import DataError, UserError
-from preprocessing.executors import Workers, available_cores, workers
+from preprocessing.job.executors import Workers, available_cores, workers
 
 
 def square(number: int) -> int:

@@ -13,15 +13,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import launcher, rundir
 from harness.config import ModelConfig, OptimConfig, RunConfig
-from harness.console import duration
 from harness.data.order import row_hash
-from harness.launcher import Failure
-from harness.metrics_log import jsonable
-from harness.model import Classifier
-from harness.optim import build_optimizer, learning_rate
-from preprocessing.errors import ConfigError
+from harness.launch import launcher
+from harness.launch.launcher import Failure
+from harness.model.classifier import Classifier
+from harness.rundir import layout
+from harness.rundir.metrics_log import jsonable
+from harness.training.console import duration
+from harness.training.optim import build_optimizer, learning_rate
+from preprocessing.base.errors import ConfigError
 
 
 def test_learning_rate_climbs_then_falls_to_zero() -> None:
@@ -64,19 +65,19 @@ def test_only_keys_that_exist_can_be_allowed() -> None:
 
 
 def test_a_run_directory_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rundir, "CLAIM_LIMIT_S", 0.3)
+    monkeypatch.setattr(layout, "CLAIM_LIMIT_S", 0.3)
     config = RunConfig(run=str(tmp_path / "run"))
-    with rundir.claim(config), pytest.raises(ConfigError, match="another process trains in"):
-        rundir.claim(config)
-    rundir.claim(config).close()
-    rundir.check_free(config.run)
-    rundir.write_config(config)
+    with layout.claim(config), pytest.raises(ConfigError, match="another process trains in"):
+        layout.claim(config)
+    layout.claim(config).close()
+    layout.check_free(config.run)
+    layout.write_config(config)
     with pytest.raises(ConfigError, match="already holds a run"):
-        rundir.check_free(config.run)
+        layout.check_free(config.run)
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="is a file"):
-        rundir.check_free(tmp_path / "file")
-    assert rundir.read_config(tmp_path / "run")["optim"]["betas"] == [0.9, 0.999]
+        layout.check_free(tmp_path / "file")
+    assert layout.read_config(tmp_path / "run")["optim"]["betas"] == [0.9, 0.999]
 
 
 def test_numbers_that_json_lacks_are_spelt_out() -> None:
@@ -98,26 +99,26 @@ def test_numbers_that_json_lacks_are_spelt_out() -> None:
 def test_exit_code_is_the_one_in_the_status(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    state: rundir.State,
+    state: layout.State,
     code: int,
     failure: Failure | None,
     expected: int,
 ) -> None:
-    monkeypatch.setenv(rundir.LAUNCH_ID, "mine")
-    rundir.write_status(tmp_path, state, exit_code=code)
+    monkeypatch.setenv(layout.LAUNCH_ID, "mine")
+    layout.write_status(tmp_path, state, exit_code=code)
     assert launcher.outcome(tmp_path, "mine", failure) == expected
     if state == "running":
-        status = rundir.read_status(tmp_path)
+        status = layout.read_status(tmp_path)
         assert status is not None
         assert (status["state"], status["reason"]) == ("failed", "rank 1 was killed by SIGKILL")
 
 
 def test_the_status_of_another_launch_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(rundir.LAUNCH_ID, "theirs")
-    rundir.write_status(tmp_path, "finished")
+    monkeypatch.setenv(layout.LAUNCH_ID, "theirs")
+    layout.write_status(tmp_path, "finished")
     assert launcher.outcome(tmp_path, "mine", Failure(2, "rank 0 ended with exit code 2", said=True)) == 2
     assert launcher.outcome(tmp_path, "mine", Failure(1, "the launcher stopped", "SIGTERM")) == 85
-    status = rundir.read_status(tmp_path)
+    status = layout.read_status(tmp_path)
     assert status is not None
     assert (status["state"], status["reason"]) == ("preempted", "SIGTERM received")
 

@@ -72,7 +72,7 @@ def test_a_dataset_without_statistics_is_inspected_too(tmp_path: Path, command: 
 def test_bench_reads_the_source_and_prints_ratios(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from preprocessing import bench
+    from preprocessing.job import bench
 
     seen: list[Any] = []
 

@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from harness.checks import check_useful
 from harness.config import ModelConfig, OptimConfig, RunConfig
+from harness.data.checks import check_useful
 from harness.data.order import Order, OrderSpec
-from harness.distributed import World
-from harness.ema import WeightAverage
-from harness.fit import choose_micro_batch, heaviest_step, rehearse
-from harness.flops import flops_per_token, measure_peak
-from harness.throughput import FLOATS, INTEGERS, summarize
-from preprocessing.errors import ConfigError
-from preprocessing.shards import read_manifest
+from harness.ranks.distributed import World
+from harness.training.ema import WeightAverage
+from harness.training.flops import flops_per_token, measure_peak
+from harness.training.probe import choose_micro_batch, heaviest_step, rehearse
+from harness.training.throughput import FLOATS, INTEGERS, summarize
+from preprocessing.base.errors import ConfigError
+from preprocessing.dataset.shards import read_manifest
 from tests.datasets import write_dataset
 
 
 def ranks(**columns: list[float]) -> dict[str, np.ndarray]:
     """Two ranks that each took 100 rows of 50 tokens in two seconds, changed by ``columns``."""
     values: dict[str, list[float]] = {name: [0, 0] for name in (*INTEGERS, *FLOATS)}
-    values |= {"rows": [100, 100], "tokens": [5000, 5000], "cells": [5100, 5100], "loss": [60.0, 80.0]}
+    values |= {"rows": [100, 100], "tokens": [5000, 5000], "padded_tokens": [5100, 5100], "loss": [60.0, 80.0]}
     values |= {"forward_s": [0.5, 0.5], "seconds": [2.0, 2.0], **columns}
     return {name: np.array(column, np.int64 if name in INTEGERS else float) for name, column in values.items()}
 
@@ -44,7 +44,7 @@ def test_figures_of_a_log_line() -> None:
     ("columns", "words"),
     [
         ({"wait_s": [0.0, 0.8]}, "data-bound on rank 1: it waited 40% of the time"),
-        ({"cells": [10_000, 10_000]}, "padding is 50% of what is computed"),
+        ({"padded_tokens": [10_000, 10_000]}, "padding is 50% of what is computed"),
         ({"forward_s": [0.5, 1.0]}, "rank 1 computes 50% slower than rank 0"),
     ],
 )

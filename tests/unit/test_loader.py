@@ -16,13 +16,14 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from harness.bench_loader import private_bytes
+from harness.batch import Layout, StepBatch
+from harness.bench.loader import private_bytes
 from harness.data.device import DeviceRows
 from harness.data.files import in_memory
-from harness.data.loader import Layout, Loader, StepBatch
+from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over
-from preprocessing.errors import DataError
-from preprocessing.shards import Manifest, Split, read_manifest, write_shard
+from preprocessing.base.errors import DataError
+from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
 from tests.datasets import write_dataset
 
 CPU = torch.device("cpu")
@@ -92,7 +93,9 @@ def test_a_batch_holds_the_rows_of_its_step(dataset: Path, residency: str, layou
 
 def test_a_token_budget_goes_through_the_loader(split: Split) -> None:
     order = order_over(split, OrderSpec(seed=1, global_batch=1, batch_tokens=640))
-    steps = [(s.global_rows, [b.num_cells for b in s.micro_batches]) for s in make_loader(split, order).steps(0)]
+    steps = [
+        (s.global_rows, [b.num_padded_tokens for b in s.micro_batches]) for s in make_loader(split, order).steps(0)
+    ]
     assert len(steps) == order.steps_per_epoch
     assert max(sum(cells) for _, cells in steps) <= 640
     assert sum(rows for rows, _ in steps) == 300
@@ -279,7 +282,7 @@ SHM = """
 import os, sys, torch
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
-from preprocessing.shards import Split, read_manifest
+from preprocessing.dataset.shards import Split, read_manifest
 space = os.statvfs("/dev/shm")
 assert space.f_blocks * space.f_frsize <= 1 << 20, "the small /dev/shm is not there"
 split = Split(sys.argv[1], read_manifest(sys.argv[1]), "train")

@@ -11,12 +11,12 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.calibration import Decision, choose_threshold, decide, fit_temperature
 from harness.config import EvaluationConfig
-from harness.intervals import Statistics, bootstrap, wilson
-from harness.metrics import Reliability, classification_metrics, log_loss_per_row, per_class, probabilities
-from harness.slices import quantile_groups, slices
-from preprocessing.errors import ConfigError
+from harness.scores.calibration import Decision, choose_threshold, decide, fit_temperature
+from harness.scores.intervals import Statistics, bootstrap, wilson
+from harness.scores.metrics import Reliability, classification_metrics, log_loss_per_row, per_class, probabilities
+from harness.scores.subgroups import quantile_groups, slices
+from preprocessing.base.errors import ConfigError
 
 METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "pr_auc", "log_loss")
 

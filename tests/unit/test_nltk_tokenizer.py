@@ -15,10 +15,10 @@ from nltk.tokenize import sent_tokenize, word_tokenize
 from nltk.tokenize.destructive import NLTKWordTokenizer
 from nltk.tokenize.punkt import PunktTokenizer
 
-from preprocessing import nltk_tokenizer
-from preprocessing.html import clean
-from preprocessing.punkt import Sentences
-from preprocessing.text import TextSpec, Tokenizer, resolve
+from preprocessing.text import nltk_tokenizer
+from preprocessing.text.html import clean
+from preprocessing.text.punkt import Sentences
+from preprocessing.text.spec import TextSpec, Tokenizer, resolve
 from tests.reference.hostile import hostile_texts
 
 PIECES = st.sampled_from(

@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from preprocessing import parts
+from preprocessing.base.randomness import splitmix64
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
-from preprocessing.parts import exact_hashes, mix, ragged_take, shuffle_keys, text_hashes
-from preprocessing.shards import Split, read_manifest
-from preprocessing.text import Encoder, TextPipeline, TextSpec, Tokenizer, resolve
-from preprocessing.vocabulary import Vocabulary, count, freeze
+from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.job import parts
+from preprocessing.job.parts import exact_hashes, ragged_take, shuffle_keys, text_hashes
+from preprocessing.text.spec import Encoder, TextPipeline, TextSpec, Tokenizer, resolve
+from preprocessing.text.vocabulary import Vocabulary, count, freeze
 from tests.corpora import Command, contents, reviews, write_csv
 
 FIRST = reviews(900, words=80)
@@ -162,7 +163,7 @@ def test_shuffle_keys_are_a_function_of_seed_and_row() -> None:
     assert (shuffle_keys(3, rows)[10:] == shuffle_keys(3, rows[10:])).all()
     assert len(np.unique(shuffle_keys(3, rows))) == 1000
     assert (shuffle_keys(3, rows) != shuffle_keys(4, rows)).all()
-    assert mix(np.array([0], np.uint64))[0] == 0xE220A8397B1DCDAF  # the first output of splitmix64 seeded with 0
+    assert splitmix64(np.array([0], np.uint64))[0] == 0xE220A8397B1DCDAF  # the first output of splitmix64 seeded with 0
 
 
 def test_ragged_take() -> None:

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import torch
 
-from harness import plan as planning
-from harness import verify as verifying
-from harness.checks import order_spec
 from harness.config import ModelConfig
+from harness.data.checks import order_spec
 from harness.data.order import Order, OrderSpec, order_over
-from harness.model import Classifier
-from harness.model import num_parameters as counted_parameters
-from harness.plan import PlanConfig, main, num_parameters
-from preprocessing import cli
-from preprocessing.errors import ConfigError, UserError
-from preprocessing.shards import Split, read_manifest
+from harness.launch import plan as planning
+from harness.launch import verify as verifying
+from harness.launch.plan import PlanConfig, main, num_parameters
+from harness.model.classifier import Classifier
+from harness.model.classifier import num_parameters as counted_parameters
+from preprocessing.base import cli
+from preprocessing.base.errors import ConfigError, UserError
+from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,12 +69,12 @@ def test_padding_is_that_of_the_real_rows(dataset: Path, capsys: pytest.CaptureF
     split = Split(dataset, read_manifest(dataset), "train")
     lengths = [int(length) for block in split.blocks for length in block.length]
     order = order_over(split, OrderSpec(seed=0, global_batch=50))
-    cells = 0
+    padded_tokens = 0
     for step in range(order.steps_per_epoch):
         for rank in range(2):
             rows = order.rank_rows(0, step, rank, 2)
-            cells += len(rows) * max(lengths[row] for row in rows)
-    assert values["ranks"]["padding"] == pytest.approx(1 - sum(lengths) / cells, abs=0.01)
+            padded_tokens += len(rows) * max(lengths[row] for row in rows)
+    assert values["ranks"]["padding"] == pytest.approx(1 - sum(lengths) / padded_tokens, abs=0.01)
 
 
 def test_padding_grows_with_batch_and_noise_and_shrinks_with_rungs(
@@ -188,7 +188,7 @@ def test_no_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_plan_does_not_wait_for_torch(dataset: Path) -> None:
     script = (
-        "import sys; from harness.plan import main; main(sys.argv[1:]); "
+        "import sys; from harness.launch.plan import main; main(sys.argv[1:]); "
         "sys.exit('torch' in sys.modules or 'accelerate' in sys.modules)"
     )
     command = [sys.executable, "-c", script, "--data", str(dataset), "--verify", "--verify_epochs", "1"]

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.pooling import pool_packed, pool_padded
-from harness.recurrent import packed_rows
+from harness.model.pooling import pool_packed, pool_padded
+from harness.model.recurrent import packed_rows
 
 
 def reference(outputs: torch.Tensor, lengths: torch.Tensor, pooling: str) -> torch.Tensor:

@@ -7,8 +7,8 @@ import io
 
 import pytest
 
-from preprocessing import progress
-from preprocessing.progress import Progress
+from preprocessing.job import progress
+from preprocessing.job.progress import Progress
 
 
 class Screen(io.StringIO):

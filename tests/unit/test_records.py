@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from preprocessing.errors import DataError
-from preprocessing.records import Cut, Dialect, cuts
+from preprocessing.base.errors import DataError
+from preprocessing.corpus.records import Cut, Dialect, cuts
 
 COMMA = Dialect(",", '"')
 FIELDS = st.text(st.sampled_from('ab",\n;é \\'), max_size=8)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from harness.batch import Batch
 from harness.config import ModelConfig
-from harness.data.batches import Batch
 from harness.data.gather import pack
-from harness.dropout import Masks
-from harness.model import Classifier
-from harness.recurrent import VariableLengthLSTM, in_order, reversal_index
+from harness.model.classifier import Classifier
+from harness.model.dropout import Masks
+from harness.model.recurrent import VariableLengthLSTM, in_order, reversal_index
 
 LENGTHS = torch.tensor([9, 7, 7, 4, 2, 1, 1])
 SHAPES = [(layers, both) for layers in (1, 2, 3) for both in (False, True)]

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from preprocessing import addresses, remote
-from preprocessing.errors import ConfigError, DataError, UserError
-from preprocessing.locks import locked
-from preprocessing.shards import read_manifest, verify
+from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.locks import locked
+from preprocessing.corpus import addresses
+from preprocessing.dataset import remote
+from preprocessing.dataset.shards import read_manifest, verify
 from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
 
 moto = pytest.importorskip("moto.server", reason="needs moto[server] (extra dev)")
@@ -147,7 +148,7 @@ def test_a_damaged_remote_shard_is_named_and_not_kept(s3: Any, published: str, t
 COUNT_FETCHES = """
 import sys
 from pathlib import Path
-from preprocessing import remote
+from preprocessing.dataset import remote
 fetch, fetched = remote.fetch, []
 remote.fetch = lambda *arguments: fetched.append(1) or fetch(*arguments)
 print(remote.local(sys.argv[1], Path(sys.argv[2])), len(fetched))

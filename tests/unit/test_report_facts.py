@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from harness.config import flat
-from harness.report import best_values, dataset_groups, reproduce, unique_names, weighed, write_report_quietly
-from harness.report_charts import Series, draw
-from harness.report_data import RunFacts, averaged, differing, read_lines, thinned
-from preprocessing.errors import DataError
+from harness.report.charts import Series, draw
+from harness.report.facts import RunFacts, averaged, differing, read_lines, thinned
+from harness.report.page import best_values, dataset_groups, reproduce, unique_names, weighed, write_report_quietly
+from preprocessing.base.errors import DataError
 
 NOTHING = RunFacts(
     directory=Path("runs/a"),

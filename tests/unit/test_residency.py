@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from harness.data import files, staging
-from harness.data.residency import Facts, OpenData, Place, Residency, choose_residency, choose_stage
-from harness.distributed import World
-from preprocessing.errors import ConfigError, DataError
-from preprocessing.shards import MANIFEST, Manifest, Split, read_manifest
+from harness.data.residency import DataPlacement, Facts, OpenData, Residency, choose_residency, choose_stage
+from harness.ranks.distributed import World
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 from tests.datasets import write_dataset
 
 MOUNTS = r"""
@@ -204,9 +204,9 @@ def test_a_stage_directory_that_cannot_be_written(dataset: Path, tmp_path: Path)
         staging.stage(dataset, read_manifest(dataset), tmp_path / "file", timeout_s=5)
 
 
-def open_data(dataset: Path, split: str, only: bool, **wishes: Any) -> OpenData:
-    place = Place(data=str(dataset), timeout_s=5, **wishes)
-    opened = OpenData(place, read_manifest(dataset), split, World(), torch.device("cpu"), only)
+def open_data(dataset: Path, split: str, only: bool, **chosen: Any) -> OpenData:
+    placement = DataPlacement(data=str(dataset), timeout_s=5, **chosen)
+    opened = OpenData(placement, read_manifest(dataset), split, World(), torch.device("cpu"), only)
     opened.copy()
     opened.open()
     return opened
@@ -236,12 +236,16 @@ def test_a_split_that_is_not_there(dataset: Path) -> None:
 
 
 @pytest.fixture
-def guarded(dataset: Path) -> tuple[files.Guard, Path, Manifest]:
+def guarded(dataset: Path) -> tuple[files.FileWatch, Path, Manifest]:
     manifest = read_manifest(dataset)
-    return files.Guard(dataset, manifest, dataset, mapped=True), dataset / manifest.splits["train"][1].path, manifest
+    return (
+        files.FileWatch(dataset, manifest, dataset, mapped=True),
+        dataset / manifest.splits["train"][1].path,
+        manifest,
+    )
 
 
-def test_nothing_changed(guarded: tuple[files.Guard, Path, Manifest]) -> None:
+def test_nothing_changed(guarded: tuple[files.FileWatch, Path, Manifest]) -> None:
     guard, _, _ = guarded
     guard.check()
     before = guard.checked = guard.checked - 10
@@ -250,7 +254,7 @@ def test_nothing_changed(guarded: tuple[files.Guard, Path, Manifest]) -> None:
     guard.close()
 
 
-def test_a_shard_that_is_removed(guarded: tuple[files.Guard, Path, Manifest]) -> None:
+def test_a_shard_that_is_removed(guarded: tuple[files.FileWatch, Path, Manifest]) -> None:
     guard, path, _ = guarded
     path.unlink()
     guard.checked -= 10
@@ -259,7 +263,7 @@ def test_a_shard_that_is_removed(guarded: tuple[files.Guard, Path, Manifest]) ->
         guard.check()
 
 
-def test_a_shard_that_is_replaced_by_one_of_the_same_size(guarded: tuple[files.Guard, Path, Manifest]) -> None:
+def test_a_shard_that_is_replaced_by_one_of_the_same_size(guarded: tuple[files.FileWatch, Path, Manifest]) -> None:
     guard, path, _ = guarded
     shutil.copy(path, path.with_suffix(".new"))
     os.replace(path.with_suffix(".new"), path)
@@ -267,7 +271,7 @@ def test_a_shard_that_is_replaced_by_one_of_the_same_size(guarded: tuple[files.G
         guard.check()
 
 
-def test_a_shard_that_is_cut_short_is_noticed_between_steps(guarded: tuple[files.Guard, Path, Manifest]) -> None:
+def test_a_shard_that_is_cut_short_is_noticed_between_steps(guarded: tuple[files.FileWatch, Path, Manifest]) -> None:
     guard, path, _ = guarded
     os.truncate(path, 100)
     guard.check_sizes()
@@ -276,7 +280,7 @@ def test_a_shard_that_is_cut_short_is_noticed_between_steps(guarded: tuple[files
         guard.check_sizes()
 
 
-def test_another_dataset_under_the_same_name(guarded: tuple[files.Guard, Path, Manifest], dataset: Path) -> None:
+def test_another_dataset_under_the_same_name(guarded: tuple[files.FileWatch, Path, Manifest], dataset: Path) -> None:
     guard, _, _ = guarded
     write_dataset(dataset.parent / "other", {"train": 121, "validation": 20, "test": 20})
     shutil.copy(dataset.parent / "other" / MANIFEST, dataset / MANIFEST)

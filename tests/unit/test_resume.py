@@ -11,9 +11,9 @@ import pytest
 
 from harness.config import RunConfig
 from harness.data import order
-from harness.resume import check_dataset
-from preprocessing.errors import ConfigError, DataError, UserError
-from preprocessing.shards import Manifest, read_manifest
+from harness.training.resume import check_dataset
+from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.dataset.shards import Manifest, read_manifest
 from tests.datasets import write_dataset
 
 

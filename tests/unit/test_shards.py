@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing import atomic
-from preprocessing.errors import DataError
-from preprocessing.shards import (
+from preprocessing.base import atomic
+from preprocessing.base.errors import DataError
+from preprocessing.dataset.shards import (
     MANIFEST,
     Manifest,
     Shard,

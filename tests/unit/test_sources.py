@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.errors import ConfigError, DataError
+from preprocessing.corpus.readers import Piece, read
+from preprocessing.corpus.sources import SPLITS, Plan, files, numbered, scan
 from preprocessing.labels import NEUTRAL, UNKNOWN, LabelMap, spelling
-from preprocessing.readers import Piece, read
-from preprocessing.sources import SPLITS, Plan, files, numbered, scan
 from tests.corpora import reviews, write_csv, write_jsonl
 
 ROWS = [*reviews(40), ('quotes " and, commas', "positive"), ("two\nlines", "negative"), ("ünïcode ☃ 😀", "positive")]

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preprocessing.base.errors import DataError
 from preprocessing.config import QualityConfig, SplitConfig
-from preprocessing.errors import DataError
-from preprocessing.quality import DROPPED, Rows, decide
-from preprocessing.splits import TEST, TRAIN, VALIDATION, Groups, assign, fill
+from preprocessing.job.quality import DROPPED, Rows, decide
+from preprocessing.job.splits import TEST, TRAIN, VALIDATION, Groups, assign, fill
 
 
 def rows_of(text: list[int], label: list[int] | None = None, named: list[int] | None = None, **more: Any) -> Rows:

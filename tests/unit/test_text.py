@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from preprocessing import stopwords, tokens
-from preprocessing.errors import ConfigError, DataError
-from preprocessing.lemmas import WordNet
-from preprocessing.text import TextPipeline, TextSpec, Tokenizer, resolve
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.text import stopwords, tokens
+from preprocessing.text.lemmas import WordNet
+from preprocessing.text.spec import TextPipeline, TextSpec, Tokenizer, resolve
 
 
 def tokenizer(**fields: object) -> Tokenizer:

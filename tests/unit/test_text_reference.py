@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocessing import html
-from preprocessing.text import TextPipeline, TextSpec, Tokenizer, resolve
+from preprocessing.text import html
+from preprocessing.text.spec import TextPipeline, TextSpec, Tokenizer, resolve
 from tests.reference import plain
 from tests.reference.hostile import TEXT, hostile_texts
 

@@ -13,13 +13,13 @@ import numpy as np
 import psutil
 import pytest
 
-from harness import observer, tracking
 from harness.config import RunConfig, TrackingConfig
-from harness.journal import Journal
-from harness.observer import Inbox, Wire, showable
-from harness.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
-from harness.tracking import Trackers, observer_environment, plain
-from preprocessing.errors import ConfigError
+from harness.tracking import observer, tracking
+from harness.tracking.journal import Journal
+from harness.tracking.observer import Inbox, Wire, showable
+from harness.tracking.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
+from harness.tracking.tracking import Trackers, observer_environment, plain
+from preprocessing.base.errors import ConfigError
 from tests.fake_trackio import FAKE_TRACKIO
 
 FACTS = {"dataset": "0123456789abcdef"}

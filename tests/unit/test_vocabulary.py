@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing.errors import ConfigError, DataError
-from preprocessing.text import TextPipeline, TextSpec, Tokenizer
-from preprocessing.vocabulary import PAD, UNK, Counts, Vocabulary, count, freeze
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.text.spec import TextPipeline, TextSpec, Tokenizer
+from preprocessing.text.vocabulary import PAD, UNK, Counts, Vocabulary, count, freeze
 
 
 def counts(**table: int) -> Counts:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from harness import wandb_sync
-from harness.journal import Journal
-from harness.wandb_sync import Sync, check, logged, merge, read_lines, summarize
-from preprocessing.errors import ConfigError, DataError, UserError
+from harness.tracking import wandb_sync
+from harness.tracking.journal import Journal
+from harness.tracking.wandb_sync import Sync, check, logged, merge, read_lines, summarize
+from preprocessing.base.errors import ConfigError, DataError, UserError
 
 TRAIN = [{"kind": "train", "step": step, "loss": 1 / step} for step in (1, 2, 3)]
 VALIDATION = [{"kind": "validation", "step": 3, "accuracy": 0.5, "best": True}]

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measured side by side, in one run, alternating, medians: what padless does beside what people use today."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def alternate(contenders: dict[str, Callable[[], None]], rounds: int, pause_s: float = 0.0) -> dict[str, float]:
+    """Median seconds of each contender over ``rounds`` turns, after one turn that does not count.
+
+    ``pause_s`` comes after each turn, for contenders whose workers go on for a while after it.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        for name, run in contenders.items():
+            started = time.perf_counter()
+            run()
+            if turn:
+                times[name].append(time.perf_counter() - started)
+            time.sleep(pause_s)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def result(unit: str, values: dict[str, float]) -> dict[str, Any]:
+    """The form that every bench prints: ``ours`` beside its peers, and ours / peer."""
+    peers = {name: value for name, value in values.items() if name != "ours"}
+    return {
+        "unit": unit,
+        "ours": values["ours"],
+        "peers": peers,
+        "ratios": {name: values["ours"] / value for name, value in peers.items()},
+        "machine": describe_machine(),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    import torch
+
+    return {
+        "platform": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bench recurrence``: one LSTM layer on the reversal path, beside ``pack_padded_sequence`` and a padded nn.LSTM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from harness.bench import alternate, result
+from harness.config import require
+from harness.model.recurrent import VariableLengthLSTM
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrenceConfig:
+    """Forward and backward of one LSTM layer over sequences of 200 to 210 tokens, on this machine."""
+
+    batch: int = 64
+    """Sequences per batch."""
+    hidden_size: int = 128
+    """Size of the state in each direction; the input has the same size."""
+    rounds: int = 7
+    """Measurements of each contender; the median counts."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic, by autocast."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("batch", "hidden_size", "rounds"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
+
+CONFIG = RecurrenceConfig
+
+
+def measure(config: RecurrenceConfig) -> dict[str, Any]:
+    """Real tokens/s of the reversal path beside ``pack_padded_sequence`` and a padded nn.LSTM that ignores lengths."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    lengths = torch.randint(200, 211, (config.batch,)).sort(descending=True).values
+    size = config.hidden_size
+    lstm = VariableLengthLSTM(size, size).to(device)
+    plain = next(iter(lstm.lstms()))
+    inputs = torch.randn(config.batch, int(lengths[0]), size, device=device, requires_grad=True)
+
+    def reversal() -> torch.Tensor:
+        outputs, _ = lstm.forward_padded(inputs.transpose(0, 1), lengths)
+        return torch.stack([direction.float().sum() for direction in outputs]).sum()
+
+    def packed() -> torch.Tensor:
+        return lstm.forward_packed(pack_padded_sequence(inputs, lengths, batch_first=True))[0].data.float().sum()
+
+    def padded() -> torch.Tensor:
+        return plain(inputs)[0].float().sum()
+
+    def step(forward: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                loss = forward()
+            loss.backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        return run
+
+    contenders = {"ours": step(reversal), "pack_padded_sequence": step(packed), "padded nn.LSTM": step(padded)}
+    seconds = alternate(contenders, config.rounds)
+    return result("tokens/s", {name: int(lengths.sum()) / median for name, median in seconds.items()})

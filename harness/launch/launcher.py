@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m harness launch``: accelerate's own launcher, with checks before it, quiet failures and true exit codes.
+
+``accelerate launch`` turns every failure into exit code 1 under a traceback. Here the configuration and the dataset
+are checked before any process starts, every value is passed, stop signals reach the ranks, and the exit code is the
+one in the run's ``status.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.config import RunConfig
+from harness.data import checks
+from harness.ranks.preemption import EXIT_CODE
+from harness.rundir import layout
+from harness.tracking import trackers
+from harness.training import resume
+from preprocessing.base import cli
+from preprocessing.base.errors import ConfigError, DataError, StorageError
+
+PROG = "python -m harness launch"
+USAGE = f"{PROG} [options of accelerate launch] --config FILE [--any.key value]"
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR2")
+SHUTDOWN_TIMEOUT_S = 300
+END_LIMIT_S = 60
+DOCUMENTED = {2, 3, 4}
+"""Exit codes that a rank chooses; any other one of a rank becomes 1."""
+LOST_PAGES = (
+    "part of a mapped file was gone when it was read, as when a shard is cut short under a running job; "
+    "look at the dataset with python -m preprocessing check, and at its disk"
+)
+"""What SIGBUS means to a process whose data is mapped."""
+
+
+def main(argv: list[str]) -> int:
+    """Check, start, wait; returns the run's own exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: {USAGE}\n\n{__doc__}")
+        argv = ["--help"]
+    options, training = split_arguments(argv)
+    config = cli.parse(RunConfig, training, prog=PROG, description="Keys of the training:")
+    trackers.check_trackers(config.tracking)
+    arguments = accelerate_arguments(options, training)
+    point = resume.find_resume_point(config, print)
+    if point.finished:
+        print(f"{config.run} has finished already; name another run directory to train again")
+        return 0
+    manifest = checks.check_dataset(config.data)
+    if point.checkpoint is not None:
+        resume.check_dataset(point.checkpoint, manifest, config)
+    checks.check_fit(config, manifest, arguments.num_processes or 1)
+    checks.check_useful(config, manifest, arguments.num_processes or 1)
+    os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(SIGNALS)
+    os.environ["PET_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_TIMEOUT_S)
+    restarts, arguments.max_restarts = arguments.max_restarts or 0, 0
+    return run_with_restarts(config, arguments, restarts)
+
+
+def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
+    """Start the ranks; when one is lost, start all of them again, at most so often, from the last checkpoint."""
+    for attempt in range(restarts + 1):
+        launch_id = name_launch(arguments)
+        os.environ[layout.LAUNCH_ID] = launch_id
+        failure = start(arguments)
+        if config.dry_run and failure is None:
+            return 0
+        if failure is None and (arguments.machine_rank or 0) > 0:
+            wait_for_end(Path(config.run), launch_id)
+        code = outcome(Path(config.run), launch_id, failure)
+        lost = code == 1 and failure is not None and failure.signal is None
+        if not lost or attempt == restarts:
+            break
+        print(f"restart {attempt + 1} of {restarts}, from the last checkpoint", file=sys.stderr, flush=True)
+        if arguments.num_machines == 1:
+            arguments.main_process_port = free_port()
+    return code
+
+
+def split_arguments(argv: Sequence[str], config_class: type = RunConfig) -> tuple[list[str], list[str]]:
+    """Accelerate's options, and our own: ours begin at the first key that ``config_class`` has.
+
+    A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser.
+    """
+    known = cli.known_keys(cli.parser_for(config_class, PROG, ""))
+    for place, argument in enumerate(argv):
+        if not argument.startswith("--"):
+            continue
+        key = argument[2:].split("=", 1)[0]
+        if key in known or "." in key:
+            return list(argv[:place]), list(argv[place:])
+    return list(argv), []
+
+
+def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
+    """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set."""
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    parser = launch_command_parser()
+    known = {option for action in parser._actions for option in action.option_strings}
+    for option in options:
+        if option.startswith("--") and option.split("=", 1)[0] not in known:
+            raise ConfigError(f"{option}: neither a key of the training nor an option of accelerate launch")
+    arguments = parser.parse_args([*options, "--module", module, *training])
+    file = arguments.config_file
+    if file is not None and not Path(file).is_file():
+        raise ConfigError(f"--config_file {file}: no such file; name a YAML file such as configs/accelerate/cpu.yaml")
+    if file is None and Path(default_config_file).is_file():
+        file = default_config_file
+    settings = load_config_from_file(file) if file is not None else None
+    if arguments.num_processes is None:
+        arguments.num_processes = settings.num_processes if settings is not None else 1
+    arguments.num_machines = arguments.num_machines or (settings.num_machines if settings is not None else 1)
+    if settings is None:
+        arguments.mixed_precision = arguments.mixed_precision or "no"
+        arguments.dynamo_backend = arguments.dynamo_backend or "no"
+        arguments.multi_gpu = arguments.multi_gpu or arguments.num_processes > 1
+    if arguments.num_machines == 1 and arguments.main_process_port is None:
+        arguments.main_process_port = free_port()
+    return arguments
+
+
+def free_port() -> int:
+    """A port that nobody listens on, so that two runs on one machine do not meet."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def name_launch(arguments: Any) -> str:
+    """A name for this start of the ranks; the launchers of several machines give the same one."""
+    if arguments.num_machines == 1:
+        return uuid.uuid4().hex
+    job = [os.environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")]
+    return "-".join([*job, str(arguments.main_process_ip), str(arguments.main_process_port)])
+
+
+def wait_for_end(run: Path, launch_id: str) -> None:
+    """Until rank 0, which runs on another machine, has written how the run ended; it may still be closing trackers."""
+    deadline = time.monotonic() + END_LIMIT_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(DataError):
+            status = layout.read_status(run) or {}
+            if status.get("launch") == launch_id and status["state"] != "running":
+                return
+        time.sleep(0.5)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What the launcher saw of an end that was not a good one."""
+
+    code: int
+    """The exit code to hand on, if the run itself does not say."""
+    sentence: str
+    signal: str | None = None
+    """The stop signal that the launcher was sent, by name."""
+    said: bool = False
+    """A rank has already printed why."""
+
+
+def start(arguments: Any) -> Failure | None:
+    """Run accelerate's launcher to its end; None if all ranks left with 0, else what is known of the failure."""
+    import psutil
+    from accelerate.commands.launch import launch_command
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    forwarded: list[str] = []
+
+    def forward_to_children(number: int, _: Any) -> None:
+        """Pass a stop signal to the rank. For one process only: with several, the elastic agent has its handlers.
+
+        What the rank has started in a session of its own, as it does its trackers, ends when the rank says so.
+        """
+        forwarded.append(signal.Signals(number).name)
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                if os.getsid(child.pid) == os.getsid(0):
+                    child.send_signal(number)
+
+    for name in SIGNALS:
+        signal.signal(getattr(signal, name), forward_to_children)
+    try:
+        launch_command(arguments)
+    except subprocess.CalledProcessError as error:
+        return describe_exit(0, error.returncode, *forwarded[:1])
+    except SystemExit as error:
+        if not error.code:
+            return None
+        return describe_exit(0, int(error.code) if isinstance(error.code, int) else 1, *forwarded[:1])
+    except Exception as error:
+        return describe_failure(error)
+    return None
+
+
+def describe_failure(error: Exception) -> Failure:
+    """What an exception of the elastic launcher says: the rank that failed first, or the signal that stopped it."""
+    failures = getattr(error, "failures", None)
+    if failures:
+        rank, first = min(failures.items(), key=lambda item: (blame(item[1].exitcode), item[1].timestamp, item[0]))
+        return describe_exit(int(rank), int(first.exitcode))
+    number = getattr(error, "sigval", None)  # torch's SignalException
+    name = None if number is None else signal.Signals(number).name
+    return Failure(1, f"the launcher stopped: {' '.join(str(error).split()) or type(error).__name__}", name)
+
+
+def blame(code: int) -> int:
+    """How late to look for the cause of a failure at a rank with this exit code; failures of one second look alike.
+
+    A rank that was killed comes first, then those that left by themselves, as they do when a peer is gone; the elastic
+    agent sends SIGTERM to all that are left.
+    """
+    return 2 if code == -signal.SIGTERM else 0 if code < 0 else 1
+
+
+def describe_exit(rank: int, code: int, stopped_by: str | None = None) -> Failure:
+    """What the exit code of the rank that left first means; below 0 it is the signal that killed it."""
+    if code == -signal.SIGBUS:
+        return Failure(3, f"rank {rank} was killed by SIGBUS: {LOST_PAGES}", stopped_by)
+    if code < 0:
+        return Failure(1, f"rank {rank} was killed by {signal.Signals(-code).name}", stopped_by)
+    known = code in DOCUMENTED
+    return Failure(code if known else 1, f"rank {rank} ended with exit code {code}", stopped_by, said=known)
+
+
+def outcome(run: Path, launch_id: str, failure: Failure | None) -> int:
+    """The exit code that ``status.json`` gives, if this launch wrote one; else what the launcher saw."""
+    try:
+        status = layout.read_status(run)
+    except DataError:
+        status = None
+    mine = status is not None and status.get("launch") == launch_id
+    state = status["state"] if status is not None and mine else None
+    if state == "finished" and failure is None:
+        return 0
+    if state == "preempted":
+        return EXIT_CODE
+    if status is not None and state == "failed" and (failure is None or status["exit_code"] != 1):
+        return int(status["exit_code"])
+    if failure is None:
+        failure = Failure(1, "the processes ended without saying how the run ended")
+    step = status["step"] if status is not None else 0
+    if failure.signal is not None and state is None:  # the ranks had not come far enough to hear of it
+        layout.write_status(run, "preempted", step=step, exit_code=EXIT_CODE, reason=f"{failure.signal} received")
+        return EXIT_CODE
+    if state is not None:
+        with contextlib.suppress(StorageError):
+            layout.write_status(run, "failed", step=step, exit_code=failure.code, reason=failure.sentence)
+    if not failure.said:
+        print(f"error: {failure.sentence}; what it said is above", file=sys.stderr)
+    return failure.code

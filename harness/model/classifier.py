@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The classifier: embedding → recurrent layers → pooling over real tokens → logits in fp32."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence
+
+from harness.batch import Batch
+from harness.config import ModelConfig
+from harness.model.dropout import EMBEDDING, HEAD, Masks
+from harness.model.pooling import pool_packed, pool_padded
+from harness.model.recurrent import VariableLengthLSTM, packed_rows, packed_time
+from preprocessing.text.vocabulary import PAD, UNK
+
+
+class Classifier(nn.Module):
+    """LSTM text classifier. Two classes share one logit (that of class 1); more have one logit each."""
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int, num_classes: int = 2) -> None:
+        """Weights are drawn from torch's global generator: seed it first."""
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.embedding = nn.Embedding(vocabulary_size, config.embedding_dim, padding_idx=PAD)
+        with torch.no_grad():
+            self.embedding.weight *= config.embedding_std
+        self.recurrent = VariableLengthLSTM(
+            config.embedding_dim,
+            config.hidden_size,
+            config.num_layers,
+            bidirectional=config.bidirectional,
+            dropout=config.dropout,
+        )
+        pooled_size = self.recurrent.output_size * (2 if config.pooling == "max+mean" else 1)
+        self.head = nn.Linear(pooled_size, 1 if num_classes == 2 else num_classes)
+
+    def forward(self, batch: Batch, masks: Masks | None = None) -> torch.Tensor:
+        """Logits of at least fp32: ``[rows]`` for two classes, ``[rows, classes]`` for more; rows as in the batch.
+
+        ``masks`` of the batch's rows say what is dropped in training; without them nothing is.
+        """
+        pooled = self._padded(batch, masks) if batch.batch_sizes is None else self._packed(batch, masks)
+        with torch.autocast(pooled.device.type, enabled=False):
+            pooled = pooled.to(self.head.weight.dtype)
+            if masks is not None and self.config.dropout:
+                pooled = pooled * masks.features(HEAD, pooled.shape[1], self.config.dropout, pooled.dtype)
+            logits = self.head(pooled)
+        return logits.squeeze(1) if self.num_classes == 2 else logits
+
+    @property
+    def drops(self) -> bool:
+        """Whether training wants masks."""
+        return self.config.dropout > 0 or self.config.word_dropout > 0
+
+    def _padded(self, batch: Batch, masks: Masks | None) -> torch.Tensor:
+        """Time comes first, as the recurrent layers want it."""
+        ids = batch.widened()
+        if masks is not None and self.config.word_dropout:
+            time = torch.arange(ids.shape[1], device=ids.device)
+            ids = ids.masked_fill(~masks.tokens(None, time, self.config.word_dropout), UNK)
+        embedded = self.embedding(ids.t())
+        if masks is not None and self.config.dropout:
+            embedded = embedded * self._embedding_mask(embedded, masks)
+        outputs, state = self.recurrent.forward_padded(embedded, batch.lengths, masks)
+        if self.config.pooling == "last":
+            return state
+        pooled = [pool_padded(direction, batch.lengths, self.config.pooling) for direction in outputs]
+        return torch.cat([part for parts in zip(*pooled, strict=True) for part in parts], dim=1)
+
+    def _packed(self, batch: Batch, masks: Masks | None) -> torch.Tensor:
+        """Only real tokens exist here, from the embedding to the pooled vector."""
+        assert batch.batch_sizes is not None
+        ids, sizes = batch.widened(), batch.batch_sizes
+        rows = packed_rows(sizes, len(ids), ids.device)
+        if masks is not None and self.config.word_dropout:
+            time = packed_time(sizes, len(ids), ids.device)
+            ids = ids.masked_fill(~masks.tokens(rows, time, self.config.word_dropout), UNK)
+        embedded = self.embedding(ids)
+        if masks is not None and self.config.dropout:
+            embedded = embedded * self._embedding_mask(embedded, masks)[rows]
+        packed, state = self.recurrent.forward_packed(PackedSequence(embedded, sizes), masks)
+        if self.config.pooling == "last":
+            return state
+        return torch.cat(pool_packed(packed.data, rows, batch.lengths, self.config.pooling), dim=1)
+
+    def _embedding_mask(self, embedded: torch.Tensor, masks: Masks) -> torch.Tensor:
+        return masks.features(EMBEDDING, embedded.shape[-1], self.config.dropout, embedded.dtype)
+
+
+def loss_per_row(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Cross-entropy of each row, ``[rows]``: binary with logits for one logit, softmax for several.
+
+    Smoothing spreads a share of the label evenly over all classes (Szegedy et al., 2016), for two classes as for more;
+    ``class_weights`` ``[classes]`` multiplies the loss of a row by the weight of its label.
+    """
+    if logits.dim() == 1:
+        targets = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
+        losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    else:
+        losses = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    return losses if class_weights is None else losses * class_weights.to(losses.dtype)[labels]
+
+
+def num_parameters(model: nn.Module) -> int:
+    """How many numbers the model learns."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+class Objective(nn.Module):
+    """The loss around a classifier: the module that is wrapped for mixed precision and DDP.
+
+    Evaluation calls ``classifier`` itself, in fp32 and without collectives.
+    """
+
+    row_losses: torch.Tensor
+    """``[rows]``: the losses of the latest batch, detached, for whoever must find a row that went wrong."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        seed: int = 0,
+        label_smoothing: float = 0.0,
+        class_weights: torch.Tensor | None = None,
+    ) -> None:
+        """``classifier`` stays reachable as an attribute; ``class_weights`` ``[classes]`` lies on its device.
+
+        ``seed`` is that of the run: with the step and the rows it decides what is dropped.
+        """
+        super().__init__()
+        self.classifier = classifier
+        self.seed = seed
+        self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
+        self.wishes: nn.Parameter | None = None
+        self.wished: torch.Tensor | None = None
+
+    def carry_wishes(self, count: int, device: torch.device) -> None:
+        """Have a parameter that is always zero and whose gradient is ``wished``; see ``harness.training.requests``."""
+        self.wishes = nn.Parameter(torch.zeros(count, device=device))
+        self.wished = torch.zeros(count, device=device)
+
+    def forward(self, batch: Batch, step: int) -> torch.Tensor:
+        """Sum over the batch's rows of each row's loss in optimizer ``step``; the caller divides by the rows of the
+        whole step.
+        """
+        drops = self.training and self.classifier.drops
+        masks = Masks.of(self.seed, step, batch.rows, batch.ids.device) if drops else None
+        losses = loss_per_row(
+            self.classifier(batch, masks),
+            batch.labels,
+            label_smoothing=self.label_smoothing,
+            class_weights=self.class_weights,
+        )
+        self.row_losses = losses.detach()
+        total = losses.sum()
+        if self.wishes is None or self.wished is None:
+            return total
+        return total + (self.wishes * self.wished).sum()

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dropout as a pure function of (seed, step, source row, site, place): a hash of counters, no generator and no state.
+
+A text draws the same masks in whichever process, micro-batch, layout or device it is (law 4), and a run that resumes
+draws those of a run that was never interrupted. Each row's key is hashed on the host, where row numbers are; the device
+hashes on from there (splitmix64, Steele et al. 2014) with integers, which are the same everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from preprocessing.base import randomness
+from preprocessing.base.randomness import splitmix64
+
+WORDS, EMBEDDING, HEAD, LAYERS = 0, 1, 2, 3
+"""Sites: tokens, their vectors, the pooled vector; the input of layer n is site ``LAYERS + n``."""
+SITE_BITS = 40
+"""A site has 2**40 places: more than a text has tokens or a layer features."""
+
+
+def signed(value: int) -> int:
+    """The int64 with the bits of a uint64."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+GAMMA, FIRST, SECOND = map(signed, (randomness.GAMMA, randomness.FIRST, randomness.SECOND))
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What is dropped from the rows of one micro-batch in one step."""
+
+    keys: torch.Tensor
+    """int64 ``[rows]``: a stream of random numbers for each row."""
+
+    @classmethod
+    def of(cls, seed: int, step: int, rows: np.ndarray, device: torch.device) -> Masks:
+        """The masks of source ``rows`` int64 ``[rows]`` in optimizer ``step`` of a run; the host never waits."""
+        keys = torch.from_numpy(row_keys(seed, step, rows).view(np.int64))
+        return cls(keys.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else keys)
+
+    def features(self, site: int, size: int, chance: float, dtype: torch.dtype) -> torch.Tensor:
+        """``[rows, size]``: 0 with ``chance``, else ``1 / (1 - chance)``."""
+        keep = kept(self.keys[:, None], site, torch.arange(size, device=self.keys.device), chance)
+        return keep.to(dtype).div_(1.0 - chance)
+
+    def tokens(self, rows: torch.Tensor | None, time: torch.Tensor, chance: float) -> torch.Tensor:
+        """Bool: which tokens stay, at places ``time`` of their texts.
+
+        ``[rows, time]``, or with ``rows`` int64 ``[tokens]`` and ``time`` ``[tokens]`` one for each token.
+        """
+        keys = self.keys[:, None] if rows is None else self.keys[rows]
+        return kept(keys, WORDS, time, chance)
+
+
+def row_keys(seed: int, step: int, rows: np.ndarray) -> np.ndarray:
+    """uint64 ``[rows]``: a key for every (seed, step, row)."""
+    run = splitmix64(np.full(1, seed, np.uint64))
+    return splitmix64(rows.astype(np.uint64) ^ splitmix64(run ^ np.uint64(step)))
+
+
+def kept(keys: torch.Tensor, site: int, place: torch.Tensor, chance: float) -> torch.Tensor:
+    """Bool: whether splitmix64's output number ``place`` of a site, in the streams ``keys``, is above the lowest share
+    ``chance`` of all int64.
+
+    int64 arithmetic wraps around like uint64; an arithmetic shift is made a logical one by clearing the copied sign.
+    """
+    bits = keys + (place + ((site << SITE_BITS) + 1)) * GAMMA
+    for shift, factor in ((30, FIRST), (27, SECOND), (31, 1)):
+        bits = bits ^ ((bits >> shift) & ((1 << (64 - shift)) - 1))
+        bits = bits * factor if factor != 1 else bits
+    return bits >= round(chance * (1 << 64)) - (1 << 63)

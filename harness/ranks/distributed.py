@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only module with collectives: sums, gathers, agreement between ranks, the start-up handshake (law 7).
+
+Small control messages go over a gloo group of their own, so they never wait for a GPU. Every wait has a limit, and
+when it runs out the sentence says what was being waited for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from preprocessing.base.errors import UserError
+
+Value = TypeVar("Value")
+
+
+LOST = ("gloo", "nccl", "connection", "socket", "timed out waiting")
+"""What the messages of a broken collective have in them, and hardly any other error."""
+
+
+class RankError(UserError):
+    """Ranks could not go on together: one is missing, or they were not started alike."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class World:
+    """Who is training together. ``control`` is the gloo group for small messages, None for one process."""
+
+    rank: int = 0
+    world_size: int = 1
+    control: Any = None
+    timeout_s: int = 600
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and speaks."""
+        return self.rank == 0
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Name a collective: a peer that is gone or late becomes a sentence with ``what`` in it.
+
+        A block may compute as well, as a backward pass does that sends gradients; its own errors pass through.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            if self.world_size == 1 or not any(word in reason.lower() for word in LOST):
+                raise
+            raise RankError(
+                f"rank {self.rank} waited for {what} from {self.world_size - 1} other ranks, and at least one of them "
+                f"is gone or took longer than {self.timeout_s} s ({reason})"
+            ) from error
+
+    def gather_objects(self, value: Value, what: str) -> list[Value]:
+        """``value`` of every rank, in rank order, on every rank. Small and picklable."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        with self.waiting(what):
+            dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def gather_numbers(self, numbers: np.ndarray, what: str) -> np.ndarray:
+        """``[world_size, n]`` from each rank's ``[n]`` of a 64-bit dtype: one small message."""
+        if self.world_size == 1:
+            return numbers[None]
+        mine = torch.from_numpy(numbers.view(np.int64).copy())
+        table = [torch.empty_like(mine) for _ in range(self.world_size)]
+        with self.waiting(what):
+            dist.all_gather(table, mine, group=self.control)
+        return torch.stack(table).numpy().view(numbers.dtype)
+
+    def gather_rows(self, rows: np.ndarray, what: str) -> np.ndarray:
+        """Concatenate ``[n_r, columns]`` arrays of a 64-bit dtype over ranks; ``n_r`` may differ, and may be zero."""
+        counts = self.gather_numbers(np.array([len(rows)], dtype=np.int64), f"the size of {what}")[:, 0]
+        padded = np.zeros((int(counts.max()), rows.shape[1]), rows.dtype)
+        padded[: len(rows)] = rows
+        table = self.gather_numbers(padded.reshape(-1), what).reshape(self.world_size, len(padded), rows.shape[1])
+        return np.concatenate([table[rank, : counts[rank]] for rank in range(self.world_size)])
+
+    def sum_on_device(self, numbers: torch.Tensor, what: str) -> None:
+        """Add up over ranks, in place, on the path that gradients take: NCCL between GPUs, gloo between CPUs."""
+        if self.world_size > 1:
+            with self.waiting(what):
+                dist.all_reduce(numbers)
+
+    @contextmanager
+    def together(self, what: str) -> Iterator[None]:
+        """Run a block on every rank; if it fails with a ``UserError`` on one, all raise the first rank's error.
+
+        Ranks thereby agree before they leave: none is killed half-way by a launcher, none waits for one that is gone.
+        """
+        error: UserError | None = None
+        try:
+            yield
+        except UserError as caught:
+            error = caught
+        errors = self.gather_objects(error, f"the end of {what}")
+        first = next((item for item in errors if item is not None), None)
+        if first is not None:
+            first.agreed = True  # type: ignore[attr-defined]
+            raise first
+
+    def handshake(self, facts: dict[str, str]) -> None:
+        """Check that every rank was started alike: same configuration, dataset and versions."""
+        everyone = self.gather_objects(facts, "the start-up handshake")
+        for name, value in everyone[0].items():
+            for rank, theirs in enumerate(everyone):
+                if theirs[name] != value:
+                    with self.together("the start-up handshake"):
+                        raise RankError(
+                            f"rank {rank} has {name} {theirs[name]}, rank 0 has {value}: start all ranks alike"
+                        )
+
+
+def connect(timeout_s: int) -> World:
+    """The world as the process group that is already up says, or a world of one when there is none."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return World(timeout_s=timeout_s)
+    control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    return World(dist.get_rank(), dist.get_world_size(), control, timeout_s)
+
+
+def disconnect() -> None:
+    """Leave the process group; safe to call twice, or without one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def launched_rank() -> int:
+    """The rank the launcher gave this process, before any process group exists."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def launched_world_size() -> int:
+    """How many processes the launcher starts on all machines together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def launched_local_rank() -> int:
+    """The number of this process among those that the launcher started on this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def launched_local_world_size() -> int:
+    """How many processes the launcher started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every entry point under ``accelerate launch`` does first and last: device, process group, precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from harness.batch import Layout
+from harness.config import Precision
+from harness.ranks.allocator import keep_memory
+from harness.ranks.distributed import World, connect, disconnect
+from harness.ranks.precision import Choice, choose_device, choose_precision, configure_threads, full_fp32
+
+MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(frozen=True)
+class Session:
+    """One rank, connected to the others."""
+
+    accelerator: Accelerator
+    world: World
+    device: torch.device
+    layout: Layout
+    """In which layout the recurrent layers want their batches here."""
+    choices: dict[str, Choice]
+    """Settings that were decided here, each with its reason."""
+
+
+@contextmanager
+def open_session(device: str, precision: Precision, timeout_s: int) -> Iterator[Session]:
+    """Join the other ranks; leave the process group at the end, whatever happened."""
+    device_choice = choose_device(device)
+    arithmetic = choose_precision(precision, device_choice.value)
+    threads = configure_threads(device_choice.value)
+    full_fp32()
+    kept = device_choice.value == "cpu" and keep_memory()
+    accelerator = Accelerator(
+        cpu=device_choice.value == "cpu",
+        mixed_precision=MIXED[arithmetic.value],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))],
+    )
+    world = connect(timeout_s)
+    layout: Layout = "packed" if accelerator.device.type == "cuda" else "padded"
+    choices = {
+        "device": device_choice,
+        "precision": arithmetic,
+        "processes": Choice(str(world.world_size), "as launched"),
+        "threads": Choice(str(threads), "this process's share of the cores"),
+        **({"allocator": Choice("keeps memory", "fresh pages at every step cost time")} if kept else {}),
+        "recurrence": Choice(layout, "cuDNN runs packed sequences" if layout == "packed" else "the fast path on a CPU"),
+    }
+    try:
+        yield Session(accelerator, world, accelerator.device, layout, choices)
+    finally:
+        disconnect()

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How bytes become a checkpoint and back: safetensors and JSON, nothing that can execute.
+
+::
+
+    RUN/checkpoints/step-00001200/
+        model.safetensors        weights
+        optimizer.safetensors    Adam's moments and steps, averaged weights
+        state.json               where the run stands: epochs, best so far, partial sums, configuration
+        manifest.json            written last: bytes and sha256 of the others
+
+The directory is built under a temporary name, every file fsynced and hashed on its way to the disk, and then renamed:
+a name means completeness (law 2). Reading checks every hash before a byte is parsed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preprocessing.base import atomic
+from preprocessing.base.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT, FORMAT_VERSION = "padless-checkpoint", 1
+DIRECTORY = "checkpoints"
+MANIFEST, STATE = "manifest.json", "state.json"
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+NAME = re.compile(r"step-(\d{8,})")
+CHUNK_BYTES = 8 << 20
+DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32"}
+
+Tensors = Mapping[str, "torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a verified checkpoint holds."""
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """All tensors of one file, on the CPU. Raises ``DataError`` if it is not a safetensors file."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(self.path / name)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{self.path / name}: not a safetensors file ({' '.join(str(error).split())})") from None
+
+
+def path_of(run: str | Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return Path(run, DIRECTORY, f"step-{step:08d}")
+
+
+def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
+    """Write a checkpoint, whole or not at all, and return its directory. Tensors lie on the CPU, contiguous.
+
+    One that is there already under this step is replaced; it was damaged, or made before the epoch's validation.
+    Raises ``OSError``; what was there before is then still there.
+    """
+    target = path_of(run, step)
+    temporary = target.with_name(f"{target.name}{atomic.TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        index = {name: write_tensors(temporary / name, tensors) for name, tensors in files.items()}
+        index[STATE] = write_file(temporary / STATE, json.dumps(state, indent=2, allow_nan=False).encode() + b"\n")
+        manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": step, "files": index}
+        write_file(temporary / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+        atomic.fsync(temporary)
+        replace_directory(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return target
+
+
+def replace_directory(temporary: Path, target: Path) -> None:
+    """Give a finished directory its name; an older one of that name makes way first and is then deleted."""
+    old = target.with_name(f"{target.name}{atomic.TEMPORARY_MARK}old-{os.getpid()}")
+    if target.exists() or target.is_symlink():
+        os.rename(target, old)
+    os.rename(temporary, target)
+    atomic.fsync(target.parent)
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Delete a directory or a file, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_file(path: Path, data: bytes) -> dict[str, Any]:
+    """Write a small file through to the disk; its line in the manifest."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def write_tensors(path: Path, tensors: Tensors) -> dict[str, Any]:
+    """Write tensors in the safetensors format, hashed in the same pass; their line in the manifest.
+
+    The library's own writer first copies everything while it holds the interpreter's lock, which would stall a training
+    loop beside it; this writes straight from the tensors' memory in pieces that hold no lock.
+    """
+    import torch
+
+    header: dict[str, Any] = {}
+    offset = 0
+    for name, tensor in tensors.items():
+        assert tensor.is_contiguous()
+        assert tensor.device.type == "cpu"
+        end = offset + tensor.numel() * tensor.element_size()
+        dtype = DTYPES[str(tensor.dtype).removeprefix("torch.")]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    digest, size = hashlib.sha256(), 0
+    with open(path, "wb", buffering=0) as file:
+
+        def put(piece: bytes | memoryview) -> None:
+            nonlocal size
+            digest.update(piece)
+            size += len(piece)
+            while piece:
+                piece = piece[file.write(piece) :]
+
+        put(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            raw = tensor.reshape(-1).view(torch.uint8).numpy().data
+            for start in range(0, len(raw), CHUNK_BYTES):
+                put(raw[start : start + CHUNK_BYTES])
+        os.fsync(file.fileno())
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def verify(path: Path) -> Checkpoint:
+    """Check a checkpoint byte by byte. Raises ``DataError`` that names the first file that is not as written."""
+    manifest = read_object(path / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise DataError(f"{path / MANIFEST}: not the manifest of a padless checkpoint")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        found = manifest.get("format_version")
+        raise DataError(f"{path / MANIFEST}: format version {found}, this padless reads version {FORMAT_VERSION}")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not {MODEL, OPTIMIZER, STATE} <= files.keys():
+        raise DataError(f"{path / MANIFEST}: does not name {MODEL}, {OPTIMIZER} and {STATE}: damaged")
+    for name, line in files.items():
+        check_file(path / name, line)
+    state = read_object(path / STATE)
+    step = manifest.get("step")
+    if not isinstance(step, int) or state.get("step") != step or path != path_of(path.parents[1], step):
+        raise DataError(f"{path}: its name, {MANIFEST} and {STATE} tell of different steps: renamed by hand?")
+    return Checkpoint(path, step, state)
+
+
+def check_file(path: Path, line: Any) -> None:
+    """One file against its line in the manifest."""
+    try:
+        size, digest = path.stat().st_size, atomic.sha256_file(path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}: {MANIFEST} names this file") from None
+    if not isinstance(line, dict) or size != line.get("bytes"):
+        raise DataError(f"{path}: {size} bytes, {MANIFEST} says otherwise: truncated or changed")
+    if digest != line.get("sha256"):
+        raise DataError(f"{path}: its sha256 is not the one in {MANIFEST}: bytes were changed")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises ``DataError``."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}: not a whole checkpoint") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds no keys: damaged")
+    return content
+
+
+def steps(run: str | Path) -> list[int]:
+    """Steps that have a checkpoint by name, ascending; none of them is verified."""
+    try:
+        names = os.listdir(Path(run, DIRECTORY))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(match[1]) for name in names if (match := NAME.fullmatch(name)))
+
+
+def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint | None:
+    """The newest checkpoint that verifies; ``damaged`` is told of every newer one that does not. None without any."""
+    for step in reversed(steps(run)):
+        try:
+            return verify(path_of(run, step))
+        except DataError as error:
+            damaged(error)
+    return None
+
+
+def kept(steps: list[int], *, last: int, best: int | None, every: int | None) -> set[int]:
+    """Which of ``steps`` (ascending) to keep: the last few, the best one, and every multiple of ``every``."""
+    chosen = set(steps[-last:])
+    chosen |= {step for step in steps if step == best or (every is not None and step % every == 0)}
+    return chosen
+
+
+def prune(run: str | Path, *, last: int, best: int | None, every: int | None) -> None:
+    """Delete what ``kept`` does not keep; a directory loses its name first, so that none is ever half there."""
+    there = steps(run)
+    for step in set(there) - kept(there, last=last, best=best, every=every):
+        path = path_of(run, step)
+        condemned = path.with_name(f"{path.name}{atomic.TEMPORARY_MARK}old-{os.getpid()}")
+        os.rename(path, condemned)
+        remove(condemned)
+
+
+def sweep(run: str | Path) -> None:
+    """Delete what killed processes left unfinished; for the one process that owns the run."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for name in os.listdir(Path(run, DIRECTORY)):
+            if atomic.TEMPORARY_MARK in name:
+                remove(Path(run, DIRECTORY, name))

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is decided on the validation split and travels in the bundle: temperature and threshold.
+
+The temperature divides the logits so that probabilities mean what they say (Guo et al., 2017, On Calibration of Modern
+Neural Networks). It changes no order between rows of two classes and no most probable class. The threshold is then a
+probability in that scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.config import EvaluationConfig
+from harness.scores.metrics import probabilities
+
+LOWEST, HIGHEST = 0.01, 100.0
+"""Temperatures are looked for between these."""
+ITERATIONS = 60
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How logits become probabilities and labels."""
+
+    temperature: float = 1.0
+    threshold: float = 0.5
+    """Probability of class 1 from which on it is predicted; two classes only."""
+
+    def calibrated(self, logits: np.ndarray) -> np.ndarray:
+        """Logits of the same shape whose probabilities are calibrated."""
+        return logits / self.temperature
+
+
+def decide(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> Decision:
+    """Fit temperature and threshold to the scores of the validation split."""
+    temperature = fit_temperature(logits, labels)
+    if config.threshold == "fixed" or logits.ndim > 1:
+        return Decision(temperature)
+    return Decision(temperature, choose_threshold(logits / temperature, labels, config))
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature with the lowest log loss, by Newton's method inside a bracket.
+
+    The log loss is convex in 1 / temperature. Where it falls all the way to zero, because every row is right, no
+    temperature is the best one and the logits stay as they are: 1.
+    """
+    scores = np.stack((np.zeros_like(logits), logits), axis=1) if logits.ndim == 1 else logits
+    scores = scores.astype(np.float64)
+    scores = scores - scores[np.arange(len(labels)), labels][:, None]  # of each class, beyond the true one
+    low, high = 1 / HIGHEST, 1 / LOWEST
+    if slope_and_curvature(scores, high)[0] <= 0:
+        return 1.0
+    inverse = 1.0
+    for _ in range(ITERATIONS):
+        slope, curvature = slope_and_curvature(scores, inverse)
+        low, high = (low, inverse) if slope > 0 else (inverse, high)
+        proposed = inverse - slope / curvature if curvature > 0 else low
+        if not low < proposed < high:
+            proposed = float(np.sqrt(low * high))
+        if abs(proposed - inverse) <= 1e-12 * inverse:
+            break
+        inverse = proposed
+    return 1 / inverse
+
+
+def slope_and_curvature(scores: np.ndarray, inverse: float) -> tuple[float, float]:
+    """First and second derivative of the mean log loss by the inverse temperature, for scores beyond the true class."""
+    chances = probabilities(scores * inverse)
+    mean = (chances * scores).sum(axis=1)
+    return float(mean.mean()), float(((chances * scores**2).sum(axis=1) - mean**2).mean())
+
+
+def choose_threshold(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> float:
+    """The probability of class 1 from which on it is predicted, as ``config`` asks; halfway between two rows' scores.
+
+    ``accuracy`` and ``f1`` take the best threshold, the one nearest to 0.5 of equals; ``recall`` the highest one that
+    still finds the wanted share of class 1. 0.5 where the split has one class only.
+    """
+    order = np.argsort(-logits, kind="stable")
+    scores, positive = logits[order].astype(np.float64), labels[order] == 1
+    if positive.all() or not positive.any():
+        return 0.5
+    last = np.append(scores[1:] < scores[:-1], True)  # the last row of each run of equal scores
+    found = np.cumsum(positive)[last]
+    taken = np.flatnonzero(last) + 1
+    edges = np.concatenate((scores[last], [scores[-1] - 1.0]))
+    halfway = probabilities((edges[:-1] + edges[1:]) / 2)[:, 1]
+    total = int(positive.sum())
+    if config.threshold == "recall":
+        wanted = np.ceil(config.recall * total - 1e-9)
+        return float(halfway[np.argmax(found >= wanted)])
+    # taking no row at all is a choice too: everything is class 0
+    found, taken = np.append(0, found), np.append(0, taken)
+    halfway = np.append(probabilities(scores[:1] + 1.0)[:, 1], halfway)
+    right = found + (len(labels) - total) - (taken - found)
+    quality = right if config.threshold == "accuracy" else 2 * found / (taken + total)
+    best = np.flatnonzero(quality == quality.max())
+    return float(halfway[best[np.argmin(np.abs(halfway[best] - 0.5))]])

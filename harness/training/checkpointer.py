@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a checkpoint is due, and writing it beside the training; how bytes are written is ``rundir.checkpoint``'s."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from harness.config import CheckpointConfig
+from harness.rundir import checkpoint, layout
+from harness.training.state import Buffers
+from preprocessing.base.errors import StorageError
+
+if TYPE_CHECKING:
+    from harness.training.trainer import Trainer
+
+NICENESS = 19
+"""Priority of the writing thread: training needs the cores more. While training waits for it, they are idle."""
+
+
+class Checkpointer:
+    """Writes on rank 0. One write at a time: a second one that comes too soon waits for the first."""
+
+    def __init__(self, run: Path, config: CheckpointConfig, device: torch.device, sync: Callable[[], None]) -> None:
+        """``sync`` flushes the metrics to the disk, before a checkpoint that knows of them gets its name."""
+        self.run, self.config, self.sync = run, config, sync
+        self.buffers = Buffers(device)
+        self.on_cuda = device.type == "cuda"
+        self.thread: threading.Thread | None = None
+        self.failure: StorageError | None = None
+        self.saved_at = time.monotonic()
+
+    def prepare(self, trainer: Trainer) -> None:
+        """Set the memory for snapshots aside, beside the first steps."""
+        self._start(lambda: self.buffers.prepare(trainer))
+
+    def is_due(self) -> bool:
+        """Whether ``every_s`` have passed since the last checkpoint. Only one rank's clock may decide."""
+        return time.monotonic() - self.saved_at >= self.config.every_s
+
+    def save(self, trainer: Trainer, state: dict[str, Any], best: int | None, *, wait: bool) -> None:
+        """Take a snapshot and write it, in the background unless ``wait``. Raises ``StorageError`` of this or the last.
+
+        ``best``: the step of the best validation so far, whose checkpoint is kept.
+        """
+        self.wait()
+        files = self.buffers.copy(trainer)
+        copied = torch.cuda.Event() if self.on_cuda else None
+        if copied is not None:
+            copied.record()
+        self.saved_at = time.monotonic()
+
+        def write() -> None:
+            if copied is not None:
+                copied.synchronize()
+            with layout.storage(checkpoint.path_of(self.run, state["step"])):
+                self.sync()
+                checkpoint.write(self.run, state["step"], files, state)
+                keep = self.config
+                checkpoint.prune(self.run, last=keep.keep_last, best=best, every=keep.keep_every)
+
+        if wait:
+            write()
+        else:
+            self._start(write)
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises ``StorageError`` if the last write failed."""
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
+
+    def _start(self, work: Callable[[], None]) -> None:
+        def run() -> None:
+            # On Linux a thread has a priority of its own.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            try:
+                work()
+            except StorageError as error:
+                self.failure = error
+
+        self.thread = threading.Thread(target=run, name="padless-checkpoint", daemon=True)
+        self.thread.start()

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A step whose gradient is not finite changes nothing, on any rank; its rows are written down; k in a row end the run.
+
+The norm of the averaged gradient is the same number on every rank, so all of them agree without a message. The fused
+optimizer takes the verdict as a tensor and skips the update on the device. The host reads a step's verdict a fixed
+number of steps later on CUDA, when it has long been copied, and so never waits; all ranks read it at the same step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harness.batch import StepBatch
+from harness.ranks.distributed import World
+from preprocessing.base import atomic
+from preprocessing.base.errors import ConfigError
+from preprocessing.dataset.shards import VOCABULARY, Split
+from preprocessing.text.vocabulary import Vocabulary
+
+LAG_STEPS = 8
+DIVERGED = 100
+"""A loss this many times that of guessing means that training diverged; saturated gates hide it from the norm."""
+DIRECTORY = "bad_batches"
+
+
+@dataclass
+class Verdict:
+    """What is known of one step until the host has read whether it was skipped."""
+
+    step: int
+    rows: list[np.ndarray]
+    """Source rows of each micro-batch of this rank."""
+    losses: list[torch.Tensor]
+    """Row losses of each micro-batch, on the device."""
+    skipped: torch.Tensor
+    """0 or 1, on the host, valid once ``copied`` has passed."""
+    copied: torch.cuda.Event | None
+
+    def was_skipped(self) -> bool:
+        """Whether the step changed nothing."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return bool(self.skipped)
+
+
+class NonFiniteGuard:
+    """Watches one run on one rank."""
+
+    def __init__(
+        self, limit: int, world: World, directory: Path, split: Split, data: Path, num_classes: int = 2
+    ) -> None:
+        """Stop after ``limit`` skipped steps in a row; write rows of ``split`` to ``directory``/bad_batches."""
+        self.num_classes = num_classes
+        self.limit, self.world = limit, world
+        self.directory, self.split, self.data = directory, split, data
+        self.pending: deque[Verdict] = deque()
+        self.in_a_row = 0
+        self.total = 0
+
+    def judge(self, optimizer: torch.optim.Optimizer, grad_norm: torch.Tensor) -> torch.Tensor:
+        """Tell a fused optimizer to skip its next update if ``grad_norm`` is not finite; gives 1.0 or 0.0, unread."""
+        skip = 1.0 - torch.isfinite(grad_norm).to(torch.float32)
+        optimizer.found_inf, optimizer.grad_scale = skip, None  # type: ignore[attr-defined]
+        return skip
+
+    def record(self, step: int, batch: StepBatch, losses: list[torch.Tensor], skip: torch.Tensor, lr: float) -> int:
+        """Remember a step and act on the one whose verdict is due; how many skipped ones came to light.
+
+        Raises ``ConfigError`` at the limit.
+        """
+        before = self.total
+        event = None
+        if skip.device.type == "cuda":
+            host = torch.empty((), dtype=skip.dtype, pin_memory=True)
+            host.copy_(skip, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            skip = host
+        self.pending.append(Verdict(step, [micro.rows for micro in batch.micro_batches], losses, skip, event))
+        while len(self.pending) > (LAG_STEPS if event is not None else 0):
+            self._act(self.pending.popleft(), lr)
+        return self.total - before
+
+    def check_loss(self, loss: float, step: int, lr: float) -> None:
+        """Raise ``ConfigError`` if the mean loss of a log line, the same on every rank, is beyond all sense."""
+        guessing = math.log(self.num_classes)
+        if loss > DIVERGED * guessing:
+            with self.world.together("stopping for a loss that diverged"):
+                raise ConfigError(
+                    f"optim.lr: training diverged: at step {step} the loss is {loss:.4g}, where guessing gives "
+                    f"{guessing:.2f}; lower optim.lr (now {lr:g})"
+                )
+
+    def flush(self, lr: float) -> None:
+        """Act on every step that is still pending; at the end of an epoch, where all ranks are."""
+        while self.pending:
+            self._act(self.pending.popleft(), lr)
+
+    def _act(self, verdict: Verdict, lr: float) -> None:
+        if not verdict.was_skipped():
+            self.in_a_row = 0
+            return
+        self.in_a_row += 1
+        self.total += 1
+        self._write_rows(verdict)
+        if self.world.is_main:
+            print(f"step {verdict.step}: the gradient was not finite; skipped, rows in {self.directory / DIRECTORY}")
+        if self.in_a_row >= self.limit:
+            with self.world.together("stopping for gradients that are not finite"):
+                raise ConfigError(
+                    f"optim.lr: the gradient was not finite in {self.in_a_row} steps in a row, up to step "
+                    f"{verdict.step}; lower optim.lr (now {lr:g}) or look at the rows in {self.directory / DIRECTORY}"
+                )
+
+    def _write_rows(self, verdict: Verdict) -> None:
+        """Each rank writes those of its rows whose loss is not finite; all rows if no rank has such a row."""
+        rows = np.concatenate(verdict.rows)
+        losses = torch.cat(verdict.losses).double().cpu().numpy()
+        bad = ~np.isfinite(losses)
+        found = sum(self.world.gather_objects(int(bad.sum()), "the rows of a skipped step"))
+        chosen = bad if found else np.ones_like(bad)
+        if chosen.any():
+            path = self.directory / DIRECTORY / f"step-{verdict.step:08d}-rank{self.world.rank}.jsonl"
+            lines = describe_rows(self.split, self.data, rows[chosen], losses[chosen])
+            atomic.write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def describe_rows(split: Split, data: Path, rows: np.ndarray, losses: np.ndarray) -> list[dict[str, object]]:
+    """Shard, row, label, loss and decoded text of source rows; reads through the split, for rare use only."""
+    tokens = Vocabulary.read(data / VOCABULARY).tokens
+    wanted = {int(row): float(loss) for row, loss in zip(rows, losses, strict=True)}
+    described: list[dict[str, object]] = []
+    for shard in split.shards:
+        for block in shard.blocks:
+            for place in np.flatnonzero(np.isin(block.row, rows)):
+                row = int(block.row[place])
+                ids = block.ids[place, : block.length[place]]
+                text = " ".join(tokens[int(token)].as_py() for token in ids)
+                where = {"shard": shard.info.path, "row": row, "label": int(block.label[place])}
+                described.append({**where, "loss": str(wanted[row]), "text": text})
+    return described

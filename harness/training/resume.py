@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run goes on from, and whether it still is the same run: the configuration then and now, key by key.
+
+Nothing here imports torch: the launcher asks before any process starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.config import RunConfig, flat, to_dict
+from harness.data import order
+from harness.rundir import layout
+from harness.rundir.checkpoint import Checkpoint, newest
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import Manifest
+
+FREE = {
+    "data": "the dataset is the same wherever it lies",
+    "run": "the run directory was moved",
+    "device": "equal within rounding",
+    "micro_batch": "the same update, equal within rounding",
+    "residency": "the same rows from another place",
+    "stage_dir": "the same rows from another place",
+    "eval_batch": "the same scores",
+    "timeout_s": "another limit on waits",
+    "nan_limit": "another limit on skipped steps",
+    "profile": "other steps are recorded",
+    "dry_run": "a rehearsal",
+    "resume": "how to start",
+    "allow": "what may differ",
+    "max_time": "another time limit",
+    "checkpoint": "other moments are saved or kept",
+    "tracking": "log lines or trackers differ",
+    "evaluation": "figures are computed otherwise",
+}
+"""Keys, or their first part, that leave the order of rows and every update what they are; and what they do change."""
+BREAKING = {
+    "model": "the weights do not fit another model",
+    "global_batch": "another order of rows",
+    "global_batch_tokens": "another order of rows",
+    "order": "another order of rows",
+    "seed": "another order of rows and other dropout",
+    "epochs": "another schedule of the learning rate",
+    "optim": "other updates from here on",
+    "precision": "other rounding from here on",
+    "patience": "may stop elsewhere",
+    "select": "another epoch may be the best; the best so far counts no more",
+}
+IMPOSSIBLE = {"model"}
+"""What no ``--allow`` can make fit."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A key that is not what it was when the run began."""
+
+    key: str
+    was: Any
+    now: Any
+    effect: str
+    breaks: bool
+
+    def __str__(self) -> str:
+        """One line of the table."""
+        return f"  {self.key:<28} {self.was!s:<16} {self.now!s:<16} {self.effect}"
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """Every key whose value is another, in the order of the configuration; a key of one side alone is ``unset``."""
+    before, after = flat(was), flat(now)
+    found = []
+    for key in [*after, *(key for key in before if key not in after)]:
+        old, new = before.get(key, "unset"), after.get(key, "unset")
+        if old == new or (old == "unset" and new in (None, {}, [])) or (new == "unset" and old in (None, {}, [])):
+            continue
+        first = key.partition(".")[0]
+        breaks = first not in FREE
+        effect = BREAKING.get(first, "unknown to this version") if breaks else FREE[first]
+        found.append(Difference(key, old, new, effect, breaks))
+    return found
+
+
+def table(found: list[Difference]) -> str:
+    """The differences for a reader."""
+    head = f"  {'key':<28} {'was':<16} {'now':<16} effect"
+    return "\n".join([head, *map(str, found)])
+
+
+def is_allowed(key: str, allowed: set[str]) -> bool:
+    """Whether a key, or a part of the configuration that it lies in, was allowed by name."""
+    parts = key.split(".")
+    return any(".".join(parts[:count]) in allowed for count in range(1, len(parts) + 1))
+
+
+def check_continuity(found: list[Difference], allowed: set[str]) -> None:
+    """Raise ``ConfigError`` for the first difference that breaks the run and was not allowed."""
+    for one in found:
+        if one.breaks and one.key.partition(".")[0] in IMPOSSIBLE:
+            raise ConfigError(f"{one.key}: was {one.was}, now {one.now}: {one.effect}; name another run directory")
+        if one.breaks and not is_allowed(one.key, allowed):
+            raise ConfigError(
+                f"{one.key}: the run began with {one.was}, now {one.now} ({one.effect}); put it back, name another run "
+                f"directory, or go on all the same with --allow {one.key}"
+            )
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """How things stand in a run directory before a start."""
+
+    begun: bool
+    """A run began here."""
+    finished: bool
+    """It ended well and nothing new was asked of it."""
+    differences: list[Difference]
+    checkpoint: Checkpoint | None
+
+
+def find_resume_point(config: RunConfig, say: Callable[[str], None]) -> ResumePoint:
+    """What there is to go on from. ``say`` hears of damaged checkpoints and of keys that differ.
+
+    Raises ``ConfigError`` if the run must not go on from here.
+    """
+    if config.resume == "never" or config.dry_run:
+        if not config.dry_run:
+            layout.check_free(config.run)
+        return ResumePoint(False, False, [], None)
+    layout.check_directory(config.run)
+    if not layout.holds_run(config.run):
+        return ResumePoint(False, False, [], None)
+    checkpoint = newest(config.run, lambda error: say(f"damaged checkpoint: {error}; looking at the one before"))
+    if checkpoint is None:
+        return ResumePoint(True, False, [], None)
+    found = differences(checkpoint.state["config"], to_dict(config))
+    if found:
+        say(f"the configuration differs from that of {checkpoint.path}:\n{table(found)}")
+    check_continuity(found, config.allowed)
+    finished = (layout.read_status(config.run) or {}).get("state") == "finished"
+    return ResumePoint(True, finished and not any(one.breaks for one in found), found, checkpoint)
+
+
+def check_dataset(checkpoint: Checkpoint, manifest: Manifest, config: RunConfig) -> None:
+    """Refuse a dataset that is not the run's, or whose rows would come in another order now.
+
+    Raises ``DataError``, or ``ConfigError`` for what could be allowed.
+    """
+    state = checkpoint.state
+    if state["text_hash"] != manifest.text_hash:
+        raise DataError(
+            f"{config.data}: its texts became ids in another way than those of {checkpoint.path} (text hash "
+            f"{manifest.text_hash[:12]}, checkpoint {state['text_hash'][:12]}); restore the run's dataset"
+        )
+    if state["dataset"] != manifest.fingerprint and not is_allowed("data", config.allowed):
+        raise ConfigError(
+            f"data: {config.data} is not the dataset of {checkpoint.path} (fingerprint {manifest.fingerprint[:12]}, "
+            f"checkpoint {state['dataset'][:12]}): rows would be missed or repeated; restore it, or --allow data"
+        )
+    then = state.get("order_version", 1)
+    if then != order.VERSION and not is_allowed("order", config.allowed):
+        raise ConfigError(
+            f"order: {checkpoint.path} was written by a padless with version {then} of the order of rows, this one has "
+            f"version {order.VERSION}: rows would be missed or repeated; go on with that padless, name another run "
+            f"directory, or --allow order"
+        )

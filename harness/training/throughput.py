@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where time goes between two log lines: tokens/s, padding, data wait, utilisation, memory; exact sums over ranks."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.batch import StepBatch
+from harness.data.order import row_hash
+from harness.ranks.distributed import World
+
+MASK = (1 << 64) - 1
+MUCH_WAIT, MUCH_PADDING, MUCH_SPREAD = 0.1, 0.2, 0.25
+"""From which share of waiting, of padding, and of difference between ranks on a log line says so in words."""
+LEAST_S = 1.0
+"""A shorter time between two log lines is too noisy to judge by."""
+INTEGERS = ("rows", "tokens", "padded_tokens", "skipped", "hash")
+FLOATS = ("loss", "wait_s", "forward_s", "seconds", "memory_bytes")
+TIMING = (
+    "rows_per_s",
+    "tokens_per_s",
+    "data_wait",
+    "mfu",
+    "memory_bytes",
+    "slowest_rank",
+    "fastest_rank",
+    "rank_spread",
+    "verdict",
+)
+"""Figures of a log line that no two runs share; all others are a function of the run."""
+
+
+@dataclass
+class Meter:
+    """Adds up what this rank did since the last log line; ``read`` sums over ranks and starts again.
+
+    The loss stays on the device until it is read, so that logging is the only moment at which the host waits for it.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    flops_per_token: int = 0
+    peak_flops: float = 0.0
+    """Measured FLOP/s of all ranks' devices together; 0 when unknown."""
+    rows: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    skipped: int = 0
+    wait_s: float = 0.0
+    paused_s: float = 0.0
+    forward_s: float = 0.0
+    rows_hash: int = 0
+    """Sum (modulo 2**64) of the hashes of all rows this rank consumed since the start of the run."""
+    loss_sum: torch.Tensor | None = None
+    events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    def add(self, batch: StepBatch, global_step: int, loss_sum: torch.Tensor) -> None:
+        """Count one step's micro-batches and the sum of their rows' losses."""
+        for micro in batch.micro_batches:
+            self.rows += micro.num_rows
+            self.tokens += micro.num_tokens
+            self.padded_tokens += micro.num_padded_tokens
+            self.rows_hash = (self.rows_hash + row_hash(micro.rows, global_step)) & MASK
+        self.wait_s += batch.wait_s
+        self.loss_sum = loss_sum if self.loss_sum is None else self.loss_sum + loss_sum
+
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """Time a forward pass, which no other rank can slow down; on CUDA by events that are read at the log line."""
+        if self.device.type == "cuda":
+            first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            first.record()
+            yield
+            last.record()
+            self.events.append((first, last))
+            return
+        started = time.perf_counter()
+        yield
+        self.forward_s += time.perf_counter() - started
+
+    def pause(self, seconds: float) -> None:
+        """Leave out time that was not spent training, such as a validation."""
+        self.paused_s += seconds
+
+    def partial(self, world: World) -> list[dict[str, Any]]:
+        """What every rank has counted since the last log line, as plain values: what a checkpoint keeps of it."""
+        loss = 0.0 if self.loss_sum is None else float(self.loss_sum)
+        integers = np.array([self.rows, self.tokens, self.padded_tokens, self.skipped, 0, 0], dtype=np.int64)
+        integers[-2] = np.uint64(self.rows_hash).astype(np.int64)
+        integers[-1] = np.float64(loss).view(np.int64)
+        table = world.gather_numbers(integers, "what was counted since the last log line")
+        return [
+            {**dict(zip(INTEGERS[:-1], map(int, line), strict=False)), "hash": int(line[-2].view(np.uint64))}
+            | {"loss": float(line[-1].view(np.float64)).hex()}
+            for line in table
+        ]
+
+    def restore(self, parts: list[dict[str, Any]], rank: int, world_size: int) -> None:
+        """Take up what ``partial`` gave: this rank's own part, or all of it on rank 0 if there are other ranks now."""
+        mine = [parts[rank]] if len(parts) == world_size else parts if rank == 0 else []
+        sums = {name: sum(part[name] for part in mine) for name in ("rows", "tokens", "padded_tokens")}
+        self.rows, self.tokens, self.padded_tokens = sums.values()
+        self.skipped = max((part["skipped"] for part in parts), default=0)
+        self.rows_hash = sum(part["hash"] for part in mine) & MASK
+        loss = sum(float.fromhex(part["loss"]) for part in mine)
+        self.loss_sum = torch.tensor(loss, dtype=torch.float32, device=self.device) if self.rows else None
+
+    def read(self, world: World) -> dict[str, Any]:
+        """Figures since the last call, over all ranks; ``verdict`` says in words what is wrong, if anything is."""
+        loss = 0.0 if self.loss_sum is None else float(self.loss_sum)
+        self.forward_s += sum(first.elapsed_time(last) / 1e3 for first, last in self.events)
+        seconds = time.perf_counter() - self.started - self.paused_s
+        integers = np.array([self.rows, self.tokens, self.padded_tokens, self.skipped, 0], dtype=np.int64)
+        integers[-1] = np.uint64(self.rows_hash).astype(np.int64)
+        floats = np.array([loss, self.wait_s, self.forward_s, seconds, memory_bytes(self.device)])
+        table = world.gather_numbers(np.concatenate((integers, floats.view(np.int64))), "the figures of a log line")
+        ranks: dict[str, np.ndarray] = dict(zip(INTEGERS, table[:, : len(INTEGERS)].T, strict=True))
+        ranks |= dict(zip(FLOATS, np.ascontiguousarray(table[:, len(INTEGERS) :]).view(np.float64).T, strict=True))
+        self.rows = self.tokens = self.padded_tokens = self.skipped = 0
+        self.wait_s = self.paused_s = self.forward_s = 0.0
+        self.events.clear()
+        self.loss_sum, self.started = None, time.perf_counter()
+        return summarize(ranks, self.flops_per_token, self.peak_flops)
+
+
+def summarize(ranks: dict[str, np.ndarray], flops_per_token: int, peak_flops: float) -> dict[str, Any]:
+    """The figures of a log line from one column per rank; a pure function."""
+    rows, tokens, padded_tokens = (int(ranks[name].sum()) for name in ("rows", "tokens", "padded_tokens"))
+    elapsed = float(ranks["seconds"].max())
+    speeds = ranks["tokens"] / np.maximum(ranks["forward_s"] + ranks["wait_s"], 1e-9)
+    slowest, fastest = int(speeds.argmin()), int(speeds.argmax())
+    figures: dict[str, Any] = {
+        "loss": float(ranks["loss"].sum()) / rows,
+        "rows": rows,
+        "rows_per_s": rows / elapsed,
+        "tokens_per_s": tokens / elapsed,
+        "padding": 1 - tokens / padded_tokens,
+        "data_wait": float((ranks["wait_s"] / ranks["seconds"]).max()),
+        "mfu": flops_per_token * tokens / elapsed / peak_flops if peak_flops else None,
+        "memory_bytes": int(ranks["memory_bytes"].max()),
+        "skipped": int(ranks["skipped"].max()),
+        "slowest_rank": slowest,
+        "fastest_rank": fastest,
+        "rank_spread": float(1 - speeds[slowest] / speeds[fastest]),
+        "row_hash": f"{sum(int(value) for value in ranks['hash'].view(np.uint64)) & MASK:016x}",
+    }
+    figures["verdict"] = verdict(ranks, figures)
+    return figures
+
+
+def verdict(ranks: dict[str, np.ndarray], figures: dict[str, Any]) -> str | None:
+    """What is wrong and what to do, as one sentence; None when nothing is."""
+    if ranks["seconds"].max() < LEAST_S:
+        return None
+    waits = ranks["wait_s"] / ranks["seconds"]
+    rank = int(waits.argmax())
+    if waits[rank] > MUCH_WAIT:
+        return f"data-bound on rank {rank}: it waited {waits[rank]:.0%} of the time; use faster storage or stage"
+    if figures["padding"] > MUCH_PADDING:
+        return f"padding is {figures['padding']:.0%} of what is computed; raise order.window_rows or lower length_noise"
+    if figures["rank_spread"] > MUCH_SPREAD:
+        slow, fast = figures["slowest_rank"], figures["fastest_rank"]
+        return f"rank {slow} computes {figures['rank_spread']:.0%} slower than rank {fast}; look at its device"
+    return None
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Most memory in use so far: allocated on the CUDA device, else resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

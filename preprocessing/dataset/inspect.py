@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is in a dataset and how good it is: as a table for people, as JSON for programs, as a picture for a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from preprocessing.base.errors import ConfigError
+from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.text.vocabulary import UNK, Vocabulary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FREQUENT = 25
+SAMPLE_CHARACTERS = 240
+PERCENTILES = (5, 25, 50, 75, 95, 99)
+
+
+def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
+    """Everything that is shown, as JSON. Raises ``DataError`` where there is no readable dataset."""
+    manifest = read_manifest(root)
+    vocabulary = Vocabulary.read(Path(root, VOCABULARY))
+    splits = {name: Split(root, manifest, name) for name in manifest.splits}
+    tokens = vocabulary.tokens.slice(2, FREQUENT).to_pylist()
+    total = max(int(vocabulary.counts.sum()), 1)
+    frequent = [
+        {"token": token, "count": int(count), "share": round(int(count) / total, 6)}
+        for token, count in zip(tokens, vocabulary.counts[2 : 2 + FREQUENT], strict=True)
+    ]
+    known = manifest.statistics
+    return {
+        "dataset": str(root),
+        "fingerprint": manifest.fingerprint,
+        "labels": manifest.labels,
+        "widths": sorted({info.width for infos in manifest.splits.values() for info in infos}),
+        "vocabulary_size": manifest.vocabulary_size,
+        "id_dtype": manifest.id_dtype,
+        "text": manifest.text,
+        "corpus": {key: value for key, value in known.items() if key != "splits"},
+        "splits": {name: describe(split, manifest) for name, split in splits.items()},
+        "frequent_tokens": frequent,
+        "samples": {name: sampled(split, manifest, vocabulary, samples) for name, split in splits.items()},
+    }
+
+
+def frame(split: Split, manifest: Manifest) -> pd.DataFrame:
+    """One line per row of a split: row, label, length, width, unknown."""
+    import pandas as pd
+
+    pieces = []
+    for shard in split.shards:
+        for block in shard.blocks:
+            columns = {"row": block.row, "label": block.label, "length": block.length, "width": shard.info.width}
+            pieces.append(pd.DataFrame({**columns, "unknown": (block.ids == UNK).sum(axis=1)}))
+    rows = pd.concat(pieces, ignore_index=True)
+    rows["label"] = pd.Categorical(np.array(manifest.labels)[rows["label"]], categories=manifest.labels)
+    return rows
+
+
+def describe(split: Split, manifest: Manifest) -> dict[str, Any]:
+    """Label balance, lengths, truncation, unknown tokens and padding of one split."""
+    rows = frame(split, manifest)
+    lengths = rows["length"]
+    known = manifest.statistics.get("splits", {}).get(split.name, {})
+    result: dict[str, Any] = {
+        "rows": len(rows),
+        "labels": {str(name): int(count) for name, count in rows["label"].value_counts(sort=False).items()},
+        "tokens": int(lengths.sum()),
+        "length_mean": round(float(lengths.mean()), 2),
+        "length_percentiles": {str(p): int(np.percentile(lengths, p, method="inverted_cdf")) for p in PERCENTILES},
+        "rows_per_width": {
+            str(width): int(count) for width, count in rows["width"].value_counts().sort_index().items()
+        },
+        "padding_on_disk": round(1 - float(lengths.sum()) / float(rows["width"].sum()), 6),
+        "unknown_rate": round(float(rows["unknown"].sum()) / float(lengths.sum()), 6),
+    }
+    for name in ("truncated", "empty"):
+        if name in known:
+            result[name] = known[name]
+            result[f"{name}_rate"] = round(known[name] / len(rows), 6)
+    if "length_histogram" in known:
+        result["length_histogram"] = known["length_histogram"]
+    return result
+
+
+def sampled(split: Split, manifest: Manifest, vocabulary: Vocabulary, number: int) -> list[dict[str, Any]]:
+    """Some rows, read back into words: the same ones each time, from all over the split."""
+    result = []
+    places = [len(split) * (2 * at + 1) // (2 * number) for at in range(min(number, len(split)))]
+    for place in places:
+        at = int(np.searchsorted(split.block_starts, place, side="right")) - 1
+        block, index = split.blocks[at], place - int(split.block_starts[at])
+        length = int(block.length[index])
+        ids = block.ids[index, :length].astype(np.int64)
+        text = " ".join(vocabulary.tokens.take(ids).to_pylist())
+        shown = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + " …"
+        label = manifest.labels[int(block.label[index])]
+        result.append({"row": int(block.row[index]), "label": label, "length": length, "text": shown})
+    return result
+
+
+def render(found: dict[str, Any]) -> str:
+    """The report for people."""
+    import pandas as pd
+
+    labels = found["labels"]
+    table = {}
+    for name, split in found["splits"].items():
+        column = {"rows": f"{split['rows']:,}"}
+        column |= {label: f"{split['labels'][label] / split['rows']:.1%}" for label in labels}
+        column |= {f"length, {p} %": f"{value:,}" for p, value in split["length_percentiles"].items()}
+        column |= {f"width {width}": f"{rows:,}" for width, rows in split["rows_per_width"].items()}
+        column["padding on disk"] = f"{split['padding_on_disk']:.1%}"
+        column["unknown tokens"] = f"{split['unknown_rate']:.2%}"
+        column |= {name: f"{split[f'{name}_rate']:.2%}" for name in ("truncated", "empty") if name in split}
+        table[name] = column
+    lines = [f"{found['dataset']}: vocabulary {found['vocabulary_size']:,} ({found['id_dtype']})", ""]
+    lines += [pd.DataFrame(table).fillna("0").to_string(), ""]
+    corpus = found["corpus"]
+    if corpus:
+        dropped = ", ".join(f"{name} {count:,}" for name, count in corpus["dropped"].items() if count) or "none"
+        lines += [f"rows read {corpus['rows_read']:,}, kept {corpus['rows_kept']:,}; left out: {dropped}"]
+        repeated = corpus["duplicates"]
+        lines += [
+            f"duplicates: {repeated['exact']:,} exact, {repeated['normalised']:,} after the text pipeline, "
+            f"{repeated['across_splits']:,} rows across splits; contradictory labels: {corpus['contradictions']:,}",
+            "",
+        ]
+    lines += ["most frequent tokens: " + " ".join(entry["token"] for entry in found["frequent_tokens"]), ""]
+    for name, rows in found["samples"].items():
+        lines += [f"{name} row {row['row']} ({row['label']}, {row['length']} tokens): {row['text']}" for row in rows]
+    return "\n".join(lines)
+
+
+def plot(found: dict[str, Any], path: str) -> None:
+    """Draw lengths with the ladder, label balance, unknown rate and padding. ``ConfigError`` for a bad ``path``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(2, 3)
+    draw_lengths(figure.add_subplot(grid[0, :]), found)
+    splits = found["splits"]
+    balance = figure.add_subplot(grid[1, 0])
+    bottom = np.zeros(len(splits))
+    for label in found["labels"]:
+        share = np.array([split["labels"][label] / split["rows"] for split in splits.values()])
+        balance.bar(list(splits), share, bottom=bottom, label=label)
+        bottom += share
+    balance.set_title("Label balance")
+    balance.legend(fontsize="small", loc="lower center")
+    for place, (key, title) in enumerate(
+        (("unknown_rate", "Unknown tokens, %"), ("padding_on_disk", "Padding on disk, %"))
+    ):
+        axes = figure.add_subplot(grid[1, 1 + place])
+        bars = axes.bar(list(splits), [100 * split[key] for split in splits.values()])
+        axes.bar_label(bars, fmt="%.2f")
+        axes.set_title(title)
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"inspect --plot: {path}: {error}") from None
+
+
+def draw_lengths(axes: Any, found: dict[str, Any]) -> None:
+    """How many rows have how many tokens before truncation, and where the rungs of the ladder stand."""
+    for name, split in found["splits"].items():
+        histogram = split.get("length_histogram")
+        if histogram:
+            share = np.array(histogram["rows"]) / max(split["rows"], 1)
+            axes.stairs(
+                share, histogram["edges"], label=name, fill=name == "train", alpha=0.5 if name == "train" else 1
+            )
+    for width in found["widths"]:
+        axes.axvline(width, color="black", linestyle=":", linewidth=1)
+        axes.annotate(str(width), (width, 1), xycoords=("data", "axes fraction"), fontsize="small")
+    axes.set_title("Length before truncation, and the ladder of widths", pad=16)
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("share of rows")
+    axes.legend()

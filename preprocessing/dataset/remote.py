@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datasets at remote addresses: published manifest last, read through a cache that the processes of a node share."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from pyarrow import fs
+
+from preprocessing.base import atomic
+from preprocessing.base.errors import DataError, UserError
+from preprocessing.base.locks import locked
+from preprocessing.corpus import addresses
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, read_manifest, verify_hashes
+
+CACHE_VARIABLE = "PADLESS_CACHE"
+FETCH_TIMEOUT_S = 3600.0
+
+
+def cache_folder() -> Path:
+    """Where this node keeps what it fetched: ``$PADLESS_CACHE``, or ``padless`` in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(CACHE_VARIABLE) or Path(base, "padless"))
+
+
+def local(address: str, cache: Path | None = None, timeout_s: float = FETCH_TIMEOUT_S) -> Path:
+    """A dataset as a directory: itself if it is local, else a copy in this node's cache, fetched by one process.
+
+    Raises ``DataError`` where there is no whole dataset, ``UserError`` when another process fetches it for too long.
+    """
+    if not addresses.is_remote(address):
+        return Path(address)
+    cache = cache or cache_folder()
+    content = manifest_bytes(address)
+    if content is None:
+        raise DataError(f"{join(address, MANIFEST)}: missing: not a dataset, or one that is not published yet")
+    target = cache / "datasets" / hashlib.sha256(content).hexdigest()[:32]
+    if not (target / MANIFEST).exists():
+        lock = target.with_suffix(".lock")
+        refusal = UserError(
+            f"{address}: another process of this node is fetching it, for more than {timeout_s:g} s; "
+            f"is it alive? ({lock})"
+        )
+        with locked(lock, timeout_s, refusal):
+            if not (target / MANIFEST).exists():
+                fetch(address, content, target)
+    return target
+
+
+def fetch(address: str, content: bytes, target: Path) -> None:
+    """Copy a dataset here, every file checked against the manifest, which comes last."""
+    manifest = parsed(content)
+    for path in names(manifest):
+        if (target / path).exists():
+            continue
+        with atomic.replacing(target / path) as temporary, open(temporary, "wb") as file:
+            for piece in addresses.stream(join(address, path)):
+                file.write(piece)
+            file.flush()
+    for problem in verify_hashes(target, manifest):
+        for path in names(manifest):
+            (target / path).unlink(missing_ok=True)
+        raise DataError(f"{address}: the copy is not what the manifest says: {problem}")
+    atomic.write_bytes(target / MANIFEST, content)
+
+
+def publish(root: Path, address: str) -> None:
+    """Copy a finished dataset to a remote address. A manifest that is there goes first, the new one comes last."""
+    manifest = read_manifest(root)
+    system, base = addresses.filesystem(address)
+    with addresses.naming(address):
+        if system.get_file_info(f"{base}/{MANIFEST}").type != fs.FileType.NotFound:
+            system.delete_file(f"{base}/{MANIFEST}")
+        for path in [*names(manifest), MANIFEST]:
+            with open(root / path, "rb") as file, system.open_output_stream(f"{base}/{path}") as sink:
+                while piece := file.read(addresses.READ_BYTES):
+                    sink.write(piece)
+            size = system.get_file_info(f"{base}/{path}").size
+            if size != (root / path).stat().st_size:
+                raise DataError(f"{join(address, path)}: {size} bytes arrived of {(root / path).stat().st_size}")
+
+
+def names(manifest: Manifest) -> list[str]:
+    """Every file of a dataset but the manifest."""
+    return [VOCABULARY, *(info.path for infos in manifest.splits.values() for info in infos)]
+
+
+def join(address: str, path: str) -> str:
+    """A file below an address."""
+    return f"{address.rstrip('/')}/{path}"
+
+
+def manifest_bytes(address: str) -> bytes | None:
+    """The manifest of a remote dataset, or none where there is none."""
+    target = join(address, MANIFEST)
+    if addresses.kind(target) == fs.FileType.NotFound:
+        return None
+    return b"".join(addresses.stream(target))
+
+
+def parsed(content: bytes) -> Manifest:
+    """Read a manifest from its bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, MANIFEST).write_bytes(content)
+        return read_manifest(folder)

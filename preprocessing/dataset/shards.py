@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dataset directory: its schema, how a shard is written, mapped and verified, and the manifest that comes last.
+
+A shard is one Arrow IPC *file* (random access, no compression, so that it can be mapped) of rows padded to one width::
+
+    ids     fixed_size_list<uint16 | int32>[width]   token ids, 0 beyond the row's length
+    length  int32                                     1 <= length <= width
+    label   int32                                     index into the manifest's labels
+    row     int64                                     the row's number in the source
+
+It is cut into record batches of ``block_rows`` rows (the last one shorter). A record batch is the unit that the
+trainer's order permutes and the array that its loader gathers from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from preprocessing.base import atomic
+from preprocessing.base.errors import DataError
+
+FORMAT = "padless-dataset"
+FORMAT_VERSION = 1
+MANIFEST = "dataset.json"
+VOCABULARY = "vocabulary.arrow"
+BLOCK_ROWS = 8192
+
+Source = Callable[[Path, "ShardInfo"], Any]
+"""Makes what ``pyarrow.ipc.open_file`` reads of a shard's path: mapped pages unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What the manifest says of one shard."""
+
+    path: str
+    """Relative to the dataset directory, as in ``train/00000-w0128.arrow``."""
+    rows: int
+    width: int
+    bytes: int
+    sha256: str
+    lengths: dict[str, int]
+    """How many rows have which length: ``{"17": 3}``; enough to plan a run without opening a shard."""
+    labels: dict[str, int]
+    """How many rows have which label index."""
+    tokens: int
+    """Sum of the lengths."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``dataset.json``. Whoever holds one may rely on every file it names being there, whole."""
+
+    labels: list[str]
+    """Name of each class; a row's ``label`` is an index into it."""
+    splits: dict[str, list[ShardInfo]]
+    id_dtype: str
+    block_rows: int
+    vocabulary_size: int
+    vocabulary_hash: str
+    text: dict[str, Any]
+    """The resolved text pipeline, as ``TextPipeline.to_json`` writes it."""
+    text_hash: str
+    """Hash over text pipeline and vocabulary (law 1): checkpoints and bundles carry the same."""
+    statistics: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over all that decides what a trainer reads; statistics and provenance are left out."""
+        content = asdict(self)
+        del content["statistics"], content["provenance"]
+        return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
+
+    def rows(self, split: str) -> int:
+        """Number of rows in a split."""
+        return sum(shard.rows for shard in self.splits[split])
+
+    def rows_by_width(self, split: str) -> dict[int, int]:
+        """Number of rows of a split in shards of each width."""
+        widths = sorted({shard.width for shard in self.splits[split]})
+        return {width: sum(shard.rows for shard in self.splits[split] if shard.width == width) for width in widths}
+
+
+def id_dtype(vocabulary_size: int) -> np.dtype:
+    """The narrowest supported dtype that holds every id of a vocabulary: uint16 or int32."""
+    return np.dtype(np.uint16) if vocabulary_size <= 1 << 16 else np.dtype(np.int32)
+
+
+def schema(width: int, dtype: np.dtype) -> pa.Schema:
+    """The Arrow schema of a shard; no column may hold nulls."""
+    ids = pa.list_(pa.field("item", pa.from_numpy_dtype(dtype), nullable=False), width)
+    return pa.schema(
+        [
+            pa.field("ids", ids, nullable=False),
+            pa.field("length", pa.int32(), nullable=False),
+            pa.field("label", pa.int32(), nullable=False),
+            pa.field("row", pa.int64(), nullable=False),
+        ]
+    )
+
+
+def write_shard(
+    root: str | Path,
+    path: str,
+    ids: np.ndarray,
+    length: np.ndarray,
+    label: np.ndarray,
+    row: np.ndarray,
+    *,
+    block_rows: int = BLOCK_ROWS,
+) -> ShardInfo:
+    """Write one shard under its final name, whole or not at all.
+
+    ``ids`` is ``[rows, width]`` of uint16 or int32, zero beyond each row's ``length``; the other three are ``[rows]``.
+    """
+    rows, width = ids.shape
+    assert rows == len(length) == len(label) == len(row)
+    assert rows > 0
+    layout = schema(width, ids.dtype)
+    columns = [np.ascontiguousarray(column, kind) for column, kind in ((length, "i4"), (label, "i4"), (row, "i8"))]
+    target = Path(root, path)
+    with atomic.replacing(target) as temporary:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, layout) as writer:
+            for start in range(0, rows, block_rows):
+                piece = slice(start, start + block_rows)
+                values = pa.array(np.ascontiguousarray(ids[piece]).reshape(-1))
+                arrays = [pa.FixedSizeListArray.from_arrays(values, type=layout.field("ids").type)]
+                arrays += [pa.array(column[piece]) for column in columns]
+                writer.write_batch(pa.record_batch(arrays, schema=layout))
+        size, digest = temporary.stat().st_size, atomic.sha256_file(temporary)
+    return ShardInfo(
+        path, rows, width, size, digest, histogram(columns[0]), histogram(columns[1]), int(columns[0].sum())
+    )
+
+
+def histogram(values: np.ndarray) -> dict[str, int]:
+    """``{"value": count}`` of a small-integer column, in ascending order of value."""
+    distinct, counts = np.unique(values, return_counts=True)
+    return {str(value): int(count) for value, count in zip(distinct, counts, strict=True)}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One record batch of a shard as numpy arrays that point into the mapped file: nothing is copied."""
+
+    ids: np.ndarray
+    """``[rows, width]``, uint16 or int32."""
+    length: np.ndarray
+    label: np.ndarray
+    row: np.ndarray
+
+
+def mapped(path: Path, _: ShardInfo) -> Any:
+    """A shard's bytes as pages of the file."""
+    return pa.memory_map(str(path))
+
+
+class Shard:
+    """A shard, mapped. Opening reads the footer only; pages come in when rows are touched."""
+
+    def __init__(self, root: str | Path, info: ShardInfo, source: Source = mapped) -> None:
+        """Map ``root/info.path``; raises ``DataError`` if it is missing, cut short or not what ``info`` says."""
+        self.info = info
+        self.path = Path(root, info.path)
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            raise DataError(f"{self.path}: the manifest names this shard, but it is missing; {REBUILD}") from None
+        if size != info.bytes:
+            raise DataError(
+                f"{self.path}: {size} bytes, the manifest says {info.bytes}: truncated or changed; {REBUILD}"
+            )
+        try:
+            reader = pa.ipc.open_file(source(self.path, info))
+            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{self.path}: not a readable Arrow file ({error}); {REBUILD}") from None
+        self.blocks = [self._block(batch) for batch in batches]
+        rows = sum(len(block.row) for block in self.blocks)
+        if rows != info.rows:
+            raise DataError(f"{self.path}: {rows} rows, the manifest says {info.rows}; {REBUILD}")
+
+    def _block(self, batch: pa.RecordBatch) -> Block:
+        width = self.info.width
+        kinds = [schema(width, np.dtype(kind)) for kind in (np.uint16, np.int32)]
+        if batch.schema not in kinds:
+            raise DataError(f"{self.path}: its columns are not those of a shard of width {width}; {REBUILD}")
+        ids, *columns = batch.columns
+        return Block(ids.flatten().to_numpy().reshape(-1, width), *(column.to_numpy() for column in columns))
+
+
+REBUILD = "build the dataset again with `python -m preprocessing run`"
+
+
+def write_manifest(root: str | Path, manifest: Manifest) -> None:
+    """Write ``dataset.json``: the last file of a dataset, so its presence means that the rest is there.
+
+    The vocabulary must be there. ``sha256`` vouches for all of the manifest, statistics and provenance included.
+    """
+    vocabulary = atomic.sha256_file(Path(root, VOCABULARY))
+    content = {**asdict(manifest), "fingerprint": manifest.fingerprint, "vocabulary_sha256": vocabulary}
+    digest = hashlib.sha256(atomic.canonical_json(content)).hexdigest()
+    atomic.write_json(Path(root, MANIFEST), {**content, "sha256": digest})
+
+
+def read_manifest(root: str | Path) -> Manifest:
+    """Read and check ``dataset.json``. Raises ``DataError`` for a missing, foreign, damaged or newer one."""
+    path = Path(root, MANIFEST)
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        hint = "not a dataset directory, or one whose preprocessing has not finished"
+        raise DataError(f"{path}: missing: {root} is {hint}; {REBUILD}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error}); {REBUILD}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DataError(f"{path}: not a padless dataset manifest; name a directory that preprocessing has written")
+    if content.get("format_version") != FORMAT_VERSION:
+        found = content.get("format_version")
+        raise DataError(f"{path}: format version {found}, this padless reads version {FORMAT_VERSION}; {REBUILD}")
+    digest = content.pop("sha256", None)
+    if hashlib.sha256(atomic.canonical_json(content)).hexdigest() != digest:
+        raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REBUILD}")
+    stored = content.pop("fingerprint", None)
+    content.pop("vocabulary_sha256", None)
+    try:
+        splits = {name: [ShardInfo(**shard) for shard in shards] for name, shards in content.pop("splits").items()}
+        manifest = Manifest(splits=splits, **content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: damaged ({error}); {REBUILD}") from None
+    if manifest.fingerprint != stored:
+        raise DataError(f"{path}: its content does not match its fingerprint: edited or damaged; {REBUILD}")
+    return manifest
+
+
+def open_split(root: str | Path, manifest: Manifest, split: str, source: Source = mapped) -> list[Shard]:
+    """Map every shard of a split, in manifest order."""
+    if not manifest.splits.get(split):
+        names = ", ".join(sorted(name for name, shards in manifest.splits.items() if shards))
+        raise DataError(f"{root}: has no split {split!r}; it has {names}")
+    return [Shard(root, info, source) for info in manifest.splits[split]]
+
+
+def verify_hashes(root: str | Path, manifest: Manifest) -> Iterator[str]:
+    """One sentence per file that is missing or whose bytes are not those the manifest vouches for."""
+    for shards in manifest.splits.values():
+        for info in shards:
+            try:
+                Shard(root, info)
+            except DataError as error:
+                yield str(error)
+                continue
+            if atomic.sha256_file(Path(root, info.path)) != info.sha256:
+                yield f"{Path(root, info.path)}: its sha256 is not the manifest's: bytes were changed; {REBUILD}"
+
+
+def verify(root: str | Path) -> list[str]:
+    """Check a dataset directory in full: manifest, vocabulary, every shard's bytes and every row's content.
+
+    Returns one sentence per problem, empty when all is well; raises ``DataError`` if there is no readable manifest.
+    """
+    from preprocessing.text.vocabulary import Vocabulary
+
+    manifest = read_manifest(root)
+    problems = []
+    path = Path(root, MANIFEST)
+    content = json.loads(path.read_bytes())
+    if path.read_text() != json.dumps(content, indent=2) + "\n":
+        problems.append(f"{path}: its spaces or line ends are not those that were written; {REBUILD}")
+    try:
+        vocabulary = Vocabulary.read(Path(root, VOCABULARY))
+        same_bytes = atomic.sha256_file(Path(root, VOCABULARY)) == content["vocabulary_sha256"]
+        if vocabulary.hash != manifest.vocabulary_hash or not same_bytes:
+            problems.append(f"{Path(root, VOCABULARY)}: its hash is not the manifest's; {REBUILD}")
+    except DataError as error:
+        problems.append(str(error))
+    damaged = list(verify_hashes(root, manifest))
+    problems += damaged
+    for shards in manifest.splits.values():
+        for info in shards:
+            if not any(str(Path(root, info.path)) in problem for problem in damaged):
+                problems += content_problems(Shard(root, info), manifest)
+    return problems
+
+
+def content_problems(shard: Shard, manifest: Manifest) -> Iterator[str]:
+    """One sentence per rule of the format that the rows of a shard break."""
+    lengths, labels = [], []
+    for number, block in enumerate(shard.blocks):
+        where = f"{shard.path}: record batch {number}"
+        lengths.append(block.length)
+        labels.append(block.label)
+        if len(block.row) != manifest.block_rows and number + 1 < len(shard.blocks):
+            yield f"{where} has {len(block.row)} rows, the manifest says {manifest.block_rows}"
+        if block.length.min() < 1 or block.length.max() > shard.info.width:
+            yield f"{where} holds a length outside 1..{shard.info.width}"
+        if block.label.min() < 0 or block.label.max() >= len(manifest.labels):
+            yield f"{where} holds a label outside 0..{len(manifest.labels) - 1}"
+        if block.ids.max() >= manifest.vocabulary_size:
+            yield f"{where} holds an id beyond the vocabulary of {manifest.vocabulary_size}"
+        real = np.arange(shard.info.width) < block.length[:, None]
+        if ((block.ids != 0) != real).any():
+            yield f"{where} has padding inside a row or tokens beyond its length"
+    counted: Mapping[str, dict[str, int]] = {
+        "lengths": histogram(np.concatenate(lengths)),
+        "labels": histogram(np.concatenate(labels)),
+    }
+    for name, histogram_ in counted.items():
+        if histogram_ != getattr(shard.info, name):
+            yield f"{shard.path}: the manifest's {name} are not those of its rows"
+
+
+class Split:
+    """All blocks of one split side by side, with a global row index that runs through them in manifest order."""
+
+    def __init__(self, root: str | Path, manifest: Manifest, name: str, source: Source = mapped) -> None:
+        """Map the split's shards; raises ``DataError`` as ``open_split`` and ``Shard`` do."""
+        self.name = name
+        self.shards = open_split(root, manifest, name, source)
+        self.blocks = [block for shard in self.shards for block in shard.blocks]
+        self.block_starts = np.cumsum([0, *(len(block.row) for block in self.blocks)])
+        """int64 ``[blocks + 1]``: global row ``r`` lies in the block with ``starts[b] <= r < starts[b + 1]``."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return int(self.block_starts[-1])
+
+    @cached_property
+    def block_widths(self) -> np.ndarray:
+        """int64 ``[blocks]``: the width of the shard that each block lies in."""
+        return np.array([block.ids.shape[1] for block in self.blocks], np.int64)
+
+    @cached_property
+    def max_width(self) -> int:
+        """Width of the widest shard."""
+        return max(shard.info.width for shard in self.shards)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The second pass: one range of shuffle keys, out of every part, becomes one shard per split and width."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from preprocessing.base import atomic
+from preprocessing.corpus.sources import SPLITS
+from preprocessing.dataset.shards import VOCABULARY, ShardInfo, id_dtype, write_shard
+from preprocessing.job import parts
+from preprocessing.text.spec import Encoded, TextSpec, encode_tokens
+from preprocessing.text.tokens import Tokens
+from preprocessing.text.vocabulary import UNK, Vocabulary
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One bucket of the shuffle."""
+
+    bucket: int
+    buckets: int
+    starts: tuple[int, ...]
+    """``[parts + 1]``: where each part's rows begin in the array of decisions."""
+    work: Path
+    root: Path
+    spec: TextSpec
+    widths: tuple[int, ...]
+    key: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """The shards of one bucket."""
+
+    shards: dict[str, list[ShardInfo]]
+    unknown: dict[str, int]
+    """Per split: kept tokens that are ``<unk>``, without those that stand for an empty text."""
+
+
+@lru_cache(maxsize=1)
+def vocabulary_of(path: Path, key: str) -> Vocabulary:
+    """A worker reads the vocabulary once per run."""
+    return Vocabulary.read(path)
+
+
+@dataclass(frozen=True)
+class LookupTask:
+    """Look the types of some parts up in the vocabulary."""
+
+    numbers: tuple[int, ...]
+    work: Path
+    root: Path
+    key: str
+
+
+def lookup(task: LookupTask) -> None:
+    """Store each part's ids, so that no bucket has to look the same types up again."""
+    vocabulary = vocabulary_of(task.root / VOCABULARY, task.key)
+    for number in task.numbers:
+        path = ids_path(task.work, number, task.key)
+        if not path.exists():
+            ids = vocabulary.lookup(parts.load_types(task.work, number))
+            with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+                np.save(file, ids)
+
+
+def ids_path(work: Path, number: int, key: str) -> Path:
+    """int32 per type of a part: its id. The name says for which vocabulary."""
+    return work / "parts" / f"{number:06d}-ids-{key[:16]}.npy"
+
+
+def write_bucket(task: ShardTask) -> Written:
+    """Write the shards of one bucket, unless they are there already."""
+    marker = task.work / "shards" / f"{task.bucket:06d}.json"
+    done = finished(marker, task)
+    if done:
+        return done
+    vocabulary = vocabulary_of(task.root / VOCABULARY, task.key)
+    tokens, columns = collect(task, vocabulary)
+    encoded = encode_tokens(tokens, vocabulary, task.spec)
+    lengths = np.diff(encoded.offsets)
+    rung = np.searchsorted(task.widths, lengths)
+    unknown_before = np.concatenate([[0], np.cumsum(encoded.ids == UNK)])
+    unknown = np.diff(unknown_before[encoded.offsets]) * (encoded.num_tokens > 0)
+    written = Written({}, {})
+    for split, name in enumerate(SPLITS):
+        inside = columns["split"] == split
+        if inside.any():
+            written.unknown[name] = int(unknown[inside].sum())
+            written.shards[name] = []
+        for step, width in enumerate(task.widths):
+            chosen = np.flatnonzero(inside & (rung == step))
+            if len(chosen):
+                path = f"{name}/{task.bucket:05d}-w{width:04d}.arrow"
+                ids = padded(encoded, chosen, width, id_dtype(len(vocabulary)))
+                order = (lengths[chosen], columns["label"][chosen], columns["row"][chosen])
+                written.shards[name].append(write_shard(task.root, path, ids, *order))
+    shards = {name: [asdict(info) for info in infos] for name, infos in written.shards.items()}
+    atomic.write_json(marker, {"key": task.key, "shards": shards, "unknown": written.unknown})
+    return written
+
+
+def finished(marker: Path, task: ShardTask) -> Written | None:
+    """What an earlier run wrote of this bucket, if it is whole and still wanted."""
+    try:
+        content = json.loads(marker.read_bytes())
+        if content["key"] != task.key:
+            return None
+        shards = {name: [ShardInfo(**info) for info in infos] for name, infos in content["shards"].items()}
+        for info in (info for infos in shards.values() for info in infos):
+            if atomic.sha256_file(task.root / info.path) != info.sha256:
+                return None
+        return Written(shards, content["unknown"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def collect(task: ShardTask, vocabulary: Vocabulary) -> tuple[Tokens, dict[str, np.ndarray]]:
+    """The bucket's rows out of every part, in the order of their keys; tokens are coded by the vocabulary itself."""
+    low, high = ((task.bucket + step << 64) // task.buckets for step in (0, 1))
+    decision = np.load(task.work / "decision.npy", mmap_mode="r")
+    pieces: dict[str, list[np.ndarray]] = {name: [] for name in ("key", "row", "label", "split", "ids", "size")}
+    for number, start in enumerate(task.starts[:-1]):
+        stored = parts.load(task.work, number)
+        first = int(np.searchsorted(stored.key, np.uint64(low)))
+        last = len(stored.key) if high >> 64 else int(np.searchsorted(stored.key, np.uint64(high)))
+        split = decision[start + first : start + last]
+        kept = np.flatnonzero(split >= 0)
+        if not len(kept):
+            continue
+        codes, offsets = parts.ragged_take(stored.codes, stored.offsets, kept + first)
+        pieces["ids"].append(np.load(ids_path(task.work, number, task.key), mmap_mode="r")[codes])
+        pieces["size"].append(np.diff(offsets))
+        pieces["split"].append(split[kept])
+        for name in ("key", "row", "label"):
+            pieces[name].append(getattr(stored, name)[first:last][kept])
+    columns = {name: np.concatenate(values) if values else np.zeros(0, np.int64) for name, values in pieces.items()}
+    order = np.lexsort((columns["row"], columns["key"]))
+    offsets = np.concatenate([[0], np.cumsum(columns.pop("size"))]).astype(np.int64)
+    ids, offsets = parts.ragged_take(columns.pop("ids"), offsets, order)
+    tokens = Tokens(vocabulary.tokens, ids, offsets)
+    return tokens, {name: values[order] for name, values in columns.items()}
+
+
+def padded(encoded: Encoded, rows: np.ndarray, width: int, dtype: np.dtype) -> np.ndarray:
+    """``[rows, width]``: the ids of some texts, 0 beyond their length."""
+    ids, offsets = parts.ragged_take(encoded.ids, encoded.offsets, rows)
+    result = np.zeros((len(rows), width), dtype)
+    result[np.arange(width) < np.diff(offsets)[:, None]] = ids
+    return result

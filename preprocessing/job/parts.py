@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The intermediate form of a part: what its first and only reading and tokenizing found, compact, in shuffled order.
+
+Every row has a shuffle key, a pure function of the seed and the row's number. A part's rows are stored in the order of
+that key, so the rows of one output shard, a range of keys, are one contiguous run in every part: the shuffle of the
+whole corpus needs no exchange, and its result does not depend on where the parts were cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from preprocessing.base import atomic
+from preprocessing.base.randomness import splitmix64
+from preprocessing.corpus import readers
+from preprocessing.corpus.sources import Part
+from preprocessing.text.tokens import Tokenizer, Tokens
+
+VERSION = 1
+
+
+def keyed(seed: int, purpose: str, values: np.ndarray) -> np.ndarray:
+    """uint64, pseudo-random: a pure function of the seed, what it is for, and each value."""
+    salt = hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8]
+    return splitmix64(values.astype(np.uint64) ^ np.frombuffer(salt, "<u8")[0])
+
+
+def shuffle_keys(seed: int, rows: np.ndarray) -> np.ndarray:
+    """uint64 ``[rows]``: the order of the rows in the dataset."""
+    return keyed(seed, "shuffle", rows)
+
+
+def type_hashes(types: pa.Array) -> np.ndarray:
+    """uint64 per token: a sum over its bytes, each weighted by its place."""
+    data = types.cast(pa.large_binary())
+    if not len(data):
+        return np.zeros(0, np.uint64)
+    offsets = np.frombuffer(data.buffers()[1], np.int64)[data.offset : data.offset + len(data) + 1]
+    content = np.frombuffer(data.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64)
+    starts, sizes = offsets[:-1] - offsets[0], np.diff(offsets)
+    place = np.arange(len(content)) - np.repeat(starts, sizes)
+    weights = splitmix64(np.arange(int(sizes.max()), dtype=np.uint64)) | np.uint64(1)
+    return splitmix64(
+        segment_sums((content + np.uint64(1)) * weights[place], offsets - offsets[0]) + sizes.astype(np.uint64)
+    )
+
+
+def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Sums of ``values[offsets[i]:offsets[i + 1]]`` modulo 2**64; segments may be empty."""
+    running = np.zeros(len(values) + 1, np.uint64)
+    np.cumsum(values, out=running[1:])
+    return running[offsets[1:]] - running[offsets[:-1]]
+
+
+def text_hashes(tokens: Tokens) -> np.ndarray:
+    """uint64 per text: equal exactly when the token sequences are (up to one chance in 2**64 per pair)."""
+    sizes = np.diff(tokens.offsets)
+    place = np.arange(len(tokens.codes)) - np.repeat(tokens.offsets[:-1], sizes)
+    weights = splitmix64(np.arange(int(sizes.max(initial=1)), dtype=np.uint64)) | np.uint64(1)
+    weighted = type_hashes(tokens.types)[tokens.codes] * weights[place]
+    return splitmix64(segment_sums(weighted, tokens.offsets) + sizes.astype(np.uint64))
+
+
+def exact_hashes(texts: pa.Array) -> np.ndarray:
+    """uint64 per text: its length and CRC; tells apart texts whose tokens are the same."""
+    return np.array(
+        [len(text) << 32 | zlib.crc32(text) for text in texts.cast(pa.large_binary()).to_pylist()], np.uint64
+    )
+
+
+def content_sum(texts: pa.Array) -> int:
+    """The sum of the sha256 of every text: the same however the texts are ordered or divided."""
+    digests = (hashlib.sha256(text).digest() for text in texts.cast(pa.large_binary()).to_pylist())
+    return sum(int.from_bytes(digest, "big") for digest in digests) % (1 << 256)
+
+
+def ragged_take(values: np.ndarray, offsets: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The segments ``order`` of a ragged array, and their offsets."""
+    sizes = np.diff(offsets)[order]
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    index = np.arange(bounds[-1]) + np.repeat(offsets[:-1][order] - bounds[:-1], sizes)
+    return values[index], bounds
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the completion marker of a part says."""
+
+    key: str
+    """Hash over everything that decides the content; another key means that the part is to be done again."""
+    rows: int
+    tokens: int
+    missing: int
+    neutral: int
+    filtered: int
+    content: str
+    """Folder: the sum of the sha256 of every text, modulo 2**256, as hex; adding up parts gives that of the folder."""
+    files: dict[str, str]
+    """Name -> sha256 of the two files of the part."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A part's rows, mapped, in the order of ``key``; nothing is copied until it is touched."""
+
+    key: np.ndarray
+    """uint64, ascending."""
+    row: np.ndarray
+    label: np.ndarray
+    split: np.ndarray
+    missing: np.ndarray
+    text_hash: np.ndarray
+    exact_hash: np.ndarray
+    codes: np.ndarray
+    offsets: np.ndarray
+    """int64 ``[rows + 1]`` into ``codes``."""
+
+
+COLUMNS = ("key", "row", "label", "split", "missing", "text_hash", "exact_hash")
+
+
+def part_key(part: Part, text_hash: str, seed: int) -> str:
+    """The hash that a finished part must carry to be used again."""
+    source, splits = part.file.source, part.file.splits
+    settings = {name: getattr(source, name) for name in ("text_column", "label_column", "labels", "neutral", "where")}
+    content = [
+        VERSION,
+        part.identity,
+        part.file.format,
+        [part.cut.start, part.cut.stop, part.cut.first_row, part.group, part.offset],
+        [list(text) for text in part.texts],
+        [part.file.split, splits.column, list(part.columns), list(vars(part.file.dialect).values())],
+        {**settings, "labels": list(source.labels.items())},
+        text_hash,
+        seed,
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def paths(work: Path, number: int) -> tuple[Path, Path, Path]:
+    """Rows, types and marker of a part."""
+    stem = work / "parts"
+    return stem / f"{number:06d}-rows.arrow", stem / f"{number:06d}-types.arrow", stem / f"{number:06d}.json"
+
+
+def finished(work: Path, number: int, key: str) -> Summary | None:
+    """The summary of a part that is done, whole and still wanted."""
+    *data, marker = paths(work, number)
+    try:
+        summary = Summary(**json.loads(marker.read_bytes()))
+        if summary.key == key and all(atomic.sha256_file(path) == summary.files[path.name] for path in data):
+            return summary
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return None
+
+
+def make(part: Part, number: int, work: Path, tokenizer: Tokenizer, seed: int, key: str) -> Summary:
+    """Read and tokenize a part and write its intermediate form, the marker last."""
+    piece = readers.read(part)
+    tokens = tokenizer(piece.texts)
+    keys = shuffle_keys(seed, piece.row)
+    order = np.argsort(keys, kind="stable")
+    codes, offsets = ragged_take(tokens.codes, tokens.offsets, order)
+    narrow = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
+    columns = {
+        "key": keys,
+        "row": piece.row,
+        "label": piece.label,
+        "split": piece.split,
+        "missing": piece.missing.astype(np.uint8),
+        "text_hash": text_hashes(tokens),
+        "exact_hash": exact_hashes(piece.texts),
+    }
+    arrays = [pa.array(columns[name][order]) for name in COLUMNS]
+    arrays.append(pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(codes.astype(narrow))))
+    rows_path, types_path, marker = paths(work, number)
+    write_batch(rows_path, pa.record_batch(arrays, [*COLUMNS, "codes"]))
+    write_batch(types_path, pa.record_batch([tokens.types.cast(pa.large_string())], ["types"]))
+    content = content_sum(piece.texts) if part.texts else 0
+    summary = Summary(
+        key,
+        len(piece.row),
+        len(tokens.codes),
+        int(piece.missing.sum()),
+        piece.neutral,
+        piece.filtered,
+        f"{content:064x}",
+        {path.name: atomic.sha256_file(path) for path in (rows_path, types_path)},
+    )
+    atomic.write_json(marker, vars(summary))
+    return summary
+
+
+def write_batch(path: Path, batch: pa.RecordBatch) -> None:
+    """One record batch as an Arrow IPC file that can be mapped."""
+    with (
+        atomic.replacing(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, batch.schema) as writer,
+    ):
+        writer.write_batch(batch)
+
+
+def read_batch(path: Path) -> pa.RecordBatch:
+    """What ``write_batch`` wrote, mapped."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+
+
+def load(work: Path, number: int) -> Stored:
+    """Map the rows of a part."""
+    batch = read_batch(paths(work, number)[0])
+    codes = batch["codes"]
+    columns = {name: batch[name].to_numpy() for name in COLUMNS}
+    return Stored(codes=codes.values.to_numpy(), offsets=codes.offsets.to_numpy(), **columns)
+
+
+def load_types(work: Path, number: int) -> pa.Array:
+    """The distinct tokens of a part; its codes are row numbers of this."""
+    return read_batch(paths(work, number)[1])["types"]
+
+
+def gather(columns: Sequence[Stored], name: str) -> np.ndarray:
+    """One column over all parts."""
+    return np.concatenate([getattr(stored, name) for stored in columns])

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Suspect rows: empty, repeated, contradictory, shared between splits; counted, and kept, dropped or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from preprocessing.base.errors import DataError
+from preprocessing.config import QualityConfig, SplitConfig
+from preprocessing.corpus.sources import SPLITS
+from preprocessing.dataset.shards import ShardInfo
+from preprocessing.job.splits import TEST, TRAIN, VALIDATION, Groups, assign
+
+DROPPED = -1
+Where = Callable[[int], str]
+"""A row's number in the source -> ``FILE: row N``."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is known of every row of the corpus before ids exist; arrays of one entry per row."""
+
+    row: np.ndarray
+    label: np.ndarray
+    named: np.ndarray
+    """int8: the split that the source names, or -1."""
+    missing: np.ndarray
+    num_tokens: np.ndarray
+    text_hash: np.ndarray
+    exact_hash: np.ndarray
+
+
+def decide(
+    rows: Rows, quality: QualityConfig, splits: SplitConfig, seed: int, where: Where
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """int8 per row: its split, or ``DROPPED``; and what was found, for the manifest.
+
+    Raises ``DataError`` where a policy says ``error``, naming the first row it applies to.
+    """
+    named = rows.named.astype(np.int8)
+    empty = rows.num_tokens == 0
+    alive = np.ones(len(named), bool)
+    if empty.all():
+        raise DataError(
+            f"{where(int(rows.row.min()))}: no token is left of this text, nor of any other; check text.stop_words"
+        )
+    report: dict[str, Any] = {"empty": int(empty.sum()), "missing_text": int(rows.missing.astype(bool).sum())}
+    dropped: dict[str, int] = {}
+
+    def apply(name: str, policy: str, found: np.ndarray, what: str) -> None:
+        found = found & alive
+        if policy == "error" and found.any():
+            first = int(rows.row[found].min())
+            rest = int(found.sum()) - 1
+            others = f" (and {rest} more)" if rest else ""
+            raise DataError(f"{where(first)}: {what}{others}; mend the row, or set quality.{name} to keep or drop")
+        if policy == "drop":
+            alive[found] = False
+            dropped[name] = int(found.sum())
+
+    apply("empty", quality.empty, empty, "no token is left of its text")
+    groups = Groups.of(rows.text_hash, rows.row)
+    unequal = groups.spread(groups.least(rows.label) != groups.most(rows.label)) & ~empty
+    report["contradictions"] = int(unequal.sum())
+    apply("contradictions", quality.contradictions, unequal, "an equal text has another label")
+    any_named = (named >= 0).any()
+    nearest = np.where(named < 0, TRAIN if any_named else -1, named)
+    leaking = (nearest < groups.spread(groups.most(nearest))) & ~empty
+    report["leaks"] = int(leaking.sum())
+    apply("leaks", quality.leaks, leaking, "another split that the source names holds an equal text")
+    decision = cut(rows, named, alive, splits, seed)
+    compared = alive & ~empty
+    report["duplicates"] = duplicates(rows, decision, compared)
+    again = repeated(rows, decision, compared)
+    apply("duplicates", quality.duplicates, again, "its split holds an equal text before it")
+    decision[~alive] = DROPPED
+    report["dropped"] = dropped
+    return decision, report
+
+
+def cut(rows: Rows, named: np.ndarray, alive: np.ndarray, splits: SplitConfig, seed: int) -> np.ndarray:
+    """The split of every row: named ones as named, the others by seed; a split that is named is not cut."""
+    decision = np.where(named < 0, TRAIN, named).astype(np.int8)
+    fractions = {
+        name: 0.0 if (named == number).any() else fraction
+        for name, number, fraction in (("validation", VALIDATION, splits.validation), ("test", TEST, splits.test))
+    }
+    pool = np.flatnonzero(alive & (decision == TRAIN))
+    if any(fractions.values()):
+        decision[pool] = assign(rows.text_hash[pool], rows.label[pool], rows.row[pool], seed=seed, **fractions)
+    return decision
+
+
+def repeated(rows: Rows, decision: np.ndarray, compared: np.ndarray) -> np.ndarray:
+    """bool per row: a lower row of the same split has the same tokens."""
+    result = np.zeros(len(decision), bool)
+    for split in range(len(SPLITS)):
+        inside = np.flatnonzero((decision == split) & compared)
+        result[inside] = Groups.of(rows.text_hash[inside], rows.row[inside]).repeats()
+    return result
+
+
+def duplicates(rows: Rows, decision: np.ndarray, compared: np.ndarray) -> dict[str, int]:
+    """Rows that repeat an earlier one: letter by letter, after the text pipeline; and rows in groups across splits."""
+    full = np.flatnonzero(compared)
+    text, row = rows.text_hash[full], rows.row[full]
+    groups = Groups.of(text, row)
+    several = full[groups.spread(groups.sizes > 1)]
+    pairs = np.stack([rows.text_hash[several], rows.exact_hash[several]])
+    exact = len(several) - np.unique(pairs, axis=1).shape[1]
+    across = groups.least(decision[full]) != groups.most(decision[full])
+    return {
+        "exact": exact,
+        "normalised": int(groups.repeats().sum()),
+        "across_splits": int(groups.sizes[across].sum()),
+    }
+
+
+def check_splits(decision: np.ndarray, label: np.ndarray, names: list[str], wanted: list[int]) -> None:
+    """Refuse a split that nothing can be learnt from or measured on. Raises ``DataError``."""
+    for split in wanted:
+        inside = label[decision == split]
+        present = np.unique(inside)
+        if not len(present):
+            raise DataError(
+                f"split {SPLITS[split]}: no row is left for it; give more rows, or another splits.{SPLITS[split]}"
+            )
+        if len(present) == 1:
+            only = f"all {len(inside)} rows have the label {names[int(present[0])]!r}"
+            raise DataError(
+                f"split {SPLITS[split]}: {only}; a classifier needs two classes: check the source and its labels"
+            )
+        absent = [name for number, name in enumerate(names) if number not in present]
+        if split == TRAIN and absent:
+            raise DataError(
+                f"split train: no row has the label {absent[0]!r}; add some, or take it out of source.labels"
+            )
+
+
+def statistics(rows: Rows, decision: np.ndarray, names: list[str], max_tokens: int) -> dict[str, Any]:
+    """Per split: rows, label balance, lengths before truncation, truncated and empty texts."""
+    result: dict[str, Any] = {}
+    for number, split in enumerate(SPLITS):
+        inside = decision == number
+        if not inside.any():
+            continue
+        lengths = rows.num_tokens[inside]
+        counts = np.bincount(rows.label[inside], minlength=len(names))
+        points = (0, 5, 25, 50, 75, 95, 99, 100)
+        values = np.percentile(lengths, points, method="inverted_cdf")
+        edges = histogram_edges(max_tokens)
+        result[split] = {
+            "rows": int(inside.sum()),
+            "labels": {name: int(count) for name, count in zip(names, counts, strict=True)},
+            "tokens": int(lengths.sum()),
+            "length_percentiles": {str(point): int(value) for point, value in zip(points, values, strict=True)},
+            "length_histogram": {
+                "edges": edges,
+                "rows": np.histogram(np.minimum(lengths, edges[-1]), edges)[0].tolist(),
+            },
+            "truncated": int((lengths > max_tokens).sum()),
+            "empty": int((lengths == 0).sum()),
+        }
+    return result
+
+
+def dataset_statistics(
+    rows: Rows,
+    decision: np.ndarray,
+    report: dict[str, Any],
+    left_out: dict[str, int],
+    infos: dict[str, list[ShardInfo]],
+    unknown: dict[str, int],
+    names: list[str],
+    max_tokens: int,
+) -> dict[str, Any]:
+    """The manifest's statistics: what was read, left out and found, and each split with its padding and unknowns."""
+    splits = statistics(rows, decision, names, max_tokens)
+    for name, entry in splits.items():
+        tokens = sum(info.tokens for info in infos[name])
+        cells = sum(info.rows * info.width for info in infos[name])
+        entry["tokens_kept"] = tokens - entry["empty"]
+        entry["padding_on_disk"] = round(1 - tokens / cells, 6)
+        entry["unknown"] = unknown[name]
+        entry["unknown_rate"] = round(unknown[name] / max(entry["tokens_kept"], 1), 6)
+    found = {key: value for key, value in report.items() if key != "dropped"}
+    return {
+        "rows_read": len(rows.row) + sum(left_out.values()),
+        "rows_kept": int((decision >= 0).sum()),
+        "dropped": {**left_out, **report["dropped"]},
+        **found,
+        "splits": splits,
+    }
+
+
+def histogram_edges(max_tokens: int) -> list[int]:
+    """Edges of 64 equal bins up to twice the longest sequence kept; the last bin holds all that is longer."""
+    step = max(1, -(-2 * max_tokens // 64))
+    return list(range(0, step * 65, step))

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``nltk`` tokenizers: token for token what :func:`nltk.tokenize.word_tokenize` returns for the cleaned text.
+
+NLTK applies some thirty substitutions to each sentence. Looked at one by one, they see no further than one whitespace
+character on either side of a *chunk* (a run without whitespace), but for these:
+
+- the first chunk of a sentence, when it begins with ``""``, ``"'`` or ``''`` (opening quotes need a space before them);
+- the last chunk, when it ends in ``'``, ``:`` or ``,``; a final period, followed by closing brackets and quotes only;
+- a quote that follows, or an apostrophe that precedes, whitespace other than a space.
+
+So a text becomes a list of chunks; NLTK's rules run once per distinct chunk, on thousands of them joined by a mark that
+no rule touches. ``X.`` at the end is the chunk ``X`` and a period. In the cases above NLTK sees the chunk in its place.
+A text with U+001C–U+001F, which Python and NLTK's regular expressions disagree about, and rules other than those
+studied are left to NLTK as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from preprocessing.text import html, resources
+from preprocessing.text.punkt import Sentences
+
+_PUNKT_FILES = ["abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt"]
+_STUDIED = {
+    "63896af1b8d51289da8581a9d55874ed46ea794920e4a53bcce2ee88c632b7d9",  # NLTK 3.10
+    "f71f075d67f9da4bbc2d4176287a3517b90c7f0d2f4849542893cf085f3e6435",  # NLTK 3.9
+}
+_MARK, _IN_PLACE, _FINISHED = "\ue000", "\ue001", "\ue002"
+_ODD = re.compile("[\x1c-\x1f\ue000-\ue002]")
+_CLOSERS = "])}>\"'»”’"
+_CONTRACTIONS = {"cannot", "gimme", "gonna", "gotta", "lemme", "wanna"}
+_SIMPLE = re.compile(r"""([("])?([A-Za-z0-9]+(?:-[A-Za-z0-9]+)*)('[sSmMdD]|'(?:ll|LL|re|RE|ve|VE))?([.,:;!?)])?(")?""")
+_JOINED_CHARS = 1 << 16
+_BLANK_BESIDE_QUOTE = re.compile(r"""[^\S ]["']|'[^\S ]""")
+_BLANK_AND_CHUNK = re.compile(r"(\s*)(\S+)")
+
+
+def versions(language: str, sentences: bool) -> dict[str, str]:
+    """What decides the tokens: NLTK's version and, for sentences, a hash of the Punkt model of the language."""
+    import nltk
+
+    found = {"nltk": str(nltk.__version__)}
+    if sentences:
+        resource = f"tokenizers/punkt_tab/{resources.nltk_language(language)}"
+        folder = resources.nltk_folder(resource, "punkt_tab")
+        found["punkt_tab"] = resources.fingerprint(folder, _PUNKT_FILES)
+    return found
+
+
+def prepare(text: str, strip_html: bool, lowercase: bool) -> str:
+    """The text that NLTK's rules see: without markup if asked, in NFC, in lower case if asked."""
+    text = unicodedata.normalize("NFC", html.clean(text) if strip_html else text)
+    return unicodedata.normalize("NFC", text.lower()) if lowercase else text
+
+
+class NLTKTokenizer:
+    """``split`` cuts texts into surfaces; ``tokens_of`` says, once per distinct surface, which tokens it holds.
+
+    A surface is a chunk, or a chunk in its place (after :data:`_IN_PLACE`), or a finished token (after
+    :data:`_FINISHED`). For every text, the tokens of its surfaces together are what ``word_tokenize`` returns.
+    """
+
+    def __init__(self, language: str, sentences: bool, strip_html: bool, lowercase: bool) -> None:
+        """Load the rules and, for ``sentences``, the Punkt model; raises :class:`DataError` when it is missing."""
+        versions(language, sentences)
+        from nltk.tokenize import word_tokenize
+        from nltk.tokenize.destructive import NLTKWordTokenizer
+
+        name = resources.nltk_language(language)
+        self._rules: Callable[[str], list[str]] = NLTKWordTokenizer().tokenize
+        self._whole: Callable[[str], list[str]] = lambda text: word_tokenize(text, name, not sentences)
+        self._sentences = Sentences(_punkt(name)) if sentences else None
+        self._strip_html, self._lowercase = strip_html, lowercase
+        self._studied = rules_hash(NLTKWordTokenizer) in _STUDIED
+        self._closing = lru_cache(4096)(
+            lambda closers: [_FINISHED + token for token in self._rules("x." + closers)[1:]]
+        )
+
+    def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
+        """Surfaces of all texts in order (large_string), and int64 [texts + 1] offsets."""
+        surfaces: list[str] = []
+        offsets = [0]
+        for text in texts.to_pylist():
+            self._cut(prepare(text, self._strip_html, self._lowercase), surfaces)
+            offsets.append(len(surfaces))
+        return pa.array(surfaces, pa.large_string()), np.array(offsets, np.int64)
+
+    def _cut(self, text: str, surfaces: list[str]) -> None:
+        plain = text.isascii() and text.isprintable()  # then the only whitespace is the space
+        if not self._studied or (not plain and _ODD.search(text)):
+            surfaces += [_FINISHED + token for token in self._whole(text)]
+            return
+        for sentence in self._sentences(text) if self._sentences else [text]:
+            blanks_count = not plain and _BLANK_BESIDE_QUOTE.search(sentence) is not None
+            chunks = _chunks_beside_blanks(sentence) if blanks_count else sentence.split()
+            if chunks:
+                self._cut_sentence(sentence, chunks, surfaces)
+
+    def _cut_sentence(self, sentence: str, chunks: list[str], surfaces: list[str]) -> None:
+        if chunks[0].startswith(('""', "\"'", "''")) and not sentence[0].isspace():
+            if len(chunks) == 1:
+                surfaces.append(_IN_PLACE + sentence)
+                return
+            chunks[0] = f"{_IN_PLACE}{chunks[0]} {_MARK}"
+        last = chunks.pop()
+        if last[0] == _IN_PLACE:
+            surfaces.append(last)
+            return
+        base = last.rstrip(_CLOSERS)
+        if len(base) > 1 and base[-1] == "." and base[-2] != ".":
+            surfaces += chunks
+            surfaces.append(base[:-1])
+            surfaces += self._closing(last[len(base) :]) if len(base) < len(last) else (".",)
+        elif base and base != "." and last[-1] not in "':,":
+            surfaces += chunks
+            surfaces.append(last)
+        else:
+            self._cut_unclear_end(sentence, [*chunks, last], surfaces)
+
+    def _cut_unclear_end(self, sentence: str, chunks: list[str], surfaces: list[str]) -> None:
+        """The last chunk is closers, a lone period, or ends in ``'``, ``:``, ``,``: show NLTK as much as decides."""
+        tail = len(chunks) - 1
+        while tail > 0 and not chunks[tail].rstrip(_CLOSERS):
+            tail -= 1
+        if tail < 1:
+            surfaces.append(_IN_PLACE + sentence)
+            return
+        surfaces += chunks[:tail]
+        before = sentence.rsplit(None, len(chunks) - tail)[0]
+        surfaces.append(f"{_IN_PLACE}{_MARK}{sentence[len(before) :]}")
+
+    def tokens_of(self, surfaces: list[str]) -> list[list[str]]:
+        """The tokens of each surface; the rules run on many surfaces at a time."""
+        found: list[list[str]] = [[] for _ in surfaces]
+        rows: list[int] = []
+        size = 0
+        for row, surface in enumerate(surfaces):
+            kind = surface[:1]
+            if kind == _FINISHED:
+                found[row] = [surface[1:]]
+            elif kind == _IN_PLACE:
+                found[row] = [token for token in self._rules(surface[1:]) if token != _MARK]
+            elif (simple := _simple(surface)) is not None:
+                found[row] = simple
+            else:
+                rows.append(row)
+                size += len(surface) + 3
+                if size >= _JOINED_CHARS:
+                    self._apply(surfaces, rows, found)
+                    rows, size = [], 0
+        if rows:
+            self._apply(surfaces, rows, found)
+        return found
+
+    def _apply(self, surfaces: list[str], rows: list[int], found: list[list[str]]) -> None:
+        tokens = iter(self._rules("".join(f" {_MARK} {surfaces[row]}" for row in rows) + f" {_MARK}"))
+        next(tokens)
+        for row in rows:
+            found[row] = list(iter(tokens.__next__, _MARK))
+
+
+def _simple(chunk: str) -> list[str] | None:
+    """The tokens of a word of ASCII letters, digits and hyphens in the commonest dress; None for all else.
+
+    The rules part an opening quote or parenthesis, a clitic, one of ``,:;!?)`` and a closing quote from such a word; a
+    period stays with it. Only a clitic before a period is another story, and the words that the rules split.
+    """
+    match = _SIMPLE.fullmatch(chunk)
+    if match is None:
+        return None
+    opening, word, clitic, closing, quote = match.groups("")
+    if (clitic and closing == ".") or not _CONTRACTIONS.isdisjoint(word.lower().split("-")):
+        return None
+    opening = "``" if opening == '"' else opening
+    parts = (opening, word + closing) if closing == "." else (opening, word, clitic, closing)
+    return [part for part in (*parts, "''" if quote else "") if part]
+
+
+def _chunks_beside_blanks(sentence: str) -> list[str]:
+    """The chunks of a sentence; one whose quote meets whitespace other than a space is put in its place."""
+    pairs = _BLANK_AND_CHUNK.findall(sentence)
+    chunks = [chunk for _, chunk in pairs]
+    for row, (blank, chunk) in enumerate(pairs):
+        after = pairs[row + 1][0] if row + 1 < len(pairs) else ""
+        opens = chunk[0] in "\"'" and blank[-1:] not in ("", " ")
+        if opens or (chunk[-1] == "'" and after[:1] not in ("", " ")):
+            if blank == "" or after == "":  # the first or the last chunk
+                return [_IN_PLACE + sentence]
+            chunks[row] = f"{_IN_PLACE}{_MARK}{blank}{chunk}{after}{_MARK}"
+    return chunks
+
+
+def rules_hash(tokenizer: Any) -> str:
+    """A hash of the substitutions of NLTKWordTokenizer, to know whether they are those this module reasons about."""
+    rules = [
+        *tokenizer.STARTING_QUOTES, *tokenizer.PUNCTUATION, tokenizer.PARENS_BRACKETS, tokenizer.DOUBLE_DASHES,
+        *tokenizer.ENDING_QUOTES, *((rule, "") for rule in (*tokenizer.CONTRACTIONS2, *tokenizer.CONTRACTIONS3)),
+    ]  # fmt: skip
+    written = repr([(rule.pattern, replacement) for rule, replacement in rules])
+    return hashlib.sha256(written.replace("*+", "*").encode()).hexdigest()
+
+
+def _punkt(language: str) -> Any:
+    from nltk.tokenize.punkt import PunktTokenizer
+
+    return PunktTokenizer(language)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vocabulary: count, merge, freeze, hash. ``<pad>`` is 0, ``<unk>`` is 1, then tokens by falling count."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from preprocessing.base import atomic
+from preprocessing.base.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from preprocessing.text.tokens import Tokens
+
+PAD, UNK = 0, 1
+RESERVED = ("<pad>", "<unk>")
+_SCHEMA = pa.schema([("token", pa.large_string()), ("count", pa.int64())])
+_HASH_KEY = b"padless.vocabulary.sha256"
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """How often each token occurs. ``types``: large_string, distinct, any order; ``counts``: int64, one per type."""
+
+    types: pa.Array
+    counts: np.ndarray
+
+    def merge(self, others: Iterable[Counts]) -> Counts:
+        """The sum of these counts and all ``others``; the same table whatever the order, up to the order of rows."""
+        every = [self, *others]
+        types = pa.chunked_array([part.types for part in every], pa.large_string()).combine_chunks()
+        encoded = _one_chunk(types).dictionary_encode()
+        codes = encoded.indices.to_numpy(zero_copy_only=False)
+        total = np.zeros(len(encoded.dictionary), np.int64)
+        np.add.at(total, codes, np.concatenate([part.counts for part in every]))
+        return Counts(encoded.dictionary, total)
+
+
+def count(tokens: Tokens) -> Counts:
+    """Count the types of a batch of tokenized texts."""
+    counts = np.bincount(tokens.codes, minlength=len(tokens.types)).astype(np.int64)
+    return Counts(tokens.types.cast(pa.large_string()), counts)
+
+
+def freeze(counts: Counts, min_count: int = 1, max_size: int | None = None) -> Vocabulary:
+    """Give every token that occurs at least ``min_count`` times an id, the most frequent first.
+
+    Ties are broken by the token's UTF-8 bytes, so the result does not depend on the order of counting. ``max_size``
+    bounds the number of rows, ``<pad>`` and ``<unk>`` included; None means no bound. The count of ``<unk>`` is the
+    number of occurrences left out. A token spelt like a reserved one gets no id of its own. Raises
+    :class:`ConfigError` for impossible bounds, :class:`DataError` when no token is left.
+    """
+    if min_count < 1:
+        raise ConfigError(
+            f"min_count is {min_count}; a token of the vocabulary occurs at least once, so give 1 or more"
+        )
+    if max_size is not None and max_size <= len(RESERVED):
+        raise ConfigError(f"max_size is {max_size}; <pad> and <unk> take two rows, so give 3 or more")
+    table = pa.table([counts.types, pa.array(counts.counts, pa.int64())], schema=_SCHEMA)
+    reserved = pc.is_in(table["token"], value_set=pa.array(RESERVED, pa.large_string()))
+    table = table.filter(pc.and_not(pc.greater_equal(table["count"], min_count), reserved))
+    if not len(table):
+        raise DataError(
+            f"no token occurs min_count = {min_count} times or more among {len(counts.types):,} distinct tokens, so "
+            "the vocabulary would be empty; lower min_count, or check that texts and stop words are what you meant"
+        )
+    table = table.sort_by([("count", "descending"), ("token", "ascending")])
+    if max_size is not None:
+        table = table.slice(0, max_size - len(RESERVED))
+    kept = table["count"].to_numpy().astype(np.int64)
+    left_out = int(counts.counts.sum()) - int(kept.sum())
+    tokens = pa.chunked_array([pa.array(RESERVED, pa.large_string()), *table["token"].chunks])
+    return Vocabulary(_one_chunk(tokens.combine_chunks()), np.concatenate([[0, left_out], kept]))
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """``tokens``: large_string [size], the row is the id; ``counts``: int64 [size], occurrences when it was frozen."""
+
+    tokens: pa.Array
+    counts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 (hex) over every token and its count, in order."""
+        digest = hashlib.sha256(b"padless vocabulary 1\0")
+        tokens = self.tokens.cast(pa.large_binary())
+        digest.update(pc.binary_length(tokens).to_numpy(zero_copy_only=False).astype("<i8").tobytes())
+        digest.update(b"".join(tokens.to_pylist()))
+        digest.update(self.counts.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def lookup(self, types: pa.Array) -> np.ndarray:
+        """The ids of ``types`` (string or large_string): int32, :data:`UNK` for what is not in the vocabulary."""
+        if len(types) * 8 < len(self):
+            rows = self._rows
+            return np.array([rows.get(token, UNK) for token in types.to_pylist()], np.int32)
+        found = pc.fill_null(pc.index_in(types.cast(pa.large_string()), value_set=self.tokens), UNK)
+        ids = found.to_numpy(zero_copy_only=False).astype(np.int32)
+        return np.maximum(ids, UNK, out=ids)  # a text may hold the word <pad>; it is not padding
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        """Token → id, for the few types of a single text: probing a dict beats hashing the whole vocabulary again."""
+        rows = dict(zip(self.tokens.to_pylist(), range(len(self)), strict=True))
+        del rows[RESERVED[PAD]]
+        return rows
+
+    def write(self, path: str | Path) -> None:
+        """Write an Arrow IPC file (columns token, count) that carries its own hash; it appears whole or not at all."""
+        table = pa.table([self.tokens, pa.array(self.counts, pa.int64())], schema=_SCHEMA)
+        table = table.replace_schema_metadata({_HASH_KEY: self.hash})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=len(table))
+        atomic.write_bytes(path, sink.getvalue())
+
+    @classmethod
+    def read(cls, path: str | Path) -> Vocabulary:
+        """Read what :meth:`write` wrote; raises :class:`DataError` naming ``path`` when anything is not as written."""
+        try:
+            with pa.OSFile(str(path), "rb") as source:
+                table = pa.ipc.open_file(source).read_all()
+            table.validate(full=True)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(f"{path} cannot be read as a vocabulary ({error}); run preprocessing again") from error
+        if not table.schema.equals(_SCHEMA) or any(column.null_count for column in table.columns):
+            raise DataError(f"{path} is not a vocabulary: its columns are {table.schema.names}, not token and count")
+        tokens = table["token"].combine_chunks()
+        vocabulary = cls(_one_chunk(tokens), table["count"].to_numpy().astype(np.int64))
+        recorded = (table.schema.metadata or {}).get(_HASH_KEY, b"").decode()
+        if vocabulary.hash != recorded:
+            raise DataError(
+                f"{path} is damaged: its contents do not match the hash it carries; run preprocessing again"
+            )
+        return vocabulary
+
+
+def _one_chunk(array: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """``ChunkedArray.combine_chunks`` answers with an array or, for no chunks in some versions, a chunked one."""
+    if isinstance(array, pa.ChunkedArray):
+        return array.chunk(0) if array.num_chunks else pa.array([], array.type)
+    return array
