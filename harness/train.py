@@ -17,10 +17,17 @@ def main(argv: list[str]) -> int:
     preemption.install()
     config = cli.parse(RunConfig, argv, prog=PROG, description=DESCRIPTION)
     from harness.ranks.session import open_session
-    from harness.training.run import Run
+    from harness.report.sink import ReportSink
+    from harness.training.assembly import assemble
+    from harness.training.writer import RunWriter
 
-    joined = open_session(config.device, config.precision, config.timeout_s)
-    with joined as session, Run(config, session) as run:
+    with (
+        open_session(config.device, config.precision, config.timeout_s) as session,
+        RunWriter(config, active=session.world.is_main and not config.dry_run) as writer,
+    ):
+        if writer.active:
+            writer.sinks.add(ReportSink(config.run))
+        run = assemble(config, session, writer)
         if config.dry_run:
             run.rehearse()
         else:

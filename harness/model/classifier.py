@@ -141,13 +141,6 @@ class Objective(nn.Module):
         self.seed = seed
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
-        self.wishes: nn.Parameter | None = None
-        self.wished: torch.Tensor | None = None
-
-    def carry_wishes(self, count: int, device: torch.device) -> None:
-        """Have a parameter that is always zero and whose gradient is ``wished``; see ``harness.training.requests``."""
-        self.wishes = nn.Parameter(torch.zeros(count, device=device))
-        self.wished = torch.zeros(count, device=device)
 
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
         """Sum over the batch's rows of each row's loss in optimizer ``step``; the caller divides by the rows of the
@@ -162,7 +155,4 @@ class Objective(nn.Module):
             class_weights=self.class_weights,
         )
         self.row_losses = losses.detach()
-        total = losses.sum()
-        if self.wishes is None or self.wished is None:
-            return total
-        return total + (self.wishes * self.wished).sum()
+        return losses.sum()

@@ -34,6 +34,25 @@ class RankError(UserError):
 
 
 @dataclass(frozen=True)
+class PendingMaximum:
+    """An all-reduce that has been started and not yet read."""
+
+    world: World
+    numbers: torch.Tensor
+    """int64 ``[n]``: this rank's numbers, or the maximum over ranks once ``work`` is done."""
+    work: Any
+    """None for one process."""
+    what: str
+
+    def read(self) -> np.ndarray:
+        """The largest of each number over all ranks, ``[n]``; waits for the slowest rank, within the time limit."""
+        if self.work is not None:
+            with self.world.waiting(self.what):
+                self.work.wait()
+        return self.numbers.numpy()
+
+
+@dataclass(frozen=True)
 class World:
     """Who is training together. ``control`` is the gloo group for small messages, None for one process."""
 
@@ -91,6 +110,18 @@ class World:
         table = self.gather_numbers(padded.reshape(-1), what).reshape(self.world_size, len(padded), rows.shape[1])
         return np.concatenate([table[rank, : counts[rank]] for rank in range(self.world_size)])
 
+    def start_maximum(self, numbers: np.ndarray, what: str) -> PendingMaximum:
+        """Start the maximum over ranks of ``numbers`` int64 ``[n]``, on the control group, and go on at once.
+
+        Every rank starts and reads these in the same order.
+        """
+        mine = torch.from_numpy(numbers.astype(np.int64))
+        work = None
+        if self.world_size > 1:
+            with self.waiting(what):
+                work = dist.all_reduce(mine, dist.ReduceOp.MAX, group=self.control, async_op=True)
+        return PendingMaximum(self, mine, work, what)
+
     def sum_on_device(self, numbers: torch.Tensor, what: str) -> None:
         """Add up over ranks, in place, on the path that gradients take: NCCL between GPUs, gloo between CPUs."""
         if self.world_size > 1:
@@ -99,17 +130,25 @@ class World:
 
     @contextmanager
     def together(self, what: str) -> Iterator[None]:
-        """Run a block on every rank; if it fails with a ``UserError`` on one, all raise the first rank's error.
+        """Run a block without collectives on every rank; if it fails on one, all raise.
 
-        Ranks thereby agree before they leave: none is killed half-way by a launcher, none waits for one that is gone.
+        A ``UserError`` is raised as it is by all ranks, the first rank's if there are several. Any other exception is
+        raised by the rank that met it, and all others raise a ``RankError`` that names it. So ranks agree before they
+        leave: none is killed half-way by a launcher, none waits for one that is gone.
         """
         error: UserError | None = None
+        own: Exception | None = None
         try:
             yield
         except UserError as caught:
             error = caught
+        except Exception as caught:
+            reason = " ".join(str(caught).split())[:300]
+            own, error = caught, RankError(f"rank {self.rank}: {type(caught).__name__}: {reason}")
         errors = self.gather_objects(error, f"the end of {what}")
         first = next((item for item in errors if item is not None), None)
+        if own is not None:
+            raise own
         if first is not None:
             first.agreed = True  # type: ignore[attr-defined]
             raise first

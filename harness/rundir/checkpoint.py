@@ -32,7 +32,7 @@ from preprocessing.base.errors import DataError
 if TYPE_CHECKING:
     import torch
 
-FORMAT, FORMAT_VERSION = "padless-checkpoint", 1
+FORMAT, FORMAT_VERSION = "padless-checkpoint", 2
 DIRECTORY = "checkpoints"
 MANIFEST, STATE = "manifest.json", "state.json"
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
@@ -41,6 +41,10 @@ CHUNK_BYTES = 8 << 20
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32"}
 
 Tensors = Mapping[str, "torch.Tensor"]
+
+
+class OtherVersionError(DataError):
+    """A whole checkpoint that another version of padless wrote: not damaged, and nothing to be passed over."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +165,10 @@ def verify(path: Path) -> Checkpoint:
     if manifest.get("format") != FORMAT:
         raise DataError(f"{path / MANIFEST}: not the manifest of a padless checkpoint")
     if manifest.get("format_version") != FORMAT_VERSION:
-        found = manifest.get("format_version")
-        raise DataError(f"{path / MANIFEST}: format version {found}, this padless reads version {FORMAT_VERSION}")
+        raise OtherVersionError(
+            f"{path}: a checkpoint of format version {manifest.get('format_version')}, this padless reads version "
+            f"{FORMAT_VERSION}: go on with the padless that wrote it, or name another run directory"
+        )
     files = manifest.get("files")
     if not isinstance(files, dict) or not {MODEL, OPTIMIZER, STATE} <= files.keys():
         raise DataError(f"{path / MANIFEST}: does not name {MODEL}, {OPTIMIZER} and {STATE}: damaged")
@@ -210,10 +216,15 @@ def steps(run: str | Path) -> list[int]:
 
 
 def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint | None:
-    """The newest checkpoint that verifies; ``damaged`` is told of every newer one that does not. None without any."""
+    """The newest checkpoint that verifies; ``damaged`` is told of every newer one that does not. None without any.
+
+    Raises ``OtherVersionError`` for one that this version cannot read: training from the start again would destroy it.
+    """
     for step in reversed(steps(run)):
         try:
             return verify(path_of(run, step))
+        except OtherVersionError:
+            raise
         except DataError as error:
             damaged(error)
     return None

@@ -1,40 +1,118 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts a trainer together on this rank: model, loader, guard, meter; the parts know nothing of each other's making."""
+"""Puts a run together on this rank: checks, data, trainer, checkpoint, sinks; the parts know nothing of each other."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from harness.config import RunConfig
-from harness.data.checks import TRAIN, order_spec
+from harness.config import RunConfig, to_dict
+from harness.data.checks import TRAIN, check_dataset, check_fit, check_useful, order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
-from harness.data.residency import OpenData
+from harness.data.residency import DataPlacement, OpenData
 from harness.model.classifier import Classifier, Objective
 from harness.ranks.precision import Choice
+from harness.ranks.preemption import StopWatch
 from harness.ranks.session import Session
+from harness.rundir import checkpoint, layout
+from harness.rundir.checkpoint import Checkpoint
+from harness.tracking.trackers import check_trackers
+from harness.tracking.tracking import Trackers
+from harness.training import resume
+from harness.training.console import Console
 from harness.training.flops import flops_per_token, measure_peak
 from harness.training.guard import NonFiniteGuard
-from harness.training.probe import choose_micro_batch, heaviest_step
+from harness.training.probe import choose_micro_batch
 from harness.training.profiling import StepProfiler
-from harness.training.throughput import Meter
-from harness.training.trainer import Milestones, Trainer
+from harness.training.requests import RankRequests
+from harness.training.run import Run
+from harness.training.selection import Selection
+from harness.training.sinks import TrackerSink
+from harness.training.state import State
+from harness.training.throughput import Meter, reset_peak_memory
+from harness.training.trainer import Trainer
+from harness.training.writer import RunWriter
+from preprocessing.base import atomic
+from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Manifest
 
 FP16_FIRST_SKIPS = 20
 """fp16 starts with a large loss scale and finds the right one by skipping steps; those are no sign of divergence."""
 
 
+def assemble(config: RunConfig, session: Session, writer: RunWriter) -> Run:
+    """Check, agree with the other ranks, then build. Raises the same ``UserError`` on every rank."""
+    world = session.world
+    choices = dict(session.choices)
+    manifest, start = agree(config, session, writer)
+    data = OpenData(DataPlacement.of(config), manifest, TRAIN, world, session.device)
+    choices |= data.choices
+    with world.together("staging the dataset"):
+        data.copy()
+    with world.together("opening the dataset"):
+        data.open()
+    trainer = build_trainer(config, session, manifest, data, choices)
+    selection = Selection(config.select, config.patience)
+    with world.together("loading the checkpoint"):
+        if start is not None:
+            load(trainer, selection, start, choices)
+    if config.micro_batch == "auto":
+        choices["micro_batch"] = choose_micro_batch(trainer)
+    with world.together("opening the run directory"):
+        watch = StopWatch(writer.directory, config.max_time_s, is_main=writer.active)
+        writer.open(trainer, start, choices)
+        writer.restore_bundle(manifest, selection)
+    prepare_checkpoints(trainer, writer)
+    console = add_sinks(config, manifest, trainer, writer, choices) if world.is_main else None
+    return Run(config, session, manifest, data, trainer, selection, RankRequests(world), watch, writer, console)
+
+
+def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manifest, Checkpoint | None]:
+    """Check what was asked for, that all ranks were asked the same, and where the run goes on from."""
+    world = session.world
+    start = None
+    with world.together("the checks before training"):
+        if world.is_main:
+            writer.claim()
+            check_trackers(config.tracking)
+            told = layout.LAUNCH_ID in os.environ  # by the launcher
+            start = resume.find_resume_point(config, (lambda text: None) if told else say).checkpoint
+        manifest = check_dataset(config.data, hashes=world.is_main)
+        check_fit(config, manifest, world.world_size)
+        check_useful(config, manifest, world.world_size)
+        if config.optim.gradient_compression != "none" and session.device.type != "cuda":
+            raise ConfigError("optim.gradient_compression: bf16 gradients need CUDA devices; leave it at none here")
+        if start is not None:
+            resume.check_dataset(start, manifest, config)
+    settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
+    facts = {"configuration": settings, "dataset": manifest.fingerprint[:16], "torch": torch.__version__}
+    world.handshake(facts)
+    step = world.gather_objects(None if start is None else start.step, "where the run goes on from")[0]
+    with world.together("reading the checkpoint"):
+        if step is not None and start is None:
+            start = checkpoint.verify(checkpoint.path_of(config.run, step))
+        writer.begin(step or 0)
+    return manifest, start
+
+
+def load(trainer: Trainer, selection: Selection, start: Checkpoint, choices: dict[str, Choice]) -> None:
+    """Put every part where the checkpoint was taken. Raises ``DataError``."""
+    state = State.read(start)
+    trainer.load(state, start.path)
+    selection.load(start.state["selection"])
+    choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
+    before, now = len(state.values["counted"]), trainer.world.world_size
+    if before != now:
+        choices["processes"] = Choice(str(now), f"{before} before: the same global batches, other rounding")
+
+
 def build_trainer(
-    config: RunConfig,
-    session: Session,
-    manifest: Manifest,
-    data: OpenData,
-    choices: dict[str, Choice],
-    milestones: Milestones,
+    config: RunConfig, session: Session, manifest: Manifest, data: OpenData, choices: dict[str, Choice]
 ) -> Trainer:
     """A trainer at step 0 with weights drawn from the seed; what was decided on the way is added to ``choices``."""
     world, directory = session.world, Path(config.run)
@@ -49,68 +127,53 @@ def build_trainer(
         class_weights=torch.tensor(weights, device=session.device) if config.optim.class_weights else None,
     )
     peak = measure_peak(session.device, choices["precision"].value)
+    reset_peak_memory(session.device)
     peaks = world.gather_numbers(np.array([peak]), "measuring the devices")
     choices["peak"] = Choice(f"{peaks.sum() / 1e9:,.0f} GFLOP/s", "a matrix product, all processes together")
     limit = config.nan_limit + (FP16_FIRST_SKIPS if choices["precision"].value == "fp16" else 0)
+    split = data.splits[TRAIN]
     return Trainer(
         config,
         objective,
-        build_loader(config, session, data, objective, choices),
+        Loader(
+            split,
+            order_over(split, order_spec(config)),
+            rank=world.rank,
+            world_size=world.world_size,
+            layout=session.layout,
+            device=session.device,
+            micro_batch=config.micro_batch if isinstance(config.micro_batch, int) else None,
+            resident=data.rows,
+            guard=data.guard.check_sizes,
+        ),
         session.accelerator,
         world,
-        guard=NonFiniteGuard(limit, world, directory, data.splits[TRAIN], Path(config.data), len(manifest.labels)),
+        guard=NonFiniteGuard(limit, world, directory, split, Path(config.data), len(manifest.labels)),
         meter=Meter(session.device, flops_per_token(config.model), float(peaks.sum())),
         profiler=StepProfiler(config.profile if world.is_main else [], directory / "profile"),
-        milestones=milestones,
     )
 
 
-def build_loader(
-    config: RunConfig, session: Session, data: OpenData, objective: Objective, choices: dict[str, Choice]
-) -> Loader:
-    """The loader of the training rows, with the micro-batch that was given or that fits."""
-    split = data.splits[TRAIN]
-    loader = Loader(
-        split,
-        order_over(split, order_spec(config)),
-        rank=session.world.rank,
-        world_size=session.world.world_size,
-        layout=session.layout,
-        device=session.device,
-        micro_batch=None if config.micro_batch == "auto" else config.micro_batch,
-        resident=data.rows,
-        guard=data.guard.check_sizes,
-    )
-    if config.micro_batch == "auto":
-        fit_micro_batch(loader, objective, session, config, choices)
-    return loader
+def prepare_checkpoints(trainer: Trainer, writer: RunWriter) -> None:
+    """Set the memory of the first checkpoint aside. Every rank calls it: a state holds what all have counted."""
+    tensors = trainer.state().tensors
+    if writer.checkpointer is not None:
+        writer.checkpointer.prepare(tensors)
 
 
-def fit_micro_batch(
-    loader: Loader, objective: Objective, session: Session, config: RunConfig, choices: dict[str, Choice]
-) -> None:
-    """Give the loader the micro-batch with which the longest batch fits."""
-    step = longest_step(loader)
-
-    def attempt(rows: int) -> None:
-        loader.micro_batch = rows
-        (batch,) = loader.steps(0, step, step + 1)
-        for micro_batch in batch.micro_batches:
-            with session.accelerator.autocast():
-                loss = objective(micro_batch, step=0)
-            loss.backward()
-        objective.zero_grad(set_to_none=True)
-
-    share = -(-config.global_batch // session.world.world_size)
-    loader.micro_batch, choices["micro_batch"] = choose_micro_batch(share, attempt, session.world, session.device)
+def add_sinks(
+    config: RunConfig, manifest: Manifest, trainer: Trainer, writer: RunWriter, choices: dict[str, Choice]
+) -> Console:
+    """Start what hears of the run on rank 0, and say what is about to be trained."""
+    facts = {"dataset": manifest.fingerprint, "effective": {name: str(choice) for name, choice in choices.items()}}
+    console = Console(writer.directory, trainer.total_steps, trainer.step)
+    if writer.active:
+        writer.sinks.add(console)
+        writer.sinks.add(TrackerSink(Trackers(config, writer.directory, active=True, facts=facts)))
+    console.start(config, manifest, trainer.objective.classifier, choices)
+    return console
 
 
-def longest_step(loader: Loader) -> int:
-    """The step of the first epoch that needs the most memory."""
-    starts, blocks = loader.split.block_starts, loader.split.blocks
-
-    def longest(row: int) -> int:
-        block = int(np.searchsorted(starts, row, side="right")) - 1
-        return int(blocks[block].length[row - starts[block]])
-
-    return heaviest_step(loader.order, longest)
+def say(text: str) -> None:
+    """A line on stdout, at once."""
+    print(text, flush=True)

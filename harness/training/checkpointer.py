@@ -8,17 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from harness.config import CheckpointConfig
 from harness.rundir import checkpoint, layout
-from harness.training.state import Buffers
+from harness.training.state import Snapshots, Tensors
 from preprocessing.base.errors import StorageError
-
-if TYPE_CHECKING:
-    from harness.training.trainer import Trainer
 
 NICENESS = 19
 """Priority of the writing thread: training needs the cores more. While training waits for it, they are idle."""
@@ -30,27 +27,27 @@ class Checkpointer:
     def __init__(self, run: Path, config: CheckpointConfig, device: torch.device, sync: Callable[[], None]) -> None:
         """``sync`` flushes the metrics to the disk, before a checkpoint that knows of them gets its name."""
         self.run, self.config, self.sync = run, config, sync
-        self.buffers = Buffers(device)
+        self.snapshots = Snapshots(device)
         self.on_cuda = device.type == "cuda"
         self.thread: threading.Thread | None = None
         self.failure: StorageError | None = None
         self.saved_at = time.monotonic()
 
-    def prepare(self, trainer: Trainer) -> None:
-        """Set the memory for snapshots aside, beside the first steps."""
-        self._start(lambda: self.buffers.prepare(trainer))
+    def prepare(self, tensors: Tensors) -> None:
+        """Set the memory for copies of ``tensors`` aside, beside the first steps."""
+        self._start(lambda: self.snapshots.prepare(tensors))
 
     def is_due(self) -> bool:
         """Whether ``every_s`` have passed since the last checkpoint. Only one rank's clock may decide."""
         return time.monotonic() - self.saved_at >= self.config.every_s
 
-    def save(self, trainer: Trainer, state: dict[str, Any], best: int | None, *, wait: bool) -> None:
-        """Take a snapshot and write it, in the background unless ``wait``. Raises ``StorageError`` of this or the last.
+    def save(self, tensors: Tensors, state: dict[str, Any], best: int | None, *, wait: bool) -> None:
+        """Take copies and write them, in the background unless ``wait``. Raises ``StorageError`` of this or the last.
 
         ``best``: the step of the best validation so far, whose checkpoint is kept.
         """
         self.wait()
-        files = self.buffers.copy(trainer)
+        files = self.snapshots.copy(tensors)
         copied = torch.cuda.Event() if self.on_cuda else None
         if copied is not None:
             copied.record()
@@ -62,8 +59,7 @@ class Checkpointer:
             with layout.storage(checkpoint.path_of(self.run, state["step"])):
                 self.sync()
                 checkpoint.write(self.run, state["step"], files, state)
-                keep = self.config
-                checkpoint.prune(self.run, last=keep.keep_last, best=best, every=keep.keep_every)
+                checkpoint.prune(self.run, last=self.config.keep_last, best=best, every=self.config.keep_every)
 
         if wait:
             write()

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
+from harness.evaluate import describe
 from harness.model.classifier import Classifier, num_parameters
 from harness.ranks.precision import Choice
 from harness.rundir import layout
 from harness.training.probe import Rehearsal
+from harness.training.sinks import Ending, Sink
 from preprocessing.dataset.shards import Manifest
 
 
-class Console:
+class Console(Sink):
     """Readable in a terminal and in a job's log file: no cursor movement, no colours."""
 
-    def __init__(self, total_steps: int, first_step: int = 0) -> None:
+    def __init__(self, directory: Path, total_steps: int, first_step: int = 0) -> None:
         """``total_steps`` and the step that this start goes on from are what the time left is computed from."""
+        self.directory = directory
         self.total_steps, self.first_step = total_steps, first_step
         self.started = time.monotonic()
 
@@ -44,8 +47,16 @@ class Console:
         for name, choice in choices.items():
             self.say(f"{name:<10} {choice}")
 
-    def line(self, figures: dict[str, Any]) -> None:
-        """One log line."""
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        """One log line, or one validation; the test has more to say than its figures."""
+        if kind == "train":
+            self.step_line(values)
+        elif kind == "validation":
+            best = " (best so far)" if values["best"] else ""
+            self.say(f"epoch {values['epoch']} validation: {describe(values)}{best}")
+
+    def step_line(self, figures: dict[str, Any]) -> None:
+        """What was learned since the last line, and how fast."""
         step = figures["step"]
         left = (time.monotonic() - self.started) / (step - self.first_step) * (self.total_steps - step)
         self.say(
@@ -56,15 +67,19 @@ class Console:
         if figures["verdict"]:
             self.say(f"  note: {figures['verdict']}")
 
-    def rehearsal(self, cost: Rehearsal, rows: int, tokens: int) -> None:
-        """What a dry run found: ``rows`` of the longest step, ``tokens`` per process in a full run."""
-        self.say(f"dry run    longest step ({rows} rows): {cost.step_s * 1e3:,.0f} ms")
+    def rehearsal(self, cost: Rehearsal, tokens: int) -> None:
+        """What a dry run found; ``tokens`` per process in a full run."""
+        self.say(f"dry run    longest step ({cost.rows} rows): {cost.step_s * 1e3:,.0f} ms")
         self.say(f"memory     {cost.memory_bytes / 2**20:,.0f} MiB at most in one process")
         self.say(f"full run   about {duration(cost.full_run_s(tokens))} of training ({self.total_steps:,} steps)")
 
-    def end(self, directory: Path) -> None:
-        """Where everything lies."""
-        self.say(f"finished in {duration(time.monotonic() - self.started)}; in {directory}:")
+    def close(self, ending: Ending) -> None:
+        """Where everything lies, or how to go on."""
+        if ending.state == "preempted":
+            self.say(f"stopped at step {ending.step:,}: {ending.reason}; the same command goes on from here")
+        if ending.state != "finished":
+            return
+        self.say(f"finished in {duration(time.monotonic() - self.started)}; in {self.directory}:")
         for name, what in (
             (layout.BUNDLE, "best weights, vocabulary and text pipeline, for predict"),
             ("test.json", "test metrics; test-predictions.parquet has every row"),
@@ -72,7 +87,8 @@ class Console:
             (layout.METRICS, "every log line"),
             (layout.CONFIG, "the resolved configuration; environment.json says what it ran on"),
         ):
-            self.say(f"  {name:<14} {what}")
+            if (self.directory / name).exists():
+                self.say(f"  {name:<14} {what}")
 
 
 def utilisation(mfu: float | None) -> str:

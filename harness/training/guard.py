@@ -13,6 +13,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,11 +65,26 @@ class NonFiniteGuard:
         self.in_a_row = 0
         self.total = 0
 
-    def judge(self, optimizer: torch.optim.Optimizer, grad_norm: torch.Tensor) -> torch.Tensor:
-        """Tell a fused optimizer to skip its next update if ``grad_norm`` is not finite; gives 1.0 or 0.0, unread."""
+    def judge(
+        self, optimizer: torch.optim.Optimizer, grad_norm: torch.Tensor, scaler: torch.amp.GradScaler | None = None
+    ) -> torch.Tensor:
+        """Have a fused optimizer skip its next update if the gradient is not finite; gives 1.0 or 0.0, unread.
+
+        In fp16 the ``scaler`` has judged already, when it divided the gradients by its scale, and the step obeys it.
+        """
+        if scaler is not None:
+            return found_inf(scaler, optimizer)
         skip = 1.0 - torch.isfinite(grad_norm).to(torch.float32)
         optimizer.found_inf, optimizer.grad_scale = skip, None  # type: ignore[attr-defined]
         return skip
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {"in_a_row": self.in_a_row, "total": self.total}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what ``state`` gave."""
+        self.in_a_row, self.total = state["in_a_row"], state["total"]
 
     def record(self, step: int, batch: StepBatch, losses: list[torch.Tensor], skip: torch.Tensor, lr: float) -> int:
         """Remember a step and act on the one whose verdict is due; how many skipped ones came to light.
@@ -130,6 +146,16 @@ class NonFiniteGuard:
             path = self.directory / DIRECTORY / f"step-{verdict.step:08d}-rank{self.world.rank}.jsonl"
             lines = describe_rows(self.split, self.data, rows[chosen], losses[chosen])
             atomic.write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def found_inf(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """1.0 if the unscaled gradients of ``optimizer`` hold a value that is not finite, else 0.0; a scalar, unread.
+
+    Accelerate's ``optimizer_step_was_skipped`` is never true for a fused optimizer, which is always called and skips
+    by itself.
+    """
+    found = list(scaler._found_inf_per_device(optimizer).values())
+    return torch.stack([flag.to(found[0].device) for flag in found]).sum().clamp(max=1.0)
 
 
 def describe_rows(split: Split, data: Path, rows: np.ndarray, losses: np.ndarray) -> list[dict[str, object]]:

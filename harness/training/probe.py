@@ -1,51 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What fits and how long it takes, found out with the longest batch of the run before any step counts."""
+"""What fits and how long it takes, tried with the longest batch of the run before any step counts."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from harness.data.order import Order
-from harness.ranks.distributed import World
+from harness.batch import StepBatch
+from harness.data.loader import Loader
 from harness.ranks.precision import Choice
+from harness.training.flops import synchronize
+from harness.training.throughput import memory_bytes, reset_peak_memory
+from harness.training.trainer import Trainer
 from preprocessing.base.errors import ConfigError
 
+STEPS_LOOKED_AT = 2000
 
-def heaviest_step(order: Order, longest: Callable[[int], int], limit: int = 2000) -> int:
-    """The step of the first epoch whose rows times longest row is the largest, among the first ``limit`` steps.
 
-    ``longest(row)`` is the length of a global row; the first row of a batch is its longest.
+def heaviest_batch(loader: Loader) -> StepBatch:
+    """This rank's share of the step whose rows times longest row is the largest, in the first steps of epoch 0."""
+    order, split = loader.order, loader.split
+    sizes = []
+    for step in range(min(STEPS_LOOKED_AT, order.steps_per_epoch)):
+        rows = order.batch_rows(0, step)  # longest first
+        block = int(np.searchsorted(split.block_starts, rows[0], side="right")) - 1
+        sizes.append(len(rows) * int(split.blocks[block].length[rows[0] - split.block_starts[block]]))
+    step = int(np.argmax(sizes))
+    (batch,) = loader.steps(0, step, step + 1)
+    return batch
+
+
+def choose_micro_batch(trainer: Trainer) -> Choice:
+    """Give the loader the largest of the whole share of a step, its half, … with which the longest batch fits.
+
+    All ranks try the same size and agree. What training holds between two steps is there already: Adam's moments, the
+    average, DDP's buckets. Raises ``ConfigError`` when one row is too much.
     """
-    batches = (order.batch_rows(0, step) for step in range(min(limit, order.steps_per_epoch)))
-    return int(np.argmax([len(batch) * longest(int(batch[0])) for batch in batches]))
-
-
-def choose_micro_batch(
-    share: int, attempt: Callable[[int], None], world: World, device: torch.device
-) -> tuple[int | None, Choice]:
-    """The largest of ``share``, ``share / 2``, … rows with which ``attempt`` does not run out of device memory.
-
-    ``attempt(rows)`` runs the longest batch forward and backward in micro-batches of that size. All ranks try the same
-    size and agree; raises ``ConfigError`` when one row is too much.
-    """
+    loader, world, device = trainer.loader, trainer.world, trainer.accelerator.device
     if device.type != "cuda":
-        return None, Choice("no limit", "only CUDA devices run out of memory in a way that can be caught")
-    rows = share
+        loader.micro_batch = None
+        return Choice("no limit", "only CUDA devices run out of memory in a way that can be caught")
+    share = rows = -(-loader.order.largest_step // world.world_size)
     while True:
-        failed = 0
-        try:
-            attempt(rows)
-        except torch.OutOfMemoryError:
-            failed = 1
+        loader.micro_batch = rows
+        failed = runs_out_of_memory(trainer)
         torch.cuda.empty_cache()
-        if not world.gather_numbers(np.array([failed]), "trying out a micro-batch").any():
-            reason = "the whole share of a step fits" if rows == share else f"{rows * 2} rows ran out of memory"
-            return (None if rows == share else rows), Choice(f"{rows} rows", reason)
+        reset_peak_memory(device)
+        if not world.gather_numbers(np.array([int(failed)]), "trying out a micro-batch").any():
+            break
         if rows == 1:
             with world.together("trying out a micro-batch"):
                 raise ConfigError(
@@ -53,6 +58,24 @@ def choose_micro_batch(
                     "with a smaller text.max_tokens or lower model.hidden_size"
                 )
         rows = (rows + 1) // 2
+    if rows == share:
+        loader.micro_batch = None
+        return Choice(f"{rows} rows", "the whole share of a step fits")
+    return Choice(f"{rows} rows", f"{rows * 2} rows ran out of memory")
+
+
+def runs_out_of_memory(trainer: Trainer) -> bool:
+    """Whether the longest batch fails for want of memory, forward and backward; no gradient is exchanged or kept."""
+    try:
+        for micro_batch in heaviest_batch(trainer.loader).micro_batches:
+            with trainer.accelerator.no_sync(trainer.model):
+                loss = trainer.model(micro_batch, 0)
+                trainer.accelerator.backward(loss)
+    except torch.OutOfMemoryError:
+        return True
+    finally:
+        trainer.optimizer.zero_grad(set_to_none=True)
+    return False
 
 
 @dataclass(frozen=True)
@@ -60,6 +83,8 @@ class Rehearsal:
     """What one real step of the longest batch cost."""
 
     step_s: float
+    rows: int
+    """Rows of that step over all ranks."""
     tokens: int
     """Real tokens of that step, on this rank."""
     memory_bytes: int
@@ -69,11 +94,16 @@ class Rehearsal:
         return self.step_s * tokens / self.tokens
 
 
-def rehearse(update: Callable[[], int], memory: Callable[[], int], repeats: int = 3) -> Rehearsal:
-    """Time ``update``, which runs one step and returns its real tokens; the best of a few, after one to warm up."""
-    tokens, best = update(), float("inf")
-    for _ in range(repeats):
+def rehearse(trainer: Trainer, repeats: int = 3) -> Rehearsal:
+    """Run the longest batch as real steps: the fastest of a few, after one to warm up. The weights change."""
+    batch = heaviest_batch(trainer.loader)
+    device = trainer.accelerator.device
+    trainer.model.train()
+    seconds = []
+    for _ in range(repeats + 1):
         started = time.perf_counter()
-        update()
-        best = min(best, time.perf_counter() - started)
-    return Rehearsal(best, tokens, memory())
+        trainer.update(batch)
+        synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    tokens = sum(micro.num_tokens for micro in batch.micro_batches)
+    return Rehearsal(min(seconds[1:]), batch.global_rows, tokens, memory_bytes(device))

@@ -90,8 +90,8 @@ class Meter:
         """Leave out time that was not spent training, such as a validation."""
         self.paused_s += seconds
 
-    def partial(self, world: World) -> list[dict[str, Any]]:
-        """What every rank has counted since the last log line, as plain values: what a checkpoint keeps of it."""
+    def state(self, world: World) -> list[dict[str, Any]]:
+        """What every rank has counted since the last log line, as plain values; every rank calls it."""
         loss = 0.0 if self.loss_sum is None else float(self.loss_sum)
         integers = np.array([self.rows, self.tokens, self.padded_tokens, self.skipped, 0, 0], dtype=np.int64)
         integers[-2] = np.uint64(self.rows_hash).astype(np.int64)
@@ -103,8 +103,8 @@ class Meter:
             for line in table
         ]
 
-    def restore(self, parts: list[dict[str, Any]], rank: int, world_size: int) -> None:
-        """Take up what ``partial`` gave: this rank's own part, or all of it on rank 0 if there are other ranks now."""
+    def load(self, parts: list[dict[str, Any]], rank: int, world_size: int) -> None:
+        """Take up what ``state`` gave: this rank's own part, or all of it on rank 0 if there are other ranks now."""
         mine = [parts[rank]] if len(parts) == world_size else parts if rank == 0 else []
         sums = {name: sum(part[name] for part in mine) for name in ("rows", "tokens", "padded_tokens")}
         self.rows, self.tokens, self.padded_tokens = sums.values()
@@ -177,3 +177,9 @@ def memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let ``memory_bytes`` begin anew on a CUDA device, after something that is no part of training."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

@@ -16,19 +16,24 @@ from harness.config import RunConfig
 from harness.data.loader import Loader
 from harness.model.classifier import Objective
 from harness.ranks.distributed import World
+from harness.rundir.checkpoint import MODEL, OPTIMIZER
 from harness.training.ema import WeightAverage
 from harness.training.guard import NonFiniteGuard
-from harness.training.optim import build_optimizer, learning_rate, set_learning_rate
+from harness.training.optim import MOMENTS, build_optimizer, learning_rate, set_learning_rate
 from harness.training.profiling import StepProfiler
-from harness.training.requests import Agreement, Wish
+from harness.training.state import State, load_weights
 from harness.training.throughput import Meter
+from preprocessing.base.errors import DataError
 
 
 class Milestones:
     """What happens at the milestones of a run, called on every rank; here nothing does. A run overrides all of it."""
 
-    def after_step(self, wishes: set[Wish]) -> None:
-        """``wishes``: what the ranks agreed on; may raise to leave the loop at this step."""
+    def after_step(self) -> None:
+        """A step is done; may raise to leave the loop here."""
+
+    def before_validation(self) -> None:
+        """The steps of an epoch are done, and the weights are still its own."""
 
     def after_epoch(self) -> None:
         """The epoch is trained and validated."""
@@ -37,8 +42,8 @@ class Milestones:
         """Whether to stop training here."""
         return False
 
-    def report(self, figures: dict[str, Any]) -> None:
-        """A log line."""
+    def log(self, figures: dict[str, Any]) -> None:
+        """The figures since the last log line."""
 
 
 class Trainer:
@@ -55,20 +60,20 @@ class Trainer:
         guard: NonFiniteGuard,
         meter: Meter,
         profiler: StepProfiler,
-        milestones: Milestones | None = None,
     ) -> None:
-        """``milestones`` hears of every step, log line and epoch, on every rank."""
+        """At step 0, with all the memory that training needs between two steps."""
         self.config, self.loader, self.world = config, loader, world
         self.accelerator, self.objective = accelerator, objective
         self.guard, self.meter, self.profiler = guard, meter, profiler
-        self.agreement = Agreement(objective, world.world_size, accelerator.device)
-        accelerator.ddp_handler = ddp_options(config, accumulates=loader.micro_batch is not None)
+        accumulates = config.micro_batch is not None or loader.micro_batch is not None
+        accelerator.ddp_handler = ddp_options(config, accumulates=accumulates)
         optimizer = build_optimizer(objective.classifier, config.optim)
         self.model, self.optimizer = accelerator.prepare(objective, optimizer)
         self.parameters = list(objective.classifier.parameters())
-        average = config.optim.ema
-        self.average = None if average is None else WeightAverage(objective.classifier, average)
-        self.milestones = milestones or Milestones()
+        decay = config.optim.ema
+        self.average = None if decay is None else WeightAverage(objective.classifier, decay)
+        self.milestones = Milestones()
+        """Hears of every step, log line and epoch, on every rank."""
         self.total_steps = config.epochs * loader.order.steps_per_epoch
         self.step = 0
         self.epochs_done = 0
@@ -91,9 +96,9 @@ class Trainer:
                 self.step += 1
                 if self.step % self.config.tracking.log_every == 0 or self.step == self.total_steps:
                     self.log(grad_norm)
-                self.milestones.after_step(self.agreement.receive())
+                self.milestones.after_step()
             self.guard.flush(self.current_lr())
-            self.milestones.after_step(self.agreement.flush())
+            self.milestones.before_validation()
             self.stopped = self.evaluate(epoch)
             self.epochs_done = epoch + 1
             self.milestones.after_epoch()
@@ -113,7 +118,6 @@ class Trainer:
         multiplied by their number. Returns the sum of this rank's row losses and the norm of the global gradient.
         """
         set_learning_rate(self.optimizer, self.current_lr())
-        self.agreement.send()
         scale = self.world.world_size / batch.global_rows
         losses, row_losses = [], []
         for number, micro_batch in enumerate(batch.micro_batches):
@@ -140,12 +144,9 @@ class Trainer:
 
     def take_step(self, batch: StepBatch, grad_norm: torch.Tensor, row_losses: list[torch.Tensor]) -> None:
         """Update the weights, unless the gradient is not finite; then nothing changes, on any rank."""
-        scaled = self.accelerator.scaler is not None  # fp16, where the scaler itself skips steps
-        skip = grad_norm.new_zeros(()) if scaled else self.guard.judge(self.optimizer.optimizer, grad_norm)
+        skip = self.guard.judge(self.optimizer.optimizer, grad_norm, self.accelerator.scaler)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if scaled and self.accelerator.optimizer_step_was_skipped:
-            skip = torch.ones_like(skip)
         if self.average is not None:
             self.average.update(self.step)
         self.meter.skipped += self.guard.record(self.step, batch, row_losses, skip, self.current_lr())
@@ -163,13 +164,61 @@ class Trainer:
             "grad_norm": float(grad_norm),
             **self.meter.read(self.world),
         }
-        self.milestones.report(figures)
+        self.milestones.log(figures)
         self.guard.check_loss(figures["loss"], self.step, figures["lr"])
+
+    def state(self) -> State:
+        """All that the training is between two steps; every rank calls it, since each has counted its own share."""
+        self.guard.flush(self.current_lr())
+        classifier = self.objective.classifier
+        optimizer: dict[str, torch.Tensor] = {}
+        for name, parameter in classifier.named_parameters():
+            held = self.optimizer.optimizer.state[parameter]
+            optimizer |= {f"{key}.{name}": held[key] for key in ("step", *MOMENTS)}
+        if self.average is not None:
+            names = (name for name, _ in classifier.named_parameters())
+            optimizer |= {f"average.{name}": tensor for name, tensor in zip(names, self.average.average, strict=True)}
+        scaler = self.accelerator.scaler
+        values = {
+            "step": self.step,
+            "epochs_done": self.epochs_done,
+            "stopped": self.stopped,
+            "guard": self.guard.state(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "counted": self.meter.state(self.world),
+        }
+        weights = {name: tensor.detach() for name, tensor in classifier.state_dict().items()}
+        return State({MODEL: weights, OPTIMIZER: optimizer}, values)
+
+    def load(self, state: State, where: object) -> None:
+        """Go on from ``state``. Raises ``DataError`` that names ``where`` if it is another model's.
+
+        An average that the state does not have begins at its weights.
+        """
+        classifier, values = self.objective.classifier, state.values
+        load_weights(classifier, state.tensors[MODEL], where)
+        tensors = state.tensors[OPTIMIZER]
+        try:
+            for name, parameter in classifier.named_parameters():
+                held = self.optimizer.optimizer.state[parameter]
+                for key in ("step", *MOMENTS):
+                    held[key].copy_(tensors[f"{key}.{name}"])
+            if self.average is not None:
+                for (name, own), average in zip(classifier.named_parameters(), self.average.average, strict=True):
+                    average.copy_(tensors.get(f"average.{name}", own.detach()))
+        except (KeyError, RuntimeError) as error:
+            raise DataError(f"{where}: not the optimizer of this model ({error})") from None
+        self.step, self.epochs_done = values["step"], values["epochs_done"]
+        self.stopped = values["stopped"] and self.config.patience is not None
+        self.guard.load(values["guard"])
+        if self.accelerator.scaler is not None and values["scaler"]:
+            self.accelerator.scaler.load_state_dict(values["scaler"])
+        self.meter.load(values["counted"], self.world.rank, self.world.world_size)
 
 
 def ddp_options(config: RunConfig, *, accumulates: bool) -> DistributedDataParallelKwargs:
     """How DDP is set up. The graph never changes, but DDP's static graph fails when the first backward pass runs under
-    ``no_sync``, so it is left out where micro-batches are accumulated.
+    ``no_sync``, so it is left out where micro-batches are accumulated, or may be.
     """
     compressed = config.optim.gradient_compression == "bf16"
     hook = DDPCommunicationHookType.BF16 if compressed else DDPCommunicationHookType.NO

@@ -1,28 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run directory as rank 0 writes it; on every other rank, and in a dry run, an object that writes nothing.
 
-Whatever cannot be written is kept as ``failure``: one rank alone must not leave, so the run raises it on all ranks at
-their next meeting.
+``status.json`` is true from the moment the directory is claimed to the end of the block, whatever is raised in between.
+What cannot be written is kept as ``failure``: one rank alone must not leave, so the run raises it on all ranks at their
+next meeting.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TextIO
 
 from harness.config import RunConfig
-from harness.inference.bundle import write_bundle, write_vocabulary
+from harness.inference.bundle import INDEX, read_info, write_bundle, write_vocabulary
 from harness.model.classifier import Classifier
-from harness.ranks import preemption
 from harness.ranks.precision import Choice
 from harness.ranks.preemption import Preempted
 from harness.rundir import checkpoint, layout
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.metrics_log import MetricsLog
-from harness.scores.calibration import Decision
 from harness.training.checkpointer import Checkpointer
-from harness.training.state import load_weights
+from harness.training.selection import Selection
+from harness.training.sinks import Ending, MetricsFiles, Sinks
+from harness.training.state import Tensors, load_weights
 from harness.training.trainer import Trainer
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, StorageError, UserError
@@ -30,15 +32,24 @@ from preprocessing.dataset.shards import Manifest
 
 
 class RunWriter:
-    """Status, metrics, checkpoints and bundle of one run."""
+    """Status, checkpoints and bundle of one run, and the sinks that hear of it.
+
+    A context manager: leaving it says how the run ended, to the file first and then to the sinks.
+    """
 
     def __init__(self, config: RunConfig, *, active: bool) -> None:
         """Nothing is touched yet."""
         self.config, self.active = config, active
         self.directory = Path(config.run)
         self.bundle = self.directory / layout.BUNDLE
+        self.sinks = Sinks()
+        self.step = 0
+        """The last step that is known here."""
         self.lock: TextIO | None = None
-        self.log: MetricsLog | None = None
+        self.begun = False
+        self.had_finished = False
+        """The run that was there when this start claimed the directory had ended well."""
+        self.files: MetricsFiles | None = None
         self.checkpointer: Checkpointer | None = None
         self.failed: StorageError | None = None
 
@@ -46,41 +57,38 @@ class RunWriter:
         """Hold the directory against other processes. Raises ``ConfigError`` or ``StorageError``."""
         if self.active:
             self.lock = layout.claim(self.config)
+            self.had_finished = (layout.read_status(self.directory) or {}).get("state") == "finished"
+
+    def begin(self, step: int) -> None:
+        """Nothing speaks against this start: it goes on from ``step``. Raises ``StorageError``."""
+        self.begun = True
+        self.status(step)
 
     def open(self, trainer: Trainer, start: Checkpoint | None, choices: dict[str, Choice]) -> None:
         """Make the directory tell of this start, and hold nothing that the run has not come to yet."""
         if not self.active:
             return
-        processes = trainer.world.world_size
         effective = {name: str(choice) for name, choice in choices.items()}
+        attempt = {"processes": trainer.world.world_size, "resumed_from": None if start is None else start.step}
         with layout.storage(self.directory):
             checkpoint.sweep(self.directory)
             layout.write_config(self.config)
-            self.status("running", trainer.step)
-            resumed_from = None if start is None else start.step
-            layout.note_attempt(self.directory, {"processes": processes, "resumed_from": resumed_from})
+            layout.note_attempt(self.directory, attempt)
             atomic.write_json(self.directory / layout.ENVIRONMENT, layout.describe_environment(effective))
             write_vocabulary(self.bundle, Path(self.config.data))
-        self.log = MetricsLog(self.directory, {} if start is None else start.state["log_bytes"])
-        device = trainer.accelerator.device
-        self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, device, self.log.sync)
-        self.checkpointer.prepare(trainer)
+        log = MetricsLog(self.directory, {} if start is None else start.state["log_bytes"])
+        self.files = MetricsFiles(log)
+        self.sinks.add(self.files, first=True)
+        self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, trainer.accelerator.device, log.sync)
 
-    def line(self, kind: str, values: dict[str, Any], name: str = layout.METRICS) -> None:
-        """A line of a metrics file."""
-        if self.log is None or self.failed is not None:
-            return
-        try:
-            self.log.write(kind, values, name)
-        except StorageError as error:
-            self.failed = error
-
-    def save(self, trainer: Trainer, state: dict[str, Any], best_step: int | None, *, wait: bool) -> None:
+    def save(self, tensors: Tensors, state: dict[str, Any], best_step: int | None, *, wait: bool) -> None:
         """A checkpoint of this moment."""
-        if self.checkpointer is None or self.log is None:
+        if self.checkpointer is None or self.files is None:
             return
+        self.step = state["step"]
         try:
-            self.checkpointer.save(trainer, state | {"log_bytes": self.log.sizes()}, best_step, wait=wait)
+            whole = state | {"log_bytes": self.files.files.sizes()}
+            self.checkpointer.save(tensors, whole, best_step, wait=wait)
         except StorageError as error:
             self.failed = self.failed or error
 
@@ -91,21 +99,30 @@ class RunWriter:
     @property
     def failure(self) -> StorageError | None:
         """What could not be written, if anything."""
-        return self.failed or (self.checkpointer.failure if self.checkpointer is not None else None)
+        parts = (self.files, self.checkpointer)
+        return self.failed or next((part.failure for part in parts if part is not None and part.failure), None)
 
-    def status(self, state: layout.State, step: int, *, exit_code: int = 0, reason: str = "") -> None:
-        """Say where the run stands. Raises ``StorageError``."""
+    def status(self, step: int) -> None:
+        """Say that the run stands at ``step``. Raises ``StorageError``."""
+        self.step = step
         if self.active:
-            layout.write_status(self.directory, state, step=step, exit_code=exit_code, reason=reason)
+            layout.write_status(self.directory, "running", step=step)
 
-    def keep(self, classifier: Classifier, manifest: Manifest, step: int, decision: Decision) -> None:
+    def keep(self, classifier: Classifier, manifest: Manifest, selection: Selection) -> None:
         """Write the best weights so far. Raises ``StorageError``."""
         if self.active:
+            assert selection.best_step is not None
             with layout.storage(self.bundle):
-                write_bundle(self.bundle, classifier, manifest, step, decision)
+                write_bundle(self.bundle, classifier, manifest, selection.best_step, selection.decision)
 
-    def keep_from_checkpoint(self, manifest: Manifest, step: int, decision: Decision) -> None:
-        """Put the best weights so far back, which the bundle no longer or not yet holds. Raises ``DataError``."""
+    def restore_bundle(self, manifest: Manifest, selection: Selection) -> None:
+        """Put the best weights so far back where the bundle has others, of an epoch that is now trained again.
+
+        Raises ``DataError`` if their checkpoint is gone.
+        """
+        step = selection.best_step
+        if not self.active or step is None or bundle_step(self.bundle) == step:
+            return
         path = checkpoint.path_of(self.directory, step)
         if not path.exists():
             raise DataError(f"{path}: missing: it has the best weights so far, which the bundle has not; restore it")
@@ -113,32 +130,52 @@ class RunWriter:
         weights, others = best.tensors(checkpoint.MODEL), best.tensors(checkpoint.OPTIMIZER)
         weights |= {name: others[f"average.{name}"] for name in weights if f"average.{name}" in others}
         classifier = Classifier(self.config.model, manifest.vocabulary_size, len(manifest.labels))
-        load_weights(classifier, weights, best)
-        self.keep(classifier, manifest, step, decision)
+        load_weights(classifier, weights, path / checkpoint.MODEL)
+        self.keep(classifier, manifest, selection)
 
-    def finish_writing(self) -> StorageError | None:
-        """Wait for what is being written; what could not be written."""
+    def __enter__(self) -> RunWriter:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Finish what is being written, say how the run ended, then let the sinks end, which may take their time.
+
+        Preemption is no error: the block ends quietly.
+        """
         if self.checkpointer is not None:
             try:
                 self.checkpointer.wait()
-            except StorageError as error:
-                self.failed = self.failed or error
-        return self.failure
+            except StorageError as late:
+                self.failed = self.failed or late
+        ended = error if error is not None and not isinstance(error, Preempted) else self.failure or error
+        ending = Ending.of(ended, self.step)
+        if self.lock is not None and not self.is_refusal(ended):
+            self.write_ending(ending, said=isinstance(ended, UserError))
+        self.sinks.close(ending)
+        if self.lock is not None:
+            self.lock.close()
+        if ended is not None and ended is not error:
+            raise ended
+        return isinstance(ended, Preempted)
 
-    def end(self, error: BaseException | None, step: int, reason: str) -> None:
-        """Write how the run ended; ``reason`` says why it was preempted. A full disk is said on stderr alone."""
+    def is_refusal(self, error: BaseException | None) -> bool:
+        """Whether a start was refused on a run that had finished, which stays so."""
+        return self.had_finished and not self.begun and isinstance(error, UserError)
+
+    def write_ending(self, ending: Ending, *, said: bool) -> None:
+        """Say how the run ended; on stderr too what nobody else will say: a bug, or a full disk."""
+        if ending.state == "failed" and not said:
+            where = self.directory / layout.STATUS
+            print(f"error: {ending.reason} (at step {ending.step}; {where} says so too)", file=sys.stderr)
+        facts = {"step": ending.step, "exit_code": ending.exit_code, "reason": ending.reason}
         try:
-            if error is None:
-                self.status("finished", step)
-            elif isinstance(error, Preempted):
-                self.status("preempted", step, exit_code=preemption.EXIT_CODE, reason=reason)
-            elif isinstance(error, UserError):
-                self.status("failed", step, exit_code=error.exit_code, reason=str(error))
-            else:
-                what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                self.status("failed", step, exit_code=1, reason=what)
-                print(f"error: {what} (at step {step}; {self.directory / layout.STATUS} says so too)", file=sys.stderr)
+            layout.write_status(self.directory, ending.state, **facts)  # type: ignore[arg-type]
         except StorageError as full:
             print(f"warning: {full}", file=sys.stderr)
-        if self.log is not None:
-            self.log.close()
+
+
+def bundle_step(bundle: Path) -> int | None:
+    """The step of the weights in a bundle; None where there is none."""
+    return read_info(bundle).step if (bundle / INDEX).exists() else None

@@ -135,8 +135,6 @@ def test_a_snapshot_is_pinned_and_equal(dataset: Path, tmp_path: Path) -> None:
     from harness.rundir import checkpoint
     from harness.training.assembly import build_trainer
     from harness.training.checkpointer import Checkpointer
-    from harness.training.state import live_tensors
-    from harness.training.trainer import Milestones
 
     manifest = read_manifest(dataset)
     small = ModelConfig(embedding_dim=16, hidden_size=16)
@@ -145,12 +143,14 @@ def test_a_snapshot_is_pinned_and_equal(dataset: Path, tmp_path: Path) -> None:
         data = OpenData(DataPlacement.of(config), manifest, TRAIN, session.world, session.device)
         data.copy()
         data.open()
-        trainer = build_trainer(config, session, manifest, data, dict(session.choices), Milestones())
+        trainer = build_trainer(config, session, manifest, data, dict(session.choices))
         trainer.fit()
         saver = Checkpointer(tmp_path, CheckpointConfig(), session.device, lambda: None)
-        saver.prepare(trainer)
-        saver.save(trainer, {"step": trainer.step}, None, wait=True)
-        assert all(buffer.is_pinned() for buffer in saver.buffers.held.values())
+        state = trainer.state()
+        saver.prepare(state.tensors)
+        saver.save(state.tensors, {"step": trainer.step, "trainer": state.values}, None, wait=True)
+        assert all(buffer.is_pinned() for buffer in saver.snapshots.held.values())
         written = checkpoint.verify(checkpoint.path_of(tmp_path, trainer.step))
-        for file, name, tensor in live_tensors(trainer):
-            assert torch.equal(written.tensors(file)[name], tensor.cpu())
+        for file, named in state.tensors.items():
+            for name, tensor in named.items():
+                assert torch.equal(written.tensors(file)[name], tensor.cpu())

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +13,17 @@ import torch
 
 from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.data.checks import check_useful
-from harness.data.order import Order, OrderSpec
+from harness.data.loader import Loader
+from harness.data.order import OrderSpec, order_over
 from harness.ranks.distributed import World
+from harness.ranks.precision import Choice
+from harness.training import probe
 from harness.training.ema import WeightAverage
 from harness.training.flops import flops_per_token, measure_peak
-from harness.training.probe import choose_micro_batch, heaviest_step, rehearse
+from harness.training.probe import heaviest_batch
 from harness.training.throughput import FLOATS, INTEGERS, summarize
 from preprocessing.base.errors import ConfigError
-from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 
 
@@ -74,39 +79,53 @@ def test_average_follows_the_weights_and_is_only_lent() -> None:
     assert average.average[0].item() == pytest.approx((7.2 + 8.0) / 2)
 
 
-def test_the_heaviest_step_is_the_one_with_the_longest_row() -> None:
-    lengths = np.arange(1, 101)
-    order = Order(
-        np.array([0, 50, 100]), lambda block: lengths[50 * block : 50 * block + 50], OrderSpec(seed=0, global_batch=10)
-    )
-    step = heaviest_step(order, lambda row: int(lengths[row]))
-    assert 99 in order.batch_rows(0, step)
+@pytest.fixture(scope="module")
+def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
+    root = tmp_path_factory.mktemp("probe")
+    write_dataset(root, {"train": 300, "validation": 10})
+    split = Split(root, read_manifest(root), "train")
+    order = order_over(split, OrderSpec(seed=0, global_batch=10))
+    return Loader(split, order, rank=0, world_size=1, layout="padded", device=torch.device("cpu"))
 
 
-def test_micro_batch_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_heaviest_batch_holds_the_longest_row(loader: Loader) -> None:
+    longest = max(int(block.length.max()) for block in loader.split.blocks)
+    batch = heaviest_batch(loader)
+    assert (batch.global_rows, int(batch.micro_batches[0].lengths.max())) == (10, longest)
+
+
+def fake_trainer(loader: Loader, device: str) -> Any:
+    accelerator = SimpleNamespace(device=torch.device(device))
+    return SimpleNamespace(loader=loader, world=World(), accelerator=accelerator)
+
+
+def test_micro_batch_is_halved_until_it_fits(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-
-    def attempt(limit: int):
-        def run(rows: int) -> None:
-            tried.append(rows)
-            if rows > limit:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-
-        return run
-
+    monkeypatch.setattr(probe, "reset_peak_memory", lambda device: None)
+    trainer = fake_trainer(loader, "cuda")
     tried: list[int] = []
-    rows, choice = choose_micro_batch(100, attempt(30), World(), torch.device("cuda"))
-    assert (rows, tried) == (25, [100, 50, 25])
-    assert str(choice) == "25 rows: 50 rows ran out of memory"
-    assert choose_micro_batch(100, attempt(100), World(), torch.device("cuda"))[0] is None
+
+    def choose(limit: int) -> Choice:
+        def runs_out(trainer: Any) -> bool:
+            tried.append(trainer.loader.micro_batch)
+            return trainer.loader.micro_batch > limit
+
+        tried.clear()
+        monkeypatch.setattr(probe, "runs_out_of_memory", runs_out)
+        return probe.choose_micro_batch(trainer)
+
+    assert str(choose(3)) == "3 rows: 6 rows ran out of memory"
+    assert (loader.micro_batch, tried) == (3, [10, 5, 3])
+    assert str(choose(10)) == "10 rows: the whole share of a step fits"
+    assert loader.micro_batch is None
     with pytest.raises(ConfigError, match="one row of the longest text does not fit"):
-        choose_micro_batch(4, attempt(0), World(), torch.device("cuda"))
+        choose(0)
+    assert probe.choose_micro_batch(fake_trainer(loader, "cpu")).value == "no limit"
 
 
 def test_a_rehearsal_scales_to_the_full_run() -> None:
-    cost = rehearse(lambda: 500, lambda: 123)
-    assert (cost.tokens, cost.memory_bytes) == (500, 123)
-    assert cost.full_run_s(5000) == pytest.approx(10 * cost.step_s)
+    cost = probe.Rehearsal(step_s=0.5, rows=10, tokens=500, memory_bytes=123)
+    assert cost.full_run_s(5000) == pytest.approx(5.0)
 
 
 def test_options_that_would_do_nothing_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which epoch's weights are kept: the best validation so far, and how long it has not been beaten."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from harness.scores.calibration import Decision
+
+
+@dataclass
+class Selection:
+    """The best validation so far."""
+
+    metric: Literal["accuracy", "loss"]
+    """What is compared: the highest accuracy or the lowest log loss."""
+    patience: int | None = None
+    """Validations in a row without a better one after which training stops; None: never."""
+    best: float | None = None
+    """The best value so far; a loss counts negative, so higher is always better."""
+    best_step: int | None = None
+    epochs_since_best: int = 0
+    decision: Decision = field(default_factory=Decision)
+    """How the logits of the best weights become probabilities and labels."""
+
+    def consider(self, values: dict[str, Any], step: int) -> bool:
+        """Whether the validation ``values`` after ``step`` are the best so far; remembers them."""
+        value = values["accuracy"] if self.metric == "accuracy" else -values["log_loss"]
+        better = self.best is None or value > self.best or not math.isfinite(self.best)
+        self.epochs_since_best = 0 if better else self.epochs_since_best + 1
+        if better:
+            self.best, self.best_step = value, step
+        return better
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether patience is at its end."""
+        return self.patience is not None and self.epochs_since_best >= self.patience
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {key: value for key, value in asdict(self).items() if key != "patience"}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what ``state`` gave; with another metric the best so far counts no more."""
+        if state["metric"] == self.metric:
+            self.best, self.best_step = state["best"], state["best_step"]
+            self.epochs_since_best, self.decision = state["epochs_since_best"], Decision(**state["decision"])

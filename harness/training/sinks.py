@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who hears of what happens in a run, on rank 0: console, metrics files, trackers and report; all are told the same.
+
+No sink can end the run: what a sink cannot do it says itself, or keeps until the run asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from harness.ranks import preemption
+from harness.ranks.preemption import Preempted
+from harness.rundir import layout
+from harness.rundir.metrics_log import MetricsLog
+from harness.tracking.tracking import Trackers
+from harness.training.throughput import TIMING
+from preprocessing.base.errors import StorageError, UserError
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended, as ``status.json`` says it."""
+
+    state: layout.State
+    step: int
+    exit_code: int = 0
+    reason: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException | None, step: int) -> Ending:
+        """The ending that an exception, or none, means."""
+        if error is None:
+            return cls("finished", step)
+        if isinstance(error, Preempted):
+            return cls("preempted", step, preemption.EXIT_CODE, str(error))
+        if isinstance(error, UserError):
+            return cls("failed", step, error.exit_code, str(error))
+        return cls("failed", step, 1, f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+class Sink:
+    """One of them; here every event passes by."""
+
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        """The figures of one moment, each a number, a short text or None; ``kind`` is train, validation or test."""
+
+    def say(self, text: str) -> None:
+        """A sentence for whoever watches."""
+
+    def alert(self, title: str, text: str) -> None:
+        """Something that people should know of even if nobody watches."""
+
+    def close(self, ending: Ending) -> None:
+        """The run is over, and ``status.json`` says so."""
+
+
+class Sinks(Sink):
+    """Several sinks as one, told in their order."""
+
+    def __init__(self, sinks: Iterable[Sink] = ()) -> None:
+        """None on ranks other than 0."""
+        self.sinks = list(sinks)
+
+    def add(self, sink: Sink, *, first: bool = False) -> None:
+        """Have one more hear of the run, after all others or before them."""
+        self.sinks.insert(0 if first else len(self.sinks), sink)
+
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        """Tell all."""
+        for sink in self.sinks:
+            sink.log(kind, values)
+
+    def say(self, text: str) -> None:
+        """Tell all."""
+        for sink in self.sinks:
+            sink.say(text)
+
+    def alert(self, title: str, text: str) -> None:
+        """Tell all."""
+        for sink in self.sinks:
+            sink.alert(title, text)
+
+    def close(self, ending: Ending) -> None:
+        """Tell all."""
+        for sink in self.sinks:
+            sink.close(ending)
+
+
+class MetricsFiles(Sink):
+    """``metrics.jsonl`` and ``throughput.jsonl``."""
+
+    def __init__(self, log: MetricsLog) -> None:
+        """Nothing has failed yet."""
+        self.files = log
+        self.failure: StorageError | None = None
+        """What could not be written; from then on nothing is."""
+
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        """A line: what was learned to one file, how fast it went to the other."""
+        if self.failure is not None:
+            return
+        try:
+            self.files.write(kind, {key: value for key, value in values.items() if key not in TIMING})
+            if kind == "train":
+                self.files.write(kind, {key: values[key] for key in ("step", *TIMING)}, layout.THROUGHPUT)
+        except StorageError as error:
+            self.failure = error
+
+    def close(self, ending: Ending) -> None:
+        """Close the files."""
+        self.files.close()
+
+
+class TrackerSink(Sink):
+    """W&B and the like, each in a process of its own."""
+
+    def __init__(self, trackers: Trackers) -> None:
+        """They have been started and nobody waits for them."""
+        self.trackers = trackers
+
+    def log(self, kind: str, values: dict[str, Any]) -> None:
+        """A row."""
+        self.trackers.write(kind, values)
+
+    def alert(self, title: str, text: str) -> None:
+        """Mail or Slack, where a tracker has it."""
+        self.trackers.alert(title, text)
+
+    def close(self, ending: Ending) -> None:
+        """Finish, within a time limit."""
+        assert ending.state != "running"
+        self.trackers.close(ending.state, f"{ending.reason}." if ending.state == "preempted" else ending.reason)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``status.json`` is true from the claim of the run directory on: an exception at any line of building a run shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from harness.config import CheckpointConfig, ModelConfig, RunConfig
+from harness.ranks.preemption import Preempted
+from harness.ranks.session import Session, open_session
+from harness.rundir.layout import read_status
+from harness.training import assembly, writer
+from harness.training.assembly import assemble
+from harness.training.writer import RunWriter
+from preprocessing.base.errors import ConfigError, DataError
+from tests.datasets import write_dataset
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    root = tmp_path_factory.mktemp("opening")
+    write_dataset(root / "data", {"train": 40, "validation": 10})
+    model = ModelConfig(embedding_dim=4, hidden_size=4)
+    saving = CheckpointConfig(every_steps=1)
+    return RunConfig(
+        data=str(root / "data"),
+        device="cpu",
+        precision="fp32",
+        epochs=1,
+        global_batch=20,
+        model=model,
+        checkpoint=saving,
+    )
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    with open_session("cpu", "fp32", 60) as opened:
+        yield opened
+
+
+class PlantedError(Exception):
+    """What no code expects."""
+
+
+def traced(line: Callable[[FrameType], None]) -> Callable[[FrameType, str, Any], Any]:
+    """A trace function that calls ``line`` before every line of building a run."""
+    files = {assembly.__file__, writer.__file__}
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename not in files or frame.f_code.co_name == "__exit__":
+            return None
+        if event == "line":
+            line(frame)
+        return trace
+
+    return trace
+
+
+def build(config: RunConfig, session: Session, run: Path, trace: Any = None) -> None:
+    """Build a run and leave it, with a trace function in between."""
+    with RunWriter(dataclasses.replace(config, run=str(run)), active=True) as opened:
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            assemble(opened.config, session, opened)
+        finally:
+            sys.settrace(before)
+
+
+# An exception between the opening of a file and its first use leaves the file to the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_exception_at_any_line_is_in_the_status(config: RunConfig, session: Session, tmp_path: Path) -> None:
+    lines: list[tuple[str, int]] = []
+    build(config, session, tmp_path / "whole", traced(lambda f: lines.append((f.f_code.co_filename, f.f_lineno))))
+    places = list(dict.fromkeys(lines))
+    assert len(places) > 80
+    claimed = False
+    for number, place in enumerate(places):
+        run = tmp_path / f"run-{number}"
+
+        def raise_there(frame: FrameType, place: tuple[str, int] = place) -> None:
+            if (frame.f_code.co_filename, frame.f_lineno) == place:
+                raise PlantedError(f"at {Path(place[0]).name}:{place[1]}")
+
+        with pytest.raises(PlantedError):
+            build(config, session, run, traced(raise_there))
+        status = read_status(run)
+        claimed = claimed or status is not None
+        if claimed:
+            reason = f"PlantedError: at {Path(place[0]).name}:{place[1]}"
+            assert status is not None, place
+            assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 1, reason)
+        else:
+            assert number < 12, "the directory is claimed among the first lines"
+    assert claimed
+
+
+def status_after(error: BaseException | None, config: RunConfig, session: Session, run: Path) -> dict[str, Any]:
+    """What the status says after a block that raised ``error``."""
+    with RunWriter(dataclasses.replace(config, run=str(run)), active=True) as opened:
+        assemble(opened.config, session, opened)
+        opened.step = 7
+        if error is not None:
+            raise error
+    return json.loads((run / "status.json").read_text())
+
+
+def test_every_ending_has_its_state(config: RunConfig, session: Session, tmp_path: Path) -> None:
+    facts = ("state", "exit_code", "step", "reason")
+    finished = status_after(None, config, session, tmp_path / "a")
+    assert [finished[name] for name in facts] == ["finished", 0, 7, ""]
+    preempted = status_after(Preempted("SIGTERM received"), config, session, tmp_path / "b")
+    assert [preempted[name] for name in facts] == ["preempted", 85, 7, "SIGTERM received"]
+    with pytest.raises(DataError):
+        status_after(DataError("a shard is gone"), config, session, tmp_path / "c")
+    failed = read_status(tmp_path / "c") or {}
+    assert [failed[name] for name in facts] == ["failed", 3, 7, "a shard is gone"]
+
+
+def test_a_refused_start_leaves_a_finished_run_finished(config: RunConfig, session: Session, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    status_after(None, config, session, run)
+    refusing = dataclasses.replace(config, resume="never")
+    with pytest.raises(ConfigError, match="already holds a run"):
+        build(refusing, session, run)
+    assert (read_status(run) or {})["state"] == "finished"
+    (run / "status.json").write_text('{"state": "preempted", "exit_code": 85, "reason": "", "step": 1}')
+    with pytest.raises(ConfigError, match="already holds a run"):
+        build(refusing, session, run)
+    status = read_status(run) or {}
+    assert (status["state"], status["exit_code"]) == ("failed", 2)
