@@ -37,8 +37,6 @@ DIRECTORY = "checkpoints"
 MANIFEST, STATE = "manifest.json", "state.json"
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 NAME = re.compile(r"step-(\d{8,})")
-CHUNK_BYTES = 8 << 20
-DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32"}
 
 Tensors = Mapping[str, "torch.Tensor"]
 
@@ -122,41 +120,23 @@ def write_file(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def write_tensors(path: Path, tensors: Tensors) -> dict[str, Any]:
-    """Write tensors in the safetensors format, hashed in the same pass; their line in the manifest.
+    """Write tensors in the safetensors format, through to the disk; their line in the manifest. Raises ``OSError``.
 
-    The library's own writer first copies everything while it holds the interpreter's lock, which would stall a training
-    loop beside it; this writes straight from the tensors' memory in pieces that hold no lock.
+    The library writes from the tensors' own memory and holds no lock meanwhile, so a training loop beside it goes on.
     """
-    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
-    header: dict[str, Any] = {}
-    offset = 0
-    for name, tensor in tensors.items():
-        assert tensor.is_contiguous()
-        assert tensor.device.type == "cpu"
-        end = offset + tensor.numel() * tensor.element_size()
-        dtype = DTYPES[str(tensor.dtype).removeprefix("torch.")]
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    digest, size = hashlib.sha256(), 0
-    with open(path, "wb", buffering=0) as file:
-
-        def put(piece: bytes | memoryview) -> None:
-            nonlocal size
-            digest.update(piece)
-            size += len(piece)
-            while piece:
-                piece = piece[file.write(piece) :]
-
-        put(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            raw = tensor.reshape(-1).view(torch.uint8).numpy().data
-            for start in range(0, len(raw), CHUNK_BYTES):
-                put(raw[start : start + CHUNK_BYTES])
-        os.fsync(file.fileno())
-    return {"bytes": size, "sha256": digest.hexdigest()}
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:  # the library puts the number of an error of the system into its text
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+    path.chmod(path.parent.stat().st_mode & 0o666)  # the library's file is this user's alone
+    atomic.fsync(path)
+    return {"bytes": path.stat().st_size, "sha256": atomic.sha256_file(path)}
 
 
 def verify(path: Path) -> Checkpoint:

@@ -97,6 +97,23 @@ def test_a_pickle_in_place_of_a_checkpoint_is_refused_and_never_run(tmp_path: Pa
     assert not sprung.exists()
 
 
+def test_tensors_are_as_readable_as_their_directory_and_a_full_disk_keeps_its_number(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    checkpoint.write_tensors(tmp_path / "weights", {"a": torch.zeros(3)})
+    assert (tmp_path / "weights").stat().st_mode & 0o777 == 0o644
+    with pytest.raises(FileNotFoundError):
+        checkpoint.write_tensors(tmp_path / "nowhere" / "weights", {"a": torch.zeros(3)})
+
+
+def test_a_checkpoint_of_another_version_is_no_damage(tmp_path: Path) -> None:
+    write(tmp_path, 5)
+    path = checkpoint.path_of(tmp_path, 5)
+    manifest = json.loads((path / checkpoint.MANIFEST).read_text())
+    (path / checkpoint.MANIFEST).write_text(json.dumps({**manifest, "format_version": 1}))
+    with pytest.raises(checkpoint.OtherVersionError, match="a checkpoint of format version 1, this padless reads"):
+        checkpoint.newest(tmp_path, lambda error: None)
+
+
 def test_a_file_in_place_of_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
     write(tmp_path, 5)
     checkpoint.path_of(tmp_path, 8).write_bytes(b"not a directory")
