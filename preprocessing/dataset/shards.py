@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.text.vocabulary import Vocabulary
 
 FORMAT = "padless-dataset"
 FORMAT_VERSION = 1
@@ -271,8 +272,6 @@ def verify(root: str | Path) -> list[str]:
 
     Returns one sentence per problem, empty when all is well; raises ``DataError`` if there is no readable manifest.
     """
-    from preprocessing.text.vocabulary import Vocabulary
-
     manifest = read_manifest(root)
     problems = []
     path = Path(root, MANIFEST)

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.base import atomic
-from preprocessing.corpus.sources import SPLITS
+from preprocessing.base.split_names import SPLITS
 from preprocessing.dataset.shards import VOCABULARY, ShardInfo, id_dtype, write_shard
 from preprocessing.job import parts
-from preprocessing.text.spec import Encoded, TextSpec, encode_tokens
+from preprocessing.text.encoder import Encoded, encode_tokens
+from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokens import Tokens
 from preprocessing.text.vocabulary import UNK, Vocabulary
 

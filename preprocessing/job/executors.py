@@ -18,6 +18,8 @@ from multiprocessing.connection import wait as wait_for_sentinel
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.config import ExecutorConfig
 
@@ -131,8 +133,6 @@ def available_cores() -> int:
 
 def start_worker() -> None:
     """In a new worker: one Arrow thread, interrupts left to the parent, and no life without it."""
-    import pyarrow as pa
-
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -13,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.locks import locked
+from preprocessing.base.split_names import SPLITS
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
-from preprocessing.corpus.sources import SPLITS, Plan
+from preprocessing.corpus.sources import Plan
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, ShardInfo, read_manifest
 
@@ -42,12 +43,8 @@ def writable(root: Path) -> Iterator[None]:
     """
     with naming(root):
         refuse_foreign(root)
-        (root / WORK).mkdir(parents=True, exist_ok=True)
-        with open(root / WORK / "lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{root}: another run is writing this dataset; wait for it, or stop it") from None
+        refusal = UserError(f"{root}: another run is writing this dataset; wait for it, or stop it")
+        with locked(root / WORK / "lock", 0, refusal):
             yield
 
 

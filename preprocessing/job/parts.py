@@ -22,7 +22,8 @@ from preprocessing.base import atomic
 from preprocessing.base.randomness import splitmix64
 from preprocessing.corpus import readers
 from preprocessing.corpus.sources import Part
-from preprocessing.text.tokens import Tokenizer, Tokens
+from preprocessing.text.tokenizer import Tokenizer
+from preprocessing.text.tokens import Tokens
 
 VERSION = 1
 

@@ -25,9 +25,10 @@ import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import SPLITS, TRAIN_NUMBER
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses, sources
-from preprocessing.corpus.sources import SPLITS, Part, Plan
+from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset.shards import BLOCK_ROWS, MANIFEST, VOCABULARY, Manifest, ShardInfo, id_dtype, write_manifest
 from preprocessing.job import output, parts
 from preprocessing.job.encode import LookupTask, ShardTask, lookup, write_bucket
@@ -35,9 +36,11 @@ from preprocessing.job.executors import Workers, workers
 from preprocessing.job.progress import Progress
 from preprocessing.job.provenance import provenance
 from preprocessing.job.quality import Rows, check_splits, dataset_statistics, decide
-from preprocessing.job.splits import TRAIN
 from preprocessing.labels import LabelMap
-from preprocessing.text.spec import Encoder, TextPipeline, Tokenizer, resolve
+from preprocessing.text.encoder import Encoder
+from preprocessing.text.resolve import resolve
+from preprocessing.text.spec import TextPipeline
+from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Counts, Vocabulary, freeze
 
 TOGETHER = 8
@@ -94,7 +97,7 @@ def count(task: CountTask) -> Counts:
     found = []
     for number, start in zip(task.numbers, task.starts, strict=True):
         stored, types = parts.load(task.work, number), parts.load_types(task.work, number)
-        training = decision[start : start + len(stored.row)] == TRAIN
+        training = decision[start : start + len(stored.row)] == TRAIN_NUMBER
         per_token = np.repeat(training, np.diff(stored.offsets))
         counts = np.bincount(stored.codes[per_token], minlength=len(types)).astype(np.int64)
         occurring = np.flatnonzero(counts)

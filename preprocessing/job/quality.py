@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import SPLITS, TEST, TEST_NUMBER, TRAIN, TRAIN_NUMBER, VALIDATION, VALIDATION_NUMBER
 from preprocessing.config import QualityConfig, SplitConfig
-from preprocessing.corpus.sources import SPLITS
 from preprocessing.dataset.shards import ShardInfo
-from preprocessing.job.splits import TEST, TRAIN, VALIDATION, Groups, assign
+from preprocessing.job.splits import Groups, assign
 
 DROPPED = -1
 Where = Callable[[int], str]
@@ -68,7 +68,7 @@ def decide(
     report["contradictions"] = int(unequal.sum())
     apply("contradictions", quality.contradictions, unequal, "an equal text has another label")
     any_named = (named >= 0).any()
-    nearest = np.where(named < 0, TRAIN if any_named else -1, named)
+    nearest = np.where(named < 0, TRAIN_NUMBER if any_named else -1, named)
     leaking = (nearest < groups.spread(groups.most(nearest))) & ~empty
     report["leaks"] = int(leaking.sum())
     apply("leaks", quality.leaks, leaking, "another split that the source names holds an equal text")
@@ -84,12 +84,15 @@ def decide(
 
 def cut(rows: Rows, named: np.ndarray, alive: np.ndarray, splits: SplitConfig, seed: int) -> np.ndarray:
     """The split of every row: named ones as named, the others by seed; a split that is named is not cut."""
-    decision = np.where(named < 0, TRAIN, named).astype(np.int8)
+    decision = np.where(named < 0, TRAIN_NUMBER, named).astype(np.int8)
     fractions = {
         name: 0.0 if (named == number).any() else fraction
-        for name, number, fraction in (("validation", VALIDATION, splits.validation), ("test", TEST, splits.test))
+        for name, number, fraction in (
+            (VALIDATION, VALIDATION_NUMBER, splits.validation),
+            (TEST, TEST_NUMBER, splits.test),
+        )
     }
-    pool = np.flatnonzero(alive & (decision == TRAIN))
+    pool = np.flatnonzero(alive & (decision == TRAIN_NUMBER))
     if any(fractions.values()):
         decision[pool] = assign(rows.text_hash[pool], rows.label[pool], rows.row[pool], seed=seed, **fractions)
     return decision
@@ -135,9 +138,9 @@ def check_splits(decision: np.ndarray, label: np.ndarray, names: list[str], want
                 f"split {SPLITS[split]}: {only}; a classifier needs two classes: check the source and its labels"
             )
         absent = [name for number, name in enumerate(names) if number not in present]
-        if split == TRAIN and absent:
+        if split == TRAIN_NUMBER and absent:
             raise DataError(
-                f"split train: no row has the label {absent[0]!r}; add some, or take it out of source.labels"
+                f"split {TRAIN}: no row has the label {absent[0]!r}; add some, or take it out of source.labels"
             )
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from preprocessing.base.split_names import TEST_NUMBER, TRAIN_NUMBER, VALIDATION_NUMBER
 from preprocessing.job.parts import keyed
-
-TRAIN, VALIDATION, TEST = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def fill(sizes: np.ndarray, validation: float, test: float) -> np.ndarray:
     groups of one row.
     """
     total = int(sizes.sum())
-    wanted = [(TEST, share_of(total, test)), (VALIDATION, share_of(total, validation))]
+    wanted = [(TEST_NUMBER, share_of(total, test)), (VALIDATION_NUMBER, share_of(total, validation))]
     large = sizes > min((rows for _, rows in wanted if rows), default=total)
     order = np.argsort(large, kind="stable")
     result = np.zeros(len(sizes), np.int8)
@@ -112,7 +111,7 @@ def fill_in_order(sizes: np.ndarray, wanted: list[tuple[int, int]]) -> np.ndarra
         before += rows
     for split, rows in wanted:
         missing = rows - int(sizes[result == split].sum())
-        single = np.flatnonzero((sizes == 1) & (result == TRAIN))
+        single = np.flatnonzero((sizes == 1) & (result == TRAIN_NUMBER))
         result[single[: max(missing, 0)]] = split
     return result
 

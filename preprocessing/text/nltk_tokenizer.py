@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.text import html, resources
+from preprocessing.text import html, nltk_data
 from preprocessing.text.punkt import Sentences
 
 _PUNKT_FILES = ["abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt"]
@@ -50,9 +50,9 @@ def versions(language: str, sentences: bool) -> dict[str, str]:
 
     found = {"nltk": str(nltk.__version__)}
     if sentences:
-        resource = f"tokenizers/punkt_tab/{resources.nltk_language(language)}"
-        folder = resources.nltk_folder(resource, "punkt_tab")
-        found["punkt_tab"] = resources.fingerprint(folder, _PUNKT_FILES)
+        resource = f"tokenizers/punkt_tab/{nltk_data.nltk_language(language)}"
+        folder = nltk_data.nltk_folder(resource, "punkt_tab")
+        found["punkt_tab"] = nltk_data.fingerprint(folder, _PUNKT_FILES)
     return found
 
 
@@ -75,7 +75,7 @@ class NLTKTokenizer:
         from nltk.tokenize import word_tokenize
         from nltk.tokenize.destructive import NLTKWordTokenizer
 
-        name = resources.nltk_language(language)
+        name = nltk_data.nltk_language(language)
         self._rules: Callable[[str], list[str]] = NLTKWordTokenizer().tokenize
         self._whole: Callable[[str], list[str]] = lambda text: word_tokenize(text, name, not sentences)
         self._sentences = Sentences(_punkt(name)) if sentences else None

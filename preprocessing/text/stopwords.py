@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.text import resources
+from preprocessing.text import nltk_data
 
 _NEGATIONS = {
     "de": "nein nicht nichts nie niemals niemand kein keine keinem keinen keiner keines ohne weder",
@@ -54,8 +54,8 @@ def _normal(word: str, lowercase: bool) -> str:
 
 def _read(source: str, language: str) -> list[str]:
     if source == "nltk":
-        folder = resources.nltk_folder("corpora/stopwords", "stopwords")
-        return resources.nltk_bytes(folder, resources.nltk_language(language)).decode().split("\n")
+        folder = nltk_data.nltk_folder("corpora/stopwords", "stopwords")
+        return nltk_data.nltk_bytes(folder, nltk_data.nltk_language(language)).decode().split("\n")
     if source == "stop-words":
         return _from_package(language)
     try:

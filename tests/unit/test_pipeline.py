@@ -15,7 +15,10 @@ from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.job import parts
 from preprocessing.job.parts import exact_hashes, ragged_take, shuffle_keys, text_hashes
-from preprocessing.text.spec import Encoder, TextPipeline, TextSpec, Tokenizer, resolve
+from preprocessing.text.encoder import Encoder
+from preprocessing.text.resolve import resolve
+from preprocessing.text.spec import TextPipeline, TextSpec
+from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Vocabulary, count, freeze
 from tests.corpora import Command, contents, reviews, write_csv
 

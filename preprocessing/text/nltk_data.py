@@ -24,7 +24,7 @@ def nltk_language(language: str) -> str:
     """NLTK's name of a language code; raises :class:`ConfigError` when we know none."""
     if language not in NLTK_LANGUAGES:
         known = ", ".join(sorted(NLTK_LANGUAGES))
-        raise ConfigError(f"language is {language!r}, for which NLTK's data has no name known here; known: {known}")
+        raise ConfigError(f"text.language: NLTK's name for {language!r} is not known here; known are {known}")
     return NLTK_LANGUAGES[language]
 
 
