@@ -112,7 +112,7 @@ class SplitConfig:
             value = getattr(self, name)
             require(0 <= value < 1, f"splits.{name}", value, "at least 0 and below 1")
         total = self.validation + self.test
-        require(total < 1, "splits.validation + splits.test", total, "below 1, since nothing is left for training")
+        require(total < 1, "splits.validation + splits.test", total, "below 1, or nothing is left for training")
         require(self.column != "", "splits.column", self.column, "the name of a column, or null")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One part of a corpus, read: texts, class numbers, splits and row numbers; what is wrong is named by file and row."""
+"""Read one part of a corpus: texts, class numbers, splits and row numbers. Errors name the file and the row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BATCH_ROWS = 1024
 
 @dataclass(frozen=True)
 class Piece:
-    """The rows of a part that take part; all arrays have one entry per row."""
+    """The rows of a part that go into the dataset. All arrays have one entry per row."""
 
     texts: pa.Array
     """large_string without nulls."""
@@ -124,7 +124,7 @@ def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
 
 
 def as_text(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> pa.Array:
-    """A column as large_string, its UTF-8 checked; numbers are spelt out, except in the column of the texts."""
+    """A column as large_string, its UTF-8 checked. Numbers become their digits, but are refused as texts."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A corpus is cut into parts, each the work of a moment; content and configuration decide where, never workers.
+"""A corpus is cut into parts small enough for memory. Content and configuration decide where, never the workers.
 
 Rows are numbered from 1: the first data row of a file is row 1 of it, and the files of a source follow each other in
 the order in which they are named. ``Part.offset + row of the file`` is the number that a shard carries.
@@ -97,7 +97,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """One file, looked through."""
+    """What one pass over a file found."""
 
     file: File
     parts: list[Part]
@@ -156,8 +156,8 @@ Scan: TypeAlias = "Generator[Part, None, Plan]"
 
 
 def scan(file: File, stage: Path) -> Plan:
-    """Look through one file: count its rows and cut it. What cannot be cut in place is unpacked below ``stage``."""
-    parts = look_through(file, stage)
+    """Count the rows of one file and cut it into parts. A compressed file is unpacked below ``stage``."""
+    parts = iter_parts(file, stage)
     while True:
         try:
             next(parts)
@@ -166,8 +166,8 @@ def scan(file: File, stage: Path) -> Plan:
             return plan
 
 
-def look_through(file: File, stage: Path) -> Scan:
-    """Yields each part as soon as it is found, so that work can begin on it; returns the plan with all of them."""
+def iter_parts(file: File, stage: Path) -> Scan:
+    """Yield each part as soon as it is found, so that work on it can begin. Returns the plan with all of them."""
     kinds = {"csv": scan_lines, "jsonl": scan_lines, "parquet": scan_parquet, "folder": scan_folder}
     return (yield from kinds[file.format](file, stage))
 

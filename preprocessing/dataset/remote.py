@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 from pyarrow import fs
@@ -14,7 +13,7 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.locks import locked
 from preprocessing.corpus import addresses
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, read_manifest, verify_hashes
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest, verify_hashes
 
 CACHE_VARIABLE = "PADLESS_CACHE"
 FETCH_TIMEOUT_S = 3600.0
@@ -52,7 +51,7 @@ def local(address: str, cache: Path | None = None, timeout_s: float = FETCH_TIME
 
 def fetch(address: str, content: bytes, target: Path) -> None:
     """Copy a dataset here, every file checked against the manifest, which comes last."""
-    manifest = parsed(content)
+    manifest = parse_manifest(content, join(address, MANIFEST))
     for path in names(manifest):
         if (target / path).exists():
             continue
@@ -99,10 +98,3 @@ def manifest_bytes(address: str) -> bytes | None:
     if addresses.kind(target) == fs.FileType.NotFound:
         return None
     return b"".join(addresses.stream(target))
-
-
-def parsed(content: bytes) -> Manifest:
-    """Read a manifest from its bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, MANIFEST).write_bytes(content)
-        return read_manifest(folder)

@@ -64,12 +64,12 @@ def decide(
 
     apply("empty", quality.empty, empty, "no token is left of its text")
     groups = Groups.of(rows.text_hash, rows.row)
-    unequal = groups.spread(groups.least(rows.label) != groups.most(rows.label)) & ~empty
+    unequal = groups.to_rows(groups.minimum(rows.label) != groups.maximum(rows.label)) & ~empty
     report["contradictions"] = int(unequal.sum())
     apply("contradictions", quality.contradictions, unequal, "an equal text has another label")
     any_named = (named >= 0).any()
     nearest = np.where(named < 0, TRAIN_NUMBER if any_named else -1, named)
-    leaking = (nearest < groups.spread(groups.most(nearest))) & ~empty
+    leaking = (nearest < groups.to_rows(groups.maximum(nearest))) & ~empty
     report["leaks"] = int(leaking.sum())
     apply("leaks", quality.leaks, leaking, "another split that the source names holds an equal text")
     decision = cut(rows, named, alive, splits, seed)
@@ -112,10 +112,10 @@ def duplicates(rows: Rows, decision: np.ndarray, compared: np.ndarray) -> dict[s
     full = np.flatnonzero(compared)
     text, row = rows.text_hash[full], rows.row[full]
     groups = Groups.of(text, row)
-    several = full[groups.spread(groups.sizes > 1)]
+    several = full[groups.to_rows(groups.sizes > 1)]
     pairs = np.stack([rows.text_hash[several], rows.exact_hash[several]])
     exact = len(several) - np.unique(pairs, axis=1).shape[1]
-    across = groups.least(decision[full]) != groups.most(decision[full])
+    across = groups.minimum(decision[full]) != groups.maximum(decision[full])
     return {
         "exact": exact,
         "normalised": int(groups.repeats().sum()),

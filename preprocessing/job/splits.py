@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocessing.base.split_names import TEST_NUMBER, TRAIN_NUMBER, VALIDATION_NUMBER
-from preprocessing.job.parts import keyed
+from preprocessing.job.hashes import keyed_hash
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class Groups:
         """Each group's value at its lowest row number."""
         return values[self.order[self.starts]]
 
-    def spread(self, values: np.ndarray) -> np.ndarray:
+    def to_rows(self, values: np.ndarray) -> np.ndarray:
         """A value per group as a value per row."""
         result = np.empty(len(self.order), values.dtype)
         result[self.order] = np.repeat(values, self.sizes)
         return result
 
-    def least(self, values: np.ndarray) -> np.ndarray:
+    def minimum(self, values: np.ndarray) -> np.ndarray:
         """The smallest value in each group."""
         return np.minimum.reduceat(values[self.order], self.starts) if len(self) else values[:0]
 
-    def most(self, values: np.ndarray) -> np.ndarray:
+    def maximum(self, values: np.ndarray) -> np.ndarray:
         """The largest value in each group."""
         return np.maximum.reduceat(values[self.order], self.starts) if len(self) else values[:0]
 
@@ -76,13 +76,13 @@ def assign(
     """
     groups = Groups.of(text_hash, row)
     stratum = groups.first(label)
-    priority = keyed(seed, "split", groups.first(text_hash))
+    priority = keyed_hash(seed, "split", groups.first(text_hash))
     chosen = np.zeros(len(groups), np.int8)
     for value in np.unique(stratum):
         members = np.flatnonzero(stratum == value)
         members = members[np.argsort(priority[members], kind="stable")]
         chosen[members] = fill(groups.sizes[members], validation, test)
-    return groups.spread(chosen)
+    return groups.to_rows(chosen)
 
 
 def fill(sizes: np.ndarray, validation: float, test: float) -> np.ndarray:

@@ -11,23 +11,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from preprocessing.base import ragged
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.tokens import Texts, Tokens
-from preprocessing.text.vocabulary import PAD, UNK, Vocabulary
+from preprocessing.text.vocabulary import UNK, Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Texts as ids: text i is ``ids[offsets[i]:offsets[i + 1]]``, at least one id long.
-
-    ``ids``: int32 [total] after truncation, without padding (a text without tokens is one ``<unk>``); ``offsets``:
-    int64 [texts + 1]; ``num_tokens``: int64 [texts] before truncation, 0 where nothing was left of the text.
-    """
+    """Texts as ids: text i is ``ids[offsets[i]:offsets[i + 1]]``, at least one id long."""
 
     ids: np.ndarray
+    """int32 ``[ids]`` after truncation, without padding; a text without tokens is one ``<unk>``."""
     offsets: np.ndarray
+    """int64 ``[texts + 1]`` into ``ids``."""
     num_tokens: np.ndarray
+    """int64 ``[texts]`` before truncation, 0 where nothing was left of the text."""
 
     def __len__(self) -> int:
         return len(self.num_tokens)
@@ -37,9 +37,7 @@ class Encoded:
         lengths = np.diff(self.offsets)
         if len(lengths) and lengths.max() > width:
             raise ValueError(f"a text has {lengths.max()} ids, which do not fit a width of {width}")
-        rows = np.full((len(lengths), width), PAD, np.int32)
-        rows[np.arange(width) < lengths[:, None]] = self.ids
-        return rows
+        return ragged.padded(self.ids, self.offsets, width, np.int32)
 
 
 def encode_tokens(tokens: Tokens, vocabulary: Vocabulary, spec: TextSpec) -> Encoded:
@@ -76,5 +74,5 @@ class Encoder:
         self._tokenizer = Tokenizer(pipeline)
 
     def __call__(self, texts: Texts) -> Encoded:
-        """The ids of ``texts``; what :class:`Tokenizer` accepts, and its errors."""
+        """The ids of ``texts``. Accepts the same forms as :class:`Tokenizer`, and raises the same errors."""
         return encode_tokens(self._tokenizer(texts), self.vocabulary, self.pipeline.spec)

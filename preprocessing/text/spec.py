@@ -61,15 +61,13 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class TextPipeline:
-    """A resolved :class:`TextSpec`: all that is needed to repeat it anywhere.
-
-    ``stop_words``: the words really removed, sorted, so their source is not needed again; ``resources``: the versions
-    or hashes of what else changes results. Unicode's own tables come with Python and are not listed.
-    """
+    """A resolved :class:`TextSpec`: all that is needed to repeat it anywhere."""
 
     spec: TextSpec
     stop_words: tuple[str, ...]
+    """The words to remove, sorted. The list or file that they came from is not needed again."""
     resources: Mapping[str, str]
+    """Name -> version or hash of what else decides tokens. Unicode's tables come with Python and are not listed."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value that :meth:`from_json` turns back into an equal pipeline."""

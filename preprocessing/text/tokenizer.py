@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From many texts to types × codes: whatever costs runs once per distinct piece of text and is looked up afterwards."""
+"""From texts to :class:`Tokens`. What is slow runs once per distinct *surface*, and is looked up afterwards.
+
+A surface is what a splitter cuts from a text before anything else is decided, such as a word with its punctuation. The
+same surfaces occur again and again, so few of them are new.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +24,13 @@ from preprocessing.text.tokens import Texts, Tokens
 PIECE_TEXTS, PIECE_BYTES = 2048, 3 << 20
 """One piece's arrays stay in the processor's cache."""
 ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20
-"""Distinct surfaces are looked up once per round of pieces."""
+"""Each distinct surface is looked up once in a round, which is several pieces."""
 NEW_SURFACES = 1 << 13
-"""Surfaces met for the first time are learnt so many at a time: few small lists live at once."""
+"""New surfaces are tokenized this many at a time, so that few small lists live at once."""
 CACHE_SURFACES, CACHE_BYTES = 1 << 19, 64 << 20
-"""All is forgotten, between two calls, once more surfaces or more of their bytes are remembered: about 200 MB."""
+"""The memory, about 200 MB, is emptied between two calls once it holds more surfaces, or more of their bytes."""
 CACHE_SURFACE_BYTES = 128
-"""A longer surface, which hardly occurs twice, is not remembered."""
+"""A longer surface is not remembered: it hardly occurs twice."""
 MAX_TEXT_BYTES = 1 << 30
 _DROPPED = -1
 

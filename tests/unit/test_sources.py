@@ -134,6 +134,9 @@ def test_globs_and_lists_follow_their_names(tmp_path: Path) -> None:
     assert texts(str(tmp_path / "*.csv")) == ["text 0", "text 1"]
     assert texts(str(tmp_path / "**/*.csv")) == ["text 0", "text 1", "text 2", "text 3"]
     assert texts(str(tmp_path / "[b-z].csv")) == ["text 1"]
+    write_csv(tmp_path / "deep" / ".hidden.csv", [("hidden", "pos")])
+    assert texts(str(tmp_path / "deep/*.csv")) == ["hidden", "text 2"]
+    (tmp_path / "deep" / ".hidden.csv").unlink()
     assert texts(str(tmp_path / "**/d*/**")) == ["text 2", "text 3"]
     with pytest.raises(ConfigError, match=r"write it between slashes, as in \*\*/\*\.csv"):
         texts(str(tmp_path / "**.csv"))
