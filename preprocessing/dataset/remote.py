@@ -50,7 +50,7 @@ def local(address: str, cache: Path | None = None, timeout_s: float = FETCH_TIME
 
 
 def fetch(address: str, content: bytes, target: Path) -> None:
-    """Copy a dataset here, every file checked against the manifest, which comes last."""
+    """Copy a dataset to ``target`` and check every file against the manifest, which is written last."""
     manifest = parse_manifest(content, join(address, MANIFEST))
     for path in names(manifest):
         if (target / path).exists():
@@ -67,7 +67,7 @@ def fetch(address: str, content: bytes, target: Path) -> None:
 
 
 def publish(root: Path, address: str) -> None:
-    """Copy a finished dataset to a remote address. A manifest that is there goes first, the new one comes last."""
+    """Copy a finished dataset to a remote address. An old manifest is deleted first; the new one is written last."""
     manifest = read_manifest(root)
     system, base = addresses.filesystem(address)
     with addresses.naming(address):

@@ -236,8 +236,7 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
         raise DataError(f"{path}: not readable as JSON ({error}); {REBUILD}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path}: not a padless dataset manifest; name a directory that preprocessing has written")
-    if content.get("format_version") != FORMAT_VERSION:
-        found = content.get("format_version")
+    if (found := content.get("format_version")) != FORMAT_VERSION:
         raise DataError(f"{path}: format version {found}, this padless reads version {FORMAT_VERSION}; {REBUILD}")
     digest = content.pop("sha256", None)
     if hashlib.sha256(atomic.canonical_json(content)).hexdigest() != digest:

@@ -22,7 +22,7 @@ from preprocessing.text.vocabulary import UNK, Vocabulary
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One bucket of the shuffle."""
+    """Write one bucket: the rows of one range of shuffle keys."""
 
     bucket: int
     buckets: int
@@ -46,7 +46,7 @@ class Written:
 
 @lru_cache(maxsize=1)
 def vocabulary_of(path: Path, key: str) -> Vocabulary:
-    """A worker reads the vocabulary once per run."""
+    """The vocabulary, which a worker reads once per run."""
     return Vocabulary.read(path)
 
 

@@ -263,7 +263,7 @@ def run(config: PreprocessConfig) -> Manifest:
 
 
 def find_parts(files: list[sources.File], plans: list[Plan], stage: Path) -> Iterator[Part]:
-    """Every part in order. Without plans there is one file: it is scanned meanwhile, and its plan put into ``plans``."""
+    """Every part in order. Without plans there is one file: it is scanned meanwhile, its plan put into ``plans``."""
     if plans:
         yield from sources.numbered(plans)
         return

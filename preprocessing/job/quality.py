@@ -72,7 +72,7 @@ def decide(
     leaking = (nearest < groups.to_rows(groups.maximum(nearest))) & ~empty
     report["leaks"] = int(leaking.sum())
     apply("leaks", quality.leaks, leaking, "another split that the source names holds an equal text")
-    decision = cut(rows, named, alive, splits, seed)
+    decision = split_rows(rows, named, alive, splits, seed)
     compared = alive & ~empty
     report["duplicates"] = duplicates(rows, decision, compared)
     again = repeated(rows, decision, compared)
@@ -82,8 +82,8 @@ def decide(
     return decision, report
 
 
-def cut(rows: Rows, named: np.ndarray, alive: np.ndarray, splits: SplitConfig, seed: int) -> np.ndarray:
-    """The split of every row: named ones as named, the others by seed; a split that is named is not cut."""
+def split_rows(rows: Rows, named: np.ndarray, alive: np.ndarray, splits: SplitConfig, seed: int) -> np.ndarray:
+    """int8 per row: its split, as the source names it or else by seed. A split that the source names gets no others."""
     decision = np.where(named < 0, TRAIN_NUMBER, named).astype(np.int8)
     fractions = {
         name: 0.0 if (named == number).any() else fraction

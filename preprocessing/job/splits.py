@@ -70,9 +70,9 @@ def assign(
 ) -> np.ndarray:
     """int8 ``[rows]``: 0 train, 1 validation, 2 test.
 
-    ``text_hash`` is what makes two texts equal: equal ones never part. Of every label, ``validation`` and ``test`` are
-    the fractions of its rows that go there, to the row where there are enough texts that occur once. The result is a
-    function of the set of rows and the seed, not of their order here.
+    Texts with equal ``text_hash`` go to one split. ``validation`` and ``test`` are fractions of the rows of each label;
+    they are met to the row if enough texts occur only once. The result is a function of the set of rows and the seed,
+    not of the order of the rows.
     """
     groups = Groups.of(text_hash, row)
     stratum = groups.first(label)
