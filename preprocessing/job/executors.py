@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where tasks run: in local processes or on the workers of a Dask cluster. Both are ``concurrent.futures`` executors."""
+"""Where tasks run: in local processes or on a Dask cluster. Both are used through ``concurrent.futures``."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Workers:
     ) -> Iterator[tuple[Task, Result]]:
         """Yield each task with its result, in the order in which tasks finish. A single task runs in this process.
 
-        ``tasks`` is read while the first ones already run. ``tick(workers alive)`` is called at least every second. Raises what a task raises, and ``UserError`` when no
-        task finishes within the limit or a worker process dies.
+        ``tasks`` is read while the first ones already run. ``tick(workers alive)`` is called at least every second.
+        Raises what a task raises, and ``UserError`` when no task finishes within the limit or a worker process dies.
         """
         coming = iter(tasks)
         first = list(itertools.islice(coming, 2))
