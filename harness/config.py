@@ -11,15 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, require
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-
-
-def require(condition: bool, key: str, value: object, expected: str) -> None:
-    """Raise ``ConfigError`` that names the key, its value and what was expected."""
-    if not condition:
-        raise ConfigError(f"{key}: {value!r} is out of range: expected {expected}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,11 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.labels import LabelMap
 from preprocessing.text.spec import TextSpec
+from preprocessing.text.vocabulary import check_bounds
 
 Policy = Literal["keep", "drop", "error"]
 Format = Literal["auto", "csv", "jsonl", "parquet", "folder"]
@@ -20,12 +22,6 @@ SMALLEST_RUNG = 64
 def default_labels() -> dict[str, list[Any]]:
     """Two classes, in the spellings that sentiment corpora use."""
     return {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
-
-
-def check(condition: bool, key: str, value: Any, what: str) -> None:
-    """Refuse a value, naming its key and what would be right."""
-    if not condition:
-        raise ConfigError(f"{key}: {value!r} is not possible: {what}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +62,13 @@ class SourceConfig:
         for name in ("path", "validation_path", "test_path"):
             value = getattr(self, name)
             addresses = [value] if isinstance(value, str) else list(value)
-            check(all(addresses), f"source.{name}", value, "an address is empty")
+            require(all(addresses), f"source.{name}", value, "addresses that are not empty")
             object.__setattr__(self, name, addresses)
-        check(bool(self.path), "source.path", self.path, "name at least one file, glob or folder")
-        check(self.part_mb > 0, "source.part_mb", self.part_mb, "it must be above 0")
+        require(bool(self.path), "source.path", self.path, "at least one file, glob or folder")
+        require(self.part_mb > 0, "source.part_mb", self.part_mb, "above 0")
         names = {"text_column": self.text_column, "label_column": self.label_column}
         for name, column in names.items():
-            check(bool(column), f"source.{name}", column, "name a column")
+            require(bool(column), f"source.{name}", column, "the name of a column")
         if self.text_column == self.label_column:
             raise ConfigError(f"source.label_column: {self.label_column!r} is already source.text_column; name another")
         for name in ("delimiter", "quote", "escape"):
@@ -81,21 +77,21 @@ class SourceConfig:
                 character = {"\\t": "\t"}.get(character, character)
                 object.__setattr__(self, name, character)
                 usable = len(character) == 1 and character.isascii() and character not in "\r\n"
-                check(usable, f"source.{name}", character, "it must be one ASCII character")
-        check(self.delimiter != "", "source.delimiter", "", "it must be one ASCII character")
+                require(usable, f"source.{name}", character, "one ASCII character")
+        require(self.delimiter != "", "source.delimiter", "", "one ASCII character")
         used = [character for character in (self.delimiter or ",", self.quote, self.escape) if character]
         if len(set(used)) != len(used):
             raise ConfigError(f"source.delimiter, quote and escape: {used} must differ from each other")
         repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
-        check(not repeated, "source.columns", repeated, "a name occurs twice")
+        require(not repeated, "source.columns", repeated, "each name once")
         LabelMap(self.labels, self.neutral)
 
     @property
     def addresses(self) -> list[tuple[str, str | None]]:
         """Every address with the split it names, if it names one."""
-        named = [(address, "validation") for address in self.validation_path]
-        named += [(address, "test") for address in self.test_path]
-        own = "train" if named else None
+        named = [(address, VALIDATION) for address in self.validation_path]
+        named += [(address, TEST) for address in self.test_path]
+        own = TRAIN if named else None
         return [(address, own) for address in self.path] + named
 
 
@@ -112,12 +108,12 @@ class SplitConfig:
 
     def __post_init__(self) -> None:
         """Refuse fractions that leave nothing to train on."""
-        for name in ("validation", "test"):
+        for name in (VALIDATION, TEST):
             value = getattr(self, name)
-            check(0 <= value < 1, f"splits.{name}", value, "it must be at least 0 and below 1")
+            require(0 <= value < 1, f"splits.{name}", value, "at least 0 and below 1")
         total = self.validation + self.test
-        check(total < 1, "splits.validation + splits.test", total, "nothing is left for training")
-        check(self.column != "", "splits.column", self.column, "name a column, or null")
+        require(total < 1, "splits.validation + splits.test", total, "below 1, or nothing is left for training")
+        require(self.column != "", "splits.column", self.column, "the name of a column, or null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +127,7 @@ class VocabularyConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot hold a token."""
-        check(self.min_count >= 1, "vocabulary.min_count", self.min_count, "it must be at least 1")
-        check(self.max_size >= 3, "vocabulary.max_size", self.max_size, "<pad>, <unk> and one token need 3")
+        check_bounds(self.min_count, self.max_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +142,9 @@ class ShardConfig:
     def __post_init__(self) -> None:
         """Refuse a ladder that does not climb."""
         climbing = all(low < high for low, high in zip(self.widths, self.widths[1:], strict=False))
-        check(climbing, "shards.widths", self.widths, "widths must ascend")
-        check(all(width > 0 for width in self.widths), "shards.widths", self.widths, "widths must be above 0")
-        check(self.rows >= 1, "shards.rows", self.rows, "it must be at least 1")
+        require(climbing, "shards.widths", self.widths, "widths that ascend")
+        require(all(width > 0 for width in self.widths), "shards.widths", self.widths, "widths above 0")
+        require(self.rows >= 1, "shards.rows", self.rows, "at least 1")
 
     def ladder(self, max_tokens: int) -> list[int]:
         """The widths, narrowest first; the last is ``max_tokens``."""
@@ -190,8 +185,8 @@ class ExecutorConfig:
 
     def __post_init__(self) -> None:
         """Refuse an executor that cannot work."""
-        check(self.workers is None or self.workers >= 1, "executor.workers", self.workers, "it must be at least 1")
-        check(self.timeout_s > 0, "executor.timeout_s", self.timeout_s, "it must be above 0")
+        require(self.workers is None or self.workers >= 1, "executor.workers", self.workers, "at least 1")
+        require(self.timeout_s > 0, "executor.timeout_s", self.timeout_s, "above 0")
         if self.kind == "dask" and not self.scheduler:
             raise ConfigError("executor.scheduler: missing: executor.kind dask needs an address or a scheduler file")
         if self.kind == "local" and self.scheduler:
@@ -220,10 +215,10 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         """Refuse parts that contradict each other."""
-        check(bool(self.output), "output", self.output, "name a directory")
+        require(bool(self.output), "output", self.output, "the name of a directory")
         if self.staging and "://" not in self.output:
             raise ConfigError(f"staging: {self.staging!r} has no use: output {self.output!r} is built where it is")
-        check(0 <= self.seed < 1 << 63, "seed", self.seed, "it must be at least 0 and below 2**63")
+        require(0 <= self.seed < 1 << 63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
         last = self.widths[-1]
         if last != self.text.max_tokens:
             raise ConfigError(

@@ -36,18 +36,18 @@ class LabelMap:
     def __init__(self, labels: Mapping[str, Sequence[Any]], neutral: Sequence[Any] = ()) -> None:
         """Raises ``ConfigError`` for fewer than two classes, a class without values or a value with two meanings."""
         if len(labels) < 2:
-            raise ConfigError(f"source.labels: {list(labels)} is not possible: a classifier needs two classes or more")
+            raise ConfigError(f"source.labels: {list(labels)} is too few: a classifier needs two classes or more")
         self.names = list(labels)
         self.numbers: dict[str, int] = {}
         meanings = [(name, number, values) for number, (name, values) in enumerate(labels.items())]
         for name, number, values in [*meanings, ("neutral", NEUTRAL, neutral)]:
             if not isinstance(values, (list, tuple)) or (not values and number != NEUTRAL):
-                raise ConfigError(f"source.labels.{name}: {values!r} is not possible: list the values that mean it")
+                raise ConfigError(f"source.labels.{name}: {values!r} is no list of values: name those that mean it")
             for value in values:
                 key = spelling(value)
                 if key is None or key in self.numbers:
-                    why = "null is not a label" if key is None else "this value already has a meaning"
-                    raise ConfigError(f"source.labels.{name}: {value!r} is not possible: {why}")
+                    why = "is no label" if key is None else "already has a meaning; name each value once"
+                    raise ConfigError(f"source.labels.{name}: {value!r} {why}")
                 self.numbers[key] = number
 
     def number(self, value: Any) -> int:

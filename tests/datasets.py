@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.dataset.shards import VOCABULARY, Manifest, id_dtype, write_manifest, write_shard
-from preprocessing.text.spec import Encoder, TextSpec, resolve
-from preprocessing.text.tokens import Tokenizer
+from preprocessing.text.encoder import Encoder
+from preprocessing.text.resolve import resolve
+from preprocessing.text.spec import TextSpec
+from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import count, freeze
 
 MOODS = (

@@ -28,9 +28,9 @@ from harness.bench import alternate, result
 from harness.config import require
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
+from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
 
-TRAIN = "train"
 Run = Callable[[], None]
 TURN_ROWS = 50_000
 PAUSE_S = 0.05

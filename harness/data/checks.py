@@ -8,9 +8,9 @@ from pathlib import Path
 from harness.config import RunConfig
 from harness.data.order import OrderSpec, step_rows, width_groups
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Manifest, open_split, read_manifest, verify_hashes
 
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
 HASH_LIMIT_BYTES = 4 << 30
 """Up to this size every shard's sha256 is checked before training; beyond it sizes, schema and footers are."""
 

@@ -30,7 +30,8 @@ from harness.scores.calibration import Decision
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, Manifest
-from preprocessing.text.spec import Encoder, TextPipeline
+from preprocessing.text.encoder import Encoder
+from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
 
 FORMAT = "padless-bundle"

@@ -20,7 +20,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -38,6 +37,7 @@ import yaml
 from harness.config import RunConfig, to_dict
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, StorageError
+from preprocessing.base.locks import acquire
 
 STATUS = "status.json"
 CONFIG = "config.yaml"
@@ -94,19 +94,12 @@ def claim(config: RunConfig) -> TextIO:
         lock = open(path / LOCK, "w")  # noqa: SIM115 - held for as long as the run
     except OSError as error:
         raise StorageError(f"run: {path} cannot be written: {error.strerror}; name a directory you may write") from None
-    deadline = time.monotonic() + CLAIM_LIMIT_S
+    refusal = ConfigError(f"run: another process trains in {path}; wait for it or name another directory")
     try:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-    except BlockingIOError:
+        acquire(lock, CLAIM_LIMIT_S, refusal)
+    except ConfigError:
         lock.close()
-        raise ConfigError(f"run: another process trains in {path}; wait for it or name another directory") from None
+        raise
     except OSError:  # a file system without locks
         pass
     return lock

@@ -26,3 +26,9 @@ class StorageError(UserError):
     """Something cannot be written: the disk is full, a quota is used up, a directory is read-only (exit code 4)."""
 
     exit_code = 4
+
+
+def require(condition: bool, key: str, value: object, expected: str) -> None:
+    """Refuse a value of the configuration: raise :class:`ConfigError` that names key and value and what is right."""
+    if not condition:
+        raise ConfigError(f"{key}: {value!r} is out of range: expected {expected}")

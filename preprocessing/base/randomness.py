@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random numbers as pure functions of a key, the same on every machine and in every version of numpy.
 
-Raw words of Philox (Salmon et al. 2011) where a sequence is wanted, splitmix64 (Steele et al. 2014) where each value is
-to be mixed by itself.
+A sequence is raw words of Philox (Salmon et al. 2011). Values that are mixed one by one go through splitmix64 (Steele
+et al. 2014).
 """
 
 from __future__ import annotations

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 import hashlib
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,36 +77,46 @@ def sentence(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def prefix(address: str, path: str) -> str:
+    """What makes an address of a path on the same file system when put before it, such as ``s3://``."""
+    return address.removesuffix(path) if address.endswith(path) else ""
+
+
 def find(address: str) -> list[str]:
     """The files that an address means: itself, or every match of its glob in the order of their names.
 
-    Raises ``DataError`` when there is none.
+    As in :mod:`glob`, ``*``, ``?`` and ``[…]`` stay within one name and ``**`` stands for any number of folders; names
+    that begin with a dot match too. Raises ``DataError`` when no file matches, ``ConfigError`` for a ``**`` that is
+    only a part of a name.
     """
     system, path = filesystem(address)
-    prefix = address[: len(address) - len(path)] if address.endswith(path) else ""
-    if not any(character in path for character in "*?["):
+    if not glob.has_magic(path):
         return [address]
-    fixed = path[: min(path.index(character) for character in "*?[" if character in path)].rpartition("/")[0]
-    selector = fs.FileSelector(
-        fixed or ("." if not path.startswith("/") else "/"), recursive=True, allow_not_found=True
-    )
-    pattern = re.compile(glob_expression(path))
+    pattern = path.removeprefix("./").split("/")
+    if any("**" in name and name != "**" for name in pattern):
+        raise ConfigError(f"{address}: ** stands for whole folders; write it between slashes, as in **/*.csv")
+    fixed = "/".join(itertools.takewhile(lambda name: not glob.has_magic(name), pattern))
+    start = fixed or ("/" if path.startswith("/") else ".")
+    selector = fs.FileSelector(start, recursive=True, allow_not_found=True)
     with naming(address):
         found = [info.path for info in system.get_file_info(selector) if info.type == fs.FileType.File]
-    names = sorted(name for name in (name.removeprefix("./") for name in found) if pattern.fullmatch(name))
+    names = sorted(name for name in (name.removeprefix("./") for name in found) if matches(name, pattern))
     if not names:
         raise DataError(f"{address}: no file matches; check the pattern")
-    return [prefix + name for name in names]
+    return [prefix(address, path) + name for name in names]
 
 
-def glob_expression(pattern: str) -> str:
-    """A glob as a regular expression: ``*`` stays within a folder, ``**`` does not."""
-    pieces = re.split(r"(\*\*/?|\*|\?|\[[^]]+\])", pattern.removeprefix("./"))
-    special = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(
-        special.get(piece) or (fnmatch.translate(piece)[4:-3] if piece.startswith("[") else re.escape(piece))
-        for piece in pieces
-    )
+def matches(path: str, pattern: Sequence[str]) -> bool:
+    """Whether a path matches the parts of a glob: each its own name, ``**`` any number of names."""
+
+    def match(names: Sequence[str], globs: Sequence[str]) -> bool:
+        if not names or not globs:
+            return not names and not globs
+        if globs[0] == "**":
+            return any(match(names[skipped:], globs[1:]) for skipped in range(len(names) + 1))
+        return fnmatch.fnmatchcase(names[0], globs[0]) and match(names[1:], globs[1:])
+
+    return match(path.split("/"), pattern)
 
 
 def kind(address: str) -> fs.FileType:

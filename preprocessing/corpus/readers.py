@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One part of a corpus, read: texts, class numbers, splits and row numbers; what is wrong is named by file and row."""
+"""Read one part of a corpus: texts, class numbers, splits and row numbers. Errors name the file and the row."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from preprocessing.base.arrow import one_chunk
 from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import NO_SPLIT, SPELLINGS, split_number
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
-from preprocessing.corpus.sources import SPLIT_NAMES, SPLITS, Part, files, parse_options, scan
+from preprocessing.corpus.sources import Part, files, parse_options, scan
 from preprocessing.labels import NEUTRAL, UNKNOWN, LabelMap
 from preprocessing.text.words import encode
 
-NO_SPLIT = -1
 BATCH_ROWS = 1024
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The rows of a part that take part; all arrays have one entry per row."""
+    """The rows of a part that go into the dataset. All arrays have one entry per row."""
 
     texts: pa.Array
     """large_string without nulls."""
     label: np.ndarray
     """int32, class numbers."""
     split: np.ndarray
-    """int8, index into ``SPLITS``, or -1 where the source names none."""
+    """int8, number of the split, or ``NO_SPLIT`` where the source names none."""
     row: np.ndarray
     """int64, the row's number in the source, from 1."""
     missing: np.ndarray
@@ -60,7 +61,7 @@ def read(part: Part) -> Piece:
         kept &= pc.fill_null(same, False).to_numpy(zero_copy_only=False)
     filtered = int((~kept).sum())
     table, rows = table.filter(pa.array(kept)), rows[kept]
-    label = class_numbers(part, single(table[source.label_column]), rows)
+    label = class_numbers(part, one_chunk(table[source.label_column]), rows)
     kept = label != NEUTRAL
     neutral = int((~kept).sum())
     table, rows, label = table.filter(pa.array(kept)), rows[kept], label[kept]
@@ -80,14 +81,6 @@ def first_texts(source: SourceConfig, splits: SplitConfig, number: int) -> list[
                 if len(texts) == number:
                     return texts
     return texts
-
-
-def single(column: pa.ChunkedArray) -> pa.Array:
-    """A column in one piece."""
-    combined = column.combine_chunks()
-    if not isinstance(combined, pa.ChunkedArray):
-        return combined
-    return combined.chunk(0) if combined.num_chunks else pa.array([], combined.type)
 
 
 def fail(part: Part, row: int, what: str) -> DataError:
@@ -114,26 +107,24 @@ def class_numbers(part: Part, column: pa.Array, rows: np.ndarray) -> np.ndarray:
 def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
     """int8: the split that the source names for every row, or -1."""
     if part.texts:
-        named = [split for _, _, split in part.texts]
-        every = np.array([NO_SPLIT if split is None else SPLITS.index(split) for split in named], np.int8)
+        every = np.array([split_number(split) for _, _, split in part.texts], np.int8)
         return every[rows - part.cut.first_row]
     column = part.file.splits.column
     if column is None:
-        name = part.file.split
-        return np.full(len(rows), NO_SPLIT if name is None else SPLITS.index(name), np.int8)
+        return np.full(len(rows), split_number(part.file.split), np.int8)
     encoded = as_text(part, table[column], rows, column).dictionary_encode(null_encoding="encode")
-    distinct = [SPLIT_NAMES.get((value or "").strip().casefold(), -2) for value in encoded.dictionary.to_pylist()]
-    numbers = np.array(distinct, np.int8)[encoded.indices.to_numpy(zero_copy_only=False)]
-    if (numbers == -2).any():
-        at = int(np.argmax(numbers == -2))
+    named = [SPELLINGS.get((value or "").strip().casefold()) for value in encoded.dictionary.to_pylist()]
+    numbers = np.array([split_number(name) for name in named], np.int8)[encoded.indices.to_numpy(zero_copy_only=False)]
+    if (numbers == NO_SPLIT).any():
+        at = int(np.argmax(numbers == NO_SPLIT))
         value = table[column][at].as_py()
         value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        raise fail(part, int(rows[at]), f"split {value!r} is not known; known are {', '.join(SPLIT_NAMES)}")
+        raise fail(part, int(rows[at]), f"split {value!r} is not known; known are {', '.join(SPELLINGS)}")
     return numbers
 
 
 def as_text(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> pa.Array:
-    """A column as large_string, its UTF-8 checked; numbers are spelt out, except in the column of the texts."""
+    """A column as large_string, its UTF-8 checked. Numbers become their digits, but are refused as texts."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
@@ -141,7 +132,7 @@ def as_text(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) ->
         raise DataError(f"{part.file.name}: column {name!r} holds {kind}, not text; set source.text_column")
     try:
         texts = column.cast(pa.large_string())
-        array = single(texts)
+        array = one_chunk(texts)
         array.validate(full=True)
         return array
     except pa.ArrowNotImplementedError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A corpus is cut into parts, each the work of a moment; content and configuration decide where, never workers.
+"""A corpus is cut into parts small enough for memory. Content and configuration decide where, never the workers.
 
 Rows are numbered from 1: the first data row of a file is row 1 of it, and the files of a source follow each other in
 the order in which they are named. ``Part.offset + row of the file`` is the number that a shard carries.
@@ -24,6 +24,7 @@ from pyarrow import fs
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.split_names import SPELLINGS, split_number
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.records import Cut, Dialect, cuts, record_ends
@@ -36,8 +37,6 @@ SUFFIXES = {
     ".json": "jsonl",
     ".parquet": "parquet",
 }
-SPLITS = ("train", "validation", "test")
-SPLIT_NAMES = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2}
 IGNORED_FOLDERS = ("unsup",)
 MAX_CUTS_OF_A_ROW_GROUP = 16
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -98,7 +97,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """One file, looked through."""
+    """What one pass over a file found."""
 
     file: File
     parts: list[Part]
@@ -157,8 +156,8 @@ Scan: TypeAlias = "Generator[Part, None, Plan]"
 
 
 def scan(file: File, stage: Path) -> Plan:
-    """Look through one file: count its rows and cut it. What cannot be cut in place is unpacked below ``stage``."""
-    parts = look_through(file, stage)
+    """Count the rows of one file and cut it into parts. A compressed file is unpacked below ``stage``."""
+    parts = iter_parts(file, stage)
     while True:
         try:
             next(parts)
@@ -167,8 +166,8 @@ def scan(file: File, stage: Path) -> Plan:
             return plan
 
 
-def look_through(file: File, stage: Path) -> Scan:
-    """Yields each part as soon as it is found, so that work can begin on it; returns the plan with all of them."""
+def iter_parts(file: File, stage: Path) -> Scan:
+    """Yield each part as soon as it is found, so that work on it can begin. Returns the plan with all of them."""
     kinds = {"csv": scan_lines, "jsonl": scan_lines, "parquet": scan_parquet, "folder": scan_folder}
     return (yield from kinds[file.format](file, stage))
 
@@ -189,7 +188,7 @@ def scan_lines(file: File, stage: Path) -> Scan:
         header = not file.source.columns
         columns = tuple(file.source.columns) or read_header(first, file)
         check_columns(file, columns)
-    pieces = chained(first, pieces)
+    pieces = itertools.chain([first] if first else [], pieces)
     find = functools.partial(cuts, dialect=file.dialect, part_bytes=part_bytes(file), name=file.name, header=header)
     found: Iterable[Cut]
     if addresses.is_compressed(file.address):
@@ -202,13 +201,6 @@ def scan_lines(file: File, stage: Path) -> Scan:
         parts.append(Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity))
         yield parts[-1]
     return Plan(file, parts, sum(part.cut.rows for part in parts), known["bytes"], {"sha256": digest.hexdigest()})
-
-
-def chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    """``first``, then ``rest``."""
-    if first:
-        yield first
-    yield from rest
 
 
 def unpacked(pieces: Iterator[bytes], path: str, find: Callable[[Iterator[bytes]], Iterator[Cut]]) -> list[Cut]:
@@ -300,16 +292,16 @@ def scan_folder(file: File, stage: Path) -> Scan:
     system, path = addresses.filesystem(file.address)
     with addresses.naming(file.address):
         infos = system.get_file_info(fs.FileSelector(path, recursive=True))
-    prefix = file.address[: len(file.address) - len(path)] if file.address.endswith(path) else ""
+    prefix = addresses.prefix(file.address, path)
     found = []
     for info in infos:
         inside = Path(info.path).relative_to(path).parts
-        split = SPLIT_NAMES.get(inside[0].casefold())
+        split = SPELLINGS.get(inside[0].casefold())
         label = inside[-2] if len(inside) > 1 else ""
         labelled = len(inside) == (2 if split is None else 3)
         if info.type == fs.FileType.File and inside[-1].endswith(".txt") and labelled and label not in IGNORED_FOLDERS:
-            named = file.split or (None if split is None else SPLITS[split])
-            found.append((-1 if split is None else split, label, natural(inside[-1]), prefix + info.path, named, info))
+            order = (split_number(split), label, natural(inside[-1]))
+            found.append((*order, prefix + info.path, file.split or split, info))
     found.sort(key=lambda entry: entry[:4])
     if not found:
         raise DataError(f"{file.name}: holds no labelled text; expected LABEL/*.txt or train/LABEL/*.txt below it")

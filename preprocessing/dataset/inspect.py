@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK, Vocabulary
 
@@ -173,9 +174,7 @@ def draw_lengths(axes: Any, found: dict[str, Any]) -> None:
         histogram = split.get("length_histogram")
         if histogram:
             share = np.array(histogram["rows"]) / max(split["rows"], 1)
-            axes.stairs(
-                share, histogram["edges"], label=name, fill=name == "train", alpha=0.5 if name == "train" else 1
-            )
+            axes.stairs(share, histogram["edges"], label=name, fill=name == TRAIN, alpha=0.5 if name == TRAIN else 1)
     for width in found["widths"]:
         axes.axvline(width, color="black", linestyle=":", linewidth=1)
         axes.annotate(str(width), (width, 1), xycoords=("data", "axes fraction"), fontsize="small")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 from pyarrow import fs
@@ -14,7 +13,7 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.locks import locked
 from preprocessing.corpus import addresses
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, read_manifest, verify_hashes
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest, verify_hashes
 
 CACHE_VARIABLE = "PADLESS_CACHE"
 FETCH_TIMEOUT_S = 3600.0
@@ -51,8 +50,8 @@ def local(address: str, cache: Path | None = None, timeout_s: float = FETCH_TIME
 
 
 def fetch(address: str, content: bytes, target: Path) -> None:
-    """Copy a dataset here, every file checked against the manifest, which comes last."""
-    manifest = parsed(content)
+    """Copy a dataset to ``target`` and check every file against the manifest, which is written last."""
+    manifest = parse_manifest(content, join(address, MANIFEST))
     for path in names(manifest):
         if (target / path).exists():
             continue
@@ -68,7 +67,7 @@ def fetch(address: str, content: bytes, target: Path) -> None:
 
 
 def publish(root: Path, address: str) -> None:
-    """Copy a finished dataset to a remote address. A manifest that is there goes first, the new one comes last."""
+    """Copy a finished dataset to a remote address. An old manifest is deleted first; the new one is written last."""
     manifest = read_manifest(root)
     system, base = addresses.filesystem(address)
     with addresses.naming(address):
@@ -99,10 +98,3 @@ def manifest_bytes(address: str) -> bytes | None:
     if addresses.kind(target) == fs.FileType.NotFound:
         return None
     return b"".join(addresses.stream(target))
-
-
-def parsed(content: bytes) -> Manifest:
-    """Read a manifest from its bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, MANIFEST).write_bytes(content)
-        return read_manifest(folder)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.text.vocabulary import Vocabulary
 
 FORMAT = "padless-dataset"
 FORMAT_VERSION = 1
@@ -219,16 +220,23 @@ def read_manifest(root: str | Path) -> Manifest:
     """Read and check ``dataset.json``. Raises ``DataError`` for a missing, foreign, damaged or newer one."""
     path = Path(root, MANIFEST)
     try:
-        content = json.loads(path.read_bytes())
+        return parse_manifest(path.read_bytes(), str(path))
     except FileNotFoundError:
-        hint = "not a dataset directory, or one whose preprocessing has not finished"
-        raise DataError(f"{path}: missing: {root} is {hint}; {REBUILD}") from None
-    except (OSError, ValueError) as error:
+        what = f"{root} is not a dataset directory, or one whose preprocessing has not finished"
+        raise DataError(f"{path}: missing: {what}; {REBUILD}") from None
+    except OSError as error:
+        raise DataError(f"{path}: not readable ({error}); {REBUILD}") from None
+
+
+def parse_manifest(data: bytes, path: str) -> Manifest:
+    """Check and take apart the bytes of a ``dataset.json``; errors call it ``path``. Raises ``DataError``."""
+    try:
+        content = json.loads(data)
+    except ValueError as error:
         raise DataError(f"{path}: not readable as JSON ({error}); {REBUILD}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path}: not a padless dataset manifest; name a directory that preprocessing has written")
-    if content.get("format_version") != FORMAT_VERSION:
-        found = content.get("format_version")
+    if (found := content.get("format_version")) != FORMAT_VERSION:
         raise DataError(f"{path}: format version {found}, this padless reads version {FORMAT_VERSION}; {REBUILD}")
     digest = content.pop("sha256", None)
     if hashlib.sha256(atomic.canonical_json(content)).hexdigest() != digest:
@@ -271,8 +279,6 @@ def verify(root: str | Path) -> list[str]:
 
     Returns one sentence per problem, empty when all is well; raises ``DataError`` if there is no readable manifest.
     """
-    from preprocessing.text.vocabulary import Vocabulary
-
     manifest = read_manifest(root)
     problems = []
     path = Path(root, MANIFEST)
@@ -313,12 +319,8 @@ def content_problems(shard: Shard, manifest: Manifest) -> Iterator[str]:
         real = np.arange(shard.info.width) < block.length[:, None]
         if ((block.ids != 0) != real).any():
             yield f"{where} has padding inside a row or tokens beyond its length"
-    counted: Mapping[str, dict[str, int]] = {
-        "lengths": histogram(np.concatenate(lengths)),
-        "labels": histogram(np.concatenate(labels)),
-    }
-    for name, histogram_ in counted.items():
-        if histogram_ != getattr(shard.info, name):
+    for name, columns in (("lengths", lengths), ("labels", labels)):
+        if histogram(np.concatenate(columns)) != getattr(shard.info, name):
             yield f"{shard.path}: the manifest's {name} are not those of its rows"
 
 

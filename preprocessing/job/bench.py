@@ -24,7 +24,9 @@ import pyarrow as pa
 
 from preprocessing.base.errors import DataError
 from preprocessing.text import lemmas, stopwords
-from preprocessing.text.spec import TextSpec, Tokenizer, resolve
+from preprocessing.text.resolve import resolve
+from preprocessing.text.spec import TextSpec
+from preprocessing.text.tokenizer import Tokenizer
 
 Run = Callable[[Sequence[str]], object]
 SLOW_SAMPLE, SAMPLE = 400, 4000

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocessing.base import atomic
-from preprocessing.corpus.sources import SPLITS
+from preprocessing.base import atomic, ragged
+from preprocessing.base.split_names import SPLITS
 from preprocessing.dataset.shards import VOCABULARY, ShardInfo, id_dtype, write_shard
 from preprocessing.job import parts
-from preprocessing.text.spec import Encoded, TextSpec, encode_tokens
+from preprocessing.text.encoder import Encoded, encode_tokens
+from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokens import Tokens
 from preprocessing.text.vocabulary import UNK, Vocabulary
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One bucket of the shuffle."""
+    """Write one bucket: the rows of one range of shuffle keys."""
 
     bucket: int
     buckets: int
@@ -45,7 +46,7 @@ class Written:
 
 @lru_cache(maxsize=1)
 def vocabulary_of(path: Path, key: str) -> Vocabulary:
-    """A worker reads the vocabulary once per run."""
+    """The vocabulary, which a worker reads once per run."""
     return Vocabulary.read(path)
 
 
@@ -134,7 +135,7 @@ def collect(task: ShardTask, vocabulary: Vocabulary) -> tuple[Tokens, dict[str, 
         kept = np.flatnonzero(split >= 0)
         if not len(kept):
             continue
-        codes, offsets = parts.ragged_take(stored.codes, stored.offsets, kept + first)
+        codes, offsets = ragged.take(stored.codes, stored.offsets, kept + first)
         pieces["ids"].append(np.load(ids_path(task.work, number, task.key), mmap_mode="r")[codes])
         pieces["size"].append(np.diff(offsets))
         pieces["split"].append(split[kept])
@@ -143,14 +144,11 @@ def collect(task: ShardTask, vocabulary: Vocabulary) -> tuple[Tokens, dict[str, 
     columns = {name: np.concatenate(values) if values else np.zeros(0, np.int64) for name, values in pieces.items()}
     order = np.lexsort((columns["row"], columns["key"]))
     offsets = np.concatenate([[0], np.cumsum(columns.pop("size"))]).astype(np.int64)
-    ids, offsets = parts.ragged_take(columns.pop("ids"), offsets, order)
+    ids, offsets = ragged.take(columns.pop("ids"), offsets, order)
     tokens = Tokens(vocabulary.tokens, ids, offsets)
     return tokens, {name: values[order] for name, values in columns.items()}
 
 
 def padded(encoded: Encoded, rows: np.ndarray, width: int, dtype: np.dtype) -> np.ndarray:
     """``[rows, width]``: the ids of some texts, 0 beyond their length."""
-    ids, offsets = parts.ragged_take(encoded.ids, encoded.offsets, rows)
-    result = np.zeros((len(rows), width), dtype)
-    result[np.arange(width) < np.diff(offsets)[:, None]] = ids
-    return result
+    return ragged.padded(*ragged.take(encoded.ids, encoded.offsets, rows), width, dtype)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who does the work: anything that speaks ``concurrent.futures``; local processes, or the workers of a Dask cluster."""
+"""Where tasks run: in local processes or on a Dask cluster. Both are used through ``concurrent.futures``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from multiprocessing.connection import wait as wait_for_sentinel
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.config import ExecutorConfig
 
@@ -30,7 +32,7 @@ CONNECT_TIMEOUT_S = 60.0
 
 
 class Inline(Executor):
-    """One worker is this process: nothing is started, nothing is pickled."""
+    """An executor that runs every task in this process, at once. Nothing is started, nothing is pickled."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call ``fn`` now."""
@@ -55,11 +57,10 @@ class Workers:
     def map(
         self, function: Callable[[Task], Result], tasks: Iterable[Task], *, what: str, tick: Callable[[int], None]
     ) -> Iterator[tuple[Task, Result]]:
-        """Each task with its result, in the order in which they finish; one task alone is done here.
+        """Yield each task with its result, in the order in which tasks finish. A single task runs in this process.
 
-        Work begins with the first task, while later ones may still have to be found.
-        ``tick(workers alive)`` is called at least every second. Raises what a task raises, and ``UserError`` when no
-        task finishes within the limit or a worker process dies.
+        ``tasks`` is read while the first ones already run. ``tick(workers alive)`` is called at least every second.
+        Raises what a task raises, and ``UserError`` when no task finishes within the limit or a worker process dies.
         """
         coming = iter(tasks)
         first = list(itertools.islice(coming, 2))
@@ -90,7 +91,7 @@ class Workers:
             reason = "were they killed for their memory? Use fewer of them or a smaller source.part_mb"
             raise UserError(f"{what}: workers died; {reason}, and run the same command to continue") from None
         finally:
-            # Local processes are killed by who started them; cancelling what they hold breaks the pool's own thread.
+            # A pool of local processes is ended by ``workers``: cancelling its futures here would break its own thread.
             for future in waiting if not isinstance(self.executor, ProcessPoolExecutor) else ():
                 future.cancel()
 
@@ -130,9 +131,7 @@ def available_cores() -> int:
 
 
 def start_worker() -> None:
-    """In a new worker: one Arrow thread, interrupts left to the parent, and no life without it."""
-    import pyarrow as pa
-
+    """Prepare a new worker: one Arrow thread, Ctrl-C left to the parent, and an end when the parent ends."""
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -140,7 +139,7 @@ def start_worker() -> None:
 
 
 def end_with_parent() -> None:
-    """A parent that was killed leaves its workers waiting for ever; they watch it and go too."""
+    """Wait for the parent to end, then end this process. The workers of a killed parent would wait for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait_for_sentinel([parent.sentinel])
@@ -149,7 +148,7 @@ def end_with_parent() -> None:
 
 @contextmanager
 def dask_workers(config: ExecutorConfig) -> Iterator[Workers]:
-    """Connect to a running scheduler by its address or its scheduler file; it replaces workers that are lost."""
+    """Connect to a running scheduler by its address or its scheduler file. The scheduler replaces lost workers."""
     try:
         from distributed import Client, KilledWorker
         from distributed.comm import CommClosedError

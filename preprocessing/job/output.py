@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The output directory: who may write in it, what is there already, and what is taken away at the end."""
+"""The output directory: who may write in it, what is there already, and what is removed at the end."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -13,19 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.locks import locked
+from preprocessing.base.split_names import SPLITS
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
-from preprocessing.corpus.sources import SPLITS, Plan
+from preprocessing.corpus.sources import Plan
 from preprocessing.dataset import remote
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, ShardInfo, read_manifest
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, ShardInfo, parse_manifest, read_manifest
 
 WORK = ".work"
 OURS = {MANIFEST, VOCABULARY, WORK, *SPLITS}
 REPLACE = "choose another --output, or replace it with --overwrite true"
 
 
-def building_site(config: PreprocessConfig) -> Path:
-    """Where the dataset is built: the output itself, or for a remote one a local directory."""
+def build_directory(config: PreprocessConfig) -> Path:
+    """Where the dataset is built: the output itself, or a local directory if the output is remote."""
     if not addresses.is_remote(config.output):
         return Path(config.output)
     if config.staging:
@@ -35,19 +36,14 @@ def building_site(config: PreprocessConfig) -> Path:
 
 @contextmanager
 def writable(root: Path) -> Iterator[None]:
-    """One run at a time writes below ``root``; the lock goes with the process that holds it, however that ends.
+    """Let one run at a time write below ``root``. The lock ends with the process that holds it, however that ends.
 
-    Raises ``ConfigError`` where nothing can be written, among them a disk that is full, and ``UserError`` where
-    another run is at work.
+    Raises ``ConfigError`` where nothing can be written (a full disk, too), ``UserError`` while another run writes.
     """
     with naming(root):
         refuse_foreign(root)
-        (root / WORK).mkdir(parents=True, exist_ok=True)
-        with open(root / WORK / "lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{root}: another run is writing this dataset; wait for it, or stop it") from None
+        refusal = UserError(f"{root}: another run is writing this dataset; wait for it, or stop it")
+        with locked(root / WORK / "lock", 0, refusal):
             yield
 
 
@@ -79,7 +75,7 @@ def existing(address: str, overwrite: bool) -> Manifest | None:
     try:
         if addresses.is_remote(address):
             content = remote.manifest_bytes(address)
-            return None if content is None else remote.parsed(content)
+            return None if content is None else parse_manifest(content, remote.join(address, MANIFEST))
         return read_manifest(address) if Path(address, MANIFEST).exists() else None
     except DataError as error:
         if overwrite:
@@ -103,7 +99,7 @@ def is_current(manifest: Manifest, config: PreprocessConfig, text: dict[str, Any
     return False
 
 
-def remove_strangers(root: Path, splits: dict[str, list[ShardInfo]]) -> None:
+def remove_stale_shards(root: Path, splits: dict[str, list[ShardInfo]]) -> None:
     """Shards of an earlier configuration do not stay beside a manifest that does not name them."""
     named = {root / info.path for infos in splits.values() for info in infos}
     for split in SPLITS:
@@ -115,7 +111,7 @@ def remove_strangers(root: Path, splits: dict[str, list[ShardInfo]]) -> None:
 
 
 def finish(root: Path, config: PreprocessConfig, fresh: bool) -> None:
-    """Publish a fresh dataset whose output is remote; take away the scaffolding, without which it is whole."""
+    """Publish a fresh dataset if its output is remote. Then remove what only the building of it needed."""
     if not addresses.is_remote(config.output):
         shutil.rmtree(root / WORK, ignore_errors=True)
         return

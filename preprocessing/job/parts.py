@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The intermediate form of a part: what its first and only reading and tokenizing found, compact, in shuffled order.
+"""The intermediate form of a part: its tokenized rows, compact and already shuffled. A part is read only once.
 
 Every row has a shuffle key, a pure function of the seed and the row's number. A part's rows are stored in the order of
-that key, so the rows of one output shard, a range of keys, are one contiguous run in every part: the shuffle of the
-whole corpus needs no exchange, and its result does not depend on where the parts were cut.
+that key. One output shard is a range of keys, so its rows are one contiguous run in every part. The shuffle of the
+whole corpus therefore needs no exchange between workers, and its result does not depend on where the parts were cut.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,76 +17,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.base import atomic
-from preprocessing.base.randomness import splitmix64
+from preprocessing.base import atomic, ragged
 from preprocessing.corpus import readers
 from preprocessing.corpus.sources import Part
-from preprocessing.text.tokens import Tokenizer, Tokens
+from preprocessing.job.hashes import content_sum, exact_hashes, shuffle_keys, text_hashes
+from preprocessing.text.tokenizer import Tokenizer
 
 VERSION = 1
-
-
-def keyed(seed: int, purpose: str, values: np.ndarray) -> np.ndarray:
-    """uint64, pseudo-random: a pure function of the seed, what it is for, and each value."""
-    salt = hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8]
-    return splitmix64(values.astype(np.uint64) ^ np.frombuffer(salt, "<u8")[0])
-
-
-def shuffle_keys(seed: int, rows: np.ndarray) -> np.ndarray:
-    """uint64 ``[rows]``: the order of the rows in the dataset."""
-    return keyed(seed, "shuffle", rows)
-
-
-def type_hashes(types: pa.Array) -> np.ndarray:
-    """uint64 per token: a sum over its bytes, each weighted by its place."""
-    data = types.cast(pa.large_binary())
-    if not len(data):
-        return np.zeros(0, np.uint64)
-    offsets = np.frombuffer(data.buffers()[1], np.int64)[data.offset : data.offset + len(data) + 1]
-    content = np.frombuffer(data.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64)
-    starts, sizes = offsets[:-1] - offsets[0], np.diff(offsets)
-    place = np.arange(len(content)) - np.repeat(starts, sizes)
-    weights = splitmix64(np.arange(int(sizes.max()), dtype=np.uint64)) | np.uint64(1)
-    return splitmix64(
-        segment_sums((content + np.uint64(1)) * weights[place], offsets - offsets[0]) + sizes.astype(np.uint64)
-    )
-
-
-def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Sums of ``values[offsets[i]:offsets[i + 1]]`` modulo 2**64; segments may be empty."""
-    running = np.zeros(len(values) + 1, np.uint64)
-    np.cumsum(values, out=running[1:])
-    return running[offsets[1:]] - running[offsets[:-1]]
-
-
-def text_hashes(tokens: Tokens) -> np.ndarray:
-    """uint64 per text: equal exactly when the token sequences are (up to one chance in 2**64 per pair)."""
-    sizes = np.diff(tokens.offsets)
-    place = np.arange(len(tokens.codes)) - np.repeat(tokens.offsets[:-1], sizes)
-    weights = splitmix64(np.arange(int(sizes.max(initial=1)), dtype=np.uint64)) | np.uint64(1)
-    weighted = type_hashes(tokens.types)[tokens.codes] * weights[place]
-    return splitmix64(segment_sums(weighted, tokens.offsets) + sizes.astype(np.uint64))
-
-
-def exact_hashes(texts: pa.Array) -> np.ndarray:
-    """uint64 per text: its length and CRC; tells apart texts whose tokens are the same."""
-    return np.array(
-        [len(text) << 32 | zlib.crc32(text) for text in texts.cast(pa.large_binary()).to_pylist()], np.uint64
-    )
-
-
-def content_sum(texts: pa.Array) -> int:
-    """The sum of the sha256 of every text: the same however the texts are ordered or divided."""
-    digests = (hashlib.sha256(text).digest() for text in texts.cast(pa.large_binary()).to_pylist())
-    return sum(int.from_bytes(digest, "big") for digest in digests) % (1 << 256)
-
-
-def ragged_take(values: np.ndarray, offsets: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The segments ``order`` of a ragged array, and their offsets."""
-    sizes = np.diff(offsets)[order]
-    bounds = np.concatenate([[0], np.cumsum(sizes)])
-    index = np.arange(bounds[-1]) + np.repeat(offsets[:-1][order] - bounds[:-1], sizes)
-    return values[index], bounds
 
 
 @dataclass(frozen=True)
@@ -169,7 +105,7 @@ def make(part: Part, number: int, work: Path, tokenizer: Tokenizer, seed: int, k
     tokens = tokenizer(piece.texts)
     keys = shuffle_keys(seed, piece.row)
     order = np.argsort(keys, kind="stable")
-    codes, offsets = ragged_take(tokens.codes, tokens.offsets, order)
+    codes, offsets = ragged.take(tokens.codes, tokens.offsets, order)
     narrow = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
     columns = {
         "key": keys,

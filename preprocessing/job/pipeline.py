@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a corpus to a dataset directory, resumable at any moment; content and configuration decide every byte.
+"""From a corpus to a dataset directory. Content and configuration decide every byte; a run can resume at any moment.
 
 1. cut the source into parts; read and tokenize each once, into a compact intermediate form     (parallel)
 2. decide each row's split, and what becomes of suspect rows                                    (here)
@@ -7,7 +7,7 @@
 4. write the shards: each takes a range of shuffle keys out of every part                       (parallel)
 5. the manifest, last
 
-Whatever is finished carries a marker with the hash of all that decided it: a rerun does what is missing or changed.
+What is finished has a marker file with the hash of all that decided it. A rerun does what is missing or has changed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import SPLITS, TRAIN_NUMBER
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses, sources
-from preprocessing.corpus.sources import SPLITS, Part, Plan
+from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset.shards import BLOCK_ROWS, MANIFEST, VOCABULARY, Manifest, ShardInfo, id_dtype, write_manifest
 from preprocessing.job import output, parts
 from preprocessing.job.encode import LookupTask, ShardTask, lookup, write_bucket
@@ -35,9 +36,11 @@ from preprocessing.job.executors import Workers, workers
 from preprocessing.job.progress import Progress
 from preprocessing.job.provenance import provenance
 from preprocessing.job.quality import Rows, check_splits, dataset_statistics, decide
-from preprocessing.job.splits import TRAIN
 from preprocessing.labels import LabelMap
-from preprocessing.text.spec import Encoder, TextPipeline, Tokenizer, resolve
+from preprocessing.text.encoder import Encoder
+from preprocessing.text.resolve import resolve
+from preprocessing.text.spec import TextPipeline
+from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Counts, Vocabulary, freeze
 
 TOGETHER = 8
@@ -68,12 +71,16 @@ class CountTask:
     work: Path
 
 
+UNPACKED = "unpacked"
+"""Folder for the unpacked copies of compressed files."""
 KEPT = threading.local()
+"""The tokenizer of each thread, kept between parts."""
 LOADING = threading.Lock()
+"""One thread at a time loads language data."""
 
 
 def tokenizer_of(pipeline: str) -> Tokenizer:
-    """A worker's tokenizer; it remembers what it has seen, so each thread keeps its own between parts."""
+    """This thread's tokenizer. It remembers the words it has seen, so it is kept from one part to the next."""
     kept: tuple[str, Tokenizer] | None = getattr(KEPT, "tokenizer", None)
     if kept is None or kept[0] != pipeline:
         with LOADING:
@@ -94,7 +101,7 @@ def count(task: CountTask) -> Counts:
     found = []
     for number, start in zip(task.numbers, task.starts, strict=True):
         stored, types = parts.load(task.work, number), parts.load_types(task.work, number)
-        training = decision[start : start + len(stored.row)] == TRAIN
+        training = decision[start : start + len(stored.row)] == TRAIN_NUMBER
         per_token = np.repeat(training, np.diff(stored.offsets))
         counts = np.bincount(stored.codes[per_token], minlength=len(types)).astype(np.int64)
         occurring = np.flatnonzero(counts)
@@ -109,7 +116,7 @@ class Job:
         """Raises ``DataError`` where the text pipeline needs something that is not installed."""
         self.config = config
         self.workers = found
-        self.root = output.building_site(config).absolute()
+        self.root = output.build_directory(config).absolute()
         self.work = self.root / output.WORK
         self.names = LabelMap(config.source.labels, config.source.neutral).names
         self.pipeline = resolve(config.text)
@@ -128,15 +135,15 @@ class Job:
         return manifest
 
     def scan(self, files: list[sources.File]) -> list[Plan]:
-        """Look through every file of the source."""
-        tasks = [(number, file, self.work / "unpacked") for number, file in enumerate(files)]
+        """Count and cut every file of the source."""
+        tasks = [(number, file, self.work / UNPACKED) for number, file in enumerate(files)]
         plans = {}
         for (number, _, _), plan in self.workers.map(scan_file, tasks, what="scan", tick=lambda alive: None):
             plans[number] = plan
         return [plans[number] for number in range(len(tasks))]
 
     def build(self, files: list[sources.File], plans: list[Plan]) -> Manifest:
-        """The five passes. A single file is looked through during the first one, others were before."""
+        """The five passes. A single file is scanned during the first pass, several were scanned before it."""
         (self.root / MANIFEST).unlink(missing_ok=True)
         cut, summaries = self.tokenize(files, plans)
         stored = [parts.load(self.work, number) for number in range(len(cut))]
@@ -163,12 +170,12 @@ class Job:
             statistics=statistics,
             provenance=provenance(self.config, plans, cut, summaries),
         )
-        output.remove_strangers(self.root, infos)
+        output.remove_stale_shards(self.root, infos)
         write_manifest(self.root, manifest)
         return manifest
 
     def tokenize(self, files: list[sources.File], plans: list[Plan]) -> tuple[list[Part], list[parts.Summary]]:
-        """The first pass over every part that is not done yet; fills ``plans`` where they are still missing."""
+        """The first pass: read and tokenize every part that is not done yet. Fills ``plans`` if it is empty."""
         cut: list[Part] = []
         done: dict[int, parts.Summary] = {}
         total = sum(addresses.identity(file.address)["bytes"] or 0 for file in files) if not plans else 0
@@ -176,7 +183,7 @@ class Job:
         described = json.dumps(self.pipeline.to_json())
 
         def tasks() -> Iterator[TokenTask]:
-            for number, part in enumerate(self.find_parts(files, plans)):
+            for number, part in enumerate(find_parts(files, plans, self.work / UNPACKED)):
                 cut.append(part)
                 key = parts.part_key(part, self.pipeline.hash, self.config.seed)
                 summary = parts.finished(self.work, number, key)
@@ -193,21 +200,6 @@ class Job:
         if not cut:
             raise DataError(f"{', '.join(file.name for file in files)}: the corpus is empty: no row to learn from")
         return cut, [done[number] for number in range(len(cut))]
-
-    def find_parts(self, files: list[sources.File], plans: list[Plan]) -> Iterator[Part]:
-        """Every part in order, found on the way where the file has not been looked through yet."""
-        if plans:
-            yield from sources.numbered(plans)
-            return
-        found = sources.look_through(files[0], self.work / "unpacked")
-        while True:
-            try:
-                part = next(found)
-            except StopIteration as stop:
-                plans.append(stop.value)
-                return
-            if part.cut.rows:
-                yield part
 
     def decide(self, rows: Rows, plans: list[Plan]) -> tuple[np.ndarray, dict[str, Any]]:
         """Each row's split, on disk for the workers, and what was found. Raises ``DataError`` for an unusable split."""
@@ -266,8 +258,24 @@ def run(config: PreprocessConfig) -> Manifest:
 
     Raises ``ConfigError``, ``DataError`` or ``UserError``, each a sentence.
     """
-    with output.writable(output.building_site(config)), workers(config.executor) as found:
+    with output.writable(output.build_directory(config)), workers(config.executor) as found:
         return Job(config, found).run()
+
+
+def find_parts(files: list[sources.File], plans: list[Plan], stage: Path) -> Iterator[Part]:
+    """Every part in order. Without plans there is one file: it is scanned meanwhile, its plan put into ``plans``."""
+    if plans:
+        yield from sources.numbered(plans)
+        return
+    found = sources.iter_parts(files[0], stage)
+    while True:
+        try:
+            part = next(found)
+        except StopIteration as stop:
+            plans.append(stop.value)
+            return
+        if part.cut.rows:
+            yield part
 
 
 def grouped(starts: list[int]) -> list[tuple[int, ...]]:
@@ -282,7 +290,7 @@ def say(line: str) -> None:
 
 
 def scan_file(task: tuple[int, sources.File, Path]) -> Plan:
-    """Look through one file."""
+    """Count and cut one file."""
     return sources.scan(task[1], task[2])
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import SPLITS, TEST, TEST_NUMBER, TRAIN, TRAIN_NUMBER, VALIDATION, VALIDATION_NUMBER
 from preprocessing.config import QualityConfig, SplitConfig
-from preprocessing.corpus.sources import SPLITS
 from preprocessing.dataset.shards import ShardInfo
-from preprocessing.job.splits import TEST, TRAIN, VALIDATION, Groups, assign
+from preprocessing.job.splits import Groups, assign
 
 DROPPED = -1
 Where = Callable[[int], str]
@@ -64,15 +64,15 @@ def decide(
 
     apply("empty", quality.empty, empty, "no token is left of its text")
     groups = Groups.of(rows.text_hash, rows.row)
-    unequal = groups.spread(groups.least(rows.label) != groups.most(rows.label)) & ~empty
+    unequal = groups.to_rows(groups.minimum(rows.label) != groups.maximum(rows.label)) & ~empty
     report["contradictions"] = int(unequal.sum())
     apply("contradictions", quality.contradictions, unequal, "an equal text has another label")
     any_named = (named >= 0).any()
-    nearest = np.where(named < 0, TRAIN if any_named else -1, named)
-    leaking = (nearest < groups.spread(groups.most(nearest))) & ~empty
+    nearest = np.where(named < 0, TRAIN_NUMBER if any_named else -1, named)
+    leaking = (nearest < groups.to_rows(groups.maximum(nearest))) & ~empty
     report["leaks"] = int(leaking.sum())
     apply("leaks", quality.leaks, leaking, "another split that the source names holds an equal text")
-    decision = cut(rows, named, alive, splits, seed)
+    decision = split_rows(rows, named, alive, splits, seed)
     compared = alive & ~empty
     report["duplicates"] = duplicates(rows, decision, compared)
     again = repeated(rows, decision, compared)
@@ -82,14 +82,17 @@ def decide(
     return decision, report
 
 
-def cut(rows: Rows, named: np.ndarray, alive: np.ndarray, splits: SplitConfig, seed: int) -> np.ndarray:
-    """The split of every row: named ones as named, the others by seed; a split that is named is not cut."""
-    decision = np.where(named < 0, TRAIN, named).astype(np.int8)
+def split_rows(rows: Rows, named: np.ndarray, alive: np.ndarray, splits: SplitConfig, seed: int) -> np.ndarray:
+    """int8 per row: its split, as the source names it or else by seed. A split that the source names gets no others."""
+    decision = np.where(named < 0, TRAIN_NUMBER, named).astype(np.int8)
     fractions = {
         name: 0.0 if (named == number).any() else fraction
-        for name, number, fraction in (("validation", VALIDATION, splits.validation), ("test", TEST, splits.test))
+        for name, number, fraction in (
+            (VALIDATION, VALIDATION_NUMBER, splits.validation),
+            (TEST, TEST_NUMBER, splits.test),
+        )
     }
-    pool = np.flatnonzero(alive & (decision == TRAIN))
+    pool = np.flatnonzero(alive & (decision == TRAIN_NUMBER))
     if any(fractions.values()):
         decision[pool] = assign(rows.text_hash[pool], rows.label[pool], rows.row[pool], seed=seed, **fractions)
     return decision
@@ -109,10 +112,10 @@ def duplicates(rows: Rows, decision: np.ndarray, compared: np.ndarray) -> dict[s
     full = np.flatnonzero(compared)
     text, row = rows.text_hash[full], rows.row[full]
     groups = Groups.of(text, row)
-    several = full[groups.spread(groups.sizes > 1)]
+    several = full[groups.to_rows(groups.sizes > 1)]
     pairs = np.stack([rows.text_hash[several], rows.exact_hash[several]])
     exact = len(several) - np.unique(pairs, axis=1).shape[1]
-    across = groups.least(decision[full]) != groups.most(decision[full])
+    across = groups.minimum(decision[full]) != groups.maximum(decision[full])
     return {
         "exact": exact,
         "normalised": int(groups.repeats().sum()),
@@ -135,9 +138,9 @@ def check_splits(decision: np.ndarray, label: np.ndarray, names: list[str], want
                 f"split {SPLITS[split]}: {only}; a classifier needs two classes: check the source and its labels"
             )
         absent = [name for number, name in enumerate(names) if number not in present]
-        if split == TRAIN and absent:
+        if split == TRAIN_NUMBER and absent:
             raise DataError(
-                f"split train: no row has the label {absent[0]!r}; add some, or take it out of source.labels"
+                f"split {TRAIN}: no row has the label {absent[0]!r}; add some, or take it out of source.labels"
             )
 
 

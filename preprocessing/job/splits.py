@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preprocessing.job.parts import keyed
-
-TRAIN, VALIDATION, TEST = 0, 1, 2
+from preprocessing.base.split_names import TEST_NUMBER, TRAIN_NUMBER, VALIDATION_NUMBER
+from preprocessing.job.hashes import keyed_hash
 
 
 @dataclass(frozen=True)
@@ -43,17 +42,17 @@ class Groups:
         """Each group's value at its lowest row number."""
         return values[self.order[self.starts]]
 
-    def spread(self, values: np.ndarray) -> np.ndarray:
+    def to_rows(self, values: np.ndarray) -> np.ndarray:
         """A value per group as a value per row."""
         result = np.empty(len(self.order), values.dtype)
         result[self.order] = np.repeat(values, self.sizes)
         return result
 
-    def least(self, values: np.ndarray) -> np.ndarray:
+    def minimum(self, values: np.ndarray) -> np.ndarray:
         """The smallest value in each group."""
         return np.minimum.reduceat(values[self.order], self.starts) if len(self) else values[:0]
 
-    def most(self, values: np.ndarray) -> np.ndarray:
+    def maximum(self, values: np.ndarray) -> np.ndarray:
         """The largest value in each group."""
         return np.maximum.reduceat(values[self.order], self.starts) if len(self) else values[:0]
 
@@ -71,19 +70,19 @@ def assign(
 ) -> np.ndarray:
     """int8 ``[rows]``: 0 train, 1 validation, 2 test.
 
-    ``text_hash`` is what makes two texts equal: equal ones never part. Of every label, ``validation`` and ``test`` are
-    the fractions of its rows that go there, to the row where there are enough texts that occur once. The result is a
-    function of the set of rows and the seed, not of their order here.
+    Texts with equal ``text_hash`` go to one split. ``validation`` and ``test`` are fractions of the rows of each label;
+    they are met to the row if enough texts occur only once. The result is a function of the set of rows and the seed,
+    not of the order of the rows.
     """
     groups = Groups.of(text_hash, row)
     stratum = groups.first(label)
-    priority = keyed(seed, "split", groups.first(text_hash))
+    priority = keyed_hash(seed, "split", groups.first(text_hash))
     chosen = np.zeros(len(groups), np.int8)
     for value in np.unique(stratum):
         members = np.flatnonzero(stratum == value)
         members = members[np.argsort(priority[members], kind="stable")]
         chosen[members] = fill(groups.sizes[members], validation, test)
-    return groups.spread(chosen)
+    return groups.to_rows(chosen)
 
 
 def fill(sizes: np.ndarray, validation: float, test: float) -> np.ndarray:
@@ -93,7 +92,7 @@ def fill(sizes: np.ndarray, validation: float, test: float) -> np.ndarray:
     groups of one row.
     """
     total = int(sizes.sum())
-    wanted = [(TEST, share_of(total, test)), (VALIDATION, share_of(total, validation))]
+    wanted = [(TEST_NUMBER, share_of(total, test)), (VALIDATION_NUMBER, share_of(total, validation))]
     large = sizes > min((rows for _, rows in wanted if rows), default=total)
     order = np.argsort(large, kind="stable")
     result = np.zeros(len(sizes), np.int8)
@@ -112,7 +111,7 @@ def fill_in_order(sizes: np.ndarray, wanted: list[tuple[int, int]]) -> np.ndarra
         before += rows
     for split, rows in wanted:
         missing = rows - int(sizes[result == split].sum())
-        single = np.flatnonzero((sizes == 1) & (result == TRAIN))
+        single = np.flatnonzero((sizes == 1) & (result == TRAIN_NUMBER))
         result[single[: max(missing, 0)]] = split
     return result
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.text import resources
+from preprocessing.text import nltk_data
 
 _SUFFIXES = {
     "noun": [
@@ -38,13 +38,13 @@ class WordNet:
         lemma differs from the token.
         """
         self._parts = ["noun"] if pos == "noun" else list(_SUFFIXES)
-        folder = resources.nltk_folder("corpora/wordnet", "wordnet")
+        folder = nltk_data.find_folder("corpora/wordnet", "wordnet")
         self._known: dict[str, set[str]] = {}
         self._exceptions: dict[str, dict[str, list[str]]] = {}
         for part in self._parts:
-            lines = resources.nltk_bytes(folder, f"index.{part}").decode().split("\n")
+            lines = nltk_data.read_file(folder, f"index.{part}").decode().split("\n")
             self._known[part] = {line.partition(" ")[0] for line in lines if line and line[0] != " "}
-            rows = (line.split() for line in resources.nltk_bytes(folder, f"{part}.exc").decode().split("\n"))
+            rows = (line.split() for line in nltk_data.read_file(folder, f"{part}.exc").decode().split("\n"))
             self._exceptions[part] = {row[0]: row[1:] for row in rows if row}
 
     def __call__(self, token: str) -> str:
@@ -65,7 +65,7 @@ class WordNet:
 
 def wordnet_fingerprint() -> str:
     """``sha256:…`` over the WordNet files that lemmas depend on; raises :class:`DataError` when they are missing."""
-    return resources.fingerprint(resources.nltk_folder("corpora/wordnet", "wordnet"), _FILES)
+    return nltk_data.fingerprint(nltk_data.find_folder("corpora/wordnet", "wordnet"), _FILES)
 
 
 def simplemma_version() -> str:

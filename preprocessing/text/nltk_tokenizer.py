@@ -10,8 +10,8 @@ character on either side of a *chunk* (a run without whitespace), but for these:
 
 So a text becomes a list of chunks; NLTK's rules run once per distinct chunk, on thousands of them joined by a mark that
 no rule touches. ``X.`` at the end is the chunk ``X`` and a period. In the cases above NLTK sees the chunk in its place.
-A text with U+001C–U+001F, which Python and NLTK's regular expressions disagree about, and rules other than those
-studied are left to NLTK as they are.
+Two cases are left to NLTK as they are: rules other than those studied, and texts with U+001C–U+001F. Python and NLTK's
+regular expressions disagree whether those four are whitespace.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.text import html, resources
+from preprocessing.text import html, nltk_data
 from preprocessing.text.punkt import Sentences
 
 _PUNKT_FILES = ["abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt"]
@@ -50,9 +50,9 @@ def versions(language: str, sentences: bool) -> dict[str, str]:
 
     found = {"nltk": str(nltk.__version__)}
     if sentences:
-        resource = f"tokenizers/punkt_tab/{resources.nltk_language(language)}"
-        folder = resources.nltk_folder(resource, "punkt_tab")
-        found["punkt_tab"] = resources.fingerprint(folder, _PUNKT_FILES)
+        resource = f"tokenizers/punkt_tab/{nltk_data.language_name(language)}"
+        folder = nltk_data.find_folder(resource, "punkt_tab")
+        found["punkt_tab"] = nltk_data.fingerprint(folder, _PUNKT_FILES)
     return found
 
 
@@ -75,7 +75,7 @@ class NLTKTokenizer:
         from nltk.tokenize import word_tokenize
         from nltk.tokenize.destructive import NLTKWordTokenizer
 
-        name = resources.nltk_language(language)
+        name = nltk_data.language_name(language)
         self._rules: Callable[[str], list[str]] = NLTKWordTokenizer().tokenize
         self._whole: Callable[[str], list[str]] = lambda text: word_tokenize(text, name, not sentences)
         self._sentences = Sentences(_punkt(name)) if sentences else None
@@ -169,10 +169,10 @@ class NLTKTokenizer:
 
 
 def _simple(chunk: str) -> list[str] | None:
-    """The tokens of a word of ASCII letters, digits and hyphens in the commonest dress; None for all else.
+    """The tokens of a word of ASCII letters, digits and hyphens with the usual punctuation; None for all else.
 
     The rules part an opening quote or parenthesis, a clitic, one of ``,:;!?)`` and a closing quote from such a word; a
-    period stays with it. Only a clitic before a period is another story, and the words that the rules split.
+    period stays with it. Left to the rules: a clitic before a period, and contractions such as ``cannot``.
     """
     match = _SIMPLE.fullmatch(chunk)
     if match is None:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one text → ids function (law 1): what the user asks for, what that resolves to here, and the encoder made of it.
+"""The description of a text → ids function: what the user asks for, and what that resolved to. Reads no other data.
 
-The order of work is the notebook's: HTML → NFC → lower case → tokens → stop words → lemmas → vocabulary.
+:class:`TextSpec` is the ``text`` section of a configuration. :class:`TextPipeline` is the same with stop words and
+versions written out, as manifests, checkpoints and bundles carry it. The work itself is done by
+:class:`preprocessing.text.encoder.Encoder`.
 """
 
 from __future__ import annotations
@@ -12,25 +14,8 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, get_args, get_type_hints
 
-import numpy as np
-
 from preprocessing.base.atomic import canonical_json
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.text import installed, lemmas, stopwords
-from preprocessing.text.tokens import Texts, Tokenizer, Tokens
-from preprocessing.text.vocabulary import PAD, UNK, Vocabulary
-
-__all__ = [
-    "Encoded",
-    "Encoder",
-    "TextPipeline",
-    "TextSpec",
-    "Texts",
-    "Tokenizer",
-    "Tokens",
-    "encode_tokens",
-    "resolve",
-]
+from preprocessing.base.errors import ConfigError, DataError, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,31 +47,27 @@ class TextSpec:
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
             value, choices = getattr(self, name), get_args(kind)
-            if choices and value not in choices:
-                raise ConfigError(f"text.{name} is {value!r}; it must be one of {', '.join(choices)}")
-            if not choices and type(value) is not kind:
-                raise ConfigError(f"text.{name} is {value!r}; it must be of type {kind.__name__}")
-        if self.max_tokens < 1:
-            raise ConfigError(f"text.max_tokens is {self.max_tokens}; it must be at least 1")
-        if not self.stop_words:
-            raise ConfigError("text.stop_words is ''; it must be none, nltk, stop-words or the path of a file")
+            if choices:
+                require(value in choices, f"text.{name}", value, f"one of {', '.join(choices)}")
+            else:
+                require(type(value) is kind, f"text.{name}", value, f"a value of type {kind.__name__}")
+        require(self.max_tokens >= 1, "text.max_tokens", self.max_tokens, "at least 1")
+        require(bool(self.stop_words), "text.stop_words", "", "none, nltk, stop-words or the path of a file")
         if self.lemmatizer == "wordnet" and self.language != "en":
             raise ConfigError(
-                f"text.lemmatizer is wordnet, which is English, but language is {self.language!r}; use simplemma"
+                f"text.lemmatizer: wordnet is English, but text.language is {self.language!r}; use simplemma"
             )
 
 
 @dataclass(frozen=True)
 class TextPipeline:
-    """A resolved :class:`TextSpec`: all that is needed to repeat it anywhere.
-
-    ``stop_words``: the words really removed, sorted, so their source is not needed again; ``resources``: the versions
-    or hashes of what else changes results. Unicode's own tables come with Python and are not listed.
-    """
+    """A resolved :class:`TextSpec`: all that is needed to repeat it anywhere."""
 
     spec: TextSpec
     stop_words: tuple[str, ...]
+    """The words to remove, sorted. The list or file that they came from is not needed again."""
     resources: Mapping[str, str]
+    """Name -> version or hash of what else decides tokens. Unicode's tables come with Python and are not listed."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value that :meth:`from_json` turns back into an equal pipeline."""
@@ -118,77 +99,3 @@ class TextPipeline:
     def hash(self) -> str:
         """sha256 (hex) over the canonical JSON of :meth:`to_json`."""
         return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
-
-
-def resolve(spec: TextSpec) -> TextPipeline:
-    """Look up the stop words and fingerprint the resources that ``spec`` needs on this machine.
-
-    Raises :class:`DataError` when one is missing: which, where it was looked for, and the command that fetches it.
-    """
-    removed = stopwords.load(spec.stop_words, spec.language, spec.lowercase, spec.keep_negations)
-    if spec.lemmatizer == "simplemma":
-        lemmas.simplemma_lemmatizer(spec.language)
-    return TextPipeline(spec, removed, installed.resources(spec))
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """Texts as ids: text i is ``ids[offsets[i]:offsets[i + 1]]``, at least one id long.
-
-    ``ids``: int32 [total] after truncation, without padding (a text without tokens is one ``<unk>``); ``offsets``:
-    int64 [texts + 1]; ``num_tokens``: int64 [texts] before truncation, 0 where nothing was left of the text.
-    """
-
-    ids: np.ndarray
-    offsets: np.ndarray
-    num_tokens: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.num_tokens)
-
-    def padded(self, width: int) -> np.ndarray:
-        """int32 [texts, width], padded with 0 on the right; raises ValueError if a text has more than ``width`` ids."""
-        lengths = np.diff(self.offsets)
-        if len(lengths) and lengths.max() > width:
-            raise ValueError(f"a text has {lengths.max()} ids, which do not fit a width of {width}")
-        rows = np.full((len(lengths), width), PAD, np.int32)
-        rows[np.arange(width) < lengths[:, None]] = self.ids
-        return rows
-
-
-def encode_tokens(tokens: Tokens, vocabulary: Vocabulary, spec: TextSpec) -> Encoded:
-    """Look tokens up in ``vocabulary`` and truncate to ``spec.max_tokens`` as ``spec.truncate`` says."""
-    num_tokens = np.diff(tokens.offsets)
-    ids = vocabulary.lookup(tokens.types)[tokens.codes]
-    limit = spec.max_tokens
-    head = {"head": limit, "tail": 0, "both": limit - limit // 2}[spec.truncate]
-    long = np.flatnonzero(num_tokens > limit)
-    if len(long):
-        kept = np.ones(len(ids), bool)
-        for start, end in zip(tokens.offsets[long].tolist(), tokens.offsets[long + 1].tolist(), strict=True):
-            kept[start + head : end - (limit - head)] = False
-        ids = ids[kept]
-    lengths = np.minimum(num_tokens, limit)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    empty = np.flatnonzero(num_tokens == 0)
-    if len(empty):
-        ids = np.insert(ids, offsets[empty], np.int32(UNK))
-        offsets = np.concatenate([[0], np.cumsum(np.maximum(lengths, 1))])
-    return Encoded(ids, offsets, num_tokens)
-
-
-class Encoder:
-    """``Encoder(pipeline, vocabulary)(texts)`` → :class:`Encoded`: what shards, predictions and exports all use.
-
-    Raises :class:`DataError` when the resources installed here are not those the pipeline was resolved with.
-    """
-
-    def __init__(self, pipeline: TextPipeline, vocabulary: Vocabulary) -> None:
-        self.pipeline = pipeline
-        self.vocabulary = vocabulary
-        self.hash = hashlib.sha256(f"{pipeline.hash} {vocabulary.hash}".encode()).hexdigest()
-        self._tokenizer = Tokenizer(pipeline)
-
-    def __call__(self, texts: Texts) -> Encoded:
-        """The ids of ``texts``; what :class:`Tokenizer` accepts, and its errors."""
-        return encode_tokens(self._tokenizer(texts), self.vocabulary, self.pipeline.spec)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stop lists by name or from a file, without the negations that sentiment lives on."""
+"""Stop words by the name of a list or from a file. Negations can be kept, since they decide sentiment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.text import resources
+from preprocessing.text import nltk_data
 
 _NEGATIONS = {
     "de": "nein nicht nichts nie niemals niemand kein keine keinem keinen keiner keines ohne weder",
@@ -54,8 +54,8 @@ def _normal(word: str, lowercase: bool) -> str:
 
 def _read(source: str, language: str) -> list[str]:
     if source == "nltk":
-        folder = resources.nltk_folder("corpora/stopwords", "stopwords")
-        return resources.nltk_bytes(folder, resources.nltk_language(language)).decode().split("\n")
+        folder = nltk_data.find_folder("corpora/stopwords", "stopwords")
+        return nltk_data.read_file(folder, nltk_data.language_name(language)).decode().split("\n")
     if source == "stop-words":
         return _from_package(language)
     try:

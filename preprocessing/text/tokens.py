@@ -1,50 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From many texts to types × codes: whatever costs runs once per distinct piece of text and is looked up afterwards."""
+"""Tokenized texts as arrays: what the tokenizer gives, and what vocabulary, encoder and shards take."""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-
-from preprocessing.base.errors import DataError
-from preprocessing.text import installed, lemmas, words
-from preprocessing.text.nltk_tokenizer import NLTKTokenizer
-
-if TYPE_CHECKING:
-    from preprocessing.text.spec import TextPipeline
 
 Texts: TypeAlias = "pa.Array | pa.ChunkedArray | Sequence[str]"
-PIECE_TEXTS, PIECE_BYTES = 2048, 3 << 20
-"""One piece's arrays stay in the processor's cache."""
-ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20
-"""Distinct surfaces are looked up once per round of pieces."""
-NEW_SURFACES = 1 << 13
-"""Surfaces met for the first time are learnt so many at a time: few small lists live at once."""
-CACHE_SURFACES, CACHE_BYTES = 1 << 19, 64 << 20
-"""All is forgotten, between two calls, once more surfaces or more of their bytes are remembered: about 200 MB."""
-CACHE_SURFACE_BYTES = 128
-"""A longer surface, which hardly occurs twice, is not remembered."""
-MAX_TEXT_BYTES = 1 << 30
-_DROPPED = -1
+"""Texts that can be tokenized: an Arrow string or large_string array, chunked or not, or a sequence of str."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Tokenized texts: text i holds the tokens ``types[codes[offsets[i]:offsets[i + 1]]]``.
-
-    ``types``: large_string, the distinct tokens that occur, in the order of their first occurrence, after stop words
-    and lemmas; ``codes``: int32 [total]; ``offsets``: int64 [texts + 1].
-    """
+    """Tokenized texts: text i holds the tokens ``types[codes[offsets[i]:offsets[i + 1]]]``."""
 
     types: pa.Array
+    """large_string ``[types]``: the distinct tokens, in the order of their first occurrence, after stop words and
+    lemmas."""
     codes: np.ndarray
+    """int32 ``[tokens]``: each token as a row of ``types``."""
     offsets: np.ndarray
+    """int64 ``[texts + 1]`` into ``codes``."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -53,214 +33,3 @@ class Tokens:
         """The tokens of every text as Python strings: for people and tests, not for speed."""
         tokens = self.types.take(pa.array(self.codes)).to_pylist()
         return [tokens[a:b] for a, b in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)]
-
-
-Splitter = Callable[[pa.Array], tuple[pa.Array, np.ndarray]]
-"""Texts (large_string) → surfaces of all texts in order (binary or string), int64 [texts + 1] offsets into them."""
-
-
-class Tokenizer:
-    """``Tokenizer(pipeline)(texts)`` → :class:`Tokens`.
-
-    ``texts``: a string or large_string Arrow array, chunked or not, or a sequence of str. One text, a batch and any
-    split of a batch give the same tokens. Remembers what it made of each distinct surface, up to a bound; pickling
-    drops that memory. One object per thread. Raises :class:`DataError` when a resource is missing or not the one the
-    pipeline was resolved with, for a null (naming its index), and for a text over 1 GiB.
-    """
-
-    def __init__(self, pipeline: TextPipeline) -> None:
-        installed.verify(pipeline)
-        self.pipeline = pipeline
-        self._stop_words = frozenset(pipeline.stop_words)
-        self._lemma = _lemmatizer(pipeline)
-        self._split, self._words = _splitter(pipeline)
-        self._forget()
-
-    def __reduce__(self) -> tuple[type[Tokenizer], tuple[TextPipeline]]:
-        return Tokenizer, (self.pipeline,)
-
-    def _forget(self) -> None:
-        self._surfaces: dict[bytes, int] = {}  # surface → token, _DROPPED, or _DROPPED - 1 - row for several tokens
-        self._several = array("i")  # row i: self._several[self._bounds[i]:self._bounds[i + 1]]; no objects to collect
-        self._bounds = array("q", [0])
-        self._learnt_bytes = 0
-        self._ids: dict[str, int] = {}  # token → its number here, in the order we met them
-        self._tokens: list[str] = []
-
-    def __call__(self, texts: Texts) -> Tokens:
-        """Tokenize ``texts``; see the class."""
-        if len(self._surfaces) > CACHE_SURFACES or self._learnt_bytes > CACHE_BYTES:
-            self._forget()
-        codes: list[np.ndarray] = []
-        lengths: list[np.ndarray] = []
-        used: list[np.ndarray] = []
-        for chunks, offsets in self._rounds(_checked(texts)):
-            encoded = chunks.dictionary_encode()
-            surfaces = pc.cast(encoded.chunk(0).dictionary, pa.binary()).to_pylist() if encoded.num_chunks else []
-            per_surface = self._numbers(surfaces)
-            numbers = np.concatenate([np.zeros(0, np.int32)] + [part.indices.to_numpy() for part in encoded.chunks])
-            tokens, bounds = self._expand(per_surface[numbers], offsets)
-            codes.append(tokens)
-            lengths.append(np.diff(bounds))
-            used.append(self._occurring(per_surface))
-        return self._assemble(codes, lengths, used)
-
-    def _rounds(self, texts: pa.ChunkedArray) -> Iterator[tuple[pa.ChunkedArray, np.ndarray]]:
-        """Split piece by piece; yield the surfaces of some pieces at a time, as one chunked array."""
-        pieces: list[pa.Array] = []
-        offsets = [np.zeros(1, np.int64)]
-        num_texts = num_bytes = 0
-        for piece in _pieces(texts):
-            surfaces, ends = self._split(piece)
-            pieces.append(surfaces)
-            offsets.append(ends[1:] + offsets[-1][-1])
-            num_texts, num_bytes = num_texts + len(piece), num_bytes + piece.nbytes
-            if num_texts >= ROUND_TEXTS or num_bytes >= ROUND_BYTES:
-                yield pa.chunked_array(pieces), np.concatenate(offsets)
-                pieces, offsets, num_texts, num_bytes = [], [np.zeros(1, np.int64)], 0, 0
-        if pieces:
-            yield pa.chunked_array(pieces), np.concatenate(offsets)
-
-    def _numbers(self, surfaces: list[bytes]) -> np.ndarray:
-        """int32, one per surface: a token's number, :data:`_DROPPED`, or less for several tokens."""
-        known = list(map(self._surfaces.get, surfaces))
-        new = [row for row, number in enumerate(known) if number is None]
-        for start in range(0, len(new), NEW_SURFACES):
-            rows = new[start : start + NEW_SURFACES]
-            for row, words_of_row in zip(rows, self._words([surfaces[row] for row in rows]), strict=True):
-                known[row] = learnt = self._number(words_of_row)
-                self._learnt_bytes += len(surfaces[row])
-                if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
-                    self._surfaces[surfaces[row]] = learnt
-        return np.array(known, np.int32)
-
-    def _number(self, words_of_surface: list[str]) -> int:
-        """The expensive part, once per distinct surface: stop words and lemmas."""
-        ids = []
-        for word in words_of_surface:
-            if word not in self._stop_words:
-                token = self._lemma(word) if self._lemma else word
-                if token not in self._ids:
-                    self._ids[token] = len(self._tokens)
-                    self._tokens.append(token)
-                ids.append(self._ids[token])
-        if len(ids) == 1:
-            return ids[0]
-        if not ids:
-            return _DROPPED
-        self._several.extend(ids)
-        self._bounds.append(len(self._several))
-        return _DROPPED + 1 - len(self._bounds)
-
-    def _spell_out(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Put several tokens where a number stands for several; also how many each became (None: one each)."""
-        at = np.flatnonzero(numbers < _DROPPED)
-        if not len(at):
-            return numbers, None
-        rows = _DROPPED - 1 - numbers[at]
-        bounds = np.frombuffer(self._bounds, np.int64)
-        starts, lengths = bounds[rows], bounds[rows + 1] - bounds[rows]
-        sizes = np.ones(len(numbers), np.int64)
-        sizes[at] = lengths
-        spelt = np.repeat(numbers, sizes)
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        spelt[spelt < _DROPPED] = np.frombuffer(self._several, np.int32)[np.repeat(starts, lengths) + within]
-        return spelt, sizes
-
-    def _expand(self, numbers: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Spell out what is several tokens and drop what is dropped; the offsets follow."""
-        numbers, sizes = self._spell_out(numbers)
-        if sizes is not None:
-            offsets = _ends(sizes)[offsets]
-        kept = numbers != _DROPPED
-        if not kept.all():
-            numbers, offsets = np.compress(kept, numbers), _ends(kept)[offsets]
-        return numbers, offsets.astype(np.int64)
-
-    def _occurring(self, per_surface: np.ndarray) -> np.ndarray:
-        """The tokens these surfaces stand for, in order; may repeat."""
-        numbers, _ = self._spell_out(per_surface)
-        return numbers[numbers >= 0]
-
-    def _assemble(self, codes: list[np.ndarray], lengths: list[np.ndarray], used: list[np.ndarray]) -> Tokens:
-        none = np.zeros(0, np.int32)
-        distinct, first = np.unique(np.concatenate([none, *used]), return_index=True)
-        distinct = distinct[np.argsort(first)]
-        renumber = np.zeros(len(self._tokens), np.int32)
-        renumber[distinct] = np.arange(len(distinct), dtype=np.int32)
-        types = pa.array([self._tokens[number] for number in distinct.tolist()], pa.large_string())
-        offsets = np.concatenate([np.zeros(1, np.int64), *lengths])
-        return Tokens(types, renumber[np.concatenate([none, *codes])], np.cumsum(offsets))
-
-
-def _ends(sizes: np.ndarray) -> np.ndarray:
-    """0 and the running sums of ``sizes``."""
-    ends = np.zeros(len(sizes) + 1, np.int32 if len(sizes) < 2**28 else np.int64)
-    np.cumsum(sizes, out=ends[1:])
-    return ends
-
-
-def _splitter(pipeline: TextPipeline) -> tuple[Splitter, Callable[[list[bytes]], list[list[str]]]]:
-    """How this pipeline cuts texts into surfaces, and distinct surfaces into words."""
-    spec = pipeline.spec
-    if spec.tokenizer != "word":
-        rules = NLTKTokenizer(spec.language, spec.tokenizer == "nltk", spec.html, spec.lowercase)
-        return rules.split, lambda surfaces: rules.tokens_of([surface.decode() for surface in surfaces])
-
-    def split(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
-        return words.split(texts, spec.html, spec.lowercase)
-
-    def words_of(surfaces: list[bytes]) -> list[list[str]]:
-        return [
-            [surface.decode()] if surface.isascii() else words.words_of(words.decode(surface), spec.lowercase)
-            for surface in surfaces
-        ]
-
-    return split, words_of
-
-
-def _lemmatizer(pipeline: TextPipeline) -> Callable[[str], str] | None:
-    spec = pipeline.spec
-    if spec.lemmatizer == "wordnet":
-        return lemmas.WordNet(spec.wordnet_pos)
-    if spec.lemmatizer == "simplemma":
-        return lemmas.simplemma_lemmatizer(spec.language)
-    return None
-
-
-def _checked(texts: Texts) -> pa.ChunkedArray:
-    """Any of the accepted forms as a chunked large_string array without nulls."""
-    if isinstance(texts, str):
-        raise TypeError("texts is one str; give a sequence of texts, such as [text]")
-    if not isinstance(texts, (pa.Array, pa.ChunkedArray)):
-        for row, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise DataError(f"text {row} is {text!r}, not a string; drop the row or give it a text")
-        try:
-            texts = pa.array(texts, pa.large_string())
-        except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot say
-            texts = pa.array([words.encode(text).decode() for text in texts], pa.large_string())
-    if texts.null_count:
-        row = pc.index(pc.is_null(texts), True).as_py()
-        raise DataError(f"text {row} is null; drop the row or give it a text")
-    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
-        raise DataError(f"texts are of type {texts.type}, not string; check which column holds the text")
-    return texts if isinstance(texts, pa.ChunkedArray) else pa.chunked_array([texts])
-
-
-def _pieces(texts: pa.ChunkedArray) -> Iterator[pa.Array]:
-    """Slices of few enough texts and bytes; a longer text is a piece of its own."""
-    for chunk in texts.cast(pa.large_string()).chunks:
-        if not len(chunk):
-            continue
-        offsets = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
-        start = 0
-        while start < len(chunk):
-            fits = int(np.searchsorted(offsets, offsets[start] + PIECE_BYTES, side="right")) - 1
-            end = min(max(fits, start + 1), start + PIECE_TEXTS, len(chunk))
-            if offsets[end] - offsets[start] > MAX_TEXT_BYTES:
-                raise DataError(
-                    f"a text has {offsets[end] - offsets[start]:,} bytes; split texts over {MAX_TEXT_BYTES:,}"
-                )
-            yield chunk.slice(start, end - start)
-            start = end

@@ -8,17 +8,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from preprocessing.text.tokens import Tokens
+from preprocessing.base.arrow import one_chunk
+from preprocessing.base.errors import DataError, require
+from preprocessing.text.tokens import Tokens
 
 PAD, UNK = 0, 1
 RESERVED = ("<pad>", "<unk>")
@@ -36,8 +34,8 @@ class Counts:
     def merge(self, others: Iterable[Counts]) -> Counts:
         """The sum of these counts and all ``others``; the same table whatever the order, up to the order of rows."""
         every = [self, *others]
-        types = pa.chunked_array([part.types for part in every], pa.large_string()).combine_chunks()
-        encoded = _one_chunk(types).dictionary_encode()
+        types = pa.chunked_array([part.types for part in every], pa.large_string())
+        encoded = one_chunk(types).dictionary_encode()
         codes = encoded.indices.to_numpy(zero_copy_only=False)
         total = np.zeros(len(encoded.dictionary), np.int64)
         np.add.at(total, codes, np.concatenate([part.counts for part in every]))
@@ -50,6 +48,14 @@ def count(tokens: Tokens) -> Counts:
     return Counts(tokens.types.cast(pa.large_string()), counts)
 
 
+def check_bounds(min_count: int, max_size: int | None) -> None:
+    """Raise :class:`ConfigError` for a vocabulary that no token could be in."""
+    require(min_count >= 1, "vocabulary.min_count", min_count, "at least 1")
+    smallest = len(RESERVED) + 1
+    fits = max_size is None or max_size >= smallest
+    require(fits, "vocabulary.max_size", max_size, f"at least {smallest}: {', '.join(RESERVED)} and one token")
+
+
 def freeze(counts: Counts, min_count: int = 1, max_size: int | None = None) -> Vocabulary:
     """Give every token that occurs at least ``min_count`` times an id, the most frequent first.
 
@@ -58,12 +64,7 @@ def freeze(counts: Counts, min_count: int = 1, max_size: int | None = None) -> V
     number of occurrences left out. A token spelt like a reserved one gets no id of its own. Raises
     :class:`ConfigError` for impossible bounds, :class:`DataError` when no token is left.
     """
-    if min_count < 1:
-        raise ConfigError(
-            f"min_count is {min_count}; a token of the vocabulary occurs at least once, so give 1 or more"
-        )
-    if max_size is not None and max_size <= len(RESERVED):
-        raise ConfigError(f"max_size is {max_size}; <pad> and <unk> take two rows, so give 3 or more")
+    check_bounds(min_count, max_size)
     table = pa.table([counts.types, pa.array(counts.counts, pa.int64())], schema=_SCHEMA)
     reserved = pc.is_in(table["token"], value_set=pa.array(RESERVED, pa.large_string()))
     table = table.filter(pc.and_not(pc.greater_equal(table["count"], min_count), reserved))
@@ -78,7 +79,7 @@ def freeze(counts: Counts, min_count: int = 1, max_size: int | None = None) -> V
     kept = table["count"].to_numpy().astype(np.int64)
     left_out = int(counts.counts.sum()) - int(kept.sum())
     tokens = pa.chunked_array([pa.array(RESERVED, pa.large_string()), *table["token"].chunks])
-    return Vocabulary(_one_chunk(tokens.combine_chunks()), np.concatenate([[0, left_out], kept]))
+    return Vocabulary(one_chunk(tokens), np.concatenate([[0, left_out], kept]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,18 +138,10 @@ class Vocabulary:
             raise DataError(f"{path} cannot be read as a vocabulary ({error}); run preprocessing again") from error
         if not table.schema.equals(_SCHEMA) or any(column.null_count for column in table.columns):
             raise DataError(f"{path} is not a vocabulary: its columns are {table.schema.names}, not token and count")
-        tokens = table["token"].combine_chunks()
-        vocabulary = cls(_one_chunk(tokens), table["count"].to_numpy().astype(np.int64))
+        vocabulary = cls(one_chunk(table["token"]), table["count"].to_numpy().astype(np.int64))
         recorded = (table.schema.metadata or {}).get(_HASH_KEY, b"").decode()
         if vocabulary.hash != recorded:
             raise DataError(
                 f"{path} is damaged: its contents do not match the hash it carries; run preprocessing again"
             )
         return vocabulary
-
-
-def _one_chunk(array: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """``ChunkedArray.combine_chunks`` answers with an array or, for no chunks in some versions, a chunked one."""
-    if isinstance(array, pa.ChunkedArray):
-        return array.chunk(0) if array.num_chunks else pa.array([], array.type)
-    return array

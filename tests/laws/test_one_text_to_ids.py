@@ -14,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing.base.errors import DataError
-from preprocessing.text.spec import Encoded, Encoder, TextPipeline, TextSpec, Tokenizer, encode_tokens, resolve
+from preprocessing.text.encoder import Encoded, Encoder, encode_tokens
+from preprocessing.text.resolve import resolve
+from preprocessing.text.spec import TextPipeline, TextSpec
+from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Vocabulary, count, freeze
 from tests.reference.hostile import TEXT
 

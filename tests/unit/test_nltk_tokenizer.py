@@ -18,7 +18,9 @@ from nltk.tokenize.punkt import PunktTokenizer
 from preprocessing.text import nltk_tokenizer
 from preprocessing.text.html import clean
 from preprocessing.text.punkt import Sentences
-from preprocessing.text.spec import TextSpec, Tokenizer, resolve
+from preprocessing.text.resolve import resolve
+from preprocessing.text.spec import TextSpec
+from preprocessing.text.tokenizer import Tokenizer
 from tests.reference.hostile import hostile_texts
 
 PIECES = st.sampled_from(

@@ -10,12 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from preprocessing.base import ragged
 from preprocessing.base.randomness import splitmix64
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.job import parts
-from preprocessing.job.parts import exact_hashes, ragged_take, shuffle_keys, text_hashes
-from preprocessing.text.spec import Encoder, TextPipeline, TextSpec, Tokenizer, resolve
+from preprocessing.job.hashes import exact_hashes, shuffle_keys, text_hashes
+from preprocessing.text.encoder import Encoder
+from preprocessing.text.resolve import resolve
+from preprocessing.text.spec import TextPipeline, TextSpec
+from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Vocabulary, count, freeze
 from tests.corpora import Command, contents, reviews, write_csv
 
@@ -166,8 +170,8 @@ def test_shuffle_keys_are_a_function_of_seed_and_row() -> None:
     assert splitmix64(np.array([0], np.uint64))[0] == 0xE220A8397B1DCDAF  # the first output of splitmix64 seeded with 0
 
 
-def test_ragged_take() -> None:
-    values, offsets = ragged_take(np.arange(6), np.array([0, 2, 2, 6]), np.array([2, 1, 0]))
+def test_segments_are_taken_in_any_order() -> None:
+    values, offsets = ragged.take(np.arange(6), np.array([0, 2, 2, 6]), np.array([2, 1, 0]))
     assert values.tolist() == [2, 3, 4, 5, 0, 1]
     assert offsets.tolist() == [0, 4, 4, 6]
 

@@ -19,7 +19,7 @@ from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.locks import locked
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
-from preprocessing.dataset.shards import read_manifest, verify
+from preprocessing.dataset.shards import parse_manifest, read_manifest, verify
 from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
 
 moto = pytest.importorskip("moto.server", reason="needs moto[server] (extra dev)")
@@ -135,7 +135,7 @@ def test_the_manifest_is_published_last(
 
 
 def test_a_damaged_remote_shard_is_named_and_not_kept(s3: Any, published: str, tmp_path: Path) -> None:
-    manifest = remote.parsed(remote.manifest_bytes(published) or b"")
+    manifest = parse_manifest(remote.manifest_bytes(published) or b"", published)
     shard = f"{published}/{manifest.splits['train'][0].path}"
     data = bytearray(s3.cat_file(shard))
     data[len(data) // 2] ^= 1

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus.readers import Piece, read
-from preprocessing.corpus.sources import SPLITS, Plan, files, numbered, scan
+from preprocessing.corpus.sources import Plan, files, numbered, scan
 from preprocessing.labels import NEUTRAL, UNKNOWN, LabelMap, spelling
 from tests.corpora import reviews, write_csv, write_jsonl
 
@@ -133,6 +134,12 @@ def test_globs_and_lists_follow_their_names(tmp_path: Path) -> None:
     assert texts(str(tmp_path / "*.csv")) == ["text 0", "text 1"]
     assert texts(str(tmp_path / "**/*.csv")) == ["text 0", "text 1", "text 2", "text 3"]
     assert texts(str(tmp_path / "[b-z].csv")) == ["text 1"]
+    write_csv(tmp_path / "deep" / ".hidden.csv", [("hidden", "pos")])
+    assert texts(str(tmp_path / "deep/*.csv")) == ["hidden", "text 2"]
+    (tmp_path / "deep" / ".hidden.csv").unlink()
+    assert texts(str(tmp_path / "**/d*/**")) == ["text 2", "text 3"]
+    with pytest.raises(ConfigError, match=r"write it between slashes, as in \*\*/\*\.csv"):
+        texts(str(tmp_path / "**.csv"))
     assert texts([str(tmp_path / "deep/c.csv"), str(tmp_path / "?.csv")]) == ["text 2", "text 0", "text 1"]
     assert [row[3] for row in rows_of(tmp_path, path=str(tmp_path / "**/*.csv"))] == [1, 2, 3, 4]
 

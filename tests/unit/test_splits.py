@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import TEST_NUMBER as TEST
+from preprocessing.base.split_names import TRAIN_NUMBER as TRAIN
+from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import QualityConfig, SplitConfig
 from preprocessing.job.quality import DROPPED, Rows, decide
-from preprocessing.job.splits import TEST, TRAIN, VALIDATION, Groups, assign, fill
+from preprocessing.job.splits import Groups, assign, fill
 
 
 def rows_of(text: list[int], label: list[int] | None = None, named: list[int] | None = None, **more: Any) -> Rows:

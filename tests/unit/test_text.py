@@ -13,9 +13,12 @@ import pyarrow as pa
 import pytest
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.text import stopwords, tokens
+from preprocessing.text import stopwords
+from preprocessing.text import tokenizer as tokenizer_module
 from preprocessing.text.lemmas import WordNet
-from preprocessing.text.spec import TextPipeline, TextSpec, Tokenizer, resolve
+from preprocessing.text.resolve import resolve
+from preprocessing.text.spec import TextPipeline, TextSpec
+from preprocessing.text.tokenizer import Tokenizer
 
 
 def tokenizer(**fields: object) -> Tokenizer:
@@ -25,13 +28,13 @@ def tokenizer(**fields: object) -> Tokenizer:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"tokenizer": "spacy"}, "tokenizer is 'spacy'; it must be one of word, nltk, nltk_line"),
-        ({"truncate": "middle"}, "truncate is 'middle'; it must be one of head, tail, both"),
-        ({"lemmatizer": "porter"}, "lemmatizer is 'porter'; it must be one of none, wordnet, simplemma"),
-        ({"max_tokens": 0}, "max_tokens is 0; it must be at least 1"),
-        ({"max_tokens": 2.5}, "max_tokens is 2.5; it must be of type int"),
-        ({"html": "yes"}, "html is 'yes'; it must be of type bool"),
-        ({"stop_words": ""}, "stop_words is ''"),
+        ({"tokenizer": "spacy"}, "tokenizer: 'spacy' is out of range: expected one of word, nltk, nltk_line"),
+        ({"truncate": "middle"}, "truncate: 'middle' is out of range: expected one of head, tail, both"),
+        ({"lemmatizer": "porter"}, "lemmatizer: 'porter' is out of range: expected one of none, wordnet, simplemma"),
+        ({"max_tokens": 0}, "max_tokens: 0 is out of range: expected at least 1"),
+        ({"max_tokens": 2.5}, "max_tokens: 2.5 is out of range: expected a value of type int"),
+        ({"html": "yes"}, "html: 'yes' is out of range: expected a value of type bool"),
+        ({"stop_words": ""}, "stop_words: '' is out of range"),
         ({"lemmatizer": "wordnet", "language": "de"}, "language is 'de'; use simplemma"),
     ],
 )
@@ -74,7 +77,7 @@ def test_every_form_of_texts_gives_the_same_tokens() -> None:
 
 
 def test_what_is_remembered_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "CACHE_BYTES", 1000)
+    monkeypatch.setattr(tokenizer_module, "CACHE_BYTES", 1000)
     bounded = tokenizer()
     for number in range(5):
         assert bounded([f"{number}" * 900 + " short"]).to_lists() == [[f"{number}" * 900, "short"]]
@@ -84,9 +87,9 @@ def test_what_is_remembered_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch)
 def test_pieces_rounds_and_a_full_cache_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"word{number % 7} it’s naïve{number % 3} <i>{number}</i>" for number in range(50)]
     expected = tokenizer()(texts)
-    monkeypatch.setattr(tokens, "PIECE_TEXTS", 3)
-    monkeypatch.setattr(tokens, "ROUND_TEXTS", 5)
-    monkeypatch.setattr(tokens, "CACHE_SURFACES", 4)
+    monkeypatch.setattr(tokenizer_module, "PIECE_TEXTS", 3)
+    monkeypatch.setattr(tokenizer_module, "ROUND_TEXTS", 5)
+    monkeypatch.setattr(tokenizer_module, "CACHE_SURFACES", 4)
     small = tokenizer()
     for _ in range(2):
         result = small(texts)

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing.text import html
-from preprocessing.text.spec import TextPipeline, TextSpec, Tokenizer, resolve
+from preprocessing.text.resolve import resolve
+from preprocessing.text.spec import TextPipeline, TextSpec
+from preprocessing.text.tokenizer import Tokenizer
 from tests.reference import plain
 from tests.reference.hostile import TEXT, hostile_texts
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Language data that others made: find it, fingerprint it, or say what is missing, where we looked and what fetches it.
+"""NLTK's language data: find it, hash it, or say what is missing, where it was looked for and what fetches it.
 
-Nothing here downloads: compute nodes have no internet, and a silent fallback would change results.
+Nothing here downloads. Compute nodes have no internet, and a silent fallback would change results.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ NLTK_LANGUAGES = {
 }  # fmt: skip
 
 
-def nltk_language(language: str) -> str:
+def language_name(language: str) -> str:
     """NLTK's name of a language code; raises :class:`ConfigError` when we know none."""
     if language not in NLTK_LANGUAGES:
         known = ", ".join(sorted(NLTK_LANGUAGES))
-        raise ConfigError(f"language is {language!r}, for which NLTK's data has no name known here; known: {known}")
+        raise ConfigError(f"text.language: NLTK's name for {language!r} is not known here; known are {known}")
     return NLTK_LANGUAGES[language]
 
 
-def nltk_folder(resource: str, package: str) -> Any:
+def find_folder(resource: str, package: str) -> Any:
     """NLTK's path pointer to a folder such as ``corpora/wordnet``, unpacked or inside its zip file.
 
     ``package`` is its name for the downloader. Raises :class:`DataError` when it is not installed.
@@ -46,7 +46,7 @@ def nltk_folder(resource: str, package: str) -> Any:
     )
 
 
-def nltk_bytes(folder: Any, name: str) -> bytes:
+def read_file(folder: Any, name: str) -> bytes:
     """The bytes of one file of an NLTK folder; raises :class:`DataError` when the file is not there."""
     try:
         with folder.join(name).open() as stream:
@@ -60,7 +60,7 @@ def fingerprint(folder: Any, names: list[str]) -> str:
     """``sha256:…`` over the named files of an NLTK folder."""
     digest = hashlib.sha256()
     for name in names:
-        data = nltk_bytes(folder, name)
+        data = read_file(folder, name)
         digest.update(f"{name} {len(data)}\n".encode())
         digest.update(data)
     return f"sha256:{digest.hexdigest()}"

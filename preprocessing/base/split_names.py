@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three splits: their names in configurations, paths and manifests, and their numbers in arrays of rows."""
+
+from __future__ import annotations
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS = (TRAIN, VALIDATION, TEST)
+"""A split's number is its place here."""
+TRAIN_NUMBER, VALIDATION_NUMBER, TEST_NUMBER = range(len(SPLITS))
+NO_SPLIT = -1
+"""The number of a row for which the source names no split."""
+SPELLINGS = {
+    TRAIN: TRAIN,
+    "training": TRAIN,
+    VALIDATION: VALIDATION,
+    "valid": VALIDATION,
+    "val": VALIDATION,
+    "dev": VALIDATION,
+    TEST: TEST,
+}
+"""What a folder or a column of the source may call a split, in lower case -> the split."""
+
+
+def split_number(name: str | None) -> int:
+    """The number of a split's name, ``NO_SPLIT`` for None."""
+    return NO_SPLIT if name is None else SPLITS.index(name)

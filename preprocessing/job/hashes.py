@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hashes of rows, of token sequences and of texts. They decide order and splits, so they never change."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+
+import numpy as np
+import pyarrow as pa
+
+from preprocessing.base import ragged
+from preprocessing.base.randomness import splitmix64
+from preprocessing.text.tokens import Tokens
+
+
+def keyed_hash(seed: int, purpose: str, values: np.ndarray) -> np.ndarray:
+    """uint64, pseudo-random: a pure function of the seed, what it is for, and each value."""
+    salt = hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8]
+    return splitmix64(values.astype(np.uint64) ^ np.frombuffer(salt, "<u8")[0])
+
+
+def shuffle_keys(seed: int, rows: np.ndarray) -> np.ndarray:
+    """uint64 ``[rows]``: the order of the rows in the dataset."""
+    return keyed_hash(seed, "shuffle", rows)
+
+
+def type_hashes(types: pa.Array) -> np.ndarray:
+    """uint64 per token: a sum over its bytes, each weighted by its place."""
+    data = types.cast(pa.large_binary())
+    if not len(data):
+        return np.zeros(0, np.uint64)
+    offsets = np.frombuffer(data.buffers()[1], np.int64)[data.offset : data.offset + len(data) + 1]
+    content = np.frombuffer(data.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64)
+    starts, sizes = offsets[:-1] - offsets[0], np.diff(offsets)
+    place = np.arange(len(content)) - np.repeat(starts, sizes)
+    weights = splitmix64(np.arange(int(sizes.max()), dtype=np.uint64)) | np.uint64(1)
+    return splitmix64(
+        ragged.segment_sums((content + np.uint64(1)) * weights[place], offsets - offsets[0]) + sizes.astype(np.uint64)
+    )
+
+
+def text_hashes(tokens: Tokens) -> np.ndarray:
+    """uint64 per text: equal exactly when the token sequences are (up to one chance in 2**64 per pair)."""
+    sizes = np.diff(tokens.offsets)
+    place = np.arange(len(tokens.codes)) - np.repeat(tokens.offsets[:-1], sizes)
+    weights = splitmix64(np.arange(int(sizes.max(initial=1)), dtype=np.uint64)) | np.uint64(1)
+    weighted = type_hashes(tokens.types)[tokens.codes] * weights[place]
+    return splitmix64(ragged.segment_sums(weighted, tokens.offsets) + sizes.astype(np.uint64))
+
+
+def exact_hashes(texts: pa.Array) -> np.ndarray:
+    """uint64 per text: its length and CRC; tells apart texts whose tokens are the same."""
+    return np.array(
+        [len(text) << 32 | zlib.crc32(text) for text in texts.cast(pa.large_binary()).to_pylist()], np.uint64
+    )
+
+
+def content_sum(texts: pa.Array) -> int:
+    """The sum of the sha256 of every text: the same however the texts are ordered or divided."""
+    digests = (hashlib.sha256(text).digest() for text in texts.cast(pa.large_binary()).to_pylist())
+    return sum(int.from_bytes(digest, "big") for digest in digests) % (1 << 256)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one text → ids function (law 1). Shards, predictions and exports all call :class:`Encoder`.
+
+The order of work is the notebook's: HTML → NFC → lower case → tokens → stop words → lemmas → vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from preprocessing.base import ragged
+from preprocessing.text.spec import TextPipeline, TextSpec
+from preprocessing.text.tokenizer import Tokenizer
+from preprocessing.text.tokens import Texts, Tokens
+from preprocessing.text.vocabulary import UNK, Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Texts as ids: text i is ``ids[offsets[i]:offsets[i + 1]]``, at least one id long."""
+
+    ids: np.ndarray
+    """int32 ``[ids]`` after truncation, without padding; a text without tokens is one ``<unk>``."""
+    offsets: np.ndarray
+    """int64 ``[texts + 1]`` into ``ids``."""
+    num_tokens: np.ndarray
+    """int64 ``[texts]`` before truncation, 0 where nothing was left of the text."""
+
+    def __len__(self) -> int:
+        return len(self.num_tokens)
+
+    def padded(self, width: int) -> np.ndarray:
+        """int32 [texts, width], padded with 0 on the right; raises ValueError if a text has more than ``width`` ids."""
+        lengths = np.diff(self.offsets)
+        if len(lengths) and lengths.max() > width:
+            raise ValueError(f"a text has {lengths.max()} ids, which do not fit a width of {width}")
+        return ragged.padded(self.ids, self.offsets, width, np.int32)
+
+
+def encode_tokens(tokens: Tokens, vocabulary: Vocabulary, spec: TextSpec) -> Encoded:
+    """Look tokens up in ``vocabulary`` and truncate to ``spec.max_tokens`` as ``spec.truncate`` says."""
+    num_tokens = np.diff(tokens.offsets)
+    ids = vocabulary.lookup(tokens.types)[tokens.codes]
+    limit = spec.max_tokens
+    head = {"head": limit, "tail": 0, "both": limit - limit // 2}[spec.truncate]
+    long = np.flatnonzero(num_tokens > limit)
+    if len(long):
+        kept = np.ones(len(ids), bool)
+        for start, end in zip(tokens.offsets[long].tolist(), tokens.offsets[long + 1].tolist(), strict=True):
+            kept[start + head : end - (limit - head)] = False
+        ids = ids[kept]
+    lengths = np.minimum(num_tokens, limit)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    empty = np.flatnonzero(num_tokens == 0)
+    if len(empty):
+        ids = np.insert(ids, offsets[empty], np.int32(UNK))
+        offsets = np.concatenate([[0], np.cumsum(np.maximum(lengths, 1))])
+    return Encoded(ids, offsets, num_tokens)
+
+
+class Encoder:
+    """``Encoder(pipeline, vocabulary)(texts)`` → :class:`Encoded`: what shards, predictions and exports all use.
+
+    Raises :class:`DataError` when the resources installed here are not those the pipeline was resolved with.
+    """
+
+    def __init__(self, pipeline: TextPipeline, vocabulary: Vocabulary) -> None:
+        self.pipeline = pipeline
+        self.vocabulary = vocabulary
+        self.hash = hashlib.sha256(f"{pipeline.hash} {vocabulary.hash}".encode()).hexdigest()
+        self._tokenizer = Tokenizer(pipeline)
+
+    def __call__(self, texts: Texts) -> Encoded:
+        """The ids of ``texts``. Accepts the same forms as :class:`Tokenizer`, and raises the same errors."""
+        return encode_tokens(self._tokenizer(texts), self.vocabulary, self.pipeline.spec)
