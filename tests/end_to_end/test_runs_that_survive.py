@@ -79,7 +79,7 @@ def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tm
     finish(process, run, 85)
     assert time.monotonic() - asked < 30
     newest = max((run / "checkpoints").iterdir())
-    assert json.loads((newest / "state.json").read_text())["epochs_done"] in (0, 1)
+    assert json.loads((newest / "state.json").read_text())["trainer"]["epochs_done"] in (0, 1)
     assert read_metrics(run, "validation") == [] or status(run)["step"] >= 94  # type: ignore[operator]
     finish(start(data, run, *PLAIN), run)
     assert read_metrics(run, "train") == read_metrics(undisturbed, "train")

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``status.json`` says why a run could not be built under bare ``accelerate launch``, whichever rank met the error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.commands import accelerate
+from tests.datasets import write_dataset
+from tests.runs import TRAINING
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bare") / "data"
+    write_dataset(path, {"train": 64, "validation": 16})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("function", "rank", "reason"),
+    [
+        ("build_trainer", 0, "PlantedError: planted in build_trainer"),
+        ("check_fit", 1, "rank 1: PlantedError: planted in check_fit"),
+        ("build_trainer", 1, "rank 0 waited for measuring the devices from 1 other ranks"),
+    ],
+)
+def test_the_reason_is_in_the_status(data: Path, tmp_path: Path, function: str, rank: int, reason: str) -> None:
+    keys = ("--data", data, "--run", tmp_path / "run", *TRAINING)
+    result = accelerate("tests.planted", function, rank, *keys, timeout_s=90)
+    assert result.returncode == 1
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 1)
+    assert status["reason"].startswith(reason)

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``accelerate launch -m tests.planted FUNCTION RANK …``: training in which a function of the assembly raises."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from harness import train
+from harness.ranks.exit import leave, run_rank
+
+
+class PlantedError(Exception):
+    """What no code expects."""
+
+
+def main(argv: list[str]) -> int:
+    """Train as ``harness.train`` does; ``FUNCTION`` of ``harness.training.assembly`` raises on rank ``RANK``."""
+    function, rank, *rest = argv
+    if os.environ["RANK"] == rank:
+        from harness.training import assembly
+
+        def planted(*arguments: Any, **named: Any) -> None:
+            raise PlantedError(f"planted in {function}")
+
+        assert callable(getattr(assembly, function))
+        setattr(assembly, function, planted)
+    return train.main(rest)
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "planted"
+    leave(run_rank(main))
