@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from harness.config import RunConfig, to_dict
-from harness.tracking.journal import DIRECTORY
+from harness.rundir.layout import tracker_log
 from harness.tracking.trackers import active_trackers
 
 State = Literal["finished", "preempted", "failed"]
@@ -91,7 +91,7 @@ class Observer:
 
     def __init__(self, name: str, run: Path, start: dict[str, Any]) -> None:
         """Start the process that owns the tracker ``name``; ``start`` is the first line it reads."""
-        self.name, self.run, self.log = name, run, run / DIRECTORY / f"{name}.log"
+        self.name, self.run, self.log = name, run, tracker_log(run, name)
         self.backlog = bytearray()
         self.heard = b""
         self.dropped = 0

@@ -16,6 +16,7 @@ from harness.data.residency import OpenData
 from harness.model.classifier import Classifier, Objective
 from harness.ranks.precision import Choice
 from harness.ranks.session import Session
+from harness.rundir.layout import PROFILE
 from harness.training.flops import flops_per_token, measure_peak
 from harness.training.guard import NonFiniteGuard
 from harness.training.probe import choose_micro_batch, heaviest_step
@@ -60,7 +61,7 @@ def build_trainer(
         world,
         guard=NonFiniteGuard(limit, world, directory, data.splits[TRAIN], Path(config.data), len(manifest.labels)),
         meter=Meter(session.device, flops_per_token(config.model), float(peaks.sum())),
-        profiler=StepProfiler(config.profile if world.is_main else [], directory / "profile"),
+        profiler=StepProfiler(config.profile if world.is_main else [], directory / PROFILE),
         milestones=milestones,
     )
 

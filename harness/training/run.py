@@ -17,8 +17,9 @@ from harness.config import RunConfig, to_dict
 from harness.data import order
 from harness.data.checks import TEST, TRAIN, VALIDATION, check_dataset, check_fit, check_useful
 from harness.data.residency import DataPlacement, OpenData
-from harness.evaluate import Scores, assess, describe, describe_calibration, numbers_of, score, write_results
-from harness.inference.bundle import INDEX, read_bundle, read_info
+from harness.inference.bundle import read_bundle
+from harness.inference.evaluation import assess, describe, describe_calibration, numbers_of, write_results
+from harness.inference.scoring import Scores, score
 from harness.model.classifier import Classifier
 from harness.ranks import preemption
 from harness.ranks.precision import Choice
@@ -26,6 +27,10 @@ from harness.ranks.preemption import Preempted, StopWatch
 from harness.ranks.session import Session
 from harness.report.page import write_report_quietly
 from harness.rundir import checkpoint, layout
+from harness.rundir.bundle_files import INDEX, read_info
+from harness.rundir.environment import installed_version
+from harness.rundir.status import LAUNCH_ID
+from harness.rundir.storage import storage
 from harness.scores.calibration import Decision, decide
 from harness.scores.metrics import classification_metrics
 from harness.tracking.trackers import check_trackers
@@ -74,7 +79,7 @@ class Run(Milestones):
         with self.world.together("loading the checkpoint"):
             self._load()
         with self.world.together("opening the run directory"):
-            self.watch = StopWatch(self.directory, config.max_time_s, is_main=self.record.active)
+            self.watch = StopWatch(self.directory / layout.STOP, config.max_time_s, is_main=self.record.active)
             self.record.open(self.trainer, self.start, self.choices)
             self._restore_bundle()
         self.console = Console(self.trainer.total_steps, self.trainer.step) if self.world.is_main else None
@@ -92,7 +97,7 @@ class Run(Milestones):
             if world.is_main:
                 check_trackers(config.tracking)
                 self.record.claim()
-                told = layout.LAUNCH_ID in os.environ  # by the launcher
+                told = LAUNCH_ID in os.environ  # by the launcher
                 start = resume.find_resume_point(config, (lambda text: None) if told else say).checkpoint
             manifest = check_dataset(config.data, hashes=world.is_main)
             check_fit(config, manifest, world.world_size)
@@ -200,7 +205,7 @@ class Run(Milestones):
             "text_hash": self.manifest.text_hash,
             "order_version": order.VERSION,
             "config": to_dict(self.config),
-            "versions": {"torch": torch.__version__, "padless": layout.installed_version("padless")},
+            "versions": {"torch": torch.__version__, "padless": installed_version("padless")},
         }
         self.record.save(self.trainer, state, self.best_step, wait=wait)
 
@@ -285,7 +290,7 @@ class Run(Milestones):
         classifier.recurrent.flatten_parameters()
         scores, _ = self.score(TEST, classifier)
         values: dict[str, Any] = {}
-        with self.world.together("writing the test's results"), layout.storage(self.directory):
+        with self.world.together("writing the test's results"), storage(self.directory):
             if self.world.is_main:
                 values = assess(scores, bundle, self.splits[TEST])
                 write_results(self.directory, TEST, scores, self.manifest, values)

@@ -12,19 +12,23 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from harness.config import RunConfig
-from harness.inference.bundle import write_bundle, write_vocabulary
+from harness.inference.bundle import write_bundle
 from harness.model.classifier import Classifier
 from harness.ranks import preemption
 from harness.ranks.precision import Choice
 from harness.ranks.preemption import Preempted
 from harness.rundir import checkpoint, layout
+from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.checkpoint import Checkpoint
+from harness.rundir.configuration import write_config
+from harness.rundir.environment import write_environment
 from harness.rundir.metrics_log import MetricsLog
+from harness.rundir.status import State, note_attempt, write_status
+from harness.rundir.storage import claim, storage
 from harness.scores.calibration import Decision
 from harness.training.checkpointer import Checkpointer
 from harness.training.state import load_weights
 from harness.training.trainer import Trainer
-from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, StorageError, UserError
 from preprocessing.dataset.shards import Manifest
 
@@ -45,7 +49,7 @@ class RunWriter:
     def claim(self) -> None:
         """Hold the directory against other processes. Raises ``ConfigError`` or ``StorageError``."""
         if self.active:
-            self.lock = layout.claim(self.config)
+            self.lock = claim(self.config)
 
     def open(self, trainer: Trainer, start: Checkpoint | None, choices: dict[str, Choice]) -> None:
         """Make the directory tell of this start, and hold nothing that the run has not come to yet."""
@@ -53,13 +57,13 @@ class RunWriter:
             return
         processes = trainer.world.world_size
         effective = {name: str(choice) for name, choice in choices.items()}
-        with layout.storage(self.directory):
+        with storage(self.directory):
             checkpoint.sweep(self.directory)
-            layout.write_config(self.config)
+            write_config(self.config)
             self.status("running", trainer.step)
             resumed_from = None if start is None else start.step
-            layout.note_attempt(self.directory, {"processes": processes, "resumed_from": resumed_from})
-            atomic.write_json(self.directory / layout.ENVIRONMENT, layout.describe_environment(effective))
+            note_attempt(self.directory, {"processes": processes, "resumed_from": resumed_from})
+            write_environment(self.directory, effective)
             write_vocabulary(self.bundle, Path(self.config.data))
         self.log = MetricsLog(self.directory, {} if start is None else start.state["log_bytes"])
         device = trainer.accelerator.device
@@ -93,15 +97,15 @@ class RunWriter:
         """What could not be written, if anything."""
         return self.failed or (self.checkpointer.failure if self.checkpointer is not None else None)
 
-    def status(self, state: layout.State, step: int, *, exit_code: int = 0, reason: str = "") -> None:
+    def status(self, state: State, step: int, *, exit_code: int = 0, reason: str = "") -> None:
         """Say where the run stands. Raises ``StorageError``."""
         if self.active:
-            layout.write_status(self.directory, state, step=step, exit_code=exit_code, reason=reason)
+            write_status(self.directory, state, step=step, exit_code=exit_code, reason=reason)
 
     def keep(self, classifier: Classifier, manifest: Manifest, step: int, decision: Decision) -> None:
         """Write the best weights so far. Raises ``StorageError``."""
         if self.active:
-            with layout.storage(self.bundle):
+            with storage(self.bundle):
                 write_bundle(self.bundle, classifier, manifest, step, decision)
 
     def keep_from_checkpoint(self, manifest: Manifest, step: int, decision: Decision) -> None:
