@@ -54,7 +54,7 @@ class RunFacts:
     fingerprint: str | None
     """Of the dataset it was trained on, as the bundle says it."""
     manifest: Manifest | None
-    """Of that very dataset; None where it is no longer at its place."""
+    """Of that dataset; None if the directory is gone or holds another one now."""
     manifest_note: str | None
     """Why there is no manifest."""
 
@@ -125,9 +125,9 @@ def read_run(directory: str | Path) -> RunFacts:
 
 
 def lines_by_kind(directory: Path) -> dict[str, list[Line]]:
-    """The lines of ``metrics.jsonl`` that are about training and validation, and of any other kind there is.
+    """The lines of ``metrics.jsonl``, by kind; train and validation are always there, if only as empty lists.
 
-    Raises ``DataError`` where there are none, or where a line does not say what the report needs.
+    Raises ``DataError`` if the file is missing or empty, or if a line lacks what the report needs.
     """
     path = directory / METRICS
     lines = read_metrics(directory)
@@ -152,7 +152,7 @@ def lines_by_kind(directory: Path) -> dict[str, list[Line]]:
 
 
 def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:
-    """The manifest of the dataset that was trained on, or a sentence that says why it cannot be shown."""
+    """The manifest of the run's dataset, or a sentence on why it cannot be shown."""
     place = config.get("data", "")
     try:
         manifest = read_manifest(place)

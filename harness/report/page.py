@@ -214,7 +214,7 @@ def reproduce(run: RunFacts) -> list[str]:
 
 
 def dataset_config(run: RunFacts) -> str | None:
-    """The configuration that the dataset was built with, as YAML; None where it is not known."""
+    """The configuration of the preprocessing, as YAML; None without a manifest."""
     config = run.manifest.provenance.get("config") if run.manifest else None
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else None
 

@@ -55,7 +55,7 @@ class BundleInfo:
 
 
 def bundle_directory(run: str | Path) -> Path:
-    """The bundle of a run; ``run`` itself where that is a bundle already."""
+    """The bundle directory of a run. A path that is a bundle directory already stays as it is."""
     return Path(run) if Path(run, INDEX).exists() else Path(run, BUNDLE)
 
 
@@ -102,7 +102,7 @@ def read_info(directory: Path) -> BundleInfo:
 
 
 def read_fingerprint(directory: Path) -> str | None:
-    """Fingerprint of the dataset that a bundle of any version was trained on; None where nothing says it."""
+    """Fingerprint of the dataset behind a bundle of any version; None without a bundle."""
     content = read_object(directory / INDEX) or {}
     return content.get("dataset")
 

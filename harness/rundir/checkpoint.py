@@ -121,8 +121,8 @@ def write_file(path: Path, data: bytes) -> dict[str, Any]:
 def write_tensors(path: Path, tensors: Tensors) -> dict[str, Any]:
     """Write tensors in the safetensors format, hashed in the same pass; their line in the manifest.
 
-    The library's own writer first copies everything while it holds the interpreter's lock, which would stall a training
-    loop beside it; this writes straight from the tensors' memory in pieces that hold no lock.
+    The library's own writer first copies everything while it holds the interpreter's lock, and a training loop in
+    another thread would stall. This one writes straight from the tensors' memory, and releases the lock for each piece.
     """
     import torch
 
@@ -206,7 +206,7 @@ def steps(run: str | Path) -> list[int]:
 
 
 def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint | None:
-    """The newest checkpoint that verifies; ``damaged`` is told of every newer one that does not. None without any."""
+    """The newest whole checkpoint, or None. ``damaged`` is called with the error of every newer one."""
     for step in reversed(steps(run)):
         try:
             return verify(path_of(run, step))

@@ -28,7 +28,7 @@ SPELT = ("nan", "inf", "-inf")
 
 
 class MetricsLog:
-    """Appends to both files; a line that was written stays, whatever happens to the process next."""
+    """Appends to both files. A written line stays, even if the process is killed right after."""
 
     def __init__(self, run: Path, keep: Mapping[str, int] | None = None) -> None:
         """Open both files of ``run``, cut back to ``keep[name]`` bytes; to nothing for a run that begins."""
@@ -53,11 +53,11 @@ class MetricsLog:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file: where a run that resumes from this moment goes on."""
+        """Bytes of each file: what ``keep`` must be for a run that resumes from this moment."""
         return {name: os.fstat(file.fileno()).st_size for name, file in self.files.items()}
 
     def sync(self) -> None:
-        """Flush both files to the disk, so that no checkpoint knows of lines that a power cut takes away."""
+        """Flush both files to the disk: a checkpoint counts on its lines, and a power cut must not take them away."""
         for file in self.files.values():
             os.fsync(file.fileno())
 
@@ -69,15 +69,15 @@ class MetricsLog:
 
 def read_metrics(run: str | Path) -> list[Line]:
     """The lines of ``metrics.jsonl``, in order; none where there is no such file. Raises ``DataError``."""
-    return read_figures(Path(run, METRICS))
+    return read_log(Path(run, METRICS))
 
 
 def read_throughput(run: str | Path) -> list[Line]:
     """The lines of ``throughput.jsonl``, in order; none where there is no such file. Raises ``DataError``."""
-    return read_figures(Path(run, THROUGHPUT))
+    return read_log(Path(run, THROUGHPUT))
 
 
-def read_figures(path: Path) -> list[Line]:
+def read_log(path: Path) -> list[Line]:
     """The lines of one of the two files, with every number a number again."""
     return [{key: number_of(value) for key, value in line.items()} for line in read_lines(path)]
 

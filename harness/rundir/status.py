@@ -16,7 +16,7 @@ from harness.rundir.storage import storage
 from preprocessing.base import atomic
 
 LAUNCH_ID = "PADLESS_LAUNCH_ID"
-"""Environment variable by which a launcher recognises the status that its own processes wrote."""
+"""Environment variable that marks a launch: it is copied into the status, so a launcher knows its own run's."""
 
 State = Literal["running", "finished", "preempted", "failed"]
 

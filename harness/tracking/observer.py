@@ -34,7 +34,7 @@ CALL_S = 60.0
 EXIT_S = 5.0
 """How long its own threads may take to end after it has finished."""
 QUEUE_ROWS = 20_000
-"""Most rows that wait for a slow tracker; beyond that they are dropped and counted."""
+"""Most rows that wait for a slow tracker. Further ones are dropped and counted."""
 NICENESS = 10
 """Training comes first where cores are scarce."""
 CLASSES: dict[str, type[AccelerateTracker]] = {"wandb": WandbTracker}

@@ -27,11 +27,11 @@ from harness.tracking.trackers import active_trackers
 State = Literal["finished", "preempted", "failed"]
 
 BACKLOG_BYTES = 4 << 20
-"""Most that waits here for a tracker that does not read; a row has some 600 bytes."""
+"""Most bytes that wait here for a tracker that does not read. A row has some 600."""
 FINISH_S, SHORT_FINISH_S = 30.0, 15.0
 """How long the end of a run waits for its trackers; the short time when it did not finish, or a tracker never began."""
 KILL_AFTER_S = 3.0
-"""An observer ends itself when its time is up; one that does not even do that is killed after so much more."""
+"""An observer ends itself when its time is up. If it does not, it is killed after this much more."""
 KILLED_S = 1.0
 """How long to wait for the kernel to have ended a killed process."""
 LAUNCHED = ("ACCELERATE_", "FSDP_", "GROUP_", "LOCAL_", "MASTER_", "PET_", "ROLE_", "TORCHELASTIC_")
@@ -40,7 +40,7 @@ RANKED = {"RANK", "WORLD_SIZE", "NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ASYNC_E
 
 
 class Trackers:
-    """Tells every tracker that was asked for; on ranks other than 0 an object of the same shape that stays silent."""
+    """Every tracker of a run. On ranks other than 0 there are none, and the calls do nothing."""
 
     def __init__(self, config: RunConfig, run: Path, *, active: bool, facts: Mapping[str, Any]) -> None:
         """Start one observer for each tracker of ``config``, and go on without waiting for any.

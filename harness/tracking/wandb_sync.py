@@ -2,8 +2,8 @@
 """``python -m harness wandb-sync RUN``: send to W&B what a run kept offline, then every row that is missing there.
 
 Each attempt of a run leaves a log of W&B's own under ``RUN/wandb``. They are sent one at a time, and what was sent is
-noted in ``RUN/tracking/wandb.jsonl``. A killed attempt loses its last rows; ``metrics.jsonl`` has them. Whatever row of
-it is in no log that was sent is written to one more log, and that is sent too. A second time there is nothing to do.
+noted in ``RUN/tracking/wandb.jsonl``. A killed attempt loses its last rows, but ``metrics.jsonl`` has them. Rows that
+are in none of the logs sent are written to one more log, which is then sent too. A second time there is nothing to do.
 """
 
 from __future__ import annotations
