@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from harness.config import flat
+from harness.data.checks import TEST, TRAIN, VALIDATION
 from harness.rundir.bundle_files import read_fingerprint
 from harness.rundir.configuration import read_config
 from harness.rundir.environment import read_environment
@@ -24,9 +25,7 @@ from harness.rundir.status import read_attempts, read_status
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 
-TEST = "test"
-"""The split whose results are shown."""
-NEEDED = {"train": ("step", "loss"), "validation": ("step", "accuracy", "log_loss")}
+NEEDED = {TRAIN: ("step", "loss"), VALIDATION: ("step", "accuracy", "log_loss")}
 """What a line of metrics.jsonl must say, by its kind."""
 WEIGHED = ("tokens_per_s", "data_wait", "mfu")
 """Figures of a log line that are averaged over the time it stands for."""
@@ -103,7 +102,7 @@ def read_run(directory: str | Path) -> RunFacts:
     if not isinstance(config.get("data"), str):
         raise DataError(f"{directory / CONFIG}: names no dataset under data: padless has not written it so")
     kinds = lines_by_kind(directory)
-    train = kinds["train"]
+    train = kinds[TRAIN]
     speed = read_throughput(directory) or train
     test = read_figures(directory, TEST)
     fingerprint = read_fingerprint(directory / BUNDLE) or (test or {}).get("dataset")
@@ -114,7 +113,7 @@ def read_run(directory: str | Path) -> RunFacts:
         environment=read_environment(directory),
         status=read_status(directory) or {},
         train=train,
-        validation=kinds["validation"],
+        validation=kinds[VALIDATION],
         speed=[line for line in speed if "rows_per_s" in line],
         attempts=read_attempts(directory),
         test=test,
@@ -140,7 +139,7 @@ def lines_by_kind(directory: Path) -> dict[str, list[Line]]:
             f"{path}: holds no metrics: this run has logged nothing yet; "
             "wait for its first log line, or name another run"
         )
-    kinds: dict[str, list[Line]] = {"train": [], "validation": []}
+    kinds: dict[str, list[Line]] = {TRAIN: [], VALIDATION: []}
     for number, line in enumerate(lines, 1):
         kind = str(line.get("kind"))
         if any(name not in line for name in NEEDED.get(kind, ())):
