@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The most confident mistakes, read back into words, with how much each word spoke for the wrong answer.
+"""The most confident mistakes, read back into words, with how much each word added to the wrong answer.
 
 Occlusion (Zeiler and Fergus, 2014; leave-one-out in Li et al., 2016, Understanding Neural Networks through
 Representation Erasure): a word's weight is how much the log-odds of the predicted label fall when the word is replaced
-by ``<unk>``. Several rows of one text, and nothing but the model's own answers.
+by ``<unk>``. That takes one forward pass for each word, many in a batch, and no gradients.
 """
 
 from __future__ import annotations

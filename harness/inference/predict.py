@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.config import require
-from harness.rundir.layout import BUNDLE
+from harness.rundir.bundle_files import bundle_directory
+from harness.rundir.results import prediction_columns, probability_column
+from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic, cli
 from preprocessing.base.errors import ConfigError, DataError
 
@@ -61,10 +63,9 @@ class Predictor:
 
     def __init__(self, run: str | Path, batch_rows: int = 128) -> None:
         """Load and verify the bundle of ``run``, or the bundle directory ``run`` itself."""
-        from harness.inference.bundle import INDEX, read_bundle
+        from harness.inference.bundle import read_bundle
 
-        path = Path(run)
-        self.bundle: Bundle = read_bundle(path if (path / INDEX).exists() else path / BUNDLE)
+        self.bundle: Bundle = read_bundle(bundle_directory(run))
         self.encoder = self.bundle.encoder()
         self.batch_rows = batch_rows
         self.labels = self.bundle.info.labels
@@ -78,15 +79,9 @@ class Predictor:
 
     def __call__(self, texts: list[str]) -> dict[str, Any]:
         """Columns ``predicted`` and ``probability_LABEL``, calibrated, with the bundle's temperature and threshold."""
-        from harness.scores.metrics import predicted_labels, probabilities
-
-        decision = self.bundle.info.decision
+        decision = self.bundle.decision
         logits = decision.calibrated(self.logits(texts))
-        names, chances = np.array(self.labels, dtype=object), probabilities(logits)
-        columns: dict[str, Any] = {"predicted": names[predicted_labels(logits, decision.threshold)]}
-        for number, label in enumerate(self.labels):
-            columns[f"probability_{label}"] = chances[:, number]
-        return columns
+        return prediction_columns(predicted_labels(logits, decision.threshold), probabilities(logits), self.labels)
 
 
 def predict(config: PredictConfig, texts: list[str]) -> int:
@@ -102,7 +97,7 @@ def predict(config: PredictConfig, texts: list[str]) -> int:
         if config.json:
             print(json.dumps({"text": text, **values}))
             continue
-        chance = values[f"probability_{values['predicted']}"]
+        chance = values[probability_column(values["predicted"])]
         print(f"{values['predicted']}  {chance:.4f}  {text if len(text) <= 80 else text[:79] + '…'}")
     return 0
 

@@ -25,7 +25,7 @@ from typing import Any
 from harness.config import RunConfig
 from harness.data import checks
 from harness.ranks.preemption import EXIT_CODE
-from harness.rundir import layout
+from harness.rundir.status import LAUNCH_ID, read_status, write_status
 from harness.tracking import trackers
 from harness.training import resume
 from preprocessing.base import cli
@@ -73,7 +73,7 @@ def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
     """Start the ranks; when one is lost, start all of them again, at most so often, from the last checkpoint."""
     for attempt in range(restarts + 1):
         launch_id = name_launch(arguments)
-        os.environ[layout.LAUNCH_ID] = launch_id
+        os.environ[LAUNCH_ID] = launch_id
         failure = start(arguments)
         if config.dry_run and failure is None:
             return 0
@@ -153,7 +153,7 @@ def wait_for_end(run: Path, launch_id: str) -> None:
     deadline = time.monotonic() + END_LIMIT_S
     while time.monotonic() < deadline:
         with contextlib.suppress(DataError):
-            status = layout.read_status(run) or {}
+            status = read_status(run) or {}
             if status.get("launch") == launch_id and status["state"] != "running":
                 return
         time.sleep(0.5)
@@ -239,7 +239,7 @@ def describe_exit(rank: int, code: int, stopped_by: str | None = None) -> Failur
 def outcome(run: Path, launch_id: str, failure: Failure | None) -> int:
     """The exit code that ``status.json`` gives, if this launch wrote one; else what the launcher saw."""
     try:
-        status = layout.read_status(run)
+        status = read_status(run)
     except DataError:
         status = None
     mine = status is not None and status.get("launch") == launch_id
@@ -254,11 +254,11 @@ def outcome(run: Path, launch_id: str, failure: Failure | None) -> int:
         failure = Failure(1, "the processes ended without saying how the run ended")
     step = status["step"] if status is not None else 0
     if failure.signal is not None and state is None:  # the ranks had not come far enough to hear of it
-        layout.write_status(run, "preempted", step=step, exit_code=EXIT_CODE, reason=f"{failure.signal} received")
+        write_status(run, "preempted", step=step, exit_code=EXIT_CODE, reason=f"{failure.signal} received")
         return EXIT_CODE
     if state is not None:
         with contextlib.suppress(StorageError):
-            layout.write_status(run, "failed", step=step, exit_code=failure.code, reason=failure.sentence)
+            write_status(run, "failed", step=step, exit_code=failure.code, reason=failure.sentence)
     if not failure.said:
         print(f"error: {failure.sentence}; what it said is above", file=sys.stderr)
     return failure.code

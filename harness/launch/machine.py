@@ -21,7 +21,7 @@ from harness.launch.diagnosis import Data, Gpu, Machine, Rank, RunFolder, size
 from harness.launch.plan import num_parameters
 from harness.ranks.distributed import launched_local_world_size, launched_rank
 from harness.ranks.precision import choose_device, choose_precision, configure_threads
-from harness.rundir import layout
+from harness.rundir.environment import installed_version
 from harness.training import resume
 from preprocessing.base import atomic
 from preprocessing.base.errors import UserError
@@ -207,7 +207,7 @@ def try_step(device: str, precision: str) -> str | None:
 
 def look_at_versions() -> dict[str, str]:
     """What must be the same on every rank."""
-    found = {name: layout.installed_version(name) for name in ("torch", "accelerate", "numpy", "pyarrow")}
+    found = {name: installed_version(name) for name in ("torch", "accelerate", "numpy", "pyarrow")}
     versions = {"python": platform.python_version(), **{name: value for name, value in found.items() if value}}
     if torch.cuda.is_available():
         versions["CUDA"] = str(torch.version.cuda)

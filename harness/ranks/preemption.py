@@ -16,11 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.rundir import layout
+from harness.rundir.status import LAUNCH_ID
 
 EXIT_CODE = 85
 """Checkpointed on request: start me again."""
-STOP = "STOP"
 SIGNALS = ("SIGTERM", "SIGUSR2", "SIGINT", "SIGHUP")
 STUCK_S = 45.0
 """A rank that was asked to stop and does not reach its next step in this time waits for a rank that is gone."""
@@ -42,7 +41,7 @@ def install() -> None:
         number = getattr(signal, name)
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job: left ignored
             signal.signal(number, _note)
-    if layout.LAUNCH_ID in os.environ and sys.platform == "linux":
+    if LAUNCH_ID in os.environ and sys.platform == "linux":
         # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training for nobody.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGUSR2))
 
@@ -84,9 +83,9 @@ def _leave_if_stuck() -> None:
 class StopWatch:
     """Why this rank wants to stop, if it does. Only rank 0 looks at the file and the clock."""
 
-    def __init__(self, run: Path, max_time_s: float | None, *, is_main: bool) -> None:
-        """``max_time_s`` counts from here; a STOP file from before this process began is an old one and is removed."""
-        self.path = run / STOP
+    def __init__(self, stop_file: Path, max_time_s: float | None, *, is_main: bool) -> None:
+        """``max_time_s`` counts from here. A ``stop_file`` that is older than this process is removed."""
+        self.path = stop_file
         self.is_main = is_main
         self.deadline = None if max_time_s is None else time.monotonic() + max_time_s
         self.max_time_s = max_time_s

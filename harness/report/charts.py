@@ -2,7 +2,7 @@
 """Charts as SVG for a page with a light and a dark face: matplotlib draws, the page's style sheet colours.
 
 Matplotlib is told colours that stand for roles; they are replaced by CSS variables in the SVG it writes. Legends are
-left to the page, where they wrap and where a name can be anything.
+left to the page: there they wrap, and a name may hold any character.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 SIZE = (4.4, 2.9)
-"""Inches: small, so that the text stays readable where one chart fills a telephone's width."""
+"""Inches: small, so that the text stays readable on a telephone, where a chart fills the width."""
 SLOTS = 8
 INK, QUIET, GRID = "#010101", "#010102", "#010103"
 ROLES = {INK: "var(--ink)", QUIET: "var(--quiet)", GRID: "var(--line)"}

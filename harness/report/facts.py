@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,19 @@ from typing import Any
 import numpy as np
 
 from harness.config import flat
-from harness.rundir import layout
+from harness.data.checks import TEST, TRAIN, VALIDATION
+from harness.rundir.bundle_files import read_fingerprint
+from harness.rundir.configuration import read_config
+from harness.rundir.environment import read_environment
+from harness.rundir.json_files import Line
+from harness.rundir.layout import BUNDLE, CONFIG, METRICS
+from harness.rundir.metrics_log import read_metrics, read_throughput
+from harness.rundir.results import read_figures, read_predictions
+from harness.rundir.status import read_attempts, read_status
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 
-TEST = "test.json"
-PREDICTIONS = "test-predictions.parquet"
-EVALUATION = ("padless-evaluation", 1)
-"""Format and version of a test.json that this report can read."""
-NEEDED = {"train": ("step", "loss"), "validation": ("step", "accuracy", "log_loss")}
+NEEDED = {TRAIN: ("step", "loss"), VALIDATION: ("step", "accuracy", "log_loss")}
 """What a line of metrics.jsonl must say, by its kind."""
 WEIGHED = ("tokens_per_s", "data_wait", "mfu")
 """Figures of a log line that are averaged over the time it stands for."""
@@ -31,7 +34,6 @@ UNSET = "unset"
 CURVE_POINTS = 300
 MOST_CURVES = 8
 """Classes whose ROC and precision-recall curves are drawn: those with the most rows."""
-Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class RunFacts:
     fingerprint: str | None
     """Of the dataset it was trained on, as the bundle says it."""
     manifest: Manifest | None
-    """Of that very dataset; None where it is no longer at its place."""
+    """Of that dataset; None if the directory is gone or holds another one now."""
     manifest_note: str | None
     """Why there is no manifest."""
 
@@ -88,7 +90,7 @@ class RunFacts:
         if self.test is None:
             return None
         try:
-            return read_curves(self.directory / PREDICTIONS, self.test)
+            return read_curves(self.directory, self.test)
         except (OSError, KeyError, ValueError):
             return None
 
@@ -96,38 +98,24 @@ class RunFacts:
 def read_run(directory: str | Path) -> RunFacts:
     """Read a run directory. Raises ``DataError`` for what is no run, has no metrics, or comes from another version."""
     directory = Path(directory)
-    config = layout.read_config(directory)
+    config = read_config(directory)
     if not isinstance(config.get("data"), str):
-        raise DataError(f"{directory / layout.CONFIG}: names no dataset under data: padless has not written it so")
-    lines = read_lines(directory / layout.METRICS)
-    if not lines:
-        raise DataError(
-            f"{directory / layout.METRICS}: holds no metrics: this run has logged nothing yet; "
-            "wait for its first log line, or name another run"
-        )
-    kinds: dict[str, list[Line]] = {"train": [], "validation": [], "test": []}
-    for number, line in enumerate(lines, 1):
-        needed = NEEDED.get(line.get("kind", ""), ())
-        if any(name not in line for name in needed):
-            raise DataError(
-                f"{directory / layout.METRICS}: line {number} is not one of this padless: another version wrote it; "
-                "use that version's report"
-            )
-        kinds.setdefault(str(line.get("kind")), []).append(line)
-    train = kinds["train"]
-    speed = read_lines(directory / layout.THROUGHPUT) if (directory / layout.THROUGHPUT).exists() else train
-    test = read_test(directory / TEST)
-    fingerprint = bundle_of(directory).get("dataset") or (test or {}).get("dataset")
+        raise DataError(f"{directory / CONFIG}: names no dataset under data: padless has not written it so")
+    kinds = lines_by_kind(directory)
+    train = kinds[TRAIN]
+    speed = read_throughput(directory) or train
+    test = read_figures(directory, TEST)
+    fingerprint = read_fingerprint(directory / BUNDLE) or (test or {}).get("dataset")
     manifest, note = dataset_of(config, fingerprint)
     return RunFacts(
         directory=directory,
         config=config,
-        environment=read_object(directory / layout.ENVIRONMENT),
-        status=read_object(directory / layout.STATUS),
+        environment=read_environment(directory),
+        status=read_status(directory) or {},
         train=train,
-        validation=kinds["validation"],
-        speed=[line for line in speed if "rows_per_s" in line and line.get("kind", "train") == "train"],
-        attempts=read_lines(directory / layout.ATTEMPTS) if (directory / layout.ATTEMPTS).exists() else [],
+        validation=kinds[VALIDATION],
+        speed=[line for line in speed if "rows_per_s" in line],
+        attempts=read_attempts(directory),
         test=test,
         fingerprint=fingerprint or (manifest.fingerprint if manifest else None),
         manifest=manifest,
@@ -135,70 +123,35 @@ def read_run(directory: str | Path) -> RunFacts:
     )
 
 
-def read_lines(path: Path) -> list[Line]:
-    """The objects of a JSON lines file; a last line that was cut short is left out. Raises ``DataError``."""
-    try:
-        texts = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
+def lines_by_kind(directory: Path) -> dict[str, list[Line]]:
+    """The lines of ``metrics.jsonl``, by kind; train and validation are always there, if only as empty lists.
+
+    Raises ``DataError`` if the file is missing or empty, or if a line lacks what the report needs.
+    """
+    path = directory / METRICS
+    lines = read_metrics(directory)
+    if not path.exists():
         raise DataError(
-            f"{path}: missing: {path.parent} has no metrics; name the directory of a run that has logged something"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable ({error}); restore it, or name another run") from None
-    lines = []
-    for number, text in enumerate(texts, 1):
-        if not text.strip():
-            continue
-        try:
-            line = json.loads(text)
-        except ValueError:
-            if number == len(texts):
-                continue
-            raise DataError(f"{path}: line {number} is not JSON; remove it, or restore the file") from None
-        if not isinstance(line, dict):
-            raise DataError(f"{path}: line {number} is no JSON object; remove it, or restore the file")
-        lines.append({key: number_of(value) for key, value in line.items()})
-    return lines
-
-
-def number_of(value: Any) -> Any:
-    """nan and infinities as numbers again; they are spelt as strings in the file."""
-    return float(value) if value in ("nan", "inf", "-inf") else value
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no such file. Raises ``DataError`` for a damaged one."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable as JSON ({error}); restore it, or name another run") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds no JSON object; restore it, or name another run")
-    return content
-
-
-def read_test(path: Path) -> dict[str, Any] | None:
-    """The test results, or None where there are none yet. Raises ``DataError`` for those of another version."""
-    content = read_object(path)
-    if not content:
-        return None
-    if (content.get("format"), content.get("format_version")) != EVALUATION:
-        raise DataError(
-            f"{path}: another version of padless wrote it; use that version's report, "
-            "or evaluate the run again with this one"
+            f"{path}: missing: {directory} has no metrics; name the directory of a run that has logged something"
         )
-    return content
-
-
-def bundle_of(directory: Path) -> dict[str, Any]:
-    """What the bundle says of itself; empty where there is none yet."""
-    return read_object(directory / layout.BUNDLE / "bundle.json")
+    if not lines:
+        raise DataError(
+            f"{path}: holds no metrics: this run has logged nothing yet; "
+            "wait for its first log line, or name another run"
+        )
+    kinds: dict[str, list[Line]] = {TRAIN: [], VALIDATION: []}
+    for number, line in enumerate(lines, 1):
+        kind = str(line.get("kind"))
+        if any(name not in line for name in NEEDED.get(kind, ())):
+            raise DataError(
+                f"{path}: line {number} is not one of this padless: another version wrote it; use that version's report"
+            )
+        kinds.setdefault(kind, []).append(line)
+    return kinds
 
 
 def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:
-    """The manifest of the dataset that was trained on, or a sentence that says why it cannot be shown."""
+    """The manifest of the run's dataset, or a sentence on why it cannot be shown."""
     place = config.get("data", "")
     try:
         manifest = read_manifest(place)
@@ -209,23 +162,23 @@ def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifes
     return manifest, None
 
 
-def read_curves(path: Path, test: dict[str, Any]) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """ROC and precision-recall curves: of class 1 for two classes, of each class against the rest for more."""
-    import pyarrow.parquet as pq
+def read_curves(directory: Path, test: dict[str, Any]) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """ROC and precision-recall curves: of class 1 for two classes, of each class against the rest for more.
+
+    ``test`` holds the figures that lie beside the predictions in ``directory``.
+    """
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     names = test["labels"]
     shown = names[1:] if len(names) == 2 else [entry["label"] for entry in by_rows(test["per_class"])[:MOST_CURVES]]
-    table = pq.read_table(path, columns=["label", *(f"probability_{name}" for name in shown)])
-    true = np.array(table["label"].to_pylist(), dtype=object)
+    true, chances = read_predictions(directory, TEST, shown)
     result = {}
     for name in shown:
         positive = true == name
         if positive.all() or not positive.any():
             continue
-        chances = table[f"probability_{name}"].to_numpy()
-        wrong, found, _ = roc_curve(positive, chances)
-        precision, recall, _ = precision_recall_curve(positive, chances)
+        wrong, found, _ = roc_curve(positive, chances[name])
+        precision, recall, _ = precision_recall_curve(positive, chances[name])
         result[name] = {"roc": thinned(wrong, found), "pr": thinned(recall[::-1], precision[::-1])}
     return result
 

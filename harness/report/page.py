@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from harness.config import flat
 from harness.report.charts import Chart, Series, draw
 from harness.report.facts import RunFacts, averaged, differing, read_run
-from harness.rundir import layout
+from harness.rundir.environment import installed_version
+from harness.rundir.layout import CONFIG, REPORT
 from harness.training.console import duration
 from preprocessing.base import atomic, cli
 from preprocessing.base.errors import ConfigError
 
 PROG = "python -m harness report RUN [RUN …]"
-FILE = "report.html"
 TEMPLATE = "report.html.j2"
 METRICS = {
     "accuracy": "Accuracy",
@@ -61,7 +62,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -
     """Write the report of ``runs`` and return its path. Raises ``DataError`` for what is no run or has no metrics."""
     places = [Path(run) for run in dict.fromkeys(str(Path(run)) for run in runs)]
     facts = [read_run(place) for place in places]
-    target = Path(output) if output is not None else places[0] / FILE if len(places) == 1 else Path(FILE)
+    target = Path(output) if output is not None else places[0] / REPORT if len(places) == 1 else Path(REPORT)
     try:
         atomic.write_text(target, render(facts))
     except OSError as error:
@@ -96,7 +97,7 @@ def render(runs: Sequence[RunFacts]) -> str:
     page = {
         "title": names[0] if len(runs) == 1 else f"{len(runs)} runs side by side",
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "version": layout.installed_version("padless") or "from a checkout",
+        "version": installed_version("padless") or "from a checkout",
         "metrics": METRICS,
         "runs": [view(run, name) for run, name in zip(runs, names, strict=True)],
         "learning": learning_charts(runs, names),
@@ -204,7 +205,7 @@ def reproduce(run: RunFacts) -> list[str]:
         lines.append(f"git checkout {clean}{changed}")
     if versions := environment.get("versions"):
         lines.append("# " + ", ".join(f"{name} {version}" for name, version in versions.items()))
-    config = run.directory / layout.CONFIG
+    config = run.directory / CONFIG
     processes = str(environment.get("effective", {}).get("processes", "1")).partition(":")[0].split()[0]
     options = f"--config {shlex.quote(str(config))} --run {shlex.quote(f'{run.directory}-again')}"
     several = f"--num_processes {processes} " if processes != "1" else ""
@@ -213,9 +214,7 @@ def reproduce(run: RunFacts) -> list[str]:
 
 
 def dataset_config(run: RunFacts) -> str | None:
-    """The configuration that the dataset was built with, as YAML; None where it is not known."""
-    import yaml
-
+    """The configuration of the preprocessing, as YAML; None without a manifest."""
     config = run.manifest.provenance.get("config") if run.manifest else None
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How bytes become a checkpoint and back: safetensors and JSON, nothing that can execute.
+"""``checkpoints/``: how tensors and plain values become a checkpoint and back, in formats that execute nothing.
 
 ::
 
@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.rundir.json_files import read_object
+from harness.rundir.layout import CHECKPOINTS
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT, FORMAT_VERSION = "padless-checkpoint", 2
-DIRECTORY = "checkpoints"
 MANIFEST, STATE = "manifest.json", "state.json"
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 NAME = re.compile(r"step-(\d{8,})")
@@ -66,7 +67,7 @@ class Checkpoint:
 
 def path_of(run: str | Path, step: int) -> Path:
     """Where the checkpoint of a step lies."""
-    return Path(run, DIRECTORY, f"step-{step:08d}")
+    return Path(run, CHECKPOINTS, f"step-{step:08d}")
 
 
 def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
@@ -141,7 +142,7 @@ def write_tensors(path: Path, tensors: Tensors) -> dict[str, Any]:
 
 def verify(path: Path) -> Checkpoint:
     """Check a checkpoint byte by byte. Raises ``DataError`` that names the first file that is not as written."""
-    manifest = read_object(path / MANIFEST)
+    manifest = read_part(path / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise DataError(f"{path / MANIFEST}: not the manifest of a padless checkpoint")
     if manifest.get("format_version") != FORMAT_VERSION:
@@ -154,7 +155,7 @@ def verify(path: Path) -> Checkpoint:
         raise DataError(f"{path / MANIFEST}: does not name {MODEL}, {OPTIMIZER} and {STATE}: damaged")
     for name, line in files.items():
         check_file(path / name, line)
-    state = read_object(path / STATE)
+    state = read_part(path / STATE)
     step = manifest.get("step")
     if not isinstance(step, int) or state.get("step") != step or path != path_of(path.parents[1], step):
         raise DataError(f"{path}: its name, {MANIFEST} and {STATE} tell of different steps: renamed by hand?")
@@ -173,23 +174,18 @@ def check_file(path: Path, line: Any) -> None:
         raise DataError(f"{path}: its sha256 is not the one in {MANIFEST}: bytes were changed")
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ``DataError``."""
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}: not a whole checkpoint") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds no keys: damaged")
+def read_part(path: Path) -> dict[str, Any]:
+    """A JSON object that a checkpoint must have. Raises ``DataError``."""
+    content = read_object(path)
+    if content is None:
+        raise DataError(f"{path}: missing: not a whole checkpoint")
     return content
 
 
 def steps(run: str | Path) -> list[int]:
     """Steps that have a checkpoint by name, ascending; none of them is verified."""
     try:
-        names = os.listdir(Path(run, DIRECTORY))
+        names = os.listdir(Path(run, CHECKPOINTS))
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(int(match[1]) for name in names if (match := NAME.fullmatch(name)))
@@ -230,6 +226,6 @@ def prune(run: str | Path, *, last: int, best: int | None, every: int | None) ->
 def sweep(run: str | Path) -> None:
     """Delete what killed processes left unfinished; for the one process that owns the run."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for name in os.listdir(Path(run, DIRECTORY)):
+        for name in os.listdir(Path(run, CHECKPOINTS)):
             if atomic.TEMPORARY_MARK in name:
-                remove(Path(run, DIRECTORY, name))
+                remove(Path(run, CHECKPOINTS, name))

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``metrics.jsonl`` and ``throughput.jsonl``: one JSON object a line, flushed line by line.
 
-What was learned goes to the first file and is a function of the run alone: after any number of kills and resumes its
+What was learned goes to the first file. It is a function of the run alone: after any number of kills and resumes its
 bytes are those of a run that was never interrupted (law 6). How fast it went is never the same twice and goes to the
-second. Both are cut back to what a checkpoint had seen before a resumed run appends to them.
+second file. Before a resumed run appends to them, both are cut back to their sizes at the time of its checkpoint.
+
+A line has a ``kind`` (train, validation or test) and a ``step``. A number that JSON cannot hold is spelt as a string,
+and read back as the number.
 """
 
 from __future__ import annotations
@@ -16,13 +19,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.rundir.layout import METRICS, THROUGHPUT, storage
+from harness.rundir.json_files import Line, read_lines
+from harness.rundir.layout import METRICS, THROUGHPUT
+from harness.rundir.storage import storage
 
 FILES = (METRICS, THROUGHPUT)
+SPELT = ("nan", "inf", "-inf")
 
 
 class MetricsLog:
-    """What is in the files has happened, whatever dies next."""
+    """Appends to both files. A written line stays, even if the process is killed right after."""
 
     def __init__(self, run: Path, keep: Mapping[str, int] | None = None) -> None:
         """Open both files of ``run``, cut back to ``keep[name]`` bytes; to nothing for a run that begins."""
@@ -37,7 +43,7 @@ class MetricsLog:
                 self.files[name] = file
 
     def write(self, kind: str, values: Mapping[str, Any], name: str = METRICS) -> None:
-        """Append a line; a number that JSON cannot hold is written as a string, never as an invalid token."""
+        """Append a line to the file ``name``, whole or not at all. Raises ``StorageError``."""
         line = json.dumps({"kind": kind, **{key: jsonable(value) for key, value in values.items()}}) + "\n"
         file = self.files[name]
         with storage(self.run / name):
@@ -47,11 +53,11 @@ class MetricsLog:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file: where a run that resumes from this moment goes on."""
+        """Bytes of each file: what ``keep`` must be for a run that resumes from this moment."""
         return {name: os.fstat(file.fileno()).st_size for name, file in self.files.items()}
 
     def sync(self) -> None:
-        """Flush both files to the disk, so that no checkpoint knows of lines that a power cut takes away."""
+        """Flush both files to the disk: a checkpoint counts on its lines, and a power cut must not take them away."""
         for file in self.files.values():
             os.fsync(file.fileno())
 
@@ -61,6 +67,26 @@ class MetricsLog:
             file.close()
 
 
+def read_metrics(run: str | Path) -> list[Line]:
+    """The lines of ``metrics.jsonl``, in order; none where there is no such file. Raises ``DataError``."""
+    return read_log(Path(run, METRICS))
+
+
+def read_throughput(run: str | Path) -> list[Line]:
+    """The lines of ``throughput.jsonl``, in order; none where there is no such file. Raises ``DataError``."""
+    return read_log(Path(run, THROUGHPUT))
+
+
+def read_log(path: Path) -> list[Line]:
+    """The lines of one of the two files, with every number a number again."""
+    return [{key: number_of(value) for key, value in line.items()} for line in read_lines(path)]
+
+
 def jsonable(value: Any) -> Any:
-    """``value``, with nan and infinities spelt as strings: hidden neither in the file nor as a broken line."""
+    """``value``, with nan and infinities spelt as strings: JSON has no token for them, and null would hide them."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def number_of(value: Any) -> Any:
+    """What ``jsonable`` was given: strings that stand for numbers become numbers again."""
+    return float(value) if isinstance(value, str) and value in SPELT else value

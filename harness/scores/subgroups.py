@@ -15,7 +15,7 @@ GROUPS = 4
 """Lengths and unknown rates are cut at quartiles; equal values stay together, so there may be fewer groups."""
 
 
-def slices(
+def subgroups(
     logits: np.ndarray,
     labels: np.ndarray,
     lengths: np.ndarray,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m harness dashboard``: a W&B workspace as code, built and validated without a server.
 
-Sections are data: what a section shows is read off ``SECTIONS``. Every plot has the rows' own steps as its axis, so
-that a run that was requeued is one curve.
+What the sections show is data, in ``SECTIONS``. Every plot has the rows' own steps as its axis, so a requeued run is
+one curve.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a tracker was told of a run, over all its attempts: ``RUN/tracking/NAME.jsonl``, one JSON object a line.
 
-Lines are only ever added. So an observer that outlives its trainer, the next attempt's, and a sync from a login node
-can all write here without undoing one another.
+Lines are only ever added. Several processes may write at once without undoing one another: an observer that outlives
+its trainer, the observer of the next attempt, and a sync from a login node.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-DIRECTORY = "tracking"
-"""Folder in the run directory: what each tracker printed and was told."""
+from harness.rundir.json_files import read_lines
+from harness.rundir.layout import tracker_journal
 
 
 class Journal:
@@ -21,12 +21,8 @@ class Journal:
 
     def __init__(self, run: Path, name: str) -> None:
         """Read what earlier attempts wrote; a line that a kill has cut off is left out."""
-        self.path = run / DIRECTORY / f"{name}.jsonl"
-        try:
-            lines = self.path.read_text(encoding="utf-8").split("\n")[:-1]
-        except FileNotFoundError:
-            lines = []
-        self.entries: list[dict[str, Any]] = [json.loads(line) for line in lines if is_whole(line)]
+        self.path = tracker_journal(run, name)
+        self.entries: list[dict[str, Any]] = read_lines(self.path, several_writers=True)
         self.before: dict[str, int] = {}
         for kind, step in (item for entry in self.entries for item in entry.get("kept", {}).items()):
             self.before[kind] = max(step, self.before.get(kind, -1))
@@ -71,11 +67,3 @@ class Journal:
     def sent(self) -> dict[str, int]:
         """Folder of an attempt that was offline -> how many of its rows were sent since."""
         return {str(entry["sent"]): int(entry["rows"]) for entry in self.entries if "sent" in entry}
-
-
-def is_whole(line: str) -> bool:
-    """Whether a line is a JSON object."""
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False

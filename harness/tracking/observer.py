@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that owns one tracker: ``python -m harness.tracking.observer NAME RUN``, started by ``tracking.py``.
 
-It reads lines on stdin and hands them to the tracker, one after the other. A second thread reads ahead and keeps the
-time, so that a tracker which sleeps for ever is given up with a sentence, and the trainer's death is noticed: the end
-of stdin without a word means that it was killed. Signals meant for the trainer are ignored here; the trainer says when
-it is over.
+It reads lines from the trainer and hands them to the tracker, one after the other. A second thread reads ahead and
+keeps the time: a tracker that does not return is stopped and reported in one sentence. If the pipe ends before the
+trainer has closed the tracker, the trainer was killed. Signals meant for the trainer are ignored here, since the
+trainer says when it is over.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from harness.config import flat
+from harness.tracking.accelerate_tracker import AccelerateTracker
 from harness.tracking.journal import Journal
 from harness.tracking.tracking import SHORT_FINISH_S, kill_tree
+from harness.tracking.wandb_run import WandbTracker
+from harness.tracking.wire import Wire
 
 START_S = 120.0
 """How long a tracker may take to begin, while training goes on."""
@@ -32,48 +34,15 @@ CALL_S = 60.0
 EXIT_S = 5.0
 """How long its own threads may take to end after it has finished."""
 QUEUE_ROWS = 20_000
-"""Most rows that wait for a slow tracker; beyond that they are dropped and counted."""
+"""Most rows that wait for a slow tracker. Further ones are dropped and counted."""
 NICENESS = 10
 """Training comes first where cores are scarce."""
-
-
-class Tracker(Protocol):
-    """What can be told things."""
-
-    def start(self) -> str:
-        """Begin; a sentence on where to look."""
-
-    def log(self, kind: str, values: dict[str, Any]) -> None:
-        """One row."""
-
-    def alert(self, title: str, text: str) -> None:
-        """Tell people."""
-
-    def close(self, state: str, reason: str) -> None:
-        """Finish as finished, preempted, failed or crashed."""
-
-
-class Wire:
-    """The two pipes to the trainer, out of reach of whatever the tracker prints, reads or starts."""
-
-    def __init__(self) -> None:
-        """Take stdin and stdout away: stdin becomes empty, stdout the log."""
-        self.lines = os.fdopen(os.dup(0), "rb")
-        self.replies = os.dup(1)
-        with open(os.devnull, "rb") as nothing:
-            os.dup2(nothing.fileno(), 0)
-        os.dup2(2, 1)
-
-    def tell(self, **reply: str) -> None:
-        """Answer the trainer, if it still lives."""
-        try:
-            os.write(self.replies, json.dumps(reply).encode() + b"\n")
-        except OSError:
-            print(reply, file=sys.stderr)
+CLASSES: dict[str, type[AccelerateTracker]] = {"wandb": WandbTracker}
+"""Trackers with a class of their own; for every other name Accelerate's class is used as it is."""
 
 
 class Inbox:
-    """Reads ahead, so that the pipe never fills up, and starts the last clock when the end is announced."""
+    """Reads ahead, so that the pipe never fills up. Once the trainer closes, the time to finish is limited."""
 
     def __init__(self, wire: Wire) -> None:
         """Start reading."""
@@ -118,7 +87,7 @@ class Inbox:
         return f", with {rows} rows not told" if rows else ""
 
     def give_up(self, what: str) -> None:
-        """Say what happened and end this process with all it has started; no tracker's code has a say in it."""
+        """Say what happened and kill this process with all its children, without running any more of its code."""
         self.wire.tell(warn=f"{what}, and was stopped")
         kill_tree(os.getpid(), spare_root=True)
         os._exit(1)
@@ -132,82 +101,22 @@ def clock(seconds: float, action: Callable[[], None]) -> threading.Timer:
     return timer
 
 
-class AccelerateTracker:
-    """Any of Accelerate's trackers, by its own class."""
-
-    def __init__(self, name: str, run: Path, spec: dict[str, Any], journal: Journal) -> None:
-        """``spec`` is the first line that the trainer wrote."""
-        self.name, self.run, self.spec, self.journal = name, run, spec, journal
-
-    def start(self) -> str:
-        """Begin, under the run's name where the tracker takes one."""
-        self.tracker = self._make({"trackio": {"name": self.spec["name"], "resume": "allow"}}.get(self.name, {}))
-        self.tracker.store_init_configuration(showable({**self.spec["config"], **self.spec["facts"]}))
-        return f"project {self.spec['project']}"
-
-    def _make(self, options: dict[str, Any]) -> Any:
-        """Accelerate's tracker, started. It asks PartialState for its rank: alone, on the CPU, without a group."""
-        from accelerate import PartialState
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-        PartialState(cpu=True)
-        kind = LOGGER_TYPE_TO_CLASS[self.name]
-        folder = [str(self.run / self.name)] if kind.requires_logging_directory else []
-        tracker = kind(self.spec["project"], *folder, **options)
-        tracker.start()
-        return tracker
-
-    def log(self, kind: str, values: dict[str, Any]) -> None:
-        """One row, at its own step."""
-        step = values.get("step")
-        rows = {f"{kind}/{key}": value for key, value in values.items() if key != "step" and is_number(value)}
-        self.tracker.log(rows, step=step)
-
-    def alert(self, title: str, text: str) -> None:
-        """Accelerate's trackers have no such thing."""
-
-    def close(self, state: str, reason: str) -> None:
-        """Finish."""
-        self.tracker.finish()
-
-
-def is_number(value: Any) -> bool:
-    """Whether a chart can show it."""
-    return isinstance(value, int | float)
-
-
-def showable(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings under dotted keys, as most trackers want them; lists and None as text."""
-    return {
-        key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat(values).items()
-    }
-
-
-def build(name: str, run: Path, spec: dict[str, Any], journal: Journal, wire: Wire) -> Tracker:
-    """The tracker ``name``; W&B's has an own class."""
-    if name == "wandb":
-        from harness.tracking.wandb_run import WandbTracker
-
-        return WandbTracker(name, run, spec, journal, wire)
-    return AccelerateTracker(name, run, spec, journal)
-
-
 @contextmanager
 def at_most(seconds: float, inbox: Inbox, what: str) -> Iterator[None]:
-    """Give the tracker up if the block takes longer."""
+    """Stop the tracker and this process if the block takes longer; ``what`` begins the sentence that says so."""
     timer = clock(seconds, lambda: inbox.give_up(f"{what} within {seconds:.0f} s"))
     yield
     timer.cancel()
 
 
 def serve(name: str, run: Path, inbox: Inbox, wire: Wire) -> None:
-    """Hand the tracker one message after the other, to the last."""
+    """Hand the tracker every message, in order, until the one that closes it."""
     journal = Journal(run, name)
     for message in inbox:
         match message["do"]:
             case "start":
                 with at_most(START_S, inbox, "did not start"):
-                    tracker = build(name, run, message, journal, wire)
+                    tracker = CLASSES.get(name, AccelerateTracker)(name, run, message, journal, wire)
                     where = tracker.start()
                 wire.tell(started="", say=where)
             case "log":

@@ -29,7 +29,7 @@ PUBLIC_URL = "https://api.wandb.ai"
 
 
 def check_trackers(config: TrackingConfig) -> None:
-    """Raise ``ConfigError`` for a tracker that does not exist, whose package is not installed, or that lacks a key."""
+    """Raise ``ConfigError`` for a tracker that is unknown, or lacks its package or its key."""
     for name in config.trackers:
         if name not in KNOWN:
             raise ConfigError(f"tracking.tracker: {name!r} is no tracker; there are none, {', '.join(sorted(KNOWN))}")
@@ -49,7 +49,7 @@ def is_installed(package: str) -> bool:
 
 
 def check_wandb_mode() -> None:
-    """Raise ``ConfigError`` for a WANDB_MODE that does not exist, or that needs a key which nobody has left."""
+    """Raise ``ConfigError`` for an unknown WANDB_MODE, or for the mode online without a key."""
     mode = os.environ.get("WANDB_MODE")
     if mode not in (None, *WANDB_MODES):
         raise ConfigError(f"WANDB_MODE: {mode!r} is no mode of W&B; there are {', '.join(WANDB_MODES)}")
@@ -61,7 +61,7 @@ def check_wandb_mode() -> None:
 
 
 def active_trackers(config: TrackingConfig) -> list[str]:
-    """The trackers to start: all that were asked for, less W&B where the environment has switched it off."""
+    """The trackers to start: all of the configuration, but W&B not with ``WANDB_MODE=disabled``."""
     off = {"wandb"} if os.environ.get("WANDB_MODE") == "disabled" else set()
     return [name for name in config.trackers if name not in off]
 

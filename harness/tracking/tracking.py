@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from harness.config import RunConfig, to_dict
-from harness.tracking.journal import DIRECTORY
+from harness.rundir.layout import tracker_log
 from harness.tracking.trackers import active_trackers
 
 State = Literal["finished", "preempted", "failed"]
 
 BACKLOG_BYTES = 4 << 20
-"""Most that waits here for a tracker that does not read; a row has some 600 bytes."""
+"""Most bytes that wait here for a tracker that does not read. A row has some 600."""
 FINISH_S, SHORT_FINISH_S = 30.0, 15.0
 """How long the end of a run waits for its trackers; the short time when it did not finish, or a tracker never began."""
 KILL_AFTER_S = 3.0
-"""An observer ends itself when its time is up; one that does not even do that is killed after so much more."""
+"""An observer ends itself when its time is up. If it does not, it is killed after this much more."""
 KILLED_S = 1.0
 """How long to wait for the kernel to have ended a killed process."""
 LAUNCHED = ("ACCELERATE_", "FSDP_", "GROUP_", "LOCAL_", "MASTER_", "PET_", "ROLE_", "TORCHELASTIC_")
@@ -40,7 +40,7 @@ RANKED = {"RANK", "WORLD_SIZE", "NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ASYNC_E
 
 
 class Trackers:
-    """Tells every tracker that was asked for; on ranks other than 0 an object of the same shape that stays silent."""
+    """Every tracker of a run. On ranks other than 0 there are none, and the calls do nothing."""
 
     def __init__(self, config: RunConfig, run: Path, *, active: bool, facts: Mapping[str, Any]) -> None:
         """Start one observer for each tracker of ``config``, and go on without waiting for any.
@@ -91,7 +91,7 @@ class Observer:
 
     def __init__(self, name: str, run: Path, start: dict[str, Any]) -> None:
         """Start the process that owns the tracker ``name``; ``start`` is the first line it reads."""
-        self.name, self.run, self.log = name, run, run / DIRECTORY / f"{name}.log"
+        self.name, self.run, self.log = name, run, tracker_log(run, name)
         self.backlog = bytearray()
         self.heard = b""
         self.dropped = 0

@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.rundir.layout import BUNDLE
+from harness.rundir.layout import BUNDLE, tracker_folder
+from harness.tracking.accelerate_tracker import AccelerateTracker, is_number
 from harness.tracking.journal import Journal
-from harness.tracking.observer import AccelerateTracker, Wire, is_number
 from harness.tracking.trackers import wandb_mode
 from harness.tracking.tracking import FINISH_S
 from preprocessing.dataset.shards import MANIFEST
@@ -34,11 +34,6 @@ KINDS = ("train", "validation", "test")
 
 class WandbTracker(AccelerateTracker):
     """Accelerate's W&B tracker, with what W&B offers beyond rows of numbers."""
-
-    def __init__(self, name: str, run: Path, spec: dict[str, Any], journal: Journal, wire: Wire) -> None:
-        """``wire`` takes what the trainer is to print."""
-        super().__init__(name, run, spec, journal)
-        self.wire = wire
 
     def start(self) -> str:
         """Begin or go on with the run; offline if the server cannot be reached."""
@@ -146,7 +141,7 @@ def dataset_name(facts: dict[str, Any]) -> str:
 def set_folders(run: Path) -> None:
     """Let W&B keep files under ``run``: a compute node's home may be small, read-only or gone before the sync."""
     for variable, folder in (("WANDB_DATA_DIR", "staging"), ("WANDB_CACHE_DIR", "cache")):
-        os.environ.setdefault(variable, str(run / "wandb" / folder))
+        os.environ.setdefault(variable, str(tracker_folder(run, "wandb") / folder))
         Path(os.environ[variable]).mkdir(parents=True, exist_ok=True)
 
 

@@ -2,8 +2,8 @@
 """``python -m harness wandb-sync RUN``: send to W&B what a run kept offline, then every row that is missing there.
 
 Each attempt of a run leaves a log of W&B's own under ``RUN/wandb``. They are sent one at a time, and what was sent is
-noted in ``RUN/tracking/wandb.jsonl``. A killed attempt loses its last rows; ``metrics.jsonl`` has them. Whatever row of
-it is in no log that was sent is written to one more log, and that is sent too. A second time there is nothing to do.
+noted in ``RUN/tracking/wandb.jsonl``. A killed attempt loses its last rows, but ``metrics.jsonl`` has them. Rows that
+are in none of the logs sent are written to one more log, which is then sent too. A second time there is nothing to do.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.rundir import layout
-from harness.tracking.journal import DIRECTORY, Journal
+from harness.rundir.configuration import read_config
+from harness.rundir.layout import METRICS, tracker_folder, tracker_journal
+from harness.rundir.metrics_log import read_metrics, read_throughput
+from harness.rundir.status import read_status
+from harness.tracking.journal import Journal
 from harness.tracking.trackers import has_wandb_key, is_installed, wandb_url
 from harness.tracking.wandb_run import KINDS, attempt_folder, define_metrics, row_of, set_folders
 from preprocessing.base import cli
@@ -60,10 +63,10 @@ def main(argv: list[str]) -> int:
 
 def check(run: Path) -> None:
     """Raise a ``UserError`` where nothing can be sent: no run, no W&B, no key, no server."""
-    layout.read_config(run)
+    read_config(run)
     if not is_installed("wandb"):
         raise ConfigError("wandb-sync needs the package wandb: pip install 'padless[wandb]'")
-    if not (run / DIRECTORY / "wandb.jsonl").is_file():
+    if not tracker_journal(run, "wandb").is_file():
         raise ConfigError(f"{run}: no attempt of this run used W&B; train with --tracking.tracker wandb")
     if not has_wandb_key():
         raise ConfigError("wandb-sync needs a key: set WANDB_API_KEY, or run `wandb login`")
@@ -91,6 +94,7 @@ class Sync:
     def __init__(self, run: Path, *, quiet: bool) -> None:
         """``quiet`` prints nothing on stdout."""
         self.run, self.quiet = run.absolute(), quiet
+        self.logs = tracker_folder(self.run, "wandb")
         self.journal = Journal(self.run, "wandb")
         if self.journal.run_id is None:
             raise DataError(f"{self.journal.path}: holds no run id: damaged")
@@ -102,19 +106,19 @@ class Sync:
         attempts = [self.attempt(folder) for folder in self.folders()]
         missing = self.missing()
         if missing:
-            self.say(f"{len(missing)} rows of metrics.jsonl are in no attempt that was sent: sending them too")
+            self.say(f"{len(missing)} rows of {METRICS} are in no attempt that was sent: sending them too")
             attempts.append(self.attempt(self.fill(missing)))
         total = len(self.rows())
-        self.say(f"W&B has all {total} rows of {self.run / layout.METRICS} in run {self.run_id}")
+        self.say(f"W&B has all {total} rows of {self.run / METRICS} in run {self.run_id}")
         return {"run_id": self.run_id, "rows": total, "filled": len(missing), "attempts": attempts}
 
     def folders(self) -> list[Path]:
         """Logs of attempts that were offline, oldest first."""
-        return sorted((self.run / "wandb").glob(f"offline-run-*-{self.run_id}"))
+        return sorted(self.logs.glob(f"offline-run-*-{self.run_id}"))
 
     def log_of(self, folder: str) -> Path:
         """W&B's own log of an attempt."""
-        return self.run / "wandb" / folder / f"run-{self.run_id}.wandb"
+        return self.logs / folder / f"run-{self.run_id}.wandb"
 
     def attempt(self, folder: Path) -> dict[str, Any]:
         """Send one attempt, if it was not sent before."""
@@ -136,7 +140,7 @@ class Sync:
 
     def rows(self) -> dict[Row, dict[str, Any]]:
         """The rows of metrics.jsonl, each with its figures of throughput.jsonl, by kind and step."""
-        return merge(read_lines(self.run / layout.METRICS), read_lines(self.run / layout.THROUGHPUT))
+        return merge(read_metrics(self.run), read_throughput(self.run))
 
     def missing(self) -> list[tuple[str, dict[str, Any]]]:
         """Rows of metrics.jsonl that W&B does not have, in the file's order."""
@@ -152,8 +156,8 @@ class Sync:
         """Write one more attempt that holds ``missing``; its summary and its end are those of the whole run."""
         import wandb
 
-        project = layout.read_config(self.run)["tracking"]["project"]
-        status = layout.read_status(self.run) or {}
+        project = read_config(self.run)["tracking"]["project"]
+        status = read_status(self.run) or {}
         run = wandb.init(
             project=project,
             id=self.run_id,
@@ -166,7 +170,7 @@ class Sync:
         for kind, values in missing:
             run.log(row_of(kind, values))
         run.summary.update(summarize(self.rows()))
-        folder = self.run / "wandb" / attempt_folder(run)
+        folder = self.logs / attempt_folder(run)
         run.finish(exit_code=0 if status.get("state") == "finished" else 1)
         return folder
 
@@ -218,33 +222,14 @@ def logged(records: list[dict[str, Any]]) -> list[Row]:
     return rows
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; none if there is no such file. A last line that has no end is being written,
-    or was when a kill came.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    lines = []
-    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            raise DataError(f"{path}: line {number} is not JSON: the file is damaged") from None
-    return lines
-
-
 def merge(metrics: list[dict[str, Any]], throughput: list[dict[str, Any]]) -> dict[Row, dict[str, Any]]:
-    """Lines of metrics.jsonl by kind and step; a training line gets the speeds of the same step. Text becomes nan again
-    where a number that JSON cannot hold was written.
-    """
+    """Lines of metrics.jsonl by kind and step; a training line gets the speeds of the same step."""
     speeds = {line["step"]: line for line in throughput}
     rows: dict[Row, dict[str, Any]] = {}
     for line in metrics:
         kind, step = line["kind"], int(line["step"])
         both = {**(speeds.get(step, {}) if kind == "train" else {}), **line}
-        rows[kind, step] = {key: number(value) for key, value in both.items() if key != "kind"}
+        rows[kind, step] = {key: value for key, value in both.items() if key != "kind"}
     return rows
 
 
@@ -254,8 +239,3 @@ def summarize(rows: dict[Row, dict[str, Any]]) -> dict[str, Any]:
     for (kind, _), values in rows.items():
         summary |= row_of(kind, values) | (row_of("best", values) if values.get("best") else {})
     return summary
-
-
-def number(value: Any) -> Any:
-    """``"nan"``, ``"inf"`` and ``"-inf"`` as the numbers they stand for."""
-    return float(value) if value in ("nan", "inf", "-inf") else value

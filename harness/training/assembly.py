@@ -21,6 +21,7 @@ from harness.ranks.preemption import StopWatch
 from harness.ranks.session import Session
 from harness.rundir import checkpoint, layout
 from harness.rundir.checkpoint import Checkpoint
+from harness.rundir.status import LAUNCH_ID
 from harness.tracking.trackers import check_trackers
 from harness.tracking.tracking import Trackers
 from harness.training import resume
@@ -64,7 +65,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter) -> Run:
     if config.micro_batch == "auto":
         choices["micro_batch"] = choose_micro_batch(trainer)
     with world.together("opening the run directory"):
-        watch = StopWatch(writer.directory, config.max_time_s, is_main=writer.active)
+        watch = StopWatch(writer.directory / layout.STOP, config.max_time_s, is_main=writer.active)
         writer.open(trainer, start, choices)
         writer.restore_bundle(manifest, selection)
     prepare_checkpoints(trainer, writer)
@@ -80,7 +81,7 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
         if world.is_main:
             writer.claim()
             check_trackers(config.tracking)
-            told = layout.LAUNCH_ID in os.environ  # by the launcher
+            told = LAUNCH_ID in os.environ  # by the launcher
             start = resume.find_resume_point(config, (lambda text: None) if told else say).checkpoint
         manifest = check_dataset(config.data, hashes=world.is_main)
         check_fit(config, manifest, world.world_size)
@@ -150,7 +151,7 @@ def build_trainer(
         world,
         guard=NonFiniteGuard(limit, world, directory, split, Path(config.data), len(manifest.labels)),
         meter=Meter(session.device, flops_per_token(config.model), float(peaks.sum())),
-        profiler=StepProfiler(config.profile if world.is_main else [], directory / "profile"),
+        profiler=StepProfiler(config.profile if world.is_main else [], directory / layout.PROFILE),
     )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from harness.config import CheckpointConfig
-from harness.rundir import checkpoint, layout
+from harness.rundir import checkpoint
+from harness.rundir.storage import storage
 from harness.training.state import Snapshots, Tensors
 from preprocessing.base.errors import StorageError
 
@@ -56,7 +57,7 @@ class Checkpointer:
         def write() -> None:
             if copied is not None:
                 copied.synchronize()
-            with layout.storage(checkpoint.path_of(self.run, state["step"])):
+            with storage(checkpoint.path_of(self.run, state["step"])):
                 self.sync()
                 checkpoint.write(self.run, state["step"], files, state)
                 checkpoint.prune(self.run, last=self.config.keep_last, best=best, every=self.config.keep_every)

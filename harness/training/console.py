@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
-from harness.evaluate import describe
+from harness.data.checks import TEST
+from harness.inference.evaluation import describe
 from harness.model.classifier import Classifier, num_parameters
 from harness.ranks.precision import Choice
 from harness.rundir import layout
+from harness.rundir.results import figures_name, predictions_name
 from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending, Sink
 from preprocessing.dataset.shards import Manifest
@@ -82,10 +84,10 @@ class Console(Sink):
         self.say(f"finished in {duration(time.monotonic() - self.started)}; in {self.directory}:")
         for name, what in (
             (layout.BUNDLE, "best weights, vocabulary and text pipeline, for predict"),
-            ("test.json", "test metrics; test-predictions.parquet has every row"),
-            ("report.html", "all of it to look at"),
+            (figures_name(TEST), f"test metrics; {predictions_name(TEST)} has every row"),
+            (layout.REPORT, "all of it to look at"),
             (layout.METRICS, "every log line"),
-            (layout.CONFIG, "the resolved configuration; environment.json says what it ran on"),
+            (layout.CONFIG, f"the resolved configuration; {layout.ENVIRONMENT} says what it ran on"),
         ):
             if (self.directory / name).exists():
                 self.say(f"  {name:<14} {what}")

@@ -8,7 +8,6 @@ number of steps later on CUDA, when it has long been copied, and so never waits;
 
 from __future__ import annotations
 
-import json
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ import torch
 
 from harness.batch import StepBatch
 from harness.ranks.distributed import World
-from preprocessing.base import atomic
+from harness.rundir.bad_batches import write_bad_rows
+from harness.rundir.layout import BAD_BATCHES
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import VOCABULARY, Split
 from preprocessing.text.vocabulary import Vocabulary
@@ -28,7 +28,6 @@ from preprocessing.text.vocabulary import Vocabulary
 LAG_STEPS = 8
 DIVERGED = 100
 """A loss this many times that of guessing means that training diverged; saturated gates hide it from the norm."""
-DIRECTORY = "bad_batches"
 
 
 @dataclass
@@ -127,12 +126,12 @@ class NonFiniteGuard:
         self.total += 1
         self._write_rows(verdict)
         if self.world.is_main:
-            print(f"step {verdict.step}: the gradient was not finite; skipped, rows in {self.directory / DIRECTORY}")
+            print(f"step {verdict.step}: the gradient was not finite; skipped, rows in {self.directory / BAD_BATCHES}")
         if self.in_a_row >= self.limit:
             with self.world.together("stopping for gradients that are not finite"):
                 raise ConfigError(
                     f"optim.lr: the gradient was not finite in {self.in_a_row} steps in a row, up to step "
-                    f"{verdict.step}; lower optim.lr (now {lr:g}) or look at the rows in {self.directory / DIRECTORY}"
+                    f"{verdict.step}; lower optim.lr (now {lr:g}) or look at the rows in {self.directory / BAD_BATCHES}"
                 )
 
     def _write_rows(self, verdict: Verdict) -> None:
@@ -143,9 +142,8 @@ class NonFiniteGuard:
         found = sum(self.world.gather_objects(int(bad.sum()), "the rows of a skipped step"))
         chosen = bad if found else np.ones_like(bad)
         if chosen.any():
-            path = self.directory / DIRECTORY / f"step-{verdict.step:08d}-rank{self.world.rank}.jsonl"
-            lines = describe_rows(self.split, self.data, rows[chosen], losses[chosen])
-            atomic.write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            described = describe_rows(self.split, self.data, rows[chosen], losses[chosen])
+            write_bad_rows(self.directory, verdict.step, self.world.rank, described)
 
 
 def found_inf(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> torch.Tensor:

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from harness.rundir.layout import trace_name
+
 
 class StepProfiler:
     """Records the steps from the first to the last chosen one; idle without any."""
@@ -33,5 +35,5 @@ class StepProfiler:
         if self.running is not None and step == self.steps[1]:
             self.running.stop()
             self.directory.mkdir(parents=True, exist_ok=True)
-            self.running.export_chrome_trace(str(self.directory / f"steps-{self.steps[0]}-{self.steps[1]}.json"))
+            self.running.export_chrome_trace(str(self.directory / trace_name(*self.steps)))
             self.running = None

@@ -14,6 +14,7 @@ from harness.config import RunConfig, flat, to_dict
 from harness.data import order
 from harness.rundir import layout
 from harness.rundir.checkpoint import Checkpoint, newest
+from harness.rundir.status import read_status
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import Manifest
 
@@ -138,7 +139,7 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None]) -> ResumePo
     if found:
         say(f"the configuration differs from that of {checkpoint.path}:\n{table(found)}")
     check_continuity(found, config.allowed)
-    finished = (layout.read_status(config.run) or {}).get("state") == "finished"
+    finished = (read_status(config.run) or {}).get("state") == "finished"
     return ResumePoint(True, finished and not any(one.breaks for one in found), found, checkpoint)
 
 

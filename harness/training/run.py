@@ -13,13 +13,16 @@ from harness.config import RunConfig, to_dict
 from harness.data import order
 from harness.data.checks import TEST, TRAIN, VALIDATION
 from harness.data.residency import OpenData
-from harness.evaluate import Scores, assess, describe, describe_calibration, numbers_of, score, write_results
 from harness.inference.bundle import read_bundle
+from harness.inference.evaluation import assess, describe, describe_calibration, numbers_of, write_results
+from harness.inference.scoring import Scores, score
 from harness.model.classifier import Classifier
 from harness.ranks import preemption
 from harness.ranks.preemption import Preempted, StopWatch
 from harness.ranks.session import Session
 from harness.rundir import layout
+from harness.rundir.environment import installed_version
+from harness.rundir.storage import storage
 from harness.scores.calibration import decide
 from harness.scores.metrics import classification_metrics
 from harness.training.console import Console
@@ -114,7 +117,7 @@ class Run(Milestones):
             "text_hash": self.manifest.text_hash,
             "order_version": order.VERSION,
             "config": to_dict(self.config),
-            "versions": {"torch": torch.__version__, "padless": layout.installed_version("padless")},
+            "versions": {"torch": torch.__version__, "padless": installed_version("padless")},
         }
         self.writer.save(state.tensors, facts, self.selection.best_step, wait=wait)
 
@@ -190,7 +193,7 @@ class Run(Milestones):
         classifier.recurrent.flatten_parameters()
         scores = self.score(TEST, classifier)
         values: dict[str, Any] = {}
-        with world.together("writing the test's results"), layout.storage(directory):
+        with world.together("writing the test's results"), storage(directory):
             if world.is_main:
                 values = assess(scores, bundle, self.data.splits[TEST])
                 write_results(directory, TEST, scores, self.manifest, values)

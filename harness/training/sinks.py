@@ -14,6 +14,7 @@ from harness.ranks import preemption
 from harness.ranks.preemption import Preempted
 from harness.rundir import layout
 from harness.rundir.metrics_log import MetricsLog
+from harness.rundir.status import State
 from harness.tracking.tracking import Trackers
 from harness.training.throughput import TIMING
 from preprocessing.base.errors import StorageError, UserError
@@ -23,7 +24,7 @@ from preprocessing.base.errors import StorageError, UserError
 class Ending:
     """How a run ended, as ``status.json`` says it."""
 
-    state: layout.State
+    state: State
     step: int
     exit_code: int = 0
     reason: str = ""

@@ -14,19 +14,23 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from harness.config import RunConfig
-from harness.inference.bundle import INDEX, read_info, write_bundle, write_vocabulary
+from harness.inference.bundle import write_bundle
 from harness.model.classifier import Classifier
 from harness.ranks.precision import Choice
 from harness.ranks.preemption import Preempted
 from harness.rundir import checkpoint, layout
+from harness.rundir.bundle_files import INDEX, read_info, write_vocabulary
 from harness.rundir.checkpoint import Checkpoint
+from harness.rundir.configuration import write_config
+from harness.rundir.environment import write_environment
 from harness.rundir.metrics_log import MetricsLog
+from harness.rundir.status import note_attempt, read_status, write_status
+from harness.rundir.storage import claim, storage
 from harness.training.checkpointer import Checkpointer
 from harness.training.selection import Selection
 from harness.training.sinks import Ending, MetricsFiles, Sinks
 from harness.training.state import Tensors, load_weights
 from harness.training.trainer import Trainer
-from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, StorageError, UserError
 from preprocessing.dataset.shards import Manifest
 
@@ -56,8 +60,8 @@ class RunWriter:
     def claim(self) -> None:
         """Hold the directory against other processes. Raises ``ConfigError`` or ``StorageError``."""
         if self.active:
-            self.lock = layout.claim(self.config)
-            self.had_finished = (layout.read_status(self.directory) or {}).get("state") == "finished"
+            self.lock = claim(self.config)
+            self.had_finished = (read_status(self.directory) or {}).get("state") == "finished"
 
     def begin(self, step: int) -> None:
         """Nothing speaks against this start: it goes on from ``step``. Raises ``StorageError``."""
@@ -70,11 +74,11 @@ class RunWriter:
             return
         effective = {name: str(choice) for name, choice in choices.items()}
         attempt = {"processes": trainer.world.world_size, "resumed_from": None if start is None else start.step}
-        with layout.storage(self.directory):
+        with storage(self.directory):
             checkpoint.sweep(self.directory)
-            layout.write_config(self.config)
-            layout.note_attempt(self.directory, attempt)
-            atomic.write_json(self.directory / layout.ENVIRONMENT, layout.describe_environment(effective))
+            write_config(self.config)
+            note_attempt(self.directory, attempt)
+            write_environment(self.directory, effective)
             write_vocabulary(self.bundle, Path(self.config.data))
         log = MetricsLog(self.directory, {} if start is None else start.state["log_bytes"])
         self.files = MetricsFiles(log)
@@ -106,13 +110,13 @@ class RunWriter:
         """Say that the run stands at ``step``. Raises ``StorageError``."""
         self.step = step
         if self.active:
-            layout.write_status(self.directory, "running", step=step)
+            write_status(self.directory, "running", step=step)
 
     def keep(self, classifier: Classifier, manifest: Manifest, selection: Selection) -> None:
         """Write the best weights so far. Raises ``StorageError``."""
         if self.active:
             assert selection.best_step is not None
-            with layout.storage(self.bundle):
+            with storage(self.bundle):
                 write_bundle(self.bundle, classifier, manifest, selection.best_step, selection.decision)
 
     def restore_bundle(self, manifest: Manifest, selection: Selection) -> None:
@@ -171,7 +175,7 @@ class RunWriter:
             print(f"error: {ending.reason} (at step {ending.step}; {where} says so too)", file=sys.stderr)
         facts = {"step": ending.step, "exit_code": ending.exit_code, "reason": ending.reason}
         try:
-            layout.write_status(self.directory, ending.state, **facts)  # type: ignore[arg-type]
+            write_status(self.directory, ending.state, **facts)  # type: ignore[arg-type]
         except StorageError as full:
             print(f"warning: {full}", file=sys.stderr)
 

@@ -23,7 +23,7 @@ from sklearn.metrics import (
 from harness.config import ModelConfig
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec
-from harness.evaluate import score
+from harness.inference.scoring import score
 from harness.model.classifier import Classifier
 from harness.ranks.session import open_session
 from harness.scores.metrics import classification_metrics, probabilities

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from harness.config import ModelConfig
-from harness.inference import bundle
-from harness.inference.bundle import read_bundle, write_bundle, write_vocabulary
+from harness.inference.bundle import read_bundle, write_bundle
 from harness.model.classifier import Classifier
+from harness.rundir import bundle_files
+from harness.rundir.bundle_files import write_vocabulary
 from harness.scores.calibration import Decision
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -46,7 +47,7 @@ def test_what_is_read_is_what_was_written(directory: Path, dataset: Path) -> Non
     manifest = read_manifest(dataset)
     loaded = read_bundle(directory)
     assert (loaded.info.step, loaded.info.labels) == (7, ["negative", "positive"])
-    assert loaded.info.decision == Decision(temperature=1.25, threshold=0.4)
+    assert loaded.decision == Decision(temperature=1.25, threshold=0.4)
     assert loaded.info.text_hash == manifest.text_hash == loaded.encoder().hash
     assert loaded.info.dataset == manifest.fingerprint
     for name, tensor in make_model(manifest, 1).state_dict().items():
@@ -62,7 +63,7 @@ def test_new_weights_replace_the_old_ones_in_one_step(
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(bundle.atomic, "write_json", fail)
+        patch.setattr(atomic, "write_json", fail)
         with pytest.raises(OSError, match="disk full"):
             write_bundle(directory, make_model(manifest, 2), manifest, step=8)
     assert read_bundle(directory).info.step == 7
@@ -102,9 +103,9 @@ def test_a_pickle_in_place_of_the_weights_is_refused_and_not_executed(directory:
     trace = tmp_path / "executed"
     path = next(directory.glob("weights-*"))
     path.write_bytes(pickle.dumps(Trap(trace)))
-    info = bundle.read_info(directory)
+    info = bundle_files.read_info(directory)
     changed = {**info.__dict__, "weights_sha256": atomic.sha256_file(path)}
-    atomic.write_json(directory / bundle.INDEX, changed)
+    atomic.write_json(directory / bundle_files.INDEX, changed)
     with pytest.raises(DataError, match="not the weights of the model"):
         read_bundle(directory)
     assert not trace.exists()
@@ -120,7 +121,7 @@ def test_a_pickle_in_place_of_the_weights_is_refused_and_not_executed(directory:
     ],
 )
 def test_a_foreign_bundle_is_named(directory: Path, change: dict[str, Any], message: str) -> None:
-    atomic.write_json(directory / bundle.INDEX, {**bundle.read_info(directory).__dict__, **change})
+    atomic.write_json(directory / bundle_files.INDEX, {**bundle_files.read_info(directory).__dict__, **change})
     with pytest.raises(Exception, match=message) as caught:
         read_bundle(directory)
     assert caught.value.exit_code in (2, 3)  # type: ignore[attr-defined]

@@ -14,12 +14,14 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from harness.batch import Batch
 from harness.config import EvaluationConfig, ModelConfig, RunConfig
 from harness.data.checks import check_useful
-from harness.evaluate import Scores, assess, facts_of, numbers_of, score
-from harness.inference.bundle import Bundle, read_bundle, write_bundle, write_vocabulary
+from harness.inference.bundle import Bundle, read_bundle, write_bundle
+from harness.inference.evaluation import assess, numbers_of
 from harness.inference.logits import logits_of
 from harness.inference.mistakes import log_odds, occlusion
+from harness.inference.scoring import Scores, facts_of, score
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
+from harness.rundir.bundle_files import write_vocabulary
 from harness.scores.calibration import Decision
 from harness.scores.metrics import classification_metrics
 from preprocessing.base.errors import ConfigError, DataError

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learning rate, row hash, run directory and launcher: the small parts, by value."""
+"""Learning rate, row hash and launcher: the small parts, by value."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +17,7 @@ from harness.data.order import row_hash
 from harness.launch import launcher
 from harness.launch.launcher import Failure
 from harness.model.classifier import Classifier
-from harness.rundir import layout
-from harness.rundir.metrics_log import jsonable
+from harness.rundir.status import LAUNCH_ID, State, read_status, write_status
 from harness.training.console import duration
 from harness.training.optim import build_optimizer, learning_rate
 from preprocessing.base.errors import ConfigError
@@ -64,27 +62,6 @@ def test_only_keys_that_exist_can_be_allowed() -> None:
         RunConfig(allow="epochs,epoch")
 
 
-def test_a_run_directory_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "CLAIM_LIMIT_S", 0.3)
-    config = RunConfig(run=str(tmp_path / "run"))
-    with layout.claim(config), pytest.raises(ConfigError, match="another process trains in"):
-        layout.claim(config)
-    layout.claim(config).close()
-    layout.check_free(config.run)
-    layout.write_config(config)
-    with pytest.raises(ConfigError, match="already holds a run"):
-        layout.check_free(config.run)
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match="is a file"):
-        layout.check_free(tmp_path / "file")
-    assert layout.read_config(tmp_path / "run")["optim"]["betas"] == [0.9, 0.999]
-
-
-def test_numbers_that_json_lacks_are_spelt_out() -> None:
-    assert json.loads(json.dumps({"loss": jsonable(float("nan"))})) == {"loss": "nan"}
-    assert jsonable(1.5) == 1.5
-
-
 @pytest.mark.parametrize(
     ("state", "code", "failure", "expected"),
     [
@@ -99,26 +76,26 @@ def test_numbers_that_json_lacks_are_spelt_out() -> None:
 def test_exit_code_is_the_one_in_the_status(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    state: layout.State,
+    state: State,
     code: int,
     failure: Failure | None,
     expected: int,
 ) -> None:
-    monkeypatch.setenv(layout.LAUNCH_ID, "mine")
-    layout.write_status(tmp_path, state, exit_code=code)
+    monkeypatch.setenv(LAUNCH_ID, "mine")
+    write_status(tmp_path, state, exit_code=code)
     assert launcher.outcome(tmp_path, "mine", failure) == expected
     if state == "running":
-        status = layout.read_status(tmp_path)
+        status = read_status(tmp_path)
         assert status is not None
         assert (status["state"], status["reason"]) == ("failed", "rank 1 was killed by SIGKILL")
 
 
 def test_the_status_of_another_launch_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(layout.LAUNCH_ID, "theirs")
-    layout.write_status(tmp_path, "finished")
+    monkeypatch.setenv(LAUNCH_ID, "theirs")
+    write_status(tmp_path, "finished")
     assert launcher.outcome(tmp_path, "mine", Failure(2, "rank 0 ended with exit code 2", said=True)) == 2
     assert launcher.outcome(tmp_path, "mine", Failure(1, "the launcher stopped", "SIGTERM")) == 85
-    status = layout.read_status(tmp_path)
+    status = read_status(tmp_path)
     assert status is not None
     assert (status["state"], status["reason"]) == ("preempted", "SIGTERM received")
 

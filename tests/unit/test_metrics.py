@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics, calibration, threshold, intervals and slices, each beside scikit-learn, a plain loop or a simulation."""
+"""Metrics, calibration, threshold, intervals and subgroups, each beside scikit-learn, a plain loop or a simulation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.config import EvaluationConfig
 from harness.scores.calibration import Decision, choose_threshold, decide, fit_temperature
 from harness.scores.intervals import Statistics, bootstrap, wilson
 from harness.scores.metrics import Reliability, classification_metrics, log_loss_per_row, per_class, probabilities
-from harness.scores.subgroups import quantile_groups, slices
+from harness.scores.subgroups import quantile_groups, subgroups
 from preprocessing.base.errors import ConfigError
 
 METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "pr_auc", "log_loss")
@@ -222,12 +222,12 @@ def test_wilson_by_hand() -> None:
     assert wilson(0, 10)[0] == 0.0
 
 
-def test_slices_hold_every_row_once_for_each_question() -> None:
+def test_subgroups_hold_every_row_once_for_each_question() -> None:
     logits, labels = simulated(200, 10)
     random = np.random.default_rng(0)
     lengths = random.integers(1, 50, 200)
     unknown = np.minimum(random.integers(0, 4, 200), lengths)
-    found = slices(logits, labels, lengths, unknown, ["no", "yes"])
+    found = subgroups(logits, labels, lengths, unknown, ["no", "yes"])
     for by in ("length", "unknown", "label"):
         groups = [group for group in found if group["by"] == by]
         assert sum(group["rows"] for group in groups) == 200

@@ -16,7 +16,7 @@ import pytest
 from harness.config import CheckpointConfig, ModelConfig, RunConfig
 from harness.ranks.preemption import Preempted
 from harness.ranks.session import Session, open_session
-from harness.rundir.layout import read_status
+from harness.rundir.status import read_status
 from harness.training import assembly, writer
 from harness.training.assembly import assemble
 from harness.training.writer import RunWriter

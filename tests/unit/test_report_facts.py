@@ -14,9 +14,8 @@ import pytest
 
 from harness.config import flat
 from harness.report.charts import Series, draw
-from harness.report.facts import RunFacts, averaged, differing, read_lines, thinned
+from harness.report.facts import RunFacts, averaged, differing, thinned
 from harness.report.page import best_values, dataset_groups, reproduce, unique_names, weighed, write_report_quietly
-from preprocessing.base.errors import DataError
 
 NOTHING = RunFacts(
     directory=Path("runs/a"),
@@ -56,20 +55,6 @@ def test_speed_is_averaged_over_the_time_that_each_line_stands_for() -> None:
         }
     )
     assert facts().speed_summary == {}
-
-
-def test_lines_are_read_up_to_the_one_that_was_cut_short(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": "nan"}\n{"step": 2, "loss": 0.5}\n{"step": 3, "lo')
-    first, second = read_lines(path)
-    assert np.isnan(first["loss"])
-    assert second == {"step": 2, "loss": 0.5}
-    path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
-    with pytest.raises(DataError, match=r"metrics\.jsonl: line 2 is not JSON"):
-        read_lines(path)
-    path.write_text("[1]\n")
-    with pytest.raises(DataError, match=r"metrics\.jsonl: line 1 is no JSON object"):
-        read_lines(path)
 
 
 def test_a_long_run_is_drawn_as_means_of_neighbours() -> None:

@@ -15,10 +15,12 @@ import pytest
 
 from harness.config import RunConfig, TrackingConfig
 from harness.tracking import observer, tracking
+from harness.tracking.accelerate_tracker import showable
 from harness.tracking.journal import Journal
-from harness.tracking.observer import Inbox, Wire, showable
+from harness.tracking.observer import Inbox
 from harness.tracking.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
 from harness.tracking.tracking import Trackers, observer_environment, plain
+from harness.tracking.wire import Wire
 from preprocessing.base.errors import ConfigError
 from tests.fake_trackio import FAKE_TRACKIO
 

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of weights after an evaluation: figures, intervals, calibration, subgroups, the worst mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.data.residency import DataPlacement, OpenData
+from harness.inference.bundle import Bundle, read_bundle, same_text
+from harness.inference.config import EvaluateConfig
+from harness.inference.mistakes import METHOD, most_confident_mistakes
+from harness.inference.scoring import Scores, score
+from harness.ranks.session import Session
+from harness.rundir.layout import BUNDLE, EVALUATION
+from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
+from harness.scores.intervals import bootstrap
+from harness.scores.metrics import (
+    Reliability,
+    classification_metrics,
+    log_loss_per_row,
+    per_class,
+    predicted_labels,
+    probabilities,
+)
+from harness.scores.subgroups import subgroups
+from preprocessing.dataset.shards import Manifest, Split, read_manifest
+
+SHOWN = ("accuracy", "f1", "roc_auc", "pr_auc", "log_loss", "ece")
+
+
+def evaluate(config: EvaluateConfig, session: Session) -> None:
+    """Score one split with the best weights of a run; rank 0 writes what was found and says it.
+
+    Every rank calls this. Raises the same ``UserError`` on all of them.
+    """
+    world, device = session.world, session.device
+    with world.together("loading weights and dataset"):
+        bundle = read_bundle(Path(config.run, BUNDLE))
+        manifest = read_manifest(config.data)
+        same_text(bundle.info, manifest, config.data)
+    world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
+    placement = DataPlacement(data=config.data, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
+    data = OpenData(placement, manifest, config.split, world, device, only=True)
+    with world.together("staging the dataset"):
+        data.copy()
+    with world.together("opening the dataset"):
+        data.open()
+    if world.is_main:
+        print(*(f"{name:<10} {choice}" for name, choice in data.choices.items()), sep="\n")
+    split = data.splits[config.split]
+    model = bundle.model.to(device)
+    model.recurrent.flatten_parameters()
+    scores = score(
+        model,
+        split,
+        world,
+        batch_rows=config.batch,
+        layout=session.layout,
+        device=device,
+        resident=data.rows,
+        guard=data.guard.check_sizes,
+    )
+    if world.is_main:
+        values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint}
+        directory = Path(config.output) if config.output else Path(config.run, EVALUATION)
+        write_results(directory, config.split, scores, manifest, values)
+        print(f"{config.split}: {describe(values)}")
+        print(f"{config.split}: {describe_calibration(values)}")
+        print(f"written to {directory / figures_name(config.split)} and {predictions_name(config.split)}")
+
+
+def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
+    """All figures of ``SPLIT.json``: metrics after calibration with intervals, calibration, subgroups and mistakes.
+
+    Rank 0 alone calls this; it needs no other rank. The model of ``bundle`` lies on its device.
+    """
+    decision, names, labels = bundle.decision, bundle.info.labels, scores.labels
+    logits = decision.calibrated(scores.logits)
+    before, after = Reliability.of(scores.logits, labels), Reliability.of(logits, labels)
+    metrics = classification_metrics(logits, labels, decision.threshold)
+    found = (scores.rows, labels, scores.logits)
+    bundle.model.eval()
+    return {
+        "split": split.name,
+        "dataset": bundle.info.dataset,
+        "step": bundle.info.step,
+        "temperature": decision.temperature,
+        "threshold": decision.threshold,
+        **metrics,
+        "labels": names,
+        "intervals": bootstrap(logits, labels, decision.threshold),
+        "per_class": per_class(metrics["confusion"], names),
+        "calibration": {
+            "bins": len(before.rows),
+            "ece_before": before.error,
+            "log_loss_before": float(log_loss_per_row(scores.logits, labels).mean()),
+            "before": before.to_json(),
+            "after": after.to_json(),
+        },
+        "slices": subgroups(logits, labels, scores.lengths, scores.unknown, names, decision.threshold),
+        "mistakes": most_confident_mistakes(bundle.model, split, bundle.vocabulary, *found, names, decision),
+        "mistakes_method": METHOD,
+    }
+
+
+def write_results(directory: Path, split: str, scores: Scores, manifest: Manifest, values: dict[str, Any]) -> None:
+    """Write what ``assess`` found, and the prediction for every row of the split. Raises ``OSError``."""
+    logits = scores.logits / values["temperature"]
+    write_predictions(
+        directory,
+        split,
+        manifest.labels,
+        rows=scores.rows,
+        labels=scores.labels,
+        predicted=predicted_labels(logits, values["threshold"]),
+        chances=probabilities(logits),
+    )
+    write_figures(directory, split, values)
+
+
+def describe(values: dict[str, Any]) -> str:
+    """Metrics as one readable line, with the interval of the accuracy where there is one."""
+    shown = {name: f"{name} {values[name]:.4f}" for name in SHOWN if values[name] is not None}
+    if "intervals" in values:
+        low, high = values["intervals"]["accuracy"]
+        shown["accuracy"] += f" ({low:.4f} to {high:.4f})"
+    return f"{values['rows']:,} rows: " + ", ".join(shown.values())
+
+
+def describe_calibration(values: dict[str, Any]) -> str:
+    """What temperature and threshold did, as one readable line."""
+    before = values["calibration"]
+    line = (
+        f"calibration: temperature {values['temperature']:.3f} took ece from {before['ece_before']:.4f} to "
+        f"{values['ece']:.4f}, log_loss from {before['log_loss_before']:.4f} to {values['log_loss']:.4f}"
+    )
+    return line if len(values["labels"]) > 2 else f"{line}; threshold {values['threshold']:.4f}"
+
+
+def numbers_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The single figures among all values, for a line of the metrics and for trackers."""
+    kinds = (int, float, type(None))
+    return {name: value for name, value in values.items() if isinstance(value, kinds) and name != "step"}

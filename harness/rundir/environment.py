@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``environment.json``: what a run ran on, and the settings that were decided at its start."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness.rundir.json_files import read_object
+from harness.rundir.layout import ENVIRONMENT
+from harness.rundir.storage import storage
+from preprocessing.base import atomic
+
+
+def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
+    """Describe this process's surroundings in the run directory. Raises ``StorageError``.
+
+    ``effective`` holds the settings that were decided at start-up, each with its reason.
+    """
+    with storage(Path(run, ENVIRONMENT)):
+        atomic.write_json(Path(run, ENVIRONMENT), describe_environment(effective))
+
+
+def read_environment(run: str | Path) -> dict[str, Any]:
+    """What the last start of a run ran on; empty where nothing is known. Raises ``DataError``."""
+    return read_object(Path(run, ENVIRONMENT)) or {}
+
+
+def describe_environment(effective: dict[str, Any]) -> dict[str, Any]:
+    """Versions, machine, command and git revision of this process, beside the ``effective`` settings."""
+    names = ("padless", "torch", "accelerate", "numpy", "pyarrow", "safetensors", "scikit-learn", "nltk", "simplemma")
+    return {
+        "effective": effective,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cores": len(os.sched_getaffinity(0)),
+        "command": sys.argv,
+        "git_revision": git_revision(),
+        "versions": {name: version for name in names if (version := installed_version(name))},
+    }
+
+
+def installed_version(name: str) -> str | None:
+    """Version of an installed distribution, None if it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def git_revision() -> str | None:
+    """Revision of the code that runs, with ``-dirty`` for uncommitted changes; None outside a git checkout."""
+    root = Path(__file__).resolve().parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None

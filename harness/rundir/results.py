@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an evaluation leaves of a split: ``SPLIT.json`` with every figure, ``SPLIT-predictions.parquet`` with every row.
+
+They lie in the run directory for the test at the end of a run, and in ``evaluation/`` for any later one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.rundir.json_files import read_object
+from preprocessing.base import atomic
+from preprocessing.base.errors import DataError
+
+FORMAT, FORMAT_VERSION = "padless-evaluation", 1
+
+
+def figures_name(split: str) -> str:
+    """Name of the file with the figures of a split."""
+    return f"{split}.json"
+
+
+def predictions_name(split: str) -> str:
+    """Name of the file with the predictions for a split."""
+    return f"{split}-predictions.parquet"
+
+
+def probability_column(label: str) -> str:
+    """Name of the column that holds the probability of a label."""
+    return f"probability_{label}"
+
+
+def prediction_columns(predicted: np.ndarray, chances: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """The columns of every table of predictions: the predicted label by name, and the probability of each label.
+
+    ``predicted`` is int64 ``[rows]`` and ``chances`` float64 ``[rows, labels]``; ``names`` are the labels' names.
+    """
+    columns: dict[str, Any] = {"predicted": np.array(names, dtype=object)[predicted]}
+    return columns | {probability_column(name): chances[:, number] for number, name in enumerate(names)}
+
+
+def write_figures(directory: Path, split: str, values: dict[str, Any]) -> None:
+    """Write ``SPLIT.json``: ``values`` are plain and finite. Raises ``OSError``."""
+    atomic.write_json(directory / figures_name(split), {"format": FORMAT, "format_version": FORMAT_VERSION, **values})
+
+
+def read_figures(directory: Path, split: str) -> dict[str, Any] | None:
+    """The figures of a split, None where there are none yet. Raises ``DataError`` for those of another version."""
+    path = directory / figures_name(split)
+    content = read_object(path)
+    if not content:
+        return None
+    if (content.get("format"), content.get("format_version")) != (FORMAT, FORMAT_VERSION):
+        raise DataError(
+            f"{path}: another version of padless wrote it; use that version's report, "
+            "or evaluate the run again with this one"
+        )
+    return content
+
+
+def write_predictions(
+    directory: Path,
+    split: str,
+    names: Sequence[str],
+    *,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    chances: np.ndarray,
+) -> None:
+    """Write ``SPLIT-predictions.parquet``: row number in the source, true label, predicted label, probabilities.
+
+    ``rows``, ``labels`` and ``predicted`` are int64 ``[rows]``, ``chances`` is float64 ``[rows, labels]``. Raises
+    ``OSError``.
+    """
+    columns = {"row": rows, "label": np.array(names, dtype=object)[labels]}
+    with atomic.replacing(directory / predictions_name(split)) as temporary:
+        pq.write_table(pa.table(columns | prediction_columns(predicted, chances, names)), temporary)
+
+
+def read_predictions(directory: Path, split: str, names: Sequence[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """True labels by name, object ``[rows]``, and the probability of each label in ``names``, float64 ``[rows]``.
+
+    Raises ``OSError``, ``KeyError`` or ``ValueError`` where the file is missing or does not have these columns.
+    """
+    path = directory / predictions_name(split)
+    table = pq.read_table(path, columns=["label", *(probability_column(name) for name in names)])
+    chances = {name: table[probability_column(name)].to_numpy() for name in names}
+    return np.array(table["label"].to_pylist(), dtype=object), chances

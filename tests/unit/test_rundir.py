@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run directory: who may write, what counts as damage, what is read back, and that nobody else spells its names."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.config import RunConfig
+from harness.rundir import layout, results, storage
+from harness.rundir.bundle_files import bundle_directory, read_fingerprint
+from harness.rundir.configuration import read_config, write_config
+from harness.rundir.json_files import read_lines, read_object
+from harness.rundir.metrics_log import MetricsLog, jsonable, read_metrics, read_throughput
+from harness.rundir.status import note_attempt, read_attempts, read_status, write_status
+from preprocessing.base.errors import ConfigError, DataError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_run_directory_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "CLAIM_LIMIT_S", 0.3)
+    config = RunConfig(run=str(tmp_path / "run"))
+    with storage.claim(config), pytest.raises(ConfigError, match="another process trains in"):
+        storage.claim(config)
+    storage.claim(config).close()
+    layout.check_free(config.run)
+    write_config(config)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        layout.check_free(config.run)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="is a file"):
+        layout.check_free(tmp_path / "file")
+    assert read_config(tmp_path / "run")["optim"]["betas"] == [0.9, 0.999]
+
+
+def test_a_last_line_that_was_cut_short_never_counts_and_any_other_damage_is_named(tmp_path: Path) -> None:
+    path = tmp_path / layout.METRICS
+    assert read_lines(path) == []
+    path.write_text('{"step": 1}\n\n{"step": 2}\n{"step": 3, "lo')
+    assert read_lines(path) == [{"step": 1}, {"step": 2}]
+    path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl: line 2 is not JSON; remove it, or restore the file"):
+        read_lines(path)
+    assert read_lines(path, several_writers=True) == [{"step": 1}, {"step": 3}]
+    path.write_text("[1]\n")
+    with pytest.raises(DataError, match=r"metrics\.jsonl: line 1 is no JSON object"):
+        read_lines(path)
+    assert read_lines(path, several_writers=True) == []
+    path.write_bytes(b'{"step": "\xff"}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl: not readable"):
+        read_lines(path)
+
+
+def test_an_object_is_there_or_missing_or_damaged(tmp_path: Path) -> None:
+    path = tmp_path / layout.STATUS
+    assert read_object(path) is None
+    assert read_status(tmp_path) is None
+    path.write_text("{")
+    with pytest.raises(DataError, match=r"status\.json: not readable as JSON .*; restore it, or name another run"):
+        read_status(tmp_path)
+    path.write_text("[]")
+    with pytest.raises(DataError, match=r"status\.json: holds no JSON object"):
+        read_status(tmp_path)
+    write_status(tmp_path, "failed", step=3, exit_code=4, reason="full")
+    assert read_status(tmp_path) == {"state": "failed", "exit_code": 4, "reason": "full", "step": 3, "launch": None}
+
+
+def test_metrics_are_read_as_they_were_written(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    log.write("train", {"step": 1, "loss": math.nan, "grad_norm": -math.inf, "verdict": "slow"})
+    before = log.sizes()
+    log.write("train", {"step": 2, "loss": 0.5})
+    log.write("train", {"step": 2, "rows_per_s": 7.0}, layout.THROUGHPUT)
+    log.close()
+    first, second = read_metrics(tmp_path)
+    assert math.isnan(first.pop("loss"))
+    assert first == {"kind": "train", "step": 1, "grad_norm": -math.inf, "verdict": "slow"}
+    assert second == {"kind": "train", "step": 2, "loss": 0.5}
+    assert read_throughput(tmp_path) == [{"kind": "train", "step": 2, "rows_per_s": 7.0}]
+    MetricsLog(tmp_path, before).close()
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1]
+    assert read_throughput(tmp_path) == []
+    assert json.dumps(jsonable(math.inf)) == '"inf"'
+    assert jsonable(1.5) == 1.5
+
+
+def test_attempts_are_counted(tmp_path: Path) -> None:
+    assert [note_attempt(tmp_path, {"resumed_from": step}) for step in (None, 12)] == [1, 2]
+    assert [(line["attempt"], line["resumed_from"]) for line in read_attempts(tmp_path)] == [(1, None), (2, 12)]
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    assert results.read_figures(tmp_path, "test") is None
+    results.write_figures(tmp_path, "test", {"accuracy": 0.5})
+    assert results.read_figures(tmp_path, "test") == {
+        "format": "padless-evaluation",
+        "format_version": 1,
+        "accuracy": 0.5,
+    }
+    (tmp_path / "test.json").write_text('{"format": "padless-evaluation", "format_version": 9}')
+    with pytest.raises(DataError, match=r"test\.json: another version of padless wrote it"):
+        results.read_figures(tmp_path, "test")
+    chances = np.array([[0.25, 0.75], [0.5, 0.5]])
+    rows, labels, predicted = np.array([7, 9]), np.array([1, 0]), np.array([1, 1])
+    names = ["no", "yes"]
+    results.write_predictions(tmp_path, "test", names, rows=rows, labels=labels, predicted=predicted, chances=chances)
+    true, found = results.read_predictions(tmp_path, "test", ["yes"])
+    assert true.tolist() == ["yes", "no"]
+    assert {name: values.tolist() for name, values in found.items()} == {"yes": [0.75, 0.5]}
+    columns = results.prediction_columns(predicted, chances, names)
+    assert list(columns) == ["predicted", "probability_no", "probability_yes"]
+    assert columns["predicted"].tolist() == ["yes", "yes"]
+
+
+def test_a_bundle_is_found_from_its_run_and_tells_its_dataset_in_any_version(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    assert bundle_directory(tmp_path) == bundle
+    assert read_fingerprint(bundle) is None
+    bundle.mkdir()
+    (bundle / "bundle.json").write_text('{"format": "padless-bundle", "format_version": 1, "dataset": "abc"}')
+    assert bundle_directory(bundle) == bundle
+    assert read_fingerprint(bundle) == "abc"
+
+
+def strings_of(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Every text in a module's code, with its line; docstrings are not code."""
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.lineno, node.value
+
+
+def test_nobody_else_spells_a_name_of_the_run_directory() -> None:
+    names = [layout.CONFIG, layout.ENVIRONMENT, layout.ATTEMPTS, layout.STATUS, layout.METRICS, layout.THROUGHPUT]
+    names += [
+        layout.REPORT,
+        layout.BAD_BATCHES,
+        "bundle.json",
+        "manifest.json",
+        "test.json",
+        "test-predictions.parquet",
+    ]
+    known = "|".join(map(re.escape, names))
+    pattern = re.compile(rf"(?<!\w)({known})(?!\.j2)|^{layout.STOP}$|^-predictions\.parquet$")
+    planted = ast.parse('"""status.json"""\npath = run / "status.json"\nstop = "STOP"\nfile = "report.html.j2"\n')
+    assert {line for line, text in strings_of(planted) if pattern.search(text)} == {2, 3}
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {text}"
+        for path in sorted((ROOT / "harness").rglob("*.py"))
+        if path.parent.name != "rundir"
+        for line, text in strings_of(ast.parse(path.read_text()))
+        if pattern.search(text)
+    ]
+    assert found == []
+
+
+def test_reading_a_run_directory_brings_no_torch() -> None:
+    modules = [f"harness.rundir.{path.stem}" for path in sorted((ROOT / "harness" / "rundir").glob("[a-z]*.py"))]
+    script = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60, check=False).returncode == 0
