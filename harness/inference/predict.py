@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.config import require
 from harness.rundir.layout import BUNDLE
-from preprocessing.base import atomic, cli
+from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -47,13 +47,6 @@ class PredictConfig:
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         if (self.input is None) != (self.output is None):
             raise ConfigError("--input and --output go together: name the file to read and the file to write")
-
-
-def main(argv: list[str]) -> int:
-    """Predict raw texts, or every row of a file, with the best weights of a run."""
-    texts, options = cli.leading_words(argv)
-    prog = 'python -m harness predict ["text" …]'
-    return predict(cli.parse(PredictConfig, options, prog=prog, description=main.__doc__ or ""), texts)
 
 
 class Predictor:
@@ -89,8 +82,8 @@ class Predictor:
         return columns
 
 
-def predict(config: PredictConfig, texts: list[str]) -> int:
-    """Predict the texts given, or the input file."""
+def main(config: PredictConfig, texts: list[str]) -> int:
+    """Predict the texts given, or every row of the input file, with the best weights of a run."""
     if bool(texts) == (config.input is not None):
         raise ConfigError('nothing to predict, or two things: give texts ("a fine film") or --input FILE --output FILE')
     if config.input is not None and config.output is not None:
