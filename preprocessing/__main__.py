@@ -38,7 +38,7 @@ COMMANDS = (
         main="preprocessing.job.bench:main",
         config="preprocessing.job.bench:BenchConfig",
         shared="preprocessing.config:PreprocessConfig",
-        shared_defaults=(("output", "unused"),),
+        shared_defaults={"output": "unused"},
     ),
     Command(
         name="fetch-nltk",

@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config import RunConfig
-from harness.launch import diagnosis
-from harness.launch.diagnosis import Data, Finding, Machine, Network, Rank, RunFolder
+from harness.launch import diagnosis, launcher
+from harness.launch.diagnosis import Finding
+from harness.launch.facts import Data, Machine, Network, Rank, RunFolder
 from preprocessing.base import cli
+from preprocessing.base.commands import Command, read
 from preprocessing.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,26 +37,37 @@ if TYPE_CHECKING:
 PROG = "python -m harness doctor"
 MODULE = "harness.launch.doctor"
 NONE = "none"
+"""No dataset, or no run directory, to look at."""
 SUM_NUMBERS = 2_500_000
 """Numbers that are summed over the ranks: the gradients of a small model."""
-
-
 EXIT_CODE_FILE = "PADLESS_DOCTOR_EXIT_CODE"
 """Environment variable by which ``launch`` tells its ranks where to leave the exit code."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DoctorConfig(RunConfig):
-    """Check machine, limits, file systems, versions and network before a training with the same keys."""
+DEFAULTS = {"data": NONE, "run": NONE, "timeout_s": 60}
+"""Keys of the training that have another default here: without a dataset and a run directory only the machine is looked
+at, and ranks that do not come are waited for one minute."""
 
-    data: str = NONE
-    """Dataset directory to check; none: only the machine is."""
-    run: str = NONE
-    """Run directory to check; none: only the machine is."""
-    timeout_s: int = 60
-    """Longest wait for a rank."""
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """Check machine, limits, file systems, versions and network before a training.
+
+    Takes --config FILE and every key of the training too, as launch does. --data and --run name the dataset and the run
+    directory to check, --device and --precision what would be computed with, --timeout_s the longest wait for a rank.
+    """
+
     json: bool = False
     """Print JSON."""
+
+
+COMMAND = Command(
+    name="doctor",
+    summary="",
+    config=f"{MODULE}:DoctorConfig",
+    shared="harness.config:RunConfig",
+    shared_defaults=DEFAULTS,
+)
 
 
 @dataclass(frozen=True)
@@ -69,14 +82,12 @@ class Seen:
 
 def main(argv: list[str]) -> int:
     """Start ranks if there are options for accelerate, else check as the one process or rank that this is."""
-    from harness.launch.launcher import split_arguments
-
     if argv[:1] in (["-h"], ["--help"]):
         print(f"{__doc__}")
         argv = ["--help"]
-    options, keys = split_arguments(argv, DoctorConfig)
-    config = cli.parse(DoctorConfig, keys, prog=PROG, description=DoctorConfig.__doc__ or "")
-    return launch(options, keys) if options else check(config)
+    options, keys = launcher.split_arguments(argv, DoctorConfig)
+    config, training = read(COMMAND, keys, PROG)
+    return launch(options, keys) if options else check(training, as_json=config.json)
 
 
 def launch(options: list[str], keys: list[str]) -> int:
@@ -84,8 +95,6 @@ def launch(options: list[str], keys: list[str]) -> int:
 
     The ranks hand it over in a file and leave with 0, since a launcher makes a noise when a rank does not.
     """
-    from harness.launch import launcher
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "exit_code")
         os.environ[EXIT_CODE_FILE] = str(path)
@@ -96,7 +105,7 @@ def launch(options: list[str], keys: list[str]) -> int:
         return int(path.read_text()) if path.exists() else 0
 
 
-def check(config: DoctorConfig) -> int:
+def check(config: RunConfig, *, as_json: bool) -> int:
     """Look, meet the other ranks, and let rank 0 report; returns this rank's exit code."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # the report says it in a line, torch in forty
     from harness.ranks.session import open_session
@@ -114,14 +123,14 @@ def check(config: DoctorConfig) -> int:
     findings = diagnosis.merged(findings)
     code = diagnosis.exit_code(findings)
     report = {"exit_code": code, "findings": [asdict(finding) for finding in findings]}
-    print(json.dumps(report, indent=2) if config.json else diagnosis.render(findings), flush=True)
+    print(json.dumps(report, indent=2) if as_json else diagnosis.render(findings), flush=True)
     if EXIT_CODE_FILE in os.environ:
         Path(os.environ[EXIT_CODE_FILE]).write_text(str(code))
         return 0
     return code
 
 
-def look(config: DoctorConfig) -> Seen:
+def look(config: RunConfig) -> Seen:
     """What this rank sees before it meets anybody."""
     from harness.launch import machine
     from harness.ranks.distributed import launched_local_rank, launched_world_size
@@ -134,7 +143,7 @@ def look(config: DoctorConfig) -> Seen:
     return Seen(rank, machine.look_at_machine(config, manifest), data, run)
 
 
-def compare(config: DoctorConfig, mine: Seen, session: Session, started: float) -> list[Finding] | None:
+def compare(config: RunConfig, mine: Seen, session: Session, started: float) -> list[Finding] | None:
     """Put together what all ranks saw, and try the network; the findings on rank 0, None elsewhere."""
     world = session.world
     everyone = world.gather_objects(mine, "what each rank saw")
@@ -175,7 +184,7 @@ def try_network(world: World, session: Session, everyone: list[Seen], met_s: flo
     return Network(world.world_size, machines, backend, met_s, 4 * SUM_NUMBERS, seconds[-1], right)
 
 
-def blind_machines(config: DoctorConfig, world: World, everyone: list[Seen]) -> list[str]:
+def blind_machines(config: RunConfig, world: World, everyone: list[Seen]) -> list[str]:
     """The machines that do not see a file which rank 0 writes where the run directory will be; empty elsewhere."""
     from harness.launch import machine
 

@@ -62,8 +62,7 @@ class Checkpointer:
             with layout.storage(checkpoint.path_of(self.run, state["step"])):
                 self.sync()
                 checkpoint.write(self.run, state["step"], files, state)
-                keep = self.config
-                checkpoint.prune(self.run, last=keep.keep_last, best=best, every=keep.keep_every)
+                checkpoint.prune(self.run, last=self.config.keep_last, best=best)
 
         if wait:
             write()

@@ -8,7 +8,6 @@ name the file and the nearest key, and every error of its own is folded into one
 from __future__ import annotations
 
 import difflib
-import importlib
 import itertools
 import os
 import re
@@ -106,13 +105,18 @@ def apart(argv: Sequence[str], flags: set[str]) -> tuple[list[str], list[list[st
             options.append(["--help"])
         elif not word.startswith("--"):
             alone.append(word)
-        elif "=" in word or word.partition("=")[0] in ("--help", "--print_config") or not words:
-            options.append([word])
-        elif word in flags and words[0] not in ("true", "false"):
+        elif is_whole(word, words[:1], flags):
             options.append([word])
         else:
             options.append([word, words.pop(0)])
     return alone, options
+
+
+def is_whole(option: str, following: Sequence[str], flags: set[str]) -> bool:
+    """Whether an option is complete without the word that follows it."""
+    if "=" in option or option in ("--help", "--print_config") or not following:
+        return True
+    return option in flags and following[0] not in ("true", "false")
 
 
 def choose(names: Collection[str], argv: Sequence[str], prog: str) -> tuple[str, list[str]]:

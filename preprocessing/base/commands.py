@@ -8,8 +8,9 @@ and are imported when their command is asked for, so that ``--help`` and a missp
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from preprocessing.base import cli
@@ -39,15 +40,15 @@ class Command:
     summary: str
     """One line of the list of commands."""
     main: str = ""
-    """``module:function``, called with an instance of ``config``, then one of ``shared``, then the list of ``words``, as
-    far as the command has them; it returns the exit code or None. Without ``config`` it gets the words as typed.
+    """``module:function``. It is called with an instance of ``config``, one of ``shared`` and the list of ``words``, as
+    far as the command has them, and returns the exit code or None. Without ``config`` it gets all words as typed.
     """
     config: str | None = None
     """``module:class`` of its options, a dataclass as ``cli.parse`` reads it."""
     shared: str | None = None
     """``module:class`` whose keys, and whose YAML files by ``--config``, are taken beside the options."""
-    shared_defaults: tuple[tuple[str, Any], ...] = ()
-    """Keys of ``shared`` that have another default here, or that the command has no use for."""
+    shared_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of ``shared`` that have another default here, or none of their own that would do."""
     words: Words | None = None
     parts: tuple[Command, ...] = ()
 
@@ -97,16 +98,16 @@ def read(command: Command, argv: Sequence[str], prog: str) -> list[Any]:
         check_words(command.words, alone, prog)
     mine, theirs = options, []
     if shared is not None:
-        cli.check_arguments([word for option in options for word in option], set().union(*map(cli.known_keys, parsers)))
+        cli.check_arguments(list(chain(*options)), set().union(*map(cli.known_keys, parsers)))
         names = {"help"} | cli.known_keys(parsers[0]) - {"config", "print_config"}
         mine = [option for option in options if option[0][2:].partition("=")[0] in names]
         theirs = [option for option in options if option not in mine]
     if helped:
         mine = [["--help"]]
     usage = prog if command.words is None else f"{prog} {command.words.spelling}"
-    found = [cli.parse(own, sum(mine, []), prog=usage, description=own.__doc__ or "")]
+    found = [cli.parse(own, list(chain(*mine)), prog=usage, description=own.__doc__ or "")]
     if shared is not None:
-        found.append(cli.parse(shared, sum(theirs, []), prog=prog, defaults=dict(command.shared_defaults)))
+        found.append(cli.parse(shared, list(chain(*theirs)), prog=prog, defaults=command.shared_defaults))
     return found if command.words is None else [*found, alone]
 
 

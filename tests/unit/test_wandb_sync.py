@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.__main__ import main
 from harness.tracking import wandb_sync
 from harness.tracking.journal import Journal
 from harness.tracking.wandb_sync import Sync, check, logged, merge, read_lines, summarize
