@@ -20,7 +20,6 @@ from preprocessing.base.errors import ConfigError, DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.inference.bundle import Bundle
 
 CHUNK_ROWS = 2048
 
@@ -57,7 +56,7 @@ class Predictor:
         from harness.inference.bundle import INDEX, read_bundle
 
         path = Path(run)
-        self.bundle: Bundle = read_bundle(path if (path / INDEX).exists() else path / BUNDLE)
+        self.bundle = read_bundle(path if (path / INDEX).exists() else path / BUNDLE)
         self.encoder = self.bundle.encoder()
         self.batch_rows = batch_rows
         self.labels = self.bundle.info.labels

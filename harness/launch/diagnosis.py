@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.launch.facts import Data, Machine, Network, Rank, RunFolder
+from preprocessing.base.readable import size
 
 State = Literal["ok", "warn", "fix"]
 BUSY_SHARE = 0.1
@@ -223,13 +224,6 @@ def judge_network(network: Network) -> list[Finding]:
 def count(number: int, one: str, many: str) -> str:
     """``1 process``, ``2 processes``."""
     return f"{number} {one if number == 1 else many}"
-
-
-def size(number: int) -> str:
-    """Bytes as ``7 kB``, ``12 MB`` or ``3.4 GB``."""
-    if number < 1e6:
-        return f"{number / 1e3:.0f} kB"
-    return f"{number / 1e6:,.0f} MB" if number < 1e9 else f"{number / 1e9:,.1f} GB"
 
 
 def merged(findings: list[Finding]) -> list[Finding]:

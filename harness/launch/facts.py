@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+NOTHING = "none"
+"""In place of a dataset, or of a run directory: there is none to look at."""
+
 
 @dataclass(frozen=True)
 class Gpu:

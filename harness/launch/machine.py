@@ -17,7 +17,6 @@ import torch
 from harness.config import RunConfig
 from harness.data import files, residency
 from harness.data.checks import TRAIN
-from harness.launch.diagnosis import size
 from harness.launch.facts import Data, Gpu, Machine, Rank, RunFolder
 from harness.model.size import num_parameters
 from harness.ranks.distributed import launched_local_world_size, launched_rank
@@ -26,6 +25,7 @@ from harness.rundir import layout
 from harness.training import preflight, resume
 from preprocessing.base import atomic
 from preprocessing.base.errors import UserError
+from preprocessing.base.readable import size
 from preprocessing.dataset.shards import Manifest
 
 OTHER_CHECKPOINTS = 2

@@ -20,9 +20,9 @@ from harness.config import flat
 from harness.report.charts import Chart, Series, draw
 from harness.report.facts import RunFacts, averaged, differing, read_run
 from harness.rundir import layout
-from harness.training.console import duration
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.readable import duration
 
 FILE = "report.html"
 TEMPLATE = "report.html.j2"

@@ -12,6 +12,7 @@ from harness.model.classifier import Classifier, num_parameters
 from harness.ranks.precision import Choice
 from harness.rundir import layout
 from harness.training.probe import Rehearsal
+from preprocessing.base.readable import duration
 from preprocessing.dataset.shards import Manifest
 
 
@@ -78,11 +79,3 @@ class Console:
 def utilisation(mfu: float | None) -> str:
     """Share of the device's measured peak that the recurrent layers used, where the peak is known."""
     return "" if mfu is None else f"mfu {mfu:4.0%}  "
-
-
-def duration(seconds: float) -> str:
-    """``1h02m``, ``3m05s`` or ``12s``."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
