@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
-from harness.model.classifier import Classifier, num_parameters
+from harness.model.size import num_parameters
 from harness.ranks.precision import Choice
 from harness.rundir import layout
 from harness.training.probe import Rehearsal
@@ -28,16 +28,17 @@ class Console:
         """Print one line at once."""
         print(text, flush=True)
 
-    def start(self, config: RunConfig, manifest: Manifest, model: Classifier, choices: dict[str, Choice]) -> None:
+    def start(self, config: RunConfig, manifest: Manifest, choices: dict[str, Choice]) -> None:
         """What is trained, on what, with which settings and why."""
         rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
         shape = config.model
+        parameters = num_parameters(shape, manifest.vocabulary_size, len(manifest.labels))
         direction = "BiLSTM" if shape.bidirectional else "LSTM"
         self.say(f"run        {config.run}, seed {config.seed}")
         self.say(f"data       {config.data} ({rows} rows; vocabulary {manifest.vocabulary_size:,})")
         self.say(
             f"model      {shape.num_layers}-layer {direction} {shape.embedding_dim}→{shape.hidden_size}, "
-            f"{shape.pooling} pooling, {num_parameters(model):,} parameters"
+            f"{shape.pooling} pooling, {parameters:,} parameters"
         )
         tokens = config.global_batch_tokens
         size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"

@@ -82,7 +82,7 @@ class Run(Milestones):
         facts = {"dataset": self.manifest.fingerprint, "effective": effective}
         self.trackers = Trackers(config, self.directory, active=self.record.active, facts=facts)
         if self.console is not None:
-            self.console.start(config, self.manifest, self.trainer.objective.classifier, self.choices)
+            self.console.start(config, self.manifest, self.choices)
 
     def _agree(self) -> tuple[Manifest, checkpoint.Checkpoint | None]:
         """Check what was asked for, that all ranks were asked the same, and where the run goes on from."""

@@ -3,23 +3,25 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from harness.__main__ import main
-from harness.config import ModelConfig, RunConfig
+from harness.config import WINDOW_BYTES_PER_ROW, ModelConfig, OrderConfig, RunConfig
 from harness.data.checks import order_spec
-from harness.data.order import OrderSpec, order_over
+from harness.data.order import Order, OrderSpec, order_over
 from harness.launch import forecast
 from harness.model.classifier import Classifier
-from harness.model.classifier import num_parameters as counted_parameters
 from harness.model.size import num_parameters
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
@@ -110,7 +112,24 @@ def test_which_world_sizes_divide_well(dataset: Path, capsys: pytest.CaptureFixt
 )
 def test_parameters_are_counted_without_torch(shape: ModelConfig, num_classes: int) -> None:
     torch.manual_seed(0)
-    assert num_parameters(shape, 50, num_classes) == counted_parameters(Classifier(shape, 50, num_classes))
+    counted = sum(weight.numel() for weight in Classifier(shape, 50, num_classes).parameters())
+    assert num_parameters(shape, 50, num_classes) == counted
+
+
+def test_memory_of_a_window_is_what_is_said() -> None:
+    """A window of the default size, over real widths; measured 57 bytes a row."""
+    rows, most = 2 * OrderConfig().window_rows, OrderConfig().window_rows
+    starts = np.append(np.arange(0, rows, 8192), rows)
+    lengths = np.random.default_rng(5).integers(10, 512, rows, dtype=np.int32)
+    order = Order(starts, lambda block: lengths[starts[block] : starts[block + 1]], OrderSpec(seed=0, global_batch=64))
+    order.window(0, 0)  # an epoch's blocks are computed once
+    tracemalloc.start()
+    made = len(order.window(0, order.first_step(1)).places)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most / 2 < made <= most
+    assert 0.8 * WINDOW_BYTES_PER_ROW < peak / made <= WINDOW_BYTES_PER_ROW
+    assert f"({WINDOW_BYTES_PER_ROW} bytes a row)" in inspect.getsource(OrderConfig)
 
 
 def test_large_splits_are_sampled(
