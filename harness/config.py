@@ -87,12 +87,16 @@ class OptimConfig:
             require(weight > 0, f"optim.class_weights.{label}", weight, "above 0")
 
 
+WINDOW_BYTES_PER_ROW = 60
+"""Most memory that computing a window takes, for each of its rows: places, lengths, keys, permutations between them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OrderConfig:
     """Which rows meet in a batch; with the dataset, seed and global batch this decides the order of every row."""
 
     window_rows: int = 131_072
-    """Rows that are sorted by length together; more means less padding and more memory (about 20 bytes a row)."""
+    """Rows that are sorted by length together; more means less padding and more memory (60 bytes a row)."""
     length_noise: float = 0.003
     """Lengths are blurred by up to this share before sorting, so that neighbours change from epoch to epoch."""
 
@@ -140,16 +144,13 @@ class CheckpointConfig:
     """Also save after every so many steps; null: by time alone."""
     keep_last: int = 2
     """Newest checkpoints to keep; the one of the best validation is kept too."""
-    keep_every: int | None = None
-    """Also keep those whose step is a multiple of this; null: none."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require(self.every_s > 0, "checkpoint.every_s", self.every_s, "above 0")
         require(self.keep_last >= 1, "checkpoint.keep_last", self.keep_last, "at least 1")
-        for name in ("every_steps", "keep_every"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"checkpoint.{name}", value, "at least 1, or null")
+        steps = self.every_steps
+        require(steps is None or steps >= 1, "checkpoint.every_steps", steps, "at least 1, or null")
 
 
 @dataclass(frozen=True, kw_only=True)

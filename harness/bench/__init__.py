@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
@@ -50,3 +51,32 @@ def describe_machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
+
+
+def show(values: dict[str, Any], *, as_json: bool) -> None:
+    """Print a result as JSON or as a table."""
+    if as_json:
+        print(json.dumps(values, indent=2))
+        return
+    print(f"{'contender':<40} {values['unit']:>16} {'ours / it':>10}")
+    print(f"{'ours':<40} {values['ours']:>16,.0f} {1:>10.2f}")
+    for name, value in values["peers"].items():
+        print(f"{name:<40} {value:>16,.0f} {values['ratios'][name]:>10.2f}")
+    if details := values.get("ours_details"):
+        print("ours: " + ", ".join(f"{name} {value:.3g}" for name, value in details.items()))
+    if table := values.get("table"):
+        print(render_table(table))
+    print(", ".join(f"{key} {value}" for key, value in values["machine"].items()))
+
+
+def render_table(lines: list[dict[str, Any]]) -> str:
+    """The comparison of the two paths, a line each."""
+    head = f"{'hidden':>6} {'batch':>6} {'precision':>10} {'packed':>12} {'reversal':>12} {'reversal / packed':>18}"
+    return "\n".join(
+        [head]
+        + [
+            f"{line['hidden_size']:>6} {line['batch']:>6} {line['precision']:>10} {line['packed']:>12,.0f} "
+            f"{line['reversal']:>12,.0f} {line['reversal'] / line['packed']:>18.2f}"
+            for line in lines
+        ]
+    )

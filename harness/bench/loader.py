@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from harness.bench import alternate, result
+from harness.bench import alternate, result, show
 from harness.config import require
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
@@ -61,7 +62,9 @@ class LoaderConfig:
         require(self.width >= 2, "width", self.width, "at least 2")
 
 
-CONFIG = LoaderConfig
+def main(config: LoaderConfig) -> None:
+    """Measure and print."""
+    show(measure(config), as_json=config.json)
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,6 @@ def huggingface(rows: Rows) -> tuple[Run, int] | None:
     if importlib.util.find_spec("datasets") is None:
         return None
     import datasets
-    import pyarrow as pa
 
     tables = [pa.ipc.open_file(pa.memory_map(str(shard.path))).read_all() for shard in rows.split.shards]
     dataset = datasets.Dataset(datasets.table.InMemoryTable(pa.concat_tables(tables))).with_format("torch")

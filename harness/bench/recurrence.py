@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from harness.bench import alternate, result
+from harness.bench import alternate, result, show
 from harness.config import require
 from harness.model.recurrent import VariableLengthLSTM
 
@@ -36,7 +36,9 @@ class RecurrenceConfig:
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
 
-CONFIG = RecurrenceConfig
+def main(config: RecurrenceConfig) -> None:
+    """Measure and print."""
+    show(measure(config), as_json=config.json)
 
 
 def measure(config: RecurrenceConfig) -> dict[str, Any]:

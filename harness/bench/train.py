@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from harness.batch import StepBatch
-from harness.bench import recurrence, result
+from harness.bench import recurrence, result, show
 from harness.bench.loops import Apart, LoopConfig
 from harness.config import RunConfig
 from harness.data.checks import TRAIN
@@ -43,10 +43,14 @@ class TrainBenchConfig(LoopConfig):
     """Print JSON instead of a table."""
 
 
-CONFIG = TrainBenchConfig
 PACKED_LOOP = "packed loop (random order)"
 Turn = Callable[[int], tuple[int, float]]
 """Runs one turn, given its number; the real tokens that it trained on, and seconds."""
+
+
+def main(config: TrainBenchConfig) -> None:
+    """Measure and print."""
+    show(measure(config), as_json=config.json)
 
 
 def measure(config: TrainBenchConfig) -> dict[str, Any]:
@@ -54,8 +58,6 @@ def measure(config: TrainBenchConfig) -> dict[str, Any]:
 
     The other loops run in processes of their own: nothing that padless sets for a process is theirs.
     """
-    from preprocessing.dataset.shards import Split
-
     manifest = read_manifest(config.data)
     split = Split(config.data, manifest, TRAIN)
     with ExitStack() as stack:

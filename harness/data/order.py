@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.data.sorting import ascending, descending, least_trend, longest_first, spread
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import permutation, splitmix64, words
 
@@ -287,50 +288,6 @@ class Order:
 def order_over(split: Split, spec: OrderSpec) -> Order:
     """The order of an open split's rows."""
     return Order(split.block_starts, lambda block: split.blocks[block].length, spec, split.block_widths)
-
-
-def spread(groups: np.ndarray, *key: int) -> np.ndarray:
-    """A random permutation of ``arange(len(groups))`` in which each group's members lie evenly, up to jitter."""
-    random = words(*key, count=2 * len(groups)).reshape(2, -1)
-    shuffled = np.argsort(random[0], kind="stable")
-    grouped = shuffled[np.argsort(groups[shuffled], kind="stable")]
-    _, starts, counts = np.unique(groups[grouped], return_index=True, return_counts=True)
-    within = np.arange(len(groups)) - np.repeat(starts, counts)
-    jitter = (random[1] >> np.uint64(11)) * 2.0**-53
-    return grouped[np.argsort((within + jitter) / np.repeat(counts, counts), kind="stable")]
-
-
-def ascending(values: np.ndarray) -> np.ndarray:
-    """A stable argsort of whole numbers from 0; by radix where they fit 16 bits."""
-    return np.argsort(values.astype(np.uint16) if values.max(initial=0) < 1 << 16 else values, kind="stable")
-
-
-def descending(values: np.ndarray) -> np.ndarray:
-    """A stable argsort, largest first; equal values keep their order."""
-    return ascending(values.max(initial=0) - values)
-
-
-def least_trend(values: np.ndarray, permutations: np.ndarray) -> np.ndarray:
-    """The one of ``permutations`` ``[candidates, n]`` of ``values`` ``[n]`` with the least lag-1 autocorrelation.
-
-    A single random permutation of a few dozen values has one of 0.15 either way, for no reason but chance.
-    """
-    ordered = (values - values.mean())[permutations]
-    return permutations[np.abs((ordered[:, :-1] * ordered[:, 1:]).sum(axis=1)).argmin()]
-
-
-def longest_first(lengths: np.ndarray, begins: np.ndarray, sizes: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """A key for each row, by which batch ``steps[0]`` comes first, then ``steps[1]``, …, each longest row first.
-
-    ``lengths`` ``[rows]`` lie batch after batch, as ``begins`` and ``sizes`` say. The keys of a batch follow those of
-    the batch before it; rows of much the same length take few keys, so they are narrow. A stable sort by them leaves
-    equal rows of a batch in the order in which they lie in memory.
-    """
-    longest, shortest = (extreme.reduceat(lengths, begins)[steps] for extreme in (np.maximum, np.minimum))
-    spans = longest - shortest + 1
-    first = np.empty_like(longest)
-    first[steps] = np.cumsum(spans) - spans + longest
-    return np.repeat(first, sizes) - lengths
 
 
 def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> int:

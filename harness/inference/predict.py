@@ -16,13 +16,12 @@ from harness.config import require
 from harness.rundir.bundle_files import bundle_directory
 from harness.rundir.results import prediction_columns, probability_column
 from harness.scores.metrics import predicted_labels, probabilities
-from preprocessing.base import atomic, cli
+from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.inference.bundle import Bundle
 
 CHUNK_ROWS = 2048
 
@@ -51,13 +50,6 @@ class PredictConfig:
             raise ConfigError("--input and --output go together: name the file to read and the file to write")
 
 
-def main(argv: list[str]) -> int:
-    """Predict raw texts, or every row of a file, with the best weights of a run."""
-    texts, options = cli.leading_words(argv)
-    prog = 'python -m harness predict ["text" …]'
-    return predict(cli.parse(PredictConfig, options, prog=prog, description=main.__doc__ or ""), texts)
-
-
 class Predictor:
     """A loaded bundle; ``__call__`` takes any number of texts."""
 
@@ -65,7 +57,7 @@ class Predictor:
         """Load and verify the bundle of ``run``, or the bundle directory ``run`` itself."""
         from harness.inference.bundle import read_bundle
 
-        self.bundle: Bundle = read_bundle(bundle_directory(run))
+        self.bundle = read_bundle(bundle_directory(run))
         self.encoder = self.bundle.encoder()
         self.batch_rows = batch_rows
         self.labels = self.bundle.info.labels
@@ -84,8 +76,8 @@ class Predictor:
         return prediction_columns(predicted_labels(logits, decision.threshold), probabilities(logits), self.labels)
 
 
-def predict(config: PredictConfig, texts: list[str]) -> int:
-    """Predict the texts given, or the input file."""
+def main(config: PredictConfig, texts: list[str]) -> int:
+    """Predict the texts given, or every row of the input file, with the best weights of a run."""
     if bool(texts) == (config.input is not None):
         raise ConfigError('nothing to predict, or two things: give texts ("a fine film") or --input FILE --output FILE')
     if config.input is not None and config.output is not None:

@@ -4,45 +4,70 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.rundir import checkpoint, layout
+from harness.rundir.checkpoint import Checkpoint
 from harness.training.resume import differences, table
-from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 
 PROG = "python -m harness checkpoint"
-USAGE = f"""usage: {PROG} list RUN [--json]      every checkpoint: step, epochs, best so far, whether whole
-       {PROG} verify RUN [--json]    the same, with exit code 3 if any checkpoint is damaged
-       {PROG} diff RUN [STEP STEP]   what differs between two checkpoints, by default the newest two"""
+STATE = ("step", "epochs_done", "best", "best_step", "epochs_since_best", "skipped_total", "dataset")
+"""What a checkpoint's state says beside its configuration, as far as it is compared."""
 
 
-def main(argv: list[str]) -> int:
-    """Dispatch; returns the exit code."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if argv else 2
-    name, words = cli.choose(("list", "verify", "diff"), argv, PROG)
-    as_json = "--json" in words
-    words = [word for word in words if word != "--json"]
-    if unknown := next((word for word in words if word.startswith("-")), None):
-        raise ConfigError(f"{unknown}: no such option; {PROG} --help lists them all")
-    if not words:
-        raise ConfigError(f"{PROG} {name}: name a run directory")
-    run, *rest = words
-    if not layout.holds_run(run):
-        raise DataError(f"{run}: is not a run directory")
-    if name == "diff":
-        return diff(run, rest)
-    if rest:
-        raise ConfigError(f"{rest[0]!r}: {PROG} {name} takes one run directory")
+@dataclass(frozen=True, kw_only=True)
+class ListConfig:
+    """Every checkpoint of a run, oldest first: step, epochs, best so far, and whether every byte is as written."""
+
+    json: bool = False
+    """Print one JSON list."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig(ListConfig):
+    """Every checkpoint of a run as list shows them; the exit code is 3 if any is damaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffConfig:
+    """What differs between two checkpoints of a run: configuration, plain values, and how far each tensor moved."""
+
+    json: bool = False
+    """Print one JSON object."""
+
+
+def show(config: ListConfig, words: list[str]) -> int:
+    """Print every checkpoint; returns 0, whatever their state."""
+    (run,) = words
+    list_checkpoints(run, as_json=config.json)
+    return 0
+
+
+def verify(config: VerifyConfig, words: list[str]) -> int:
+    """Print every checkpoint; returns the exit code that damage has."""
+    (run,) = words
+    found = list_checkpoints(run, as_json=config.json)
+    return DataError.exit_code if any(one["damage"] for one in found) else 0
+
+
+def list_checkpoints(run: str, *, as_json: bool) -> list[dict[str, Any]]:
+    """Print every checkpoint of a run, and give what was printed. Raises ``DataError`` for what is no run directory."""
+    check_run(run)
     found = [describe(run, step) for step in checkpoint.steps(run)]
     if as_json:
         print(json.dumps(found, indent=2))
     else:
         print("\n".join(map(line, found)) if found else f"{run}: no checkpoints yet")
-    return DataError.exit_code if name == "verify" and any(one["damage"] for one in found) else 0
+    return found
+
+
+def check_run(run: str) -> None:
+    """Raise ``DataError`` for what is no run directory."""
+    if not layout.holds_run(run):
+        raise DataError(f"{run}: is not a run directory")
 
 
 def describe(run: str, step: int) -> dict[str, Any]:
@@ -67,33 +92,60 @@ def line(facts: dict[str, Any]) -> str:
     return f"{head}whole  epochs {facts['epochs_done']}  processes {facts['processes']}{best}"
 
 
-def diff(run: str, words: list[str]) -> int:
-    """Print how two checkpoints differ: plain values, configuration, and how far each tensor moved."""
+def diff(config: DiffConfig, words: list[str]) -> None:
+    """Print how two checkpoints differ. Raises ``ConfigError`` for a step that has none."""
+    run, *chosen = words
+    check_run(run)
+    values = compare(*(checkpoint.verify(checkpoint.path_of(run, step)) for step in two_steps(run, chosen)))
+    if config.json:
+        print(json.dumps(values | {"config": [asdict(one) for one in values["config"]]}, indent=2))
+        return
+    print(table(values["config"]))
+    for key, (before, after) in values["state"].items():
+        print(f"  {key:<28} {before!s:<16} {after!s:<16}")
+    print(f"  {'tensor':<44} {'largest change':>14} {'relative norm':>14}")
+    for key, moved in values["tensors"].items():
+        if moved is None:
+            print(f"  {key:<44} {'only in one, or of another shape':>29}")
+        else:
+            print(f"  {key:<44} {moved['largest_change']:>14.3e} {moved['relative_norm']:>14.3e}")
+
+
+def two_steps(run: str, words: list[str]) -> tuple[int, int]:
+    """The steps that ``words`` name, else the newest two. Raises ``ConfigError`` if they are not two that exist."""
     there = checkpoint.steps(run)
     try:
         chosen = [int(word) for word in words] or there[-2:]
     except ValueError:
         raise ConfigError(f"{' '.join(words)}: {PROG} diff takes two steps, as whole numbers") from None
+    known = ", ".join(map(str, there))
     if len(chosen) != 2:
-        raise ConfigError(f"{PROG} diff: needs two checkpoints; {run} has {len(there)}: {', '.join(map(str, there))}")
+        raise ConfigError(f"{PROG} diff: needs two checkpoints; {run} has {len(there)}: {known}")
     for step in chosen:
         if step not in there:
-            known = ", ".join(map(str, there))
             raise ConfigError(f"{step}: {Path(run)} has no checkpoint of this step; it has {known}")
-    first, second = (checkpoint.verify(checkpoint.path_of(run, step)) for step in chosen)
-    print(table(differences(first.state["config"], second.state["config"])))
-    for key in ("step", "epochs_done", "best", "best_step", "epochs_since_best", "skipped_total", "dataset"):
-        if first.state.get(key) != second.state.get(key):
-            print(f"  {key:<28} {first.state.get(key)!s:<16} {second.state.get(key)!s:<16}")
-    print(f"  {'tensor':<44} {'largest change':>14} {'relative norm':>14}")
+    return chosen[0], chosen[1]
+
+
+def compare(first: Checkpoint, second: Checkpoint) -> dict[str, Any]:
+    """How two checkpoints differ: keys of the configuration, plain values, and how far each tensor moved.
+
+    A tensor that only one of them has, or that has another shape, is None.
+    """
+    state = {
+        key: [first.state.get(key), second.state.get(key)]
+        for key in STATE
+        if first.state.get(key) != second.state.get(key)
+    }
+    tensors: dict[str, dict[str, float] | None] = {}
     for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):
         before, after = first.tensors(name), second.tensors(name)
         for key in sorted(before.keys() | after.keys()):
             if key not in before or key not in after or before[key].shape != after[key].shape:
-                print(f"  {key:<44} {'only in one, or of another shape':>29}")
+                tensors[key] = None
                 continue
             moved = (after[key].double() - before[key].double()).abs()
             scale = float(before[key].double().norm()) or 1.0
             largest = float(moved.max()) if moved.numel() else 0.0
-            print(f"  {key:<44} {largest:>14.3e} {float(moved.norm()) / scale:>14.3e}")
-    return 0
+            tensors[key] = {"largest_change": largest, "relative_norm": float(moved.norm()) / scale}
+    return {"config": differences(first.state["config"], second.state["config"]), "state": state, "tensors": tensors}

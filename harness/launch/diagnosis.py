@@ -5,8 +5,11 @@ be tested on facts that this machine does not have.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
+
+from harness.launch.facts import Data, Machine, Network, Rank, RunFolder
+from preprocessing.base.readable import size
 
 State = Literal["ok", "warn", "fix"]
 BUSY_SHARE = 0.1
@@ -31,115 +34,6 @@ class Finding:
     message: str
     host: str = ""
     """The machine it is about; empty for what concerns all of them."""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One visible CUDA device; bytes of memory."""
-
-    name: str
-    memory: int
-    free: int
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the first process of a machine sees of it."""
-
-    host: str
-    processes: int = 1
-    """Processes that the launcher started on this machine."""
-    device: str = "auto"
-    """The device that was asked for."""
-    gpus: tuple[Gpu, ...] = ()
-    driver: bool = False
-    """Whether an NVIDIA driver is loaded."""
-    cuda_build: str | None = None
-    """The CUDA version that torch was built with; None for a build without."""
-    visible: str | None = None
-    """CUDA_VISIBLE_DEVICES, if it is set."""
-    cores: int = 1
-    """Cores that this process may use."""
-    all_cores: int = 1
-    quota: float | None = None
-    """CPUs' worth of time that a control group grants; None: no limit."""
-    threads: int = 1
-    """Threads that each process computes with."""
-    slurm_cpus: int | None = None
-    """SLURM_CPUS_PER_TASK, inside a job."""
-    open_files: tuple[int, int] = (1 << 20, 1 << 20)
-    """Soft and hard limit of open files."""
-    shards: int = 0
-    """Files of the dataset that a process keeps open."""
-    memlock: int | None = None
-    """Bytes that a process may lock in memory; None: no limit."""
-    infiniband: bool = False
-    shm: int | None = None
-    """Size of /dev/shm in bytes; None where there is none."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """A dataset as one machine sees it."""
-
-    host: str
-    path: str
-    kind: str
-    """File system type."""
-    problem: str | None = None
-    """The sentence with which training would refuse it."""
-    fingerprint: str = ""
-    summary: str = ""
-    staging: str = ""
-    """Where shards will be copied to, with the reason."""
-    residency: str = ""
-    mapped_over_network: bool = False
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """The place of a run directory as one machine sees it."""
-
-    host: str
-    path: str
-    kind: str
-    free: int = 0
-    needed: int = 0
-    """Bytes that checkpoints and the bundle will take, estimated."""
-    problem: str | None = None
-    """The sentence with which training would refuse it."""
-    fsync_s: float = 0.0
-    state: str | None = None
-    """What would become of the run that it already holds."""
-
-
-@dataclass(frozen=True)
-class Rank:
-    """What one process will compute with."""
-
-    rank: int
-    host: str
-    device: str
-    precision: str
-    """Effective, with its reason."""
-    problem: str | None = None
-    """The sentence with which training would refuse the device or the precision."""
-    cudnn: int | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Network:
-    """How the ranks met, and one sum over all of them through the path that gradients take."""
-
-    ranks: int
-    nodes: int
-    backend: str
-    met_s: float = 0.0
-    sum_bytes: int = 0
-    """0: the sum was not tried."""
-    sum_s: float = 0.0
-    right: bool = True
 
 
 def judge_machine(machine: Machine) -> list[Finding]:
@@ -330,13 +224,6 @@ def judge_network(network: Network) -> list[Finding]:
 def count(number: int, one: str, many: str) -> str:
     """``1 process``, ``2 processes``."""
     return f"{number} {one if number == 1 else many}"
-
-
-def size(number: int) -> str:
-    """Bytes as ``7 kB``, ``12 MB`` or ``3.4 GB``."""
-    if number < 1e6:
-        return f"{number / 1e3:.0f} kB"
-    return f"{number / 1e6:,.0f} MB" if number < 1e9 else f"{number / 1e9:,.1f} GB"
 
 
 def merged(findings: list[Finding]) -> list[Finding]:

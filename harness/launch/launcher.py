@@ -23,11 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
-from harness.data import checks
 from harness.ranks.preemption import EXIT_CODE
 from harness.rundir.status import LAUNCH_ID, read_status, write_status
-from harness.tracking import trackers
-from harness.training import resume
+from harness.training import preflight
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError, StorageError
 
@@ -52,17 +50,12 @@ def main(argv: list[str]) -> int:
         argv = ["--help"]
     options, training = split_arguments(argv)
     config = cli.parse(RunConfig, training, prog=PROG, description="Keys of the training:")
-    trackers.check_trackers(config.tracking)
     arguments = accelerate_arguments(options, training)
-    point = resume.find_resume_point(config, print)
-    if point.finished:
+    point = preflight.check_run(config, print)
+    if point.finished and not config.dry_run:
         print(f"{config.run} has finished already; name another run directory to train again")
         return 0
-    manifest = checks.check_dataset(config.data)
-    if point.checkpoint is not None:
-        resume.check_dataset(point.checkpoint, manifest, config)
-    checks.check_fit(config, manifest, arguments.num_processes or 1)
-    checks.check_useful(config, manifest, arguments.num_processes or 1)
+    preflight.check_data(config, arguments.num_processes or 1, point.checkpoint)
     os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(SIGNALS)
     os.environ["PET_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_TIMEOUT_S)
     restarts, arguments.max_restarts = arguments.max_restarts or 0, 0
@@ -89,12 +82,12 @@ def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
     return code
 
 
-def split_arguments(argv: Sequence[str], config_class: type = RunConfig) -> tuple[list[str], list[str]]:
-    """Accelerate's options, and our own: ours begin at the first key that ``config_class`` has.
+def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[str]]:
+    """Accelerate's options, and our own: ours begin at the first key that ``RunConfig`` or one of ``more`` has.
 
     A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser.
     """
-    known = cli.known_keys(cli.parser_for(config_class, PROG, ""))
+    known = set().union(*(cli.known_keys(cli.parser_for(one, PROG, "")) for one in (RunConfig, *more)))
     for place, argument in enumerate(argv):
         if not argument.startswith("--"):
             continue

@@ -16,15 +16,16 @@ import torch
 
 from harness.config import RunConfig
 from harness.data import files, residency
-from harness.data.checks import TRAIN, check_dataset, check_fit, check_useful
-from harness.launch.diagnosis import Data, Gpu, Machine, Rank, RunFolder, size
-from harness.launch.plan import num_parameters
+from harness.data.checks import TRAIN
+from harness.launch.facts import Data, Gpu, Machine, Rank, RunFolder
+from harness.model.size import num_parameters
 from harness.ranks.distributed import launched_local_world_size, launched_rank
 from harness.ranks.precision import choose_device, choose_precision, configure_threads
 from harness.rundir.environment import installed_version
-from harness.training import resume
+from harness.training import preflight, resume
 from preprocessing.base import atomic
 from preprocessing.base.errors import UserError
+from preprocessing.base.readable import size
 from preprocessing.dataset.shards import Manifest
 
 OTHER_CHECKPOINTS = 2
@@ -101,9 +102,7 @@ def look_at_data(config: RunConfig, world_size: int) -> tuple[Data, Manifest | N
     """The dataset, checked as training checks it, hashes apart; and where its rows would live."""
     host, kind = platform.node(), files.filesystem(config.data)
     try:
-        manifest = check_dataset(config.data, hashes=False)
-        check_fit(config, manifest, world_size)
-        check_useful(config, manifest, world_size)
+        manifest = preflight.check_data(config, world_size, hashes=False)
     except UserError as error:
         return Data(host, config.data, kind, problem=str(error)), None
     cuda = config.device != "cpu" and torch.cuda.is_available()
@@ -134,7 +133,9 @@ def look_at_run(config: RunConfig, manifest: Manifest | None) -> RunFolder:
         problem = f"{path} cannot be written ({error.strerror}); name a directory you may write, with --run"
         return RunFolder(host, config.run, kind, problem=problem)
     try:
-        state = describe_point(resume.find_resume_point(config, lambda _: None))
+        point = preflight.check_run(config, lambda _: None)
+        if manifest is not None and point.checkpoint is not None:
+            resume.check_dataset(point.checkpoint, manifest, config)
     except UserError as error:
         return RunFolder(host, config.run, kind, problem=str(error))
     needed = 0
@@ -142,7 +143,9 @@ def look_at_run(config: RunConfig, manifest: Manifest | None) -> RunFolder:
         parameters = num_parameters(config.model, manifest.vocabulary_size, len(manifest.labels))
         numbers = 3 if config.optim.ema is None else 4
         needed = (config.checkpoint.keep_last + OTHER_CHECKPOINTS) * 4 * numbers * parameters
-    return RunFolder(host, config.run, kind, shutil.disk_usage(path).free, needed, fsync_s=seconds, state=state)
+    return RunFolder(
+        host, config.run, kind, shutil.disk_usage(path).free, needed, fsync_s=seconds, state=describe_point(point)
+    )
 
 
 def describe_point(point: resume.ResumePoint) -> str | None:

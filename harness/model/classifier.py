@@ -110,11 +110,6 @@ def loss_per_row(
     return losses if class_weights is None else losses * class_weights.to(losses.dtype)[labels]
 
 
-def num_parameters(model: nn.Module) -> int:
-    """How many numbers the model learns."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 class Objective(nn.Module):
     """The loss around a classifier: the module that is wrapped for mixed precision and DDP.
 

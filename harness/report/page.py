@@ -22,11 +22,10 @@ from harness.report.charts import Chart, Series, draw
 from harness.report.facts import RunFacts, averaged, differing, read_run
 from harness.rundir.environment import installed_version
 from harness.rundir.layout import CONFIG, REPORT
-from harness.training.console import duration
-from preprocessing.base import atomic, cli
+from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.readable import duration
 
-PROG = "python -m harness report RUN [RUN …]"
 TEMPLATE = "report.html.j2"
 METRICS = {
     "accuracy": "Accuracy",
@@ -48,14 +47,9 @@ class ReportConfig:
     """File to write; RUN/report.html for one run, report.html in the current directory for several."""
 
 
-def main(argv: list[str]) -> int:
+def main(config: ReportConfig, runs: list[str]) -> None:
     """Write the report of the runs named and say where it is."""
-    runs, options = cli.leading_words(argv)
-    config = cli.parse(ReportConfig, options, prog=PROG, description=ReportConfig.__doc__ or "")
-    if not runs:
-        raise ConfigError(f"no run named: {PROG} takes one run directory or several")
     print(f"written to {write_report(runs, config.output)}")
-    return 0
 
 
 def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path:

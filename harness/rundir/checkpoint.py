@@ -206,17 +206,15 @@ def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint 
     return None
 
 
-def kept(steps: list[int], *, last: int, best: int | None, every: int | None) -> set[int]:
-    """Which of ``steps`` (ascending) to keep: the last few, the best one, and every multiple of ``every``."""
-    chosen = set(steps[-last:])
-    chosen |= {step for step in steps if step == best or (every is not None and step % every == 0)}
-    return chosen
+def kept(steps: list[int], *, last: int, best: int | None) -> set[int]:
+    """Which of ``steps`` (ascending) to keep: the last few and the best one."""
+    return {*steps[-last:], *(step for step in steps if step == best)}
 
 
-def prune(run: str | Path, *, last: int, best: int | None, every: int | None) -> None:
+def prune(run: str | Path, *, last: int, best: int | None) -> None:
     """Delete what ``kept`` does not keep; a directory loses its name first, so that none is ever half there."""
     there = steps(run)
-    for step in set(there) - kept(there, last=last, best=best, every=every):
+    for step in set(there) - kept(there, last=last, best=best):
         path = path_of(run, step)
         condemned = path.with_name(f"{path.name}{atomic.TEMPORARY_MARK}old-{os.getpid()}")
         os.rename(path, condemned)

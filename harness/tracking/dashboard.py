@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.tracking.trackers import has_wandb_key, is_installed
-from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, UserError
 
-PROG = "python -m harness dashboard"
 MODULE = "wandb_workspaces"
 Plot = tuple[str, str, tuple[str, ...]]
 """Title, axis, and what is drawn over it."""
@@ -71,9 +69,8 @@ class DashboardConfig:
     """Print the workspace as W&B stores it."""
 
 
-def main(argv: list[str]) -> int:
+def main(config: DashboardConfig) -> None:
     """Build, validate, then print or save."""
-    config = cli.parse(DashboardConfig, argv, prog=PROG, description=DashboardConfig.__doc__ or "")
     if not is_installed(MODULE):
         raise ConfigError("dashboard needs the package wandb-workspaces: pip install 'padless[dashboard]'")
     entity, project = split_target(config.save)
@@ -87,7 +84,6 @@ def main(argv: list[str]) -> int:
         for section in workspace.sections:
             print(f"{section.name:<12} {', '.join(panel.title for panel in section.panels)}")
         print("valid; --save ENTITY/PROJECT puts it there, --json prints it")
-    return 0
 
 
 def split_target(target: str | None) -> tuple[str, str]:

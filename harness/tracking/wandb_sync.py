@@ -25,10 +25,8 @@ from harness.rundir.status import read_status
 from harness.tracking.journal import Journal
 from harness.tracking.trackers import has_wandb_key, is_installed, wandb_url
 from harness.tracking.wandb_run import KINDS, attempt_folder, define_metrics, row_of, set_folders
-from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError, UserError
 
-PROG = "python -m harness wandb-sync RUN"
 PROBE_S = 30.0
 SYNC_S = 1800.0
 """How long one attempt may take to send."""
@@ -46,19 +44,13 @@ class SyncConfig:
     """Print what was done as one JSON object."""
 
 
-def main(argv: list[str]) -> int:
+def main(config: SyncConfig, words: list[str]) -> None:
     """Sync one run directory."""
-    folders = [word for word in argv if not word.startswith("-") and word not in ("true", "false")]
-    options = [word for word in argv if word not in folders]
-    config = cli.parse(SyncConfig, options, prog=PROG, description=SyncConfig.__doc__ or "")
-    if len(folders) != 1:
-        raise ConfigError(f"{PROG}: name one run directory")
-    run = Path(folders[0])
+    (run,) = map(Path, words)
     check(run)
     report = Sync(run, quiet=config.json).everything()
     if config.json:
         print(json.dumps(report))
-    return 0
 
 
 def check(run: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from harness.config import RunConfig, to_dict
-from harness.data.checks import TRAIN, check_dataset, check_fit, check_useful, order_spec
+from harness.data.checks import TRAIN, order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.residency import DataPlacement, OpenData
@@ -22,9 +22,8 @@ from harness.ranks.session import Session
 from harness.rundir import checkpoint, layout
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.status import LAUNCH_ID
-from harness.tracking.trackers import check_trackers
 from harness.tracking.tracking import Trackers
-from harness.training import resume
+from harness.training import preflight
 from harness.training.console import Console
 from harness.training.flops import flops_per_token, measure_peak
 from harness.training.guard import NonFiniteGuard
@@ -39,7 +38,6 @@ from harness.training.throughput import Meter, reset_peak_memory
 from harness.training.trainer import Trainer
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Manifest
 
 FP16_FIRST_SKIPS = 20
@@ -80,16 +78,11 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
     with world.together("the checks before training"):
         if world.is_main:
             writer.claim()
-            check_trackers(config.tracking)
             told = LAUNCH_ID in os.environ  # by the launcher
-            start = resume.find_resume_point(config, (lambda text: None) if told else say).checkpoint
-        manifest = check_dataset(config.data, hashes=world.is_main)
-        check_fit(config, manifest, world.world_size)
-        check_useful(config, manifest, world.world_size)
-        if config.optim.gradient_compression != "none" and session.device.type != "cuda":
-            raise ConfigError("optim.gradient_compression: bf16 gradients need CUDA devices; leave it at none here")
-        if start is not None:
-            resume.check_dataset(start, manifest, config)
+            point = preflight.check_run(config, (lambda text: None) if told else say)
+            start = None if config.dry_run else point.checkpoint
+        manifest = preflight.check_data(config, world.world_size, start, hashes=world.is_main)
+        preflight.check_device(config, session.device.type)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
     facts = {"configuration": settings, "dataset": manifest.fingerprint[:16], "torch": torch.__version__}
     world.handshake(facts)
@@ -171,7 +164,7 @@ def add_sinks(
     if writer.active:
         writer.sinks.add(console)
         writer.sinks.add(TrackerSink(Trackers(config, writer.directory, active=True, facts=facts)))
-    console.start(config, manifest, trainer.objective.classifier, choices)
+    console.start(config, manifest, choices)
     return console
 
 

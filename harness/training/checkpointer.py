@@ -60,7 +60,7 @@ class Checkpointer:
             with storage(checkpoint.path_of(self.run, state["step"])):
                 self.sync()
                 checkpoint.write(self.run, state["step"], files, state)
-                checkpoint.prune(self.run, last=self.config.keep_last, best=best, every=self.config.keep_every)
+                checkpoint.prune(self.run, last=self.config.keep_last, best=best)
 
         if wait:
             write()

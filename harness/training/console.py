@@ -10,12 +10,13 @@ from typing import Any
 from harness.config import RunConfig
 from harness.data.checks import TEST
 from harness.inference.evaluation import describe
-from harness.model.classifier import Classifier, num_parameters
+from harness.model.size import num_parameters
 from harness.ranks.precision import Choice
 from harness.rundir import layout
 from harness.rundir.results import figures_name, predictions_name
 from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending, Sink
+from preprocessing.base.readable import duration
 from preprocessing.dataset.shards import Manifest
 
 
@@ -32,16 +33,17 @@ class Console(Sink):
         """Print one line at once."""
         print(text, flush=True)
 
-    def start(self, config: RunConfig, manifest: Manifest, model: Classifier, choices: dict[str, Choice]) -> None:
+    def start(self, config: RunConfig, manifest: Manifest, choices: dict[str, Choice]) -> None:
         """What is trained, on what, with which settings and why."""
         rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
         shape = config.model
+        parameters = num_parameters(shape, manifest.vocabulary_size, len(manifest.labels))
         direction = "BiLSTM" if shape.bidirectional else "LSTM"
         self.say(f"run        {config.run}, seed {config.seed}")
         self.say(f"data       {config.data} ({rows} rows; vocabulary {manifest.vocabulary_size:,})")
         self.say(
             f"model      {shape.num_layers}-layer {direction} {shape.embedding_dim}→{shape.hidden_size}, "
-            f"{shape.pooling} pooling, {num_parameters(model):,} parameters"
+            f"{shape.pooling} pooling, {parameters:,} parameters"
         )
         tokens = config.global_batch_tokens
         size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"
@@ -96,11 +98,3 @@ class Console(Sink):
 def utilisation(mfu: float | None) -> str:
     """Share of the device's measured peak that the recurrent layers used, where the peak is known."""
     return "" if mfu is None else f"mfu {mfu:4.0%}  "
-
-
-def duration(seconds: float) -> str:
-    """``1h02m``, ``3m05s`` or ``12s``."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"

@@ -125,9 +125,8 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None]) -> ResumePo
 
     Raises ``ConfigError`` if the run must not go on from here.
     """
-    if config.resume == "never" or config.dry_run:
-        if not config.dry_run:
-            layout.check_free(config.run)
+    if config.resume == "never":
+        layout.check_free(config.run)
         return ResumePoint(False, False, [], None)
     layout.check_directory(config.run)
     if not layout.holds_run(config.run):

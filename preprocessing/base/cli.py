@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,13 +37,21 @@ def parser_for(config_class: type, prog: str, description: str) -> ArgumentParse
     return parser
 
 
-def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, description: str = "") -> Config:
-    """Read ``argv`` into an instance of ``config_class``.
+def parse(
+    config_class: type[Config],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str = "",
+    defaults: Mapping[str, Any] | None = None,
+) -> Config:
+    """Read ``argv`` into an instance of ``config_class``; ``defaults`` replace those of some of its fields.
 
     Raises ``ConfigError`` with one sentence for an unknown key (the nearest known one is suggested), a value of the
     wrong type or out of range, or a configuration file that cannot be read.
     """
     parser = parser_for(config_class, prog, description)
+    parser.set_defaults(dict(defaults or {}))
     known = known_keys(parser)
     argv = spelt_out(argv, switches(parser))
     argv.sort(key=lambda word: word.startswith("--print_config"))  # it prints what came before it, so it goes last
@@ -80,23 +88,35 @@ def spelt_out(argv: Sequence[str], flags: set[str]) -> list[str]:
     return words
 
 
-def leading_words(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Words that belong to no option, wherever they stand, and the rest: an option that is no switch takes a word."""
+def apart(argv: Sequence[str], flags: set[str]) -> tuple[list[str], list[list[str]]]:
+    """Words that belong to no option, wherever they stand, and each option with its value.
+
+    An option takes the word after it, but a switch (one of ``flags``) only ``true`` or ``false``. After ``--`` every
+    word stands alone.
+    """
     alone: list[str] = []
-    options: list[str] = []
-    words = iter(argv)
-    for word in words:
+    options: list[list[str]] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
         if word == "--":
-            alone += words
-        elif word.startswith("--") and len(word) > 2:
-            options.append(word)
-            if "=" not in word and word not in ("--help", "--print_config", "--json"):
-                options += [value for value in [next(words, None)] if value is not None]
-        elif word == "-h":
-            options.append("--help")
-        else:
+            return alone + words, options
+        if word == "-h":
+            options.append(["--help"])
+        elif not word.startswith("--"):
             alone.append(word)
+        elif is_whole(word, words[:1], flags):
+            options.append([word])
+        else:
+            options.append([word, words.pop(0)])
     return alone, options
+
+
+def is_whole(option: str, following: Sequence[str], flags: set[str]) -> bool:
+    """Whether an option is complete without the word that follows it."""
+    if "=" in option or option in ("--help", "--print_config") or not following:
+        return True
+    return option in flags and following[0] not in ("true", "false")
 
 
 def choose(names: Collection[str], argv: Sequence[str], prog: str) -> tuple[str, list[str]]:

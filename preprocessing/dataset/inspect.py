@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import TRAIN
+from preprocessing.dataset import remote
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK, Vocabulary
 
@@ -19,6 +22,27 @@ if TYPE_CHECKING:
 FREQUENT = 25
 SAMPLE_CHARACTERS = 240
 PERCENTILES = (5, 25, 50, 75, 95, 99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """Label balance, lengths, truncation, unknown tokens, padding, duplicates, sample rows."""
+
+    json: bool = False
+    """Print one JSON object instead of tables."""
+    plot: str | None = None
+    """FILE.png to draw to: lengths, ladder, balance, unknown rate and padding."""
+    samples: int = 2
+    """Rows of each split to read back."""
+
+
+def main(config: InspectConfig, words: list[str]) -> None:
+    """Show what is in a dataset."""
+    (address,) = words
+    found = inspect(remote.local(address), max(config.samples, 0))
+    print(json.dumps(found, indent=2, ensure_ascii=False) if config.json else render(found))
+    if config.plot is not None:
+        plot(found, config.plot)
 
 
 def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:

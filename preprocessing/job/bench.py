@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -18,11 +19,14 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from preprocessing.base.errors import DataError
+from preprocessing.config import PreprocessConfig
+from preprocessing.corpus.readers import first_texts
 from preprocessing.text import lemmas, stopwords
 from preprocessing.text.resolve import resolve
 from preprocessing.text.spec import TextSpec
@@ -33,6 +37,28 @@ SLOW_SAMPLE, SAMPLE = 400, 4000
 """Texts given to a peer per round: the ones that take milliseconds per text get fewer."""
 _HTML_TAG = re.compile(r"<[^>]+>")
 _WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """Documents per second of a configuration, beside pandas + NLTK, HF tokenizers, CountVectorizer and others.
+
+    One core each, alternating, medians. Takes --config FILE and every key of run too, as in --source.path X.
+    """
+
+    json: bool = False
+    """Print one JSON object instead of a table."""
+    rounds: int = 3
+    """Rounds to take the median of."""
+    texts: int = 25_000
+    """Texts to read at most."""
+
+
+def main(config: BenchConfig, job: PreprocessConfig) -> None:
+    """Measure documents per second beside what people use today."""
+    texts = first_texts(job.source, job.splits, max(config.texts, 1))
+    result = run_bench(texts, job.text, max(config.rounds, 1))
+    print(json.dumps(result, indent=2, ensure_ascii=False) if config.json else render(result))
 
 
 class UnavailableError(Exception):

@@ -3,9 +3,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from preprocessing.base.errors import UserError
 
 RESOURCES = ("stopwords", "wordnet", "punkt_tab")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """Download NLTK's stop words, WordNet and sentence models; nothing else ever downloads."""
+
+    dir: str | None = None
+    """Where to put it; set NLTK_DATA to it afterwards. null: NLTK's own choice."""
+    index: str | None = None
+    """URL of the index.xml of a mirror."""
+
+
+def main(config: FetchConfig) -> None:
+    """Download NLTK's data."""
+    print(f"fetch-nltk: all there, in {fetch_nltk(config.dir, config.index)}")
 
 
 def fetch_nltk(directory: str | None, index: str | None) -> str:

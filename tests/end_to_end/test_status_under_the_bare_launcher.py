@@ -24,7 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("function", "rank", "reason"),
     [
         ("build_trainer", 0, "PlantedError: planted in build_trainer"),
-        ("check_fit", 1, "rank 1: PlantedError: planted in check_fit"),
+        ("StopWatch", 1, "rank 1: PlantedError: planted in StopWatch"),
         ("build_trainer", 1, "rank 0 waited for measuring the devices from 1 other ranks"),
     ],
 )

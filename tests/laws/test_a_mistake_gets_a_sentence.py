@@ -156,6 +156,16 @@ def test_a_global_batch_smaller_than_the_processes_is_found_by_launch(capsys, tm
     assert (code, line.split(":")[0]) == (2, "global_batch")
 
 
+@pytest.mark.parametrize("more", [(), ("--dry_run",)])
+def test_a_run_that_must_not_go_on_is_found_by_launch(capsys, tmp_path: Path, dataset: Path, more: tuple) -> None:
+    """A dry run is refused as the run would be that it rehearses."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "status.json").write_text('{"state": "failed", "step": 3}')
+    arguments = ("--data", dataset, "--run", tmp_path / "run", "--resume", "never")
+    code, line = refuse(capsys, "launch", *arguments, *more)
+    assert (code, "already holds a run" in line) == (2, True), line
+
+
 def test_more_processes_than_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")

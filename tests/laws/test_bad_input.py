@@ -266,7 +266,7 @@ def test_a_misspelt_key_in_a_file_is_named_with_the_nearest(tmp_path: Path, comm
 
 def test_an_unknown_command_suggests_the_nearest(command: Command) -> None:
     assert command("chekc", "somewhere") == 2
-    assert command.sentence == "'chekc' is no command; did you mean check?"
+    assert command.sentence == "python -m preprocessing: chekc: no such command; did you mean check?"
 
 
 def test_a_format_that_the_name_does_not_tell(tmp_path: Path, command: Command) -> None:

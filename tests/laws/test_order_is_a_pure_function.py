@@ -179,6 +179,21 @@ def test_steps_of_a_budget_are_known_from_the_widths_alone(rows: dict[int, int],
     assert order.smallest_step >= min(sum(rows.values()), -(-full // 2))  # no runts, whatever the ladder
 
 
+def test_an_epoch_of_token_budgets_goes_on_after_any_cut_on_any_number_of_processes() -> None:
+    blocks, spec = (
+        [(100, 8), (70, 32), (90, 16)] * 2,
+        OrderSpec(seed=4, global_batch=1, batch_tokens=300, window_rows=150),
+    )
+    whole = epoch_batches(make_budget_order(blocks, spec)[0], 1)
+    for cut in range(len(whole) + 1):
+        before, after = make_budget_order(blocks, spec)[0], make_budget_order(blocks, spec)[0]
+        steps = [(before, step, 3) for step in range(cut)] + [(after, step, 8) for step in range(cut, len(whole))]
+        for (order, step, ranks), batch in zip(steps, whole, strict=True):
+            slices = [order.rank_rows(1, step, rank, ranks).tolist() for rank in range(ranks)]
+            assert min(map(len, slices)) > 0
+            assert [slices[place % ranks][place // ranks] for place in range(len(batch))] == batch
+
+
 def test_a_budget_below_the_widest_row_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"global_batch_tokens: 31 is less than a row of the widest shard \(32 tokens\)"

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import itertools
 import subprocess
 import sys
@@ -262,11 +261,14 @@ def test_every_import_is_declared() -> None:
 
 
 def test_every_command_exists() -> None:
-    from harness.__main__ import COMMANDS
+    from harness.__main__ import COMMANDS as HARNESS
+    from preprocessing.__main__ import COMMANDS as PREPROCESSING
+    from preprocessing.base.commands import load
 
-    for name, (module, summary) in COMMANDS.items():
-        assert callable(importlib.import_module(f"harness.{module}").main), name
-        assert summary.endswith(".")
+    for command in (*HARNESS, *PREPROCESSING):
+        for one in command.parts or (command,):
+            assert callable(load(one.main)), one.name
+            assert one.summary.endswith(".")
 
 
 def test_every_configuration_file_is_valid() -> None:

@@ -124,12 +124,12 @@ def test_a_file_in_place_of_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
 
 def test_retention_keeps_the_last_the_best_and_every_nth(tmp_path: Path) -> None:
     steps = [10, 20, 25, 30, 35, 40]
-    assert checkpoint.kept(steps, last=2, best=20, every=None) == {20, 35, 40}
-    assert checkpoint.kept(steps, last=1, best=None, every=10) == {10, 20, 30, 40}
-    assert checkpoint.kept([], last=2, best=None, every=None) == set()
+    assert checkpoint.kept(steps, last=2, best=20) == {20, 35, 40}
+    assert checkpoint.kept(steps, last=1, best=None) == {40}
+    assert checkpoint.kept([], last=2, best=None) == set()
     for step in steps:
         write(tmp_path, step)
-    checkpoint.prune(tmp_path, last=2, best=20, every=None)
+    checkpoint.prune(tmp_path, last=2, best=20)
     assert checkpoint.steps(tmp_path) == [20, 35, 40]
 
 
@@ -176,7 +176,7 @@ def attempt(limit):
         strike(limit)
         try:
             write(run, 12)
-            checkpoint.prune(run, last=2, best=None, every=None)
+            checkpoint.prune(run, last=2, best=None)
         except OSError:
             os._exit(28)
         os._exit(0)

@@ -13,7 +13,8 @@ import pytest
 
 from harness.config import OptimConfig, RunConfig
 from harness.launch import diagnosis, machine
-from harness.launch.diagnosis import Data, Finding, Gpu, Machine, Network, Rank, RunFolder
+from harness.launch.diagnosis import Finding
+from harness.launch.facts import Data, Gpu, Machine, Network, Rank, RunFolder
 from harness.model.classifier import Classifier
 from tests.commands import CPU, free_port, run_module, succeed
 from tests.datasets import write_dataset

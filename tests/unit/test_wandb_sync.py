@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness.__main__ import main
 from harness.tracking import wandb_sync
 from harness.tracking.journal import Journal
 from harness.tracking.wandb_sync import Sync, check, logged, merge, summarize
@@ -71,10 +72,10 @@ def test_what_cannot_be_sent_is_said_first(run: Path, tmp_path: Path, monkeypatc
     pytest.importorskip("wandb", reason="needs the extra wandb")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(ConfigError, match="name one run directory"):
-        wandb_sync.main([])
+    with pytest.raises(ConfigError, match="no run named: python -m harness wandb-sync RUN takes one run directory"):
+        main(["wandb-sync"])
     with pytest.raises(DataError, match="is not a run directory"):
-        wandb_sync.main([str(tmp_path / "nowhere")])
+        main(["wandb-sync", str(tmp_path / "nowhere")])
     with pytest.raises(ConfigError, match="wandb-sync needs a key: set WANDB_API_KEY, or run `wandb login`"):
         check(run)
     monkeypatch.setenv("WANDB_API_KEY", "0123456789")

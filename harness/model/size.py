@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many numbers a classifier learns, from its configuration alone: known before torch is imported."""
+
+from __future__ import annotations
+
+from harness.config import ModelConfig
+
+
+def num_parameters(shape: ModelConfig, vocabulary_size: int, num_classes: int) -> int:
+    """Trainable numbers of the network."""
+    directions = 2 if shape.bidirectional else 1
+    total, size = vocabulary_size * shape.embedding_dim, shape.embedding_dim
+    for _ in range(shape.num_layers):
+        total += directions * 4 * shape.hidden_size * (size + shape.hidden_size + 2)
+        size = directions * shape.hidden_size
+    pooled = size * (2 if shape.pooling == "max+mean" else 1)
+    outputs = 1 if num_classes == 2 else num_classes
+    return total + outputs * (pooled + 1)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks before a start, in their order: what the launcher asks before any process is there, and the ranks again.
+
+The doctor asks the same. Nothing here imports torch or touches a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.config import RunConfig
+from harness.data import checks
+from harness.rundir.checkpoint import Checkpoint
+from harness.tracking.trackers import check_trackers
+from harness.training import resume
+from harness.training.resume import ResumePoint
+from preprocessing.base.errors import ConfigError
+from preprocessing.dataset.shards import Manifest
+
+
+def check_run(config: RunConfig, say: Callable[[str], None]) -> ResumePoint:
+    """Trackers, then the run directory: where the run would go on from. For one process of a run.
+
+    ``say`` hears of damaged checkpoints and of keys that differ. A dry run is checked as the run that it rehearses,
+    though it neither goes on from the checkpoint nor ends because the run has. Raises ``ConfigError`` if a tracker is
+    not there or the run must not go on, ``DataError`` or ``StorageError`` for a directory that cannot be used.
+    """
+    check_trackers(config.tracking)
+    return resume.find_resume_point(config, say)
+
+
+def check_data(
+    config: RunConfig, world_size: int, checkpoint: Checkpoint | None = None, *, hashes: bool = True
+) -> Manifest:
+    """The dataset: whole, that of ``checkpoint`` if there is one, and enough of it for every process and option.
+
+    ``hashes``: also read and hash its bytes, which one process of a run does. Raises ``DataError`` or ``ConfigError``
+    with the first thing that is wrong.
+    """
+    manifest = checks.check_dataset(config.data, hashes=hashes)
+    if checkpoint is not None:
+        resume.check_dataset(checkpoint, manifest, config)
+    checks.check_fit(config, manifest, world_size)
+    checks.check_useful(config, manifest, world_size)
+    return manifest
+
+
+def check_device(config: RunConfig, device_type: str) -> None:
+    """Raise ``ConfigError`` for an option that the device of the training, ``cpu`` or ``cuda``, makes useless."""
+    if config.optim.gradient_compression != "none" and device_type != "cuda":
+        raise ConfigError("optim.gradient_compression: bf16 gradients need CUDA devices; leave it at none here")

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands as a table: what each is called, the options and words it takes, and the function that does it.
+
+Both packages have one such table in ``__main__``. Functions and configuration classes stand in it as ``module:name``
+and are imported when their command is asked for, so that ``--help`` and a misspelt word do not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from preprocessing.base import cli
+from preprocessing.base.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """Words that a command takes beside its options, as ``RUN`` in ``checkpoint list RUN --json``."""
+
+    spelling: str
+    """As the usage line shows them."""
+    noun: str
+    """What one of them is, for the sentence that says that none was given."""
+    takes: str
+    """All of them in words, as in "one run directory"."""
+    least: int = 1
+    most: int | None = 1
+    """None: any number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A line of the table: a command with its own ``main``, or with ``parts``, which are commands below it."""
+
+    name: str
+    summary: str
+    """One line of the list of commands."""
+    main: str = ""
+    """``module:function``. It is called with an instance of ``config``, one of ``shared`` and the list of ``words``, as
+    far as the command has them, and returns the exit code or None. Without ``config`` it gets all words as typed.
+    """
+    config: str | None = None
+    """``module:class`` of its options, a dataclass as ``cli.parse`` reads it."""
+    shared: str | None = None
+    """``module:class`` whose keys, and whose YAML files by ``--config``, are taken beside the options."""
+    shared_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of ``shared`` that have another default here, or none of their own that would do."""
+    words: Words | None = None
+    parts: tuple[Command, ...] = ()
+
+
+def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str, note: str = "") -> int:
+    """Run the command that ``argv`` begins with; returns its exit code.
+
+    Without a command the list of them is printed, with ``note`` below it, and the exit code is 2. Raises
+    ``ConfigError`` for a command that does not exist, naming the nearest.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print(overview(commands, prog, note))
+        return 0 if argv else 2
+    by_name = {command.name: command for command in commands}
+    name, rest = cli.choose(by_name, argv, prog)
+    return call(by_name[name], rest, f"{prog} {name}")
+
+
+def overview(commands: Sequence[Command], prog: str, note: str) -> str:
+    """Every command with its words and what it does."""
+    heads = [f"{one.name} {one.words.spelling}" if one.words else one.name for one in commands]
+    width = max(map(len, heads))
+    lines = [f"  {head:<{width}}  {command.summary}" for head, command in zip(heads, commands, strict=True)]
+    usage = f"usage: {prog} COMMAND [options]; COMMAND --help says more"
+    return "\n".join([usage, "", *lines, *(["", note] if note else [])])
+
+
+def call(command: Command, argv: Sequence[str], prog: str) -> int:
+    """Read a command's options and words, then run it. Raises ``ConfigError`` for what it does not take."""
+    if command.parts:
+        return dispatch(command.parts, argv, prog)
+    if command.config is None:
+        return load(command.main)(list(argv)) or 0
+    return load(command.main)(*read(command, argv, prog)) or 0
+
+
+def read(command: Command, argv: Sequence[str], prog: str) -> list[Any]:
+    """What ``main`` of a command is called with, from what was typed."""
+    own = load(command.config or "")
+    shared = load(command.shared) if command.shared else None
+    parsers = [cli.parser_for(one, prog, "") for one in (own, shared) if one is not None]
+    alone, options = cli.apart(argv, set().union(*map(cli.switches, parsers)))
+    helped = ["--help"] in options
+    if command.words is None:
+        options += [[word] for word in alone]  # refused by the parser, in its words
+    elif not helped:
+        check_words(command.words, alone, prog)
+    mine, theirs = options, []
+    if shared is not None:
+        cli.check_arguments(list(chain(*options)), set().union(*map(cli.known_keys, parsers)))
+        names = {"help"} | cli.known_keys(parsers[0]) - {"config", "print_config"}
+        mine = [option for option in options if option[0][2:].partition("=")[0] in names]
+        theirs = [option for option in options if option not in mine]
+    if helped:
+        mine = [["--help"]]
+    usage = prog if command.words is None else f"{prog} {command.words.spelling}"
+    found = [cli.parse(own, list(chain(*mine)), prog=usage, description=own.__doc__ or "")]
+    if shared is not None:
+        found.append(cli.parse(shared, list(chain(*theirs)), prog=prog, defaults=command.shared_defaults))
+    return found if command.words is None else [*found, alone]
+
+
+def check_words(words: Words, given: Sequence[str], prog: str) -> None:
+    """Raise ``ConfigError`` for too few words or too many."""
+    if len(given) < words.least:
+        raise ConfigError(f"no {words.noun} named: {prog} {words.spelling} takes {words.takes}")
+    if words.most is not None and len(given) > words.most:
+        raise ConfigError(f"{given[words.most]!r}: {prog} {words.spelling} takes {words.takes}")
+
+
+def load(name: str) -> Any:
+    """The function or class that ``module:name`` names."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

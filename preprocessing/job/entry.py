@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m preprocessing run`` and ``check``: the job, and the proof that a dataset is whole, as commands."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from preprocessing.base.errors import DataError
+from preprocessing.config import PreprocessConfig
+from preprocessing.dataset import remote
+from preprocessing.dataset.shards import read_manifest, verify
+from preprocessing.job import pipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """Verify every byte of a dataset; each problem is a line, and the exit code is 3."""
+
+
+def run(config: PreprocessConfig) -> None:
+    """Build a dataset directory from labelled texts; run it again to continue after an interruption."""
+    manifest = pipeline.run(config)
+    print(f"{config.output}: {pipeline.summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}")
+
+
+def check(_: CheckConfig, words: list[str]) -> int:
+    """Verify a dataset; returns the exit code."""
+    (address,) = words
+    root = remote.local(address)
+    problems = verify(root)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
+        return DataError.exit_code
+    print(f"ok: {address}: {pipeline.summary_line(read_manifest(root))}")
+    return 0

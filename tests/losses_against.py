@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A gate for refactors: ``python -m tests.losses_against REVISION [--json]``.
+
+Trains one small fixed configuration with this tree and with a checkout of REVISION, on one process and on two, and
+compares the two ``metrics.jsonl`` line by line: loss and row hash of every step, and every figure of validation and
+test that both have. A change that is to change nothing leaves all of them equal to the last bit. Both trees read one
+dataset, written by this one. The exit code is 0 if all lines are equal, 1 if not, 2 if a training failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.launch.launcher import free_port
+from preprocessing.base import cli
+from preprocessing.base.commands import Command, Words, call
+from preprocessing.base.errors import ConfigError
+from tests.datasets import write_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT_S = 600
+ROWS = {"train": 600, "validation": 120, "test": 120}
+TRAINING = (
+    *("--device", "cpu", "--precision", "fp32", "--epochs", "2", "--global_batch", "32", "--micro_batch", "7"),
+    *("--model.embedding_dim", "16", "--model.hidden_size", "16", "--model.num_layers", "2", "--model.dropout", "0.3"),
+    *("--model.word_dropout", "0.1", "--optim.ema", "0.98", "--optim.label_smoothing", "0.05", "--seed", "3"),
+    *("--tracking.log_every", "1"),
+)
+"""What every revision from the first with a resumable run on understands: keep it so."""
+LOGGED = ("step", "loss", "row_hash")
+"""What is compared of a line of training; others hold times or depend on the figures that a version happens to log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossesConfig:
+    """Whether this tree trains to the same losses, over the same rows, as another revision."""
+
+    json: bool = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first place where two files of metrics differ."""
+
+    line: int
+    """Counted from 1; one past the end of the shorter file where that is a beginning of the longer one."""
+    key: str
+    ours: Any
+    theirs: Any
+
+
+COMMAND = Command(
+    name="losses_against",
+    summary="Compare losses and row hashes with those of another revision.",
+    main="tests.losses_against:main",
+    config="tests.losses_against:LossesConfig",
+    words=Words(spelling="REVISION", noun="revision", takes="one revision of git"),
+)
+
+
+def main(config: LossesConfig, words: list[str]) -> int:
+    """Train, compare, print; returns the exit code."""
+    (revision,) = words
+    found: dict[int, tuple[int, Difference | None]] = {}
+    with tempfile.TemporaryDirectory() as folder, checked_out(revision, Path(folder, "tree")) as theirs:
+        data = Path(folder, "data")
+        write_dataset(data, ROWS)
+        for processes in (1, 2):
+            metrics = [
+                train(tree, data, Path(folder, f"{name}-{processes}"), processes)
+                for name, tree in (("ours", ROOT), ("theirs", theirs))
+            ]
+            found[processes] = (len(metrics[0]), first_difference(*metrics))
+    equal = all(difference is None for _, difference in found.values())
+    if config.json:
+        parts = {
+            str(processes): {"lines": lines, "difference": None if difference is None else asdict(difference)}
+            for processes, (lines, difference) in found.items()
+        }
+        print(json.dumps({"revision": revision, "equal": equal, "processes": parts}, indent=2))
+    else:
+        for processes, (lines, difference) in found.items():
+            print(f"{processes} {'process' if processes == 1 else 'processes'}: {describe(lines, difference)}")
+    return 0 if equal else 1
+
+
+@contextmanager
+def checked_out(revision: str, path: Path) -> Iterator[Path]:
+    """A detached work tree of ``revision`` for as long as the block runs. Raises ``ConfigError`` if git has none."""
+    added = git("worktree", "add", "--detach", str(path), revision)
+    if added.returncode:
+        raise ConfigError(f"{revision}: git cannot check it out: {' '.join(added.stderr.split())}")
+    try:
+        yield path
+    finally:
+        git("worktree", "remove", "--force", str(path))
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A git command in this repository."""
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def train(tree: Path, data: Path, run: Path, processes: int) -> list[dict[str, Any]]:
+    """Train with the code of ``tree`` in processes of its own; the lines of ``metrics.jsonl``.
+
+    Raises ``ConfigError`` with the end of what the training said if it failed.
+    """
+    options = ("--config_file", str(tree / "configs/accelerate/cpu.yaml"), "--num_processes", str(processes))
+    port = ("--main_process_port", str(free_port()))
+    keys = ("--data", str(data), "--run", str(run), *TRAINING)
+    result = subprocess.run(
+        [sys.executable, "-m", "harness", "launch", *options, *port, *keys],
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    if result.returncode:
+        said = " ".join((result.stderr or result.stdout)[-2000:].split())
+        raise ConfigError(f"{tree}: the training on {processes} processes ended with {result.returncode}: {said}")
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def first_difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> Difference | None:
+    """The first line and key that differ; None if the files say the same."""
+    for number, (mine, other) in enumerate(zip(ours, theirs, strict=False), 1):
+        keys = ("kind", *(LOGGED if mine["kind"] == "train" else sorted(mine.keys() & other.keys() - {"kind"})))
+        for key in keys:
+            if key not in mine or mine[key] != other.get(key):
+                return Difference(number, key, mine.get(key), other.get(key))
+    if len(ours) != len(theirs):
+        return Difference(min(len(ours), len(theirs)) + 1, "number of lines", len(ours), len(theirs))
+    return None
+
+
+def describe(lines: int, difference: Difference | None) -> str:
+    """One result for a reader."""
+    if difference is None:
+        return f"{lines} lines, all equal"
+    return f"line {difference.line}: {difference.key} is {difference.ours} here, {difference.theirs} there"
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(lambda argv: call(COMMAND, argv, "python -m tests.losses_against")))

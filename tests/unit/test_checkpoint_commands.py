@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``checkpoint list | verify | diff``, and what a run's checkpoint says to the checks before a start."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.__main__ import main
+from harness.config import OptimConfig, RunConfig, to_dict
+from harness.rundir import checkpoint
+from harness.training import preflight
+from preprocessing.base import cli
+from preprocessing.base.errors import ConfigError
+
+
+def write(run: Path, step: int, config: RunConfig, **tensors: torch.Tensor) -> Path:
+    """A small checkpoint with all that the commands read of its state."""
+    facts: dict[str, Any] = {"epochs_done": step // 10, "best": 0.5, "best_step": 10, "epochs_since_best": 0}
+    facts |= {"skipped_total": 0, "dataset": "d", "counted": [1, 2], "config": to_dict(config), "step": step}
+    return checkpoint.write(run, step, {checkpoint.MODEL: tensors, checkpoint.OPTIMIZER: {}}, facts)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    config = RunConfig(run=str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "status.json").write_text('{"state": "failed", "step": 20}')
+    write(tmp_path / "run", 10, config, weight=torch.zeros(2), gone=torch.ones(1))
+    write(tmp_path / "run", 20, replace(config, optim=OptimConfig(lr=0.5)), weight=torch.tensor([3.0, -4.0]))
+    return tmp_path / "run"
+
+
+def test_list_shows_damage_and_verify_tells_it_by_its_exit_code(run: Path, capsys) -> None:
+    assert (main(["checkpoint", "list", str(run)]), main(["checkpoint", "verify", str(run)])) == (0, 0)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == lines[2:]
+    assert lines[1].endswith("whole  epochs 2  processes 2  best so far 0.5000 at step 10")
+    path = run / "checkpoints" / "step-00000020" / checkpoint.MODEL
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    words = [str(run), "--json", "true"]
+    assert (main(["checkpoint", "list", *words]), main(["checkpoint", "verify", *words])) == (0, 3)
+    shown = json.loads(capsys.readouterr().out.split("]\n[")[0] + "]")
+    assert [one["damage"] is None for one in shown] == [True, False]
+    assert f"{path}: its sha256" in shown[1]["damage"]
+
+
+def test_diff_says_how_far_two_checkpoints_are_apart(run: Path, capsys) -> None:
+    assert main(["checkpoint", "diff", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "optim.lr                     0.002            0.5              other updates from here on" in shown
+    assert main(["checkpoint", "diff", str(run), "10", "20", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["key"], one["was"], one["now"]) for one in found["config"]] == [("optim.lr", 0.002, 0.5)]
+    assert found["state"] == {"step": [10, 20], "epochs_done": [1, 2]}
+    assert found["tensors"] == {"gone": None, "weight": {"largest_change": 4.0, "relative_norm": 5.0}}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("10", "30"), "30: {run} has no checkpoint of this step; it has 10, 20"),
+        (("10",), "python -m harness checkpoint diff: needs two checkpoints; {run} has 2: 10, 20"),
+        (("ten", "20"), "ten 20: python -m harness checkpoint diff takes two steps, as whole numbers"),
+        (
+            ("1", "2", "3"),
+            "'3': python -m harness checkpoint diff RUN [STEP STEP] takes one run directory and two steps",
+        ),
+    ],
+)
+def test_mistakes_of_diff(run: Path, words: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        main(["checkpoint", "diff", str(run), *words])
+    assert str(caught.value) == sentence.format(run=run)
+
+
+def test_what_is_no_run_directory_is_wrong_data(tmp_path: Path, capsys) -> None:
+    for name in ("list", "verify", "diff"):
+        assert cli.run(main, ["checkpoint", name, str(tmp_path)]) == 3
+        assert capsys.readouterr().err == f"error: {tmp_path}: is not a run directory\n"
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_dry_run_is_checked_as_the_run_that_it_rehearses(run: Path, dry_run: bool) -> None:
+    config = RunConfig(run=str(run), optim=OptimConfig(lr=0.5), dry_run=dry_run)
+    said: list[str] = []
+    point = preflight.check_run(config, said.append)
+    assert point.checkpoint is not None
+    assert (point.checkpoint.step, said) == (20, [])
+    with pytest.raises(ConfigError, match=r"optim.lr: the run began with 0.5, now 0.1 \(other updates from here on\)"):
+        preflight.check_run(replace(config, optim=OptimConfig(lr=0.1)), said.append)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        preflight.check_run(replace(config, resume="never"), said.append)
+
+
+def test_gradients_of_16_bits_need_a_gpu() -> None:
+    config = RunConfig(optim=OptimConfig(gradient_compression="bf16"))
+    preflight.check_device(config, "cuda")
+    preflight.check_device(RunConfig(), "cpu")
+    with pytest.raises(ConfigError, match=r"optim.gradient_compression: bf16 gradients need CUDA devices"):
+        preflight.check_device(config, "cpu")
