@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
+from harness.ranks import devices
 from harness.ranks.preemption import EXIT_CODE
 from harness.rundir.status import LAUNCH_ID, read_status, write_status
 from harness.training import preflight
@@ -56,6 +57,7 @@ def main(argv: list[str]) -> int:
         print(f"{config.run} has finished already; name another run directory to train again")
         return 0
     preflight.check_data(config, arguments.num_processes or 1, point.checkpoint)
+    check_devices(config, options, arguments)
     os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(SIGNALS)
     os.environ["PET_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_TIMEOUT_S)
     restarts, arguments.max_restarts = arguments.max_restarts or 0, 0
@@ -124,6 +126,15 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     if arguments.num_machines == 1 and arguments.main_process_port is None:
         arguments.main_process_port = free_port()
     return arguments
+
+
+def check_devices(config: RunConfig, options: list[str], arguments: Any) -> None:
+    """Tell the ranks who asked for GPUs, and refuse here, before any of them starts, if there are too few."""
+    asked = devices.asked_by(options, devices.read_settings(options, devices.default_file()))
+    os.environ[devices.ASKED] = asked
+    if config.device == "cuda" or (asked == "gpu" and config.device == "auto"):
+        here = -(-(arguments.num_processes or 1) // (arguments.num_machines or 1))
+        devices.choose(config.device, asked, here, devices.see())
 
 
 def free_port() -> int:

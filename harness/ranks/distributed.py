@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from harness.ranks.heartbeat import HEARTBEAT
 from preprocessing.base.errors import UserError
 
 Value = TypeVar("Value")
@@ -72,15 +73,19 @@ class World:
 
         A block may compute as well, as a backward pass does that sends gradients; its own errors pass through.
         """
-        try:
+        if self.world_size == 1:
             yield
+            return
+        try:
+            with HEARTBEAT.waiting(f"{what} from {self.world_size - 1} other ranks"):
+                yield
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
-            if self.world_size == 1 or not any(word in reason.lower() for word in LOST):
+            if not any(word in reason.lower() for word in LOST):
                 raise
             raise RankError(
-                f"rank {self.rank} waited for {what} from {self.world_size - 1} other ranks, and at least one of them "
-                f"is gone or took longer than {self.timeout_s} s ({reason})"
+                f"rank {self.rank} at step {HEARTBEAT.step} waited for {what} from {self.world_size - 1} other ranks, "
+                f"and at least one of them is gone or took longer than {self.timeout_s} s ({reason})"
             ) from error
 
     def gather_objects(self, value: Value, what: str) -> list[Value]:

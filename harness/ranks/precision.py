@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from harness.config import Precision
+from harness.ranks import devices
 from harness.ranks.distributed import launched_local_world_size
 from preprocessing.base.errors import ConfigError
 
@@ -29,18 +30,8 @@ class Choice:
 
 
 def choose_device(wanted: str) -> Choice:
-    """``cpu`` or ``cuda``. Raises ``ConfigError`` if CUDA is wanted and absent, or has fewer devices than processes."""
-    found = torch.cuda.device_count()
-    if wanted == "cuda" and found == 0:
-        raise ConfigError("device: cuda was asked for, but no CUDA device is visible; use --device cpu")
-    if wanted == "cpu":
-        return Choice("cpu", "asked for")
-    if found == 0:
-        return Choice("cpu", "no CUDA device is visible")
-    processes = launched_local_world_size()
-    if processes > found:
-        raise ConfigError(f"num_processes: {processes} processes on a machine with {found} CUDA devices; start {found}")
-    return Choice("cuda", f"{found} CUDA device{'s' if found > 1 else ''} visible")
+    """``cpu`` or ``cuda`` on this machine. Raises ``ConfigError`` as ``devices.choose`` does."""
+    return Choice(*devices.choose(wanted, devices.asked_here(), launched_local_world_size(), devices.see()))
 
 
 def choose_precision(wanted: Precision, device_type: str) -> Choice:

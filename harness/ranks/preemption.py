@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A wish to stop, whoever utters it: a signal, a STOP file in the run directory, or the time that was given.
+"""Preemption: a signal, a stop file, or the end of the time that was given asks all ranks to save and leave.
 
-``install`` comes before torch is imported, since a signal may arrive that early. A handler only takes a note; the
-training loop acts on it at a step boundary that all ranks agree on (``harness.training.requests``).
+``install`` comes before torch is imported, since a signal may arrive that early. A thread takes note of signals: Python
+runs its handlers in the main thread alone, which may be inside a collective. The training loop acts on the note at a
+step that all ranks agree on (``training.requests``).
 """
 
 from __future__ import annotations
@@ -14,21 +15,19 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
+from harness.ranks.heartbeat import HEARTBEAT
 from harness.rundir.status import LAUNCH_ID
 
 EXIT_CODE = 85
 """Checkpointed on request: start me again."""
 SIGNALS = ("SIGTERM", "SIGUSR2", "SIGINT", "SIGHUP")
-STUCK_S = 45.0
-"""A rank that was asked to stop and does not reach its next step in this time waits for a rank that is gone."""
 LOOK_EVERY_S = 0.5
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that the kernel sends when the parent dies."""
 
 _signal: str | None = None
-_beat = 0
+_pipe: tuple[int, int] | None = None
 
 
 class Preempted(Exception):  # noqa: N818 - it is no error
@@ -37,20 +36,34 @@ class Preempted(Exception):  # noqa: N818 - it is no error
 
 def install() -> None:
     """Take note of stop signals from here on, and of the launcher's death. Safe to call twice."""
+    global _pipe
+    if _pipe is None:
+        _pipe = os.pipe()
+        os.set_blocking(_pipe[1], False)
+        signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
+        threading.Thread(target=_listen, args=(_pipe[0],), name="padless-signals", daemon=True).start()
     for name in SIGNALS:
         number = getattr(signal, name)
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job: left ignored
-            signal.signal(number, _note)
+            signal.signal(number, lambda number, frame: _note(number))
     if LAUNCH_ID in os.environ and sys.platform == "linux":
         # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training for nobody.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGUSR2))
 
 
-def _note(number: int, _: Any) -> None:
+def _listen(pipe: int) -> None:
+    """Note each signal as the kernel delivers it: the interpreter writes its number into the pipe at once."""
+    while numbers := os.read(pipe, 64):
+        for number in numbers:
+            if signal.Signals(number).name in SIGNALS:
+                _note(number)
+
+
+def _note(number: int) -> None:
     global _signal
     if _signal is None:
         _signal = signal.Signals(number).name
-        threading.Thread(target=_leave_if_stuck, name="padless-watchdog", daemon=True).start()
+    HEARTBEAT.stop_asked()
 
 
 def received() -> str | None:
@@ -58,42 +71,28 @@ def received() -> str | None:
     return _signal
 
 
-def beat() -> None:
-    """The loop came round: a step, or a batch of an evaluation."""
-    global _beat
-    _beat += 1
-
-
-def _leave_if_stuck() -> None:
-    """End a process whose training loop stands still after a signal, as it does when a peer died inside a collective.
-
-    Before training begins nothing beats: building may take its time, and the launcher has a limit of its own.
-    """
-    seen = _beat
-    while seen:
-        time.sleep(STUCK_S)
-        if seen == _beat:
-            rank = os.environ.get("RANK", "0")
-            print(f"error: rank {rank} was told to stop and waited {STUCK_S:.0f} s for another rank", file=sys.stderr)
-            sys.stderr.flush()
-            os._exit(1)
-        seen = _beat
-
-
 class StopWatch:
     """Why this rank wants to stop, if it does. Only rank 0 looks at the file and the clock."""
 
-    def __init__(self, stop_file: Path, max_time_s: float | None, *, is_main: bool) -> None:
-        """``max_time_s`` counts from here. A ``stop_file`` that is older than this process is removed."""
-        self.path = stop_file
+    def __init__(self, path: Path, max_time_s: float | None, *, is_main: bool) -> None:
+        """``path`` is the stop file; one from before this process began is an old one and is removed.
+
+        ``max_time_s`` counts from here.
+        """
+        self.path = path
         self.is_main = is_main
         self.deadline = None if max_time_s is None else time.monotonic() + max_time_s
         self.max_time_s = max_time_s
         self.next_look = 0.0
+        self.found: str | None = None
         self.stale = is_main and self._remove_stale()
 
     def reason(self) -> str | None:
-        """One phrase, or None to go on; looks at the file system at most twice a second."""
+        """One phrase, the first that was found, or None to go on; looks at the file at most twice a second."""
+        self.found = self.found or self._look()
+        return self.found
+
+    def _look(self) -> str | None:
         if _signal is not None:
             return f"{_signal} received"
         if not self.is_main:
@@ -108,7 +107,7 @@ class StopWatch:
         return None
 
     def clear(self) -> None:
-        """Remove the STOP file once it was obeyed, so that the next start does not stop at once."""
+        """Remove the stop file once it was obeyed, so that the next start does not stop at once."""
         if self.is_main:
             self.path.unlink(missing_ok=True)
 

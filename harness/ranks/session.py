@@ -16,9 +16,11 @@ from harness.batch import Layout
 from harness.config import Precision
 from harness.ranks.allocator import keep_memory
 from harness.ranks.distributed import World, connect, disconnect
+from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.precision import Choice, choose_device, choose_precision, configure_threads, full_fp32
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+NCCL_GRACE_S = 60
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,18 @@ def open_session(device: str, precision: Precision, timeout_s: int) -> Iterator[
     threads = configure_threads(device_choice.value)
     full_fp32()
     kept = device_choice.value == "cpu" and keep_memory()
+    # NCCL aborts the process when its own limit is over; the heartbeat speaks before that.
+    grace_s = NCCL_GRACE_S if device_choice.value == "cuda" else 0
     accelerator = Accelerator(
         cpu=device_choice.value == "cpu",
         mixed_precision=MIXED[arithmetic.value],
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s + grace_s))],
     )
+    place = with_index(accelerator.device)
     world = connect(timeout_s)
-    layout: Layout = "packed" if accelerator.device.type == "cuda" else "padded"
+    if world.world_size > 1:
+        HEARTBEAT.start(timeout_s)
+    layout: Layout = "packed" if place.type == "cuda" else "padded"
     choices = {
         "device": device_choice,
         "precision": arithmetic,
@@ -58,6 +65,13 @@ def open_session(device: str, precision: Precision, timeout_s: int) -> Iterator[
         "recurrence": Choice(layout, "cuDNN runs packed sequences" if layout == "packed" else "the fast path on a CPU"),
     }
     try:
-        yield Session(accelerator, world, accelerator.device, layout, choices)
+        yield Session(accelerator, world, place, layout, choices)
     finally:
         disconnect()
+
+
+def with_index(device: torch.device) -> torch.device:
+    """The device with its number. Accelerate gives a single process ``cuda``, which ``set_device`` refuses."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device

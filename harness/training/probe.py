@@ -39,7 +39,7 @@ def choose_micro_batch(trainer: Trainer) -> Choice:
     All ranks try the same size and agree. What training holds between two steps is there already: Adam's moments, the
     average, DDP's buckets. Raises ``ConfigError`` when one row is too much.
     """
-    loader, world, device = trainer.loader, trainer.world, trainer.accelerator.device
+    loader, world, device = trainer.loader, trainer.world, trainer.device
     if device.type != "cuda":
         loader.micro_batch = None
         return Choice("no limit", "only CUDA devices run out of memory in a way that can be caught")
@@ -97,7 +97,7 @@ class Rehearsal:
 def rehearse(trainer: Trainer, repeats: int = 3) -> Rehearsal:
     """Run the longest batch as real steps: the fastest of a few, after one to warm up. The weights change."""
     batch = heaviest_batch(trainer.loader)
-    device = trainer.accelerator.device
+    device = trainer.device
     trainer.model.train()
     seconds = []
     for _ in range(repeats + 1):

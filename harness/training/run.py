@@ -17,7 +17,7 @@ from harness.inference.bundle import read_bundle
 from harness.inference.evaluation import assess, describe, describe_calibration, numbers_of, write_results
 from harness.inference.scoring import Scores, score
 from harness.model.classifier import Classifier
-from harness.ranks import preemption
+from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.preemption import Preempted, StopWatch
 from harness.ranks.session import Session
 from harness.rundir import layout
@@ -53,6 +53,7 @@ class Run(Milestones):
     def train(self) -> None:
         """Train to the end and test, or save and raise ``Preempted`` on all ranks at a common step."""
         self.trainer.milestones = self
+        HEARTBEAT.in_loop, HEARTBEAT.step = True, self.trainer.step
         try:
             self.pause()
             self.trainer.fit()
@@ -71,8 +72,7 @@ class Run(Milestones):
 
     def after_step(self) -> None:
         """Act on what the ranks asked for at the step before, then say what this rank asks for now."""
-        preemption.beat()
-        step = self.writer.step = self.trainer.step
+        step = self.writer.step = HEARTBEAT.step = self.trainer.step
         self.obey(self.requests.receive())
         every = self.config.checkpoint.every_steps
         if every is not None and step % every == 0:
@@ -131,7 +131,6 @@ class Run(Milestones):
         """Leave, on all ranks, if any of them was asked to; before the first step and between batches of an evaluation,
         where no requests travel.
         """
-        preemption.beat()
         wanted = np.array([int(self.watch.reason() is not None)])
         if self.session.world.gather_numbers(wanted, "whether to stop").any():
             raise self.preempted()

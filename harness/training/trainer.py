@@ -70,6 +70,7 @@ class Trainer:
         optimizer = build_optimizer(objective.classifier, config.optim)
         self.model, self.optimizer = accelerator.prepare(objective, optimizer)
         self.parameters = list(objective.classifier.parameters())
+        self.device = self.parameters[0].device
         decay = config.optim.ema
         self.average = None if decay is None else WeightAverage(objective.classifier, decay)
         self.milestones = Milestones()
@@ -157,12 +158,14 @@ class Trainer:
 
     def log(self, grad_norm: torch.Tensor) -> None:
         """Report the figures since the last log line; the only moment at which the host waits for the device."""
-        figures: dict[str, Any] = {
+        with self.world.waiting(f"the device to finish step {self.step - 1}, and with it gradients"):
+            norm, figures = float(grad_norm), self.meter.read(self.world)
+        figures = {
             "step": self.step,
             "epoch": self.step / self.loader.order.steps_per_epoch,
             "lr": learning_rate(self.step - 1, self.total_steps, self.config.optim),
-            "grad_norm": float(grad_norm),
-            **self.meter.read(self.world),
+            "grad_norm": norm,
+            **figures,
         }
         self.milestones.log(figures)
         self.guard.check_loss(figures["loss"], self.step, figures["lr"])

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from harness.config import RunConfig
 from harness.inference.bundle import write_bundle
 from harness.model.classifier import Classifier
+from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.precision import Choice
 from harness.ranks.preemption import Preempted
 from harness.rundir import checkpoint, layout
@@ -67,6 +68,8 @@ class RunWriter:
         """Nothing speaks against this start: it goes on from ``step``. Raises ``StorageError``."""
         self.begun = True
         self.status(step)
+        if self.active:
+            HEARTBEAT.last_words = self.give_up
 
     def open(self, trainer: Trainer, start: Checkpoint | None, choices: dict[str, Choice]) -> None:
         """Make the directory tell of this start, and hold nothing that the run has not come to yet."""
@@ -83,7 +86,7 @@ class RunWriter:
         log = MetricsLog(self.directory, {} if start is None else start.state["log_bytes"])
         self.files = MetricsFiles(log)
         self.sinks.add(self.files, first=True)
-        self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, trainer.accelerator.device, log.sync)
+        self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, trainer.device, log.sync)
 
     def save(self, tensors: Tensors, state: dict[str, Any], best_step: int | None, *, wait: bool) -> None:
         """A checkpoint of this moment."""
@@ -148,6 +151,7 @@ class RunWriter:
 
         Preemption is no error: the block ends quietly.
         """
+        HEARTBEAT.last_words = None
         if self.checkpointer is not None:
             try:
                 self.checkpointer.wait()
@@ -163,6 +167,10 @@ class RunWriter:
         if ended is not None and ended is not error:
             raise ended
         return isinstance(ended, Preempted)
+
+    def give_up(self, reason: str) -> None:
+        """Another thread ends the process for a peer that is gone."""
+        write_status(self.directory, "failed", step=self.step, exit_code=1, reason=reason)
 
     def is_refusal(self, error: BaseException | None) -> bool:
         """Whether a start was refused on a run that had finished, which stays so."""

@@ -25,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("build_trainer", 0, "PlantedError: planted in build_trainer"),
         ("StopWatch", 1, "rank 1: PlantedError: planted in StopWatch"),
-        ("build_trainer", 1, "rank 0 waited for measuring the devices from 1 other ranks"),
+        ("build_trainer", 1, "rank 0 at step 0 waited for measuring the devices from 1 other ranks"),
     ],
 )
 def test_the_reason_is_in_the_status(data: Path, tmp_path: Path, function: str, rank: int, reason: str) -> None:

@@ -95,8 +95,7 @@ def test_the_heaviest_batch_holds_the_longest_row(loader: Loader) -> None:
 
 
 def fake_trainer(loader: Loader, device: str) -> Any:
-    accelerator = SimpleNamespace(device=torch.device(device))
-    return SimpleNamespace(loader=loader, world=World(), accelerator=accelerator)
+    return SimpleNamespace(loader=loader, world=World(), device=torch.device(device))
 
 
 def test_micro_batch_is_halved_until_it_fits(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:

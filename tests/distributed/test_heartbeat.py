@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A peer that is silent, stopped or gone: the others leave with a sentence that names the step and the wait."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.ranks import heartbeat
+from harness.ranks.heartbeat import Heartbeat
+from tests.commands import free_port
+
+LEFT = "another rank is gone or stands still"
+
+
+def test_only_the_innermost_wait_is_judged() -> None:
+    beat = Heartbeat()
+    beat._limit_s, beat.step = 5.0, 12
+    now = time.monotonic()
+    assert beat.overdue(now) is None
+    with beat.waiting("gradients from 3 other ranks"), beat.waiting("an answer from 3 other ranks"):
+        late = now + 5 + heartbeat.MARGIN_S + 1
+        assert beat.overdue(late - 2) is None
+        assert "at step 12 waited 16 s for an answer from 3 other ranks" in str(beat.overdue(late))
+        beat.stop_asked()
+        assert beat.overdue(now + heartbeat.STOP_LIMIT_S - 35) is None
+        beat._limit_s = 600.0
+        assert beat.overdue(now + heartbeat.STOP_LIMIT_S + 1) is None, "before training a stop may take its time"
+        beat.in_loop = True
+        assert "was told to stop at step 12 and waited 45 s" in str(beat.overdue(now + heartbeat.STOP_LIMIT_S + 1))
+    assert beat.overdue(late) is None
+
+
+def rank_main(rank: int, port: int, way: str, said: Path) -> None:
+    """Rank 0 waits in a collective for rank 1, which never comes."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    from harness.ranks import preemption
+    from harness.ranks.heartbeat import HEARTBEAT
+    from harness.ranks.session import open_session
+
+    os.dup2(os.open(said / f"rank{rank}", os.O_CREAT | os.O_WRONLY), 2)
+    heartbeat.STOP_LIMIT_S, heartbeat.MARGIN_S = 1.5, 0.5
+    preemption.install()
+    with open_session("cpu", "fp32", 600) as session:
+        session.world.gather_numbers(np.zeros(1), "the start")
+        if rank == 1:
+            (said / "ready").touch()
+            time.sleep(60)
+        HEARTBEAT.step, HEARTBEAT.in_loop = 7, True
+        HEARTBEAT.last_words = (said / "status").write_text
+        if way == "signal":
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        else:
+            HEARTBEAT.start(1.0)  # as under NCCL, where the collective itself says nothing
+        session.world.gather_numbers(np.zeros(1), "the gradients of step 7")
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize(
+    ("way", "sentence"),
+    [
+        ("signal", "rank 0 was told to stop at step 7 and waited 2 s for the gradients of step 7 from 1 other ranks"),
+        ("limit", "rank 0 at step 7 waited 2 s for the gradients of step 7 from 1 other ranks"),
+    ],
+)
+def test_a_silent_peer_inside_a_collective(tmp_path: Path, way: str, sentence: str) -> None:
+    context, port = multiprocessing.get_context("spawn"), free_port()
+    ranks = [context.Process(target=rank_main, args=(rank, port, way, tmp_path), daemon=True) for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
+    try:
+        ranks[0].join(60)
+        assert ranks[0].exitcode == 1
+        assert (tmp_path / "ready").exists()
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.join()
+    said = (tmp_path / "rank0").read_text()
+    assert f"error: {sentence}: {LEFT}" in said
+    assert (tmp_path / "status").read_text() == f"{sentence}: {LEFT}"
