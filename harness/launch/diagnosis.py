@@ -44,6 +44,7 @@ def judge_machine(machine: Machine) -> list[Finding]:
         "open files": judge_open_files(machine),
         "locked memory": judge_memlock(machine),
         "/dev/shm": judge_shm(machine),
+        **({"own address": judge_own_address(machine)} if machine.machines > 1 else {}),
     }
     return [Finding(check, state, message, machine.host) for check, (state, message) in parts.items()]
 
@@ -51,13 +52,18 @@ def judge_machine(machine: Machine) -> list[Finding]:
 def judge_gpus(machine: Machine) -> tuple[State, str]:
     """Devices, and whether the processes fit them."""
     found, processes = len(machine.gpus), machine.processes
+    asks = machine.device == "cuda" or (machine.device == "auto" and machine.asked == "gpu")
     if not found:
-        if machine.device == "cpu" or (machine.device == "auto" and not machine.driver):
+        if machine.device == "cpu" or (not asks and not (machine.asked == "either" and machine.driver)):
             return "ok", "none; training runs on the CPU"
         return "fix", f"no CUDA device is visible: {why_no_gpu(machine)}; or pass --device cpu"
     names = ", ".join(f"{gpu.name} ({size(gpu.free)} of {size(gpu.memory)} free)" for gpu in machine.gpus)
     if machine.device == "cpu":
         return "warn", f"{names}: not used, since --device cpu was asked for"
+    if machine.asked == "cpu" and not asks:
+        return "ok", f"{names}: not used, since accelerate's configuration names no gpu_ids"
+    if processes > found and not asks:
+        return "warn", f"{names}: not used, since {processes} processes cannot share {found}; --num_processes {found}"
     if processes > found:
         return "fix", f"{names}: {processes} processes on {found}; start {found} on each machine, with --num_processes"
     busy = [place for place, gpu in enumerate(machine.gpus) if gpu.free < (1 - BUSY_SHARE) * gpu.memory]
@@ -122,6 +128,16 @@ def judge_shm(machine: Machine) -> tuple[State, str]:
     if (machine.shm or 0) >= SHM_BYTES or len(machine.gpus) < 2 or machine.processes < 2:
         return "ok", f"{shown}; only NCCL uses it"
     return "warn", f"{shown}: NCCL may find no room between GPUs; start the container with --shm-size=1g or --ipc=host"
+
+
+def judge_own_address(machine: Machine) -> tuple[State, str]:
+    """Gloo offers the address of a machine's own name to the other machines, which must be able to reach it."""
+    address = machine.own_address
+    if address is not None and not address.startswith("127."):
+        return "ok", f"{machine.host} is {address}"
+    interface = machine.route or "the interface that the other machines reach"
+    shown = f"{machine.host} is {address} here" if address else f"{machine.host} is no address here"
+    return "fix", f"{shown}, where no other machine comes in; export GLOO_SOCKET_IFNAME={interface}"
 
 
 def judge_data(seen: list[Data]) -> list[Finding]:

@@ -30,6 +30,8 @@ class Machine:
     """Processes that the launcher started on this machine."""
     device: str = "auto"
     """The device that was asked for."""
+    asked: str = "either"
+    """What accelerate's options or its file ask for: gpu, cpu or either."""
     gpus: tuple[Gpu, ...] = ()
     driver: bool = False
     """Whether an NVIDIA driver is loaded."""
@@ -55,6 +57,12 @@ class Machine:
     infiniband: bool = False
     shm: int | None = None
     """Size of /dev/shm in bytes; None where there is none."""
+    machines: int = 1
+    """Machines of the launch, as far as the launcher told its ranks."""
+    own_address: str | None = None
+    """What this machine's name resolves to here; None if to nothing."""
+    route: str | None = None
+    """The network interface of the default route."""
 
 
 @dataclass(frozen=True)

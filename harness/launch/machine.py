@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import shutil
+import socket
 import sys
 import time
 import uuid
@@ -19,7 +20,13 @@ from harness.data import files, residency
 from harness.data.checks import TRAIN
 from harness.launch.facts import Data, Gpu, Machine, Rank, RunFolder
 from harness.model.size import num_parameters
-from harness.ranks.distributed import launched_local_world_size, launched_rank
+from harness.ranks import devices
+from harness.ranks.distributed import (
+    launched_local_rank,
+    launched_local_world_size,
+    launched_rank,
+    launched_world_size,
+)
 from harness.ranks.precision import choose_device, choose_precision, configure_threads
 from harness.rundir.environment import installed_version
 from harness.training import preflight, resume
@@ -43,6 +50,7 @@ def look_at_machine(config: RunConfig, manifest: Manifest | None) -> Machine:
         host=platform.node(),
         processes=launched_local_world_size(),
         device=config.device,
+        asked=devices.asked_here(),
         gpus=tuple(look_at_gpus()),
         driver=Path("/proc/driver/nvidia/version").exists(),
         cuda_build=torch.version.cuda,
@@ -57,6 +65,9 @@ def look_at_machine(config: RunConfig, manifest: Manifest | None) -> Machine:
         memlock=None if locked == resource.RLIM_INFINITY else locked,
         infiniband=any(Path("/sys/class/infiniband").glob("*")),
         shm=shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,
+        machines=launched_world_size() // launched_local_world_size(),
+        own_address=own_address(),
+        route=default_interface(),
     )
 
 
@@ -67,6 +78,25 @@ def look_at_gpus() -> list[Gpu]:
         free, total = torch.cuda.mem_get_info(place)
         gpus.append(Gpu(torch.cuda.get_device_name(place), total, free))
     return gpus
+
+
+def own_address() -> str | None:
+    """The IPv4 address that this machine's own name resolves to; gloo offers it to the other machines."""
+    try:
+        return socket.gethostbyname(socket.gethostname())
+    except OSError:
+        return None
+
+
+def default_interface(table: str | None = None) -> str | None:
+    """The interface of the default route; ``table`` is the text of ``/proc/net/route`` (proc_pid_net(5))."""
+    if table is None:
+        try:
+            table = Path("/proc/net/route").read_text(encoding="utf-8")
+        except OSError:
+            return None
+    fields = [line.split() for line in table.splitlines()[1:]]
+    return next((line[0] for line in fields if len(line) > 1 and line[1] == "00000000"), None)
 
 
 def unlimited(limit: int) -> int:
@@ -187,7 +217,8 @@ def look_at_rank(config: RunConfig) -> Rank:
         precision = choose_precision(config.precision, device)
     except UserError as error:
         return Rank(rank, host, config.device, config.precision, str(error), cudnn, versions)
-    problem = try_step(device, precision.value)
+    place = f"cuda:{launched_local_rank()}" if device == "cuda" else device
+    problem = try_step(place, precision.value)
     return Rank(rank, host, device, str(precision), problem, cudnn, versions)
 
 
@@ -196,7 +227,7 @@ def try_step(device: str, precision: str) -> str | None:
     try:
         lstm = torch.nn.LSTM(16, 16, bidirectional=True, batch_first=True).to(device)
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-        with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
+        with torch.autocast(device.partition(":")[0], dtype=dtype, enabled=dtype is not None):
             states, _ = lstm(torch.ones(4, 8, 16, device=device))
         states.float().sum().backward()
         gradients = [weight.grad for weight in lstm.parameters() if weight.grad is not None]

@@ -16,6 +16,7 @@ from harness.launch import diagnosis, machine
 from harness.launch.diagnosis import Finding
 from harness.launch.facts import Data, Gpu, Machine, Network, Rank, RunFolder
 from harness.model.classifier import Classifier
+from harness.ranks.precision import Choice
 from tests.commands import CPU, free_port, run_module, succeed
 from tests.datasets import write_dataset
 
@@ -48,7 +49,17 @@ def test_a_good_machine_has_nothing_but_ok() -> None:
         ("gpus", {"gpus": ()}, "fix", "the driver may be too old for CUDA 12.8"),
         ("gpus", {"gpus": (), "driver": False, "device": "cuda"}, "fix", "there is no NVIDIA driver here"),
         ("gpus", {"device": "cpu"}, "warn", "not used, since --device cpu was asked for"),
-        ("gpus", {"processes": 3}, "fix", "3 processes on 2; start 2 on each machine, with --num_processes"),
+        ("gpus", {"processes": 3, "asked": "gpu"}, "fix", "3 processes on 2; start 2 on each machine, with --num"),
+        ("gpus", {"processes": 3}, "warn", "not used, since 3 processes cannot share 2; --num_processes 2"),
+        ("gpus", {"asked": "cpu"}, "ok", "not used, since accelerate's configuration names no gpu_ids"),
+        ("own address", {"machines": 2, "own_address": "10.1.2.3"}, "ok", "is 10.1.2.3"),
+        (
+            "own address",
+            {"machines": 2, "own_address": "127.0.1.1", "route": "eth1"},
+            "fix",
+            "is 127.0.1.1 here, where no other machine comes in; export GLOO_SOCKET_IFNAME=eth1",
+        ),
+        ("own address", {"machines": 2}, "fix", "is no address here, where no other machine comes in"),
         ("gpus", {"processes": 1}, "warn", "1 of 2 used; pass --num_processes to use all"),
         ("gpus", {"gpus": (H100, replace(H100, free=9 * GB))}, "warn", "other programs take memory of GPU 1"),
         ("cores", {"slurm_cpus": 32}, "fix", "SLURM gave 32 to the task; export SRUN_CPUS_PER_TASK=32 before srun"),
@@ -230,3 +241,20 @@ def test_a_rank_that_nobody_meets_says_so() -> None:
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("fix")]
     assert f"rank 0 of 2 did not meet the others at 127.0.0.1:{port}" in line
     assert "start it on every machine" in line
+
+
+def test_the_interface_of_the_default_route() -> None:
+    table = "Iface\tDestination\tGateway\neth0\t0011A8C0\t00000000\neth1\t00000000\t0111A8C0\n"
+    assert machine.default_interface(table) == "eth1"
+    assert machine.default_interface("Iface\tDestination\n") is None
+
+
+def test_each_rank_tries_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(machine, "choose_device", lambda wanted: Choice("cuda", "made up"))
+    monkeypatch.setattr(machine, "choose_precision", lambda wanted, device: Choice("fp32", "made up"))
+    monkeypatch.setattr(machine, "try_step", lambda device, precision: tried.append(device))
+    for rank in ("0", "3"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        machine.look_at_rank(RunConfig())
+    assert tried == ["cuda:0", "cuda:3"]
