@@ -136,8 +136,10 @@ def judge_own_address(machine: Machine) -> tuple[State, str]:
     if address is not None and not address.startswith("127."):
         return "ok", f"{machine.host} is {address}"
     interface = machine.route or "the interface that the other machines reach"
+    if machine.gloo_interface:
+        return "ok", f"GLOO_SOCKET_IFNAME is {machine.gloo_interface}"
     shown = f"{machine.host} is {address} here" if address else f"{machine.host} is no address here"
-    return "fix", f"{shown}, where no other machine comes in; export GLOO_SOCKET_IFNAME={interface}"
+    return "warn", f"{shown}, where no other machine comes in; export GLOO_SOCKET_IFNAME={interface}"
 
 
 def judge_data(seen: list[Data]) -> list[Finding]:

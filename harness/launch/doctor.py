@@ -72,6 +72,7 @@ def launch(options: list[str], keys: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "exit_code")
         os.environ[EXIT_CODE_FILE] = str(path)
+        launcher.tell_devices(options)
         failure = launcher.start(launcher.accelerate_arguments(options, keys, MODULE))
         if failure is not None:
             print(f"error: {failure.sentence}; what it said is above", file=sys.stderr)

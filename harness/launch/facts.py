@@ -61,6 +61,8 @@ class Machine:
     """Machines of the launch, as far as the launcher told its ranks."""
     own_address: str | None = None
     """What this machine's name resolves to here; None if to nothing."""
+    gloo_interface: str | None = None
+    """GLOO_SOCKET_IFNAME, if it is set."""
     route: str | None = None
     """The network interface of the default route."""
 

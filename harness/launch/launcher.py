@@ -128,10 +128,16 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     return arguments
 
 
-def check_devices(config: RunConfig, options: list[str], arguments: Any) -> None:
-    """Tell the ranks who asked for GPUs, and refuse here, before any of them starts, if there are too few."""
+def tell_devices(options: list[str]) -> devices.Asked:
+    """Tell the ranks what accelerate's ``options`` and its configuration file ask for."""
     asked = devices.asked_by(options, devices.read_settings(options, devices.default_file()))
     os.environ[devices.ASKED] = asked
+    return asked
+
+
+def check_devices(config: RunConfig, options: list[str], arguments: Any) -> None:
+    """Tell the ranks who asked for GPUs, and refuse here, before any of them starts, if there are too few."""
+    asked = tell_devices(options)
     if config.device == "cuda" or (asked == "gpu" and config.device == "auto"):
         here = -(-(arguments.num_processes or 1) // (arguments.num_machines or 1))
         devices.choose(config.device, asked, here, devices.see())

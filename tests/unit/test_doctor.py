@@ -56,10 +56,11 @@ def test_a_good_machine_has_nothing_but_ok() -> None:
         (
             "own address",
             {"machines": 2, "own_address": "127.0.1.1", "route": "eth1"},
-            "fix",
+            "warn",
             "is 127.0.1.1 here, where no other machine comes in; export GLOO_SOCKET_IFNAME=eth1",
         ),
-        ("own address", {"machines": 2}, "fix", "is no address here, where no other machine comes in"),
+        ("own address", {"machines": 2, "gloo_interface": "ib0"}, "ok", "GLOO_SOCKET_IFNAME is ib0"),
+        ("own address", {"machines": 2}, "warn", "is no address here, where no other machine comes in"),
         ("gpus", {"processes": 1}, "warn", "1 of 2 used; pass --num_processes to use all"),
         ("gpus", {"gpus": (H100, replace(H100, free=9 * GB))}, "warn", "other programs take memory of GPU 1"),
         ("cores", {"slurm_cpus": 32}, "fix", "SLURM gave 32 to the task; export SRUN_CPUS_PER_TASK=32 before srun"),
