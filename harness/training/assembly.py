@@ -31,6 +31,7 @@ from harness.training.probe import choose_micro_batch
 from harness.training.profiling import StepProfiler
 from harness.training.requests import RankRequests
 from harness.training.run import Run
+from harness.training.scorer import Scorer
 from harness.training.selection import Selection
 from harness.training.sinks import TrackerSink
 from harness.training.state import State
@@ -68,7 +69,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter) -> Run:
         writer.restore_bundle(manifest, selection)
     prepare_checkpoints(trainer, writer)
     console = add_sinks(config, manifest, trainer, writer, choices) if world.is_main else None
-    return Run(config, session, manifest, data, trainer, selection, RankRequests(world), watch, writer, console)
+    scorer, requests = Scorer(session, data, config.eval_batch), RankRequests(world)
+    return Run(config, session, manifest, data, scorer, trainer, selection, requests, watch, writer, console)
 
 
 def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manifest, Checkpoint | None]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -15,6 +15,7 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         """``decay`` is the share of the old average that stays at each step, less in the first steps."""
+        self.names = [name for name, _ in model.named_parameters()]
         self.parameters: list[torch.Tensor] = list(model.parameters())
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.decay = decay
@@ -23,6 +24,15 @@ class WeightAverage:
         """Move towards the weights after optimizer step ``step`` (from 0); early steps weigh more."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.parameters], 1 - decay)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """``average.NAME`` -> tensor for every parameter."""
+        return {f"average.{name}": average for name, average in zip(self.names, self.average, strict=True)}
+
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take up what ``state`` gave; where there is nothing, the average begins at the weights of now."""
+        for name, own, average in zip(self.names, self.parameters, self.average, strict=True):
+            average.copy_(tensors.get(f"average.{name}", own.detach()))
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

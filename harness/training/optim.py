@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -30,6 +31,20 @@ def allocate_moments(optimizer: torch.optim.AdamW) -> None:
         for parameter in group["params"]:
             moments = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in MOMENTS}
             optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:
+    """``KEY.NAME`` -> tensor for every parameter of ``model``: its moments and the number of its steps."""
+    keys = ("step", *MOMENTS)
+    return {f"{key}.{name}": optimizer.state[held][key] for name, held in model.named_parameters() for key in keys}
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Take up what ``optimizer_state`` gave. Raises ``KeyError`` or ``RuntimeError`` for another model's."""
+    for name, live in optimizer_state(optimizer, model).items():
+        live.copy_(tensors[name])
 
 
 def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:

@@ -11,23 +11,19 @@ import torch
 
 from harness.config import RunConfig, to_dict
 from harness.data import order
-from harness.data.checks import TEST, TRAIN, VALIDATION
+from harness.data.checks import TRAIN, VALIDATION
 from harness.data.residency import OpenData
-from harness.inference.bundle import read_bundle
-from harness.inference.evaluation import assess, describe, describe_calibration, numbers_of, write_results
-from harness.inference.scoring import Scores, score
-from harness.model.classifier import Classifier
+from harness.inference.evaluation import numbers_of
 from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.preemption import Preempted, StopWatch
 from harness.ranks.session import Session
-from harness.rundir import layout
 from harness.rundir.environment import installed_version
-from harness.rundir.storage import storage
 from harness.scores.calibration import decide
 from harness.scores.metrics import classification_metrics
 from harness.training.console import Console
 from harness.training.probe import rehearse
 from harness.training.requests import RankRequest, RankRequests
+from harness.training.scorer import Scorer
 from harness.training.selection import Selection
 from harness.training.trainer import Milestones, Trainer
 from harness.training.writer import RunWriter
@@ -42,6 +38,7 @@ class Run(Milestones):
     session: Session
     manifest: Manifest
     data: OpenData
+    scorer: Scorer
     trainer: Trainer
     selection: Selection
     requests: RankRequests
@@ -57,7 +54,8 @@ class Run(Milestones):
         try:
             self.pause()
             self.trainer.fit()
-            self.test()
+            self.scorer.test(self.writer.directory, self.trainer.step, self.writer.sinks, self.pause)
+            self.raise_failure()
         except Preempted:
             self.save(wait=True)
             self.watch.clear()
@@ -152,7 +150,7 @@ class Run(Milestones):
         with world.together("checking that the dataset is unchanged"):
             self.data.guard.check()
         classifier = self.trainer.objective.classifier
-        scores = self.score(VALIDATION, classifier)
+        scores = self.scorer(VALIDATION, classifier, self.pause)
         values = classification_metrics(scores.logits, scores.labels)
         better = self.selection.consider(values, step)
         if better:
@@ -165,39 +163,3 @@ class Run(Milestones):
         if self.selection.exhausted:
             sinks.say(f"stopping: no better validation for {self.selection.epochs_since_best} epochs (patience)")
         return self.selection.exhausted
-
-    def score(self, split: str, classifier: Classifier) -> Scores:
-        """Scores of a split, on every rank."""
-        return score(
-            classifier,
-            self.data.splits[split],
-            self.session.world,
-            batch_rows=self.config.eval_batch,
-            layout=self.session.layout,
-            device=self.session.device,
-            pause=self.pause,
-            guard=self.data.guard.check_sizes,
-        )
-
-    def test(self) -> None:
-        """Load the best weights and measure them, once, on the test split if the dataset has one."""
-        world, sinks, directory = self.session.world, self.writer.sinks, self.writer.directory
-        with world.together("loading the best weights"):
-            bundle = read_bundle(directory / layout.BUNDLE)
-        world.handshake({"weights": bundle.info.weights_sha256})
-        if TEST not in self.data.splits:
-            sinks.say(f"no test: {self.config.data} has no test split")
-            return
-        classifier = bundle.model.to(self.session.device)
-        classifier.recurrent.flatten_parameters()
-        scores = self.score(TEST, classifier)
-        values: dict[str, Any] = {}
-        with world.together("writing the test's results"), storage(directory):
-            if world.is_main:
-                values = assess(scores, bundle, self.data.splits[TEST])
-                write_results(directory, TEST, scores, self.manifest, values)
-        if world.is_main:
-            sinks.log(TEST, {"step": self.trainer.step, **numbers_of(values)})
-            sinks.say(f"test, weights of step {bundle.info.step}: {describe(values)}")
-            sinks.say(f"test, {describe_calibration(values)}")
-        self.raise_failure()

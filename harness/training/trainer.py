@@ -19,7 +19,13 @@ from harness.ranks.distributed import World
 from harness.rundir.checkpoint import MODEL, OPTIMIZER
 from harness.training.ema import WeightAverage
 from harness.training.guard import NonFiniteGuard
-from harness.training.optim import MOMENTS, build_optimizer, learning_rate, set_learning_rate
+from harness.training.optim import (
+    build_optimizer,
+    learning_rate,
+    load_optimizer_state,
+    optimizer_state,
+    set_learning_rate,
+)
 from harness.training.profiling import StepProfiler
 from harness.training.state import State, load_weights
 from harness.training.throughput import Meter
@@ -174,13 +180,9 @@ class Trainer:
         """All that the training is between two steps; every rank calls it, since each has counted its own share."""
         self.guard.flush(self.current_lr())
         classifier = self.objective.classifier
-        optimizer: dict[str, torch.Tensor] = {}
-        for name, parameter in classifier.named_parameters():
-            held = self.optimizer.optimizer.state[parameter]
-            optimizer |= {f"{key}.{name}": held[key] for key in ("step", *MOMENTS)}
+        optimizer = optimizer_state(self.optimizer.optimizer, classifier)
         if self.average is not None:
-            names = (name for name, _ in classifier.named_parameters())
-            optimizer |= {f"average.{name}": tensor for name, tensor in zip(names, self.average.average, strict=True)}
+            optimizer |= self.average.state()
         scaler = self.accelerator.scaler
         values = {
             "step": self.step,
@@ -202,13 +204,9 @@ class Trainer:
         load_weights(classifier, state.tensors[MODEL], where)
         tensors = state.tensors[OPTIMIZER]
         try:
-            for name, parameter in classifier.named_parameters():
-                held = self.optimizer.optimizer.state[parameter]
-                for key in ("step", *MOMENTS):
-                    held[key].copy_(tensors[f"{key}.{name}"])
+            load_optimizer_state(self.optimizer.optimizer, classifier, tensors)
             if self.average is not None:
-                for (name, own), average in zip(classifier.named_parameters(), self.average.average, strict=True):
-                    average.copy_(tensors.get(f"average.{name}", own.detach()))
+                self.average.load(tensors)
         except (KeyError, RuntimeError) as error:
             raise DataError(f"{where}: not the optimizer of this model ({error})") from None
         self.step, self.epochs_done = values["step"], values["epochs_done"]
