@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from harness.batch import send
 from preprocessing.base import randomness
 from preprocessing.base.randomness import splitmix64
 
@@ -40,8 +41,7 @@ class Masks:
     @classmethod
     def of(cls, seed: int, step: int, rows: np.ndarray, device: torch.device) -> Masks:
         """The masks of source ``rows`` int64 ``[rows]`` in optimizer ``step`` of a run; the host never waits."""
-        keys = torch.from_numpy(row_keys(seed, step, rows).view(np.int64))
-        return cls(keys.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else keys)
+        return cls(send(torch.from_numpy(row_keys(seed, step, rows).view(np.int64)), device))
 
     def features(self, site: int, size: int, chance: float, dtype: torch.dtype) -> torch.Tensor:
         """``[rows, size]``: 0 with ``chance``, else ``1 / (1 - chance)``."""
