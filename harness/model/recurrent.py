@@ -28,6 +28,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Layout, send
 from harness.model.dropout import LAYERS, Masks
+from harness.ranks.precision import DTYPES, NAMES, Choice
+from preprocessing.base.errors import ConfigError
 
 
 class VariableLengthLSTM(nn.Module):
@@ -91,7 +93,7 @@ class VariableLengthLSTM(nn.Module):
         masks: Masks | None = None,
         dtype: torch.dtype | None = None,
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """What each direction gives for ``inputs`` ``[time, rows, input_size]``; ``lengths`` ``[rows]`` lie beside them.
+        """What each direction gives for ``inputs`` ``[time, rows, input_size]`` and their ``lengths`` ``[rows]``.
 
         That is a tensor ``[time, rows, hidden_size]`` per direction; in the second, a backward one, each row is
         reversed within its own length (``in_order`` turns it back). Also the final states ``[rows, output_size]``.
@@ -274,3 +276,19 @@ def trial_dtype(lstm: VariableLengthLSTM, layout: Layout, dtype: torch.dtype | N
             outputs = lstm.forward_packed(PackedSequence(inputs, torch.tensor([2, 2, 1])), None, dtype)[0].data
         torch.autograd.grad(outputs.float().sum(), inputs)
     return outputs.dtype
+
+
+def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> Choice:
+    """The arithmetic that the layers really run in when they are told ``wanted``: fp32, bf16 or fp16, and why.
+
+    Raises ``ConfigError`` if they cannot.
+    """
+    device = next(lstm.parameters()).device.type
+    try:
+        found = NAMES[trial_dtype(lstm, layout, DTYPES[wanted.value])]
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"precision: the recurrent layers fail in {wanted.value} on {device} ({reason}); use --precision fp32"
+        ) from error
+    return wanted if found == wanted.value else Choice(found, f"what comes out when {wanted.value} is asked for")
