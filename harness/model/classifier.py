@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch
 from harness.config import ModelConfig
-from harness.model.dropout import EMBEDDING, HEAD, Masks
+from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks
 from harness.model.pooling import pool_packed, pool_padded
 from harness.model.recurrent import PackedIndex, VariableLengthLSTM
 from preprocessing.text.vocabulary import PAD, UNK
@@ -58,6 +58,15 @@ class Classifier(nn.Module):
     def drops(self) -> bool:
         """Whether training wants masks."""
         return self.config.dropout > 0 or self.config.word_dropout > 0
+
+    def masks(self, seed: int, step: int, batch: Batch) -> Masks:
+        """What is dropped from the rows of a batch in optimizer ``step``; one hash for all features."""
+        masks = Masks.of(seed, step, batch.rows, batch.ids.device)
+        if not self.config.dropout:
+            return masks
+        between = {LAYERS + number: self.recurrent.output_size for number in range(1, self.config.num_layers)}
+        sizes = {EMBEDDING: self.config.embedding_dim, **between, HEAD: self.head.in_features}
+        return masks.together(sizes, self.config.dropout)
 
     def _padded(self, batch: Batch, masks: Masks | None, dtype: torch.dtype | None) -> torch.Tensor:
         """Time comes first, as the recurrent layers want it."""
@@ -160,7 +169,7 @@ class Objective(nn.Module):
         whole step.
         """
         drops = self.training and self.classifier.drops
-        masks = Masks.of(self.seed, step, batch.rows, batch.ids.device) if drops else None
+        masks = self.classifier.masks(self.seed, step, batch) if drops else None
         losses = loss_per_row(
             self.classifier(batch, masks, self.recurrent_dtype),
             batch.labels,
