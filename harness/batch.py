@@ -12,6 +12,17 @@ import torch
 Layout = Literal["padded", "packed"]
 
 
+def send(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on ``device``, without a wait of the host: all that a step copies goes through here.
+
+    CUDA copies from ordinary (pageable) memory only while the host waits, so the values move to pinned memory first;
+    torch keeps that memory until the copy is done. On the CPU nothing happens.
+    """
+    if device.type == "cpu":
+        return values
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
 @dataclass(slots=True)
 class Batch:
     """A micro-batch on the device, longest row first.
@@ -29,6 +40,13 @@ class Batch:
     """int64 ``[rows]``: the rows' numbers in the source."""
     batch_sizes: torch.Tensor | None = None
     """Packed layout only: int64 ``[time]`` on the CPU, how many rows are still running at each time step."""
+    sent_lengths: torch.Tensor | None = None
+    """``lengths`` where the ids are, if whoever made the batch has sent them along; see ``device_lengths``."""
+
+    @property
+    def device_lengths(self) -> torch.Tensor:
+        """int64 ``[rows]`` on the device of the ids. A loader sends them ahead; otherwise the host waits for a copy."""
+        return self.lengths.to(self.ids.device) if self.sent_lengths is None else self.sent_lengths
 
     @property
     def num_rows(self) -> int:

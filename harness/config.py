@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from preprocessing.base.errors import ConfigError, require
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Recurrence = Literal["auto", "packed", "padded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +190,9 @@ class RunConfig:
     """Arithmetic of training. auto: bf16 where the device computes it natively, else fp32. Evaluation is in fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA devices when there are any."""
+    recurrence: Recurrence = "auto"
+    """How the recurrent layers get their rows: packed (real tokens alone) or padded to the batch's longest row; equal
+    within rounding. auto: what is the faster on the device, with its reason in the first lines of a run."""
     seed: int = 0
     """Decides initial weights, order and dropout."""
     patience: int | None = None
@@ -233,6 +237,8 @@ class RunConfig:
         """Check ranges."""
         for name in ("epochs", "global_batch", "eval_batch", "timeout_s", "nan_limit"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        known = get_args(Recurrence)
+        require(self.recurrence in known, "recurrence", self.recurrence, ", ".join(known))
         micro_batch = self.micro_batch
         fits = micro_batch in (None, "auto") or (isinstance(micro_batch, int) and micro_batch >= 1)
         require(fits, "micro_batch", micro_batch, "at least 1, auto, or null")

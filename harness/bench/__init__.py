@@ -70,13 +70,13 @@ def show(values: dict[str, Any], *, as_json: bool) -> None:
 
 
 def render_table(lines: list[dict[str, Any]]) -> str:
-    """The comparison of the two paths, a line each."""
-    head = f"{'hidden':>6} {'batch':>6} {'precision':>10} {'packed':>12} {'reversal':>12} {'reversal / packed':>18}"
-    return "\n".join(
-        [head]
-        + [
-            f"{line['hidden_size']:>6} {line['batch']:>6} {line['precision']:>10} {line['packed']:>12,.0f} "
-            f"{line['reversal']:>12,.0f} {line['reversal'] / line['packed']:>18.2f}"
-            for line in lines
-        ]
-    )
+    """The comparison of the two paths, a line each; a cell for which the device had no memory says so."""
+    rows = [f"{'hidden':>6} {'batch':>6} {'precision':>10} {'packed':>12} {'reversal':>12} {'reversal / packed':>18}"]
+    for line in lines:
+        shape = f"{line['hidden_size']:>6} {line['batch']:>6} {line['precision']:>10}"
+        if line["reversal"] is None:
+            rows.append(f"{shape} {'out of memory':>25}")
+        else:
+            ratio = line["reversal"] / line["packed"]
+            rows.append(f"{shape} {line['packed']:>12,.0f} {line['reversal']:>12,.0f} {ratio:>18.2f}")
+    return "\n".join(rows)

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from harness.bench import alternate, result, show
 from harness.config import require
 from harness.model.recurrent import VariableLengthLSTM
+from harness.ranks.precision import DTYPES, recurrent_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class RecurrenceConfig:
     rounds: int = 7
     """Measurements of each contender; the median counts."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic, by autocast."""
+    """Arithmetic; the padded nn.LSTM has it by autocast. Packed input on a CPU stays in fp32 whatever this says."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -50,13 +51,18 @@ def measure(config: RecurrenceConfig) -> dict[str, Any]:
     lstm = VariableLengthLSTM(size, size).to(device)
     plain = next(iter(lstm.lstms()))
     inputs = torch.randn(config.batch, int(lengths[0]), size, device=device, requires_grad=True)
+    sent = lengths.to(device)
+    in_padded, in_packed = (
+        DTYPES[recurrent_dtype(config.precision, device.type, layout).value] for layout in ("padded", "packed")
+    )
 
     def reversal() -> torch.Tensor:
-        outputs, _ = lstm.forward_padded(inputs.transpose(0, 1), lengths)
+        outputs, _ = lstm.forward_padded(inputs.transpose(0, 1), sent, dtype=in_padded)
         return torch.stack([direction.float().sum() for direction in outputs]).sum()
 
     def packed() -> torch.Tensor:
-        return lstm.forward_packed(pack_padded_sequence(inputs, lengths, batch_first=True))[0].data.float().sum()
+        sequence = pack_padded_sequence(inputs, lengths, batch_first=True)
+        return lstm.forward_packed(sequence, dtype=in_packed)[0].data.float().sum()
 
     def padded() -> torch.Tensor:
         return plain(inputs)[0].float().sum()

@@ -23,6 +23,7 @@ from harness.data.checks import TRAIN
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.model.classifier import Classifier, Objective
+from harness.ranks.precision import DTYPES, layout_on, recurrent_dtype
 from harness.ranks.session import Session, open_session
 from harness.training.flops import flops_per_token, measure_peak, synchronize
 from harness.training.guard import NonFiniteGuard
@@ -105,13 +106,15 @@ class Ours:
         self.peak = measure_peak(session.device, config.precision)
         self.flops = flops_per_token(config.model)
         order = order_over(split, OrderSpec(seed=0, global_batch=config.batch))
-        loader = Loader(split, order, rank=0, world_size=1, layout=session.layout, device=session.device)
+        layout, _ = layout_on(session.device, config.model.hidden_size)
+        loader = Loader(split, order, rank=0, world_size=1, layout=layout, device=session.device)
         torch.manual_seed(0)
         classifier = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels)).to(session.device)
+        dtype = recurrent_dtype(session.arithmetic, session.device.type, layout).value
         scratch = Path(tempfile.gettempdir())
         self.trainer = Trainer(
             run,
-            Objective(classifier),
+            Objective(classifier, recurrent_dtype=DTYPES[dtype]),
             loader,
             session.accelerator,
             session.world,
@@ -165,7 +168,12 @@ def packed_against_reversal(session: Session) -> list[dict[str, Any]]:
         for batch in batches:
             for precision in ("fp32", "bf16"):
                 shape: dict[str, Any] = {"hidden_size": hidden_size, "batch": batch, "precision": precision}
-                measured = recurrence.measure(recurrence.RecurrenceConfig(rounds=3, **shape))
+                try:
+                    measured = recurrence.measure(recurrence.RecurrenceConfig(rounds=3, **shape))
+                except torch.OutOfMemoryError:
+                    lines.append({**shape, "reversal": None, "packed": None})
+                    torch.cuda.empty_cache()
+                    continue
                 packed = measured["peers"]["pack_padded_sequence"]
                 lines.append({**shape, "reversal": measured["ours"], "packed": packed})
     return lines

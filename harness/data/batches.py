@@ -8,12 +8,12 @@ memory. A step then costs one gather and a few views.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 
-from harness.batch import Batch, Layout, StepBatch
+from harness.batch import Batch, Layout, StepBatch, send
 from harness.data.device import DeviceRows
 from harness.data.gather import Gather, pack
 from harness.data.order import Window, micro_batches
@@ -117,17 +117,19 @@ class Assembler:
         if self.resident is not None:
             global_rows = window.rows(share.places)
             self.global_rows = [global_rows[piece] for piece in pieces]
-        labels = torch.from_numpy(columns.label)
-        if self.stream is not None:
-            with torch.cuda.stream(self.stream):
-                labels = labels.pin_memory().to(self.device, non_blocking=True)
-        self.labels = labels.split(sizes)
+        with self._on_stream():
+            labels, lengths = send(torch.from_numpy(np.stack((columns.label, columns.length))), self.device)
+        self.labels, self.sent_lengths = labels.split(sizes), lengths.split(sizes)
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        """On CUDA: copies inside the block run beside the training, in the order in which they were asked for."""
+        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
     def __call__(self, buffer: Buffer, numbers: range) -> tuple[list[Batch], torch.cuda.Event | None]:
         """The window's micro-batches of these ``numbers``, and the event of their copy to the device."""
         if buffer.copied is not None:
             buffer.copied.synchronize()
-        with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
+        with self._on_stream():
             batches = list(self._gathered(buffer, numbers) if self.resident is None else self._resident(numbers))
             if self.stream is not None:
                 if self.resident is None:
@@ -151,7 +153,11 @@ class Assembler:
                 ids = buffer.flat[used : used + int(lengths.sum())]
                 sizes = torch.from_numpy(pack(padded, lengths.numpy(), ids))
             used += ids.numel()
-            yield Batch(ids, lengths, self.labels[number], self.rows[number], sizes)
+            yield self._batch(number, ids, sizes)
+
+    def _batch(self, number: int, ids: torch.Tensor, sizes: torch.Tensor | None) -> Batch:
+        lengths, sent = self.lengths[number], self.sent_lengths[number]
+        return Batch(ids, lengths, self.labels[number], self.rows[number], sizes, sent)
 
     def _copy(self, number: int, out: torch.Tensor) -> None:
         if number in self.width:
@@ -170,7 +176,7 @@ class Assembler:
             else:
                 ids, counts = self.resident.packed(global_rows, length)
                 sizes = torch.from_numpy(counts)
-            yield Batch(ids, self.lengths[number], self.labels[number], self.rows[number], sizes)
+            yield self._batch(number, ids, sizes)
 
     def _to_device(self, buffer: Buffer, batches: list[Batch]) -> None:
         """One copy for the whole group."""
@@ -189,3 +195,4 @@ def hand_over(step: StepBatch) -> None:
     for batch in step.micro_batches:
         batch.ids.record_stream(stream)
         batch.labels.record_stream(stream)
+        batch.device_lengths.record_stream(stream)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from harness.batch import send
 from preprocessing.dataset.shards import Split
 
 
@@ -27,10 +28,12 @@ class DeviceRows:
             piece = torch.from_numpy(real.view(np.int16) if narrow == np.uint16 else real)
             self.tokens[filled : filled + len(piece)] = piece.to(device)
             filled += len(piece)
+        if device.type == "cuda":  # the loader reads on a stream of its own, which would not wait for this one
+            torch.cuda.current_stream(device).synchronize()
 
     def padded(self, rows: np.ndarray, length: np.ndarray) -> torch.Tensor:
         """Narrow ids ``[rows, time]`` of global ``rows`` with the lengths int64 ``[rows]``; zero beyond each length."""
-        start, lengths = self._send(self.starts[rows]), self._send(length)
+        start, lengths = send(torch.from_numpy(np.stack((self.starts[rows], length))), self.device)
         time = torch.arange(int(length.max()), device=self.device)
         place = (start[:, None] + time).clamp_(max=len(self.tokens) - 1)
         return self.tokens[place].masked_fill_(time >= lengths[:, None], 0)
@@ -43,13 +46,9 @@ class DeviceRows:
         ended = np.cumsum(np.bincount(length, minlength=int(length.max()) + 1))
         sizes = len(length) - ended[: int(length.max())]
         total = int(length.sum())
-        start = self._send(self.starts[rows])
-        before, counts = self._send(np.cumsum(sizes) - sizes), self._send(sizes)
+        start = send(torch.from_numpy(self.starts[rows]), self.device)
+        before, counts = send(torch.from_numpy(np.stack((np.cumsum(sizes) - sizes, sizes))), self.device)
         steps = torch.arange(len(sizes), device=self.device)
         time = torch.repeat_interleave(steps, counts, output_size=total)
         row = torch.arange(total, device=self.device) - before[time]
         return self.tokens[start[row] + time], sizes
-
-    def _send(self, values: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(values)
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor

@@ -11,6 +11,7 @@ from harness.inference.bundle import Bundle, read_bundle, same_text
 from harness.inference.config import EvaluateConfig
 from harness.inference.mistakes import METHOD, most_confident_mistakes
 from harness.inference.scoring import Scores, score
+from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
@@ -56,7 +57,7 @@ def evaluate(config: EvaluateConfig, session: Session) -> None:
         split,
         world,
         batch_rows=config.batch,
-        layout=session.layout,
+        layout=layout_on(device, bundle.model.config.hidden_size)[0],
         device=device,
         resident=data.rows,
         guard=data.guard.check_sizes,

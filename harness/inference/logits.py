@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from harness.batch import Batch
+from harness.batch import Batch, send
 from harness.model.classifier import Classifier
 
 
@@ -28,7 +28,8 @@ def logits_of(model: Classifier, texts: Sequence[np.ndarray], batch_rows: int) -
             for row, place in enumerate(places):
                 padded[row, : lengths[place]] = texts[place]
             labels = torch.zeros(len(places), dtype=torch.int64)
-            batch = Batch(torch.from_numpy(padded).to(device), torch.from_numpy(lengths[places]), labels, places)
+            own = torch.from_numpy(lengths[places])
+            batch = Batch(send(torch.from_numpy(padded), device), own, labels, places, sent_lengths=send(own, device))
             parts.append(model(batch).double().cpu().numpy())
     logits = np.concatenate(parts)
     result = np.empty_like(logits)

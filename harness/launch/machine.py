@@ -19,6 +19,7 @@ from harness.config import RunConfig
 from harness.data import files, residency
 from harness.data.checks import TRAIN
 from harness.launch.facts import Data, Gpu, Machine, Rank, RunFolder
+from harness.model.recurrent import VariableLengthLSTM, try_recurrence
 from harness.model.size import num_parameters
 from harness.ranks import devices
 from harness.ranks.distributed import (
@@ -27,7 +28,15 @@ from harness.ranks.distributed import (
     launched_rank,
     launched_world_size,
 )
-from harness.ranks.precision import choose_device, choose_precision, configure_threads
+from harness.ranks.precision import (
+    Arithmetic,
+    as_arithmetic,
+    choose_device,
+    choose_precision,
+    configure_threads,
+    layout_on,
+    recurrent_dtype,
+)
 from harness.rundir.environment import installed_version
 from harness.training import preflight, resume
 from preprocessing.base import atomic
@@ -219,24 +228,22 @@ def look_at_rank(config: RunConfig) -> Rank:
     except UserError as error:
         return Rank(rank, host, config.device, config.precision, str(error), cudnn, versions)
     place = f"cuda:{launched_local_rank()}" if device == "cuda" else device
-    problem = try_step(place, precision.value)
+    problem = try_step(place, as_arithmetic(precision))
     return Rank(rank, host, device, str(precision), problem, cudnn, versions)
 
 
-def try_step(device: str, precision: str) -> str | None:
-    """One forward and backward pass of a small LSTM; the sentence with which it failed, or None."""
+def try_step(device: str, precision: Arithmetic) -> str | None:
+    """Forward and backward through a small recurrent layer; the sentence with which it failed, or None."""
     try:
-        lstm = torch.nn.LSTM(16, 16, bidirectional=True, batch_first=True).to(device)
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-        with torch.autocast(device.partition(":")[0], dtype=dtype, enabled=dtype is not None):
-            states, _ = lstm(torch.ones(4, 8, 16, device=device))
-        states.float().sum().backward()
-        gradients = [weight.grad for weight in lstm.parameters() if weight.grad is not None]
-        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
-            return f"a small LSTM has no finite gradient in {precision} on {device}; use --precision fp32"
+        place = torch.device(device)
+        lstm = VariableLengthLSTM(16, 16).to(place)
+        layout, _ = layout_on(place, 16)
+        try_recurrence(lstm, layout, recurrent_dtype(precision, place.type, layout))
+    except UserError as error:
+        return str(error)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        return f"a small LSTM fails in {precision} on {device} ({reason}); use --precision fp32"
+        return f"a small LSTM cannot be put on {device} ({reason}); use --device cpu"
     return None
 
 

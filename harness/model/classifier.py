@@ -10,9 +10,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch
 from harness.config import ModelConfig
-from harness.model.dropout import EMBEDDING, HEAD, Masks
+from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks
 from harness.model.pooling import pool_packed, pool_padded
-from harness.model.recurrent import VariableLengthLSTM, packed_rows, packed_time
+from harness.model.recurrent import PackedIndex, VariableLengthLSTM
 from preprocessing.text.vocabulary import PAD, UNK
 
 
@@ -37,14 +37,18 @@ class Classifier(nn.Module):
         pooled_size = self.recurrent.output_size * (2 if config.pooling == "max+mean" else 1)
         self.head = nn.Linear(pooled_size, 1 if num_classes == 2 else num_classes)
 
-    def forward(self, batch: Batch, masks: Masks | None = None) -> torch.Tensor:
+    def forward(
+        self, batch: Batch, masks: Masks | None = None, recurrent_dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
         """Logits of at least fp32: ``[rows]`` for two classes, ``[rows, classes]`` for more; rows as in the batch.
 
-        ``masks`` of the batch's rows say what is dropped in training; without them nothing is.
+        ``masks`` of the batch's rows say what is dropped in training; without them nothing is. The recurrent layers
+        compute in ``recurrent_dtype``, that of the weights unless given; all else says its dtype itself, so autocast
+        changes nothing here.
         """
-        pooled = self._padded(batch, masks) if batch.batch_sizes is None else self._packed(batch, masks)
-        with torch.autocast(pooled.device.type, enabled=False):
-            pooled = pooled.to(self.head.weight.dtype)
+        with torch.autocast(batch.ids.device.type, enabled=False):
+            read = self._padded if batch.batch_sizes is None else self._packed
+            pooled = read(batch, masks, recurrent_dtype).to(self.head.weight.dtype)
             if masks is not None and self.config.dropout:
                 pooled = pooled * masks.features(HEAD, pooled.shape[1], self.config.dropout, pooled.dtype)
             logits = self.head(pooled)
@@ -55,36 +59,44 @@ class Classifier(nn.Module):
         """Whether training wants masks."""
         return self.config.dropout > 0 or self.config.word_dropout > 0
 
-    def _padded(self, batch: Batch, masks: Masks | None) -> torch.Tensor:
+    def masks(self, seed: int, step: int, batch: Batch) -> Masks:
+        """What is dropped from the rows of a batch in optimizer ``step``; one hash for all features."""
+        masks = Masks.of(seed, step, batch.rows, batch.ids.device)
+        if not self.config.dropout:
+            return masks
+        between = {LAYERS + number: self.recurrent.output_size for number in range(1, self.config.num_layers)}
+        sizes = {EMBEDDING: self.config.embedding_dim, **between, HEAD: self.head.in_features}
+        return masks.together(sizes, self.config.dropout)
+
+    def _padded(self, batch: Batch, masks: Masks | None, dtype: torch.dtype | None) -> torch.Tensor:
         """Time comes first, as the recurrent layers want it."""
-        ids = batch.widened()
+        ids, lengths = batch.widened(), batch.device_lengths
         if masks is not None and self.config.word_dropout:
             time = torch.arange(ids.shape[1], device=ids.device)
             ids = ids.masked_fill(~masks.tokens(None, time, self.config.word_dropout), UNK)
         embedded = self.embedding(ids.t())
         if masks is not None and self.config.dropout:
             embedded = embedded * self._embedding_mask(embedded, masks)
-        outputs, state = self.recurrent.forward_padded(embedded, batch.lengths, masks)
+        outputs, state = self.recurrent.forward_padded(embedded, lengths, masks, dtype)
         if self.config.pooling == "last":
             return state
-        pooled = [pool_padded(direction, batch.lengths, self.config.pooling) for direction in outputs]
+        pooled = [pool_padded(direction, batch.lengths, lengths, self.config.pooling) for direction in outputs]
         return torch.cat([part for parts in zip(*pooled, strict=True) for part in parts], dim=1)
 
-    def _packed(self, batch: Batch, masks: Masks | None) -> torch.Tensor:
+    def _packed(self, batch: Batch, masks: Masks | None, dtype: torch.dtype | None) -> torch.Tensor:
         """Only real tokens exist here, from the embedding to the pooled vector."""
         assert batch.batch_sizes is not None
-        ids, sizes = batch.widened(), batch.batch_sizes
-        rows = packed_rows(sizes, len(ids), ids.device)
+        ids, sizes, lengths = batch.widened(), batch.batch_sizes, batch.device_lengths
+        index = PackedIndex.of(lengths, len(sizes), len(ids))
         if masks is not None and self.config.word_dropout:
-            time = packed_time(sizes, len(ids), ids.device)
-            ids = ids.masked_fill(~masks.tokens(rows, time, self.config.word_dropout), UNK)
+            ids = ids.masked_fill(~masks.tokens(index.row, index.time, self.config.word_dropout), UNK)
         embedded = self.embedding(ids)
         if masks is not None and self.config.dropout:
-            embedded = embedded * self._embedding_mask(embedded, masks)[rows]
-        packed, state = self.recurrent.forward_packed(PackedSequence(embedded, sizes), masks)
+            embedded = embedded * self._embedding_mask(embedded, masks)[index.row]
+        packed, state = self.recurrent.forward_packed(PackedSequence(embedded, sizes), masks, dtype, index.row)
         if self.config.pooling == "last":
             return state
-        return torch.cat(pool_packed(packed.data, rows, batch.lengths, self.config.pooling), dim=1)
+        return torch.cat(pool_packed(packed.data, batch.lengths, lengths, self.config.pooling), dim=1)
 
     def _embedding_mask(self, embedded: torch.Tensor, masks: Masks) -> torch.Tensor:
         return masks.features(EMBEDDING, embedded.shape[-1], self.config.dropout, embedded.dtype)
@@ -126,25 +138,28 @@ class Objective(nn.Module):
         seed: int = 0,
         label_smoothing: float = 0.0,
         class_weights: torch.Tensor | None = None,
+        recurrent_dtype: torch.dtype | None = None,
     ) -> None:
         """``classifier`` stays reachable as an attribute; ``class_weights`` ``[classes]`` lies on its device.
 
-        ``seed`` is that of the run: with the step and the rows it decides what is dropped.
+        ``seed`` is that of the run: with the step and the rows it decides what is dropped. ``recurrent_dtype``: what
+        the recurrent layers compute in during training; see ``harness.ranks.precision.choose_recurrent_dtype``.
         """
         super().__init__()
         self.classifier = classifier
         self.seed = seed
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
+        self.recurrent_dtype = recurrent_dtype
 
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
         """Sum over the batch's rows of each row's loss in optimizer ``step``; the caller divides by the rows of the
         whole step.
         """
         drops = self.training and self.classifier.drops
-        masks = Masks.of(self.seed, step, batch.rows, batch.ids.device) if drops else None
+        masks = self.classifier.masks(self.seed, step, batch) if drops else None
         losses = loss_per_row(
-            self.classifier(batch, masks),
+            self.classifier(batch, masks, self.recurrent_dtype),
             batch.labels,
             label_smoothing=self.label_smoothing,
             class_weights=self.class_weights,

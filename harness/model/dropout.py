@@ -8,11 +8,14 @@ hashes on from there (splitmix64, Steele et al. 2014) with integers, which are t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
 
+from harness.batch import send
 from preprocessing.base import randomness
 from preprocessing.base.randomness import splitmix64
 
@@ -36,16 +39,29 @@ class Masks:
 
     keys: torch.Tensor
     """int64 ``[rows]``: a stream of random numbers for each row."""
+    drawn: Mapping[tuple[int, int, float], torch.Tensor] = field(default_factory=dict)
+    """(site, size, chance) -> which features stay, bool ``[rows, size]``: what ``together`` has hashed already."""
 
     @classmethod
     def of(cls, seed: int, step: int, rows: np.ndarray, device: torch.device) -> Masks:
         """The masks of source ``rows`` int64 ``[rows]`` in optimizer ``step`` of a run; the host never waits."""
-        keys = torch.from_numpy(row_keys(seed, step, rows).view(np.int64))
-        return cls(keys.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else keys)
+        return cls(send(torch.from_numpy(row_keys(seed, step, rows).view(np.int64)), device))
+
+    def together(self, sizes: Mapping[int, int], chance: float) -> Masks:
+        """The same masks, with the features of several sites (site -> size) hashed in one go.
+
+        A hash is a dozen small kernels, so on a GPU the number of hashes counts and not their size.
+        """
+        place = places(tuple(sizes.items()), self.keys.device)
+        keep = kept(self.keys[:, None], 0, place, chance).split(list(sizes.values()), dim=1)
+        drawn = {(site, size, chance): part for (site, size), part in zip(sizes.items(), keep, strict=True)}
+        return Masks(self.keys, drawn)
 
     def features(self, site: int, size: int, chance: float, dtype: torch.dtype) -> torch.Tensor:
         """``[rows, size]``: 0 with ``chance``, else ``1 / (1 - chance)``."""
-        keep = kept(self.keys[:, None], site, torch.arange(size, device=self.keys.device), chance)
+        keep = self.drawn.get((site, size, chance))
+        if keep is None:
+            keep = kept(self.keys[:, None], site, torch.arange(size, device=self.keys.device), chance)
         return keep.to(dtype).div_(1.0 - chance)
 
     def tokens(self, rows: torch.Tensor | None, time: torch.Tensor, chance: float) -> torch.Tensor:
@@ -55,6 +71,12 @@ class Masks:
         """
         keys = self.keys[:, None] if rows is None else self.keys[rows]
         return kept(keys, WORDS, time, chance)
+
+
+@lru_cache(maxsize=16)
+def places(sizes: tuple[tuple[int, int], ...], device: torch.device) -> torch.Tensor:
+    """int64 ``[features of all sites]``: each feature's place, counted from the start of site 0; copied once."""
+    return send(torch.cat([torch.arange(size) + (site << SITE_BITS) for site, size in sizes]), device)
 
 
 def row_keys(seed: int, step: int, rows: np.ndarray) -> np.ndarray:

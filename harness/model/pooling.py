@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the outputs of the recurrent layers to one vector a text: the maximum or mean over its real tokens, or both."""
+"""From the outputs of the recurrent layers to one vector a text: the maximum or mean over its real tokens, or both.
+
+Rows of a batch have much the same length. Up to the end of the shortest one every row has a token at every time step,
+so outputs are a dense ``[time, rows, features]`` there, padded or packed, and need neither a mask nor a copy. Only the
+steps after it, the tail, are masked. Everything is a gather or a sum along one axis, never an atomic addition, so the
+same batch gives the same bits on CUDA too.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -10,43 +17,101 @@ import torch
 Pooling = Literal["max", "mean", "max+mean"]
 
 
-def pool_padded(outputs: torch.Tensor, lengths: torch.Tensor, pooling: Pooling) -> list[torch.Tensor]:
+@dataclass(frozen=True)
+class Tail:
+    """The time steps of a packed batch that not every row reaches."""
+
+    common: int
+    """Steps before it: the shortest row's length."""
+    place: torch.Tensor
+    """int64 ``[steps * rows]``: which token of the tail lies at each position if the tail is padded."""
+    position: torch.Tensor
+    """int64 ``[tokens]``: the position of each token of the tail, the other way round."""
+    padding: torch.Tensor
+    """Bool ``[steps, rows, 1]``: positions without a token."""
+
+
+def pool_padded(
+    outputs: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor, pooling: Pooling
+) -> list[torch.Tensor]:
     """``[rows, features]`` for each part of ``pooling``, of padded ``outputs`` ``[time, rows, features]``.
 
-    ``lengths`` is int64 ``[rows]`` on the CPU. The order of a text's tokens does not matter.
+    ``lengths`` is int64 ``[rows]`` on the CPU, ``device_lengths`` the same where the outputs are. The order of a text's
+    tokens does not matter.
     """
-    maximum, total = _Pool.apply(outputs, lengths, pooling != "mean", pooling != "max")
+    common = int(lengths.min())
+    time = torch.arange(common, len(outputs), device=outputs.device)
+    padding = (time[:, None] >= device_lengths)[:, :, None]
+    maximum, total = _Pool.apply(outputs, padding, pooling != "mean", pooling != "max")
+    return _parts(maximum, total, device_lengths)
+
+
+def pool_packed(
+    outputs: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor, pooling: Pooling
+) -> list[torch.Tensor]:
+    """The same for packed ``outputs`` ``[tokens, features]``, whose rows come longest first."""
+    tail = tail_of(lengths, device_lengths)
+    maximum, total = _PoolPacked.apply(outputs, tail, pooling != "mean", pooling != "max")
+    return _parts(maximum, total, device_lengths)
+
+
+def _parts(
+    maximum: torch.Tensor | None, total: torch.Tensor | None, device_lengths: torch.Tensor
+) -> list[torch.Tensor]:
+    """What was pooled, the mean from the sum."""
     pooled = [] if maximum is None else [maximum]
     if total is not None:
-        pooled.append(total / lengths.to(total.device)[:, None])
+        pooled.append(total / device_lengths[:, None])
     return pooled
 
 
-class _Pool(torch.autograd.Function):
-    """Maximum and sum over the real tokens of each row, and their gradients in one pass.
+def tail_of(lengths: torch.Tensor, device_lengths: torch.Tensor) -> Tail:
+    """The tail of a packed batch with the ``lengths`` int64 ``[rows]``, longest first.
 
-    Rows of a batch have much the same length: up to the shortest one's there is nothing to mask, and no copy is made.
+    How large it is the CPU's lengths say, so that the host waits for nothing; where its tokens are, the device's.
+    """
+    rows, common, longest = len(lengths), int(lengths[-1]), int(lengths[0])
+    tokens, device = int(lengths.sum()) - common * rows, device_lengths.device
+    time = torch.arange(common, longest, device=device)[:, None]
+    padding = time >= device_lengths
+    sizes = rows - padding.sum(1)
+    starts = torch.cumsum(sizes, 0) - sizes
+    row = torch.arange(rows, device=device)
+    place = torch.where(padding, 0, starts[:, None] + row)
+    before = torch.arange(longest - common, device=device) * rows - starts
+    position = torch.arange(tokens, device=device) + torch.repeat_interleave(before, sizes, output_size=tokens)
+    return Tail(common, place.reshape(-1), position, padding[:, :, None])
+
+
+def reduce_max(head: torch.Tensor, tail: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+    """``[rows, features]``: the maximum over time of two parts ``[time, rows, features]``, the second one masked."""
+    maximum = head.amax(0)
+    return torch.maximum(maximum, tail.masked_fill(padding, -torch.inf).amax(0)) if len(tail) else maximum
+
+
+def reduce_sum(head: torch.Tensor, tail: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+    """The sum likewise, in at least fp32."""
+    total = head.sum(0, dtype=wide(head))
+    if len(tail):
+        total += tail.masked_fill(padding, 0).sum(0, dtype=total.dtype)
+    return total
+
+
+class _Pool(torch.autograd.Function):
+    """Maximum and sum over the real tokens of each row of padded outputs, and their gradients in one pass.
+
     Tokens that share the maximum share its gradient evenly, as in ``torch.amax``.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, outputs: torch.Tensor, lengths: torch.Tensor, want_max: bool, want_sum: bool
+        ctx: Any, outputs: torch.Tensor, padding: torch.Tensor, want_max: bool, want_sum: bool
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """``[rows, features]`` each; None for what is not wanted."""
-        common = int(lengths.min())
-        tail = outputs[common:]
-        lengths = lengths.to(outputs.device)
-        padding = (torch.arange(common, len(outputs), device=outputs.device)[:, None] >= lengths)[:, :, None]
-        maximum = total = None
-        if want_max:
-            maximum = outputs[:common].amax(0)
-            if len(tail):
-                maximum = torch.maximum(maximum, tail.masked_fill(padding, -torch.inf).amax(0))
-        if want_sum:
-            total = outputs[:common].sum(0, dtype=wide(outputs))
-            if len(tail):
-                total += tail.masked_fill(padding, 0).sum(0, dtype=total.dtype)
+        """``[rows, features]`` each; None for what is not wanted. ``padding`` ``[tail, rows, 1]``: the last steps'."""
+        common = len(outputs) - len(padding)
+        head, tail = outputs[:common], outputs[common:]
+        maximum = reduce_max(head, tail, padding) if want_max else None
+        total = reduce_sum(head, tail, padding) if want_sum else None
         ctx.common = common
         ctx.save_for_backward(outputs, padding, *([maximum] if maximum is not None else []))
         ctx.set_materialize_grads(False)
@@ -68,25 +133,53 @@ class _Pool(torch.autograd.Function):
         return gradient, None, None, None
 
 
+class _PoolPacked(torch.autograd.Function):
+    """The same over packed outputs: the common steps as a dense view, the tail through a small padded copy."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, outputs: torch.Tensor, tail: Tail, want_max: bool, want_sum: bool
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """``[rows, features]`` each; None for what is not wanted."""
+        head, rest = split_packed(outputs, tail)
+        maximum = reduce_max(head, rest, tail.padding) if want_max else None
+        total = reduce_sum(head, rest, tail.padding) if want_sum else None
+        ctx.tail = tail
+        ctx.save_for_backward(outputs, *([maximum] if maximum is not None else []))
+        ctx.set_materialize_grads(False)
+        return maximum, total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None, None]:
+        """As for padded outputs; each token then takes its gradient from its position."""
+        outputs, *maximum = ctx.saved_tensors
+        tail, (of_max, of_sum) = ctx.tail, gradients
+        head, rest = split_packed(outputs, tail)
+        everywhere = outputs.new_zeros(()) if of_sum is None else of_sum.to(outputs.dtype)
+        if of_max is None:
+            parts = [everywhere.expand_as(part) for part in (head, rest)]
+        else:
+            best = [same_bits(head, maximum[0]), same_bits(rest, maximum[0]) & ~tail.padding]
+            share = of_max / (best[0].sum(0) + best[1].sum(0))
+            parts = [torch.where(part, everywhere + share, everywhere) for part in best]
+        features = outputs.shape[1]
+        dense, padded = (part.reshape(-1, features) for part in parts)
+        return torch.cat((dense, padded.index_select(0, tail.position))), None, None, None
+
+
+def split_packed(outputs: torch.Tensor, tail: Tail) -> tuple[torch.Tensor, torch.Tensor]:
+    """Packed ``outputs`` ``[tokens, features]`` as two parts ``[time, rows, features]``: the common steps, as a view,
+    and the tail, padded with any finite numbers.
+    """
+    rows, features = tail.padding.shape[1], outputs.shape[1]
+    dense = tail.common * rows
+    rest = outputs[dense:].index_select(0, tail.place) if len(tail.padding) else outputs[dense:]
+    return outputs[:dense].view(tail.common, rows, features), rest.view(-1, rows, features)
+
+
 def same_bits(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """Bool: which ``values`` are those that were ``chosen`` from among them; bf16 compares faster as integers."""
     return values.view(torch.int16) == chosen.view(torch.int16) if values.itemsize == 2 else values == chosen
-
-
-def pool_packed(
-    outputs: torch.Tensor, rows: torch.Tensor, lengths: torch.Tensor, pooling: Pooling
-) -> list[torch.Tensor]:
-    """The same for packed ``outputs`` ``[tokens, features]``; ``rows`` ``[tokens]`` says whose token each one is."""
-    shape = (len(lengths), outputs.shape[1])
-    pooled = []
-    if pooling != "mean":
-        index = rows[:, None].expand_as(outputs)
-        pooled.append(outputs.new_zeros(shape).scatter_reduce(0, index, outputs, "amax", include_self=False))
-    if pooling != "max":
-        summed = outputs.to(wide(outputs))
-        total = summed.new_zeros(shape).index_add(0, rows, summed)
-        pooled.append(total / lengths.to(total.device, non_blocking=True)[:, None])
-    return pooled
 
 
 def wide(values: torch.Tensor) -> torch.dtype:

@@ -1,27 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """A variable-length LSTM for which padding changes nothing, on two paths with the same weights.
 
-*Packed* (CUDA): cuDNN runs over ``PackedSequence``, so only real tokens are computed.
+*Packed*: only real tokens are computed, from a ``PackedSequence``.
 
-*Reversal* (elsewhere): a packed LSTM runs one small step at a time on a CPU, ten times slower than a padded one. But a
-forward LSTM never sees the padding that comes after a row, and a backward LSTM is a forward LSTM over rows that are
-reversed within their own length. Both run as plain padded LSTMs, in one call each, and give the same numbers. Time
-comes first in memory, as oneDNN wants it, and the last layer's backward direction stays reversed: pooling does not ask
-for an order.
+*Padded* (reversal): a forward LSTM never sees the padding that comes after a row, and a backward LSTM is a forward LSTM
+over rows that are reversed within their own length. Both run as plain padded LSTMs, in one call each, and give the same
+numbers. Time comes first in memory, as oneDNN wants it, and the last layer's backward direction stays reversed: pooling
+does not ask for an order.
 
-Either way, outputs beyond a row's length are never looked at: pooling masks them.
+A packed LSTM runs one small step at a time on a CPU, ten times slower than a padded one; on CUDA it takes cuDNN's
+standard kernels, while padded input may take the persistent ones. Either way, outputs beyond a row's length are never
+looked at: pooling masks them.
+
+The arithmetic is explicit. The caller names a dtype, input and weights are cast to it here, and autocast is never
+asked: on CUDA it would cast an LSTM to fp16 whatever dtype it was set to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
+from harness.batch import Layout, send
 from harness.model.dropout import LAYERS, Masks
+from harness.ranks.precision import DTYPES, NAMES, Choice
+from preprocessing.base.errors import ConfigError
 
 
 class VariableLengthLSTM(nn.Module):
@@ -57,32 +65,42 @@ class VariableLengthLSTM(nn.Module):
             assert isinstance(layer, nn.LSTM)
             yield layer
 
-    def forward_packed(self, packed: PackedSequence, masks: Masks | None = None) -> tuple[PackedSequence, torch.Tensor]:
+    def forward_packed(
+        self,
+        packed: PackedSequence,
+        masks: Masks | None = None,
+        dtype: torch.dtype | None = None,
+        rows: torch.Tensor | None = None,
+    ) -> tuple[PackedSequence, torch.Tensor]:
         """Outputs as a packed sequence, and the final states ``[rows, output_size]`` of the last layer.
 
-        ``masks`` belong to the rows longest first; without them nothing is dropped.
+        ``masks`` belong to the rows longest first; without them nothing is dropped. ``dtype`` is what the layers
+        compute in, that of the weights unless given. ``rows`` int64 ``[tokens]`` says whose token each one is; who
+        knows it already saves a copy of the batch sizes to the device.
         """
-        rows = None
+        data, sizes = cast(packed.data, dtype), packed.batch_sizes
         for number, layer in enumerate(self.lstms()):
             if number > 0 and masks is not None and self.dropout:
-                data = packed.data
-                rows = packed_rows(packed.batch_sizes, len(data), data.device) if rows is None else rows
-                packed = packed._replace(data=data * self._mask(masks, number, data)[rows])
-            packed, (state, _) = layer(packed)
-        return packed, state.transpose(0, 1).reshape(state.shape[1], self.output_size)
+                rows = packed_rows(sizes, len(data), data.device) if rows is None else rows
+                data = data * self._mask(masks, number, data)[rows]
+            data, state = packed_lstm(data, sizes, layer_weights(layer, dtype), self.bidirectional)
+        return packed._replace(data=data), state.transpose(0, 1).reshape(state.shape[1], self.output_size)
 
     def forward_padded(
-        self, inputs: torch.Tensor, lengths: torch.Tensor, masks: Masks | None = None
+        self,
+        inputs: torch.Tensor,
+        lengths: torch.Tensor,
+        masks: Masks | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """For ``inputs`` ``[time, rows, input_size]`` and ``lengths`` ``[rows]``: what each direction gives.
+        """What each direction gives for ``inputs`` ``[time, rows, input_size]`` and their ``lengths`` ``[rows]``.
 
         That is a tensor ``[time, rows, hidden_size]`` per direction; in the second, a backward one, each row is
         reversed within its own length (``in_order`` turns it back). Also the final states ``[rows, output_size]``.
-        Outputs beyond a row's length hold arbitrary finite numbers. Without ``masks`` nothing is dropped.
+        Outputs beyond a row's length hold arbitrary finite numbers. Without ``masks`` nothing is dropped. ``dtype`` is
+        what the layers compute in, that of the weights unless given.
         """
-        lengths = lengths.to(inputs.device)
-        if torch.is_autocast_enabled(inputs.device.type):  # once, here, and not in every direction's own kernel
-            inputs = inputs.to(torch.get_autocast_dtype(inputs.device.type))
+        inputs = cast(inputs, dtype)  # once, here, and not for every direction
         reversal = reversal_index(lengths, len(inputs)) if self.bidirectional else None
         outputs: list[torch.Tensor] = []
         for number, layer in enumerate(self.lstms()):
@@ -90,7 +108,7 @@ class VariableLengthLSTM(nn.Module):
                 inputs = in_order(outputs, reversal)
                 if masks is not None and self.dropout:
                     inputs = inputs * self._mask(masks, number, inputs)
-            outputs = run_layer(layer, inputs, reversal)
+            outputs = run_layer(layer, inputs, reversal, dtype)
         last = (lengths - 1)[None, :, None].expand(1, -1, self.hidden_size)
         state = torch.cat([direction.gather(0, last)[0] for direction in outputs], dim=1)
         return outputs, state
@@ -100,24 +118,79 @@ class VariableLengthLSTM(nn.Module):
         return masks.features(LAYERS + number, inputs.shape[-1], self.dropout, inputs.dtype)
 
     def flatten_parameters(self) -> None:
-        """Lay weights out as cuDNN wants them: once, after moving or loading."""
+        """Lay weights out as cuDNN wants them for packed input: once, after moving or loading."""
         for layer in self.lstms():
             layer.flatten_parameters()
 
 
-def run_layer(layer: nn.LSTM, inputs: torch.Tensor, reversal: torch.Tensor | None) -> list[torch.Tensor]:
+class _FlatCopy(torch.autograd.Function):
+    """A copy of some weights in one piece of memory, in any dtype; gradients go back in the dtype of the weights."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The copies, matrices first, then biases, as cuDNN expects them in one buffer."""
+        ctx.dtypes = [weight.dtype for weight in weights]
+        copies: list[torch.Tensor] = [weight.new_empty(0) for weight in weights]
+        matrices_first = sorted(range(len(weights)), key=lambda place: -weights[place].dim())
+        flat = weights[0].new_empty(sum(weight.numel() for weight in weights), dtype=dtype)
+        pieces = flat.split([weights[place].numel() for place in matrices_first])
+        for place, piece in zip(matrices_first, pieces, strict=True):
+            copies[place] = piece.view_as(weights[place])
+        torch._foreach_copy_(copies, list(weights))
+        return tuple(copies)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Each weight's gradient, cast."""
+        return (None, *(gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)))
+
+
+def cast(inputs: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """``inputs`` as ``dtype``, or as they are."""
+    return inputs if dtype is None else inputs.to(dtype)
+
+
+def layer_weights(layer: nn.LSTM, dtype: torch.dtype | None) -> list[torch.Tensor]:
+    """All weights of a layer for one call with both directions: as they are, or one flat copy in ``dtype``."""
+    weights = [getattr(layer, name) for names in layer._all_weights for name in names]
+    return weights if dtype in (None, weights[0].dtype) else list(_FlatCopy.apply(dtype, *weights))
+
+
+def direction_weights(layer: nn.LSTM, direction: int, dtype: torch.dtype | None) -> list[torch.Tensor]:
+    """The weights of one direction of a layer, for a call of its own: as they are, or one flat copy in ``dtype``.
+
+    A GPU always gets a copy: cuDNN wants the weights of a call in one buffer, and half of a bidirectional one is none.
+    """
+    weights = [getattr(layer, name) for name in layer._all_weights[direction]]
+    wanted = weights[0].dtype if dtype is None else dtype
+    return weights if weights[0].is_cpu and wanted == weights[0].dtype else list(_FlatCopy.apply(wanted, *weights))
+
+
+def run_layer(
+    layer: nn.LSTM, inputs: torch.Tensor, reversal: torch.Tensor | None, dtype: torch.dtype | None = None
+) -> list[torch.Tensor]:
     """One LSTM layer over padded ``inputs`` ``[time, rows, features]``, each direction as a plain forward LSTM."""
     directions = [inputs] if reversal is None else [inputs, take_time(inputs, reversal)]
-    return [
-        plain_lstm(given, [getattr(layer, name) for name in names], layer.hidden_size)
-        for given, names in zip(directions, layer._all_weights, strict=True)
-    ]
+    return [plain_lstm(given, direction_weights(layer, direction, dtype)) for direction, given in enumerate(directions)]
 
 
-def plain_lstm(inputs: torch.Tensor, weights: list[torch.Tensor], hidden_size: int) -> torch.Tensor:
+def plain_lstm(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
     """A one-layer, one-direction padded LSTM from zero states; outputs ``[time, rows, hidden]``."""
-    zeros = inputs.new_zeros(1, inputs.shape[1], hidden_size)
+    zeros = inputs.new_zeros(1, inputs.shape[1], weights[1].shape[1])
     return torch.lstm(inputs, (zeros, zeros), weights, True, 1, 0.0, torch.is_grad_enabled(), False, False)[0]
+
+
+def packed_lstm(
+    data: torch.Tensor, batch_sizes: torch.Tensor, weights: list[torch.Tensor], bidirectional: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A one-layer LSTM over packed ``data`` ``[tokens, features]`` from zero states, ``batch_sizes`` on the CPU.
+
+    Outputs ``[tokens, output_size]`` and final states ``[directions, rows, hidden]``.
+    """
+    zeros = data.new_zeros(2 if bidirectional else 1, int(batch_sizes[0]), weights[1].shape[1])
+    training = torch.is_grad_enabled()
+    outputs, state, _ = torch.lstm(data, batch_sizes, (zeros, zeros), weights, True, 1, 0.0, training, bidirectional)
+    return outputs, state
 
 
 def in_order(outputs: list[torch.Tensor], reversal: torch.Tensor | None) -> torch.Tensor:
@@ -160,12 +233,62 @@ def take_time(inputs: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 def packed_rows(batch_sizes: torch.Tensor, num_tokens: int, device: torch.device) -> torch.Tensor:
     """int64 ``[tokens]``: the row that each token of a packed sequence belongs to, rows counted longest first."""
-    sizes = batch_sizes.to(device, non_blocking=True)
+    sizes = send(batch_sizes, device)
     starts = torch.repeat_interleave(torch.cumsum(sizes, 0) - sizes, sizes, output_size=num_tokens)
     return torch.arange(num_tokens, device=device) - starts
 
 
-def packed_time(batch_sizes: torch.Tensor, num_tokens: int, device: torch.device) -> torch.Tensor:
-    """int64 ``[tokens]``: the place in its text of each token of a packed sequence."""
-    sizes = batch_sizes.to(device, non_blocking=True)
-    return torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes, output_size=num_tokens)
+@dataclass(frozen=True)
+class PackedIndex:
+    """Whose token each one of a packed sequence is, and where in its text it stands."""
+
+    row: torch.Tensor
+    """int64 ``[tokens]``: rows are counted longest first."""
+    time: torch.Tensor
+    """int64 ``[tokens]``."""
+
+    @classmethod
+    def of(cls, device_lengths: torch.Tensor, longest: int, num_tokens: int) -> PackedIndex:
+        """For rows with ``device_lengths`` int64 ``[rows]``, longest first. The host knows the longest one and the sum
+        of all, and so never waits.
+        """
+        device = device_lengths.device
+        steps = torch.arange(longest, device=device)
+        sizes = (steps[:, None] < device_lengths).sum(1)
+        time = torch.repeat_interleave(steps, sizes, output_size=num_tokens)
+        starts = torch.cumsum(sizes, 0) - sizes
+        return cls(torch.arange(num_tokens, device=device) - starts[time], time)
+
+
+def trial_dtype(lstm: VariableLengthLSTM, layout: Layout, dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype that outputs really have: a small forward and backward pass on the device of the weights.
+
+    Raises ``RuntimeError`` if the device cannot do it. No weight and no gradient changes.
+    """
+    weight = next(lstm.parameters())
+    lengths = torch.tensor([3, 2])
+    with torch.enable_grad(), torch.autocast(weight.device.type, enabled=False):
+        if layout == "padded":
+            inputs = weight.new_ones(3, 2, weight.shape[1], requires_grad=True)
+            outputs = lstm.forward_padded(inputs, lengths.to(weight.device), None, dtype)[0][0]
+        else:
+            inputs = weight.new_ones(5, weight.shape[1], requires_grad=True)
+            outputs = lstm.forward_packed(PackedSequence(inputs, torch.tensor([2, 2, 1])), None, dtype)[0].data
+        torch.autograd.grad(outputs.float().sum(), inputs)
+    return outputs.dtype
+
+
+def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> Choice:
+    """The arithmetic that the layers really run in when they are told ``wanted``: fp32, bf16 or fp16, and why.
+
+    Raises ``ConfigError`` if they cannot.
+    """
+    device = next(lstm.parameters()).device.type
+    try:
+        found = NAMES[trial_dtype(lstm, layout, DTYPES[wanted.value])]
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"precision: the recurrent layers fail in {wanted.value} on {device} ({reason}); use --precision fp32"
+        ) from error
+    return wanted if found == wanted.value else Choice(found, f"what comes out when {wanted.value} is asked for")

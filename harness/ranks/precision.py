@@ -3,18 +3,40 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from harness.config import Precision
+from harness.batch import Layout
+from harness.config import Precision, Recurrence
 from harness.ranks import devices
 from harness.ranks.distributed import launched_local_world_size
 from preprocessing.base.errors import ConfigError
 
 Arithmetic = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+CUDNN_WITH_BF16 = 91_300
+"""The first cuDNN whose recurrent layers torch runs in bf16."""
+PERSISTENT_HIDDEN = 128
+"""Up to this many hidden units cuDNN keeps the weights of padded input on chip, forward and backward; never of packed
+input."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Real tokens/s of a recurrent layer, forward and backward, in both layouts."""
+
+    padded: float
+    packed: float
+
+
+MEASURED: dict[str, dict[int, Measured]] = {}
+"""Name of a card -> hidden size -> what was measured there. Nothing has been measured on a card yet."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +49,12 @@ class Choice:
     def __str__(self) -> str:
         """``bf16: the CPU has avx512_bf16``."""
         return f"{self.value}: {self.reason}"
+
+
+def as_arithmetic(choice: Choice) -> Arithmetic:
+    """The value of a choice of ``choose_precision``."""
+    assert choice.value in DTYPES
+    return choice.value  # type: ignore[return-value]
 
 
 def choose_device(wanted: str) -> Choice:
@@ -77,3 +105,85 @@ def full_fp32() -> None:
     """fp32 means fp32: no TF32 in matrix products or cuDNN, so that evaluation repeats anywhere to 1e-5."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def choose_recurrence(
+    wanted: Recurrence, device_type: str, hidden_size: int, table: Mapping[int, Measured] | None = None
+) -> Choice:
+    """``packed`` or ``padded``: in which layout the recurrent layers are the faster, and why.
+
+    ``table`` has what was measured on this device, by hidden size; the nearest one decides. A pure function.
+    """
+    if wanted != "auto":
+        return Choice(wanted, "asked for")
+    if device_type != "cuda":
+        return Choice("padded", "the fast path on a CPU")
+    if table:
+        nearest = min(sorted(table), key=lambda size: abs(math.log(size / hidden_size)))
+        found = table[nearest]
+        speeds = f"{found.padded:,.0f} padded tokens/s, {found.packed:,.0f} packed"
+        value = "padded" if found.padded > found.packed else "packed"
+        return Choice(value, f"measured on this card with {nearest} hidden units: {speeds}")
+    if hidden_size <= PERSISTENT_HIDDEN:
+        return Choice("padded", f"cuDNN's persistent kernels take padded input up to {PERSISTENT_HIDDEN} hidden units")
+    return Choice("packed", "not measured on this card")
+
+
+def choose_recurrent_dtype(
+    precision: Arithmetic, device_type: str, layout: Layout, *, cudnn: int | None, cpu_bf16: bool
+) -> Choice:
+    """What the recurrent layers compute in when a run trains in ``precision``, and why: the one rule for all devices.
+
+    The model is told this dtype and casts to it itself, so autocast has no say. ``cudnn`` is the version as
+    ``torch.backends.cudnn.version()`` gives it, None where there is none; ``cpu_bf16`` whether oneDNN takes bf16 here.
+    A pure function. Raises ``ConfigError`` for fp16 on a CPU.
+
+    ========= ============================== ==========================
+    precision CUDA                           CPU
+    ========= ============================== ==========================
+    fp32      fp32                           fp32
+    bf16      bf16 from cuDNN 9.13, or fp32  bf16 when padded, or fp32
+    fp16      fp16, with loss scaling        refused
+    ========= ============================== ==========================
+    """
+    if precision == "fp32":
+        return Choice("fp32", "as the weights")
+    if precision == "fp16":
+        if device_type != "cuda":
+            raise ConfigError(
+                f"precision: fp16 cannot run on {device_type}: only CUDA scales the loss; use bf16 or fp32"
+            )
+        return Choice("fp16", "with loss scaling")
+    if device_type == "cuda":
+        if cudnn is None:
+            return Choice("fp32", "there is no cuDNN to compute a recurrent layer in bf16")
+        can = cudnn >= CUDNN_WITH_BF16
+        return Choice("bf16" if can else "fp32", f"cuDNN {dotted(cudnn)}; it takes bf16 from {dotted(CUDNN_WITH_BF16)}")
+    if layout == "packed":
+        return Choice("fp32", "oneDNN takes no packed input, and what runs instead is no faster in bf16")
+    if not cpu_bf16:
+        return Choice("fp32", "oneDNN takes no bf16 on this CPU")
+    return Choice("bf16", "oneDNN takes padded bf16 input")
+
+
+def recurrent_dtype(precision: Arithmetic, device_type: str, layout: Layout) -> Choice:
+    """``choose_recurrent_dtype`` for this machine."""
+    cudnn = torch.backends.cudnn.version() if device_type == "cuda" else None
+    cpu_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return choose_recurrent_dtype(precision, device_type, layout, cudnn=cudnn, cpu_bf16=cpu_bf16)
+
+
+def layout_on(device: torch.device, hidden_size: int, wanted: Recurrence = "auto") -> tuple[Layout, Choice]:
+    """The layout that ``choose_recurrence`` gives for this device, and the choice itself."""
+    choice = choose_recurrence(wanted, device.type, hidden_size, measured_recurrence(device))
+    return ("packed" if choice.value == "packed" else "padded"), choice
+
+
+def measured_recurrence(device: torch.device) -> Mapping[int, Measured]:
+    """What ``MEASURED`` knows of the card; nothing for a CPU."""
+    return MEASURED.get(torch.cuda.get_device_name(device), {}) if device.type == "cuda" else {}
+
+
+def dotted(cudnn: int) -> str:
+    """``9.13`` for 91300, and ``8.9`` for 8907, which was written with one digit less."""
+    return f"{cudnn // 10_000}.{cudnn // 100 % 100}" if cudnn >= 90_000 else f"{cudnn // 1000}.{cudnn // 100 % 10}"

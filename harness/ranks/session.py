@@ -12,14 +12,22 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from harness.batch import Layout
 from harness.config import Precision
 from harness.ranks.allocator import keep_memory
 from harness.ranks.distributed import World, connect, disconnect
 from harness.ranks.heartbeat import HEARTBEAT
-from harness.ranks.precision import Choice, choose_device, choose_precision, configure_threads, full_fp32
+from harness.ranks.precision import (
+    Arithmetic,
+    Choice,
+    as_arithmetic,
+    choose_device,
+    choose_precision,
+    configure_threads,
+    full_fp32,
+)
 
-MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+MIXED = {"fp32": "no", "bf16": "no", "fp16": "fp16"}
+"""What accelerate is told: fp16 for its loss scaling. Casting to bf16 is the model's own work, not autocast's."""
 NCCL_GRACE_S = 60
 
 
@@ -30,8 +38,8 @@ class Session:
     accelerator: Accelerator
     world: World
     device: torch.device
-    layout: Layout
-    """In which layout the recurrent layers want their batches here."""
+    arithmetic: Arithmetic
+    """What training computes in."""
     choices: dict[str, Choice]
     """Settings that were decided here, each with its reason."""
 
@@ -40,7 +48,8 @@ class Session:
 def open_session(device: str, precision: Precision, timeout_s: int) -> Iterator[Session]:
     """Join the other ranks; leave the process group at the end, whatever happened."""
     device_choice = choose_device(device)
-    arithmetic = choose_precision(precision, device_choice.value)
+    precision_choice = choose_precision(precision, device_choice.value)
+    arithmetic = as_arithmetic(precision_choice)
     threads = configure_threads(device_choice.value)
     full_fp32()
     kept = device_choice.value == "cpu" and keep_memory()
@@ -48,24 +57,22 @@ def open_session(device: str, precision: Precision, timeout_s: int) -> Iterator[
     grace_s = NCCL_GRACE_S if device_choice.value == "cuda" else 0
     accelerator = Accelerator(
         cpu=device_choice.value == "cpu",
-        mixed_precision=MIXED[arithmetic.value],
+        mixed_precision=MIXED[arithmetic],
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s + grace_s))],
     )
     place = with_index(accelerator.device)
     world = connect(timeout_s)
     if world.world_size > 1:
         HEARTBEAT.start(timeout_s)
-    layout: Layout = "packed" if place.type == "cuda" else "padded"
     choices = {
         "device": device_choice,
-        "precision": arithmetic,
+        "precision": precision_choice,
         "processes": Choice(str(world.world_size), "as launched"),
         "threads": Choice(str(threads), "this process's share of the cores"),
         **({"allocator": Choice("keeps memory", "fresh pages at every step cost time")} if kept else {}),
-        "recurrence": Choice(layout, "cuDNN runs packed sequences" if layout == "packed" else "the fast path on a CPU"),
     }
     try:
-        yield Session(accelerator, world, place, layout, choices)
+        yield Session(accelerator, world, place, arithmetic, choices)
     finally:
         disconnect()
 

@@ -16,11 +16,13 @@ from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.residency import DataPlacement, OpenData
 from harness.model.classifier import Classifier, Objective
-from harness.ranks.precision import Choice
+from harness.model.recurrent import try_recurrence
+from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
 from harness.ranks.preemption import StopWatch
 from harness.ranks.session import Session
-from harness.rundir import checkpoint, layout
+from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
+from harness.rundir.layout import PROFILE, STOP
 from harness.rundir.status import LAUNCH_ID
 from harness.tracking.tracking import Trackers
 from harness.training import preflight
@@ -64,12 +66,12 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter) -> Run:
     if config.micro_batch == "auto":
         choices["micro_batch"] = choose_micro_batch(trainer)
     with world.together("opening the run directory"):
-        watch = StopWatch(writer.directory / layout.STOP, config.max_time_s, is_main=writer.active)
+        watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
         writer.open(trainer, start, choices)
         writer.restore_bundle(manifest, selection)
     prepare_checkpoints(trainer, writer)
     console = add_sinks(config, manifest, trainer, writer, choices) if world.is_main else None
-    scorer, requests = Scorer(session, data, config.eval_batch), RankRequests(world)
+    scorer, requests = Scorer(session, data, trainer.loader.layout, config.eval_batch), RankRequests(world)
     return Run(config, session, manifest, data, scorer, trainer, selection, requests, watch, writer, console)
 
 
@@ -115,18 +117,23 @@ def build_trainer(
     torch.manual_seed(config.seed)
     classifier = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
     classifier.to(session.device).recurrent.flatten_parameters()
+    layout, in_layout = layout_on(session.device, config.model.hidden_size, config.recurrence)
+    wanted = recurrent_dtype(session.arithmetic, session.device.type, layout)
+    in_dtype = try_recurrence(classifier.recurrent, layout, wanted)
+    choices["recurrence"] = Choice(f"{layout} {in_dtype.value}", f"{in_layout.reason}; {in_dtype.reason}")
     weights = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]
     objective = Objective(
         classifier,
         seed=config.seed,
         label_smoothing=config.optim.label_smoothing,
         class_weights=torch.tensor(weights, device=session.device) if config.optim.class_weights else None,
+        recurrent_dtype=DTYPES[in_dtype.value],
     )
-    peak = measure_peak(session.device, choices["precision"].value)
+    peak = measure_peak(session.device, session.arithmetic)
     reset_peak_memory(session.device)
     peaks = world.gather_numbers(np.array([peak]), "measuring the devices")
     choices["peak"] = Choice(f"{peaks.sum() / 1e9:,.0f} GFLOP/s", "a matrix product, all processes together")
-    limit = config.nan_limit + (FP16_FIRST_SKIPS if choices["precision"].value == "fp16" else 0)
+    limit = config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0)
     split = data.splits[TRAIN]
     return Trainer(
         config,
@@ -136,7 +143,7 @@ def build_trainer(
             order_over(split, order_spec(config)),
             rank=world.rank,
             world_size=world.world_size,
-            layout=session.layout,
+            layout=layout,
             device=session.device,
             micro_batch=config.micro_batch if isinstance(config.micro_batch, int) else None,
             resident=data.rows,
@@ -146,7 +153,7 @@ def build_trainer(
         world,
         guard=NonFiniteGuard(limit, world, directory, split, Path(config.data), len(manifest.labels)),
         meter=Meter(session.device, flops_per_token(config.model), float(peaks.sum())),
-        profiler=StepProfiler(config.profile if world.is_main else [], directory / layout.PROFILE),
+        profiler=StepProfiler(config.profile if world.is_main else [], directory / PROFILE),
     )
 
 

@@ -23,6 +23,7 @@ FREE = {
     "run": "the run directory was moved",
     "device": "equal within rounding",
     "micro_batch": "the same update, equal within rounding",
+    "recurrence": "equal within rounding",
     "residency": "the same rows from another place",
     "stage_dir": "the same rows from another place",
     "eval_batch": "the same scores",

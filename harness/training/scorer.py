@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.batch import Layout
 from harness.data.checks import TEST
 from harness.data.residency import OpenData
 from harness.inference.bundle import read_bundle
@@ -15,7 +16,7 @@ from harness.inference.evaluation import assess, describe, describe_calibration,
 from harness.inference.scoring import Scores, score
 from harness.model.classifier import Classifier
 from harness.ranks.session import Session
-from harness.rundir import layout
+from harness.rundir.layout import BUNDLE
 from harness.rundir.storage import storage
 from harness.training.sinks import Sink
 
@@ -26,6 +27,7 @@ class Scorer:
 
     session: Session
     data: OpenData
+    layout: Layout
     batch_rows: int
     """Rows per batch and process."""
 
@@ -36,7 +38,7 @@ class Scorer:
             self.data.splits[split],
             self.session.world,
             batch_rows=self.batch_rows,
-            layout=self.session.layout,
+            layout=self.layout,
             device=self.session.device,
             pause=pause,
             guard=self.data.guard.check_sizes,
@@ -49,7 +51,7 @@ class Scorer:
         """
         world, data = self.session.world, self.data
         with world.together("loading the best weights"):
-            bundle = read_bundle(directory / layout.BUNDLE)
+            bundle = read_bundle(directory / BUNDLE)
         world.handshake({"weights": bundle.info.weights_sha256})
         if TEST not in data.splits:
             sinks.say(f"no test: {data.placement.data} has no test split")

@@ -11,8 +11,9 @@ import torch
 
 from harness.batch import Batch
 from harness.config import ModelConfig
+from harness.model import dropout
 from harness.model.classifier import Classifier, Objective
-from harness.model.dropout import EMBEDDING, HEAD, LAYERS, SITE_BITS, Masks
+from harness.model.dropout import EMBEDDING, HEAD, LAYERS, SITE_BITS, WORDS, Masks, kept
 
 CPU = torch.device("cpu")
 WORD = (1 << 64) - 1
@@ -91,6 +92,31 @@ def test_a_text_draws_the_same_masks_among_any_others() -> None:
         alone = Masks.of(3, 4, np.array([row]), CPU)
         assert torch.equal(alone.features(HEAD, 8, 0.5, torch.float32)[0], features[place])
         assert torch.equal(alone.tokens(torch.zeros(6, dtype=torch.int64), torch.arange(6), 0.5), stays[place])
+
+
+def test_sites_that_are_hashed_together_draw_the_same() -> None:
+    alone = Masks.of(3, 4, np.array([5, 900, 17, 3]), CPU)
+    sizes = {EMBEDDING: 7, LAYERS + 1: 12, HEAD: 24}
+    together = alone.together(sizes, 0.3)
+    assert set(together.drawn) == {(site, size, 0.3) for site, size in sizes.items()}
+    for site, size in [*sizes.items(), (LAYERS + 2, 12)]:  # the last one was not drawn ahead
+        for chance in (0.3, 0.4):
+            drawn = (masks.features(site, size, chance, torch.float32) for masks in (alone, together))
+            assert torch.equal(*drawn)
+
+
+def test_a_step_hashes_its_features_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sites = []
+
+    def counted(keys: torch.Tensor, site: int, place: torch.Tensor, chance: float) -> torch.Tensor:
+        sites.append((site, place.numel()))
+        return kept(keys, site, place, chance)
+
+    monkeypatch.setattr(dropout, "kept", counted)
+    ids, labels = torch.ones((3, 9), dtype=torch.int32), torch.zeros(3, dtype=torch.int64)
+    shape = ModelConfig(embedding_dim=4, hidden_size=5, num_layers=3, pooling="max+mean", dropout=0.5, word_dropout=0.1)
+    Objective(Classifier(shape, 20))(Batch(ids, torch.full((3,), 9), labels, np.arange(3)), 0)
+    assert sites == [(0, 4 + 10 + 10 + 20), (WORDS, 9)]
 
 
 def test_training_drops_and_evaluation_does_not() -> None:

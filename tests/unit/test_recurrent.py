@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.data.gather import pack
+from harness.model import recurrent
 from harness.model.classifier import Classifier
 from harness.model.dropout import Masks
-from harness.model.recurrent import VariableLengthLSTM, in_order, reversal_index
+from harness.model.recurrent import VariableLengthLSTM, in_order, packed_lstm, reversal_index
 
 LENGTHS = torch.tensor([9, 7, 7, 4, 2, 1, 1])
 SHAPES = [(layers, both) for layers in (1, 2, 3) for both in (False, True)]
@@ -138,15 +141,20 @@ def test_pooling_looks_at_the_real_tokens_of_one_text_at_a_time(pooling: str) ->
     torch.testing.assert_close(model(plain), torch.stack(expected), rtol=0, atol=1e-12)
 
 
-def test_dropout_between_layers_uses_one_mask_per_sequence() -> None:
+def test_dropout_between_layers_uses_one_mask_per_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     lstm = VariableLengthLSTM(3, 4, 2, dropout=0.5)
     captured = []
-    lstm.layers[1].register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
+
+    def layer(data: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        captured.append(data)
+        return packed_lstm(data, *rest)
+
+    monkeypatch.setattr(recurrent, "packed_lstm", layer)
     sequence = pack_padded_sequence(torch.ones(4, 6, 3), torch.tensor([6, 6, 6, 6]), batch_first=True)
     lstm.forward_packed(sequence, Masks.of(0, 0, np.arange(4), torch.device("cpu")))
-    dropped = pad_packed_sequence(captured[0], batch_first=True)[0] == 0
+    dropped = pad_packed_sequence(sequence._replace(data=captured[1]), batch_first=True)[0] == 0
     assert torch.equal(dropped[:, :1].expand_as(dropped), dropped)
     assert 0.2 < dropped.float().mean() < 0.8
     lstm.forward_packed(sequence)
-    assert not (captured[1].data == 0).any()
+    assert not (captured[3] == 0).any()
