@@ -15,6 +15,8 @@ from harness.training.resume import differences, table
 from preprocessing.base.errors import ConfigError, DataError
 
 PROG = "python -m harness checkpoint"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ListConfig:
     """Every checkpoint of a run, oldest first: step, epochs, best so far, and whether every byte is as written."""

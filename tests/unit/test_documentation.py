@@ -10,17 +10,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
 
+from harness.__main__ import COMMANDS as HARNESS
+from preprocessing.__main__ import COMMANDS as PREPROCESSING
+from preprocessing.base import cli
+from preprocessing.base.commands import Command, load
 from tests.unit.test_architecture import FLOORS, own_modules, room_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "launch/slurm/README.md")
 DOCUMENTS += tuple(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))
 FOLDERS = ("configs/", "docs/", "harness/", "launch/", "preprocessing/", "tests/")
-PLACE = re.compile(r"(?<![\w/.-])((?:%s)[\w./-]*)(?::(\w+))?" % "|".join(FOLDERS))
+PLACE = re.compile(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)})[\w./-]*)(?::(\w+))?")
 LINK = re.compile(r"\]\(([^)#]+)\)")
 COMMAND = re.compile(r"python -m (harness|preprocessing)((?: +[!-_a-{}~]+)*)")
 """A command with its words, up to the end of the line or the first sign that is no word of a command."""
+OPTIONS_OF = {
+    "launch": ("harness.config:RunConfig",),
+    "doctor": ("harness.config:RunConfig", "harness.launch.doctor:DoctorConfig"),
+}
+"""The configurations of the commands that read their words themselves, together with accelerate's options."""
 HEADING = re.compile(r"^## ", re.MULTILINE)
 
 
@@ -40,8 +50,9 @@ def names_in(path: Path) -> set[str]:
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             found.add(node.name)
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        found |= {target.id for target in targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
     return found
 
 
@@ -65,9 +76,11 @@ def test_every_path_exists(document: str) -> None:
 
 
 def test_a_wrong_path_is_seen() -> None:
-    text = "`harness/model/pooling.py:pool_padded`, `harness/model/pooling.py:Maximum`, `harness/models/`, `tests/x.py`."
-    expected = ["harness/model/pooling.py has no Maximum", "harness/models/ does not exist", "tests/x.py does not exist"]
-    assert wrong_places(text) == expected
+    text = (
+        "`harness/model/pooling.py:pool_padded`, `harness/model/pooling.py:Maximum`, `harness/models/`, `tests/x`."
+    )
+    wrong = ["harness/model/pooling.py has no Maximum", "harness/models/ does not exist", "tests/x does not exist"]
+    assert wrong_places(text) == wrong
 
 
 def test_the_floors_are_those_of_the_test() -> None:
@@ -104,45 +117,35 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
         yield package, shlex.split(rest, comments=True)
 
 
-def unknown_options(package: str, words: Sequence[str]) -> list[str]:
-    """The command or options among ``words`` that do not exist."""
-    from harness.__main__ import COMMANDS as HARNESS
-    from preprocessing.__main__ import COMMANDS as PREPROCESSING
-    from preprocessing.base import cli
-    from preprocessing.base.commands import load
-
-    table = {one.name: one for one in (HARNESS if package == "harness" else PREPROCESSING)}
+def unknown_words(package: str, words: Sequence[str]) -> list[str]:
+    """The command, its part, or the options among ``words`` that do not exist."""
+    commands_here = HARNESS if package == "harness" else PREPROCESSING
     rest = list(words)
-    if not rest:
-        return []
-    command = table.get(rest.pop(0))
+    command: Command | None = None
+    while commands_here and rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+        command = next((one for one in commands_here if one.name == name), None)
+        if command is None:
+            return [name]
+        commands_here = command.parts
     if command is None:
-        return [words[0]]
-    if command.parts and rest and not rest[0].startswith("-"):
-        part = {one.name: one for one in command.parts}.get(rest.pop(0))
-        if part is None:
-            return [words[1]]
-        command = part
+        return rest
+    known = {"--help"}
     if command.name in ("launch", "doctor"):
-        from accelerate.commands.launch import launch_command_parser
-
-        known = {option for action in launch_command_parser()._actions for option in action.option_strings}
-        classes = ["harness.config:RunConfig", *(["harness.launch.doctor:DoctorConfig"] if command.name == "doctor" else [])]
-    else:
-        known, classes = set(), [one for one in (command.config, command.shared) if one is not None]
-    for name in classes:
-        known |= {f"--{key}" for key in cli.known_keys(cli.parser_for(load(name), "test", ""))}
-    return [word for word in rest if word.startswith("--") and word.partition("=")[0] not in {*known, "--help"}]
+        known |= {option for action in launch_command_parser()._actions for option in action.option_strings}
+    for name in OPTIONS_OF.get(command.name, (command.config, command.shared)):
+        known |= {f"--{key}" for key in cli.known_keys(cli.parser_for(load(name), "test", ""))} if name else set()
+    return [word for word in rest if word.startswith("--") and word.partition("=")[0] not in known]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_takes_its_options(document: str) -> None:
     for package, words in commands((ROOT / document).read_text()):
-        assert unknown_options(package, words) == [], f"{document}: {package} {words}"
+        assert unknown_words(package, words) == [], f"{document}: {package} {words}"
 
 
 def test_a_wrong_command_is_seen() -> None:
-    assert unknown_options("harness", ["plann"]) == ["plann"]
-    assert unknown_options("harness", ["plan", "--config", "x.yaml", "--verify"]) == ["--verify"]
-    assert unknown_options("harness", ["checkpoint", "lst", "runs/x"]) == ["lst"]
-    assert unknown_options("harness", ["launch", "--num_processes", "4", "--optim.lr=0.1"]) == []
+    assert unknown_words("harness", ["plann"]) == ["plann"]
+    assert unknown_words("harness", ["plan", "--config", "x.yaml", "--verify"]) == ["--verify"]
+    assert unknown_words("harness", ["checkpoint", "lst", "runs/x"]) == ["lst"]
+    assert unknown_words("harness", ["launch", "--num_processes", "4", "--optim.lr=0.1"]) == []
