@@ -76,9 +76,7 @@ def test_every_path_exists(document: str) -> None:
 
 
 def test_a_wrong_path_is_seen() -> None:
-    text = (
-        "`harness/model/pooling.py:pool_padded`, `harness/model/pooling.py:Maximum`, `harness/models/`, `tests/x`."
-    )
+    text = "`harness/model/pooling.py:pool_padded`, `harness/model/pooling.py:Maximum`, `harness/models/`, `tests/x`."
     wrong = ["harness/model/pooling.py has no Maximum", "harness/models/ does not exist", "tests/x does not exist"]
     assert wrong_places(text) == wrong
 
