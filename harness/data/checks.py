@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be found wrong before a device is touched: the dataset, the run directory, how they fit the processes."""
+"""Checks before a device is touched: whether the dataset is whole, and fits the configuration and the processes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Manifest, open_split, read_manifest, verify_hashes
 
 HASH_LIMIT_BYTES = 4 << 30
-"""Up to this size every shard's sha256 is checked before training; beyond it sizes, schema and footers are."""
+"""Up to this size of all shards, their sha256 is checked before training; beyond it only sizes, schemas and footers."""
 
 
 def check_dataset(data: str | Path, *, hashes: bool = True) -> Manifest:
-    """Read the manifest and check every shard it names. Raises ``DataError`` with the first thing that is wrong."""
+    """Read the manifest and check every shard that it names; returns the manifest.
+
+    ``hashes``: also read and hash the shards' bytes, up to ``HASH_LIMIT_BYTES``. Raises ``DataError`` with the first
+    thing that is wrong.
+    """
     manifest = read_manifest(data)
     for split in (TRAIN, VALIDATION, *([TEST] if manifest.splits.get(TEST) else [])):
         open_split(data, manifest, split)
@@ -28,7 +32,7 @@ def check_dataset(data: str | Path, *, hashes: bool = True) -> Manifest:
 
 
 def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
-    """Check that every process gets rows at every step. Raises ``ConfigError``, or ``DataError`` for too few rows."""
+    """Check that every process gets a row at every step. Raises ``ConfigError``, or ``DataError`` for too few rows."""
     rows = manifest.rows(TRAIN)
     if rows < world_size:
         raise DataError(f"{Path(config.data, MANIFEST)}: {rows} training rows for {world_size} processes; start fewer")
@@ -51,7 +55,10 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
 
 
 def check_budget(config: RunConfig, manifest: Manifest, world_size: int) -> None:
-    """Check that a token budget holds the longest row, and gives every process a row at every step."""
+    """Check that the token budget holds the widest row, and gives every process a row at every step.
+
+    Raises ``ConfigError``.
+    """
     smallest, _ = step_rows(width_groups(manifest.rows_by_width(TRAIN), order_spec(config)))
     if smallest < world_size:
         raise ConfigError(
@@ -61,7 +68,7 @@ def check_budget(config: RunConfig, manifest: Manifest, world_size: int) -> None
 
 
 def order_spec(config: RunConfig) -> OrderSpec:
-    """What a configuration says about the order of training."""
+    """The order of training that a configuration describes."""
     return OrderSpec(
         seed=config.seed,
         global_batch=config.global_batch,
@@ -72,7 +79,7 @@ def order_spec(config: RunConfig) -> OrderSpec:
 
 
 def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None:
-    """Refuse options that would do nothing here, and weights for labels that do not exist."""
+    """Raise ``ConfigError`` for an option that would do nothing here, or a weight for a label that does not exist."""
     for label in config.optim.class_weights:
         if label not in manifest.labels:
             known = ", ".join(manifest.labels)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files under a dataset: the file system they lie on, reading them whole, noticing that they changed."""
+"""The files of a dataset: on which file system they lie, how they are read whole, how a change is noticed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NETWORK = {
     "afs",
     "wekafs",
 }
-"""File system types whose mapped pages come over a network; anything in user space (fuse…) is taken for one too."""
+"""File system types whose pages come over a network. Anything in user space (fuse…) counts as one too."""
 CHUNK_BYTES = 8 << 20
 CHECK_EVERY_S = 1.0
 
@@ -63,9 +63,9 @@ def is_network(kind: str) -> bool:
 
 
 def read_chunks(path: Path, size: int, open_file: Callable[[Path], RawIOBase] | None = None) -> Iterable[memoryview]:
-    """The bytes of a file, in order; reads again where a read came up short.
+    """The bytes of a file, in order. A short read is continued. A chunk is valid until the next one is asked for.
 
-    ``open_file`` opens for unbuffered reading. Raises ``DataError`` unless exactly ``size`` bytes came.
+    ``open_file`` opens for unbuffered reading. Raises ``DataError`` unless the file has exactly ``size`` bytes.
     """
     buffer = memoryview(bytearray(min(CHUNK_BYTES, max(size, 1))))
     total = 0
@@ -81,12 +81,15 @@ def read_chunks(path: Path, size: int, open_file: Callable[[Path], RawIOBase] | 
 
 
 def open_unbuffered(path: Path) -> RawIOBase:
-    """Open for reading, so that every short read is seen."""
+    """Open for reading without a buffer, so that short reads are seen."""
     return open(path, "rb", buffering=0)
 
 
 def in_memory(path: Path, info: ShardInfo, open_file: Callable[[Path], RawIOBase] | None = None) -> pa.BufferReader:
-    """A shard's bytes in memory of this process's own, as a source for ``preprocessing.dataset.shards.Shard``."""
+    """A shard's bytes, copied into this process's memory; a source for ``preprocessing.dataset.shards.Shard``.
+
+    Raises ``DataError`` if the file is shorter or longer than the manifest says.
+    """
     whole = bytearray(info.bytes)
     filled = 0
     for chunk in read_chunks(path, info.bytes, open_file):
@@ -98,9 +101,10 @@ def in_memory(path: Path, info: ShardInfo, open_file: Callable[[Path], RawIOBase
 
 
 class FileWatch:
-    """Notices that a dataset changed under a running job, before a mapped page of it is touched.
+    """Notices that a dataset changed under a running job.
 
-    A mapped file that is cut short kills whoever touches the lost pages (SIGBUS), so sizes are looked at all the time.
+    If a mapped file is cut short, the kernel ends a process that reads one of the lost pages (SIGBUS). So sizes are
+    checked between steps, before rows are read.
     """
 
     def __init__(
@@ -108,7 +112,8 @@ class FileWatch:
     ) -> None:
         """``data`` holds the manifest, ``root`` the shards that are open: ``data`` itself or a staged copy.
 
-        ``splits`` are the open ones; all unless given.
+        ``splits`` are the open ones (all unless given). ``mapped`` says whether pages are read from the files during
+        the run; otherwise only the manifest is watched.
         """
         self.data, self.fingerprint = Path(data), manifest.fingerprint
         names = manifest.splits if splits is None else splits
@@ -156,7 +161,7 @@ class Watched:
         self.identity = identity(os.fstat(self.descriptor))
 
     def check(self) -> None:
-        """The name still means this file, and the file is unchanged."""
+        """Raise ``DataError`` if the file was cut short, removed, replaced or written to."""
         self.check_size()
         try:
             now = identity(os.stat(self.path))
@@ -166,7 +171,7 @@ class Watched:
             raise DataError(f"{self.path}: this shard was replaced while the run used it; put the old one back")
 
     def check_size(self) -> None:
-        """The file is not shorter than it was."""
+        """Raise ``DataError`` if the file's size is another than when the run began."""
         size = os.fstat(self.descriptor).st_size
         if size != self.size:
             raise DataError(
@@ -175,5 +180,5 @@ class Watched:
 
 
 def identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    """What changes when a file is replaced or written to."""
+    """Device, inode, size and time of change: some of it differs when a file is replaced or written to."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

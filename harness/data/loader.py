@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of mapped shards → pinned batch → device, ahead of the step; no per-sample Python, no worker processes.
+"""From rows of mapped shards to batches on the device, prefetched by one thread.
 
-One gather per micro-batch copies its rows into a reused buffer; a thread stays a few steps ahead. Token ids travel
-as narrow as they are stored and are widened on the device; lengths stay int64 on the CPU, where packing wants them.
-Small steps are handed over several at a time, since waking a thread costs as much as gathering a small batch.
+There are no worker processes, and no Python runs for a single row: one gather for each micro-batch copies its rows into
+a buffer (pinned on CUDA) that is used again. Token ids are copied as narrow as they are stored and widened on the
+device. Lengths stay int64 on the CPU, where packing needs them. Small steps are handed over in groups, since waking a
+thread costs as much as gathering a small batch.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from harness.data.order import Order, Window
 from preprocessing.dataset.shards import Split
 
 PREFETCH_GROUPS = 2
-"""Groups of steps that wait in the queue, besides the one being trained on and the one being gathered."""
+"""Groups of steps in the queue; one more is being trained on, and one more is being gathered."""
 GROUP_STEPS = 8
 GROUP_BYTES = 1 << 20
-"""Steps are handed over together until a group has this many steps or bytes of ids."""
+"""The most steps of a group, and the most bytes of ids; a single larger step is a group too."""
 
 
 class Loader:
-    """Gives this rank's share of each step, prepared ahead by a thread."""
+    """This rank's slice of every step, prefetched by a thread."""
 
     def __init__(
         self,
@@ -48,8 +49,9 @@ class Loader:
     ) -> None:
         """``rank`` of ``world_size`` processes takes its slice of every global batch of ``order``.
 
-        ``resident`` holds the split's tokens on the device already. ``guard`` is called before rows are touched and
-        raises ``DataError`` when the files under the split are no longer what they were.
+        ``micro_batch`` is the most rows of one micro-batch, or None for no limit. ``resident`` holds the split's tokens
+        on the device, if they are there. ``guard`` is called before rows are read; it raises ``DataError`` if the
+        files of the split have changed.
         """
         self.split, self.order = split, order
         self.rank, self.world_size = rank, world_size
@@ -61,10 +63,11 @@ class Loader:
         self._idle: list[Assembler] = []
 
     def steps(self, epoch: int, first_step: int = 0, last_step: int | None = None) -> Iterator[StepBatch]:
-        """Steps from ``first_step`` to the end of the epoch or ``last_step``, each with the time waited for it.
+        """Steps of an epoch from ``first_step`` up to, but without, ``last_step`` (None: to the epoch's end).
 
-        A batch on the CPU lies in a buffer that is used again: it is whole until the next one is asked for. Buffers
-        outlive an epoch.
+        ``wait_s`` of a step says how long the caller waited for it. A batch on the CPU lies in a buffer that is used
+        again, so it is valid until the next step is asked for. Buffers are kept from epoch to epoch. Raises what the
+        thread raised, such as ``DataError`` from the guard.
         """
         stop = self.order.steps_per_epoch if last_step is None else last_step
         batch_queue = BatchQueue()
@@ -101,7 +104,7 @@ class Loader:
         )
 
     def _produce(self, epoch: int, first: int, stop: int, batch_queue: BatchQueue) -> None:
-        """Hand over groups of steps, then None; an exception is handed over instead of a group."""
+        """The thread: put groups of steps into the queue, then None. An exception takes the place of a group."""
         torch.get_num_threads()  # sets this thread up; only then can it be held to one core, which training needs more
         try:
             with openmp().limit(limits=1):
@@ -126,7 +129,10 @@ class Loader:
     def _produce_window(
         self, assembler: Assembler, window: Window, epoch: int, steps: range, batch_queue: BatchQueue, alone: int
     ) -> None:
-        """Hand over some steps of one window, as long as they are wanted. Step ``alone`` is a group of its own."""
+        """Put ``steps`` of one window into the queue; stop early if the caller has left.
+
+        Step ``alone``, the first one asked for, is a group of its own, so that training starts as soon as it is ready.
+        """
         self.guard()
         share = RankSlice(
             window,
@@ -156,27 +162,27 @@ class Loader:
 
 
 class BatchQueue:
-    """What goes between the thread that prepares steps and the one that trains: buffers one way, groups the other."""
+    """Two queues between the loader's thread and the training loop: filled groups one way, free buffers the other."""
 
     def __init__(self) -> None:
-        """Empty both ways."""
+        """Both queues are empty."""
         self.ready: queue.SimpleQueue[tuple[Buffer, list[StepBatch]] | BaseException | None] = queue.SimpleQueue()
-        """Bounded by the buffers."""
+        """Groups of steps with their buffer, an exception, or None for the end. The number of buffers bounds it."""
         self.free: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
         self.cancelled = False
 
     def free_buffer(self) -> Buffer | None:
-        """The next buffer to fill, once there is one; None if nobody wants more."""
+        """Wait for a buffer to fill; None if the caller has left."""
         buffer = self.free.get()
         return None if self.cancelled else buffer
 
     def cancel(self) -> None:
-        """Nobody wants more: wake the thread that waits for a buffer."""
+        """The caller has left: wake the thread if it waits for a buffer."""
         self.cancelled = True
         self.free.put(None)
 
 
 @cache
 def openmp() -> ThreadpoolController:
-    """The OpenMP libraries of this process; finding them takes longer than many a step, so once."""
+    """The OpenMP libraries of this process. Looked up once, since that takes longer than many a step."""
     return ThreadpoolController().select(user_api="openmp")

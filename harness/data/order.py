@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows form step k of epoch e: a pure function that ranks, workers and restarts only slice (law 3).
+"""Which rows form step k of epoch e: a pure function (law 3). Ranks and restarts only take slices of it.
 
 The rows of a split lie in blocks (record batches), and each block in a shard of some width. For a seed and an epoch:
 
-1. blocks are permuted and laid end to end: a virtual sequence of all rows. Blocks of each width are spread evenly over
-   it (with jitter), so every stretch holds the widths in their proportion in the split and no trend in length runs
-   through an epoch;
-2. the sequence is cut into windows of at most ``window_rows`` rows, at batch boundaries; where a window ends inside a
-   block, a permutation of the block's rows says which of them it takes;
-3. inside a window rows are sorted by length, blurred by a little seeded noise, and cut into global batches;
-4. the batches of a window are permuted: of some random permutations, by the one in which the length of a batch says
-   least about that of the next.
+1. Blocks are permuted and laid end to end, which gives a virtual sequence of all rows. Blocks of each width are spread
+   evenly over it, with jitter. So every stretch holds the widths in the proportion that they have in the split, and no
+   trend in length runs through an epoch.
+2. The sequence is cut into windows of at most ``window_rows`` rows, at batch boundaries. Where a window ends inside a
+   block, a permutation of the block's rows says which of them it takes.
+3. Inside a window rows are sorted by length, blurred by a little seeded noise, and cut into global batches.
+4. The batches of a window are permuted. Several random permutations are drawn, and the one with the least correlation
+   between the lengths of neighbouring batches is taken.
 
-Batch sizes of an epoch differ by at most one row, so there is no runt. A window is computed from (seed, epoch, window)
-alone, so any step is reached without replaying the ones before it, and memory is bounded by the window. Random numbers
-are raw words of Philox and splitmix64, which never change between numpy's versions.
+Batch sizes of an epoch differ by at most one row, so the last batch is not a small remainder. A window is computed from
+(seed, epoch, window) alone. So any step is reached without computing the windows before it, and memory is bounded by
+the window. Random numbers are raw words of Philox and splitmix64, which stay the same in every version of numpy.
 
-**Token budget.** With ``batch_tokens`` the number of rows of a step follows from their length, and padded tokens of a
-step (rows x longest row) never exceed the budget. The number of steps is still known before any row is read: the widths
+**Token budget.** With ``batch_tokens`` the number of rows of a step follows from their length: the padded tokens of a
+step (rows x longest row) never exceed the budget. The number of steps is still known before any row is read. The widths
 form width groups, each with its own virtual sequence, and a step of a group whose widest shard is ``w`` has at most
-``batch_tokens // w`` rows, near-equal as above. A group with fewer rows than one such step joins the next wider one, so
-no step is a runt. Every window takes the same share of each group, and its steps are permuted together.
+``batch_tokens // w`` rows, in sizes that differ by at most one. A group with fewer rows than one such step joins the
+next wider group, so no step is a small remainder. Every window takes the same share of each group, and its steps are
+permuted together.
 """
 
 from __future__ import annotations
@@ -40,27 +41,27 @@ if TYPE_CHECKING:
     from preprocessing.dataset.shards import Split
 
 VERSION = 2
-"""Changes with any change to which rows form a step; checkpoints carry it. 1 permuted batches without a choice."""
+"""Rises with any change to which rows form a step; checkpoints carry it. Version 1 drew one permutation of batches."""
 MOST_PERMUTATIONS, PERMUTED_BATCHES = 64, 4096
-"""How many permutations of a window's batches are drawn: at most the one, and for at most the other in all."""
+"""Limits on the permutations drawn for a window: this many, and this many batch numbers in all of them together."""
 
 Lengths = Callable[[int], np.ndarray]
-"""Gives the lengths ``[rows]`` of a block's rows; called for the blocks of one window only."""
+"""A function from a block's number to the lengths ``[rows]`` of its rows. A window calls it for its own blocks only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderSpec:
-    """All that decides an order, besides the dataset."""
+    """All that decides an order, beside the dataset."""
 
     seed: int
     global_batch: int
-    """Rows of a step; not used when ``batch_tokens`` is given."""
+    """Rows of a step over all ranks; not used when ``batch_tokens`` is given."""
     batch_tokens: int | None = None
     """Most padded tokens of a step over all ranks; None: every step has ``global_batch`` rows."""
     window_rows: int = 131_072
     length_noise: float = 0.003
     shuffle: bool = True
-    """False: rows keep their place in the dataset and are only sorted inside a window, for evaluation."""
+    """False, for evaluation: blocks keep their order, and rows are only sorted inside a window."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class WidthGroup:
 
 
 def width_groups(rows_by_width: Mapping[int, int], spec: OrderSpec) -> list[WidthGroup]:
-    """How a split with so many rows of each shard width is cut: enough to know every step's size, without a shard.
+    """How a split is cut into steps, from the number of rows of each shard width alone.
 
     Raises ``ConfigError`` if the widest row does not fit ``batch_tokens``, ``DataError`` for a split without rows.
     """
@@ -119,11 +120,15 @@ def step_rows(cut: list[WidthGroup]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Window:
-    """The global batches of one window. A *place* counts the rows of the window's blocks, laid end to end."""
+    """The global batches of one window.
+
+    A row is named by its *place*: its index when the blocks of the window are laid end to end. Its *global row* is its
+    index in the whole split.
+    """
 
     first_step: int
     blocks: np.ndarray
-    """int64 ``[blocks]``: the blocks it touches, some of them only in part."""
+    """int64 ``[blocks]``: the blocks that have rows in the window, some of them only in part."""
     ends: np.ndarray
     """int64 ``[blocks]``: the place after each block's last row."""
     shift: np.ndarray
@@ -156,8 +161,8 @@ class Order:
     ) -> None:
         """``block_starts``, int64 ``[blocks + 1]``: block ``b`` holds rows ``starts[b]`` to ``starts[b + 1]``.
 
-        ``block_widths``, ``[blocks]``, is the width of the shard each block lies in; all the same unless given, which
-        a token budget does not allow. Raises as ``width_groups`` does.
+        ``block_widths``, ``[blocks]``, is the width of the shard that each block lies in. Without it all widths count
+        as equal; a token budget needs it. Raises as ``width_groups`` does.
         """
         self.spec = spec
         self.lengths = lengths
@@ -186,7 +191,7 @@ class Order:
         return self.batch_rows(epoch, step)[rank::world_size]
 
     def window(self, epoch: int, step: int) -> Window:
-        """The window that holds a step of an epoch. The latest two are kept: one in use, one made ahead."""
+        """The window that holds a step of an epoch. The latest two are cached: one in use, one prefetched."""
         assert 0 <= step < self.steps_per_epoch
         number = bisect.bisect_right(range(self.num_windows), step, key=self.first_step) - 1
         window = self._windows.get((epoch, number))
@@ -221,9 +226,10 @@ class Order:
     def _batches(
         self, epoch: int, number: int, lengths: np.ndarray, batch_sizes: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A window's rows in the order of its steps (as indices into ``lengths``), and where its steps begin and end.
+        """A window's rows in the order of its steps, as indices into ``lengths``; and ``cuts``, as in ``Window``.
 
-        ``batch_sizes`` has the rows of each batch, for each group. Keys are narrow so that numpy sorts them by radix.
+        ``batch_sizes`` has one array for each width group: the rows of each of its batches. Sort keys are kept below 16
+        bits, where numpy sorts by radix.
         """
         sizes = np.concatenate(batch_sizes)
         drawn = len(sizes) * max(1, min(MOST_PERMUTATIONS, PERMUTED_BATCHES // len(sizes)))
@@ -243,7 +249,7 @@ class Order:
         return ascending(keys), np.concatenate(([0], np.cumsum(sizes[steps])))
 
     def _blurred(self, lengths: np.ndarray, random: np.ndarray) -> np.ndarray:
-        """uint16 keys: lengths, each times 1 +- noise, plus less than one token so that equal lengths mix too."""
+        """uint16 sort keys: each length times 1 ± noise, plus less than one token, so that equal lengths mix too."""
         if not self.spec.shuffle:
             return lengths
         noise = self.spec.length_noise
@@ -293,8 +299,8 @@ def order_over(split: Split, spec: OrderSpec) -> Order:
 def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> int:
     """How many micro-batches every rank cuts its slice of a global batch into: the same number on all ranks.
 
-    The slices differ by at most one row; a rank never gets an empty micro-batch. With ``micro_batch=1`` and an uneven
-    slice, one micro-batch of the longer slices holds two rows.
+    The slices of ranks differ by at most one row, and no micro-batch is empty. With ``micro_batch=1`` and slices of two
+    sizes, one micro-batch of each longer slice holds two rows. Raises ``ConfigError`` for fewer rows than ranks.
     """
     shortest, longest = batch_rows // world_size, -(-batch_rows // world_size)
     if shortest == 0:
@@ -303,10 +309,10 @@ def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> 
 
 
 def row_hash(rows: np.ndarray, step: int) -> int:
-    """Hash of the rows that a step consumed, as an unsigned 64-bit number; sums (modulo 2**64) over ranks and steps.
+    """Hash of the rows that a step consumed, an unsigned 64-bit number; sums (modulo 2**64) over ranks and steps.
 
-    Adding is order-free, so every split of the rows over ranks and micro-batches gives the same total, while a row that
-    is missing, repeated or moved to another step changes it (splitmix64 mixing, Steele et al. 2014).
+    A sum does not depend on the order of its terms, so every split of the rows over ranks and micro-batches gives the
+    same total. A row that is missing, repeated or moved to another step changes it (splitmix64, Steele et al. 2014).
     """
     mixed = splitmix64(rows.astype(np.uint64) ^ splitmix64(np.full(1, step + 1, np.uint64)))
     return int(np.add.reduce(mixed, dtype=np.uint64))

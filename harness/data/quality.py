@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well an order shuffles: statistics of one epoch, each beside what a full permutation gives by chance.
+"""How well an order shuffles: statistics of a few epochs, each beside that of full random permutations.
 
-Chance matters: among ``n`` rows in random order a correlation of ``1 / sqrt(n)`` is nothing, and the lag-1
-autocorrelation of ``b`` batches in random order scatters by ``1 / sqrt(b)`` around ``-1 / b`` (Kendall, 1976). So the
-autocorrelation is averaged over epochs, which narrows the scatter, and ``Quality`` says how wide it still is.
+Even a perfect shuffle does not give zeros. Among ``n`` rows in random order a correlation of ``1 / sqrt(n)`` is chance,
+and the lag-1 autocorrelation of ``b`` batches in random order has a standard deviation of ``1 / sqrt(b)`` around
+``-1 / b`` (Kendall, 1976). Means over several epochs scatter less, and ``Quality`` says by how much they still do.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from preprocessing.base.randomness import words
 
 @dataclass(frozen=True)
 class Quality:
-    """Statistics of some epochs of an order; ``compare`` gives those of full permutations beside them."""
+    """Statistics of some epochs of an order, or of full permutations to compare it with."""
 
     position_correlation: float
-    """Of a row's place in the epoch with its place in the source, mean over epochs; 0 is a perfect shuffle."""
+    """Correlation of a row's place in the epoch with its place in the source, mean over epochs; 0 is perfect."""
     position_scatter: float
     """Standard deviation of that mean by chance."""
     label_runs: float
-    """Mean length of runs of equal labels, over the mean length that chance gives these labels; 1 is perfect."""
+    """Mean length of runs of equal labels, divided by what random order gives these labels; 1 is perfect."""
     length_autocorrelation: float
-    """Of the mean length of a batch with that of the next one, mean over epochs; 0 is perfect."""
+    """Correlation of the mean row length of a batch with that of the next one, mean over epochs; 0 is perfect."""
     length_scatter: float
     """Standard deviation of that mean by chance."""
     meet_again: float
-    """Chance that two rows of one batch share a batch in the next epoch, too. Sorting by length makes that likely."""
+    """Chance that two rows of one batch share a batch in the next epoch too. Sorting by length raises it."""
 
 
 def compare(
@@ -52,7 +52,7 @@ def compare(
 
 
 def mix(batch: np.ndarray, *key: int) -> np.ndarray:
-    """The rows of a batch in random order: inside a batch there is no order, a step sees them at once."""
+    """The rows of a batch in random order. A step sees them all at once, so their order inside a batch is no order."""
     return batch[np.argsort(words(*key, 8, count=len(batch)))]
 
 

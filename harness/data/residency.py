@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a dataset's rows live during a run: mapped, in memory or on the device; decided by size, and said why."""
+"""Where a dataset's rows live during a run: in mapped files, in memory or on the device. Each decision has a reason."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from preprocessing.dataset.shards import Manifest, Split, mapped
 
 Residency = Literal["auto", "mapped", "memory", "device"]
 DEVICE_SHARE = 0.25
-"""Part of a device's free memory that a split may take; the rest is for the model and its activations."""
+"""Share of a device's free memory that a split may take; the rest is for the model and its activations."""
 MEMORY_SHARE = 0.5
-"""Part of a node's free memory that the copies of all its processes may take together."""
+"""Share of a node's free memory that the copies of all its processes may take together."""
 STAGE_SHARE = 0.8
-"""Part of a stage directory's free space that the shards may take."""
+"""Share of a stage directory's free space that the shards may take."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a decision rests on; measured by ``look``, made up in tests."""
+    """What the decisions depend on, in plain values; ``look`` measures them."""
 
     kind: str
     """Type of the file system that holds the dataset."""
@@ -51,16 +51,16 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class DataPlacement:
-    """Where a command wants the rows of a dataset to live."""
+    """What was asked for: where the rows of a dataset are to live."""
 
     data: str
     """Dataset directory."""
     timeout_s: float
     """Longest wait for another process that stages, in seconds."""
     residency: Residency = "auto"
-    """Where the rows of one split are to live."""
+    """For the split that is trained on or evaluated."""
     stage_dir: str = "auto"
-    """``auto``, ``none`` or a directory."""
+    """Where shards are copied to, once per node: ``auto``, ``none`` or a directory."""
 
     @classmethod
     def of(cls, config: RunConfig) -> DataPlacement:
@@ -76,7 +76,7 @@ def look(
     local_processes: int,
     opened: Collection[str] | None = None,
 ) -> Facts:
-    """Measure this machine. ``split`` may live on the device, ``opened`` (all unless given) are used at all."""
+    """Measure this machine. ``split`` is the one that may live on the device; ``opened`` names those in use, or all."""
     import psutil
 
     shards = [info for name in (manifest.splits if opened is None else opened) for info in manifest.splits[name]]
@@ -124,9 +124,10 @@ def choose_residency(wanted: Residency, facts: Facts, staged: bool) -> Choice:
 
 
 class OpenData:
-    """The splits of a dataset, open where their rows are to live, and watched. Raises ``UserError`` as its parts do.
+    """The splits of a dataset: where their rows live is decided, then they are staged, opened and watched.
 
-    Training opens all splits. A command that reads one split opens that one, and stages no other::
+    Every rank takes the same three steps. Training opens all splits; a command that reads one split opens and stages
+    only that one::
 
         placement = DataPlacement(data=config.data, timeout_s=config.timeout_s)
         opened = OpenData(placement, manifest, config.split, world, device, only=True)
@@ -134,6 +135,8 @@ class OpenData:
             opened.copy()
         with world.together("opening the dataset"):
             opened.open()
+
+    Raises ``UserError`` as its parts do.
     """
 
     def __init__(
@@ -145,7 +148,7 @@ class OpenData:
         device: torch.device,
         only: bool = False,
     ) -> None:
-        """Decide; nothing is opened yet. All processes of a node follow the first of them.
+        """Decide; nothing is opened yet. All processes of a node take the decision of its first process.
 
         ``split`` is the one whose rows may live on the device; with ``only`` no other split is touched. Raises
         ``DataError`` if the dataset has no such split.
@@ -166,7 +169,7 @@ class OpenData:
         self.root = Path(placement.data)
 
     def copy(self) -> None:
-        """The first process of each node copies the shards, if that was decided."""
+        """Stage: the first process of each node copies the shards, if that was decided."""
         if self.stage.value == "none":
             return
         self.root = staging.staged_path(self.stage.value, self.manifest)
@@ -175,7 +178,7 @@ class OpenData:
             staging.stage(data, self.manifest, self.stage.value, timeout_s=limit_s, splits=self.names)
 
     def open(self) -> None:
-        """Open the splits, once every process has been through ``copy``; one goes to the device if so decided."""
+        """Open the splits. Call it when ``copy`` has returned on every rank. One split may be copied to the device."""
         source = files.in_memory if self.residency.value == "memory" else mapped
         self.splits = {name: Split(self.root, self.manifest, name, source) for name in self.names}
         on_device = self.residency.value == "device"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sorts and permutations that an order is made of: stable, and by radix where numbers are narrow."""
+"""The sorts and permutations behind an order. All are stable; numbers below 16 bits are sorted by radix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from preprocessing.base.randomness import words
 
 
 def spread(groups: np.ndarray, *key: int) -> np.ndarray:
-    """A random permutation of ``arange(len(groups))`` in which each group's members lie evenly, up to jitter."""
+    """A random permutation of ``arange(n)`` in which the members of each group are spaced evenly, with jitter.
+
+    ``groups`` ``[n]`` has the group of each member; ``key`` seeds the permutation.
+    """
     random = words(*key, count=2 * len(groups)).reshape(2, -1)
     shuffled = np.argsort(random[0], kind="stable")
     grouped = shuffled[np.argsort(groups[shuffled], kind="stable")]
@@ -32,18 +35,19 @@ def descending(values: np.ndarray) -> np.ndarray:
 def least_trend(values: np.ndarray, permutations: np.ndarray) -> np.ndarray:
     """The one of ``permutations`` ``[candidates, n]`` of ``values`` ``[n]`` with the least lag-1 autocorrelation.
 
-    A single random permutation of a few dozen values has one of 0.15 either way, for no reason but chance.
+    By chance alone, that of a single random permutation of a few dozen values is about 0.15 in size.
     """
     ordered = (values - values.mean())[permutations]
     return permutations[np.abs((ordered[:, :-1] * ordered[:, 1:]).sum(axis=1)).argmin()]
 
 
 def longest_first(lengths: np.ndarray, begins: np.ndarray, sizes: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """A key for each row, by which batch ``steps[0]`` comes first, then ``steps[1]``, …, each longest row first.
+    """A sort key for each row: batch ``steps[0]`` comes first, then ``steps[1]``, …, each with its longest row first.
 
-    ``lengths`` ``[rows]`` lie batch after batch, as ``begins`` and ``sizes`` say. The keys of a batch follow those of
-    the batch before it; rows of much the same length take few keys, so they are narrow. A stable sort by them leaves
-    equal rows of a batch in the order in which they lie in memory.
+    ``lengths`` ``[rows]`` lie batch after batch: batch ``b`` begins at ``begins[b]`` and has ``sizes[b]`` rows. The
+    keys of a batch follow those of the batch before it. The rows of a batch are of similar length and need few keys, so
+    keys are small numbers. A stable sort by them leaves equally long rows of a batch in the order in which they lie in
+    memory.
     """
     longest, shortest = (extreme.reduceat(lengths, begins)[steps] for extreme in (np.maximum, np.minimum))
     spans = longest - shortest + 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shards copied once per node from a network file system to a local one; every process of the node shares them."""
+"""Staging: shards are copied from a network file system to a local one, once per node, for all its processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOCK = ".lock"
 
 
 def staged_path(stage: str | Path, manifest: Manifest) -> Path:
-    """Where a dataset lies below a stage directory: a name that changes with its content and its user."""
+    """Where a dataset is staged below a stage directory. Other contents and other users have other names."""
     return Path(stage) / f"padless-{os.getuid()}" / manifest.fingerprint[:32]
 
 
@@ -34,9 +34,10 @@ def stage(
 ) -> Path:
     """Copy every shard of ``splits`` (of all unless given) that is not there yet; return the directory they lie in.
 
-    Several processes may call this at once: one copies, the others wait for its lock, at most ``timeout_s``. A copy
-    gets its name when its sha256 is the manifest's (law 2); one that is there is used again if its sha256 still is.
-    Raises ``ConfigError`` if the directory cannot be written, ``DataError`` if bytes are not the manifest's.
+    Several processes may call this at once: one copies, and the others wait for its lock, at most ``timeout_s``
+    seconds. A copy gets its name once its sha256 is that of the manifest (law 2). A copy that is already there is used
+    if its sha256 is still right. Raises ``ConfigError`` if the directory cannot be written or the wait was too long,
+    ``DataError`` if a shard's bytes are not those of the manifest.
     """
     target = staged_path(directory, manifest)
     refusal = ConfigError(
@@ -63,7 +64,7 @@ def is_whole(path: Path, info: ShardInfo) -> bool:
 
 
 def copy(source: Path, target: Path, info: ShardInfo, open_file: Callable[[Path], RawIOBase] | None = None) -> None:
-    """Copy one shard under its final name, whole and verified, or not at all. Raises ``DataError``, ``OSError``."""
+    """Copy one shard. It gets its final name only when whole and verified. Raises ``DataError``, ``OSError``."""
     digest = hashlib.sha256()
     with atomic.replacing(target) as temporary:
         with open(temporary, "wb") as sink:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,6 @@ from harness.training.resume import differences, table
 from preprocessing.base.errors import ConfigError, DataError
 
 PROG = "python -m harness checkpoint"
-STATE = ("step", "epochs_done", "best", "best_step", "epochs_since_best", "skipped_total", "dataset")
-"""What a checkpoint's state says beside its configuration, as far as it is compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +78,21 @@ def describe(run: str, step: int) -> dict[str, Any]:
         state = checkpoint.verify(path).state
     except DataError as error:
         return facts | {"damage": str(error)}
-    processes = len(state["counted"])
-    return facts | {name: state[name] for name in ("epochs_done", "best", "best_step")} | {"processes": processes}
+    known = plain(state)
+    processes = len(state["trainer"]["counted"])
+    return facts | {name: known[name] for name in ("epochs_done", "best", "best_step")} | {"processes": processes}
+
+
+def plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's state says beside its configuration, as far as it is shown and compared."""
+    trainer, selection = state["trainer"], state["selection"]
+    return {
+        "step": state["step"],
+        "epochs_done": trainer["epochs_done"],
+        **{name: selection[name] for name in ("best", "best_step", "epochs_since_best")},
+        "skipped_total": trainer["guard"]["total"],
+        "dataset": state["dataset"],
+    }
 
 
 def line(facts: dict[str, Any]) -> str:
@@ -132,11 +144,8 @@ def compare(first: Checkpoint, second: Checkpoint) -> dict[str, Any]:
 
     A tensor that only one of them has, or that has another shape, is None.
     """
-    state = {
-        key: [first.state.get(key), second.state.get(key)]
-        for key in STATE
-        if first.state.get(key) != second.state.get(key)
-    }
+    then, now = plain(first.state), plain(second.state)
+    state = {key: [value, now[key]] for key, value in then.items() if value != now[key]}
     tensors: dict[str, dict[str, float] | None] = {}
     for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):
         before, after = first.tensors(name), second.tensors(name)

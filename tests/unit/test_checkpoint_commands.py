@@ -15,14 +15,17 @@ from harness.__main__ import main
 from harness.config import OptimConfig, RunConfig, to_dict
 from harness.rundir import checkpoint
 from harness.training import preflight
+from harness.training.selection import Selection
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 
 
 def write(run: Path, step: int, config: RunConfig, **tensors: torch.Tensor) -> Path:
     """A small checkpoint with all that the commands read of its state."""
-    facts: dict[str, Any] = {"epochs_done": step // 10, "best": 0.5, "best_step": 10, "epochs_since_best": 0}
-    facts |= {"skipped_total": 0, "dataset": "d", "counted": [1, 2], "config": to_dict(config), "step": step}
+    selection = Selection("accuracy", best=0.5, best_step=10)
+    trainer = {"epochs_done": step // 10, "guard": {"in_a_row": 0, "total": step - 10}, "counted": [1, 2]}
+    facts: dict[str, Any] = {"trainer": trainer, "selection": selection.state(), "dataset": "d"}
+    facts |= {"config": to_dict(config), "step": step}
     return checkpoint.write(run, step, {checkpoint.MODEL: tensors, checkpoint.OPTIMIZER: {}}, facts)
 
 
@@ -57,7 +60,7 @@ def test_diff_says_how_far_two_checkpoints_are_apart(run: Path, capsys) -> None:
     assert main(["checkpoint", "diff", str(run), "10", "20", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(one["key"], one["was"], one["now"]) for one in found["config"]] == [("optim.lr", 0.002, 0.5)]
-    assert found["state"] == {"step": [10, 20], "epochs_done": [1, 2]}
+    assert found["state"] == {"step": [10, 20], "epochs_done": [1, 2], "skipped_total": [0, 10]}
     assert found["tensors"] == {"gone": None, "weight": {"largest_change": 4.0, "relative_norm": 5.0}}
 
 

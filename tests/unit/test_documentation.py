@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What documents say of the code is true: files, names in them, rooms, floors, laws, commands and their options."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from accelerate.commands.launch import launch_command_parser
+
+from harness.__main__ import COMMANDS as HARNESS
+from preprocessing.__main__ import COMMANDS as PREPROCESSING
+from preprocessing.base import cli
+from preprocessing.base.commands import Command, load
+from tests.unit.test_architecture import FLOORS, own_modules, room_of
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "launch/slurm/README.md")
+DOCUMENTS += tuple(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))
+FOLDERS = ("configs/", "docs/", "harness/", "launch/", "preprocessing/", "tests/")
+PLACE = re.compile(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)})[\w./-]*)(?::(\w+))?")
+LINK = re.compile(r"\]\(([^)#]+)\)")
+COMMAND = re.compile(r"python -m (harness|preprocessing)((?: +[!-_a-{}~]+)*)")
+"""A command with its words, up to the end of the line or the first sign that is no word of a command."""
+OPTIONS_OF = {
+    "launch": ("harness.config:RunConfig",),
+    "doctor": ("harness.config:RunConfig", "harness.launch.doctor:DoctorConfig"),
+}
+"""The configurations of the commands that read their words themselves, together with accelerate's options."""
+HEADING = re.compile(r"^## ", re.MULTILINE)
+
+
+def section(text: str, heading: str) -> str:
+    """The part of a document under a heading of the second level."""
+    return next(part for part in HEADING.split(text) if part.startswith(f"{heading}\n"))
+
+
+def named_places(text: str) -> list[tuple[str, str]]:
+    """Every path below a folder of the repository, and the name in that file if one is given. ``NAME`` is anyone's."""
+    return [(path.rstrip("."), name) for path, name in PLACE.findall(text) if "NAME" not in path]
+
+
+def names_in(path: Path) -> set[str]:
+    """What a Python file defines at its top level."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def wrong_places(text: str, root: Path = ROOT) -> list[str]:
+    """A sentence for each path that does not exist, and each name that its file does not define."""
+    wrong = []
+    for path, name in named_places(text):
+        if not (root / path).exists():
+            wrong.append(f"{path} does not exist")
+        elif name and name not in names_in(root / path):
+            wrong.append(f"{path} has no {name}")
+    return wrong
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_path_exists(document: str) -> None:
+    text = (ROOT / document).read_text()
+    assert wrong_places(text) == []
+    links = [link for link in LINK.findall(text) if "://" not in link]
+    assert [link for link in links if not (ROOT / document).parent.joinpath(link).exists()] == []
+
+
+def test_a_wrong_path_is_seen() -> None:
+    text = "`harness/model/pooling.py:pool_padded`, `harness/model/pooling.py:Maximum`, `harness/models/`, `tests/x`."
+    wrong = ["harness/model/pooling.py has no Maximum", "harness/models/ does not exist", "tests/x does not exist"]
+    assert wrong_places(text) == wrong
+
+
+def test_the_floors_are_those_of_the_test() -> None:
+    text = section((ROOT / "ARCHITECTURE.md").read_text(), "Floors")
+    rows = [line for line in text.splitlines() if line.startswith("|")][2:]
+    written = [{room_of(dotted(path)) for path, _ in named_places(row)} for row in rows]
+    harness = [set(rooms) for rooms in reversed(FLOORS) if rooms[0].startswith("harness")]
+    preprocessing = [set(rooms) for rooms in reversed(FLOORS) if rooms[0].startswith("preprocessing")]
+    assert written == harness + preprocessing
+
+
+def dotted(path: str) -> str:
+    """``harness/train.py`` as ``harness.train``."""
+    return path.removesuffix("/").removesuffix(".py").replace("/", ".")
+
+
+def test_the_picture_has_every_room() -> None:
+    picture = (ROOT / "ARCHITECTURE.md").read_text().partition("\n## ")[0]
+    rooms = {room_of(name) for name, path in own_modules().items() if path.name == "__init__.py" and "." in name}
+    assert rooms - {"preprocessing.base"} <= {room_of(dotted(path)) for path, _ in named_places(picture)}
+
+
+def test_nine_laws_with_a_test_file_each() -> None:
+    text = section((ROOT / "ARCHITECTURE.md").read_text(), "Nine laws")
+    numbers = [int(number) for number in re.findall(r"^(\d)\. ", text, re.MULTILINE)]
+    assert numbers == list(range(1, 10))
+    named = [path for path, _ in named_places(text)]
+    assert sorted(named) == sorted(f"tests/laws/{path.name}" for path in (ROOT / "tests/laws").glob("test_*.py"))
+
+
+def commands(text: str) -> Iterator[tuple[str, list[str]]]:
+    """``harness`` or ``preprocessing``, and the words after it, of every command of a document."""
+    for package, rest in COMMAND.findall(text.replace("\\\n", " ")):
+        yield package, shlex.split(rest, comments=True)
+
+
+def unknown_words(package: str, words: Sequence[str]) -> list[str]:
+    """The command, its part, or the options among ``words`` that do not exist."""
+    commands_here = HARNESS if package == "harness" else PREPROCESSING
+    rest = list(words)
+    command: Command | None = None
+    while commands_here and rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+        command = next((one for one in commands_here if one.name == name), None)
+        if command is None:
+            return [name]
+        commands_here = command.parts
+    if command is None:
+        return rest
+    known = {"--help"}
+    if command.name in ("launch", "doctor"):
+        known |= {option for action in launch_command_parser()._actions for option in action.option_strings}
+    for name in OPTIONS_OF.get(command.name, (command.config, command.shared)):
+        known |= {f"--{key}" for key in cli.known_keys(cli.parser_for(load(name), "test", ""))} if name else set()
+    return [word for word in rest if word.startswith("--") and word.partition("=")[0] not in known]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_takes_its_options(document: str) -> None:
+    for package, words in commands((ROOT / document).read_text()):
+        assert unknown_words(package, words) == [], f"{document}: {package} {words}"
+
+
+def test_a_wrong_command_is_seen() -> None:
+    assert unknown_words("harness", ["plann"]) == ["plann"]
+    assert unknown_words("harness", ["plan", "--config", "x.yaml", "--verify"]) == ["--verify"]
+    assert unknown_words("harness", ["checkpoint", "lst", "runs/x"]) == ["lst"]
+    assert unknown_words("harness", ["launch", "--num_processes", "4", "--optim.lr=0.1"]) == []
