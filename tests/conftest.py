@@ -12,6 +12,7 @@ _SHARED = Path(__file__).resolve().parents[2] / "shared"
 NLTK_DATA = _SHARED / "nltk_data"
 IMDB = _SHARED / "data" / "imdb" / "train.parquet"
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of one test do not spin while another one computes
 if NLTK_DATA.is_dir():  # before anything imports nltk, which reads this once; worker processes inherit it
     os.environ.setdefault("NLTK_DATA", str(NLTK_DATA))
 
