@@ -2,7 +2,7 @@
 """Run a function on N real processes joined over gloo, with a hard limit: what distributed tests are made of.
 
 Ranks are forked from a server that has imported torch once and computed nothing, so a rank starts in milliseconds
-instead of the seconds that an interpreter with torch takes. Each is a process of its own that nothing has run in.
+and not in the seconds that an interpreter with torch takes. Each is a process of its own that nothing has run in.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 TIMEOUT_S = 150
-PRELOADED = ["torch", "accelerate", "pandas", "sklearn.metrics", "harness.training.run", "harness.evaluate"]
+PRELOADED = ["torch", "torch._dynamo", "accelerate", "pandas", "scipy.stats", "sklearn.metrics", "matplotlib.figure"]
+PRELOADED += ["harness.train", "harness.evaluate", "harness.training.run"]
 """What ranks find imported; a module that is not there costs time, nothing else."""
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,22 +45,13 @@ def run_ranks(
     ``function`` is importable and its values picklable. All ranks are killed when one fails or the time is up.
     With ``may_die``, a rank that ends without a word is no failure, and its value is ``Gone``.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = start_server()
-    pipes, processes = [], []
-    for rank in range(world_size):
-        receiver, sender = context.Pipe(duplex=False)
-        environment = {**os.environ, **rank_environment(rank, world_size, port)}
-        process = context.Process(target=_rank_main, args=(environment, sender, function, arguments))
-        process.start()
+    pipes = [multiprocessing.Pipe(duplex=False) for _ in range(world_size)]
+    processes = start_ranks(_send_result, world_size, [sender for _, sender in pipes], function, arguments)
+    for _, sender in pipes:
         sender.close()
-        pipes.append(receiver)
-        processes.append(process)
     try:
         results = []
-        for rank, pipe in enumerate(pipes):
+        for rank, (pipe, _) in enumerate(pipes):
             if not pipe.poll(timeout_s):
                 raise TimeoutError(f"rank {rank} of {world_size} said nothing for {timeout_s} s")
             try:
@@ -79,15 +71,23 @@ def run_ranks(
             process.join()
 
 
-def start_server() -> Any:
-    """The context whose processes are forked from a server of this test process, which is started if need be."""
+def start_ranks(function: Callable[..., None], world_size: int, *arguments: Any) -> list[Any]:
+    """The processes of ``world_size`` new ranks, each in ``function(*arguments)``."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("OMP_NUM_THREADS", "1")  # read when torch is loaded, which is there and not in the rank
         forkserver.ensure_running()
-    return context
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(world_size):
+        environment = {**os.environ, **rank_environment(rank, world_size, port)}
+        processes.append(context.Process(target=_rank_main, args=(environment, function, arguments), daemon=True))
+        processes[-1].start()
+    return processes
 
 
 def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
@@ -104,10 +104,19 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     }
 
 
-def _rank_main(environment: dict[str, str], sender: Any, function: Any, arguments: tuple) -> None:
+def _rank_main(environment: dict[str, str], function: Callable[..., None], arguments: tuple) -> None:
     os.environ.clear()
     os.environ.update(environment)
-    os.sched_getaffinity = lambda _: {0}  # one thread: those of a tiny network only wait for each other
+    # One thread: those of a tiny network only wait for each other.
+    os.sched_getaffinity = lambda _: {0}  # type: ignore[assignment]
+    function(*arguments)
+
+
+def _send_result(senders: list[Any], function: Callable[..., Any], arguments: tuple) -> None:
+    sender = senders[int(os.environ.get("RANK", "0"))]
+    for other in senders:
+        if other is not sender:
+            other.close()
     try:
         sender.send((True, function(*arguments)))
     except BaseException:
