@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -77,19 +76,19 @@ class Ranks:
             process.join(20)
 
 
-def start(data: Path, run: Path, *more: str, processes: int = 2, largest_file: int | None = None) -> Ranks:
-    """Only the ranks. With ``largest_file`` their disk is full for a file of more bytes."""
+def start(data: Path, run: Path, *more: str, processes: int = 2, before: Callable[[], object] | None = None) -> Ranks:
+    """Only the ranks; each calls ``before``, which is importable, before it begins."""
     run.parent.mkdir(parents=True, exist_ok=True)
-    return Ranks(run, start_ranks(_train, processes, arguments(data, run, *more), run.parent / "log", largest_file))
+    return Ranks(run, start_ranks(_train, processes, arguments(data, run, *more), run.parent / "log", before))
 
 
-def _train(argv: tuple[str, ...], log: Path, largest_file: int | None) -> None:
+def _train(argv: tuple[str, ...], log: Path, before: Callable[[], object] | None) -> None:
     """What ``python -m harness.train`` does."""
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    if largest_file is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    if before is not None:
+        before()
     sys.argv = ["harness.train", *argv]
     leave(run_rank(train.main))
 

@@ -16,6 +16,8 @@ from preprocessing.dataset.shards import Split, read_manifest
 from tests.commands import CPU, accelerate, read_metrics, run_module, sentence, succeed
 from tests.datasets import sentences
 
+pytestmark = pytest.mark.processes
+
 ROWS = 700
 ROW_BASE = 1
 MISLABELLED = 35

@@ -22,6 +22,8 @@ from preprocessing.dataset.shards import read_manifest
 from tests.commands import ROOT, read_metrics, run_module, sentence, succeed
 from tests.datasets import sentences, write_dataset
 
+pytestmark = pytest.mark.processes
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = "<script>alert(1)</script>"
 NAME = "<img src=x onerror=alert(2)>"

@@ -16,6 +16,8 @@ from tests.commands import read_metrics, run_module, sentence, succeed
 from tests.datasets import write_dataset
 from tests.fake_trackio import FAKE_TRACKIO
 
+pytestmark = pytest.mark.processes
+
 SMALL = ("--epochs", 2, "--tracking.log_every", 1, "--model.embedding_dim", 8, "--model.hidden_size", 8)
 
 

@@ -12,6 +12,8 @@ import torch
 from tests.commands import CPU, read_metrics, run_module, sentence, succeed
 from tests.datasets import write_dataset
 
+pytestmark = pytest.mark.processes
+
 SMALL = ("--model.embedding_dim", 8, "--model.hidden_size", 8, "--global_batch", 20, "--precision", "fp32")
 
 

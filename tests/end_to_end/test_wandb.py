@@ -27,6 +27,8 @@ from tests.wandb_server import KEY, Store, StoredRun, wandb_server
 
 pytest.importorskip("wandb", reason="needs the extra wandb")
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -120,7 +120,9 @@ def nameless(source: str) -> list[int]:
 
 def test_every_collective_stands_in_a_block_that_names_it() -> None:
     assert nameless(COLLECTIVES.read_text()) == []
-    planted = "dist.barrier()\nwork = dist.all_reduce(x, async_op=True)\nwork.wait()\nwith w.waiting('x'): work.wait()\n"
+    planted = (
+        "dist.barrier()\nwork = dist.all_reduce(x, async_op=True)\nwork.wait()\nwith w.waiting('x'): work.wait()\n"
+    )
     assert nameless(planted) == [1, 3]
 
 

@@ -194,6 +194,7 @@ def test_what_a_run_needs_and_what_would_become_of_it(tmp_path: Path) -> None:
     assert few.problem == f"{tmp_path / 'data' / 'dataset.json'}: 64 training rows for 100 processes; start fewer"
 
 
+@pytest.mark.processes
 def test_two_ranks_meet_and_sum(tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_dataset(data, {"train": 64, "validation": 10, "test": 10})
@@ -211,6 +212,7 @@ def test_two_ranks_meet_and_sum(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("options", [(), (*CPU, "--num_processes", "1")])
 def test_what_must_be_fixed_gives_exit_code_2(tmp_path: Path, options: tuple[str, ...]) -> None:
     result = run_module("harness", "doctor", *options, "--data", tmp_path / "none", "--device", "cpu", timeout_s=60)
@@ -220,6 +222,7 @@ def test_what_must_be_fixed_gives_exit_code_2(tmp_path: Path, options: tuple[str
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.processes
 def test_a_rank_that_nobody_meets_says_so() -> None:
     port = str(free_port())
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}

@@ -58,6 +58,7 @@ def wait_for(path: Path, limit_s: float = 60) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.processes
 def test_rows_arrive_at_their_own_steps_and_numbers_only(tmp_path: Path, rows: Path) -> None:
     trackers = start(tmp_path / "run")
     trackers.write("train", {"step": 1, "loss": np.float32(0.5), "rows": np.int64(3), "verdict": "slow", "mfu": None})
@@ -68,6 +69,7 @@ def test_rows_arrive_at_their_own_steps_and_numbers_only(tmp_path: Path, rows: P
     assert Journal(tmp_path / "run", "trackio").before == {"train": 1, "validation": 2}
 
 
+@pytest.mark.processes
 def test_a_resumed_run_tells_no_step_twice(tmp_path: Path, rows: Path) -> None:
     for first, last in ((1, 5), (3, 8)):
         trackers = start(tmp_path / "run")
@@ -77,6 +79,7 @@ def test_a_resumed_run_tells_no_step_twice(tmp_path: Path, rows: Path) -> None:
     assert [int(line.split()[0]) for line in rows.read_text().splitlines()] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+@pytest.mark.processes
 def test_stop_signals_are_for_the_trainer(tmp_path: Path, rows: Path) -> None:
     trackers = start(tmp_path / "run")
     trackers.write("train", {"step": 1, "loss": 1.0})
@@ -90,6 +93,7 @@ def test_stop_signals_are_for_the_trainer(tmp_path: Path, rows: Path) -> None:
     assert not process.is_running()
 
 
+@pytest.mark.processes
 def test_an_observer_that_reads_nothing_blocks_nobody(
     tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +118,7 @@ def test_an_observer_that_reads_nothing_blocks_nobody(
     assert capfd.readouterr().err == warning
 
 
+@pytest.mark.processes
 def test_a_tracker_that_dies_costs_one_warning(tmp_path: Path, rows: Path, capfd: pytest.CaptureFixture[str]) -> None:
     trackers = start(tmp_path / "run")
     trackers.write("train", {"step": 1, "loss": 1.0})
@@ -128,6 +133,7 @@ def test_a_tracker_that_dies_costs_one_warning(tmp_path: Path, rows: Path, capfd
     assert capfd.readouterr().err == f"warning: trackio stopped; {log} says why; training is not affected\n"
 
 
+@pytest.mark.processes
 def test_a_tracker_that_raises_over_a_row_costs_one_warning(
     tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +173,7 @@ def test_ranks_other_than_zero_start_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.processes
 def test_tensorboard_shows_one_curve_over_two_attempts(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
     for first, last in ((1, 4), (3, 6)):
