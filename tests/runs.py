@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small training runs, to be killed, stopped and started again.
 
-``launch`` starts them as users do; ``start`` forks the ranks alone, in milliseconds, where the launcher is not the point.
+``launch`` starts them as users do; ``start`` and ``train_to_end`` fork the ranks alone, in milliseconds, for tests whose
+point is not the launcher.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,14 +81,33 @@ class Ranks:
 def start(data: Path, run: Path, *more: str, processes: int = 2, before: Callable[[], object] | None = None) -> Ranks:
     """Only the ranks; each calls ``before``, which is importable, before it begins."""
     run.parent.mkdir(parents=True, exist_ok=True)
-    return Ranks(run, start_ranks(_train, processes, arguments(data, run, *more), run.parent / "log", before))
+    log = run.parent / "log"
+    return Ranks(run, start_ranks(_train, processes, arguments(data, run, *more), log, log, before))
 
 
-def _train(argv: tuple[str, ...], log: Path, before: Callable[[], object] | None) -> None:
+def train_to_end(
+    *argv: object, processes: int = 1, before: Callable[[], object] | None = None, timeout_s: float = 150
+) -> subprocess.CompletedProcess[str]:
+    """``harness.train argv`` on ranks of its own, with the exit code of rank 0 and what all ranks printed."""
+    words = tuple(map(str, argv))
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        ranks = start_ranks(_train, processes, words, out, err, before)
+        try:
+            for rank in ranks:
+                rank.join(timeout_s)
+                assert rank.exitcode is not None, f"{words} took longer than {timeout_s} s"
+        finally:
+            for rank in ranks:
+                rank.kill()
+        return subprocess.CompletedProcess(words, ranks[0].exitcode, out.read_text(), err.read_text())
+
+
+def _train(argv: tuple[str, ...], out: Path, err: Path, before: Callable[[], object] | None) -> None:
     """What ``python -m harness.train`` does."""
-    with open(log, "a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    for number, path in ((1, out), (2, err)):
+        with open(path, "a") as file:
+            os.dup2(file.fileno(), number)
     if before is not None:
         before()
     sys.argv = ["harness.train", *argv]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 8: observers never hurt. Trackers that sleep for ever, raise, die or read nothing cost a run one warning: no step,
-no row of its own log, no exit code, and at its end a bounded wait.
+"""Law 8: observers never hurt. Trackers that sleep for ever, raise, die or read nothing cost a run one warning and, at
+its end, a bounded wait: no step, no row of its own log, no exit code.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def process_of(trackers: Trackers) -> psutil.Process:
 def test_a_tracker_that_reads_nothing_blocks_nobody(
     trackers: Trackers, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """No call can block, since the pipe does not; what it has no room for waits here, up to a bound, then is counted."""
+    """No call can block, since the pipe does not; what has no room in it waits up to a bound, then is counted."""
     monkeypatch.setattr(tracking, "BACKLOG_BYTES", 100_000)
     process = process_of(trackers)
     (observer,) = trackers.observers

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from harness.config import RunConfig, TrackingConfig
-from harness.tracking import observer, tracking
+from harness.tracking import observer
 from harness.tracking.journal import Journal
 from harness.tracking.observer import Inbox, Wire, showable
 from harness.tracking.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
@@ -91,46 +91,6 @@ def test_stop_signals_are_for_the_trainer(tmp_path: Path, rows: Path) -> None:
     trackers.close("preempted")
     assert len(rows.read_text().splitlines()) == 2
     assert not process.is_running()
-
-
-@pytest.mark.processes
-def test_an_observer_that_reads_nothing_blocks_nobody(
-    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(tracking, "SHORT_FINISH_S", 0.5)
-    monkeypatch.setattr(tracking, "KILL_AFTER_S", 0.5)
-    monkeypatch.setattr(tracking, "BACKLOG_BYTES", 100_000)
-    trackers = start(tmp_path / "run")
-    process = process_of(trackers)
-    process.suspend()
-    slowest = 0.0
-    for step in range(5_000):
-        began = time.perf_counter()
-        trackers.write("train", {"step": step, "loss": 1.0})
-        slowest = max(slowest, time.perf_counter() - began)
-    assert trackers.observers[0].dropped > 1_000
-    assert slowest < 0.5  # a blocked write would wait for ever; what is left is the scheduler's
-    began = time.perf_counter()
-    trackers.close("finished")
-    assert time.perf_counter() - began < 5
-    assert not process.is_running()
-    warning = "warning: trackio did not finish within 0 s and was stopped; training is not affected\n"
-    assert capfd.readouterr().err == warning
-
-
-@pytest.mark.processes
-def test_a_tracker_that_dies_costs_one_warning(tmp_path: Path, rows: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    trackers = start(tmp_path / "run")
-    trackers.write("train", {"step": 1, "loss": 1.0})
-    wait_for(rows)
-    process = process_of(trackers)
-    process.kill()
-    psutil.wait_procs([process], timeout=10)
-    for step in range(2, 20):
-        trackers.write("train", {"step": step, "loss": 1.0})
-    trackers.close("finished")
-    log = tmp_path / "run" / "tracking" / "trackio.log"
-    assert capfd.readouterr().err == f"warning: trackio stopped; {log} says why; training is not affected\n"
 
 
 @pytest.mark.processes
