@@ -7,8 +7,10 @@ and not in the seconds that an interpreter with torch takes. Each is a process o
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import signal
 import socket
 import traceback
 from collections.abc import Callable
@@ -20,6 +22,8 @@ from typing import Any
 import pytest
 
 TIMEOUT_S = 150
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that the kernel sends when the parent dies."""
 PRELOADED = ["torch", "torch._dynamo", "accelerate", "pandas", "scipy.stats", "sklearn.metrics", "matplotlib.figure"]
 PRELOADED += ["harness.train", "harness.evaluate", "harness.training.run"]
 """What ranks find imported; a module that is not there costs time, nothing else."""
@@ -105,6 +109,7 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 
 def _rank_main(environment: dict[str, str], function: Callable[..., None], arguments: tuple) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no rank outlives a test process that was killed
     os.environ.clear()
     os.environ.update(environment)
     # One thread: those of a tiny network only wait for each other.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small training runs, to be killed, stopped and started again.
 
-``launch`` starts them as users do; ``start`` and ``train_to_end`` fork the ranks alone, in milliseconds, for tests whose
-point is not the launcher.
+``launch`` starts them as users do; ``start`` and ``train_to_end`` fork the ranks alone, in milliseconds, for tests
+whose point is not the launcher.
 """
 
 from __future__ import annotations
