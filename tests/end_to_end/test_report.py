@@ -118,10 +118,10 @@ def test_its_command_makes_the_same_run_again(run: Path, place: Path) -> None:
     assert read_manifest(place / "rebuilt").fingerprint == read_manifest(place / "data").fingerprint
 
 
-def test_two_runs_side_by_side(run: Path, second: Path, tmp_path: Path) -> None:
+def test_two_runs_side_by_side(run: Path, second: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "both.html"
-    result = succeed(run_module("harness", "report", run, second, "--output", output))
-    assert result.stdout.strip() == f"written to {output}"
+    assert cli.run(harness_main.main, ["report", str(run), str(second), "--output", str(output)]) == 0
+    assert capsys.readouterr().out == f"written to {output}\n"
     page = words(output)
     tests = [json.loads((path / "test.json").read_text()) for path in (run, second)]
     shown = " ".join(
