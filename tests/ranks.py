@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,7 +111,8 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 
 def _rank_main(environment: dict[str, str], function: Callable[..., None], arguments: tuple) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no rank outlives a test process that was killed
+    if sys.platform == "linux":  # no rank outlives a test process that was killed
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.clear()
     os.environ.update(environment)
     # One thread: those of a tiny network only wait for each other.

@@ -14,6 +14,7 @@ import random
 import shutil
 import time
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def append(event: str, **figures: object) -> None:
         os.fsync(file.fileno())
 
 
+@cache
 def revision() -> str:
+    """Of the whole test, whatever is edited meanwhile."""
     return run_command(["git", "describe", "--always", "--dirty"], 30, {}).stdout.strip()
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ from harness.tracking.observer import Inbox, Wire, showable
 from harness.tracking.trackers import active_trackers, check_trackers, wandb_mode, wandb_url
 from harness.tracking.tracking import Trackers, observer_environment, plain
 from preprocessing.base.errors import ConfigError
-from tests.fake_trackio import FAKE_TRACKIO
+from tests.fake_trackio import install
 
 FACTS = {"dataset": "0123456789abcdef"}
 
@@ -28,9 +27,7 @@ FACTS = {"dataset": "0123456789abcdef"}
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the fake tracker writes its rows; the package is on the path of whatever is started."""
-    (tmp_path / "fakes").mkdir()
-    (tmp_path / "fakes" / "trackio.py").write_text(FAKE_TRACKIO)
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}{os.pathsep}{tmp_path / 'fakes'}")
+    monkeypatch.setenv("PYTHONPATH", install(tmp_path / "fakes"))
     monkeypatch.setenv("FAKE_ROWS", str(tmp_path / "rows"))
     monkeypatch.setenv("FAKE_TRACKER", "none")
     return tmp_path / "rows"
