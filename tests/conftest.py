@@ -27,14 +27,19 @@ if NLTK_DATA.is_dir():  # before anything imports nltk, which reads this once; w
     os.environ.setdefault("NLTK_DATA", str(NLTK_DATA))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests first, so that none is left for the end; a file stays with one worker, which makes its fixtures once.
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers take files in the order below, not by their number of tests."""
+    config.option.loadscopereorder = False
 
-    All that needs the one SLURM cluster stays with one worker, too.
-    """
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(ONE_CLUSTER if "/slurm/" in file else file))
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A file stays with one worker, which makes its fixtures once; so does all that needs the one SLURM cluster."""
+    file = item.nodeid.partition("::")[0]
+    item.add_marker(pytest.mark.xdist_group(ONE_CLUSTER if "/slurm/" in file else file))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first, so that none is left for the end."""
     items.sort(key=lambda item: not may_start(item))
 
 
