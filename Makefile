@@ -32,13 +32,14 @@ lint: setup ## ruff, formatting, types
 	$(BIN)/mypy
 
 test: lint ## Lint, types and every test that is neither slow nor night (under five minutes on two cores)
-	$(PYTEST) -n 2 --dist loadgroup -m 'not slow and not night'
+	$(PYTEST) -n 2 --dist loadfile -m 'not slow and not night'
 
 test-fast: lint ## Lint, types and the tests that start no process (under a minute)
-	$(PYTEST) -n 2 --dist loadgroup -m 'not processes and not slow and not night'
+	$(PYTEST) -n 2 --dist loadfile -m 'not processes and not slow and not night'
 
 test-slow: setup ## The long proofs: kills under the launcher, a million rows, SLURM jobs
-	$(PYTEST) -n 2 --dist loadgroup -m slow --timeout 2400
+	$(PYTEST) -n 2 --dist loadfile -m slow --timeout 2400 --ignore tests/slurm
+	$(PYTEST) -m slow tests/slurm
 
 test-night: setup ## Tallies that take hours: they go on where they were stopped, and append to night.jsonl
 	$(PYTEST) -m night --timeout 0

@@ -20,7 +20,6 @@ _SHARED = Path(__file__).resolve().parents[2] / "shared"
 NLTK_DATA = _SHARED / "nltk_data"
 IMDB = _SHARED / "data" / "imdb" / "train.parquet"
 MAY_START = ("processes", "slow", "night")
-ONE_CLUSTER = "slurm"
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of one test do not spin while another one computes
 if NLTK_DATA.is_dir():  # before anything imports nltk, which reads this once; worker processes inherit it
@@ -32,15 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """A file stays with one worker, which makes its fixtures once; so does all that needs the one SLURM cluster."""
-    file = item.nodeid.partition("::")[0]
-    item.add_marker(pytest.mark.xdist_group(ONE_CLUSTER if "/slurm/" in file else file))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests first, so that none is left for the end."""
-    items.sort(key=lambda item: not may_start(item))
+    """Files that start processes first: they take longest, and no long one is left for the end."""
+    long = {item.path for item in items if may_start(item)}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def may_start(item: pytest.Item) -> bool:
