@@ -4,10 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
 SENTENCE ?= I expected little and was moved to tears: a wonderful, funny, warm film.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint format bench clean
+.PHONY: help setup quickstart test test-fast test-slow test-night lint format bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,11 +31,18 @@ lint: setup ## ruff, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## Lint, types and every test that is not slow (under ten minutes)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+test: lint ## Lint, types and every test that is neither slow nor night (under five minutes on two cores)
+	$(PYTEST) -n 2 --dist loadfile -m 'not slow and not night'
 
-test-slow: setup ## The long proofs: kill tests, a million rows
-	$(BIN)/python -m pytest -m slow --timeout 1500
+test-fast: lint ## Lint, types and the tests that start no process (under a minute)
+	$(PYTEST) -n 2 --dist loadfile -m 'not processes and not slow and not night'
+
+test-slow: setup ## The long proofs: kills under the launcher, a million rows, SLURM jobs
+	$(PYTEST) -n 2 --dist loadfile -m slow --timeout 2400 --ignore tests/slurm
+	$(PYTEST) -m slow tests/slurm
+
+test-night: setup ## Tallies that take hours: they go on where they were stopped, and append to night.jsonl
+	$(PYTEST) -m night --timeout 0
 
 format: setup ## Mend what ruff can
 	$(BIN)/ruff check --fix .

@@ -1,19 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several test files need: where the language data and the corpus for tests are, when they are there."""
+"""What several test files need: where the language data and the corpus for tests are, and who may start processes.
+
+A test starts no process unless it is marked ``processes``, ``slow`` or ``night``: this is what makes ``make test-fast``
+fast, and it is checked here. Fixtures count as part of the test that needs them first.
+"""
 
 from __future__ import annotations
 
+import multiprocessing.process
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 NLTK_DATA = _SHARED / "nltk_data"
 IMDB = _SHARED / "data" / "imdb" / "train.parquet"
+MAY_START = ("processes", "slow", "night")
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of one test do not spin while another one computes
 if NLTK_DATA.is_dir():  # before anything imports nltk, which reads this once; worker processes inherit it
     os.environ.setdefault("NLTK_DATA", str(NLTK_DATA))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers take files in the order below, not by their number of tests."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start processes first: they take longest, and no long one is left for the end."""
+    long = {item.path for item in items if may_start(item)}
+    items.sort(key=lambda item: item.path not in long)
+
+
+def may_start(item: pytest.Item) -> bool:
+    """Whether a test may start processes."""
+    return any(item.get_closest_marker(name) for name in MAY_START)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
+    """Refuse to start processes in a test that is not marked."""
+    if may_start(item):
+        return (yield)
+
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail(f"{item.name} starts a process: mark it processes", pytrace=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", refuse)
+        patch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+        patch.setattr(os, "fork", refuse)
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stand-in for the package ``trackio`` that misbehaves as ``FAKE_TRACKER`` says: there is no real one that does."""
+"""A stand-in for the package ``trackio`` that misbehaves as ``FAKE_TRACKER`` says: there is no real one that does.
+
+It appends its rows to the file ``FAKE_ROWS``, and makes one beside it, ``.began``, before anything else.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
 
 FAKE_TRACKIO = """
 import os, time
@@ -27,6 +35,14 @@ class Config(dict):
 config = Config()
 
 def init(project, name, resume):
+    open(os.environ["FAKE_ROWS"] + ".began", "w").close()
     misbehave("start")
     return Run()
 """
+
+
+def install(folder: Path) -> str:
+    """Write the package into ``folder``; the PYTHONPATH with which processes find it, and padless."""
+    folder.mkdir()
+    (folder / "trackio.py").write_text(FAKE_TRACKIO)
+    return f"{Path(__file__).parents[1]}{os.pathsep}{folder}"

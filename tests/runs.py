@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small training runs of two ranks under the real launcher, to be killed, stopped and started again."""
+"""Small training runs, to be killed, stopped and started again.
+
+``launch`` starts them as users do; ``start`` and ``train_to_end`` fork the ranks alone, in milliseconds, for tests
+whose point is not the launcher.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +11,36 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from harness import train
+from harness.ranks.exit import leave, run_rank
 from tests.commands import CPU, ROOT
+from tests.ranks import start_ranks
 
 MODEL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--model.dropout", "0.2", "--optim.ema", "0.99")
 TRAINING = (*MODEL, "--epochs", "3", "--global_batch", "16", "--precision", "fp32", "--device", "cpu")
 SAVING = ("--checkpoint.every_steps", "11", "--tracking.log_every", "4", "--timeout_s", "60")
 
 
-def command(data: Path, run: Path, *more: str, options: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """``options`` are accelerate's; ``more`` are keys of the training."""
-    return ("harness", "launch", *CPU, *options, "--data", str(data), "--run", str(run), *TRAINING, *SAVING, *more)
+def arguments(data: Path, run: Path, *more: str) -> tuple[str, ...]:
+    """The keys of a training."""
+    return ("--data", str(data), "--run", str(run), *TRAINING, *SAVING, *more)
 
 
-def start(data: Path, run: Path, *more: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """The launcher and its two ranks, in a process group of their own."""
+def launch(data: Path, run: Path, *more: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """The launcher and its two ranks, in a process group of their own; ``options`` are accelerate's."""
     run.parent.mkdir(parents=True, exist_ok=True)
     with open(run.parent / "log", "a") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", *command(data, run, *more, options=options)],
+            [sys.executable, "-m", "harness", "launch", *CPU, *options, *arguments(data, run, *more)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=log,
@@ -38,6 +48,70 @@ def start(data: Path, run: Path, *more: str, options: tuple[str, ...] = ()) -> s
             text=True,
             start_new_session=True,
         )
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Ranks that train without a launcher, to be treated like its process."""
+
+    run: Path
+    processes: list[Any]
+
+    def poll(self) -> int | None:
+        """None while a rank is alive, then the exit code that the run's ``status.json`` has, as a launcher's."""
+        if any(process.exitcode is None for process in self.processes):
+            return None
+        return int(json.loads((self.run / "status.json").read_text())["exit_code"])
+
+    def wait(self, timeout_s: float) -> int:
+        """The exit code, when all ranks have left."""
+        wait_until(lambda: self.poll() is not None, timeout_s)
+        code = self.poll()
+        assert code is not None
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL for every rank at once."""
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.join(20)
+
+
+def start(data: Path, run: Path, *more: str, processes: int = 2, before: Callable[[], object] | None = None) -> Ranks:
+    """Only the ranks; each calls ``before``, which is importable, before it begins."""
+    run.parent.mkdir(parents=True, exist_ok=True)
+    log = run.parent / "log"
+    return Ranks(run, start_ranks(_train, processes, arguments(data, run, *more), log, log, before))
+
+
+def train_to_end(
+    *argv: object, processes: int = 1, before: Callable[[], object] | None = None, timeout_s: float = 150
+) -> subprocess.CompletedProcess[str]:
+    """``harness.train argv`` on ranks of its own, with the exit code of rank 0 and what all ranks printed."""
+    words = tuple(map(str, argv))
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        ranks = start_ranks(_train, processes, words, out, err, before)
+        try:
+            for rank in ranks:
+                rank.join(timeout_s)
+                assert rank.exitcode is not None, f"{words} took longer than {timeout_s} s"
+        finally:
+            for rank in ranks:
+                rank.kill()
+        return subprocess.CompletedProcess(words, ranks[0].exitcode, out.read_text(), err.read_text())
+
+
+def _train(argv: tuple[str, ...], out: Path, err: Path, before: Callable[[], object] | None) -> None:
+    """What ``python -m harness.train`` does."""
+    for number, path in ((1, out), (2, err)):
+        with open(path, "a") as file:
+            os.dup2(file.fileno(), number)
+    if before is not None:
+        before()
+    sys.argv = ["harness.train", *argv]
+    leave(run_rank(train.main))
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -65,7 +139,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 150) -> None:
         time.sleep(0.005)
 
 
-def wait_for_step(process: subprocess.Popen[str], run: Path, step: float) -> None:
+def wait_for_step(process: subprocess.Popen[str] | Ranks, run: Path, step: float) -> None:
     """Until a run has logged a step; or has ended, which is for the caller to notice."""
     wait_until(lambda: process.poll() is not None or steps_done(run) >= step)
 

@@ -24,7 +24,7 @@ from preprocessing.base.errors import UserError
 Value = TypeVar("Value")
 
 
-LOST = ("gloo", "nccl", "connection", "socket", "timed out waiting")
+LOST = ("gloo", "nccl", "connection", "socket", "timed out waiting", "pair closure")
 """What the messages of a broken collective have in them, and hardly any other error."""
 
 

@@ -25,6 +25,8 @@ from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 
+pytestmark = pytest.mark.processes
+
 EPOCHS, LIMIT = 2, 3
 
 

@@ -16,6 +16,8 @@ import pytest
 from tests.corpora import Command, contents, reviews, write_csv
 
 pytest.importorskip("distributed", reason="needs distributed (extra dask)")
+
+pytestmark = pytest.mark.processes
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--shards.rows", 500, "--source.part_mb", 0.03)
 

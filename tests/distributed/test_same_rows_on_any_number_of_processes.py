@@ -21,6 +21,8 @@ from tests.commands import read_metrics
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 
+pytestmark = pytest.mark.processes
+
 ROWS, BUDGET = {"global_batch": 21}, {"global_batch_tokens": 1300, "micro_batch": 3}
 HOMES = {"memory": {"residency": "memory"}, "device": {"residency": "device", "stage_dir": "stage"}}
 RUNS: dict[str, dict[str, Any]] = {"rows": ROWS, "budget": BUDGET}

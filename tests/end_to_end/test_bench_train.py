@@ -11,6 +11,8 @@ import pytest
 from tests.commands import run_module, succeed
 from tests.datasets import write_dataset
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -15,6 +15,9 @@ import yaml
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.commands import CPU, accelerate, read_metrics, run_module, sentence, succeed
 from tests.datasets import sentences
+from tests.runs import train_to_end
+
+pytestmark = pytest.mark.processes
 
 ROWS = 700
 ROW_BASE = 1
@@ -66,7 +69,7 @@ def test_the_run_directory_holds_everything(run: Path, data: Path) -> None:
 
 def test_one_and_two_processes_learn_the_same_from_the_same_rows(run: Path, data: Path) -> None:
     alone = data.parent / "one"
-    succeed(run_module("harness", "launch", "--data", data, "--run", alone, *TRAINING))
+    succeed(train_to_end("--data", data, "--run", alone, *TRAINING))
     ours, theirs = read_metrics(run, "train"), read_metrics(alone, "train")
     assert len(ours) == len(theirs) == 2 * -(-read_manifest(data).rows("train") // 32)
     assert [line["row_hash"] for line in ours] == [line["row_hash"] for line in theirs]

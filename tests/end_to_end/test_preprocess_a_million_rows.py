@@ -16,6 +16,8 @@ import pytest
 
 from preprocessing.dataset.shards import read_manifest
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness import __main__ as harness_main
 from harness.report.page import write_report
+from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import ROOT, read_metrics, run_module, sentence, succeed
+from tests.commands import read_metrics, run_module, succeed
 from tests.datasets import sentences, write_dataset
+from tests.runs import train_to_end
+
+pytestmark = pytest.mark.processes
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = "<script>alert(1)</script>"
@@ -47,14 +52,14 @@ def data(place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run(place: Path, data: Path) -> Path:
-    succeed(run_module("harness", "launch", "--data", data, "--run", place / NAME, *TRAINING))
+    succeed(train_to_end("--data", data, "--run", place / NAME, *TRAINING))
     return place / NAME
 
 
 @pytest.fixture(scope="module")
 def second(place: Path, data: Path) -> Path:
     run = place / "second"
-    succeed(run_module("harness", "launch", "--data", data, "--run", run, *TRAINING, "--seed", 1, "--optim.lr", 0.01))
+    succeed(train_to_end("--data", data, "--run", run, *TRAINING, "--seed", 1, "--optim.lr", 0.01))
     return run
 
 
@@ -63,7 +68,7 @@ def elsewhere(place: Path) -> Path:
     """A run of three labels on another dataset."""
     write_dataset(place / "three", {"train": 200, "validation": 60, "test": 60}, num_classes=3)
     run = place / "elsewhere"
-    succeed(run_module("harness", "launch", "--data", place / "three", "--run", run, *TRAINING))
+    succeed(train_to_end("--data", place / "three", "--run", run, *TRAINING))
     return run
 
 
@@ -113,10 +118,10 @@ def test_its_command_makes_the_same_run_again(run: Path, place: Path) -> None:
     assert read_manifest(place / "rebuilt").fingerprint == read_manifest(place / "data").fingerprint
 
 
-def test_two_runs_side_by_side(run: Path, second: Path, tmp_path: Path) -> None:
+def test_two_runs_side_by_side(run: Path, second: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "both.html"
-    result = succeed(run_module("harness", "report", run, second, "--output", output))
-    assert result.stdout.strip() == f"written to {output}"
+    assert cli.run(harness_main.main, ["report", str(run), str(second), "--output", str(output)]) == 0
+    assert capsys.readouterr().out == f"written to {output}\n"
     page = words(output)
     tests = [json.loads((path / "test.json").read_text()) for path in (run, second)]
     shown = " ".join(
@@ -154,14 +159,18 @@ def test_a_run_under_way_is_shown_as_far_as_it_is(run: Path, tmp_path: Path) -> 
     assert "2 2023-11-14 22:14:20 UTC 8 4 n2" in page
 
 
+def break_matplotlib() -> None:
+    """In a rank: it cannot be imported."""
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]
+
+
 def test_a_run_ends_well_where_no_chart_can_be_drawn(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "matplotlib.py").write_text("raise ImportError('matplotlib is broken here')")
     run = tmp_path / "run"
     arguments = ("--data", data, "--run", run, *TRAINING, "--epochs", 1)
-    result = succeed(run_module("harness", "launch", *arguments, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}"))
+    result = succeed(train_to_end(*arguments, before=break_matplotlib))
     warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 1
-    assert warnings[0].startswith("warning: no report written (matplotlib is broken here)")
+    assert warnings[0].startswith("warning: no report written (import of matplotlib halted")
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     assert not (run / "report.html").exists()
 
@@ -170,7 +179,7 @@ def change(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def test_what_cannot_be_shown_gets_a_sentence(run: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_shown_gets_a_sentence(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("config", "metrics", "empty", "version", "line"):
         shutil.copytree(run, tmp_path / name)
     (tmp_path / "config" / "config.yaml").unlink()
@@ -186,14 +195,11 @@ def test_what_cannot_be_shown_gets_a_sentence(run: Path, tmp_path: Path) -> None
         "line": r"metrics\.jsonl: line 1 is not one of this padless: another version wrote it",
     }
     for name, pattern in expected.items():
-        result = run_module("harness", "report", tmp_path / name)
-        assert result.returncode == 3
-        assert re.search(pattern, sentence(result)), result.stderr
-    result = run_module("harness", "report")
-    assert (result.returncode, sentence(result)) == (
-        2,
-        "no run named: python -m harness report RUN [RUN …] takes one run directory or several",
-    )
+        assert cli.run(harness_main.main, ["report", str(tmp_path / name)]) == 3
+        assert re.match(rf"error: .*{pattern}", capsys.readouterr().err)
+    assert cli.run(harness_main.main, ["report"]) == 2
+    said = "error: no run named: python -m harness report RUN [RUN …] takes one run directory or several\n"
+    assert capsys.readouterr().err == said
 
 
 def relative_luminance(colour: str) -> float:

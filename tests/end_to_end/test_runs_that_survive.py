@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that are stopped, lose a rank, change their number of processes or meet a full disk, under real launchers."""
+"""Runs that are stopped, lose a rank or their launcher, change their number of processes, or meet a full disk."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import json
 import re
 import resource
 import signal
-import subprocess
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from harness.model.classifier import Classifier
 from tests.commands import CPU, read_metrics, run_module, sentence, succeed
 from tests.datasets import write_dataset
-from tests.runs import final, kill, start, wait_for_step
+from tests.runs import final, launch, start, wait_for_step, wait_until
 
-pytestmark = pytest.mark.timeout(280, func_only=True)
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(280, func_only=True)]
 PLAIN = ("--model.dropout", "0.0")
 
 
@@ -40,7 +42,7 @@ def log(run: Path) -> str:
     return (run.parent / "log").read_text()
 
 
-def finish(process: subprocess.Popen[str], run: Path, code: int = 0) -> None:
+def finish(process: Any, run: Path, code: int = 0) -> None:
     assert process.wait(150) == code, log(run)[-4000:]
 
 
@@ -51,7 +53,7 @@ def status(run: Path) -> dict[str, object]:
 def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     for processes, steps in ((2, 50), (1, 130), (4, 10_000)):
-        process = start(data, run, *PLAIN, options=("--num_processes", str(processes)))
+        process = start(data, run, *PLAIN, processes=processes)
         wait_for_step(process, run, steps)
         if processes != 4:
             assert process.poll() is None
@@ -68,25 +70,36 @@ def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_pa
     assert "2 before: the same global batches" in log(run)
 
 
+def validate_slowly(run: Path) -> None:
+    """In a rank: every batch of a validation waits for the STOP file, and then a little."""
+    forward, seen = Classifier.forward, []
+
+    def slow(self: Classifier, *batch: Any) -> Any:
+        if not self.training:
+            (run.parent / "validating").touch()
+            if not seen:
+                wait_until((run / "STOP").exists, 60)
+                seen.append(True)
+            time.sleep(0.05)
+        return forward(self, *batch)
+
+    Classifier.forward = slow  # type: ignore[method-assign]
+
+
 def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """The first epoch's steps are all logged, its validation is not, and each of its batches takes a while."""
     run = tmp_path / "run"
-    slow = ("--eval_batch", "1")
-    process = start(data, run, *PLAIN, *slow)
+    process = start(data, run, *PLAIN, "--eval_batch", "1", before=partial(validate_slowly, run))
     wait_for_step(process, run, 92)  # the last log line of the first epoch of 94 steps
-    time.sleep(0.15)
-    asked = time.monotonic()
+    wait_until((tmp_path / "validating").exists)
     (run / "STOP").touch()
     finish(process, run, 85)
-    assert time.monotonic() - asked < 30
     newest = max((run / "checkpoints").iterdir())
-    assert json.loads((newest / "state.json").read_text())["trainer"]["epochs_done"] in (0, 1)
-    assert read_metrics(run, "validation") == [] or status(run)["step"] >= 94  # type: ignore[operator]
+    assert json.loads((newest / "state.json").read_text())["trainer"]["epochs_done"] == 0
+    assert (status(run)["step"], read_metrics(run, "validation")) == (94, [])
     finish(start(data, run, *PLAIN), run)
     assert read_metrics(run, "train") == read_metrics(undisturbed, "train")
-    ours, theirs = final(run), final(undisturbed)
-    for name in ("metrics.jsonl", "bundle/bundle.json"):  # scores in batches of one are rounded otherwise
-        del ours[name], theirs[name]
-    assert ours == theirs
+    assert final(run) == final(undisturbed)
 
 
 def test_out_of_time_before_the_first_step(data: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -103,15 +116,13 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
     data: Path, undisturbed: Path, tmp_path: Path, restarts: int
 ) -> None:
     run = tmp_path / "run"
-    process = start(data, run, *PLAIN, options=("--max_restarts", str(restarts)))
+    process = launch(data, run, *PLAIN, options=("--max_restarts", str(restarts)))
     wait_for_step(process, run, 40)
     ranks = [p for p in psutil.Process(process.pid).children() if "harness.train" in " ".join(p.cmdline())]
     victim = next(p for p in ranks if p.environ()["RANK"] == "1")
-    died = time.monotonic()
     victim.send_signal(signal.SIGKILL)
     if restarts == 0:
         finish(process, run, 1)
-        assert time.monotonic() - died < 60
         assert "rank 1 was killed by SIGKILL" in log(run)
         assert (status(run)["state"], status(run)["exit_code"]) == ("failed", 1)
         assert "rank 1 was killed by SIGKILL" in str(status(run)["reason"])
@@ -123,6 +134,11 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
     assert attempts[1]["resumed_from"] >= 22  # that of step 33 may have been in the making
 
 
+def allow_files_of(size: int) -> None:
+    """In a rank: its disk is full for a file of more bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
 def test_a_full_disk_is_a_sentence_and_loses_nothing(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(data, run, *PLAIN)
@@ -130,13 +146,10 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(data: Path, undisturbed: Pa
     (run / "STOP").touch()
     finish(process, run, 85)
     before = {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()}
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     largest = max(len(content) for content in before.values())
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1, limit[1]))  # no checkpoint can be written any more
-    try:
-        process = start(data, run, *PLAIN)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    process = start(
+        data, run, *PLAIN, before=partial(allow_files_of, largest - 1)
+    )  # no checkpoint can be written any more
     finish(process, run, 4)
     told = re.findall(r"^error: (.*)$", log(run), re.MULTILINE)
     assert len(told) == 1
@@ -164,11 +177,12 @@ def test_a_run_that_differs_is_shown_and_refused(data: Path, undisturbed: Path, 
     assert (undisturbed / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_ranks_whose_launcher_was_killed_leave_and_the_next_start_goes_on(
     data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    process = start(data, run, *PLAIN)
+    process = launch(data, run, *PLAIN)
     wait_for_step(process, run, 40)
     process.kill()
     process.wait(20)
@@ -181,9 +195,9 @@ def test_only_one_process_trains_in_a_directory(data: Path, tmp_path: Path) -> N
     process = start(data, run, *PLAIN, "--epochs", "1000")
     try:
         wait_for_step(process, run, 4)
-        other = start(data, run, *PLAIN, "--epochs", "1000")
+        other = launch(data, run, *PLAIN, "--epochs", "1000")
         assert other.wait(90) == 2, log(run)
         assert "another process trains in" in log(run)
+        assert process.poll() is None
     finally:
-        if process.poll() is None:
-            kill(process)
+        process.kill()

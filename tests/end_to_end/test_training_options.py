@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import CPU, read_metrics, run_module, sentence, succeed
+from tests.commands import read_metrics, run_module, sentence, succeed
 from tests.datasets import write_dataset
+from tests.runs import train_to_end
+
+pytestmark = pytest.mark.processes
 
 SMALL = ("--model.embedding_dim", 8, "--model.hidden_size", 8, "--global_batch", 20, "--precision", "fp32")
 
@@ -36,7 +39,7 @@ def test_options_that_work_together(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ("--optim.ema", 0.9, "--optim.lr", 0.02, "--epochs", 6, "--micro_batch", 4)
     more = ("--profile", "[1,2]", "--optim.class_weights", "{positive: 1.5}", "--tracking.log_every", 1)
-    succeed(run_module("harness", "launch", *CPU, "--data", data, "--run", run, *SMALL, *options, *more))
+    succeed(train_to_end("--data", data, "--run", run, *SMALL, *options, *more, processes=2))
     trace = json.loads((run / "profile" / "steps-1-2.json").read_text())
     assert any("lstm" in event.get("name", "") for event in trace["traceEvents"])
     lines = read_metrics(run, "train")
@@ -50,7 +53,7 @@ def test_options_that_work_together(data: Path, tmp_path: Path) -> None:
 
 def test_a_diverging_learning_rate_gets_a_sentence(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    result = run_module("harness", "launch", "--data", data, "--run", run, *SMALL, "--optim.lr", 1000)
+    result = train_to_end("--data", data, "--run", run, *SMALL, "--optim.lr", 1000)
     assert result.returncode == 2
     assert sentence(result).startswith("optim.lr: training diverged: at step 20 the loss is")
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
@@ -59,6 +62,6 @@ def test_a_diverging_learning_rate_gets_a_sentence(data: Path, tmp_path: Path) -
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
 def test_compressed_gradients_need_cuda(data: Path, tmp_path: Path) -> None:
     option = ("--optim.gradient_compression", "bf16")
-    result = run_module("harness", "launch", *CPU, "--data", data, "--run", tmp_path / "run", *SMALL, *option)
+    result = train_to_end("--data", data, "--run", tmp_path / "run", *SMALL, *option, processes=2)
     assert result.returncode == 2
     assert sentence(result).startswith("optim.gradient_compression: bf16 gradients need CUDA devices")

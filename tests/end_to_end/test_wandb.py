@@ -27,6 +27,8 @@ from tests.wandb_server import KEY, Store, StoredRun, wandb_server
 
 pytest.importorskip("wandb", reason="needs the extra wandb")
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -243,6 +245,7 @@ def test_online_attempts_append_to_one_curve(data: Path, tmp_path: Path) -> None
         assert stored.history("train/step") == list(range(1, 61))
 
 
+@pytest.mark.slow
 def test_a_server_that_answers_after_ten_seconds_costs_the_loop_nothing(data: Path, tmp_path: Path) -> None:
     with wandb_server(delay_s=10) as store:
         environment = {"HOME": str(tmp_path), **store.environment()}
@@ -271,6 +274,7 @@ def test_an_unreachable_server_costs_one_warning_and_the_rows_are_kept(data: Pat
         check_history(stored, range(1, 21))
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_the_project_costs_one_warning_and_the_attempt_is_kept(
     data: Path, tmp_path: Path
 ) -> None:

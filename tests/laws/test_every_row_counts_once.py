@@ -75,10 +75,12 @@ def assert_equal_to_scikit_learn(values: dict[str, Any]) -> None:
     assert np.sum(values["confusion"]) == TEST_ROWS
 
 
+@pytest.mark.processes
 def test_metrics_are_those_of_scikit_learn(alone: dict[str, Any]) -> None:
     assert_equal_to_scikit_learn(alone)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_evaluation_is_the_same_on_any_number_of_ranks(dataset: Path, alone: dict, world_size: int) -> None:
     for result in run_ranks(evaluate_on_a_rank, world_size, str(dataset)):
@@ -91,6 +93,7 @@ def test_evaluation_is_the_same_on_any_number_of_ranks(dataset: Path, alone: dic
         assert result["log_loss"] == pytest.approx(alone["log_loss"], abs=1e-7)
 
 
+@pytest.mark.processes
 def test_lengths_and_unknown_tokens_are_those_of_the_shards(dataset: Path, alone: dict[str, Any]) -> None:
     manifest = read_manifest(dataset)
     rows = frame(Split(dataset, manifest, "test"), manifest).sort_values("row")

@@ -4,16 +4,22 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-from tests.commands import read_metrics, run_module, succeed
+from tests.commands import read_metrics
 from tests.datasets import write_dataset
-from tests.runs import command, final, kill, start, wait_for_step
+from tests.runs import Ranks, final, kill, launch, start, wait_for_step
+
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
@@ -26,63 +32,80 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    succeed(run_module(*command(data, run)))
+    assert start(data, run).wait(120) == 0, log(run)
     return run
 
 
-def check_kills(data: Path, undisturbed: Path, run: Path, kills: int) -> int:
-    """Kill a run ``kills`` times, wherever it is, and compare its end; how many kills hit a run in its loop."""
+def log(run: Path) -> str:
+    return (run.parent / "log").read_text()[-3000:]
+
+
+def kill_again_and_again(begin: Callable[[Path, Path], Any], data: Path, run: Path, total: int, kills: int) -> int:
+    """Kill a run of ``total`` steps ``kills`` times, wherever it is, and let it end; how many kills found it alive."""
     dice = random.Random(0)
     hits = 0
-    total = read_metrics(undisturbed, "train")[-1]["step"]
     for number in range(kills):
-        process = start(data, run)
-        target = (number + dice.random()) / kills * total * 1.02
-        wait_for_step(process, run, target)
+        process = begin(data, run)
+        wait_for_step(process, run, (number + dice.random()) / kills * total * 1.02)
         time.sleep(dice.random() * 0.3)
-        hits += process.poll() is None
         if process.poll() is None:
-            kill(process)
-    process = start(data, run)
-    assert process.wait(120) == 0, (run.parent / "log").read_text()[-3000:]
-    assert final(run) == final(undisturbed)
+            hits += 1
+            process.kill() if isinstance(process, Ranks) else kill(process)
+    assert begin(data, run).wait(120) == 0, log(run)
     return hits
 
 
 @pytest.mark.timeout(280, func_only=True)
-def test_killed_twice(data: Path, undisturbed: Path, tmp_path: Path) -> None:
-    assert check_kills(data, undisturbed, tmp_path / "run", 2) >= 1
+def test_killed_at_some_moments(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    total = read_metrics(undisturbed, "train")[-1]["step"]
+    assert kill_again_and_again(start, data, tmp_path / "run", total, 3) >= 1
+    assert final(tmp_path / "run") == final(undisturbed)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900, func_only=True)
-def test_killed_thirty_times(data: Path, undisturbed: Path, tmp_path: Path) -> None:
-    assert check_kills(data, undisturbed, tmp_path / "run", 30) >= 10
+def test_killed_thirty_times_with_its_launcher(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    total = read_metrics(undisturbed, "train")[-1]["step"]
+    assert kill_again_and_again(launch, data, tmp_path / "run", total, 30) >= 10
+    assert final(tmp_path / "run") == final(undisturbed)
+
+
+def stop_launcher(process: Any) -> None:
+    process.send_signal(signal.SIGUSR2)
+
+
+def stop_rank_under_launcher(process: Any) -> None:
+    ranks = [p for p in psutil.Process(process.pid).children() if "harness.train" in " ".join(p.cmdline())]
+    assert len(ranks) == 2
+    ranks[1].send_signal(signal.SIGTERM)
+
+
+def stop_rank(process: Ranks) -> None:
+    os.kill(process.processes[1].pid, signal.SIGTERM)
 
 
 @pytest.mark.timeout(280, func_only=True)
-@pytest.mark.parametrize("way", ["launcher", "rank"])
-def test_stopped_on_request_and_started_again(data: Path, undisturbed: Path, tmp_path: Path, way: str) -> None:
-    import psutil
-
+@pytest.mark.parametrize(
+    ("begin", "stop"),
+    [
+        pytest.param(launch, stop_launcher, id="launcher"),
+        pytest.param(launch, stop_rank_under_launcher, id="rank under a launcher", marks=pytest.mark.slow),
+        pytest.param(start, stop_rank, id="rank"),
+    ],
+)
+def test_stopped_on_request_and_started_again(
+    data: Path, undisturbed: Path, tmp_path: Path, begin: Callable[[Path, Path], Any], stop: Callable[[Any], None]
+) -> None:
     run = tmp_path / "run"
-    process = start(data, run)
+    process = begin(data, run)
     wait_for_step(process, run, 40)
-    if way == "launcher":
-        process.send_signal(signal.SIGUSR2)
-    else:
-        ranks = [p for p in psutil.Process(process.pid).children() if "harness.train" in " ".join(p.cmdline())]
-        assert len(ranks) == 2
-        ranks[1].send_signal(signal.SIGTERM)
-    asked = time.monotonic()
-    assert process.wait(60) == 85, (run.parent / "log").read_text()[-3000:]
-    assert time.monotonic() - asked < 30
+    stop(process)
+    assert process.wait(60) == 85, log(run)
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("preempted", 85)
     newest = max(path.name for path in (run / "checkpoints").iterdir())
     assert newest == f"step-{status['step']:08d}"
-    process = start(data, run)
-    assert process.wait(120) == 0, (run.parent / "log").read_text()[-3000:]
+    assert start(data, run).wait(120) == 0, log(run)
     assert final(run) == final(undisturbed)
     attempts = [json.loads(line) for line in (run / "attempts.jsonl").read_text().splitlines()]
     assert [attempt["resumed_from"] for attempt in attempts] == [None, status["step"]]

@@ -73,6 +73,7 @@ def killed_and_restarted(source: Path, output: Path, duration_s: float, kills: i
     return hits
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(240)
 def test_killed_at_any_moment_and_restarted_the_bytes_are_the_same(
     source: Path, undisturbed: tuple[dict[str, bytes], float], tmp_path: Path
@@ -98,6 +99,7 @@ def test_killed_at_twenty_random_moments(
     pytest.fail(f"only {hits} of 80 kills hit a run at work")
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(120)
 def test_workers_go_when_the_job_is_killed(source: Path, tmp_path: Path) -> None:
     process = start(source, tmp_path / "out")
@@ -137,6 +139,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+@pytest.mark.processes
 def test_every_changed_byte_is_named(dataset: Path, tmp_path: Path) -> None:
     """One byte at a time, all over every file; every tenth of a file, and both its ends."""
     copy = tmp_path / "out"
@@ -153,6 +156,7 @@ def test_every_changed_byte_is_named(dataset: Path, tmp_path: Path) -> None:
     assert verify(copy) == []
 
 
+@pytest.mark.processes
 def test_every_cut_and_every_missing_file_is_named(dataset: Path, tmp_path: Path) -> None:
     copy = tmp_path / "out"
     shutil.copytree(dataset, copy)
@@ -174,6 +178,7 @@ def problems(root: Path) -> str:
         return str(error)
 
 
+@pytest.mark.processes
 def test_the_command_names_what_is_wrong(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = Command(capsys)
     copy = tmp_path / "out"

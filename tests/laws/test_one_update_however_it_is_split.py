@@ -28,6 +28,8 @@ from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
 
+pytestmark = pytest.mark.processes
+
 ROWS, GLOBAL_BATCH, STEPS = 101, 24, 5
 ACCUMULATION = (1, 3)
 LAYOUTS = ("padded", "packed")

@@ -13,7 +13,7 @@ from tests.corpora import contents, reviews, write_csv
 from tests.slurm.conftest import Cluster, ask
 
 pytest.importorskip("distributed", reason="needs distributed (extra dask)")
-pytestmark = pytest.mark.timeout(240, func_only=True)
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(240, func_only=True)]
 
 SCRIPT = ROOT / "launch" / "slurm" / "preprocess.sbatch"
 SETTINGS = ("--text.max_tokens", 64, "--vocabulary.min_count", 1, "--shards.rows", 2000, "--source.part_mb", 0.006)

@@ -11,6 +11,8 @@ import pytest
 
 from tests.commands import ROOT
 
+pytestmark = pytest.mark.processes
+
 SCRIPTS = [ROOT / ".ci" / "run", *sorted(ROOT.glob("launch/**/*.s*")), *sorted(ROOT.glob("tests/**/*.s*h"))]
 
 

@@ -19,7 +19,7 @@ from tests.commands import CPU, ROOT, run_command, succeed
 from tests.datasets import write_dataset
 from tests.slurm.conftest import Cluster, ask, missing
 
-pytestmark = pytest.mark.timeout(420, func_only=True)
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(420, func_only=True)]
 
 SCRIPT = ROOT / "launch" / "slurm" / "train.sbatch"
 ROWS, BATCH, EPOCHS = 12_000, 16, 2

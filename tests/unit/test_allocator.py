@@ -24,6 +24,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt(3)")
 @pytest.mark.parametrize("keep", [True, False])
 def test_fresh_pages_of_large_blocks(keep: bool) -> None:

@@ -233,6 +233,7 @@ def test_the_house_has_few_files_at_its_door() -> None:
         assert path.read_text().count("\n") <= 350, name
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "module",
     [

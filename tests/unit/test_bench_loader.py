@@ -18,8 +18,11 @@ from tests.datasets import write_dataset
 OURS = ("numpy copy", "numpy take", "TensorDataset + DataLoader")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("made_up", [True, False])
-def test_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_up: bool) -> None:
+def test_ratios_and_megabytes_follow_from_the_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_up: bool
+) -> None:
     kept = {name: loader.PEERS[name] for name in ("ours", *OURS)}
     monkeypatch.setattr(loader, "PEERS", kept)
     if not made_up:
@@ -53,6 +56,7 @@ MODULES = {
 }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", MODULES)
 @pytest.mark.filterwarnings("default")
 def test_a_peer_runs_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:

@@ -201,6 +201,7 @@ print(tried - 1)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("mode", ["kill", "full"])
 def test_a_fault_at_any_file_operation_leaves_a_whole_checkpoint(tmp_path: Path, mode: str) -> None:
     command = [sys.executable, "-c", FAULTS, mode, str(tmp_path)]

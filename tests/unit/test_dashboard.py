@@ -53,6 +53,7 @@ def test_a_place_to_save_to(monkeypatch: pytest.MonkeyPatch) -> None:
             dashboard.split_target(wrong)
 
 
+@pytest.mark.processes
 def test_a_sweep_gives_every_rank_its_values_and_each_trial_a_directory(tmp_path: Path) -> None:
     utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils", reason="needs the extra wandb")
     sweep = yaml.safe_load((ROOT / "launch" / "sweep.yaml").read_text())

@@ -37,6 +37,7 @@ def silent(alive: int) -> None:
     pass
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.timeout(60)
 def test_every_task_comes_back_once(number: int) -> None:
@@ -48,6 +49,7 @@ def test_every_task_comes_back_once(number: int) -> None:
     assert max(ticks) <= number
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.timeout(60)
 def test_what_a_task_raises_is_raised_here(number: int) -> None:
@@ -58,6 +60,7 @@ def test_what_a_task_raises_is_raised_here(number: int) -> None:
         list(found.map(square, list(range(20)), what="test", tick=silent))
 
 
+@pytest.mark.processes
 def test_one_task_is_done_here_and_several_elsewhere() -> None:
     with workers(ExecutorConfig(workers=2)) as found:
         assert list(found.map(process_of, [1], what="test", tick=silent)) == [(1, os.getpid())]
@@ -65,6 +68,7 @@ def test_one_task_is_done_here_and_several_elsewhere() -> None:
         assert os.getpid() not in elsewhere
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_a_worker_that_dies_is_a_sentence() -> None:
     with (
@@ -74,6 +78,7 @@ def test_a_worker_that_dies_is_a_sentence() -> None:
         list(found.map(die, [1, 2, 3], what="tokenize", tick=silent))
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_waiting_has_a_limit_and_says_for_what() -> None:
     begin = time.monotonic()

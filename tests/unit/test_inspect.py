@@ -107,6 +107,7 @@ def test_fetch_nltk_says_what_failed(tmp_path: Path, command: Command, monkeypat
     assert "fetch-nltk: wordnet: no route to host" in command.sentence
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["inspect", "--help"]])
 def test_help_answers_at_once(arguments: list[str]) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

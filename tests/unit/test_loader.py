@@ -292,6 +292,7 @@ print(sum(step.global_rows for epoch in range(3) for step in loader.steps(epoch)
 """
 
 
+@pytest.mark.processes
 def test_a_megabyte_of_shared_memory_is_enough(dataset: Path) -> None:
     mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
     enter = ["unshare", "--mount", "--map-root-user", "sh", "-c"]

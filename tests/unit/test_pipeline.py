@@ -70,6 +70,7 @@ def test_the_vocabulary_is_counted_on_the_training_split_alone(source: Path, tmp
     assert Vocabulary.read(tmp_path / "out" / "vocabulary.arrow").hash == expected.hash
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_bytes_do_not_depend_on_workers_or_parts(
     workers: int, source: Path, tmp_path: Path, command: Command, tmp_path_factory: pytest.TempPathFactory

@@ -174,6 +174,7 @@ def test_no_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.processes
 def test_a_plan_does_not_wait_for_torch(dataset: Path) -> None:
     script = (
         "import sys; from harness.__main__ import main; main(sys.argv[1:]); "

@@ -76,6 +76,7 @@ def test_a_remote_source_gives_the_rows_of_a_local_one(s3: Any, tmp_path: Path, 
     assert "etag" in sources[2]["fingerprint"]
 
 
+@pytest.mark.processes
 def test_globs_workers_and_what_is_missing(s3: Any, tmp_path: Path, command: Command) -> None:
     for place in range(3):
         upload(s3, write_csv(tmp_path / f"{place}.csv", ROWS[place * 100 : place * 100 + 100]), f"glob/{place}.csv")
@@ -155,6 +156,7 @@ print(remote.local(sys.argv[1], Path(sys.argv[2])), len(fetched))
 """
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(120)
 def test_processes_of_a_node_fetch_once(published: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", COUNT_FETCHES, published, str(tmp_path / "node")]

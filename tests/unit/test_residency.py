@@ -144,6 +144,7 @@ def stage_in_a_process(data: str, directory: str, ready: Any, results: Any) -> N
     results.put(str(staging.stage(data, read_manifest(data), directory, timeout_s=60)))
 
 
+@pytest.mark.processes
 def test_processes_of_a_node_share_one_copy(dataset: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(3), context.Queue()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ import psutil
 import pytest
 
 from harness.config import RunConfig, TrackingConfig
-from harness.tracking import observer, tracking
+from harness.tracking import observer
 from harness.tracking.accelerate_tracker import showable
 from harness.tracking.journal import Journal
 from harness.tracking.observer import Inbox
@@ -22,7 +21,7 @@ from harness.tracking.trackers import active_trackers, check_trackers, wandb_mod
 from harness.tracking.tracking import Trackers, observer_environment, plain
 from harness.tracking.wire import Wire
 from preprocessing.base.errors import ConfigError
-from tests.fake_trackio import FAKE_TRACKIO
+from tests.fake_trackio import install
 
 FACTS = {"dataset": "0123456789abcdef"}
 
@@ -30,9 +29,7 @@ FACTS = {"dataset": "0123456789abcdef"}
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the fake tracker writes its rows; the package is on the path of whatever is started."""
-    (tmp_path / "fakes").mkdir()
-    (tmp_path / "fakes" / "trackio.py").write_text(FAKE_TRACKIO)
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}{os.pathsep}{tmp_path / 'fakes'}")
+    monkeypatch.setenv("PYTHONPATH", install(tmp_path / "fakes"))
     monkeypatch.setenv("FAKE_ROWS", str(tmp_path / "rows"))
     monkeypatch.setenv("FAKE_TRACKER", "none")
     return tmp_path / "rows"
@@ -60,6 +57,7 @@ def wait_for(path: Path, limit_s: float = 60) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.processes
 def test_rows_arrive_at_their_own_steps_and_numbers_only(tmp_path: Path, rows: Path) -> None:
     trackers = start(tmp_path / "run")
     trackers.write("train", {"step": 1, "loss": np.float32(0.5), "rows": np.int64(3), "verdict": "slow", "mfu": None})
@@ -70,6 +68,7 @@ def test_rows_arrive_at_their_own_steps_and_numbers_only(tmp_path: Path, rows: P
     assert Journal(tmp_path / "run", "trackio").before == {"train": 1, "validation": 2}
 
 
+@pytest.mark.processes
 def test_a_resumed_run_tells_no_step_twice(tmp_path: Path, rows: Path) -> None:
     for first, last in ((1, 5), (3, 8)):
         trackers = start(tmp_path / "run")
@@ -79,6 +78,7 @@ def test_a_resumed_run_tells_no_step_twice(tmp_path: Path, rows: Path) -> None:
     assert [int(line.split()[0]) for line in rows.read_text().splitlines()] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+@pytest.mark.processes
 def test_stop_signals_are_for_the_trainer(tmp_path: Path, rows: Path) -> None:
     trackers = start(tmp_path / "run")
     trackers.write("train", {"step": 1, "loss": 1.0})
@@ -92,44 +92,7 @@ def test_stop_signals_are_for_the_trainer(tmp_path: Path, rows: Path) -> None:
     assert not process.is_running()
 
 
-def test_an_observer_that_reads_nothing_blocks_nobody(
-    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(tracking, "SHORT_FINISH_S", 0.5)
-    monkeypatch.setattr(tracking, "KILL_AFTER_S", 0.5)
-    monkeypatch.setattr(tracking, "BACKLOG_BYTES", 100_000)
-    trackers = start(tmp_path / "run")
-    process = process_of(trackers)
-    process.suspend()
-    slowest = 0.0
-    for step in range(5_000):
-        began = time.perf_counter()
-        trackers.write("train", {"step": step, "loss": 1.0})
-        slowest = max(slowest, time.perf_counter() - began)
-    assert trackers.observers[0].dropped > 1_000
-    assert slowest < 0.5  # a blocked write would wait for ever; what is left is the scheduler's
-    began = time.perf_counter()
-    trackers.close("finished")
-    assert time.perf_counter() - began < 5
-    assert not process.is_running()
-    warning = "warning: trackio did not finish within 0 s and was stopped; training is not affected\n"
-    assert capfd.readouterr().err == warning
-
-
-def test_a_tracker_that_dies_costs_one_warning(tmp_path: Path, rows: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    trackers = start(tmp_path / "run")
-    trackers.write("train", {"step": 1, "loss": 1.0})
-    wait_for(rows)
-    process = process_of(trackers)
-    process.kill()
-    psutil.wait_procs([process], timeout=10)
-    for step in range(2, 20):
-        trackers.write("train", {"step": step, "loss": 1.0})
-    trackers.close("finished")
-    log = tmp_path / "run" / "tracking" / "trackio.log"
-    assert capfd.readouterr().err == f"warning: trackio stopped; {log} says why; training is not affected\n"
-
-
+@pytest.mark.processes
 def test_a_tracker_that_raises_over_a_row_costs_one_warning(
     tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,6 +132,7 @@ def test_ranks_other_than_zero_start_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.processes
 def test_tensorboard_shows_one_curve_over_two_attempts(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
     for first, last in ((1, 4), (3, 6)):

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Law 7: nothing hangs. Ranks have the same number of steps by construction; collectives live in one module; every
+wait has a limit, and when it runs out a sentence says what was waited for.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.batch import Batch
+from harness.config import ModelConfig
+from harness.data.order import Order, OrderSpec
+from harness.model.classifier import Classifier
+from harness.ranks.distributed import RankError, World
+from harness.ranks.session import open_session
+from tests.ranks import Gone, run_ranks
+
+ROOT = Path(__file__).resolve().parents[2]
+COLLECTIVES = ROOT / "harness" / "ranks" / "distributed.py"
+LIMIT_S = 4
+
+
+# The same number of steps, by construction.
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=120),
+    global_batch=st.integers(1, 40),
+    world_size=st.integers(1, 9),
+    block_rows=st.integers(1, 17),
+    shuffle=st.booleans(),
+)
+def test_every_rank_has_a_share_of_every_step(
+    lengths: list[int], global_batch: int, world_size: int, block_rows: int, shuffle: bool
+) -> None:
+    """No rank asks how many steps another one has: it slices the steps of all, and no slice is ever missing.
+
+    Steps that are too small to be shared are refused before the start (``check_fit``); in an evaluation, which has no
+    collective before its end, a share may be empty.
+    """
+    of = np.array(lengths)
+    starts = np.unique([*range(0, len(of), block_rows), len(of)])
+    spec = OrderSpec(seed=len(of), global_batch=global_batch, shuffle=shuffle)
+    order = Order(starts, lambda block: of[starts[block] : starts[block + 1]], spec)
+    enough = order.smallest_step >= world_size
+    for step in range(order.steps_per_epoch):
+        shares = [len(order.rank_rows(0, step, rank, world_size)) for rank in range(world_size)]
+        assert max(shares) - min(shares) <= 1
+        assert sum(shares) == len(order.batch_rows(0, step))
+        assert not enough or min(shares) >= 1
+
+
+# Collectives live in one module, and none waits without a name and a limit.
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, str, ast.Call]]:
+    """Every call of a method or of a module's function: what it is called on, its name, itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield ast.unparse(node.func.value), node.func.attr, node
+
+
+MEETINGS = {"all_reduce", "all_gather", "all_gather_object", "barrier", "broadcast", "broadcast_object_list", "gather"}
+MEETINGS |= {"gather_object", "monitored_barrier", "reduce", "reduce_scatter", "scatter", "send", "recv"}
+OF_ACCELERATE = {"gather", "gather_for_metrics", "reduce", "pad_across_processes", "wait_for_everyone"}
+OF_ACCELERATE |= {"main_process_first", "local_main_process_first", "split_between_processes"}
+
+
+def collectives(source: str) -> list[str]:
+    """The lines of a module that make ranks meet: collectives of torch, and those inside Accelerate."""
+    return [
+        f"{call.lineno}: {of}.{name}"
+        for of, name, call in calls(ast.parse(source))
+        if (of.split(".")[-1] in {"dist", "distributed"} and name in MEETINGS)
+        or ("accelerator" in of.lower() and name in OF_ACCELERATE)
+    ]
+
+
+def test_collectives_live_in_one_module() -> None:
+    found = {path for path in (ROOT / "harness").rglob("*.py") if collectives(path.read_text())}
+    assert found == {COLLECTIVES}
+    assert collectives("torch.distributed.barrier()\nself.accelerator.gather(x)\ntorch.gather(x, 1, i)\n") == [
+        "1: torch.distributed.barrier",
+        "2: self.accelerator.gather",
+    ]
+
+
+def nameless(source: str) -> list[int]:
+    """Lines where ranks meet, or the end of such a meeting is waited for, outside a block that names what for."""
+    tree = ast.parse(source)
+    named = {
+        inner
+        for block in ast.walk(tree)
+        if isinstance(block, ast.With)
+        and any(isinstance(i.context_expr, ast.Call) and "waiting" in ast.unparse(i.context_expr) for i in block.items)
+        for inner in ast.walk(block)
+    }
+    return [
+        call.lineno
+        for of, name, call in calls(tree)
+        if call not in named
+        and ((of == "dist" and name in MEETINGS and "async_op=True" not in ast.unparse(call)) or name == "wait")
+    ]
+
+
+def test_every_collective_stands_in_a_block_that_names_it() -> None:
+    assert nameless(COLLECTIVES.read_text()) == []
+    planted = (
+        "dist.barrier()\nwork = dist.all_reduce(x, async_op=True)\nwork.wait()\nwith w.waiting('x'): work.wait()\n"
+    )
+    assert nameless(planted) == [1, 3]
+
+
+# A peer that is silent, and one that is dead.
+
+WAITS: dict[str, Callable[[World], object]] = {
+    "the row counts": lambda world: world.gather_numbers(np.array([1]), "the row counts"),
+    "the size of the scores": lambda world: world.gather_rows(np.zeros((2, 3)), "the scores"),
+    "the dataset's fingerprint": lambda world: world.gather_objects("a", "the dataset's fingerprint"),
+    "the start-up handshake": lambda world: world.handshake({"seed": "1"}),
+    "the end of a checkpoint": lambda world: agree_on(world, "a checkpoint"),
+}
+"""What is waited for, and how."""
+NAMES = [*WAITS, "the gradients of step 7"]
+
+
+def agree_on(world: World, what: str) -> None:
+    with world.together(what):
+        pass
+
+
+def sentence_of(wait: Callable[[World], object], world: World) -> str:
+    with pytest.raises(RankError) as caught:
+        wait(world)
+    return str(caught.value)
+
+
+def all_waits_at_once(limit_s: int, meanwhile: Callable[[Path], None], met: str) -> dict[str, str]:
+    """On rank 0, what every wait for rank 1 ends with; rank 1 has joined, and then does something else."""
+    with open_session("cpu", "fp32", limit_s) as session:
+        limit = timedelta(seconds=limit_s)
+        # A group for every wait: one that ran out of time cannot be used again.
+        theirs = [World(session.world.rank, 2, dist.new_group(backend="gloo", timeout=limit), limit_s) for _ in NAMES]
+        network = session.accelerator.prepare(Classifier(ModelConfig(embedding_dim=4, hidden_size=4), 10))
+        session.world.gather_objects(None, "the other one")
+        if session.world.rank == 1:
+            meanwhile(Path(met))
+            return {}
+
+        def learn(world: World) -> None:
+            step = Batch(torch.tensor([[2, 3]]), torch.tensor([2]), torch.tensor([1]), np.array([0]))
+            with world.waiting("the gradients of step 7"):
+                session.accelerator.backward(network(step).sum())
+
+        waits = {**WAITS, "the gradients of step 7": learn}
+        with ThreadPoolExecutor(len(waits)) as threads:
+            said = dict(zip(waits, threads.map(sentence_of, waits.values(), theirs), strict=True))
+        Path(met).touch()
+        return said
+
+
+def be_silent(until: Path) -> None:
+    """Longer than anybody waits for it."""
+    while not until.exists():
+        time.sleep(0.05)
+
+
+def be_killed(_: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.processes
+def test_a_silent_peer_becomes_a_sentence_that_names_the_wait(tmp_path: Path) -> None:
+    said, _ = run_ranks(all_waits_at_once, 2, LIMIT_S, be_silent, str(tmp_path / "met"), timeout_s=60)
+    assert list(said) == NAMES
+    for what, sentence in said.items():
+        reached = f"rank 0 at step 0 waited for {what} from 1 other ranks, and at least one of them is gone or took longer than"
+        assert sentence.startswith(f"{reached} {LIMIT_S} s (")
+
+
+@pytest.mark.processes
+def test_a_killed_peer_becomes_the_same_sentence_long_before_the_limit(tmp_path: Path) -> None:
+    """The limit is an hour; this test is ended, and fails, after a minute."""
+    arguments = (3600, be_killed, str(tmp_path / "met"))
+    said, gone = run_ranks(all_waits_at_once, 2, *arguments, timeout_s=60, may_die=True)
+    assert gone == Gone(-signal.SIGKILL)
+    assert list(said) == NAMES
+    for what, sentence in said.items():
+        assert sentence.startswith(
+            f"rank 0 at step 0 waited for {what} from 1 other ranks, and at least one of them is gone or"
+        )

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Law 9, case by case: rows, batch, processes and devices that do not fit; predictions of what cannot be predicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness import __main__ as harness_main
+from harness.config import RunConfig
+from harness.data import checks
+from harness.inference.bundle import read_bundle
+from harness.launch import launcher
+from harness.ranks import precision
+from preprocessing.base import cli
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import read_manifest
+from tests.datasets import write_dataset
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 90, "validation": 20, "test": 20})
+    return root
+
+
+def refuse(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str]:
+    """Exit code and the one line of a command that is expected to fail before any process starts."""
+    code = cli.run(harness_main.main, [str(argument) for argument in argv])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return code, lines[0].removeprefix("error: ")
+
+
+@pytest.mark.parametrize("option", [("pooling", "mean", "'max'"), ("dropout", "0.5", "0.0")])
+def test_bench_train_refuses_a_network_that_the_other_loops_lack(capsys, option: tuple[str, str, str]) -> None:
+    name, value, only = option
+    code, line = refuse(capsys, "bench", "train", "--data", "nowhere", f"--model.{name}", value)
+    assert code == 2
+    assert line.startswith(f"model.{name}: ")
+    assert line.endswith(f"expected {only}, which is all that the other loops know")
+
+
+def test_rows_batch_and_processes_must_fit(dataset: Path) -> None:
+    manifest = read_manifest(dataset)
+    with pytest.raises(DataError, match="90 training rows for 91 processes"):
+        checks.check_fit(RunConfig(data=str(dataset), global_batch=100), manifest, 91)
+    with pytest.raises(ConfigError, match="global_batch: 3 rows cannot be shared by 4 processes"):
+        checks.check_fit(RunConfig(data=str(dataset), global_batch=3), manifest, 4)
+    with pytest.raises(ConfigError, match=r"90 rows in 23 steps of near-equal size leave some of 4 .* raise it to 5"):
+        checks.check_fit(RunConfig(data=str(dataset), global_batch=4), manifest, 4)
+    checks.check_fit(RunConfig(data=str(dataset), global_batch=5), manifest, 4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
+def test_cuda_and_fp16_where_there_is_no_gpu() -> None:
+    with pytest.raises(ConfigError, match="device: cuda asks for GPUs, but no CUDA device is visible"):
+        precision.choose_device("cuda")
+    with pytest.raises(ConfigError, match="fp16 cannot run on cpu here; it can run fp32"):
+        precision.choose_precision("fp16", "cpu")
+
+
+def test_predict_names_what_is_wrong(capsys, tmp_path: Path) -> None:
+    assert refuse(capsys, "predict", "--run", tmp_path, "text")[0] == 3
+    assert refuse(capsys, "predict", "--run", tmp_path) == (
+        2,
+        'nothing to predict, or two things: give texts ("a fine film") or --input FILE --output FILE',
+    )
+    code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "x.csv")
+    assert (code, line) == (2, "--input and --output go together: name the file to read and the file to write")
+    code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "no.csv", "--output", "y.parquet")
+    assert (code, line) == (3, "no.csv: No such file or directory")
+    table = tmp_path / "table.csv"
+    table.write_text("review,stars\nfine,3\n,4\n")
+    code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", table, "--output", "y.parquet")
+    assert (code, line) == (3, f"{table}: no column 'text'; it has review, stars; use --column")
+    arguments = ("--input", table, "--output", "y.parquet", "--column", "review")
+    code, line = refuse(capsys, "predict", "--run", tmp_path, *arguments)
+    assert (code, line) == (3, f"{table}: row 2: column 'review' holds no text; fill or remove the row")
+    code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", table, "--output", "y.xls")
+    assert (code, line) == (2, "--output y.xls: unknown ending; use .parquet, .csv or .jsonl")
+
+
+def test_a_directory_without_a_bundle(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"bundle\.json: missing: this run has not finished an epoch"):
+        read_bundle(tmp_path)
+
+
+def test_options_of_accelerate_end_where_ours_begin() -> None:
+    ours = ["--config", "a.yaml", "--run", "r"]
+    options = ["--config_file", "cpu.yaml", "--num_processes", "2"]
+    assert launcher.split_arguments([*options, *ours]) == (options, ours)
+    assert launcher.split_arguments(ours) == ([], ours)
+    assert launcher.split_arguments(["--model.hiden", "3"]) == ([], ["--model.hiden", "3"])
