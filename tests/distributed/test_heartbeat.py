@@ -63,6 +63,7 @@ def rank_main(rank: int, port: int, way: str, said: Path) -> None:
         session.world.gather_numbers(np.zeros(1), "the gradients of step 7")
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize(
     ("way", "sentence"),

@@ -13,6 +13,7 @@ from harness.training.requests import RankRequest, RankRequests
 from tests.ranks import run_ranks
 
 STEPS = 40
+pytestmark = pytest.mark.processes
 
 
 def hear(asked: dict[int, dict[int, RankRequest]]) -> list[tuple[int, list[str]]]:

@@ -11,6 +11,7 @@ import pytest
 from tests.commands import CPU, ROOT, free_port, run_module, sentence, succeed
 from tests.datasets import write_dataset
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400, func_only=True)]
 SITE = """
 import os, sys
 if "torch" not in sys.modules:

@@ -12,6 +12,8 @@ from tests.commands import accelerate
 from tests.datasets import write_dataset
 from tests.runs import TRAINING
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

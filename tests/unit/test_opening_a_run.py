@@ -23,6 +23,8 @@ from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError, DataError
 from tests.datasets import write_dataset
 
+pytestmark = pytest.mark.processes  # the environment of a run names git's revision
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
