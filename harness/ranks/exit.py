@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a rank leaves: one sentence, said once, by a rank that the launcher does not kill before it has spoken.
+"""How a rank leaves, so that an error is said once and by a rank that is still alive to say it.
 
-A launcher ends all ranks when the first one fails. So when ranks have agreed on an error, rank 0 alone reports it and
-the others leave quietly; and before ranks can talk to each other, the others give rank 0 a moment to say it first.
+The launcher kills all ranks when the first one fails. When the ranks have agreed on an error, rank 0 reports it and the
+others leave with exit code 0. Before ranks can talk to each other, the others wait a moment for rank 0 to report it.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def received() -> str | None:
 
 
 class StopWatch:
-    """Why this rank wants to stop, if it does. Only rank 0 looks at the file and the clock."""
+    """Whether this rank is asked to stop, and why. Only rank 0 looks at the stop file and the clock."""
 
     def __init__(self, path: Path, max_time_s: float | None, *, is_main: bool) -> None:
         """``path`` is the stop file; one from before this process began is an old one and is removed.

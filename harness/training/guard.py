@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step whose gradient is not finite changes nothing, on any rank; its rows are written down; k in a row end the run.
+"""A step whose gradient is not finite changes nothing on any rank, and its rows are written to ``bad_batches``.
+
+After ``nan_limit`` of them in a row the run ends.
 
 The norm of the averaged gradient is the same number on every rank, so all of them agree without a message. The fused
 optimizer takes the verdict as a tensor and skips the update on the device. The host reads a step's verdict a fixed
@@ -26,6 +28,7 @@ from preprocessing.dataset.shards import VOCABULARY, Split
 from preprocessing.text.vocabulary import Vocabulary
 
 LAG_STEPS = 8
+"""On CUDA the host reads a verdict so many steps later, when it has long been copied."""
 DIVERGED = 100
 """A loss this many times that of guessing means that training diverged; saturated gates hide it from the norm."""
 

@@ -71,7 +71,7 @@ class Run(Milestones):
     def after_step(self) -> None:
         """Act on what the ranks asked for at the step before, then say what this rank asks for now."""
         step = self.writer.step = HEARTBEAT.step = self.trainer.step
-        self.obey(self.requests.receive())
+        self.act_on(self.requests.receive())
         every = self.config.checkpoint.every_steps
         if every is not None and step % every == 0:
             self.save()
@@ -79,7 +79,7 @@ class Run(Milestones):
 
     def before_validation(self) -> None:
         """Act on what was asked for at the last step; no request travels until the next epoch."""
-        self.obey(self.requests.receive())
+        self.act_on(self.requests.receive())
 
     def wanted(self) -> set[RankRequest]:
         """What this rank asks of all."""
@@ -90,8 +90,8 @@ class Run(Milestones):
         }
         return {request for request, holds in facts.items() if holds}
 
-    def obey(self, heard: set[RankRequest]) -> None:
-        """Do what all ranks have heard; raises to leave the loop."""
+    def act_on(self, heard: set[RankRequest]) -> None:
+        """Do what was asked for, on all ranks. Raises to leave the loop."""
         if RankRequest.FAIL in heard:
             self.raise_failure()
         if RankRequest.STOP in heard:

@@ -42,7 +42,7 @@ class Ending:
 
 
 class Sink:
-    """One of them; here every event passes by."""
+    """A receiver of events. This one ignores all of them; a sink overrides those that it wants."""
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """The figures of one moment, each a number, a short text or None; ``kind`` is train, validation or test."""

@@ -25,7 +25,7 @@ class State:
     """A training as a checkpoint holds it."""
 
     tensors: Tensors
-    """Live: they change with the next step."""
+    """The training's own memory, not copies: copy what must outlive the next step, and write to none of it."""
     values: dict[str, Any]
     """As JSON can hold them."""
 

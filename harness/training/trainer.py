@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop, and only the loop."""
+"""The training loop: epochs, steps, micro-batches, one update for each global batch; and its state between steps."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from preprocessing.base.errors import DataError
 
 
 class Milestones:
-    """What happens at the milestones of a run, called on every rank; here nothing does. A run overrides all of it."""
+    """Callbacks of the loop, on every rank. These do nothing; a run overrides them."""
 
     def after_step(self) -> None:
         """A step is done; may raise to leave the loop here."""
