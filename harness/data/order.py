@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.config import OrderConfig
 from harness.data.sorting import ascending, descending, least_trend, longest_first, spread
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import permutation, splitmix64, words
@@ -58,8 +59,8 @@ class OrderSpec:
     """Rows of a step over all ranks; not used when ``batch_tokens`` is given."""
     batch_tokens: int | None = None
     """Most padded tokens of a step over all ranks; None: every step has ``global_batch`` rows."""
-    window_rows: int = 131_072
-    length_noise: float = 0.003
+    window_rows: int = OrderConfig.window_rows
+    length_noise: float = OrderConfig.length_noise
     shuffle: bool = True
     """False, for evaluation: blocks keep their order, and rows are only sorted inside a window."""
 
