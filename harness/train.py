@@ -18,16 +18,10 @@ def main(argv: list[str]) -> int:
     config = cli.parse(RunConfig, argv, prog=PROG, description=DESCRIPTION)
     from harness.ranks.session import open_session
     from harness.report.sink import ReportSink
-    from harness.training.assembly import assemble
-    from harness.training.writer import RunWriter
+    from harness.training.assembly import open_run
 
-    with (
-        open_session(config.device, config.precision, config.timeout_s) as session,
-        RunWriter(config, active=session.world.is_main and not config.dry_run) as writer,
-    ):
-        if writer.active:
-            writer.sinks.add(ReportSink(config.run))
-        run = assemble(config, session, writer)
+    joined = open_session(config.device, config.precision, config.timeout_s)
+    with joined as session, open_run(config, session, ReportSink(config.run)) as run:
         if config.dry_run:
             run.rehearse()
         else:

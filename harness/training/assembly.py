@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ from harness.training.requests import RankRequests
 from harness.training.run import Run
 from harness.training.scorer import Scorer
 from harness.training.selection import Selection
-from harness.training.sinks import TrackerSink
+from harness.training.sinks import Sink, TrackerSink
 from harness.training.state import State
 from harness.training.throughput import Meter, reset_peak_memory
 from harness.training.trainer import Trainer
@@ -45,6 +47,18 @@ from preprocessing.dataset.shards import Manifest
 
 FP16_FIRST_SKIPS = 20
 """fp16 starts with a large loss scale and finds the right one by skipping steps; those are no sign of divergence."""
+
+
+@contextmanager
+def open_run(config: RunConfig, session: Session, *sinks: Sink) -> Iterator[Run]:
+    """Build a run on this rank; leaving the block says how it ended, to ``status.json`` and to all sinks.
+
+    ``sinks`` hear of it too, on rank 0 and not in a dry run. Preemption ends the block quietly.
+    """
+    with RunWriter(config, active=session.world.is_main and not config.dry_run) as writer:
+        for sink in sinks if writer.active else ():
+            writer.sinks.add(sink)
+        yield assemble(config, session, writer)
 
 
 def assemble(config: RunConfig, session: Session, writer: RunWriter) -> Run:
@@ -72,7 +86,9 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter) -> Run:
     prepare_checkpoints(trainer, writer)
     console = add_sinks(config, manifest, trainer, writer, choices) if world.is_main else None
     scorer, requests = Scorer(session, data, trainer.loader.layout, config.eval_batch), RankRequests(world)
-    return Run(config, session, manifest, data, scorer, trainer, selection, requests, watch, writer, console)
+    run = Run(config, session, manifest, data, scorer, trainer, selection, requests, watch, writer, console)
+    trainer.milestones = run
+    return run
 
 
 def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manifest, Checkpoint | None]:

@@ -49,7 +49,6 @@ class Run(Milestones):
 
     def train(self) -> None:
         """Train to the end and test, or save and raise ``Preempted`` on all ranks at a common step."""
-        self.trainer.milestones = self
         HEARTBEAT.in_loop, HEARTBEAT.step = True, self.trainer.step
         try:
             self.pause()

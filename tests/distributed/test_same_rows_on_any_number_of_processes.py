@@ -14,7 +14,7 @@ import torch
 
 from harness.config import ModelConfig, RunConfig, TrackingConfig
 from harness.ranks.session import open_session
-from harness.training.run import Run
+from harness.training.assembly import open_run
 from harness.training.trainer import Trainer
 from preprocessing.base.errors import UserError
 from tests.commands import read_metrics
@@ -41,7 +41,7 @@ def train(data: Path, root: Path, runs: dict[str, dict[str, Any]]) -> None:
     with open_session("cpu", "fp32", 60) as session:
         torch.set_num_threads(1)  # threads of a tiny network only wait for each other
         for name, options in runs.items():
-            with Run(configure(data, root / name, **options), session) as run:
+            with open_run(configure(data, root / name, **options), session) as run:
                 run.trainer.fit()
 
 
@@ -116,7 +116,7 @@ def train_while_harm_is_done(root: Path) -> list[tuple[int, str]]:
 
             Trainer.update = harmful  # type: ignore[method-assign]
             try:
-                with Run(configure(data, data.parent / "run", **ROWS), session) as run:
+                with open_run(configure(data, data.parent / "run", **ROWS), session) as run:
                     run.trainer.fit()
             except UserError as error:
                 ends.append((error.exit_code, str(error)))
