@@ -7,6 +7,7 @@ The doctor asks the same. Nothing here imports torch or touches a device.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from harness.config import RunConfig
 from harness.data import checks
@@ -26,7 +27,7 @@ def check_run(config: RunConfig, say: Callable[[str], None]) -> ResumePoint:
     not there or the run must not go on, ``DataError`` or ``StorageError`` for a directory that cannot be used.
     """
     check_trackers(config.tracking)
-    return resume.find_resume_point(config, say)
+    return resume.find_resume_point(replace(config, dry_run=False), say)
 
 
 def check_data(

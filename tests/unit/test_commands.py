@@ -35,6 +35,7 @@ for main, words in [
 """
 
 
+@pytest.mark.processes
 def test_no_help_waits_for_torch() -> None:
     script = HELP_WITHOUT_TORCH.format(names=NAMES)
     result = subprocess.run(

@@ -41,6 +41,7 @@ def test_a_result_is_a_line() -> None:
     assert describe(40, Difference(2, "loss", 0.5, 0.6)) == "line 2: loss is 0.5 here, 0.6 there"
 
 
+@pytest.mark.processes
 def test_a_revision_that_does_not_exist(tmp_path: Path) -> None:
     before = git("worktree", "list").stdout
     with (
