@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adam's memory is there from the start, and changes nothing in what Adam does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.bench import render_table, train
+from harness.config import OptimConfig
+from harness.training.ema import WeightAverage
+from harness.training.optim import build_optimizer, load_optimizer_state, optimizer_state
+
+
+def learn(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
+    for step in range(5):
+        optimizer.zero_grad()
+        model(torch.full((2, 3), 1.0 + step)).square().sum().backward()
+        optimizer.step()
+
+
+def test_moments_made_ahead_are_those_that_adam_makes() -> None:
+    torch.manual_seed(0)
+    ours, theirs = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    config = OptimConfig(lr=0.1, weight_decay=0.01)
+    optimizer = build_optimizer(ours, config)
+    state = optimizer_state(optimizer, ours)
+    assert {name: float(tensor.abs().sum()) for name, tensor in state.items()} == dict.fromkeys(state, 0.0)
+    assert len(state) == 6
+    groups = [{"params": [theirs.weight], "weight_decay": 0.01}, {"params": [theirs.bias], "weight_decay": 0.0}]
+    plain = torch.optim.AdamW(groups, lr=0.1, fused=True)
+    learn(optimizer, ours)
+    learn(plain, theirs)
+    assert torch.equal(ours.weight, theirs.weight)
+    assert torch.equal(ours.bias, theirs.bias)
+    assert torch.equal(optimizer.state[ours.weight]["exp_avg_sq"], plain.state[theirs.weight]["exp_avg_sq"])
+
+
+def test_optimizer_and_average_take_up_what_they_gave() -> None:
+    torch.manual_seed(0)
+    model, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    optimizer, average = build_optimizer(model, OptimConfig()), WeightAverage(model, 0.9)
+    learn(optimizer, model)
+    average.update(3)
+    again, new = build_optimizer(other, OptimConfig()), WeightAverage(other, 0.9)
+    load_optimizer_state(again, other, optimizer_state(optimizer, model))
+    new.load(average.state())
+    assert float(again.state[other.bias]["step"]) == 5.0
+    assert torch.equal(again.state[other.weight]["exp_avg"], optimizer.state[model.weight]["exp_avg"])
+    assert all(torch.equal(left, right) for left, right in zip(new.average, average.average, strict=True))
+    new.load({})
+    assert torch.equal(new.average[0], other.weight)
+    with pytest.raises(KeyError):
+        load_optimizer_state(again, other, {})
+
+
+def test_a_cell_without_memory_leaves_the_others_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(config: train.recurrence.RecurrenceConfig) -> dict[str, object]:
+        if config.hidden_size == 256:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"ours": 300.0, "peers": {"pack_padded_sequence": 100.0}}
+
+    monkeypatch.setattr(train.recurrence, "measure", measure)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    lines = train.packed_against_reversal(torch.device("cpu"))
+    full = [line for line in lines if line["reversal"] is None]
+    assert {line["hidden_size"] for line in full} == {256}
+    assert len(lines) == 18
+    shown = render_table(lines).splitlines()
+    assert shown[1].split() == ["64", "16", "fp32", "100", "300", "3.00"]
+    assert shown[-1].endswith("out of memory")

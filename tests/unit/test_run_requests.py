@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run asks of all ranks: each thing once, and acted on at the next step."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.config import CheckpointConfig, RunConfig
+from harness.ranks.distributed import World
+from harness.ranks.preemption import Preempted
+from harness.training.requests import RankRequests
+from harness.training.run import Run
+from preprocessing.base.errors import StorageError
+
+
+class Fake:
+    """A run of one process without a training: ``saves`` are the steps at which it was saved."""
+
+    def __init__(self, **config: Any) -> None:
+        self.saves: list[int] = []
+        self.due_from = self.stop_from = self.broken_from = 10**9
+        self.trainer = SimpleNamespace(step=0)
+        self.writer = SimpleNamespace(step=0, is_due=self.is_due, failure=None)
+        self.watch = SimpleNamespace(reason=lambda: "asked" if self.trainer.step >= self.stop_from else None)
+        session = SimpleNamespace(world=World())
+        saving = CheckpointConfig(**config)
+        parts: dict[str, Any] = dict.fromkeys(("manifest", "data", "scorer", "selection", "console"))
+        self.run = Run(
+            config=RunConfig(checkpoint=saving),
+            session=session,  # type: ignore[arg-type]
+            trainer=self.trainer,  # type: ignore[arg-type]
+            requests=RankRequests(World()),
+            watch=self.watch,  # type: ignore[arg-type]
+            writer=self.writer,  # type: ignore[arg-type]
+            **parts,
+        )
+        self.run.save = lambda *, wait=False: self.saves.append(self.trainer.step)  # type: ignore[method-assign]
+
+    def is_due(self) -> bool:
+        """By the clock, until the save itself resets it."""
+        return self.trainer.step >= self.due_from and not any(step >= self.due_from for step in self.saves)
+
+    def steps(self, count: int) -> None:
+        for _ in range(count):
+            self.trainer.step += 1
+            if self.trainer.step >= self.broken_from:
+                self.writer.failure = StorageError("the disk is full")
+            self.run.after_step()
+
+
+def test_a_checkpoint_that_is_due_is_asked_for_and_made_once() -> None:
+    fake = Fake()
+    fake.due_from = 5
+    fake.steps(30)
+    assert fake.saves == [6]
+
+
+def test_checkpoints_by_number_of_steps_need_no_request() -> None:
+    fake = Fake(every_steps=4)
+    fake.steps(10)
+    assert fake.saves == [4, 8]
+
+
+def test_a_stop_is_obeyed_at_the_next_step() -> None:
+    fake = Fake()
+    fake.stop_from = 7
+    with pytest.raises(Preempted, match="asked"):
+        fake.steps(20)
+    assert fake.trainer.step == 8
+
+
+def test_what_cannot_be_written_ends_the_run_at_the_next_step() -> None:
+    fake = Fake()
+    fake.broken_from = 3
+    with pytest.raises(StorageError, match="the disk is full"):
+        fake.steps(20)
+    assert fake.trainer.step == 4
+
+
+def test_what_was_asked_for_at_the_last_step_is_done_before_the_validation() -> None:
+    fake = Fake()
+    fake.due_from = 5
+    fake.steps(5)
+    assert fake.saves == []
+    fake.run.before_validation()
+    fake.run.before_validation()
+    assert fake.saves == [5]
