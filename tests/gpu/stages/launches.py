@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``harness launch`` in every precision, with the rows mapped, in memory and on the device: the same rows and losses."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from harness.rundir.environment import read_environment
+from tests.gpu.findings import Findings, Setting
+from tests.gpu.launching import finish, lines_of, start_run, status_of, tail
+
+RESIDENCIES = ("mapped", "memory", "device")
+
+
+def run(setting: Setting, findings: Findings) -> None:
+    """Nine runs of one epoch on a card; on a CPU without fp16."""
+    from tests.gpu.launching import in_parallel
+
+    precisions = ("fp32", "bf16") if setting.small else ("fp32", "bf16", "fp16")
+    names = [(precision, residency) for precision in precisions for residency in RESIDENCIES]
+    calls = [partial(train, setting, precision, residency) for precision, residency in names]
+    codes = dict(zip(names, in_parallel(calls, 2 if setting.small else 3), strict=True))
+    for precision in precisions:
+        runs = {residency: directory(setting, precision, residency) for residency in RESIDENCIES}
+        for residency, path in runs.items():
+            if codes[precision, residency]:
+                said = f"exit code {codes[precision, residency]}: {tail(path.with_suffix('.log'))}"
+                findings.add(f"{precision}, {residency}", said, False)
+        if all(lines_of(path, "test") for path in runs.values()):
+            compare(findings, precision, runs)
+    if setting.small:
+        findings.skip("fp16")
+
+
+def directory(setting: Setting, precision: str, residency: str) -> Path:
+    """The run directory."""
+    return setting.scratch / f"{precision}-{residency}"
+
+
+def train(setting: Setting, precision: str, residency: str) -> int:
+    """One run; its exit code."""
+    batch = 32 if setting.small else 256
+    keys = ("--precision", precision, "--residency", residency, "--epochs", 1, "--global_batch", batch)
+    run = directory(setting, precision, residency)
+    return finish(start_run(setting.data, run, setting.device, *keys, "--tracking.log_every", 1))
+
+
+def compare(findings: Findings, precision: str, runs: dict[str, Path]) -> None:
+    """Row hashes and losses of every step, and what the run says that it computed in."""
+    lines = {residency: lines_of(path, "train") for residency, path in runs.items()}
+    losses = {residency: np.array([line["loss"] for line in found]) for residency, found in lines.items()}
+    hashes = {residency: [line["row_hash"] for line in found] for residency, found in lines.items()}
+    first = RESIDENCIES[0]
+    steps, same_rows = len(hashes[first]), all(found == hashes[first] for found in hashes.values())
+    findings.add(f"{precision}: row hashes of {steps} steps", "equal" if same_rows else "differ", same_rows)
+    if same_rows:
+        worst = max(float(np.abs(found - losses[first]).max()) for found in losses.values())
+        equal = all(np.array_equal(found, losses[first]) for found in losses.values())
+        tolerance = 1e-3 if precision == "fp32" else 3e-2
+        findings.add(
+            f"{precision}: losses where rows are mapped, in memory, on the device",
+            "equal to the last bit" if equal else f"differ by {worst:.1e} at most",
+            worst <= tolerance,
+        )
+    ends = losses[first]
+    learned = bool(np.isfinite(ends).all()) and ends[-5:].mean() < ends[:5].mean()
+    accuracy = lines_of(runs[first], "test")[-1]["accuracy"]
+    findings.add(
+        f"{precision}: loss of the first and the last 5 steps, test accuracy",
+        f"{ends[:5].mean():.3f}, {ends[-5:].mean():.3f}, {accuracy:.3f}",
+        learned,
+    )
+    skipped = sum(line["skipped"] for line in lines[first])
+    findings.add(f"{precision}: steps skipped for a gradient that is not finite", skipped, precision == "fp16" or not skipped)
+    effective = read_environment(runs[first]).get("effective", {})
+    told = {name: effective[name] for name in sorted(effective) if name in ("device", "precision", "recurrence", "lstm")}
+    findings.figure(f"{precision} start line", effective)
+    findings.add(f"{precision}: start line", "; ".join(told.values()))
+    assert all(status_of(path)["state"] == "finished" for path in runs.values())
