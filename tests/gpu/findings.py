@@ -55,7 +55,7 @@ class Findings:
 
     def add(self, what: str, value: object, ok: bool | None = None) -> None:
         """One line of the table."""
-        self.lines.append(Line(what, str(value), ok))
+        self.lines.append(Line(what, str(value), None if ok is None else bool(ok)))  # numpy has a bool of its own
         self.write()
 
     def skip(self, what: str) -> None:

@@ -108,7 +108,7 @@ class Proof:
 
 def environment(device: str) -> dict[str, str]:
     """What a stage inherits: this tree, and no card where none is asked for."""
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "passive"} if device == "cpu" else {}
     return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", **hidden}
 
 

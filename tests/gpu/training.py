@@ -94,3 +94,12 @@ def lstm_dtypes() -> Iterator[set[torch.dtype]]:
     finally:
         for holder, original in zip(holders, originals, strict=True):
             holder.lstm = original
+
+
+def losses_and_module(config: RunConfig, steps: int) -> tuple[list[float], str, str | None]:
+    """Losses of some steps, what the trainer's model was wrapped in, and the backend of its gradients."""
+    with session_for(config) as session:
+        trainer = make_trainer(config, session)
+        losses = [float(loss) for loss in train(trainer, all_steps(trainer), steps)]
+        backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
+        return losses, type(trainer.model).__name__, backend
