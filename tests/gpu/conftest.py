@@ -11,11 +11,6 @@ from tests.datasets import write_dataset
 from tests.gpu.corpus import write_corpus
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """The proof runs these tests with a configuration of its own, which knows no marks."""
-    config.addinivalue_line("markers", "processes: starts processes")
-
-
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Short texts, few words."""

@@ -41,7 +41,10 @@ LIMIT_S = 530
 """What all takes at most; nine minutes with the start of Python and the making of data."""
 LEAST_S = 8
 """A stage that has less than this is not begun."""
-ROWS = {"cuda": {"train": 20_000, "validation": 1_000, "test": 1_000}, "cpu": {"train": 640, "validation": 64, "test": 64}}
+ROWS = {
+    "cuda": {"train": 20_000, "validation": 1_000, "test": 1_000},
+    "cpu": {"train": 640, "validation": 64, "test": 64},
+}
 
 
 class Proof:
@@ -77,10 +80,10 @@ class Proof:
             self.keep(stage, Findings(path, state="not run", error="no time left"))
             return
         started = time.monotonic()
+        where = (self.out, self.scratch / stage.name, self.scratch / "data")
         with (self.out / "stages" / f"{stage.name}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.gpu.stages", stage.name, str(self.out), str(self.scratch / stage.name)]
-                + [str(self.scratch / "data"), self.device],
+                [sys.executable, "-m", "tests.gpu.stages", stage.name, *map(str, where), self.device],
                 cwd=ROOT,
                 env=environment(self.device),
                 stdout=log,
@@ -130,6 +133,12 @@ def wait(process: subprocess.Popen[bytes], limit_s: float) -> tuple[str, str | N
     return ("done", None) if code == 0 else ("failed", f"exit code {code}")
 
 
+def cuda_is_there() -> bool:
+    """Asked in a process of its own, since this one is to hold nothing of the card."""
+    asked = [sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())"]
+    return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+
+
 def main(argv: list[str]) -> int:
     """Parse, make data, run, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,6 +150,8 @@ def main(argv: list[str]) -> int:
     unknown = sorted(set(wanted) - {stage.name for stage in STAGES})
     if unknown:
         parser.error(f"--stages: {', '.join(unknown)}: no such stage; there are {', '.join(s.name for s in STAGES)}")
+    if options.device == "cuda" and not cuda_is_there():
+        parser.error("no CUDA device is visible to torch; --device cpu tries the script itself")
     from tests.gpu.corpus import write_corpus
 
     with tempfile.TemporaryDirectory(prefix="padless-proof-") as folder:

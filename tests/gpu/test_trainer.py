@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real trainer on a card, in this process: residencies, resuming, DDP, the average, skipped steps, memory, waits."""
+"""The real trainer on a card, in this process: residencies, resuming, DDP, skipped steps, memory, waits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from harness.training.requests import RankRequest, RankRequests
 from harness.training.state import State
 from harness.training.trainer import Milestones, Trainer
 from tests.gpu.device import DEVICE, ON_CUDA, TORCH_DEVICE, cuda_alone, on_device
-from tests.gpu.training import all_steps, losses_and_module, make_trainer, session_for, state_bytes, train
+from tests.gpu.training import (
+    all_steps,
+    losses_and_module,
+    losses_in_ddp,
+    make_trainer,
+    session_for,
+    state_bytes,
+    train,
+)
 from tests.ranks import run_ranks
 
 pytestmark = on_device
@@ -90,7 +98,7 @@ def test_a_training_goes_on_from_its_state(reviews: Path, tmp_path: Path) -> Non
 @pytest.mark.processes
 def test_ddp_with_one_process_trains_as_without(reviews: Path, tmp_path: Path) -> None:
     config = configuration(reviews, tmp_path)
-    ((losses, module, backend),) = run_ranks(losses_and_module, 1, config, STEPS)
+    ((losses, module, backend),) = run_ranks(losses_in_ddp, 1, config, STEPS)
     alone, plain, _ = losses_and_module(config, STEPS)
     assert (module, plain) == ("DistributedDataParallel", "Objective")
     assert backend == ("nccl" if ON_CUDA else "gloo")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from harness.batch import Layout, StepBatch
 from harness.config import RunConfig
@@ -94,6 +94,15 @@ def lstm_dtypes() -> Iterator[set[torch.dtype]]:
     finally:
         for holder, original in zip(holders, originals, strict=True):
             holder.lstm = original
+
+
+def losses_in_ddp(config: RunConfig, steps: int) -> tuple[list[float], str, str | None]:
+    """``losses_and_module`` in a process that a launcher has started alone.
+
+    Accelerate wraps no model for one process, and so is made to believe that there are more.
+    """
+    PartialState.use_distributed = property(lambda self: True)  # type: ignore[method-assign, assignment]
+    return losses_and_module(config, steps)
 
 
 def losses_and_module(config: RunConfig, steps: int) -> tuple[list[float], str, str | None]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import os
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ Gradients = dict[str, torch.Tensor]
 
 def run(setting: Setting, findings: Findings) -> None:
     """The same weights, rows and dropout in every precision; fp64 is computed once for each batch."""
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))  # fp64 is not to starve the stages beside this one
     batches, size = ((64, 128), 16) if setting.small else ((64, 512, 4096), 128)
     exact: dict[int, Gradients] = {}
     for precision in ("fp32", "bf16", "fp16"):

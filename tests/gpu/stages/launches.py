@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``harness launch`` in every precision, with the rows mapped, in memory and on the device: the same rows and losses."""
+"""``harness launch`` in every precision, with rows mapped, in memory, on the device: the same rows and losses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from harness.rundir.environment import read_environment
 from tests.gpu.findings import Findings, Setting
 from tests.gpu.launching import finish, in_parallel, lines_of, start_run, status_of, tail
 
+TOLD = ("device", "precision", "recurren", "lstm")
+"""How the names begin of what a start line says of device and arithmetic."""
 RESIDENCIES = ("mapped", "memory", "device")
 
 
@@ -72,9 +74,11 @@ def compare(findings: Findings, precision: str, runs: dict[str, Path]) -> None:
         learned,
     )
     skipped = sum(line["skipped"] for line in lines[first])
-    findings.add(f"{precision}: steps skipped for a gradient that is not finite", skipped, precision == "fp16" or not skipped)
+    findings.add(
+        f"{precision}: steps skipped for a gradient that is not finite", skipped, precision == "fp16" or not skipped
+    )
     effective = read_environment(runs[first]).get("effective", {})
-    told = {name: effective[name] for name in sorted(effective) if name in ("device", "precision", "recurrence", "lstm")}
     findings.figure(f"{precision} start line", effective)
-    findings.add(f"{precision}: start line", "; ".join(told.values()))
+    told = [f"{name} {choice}" for name, choice in sorted(effective.items()) if name.startswith(TOLD)]
+    findings.add(f"{precision}: start line", "; ".join(told))
     assert all(status_of(path)["state"] == "finished" for path in runs.values())

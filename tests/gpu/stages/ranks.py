@@ -74,7 +74,7 @@ def saved_and_stopped(setting: Setting, findings: Findings) -> int:
 
 
 def judge_saves(setting: Setting, findings: Findings, run: Path) -> None:
-    """Both ranks save at the same steps, once at each; a checkpoint that the clock asked for has ``EVERY_S`` behind it."""
+    """Both ranks save at the same steps, once at each; what the clock asks for comes ``EVERY_S`` after the last."""
     said, written = saves(run), checkpoint.steps(run)
     times = {step: checkpoint.path_of(run, step).stat().st_mtime for step in written}
     clock = [step for step in by_the_clock(setting, run)[:-1] if step != written[0]]  # the last one is the stop

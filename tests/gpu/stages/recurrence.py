@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One bidirectional layer, forward and backward, over packed and over padded input: the table that `auto` may follow."""
+"""One bidirectional layer, forward and backward, over packed and padded input: the table that `auto` may follow."""
 
 from __future__ import annotations
 
@@ -53,6 +53,8 @@ def measured(
     layout: str, hidden: int, batch: int, precision: str, longest: int, device: torch.device
 ) -> dict[str, Any]:
     """Real tokens a second, kernels a step and busy share; or why not."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     try:
         step, tokens = contender(layout, hidden, batch, DTYPES[precision], longest, device)
         step()
@@ -66,9 +68,6 @@ def measured(
         return {"tokens_per_s": None, "text": "out of memory"}
     except RuntimeError as error:
         return {"tokens_per_s": None, "text": f"cannot ({' '.join(str(error).split())[:100]})"}
-    finally:
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
     facts = {} if found is None else {"kernels": found.kernels, "busy": found.busy}
     text = f"{speed:,.0f} tokens/s" + (f", {described(found)}" if found is not None else "")
     return {"tokens_per_s": speed, "text": text, **facts}

@@ -12,7 +12,9 @@ from tests.commands import ROOT
 from tests.gpu.findings import Findings, Setting
 
 LIMIT_S = 160
-CONFIGURATION = "[pytest]\npythonpath = {root}\naddopts = -q -ra -p no:cacheprovider\n"
+CONFIGURATION = (
+    "[pytest]\npythonpath = {root}\naddopts = -q -ra -p no:cacheprovider\nmarkers = processes: starts processes\n"
+)
 
 
 def run(setting: Setting, findings: Findings) -> None:
@@ -27,7 +29,7 @@ def run(setting: Setting, findings: Findings) -> None:
         findings.add("pytest", f"ended with {done.returncode} and no results", False)
         return
     cases = list(ElementTree.parse(results).getroot().iter("testcase"))
-    outcomes = {outcome: 0 for outcome in ("passed", "failure", "error", "skipped")}
+    outcomes = dict.fromkeys(("passed", "failure", "error", "skipped"), 0)
     for case in cases:
         outcome = next((name for name in ("failure", "error", "skipped") if case.find(name) is not None), "passed")
         outcomes[outcome] += 1
