@@ -47,7 +47,7 @@ def test_evaluation_is_that_of_a_cpu(trained: Path, dataset: Path, tmp_path: Pat
         found.append(pd.read_parquet(output / "test-predictions.parquet"))
     card, cpu = found
     assert card["row"].tolist() == cpu["row"].tolist()
-    numbers = [name for name in cpu.columns if np.issubdtype(cpu[name].dtype, np.floating)]
+    numbers = list(cpu.select_dtypes("floating").columns)
     assert numbers
     for name in numbers:
         np.testing.assert_allclose(card[name], cpu[name], atol=1e-4)
@@ -71,5 +71,5 @@ def test_the_doctor_finds_nothing_to_mend(dataset: Path, tmp_path: Path) -> None
     keys = ("--data", dataset, "--run", tmp_path / "run", "--device", DEVICE, "--json")
     report = json.loads(succeed(run_module("harness", "doctor", *keys)).stdout)
     assert report["exit_code"] == 0
-    assert not [finding for finding in report["findings"] if finding["level"] == "fix"]
+    assert not [finding for finding in report["findings"] if finding["state"] == "fix"]
     assert not ON_CUDA or "cuda" in json.dumps(report).lower()
