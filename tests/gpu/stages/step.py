@@ -27,6 +27,7 @@ RESIDENCIES = ("memory", "mapped", "device")
 PAYS = 0.02
 """Share of a step's time that the device must save to be worth its memory."""
 BENCH_LIMIT_S = 60
+SETTLE_S = 0.3
 
 
 @dataclass
@@ -41,8 +42,12 @@ class Contender:
     wait_s: float = 0.0
 
     def turn(self, number: int, device: torch.device, counts: bool) -> None:
-        """Some steps, timed from an idle device to an idle device."""
+        """Some steps, timed from an idle device to an idle device.
+
+        The loader of the one before is given time to fill its queue again, so that it does not work in this turn.
+        """
         synchronize(device)
+        time.sleep(SETTLE_S)
         waits: list[float] = []
         started = time.perf_counter()
         losses = train(self.trainer, self._noted(waits, counts), number)
@@ -79,7 +84,7 @@ def shape(setting: Setting) -> ModelConfig:
 
 def real_step(setting: Setting, findings: Findings, precision: str, batch: int) -> None:
     """One line for each residency, and whether the device pays."""
-    rounds, number = (2, 3) if setting.small else (5, 20)
+    rounds, number = (3, 10) if setting.small else (5, 100)
     config = RunConfig(
         data=str(setting.data),
         run=str(setting.scratch / "run"),
