@@ -65,7 +65,7 @@ def test_losses_and_rows_do_not_depend_on_where_rows_live(reviews: Path, tmp_pat
 def test_both_layouts_train_alike(dataset: Path, tmp_path: Path) -> None:
     found = {}
     for layout in ("packed", "padded"):
-        with session_for(config := configuration(dataset, tmp_path), layout) as session:
+        with session_for(config := configuration(dataset, tmp_path, recurrence=layout)) as session:
             trainer = make_trainer(config, session)
             found[layout] = floats(train(trainer, all_steps(trainer), STEPS))
     assert found["padded"] == pytest.approx(found["packed"], rel=1e-3)
@@ -201,8 +201,8 @@ def test_the_host_never_waits_between_two_log_lines(
     optim = OptimConfig(ema=0.9)
     tracking = TrackingConfig(log_every=10_000)
     keys = {"global_batch": 16, "epochs": 1, "micro_batch": 9, "optim": optim, "tracking": tracking}
-    config = configuration(dataset, tmp_path, precision=precision, residency=residency, **keys)
-    with session_for(config, layout) as session:
+    config = configuration(dataset, tmp_path, precision=precision, residency=residency, recurrence=layout, **keys)
+    with session_for(config) as session:
         trainer = make_trainer(config, session)
         milestones = trainer.milestones = Waitless(trainer, RankRequests(session.world))
         try:

@@ -6,13 +6,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from harness.batch import Layout, StepBatch
+from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data.checks import TRAIN
 from harness.data.residency import DataPlacement, OpenData
@@ -23,15 +22,15 @@ from preprocessing.dataset.shards import read_manifest
 
 
 @contextmanager
-def session_for(config: RunConfig, layout: Layout | None = None) -> Iterator[Session]:
-    """A session as a run of ``config`` opens it, in ``layout`` if one is named.
+def session_for(config: RunConfig) -> Iterator[Session]:
+    """A session as a run of ``config`` opens it.
 
     Accelerate keeps device and precision for the life of a process; a second session in it needs that forgotten.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     with open_session(config.device, config.precision, config.timeout_s) as session:
-        yield session if layout is None else replace(session, layout=layout)
+        yield session
 
 
 def make_trainer(config: RunConfig, session: Session) -> Trainer:
