@@ -29,10 +29,16 @@ def trained(request: pytest.FixtureRequest, dataset: Path, tmp_path_factory: pyt
     return run
 
 
+def precision_of(run: Path) -> str:
+    return run.parent.name.removesuffix("0")
+
+
 def test_a_run_on_one_card_ends_well(trained: Path) -> None:
     effective = json.loads((trained / "environment.json").read_text())["effective"]
     assert effective["device"].startswith(DEVICE)
-    assert effective["recurrence"].split(":")[0] in ("packed", "padded")
+    layout, _, dtype = effective["recurrence"].partition(":")[0].partition(" ")
+    assert layout in ("packed", "padded")
+    assert dtype in ({"fp32": ("", "fp32"), "bf16": ("bf16", "fp32"), "fp16": ("fp16",)}[precision_of(trained)])
     assert json.loads((trained / "test.json").read_text())["accuracy"] > 0.8
     losses = [line["loss"] for line in read_metrics(trained, "train")]
     assert losses[-1] < losses[0]
@@ -55,7 +61,7 @@ def test_evaluation_is_that_of_a_cpu(trained: Path, dataset: Path, tmp_path: Pat
 
 def test_a_stopped_run_goes_on(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    keys = ("--epochs", 60, "--global_batch", 16, "--precision", "fp32", "--tracking.log_every", 1)
+    keys = ("--epochs", 30, "--global_batch", 16, "--precision", "fp32", "--tracking.log_every", 1)
     process = start_run(dataset, run, DEVICE, *keys)
     assert wait_until(lambda: process.poll() is not None or steps_done(run) >= 5, 90)
     process.send_signal(signal.SIGUSR2)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from harness.ranks.session import Session, open_session
 from harness.training.assembly import build_trainer
 from harness.training.trainer import Trainer
 from preprocessing.dataset.shards import read_manifest
+from tests.commands import free_port
 
 
 @contextmanager
@@ -96,10 +98,12 @@ def lstm_dtypes() -> Iterator[set[torch.dtype]]:
 
 
 def losses_in_ddp(config: RunConfig, steps: int) -> tuple[list[float], str, str | None]:
-    """``losses_and_module`` in a process that a launcher has started alone.
+    """``losses_and_module`` as the only rank of a process group; to be called in a process of its own.
 
     Accelerate wraps no model for one process, and so is made to believe that there are more.
     """
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     PartialState.use_distributed = property(lambda self: True)  # type: ignore[method-assign, assignment]
     return losses_and_module(config, steps)
 
