@@ -22,7 +22,7 @@ class Stage:
 STAGES = (
     Stage("versions", "Versions", 40),
     Stage("gradients", "Gradients against fp64 on the CPU", 150),
-    Stage("suite", "pytest tests/gpu", 170),
+    Stage("suite", "pytest tests/gpu", 200),
     Stage("launches", "Every precision, wherever the rows live", 150),
     Stage("resume", "Stopped and resumed; run twice", 120),
     Stage("ranks", "Two ranks on one card, over gloo", 150),

@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ElementTree
 from tests.commands import ROOT
 from tests.gpu.findings import Findings, Setting
 
-LIMIT_S = 160
+LIMIT_S = 190
 CONFIGURATION = (
     "[pytest]\npythonpath = {root}\naddopts = -q -ra -p no:cacheprovider\nmarkers = processes: starts processes\n"
 )
