@@ -24,6 +24,8 @@ from preprocessing.dataset.shards import Manifest, ShardInfo
 SAMPLED_ROWS = 1_000_000
 BATCHES = (32, 64, 128, 256, 512, 1024)
 NOISES = (0.0, 0.01, 0.05)
+ROWS_FOR_A_GPU = 64
+"""A GPU computes a step of fewer rows in about the time that it takes to start the step's kernels."""
 WORLD_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)
 
 
@@ -123,6 +125,8 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
         "steps_per_epoch": order.steps_per_epoch,
         "steps": order.steps_per_epoch * config.epochs,
         "rows_per_step": [order.smallest_step, order.largest_step],
+        "rows_per_process": rows_per_process(order, world_size),
+        "too_few_for_a_gpu": too_few_for_a_gpu(config, order, world_size),
         "windows": order.num_windows,
         "tokens": sum(info.tokens for info in manifest.splits[TRAIN]),
         "world_size": world_size,
@@ -133,6 +137,31 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
         "memory": memory(config, manifest, order, ours, world_size),
         "proof": proof(order, ours),
     }
+
+
+def rows_per_process(order: Order, world_size: int) -> list[int]:
+    """Fewest and most rows that one process gets in a step."""
+    return [order.smallest_step // world_size, -(-order.largest_step // world_size)]
+
+
+def too_few_for_a_gpu(config: RunConfig, order: Order, world_size: int) -> str | None:
+    """A sentence if a process gets so few rows a step, or holds so few at once, that a GPU would be mostly idle."""
+    most, batch = rows_per_process(order, world_size)[1], config.global_batch
+    asked = most if config.global_batch_tokens is not None else -(-batch // world_size)  # steps of near-equal size
+    if asked < ROWS_FOR_A_GPU:
+        wanted, start_fewer = ROWS_FOR_A_GPU * world_size, " or start fewer processes" if world_size > 1 else ""
+        if config.global_batch_tokens is None:
+            change = f"raise global_batch from {batch} to {wanted}{start_fewer}"
+        else:
+            change = f"raise global_batch_tokens from {config.global_batch_tokens}{start_fewer}"
+        return f"{most} rows a process and step keep no GPU busy, {ROWS_FOR_A_GPU} are the least; {change}"
+    held = config.micro_batch
+    if isinstance(held, int) and held < ROWS_FOR_A_GPU:
+        return (
+            f"micro_batch: {held} rows at once keep no GPU busy, {ROWS_FOR_A_GPU} are the least; "
+            "raise micro_batch or set it to auto"
+        )
+    return None
 
 
 def proof(order: Order, ours: Shares) -> dict[str, Any]:

@@ -48,9 +48,13 @@ def show(values: dict[str, Any]) -> None:
     fewest, most = ranks["tokens_per_rank"]
     print(f"rows       {values['rows']:,} with {values['tokens']:,} tokens, in {values['windows']} windows")
     print(f"steps      {values['steps_per_epoch']:,} an epoch, {values['steps']:,} in all, of {low} to {high} rows")
-    print(f"ranks      {values['world_size']}, each with {fewest:,} to {most:,} tokens an epoch")
+    few, many = values["rows_per_process"]
+    share = f"each with {few} to {many} rows a step, {fewest:,} to {most:,} tokens an epoch"
+    print(f"ranks      {values['world_size']}, {share}")
+    if values["too_few_for_a_gpu"] is not None:
+        print(f"on a GPU   {values['too_few_for_a_gpu']}")
     print(f"balance    ranks of a step differ by {ranks['mean_step']:.2%} in tokens, {ranks['worst_step']:.2%} at most")
-    print(f"padding    {ranks['padding']:.2%} of the computed positions (none on CUDA, where batches are packed)")
+    print(f"padding    {ranks['padding']:.2%} of the computed positions (none where batches are packed)")
     proved = "each row exactly once" if values["proof"]["each_row_once"] else "ROWS ARE MISSING OR REPEATED"
     print(f"proof      {proved}; counted over {values['proof']['steps_counted']:,} steps")
     print("memory     " + ", ".join(f"{key} {value:,}" for key, value in values["memory"].items()))

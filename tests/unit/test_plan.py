@@ -142,6 +142,42 @@ def test_large_splits_are_sampled(
     assert values["proof"]["each_row_once"] is True
 
 
+@pytest.mark.parametrize(
+    ("options", "rows", "sentence"),
+    [
+        (("--global_batch", 64), [62, 63], None),
+        (("--global_batch", 250, "--world_size", 2), [125, 125], None),
+        (
+            ("--global_batch", 250, "--world_size", 4),
+            [62, 63],
+            "63 rows a process and step keep no GPU busy, 64 are the least; raise global_batch from 250 to 256 or "
+            "start fewer processes",
+        ),
+        (
+            ("--global_batch_tokens", 1000),
+            [14, 44],
+            "44 rows a process and step keep no GPU busy, 64 are the least; raise global_batch_tokens from 1000",
+        ),
+        (
+            ("--global_batch", 250, "--micro_batch", 32),
+            [250, 250],
+            "micro_batch: 32 rows at once keep no GPU busy, 64 are the least; raise micro_batch or set it to auto",
+        ),
+        (("--global_batch", 250, "--micro_batch", "auto"), [250, 250], None),
+    ],
+)
+def test_rows_of_a_process_and_when_they_are_too_few(
+    dataset: Path, capsys: pytest.CaptureFixture[str], options: tuple, rows: list[int], sentence: str | None
+) -> None:
+    values = as_json(capsys, "--data", dataset, *options)
+    assert values["rows_per_process"] == rows
+    assert values["too_few_for_a_gpu"] == sentence
+    main(["plan", "--data", str(dataset), *map(str, options)])
+    shown = capsys.readouterr().out
+    assert f", each with {rows[0]} to {rows[1]} rows a step, " in shown
+    assert ("on a GPU   " in shown) == (sentence is not None)
+
+
 def test_for_people(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["plan", "--data", str(dataset), "--global_batch", "50"])
     shown = capsys.readouterr().out

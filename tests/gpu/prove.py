@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prove on one card what only a card can show: ``python tests/gpu/prove.py --out DIR [--device cuda] [--stages a,b]``.
+
+It takes at most nine minutes, makes its own data, and needs no network. Each stage runs in a process of its own within
+a limit of its own and writes what it finds to ``DIR/stages/NAME.json`` at once. When one crashes or hangs, the others
+go on. ``DIR/prove.json`` has everything, ``DIR/prove.md`` is the table; both are written anew after each stage. The
+exit code is 0 if every claim holds. Stages that measure time run alone, the others side by side.
+
+It wants Python 3.10 or later (3.12 was in mind), with torch, accelerate, pyarrow, numpy, pandas, safetensors and
+pytest, and what those bring along (psutil, PyYAML, Jinja2). Beyond these: jsonargparse, docstring-parser,
+typeshed-client, importlib-resources and typing-extensions (which read options), threadpoolctl, scikit-learn, scipy and
+joblib (which measure a validation). As wheels for Linux these are under 50 MB. On a machine without a network::
+
+    pip install --no-index --no-deps --find-links WHEELS jsonargparse docstring-parser typeshed-client \\
+        importlib-resources threadpoolctl scikit-learn scipy joblib
+
+Nothing here imports nltk, simplemma, stop-words or matplotlib. Without matplotlib a run says that it writes no report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.gpu.findings import Findings, markdown  # noqa: E402 - the path comes first
+from tests.gpu.stages import STAGES, Stage  # noqa: E402
+
+LIMIT_S = 530
+"""What all takes at most; nine minutes with the start of Python and the making of data."""
+LEAST_S = 8
+"""A stage that has less than this is not begun."""
+ROWS = {
+    "cuda": {"train": 20_000, "validation": 1_000, "test": 1_000},
+    "cpu": {"train": 640, "validation": 64, "test": 64},
+}
+
+
+class Proof:
+    """The stages, their processes, and what is known so far."""
+
+    def __init__(self, out: Path, scratch: Path, device: str, stages: list[Stage]) -> None:
+        """``out`` gets the results, ``scratch`` runs and logs."""
+        self.out, self.scratch, self.device, self.stages = out, scratch, device, stages
+        self.deadline = time.monotonic() + LIMIT_S
+        self.found: dict[str, Findings] = {}
+        self.lock = threading.Lock()
+        (out / "stages").mkdir(parents=True, exist_ok=True)
+
+    def run(self) -> int:
+        """Run all; how many claims do not hold."""
+        together = [] if self.device == "cpu" else [stage for stage in self.stages if not stage.alone]
+        threads = [threading.Thread(target=self.stage, args=(stage,)) for stage in together]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for stage in self.stages:
+            if stage not in together:
+                self.stage(stage)
+        return sum(found.failures for found in self.found.values())
+
+    def stage(self, stage: Stage) -> None:
+        """Run one in a process of its own; never raises because of what it does."""
+        path = self.out / "stages" / f"{stage.name}.json"
+        path.unlink(missing_ok=True)
+        limit_s = min(stage.limit_s, self.deadline - time.monotonic())
+        if limit_s < LEAST_S:
+            self.keep(stage, Findings(path, state="not run", error="no time left"))
+            return
+        started = time.monotonic()
+        where = (self.out, self.scratch / stage.name, self.scratch / "data")
+        with (self.out / "stages" / f"{stage.name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.gpu.stages", stage.name, *map(str, where), self.device],
+                cwd=ROOT,
+                env=environment(self.device),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            state, error = wait(process, limit_s)
+        found = Findings.read(path)
+        if error is not None or found.state == "running":
+            found.state, found.error = state, found.error or error or "it ended without a word"
+        found.seconds = time.monotonic() - started
+        found.write()
+        self.keep(stage, found)
+
+    def keep(self, stage: Stage, found: Findings) -> None:
+        """Take up what a stage found, and write all that is known."""
+        with self.lock:
+            self.found[stage.name] = found
+            known = [(one.title, self.found[one.name]) for one in self.stages if one.name in self.found]
+            (self.out / "prove.md").write_text(markdown(self.device, known), encoding="utf-8")
+            values = {name: asdict(one) | {"path": one.path.name} for name, one in self.found.items()}
+            (self.out / "prove.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+            print(f"{stage.title}: {found.state} after {found.seconds:.0f} s, {found.failures} failures", flush=True)
+
+
+def environment(device: str) -> dict[str, str]:
+    """What a stage inherits: this tree, and no card where none is asked for."""
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "passive"} if device == "cpu" else {}
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", **hidden}
+
+
+def wait(process: subprocess.Popen[bytes], limit_s: float) -> tuple[str, str | None]:
+    """State and reason of a stage's end; at the limit it is killed with all that it has started."""
+    import psutil
+
+    try:
+        code = process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            try:
+                child.kill()
+            except psutil.NoSuchProcess:
+                continue
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return "timed out", f"its limit of {limit_s:.0f} s"
+    return ("done", None) if code == 0 else ("failed", f"exit code {code}")
+
+
+def cuda_is_there() -> bool:
+    """Asked in a process of its own, since this one is to hold nothing of the card."""
+    asked = [sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())"]
+    return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+
+
+def main(argv: list[str]) -> int:
+    """Parse, make data, run, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="directory for the results")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--stages", default=",".join(stage.name for stage in STAGES), help="names, with commas")
+    options = parser.parse_args(argv)
+    wanted = options.stages.split(",")
+    unknown = sorted(set(wanted) - {stage.name for stage in STAGES})
+    if unknown:
+        parser.error(f"--stages: {', '.join(unknown)}: no such stage; there are {', '.join(s.name for s in STAGES)}")
+    if options.device == "cuda" and not cuda_is_there():
+        parser.error("no CUDA device is visible to torch; --device cpu tries the script itself")
+    from tests.gpu.corpus import write_corpus
+
+    with tempfile.TemporaryDirectory(prefix="padless-proof-") as folder:
+        out = options.out.resolve()
+        proof = Proof(out, Path(folder), options.device, [stage for stage in STAGES if stage.name in wanted])
+        write_corpus(Path(folder, "data"), ROWS[options.device])
+        failures = proof.run()
+    print((out / "prove.md").read_text(encoding="utf-8"))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stages of ``tests/gpu/prove.py``: a file each, with ``run(setting, findings)`` and how long it may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the driver knows of a stage before it starts it as ``python -m tests.gpu.stages NAME``."""
+
+    name: str
+    """Its module here."""
+    title: str
+    limit_s: float
+    """It is killed after this time; what it has found by then stays."""
+    alone: bool = False
+    """It measures time, so nothing else may use the card meanwhile."""
+
+
+STAGES = (
+    Stage("versions", "Versions", 40),
+    Stage("gradients", "Gradients against fp64 on the CPU", 150),
+    Stage("suite", "pytest tests/gpu", 200),
+    Stage("launches", "Every precision, wherever the rows live", 150),
+    Stage("resume", "Stopped and resumed; run twice", 120),
+    Stage("ranks", "Two ranks on one card, over gloo", 150),
+    Stage("step", "The real step, and bench train", 170, alone=True),
+    Stage("recurrence", "Packed or padded", 130, alone=True),
+)

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that is stopped by SIGUSR2 and goes on, beside two that are left alone: which of them end bit-identical."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from functools import partial
+from pathlib import Path
+
+from tests.gpu.findings import Findings, Setting
+from tests.gpu.launching import finish, in_parallel, lines_of, start_run, status_of, steps_done, tail, wait_until
+
+WEIGHTS = ("model.safetensors", "optimizer.safetensors")
+
+
+def run(setting: Setting, findings: Findings) -> None:
+    """Three runs of one configuration, at once."""
+    runs = {name: setting.scratch / name for name in ("first", "second", "stopped")}
+    calls = [
+        partial(whole, setting, runs["first"]),
+        partial(whole, setting, runs["second"]),
+        partial(interrupted, setting, runs["stopped"], findings),
+    ]
+    codes = in_parallel(calls, 2 if setting.small else 3)
+    for (name, path), code in zip(runs.items(), codes, strict=True):
+        if code:
+            findings.add(f"{name} run", f"exit code {code}: {tail(path.with_suffix('.log'))}", False)
+    if any(codes):
+        return
+    deterministic = setting.small
+    for what, name in (("two equal runs", "second"), ("stopped and resumed, beside a run left alone", "stopped")):
+        same, text = beside(runs["first"], runs[name])
+        findings.add(what, text, same or (None if not deterministic else False))
+    hashes = {name: lines_of(path, "train")[-1]["row_hash"] for name, path in runs.items()}
+    equal = len(set(hashes.values())) == 1
+    findings.add("row hashes at the end of all three", "equal" if equal else str(hashes), equal)
+
+
+def start(setting: Setting, run: Path) -> subprocess.Popen[bytes]:
+    """Some seconds of training."""
+    epochs, batch = (3, 32) if setting.small else (3, 64)
+    keys = ("--precision", "fp32", "--epochs", epochs, "--global_batch", batch, "--optim.ema", 0.99)
+    return start_run(setting.data, run, setting.device, *keys, "--tracking.log_every", 4)
+
+
+def whole(setting: Setting, run: Path) -> int:
+    """A run that is left alone; its exit code."""
+    return finish(start(setting, run), 110)
+
+
+def interrupted(setting: Setting, run: Path, findings: Findings) -> int:
+    """SIGUSR2 to the launcher after a third of the first epoch, then the same command again; the last exit code."""
+    process = start(setting, run)
+    wait_until(lambda: process.poll() is not None or steps_done(run) >= 20, 90)
+    process.send_signal(signal.SIGUSR2)
+    code = finish(process, 60)
+    status = status_of(run)
+    step = status.get("step")
+    findings.add("SIGUSR2", f"exit code {code}, {status.get('state')} at step {step}", code == 85)
+    code = finish(start(setting, run), 110)
+    environment = json.loads((run / "environment.json").read_text())
+    told = str(environment["effective"].get("resume"))
+    findings.add("started again", f"exit code {code}, resume {told}", code == 0 and told.startswith(f"step {step:,}"))
+    return code
+
+
+def beside(one: Path, other: Path) -> tuple[bool, str]:
+    """Whether weights, moments and metrics are the same bytes; what differs, in words."""
+    same = [name for name in WEIGHTS if last_checkpoint(one, name) == last_checkpoint(other, name)]
+    losses = [[line["loss"] for line in lines_of(path, "train")] for path in (one, other)]
+    worst = max(abs(ours - theirs) for ours, theirs in zip(*losses, strict=True))
+    if len(same) == len(WEIGHTS) and worst == 0:
+        return True, "bit-identical: losses, weights, moments, average"
+    return False, f"not bit-identical: losses differ by {worst:.1e} at most; equal files: {', '.join(same) or 'none'}"
+
+
+def last_checkpoint(run: Path, name: str) -> bytes:
+    """A file of the newest checkpoint."""
+    return (max((run / "checkpoints").iterdir()) / name).read_bytes()

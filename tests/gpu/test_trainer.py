@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real trainer on a card, in this process: residencies, resuming, DDP, skipped steps, memory, waits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness.batch import Layout
+from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
+from harness.rundir import checkpoint
+from harness.training.checkpointer import Checkpointer
+from harness.training.probe import choose_micro_batch, runs_out_of_memory
+from harness.training.requests import RankRequest, RankRequests
+from harness.training.state import State
+from harness.training.trainer import Milestones, Trainer
+from tests.gpu.device import DEVICE, ON_CUDA, TORCH_DEVICE, cuda_alone, on_device
+from tests.gpu.training import (
+    all_steps,
+    losses_and_module,
+    losses_in_ddp,
+    make_trainer,
+    session_for,
+    state_bytes,
+    train,
+)
+from tests.ranks import run_ranks
+
+pytestmark = on_device
+SHAPE = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, dropout=0.2, word_dropout=0.1, pooling="max+mean")
+STEPS = 6
+
+
+def configuration(data: Path, run: Path, **keys: object) -> RunConfig:
+    given = {"precision": "fp32", "global_batch": 32, "epochs": 2, "model": SHAPE, "residency": "memory", **keys}
+    return RunConfig(data=str(data), run=str(run), device=DEVICE, **given)
+
+
+def floats(losses: list[torch.Tensor]) -> list[float]:
+    return [float(loss) for loss in losses]
+
+
+def test_a_session_names_its_card(reviews: Path, tmp_path: Path) -> None:
+    with session_for(configuration(reviews, tmp_path)) as session:
+        assert session.device == TORCH_DEVICE
+        assert session.device.index == TORCH_DEVICE.index
+
+
+def test_losses_and_rows_do_not_depend_on_where_rows_live(reviews: Path, tmp_path: Path) -> None:
+    found, hashes = [], []
+    for residency in ("mapped", "memory", "device"):
+        with session_for(config := configuration(reviews, tmp_path, residency=residency)) as session:
+            trainer = make_trainer(config, session)
+            found.append(floats(train(trainer, all_steps(trainer), STEPS)))
+            hashes.append(trainer.meter.rows_hash)
+    assert len(set(hashes)) == 1
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert found[2] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_both_layouts_train_alike(dataset: Path, tmp_path: Path) -> None:
+    found = {}
+    for layout in ("packed", "padded"):
+        with session_for(config := configuration(dataset, tmp_path, recurrence=layout)) as session:
+            trainer = make_trainer(config, session)
+            found[layout] = floats(train(trainer, all_steps(trainer), STEPS))
+    assert found["padded"] == pytest.approx(found["packed"], rel=1e-3)
+
+
+def test_a_training_goes_on_from_its_state(reviews: Path, tmp_path: Path) -> None:
+    config = configuration(reviews, tmp_path, optim=OptimConfig(ema=0.9))
+    with session_for(config) as session:
+        whole = make_trainer(config, session)
+        steps = all_steps(whole)
+        train(whole, steps, STEPS)
+        taken = whole.state()
+        tensors = {file: {name: one.clone() for name, one in named.items()} for file, named in taken.tensors.items()}
+        state = State(tensors, json.loads(json.dumps(taken.values)))
+        expected = floats(train(whole, steps, STEPS))
+        resumed = make_trainer(config, session)
+        resumed.load(state, "here")
+        resumed.model.train()
+        assert resumed.step == STEPS
+        actual = floats(train(resumed, resumed.loader.steps(0, STEPS), STEPS))
+        assert actual == pytest.approx(expected, rel=1e-5)
+        assert resumed.meter.rows_hash == whole.meter.rows_hash
+        ours, theirs = resumed.state().tensors, whole.state().tensors
+        for file, named in theirs.items():
+            for name, tensor in named.items():
+                torch.testing.assert_close(ours[file][name], tensor, rtol=1e-3, atol=1e-5)
+        assert ON_CUDA or state_bytes(resumed) == state_bytes(whole)  # law 6 speaks of deterministic devices
+
+
+@pytest.mark.processes
+def test_ddp_with_one_process_trains_as_without(reviews: Path, tmp_path: Path) -> None:
+    config = configuration(reviews, tmp_path)
+    ((losses, module, backend),) = run_ranks(losses_in_ddp, 1, config, STEPS)
+    alone, plain, _ = losses_and_module(config, STEPS)
+    assert (module, plain) == ("DistributedDataParallel", "Objective")
+    assert backend == ("nccl" if ON_CUDA else "gloo")
+    assert losses == pytest.approx(alone, rel=1e-5)
+
+
+def test_the_average_follows_the_weights(reviews: Path, tmp_path: Path) -> None:
+    config = configuration(reviews, tmp_path, optim=OptimConfig(ema=0.5, lr=0.01))
+    with session_for(config) as session:
+        trainer = make_trainer(config, session)
+        average = trainer.average
+        assert average is not None
+        steps = all_steps(trainer)
+        expected = [parameter.detach().double().cpu() for parameter in trainer.parameters]
+        for step in range(STEPS):
+            train(trainer, steps, 1)
+            share = 1 - min(0.5, (1 + step) / (10 + step))
+            weights = [parameter.detach().double().cpu() for parameter in trainer.parameters]
+            expected = [old + share * (new - old) for old, new in zip(expected, weights, strict=True)]
+        with average.swapped():
+            for parameter, wanted in zip(trainer.parameters, expected, strict=True):
+                torch.testing.assert_close(parameter.detach().double().cpu(), wanted, rtol=1e-4, atol=1e-6)
+        for parameter, own in zip(trainer.parameters, weights, strict=True):
+            assert torch.equal(parameter.detach().double().cpu(), own)
+
+
+def test_a_planted_inf_is_skipped_counted_and_written_down(dataset: Path, tmp_path: Path) -> None:
+    config = configuration(dataset, tmp_path, precision="fp16" if ON_CUDA else "fp32", optim=OptimConfig(ema=0.9))
+    with session_for(config) as session:
+        trainer = make_trainer(config, session)
+        steps = all_steps(trainer)
+        train(trainer, steps, STEPS)
+        trainer.guard.flush(0.1)
+        before, held = trainer.guard.total, [parameter.detach().clone() for parameter in trainer.parameters]
+        scaler = trainer.accelerator.scaler
+        scale = None if scaler is None else scaler.get_scale()
+        head = trainer.objective.classifier.head.weight
+        hook = head.register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
+        train(trainer, steps, 1)
+        hook.remove()
+        trainer.guard.flush(0.1)
+        assert trainer.guard.total == before + 1
+        for parameter, own in zip(trainer.parameters, held, strict=True):
+            assert torch.equal(parameter, own)
+        assert scaler is None or scaler.get_scale() < scale
+        written = sorted((tmp_path / "bad_batches").iterdir())
+        assert any(str(STEPS) in path.name for path in written), written
+        train(trainer, steps, 3)
+        assert not all(torch.equal(parameter, own) for parameter, own in zip(trainer.parameters, held, strict=True))
+
+
+@cuda_alone
+def test_a_micro_batch_is_halved_until_it_fits(reviews: Path, tmp_path: Path) -> None:
+    shape = ModelConfig(embedding_dim=128, hidden_size=256, num_layers=2)
+    config = configuration(reviews, tmp_path, global_batch=192, micro_batch="auto", model=shape)
+    with session_for(config) as session:
+        trainer = make_trainer(config, session)
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        assert not runs_out_of_memory(trainer)
+        needed = torch.cuda.max_memory_allocated() - held
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(session.device).total_memory
+        torch.cuda.set_per_process_memory_fraction((held + 0.7 * needed) / total)
+        try:
+            choice = choose_micro_batch(trainer)
+            (loss,) = train(trainer, all_steps(trainer), 1)
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        assert trainer.loader.micro_batch in (96, 48, 24)
+        assert choice.value == f"{trainer.loader.micro_batch} rows"
+        assert "ran out of memory" in choice.reason
+        assert np.isfinite(float(loss))
+
+
+class Waitless(Milestones):
+    """Asks as a run does after every step; in between, a wait of the host for the card is an error."""
+
+    def __init__(self, trainer: Trainer, requests: RankRequests) -> None:
+        self.trainer, self.requests = trainer, requests
+        self.heard: list[set[RankRequest]] = []
+
+    def after_step(self) -> None:
+        self.heard.append(self.requests.receive())
+        wanted = {RankRequest.SAVE} if self.trainer.step == 4 else set()
+        self.requests.send(wanted, self.trainer.step)
+        if ON_CUDA and self.trainer.step == 3:
+            torch.cuda.set_sync_debug_mode("error")
+        if ON_CUDA and self.trainer.step == self.trainer.total_steps - 1:  # the last step writes a log line
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(("layout", "residency"), [("packed", "mapped"), ("padded", "memory"), ("packed", "device")])
+def test_the_host_never_waits_between_two_log_lines(
+    dataset: Path, tmp_path: Path, layout: Layout, residency: str, precision: str
+) -> None:
+    if precision == "fp16" and not ON_CUDA:
+        pytest.skip("fp16 means nothing without CUDA")
+    optim = OptimConfig(ema=0.9)
+    tracking = TrackingConfig(log_every=10_000)
+    keys = {"global_batch": 16, "epochs": 1, "micro_batch": 9, "optim": optim, "tracking": tracking}
+    config = configuration(dataset, tmp_path, precision=precision, residency=residency, recurrence=layout, **keys)
+    with session_for(config) as session:
+        trainer = make_trainer(config, session)
+        milestones = trainer.milestones = Waitless(trainer, RankRequests(session.world))
+        try:
+            trainer.fit()
+        finally:
+            if ON_CUDA:
+                torch.cuda.set_sync_debug_mode("default")
+        assert trainer.step == len(milestones.heard) == 25
+        assert milestones.heard[:5] == [set()] * 4 + [{RankRequest.SAVE}]
+
+
+def test_a_snapshot_is_pinned_and_equal(dataset: Path, tmp_path: Path) -> None:
+    with session_for(config := configuration(dataset, tmp_path / "run")) as session:
+        trainer = make_trainer(config, session)
+        train(trainer, all_steps(trainer), STEPS)
+        saver = Checkpointer(tmp_path, CheckpointConfig(), session.device, lambda: None)
+        state = trainer.state()
+        saver.prepare(state.tensors)
+        saver.save(state.tensors, {"step": trainer.step, "trainer": state.values}, None, wait=True)
+        assert all(buffer.is_pinned() == ON_CUDA for buffer in saver.snapshots.held.values())
+        written = checkpoint.verify(checkpoint.path_of(tmp_path, trainer.step))
+        for file, named in state.tensors.items():
+            for name, tensor in named.items():
+                assert torch.equal(written.tensors(file)[name], tensor.cpu())
