@@ -267,7 +267,7 @@ class PreprocessConfig:
         for key in ("output", "overwrite", "staging", "executor"):
             del content[key]
         del content["source"]["part_mb"]
-        labels = PAIR if self.source.label_map() is None else self.source.labels
+        labels = PAIR if isinstance(self.source.labels, str) else self.source.labels
         content["source"]["labels"] = {name: [as_recorded(value) for value in labels[name]] for name in labels}
         content["source"]["neutral"] = [as_recorded(value) for value in self.source.neutral]
         for key in ("names", "group_column"):
