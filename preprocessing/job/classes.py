@@ -55,14 +55,25 @@ def in_words(classes: Classes, label: np.ndarray, decision: np.ndarray) -> list[
             spellings = [value for value, its in sorted(classes.found.items()) if its == number]
             if len(spellings) > 1:
                 lines.append(f"labels: {', '.join(map(repr, spellings))} are spellings of the class {name}")
+    lines += [few] if (few := too_few(names, label, decision, counts)) else []
+    return lines
+
+
+def too_few(names: list[str], label: np.ndarray, decision: np.ndarray, counts: np.ndarray) -> str | None:
+    """A line on the classes without a row in some split."""
+    without: dict[int, list[str]] = {}
     for number, split in enumerate(SPLITS):
         there = np.bincount(label[decision == number], minlength=len(names))
-        absent = [place for place in range(len(names)) if there.any() and not there[place]]
-        if absent:
-            some = ", ".join(f"{names[place]!r} ({rows_of(int(counts[place]))})" for place in absent[:NAMED])
-            more = f", and {len(absent) - NAMED:,} more" if len(absent) > NAMED else ""
-            lines.append(f"labels: too few rows for the splits: {split} has none of {some}{more}")
-    return lines
+        for place in np.flatnonzero(there == 0) if there.any() else ():
+            without.setdefault(int(place), []).append(split)
+    if not without:
+        return None
+    some = [
+        f"{names[place]!r} ({rows_of(int(counts[place]))}, none in {' and '.join(without[place])})"
+        for place in sorted(without)[:NAMED]
+    ]
+    more = f", and {len(without) - NAMED:,} more" if len(without) > NAMED else ""
+    return f"labels: too few rows for every split: {', '.join(some)}{more}"
 
 
 def rows_of(number: int) -> str:

@@ -31,8 +31,9 @@ from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.hints import hints
 from preprocessing.corpus.readers import check_number
 from preprocessing.corpus.sources import Part, Plan
+from preprocessing.dataset import groups
 from preprocessing.dataset.shards import BLOCK_ROWS, MANIFEST, VOCABULARY, Manifest, ShardInfo, id_dtype, write_manifest
-from preprocessing.job import classes, output, parts, splitting
+from preprocessing.job import classes, output, parts
 from preprocessing.job.encode import LookupTask, ShardTask, lookup, write_bucket
 from preprocessing.job.executors import Workers, workers
 from preprocessing.job.progress import Progress
@@ -220,10 +221,8 @@ class Job:
         decision, report = decide(
             rows, config.quality, config.splits, config.seed, lambda row: locate(plans, row), self.group_name
         )
-        named = [name for name in config.splits.names if not (rows.named == SPLITS.index(name)).any()]
-        if named:
-            values = ", ".join(config.splits.names[named[0]])
-            raise DataError(f"splits.names.{named[0]}: no row of {config.splits.column!r} has one of these: {values}")
+        if "off" in report.get("groups", {}):
+            report["groups"]["off"]["label"] = self.names[report["groups"]["off"]["label"]]
         fractions = (1.0, config.splits.validation, config.splits.test)
         wanted = [number for number in range(len(SPLITS)) if fractions[number] > 0 or (rows.named == number).any()]
         mend = "leave it out in source.neutral" if config.source.label_map() is None else "take it out of source.labels"
@@ -244,7 +243,7 @@ class Job:
         """Say what was found of classes and groups, and which columns might have been used."""
         validation_is_cut = self.config.splits.validation > 0 and not (rows.named == VALIDATION_NUMBER).any()
         lines = classes.in_words(found, rows.label, decision)
-        lines += splitting.in_words(report["groups"], self.names) if "groups" in report else []
+        lines += [f"splits: {line}" for line in groups.in_words(report["groups"])] if "groups" in report else []
         for line in [*lines, *hints(cut, validation_is_cut)]:
             say(line)
 

@@ -36,8 +36,15 @@ def split_rows(
 ) -> tuple[np.ndarray, dict[str, Any] | None]:
     """int8 per row: its split; and what is to be said of groups. A split that the source names gets no others.
 
-    Raises ``DataError`` for a group column that groups nothing, or groups too large for a split.
+    Raises ``DataError`` for a split of ``splits.names`` without a row, a group column that groups nothing, or groups
+    too large for a split.
     """
+    for name in splits.names:
+        if not (named == SPLITS.index(name)).any():
+            values = ", ".join(map(repr, splits.names[name]))
+            raise DataError(
+                f"splits.names.{name}: no row has one of these in {splits.column!r}: {values}; mend the key"
+            )
     decision = np.where(named < 0, TRAIN_NUMBER, named).astype(np.int8)
     cut = ((VALIDATION, VALIDATION_NUMBER, splits.validation), (TEST, TEST_NUMBER, splits.test))
     fractions = {name: 0.0 if (named == number).any() else fraction for name, number, fraction in cut}
@@ -130,27 +137,6 @@ def described(
             shared.append({"groups": len(both), "rows": rows, "names": some})
     largest = {"name": name_of(int(hashes[np.argmax(sizes)])), "rows": int(sizes.max())}
     ungrouped = int((group == NO_GROUP).sum())
-    return {"groups": int(real.sum()), "largest": largest, "rows_without": ungrouped, "shared": shared}
-
-
-def in_words(report: dict[str, Any], names: list[str]) -> list[str]:
-    """Lines for people on what ``statistics.groups`` holds."""
-    largest = report["largest"]
-    parts = [f"{report['groups']:,} groups, the largest {largest['name']!r} of {largest['rows']:,} rows"]
-    parts += [f"{report['joined']:,} joined to another by equal texts"] if report["joined"] else []
-    parts += [f"{report['rows_without']:,} rows without a group"] if report["rows_without"] else []
-    for split, cut in report["cut"].items():
-        parts.append(f"{split} {cut['rows']:,} rows ({cut['share']:.2%}, wanted {cut['wanted']:.2%})")
-    if report["cut"]:
-        off = report["off"]
-        parts.append(f"farthest from its share is label {names[off['label']]!r} in {off['split']}, by {off['rows']:+,}")
-    lines = [f"splits: by {report['column']}: {'; '.join(parts)}"]
-    return lines + [f"splits: {shared_in_words(entry, report['column'])}" for entry in report["shared"]]
-
-
-def shared_in_words(entry: dict[str, Any], column: str) -> str:
-    """A sentence on groups that two splits of the source share."""
-    one, other = entry["rows"]
-    rows = " and ".join(f"{rows:,} rows in {split}" for split, rows in entry["rows"].items())
-    some = ", ".join(map(repr, entry["names"])) + (", …" if entry["groups"] > len(entry["names"]) else "")
-    return f"the source's own {one} and {other} share {entry['groups']:,} groups of {column} ({some}): {rows}"
+    of_source = [name for number, name in enumerate(SPLITS) if (named == number).any()]
+    found = {"groups": int(real.sum()), "largest": largest, "rows_without": ungrouped}
+    return found | {"named_by_source": of_source, "shared": shared}
