@@ -15,6 +15,7 @@ from preprocessing.base.split_names import (
     SPLITS,
     TEST,
     TEST_NUMBER,
+    TRAIN,
     TRAIN_NUMBER,
     VALIDATION,
     VALIDATION_NUMBER,
@@ -83,8 +84,13 @@ def by_group(
     report = described(group, hashes, node, named, name_of) | {"column": splits.group_column}
     report |= {"followed": int(follows.sum()), "joined": 0, "cut": {}}
     pool = np.flatnonzero(alive & (decision == TRAIN_NUMBER) & (taken[node] == 0))
-    if not any(fractions.values()) or not len(pool):
+    if not any(fractions.values()):
         return report
+    if not len(pool):
+        what = f"the source names a split other than {TRAIN} for all groups of {splits.group_column!r}"
+        raise DataError(
+            f"splits.group_column: {what}, so none is left to cut from; set splits.validation and test to 0"
+        )
     together = components(group[pool], rows.text_hash[pool], rows.row[pool], rows.num_tokens[pool] > 0)
     label = rows.label[pool]
     decision[pool] = assign_groups(together, label, rows.row[pool], seed=seed, **fractions)
