@@ -35,7 +35,7 @@ def components(group: np.ndarray, text_hash: np.ndarray, row: np.ndarray, has_te
     hashes, node = np.unique(np.where(group == NO_GROUP, text_hash, group), return_inverse=True)
     full = np.flatnonzero(has_text)
     texts = Groups.of(text_hash[full], row[full])
-    ordered, places = node[full][texts.order], texts.to_rows(np.arange(len(texts)))[texts.order]
+    ordered, places = node[full][texts.order], np.repeat(np.arange(len(texts)), texts.sizes)
     linked = (places[1:] == places[:-1]) & (ordered[1:] != ordered[:-1])
     links = np.unique(np.stack([ordered[:-1][linked], ordered[1:][linked]], axis=1), axis=0)
     root = np.arange(len(hashes))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,17 +181,14 @@ def groups_path(work: Path, number: int) -> Path:
     return work / "parts" / f"{number:06d}-groups.arrow"
 
 
-def group_names(work: Path, parts: int, wanted: Iterable[int]) -> dict[int, str]:
-    """Hash -> name of a few groups, looked for in one part after the other."""
-    missing, found = set(wanted), {}
-    for number in range(parts):
-        if not missing:
-            break
-        batch = read_batch(groups_path(work, number))
-        for place in np.flatnonzero(np.isin(batch["hash"].to_numpy(), np.array(sorted(missing), np.uint64))):
-            found[batch["hash"][int(place)].as_py()] = batch["name"][int(place)].as_py()
-        missing -= set(found)
-    return found
+def group_name(work: Path, wanted: int) -> str | None:
+    """The name of the group with this hash, looked for in one part after the other; None if no part has it."""
+    for path in sorted((work / "parts").glob("*-groups.arrow")):
+        batch = read_batch(path)
+        places = np.flatnonzero(batch["hash"].to_numpy() == np.uint64(wanted))
+        if len(places):
+            return str(batch["name"][int(places[0])].as_py())
+    return None
 
 
 def gather(columns: Sequence[Stored], name: str) -> np.ndarray:

@@ -234,8 +234,7 @@ class Job:
 
     def group_name(self, hash_of_group: int) -> str:
         """What the source calls a group."""
-        number = len(list((self.work / "parts").glob("*-groups.arrow")))
-        return parts.group_names(self.work, number, [hash_of_group]).get(hash_of_group, "(rows of one text)")
+        return parts.group_name(self.work, hash_of_group) or "(rows of one text)"
 
     def comment(
         self, cut: list[Part], found: classes.Classes, rows: Rows, decision: np.ndarray, report: dict[str, Any]

@@ -17,7 +17,7 @@ from preprocessing.base import cli
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.labels import NEUTRAL, UNKNOWN, alike, as_recorded, found_in, in_order
-from tests.corpora import Command, reviews, write_csv, write_jsonl
+from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
 
 AS_WRITTEN = ("yes", "no", "on", "off", "012", "1e3", "1_000", "0x1F", "1:30", "null", "~", "2012-01-01", ".5", "NaN")
 """What YAML, left to itself, reads as booleans, numbers, dates or nothing."""
@@ -190,14 +190,10 @@ def test_what_auto_found_is_recorded_as_auto(tmp_path: Path, command: Command) -
     assert "holds a dataset of another configuration" in command.sentence
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_bytes_do_not_depend_on_where_classes_were_found(workers: int, tmp_path: Path, command: Command) -> None:
-    from tests.corpora import contents
-
+def test_bytes_do_not_depend_on_where_classes_were_found(tmp_path: Path, command: Command) -> None:
     rows = [(text, f"class {at // 30}") for at, (text, _) in enumerate(reviews(300))]
     source = write_csv(tmp_path / "a.csv", rows)
     assert command.build(source, tmp_path / "a", "--shards.rows", 100) == 0
-    small = ("--shards.rows", 100, "--source.part_mb", 0.002, "--executor.workers", workers)
-    assert command.build(source, tmp_path / "b", *small) == 0
+    assert command.build(source, tmp_path / "b", "--shards.rows", 100, "--source.part_mb", 0.002) == 0
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert counts(tmp_path / "a") == {f"class {number}": 30 for number in range(10)}
