@@ -8,6 +8,7 @@ line, gets its scalars quoted before the parser sees it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -30,10 +31,16 @@ def verbatim_keys(config_class: type, prefix: str = "") -> Iterator[str]:
 
 
 def quoted_argument(key: str, value: str, keys: set[str]) -> str:
-    """A value of the command line, its scalars quoted where ``key``, or what it lies below, is one of ``keys``."""
-    if key not in keys and key.rpartition(".")[0] not in keys:
-        return value
+    """A value of the command line, its scalars quoted where ``key``, or what it lies below, is one of ``keys``.
+
+    A key above some of them takes a mapping, or the name of a file with one.
+    """
+    below = {one.removeprefix(f"{key}.") for one in keys if one.startswith(f"{key}.")}
     try:
+        if below:
+            return quoted(Path(value).read_text(encoding="utf-8") if os.path.isfile(value) else value, below) or value
+        if key not in keys and key.rpartition(".")[0] not in keys:
+            return value
         node = yaml.compose(value, yaml.SafeLoader)
     except yaml.YAMLError:
         return value  # the parser refuses it, naming the key
@@ -57,9 +64,9 @@ def quoted_arguments(argv: list[str], keys: set[str]) -> list[str]:
     return words
 
 
-def quoted_file(path: str, keys: set[str]) -> str | None:
-    """The content of a YAML file with the scalars of ``keys`` quoted; None if it holds none of them."""
-    root = yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)
+def quoted(content: str, keys: set[str]) -> str | None:
+    """YAML with the scalars of ``keys`` quoted; None if it holds none of them."""
+    root = yaml.compose(content, yaml.SafeLoader)
     found = [node for key, node in entries(root) if key in keys] if root is not None else []
     for node in found:
         quote(node, whole=False)
@@ -95,7 +102,7 @@ def config_action(keys: set[str]) -> type[ActionConfigFile]:
         @staticmethod
         def apply_config(parser: Any, cfg: Any, dest: str, value: str) -> None:
             """Read a file in place of the original, as text, if anything in it is to be quoted."""
-            content = quoted_file(value, keys)
+            content = quoted(Path(value).read_text(encoding="utf-8"), keys)
             ActionConfigFile.apply_config(parser, cfg, dest, value if content is None else content)
 
     return Verbatim

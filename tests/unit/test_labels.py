@@ -53,6 +53,9 @@ def test_values_are_what_was_written(quoted: bool, tmp_path: Path) -> None:
         f"source:\n  labels: {labels}\n  neutral: [{values[0]}x, -1, 3]\nvocabulary: {{min_count: 7}}\n"
         f"splits:\n  validation: 1e-1\n  column: part\n  names: {{train: [{values[3]}, 0]}}\n"
     )
+    (tmp_path / "source.yaml").write_text(f"labels: {labels}\n")
+    assert parsed("--source", str(tmp_path / "source.yaml")).source.labels == expected
+    assert parsed("--source", f"{{labels: {labels}}}").source.labels == expected
     if not quoted:
         config = parsed("--config", str(tmp_path / "a.yaml"))
         assert config.source.labels == expected
