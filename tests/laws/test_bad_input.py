@@ -101,16 +101,6 @@ WRONG_DATA = {
         ["--source.labels", "{bad: [negative], good: [positive]}"],
         "reviews.jsonl: row 17: label '7' is not known",
     ),
-    "more classes than labels have": (
-        csv_file([(text, f"id{at}") for at, (text, _) in enumerate(reviews(1001))]),
-        [],
-        "reviews.csv: column 'label' has more than 1,000 different values ('id0', 'id1', 'id10', …): is it the label?",
-    ),
-    "more classes than labels have, over parts": (
-        csv_file([(text, f"id{at}") for at, (text, _) in enumerate(reviews(1001))]),
-        ["--source.part_mb", "0.02"],
-        "reviews.csv: column 'label' has more than 1,000 different values",
-    ),
     "no label": (csv_file(with_row(5, "fine", "")), [], "reviews.csv: row 5: there is no label"),
     "null label": (lines(with_row(5, "fine", None)), [], "reviews.jsonl: row 5: there is no label"),
     "unknown split": (
@@ -120,43 +110,6 @@ WRONG_DATA = {
         ["--splits.column", "part"],
         "reviews.csv: row 9: split 'tst' is not known; known are train, training, validation, valid, val, dev, test; "
         "say in splits.names which split it means",
-    ),
-    "several unknown splits": (
-        csv_file(
-            [(*row, ("train", "a", "b")[at % 3]) for at, row in enumerate(ROWS)], header=("text", "label", "part")
-        ),
-        ["--splits.column", "part"],
-        "reviews.csv: row 2: split 'a' is not known (nor 'b')",
-    ),
-    "named split without a row": (
-        csv_file([(*row, "train") for row in ROWS], header=("text", "label", "part")),
-        ["--splits.column", "part", "--splits.names", "{test: [te, 2]}"],
-        "splits.names.test: no row has one of these in 'part': 'te', '2'",
-    ),
-    "missing group column": (
-        csv_file(list(ROWS)),
-        ["--splits.group_column", "film"],
-        "reviews.csv: has no column 'film'; it has 'text', 'label'; set splits.group_column",
-    ),
-    "group column of a folder": (
-        lambda folder: folder,
-        ["--splits.group_column", "film"],
-        "a folder has no column 'film'; unset splits.group_column",
-    ),
-    "group column that is unique": (
-        csv_file([(*row, at) for at, row in enumerate(ROWS)], header=("text", "label", "id")),
-        ["--splits.group_column", "id"],
-        "splits.group_column: 'id' has another value in each of the 60 rows, so it keeps none together",
-    ),
-    "group column that is empty": (
-        csv_file([(*row, "") for row in ROWS], header=("text", "label", "film")),
-        ["--splits.group_column", "film"],
-        "splits.group_column: 'film' is empty in every row",
-    ),
-    "groups too large for a split": (
-        csv_file([(*row, "ab"[at > 19]) for at, row in enumerate(ROWS)], header=("text", "label", "film")),
-        ["--splits.group_column", "film"],
-        "splits.group_column: no group fits into the split validation: the largest of 2, 'b', holds 40 of 60 rows",
     ),
     "one class": (csv_file([(text, "positive") for text, _ in ROWS]), [], "have the label 'positive'"),
     "one class in a named split": (
@@ -277,24 +230,6 @@ WRONG_CONFIGURATION = {
     ),
     "text and label in one column": (["--source.label_column", "text"], "source.label_column: 'text'"),
     "split column that is the label": (["--splits.column", "label"], "splits.column: 'label'"),
-    "group column that is the label": (["--splits.group_column", "label"], "splits.group_column: 'label'"),
-    "group column that is the split": (
-        ["--splits.group_column", "part", "--splits.column", "part"],
-        "splits.group_column: 'part' is already splits.column",
-    ),
-    "labels that are a word": (["--source.labels", "found"], "source.labels: 'found' is out of range: expected auto"),
-    "split names without a column": (
-        ["--splits.names", "{test: [te]}"],
-        "splits.names: it maps values of splits.column",
-    ),
-    "split names of no split": (
-        ["--splits.names", "{tset: [te]}", "--splits.column", "part"],
-        "splits.names: 'tset' is out of range: expected the splits train, validation, test",
-    ),
-    "split name with two meanings": (
-        ["--splits.names", "{test: [0], train: ['0']}", "--splits.column", "part"],
-        "splits.names.train: '0' already means test",
-    ),
     "column names that repeat": (["--source.columns", "[text,text]"], "source.columns"),
     "delimiter of two characters": (["--source.delimiter", "::"], "source.delimiter: '::'"),
     "delimiter that is the quote": (["--source.delimiter", '"'], "must differ"),
