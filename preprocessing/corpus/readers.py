@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,16 @@ import pyarrow.parquet
 
 from preprocessing.base.arrow import one_chunk
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import NO_SPLIT, SPELLINGS, split_number
+from preprocessing.base.split_names import SPELLINGS, split_number
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
-from preprocessing.corpus.sources import Part, files, parse_options, scan
-from preprocessing.labels import NEUTRAL, UNKNOWN, LabelMap
+from preprocessing.corpus.sources import File, Part, files, parse_options, scan
+from preprocessing.labels import MAX_CLASSES, NEUTRAL, UNKNOWN, distinct, found_in, spelling
 from preprocessing.text.words import encode
 
 BATCH_ROWS = 1024
+NO_GROUP = 0
+"""Stands for the hash of a group where a row has none."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,9 @@ class Piece:
     texts: pa.Array
     """large_string without nulls."""
     label: np.ndarray
-    """int32, class numbers."""
+    """int32, each row's place in ``classes``."""
+    classes: list[str]
+    """Names of the classes: those of ``source.labels``, or those that were found in this part, sorted."""
     split: np.ndarray
     """int8, number of the split, or ``NO_SPLIT`` where the source names none."""
     row: np.ndarray
@@ -46,13 +52,15 @@ class Piece:
     """Rows left out because their label is neutral."""
     filtered: int
     """Rows left out by ``source.where``."""
+    group: np.ndarray | None = None
+    """uint64, a hash of each row's group, ``NO_GROUP`` where it has none; None without ``splits.group_column``."""
+    groups: dict[int, str] = field(default_factory=dict)
+    """Hash -> name of the groups in this part."""
 
 
 def read(part: Part) -> Piece:
     """Read one part. Raises ``DataError`` naming the file and the row of whatever is wrong in it."""
-    table = {"csv": read_csv, "jsonl": read_jsonl, "parquet": read_parquet, "folder": read_folder}[part.file.format](
-        part
-    )
+    table = read_table(part, part.file.wanted)
     rows = np.arange(part.cut.first_row, part.cut.first_row + len(table), dtype=np.int64)
     source = part.file.source
     kept = np.ones(len(table), bool)
@@ -61,14 +69,22 @@ def read(part: Part) -> Piece:
         kept &= pc.fill_null(same, False).to_numpy(zero_copy_only=False)
     filtered = int((~kept).sum())
     table, rows = table.filter(pa.array(kept)), rows[kept]
-    label = class_numbers(part, one_chunk(table[source.label_column]), rows)
+    label, classes = class_numbers(part, one_chunk(table[source.label_column]), rows)
     kept = label != NEUTRAL
     neutral = int((~kept).sum())
     table, rows, label = table.filter(pa.array(kept)), rows[kept], label[kept]
     texts = as_text(part, table[source.text_column], rows, source.text_column)
     missing = texts.is_null().to_numpy(zero_copy_only=False)
     split = split_numbers(part, table, rows)
-    return Piece(pc.fill_null(texts, ""), label, split, rows + part.offset, missing, neutral, filtered)
+    group, groups = group_hashes(part, table, rows)
+    texts = pc.fill_null(texts, "")
+    return Piece(texts, label, classes, split, rows + part.offset, missing, neutral, filtered, group, groups)
+
+
+def read_table(part: Part, wanted: list[str]) -> pa.Table:
+    """Some columns of a part, as they are. Raises ``DataError`` for what is no record of the format."""
+    kinds = {"csv": read_csv, "jsonl": read_jsonl, "parquet": read_parquet, "folder": read_folder}
+    return kinds[part.file.format](part, wanted)
 
 
 def first_texts(source: SourceConfig, splits: SplitConfig, number: int) -> list[str]:
@@ -90,18 +106,32 @@ def fail(part: Part, row: int, what: str) -> DataError:
     return DataError(f"{part.file.name}: row {row}: {what}")
 
 
-def class_numbers(part: Part, column: pa.Array, rows: np.ndarray) -> np.ndarray:
-    """int32: the class of every row, or ``NEUTRAL``."""
+def class_numbers(part: Part, column: pa.Array, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """int32: the class of every row, or ``NEUTRAL``; and the names of the classes."""
     source = part.file.source
-    labels = LabelMap(source.labels, source.neutral)
-    numbers = labels.numbers_of(column)
+    labels = source.label_map()
+    numbers, names = (labels.numbers_of(column), labels.names) if labels else found_in(column, source.neutral)
     if (numbers == UNKNOWN).any():
         at = int(np.argmax(numbers == UNKNOWN))
         value = column[at].as_py()
         value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        if labels is None:
+            raise fail(part, int(rows[at]), "there is no label; mend the row, or leave it out with source.where")
         what = "there is no label" if value is None or value == "" else f"label {str(value)[:60]!r} is not known"
         raise fail(part, int(rows[at]), f"{what}; known are {labels.expected()}; mend the row, or set source.labels")
-    return numbers
+    if labels is None:
+        check_number(names, part.file)
+    return numbers, names
+
+
+def check_number(classes: Collection[str], file: File) -> None:
+    """Ask whether a column is the label at all: ``DataError`` for more than ``MAX_CLASSES`` different values."""
+    if len(classes) > MAX_CLASSES:
+        some = ", ".join(repr(name[:40]) for name in sorted(classes)[:3])
+        raise DataError(
+            f"{file.name}: column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values "
+            f"({some}, …): is it the label? Name another source.label_column, or say in source.labels what they mean"
+        )
 
 
 def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
@@ -112,15 +142,31 @@ def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
     column = part.file.splits.column
     if column is None:
         return np.full(len(rows), split_number(part.file.split), np.int8)
-    encoded = as_text(part, table[column], rows, column).dictionary_encode(null_encoding="encode")
-    named = [SPELLINGS.get((value or "").strip().casefold()) for value in encoded.dictionary.to_pylist()]
-    numbers = np.array([split_number(name) for name in named], np.int8)[encoded.indices.to_numpy(zero_copy_only=False)]
-    if (numbers == NO_SPLIT).any():
-        at = int(np.argmax(numbers == NO_SPLIT))
-        value = table[column][at].as_py()
-        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        raise fail(part, int(rows[at]), f"split {value!r} is not known; known are {', '.join(SPELLINGS)}")
-    return numbers
+    values, indices = distinct(as_text(part, table[column], rows, column))
+    names = part.file.splits.names
+    known: dict[str | None, str] = dict(SPELLINGS.items())
+    known |= {spelling(value): split for split in names for value in names[split]}
+    named = [known.get(spelling(value)) for value in values]
+    empty = [not (value or "").strip() and name is None for value, name in zip(values, named, strict=True)]
+    unknown = [value for value, name, none in zip(values, named, empty, strict=True) if name is None and not none]
+    if unknown:
+        row = int(rows[np.argmax(indices == values.index(unknown[0]))])
+        also = f" (nor {', '.join(map(repr, unknown[1:6]))}{', …' if len(unknown) > 6 else ''})" if unknown[1:] else ""
+        what = f"split {unknown[0]!r} is not known{also}; known are {', '.join(map(str, known))}"
+        raise fail(part, row, f"{what}; say in splits.names which split it means")
+    return np.array([split_number(name) for name in named], np.int8)[indices]
+
+
+def group_hashes(part: Part, table: pa.Table, rows: np.ndarray) -> tuple[np.ndarray | None, dict[int, str]]:
+    """uint64: a hash of every row's group, ``NO_GROUP`` for an empty cell; and the names of the hashes."""
+    column = part.file.splits.group_column
+    if column is None:
+        return None, {}
+    values, indices = distinct(as_text(part, table[column], rows, column))
+    names = [(value or "").strip() for value in values]
+    digests = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") or 1 for name in names]
+    hashes = [digest if name else NO_GROUP for name, digest in zip(names, digests, strict=True)]
+    return np.array(hashes, np.uint64)[indices], {key: name for key, name in zip(hashes, names, strict=True) if name}
 
 
 def as_text(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> pa.Array:
@@ -152,7 +198,7 @@ def bad_utf8(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -
     raise AssertionError("Arrow refused a column in which every value is UTF-8")
 
 
-def read_csv(part: Part) -> pa.Table:
+def read_csv(part: Part, wanted: list[str]) -> pa.Table:
     """The wanted columns as bytes."""
     data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
     ragged: list[Any] = []
@@ -161,7 +207,6 @@ def read_csv(part: Part) -> pa.Table:
         ragged.append(row)
         return "skip"
 
-    wanted = part.file.wanted
     try:
         table = pa.csv.read_csv(
             pa.BufferReader(data),
@@ -187,10 +232,10 @@ def read_csv(part: Part) -> pa.Table:
     return table
 
 
-def read_jsonl(part: Part) -> pa.Table:
+def read_jsonl(part: Part, wanted: list[str]) -> pa.Table:
     """One JSON object per line; the wanted keys of each."""
     data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
-    source, wanted = part.file.source, part.file.wanted
+    source = part.file.source
     values: dict[str, list[Any]] = {name: [] for name in wanted}
     lines = [line for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line not in (b"", b"\r")]
     for row, line in enumerate(lines, part.cut.first_row):
@@ -205,7 +250,10 @@ def read_jsonl(part: Part) -> pa.Table:
         for name in wanted:
             if name not in record:
                 raise fail(part, row, f"has no key {name!r}; it has {', '.join(map(repr, record))}")
-            values[name].append(scalar(part, row, name, record[name], name == source.text_column))
+            value = record[name]
+            if name == source.label_column and isinstance(value, bool):
+                value = int(value)
+            values[name].append(scalar(part, row, name, value, name == source.text_column))
     return pa.table({name: pa.array(column, pa.large_string()) for name, column in values.items()})
 
 
@@ -220,9 +268,8 @@ def scalar(part: Part, row: int, name: str, value: Any, is_text: bool) -> str | 
     return str(value)
 
 
-def read_parquet(part: Part) -> pa.Table:
+def read_parquet(part: Part, wanted: list[str]) -> pa.Table:
     """A run of rows of one row group; the rows before it are skipped batch by batch."""
-    wanted = part.file.wanted
     batches, position = [], 0
     with (
         addresses.naming(part.data, f"{part.file.name}: row group {part.group}"),
@@ -239,8 +286,8 @@ def read_parquet(part: Part) -> pa.Table:
     return pa.Table.from_batches(batches).select(wanted)
 
 
-def read_folder(part: Part) -> pa.Table:
-    """Whole text files."""
+def read_folder(part: Part, wanted: list[str]) -> pa.Table:
+    """Whole text files with their labels; a folder has no other columns."""
     system, _ = addresses.filesystem(part.data)
     source = part.file.source
     texts = []

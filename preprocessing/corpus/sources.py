@@ -69,7 +69,8 @@ class File:
     @property
     def wanted(self) -> list[str]:
         """The columns that are read."""
-        named = [self.source.text_column, self.source.label_column, self.splits.column, *self.source.where]
+        named = [self.source.text_column, self.source.label_column, self.splits.column, self.splits.group_column]
+        named += self.source.where
         return list(dict.fromkeys(name for name in named if name))
 
 
@@ -251,8 +252,9 @@ def parse_options(dialect: Dialect, **more: Any) -> pa.csv.ParseOptions:
 def check_columns(file: File, columns: tuple[str, ...] | list[str]) -> None:
     """Refuse a file that lacks a column that is to be read, or has it twice."""
     keys = {file.source.text_column: "source.text_column", file.source.label_column: "source.label_column"}
+    keys |= {file.splits.column or "": "splits.column", file.splits.group_column or "": "splits.group_column"}
     for name in file.wanted:
-        key = keys.get(name, "splits.column" if name == file.splits.column else "source.where")
+        key = keys.get(name, "source.where")
         if name not in columns:
             there = ", ".join(map(repr, columns))
             raise DataError(f"{file.name}: has no column {name!r}; it has {there}; set {key}")
@@ -289,6 +291,8 @@ def scan_parquet(file: File, stage: Path) -> Scan:
 
 def scan_folder(file: File, stage: Path) -> Scan:
     """A folder: ``[split/]label/*.txt``; other files, and the unlabelled reviews of aclImdb, are left alone."""
+    if file.splits.group_column:
+        raise DataError(f"{file.name}: a folder has no column {file.splits.group_column!r}; unset splits.group_column")
     system, path = addresses.filesystem(file.address)
     with addresses.naming(file.address):
         infos = system.get_file_info(fs.FileSelector(path, recursive=True))

@@ -12,7 +12,7 @@ import numpy as np
 
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import TRAIN
-from preprocessing.dataset import remote
+from preprocessing.dataset import groups, remote
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK, Vocabulary
 
@@ -155,6 +155,7 @@ def render(found: dict[str, Any]) -> str:
             f"{repeated['across_splits']:,} rows across splits; contradictory labels: {corpus['contradictions']:,}",
             "",
         ]
+        lines += [f"splits {line}" for line in groups.in_words(corpus["groups"])] + [""] if "groups" in corpus else []
     lines += ["most frequent tokens: " + " ".join(entry["token"] for entry in found["frequent_tokens"]), ""]
     for name, rows in found["samples"].items():
         lines += [f"{name} row {row['row']} ({row['label']}, {row['length']} tokens): {row['text']}" for row in rows]

@@ -126,6 +126,7 @@ def collect(task: ShardTask, vocabulary: Vocabulary) -> tuple[Tokens, dict[str, 
     """The bucket's rows out of every part, in the order of their keys; tokens are coded by the vocabulary itself."""
     low, high = ((task.bucket + step << 64) // task.buckets for step in (0, 1))
     decision = np.load(task.work / "decision.npy", mmap_mode="r")
+    label = np.load(task.work / "label.npy", mmap_mode="r")
     pieces: dict[str, list[np.ndarray]] = {name: [] for name in ("key", "row", "label", "split", "ids", "size")}
     for number, start in enumerate(task.starts[:-1]):
         stored = parts.load(task.work, number)
@@ -139,7 +140,8 @@ def collect(task: ShardTask, vocabulary: Vocabulary) -> tuple[Tokens, dict[str, 
         pieces["ids"].append(np.load(ids_path(task.work, number, task.key), mmap_mode="r")[codes])
         pieces["size"].append(np.diff(offsets))
         pieces["split"].append(split[kept])
-        for name in ("key", "row", "label"):
+        pieces["label"].append(label[start + first : start + last][kept])
+        for name in ("key", "row"):
             pieces[name].append(getattr(stored, name)[first:last][kept])
     columns = {name: np.concatenate(values) if values else np.zeros(0, np.int64) for name, values in pieces.items()}
     order = np.lexsort((columns["row"], columns["key"]))

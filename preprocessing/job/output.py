@@ -19,6 +19,7 @@ from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import Plan
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, ShardInfo, parse_manifest, read_manifest
+from preprocessing.job.provenance import recorded
 
 WORK = ".work"
 OURS = {MANIFEST, VOCABULARY, WORK, *SPLITS}
@@ -91,7 +92,7 @@ def is_current(manifest: Manifest, config: PreprocessConfig, text: dict[str, Any
     known = manifest.provenance
     before = [entry.get("fingerprint") for entry in known.get("sources", [])]
     unchanged = before == [plan.fingerprint for plan in plans]
-    if known.get("config") == config.deciding() and manifest.text == text and unchanged:
+    if known.get("config") == recorded(config, manifest.labels) and manifest.text == text and unchanged:
         return True
     if not config.overwrite:
         other = "of another configuration" if unchanged else "made of another source, or of one that has changed since"

@@ -23,7 +23,7 @@ from preprocessing.corpus.sources import Part
 from preprocessing.job.hashes import content_sum, exact_hashes, shuffle_keys, text_hashes
 from preprocessing.text.tokenizer import Tokenizer
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,10 @@ class Summary:
     filtered: int
     content: str
     """Folder: the sum of the sha256 of every text, modulo 2**256, as hex; adding up parts gives that of the folder."""
+    classes: list[str]
+    """Names of the classes that the labels of this part are numbers of."""
     files: dict[str, str]
-    """Name -> sha256 of the two files of the part."""
+    """Name -> sha256 of the files of the part."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,15 @@ class Stored:
     codes: np.ndarray
     offsets: np.ndarray
     """int64 ``[rows + 1]`` into ``codes``."""
-
-
-COLUMNS = ("key", "row", "label", "split", "missing", "text_hash", "exact_hash")
+    group: np.ndarray | None = None
+    """uint64, or None where the source has no groups."""
 
 
 def part_key(part: Part, text_hash: str, seed: int) -> str:
     """The hash that a finished part must carry to be used again."""
     source, splits = part.file.source, part.file.splits
-    settings = {name: getattr(source, name) for name in ("text_column", "label_column", "labels", "neutral", "where")}
+    settings = {name: getattr(source, name) for name in ("text_column", "label_column", "neutral", "where")}
+    labels = source.labels if isinstance(source.labels, str) else list(source.labels.items())
     content = [
         VERSION,
         part.identity,
@@ -74,7 +76,8 @@ def part_key(part: Part, text_hash: str, seed: int) -> str:
         [part.cut.start, part.cut.stop, part.cut.first_row, part.group, part.offset],
         [list(text) for text in part.texts],
         [part.file.split, splits.column, list(part.columns), list(vars(part.file.dialect).values())],
-        {**settings, "labels": list(source.labels.items())},
+        [splits.names, splits.group_column],
+        {**settings, "labels": labels},
         text_hash,
         seed,
     ]
@@ -89,10 +92,11 @@ def paths(work: Path, number: int) -> tuple[Path, Path, Path]:
 
 def finished(work: Path, number: int, key: str) -> Summary | None:
     """The summary of a part that is done, whole and still wanted."""
-    *data, marker = paths(work, number)
+    marker = paths(work, number)[-1]
     try:
         summary = Summary(**json.loads(marker.read_bytes()))
-        if summary.key == key and all(atomic.sha256_file(path) == summary.files[path.name] for path in data):
+        files = summary.files.items()
+        if summary.key == key and all(atomic.sha256_file(marker.with_name(name)) == sha for name, sha in files):
             return summary
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -116,11 +120,18 @@ def make(part: Part, number: int, work: Path, tokenizer: Tokenizer, seed: int, k
         "text_hash": text_hashes(tokens),
         "exact_hash": exact_hashes(piece.texts),
     }
-    arrays = [pa.array(columns[name][order]) for name in COLUMNS]
+    if piece.group is not None:
+        columns["group"] = piece.group
+    arrays = [pa.array(values[order]) for values in columns.values()]
     arrays.append(pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(codes.astype(narrow))))
     rows_path, types_path, marker = paths(work, number)
-    write_batch(rows_path, pa.record_batch(arrays, [*COLUMNS, "codes"]))
+    written = [rows_path, types_path]
+    write_batch(rows_path, pa.record_batch(arrays, [*columns, "codes"]))
     write_batch(types_path, pa.record_batch([tokens.types.cast(pa.large_string())], ["types"]))
+    if piece.group is not None:
+        written.append(groups_path(work, number))
+        found = [pa.array(list(piece.groups), pa.uint64()), pa.array(list(piece.groups.values()), pa.large_string())]
+        write_batch(written[-1], pa.record_batch(found, ["hash", "name"]))
     content = content_sum(piece.texts) if part.texts else 0
     summary = Summary(
         key,
@@ -130,7 +141,8 @@ def make(part: Part, number: int, work: Path, tokenizer: Tokenizer, seed: int, k
         piece.neutral,
         piece.filtered,
         f"{content:064x}",
-        {path.name: atomic.sha256_file(path) for path in (rows_path, types_path)},
+        piece.classes,
+        {path.name: atomic.sha256_file(path) for path in written},
     )
     atomic.write_json(marker, vars(summary))
     return summary
@@ -155,13 +167,28 @@ def load(work: Path, number: int) -> Stored:
     """Map the rows of a part."""
     batch = read_batch(paths(work, number)[0])
     codes = batch["codes"]
-    columns = {name: batch[name].to_numpy() for name in COLUMNS}
+    columns = {name: batch[name].to_numpy() for name in batch.schema.names if name != "codes"}
     return Stored(codes=codes.values.to_numpy(), offsets=codes.offsets.to_numpy(), **columns)
 
 
 def load_types(work: Path, number: int) -> pa.Array:
     """The distinct tokens of a part; its codes are row numbers of this."""
     return read_batch(paths(work, number)[1])["types"]
+
+
+def groups_path(work: Path, number: int) -> Path:
+    """The names of the groups in a part."""
+    return work / "parts" / f"{number:06d}-groups.arrow"
+
+
+def group_name(work: Path, wanted: int) -> str | None:
+    """The name of the group with this hash, looked for in one part after the other; None if no part has it."""
+    for path in sorted((work / "parts").glob("*-groups.arrow")):
+        batch = read_batch(path)
+        places = np.flatnonzero(batch["hash"].to_numpy() == np.uint64(wanted))
+        if len(places):
+            return str(batch["name"][int(places[0])].as_py())
+    return None
 
 
 def gather(columns: Sequence[Stored], name: str) -> np.ndarray:

@@ -25,18 +25,21 @@ import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import SPLITS, TRAIN_NUMBER
+from preprocessing.base.split_names import SPLITS, TRAIN_NUMBER, VALIDATION_NUMBER
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses, sources
+from preprocessing.corpus.hints import hints
+from preprocessing.corpus.readers import check_number
 from preprocessing.corpus.sources import Part, Plan
+from preprocessing.dataset import groups
 from preprocessing.dataset.shards import BLOCK_ROWS, MANIFEST, VOCABULARY, Manifest, ShardInfo, id_dtype, write_manifest
-from preprocessing.job import output, parts
+from preprocessing.job import classes, output, parts
 from preprocessing.job.encode import LookupTask, ShardTask, lookup, write_bucket
 from preprocessing.job.executors import Workers, workers
 from preprocessing.job.progress import Progress
 from preprocessing.job.provenance import provenance
-from preprocessing.job.quality import Rows, check_splits, dataset_statistics, decide
-from preprocessing.labels import LabelMap
+from preprocessing.job.quality import check_splits, dataset_statistics, decide
+from preprocessing.job.rows import Rows, gathered
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.resolve import resolve
 from preprocessing.text.spec import TextPipeline
@@ -118,7 +121,8 @@ class Job:
         self.workers = found
         self.root = output.build_directory(config).absolute()
         self.work = self.root / output.WORK
-        self.names = LabelMap(config.source.labels, config.source.neutral).names
+        self.names: list[str] = []
+        """The classes; known when all labels are read."""
         self.pipeline = resolve(config.text)
 
     def run(self) -> Manifest:
@@ -148,10 +152,13 @@ class Job:
         cut, summaries = self.tokenize(files, plans)
         stored = [parts.load(self.work, number) for number in range(len(cut))]
         starts = np.concatenate([[0], np.cumsum([len(part.row) for part in stored])]).tolist()
-        rows = gathered(stored)
+        found = classes.Classes.of(self.config.source, summaries)
+        self.names = found.names
+        rows = gathered(stored, found.numbers)
         decision, report = self.decide(rows, plans)
         vocabulary = self.freeze(starts)
-        infos, unknown = self.encode(starts, summaries, decision, vocabulary)
+        self.comment(cut, found, rows, decision, report)
+        infos, unknown = self.encode(starts, summaries, decision, rows.label, vocabulary)
         left_out = {name: sum(getattr(summary, name) for summary in summaries) for name in ("neutral", "filtered")}
         statistics = dataset_statistics(
             rows, decision, report, left_out, infos, unknown, self.names, self.config.text.max_tokens
@@ -168,7 +175,7 @@ class Job:
             text=self.pipeline.to_json(),
             text_hash=Encoder(self.pipeline, vocabulary).hash,
             statistics=statistics,
-            provenance=provenance(self.config, plans, cut, summaries),
+            provenance=provenance(self.config, plans, cut, summaries, self.names),
         )
         output.remove_stale_shards(self.root, infos)
         write_manifest(self.root, manifest)
@@ -193,8 +200,12 @@ class Job:
                 else:
                     yield TokenTask(number, part, self.work, described, self.config.seed, key)
 
+        found: set[str] = set()
         for task, summary in self.workers.map(tokenize, tasks(), what="tokenize", tick=progress.tick):
             done[task.number] = summary
+            if self.config.source.label_map() is None:
+                found.update(summary.classes)
+                check_number(found, task.part.file)
             progress.advance(summary.rows, task.part.bytes)
         progress.close()
         if not cut:
@@ -207,13 +218,33 @@ class Job:
         if not len(rows.row):
             names = ", ".join(plan.file.name for plan in plans)
             raise DataError(f"{names}: every row is left out by source.where or source.neutral; loosen them")
-        decision, report = decide(rows, config.quality, config.splits, config.seed, lambda row: locate(plans, row))
+        decision, report = decide(
+            rows, config.quality, config.splits, config.seed, lambda row: locate(plans, row), self.group_name
+        )
+        if "off" in report.get("groups", {}):
+            report["groups"]["off"]["label"] = self.names[report["groups"]["off"]["label"]]
         fractions = (1.0, config.splits.validation, config.splits.test)
         wanted = [number for number in range(len(SPLITS)) if fractions[number] > 0 or (rows.named == number).any()]
-        check_splits(decision, rows.label, self.names, wanted)
-        with atomic.replacing(self.work / "decision.npy") as temporary, open(temporary, "wb") as file:
-            np.save(file, decision)
+        mend = "leave it out in source.neutral" if config.source.label_map() is None else "take it out of source.labels"
+        check_splits(decision, rows.label, self.names, wanted, mend)
+        for name, values_of_rows in (("decision", decision), ("label", rows.label)):
+            with atomic.replacing(self.work / f"{name}.npy") as temporary, open(temporary, "wb") as file:
+                np.save(file, values_of_rows)
         return decision, report
+
+    def group_name(self, hash_of_group: int) -> str:
+        """What the source calls a group."""
+        return parts.group_name(self.work, hash_of_group) or "(rows of one text)"
+
+    def comment(
+        self, cut: list[Part], found: classes.Classes, rows: Rows, decision: np.ndarray, report: dict[str, Any]
+    ) -> None:
+        """Say what was found of classes and groups, and which columns might have been used."""
+        validation_is_cut = self.config.splits.validation > 0 and not (rows.named == VALIDATION_NUMBER).any()
+        lines = classes.in_words(found, rows.label, decision)
+        lines += [f"splits: {line}" for line in groups.in_words(report["groups"])] if "groups" in report else []
+        for line in [*lines, *hints(cut, validation_is_cut)]:
+            say(line)
 
     def freeze(self, starts: list[int]) -> Vocabulary:
         """Count the training split, merge and freeze. The result does not depend on the order of merging."""
@@ -228,11 +259,16 @@ class Job:
         return vocabulary
 
     def encode(
-        self, starts: list[int], summaries: list[parts.Summary], decision: np.ndarray, vocabulary: Vocabulary
+        self,
+        starts: list[int],
+        summaries: list[parts.Summary],
+        decision: np.ndarray,
+        label: np.ndarray,
+        vocabulary: Vocabulary,
     ) -> tuple[dict[str, list[ShardInfo]], dict[str, int]]:
         """Write every shard; and how many unknown tokens each split has."""
         buckets = max(1, -(-starts[-1] // self.config.shards.rows))
-        widths, decided = self.config.widths, hashlib.sha256(decision.tobytes()).hexdigest()
+        widths, decided = self.config.widths, hashlib.sha256(decision.tobytes() + label.tobytes()).hexdigest()
         basis = [[summary.key for summary in summaries], decided, vocabulary.hash, self.pipeline.hash, widths, buckets]
         key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
         lookups = [LookupTask(group, self.work, self.root, key) for group in grouped(starts)]
@@ -292,14 +328,6 @@ def say(line: str) -> None:
 def scan_file(task: tuple[int, sources.File, Path]) -> Plan:
     """Count and cut one file."""
     return sources.scan(task[1], task[2])
-
-
-def gathered(stored: list[parts.Stored]) -> Rows:
-    """The columns of all parts, one after the other."""
-    names = {"row": "row", "label": "label", "named": "split", "missing": "missing"}
-    names |= {"text_hash": "text_hash", "exact_hash": "exact_hash"}
-    columns = {name: parts.gather(stored, column) for name, column in names.items()}
-    return Rows(**columns, num_tokens=np.concatenate([np.diff(part.offsets) for part in stored]))
 
 
 def locate(plans: list[Plan], row: int) -> str:

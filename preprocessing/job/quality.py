@@ -4,38 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import SPLITS, TEST, TEST_NUMBER, TRAIN, TRAIN_NUMBER, VALIDATION, VALIDATION_NUMBER
+from preprocessing.base.split_names import SPLITS, TRAIN, TRAIN_NUMBER
 from preprocessing.config import QualityConfig, SplitConfig
 from preprocessing.dataset.shards import ShardInfo
-from preprocessing.job.splits import Groups, assign
+from preprocessing.job.rows import Rows
+from preprocessing.job.splits import Groups
+from preprocessing.job.splitting import NameOf, split_rows
 
 DROPPED = -1
 Where = Callable[[int], str]
 """A row's number in the source -> ``FILE: row N``."""
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What is known of every row of the corpus before ids exist; arrays of one entry per row."""
-
-    row: np.ndarray
-    label: np.ndarray
-    named: np.ndarray
-    """int8: the split that the source names, or -1."""
-    missing: np.ndarray
-    num_tokens: np.ndarray
-    text_hash: np.ndarray
-    exact_hash: np.ndarray
-
-
 def decide(
-    rows: Rows, quality: QualityConfig, splits: SplitConfig, seed: int, where: Where
+    rows: Rows, quality: QualityConfig, splits: SplitConfig, seed: int, where: Where, name_of: NameOf = hex
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """int8 per row: its split, or ``DROPPED``; and what was found, for the manifest.
 
@@ -72,30 +59,16 @@ def decide(
     leaking = (nearest < groups.to_rows(groups.maximum(nearest))) & ~empty
     report["leaks"] = int(leaking.sum())
     apply("leaks", quality.leaks, leaking, "another split that the source names holds an equal text")
-    decision = split_rows(rows, named, alive, splits, seed)
+    decision, of_groups = split_rows(rows, named, alive, splits, seed, name_of)
     compared = alive & ~empty
     report["duplicates"] = duplicates(rows, decision, compared)
     again = repeated(rows, decision, compared)
     apply("duplicates", quality.duplicates, again, "its split holds an equal text before it")
     decision[~alive] = DROPPED
     report["dropped"] = dropped
+    if of_groups is not None:
+        report["groups"] = of_groups
     return decision, report
-
-
-def split_rows(rows: Rows, named: np.ndarray, alive: np.ndarray, splits: SplitConfig, seed: int) -> np.ndarray:
-    """int8 per row: its split, as the source names it or else by seed. A split that the source names gets no others."""
-    decision = np.where(named < 0, TRAIN_NUMBER, named).astype(np.int8)
-    fractions = {
-        name: 0.0 if (named == number).any() else fraction
-        for name, number, fraction in (
-            (VALIDATION, VALIDATION_NUMBER, splits.validation),
-            (TEST, TEST_NUMBER, splits.test),
-        )
-    }
-    pool = np.flatnonzero(alive & (decision == TRAIN_NUMBER))
-    if any(fractions.values()):
-        decision[pool] = assign(rows.text_hash[pool], rows.label[pool], rows.row[pool], seed=seed, **fractions)
-    return decision
 
 
 def repeated(rows: Rows, decision: np.ndarray, compared: np.ndarray) -> np.ndarray:
@@ -123,8 +96,11 @@ def duplicates(rows: Rows, decision: np.ndarray, compared: np.ndarray) -> dict[s
     }
 
 
-def check_splits(decision: np.ndarray, label: np.ndarray, names: list[str], wanted: list[int]) -> None:
-    """Refuse a split that nothing can be learnt from or measured on. Raises ``DataError``."""
+def check_splits(decision: np.ndarray, label: np.ndarray, names: list[str], wanted: list[int], mend: str) -> None:
+    """Refuse a split that nothing can be learnt from or measured on. Raises ``DataError``.
+
+    ``mend`` says what to do about a class without a row to learn from.
+    """
     for split in wanted:
         inside = label[decision == split]
         present = np.unique(inside)
@@ -139,9 +115,7 @@ def check_splits(decision: np.ndarray, label: np.ndarray, names: list[str], want
             )
         absent = [name for number, name in enumerate(names) if number not in present]
         if split == TRAIN_NUMBER and absent:
-            raise DataError(
-                f"split {TRAIN}: no row has the label {absent[0]!r}; add some, or take it out of source.labels"
-            )
+            raise DataError(f"split {TRAIN}: no row has the label {absent[0]!r}; add some, or {mend}")
 
 
 def statistics(rows: Rows, decision: np.ndarray, names: list[str], max_tokens: int) -> dict[str, Any]:

@@ -48,7 +48,8 @@ WRONG_ROWS = {
 def test_a_wrong_row_is_named_with_its_file(case: str, tmp_path: Path, command: Command) -> None:
     row, expected = WRONG_ROWS[case]
     source = write_csv(tmp_path / "reviews.csv", [*ROWS[:16], row, *ROWS[17:]])
-    assert command.build(source, tmp_path / "out") == 3
+    labels = ("--source.labels", "{negative: [negative], positive: [positive]}")
+    assert command.build(source, tmp_path / "out", *labels) == 3
     assert expected in command.sentence
     assert not (tmp_path / "out" / "dataset.json").exists()
 

@@ -21,7 +21,7 @@ from preprocessing.base.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus.readers import Piece, read
 from preprocessing.corpus.sources import Plan, files, numbered, scan
-from preprocessing.labels import NEUTRAL, UNKNOWN, LabelMap, spelling
+from preprocessing.labels import NEUTRAL, UNKNOWN, LabelMap, in_order, spelling
 from tests.corpora import reviews, write_csv, write_jsonl
 
 ROWS = [*reviews(40), ('quotes " and, commas', "positive"), ("two\nlines", "negative"), ("ünïcode ☃ 😀", "positive")]
@@ -33,8 +33,14 @@ def rows_of(stage: Path, splits: SplitConfig | None = None, **options: Any) -> l
     found = []
     for piece in pieces(stage, splits, **options):
         named = [None if number < 0 else SPLITS[number] for number in piece.split]
-        found += zip(piece.texts.to_pylist(), piece.label.tolist(), named, piece.row.tolist(), strict=True)
+        found += zip(piece.texts.to_pylist(), classes(piece), named, piece.row.tolist(), strict=True)
     return found
+
+
+def classes(piece: Piece) -> list[int]:
+    """The class of each row, numbered as in a corpus that has no other classes than this piece."""
+    _, numbers = in_order(piece.classes)
+    return [numbers[piece.classes[label]] for label in piece.label.tolist()]
 
 
 def plans(stage: Path, splits: SplitConfig | None = None, **options: Any) -> list[Plan]:
@@ -214,7 +220,7 @@ def test_the_embedded_corpus_is_what_pandas_reads() -> None:
     frame = frame[frame["source"] == "imdb"]
     found = pieces(Path("unused"))
     assert [text for piece in found for text in piece.texts.to_pylist()] == frame["text"].tolist()
-    assert np.concatenate([piece.label for piece in found]).tolist() == frame["label"].tolist()
+    assert [label for piece in found for label in classes(piece)] == frame["label"].tolist()
     assert np.concatenate([piece.row for piece in found]).tolist() == (frame.index + 1).tolist()
 
 

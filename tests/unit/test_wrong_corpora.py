@@ -87,8 +87,16 @@ WRONG_DATA = {
         [],
         "more than one column 'text'",
     ),
-    "unknown label": (csv_file(with_row(17, "fine", "maybe")), [], "reviews.csv: row 17: label 'maybe' is not known"),
-    "unknown label in JSON": (lines(with_row(17, "fine", 7)), [], "reviews.jsonl: row 17: label '7' is not known"),
+    "unknown label": (
+        csv_file(with_row(17, "fine", "maybe")),
+        ["--source.labels", "{bad: [negative], good: [positive]}"],
+        "reviews.csv: row 17: label 'maybe' is not known; known are negative, positive",
+    ),
+    "unknown label in JSON": (
+        lines(with_row(17, "fine", 7)),
+        ["--source.labels", "{bad: [negative], good: [positive]}"],
+        "reviews.jsonl: row 17: label '7' is not known",
+    ),
     "no label": (csv_file(with_row(5, "fine", "")), [], "reviews.csv: row 5: there is no label"),
     "null label": (lines(with_row(5, "fine", None)), [], "reviews.jsonl: row 5: there is no label"),
     "unknown split": (
@@ -96,7 +104,8 @@ WRONG_DATA = {
             [(*row, "train" if at != 8 else "tst") for at, row in enumerate(ROWS)], header=("text", "label", "part")
         ),
         ["--splits.column", "part"],
-        "reviews.csv: row 9: split 'tst' is not known",
+        "reviews.csv: row 9: split 'tst' is not known; known are train, training, validation, valid, val, dev, test; "
+        "say in splits.names which split it means",
     ),
     "one class": (csv_file([(text, "positive") for text, _ in ROWS]), [], "have the label 'positive'"),
     "one class in a named split": (
@@ -213,7 +222,7 @@ WRONG_CONFIGURATION = {
     "label mapping of one class": (["--source.labels", '{"a": [1]}'], "source.labels"),
     "label with two meanings": (
         ["--source.labels", '{"a": [1], "b": ["1.0"]}'],
-        "source.labels.b: 1.0 already has a meaning",
+        "source.labels.b: '1.0' already has a meaning",
     ),
     "text and label in one column": (["--source.label_column", "text"], "source.label_column: 'text'"),
     "split column that is the label": (["--splits.column", "label"], "splits.column: 'label'"),
