@@ -21,6 +21,7 @@ $(VENV)/.installed: pyproject.toml
 
 quickstart: setup ## Preprocess 25,000 real reviews, train with two processes, test, predict a sentence
 	$(BIN)/python -m preprocessing run --config configs/preprocess/quickstart.yaml --output data/quickstart
+	$(BIN)/python -m harness baseline --data data/quickstart
 	rm -rf runs/quickstart
 	$(BIN)/python -m harness launch --config_file configs/accelerate/cpu.yaml --config configs/train/quickstart.yaml
 	$(BIN)/python -m harness predict --run runs/quickstart "$(SENTENCE)"

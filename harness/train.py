@@ -17,6 +17,7 @@ def main(argv: list[str]) -> int:
     preemption.install()
     config = cli.parse(RunConfig, argv, prog=PROG, description=DESCRIPTION)
     from harness.ranks.session import open_session
+    from harness.report.beside import BaselineSink
     from harness.report.sink import ReportSink
     from harness.training.assembly import assemble
     from harness.training.writer import RunWriter
@@ -27,6 +28,7 @@ def main(argv: list[str]) -> int:
     ):
         if writer.active:
             writer.sinks.add(ReportSink(config.run))
+            writer.sinks.add(BaselineSink(config.run, config.data, writer.sinks))
         run = assemble(config, session, writer)
         if config.dry_run:
             run.rehearse()

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.baseline.compare import Comparison, compare
+from harness.baseline.results import read_results
 from harness.config import flat
 from harness.data.checks import TEST, TRAIN, VALIDATION
 from harness.rundir.bundle_files import read_fingerprint
@@ -56,6 +58,8 @@ class RunFacts:
     """Of that dataset; None if the directory is gone or holds another one now."""
     manifest_note: str | None
     """Why there is no manifest."""
+    linear: dict[str, dict[str, Any]]
+    """Figures of the linear model on the same dataset, by split, as far as ``DATA/baseline`` has them."""
 
     @property
     def name(self) -> str:
@@ -84,6 +88,11 @@ class RunFacts:
             result["memory_bytes"] = float(max(memory))
         return result
 
+    @property
+    def beside(self) -> Comparison | None:
+        """The run beside the linear model; None where there is nothing to compare."""
+        return compare(self.test, self.validation, self.linear)
+
     @cached_property
     def curves(self) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] | None:
         """``{label: {"roc": (x, y), "pr": (x, y)}}`` from the predictions; None where they are not there."""
@@ -107,6 +116,7 @@ def read_run(directory: str | Path) -> RunFacts:
     test = read_figures(directory, TEST)
     fingerprint = read_fingerprint(directory / BUNDLE) or (test or {}).get("dataset")
     manifest, note = dataset_of(config, fingerprint)
+    known = fingerprint or (manifest.fingerprint if manifest else None)
     return RunFacts(
         directory=directory,
         config=config,
@@ -117,9 +127,10 @@ def read_run(directory: str | Path) -> RunFacts:
         speed=[line for line in speed if "rows_per_s" in line],
         attempts=read_attempts(directory),
         test=test,
-        fingerprint=fingerprint or (manifest.fingerprint if manifest else None),
+        fingerprint=known,
         manifest=manifest,
         manifest_note=note,
+        linear=read_results(config["data"], known),
     )
 
 

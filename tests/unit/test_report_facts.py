@@ -30,6 +30,7 @@ NOTHING = RunFacts(
     fingerprint=None,
     manifest=None,
     manifest_note=None,
+    linear={},
 )
 
 
