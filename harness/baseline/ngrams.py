@@ -5,9 +5,9 @@ No text is read back: a word is its id, a pair is the number ``first * V + secon
 brings equal ones together. The weights are those of scikit-learn's ``TfidfVectorizer(ngram_range=(1, 2),
 sublinear_tf=True, min_df=2)``. What is not in the vocabulary, ``<unk>``, is a word like any other.
 
-Rows are counted in pieces, so what grows with a split is its matrix (12 bytes for each n-gram that a row holds: about
-15 MB per million tokens) and, while a vocabulary of n-grams is learned, the table of distinct ones (16 bytes each: at
-most 32 MB per million tokens, twice that while two tables are merged).
+Rows are counted in pieces, so only two things grow with a split. Its matrix takes 12 bytes for each n-gram that a row
+holds, about 15 MB per million tokens, and twice that while its pieces are joined. The table of distinct n-grams, from
+which those of the matrix are chosen, takes at most 32 MB per million tokens, and twice that while it is merged.
 """
 
 from __future__ import annotations

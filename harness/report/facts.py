@@ -60,6 +60,8 @@ class RunFacts:
     """Why there is no manifest."""
     linear: dict[str, dict[str, Any]]
     """Figures of the linear model on the same dataset, by split, as far as ``DATA/baseline`` has them."""
+    linear_note: str | None
+    """Why they cannot be read, if they are there."""
 
     @property
     def name(self) -> str:
@@ -117,6 +119,7 @@ def read_run(directory: str | Path) -> RunFacts:
     fingerprint = read_fingerprint(directory / BUNDLE) or (test or {}).get("dataset")
     manifest, note = dataset_of(config, fingerprint)
     known = fingerprint or (manifest.fingerprint if manifest else None)
+    linear, linear_note = linear_of(config["data"], known)
     return RunFacts(
         directory=directory,
         config=config,
@@ -130,7 +133,8 @@ def read_run(directory: str | Path) -> RunFacts:
         fingerprint=known,
         manifest=manifest,
         manifest_note=note,
-        linear=read_results(config["data"], known),
+        linear=linear,
+        linear_note=linear_note,
     )
 
 
@@ -171,6 +175,14 @@ def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifes
     if fingerprint is not None and manifest.fingerprint != fingerprint:
         return None, f"{place} now holds another dataset (fingerprint {manifest.fingerprint[:12]})."
     return manifest, None
+
+
+def linear_of(data: str, fingerprint: str | None) -> tuple[dict[str, dict[str, Any]], str | None]:
+    """The figures of the linear model on a dataset, or a sentence on why they cannot be read."""
+    try:
+        return read_results(data, fingerprint), None
+    except DataError as error:
+        return {}, str(error)
 
 
 def read_curves(directory: Path, test: dict[str, Any]) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:

@@ -238,7 +238,7 @@ def test_the_house_has_few_files_at_its_door() -> None:
     [
         *("preprocessing.text.spec", "preprocessing.job.pipeline", "harness.__main__", "harness.config"),
         *("harness.train", "harness.evaluate", "harness.launch.launcher", "harness.launch.doctor"),
-        "harness.rundir.checkpoint",
+        *("harness.rundir.checkpoint", "harness.baseline.command"),
     ],
 )
 def test_help_and_mistakes_do_not_wait_for_torch(module: str) -> None:

@@ -31,6 +31,7 @@ NOTHING = RunFacts(
     manifest=None,
     manifest_note=None,
     linear={},
+    linear_note=None,
 )
 
 
