@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.scores.intervals import wilson
+from preprocessing.base.readable import duration
 from preprocessing.base.split_names import TEST, VALIDATION
 
 
@@ -46,12 +47,13 @@ class Comparison:
 
     @property
     def verdict(self) -> str | None:
-        """A sentence if the network is not worth its time, which the linear model takes a few seconds of."""
+        """A sentence if the network is not worth its time; None if it is."""
         if self.worth_it:
             return None
         return (
             f"the network is not worth its time here: the interval of its accuracy begins at {self.interval[0]:.4f}, "
-            f"which is not above the {self.linear['accuracy']:.4f} that the linear model reaches in seconds"
+            f"which is not above the {self.linear['accuracy']:.4f} that the linear model reached in "
+            f"{duration(self.linear['seconds'])}"
         )
 
 
