@@ -42,8 +42,10 @@ def main(config: BaselineConfig) -> None:
         print(json.dumps(results, indent=2))
         return
     first = next(iter(results.values()))
+    stopped = "" if first["converged"] else f", stopped after {first['steps']} steps"
     print(f"data       {config.data} ({first['train_rows']:,} training rows, {len(manifest.labels)} classes)")
-    print(f"model      TF-IDF of {first['features']:,} words and pairs, logistic regression with C = {RECIPE['C']:g}")
+    regression = f"logistic regression with C = {RECIPE['C']:g}{stopped}"
+    print(f"model      TF-IDF of {first['features']:,} words and pairs, {regression}")
     for split, values in results.items():
         print(f"{split}: {describe(values)}")
     if written:

@@ -9,6 +9,7 @@ temperature of its probabilities, on ``validation``, as a network's are.
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,14 @@ RECIPE = {"version": 1, "ngrams": "words and pairs", "tf": "sublinear", "min_row
 """What decides the figures beside the dataset; ``SPLIT.json`` carries it, and a result of another one is made anew."""
 TOLERANCE = 1e-5
 """Largest slope of the mean log loss at the end. With scikit-learn's 1e-4 it stops some rows short of the optimum."""
-MOST_STEPS = 1000
-MOST_WEIGHTS = 10_000_000
-"""Weights of all classes together; the solver keeps 25 numbers of 8 bytes for each, so at most 2 GB."""
+FEWEST_STEPS, MOST_STEPS = 50, 1000
+WORK = 5_000_000_000
+"""Entries of the matrix times outputs times steps, about a minute of one core; beyond it steps are left out.
+
+The last steps move few rows: on banking77, with 77 classes, 40 of 70 steps have the same validation accuracy.
+"""
+MOST_WEIGHTS = 5_000_000
+"""Weights of all classes together. The solver takes about 300 bytes for each, so at most 1.5 GB."""
 NEVER_SEEN = 10.0
 """How far below all others the logit of a class without training rows lies."""
 
@@ -64,7 +70,10 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
     train = Split(data, manifest, TRAIN)
     outputs = 1 if len(manifest.labels) == 2 else len(manifest.labels)
     vectorizer = Vectorizer.learn(train, manifest.vocabulary_size, MOST_WEIGHTS // outputs)
-    classifier = fit(vectorizer(train), in_order(train, "label"))
+    matrix = vectorizer(train)
+    limit = step_limit(matrix.nnz * outputs)
+    classifier = fit(matrix, in_order(train, "label"), limit)
+    steps = int(np.max(classifier.n_iter_))
     splits = {name: Split(data, manifest, name) for name in measured_splits(manifest)}
     logits = {
         name: logits_of(classifier, vectorizer(split), len(manifest.labels))[by_source(split)]
@@ -80,6 +89,8 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
             "recipe": RECIPE,
             "features": len(vectorizer.key),
             "train_rows": len(train),
+            "steps": steps,
+            "converged": steps < limit,
             "seconds": took,
             **figures(
                 logits[name],
@@ -94,16 +105,23 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
     }
 
 
-def fit(matrix: Any, labels: np.ndarray) -> Any:
+def step_limit(work: int) -> int:
+    """Most steps of the solver when one takes ``work`` multiplications."""
+    return int(np.clip(WORK // max(work, 1), FEWEST_STEPS, MOST_STEPS))
+
+
+def fit(matrix: Any, labels: np.ndarray, steps: int = MOST_STEPS) -> Any:
     """scikit-learn's logistic regression, fitted; more than two classes share one softmax.
 
-    On one thread: products with a sparse matrix have no use for more, and threads that wait for each other between two
-    products are many times slower on a busy machine.
+    It stops after ``steps`` at the latest. It has one thread: products with a sparse matrix have no use for more, and
+    threads that wait for each other between two products are many times slower on a busy machine.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    with threadpool_limits(1):
-        return LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=MOST_STEPS).fit(matrix, labels)
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # its steps are counted, and said
+        return LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=steps).fit(matrix, labels)
 
 
 def logits_of(classifier: Any, matrix: Any, num_classes: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from harness.baseline import command, linear, ngrams
 from harness.baseline.command import BaselineConfig
 from harness.baseline.compare import compare
-from harness.baseline.linear import MOST_WEIGHTS, RECIPE, fit, in_order, logits_of, measure
+from harness.baseline.linear import MOST_WEIGHTS, RECIPE, fit, in_order, logits_of, measure, step_limit
 from harness.baseline.ngrams import Vectorizer, count
 from harness.baseline.results import read_results
 from harness.report.beside import BaselineSink
@@ -138,6 +138,18 @@ def test_a_class_without_training_rows_is_the_least_probable() -> None:
     np.testing.assert_allclose(logits[:, 2] - logits[:, 0], classifier.decision_function(matrix))
 
 
+def test_much_work_is_done_in_fewer_steps(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [step_limit(work) for work in (0, 10_000_000, 10**12)] == [1000, 500, 50]
+    monkeypatch.setattr(linear, "FEWEST_STEPS", 3)
+    monkeypatch.setattr(linear, "WORK", 1)
+    command.main(BaselineConfig(data=str(own)))
+    assert "logistic regression with C = 10, stopped after 3 steps" in capsys.readouterr().out
+    values = read_results(own, read_manifest(own).fingerprint)["test"]
+    assert (values["steps"], values["converged"]) == (3, False)
+
+
 def test_figures_have_the_form_of_an_evaluation(data: Path) -> None:
     manifest = read_manifest(data)
     results = measure(data, manifest)
@@ -150,6 +162,7 @@ def test_figures_have_the_form_of_an_evaluation(data: Path) -> None:
         assert values["intervals"]["accuracy"][0] < values["accuracy"] <= values["intervals"]["accuracy"][1]
         assert sum(entry["rows"] for entry in values["per_class"]) == ROWS[split]
         assert 0.7 < values["accuracy"] < 1
+        assert values["converged"]
     assert results["validation"]["temperature"] == results["test"]["temperature"] != 1.0
 
 
