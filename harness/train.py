@@ -17,11 +17,16 @@ def main(argv: list[str]) -> int:
     preemption.install()
     config = cli.parse(RunConfig, argv, prog=PROG, description=DESCRIPTION)
     from harness.ranks.session import open_session
+    from harness.report.beside import BaselineSink
     from harness.report.sink import ReportSink
     from harness.training.assembly import open_run
+    from harness.training.sinks import Sink, Sinks
+
+    def listeners(sinks: Sinks) -> tuple[Sink, ...]:
+        return ReportSink(config.run), BaselineSink(config.run, config.data, sinks)
 
     joined = open_session(config.device, config.precision, config.timeout_s)
-    with joined as session, open_run(config, session, ReportSink(config.run)) as run:
+    with joined as session, open_run(config, session, listeners) as run:
         if config.dry_run:
             run.rehearse()
         else:

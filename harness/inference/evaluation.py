@@ -15,19 +15,11 @@ from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
-from harness.scores.intervals import bootstrap
-from harness.scores.metrics import (
-    Reliability,
-    classification_metrics,
-    log_loss_per_row,
-    per_class,
-    predicted_labels,
-    probabilities,
-)
-from harness.scores.subgroups import subgroups
+from harness.scores.figures import describe, describe_calibration, figures, numbers_of
+from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 
-SHOWN = ("accuracy", "f1", "roc_auc", "pr_auc", "log_loss", "ece")
+__all__ = ["assess", "describe", "describe_calibration", "evaluate", "numbers_of", "write_results"]
 
 
 def evaluate(config: EvaluateConfig, session: Session) -> None:
@@ -76,30 +68,21 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
 
     Rank 0 alone calls this; it needs no other rank. The model of ``bundle`` lies on its device.
     """
-    decision, names, labels = bundle.decision, bundle.info.labels, scores.labels
-    logits = decision.calibrated(scores.logits)
-    before, after = Reliability.of(scores.logits, labels), Reliability.of(logits, labels)
-    metrics = classification_metrics(logits, labels, decision.threshold)
-    found = (scores.rows, labels, scores.logits)
+    found = (scores.rows, scores.labels, scores.logits)
+    names, decision = bundle.info.labels, bundle.decision
     bundle.model.eval()
     return {
         "split": split.name,
         "dataset": bundle.info.dataset,
         "step": bundle.info.step,
-        "temperature": decision.temperature,
-        "threshold": decision.threshold,
-        **metrics,
-        "labels": names,
-        "intervals": bootstrap(logits, labels, decision.threshold),
-        "per_class": per_class(metrics["confusion"], names),
-        "calibration": {
-            "bins": len(before.rows),
-            "ece_before": before.error,
-            "log_loss_before": float(log_loss_per_row(scores.logits, labels).mean()),
-            "before": before.to_json(),
-            "after": after.to_json(),
-        },
-        "slices": subgroups(logits, labels, scores.lengths, scores.unknown, names, decision.threshold),
+        **figures(
+            scores.logits,
+            scores.labels,
+            lengths=scores.lengths,
+            unknown=scores.unknown,
+            names=names,
+            decision=decision,
+        ),
         "mistakes": most_confident_mistakes(bundle.model, split, bundle.vocabulary, *found, names, decision),
         "mistakes_method": METHOD,
     }
@@ -118,28 +101,3 @@ def write_results(directory: Path, split: str, scores: Scores, manifest: Manifes
         chances=probabilities(logits),
     )
     write_figures(directory, split, values)
-
-
-def describe(values: dict[str, Any]) -> str:
-    """Metrics as one readable line, with the interval of the accuracy where there is one."""
-    shown = {name: f"{name} {values[name]:.4f}" for name in SHOWN if values[name] is not None}
-    if "intervals" in values:
-        low, high = values["intervals"]["accuracy"]
-        shown["accuracy"] += f" ({low:.4f} to {high:.4f})"
-    return f"{values['rows']:,} rows: " + ", ".join(shown.values())
-
-
-def describe_calibration(values: dict[str, Any]) -> str:
-    """What temperature and threshold did, as one readable line."""
-    before = values["calibration"]
-    line = (
-        f"calibration: temperature {values['temperature']:.3f} took ece from {before['ece_before']:.4f} to "
-        f"{values['ece']:.4f}, log_loss from {before['log_loss_before']:.4f} to {values['log_loss']:.4f}"
-    )
-    return line if len(values["labels"]) > 2 else f"{line}; threshold {values['threshold']:.4f}"
-
-
-def numbers_of(values: dict[str, Any]) -> dict[str, Any]:
-    """The single figures among all values, for a line of the metrics and for trackers."""
-    kinds = (int, float, type(None))
-    return {name: value for name, value in values.items() if isinstance(value, kinds) and name != "step"}

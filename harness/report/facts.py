@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.baseline.compare import Comparison, compare
+from harness.baseline.results import read_results
 from harness.config import flat
 from harness.data.checks import TEST, TRAIN, VALIDATION
 from harness.rundir.bundle_files import read_fingerprint
@@ -56,6 +58,10 @@ class RunFacts:
     """Of that dataset; None if the directory is gone or holds another one now."""
     manifest_note: str | None
     """Why there is no manifest."""
+    linear: dict[str, dict[str, Any]]
+    """Figures of the linear model on the same dataset, by split, as far as ``DATA/baseline`` has them."""
+    linear_note: str | None
+    """Why they cannot be read, if they are there."""
 
     @property
     def name(self) -> str:
@@ -84,6 +90,11 @@ class RunFacts:
             result["memory_bytes"] = float(max(memory))
         return result
 
+    @property
+    def beside(self) -> Comparison | None:
+        """The run beside the linear model; None where there is nothing to compare."""
+        return compare(self.test, self.validation, self.linear)
+
     @cached_property
     def curves(self) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] | None:
         """``{label: {"roc": (x, y), "pr": (x, y)}}`` from the predictions; None where they are not there."""
@@ -107,6 +118,8 @@ def read_run(directory: str | Path) -> RunFacts:
     test = read_figures(directory, TEST)
     fingerprint = read_fingerprint(directory / BUNDLE) or (test or {}).get("dataset")
     manifest, note = dataset_of(config, fingerprint)
+    known = fingerprint or (manifest.fingerprint if manifest else None)
+    linear, linear_note = linear_of(config["data"], known)
     return RunFacts(
         directory=directory,
         config=config,
@@ -117,9 +130,11 @@ def read_run(directory: str | Path) -> RunFacts:
         speed=[line for line in speed if "rows_per_s" in line],
         attempts=read_attempts(directory),
         test=test,
-        fingerprint=fingerprint or (manifest.fingerprint if manifest else None),
+        fingerprint=known,
         manifest=manifest,
         manifest_note=note,
+        linear=linear,
+        linear_note=linear_note,
     )
 
 
@@ -160,6 +175,14 @@ def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifes
     if fingerprint is not None and manifest.fingerprint != fingerprint:
         return None, f"{place} now holds another dataset (fingerprint {manifest.fingerprint[:12]})."
     return manifest, None
+
+
+def linear_of(data: str, fingerprint: str | None) -> tuple[dict[str, dict[str, Any]], str | None]:
+    """The figures of the linear model on a dataset, or a sentence on why they cannot be read."""
+    try:
+        return read_results(data, fingerprint), None
+    except DataError as error:
+        return {}, str(error)
 
 
 def read_curves(directory: Path, test: dict[str, Any]) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:

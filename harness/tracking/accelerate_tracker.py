@@ -46,6 +46,9 @@ class AccelerateTracker:
     def alert(self, title: str, text: str) -> None:
         """Tell people, which no tracker of Accelerate can."""
 
+    def summarize(self, name: str, values: dict[str, Any]) -> None:
+        """Take figures of the whole run, for which no tracker of Accelerate has a place."""
+
     def close(self, state: str, reason: str) -> None:
         """Finish as ``state``: finished, preempted, failed or crashed, for the sentence ``reason``."""
         self.tracker.finish()

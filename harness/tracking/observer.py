@@ -126,6 +126,9 @@ def serve(name: str, run: Path, inbox: Inbox, wire: Wire) -> None:
             case "alert":
                 with at_most(CALL_S, inbox, "did not take an alert"):
                     tracker.alert(message["title"], message["text"])
+            case "summarize":
+                with at_most(CALL_S, inbox, "did not take a summary"):
+                    tracker.summarize(message["name"], message["values"])
             case "close":
                 tracker.close(message["state"], message["reason"])
                 journal.commit()

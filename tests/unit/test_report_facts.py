@@ -30,6 +30,8 @@ NOTHING = RunFacts(
     fingerprint=None,
     manifest=None,
     manifest_note=None,
+    linear={},
+    linear_note=None,
 )
 
 

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m harness baseline``: what scikit-learn reaches on a dataset, in seconds, before a network is trained."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from harness.baseline.linear import RECIPE, measure, measured_splits
+from harness.baseline.results import folder_of, read_results, write_results
+from harness.rundir.results import figures_name
+from harness.scores.figures import describe
+from preprocessing.base.errors import DataError
+from preprocessing.base.readable import duration
+from preprocessing.dataset.shards import Manifest, read_manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineConfig:
+    """Measure TF-IDF of words and pairs with logistic regression on a dataset, to hold networks against.
+
+    The figures are kept in DATA/baseline, where every run on the dataset finds them.
+    """
+
+    data: str
+    """Dataset directory."""
+    json: bool = False
+    """Print the figures of every measured split as one JSON object."""
+
+
+def main(config: BaselineConfig) -> None:
+    """Show the figures of the linear model; they are computed unless they are there already."""
+    manifest = read_manifest(config.data)
+    results = known(config.data, manifest)
+    again = set(results) == set(measured_splits(manifest)) != set()
+    if not again:
+        results = measure(config.data, manifest)
+    written = again or keep(config.data, results)
+    if config.json:
+        print(json.dumps(results, indent=2))
+        return
+    first = next(iter(results.values()))
+    stopped = "" if first["converged"] else f", stopped after {first['steps']} steps"
+    print(f"data       {config.data} ({first['train_rows']:,} training rows, {len(manifest.labels)} classes)")
+    regression = f"logistic regression with C = {RECIPE['C']:g}{stopped}"
+    print(f"model      TF-IDF of {first['features']:,} words and pairs, {regression}")
+    for split, values in results.items():
+        print(f"{split}: {describe(values)}")
+    if written:
+        names = " and ".join(figures_name(split) for split in results)
+        print(f"{'found' if again else 'written'} in {folder_of(config.data)}: {names} ({duration(first['seconds'])})")
+
+
+def known(data: str, manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """What was measured before; a damaged result counts as none, and is said."""
+    try:
+        return read_results(data, manifest.fingerprint)
+    except DataError as error:
+        print(f"warning: {error}; made anew now", file=sys.stderr)
+        return {}
+
+
+def keep(data: str, results: dict[str, dict[str, Any]]) -> bool:
+    """Write the results beside the shards; where that cannot be done, say so in one line. Whether it was done."""
+    try:
+        write_results(data, results)
+    except OSError as error:
+        where = folder_of(data)
+        print(f"warning: {where} cannot be written ({error.strerror}); no run will find these figures", file=sys.stderr)
+        return False
+    return True

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``DATA/baseline/``: what the linear model reached on a dataset, beside its shards, where every run on it looks.
+
+There is a ``SPLIT.json`` for each split, in the format of an evaluation. Each carries the fingerprint of the dataset
+and the recipe of the model. Those of another fingerprint or recipe count as not there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.baseline.linear import RECIPE
+from harness.rundir.results import figures_name, read_figures, write_figures
+from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import TEST, VALIDATION
+
+FOLDER = "baseline"
+
+
+def folder_of(data: str | Path) -> Path:
+    """Where the results of a dataset lie."""
+    return Path(data, FOLDER)
+
+
+def read_results(data: str | Path, fingerprint: str | None) -> dict[str, dict[str, Any]]:
+    """Figures of each split of the dataset with this fingerprint, as far as they are there; none without one.
+
+    Raises ``DataError`` for a damaged file.
+    """
+    found = {}
+    for split in (VALIDATION, TEST):
+        try:
+            values = read_figures(folder_of(data), split)
+        except DataError:
+            path = folder_of(data) / figures_name(split)
+            raise DataError(f"{path}: damaged; delete it, and `python -m harness baseline` makes it anew") from None
+        if values is not None and fingerprint is not None and is_of(values, fingerprint):
+            found[split] = values
+    return found
+
+
+def is_of(values: dict[str, Any], fingerprint: str) -> bool:
+    """Whether figures are those of a dataset with this fingerprint, by the recipe of today."""
+    return (values.get("dataset"), values.get("recipe")) == (fingerprint, RECIPE)
+
+
+def write_results(data: str | Path, results: dict[str, dict[str, Any]]) -> None:
+    """Write the figures of each split; those of a split that is no more are removed. Raises ``OSError``."""
+    for split in (VALIDATION, TEST):
+        if split in results:
+            write_figures(folder_of(data), split, results[split])
+        else:
+            (folder_of(data) / figures_name(split)).unlink(missing_ok=True)

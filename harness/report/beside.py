@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The linear model of a dataset beside a run that has finished on it: on the console and with the trackers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from harness.baseline.compare import Comparison, compare
+from harness.baseline.results import read_results
+from harness.rundir.bundle_files import read_fingerprint
+from harness.rundir.layout import BUNDLE
+from harness.rundir.metrics_log import read_metrics
+from harness.rundir.results import read_figures
+from harness.scores.figures import numbers_of
+from harness.training.sinks import Ending, Sink
+from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import TEST, VALIDATION
+
+SUMMARY = "baseline"
+"""What the linear model's figures are called by trackers: ``baseline/accuracy`` and so on."""
+
+
+class BaselineSink(Sink):
+    """Says at the end of a run how the linear model of its dataset does, if ``DATA/baseline`` is there."""
+
+    def __init__(self, run: str | Path, data: str | Path, others: Sink) -> None:
+        """``others`` are told, and must not have been closed; so this one stands before them."""
+        self.run, self.data, self.others = Path(run), data, others
+
+    def close(self, ending: Ending) -> None:
+        """Read what the run left. What is damaged becomes one line, since the run is over and well."""
+        if ending.state != "finished":
+            return
+        try:
+            found = beside(self.run, self.data)
+        except DataError as error:
+            print(f"warning: no linear model beside the run ({error})", file=sys.stderr)
+            return
+        if found is None:
+            return
+        self.others.say(found.figures)
+        if found.verdict is not None:
+            self.others.say(found.verdict)
+        self.others.summarize(SUMMARY, {**numbers_of(dict(found.linear)), "difference": found.difference})
+
+
+def beside(run: Path, data: str | Path) -> Comparison | None:
+    """A finished run beside the linear model of its dataset; None where none was measured. Raises ``DataError``."""
+    linear = read_results(data, read_fingerprint(run / BUNDLE))
+    validations = [line for line in read_metrics(run) if line.get("kind") == VALIDATION]
+    return compare(read_figures(run, TEST), validations, linear)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that logits and labels of a split say, as ``SPLIT.json`` holds it, and the sentences that are made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.scores.calibration import Decision
+from harness.scores.intervals import bootstrap
+from harness.scores.metrics import Reliability, classification_metrics, log_loss_per_row, per_class
+from harness.scores.subgroups import subgroups
+
+SHOWN = ("accuracy", "f1", "roc_auc", "pr_auc", "log_loss", "ece")
+
+
+def figures(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    *,
+    lengths: np.ndarray,
+    unknown: np.ndarray,
+    names: Sequence[str],
+    decision: Decision,
+) -> dict[str, Any]:
+    """Metrics after calibration with intervals, each class, calibration and subgroups, as plain values.
+
+    ``scores`` are logits before calibration, float64 ``[rows]`` for two classes or ``[rows, classes]``; ``labels``,
+    ``lengths`` and ``unknown`` (tokens, and how many of them are not in the vocabulary) are int64 ``[rows]``.
+    """
+    logits = decision.calibrated(scores)
+    before, after = Reliability.of(scores, labels), Reliability.of(logits, labels)
+    metrics = classification_metrics(logits, labels, decision.threshold)
+    return {
+        "temperature": decision.temperature,
+        "threshold": decision.threshold,
+        **metrics,
+        "labels": list(names),
+        "intervals": bootstrap(logits, labels, decision.threshold),
+        "per_class": per_class(metrics["confusion"], names),
+        "calibration": {
+            "bins": len(before.rows),
+            "ece_before": before.error,
+            "log_loss_before": float(log_loss_per_row(scores, labels).mean()),
+            "before": before.to_json(),
+            "after": after.to_json(),
+        },
+        "slices": subgroups(logits, labels, lengths, unknown, names, decision.threshold),
+    }
+
+
+def describe(values: dict[str, Any]) -> str:
+    """Metrics as one readable line, with the interval of the accuracy where there is one."""
+    shown = {name: f"{name} {values[name]:.4f}" for name in SHOWN if values[name] is not None}
+    if "intervals" in values:
+        low, high = values["intervals"]["accuracy"]
+        shown["accuracy"] += f" ({low:.4f} to {high:.4f})"
+    return f"{values['rows']:,} rows: " + ", ".join(shown.values())
+
+
+def describe_calibration(values: dict[str, Any]) -> str:
+    """What temperature and threshold did, as one readable line."""
+    before = values["calibration"]
+    line = (
+        f"calibration: temperature {values['temperature']:.3f} took ece from {before['ece_before']:.4f} to "
+        f"{values['ece']:.4f}, log_loss from {before['log_loss_before']:.4f} to {values['log_loss']:.4f}"
+    )
+    return line if len(values["labels"]) > 2 else f"{line}; threshold {values['threshold']:.4f}"
+
+
+def numbers_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The single figures among all values, for a line of the metrics and for trackers."""
+    kinds = (int, float, type(None))
+    return {name: value for name, value in values.items() if isinstance(value, kinds) and name != "step"}

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A linear model, then a network on the same dataset: what the run's last lines, its report and W&B say of both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.commands import read_metrics, run_module, succeed
+from tests.datasets import write_dataset
+from tests.end_to_end.test_report import words
+
+SMALL = ("--model.embedding_dim", 8, "--model.hidden_size", 8, "--precision", "fp32", "--device", "cpu", "--epochs", 1)
+
+
+@pytest.mark.processes
+def test_a_run_is_held_against_the_linear_model(tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="needs the extra wandb")
+    from tests.end_to_end.test_wandb import inspect, offline
+
+    data, run = tmp_path / "data", tmp_path / "run"
+    write_dataset(data, {"train": 200, "validation": 60, "test": 80}, num_classes=3)
+    linear = json.loads(succeed(run_module("harness", "baseline", "--data", data, "--json")).stdout)["test"]
+    tracked = ("--tracking.tracker", "wandb")
+    result = succeed(run_module("harness", "launch", "--data", data, "--run", run, *SMALL, *tracked, **offline(run)))
+
+    network = json.loads((run / "test.json").read_text())
+    low, high = network["intervals"]["accuracy"]
+    assert low <= linear["accuracy"]  # one epoch of a small network
+    points = 100 * (linear["accuracy"] - network["accuracy"])
+    shown = (
+        f"accuracy on test: network {network['accuracy']:.4f} ({low:.4f} to {high:.4f}), linear model "
+        f"{linear['accuracy']:.4f}: the network is {points:.2f} points below the linear model"
+    )
+    lines = result.stdout.splitlines()
+    place = lines.index(shown)
+    assert lines[place - 1].startswith("test, calibration: ")
+    assert lines[place + 1].startswith("the network is not worth its time here: the interval of its accuracy begins at")
+
+    page = words(run / "report.html")
+    assert f"linear model {linear['accuracy']:.4f} {linear['balanced_accuracy']:.4f} {linear['f1']:.4f}" in page
+    assert "The network is not worth its time here" in page
+    assert f"A{shown[1:]}." in page
+
+    (folder,) = (run / "wandb").glob("offline-run-*")
+    updates = [record["summary"]["update"] for record in inspect(folder, tmp_path) if record["type"] == "summary"]
+    (kept,) = [update for update in updates if "baseline/accuracy" in update]
+    assert kept["baseline/accuracy"] == linear["accuracy"]
+    assert kept["baseline/difference"] == network["accuracy"] - linear["accuracy"]
+
+
+def test_without_a_test_split_validation_is_compared(tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    write_dataset(data, {"train": 200, "validation": 60})
+    launched = ("harness", "launch", "--data", data, "--run", run, *SMALL)
+    before = succeed(run_module(*launched)).stdout
+    assert "linear model" not in before
+    page = words(run / "report.html")
+    assert f"No linear model was measured on this dataset: python -m harness baseline --data {data}" in page
+
+    succeed(run_module("harness", "baseline", "--data", data))
+    linear = json.loads((data / "baseline" / "validation.json").read_text())
+    succeed(run_module("harness", "report", run))
+    page = words(run / "report.html")
+    (reached,) = read_metrics(run, "validation")
+    assert f"network {reached['accuracy']:.4f} {reached['balanced_accuracy']:.4f}" in page
+    assert f"linear model {linear['accuracy']:.4f} {linear['balanced_accuracy']:.4f}" in page
+    assert f"Accuracy on validation: network {reached['accuracy']:.4f} (" in page

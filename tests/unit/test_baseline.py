@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The linear model over the shards: beside scikit-learn on the decoded texts, kept by fingerprint, beside a network."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from harness.baseline import command, linear, ngrams
+from harness.baseline.command import BaselineConfig
+from harness.baseline.compare import compare
+from harness.baseline.linear import MOST_WEIGHTS, RECIPE, fit, in_order, logits_of, measure, step_limit
+from harness.baseline.ngrams import Vectorizer, count
+from harness.baseline.results import read_results
+from harness.report.beside import BaselineSink
+from harness.training.sinks import Ending, Sink
+from preprocessing.base import cli
+from preprocessing.base.errors import DataError
+from preprocessing.base.readable import duration
+from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
+from preprocessing.text.vocabulary import UNK, Vocabulary
+from tests import datasets
+from tests.commands import ROOT
+from tests.datasets import sentences, write_dataset
+
+ROWS = {"train": 400, "validation": 120, "test": 90}
+
+
+@pytest.fixture(scope="module", params=(2, 3))
+def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp(f"classes{request.param}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "sentences", sentences_some_of_them_mislabelled)
+        write_dataset(root, ROWS, num_classes=request.param)
+    return root
+
+
+def sentences_some_of_them_mislabelled(
+    rows: int, num_classes: int, seed: int, longest: int
+) -> tuple[list[str], np.ndarray]:
+    """So that no model is right on every row."""
+    texts, labels = sentences(rows, num_classes, seed, longest)
+    wrong = np.random.default_rng(seed).random(rows) < 0.1
+    return texts, np.where(wrong, (labels + 1) % num_classes, labels)
+
+
+@pytest.fixture
+def own(data: Path, tmp_path: Path) -> Path:
+    """A copy of the dataset, to be written in."""
+    return Path(shutil.copytree(data, tmp_path / "own", ignore=shutil.ignore_patterns("baseline")))
+
+
+def texts_of(data: Path, split: Split) -> list[str]:
+    """The rows of a split as words, read back through the vocabulary."""
+    tokens = Vocabulary.read(data / VOCABULARY).tokens.to_pylist()
+    rows = [row[:length] for block in split.blocks for row, length in zip(block.ids, block.length, strict=True)]
+    return [" ".join(tokens[number] for number in row) for row in rows]
+
+
+def test_it_is_what_scikit_learn_makes_of_the_texts(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ngrams, "PIECE_TOKENS", 300)  # many pieces, many merges
+    monkeypatch.setattr(linear, "TOLERANCE", 1e-8)
+    manifest = read_manifest(data)
+    train, test = (Split(data, manifest, name) for name in ("train", "test"))
+    vectorizer = Vectorizer.learn(train, manifest.vocabulary_size, MOST_WEIGHTS)
+    ours, labels = vectorizer(train), in_order(train, "label")
+
+    plain = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, lowercase=False, token_pattern=r"\S+")
+    theirs = plain.fit_transform(texts_of(data, train))
+    tokens = Vocabulary.read(data / VOCABULARY).tokens.to_pylist()
+    names = [pair_or_word(int(key), manifest.vocabulary_size, tokens) for key in vectorizer.key]
+    assert sorted(names) == sorted(plain.vocabulary_)
+    columns = [plain.vocabulary_[name] for name in names]
+    assert abs(ours - theirs[:, columns]).max() < 1e-12
+    assert abs(vectorizer(test) - plain.transform(texts_of(data, test))[:, columns]).max() < 1e-12
+
+    classifier = fit(ours, labels)
+    reference = LogisticRegression(C=10.0, tol=1e-8, max_iter=1000).fit(theirs, labels)
+    np.testing.assert_allclose(classifier.coef_, reference.coef_[:, columns], atol=1e-4)
+    true = in_order(test, "label")
+    assert measure(data, manifest)["test"]["accuracy"] == reference.score(plain.transform(texts_of(data, test)), true)
+
+
+def pair_or_word(key: int, size: int, tokens: list[str]) -> str:
+    return tokens[key] if key < size else f"{tokens[key // size]} {tokens[key % size]}"
+
+
+@pytest.mark.parametrize("size", [7, 70_000, 1 << 31])
+def test_ngrams_are_counted_at_every_size_of_vocabulary(size: int) -> None:
+    random = np.random.default_rng(0)
+    known = np.array([UNK, 2, 3, size - 2, size - 1])
+    most = int(np.iinfo(np.int64).max // (size * (size + 1)))
+    rows = min(20, most)
+    lengths = random.integers(1, 9, rows)
+    ids = known[random.integers(0, len(known), (rows, 12))] * (np.arange(12) < lengths[:, None])
+    expected: Counter[tuple[int, int]] = Counter()
+    for row, (line, length) in enumerate(zip(ids.tolist(), lengths, strict=True)):
+        words = line[:length]
+        expected.update((word, row) for word in words)
+        expected.update((first * size + second, row) for first, second in itertools.pairwise(words))
+    found = count(ids.astype(np.int32), lengths, size)
+    assert list(zip(found.key.tolist(), found.row.tolist(), strict=True)) == sorted(expected)
+    assert found.times.tolist() == [expected[entry] for entry in sorted(expected)]
+
+
+def test_of_too_many_ngrams_those_in_the_most_rows_stay(data: Path) -> None:
+    manifest = read_manifest(data)
+    train = Split(data, manifest, "train")
+    every = Vectorizer.learn(train, manifest.vocabulary_size, MOST_WEIGHTS)
+    few = Vectorizer.learn(train, manifest.vocabulary_size, 50)
+    assert len(every.key) > len(few.key) == 50
+    assert (np.diff(few.key) > 0).all()
+    assert few.idf.max() <= np.sort(every.idf)[50]
+
+
+def test_a_class_without_training_rows_is_the_least_probable() -> None:
+    matrix = np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.0], [0.0, 0.8]])
+    classifier = fit(matrix, np.array([0, 2, 0, 2]))
+    logits = logits_of(classifier, matrix, 4)
+    assert logits.shape == (4, 4)
+    assert logits.argmax(axis=1).tolist() == [0, 2, 0, 2]
+    assert np.isfinite(logits).all()
+    assert (logits[:, [1, 3]] < logits[:, [0, 2]].min(axis=1, keepdims=True)).all()
+    np.testing.assert_allclose(logits[:, 2] - logits[:, 0], classifier.decision_function(matrix))
+
+
+def test_much_work_is_done_in_fewer_steps(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [step_limit(work) for work in (0, 10_000_000, 10**12)] == [1000, 500, 50]
+    monkeypatch.setattr(linear, "FEWEST_STEPS", 3)
+    monkeypatch.setattr(linear, "WORK", 1)
+    command.main(BaselineConfig(data=str(own)))
+    assert "logistic regression with C = 10, stopped after 3 steps" in capsys.readouterr().out
+    values = read_results(own, read_manifest(own).fingerprint)["test"]
+    assert (values["steps"], values["converged"]) == (3, False)
+
+
+def test_figures_have_the_form_of_an_evaluation(data: Path) -> None:
+    manifest = read_manifest(data)
+    results = measure(data, manifest)
+    assert list(results) == ["validation", "test"]
+    for split, values in results.items():
+        json.dumps(values, allow_nan=False)
+        assert values["rows"] == ROWS[split]
+        assert values["dataset"] == manifest.fingerprint
+        assert values["labels"] == manifest.labels
+        assert values["intervals"]["accuracy"][0] < values["accuracy"] <= values["intervals"]["accuracy"][1]
+        assert sum(entry["rows"] for entry in values["per_class"]) == ROWS[split]
+        assert 0.7 < values["accuracy"] < 1
+        assert values["converged"]
+    assert results["validation"]["temperature"] == results["test"]["temperature"] != 1.0
+
+
+def test_it_is_measured_once_for_each_fingerprint(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.main(BaselineConfig(data=str(own)))
+    first = capsys.readouterr().out
+    manifest = read_manifest(own)
+    kept = read_results(own, manifest.fingerprint)
+    assert f"written in {own}/baseline: validation.json and test.json" in first
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "measure", None)  # a second time nothing is computed
+        command.main(BaselineConfig(data=str(own)))
+        again = capsys.readouterr().out
+        assert again.replace("found in", "written in") == first
+        command.main(BaselineConfig(data=str(own), json=True))
+        assert json.loads(capsys.readouterr().out).keys() == {"validation", "test"}
+
+    write_manifest(own, replace(manifest, splits={**manifest.splits, "test": []}))
+    changed = read_manifest(own).fingerprint
+    assert read_results(own, changed) == {}
+    command.main(BaselineConfig(data=str(own)))
+    assert list(read_results(own, changed)) == ["validation"]
+    assert [path.name for path in (own / "baseline").iterdir()] == ["validation.json"]
+    assert read_results(own, changed)["validation"]["accuracy"] == kept["validation"]["accuracy"]
+    monkeypatch.setitem(RECIPE, "C", 1.0)
+    assert read_results(own, changed) == {}
+
+
+def test_a_damaged_result_is_said_and_made_anew(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(BaselineConfig(data=str(own)))
+    path = own / "baseline" / "test.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    with pytest.raises(DataError, match=r"test.json: damaged; delete it, and `python -m harness baseline`"):
+        read_results(own, read_manifest(own).fingerprint)
+    capsys.readouterr()
+    command.main(BaselineConfig(data=str(own)))
+    assert capsys.readouterr().err.count("\n") == 1
+    seconds = json.loads(path.read_bytes())["seconds"]
+    assert json.loads(path.read_bytes()) == {**json.loads(whole), "seconds": seconds}
+
+
+def test_an_interrupted_write_leaves_nothing(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            command.main(BaselineConfig(data=str(own)))
+    assert list((own / "baseline").iterdir()) == []
+    assert read_results(own, read_manifest(own).fingerprint) == {}
+
+
+def test_where_nothing_can_be_written_the_figures_are_shown(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own / "baseline").symlink_to("/proc/nowhere")  # nobody can make a folder there, not even root
+    command.main(BaselineConfig(data=str(own)))
+    out, err = capsys.readouterr()
+    assert "validation: 120 rows: accuracy 0." in out
+    assert "written" not in out
+    assert err.count("\n") == 1
+    assert err.startswith(f"warning: {own}/baseline cannot be written (")
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ({"train": 60}, "dataset.json: has no validation split, which the linear model needs"),
+        ({"train": 60, "test": 20}, "dataset.json: has no validation split, which the linear model needs"),
+    ],
+)
+def test_a_dataset_without_validation_is_refused(tmp_path: Path, rows: dict[str, int], sentence: str) -> None:
+    write_dataset(tmp_path, rows)
+    with pytest.raises(DataError, match=sentence):
+        command.main(BaselineConfig(data=str(tmp_path)))
+    assert not (tmp_path / "baseline").exists()
+
+
+def test_one_class_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path, {"train": 60, "validation": 20}, num_classes=1)
+    manifest = read_manifest(tmp_path)
+    write_manifest(tmp_path, replace(manifest, labels=["fine", "dull"]))
+    from harness.__main__ import main
+
+    assert cli.run(main, ["baseline", "--data", str(tmp_path)]) == 3
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "every training row is 'fine', and there is nothing to tell apart" in said
+
+
+@pytest.mark.processes
+def test_it_never_imports_torch(data: Path) -> None:
+    script = "import sys; from harness.__main__ import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    words = [sys.executable, "-c", script, "baseline", "--data", str(data)]
+    result = subprocess.run(words, cwd=ROOT, timeout=120, check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_which_is_ahead_and_whether_it_is_worth_its_time() -> None:
+    linear_model = {"validation": {"accuracy": 0.88}, "test": {"accuracy": 0.90, "seconds": 3.2}}
+    better = {"accuracy": 0.95, "intervals": {"accuracy": [0.93, 0.97]}}
+    ahead = compare(better, [], linear_model)
+    assert ahead is not None
+    assert ahead.figures == (
+        "accuracy on test: network 0.9500 (0.9300 to 0.9700), linear model 0.9000: "
+        "the network is 5.00 points above the linear model"
+    )
+    assert ahead.verdict is None
+    behind = compare({"accuracy": 0.89, "intervals": {"accuracy": [0.87, 0.91]}}, [], linear_model)
+    assert behind is not None
+    assert behind.figures.endswith("the network is 1.00 points below the linear model")
+    assert behind.verdict == (
+        "the network is not worth its time here: the interval of its accuracy begins at 0.8700, "
+        "which is not above the 0.9000 that the linear model reached in 3s"
+    )
+    touching = compare({"accuracy": 0.91, "intervals": {"accuracy": [0.90, 0.92]}}, [], linear_model)
+    assert touching is not None
+    assert touching.verdict is not None
+
+
+def test_without_a_test_split_the_best_validation_stands_beside_it() -> None:
+    lines = [{"accuracy": value, "best": best} for value, best in ((0.70, True), (0.88, True), (0.86, False))]
+    found = compare(None, lines, {"validation": {"accuracy": 0.88, "rows": 400}})
+    assert found is not None
+    assert (found.split, found.network["accuracy"]) == ("validation", 0.88)
+    assert found.figures.endswith("the network is as good as the linear model")
+    assert found.interval == pytest.approx((0.8445, 0.9082), abs=1e-4)  # Wilson's, 352 of 400
+    assert compare(None, lines, {}) is None
+    assert compare(None, [], {"validation": {"accuracy": 0.88, "rows": 400}}) is None
+    both = {"validation": {"accuracy": 0.88, "rows": 400}, "test": {"accuracy": 0.9, "rows": 300}}
+    assert compare(None, lines, both) is None  # its test is still to come
+
+
+class Heard(Sink):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.summaries: dict[str, Any] = {}
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def summarize(self, name: str, values: dict[str, Any]) -> None:
+        self.summaries |= {f"{name}/{key}": value for key, value in values.items()}
+
+
+def finished_run(run: Path, fingerprint: str) -> None:
+    """What of a run's directory tells how good it is."""
+    (run / "bundle").mkdir(parents=True)
+    (run / "bundle" / "bundle.json").write_text(json.dumps({"dataset": fingerprint}))
+    test = {"format": "padless-evaluation", "format_version": 1, "accuracy": 0.5, "intervals": {"accuracy": [0.4, 0.6]}}
+    (run / "test.json").write_text(json.dumps(test))
+
+
+def test_the_end_of_a_run_says_how_the_linear_model_does(own: Path, tmp_path: Path) -> None:
+    run, fingerprint = tmp_path / "run", read_manifest(own).fingerprint
+    finished_run(run, fingerprint)
+    heard = Heard()
+    sink = BaselineSink(run, own, heard)
+    sink.close(Ending("finished", 10))
+    assert heard.lines == []  # nothing was measured yet
+    command.main(BaselineConfig(data=str(own), json=True))
+    reached = read_results(own, fingerprint)["test"]
+    sink.close(Ending("failed", 10, 1, "broken"))
+    assert heard.lines == []
+    sink.close(Ending("finished", 10))
+    points = 100 * (reached["accuracy"] - 0.5)
+    assert heard.lines == [
+        f"accuracy on test: network 0.5000 (0.4000 to 0.6000), linear model {reached['accuracy']:.4f}: "
+        f"the network is {points:.2f} points below the linear model",
+        "the network is not worth its time here: the interval of its accuracy begins at 0.4000, "
+        f"which is not above the {reached['accuracy']:.4f} that the linear model reached in "
+        f"{duration(reached['seconds'])}",
+    ]
+    assert heard.summaries["baseline/accuracy"] == reached["accuracy"]
+    assert heard.summaries["baseline/difference"] == 0.5 - reached["accuracy"]
+    assert heard.summaries["baseline/rows"] == ROWS["test"]
+
+
+def test_the_end_of_a_run_survives_a_damaged_result(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished_run(tmp_path / "run", read_manifest(own).fingerprint)
+    (own / "baseline").mkdir()
+    (own / "baseline" / "test.json").write_text("{")
+    heard = Heard()
+    BaselineSink(tmp_path / "run", own, heard).close(Ending("finished", 10))
+    assert heard.lines == []
+    assert capsys.readouterr().err.startswith("warning: no linear model beside the run (")
+
+
+def test_wandb_keeps_it_in_the_summary(tmp_path: Path) -> None:
+    from harness.tracking.wandb_run import WandbTracker
+
+    run = SimpleNamespace(summary={})
+    tracker = WandbTracker("wandb", tmp_path, {}, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+    tracker.tracker = SimpleNamespace(run=run)
+    tracker.summarize("baseline", {"accuracy": 0.9, "roc_auc": None})
+    assert run.summary == {"baseline/accuracy": 0.9}
