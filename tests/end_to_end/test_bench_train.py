@@ -25,6 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SMALL = ("--model.embedding_dim", "8", "--model.hidden_size", "8", "--batch", "16", "--steps", "2", "--rounds", "2")
 
 
+@pytest.mark.slow
 def test_ratios_are_those_of_the_medians(data: Path) -> None:
     values = json.loads(succeed(run_module("harness", "bench", "train", "--data", data, "--json", *SMALL)).stdout)
     assert values["unit"] == "tokens/s"
@@ -38,6 +39,7 @@ def test_ratios_are_those_of_the_medians(data: Path) -> None:
     assert 0 < details["mfu"] < 1
 
 
+@pytest.mark.slow
 def test_no_step_is_short_enough(data: Path) -> None:
     result = run_module("harness", "bench", "train", "--data", data, "--max_length", "1", *SMALL)
     assert result.returncode == 2

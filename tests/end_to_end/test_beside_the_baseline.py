@@ -51,6 +51,7 @@ def test_a_run_is_held_against_the_linear_model(tmp_path: Path) -> None:
     assert kept["baseline/difference"] == network["accuracy"] - linear["accuracy"]
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_without_a_test_split_validation_is_compared(tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "run"

@@ -190,6 +190,7 @@ def test_ranks_whose_launcher_was_killed_leave_and_the_next_start_goes_on(
     assert final(run) == final(undisturbed)
 
 
+@pytest.mark.slow
 def test_only_one_process_trains_in_a_directory(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(data, run, *PLAIN, "--epochs", "1000")

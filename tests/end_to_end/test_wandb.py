@@ -194,6 +194,7 @@ def test_every_attempt_goes_on_with_one_run(killed_run: Path) -> None:
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 51))
 
 
+@pytest.mark.slow
 def test_sync_sends_every_row_once_and_fills_in_what_a_kill_lost(killed_run: Path) -> None:
     run_id = Journal(killed_run, "wandb").run_id
     folders = (killed_run / "wandb").glob("offline-run-*")
@@ -226,6 +227,7 @@ def check_history(stored: StoredRun, expected: range) -> None:
     assert stored.history("train/loss") == pytest.approx([1 / step for step in logged], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_online_attempts_append_to_one_curve(data: Path, tmp_path: Path) -> None:
     with wandb_server() as store:
         environment = {"HOME": str(tmp_path), **store.environment()}
@@ -260,6 +262,7 @@ def test_a_server_that_answers_after_ten_seconds_costs_the_loop_nothing(data: Pa
         check_history(stored, range(1, 101))
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_costs_one_warning_and_the_rows_are_kept(data: Path, tmp_path: Path) -> None:
     nowhere = {"HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": KEY}
     result = succeed(run_module("tests.attempt", tmp_path / "run", data, 1, 20, "finished", **nowhere))

@@ -48,6 +48,7 @@ def test_what_a_user_edits_is_at_the_top_and_directives_come_first() -> None:
     assert [line.partition("=")[0] for line in lines[first : first + 3]] == ["CONFIG", "OUTPUT", "PYTHON"]
 
 
+@pytest.mark.slow
 def test_two_nodes_give_the_bytes_of_a_local_run(cluster: Cluster, source: Path, expected: dict[str, bytes]) -> None:
     job, output = submit(cluster, source, DASK_LOGGING__DISTRIBUTED="info")
     cluster.complete(job, 180)
@@ -61,6 +62,7 @@ def test_two_nodes_give_the_bytes_of_a_local_run(cluster: Cluster, source: Path,
     assert not list(cluster.folder.glob(".padless-dask-*"))
 
 
+@pytest.mark.slow
 def test_requeued_in_mid_run_it_goes_on_to_the_same_bytes(
     cluster: Cluster, source: Path, expected: dict[str, bytes]
 ) -> None:
@@ -81,6 +83,7 @@ def test_requeued_in_mid_run_it_goes_on_to_the_same_bytes(
     assert not list(cluster.folder.glob(".padless-dask-*"))
 
 
+@pytest.mark.slow
 def test_the_jobs_exit_code_is_that_of_the_command(cluster: Cluster, source: Path) -> None:
     source = write_csv(cluster.folder / "wrong.csv", [*reviews(50), ("fine", "")])
     job, _ = submit(cluster, source)

@@ -132,6 +132,7 @@ def test_what_a_user_edits_is_at_the_top_and_directives_come_first() -> None:
     assert [line.partition("=")[0] for line in lines[first : first + 3]] == ["CONFIG", "RUN", "PYTHON"]
 
 
+@pytest.mark.slow
 def test_two_nodes_learn_what_two_processes_learn(
     cluster: Cluster, training: Training, undisturbed: dict[str, Any]
 ) -> None:
