@@ -36,7 +36,7 @@ test: lint ## Lint, types and every test that is neither slow nor night (under f
 	$(PYTEST) -n 2 --dist loadfile -m 'not slow and not night'
 
 test-fast: lint ## Lint, types and the tests that start no process (under a minute)
-	$(PYTEST) -n 2 --dist loadfile -m 'not processes and not slow and not night'
+	$(PYTEST) -n 2 --dist loadfile -m 'not processes and not thorough and not slow and not night'
 
 test-slow: setup ## The long proofs: kills under the launcher, a million rows, SLURM jobs
 	$(PYTEST) -n 2 --dist loadfile -m slow --timeout 2400 --ignore tests/slurm

@@ -138,6 +138,7 @@ def of_plain_loop(logits: np.ndarray, labels: np.ndarray, quality: Callable[[np.
     return max(quality(logits > cut) for cut in cuts)
 
 
+@pytest.mark.thorough
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 1000), st.integers(3, 40), st.booleans())
 def test_threshold_is_the_best_one_there_is(seed: int, rows: int, ties: bool) -> None:
@@ -193,6 +194,7 @@ def test_a_resample_has_the_metrics_of_the_rows_that_were_drawn(classes: int, ti
             assert found[name][number] == pytest.approx(values[name], abs=1e-9), name
 
 
+@pytest.mark.thorough
 def test_intervals_cover() -> None:
     """Of 300 intervals of 95 %, about 285 hold the value that endless rows would give."""
     truth = classification_metrics(*simulated(400_000, 99))

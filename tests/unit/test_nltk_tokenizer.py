@@ -53,6 +53,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Tokenizer, Callable[[str], lis
     return tokenizer("nltk_line"), lambda text: word_tokenize(text, preserve_line=True)
 
 
+@pytest.mark.thorough
 @SETTINGS
 @given(texts=st.lists(TEXT, min_size=1, max_size=4))
 def test_batch_and_single_equal_nltk(pair: tuple[Tokenizer, Callable[[str], list[str]]], texts: list[str]) -> None:
@@ -107,6 +108,7 @@ def test_cleaned_lower_case_text(nltk_data: Path, imdb: list[str]) -> None:
     assert tokenizer("nltk", html=True, lowercase=True)(texts).to_lists() == expected
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("every", [100, pytest.param(1, marks=pytest.mark.slow)])
 def test_imdb(pair: tuple[Tokenizer, Callable[[str], list[str]]], imdb: list[str], every: int) -> None:
     ours, theirs = pair
@@ -116,6 +118,7 @@ def test_imdb(pair: tuple[Tokenizer, Callable[[str], list[str]]], imdb: list[str
         assert got[row] == theirs(text), row
 
 
+@pytest.mark.thorough
 def test_hostile_texts(pair: tuple[Tokenizer, Callable[[str], list[str]]]) -> None:
     ours, theirs = pair
     texts = [text.encode("utf-8", "replace").decode() for text in hostile_texts(2008)[:-8]]

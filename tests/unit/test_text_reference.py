@@ -30,6 +30,7 @@ TOKENIZERS = {
 }
 
 
+@pytest.mark.thorough
 @settings(max_examples=400, deadline=None)
 @given(st.lists(TEXT, min_size=1, max_size=6), st.booleans(), st.booleans())
 def test_batch_and_single_equal_the_reference(texts: list[str], strip: bool, lower: bool) -> None:
@@ -77,6 +78,7 @@ def test_what_the_user_reads_in_the_documentation(text: str, expected: list[str]
     assert TOKENIZERS[True, True]([text]).to_lists() == [expected]
 
 
+@pytest.mark.thorough
 def test_hostile_texts_batch_single_and_reference() -> None:
     texts = hostile_texts(10_000)
     tokenizer = TOKENIZERS[True, True]
@@ -86,6 +88,7 @@ def test_hostile_texts_batch_single_and_reference() -> None:
     assert [len(tokens) for tokens in batch[-8:]] == [1, 1, 1, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("every", [50, pytest.param(1, marks=pytest.mark.slow)])
 def test_imdb_in_the_notebooks_configuration(imdb: list[str], nltk_data: object, every: int) -> None:
     from nltk.stem import WordNetLemmatizer
