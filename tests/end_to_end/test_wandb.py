@@ -22,7 +22,7 @@ from harness.tracking.journal import Journal
 from harness.tracking.tracking import FINISH_S, KILL_AFTER_S, kill_tree
 from tests.commands import ROOT, read_metrics, run_command, run_module, sentence, succeed
 from tests.datasets import write_dataset
-from tests.runs import kill, start, steps_done, wait_for_step
+from tests.runs import kill, launch, steps_done, wait_for_step
 from tests.wandb_server import KEY, Store, StoredRun, wandb_server
 
 pytest.importorskip("wandb", reason="needs the extra wandb")
@@ -107,11 +107,14 @@ def sync(run: Path, store: Store, *options: str) -> dict[str, Any]:
 
 def kill_trainer(process: subprocess.Popen[str]) -> None:
     """SIGKILL for the launcher and its ranks, and not for their trackers."""
+    doomed = []
     for member in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
-        if (
-            not {"harness.tracking.observer", "--port-filename"} & set(member.cmdline())
-            and "wandb" not in member.name()
-        ):
+        with suppress(psutil.NoSuchProcess):  # a child that has ended meanwhile
+            spared = {"harness.tracking.observer", "--port-filename"} & set(member.cmdline())
+            if not spared and "wandb" not in member.name():
+                doomed.append(member)
+    for member in doomed:
+        with suppress(psutil.NoSuchProcess):
             member.kill()
     process.wait(20)
 
@@ -124,13 +127,13 @@ def test_a_real_run_over_two_kills_and_a_preemption_is_one_curve(tmp_path: Path)
     tracked = ("--tracking.tracker", "wandb", "--tracking.project", "p", "--epochs", "20")
     with patch.dict(os.environ, {"HOME": str(tmp_path), "WANDB_MODE": "offline"}):
         for number, stop in enumerate((kill, kill_trainer, lambda process: process.send_signal(signal.SIGUSR2)), 1):
-            process = start(data, run, *tracked)
+            process = launch(data, run, *tracked)
             wait_until(lambda n=number: len(list((run / "wandb").glob("*/*.wandb"))) >= n, f"attempt {number} at W&B")
             wait_for_step(process, run, steps_done(run) + 60)
             assert process.poll() is None
             stop(process)
         assert process.wait(90) == 85
-        assert start(data, run, *tracked).wait(150) == 0
+        assert launch(data, run, *tracked).wait(150) == 0
     log = (tmp_path / "job" / "log").read_text()
     assert "warning" not in log, log
     folders = sorted((run / "wandb").glob("offline-run-*"))

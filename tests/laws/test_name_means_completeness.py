@@ -30,11 +30,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], float]:
-    """The bytes of a run that nothing disturbs, and how many seconds it takes here."""
-    output = tmp_path_factory.mktemp("undisturbed") / "out"
-    begin = time.monotonic()
-    assert start(source, output).wait(timeout=120) == 0
-    return contents(output), time.monotonic() - begin
+    """The bytes of a run that nothing disturbs, and how many seconds the fastest of a few takes here."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    seconds = []
+    for number in range(3):
+        begin = time.monotonic()
+        assert start(source, folder / str(number)).wait(timeout=120) == 0
+        seconds.append(time.monotonic() - begin)
+    return contents(folder / "0"), min(seconds)
 
 
 def start(source: Path, output: Path, cwd: Path = ROOT) -> subprocess.Popen[bytes]:
@@ -91,12 +94,12 @@ def test_killed_at_twenty_random_moments(
     """Two kills per dataset, until twenty of them have hit a run at work."""
     expected, duration_s = undisturbed
     hits = 0
-    for seed in range(40):
+    for seed in range(80):
         hits += killed_and_restarted(source, tmp_path / str(seed), duration_s, kills=2, seed=seed)
         assert contents(tmp_path / str(seed)) == expected
         if hits >= 20:
             return
-    pytest.fail(f"only {hits} of 80 kills hit a run at work")
+    pytest.fail(f"only {hits} of 160 kills hit a run at work")
 
 
 @pytest.mark.processes
