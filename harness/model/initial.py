@@ -33,11 +33,6 @@ class StartVectors:
     facts: dict[str, Any]
     """What run, checkpoints, bundle and report say of them: source, sha256, coverage."""
 
-    @property
-    def coverage(self) -> str:
-        """The coverage for a reader."""
-        return coverage(self.facts)
-
     @torch.no_grad()
     def put_into(self, embedding: nn.Embedding, std: float) -> None:
         """Replace the rows that have a vector, by vectors with entries of standard deviation ``std``."""
@@ -48,8 +43,9 @@ class StartVectors:
 
 
 def coverage(facts: dict[str, Any]) -> str:
-    """How much of a vocabulary, and of the training rows, the vectors with these facts cover."""
-    return f"{facts['words']:,} of {facts['vocabulary']:,} words ({facts['tokens']:.1%} of the tokens)"
+    """How much of a vocabulary and its training rows the vectors with these facts cover, and which they are."""
+    covered = f"{facts['words']:,} of {facts['vocabulary']:,} words, {facts['tokens']:.1%} of the tokens"
+    return f"{covered}; sha256 {facts['sha256'][:12]}"
 
 
 def from_kept(kept: KeptVectors, vocabulary: Vocabulary) -> StartVectors:

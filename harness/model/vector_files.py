@@ -23,6 +23,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.vectors import KeptVectors, read_kept
 
 READ_BYTES = 1 << 20
 SAMPLE_BYTES = 1 << 12
@@ -31,6 +32,13 @@ DIGITS = frozenset(b"0123456789.+-eE \t\rnaifNAIF")
 """Bytes that the numbers of a text file are written with."""
 CONTROL = frozenset(range(32)) - frozenset(b"\t\r\n")
 """Bytes that no text has."""
+
+OTHERS = {
+    b"PK\x03\x04": "a zip archive: unpack it, and name the file of vectors inside",
+    b"\xba\x16\x4f\x2f": "a model of fastText, which no other program reads: name its .vec file",
+    b"\x80": "a pickle, such as gensim's own format: save the vectors with save_word2vec_format",
+}
+"""First bytes of files that people have beside the vectors -> what to do."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,9 @@ def read_head(path: str | Path) -> Head:
     with opened(path) as (file, _):
         line = file.readline(READ_BYTES)
         fields = line.split()
+        for start, hint in OTHERS.items():
+            if line.startswith(start):
+                raise DataError(f"{path}: {hint}")
         if not fields or not line.endswith(b"\n"):
             raise DataError(f"{path}: its first line is no word with numbers; name a file of word vectors")
         if len(fields) == 2 and all(field.isdigit() for field in fields):
@@ -112,6 +123,33 @@ def check_dim(path: str | Path, head: Head, dim: int) -> None:
             f"init.vectors: {path} has vectors of {head.dim} numbers, the model's embedding_dim is {dim}; set "
             f"model.embedding_dim to {head.dim}, or name a file with vectors of {dim}"
         )
+
+
+def check_named(path: str, fingerprint: str, dim: int) -> None:
+    """Look at the head of a named file. Raises ``ConfigError`` or ``DataError`` for what no run could start from."""
+    if is_own(path):
+        check_own(path, fingerprint, dim)
+    else:
+        check_dim(path, read_head(path), dim)
+
+
+def is_own(path: str) -> bool:
+    """Whether a file is named that ``python -m preprocessing vectors`` wrote."""
+    return Path(path).suffix == ".npy"
+
+
+def check_own(path: str, fingerprint: str, dim: int) -> KeptVectors:
+    """What is known of such a file. Raises ``ConfigError``, or ``DataError`` if it belongs to another dataset."""
+    kept = read_kept(path)
+    if kept is None or not kept.path.exists():
+        raise ConfigError(f"init.vectors: {path}: holds no vectors as `python -m preprocessing vectors` keeps them")
+    if kept.info.dataset != fingerprint:
+        raise DataError(
+            f"{path}: learned from another dataset (fingerprint {kept.info.dataset[:12]}), whose ids are others; learn "
+            "those of this one with `python -m preprocessing vectors`"
+        )
+    check_dim(path, Head("own texts", kept.info.words, kept.info.settings.dim, 0), dim)
+    return kept
 
 
 def read_vectors(path: str | Path, ids: Mapping[bytes, int], size: int, dim: int) -> Found:
@@ -151,7 +189,8 @@ def opened(path: str | Path) -> Iterator[tuple[BinaryIO, _Hashing]]:
             raw.seek(0)
             hashing = _Hashing(raw)
             buffered = io.BufferedReader(hashing, READ_BYTES)
-            yield (cast(BinaryIO, gzip.GzipFile(fileobj=buffered)) if zipped else buffered), hashing
+            unpacked = cast(io.RawIOBase, gzip.GzipFile(fileobj=buffered))
+            yield (io.BufferedReader(unpacked, READ_BYTES) if zipped else buffered), hashing
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: damaged or cut short inside its gzip stream ({error}); fetch it again") from None
     except FileNotFoundError:
@@ -181,9 +220,11 @@ def text_rows(
             yield place, word, None
             continue
         try:
-            yield place, word, np.array(fields, dtype=np.float32)
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+                row = np.array(fields, dtype=np.float32)
         except ValueError:
             raise DataError(f"{path}: {place} holds something that is no number: {excerpt(line)}") from None
+        yield place, word, row
 
 
 def unusual(line: bytes, dim: int) -> tuple[bytes, list[bytes]]:
@@ -204,13 +245,13 @@ def binary_rows(
     assert head.words is not None
     held, at = b"", 0
     for number in range(1, head.words + 1):
-        while (end := held.find(b" ", at)) < 0 or len(held) < end + 1 + size:
+        while (end := held.find(b" ", at, at + SAMPLE_BYTES)) < 0 or len(held) < end + 1 + size:
+            if end < 0 and len(held) - at >= SAMPLE_BYTES:
+                raise DataError(f"{path}: word {number:,} has no end: damaged, or not word2vec's binary format")
             more = file.read(READ_BYTES)
             if not more:
                 promised = f"of the {head.words:,} that its first line promises"
                 raise DataError(f"{path}: ends inside word {number:,} {promised}: cut short; fetch it again")
-            if end < 0 and len(held) - at > SAMPLE_BYTES:
-                raise DataError(f"{path}: word {number:,} has no end: damaged, or not word2vec's binary format")
             held, at = held[at:] + more, 0
         word = held[at:end].lstrip(b"\n")
         yield f"word {number:,}", word, np.frombuffer(held, "<f4", head.dim, end + 1) if word in ids else None

@@ -113,6 +113,8 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             start = None if config.dry_run else point.checkpoint
         manifest = preflight.check_data(config, world.world_size, start, hashes=world.is_main)
         preflight.check_device(config, session.device.type)
+        if world.is_main and start is None:
+            preflight.check_start(config, manifest)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
     facts = {"configuration": settings, "dataset": manifest.fingerprint[:16], "torch": torch.__version__}
     world.handshake(facts)

@@ -22,13 +22,14 @@ import numpy as np
 
 from harness.config import RunConfig
 from harness.model.initial import StartVectors, coverage, from_file, from_kept
+from harness.model.vector_files import check_own, is_own
 from harness.ranks import preemption
 from harness.ranks.distributed import RankError, World
 from harness.ranks.precision import Choice
 from harness.rundir.layout import VECTORS
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.dataset.shards import VOCABULARY, Manifest
-from preprocessing.dataset.vectors import KeptVectors, find_kept, folder_of, read_kept
+from preprocessing.dataset.vectors import find_kept, folder_of
 from preprocessing.text.vocabulary import Vocabulary
 
 LOOK_EVERY_S = 1.0
@@ -132,8 +133,7 @@ def found_beside(config: RunConfig, manifest: Manifest) -> Start:
         kept = find_kept(folder, manifest.fingerprint, dim)
         if kept is not None:
             vectors = from_kept(kept, Vocabulary.read(Path(config.data, VOCABULARY)))
-            reason = f"{kept.path}, {kept.info.settings}; {vectors.coverage}"
-            return Start(vectors, vectors.facts, Choice("own texts", reason))
+            return started(vectors, str(kept.info.settings))
     if importlib.util.find_spec("gensim") is None:
         reason = "gensim, which learns vectors of the texts, is not installed: pip install 'padless[vectors]'"
         return Start(choice=Choice("random", reason))
@@ -146,29 +146,16 @@ def read_named(config: RunConfig, manifest: Manifest) -> Start:
     """The vectors of a file. Raises ``ConfigError`` or ``DataError``."""
     path, vocabulary = config.init.vectors, Vocabulary.read(Path(config.data, VOCABULARY))
     if is_own(path):
-        kept = check_own(path, manifest, config.model.embedding_dim)
-        vectors = from_kept(kept, vocabulary)
+        vectors = from_kept(check_own(path, manifest.fingerprint, config.model.embedding_dim), vocabulary)
     else:
         print(f"vectors    reading {path}", flush=True)
         vectors = from_file(path, vocabulary, config.model.embedding_dim)
-    return Start(vectors, vectors.facts, Choice(path, f"{vectors.facts['format']}; {vectors.coverage}"))
+    return started(vectors, vectors.facts["format"])
 
 
-def is_own(path: str) -> bool:
-    """Whether a file is named that ``preprocessing vectors`` wrote."""
-    return Path(path).suffix == ".npy"
-
-
-def check_own(path: str, manifest: Manifest, dim: int) -> KeptVectors:
-    """What is known of kept vectors that were named. Raises ``ConfigError`` or ``DataError`` for another dataset's."""
-    kept = read_kept(path)
-    if kept is None:
-        raise ConfigError(f"init.vectors: {path}: no vectors as `python -m preprocessing vectors` keeps them")
-    if kept.info.dataset != manifest.fingerprint:
-        raise DataError(f"{path}: vectors of another dataset (fingerprint {kept.info.dataset[:12]}): their ids differ")
-    if (own := kept.info.settings.dim) != dim:
-        raise ConfigError(f"init.vectors: {path} has vectors of {own} numbers; set model.embedding_dim to {own}")
-    return kept
+def started(vectors: StartVectors, what: str) -> Start:
+    """A start from these vectors."""
+    return Start(vectors, vectors.facts, Choice(vectors.facts["source"], f"{what}; {coverage(vectors.facts)}"))
 
 
 def fallback(config: RunConfig) -> Path | None:
@@ -182,5 +169,4 @@ def resumed(facts: dict[str, Any] | None) -> Start:
     """What a run that goes on remembers; the vectors are in its weights and are not read again."""
     if facts is None:
         return Start()
-    reason = f"the run began with them: {coverage(facts)}, sha256 {facts['sha256'][:12]}"
-    return Start(facts=facts, choice=Choice(facts["source"], reason))
+    return Start(facts=facts, choice=Choice(facts["source"], f"the run began with them; {coverage(facts)}"))
