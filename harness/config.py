@@ -39,6 +39,8 @@ class ModelConfig:
     """Chance to drop a feature of the embeddings, between layers and before the last layer; one mask per text."""
     word_dropout: float = 0.0
     """Chance that training reads a token as <unk>."""
+    freeze_embedding: int | Literal["always"] | None = None
+    """Optimizer steps, from the first, during which the vectors stay what they are; always: to the end; null: none."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -47,6 +49,23 @@ class ModelConfig:
         require(self.embedding_std > 0, "model.embedding_std", self.embedding_std, "above 0")
         for name in ("dropout", "word_dropout"):
             require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "at least 0 and below 1")
+        frozen = self.freeze_embedding
+        fits = frozen in (None, "always") or (isinstance(frozen, int) and frozen >= 1)
+        require(fits, "model.freeze_embedding", frozen, "a number of optimizer steps, always, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """What the weights are before the first step, where they are not drawn from the seed."""
+
+    vectors: str = "none"
+    """Word vectors that the embedding starts from, scaled to model.embedding_std: none: random ones; auto: those of the
+    dataset's own texts, kept beside it, and learned before training if they are not there yet; or a FILE as word2vec
+    (text or binary), GloVe or fastText (.vec) have it, .gz too. Words without a vector start random."""
+
+    def __post_init__(self) -> None:
+        """Refuse what names nothing."""
+        require(bool(self.vectors), "init.vectors", self.vectors, "none, auto or a file's name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +243,8 @@ class RunConfig:
     """Checkpoints:"""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network:"""
+    init: InitConfig = field(default_factory=InitConfig)
+    """The start of the weights:"""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimizer:"""
     order: OrderConfig = field(default_factory=OrderConfig)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m preprocessing run | check | inspect | bench | fetch-nltk``: from texts to a dataset directory."""
+"""``python -m preprocessing COMMAND``: from texts to a dataset directory, and what is learned from it offline."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ COMMANDS = (
         summary="What is in a dataset, and how good it is: [--json] [--plot FILE.png].",
         main="preprocessing.dataset.inspect:main",
         config="preprocessing.dataset.inspect:InspectConfig",
+        words=DATASET,
+    ),
+    Command(
+        name="vectors",
+        summary="Learn word vectors of a dataset's own texts, which trainings can start from: [--dim N].",
+        main="preprocessing.dataset.vectors_command:main",
+        config="preprocessing.dataset.vectors_command:VectorsConfig",
         words=DATASET,
     ),
     Command(

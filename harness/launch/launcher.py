@@ -56,7 +56,9 @@ def main(argv: list[str]) -> int:
     if point.finished and not config.dry_run:
         print(f"{config.run} has finished already; name another run directory to train again")
         return 0
-    preflight.check_data(config, arguments.num_processes or 1, point.checkpoint)
+    manifest = preflight.check_data(config, arguments.num_processes or 1, point.checkpoint)
+    if point.checkpoint is None and not arguments.machine_rank:
+        preflight.check_start(config, manifest)
     check_devices(config, options, arguments)
     os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(SIGNALS)
     os.environ["PET_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_TIMEOUT_S)

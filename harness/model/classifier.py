@@ -27,6 +27,7 @@ class Classifier(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_dim, padding_idx=PAD)
         with torch.no_grad():
             self.embedding.weight *= config.embedding_std
+        self.embedding.weight.requires_grad_(config.freeze_embedding != "always")
         self.recurrent = VariableLengthLSTM(
             config.embedding_dim,
             config.hidden_size,
@@ -53,6 +54,11 @@ class Classifier(nn.Module):
                 pooled = pooled * masks.features(HEAD, pooled.shape[1], self.config.dropout, pooled.dtype)
             logits = self.head(pooled)
         return logits.squeeze(1) if self.num_classes == 2 else logits
+
+    def holds_embedding(self, step: int) -> bool:
+        """Whether the embedding stays what it is in optimizer ``step`` (from 0)."""
+        frozen = self.config.freeze_embedding
+        return frozen is not None and (frozen == "always" or step < frozen)
 
     @property
     def drops(self) -> bool:

@@ -18,6 +18,7 @@
     tracking/                  what each tracker printed (NAME.log) and was told (NAME.jsonl)
     wandb/, tensorboard/, …    what a tracker itself writes
     bad_batches/               rows of steps whose gradient was not finite
+    vectors/                   word vectors of a dataset whose directory cannot be written to
     profile/                   traces of the steps that were profiled
     STOP                       made by a user: save a checkpoint and stop
     .lock                      held by the process that trains here
@@ -42,6 +43,7 @@ REPORT = "report.html"
 TRACKING = "tracking"
 BAD_BATCHES = "bad_batches"
 PROFILE = "profile"
+VECTORS = "vectors"
 STOP = "STOP"
 LOCK = ".lock"
 

@@ -18,6 +18,7 @@ from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.residency import DataPlacement, OpenData
 from harness.model.classifier import Classifier, Objective
+from harness.model.initial import StartVectors
 from harness.model.recurrent import try_recurrence
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
 from harness.ranks.preemption import StopWatch
@@ -41,6 +42,7 @@ from harness.training.sinks import Sink, Sinks, TrackerSink
 from harness.training.state import State
 from harness.training.throughput import Meter, reset_peak_memory
 from harness.training.trainer import Trainer
+from harness.training.vectors import resumed, start_vectors
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.dataset.shards import Manifest
@@ -75,7 +77,11 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter) -> Run:
         data.copy()
     with world.together("opening the dataset"):
         data.open()
-    trainer = build_trainer(config, session, manifest, data, choices)
+    begin = start_vectors(config, manifest, world) if start is None else resumed(start.state.get("vectors"))
+    writer.vectors = begin.facts
+    if begin.choice is not None:
+        choices["vectors"] = begin.choice
+    trainer = build_trainer(config, session, manifest, data, choices, begin.vectors)
     selection = Selection(config.select, config.patience)
     with world.together("loading the checkpoint"):
         if start is not None:
@@ -89,7 +95,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter) -> Run:
     prepare_checkpoints(trainer, writer)
     console = add_sinks(config, manifest, trainer, writer, choices) if world.is_main else None
     scorer, requests = Scorer(session, data, trainer.loader.layout, config.eval_batch), RankRequests(world)
-    run = Run(config, session, manifest, data, scorer, trainer, selection, requests, watch, writer, console)
+    parts = (config, session, manifest, data, scorer, trainer, selection, requests, watch, writer, console)
+    run = Run(*parts, begin.interrupted)
     trainer.milestones = run
     return run
 
@@ -106,6 +113,8 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             start = None if config.dry_run else point.checkpoint
         manifest = preflight.check_data(config, world.world_size, start, hashes=world.is_main)
         preflight.check_device(config, session.device.type)
+        if world.is_main and start is None:
+            preflight.check_start(config, manifest)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
     facts = {"configuration": settings, "dataset": manifest.fingerprint[:16], "torch": torch.__version__}
     world.handshake(facts)
@@ -129,12 +138,22 @@ def load(trainer: Trainer, selection: Selection, start: Checkpoint, choices: dic
 
 
 def build_trainer(
-    config: RunConfig, session: Session, manifest: Manifest, data: OpenData, choices: dict[str, Choice]
+    config: RunConfig,
+    session: Session,
+    manifest: Manifest,
+    data: OpenData,
+    choices: dict[str, Choice],
+    vectors: StartVectors | None = None,
 ) -> Trainer:
-    """A trainer at step 0 with weights drawn from the seed; what was decided on the way is added to ``choices``."""
+    """A trainer at step 0 with weights drawn from the seed and, on rank 0, whose weights all ranks get, ``vectors``.
+
+    What was decided on the way is added to ``choices``.
+    """
     world, directory = session.world, Path(config.run)
     torch.manual_seed(config.seed)
     classifier = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
+    if vectors is not None:
+        vectors.put_into(classifier.embedding, config.model.embedding_std)
     classifier.to(session.device).recurrent.flatten_parameters()
     layout, in_layout = layout_on(session.device, config.model.hidden_size, config.recurrence)
     wanted = recurrent_dtype(session.arithmetic, session.device.type, layout)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from harness.config import RunConfig
 from harness.data import checks
+from harness.model.vector_files import check_named
 from harness.rundir.checkpoint import Checkpoint
 from harness.tracking.trackers import check_trackers
 from harness.training import resume
@@ -44,6 +45,15 @@ def check_data(
     checks.check_fit(config, manifest, world_size)
     checks.check_useful(config, manifest, world_size)
     return manifest
+
+
+def check_start(config: RunConfig, manifest: Manifest) -> None:
+    """Whether the file is there that a run without a checkpoint starts from, and fits. For one process of a run.
+
+    Raises ``ConfigError`` or ``DataError``.
+    """
+    if config.init.vectors not in ("none", "auto"):
+        check_named(config.init.vectors, manifest.fingerprint, config.model.embedding_dim)
 
 
 def check_device(config: RunConfig, device_type: str) -> None:

@@ -38,9 +38,11 @@ FREE = {
     "tracking": "log lines or trackers differ",
     "evaluation": "figures are computed otherwise",
 }
-"""Keys, or their first part, that leave the order of rows and every update what they are; and what they do change."""
+"""First parts of keys that leave the order of rows and every update what they are; and what they do change."""
 BREAKING = {
     "model": "the weights do not fit another model",
+    "model.freeze_embedding": "other updates from here on",
+    "init": "the run keeps the vectors that it began with",
     "global_batch": "another order of rows",
     "global_batch_tokens": "another order of rows",
     "order": "another order of rows",
@@ -80,7 +82,7 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differen
             continue
         first = key.partition(".")[0]
         breaks = first not in FREE
-        effect = BREAKING.get(first, "unknown to this version") if breaks else FREE[first]
+        effect = FREE.get(first) or BREAKING.get(key) or BREAKING.get(first, "unknown to this version")
         found.append(Difference(key, old, new, effect, breaks))
     return found
 
@@ -100,7 +102,7 @@ def is_allowed(key: str, allowed: set[str]) -> bool:
 def check_continuity(found: list[Difference], allowed: set[str]) -> None:
     """Raise ``ConfigError`` for the first difference that breaks the run and was not allowed."""
     for one in found:
-        if one.breaks and one.key.partition(".")[0] in IMPOSSIBLE:
+        if one.breaks and one.key not in BREAKING and one.key.partition(".")[0] in IMPOSSIBLE:
             raise ConfigError(f"{one.key}: was {one.was}, now {one.now}: {one.effect}; name another run directory")
         if one.breaks and not is_allowed(one.key, allowed):
             raise ConfigError(

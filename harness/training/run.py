@@ -46,9 +46,13 @@ class Run(Milestones):
     writer: RunWriter
     console: Console | None
     """None on ranks other than 0."""
+    interrupted: bool = False
+    """A rank was told to stop before the weights were what the run begins with."""
 
     def train(self) -> None:
         """Train to the end and test, or save and raise ``Preempted`` on all ranks at a common step."""
+        if self.interrupted:
+            raise self.preempted()
         HEARTBEAT.in_loop, HEARTBEAT.step = True, self.trainer.step
         try:
             self.pause()
@@ -113,6 +117,7 @@ class Run(Milestones):
             "dataset": self.manifest.fingerprint,
             "text_hash": self.manifest.text_hash,
             "order_version": order.VERSION,
+            "vectors": self.writer.vectors,
             "config": to_dict(self.config),
             "versions": {"torch": torch.__version__, "padless": installed_version("padless")},
         }

@@ -135,6 +135,9 @@ class Trainer:
                 self.accelerator.backward(loss * scale)
             losses.append(loss.detach())
             row_losses.append(self.objective.row_losses)
+        classifier = self.objective.classifier
+        if classifier.holds_embedding(self.step):
+            classifier.embedding.weight.grad = None  # no update, no decay, no moments
         grad_norm = self.clip()
         self.take_step(batch, grad_norm, row_losses)
         return torch.stack(losses).sum(), grad_norm
