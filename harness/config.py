@@ -17,6 +17,10 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Recurrence = Literal["auto", "packed", "padded"]
 
 
+MOST_BUCKETS = 1 << 26
+"""A quarter of a gigabyte for each output of the wide part."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Embedding, recurrent layers, pooling, one linear layer."""
@@ -39,6 +43,9 @@ class ModelConfig:
     """Chance to drop a feature of the embeddings, between layers and before the last layer; one mask per text."""
     word_dropout: float = 0.0
     """Chance that training reads a token as <unk>."""
+    wide: int = 0
+    """Buckets of a linear part over hashed words and pairs of words, whose logits are added to the network's; 0: none.
+    """
     freeze_embedding: int | Literal["always"] | None = None
     """Optimizer steps, from the first, during which the vectors stay what they are; always: to the end; null: none."""
 
@@ -49,6 +56,8 @@ class ModelConfig:
         require(self.embedding_std > 0, "model.embedding_std", self.embedding_std, "above 0")
         for name in ("dropout", "word_dropout"):
             require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "at least 0 and below 1")
+        fits = self.wide == 0 or (2 <= self.wide <= MOST_BUCKETS and self.wide.bit_count() == 1)
+        require(fits, "model.wide", self.wide, f"a power of two up to {MOST_BUCKETS}, or 0 for none")
         frozen = self.freeze_embedding
         fits = frozen in (None, "always") or (isinstance(frozen, int) and frozen >= 1)
         require(fits, "model.freeze_embedding", frozen, "a number of optimizer steps, always, or null")
@@ -90,12 +99,15 @@ class OptimConfig:
     """Share of each label that is spread over all classes."""
     class_weights: dict[str, float] = field(default_factory=dict)
     """Label -> factor for the loss of its rows, as in {positive: 2.0}; a label that is not named counts once."""
+    wide_lr: float = 20.0
+    """Rate of the linear part (model.wide) at the first step; it falls to zero evenly. Plain gradient descent."""
     gradient_compression: Literal["none", "bf16"] = "none"
     """What gradients travel as between processes."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require(self.lr > 0, "optim.lr", self.lr, "above 0")
+        require(self.wide_lr > 0, "optim.wide_lr", self.wide_lr, "above 0")
         require(0 <= self.warmup <= 1, "optim.warmup", self.warmup, "a share of the steps, from 0 to 1")
         require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
         require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers from 0 to below 1")

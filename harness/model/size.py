@@ -7,7 +7,7 @@ from harness.config import ModelConfig
 
 
 def num_parameters(shape: ModelConfig, vocabulary_size: int, num_classes: int) -> int:
-    """Trainable numbers of the network."""
+    """Numbers that training changes: those of the network and of the wide part."""
     directions = 2 if shape.bidirectional else 1
     total, size = vocabulary_size * shape.embedding_dim, shape.embedding_dim
     for _ in range(shape.num_layers):
@@ -15,4 +15,5 @@ def num_parameters(shape: ModelConfig, vocabulary_size: int, num_classes: int) -
         size = directions * shape.hidden_size
     pooled = size * (2 if shape.pooling == "max+mean" else 1)
     outputs = 1 if num_classes == 2 else num_classes
-    return total + outputs * (pooled + 1)
+    wide = outputs * (shape.wide + 1) if shape.wide else 0
+    return total + outputs * (pooled + 1) + wide

@@ -43,6 +43,7 @@ from harness.training.state import State
 from harness.training.throughput import Meter, reset_peak_memory
 from harness.training.trainer import Trainer
 from harness.training.vectors import resumed, start_vectors
+from harness.training.wide import count_features
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.dataset.shards import Manifest
@@ -86,6 +87,9 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter) -> Run:
     with world.together("loading the checkpoint"):
         if start is not None:
             load(trainer, selection, start, choices)
+    wide = trainer.objective.classifier.wide
+    if wide is not None and start is None:
+        count_features(wide, data.splits[TRAIN], world)
     if config.micro_batch == "auto":
         choices["micro_batch"] = choose_micro_batch(trainer)
     with world.together("opening the run directory"):

@@ -29,6 +29,7 @@ from harness.training.optim import (
 from harness.training.profiling import StepProfiler
 from harness.training.state import State, load_weights
 from harness.training.throughput import Meter
+from harness.training.wide import WideDescent
 from preprocessing.base.errors import DataError
 
 
@@ -75,10 +76,15 @@ class Trainer:
         accelerator.ddp_handler = ddp_options(config, accumulates=accumulates)
         optimizer = build_optimizer(objective.classifier, config.optim)
         self.model, self.optimizer = accelerator.prepare(objective, optimizer)
+        if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
+            # The only buffers are the wide part's, which every rank changes alike; DDP would send them at every step.
+            self.model.broadcast_buffers = False
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
         decay = config.optim.ema
         self.average = None if decay is None else WeightAverage(objective.classifier, decay)
+        wide = objective.classifier.wide
+        self.wide = None if wide is None else WideDescent(wide, config.optim.wide_lr, world)
         self.milestones = Milestones()
         """Hears of every step, log line and epoch, on every rank."""
         self.total_steps = config.epochs * loader.order.steps_per_epoch
@@ -126,7 +132,7 @@ class Trainer:
         """
         set_learning_rate(self.optimizer, self.current_lr())
         scale = self.world.world_size / batch.global_rows
-        losses, row_losses = [], []
+        losses, row_losses, touched = [], [], []
         for number, micro_batch in enumerate(batch.micro_batches):
             last = number == len(batch.micro_batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -135,11 +141,14 @@ class Trainer:
                 self.accelerator.backward(loss * scale)
             losses.append(loss.detach())
             row_losses.append(self.objective.row_losses)
+            touched.append(self.objective.touched)
         classifier = self.objective.classifier
         if classifier.holds_embedding(self.step):
             classifier.embedding.weight.grad = None  # no update, no decay, no moments
         grad_norm = self.clip()
-        self.take_step(batch, grad_norm, row_losses)
+        skip = self.take_step(batch, grad_norm, row_losses)
+        if self.wide is not None:
+            self.wide.step([part for part in touched if part is not None], batch, self.step / self.total_steps, skip)
         return torch.stack(losses).sum(), grad_norm
 
     def clip(self) -> torch.Tensor:
@@ -152,14 +161,17 @@ class Trainer:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
-    def take_step(self, batch: StepBatch, grad_norm: torch.Tensor, row_losses: list[torch.Tensor]) -> None:
-        """Update the weights, unless the gradient is not finite; then nothing changes, on any rank."""
+    def take_step(self, batch: StepBatch, grad_norm: torch.Tensor, row_losses: list[torch.Tensor]) -> torch.Tensor:
+        """Update the weights, unless the gradient is not finite; then nothing changes, on any rank. Gives 1.0 or 0.0:
+        whether that was so.
+        """
         skip = self.guard.judge(self.optimizer.optimizer, grad_norm, self.accelerator.scaler)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update(self.step)
         self.meter.skipped += self.guard.record(self.step, batch, row_losses, skip, self.current_lr())
+        return skip
 
     def current_lr(self) -> float:
         """Learning rate of the current step."""

@@ -18,7 +18,7 @@ from preprocessing.base.errors import ConfigError, DataError, UserError
 DIM = 6
 WORDS = [",", "the", "naïve", "film", "Great", "日本", "don't", "1999"]
 VALUES = np.round(np.random.default_rng(0).normal(size=(len(WORDS), DIM)), 4).astype(np.float32)
-IDS = {"film".encode(): 2, "naïve".encode(): 5, "absent".encode(): 6, "1999".encode(): 3}
+IDS = {b"film": 2, "naïve".encode(): 5, b"absent": 6, b"1999": 3}
 """A vocabulary of eight ids."""
 
 
