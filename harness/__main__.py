@@ -53,7 +53,7 @@ COMMANDS = (
         summary="Steps, padding, memory and balance of a run, from the manifest alone.",
         main="harness.launch.plan:main",
         config="harness.launch.plan:PlanConfig",
-        shared="harness.config:RunConfig",
+        shared="harness.config:Recipe",
     ),
     Command(
         name="doctor",

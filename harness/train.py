@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from harness.config import RunConfig
+from harness.config import Recipe
 from harness.ranks import preemption
 from harness.ranks.exit import leave, run_rank
+from harness.training.rules import resolve
 from preprocessing.base import cli
 
 PROG = "accelerate launch -m harness.train"
@@ -15,7 +16,8 @@ DESCRIPTION = "Train an LSTM text classifier on a dataset directory; any key bel
 def main(argv: list[str]) -> int:
     """Train on this rank; returns the exit code."""
     preemption.install()
-    config = cli.parse(RunConfig, argv, prog=PROG, description=DESCRIPTION)
+    resolved = resolve(cli.parse(Recipe, argv, prog=PROG, description=DESCRIPTION))
+    config = resolved.config
     from harness.ranks.session import open_session
     from harness.report.beside import BaselineSink
     from harness.report.sink import ReportSink
@@ -26,7 +28,7 @@ def main(argv: list[str]) -> int:
         return ReportSink(config.run), BaselineSink(config.run, config.data, sinks)
 
     joined = open_session(config.device, config.precision, config.timeout_s)
-    with joined as session, open_run(config, session, listeners) as run:
+    with joined as session, open_run(config, session, listeners, resolved.reasons) as run:
         if config.dry_run:
             run.rehearse()
         else:

@@ -24,12 +24,14 @@ from harness.launch.launcher import free_port
 from preprocessing.base import cli
 from preprocessing.base.commands import Command, Words, call
 from preprocessing.base.errors import ConfigError
+from tests.commands import PLAIN
 from tests.datasets import write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 600
 ROWS = {"train": 600, "validation": 120, "test": 120}
 TRAINING = (
+    *PLAIN,
     *("--device", "cpu", "--precision", "fp32", "--epochs", "2", "--global_batch", "32", "--micro_batch", "7"),
     *("--model.embedding_dim", "16", "--model.hidden_size", "16", "--model.num_layers", "2", "--model.dropout", "0.3"),
     *("--model.word_dropout", "0.1", "--optim.ema", "0.98", "--optim.label_smoothing", "0.05", "--seed", "3"),

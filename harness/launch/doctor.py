@@ -21,8 +21,10 @@ from pathlib import Path
 from harness.config import RunConfig
 from harness.launch import diagnosis, launcher
 from harness.launch.facts import NOTHING
+from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import cli
 from preprocessing.base.commands import Command, read
+from preprocessing.base.errors import DataError
 
 PROG = "python -m harness doctor"
 MODULE = "harness.launch.doctor"
@@ -49,7 +51,7 @@ KEYS = Command(
     name="doctor",
     summary="The keys that follow the options of accelerate launch.",
     config=f"{MODULE}:DoctorConfig",
-    shared="harness.config:RunConfig",
+    shared="harness.config:Recipe",
     shared_defaults=DEFAULTS,
 )
 
@@ -61,7 +63,13 @@ def main(argv: list[str]) -> int:
         argv = ["--help"]
     options, keys = launcher.split_arguments(argv, DoctorConfig)
     config, training = read(KEYS, keys, PROG)
-    return launch(options, keys) if options else check(training, as_json=config.json)
+    if options:
+        return launch(options, keys)
+    try:
+        resolved = resolve(training)
+    except DataError:  # the report says it
+        resolved = resolve_without_data(training)
+    return check(resolved.config, as_json=config.json)
 
 
 def launch(options: list[str], keys: list[str]) -> int:

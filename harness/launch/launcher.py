@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import RunConfig
+from harness.config import Recipe, RunConfig
 from harness.ranks import devices
 from harness.ranks.preemption import EXIT_CODE
 from harness.rundir.status import LAUNCH_ID, read_status, write_status
 from harness.training import preflight
+from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError, StorageError
 
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
         print(f"usage: {USAGE}\n\n{__doc__}")
         argv = ["--help"]
     options, training = split_arguments(argv)
-    config = cli.parse(RunConfig, training, prog=PROG, description="Keys of the training:")
+    config = resolve(cli.parse(Recipe, training, prog=PROG, description="Keys of the training:")).config
     arguments = accelerate_arguments(options, training)
     point = preflight.check_run(config, print)
     if point.finished and not config.dry_run:
@@ -87,11 +88,11 @@ def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
 
 
 def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[str]]:
-    """Accelerate's options, and our own: ours begin at the first key that ``RunConfig`` or one of ``more`` has.
+    """Accelerate's options, and our own: ours begin at the first key that ``Recipe`` or one of ``more`` has.
 
     A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser.
     """
-    known = set().union(*(cli.known_keys(cli.parser_for(one, PROG, "")) for one in (RunConfig, *more)))
+    known = set().union(*(cli.known_keys(cli.parser_for(one, PROG, "")) for one in (Recipe, *more)))
     for place, argument in enumerate(argv):
         if not argument.startswith("--"):
             continue

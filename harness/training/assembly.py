@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -54,23 +55,28 @@ FP16_FIRST_SKIPS = 20
 
 @contextmanager
 def open_run(
-    config: RunConfig, session: Session, listeners: Callable[[Sinks], Iterable[Sink]] = lambda sinks: ()
+    config: RunConfig,
+    session: Session,
+    listeners: Callable[[Sinks], Iterable[Sink]] = lambda sinks: (),
+    reasons: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> Iterator[Run]:
     """Build a run on this rank; leaving the block says how it ended, to ``status.json`` and to all sinks.
 
     ``listeners`` is given all sinks together and names those that hear of the run beside console, files and trackers,
-    on rank 0 and not in a dry run. Preemption ends the block quietly.
+    on rank 0 and not in a dry run. ``reasons``: settings that were decided before, each in words and why. Preemption
+    ends the block quietly.
     """
     with RunWriter(config, active=session.world.is_main and not config.dry_run) as writer:
         for sink in listeners(writer.sinks) if writer.active else ():
             writer.sinks.add(sink)
-        yield assemble(config, session, writer)
+        decided = {name: Choice(*reason) for name, reason in reasons.items()}
+        yield assemble(config, session, writer, decided)
 
 
-def assemble(config: RunConfig, session: Session, writer: RunWriter) -> Run:
+def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Mapping[str, Choice]) -> Run:
     """Check, agree with the other ranks, then build. Raises the same ``UserError`` on every rank."""
     world = session.world
-    choices = dict(session.choices)
+    choices = {**decided, **session.choices}
     manifest, start = agree(config, session, writer)
     data = OpenData(DataPlacement.of(config), manifest, TRAIN, world, session.device)
     choices |= data.choices

@@ -48,6 +48,8 @@ def parse(
 ) -> Config:
     """Read ``argv`` into an instance of ``config_class``; ``defaults`` replace those of some of its fields.
 
+    A class attribute ``DEFAULT`` names the configuration file that is read when ``argv`` names none.
+
     Raises ``ConfigError`` with one sentence for an unknown key (the nearest known one is suggested), a value of the
     wrong type or out of range, or a configuration file that cannot be read.
     """
@@ -55,6 +57,9 @@ def parse(
     parser.set_defaults(dict(defaults or {}))
     known = known_keys(parser)
     argv = spelt_out(argv, switches(parser))
+    default = getattr(config_class, "DEFAULT", None)
+    if default is not None and not config_files(argv):
+        argv = ["--config", str(default), *argv]
     argv.sort(key=lambda word: word.startswith("--print_config"))  # it prints what came before it, so it goes last
     check_arguments(argv, known)
     for path in config_files(argv):

@@ -21,7 +21,7 @@ from harness import __main__ as harness_main
 from harness.report.page import write_report
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import read_metrics, run_module, succeed
+from tests.commands import PLAIN, read_metrics, run_module, succeed
 from tests.datasets import sentences, write_dataset
 from tests.runs import train_to_end
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.processes
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = "<script>alert(1)</script>"
 NAME = "<img src=x onerror=alert(2)>"
-SMALL = ("--model.embedding_dim", 8, "--model.hidden_size", 8, "--precision", "fp32", "--device", "cpu")
+SMALL = (*PLAIN, "--model.embedding_dim", 8, "--model.hidden_size", 8, "--precision", "fp32", "--device", "cpu")
 TRAINING = (*SMALL, "--global_batch", 32, "--optim.lr", 0.02, "--epochs", 2, "--tracking.log_every", 2)
 
 

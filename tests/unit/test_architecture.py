@@ -22,6 +22,7 @@ FLOORS = (
     ("preprocessing.dataset",),
     ("preprocessing.job",),
     ("preprocessing.__main__",),
+    ("harness.settings",),
     ("harness.config", "harness.batch"),
     ("harness.rundir", "harness.scores"),
     ("harness.ranks", "harness.tracking"),
@@ -273,11 +274,11 @@ def test_every_command_exists() -> None:
 
 
 def test_every_configuration_file_is_valid() -> None:
-    from harness.config import RunConfig
+    from harness.config import Recipe
     from preprocessing.base import cli
     from preprocessing.config import PreprocessConfig
 
-    for folder, config_class, extra in (("train", RunConfig, []), ("preprocess", PreprocessConfig, ["--output", "d"])):
+    for folder, config_class, extra in (("train", Recipe, []), ("preprocess", PreprocessConfig, ["--output", "d"])):
         files = sorted((ROOT / "configs" / folder).glob("*.yaml"))
         assert {"quickstart.yaml", "imdb.yaml", "seed.yaml"} <= {file.name for file in files}
         for file in files:

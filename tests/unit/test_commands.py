@@ -50,7 +50,7 @@ def test_no_help_waits_for_torch() -> None:
         (harness, [], [f"  {name}" for name in NAMES]),
         (harness, ["checkpoint"], ["  list RUN ", "  verify RUN ", "  diff RUN [STEP STEP]"]),
         (harness, ["bench"], ["  recurrence ", "  train ", "  loader "]),
-        (preprocessing, [], ["  run ", "  check D ", "  inspect D ", "  bench ", "  fetch-nltk "]),
+        (preprocessing, [], ["  run ", "  check D ", "  inspect D ", "  vectors D ", "  bench ", "  fetch-nltk "]),
     ],
 )
 def test_a_bare_command_lists_what_there_is(capsys, main, words: list[str], lines: list[str]) -> None:
