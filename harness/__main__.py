@@ -42,6 +42,15 @@ BENCHES = tuple(
         ("loader", "LoaderConfig", "Loading batches, beside PyTorch, Hugging Face, Lightning and MosaicML."),
     )
 )
+BENCHES += (
+    Command(
+        name="corpora",
+        summary="A recipe on labelled files, several seeds each, beside linear models; goes on after an interruption.",
+        main="harness.bench.corpora:main",
+        config="harness.bench.corpora:CorporaConfig",
+        words=Words(spelling="FILE [FILE …]", noun="file", takes="one labelled file or several", most=None),
+    ),
+)
 COMMANDS = (
     Command(
         name="launch",
@@ -96,7 +105,7 @@ COMMANDS = (
     ),
     Command(
         name="bench",
-        summary="Measure this machine: recurrence, train, loader; each beside what people use today.",
+        summary="Measure this machine: recurrence, train, loader, corpora; each beside what people use today.",
         parts=BENCHES,
     ),
 )

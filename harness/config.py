@@ -83,8 +83,9 @@ class Recipe:
     """Build everything, run the longest batch, print memory and the time of a full run; leave nothing behind."""
     profile: list[int] = field(default_factory=list)
     """First and last step to record with torch.profiler, as in [20, 25]; the trace goes to RUN/profile."""
-    select: Literal["accuracy", "loss"] = "accuracy"
-    """Which validation metric decides the epoch whose weights are kept."""
+    select: Literal["accuracy", "loss", "calibrated"] = "accuracy"
+    """Which validation metric decides the epoch whose weights are kept: the highest accuracy, the lowest log loss, or
+    the lowest log loss after the probabilities were calibrated, which a small validation split tells apart best."""
     eval_batch: int = 512
     """Rows per batch and process in validation and test."""
     residency: Literal["auto", "mapped", "memory", "device"] = "auto"

@@ -52,7 +52,12 @@ class Classifier(nn.Module):
         were alone; here its logits are added.
         """
         logits = self.read(batch, masks, recurrent_dtype)
-        return logits if self.wide is None else logits + self.shaped(self.wide(batch))
+        return logits if self.wide is None else logits + self.wide.share * self.look_up(batch)
+
+    def look_up(self, batch: Batch) -> torch.Tensor:
+        """The logits of the wide part alone, as ``read`` gives those of the network."""
+        assert self.wide is not None
+        return self.shaped(self.wide(batch))
 
     def shaped(self, outputs: torch.Tensor) -> torch.Tensor:
         """``[rows]`` of ``outputs`` ``[rows, 1]`` for two classes; others stay."""

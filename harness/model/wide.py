@@ -72,6 +72,8 @@ class WidePart(nn.Module):
     """``[buckets]``: see ``count``; zero, and so without any feature, until it is set."""
     bias: torch.Tensor
     """``[outputs]``."""
+    share: torch.Tensor
+    """A scalar that multiplies the logits where they are added to the network's; each validation chooses it anew."""
 
     def __init__(self, buckets: int, outputs: int) -> None:
         """``buckets`` is a power of two, at most 2 ** 30."""
@@ -81,6 +83,7 @@ class WidePart(nn.Module):
         self.register_buffer("table", torch.zeros(buckets, outputs))
         self.register_buffer("idf", torch.zeros(buckets))
         self.register_buffer("bias", torch.zeros(outputs))
+        self.register_buffer("share", torch.ones(()))
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits ``[rows, outputs]``, rows as in the batch."""

@@ -38,7 +38,7 @@ class OptimRecipe:
     class_weights: dict[str, float] = field(default_factory=dict)
     """Label -> factor for the loss of its rows, as in {positive: 2.0}; a label that is not named counts once."""
     wide_lr: float | Auto = 20.0
-    """Rate of the linear part (model.wide) at the first step; it falls to zero evenly. auto: by the number of classes.
+    """Rate of the linear part (model.wide) at the first step; it falls to zero evenly. auto: by rows and steps.
     """
     gradient_compression: Literal["none", "bf16"] = "none"
     """What gradients travel as between processes."""

@@ -27,13 +27,16 @@ LR, LR_BATCH = 2e-3, 64
 """Up to so many rows a step the rate is this; above, it grows with their square root."""
 AVERAGED = 0.1
 """Share of all steps that the average of weights looks back on."""
-WIDE_LR = 14.0
-"""Rate of the wide part for one class; it grows with the square root of the classes."""
+WIDE_C = 6.0
+"""The inverse strength of regularisation of a logistic regression that the wide part ends near. Descent from zero by
+rates that add up to ``C`` times the rows goes about as far as a penalty with that ``C`` lets weights go."""
+LARGEST_WIDE_LR = 300.0
+"""Above it, steps along what all rows have in common begin to swing."""
 SMALLEST_WIDE, LARGEST_WIDE = 1 << 14, 1 << 22
 WIDE_NUMBERS = 1 << 25
 """Most numbers of the wide part's table, 128 MiB."""
 PATIENT = 3
-"""A run waits a third of its epochs for a better validation, and so many at least."""
+"""A run waits half of its epochs for a better validation, and so many at least."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,9 @@ def decide(recipe: Recipe, corpus: Corpus) -> Resolved:
     steps = epochs * max(1, math.ceil(corpus.rows / rows_a_step))
     patience = recipe.patience
     if patience == "auto":
-        patience = max(PATIENT, epochs // 3) if epochs > PATIENT else None
+        patience = max(PATIENT, epochs // 2) if epochs > PATIENT else None
         if patience is not None and patience < epochs:
-            reasons["patience"] = (f"{patience} epochs", "a third of all; then a better validation is not to be had")
+            reasons["patience"] = (f"{patience} epochs", "half of all; then it overfits")
         else:
             patience = None
     optim, model = recipe.optim, recipe.model
@@ -113,9 +116,10 @@ def decide(recipe: Recipe, corpus: Corpus) -> Resolved:
         wide = buckets_of(corpus)
         reasons["wide part"] = (f"{wide:,} buckets", f"for words and pairs of {corpus.tokens:,} tokens")
     if wide_lr == "auto":
-        wide_lr = round(WIDE_LR * math.sqrt(corpus.classes), 3)
+        wanted = 2 * WIDE_C * corpus.rows / steps  # it falls to zero evenly, so the rates add up to half of all steps
+        wide_lr = float(f"{min(LARGEST_WIDE_LR, max(1.0, wanted)):.3g}")
         if wide:
-            reasons["wide rate"] = (f"{wide_lr:g}", f"grows with the square root of {corpus.classes} classes")
+            reasons["wide rate"] = (f"{wide_lr:g}", f"as far as a linear model with C = {WIDE_C:g} would go")
     own = {"epochs": epochs, "global_batch": batch, "patience": patience}
     return Resolved(as_run(recipe, own, {"wide": wide}, {"lr": lr, "ema": ema, "wide_lr": wide_lr}), reasons)
 

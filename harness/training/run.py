@@ -18,7 +18,7 @@ from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.preemption import Preempted, StopWatch
 from harness.ranks.session import Session
 from harness.rundir.environment import installed_version
-from harness.scores.calibration import decide
+from harness.scores.calibration import calibrated_log_loss, decide
 from harness.scores.metrics import classification_metrics
 from harness.training.console import Console
 from harness.training.probe import rehearse
@@ -154,8 +154,10 @@ class Run(Milestones):
         with world.together("checking that the dataset is unchanged"):
             self.data.guard.check()
         classifier = self.trainer.objective.classifier
-        scores = self.scorer(VALIDATION, classifier, self.pause)
+        scores = self.scorer.validate(VALIDATION, classifier, self.pause)
         values = classification_metrics(scores.logits, scores.labels)
+        if self.config.select == "calibrated":
+            values["calibrated_log_loss"] = calibrated_log_loss(scores.logits, scores.labels)
         better = self.selection.consider(values, step)
         if better:
             self.selection.decision = decide(scores.logits, scores.labels, self.config.evaluation)

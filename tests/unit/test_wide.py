@@ -111,8 +111,9 @@ def test_the_network_learns_as_if_the_wide_part_were_not_there() -> None:
     model.wide.table += 1.0
     assert objective(batch, 0) == alone
     with torch.no_grad():
-        expected = model.read(batch) + model.wide(batch)[:, 0]
-        assert torch.equal(model(batch), expected)
+        for share in (1.0, 0.25):
+            model.wide.share.fill_(share)
+            assert torch.equal(model(batch), model.read(batch) + share * model.wide(batch)[:, 0])
         assert (model.wide(batch).abs() > 0.5).all()
 
 
@@ -120,7 +121,7 @@ def test_only_the_table_tells_the_wide_part_from_none() -> None:
     shape = ModelConfig(embedding_dim=4, hidden_size=3, wide=512)
     model = Classifier(shape, VOCABULARY, 3)
     assert not [name for name, _ in model.named_parameters() if name.startswith("wide")]
-    assert {name for name in model.state_dict() if name.startswith("wide")} == {"wide.table", "wide.idf", "wide.bias"}
+    assert {name for name in model.state_dict() if name.startswith("wide")} == {"wide.table", "wide.idf", "wide.bias", "wide.share"}
     learned = sum(one.numel() for one in model.parameters()) + 512 * 3 + 3
     assert num_parameters(shape, VOCABULARY, 3) == learned
 
