@@ -12,7 +12,7 @@ from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks
 from harness.model.pooling import pool_packed, pool_padded
-from harness.model.recurrent import PackedIndex, VariableLengthLSTM
+from harness.model.recurrent import PackedIndex, VariableLengthLSTM, final_states
 from harness.model.wide import Touched, WidePart
 from preprocessing.text.vocabulary import PAD, UNK
 
@@ -102,9 +102,9 @@ class Classifier(nn.Module):
         embedded = self.embedding(ids.t())
         if masks is not None and self.config.dropout:
             embedded = embedded * self._embedding_mask(embedded, masks)
-        outputs, state = self.recurrent.forward_padded(embedded, lengths, masks, dtype)
+        outputs = self.recurrent.forward_padded(embedded, lengths, masks, dtype)
         if self.config.pooling == "last":
-            return state
+            return final_states(outputs, lengths)
         pooled = [pool_padded(direction, batch.lengths, lengths, self.config.pooling) for direction in outputs]
         return torch.cat([part for parts in zip(*pooled, strict=True) for part in parts], dim=1)
 

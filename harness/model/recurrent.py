@@ -92,11 +92,11 @@ class VariableLengthLSTM(nn.Module):
         lengths: torch.Tensor,
         masks: Masks | None = None,
         dtype: torch.dtype | None = None,
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+    ) -> list[torch.Tensor]:
         """What each direction gives for ``inputs`` ``[time, rows, input_size]`` and their ``lengths`` ``[rows]``.
 
         That is a tensor ``[time, rows, hidden_size]`` per direction; in the second, a backward one, each row is
-        reversed within its own length (``in_order`` turns it back). Also the final states ``[rows, output_size]``.
+        reversed within its own length (``in_order`` turns it back, ``final_states`` picks each row's last output).
         Outputs beyond a row's length hold arbitrary finite numbers. Without ``masks`` nothing is dropped. ``dtype`` is
         what the layers compute in, that of the weights unless given.
         """
@@ -109,9 +109,7 @@ class VariableLengthLSTM(nn.Module):
                 if masks is not None and self.dropout:
                     inputs = inputs * self._mask(masks, number, inputs)
             outputs = run_layer(layer, inputs, reversal, dtype)
-        last = (lengths - 1)[None, :, None].expand(1, -1, self.hidden_size)
-        state = torch.cat([direction.gather(0, last)[0] for direction in outputs], dim=1)
-        return outputs, state
+        return outputs
 
     def _mask(self, masks: Masks, number: int, inputs: torch.Tensor) -> torch.Tensor:
         """``[rows, features]``: what the input of layer ``number`` is multiplied by."""
@@ -200,15 +198,22 @@ def in_order(outputs: list[torch.Tensor], reversal: torch.Tensor | None) -> torc
     return torch.cat((outputs[0], take_time(outputs[1], reversal)), dim=2)
 
 
+def final_states(outputs: list[torch.Tensor], lengths: torch.Tensor) -> torch.Tensor:
+    """``[rows, output_size]``: what each direction of ``forward_padded`` gave after a row's last token."""
+    last = (lengths - 1)[None, :, None]
+    return torch.cat([direction.gather(0, last.expand(1, -1, direction.shape[2]))[0] for direction in outputs], dim=1)
+
+
 def reversal_index(lengths: torch.Tensor, time: int) -> torch.Tensor:
     """int64 ``[time * rows]``: each row's first ``length`` positions backwards, the padding where it is.
 
     An index into the flattened ``[time * rows]`` positions, and its own inverse.
     """
-    position = torch.arange(time, device=lengths.device)[:, None].expand(time, len(lengths))
-    mirrored = lengths - 1 - position
-    row = torch.arange(len(lengths), device=lengths.device)
-    return (torch.where(mirrored >= 0, mirrored, position) * len(lengths) + row).reshape(-1)
+    rows = len(lengths)
+    place = torch.arange(time * rows, device=lengths.device).view(time, rows)
+    last = torch.add(place[0] - rows, lengths, alpha=rows)
+    mirrored = last - place[:, :1]  # negative where, and only where, the padding begins
+    return torch.where(mirrored >= 0, mirrored, place).view(-1)
 
 
 class _Involution(torch.autograd.Function):
@@ -270,7 +275,7 @@ def trial_dtype(lstm: VariableLengthLSTM, layout: Layout, dtype: torch.dtype | N
     with torch.enable_grad(), torch.autocast(weight.device.type, enabled=False):
         if layout == "padded":
             inputs = weight.new_ones(3, 2, weight.shape[1], requires_grad=True)
-            outputs = lstm.forward_padded(inputs, lengths.to(weight.device), None, dtype)[0][0]
+            outputs = lstm.forward_padded(inputs, lengths.to(weight.device), None, dtype)[0]
         else:
             inputs = weight.new_ones(5, weight.shape[1], requires_grad=True)
             outputs = lstm.forward_packed(PackedSequence(inputs, torch.tensor([2, 2, 1])), None, dtype)[0].data

@@ -121,7 +121,12 @@ def test_only_the_table_tells_the_wide_part_from_none() -> None:
     shape = ModelConfig(embedding_dim=4, hidden_size=3, wide=512)
     model = Classifier(shape, VOCABULARY, 3)
     assert not [name for name, _ in model.named_parameters() if name.startswith("wide")]
-    assert {name for name in model.state_dict() if name.startswith("wide")} == {"wide.table", "wide.idf", "wide.bias", "wide.share"}
+    assert {name for name in model.state_dict() if name.startswith("wide")} == {
+        "wide.table",
+        "wide.idf",
+        "wide.bias",
+        "wide.share",
+    }
     learned = sum(one.numel() for one in model.parameters()) + 512 * 3 + 3
     assert num_parameters(shape, VOCABULARY, 3) == learned
 
