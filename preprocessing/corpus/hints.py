@@ -15,10 +15,10 @@ import pyarrow.parquet
 from preprocessing.base.arrow import one_chunk
 from preprocessing.base.errors import DataError
 from preprocessing.corpus import addresses
+from preprocessing.corpus.detection import SPLIT_NAMES
 from preprocessing.corpus.readers import read_table
 from preprocessing.corpus.sources import Part
 
-SPLIT_NAMES = ("split", "subset")
 GROUP_NAMES = re.compile(
     r"(.+[_\- ]|)(film|movie|user|username|product|item|author|writer|thread|customer|client|reviewer|speaker|patient|"
     r"conversation|dialogue|session|business|restaurant|hotel|seller|brand|book|album|artist|domain|asin)s?"

@@ -28,6 +28,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPLITS, TRAIN_NUMBER, VALIDATION_NUMBER
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses, sources
+from preprocessing.corpus.detection import resolved
 from preprocessing.corpus.hints import hints
 from preprocessing.corpus.readers import check_number
 from preprocessing.corpus.sources import Part, Plan
@@ -127,7 +128,10 @@ class Job:
 
     def run(self) -> Manifest:
         """Build the dataset, or find that it is there already."""
-        files = list(sources.files(self.config.source, self.config.splits))
+        found = resolved(list(sources.files(self.config.source, self.config.splits)))
+        files, self.config = found.files, found.applied(self.config)
+        for line in found.lines:
+            say(line)
         there = output.existing(self.config.output, self.config.overwrite)
         plans = self.scan(files) if there or len(files) > 1 else []
         if there and output.is_current(there, self.config, self.pipeline.to_json(), plans):
