@@ -34,9 +34,9 @@ class SourceConfig:
     """Files that are the test split; none: it is cut from the training rows."""
     format: Format = "auto"
     """auto takes it from the name; a folder holds one sub-folder per label, perhaps below train/ and test/."""
-    text_column: str = AUTO
+    text_column: str = field(default=AUTO, metadata={"also": ("column", "text_column")})
     """Column that holds the text; auto: text, or the one that looks like it."""
-    label_column: str = AUTO
+    label_column: str = field(default=AUTO, metadata={"also": ("label_column",)})
     """Column that holds the label; auto: label, or the one that looks like it."""
     labels: dict[str, list[str]] | str = field(default=AUTO, metadata=VERBATIM)
     """auto: each value found is a class, sorted, numbers as numbers; neg/negative/0 and pos/positive/1, if there is

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from preprocessing.corpus import dialects, encodings
 from preprocessing.corpus.records import Dialect
@@ -70,7 +71,16 @@ def changed(pieces: Iterable[bytes], form: Form, name: str) -> Iterator[bytes]:
         yield piece.replace(b"\r", b"\n") if form.returns else piece
 
 
-def in_words(form: Form, expected: Dialect, first: bytes) -> list[str]:
+def recorded(form: Form, expected: Dialect) -> dict[str, Any]:
+    """What a manifest says of a form, as far as it is not what the name and the configuration tell."""
+    names = ("delimiter", "quote", "escape")
+    found = {name: getattr(form.dialect, name) for name in names}
+    found = {name: value for name, value in found.items() if value != getattr(expected, name)}
+    found |= {"encoding": form.encoding} if form.encoding != encodings.UTF8 else {}
+    return found | ({"line_end": "\r"} if form.returns else {})
+
+
+def in_words(form: Form, expected: Dialect, first: bytes = b"") -> list[str]:
     """How a file differs from UTF-8 with newlines and the expected dialect; ``first`` are its first bytes."""
     said = dialects.in_words(form.dialect, expected)
     if form.encoding != encodings.UTF8:

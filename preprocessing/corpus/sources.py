@@ -22,22 +22,15 @@ import pyarrow.parquet
 from pyarrow import fs
 
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPELLINGS, split_number
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.delimited import read_header
+from preprocessing.corpus.formats import format_of, uncompressed
 from preprocessing.corpus.forms import Form, converted, form_of
 from preprocessing.corpus.records import Cut, Dialect, cuts
 
-SUFFIXES = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-}
 IGNORED_FOLDERS = ("unsup",)
 MAX_CUTS_OF_A_ROW_GROUP = 16
 
@@ -138,24 +131,6 @@ def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
                 source,
                 splits,
             )
-
-
-def format_of(address: str, source: SourceConfig) -> str:
-    """The configured format, or the one that the name tells."""
-    if source.format != "auto":
-        return source.format
-    known = SUFFIXES.get(Path(uncompressed(address.split("?")[0])).suffix)
-    if known is None:
-        raise ConfigError(f"source.format: auto cannot tell what {address} holds; set csv, jsonl, parquet or folder")
-    return known
-
-
-def uncompressed(address: str) -> str:
-    """An address in lower case, without the ending that says how it is compressed."""
-    name = address.lower()
-    for suffix in addresses.COMPRESSED:
-        name = name.removesuffix(suffix)
-    return name
 
 
 def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> File:

@@ -166,7 +166,12 @@ WRONG_DATA = {
         "it is not utf-16 (",
     ),
     "JSON line not UTF-8": (
-        raw_file("\n".join([*GOOD_LINES, GOOD_LINES[0].replace("review", "été")]).encode().replace(ROWS[3][0].encode(), b"caf\xe9"), "r.jsonl"),
+        raw_file(
+            "\n".join([*GOOD_LINES, GOOD_LINES[0].replace("review", "été")])
+            .encode()
+            .replace(ROWS[3][0].encode(), b"caf\xe9"),
+            "r.jsonl",
+        ),
         [],
         "r.jsonl: row 4: byte 13 of the line (0xe9) is not UTF-8; set source.encoding",
     ),
