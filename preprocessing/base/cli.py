@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, set_parsing_settings
 
-from preprocessing.base import verbatim
+from preprocessing.base import aliases, verbatim
 from preprocessing.base.errors import ConfigError, UserError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -56,7 +56,7 @@ def parse(
     parser = parser_for(config_class, prog, description)
     parser.set_defaults(dict(defaults or {}))
     known = known_keys(parser)
-    argv = spelt_out(argv, switches(parser))
+    argv = spelt_out(aliases.renamed(argv, config_class), switches(parser))
     default = getattr(config_class, "DEFAULT", None)
     if default is not None and not config_files(argv):
         argv = ["--config", str(default), *argv]

@@ -22,6 +22,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPLITS, VALIDATION_NUMBER
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
+from preprocessing.corpus.detection import resolved
 from preprocessing.corpus.hints import hints
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset import groups
@@ -54,7 +55,10 @@ class Job:
 
     def run(self) -> Manifest:
         """Build the dataset, or find that it is there already."""
-        files = list(sources.files(self.config.source, self.config.splits))
+        found = resolved(list(sources.files(self.config.source, self.config.splits)))
+        files, self.config = found.files, found.applied(self.config)
+        for line in found.lines:
+            say(line)
         there = output.existing(self.config.output, self.config.overwrite)
         plans = scan(files, self.workers, self.work) if there or len(files) > 1 else []
         if there and output.is_current(there, self.config, self.pipeline.to_json(), plans):

@@ -74,6 +74,7 @@ def test_a_format_that_the_name_does_not_tell(tmp_path: Path, command: Command) 
     (tmp_path / "reviews.xlsx").write_bytes(b"PK")
     assert command.build(tmp_path / "reviews.xlsx", tmp_path / "out") == 2
     assert "source.format: auto cannot tell what" in command.sentence
+    assert command.sentence.endswith("reviews.xlsx holds; write the sheet as CSV first")
 
 
 def test_a_directory_with_other_files_is_left_alone(tmp_path: Path, command: Command) -> None:
