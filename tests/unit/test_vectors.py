@@ -6,7 +6,10 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -221,6 +224,27 @@ def test_what_cannot_be_learned_from_is_refused(data: Path) -> None:
 def test_ranges(key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key}: 0 is out of range"):
         VectorsConfig(**{key: 0})
+
+
+def test_two_processes_learn_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits for the first, says so, and finds what it has kept."""
+    monkeypatch.setattr(command, "LOCK_TIMEOUT_S", 60.0)
+    said: list[str] = []
+    found: list[bool] = []
+    second = threading.Thread(target=lambda: found.append(keep_vectors(data, SMALL, said.append)[1]))
+    learn = word2vec.learn
+
+    def slowly(*arguments: Any) -> np.ndarray:
+        second.start()
+        while not said:
+            time.sleep(0.01)
+        return learn(*arguments)
+
+    monkeypatch.setattr(word2vec, "learn", slowly)
+    assert not keep_vectors(data, SMALL, quiet)[1]
+    second.join(60)
+    assert found == [True]
+    assert said == [f"waiting    for another process that learns vectors for {folder_of(data)}"]
 
 
 def test_without_gensim_the_extra_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
