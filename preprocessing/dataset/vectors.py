@@ -123,7 +123,7 @@ def read_kept(array: str | Path) -> KeptVectors | None:
         if content["format"] != FORMAT or content["format_version"] != FORMAT_VERSION:
             raise DataError(f"{path}: not of this version of padless; {REMAKE}")
         info = VectorsInfo(**{**content, "settings": VectorSettings(**content["settings"])})
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {REMAKE}") from None

@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -118,8 +118,7 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Callable[[str], N
     if (kept := usable(array, config)) is not None:
         return kept, True
     version = gensim_version()
-    busy = f"{folder}: another process is learning vectors, for more than an hour; is it alive? ({folder / LOCK})"
-    with storing(folder), locked(folder / LOCK, LOCK_TIMEOUT_S, UserError(busy)):
+    with storing(folder), alone(folder, say):
         if (kept := usable(array, config)) is not None:  # another process learned them in the meantime
             return kept, True
         threads = config.threads or threads_for(tokens_of(splits) * settings.epochs)
@@ -206,6 +205,19 @@ def usable(array: Path, config: VectorsConfig) -> KeptVectors | None:
         return None
     kept.read()
     return kept
+
+
+@contextmanager
+def alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Learn for this folder as the only process; says so if it must wait for another one."""
+    busy = UserError(f"{folder}: another process has been learning vectors for an hour; is it alive? ({folder / LOCK})")
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder / LOCK, 0, busy))
+        except UserError:
+            say(f"waiting    for another process that learns vectors for {folder}")
+            held.enter_context(locked(folder / LOCK, LOCK_TIMEOUT_S, busy))
+        yield
 
 
 def gensim_version() -> str:

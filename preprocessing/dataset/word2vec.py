@@ -110,7 +110,7 @@ def learn(
         min_count=1,
         sorted_vocab=0,
         workers=threads,
-        seed=settings.seed % (1 << 32),
+        seed=settings.seed,
     )
     frequencies = dict(zip(words, corpus.counts[seen].tolist(), strict=True))
     model.build_vocab_from_freq(frequencies, corpus_count=corpus.rows)

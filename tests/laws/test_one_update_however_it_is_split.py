@@ -46,7 +46,14 @@ def make_config(options: str, labels: list[str]) -> RunConfig:
         model, optim = ModelConfig(embedding_dim=8, hidden_size=6), OptimConfig(lr=0.01)
     else:
         model = ModelConfig(
-            embedding_dim=8, hidden_size=6, num_layers=2, pooling="max+mean", dropout=0.4, word_dropout=0.2, wide=512
+            embedding_dim=8,
+            hidden_size=6,
+            num_layers=2,
+            pooling="max+mean",
+            dropout=0.4,
+            word_dropout=0.2,
+            freeze_embedding=2,
+            wide=512,
         )
         optim = OptimConfig(lr=0.01, ema=0.8, label_smoothing=0.1, class_weights={labels[0]: 2.5}, weight_decay=0.1)
     return RunConfig(global_batch=GLOBAL_BATCH, epochs=1, seed=3, precision="fp32", model=model, optim=optim)
@@ -159,6 +166,8 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
             group["lr"] = learning_rate(step, STEPS, optim)
         optimizer.zero_grad()
         (total / len(picked)).backward()
+        if step < (config.model.freeze_embedding or 0):
+            model.embedding.weight.grad = None
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if wide is not None:
