@@ -17,7 +17,7 @@ SMALL_MATRIX = 6
 """Up to so many classes the matrix is all there is to say, and it fits a telephone."""
 LISTED_CLASSES = 20
 """Classes that are shown at once; all of them when the reader asks."""
-LISTED_CONFUSIONS = 20
+LISTED_CONFUSIONS = 12
 
 
 def worst_first(per_class: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -80,6 +80,13 @@ class RunFacts:
         return self.measured.figures if self.measured is not None and self.measured.split == TEST else None
 
     @property
+    def labels(self) -> list[str]:
+        """The names of the classes; empty as long as they are not known."""
+        if self.measured is not None:
+            return list(self.measured.figures["labels"])
+        return list(self.manifest.labels) if self.manifest is not None else []
+
+    @property
     def best_validation(self) -> Line | None:
         """The line of the validation whose weights were kept."""
         best = [line for line in self.validation if line.get("best")]

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 from preprocessing.base.readable import duration
 
@@ -38,7 +40,16 @@ def moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-FILTERS = {
+def by_value(values: Sequence[Any]) -> list[tuple[str, list[int]]]:
+    """Each value as it is written in a configuration, and the places that have it, from 1."""
+    places: dict[str, list[int]] = {}
+    for number, value in enumerate(values, 1):
+        places.setdefault("null" if value is None else str(value), []).append(number)
+    return list(places.items())
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "by_value": by_value,
     "figure": figure,
     "short": short,
     "share": share,

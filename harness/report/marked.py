@@ -61,7 +61,7 @@ def mistakes_of(figures: Mapping[str, Any], originals: Originals, manifest: Mani
         pieces = [] if text is None else placed(text, words, tokenizer)
         left_out = 0 if whole is None or text is None else len(whole) - len(text)
         facts = (entry["row"], entry["label"], entry["predicted"], entry["probability"])
-        result.append(Mistake(*facts, text, left_out, pieces, words))
+        result.append(Mistake(*facts, text, left_out, joined(pieces), without_faint(words)))
     return result
 
 
@@ -103,16 +103,20 @@ def placed(text: str, words: Sequence[Piece], tokenizer: Tokenizer | None) -> li
         for step in range(block.size):
             owner, weight = owners[block.a + step], words[block.b + step][1]
             weights[owner] = max(weights[owner], weight, key=abs)
-    return joined(zip(pieces, weights, strict=True))
+    return list(zip(pieces, weights, strict=True))
+
+
+def without_faint(pieces: Iterable[Piece]) -> list[Piece]:
+    """The same pieces; what hardly weighs anything weighs nothing."""
+    return [(text, weight if abs(weight) > FAINTEST else 0.0) for text, weight in pieces]
 
 
 def joined(pieces: Iterable[Piece]) -> list[Piece]:
-    """The same text with neighbours that are not marked in one piece."""
+    """The same text, faint weights left out, with neighbours that are not marked in one piece."""
     result: list[Piece] = []
-    for text, weight in pieces:
-        faint = abs(weight) <= FAINTEST
-        if result and faint and result[-1][1] == 0.0:
+    for text, weight in without_faint(pieces):
+        if result and weight == result[-1][1] == 0.0:
             result[-1] = (result[-1][0] + text, 0.0)
         else:
-            result.append((text, 0.0 if faint else weight))
+            result.append((text, weight))
     return result

@@ -39,7 +39,10 @@ class Originals:
 
 
 def find_originals(provenance: Mapping[str, Any], rows: Iterable[int]) -> Originals:
-    """The texts of ``rows``, numbered as shards number them; ``provenance`` is the manifest's. Never raises for data."""
+    """The texts of ``rows``, numbered as shards number them; ``provenance`` is the manifest's.
+
+    What cannot be read is said in ``missing``; nothing is raised for it.
+    """
     wanted = sorted(set(rows))
     found: dict[int, str] = {}
     missing = None
@@ -50,7 +53,7 @@ def find_originals(provenance: Mapping[str, Any], rows: Iterable[int]) -> Origin
             continue
         try:
             found |= texts_of(entry, provenance["config"], here)
-        except Unavailable as reason:
+        except UnavailableError as reason:
             missing = str(reason)
         except (UserError, OSError) as error:
             missing = " ".join(str(error).split())
@@ -59,21 +62,21 @@ def find_originals(provenance: Mapping[str, Any], rows: Iterable[int]) -> Origin
     return Originals(found, missing)
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """Why the texts of a source are not to be had, as a clause."""
 
 
 def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int]) -> dict[int, str]:
     """The texts of ``rows``, all of which lie in the source of this ``entry`` of the manifest.
 
-    Raises ``Unavailable``, and what reading a corpus raises.
+    Raises ``UnavailableError``, and what reading a corpus raises.
     """
     file = file_of(entry, config)
     check_cost(file, entry)
     with tempfile.TemporaryDirectory() as stage:
         plan = scan(file, Path(stage))
         if plan.fingerprint != entry["fingerprint"] or plan.rows != entry["rows"]:
-            raise Unavailable(f"{file.name} has changed since the dataset was made of it")
+            raise UnavailableError(f"{file.name} has changed since the dataset was made of it")
         found: dict[int, str] = {}
         for part in numbered([plan]):
             offset = entry["first_row"] - 1
@@ -91,23 +94,23 @@ def file_of(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
     try:
         source, splits = SourceConfig(**config["source"]), SplitConfig(**config["splits"])
     except (KeyError, TypeError):
-        raise Unavailable("another version of padless has written down where they came from") from None
+        raise UnavailableError("another version of padless has written down where they came from") from None
     if any(addresses.is_remote(address) for address, _ in source.addresses):
-        raise Unavailable("they lie on a remote store, from which a report fetches nothing")
+        raise UnavailableError("they lie on a remote store, from which a report fetches nothing")
     gone = f"{entry['name']} is no longer where it was when the dataset was made of it"
     try:
         found = next((file for file in files(source, splits) if file.name == entry["name"]), None)
     except DataError:
-        raise Unavailable(gone) from None
+        raise UnavailableError(gone) from None
     if found is None:
-        raise Unavailable(gone)
+        raise UnavailableError(gone)
     return found
 
 
 def check_cost(file: File, entry: Mapping[str, Any]) -> None:
-    """Raise ``Unavailable`` for a file that has changed, or whose search would take long."""
+    """Raise ``UnavailableError`` for a file that has changed, or whose search would take long."""
     most = MOST_PACKED_BYTES if addresses.is_compressed(file.address) else MOST_BYTES
     if entry["bytes"] > most:
-        raise Unavailable(f"{file.name} has more than {most >> 20:,} MiB, which is not searched for a report")
+        raise UnavailableError(f"{file.name} has more than {most >> 20:,} MiB, which is not searched for a report")
     if file.format != "folder" and addresses.identity(file.address)["bytes"] != entry["bytes"]:
-        raise Unavailable(f"{file.name} has changed since the dataset was made of it")
+        raise UnavailableError(f"{file.name} has changed since the dataset was made of it")

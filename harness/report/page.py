@@ -18,10 +18,10 @@ from harness.report.embedded import page_numbers, script_json
 from harness.report.facts import RunFacts, read_run
 from harness.report.formats import FILTERS
 from harness.report.plots import learning_charts, quality_charts, shown_split, speed_charts
-from harness.report.ranking import best_values, dataset_groups, differing, ranked, ranking_metric, unique_names
+from harness.report.ranking import best_values, dataset_groups, differing, ranked, ranking_metric, ranks, unique_names
 from harness.report.views import view
 from harness.rundir.environment import installed_version
-from harness.rundir.layout import CONFIG, REPORT
+from harness.rundir.layout import REPORT
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
 
@@ -76,6 +76,7 @@ def render(runs: Sequence[RunFacts]) -> str:
     environment.filters.update(FILTERS)
     runs = ranked(runs)
     names = unique_names(runs)
+    groups = dataset_groups(runs)
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
     metrics = metric_names(max(len(each["labels"]) for each in views))
     page = {
@@ -89,7 +90,10 @@ def render(runs: Sequence[RunFacts]) -> str:
         "quality": quality_charts(runs, names),
         "split": shown_split(runs),
         "differing": differing(runs),
-        "groups": dataset_groups(runs),
+        "groups": groups,
+        "apart": len(set(groups)) > 1,
+        "ranks": ranks(runs),
+        "many_labels": any(len(each["labels"]) > 2 for each in views),
         "ranked_by": metrics[ranking_metric(runs)].lower(),
         "best": best_values(runs, list(metrics)),
         "slots": SLOTS,

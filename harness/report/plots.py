@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.data.checks import TEST, VALIDATION
 from harness.report.charts import Chart, Series, draw
+from harness.report.classes import metric_names
 from harness.report.curves import averaged
 from harness.report.facts import Measured, RunFacts
 
@@ -17,17 +18,23 @@ def over_steps(
 ) -> Chart | None:
     """A figure over the steps, runs overlaid; ``where`` is ``train``, ``speed`` or ``validation``."""
     series = [Series(name, *averaged(getattr(run, where), figure), slot) for slot, (run, name) in pairs(runs, names)]
-    return draw(title, series, "step", y_label, **how)
+    return draw(title, series, "step", y_label, x_range=steps_of(runs), **how)
+
+
+def steps_of(runs: Sequence[RunFacts]) -> tuple[float, float]:
+    """From the first step to the last of any run: all charts over steps have the same axis."""
+    return 0.0, float(max((line["step"] for run in runs for line in [*run.train, *run.validation]), default=1))
 
 
 def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart]:
     """Loss, validation, learning rate and gradient norm over the steps; runs overlaid."""
+    f1 = metric_names(max(len(run.labels) for run in runs))["f1"]
     if len(runs) == 1:
         both = [
             Series("training", *averaged(runs[0].train, "loss"), 0),
             Series("validation", *averaged(runs[0].validation, "log_loss"), 1),
         ]
-        charts = [draw("Loss", both, "step", "log loss", y_range=(0, None))]
+        charts = [draw("Loss", both, "step", "log loss", x_range=steps_of(runs), y_range=(0, None))]
     else:
         charts = [
             over_steps("Training loss", "loss", "log loss", runs, names, "train", y_range=(0, None)),
@@ -35,6 +42,7 @@ def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Char
         ]
     charts += [
         over_steps("Validation accuracy", "accuracy", "accuracy", runs, names, "validation", percent=True),
+        over_steps(f"Validation {f1}", "f1", f1, runs, names, "validation"),
         over_steps("Learning rate", "lr", "learning rate", runs, names, "train", y_range=(0, None)),
         over_steps("Gradient norm", "grad_norm", "norm before clipping", runs, names, "train", steep=True),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from harness.config import flat
@@ -40,6 +41,13 @@ def ranked(runs: Sequence[RunFacts]) -> list[RunFacts]:
     return [runs[number] for number in sorted(range(len(runs)), key=place)]
 
 
+def ranks(runs: Sequence[RunFacts]) -> list[int | None]:
+    """The rank of each run of ``ranked`` among those of its dataset, from 1; None without a validation."""
+    groups = dataset_groups(runs)
+    places = [groups[: number + 1].count(group) for number, group in enumerate(groups)]
+    return [place if run.best_validation is not None else None for run, place in zip(runs, places, strict=True)]
+
+
 def dataset_groups(runs: Sequence[RunFacts]) -> list[int]:
     """For each run the number of its dataset; a run whose dataset is not known is a group of its own."""
     known: dict[str, int] = {}
@@ -65,6 +73,13 @@ def differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
 
 
 def unique_names(runs: Sequence[RunFacts]) -> list[str]:
-    """Directory names, or whole paths where two runs have the same name."""
-    names = [run.name for run in runs]
-    return [name if names.count(name) == 1 else str(run.directory) for name, run in zip(names, runs, strict=True)]
+    """Directory names; where two runs have the same, as many of the folders above as tell them apart."""
+    paths = [run.directory.resolve().parts for run in runs]
+
+    def name(path: tuple[str, ...]) -> str:
+        for length in range(1, len(path) + 1):
+            if sum(other[-length:] == path[-length:] for other in paths) == 1:
+                break
+        return str(Path(*path[-length:]))
+
+    return [name(path) for path in paths]

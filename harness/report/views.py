@@ -22,7 +22,7 @@ FEW_LABELS = 5
 
 def view(run: RunFacts, name: str) -> dict[str, Any]:
     """Everything but charts, by the names that the template uses."""
-    measured = run.measured
+    measured, labels = run.measured, run.labels
     shown: dict[str, Any] = {"split": None, "figures": None, "mistakes": [], "classes": [], "matrix": []}
     if measured is not None:
         shown = {
@@ -33,11 +33,8 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
             "matrix": matrix(measured.figures),
             "confusions": confusions(measured.figures),
             "slices": [entry for entry in measured.figures["slices"] if entry["by"] != "label"],
-            "coloured": {label: slot for slot, label in enumerate(run.curves)}
-            if len(measured.figures["labels"]) > 2
-            else {},
+            "coloured": {label: slot for slot, label in enumerate(run.curves)} if len(labels) > 2 else {},
         }
-    labels = labels_of(run)
     return {
         "name": name,
         "facts": run,
@@ -54,13 +51,6 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
         "dataset_config": dataset_config(run),
         **shown,
     }
-
-
-def labels_of(run: RunFacts) -> list[str]:
-    """The names of the classes, as far as they are known."""
-    if run.measured is not None:
-        return list(run.measured.figures["labels"])
-    return list(run.manifest.labels) if run.manifest is not None else []
 
 
 def split_rows(run: RunFacts) -> list[dict[str, Any]]:
