@@ -50,9 +50,8 @@ def write_corpus(path: Path, names: list[str], rows: int, seed: int = 0) -> Path
     """A CSV file with the columns text and label; class 0 has the most rows, the last the fewest."""
     random = np.random.default_rng(seed)
     shares = 1 / (1 + np.arange(len(names)) / len(names))
-    labels = np.concatenate(
-        [np.arange(len(names)).repeat(10), random.choice(len(names), rows, p=shares / shares.sum())]
-    )
+    drawn = random.choice(len(names), rows, p=shares / shares.sum())
+    labels = np.concatenate([np.arange(len(names)).repeat(10), drawn])  # ten of each, so that each split has some
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])

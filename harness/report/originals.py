@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +98,13 @@ def file_of(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
         raise UnavailableError("another version of padless has written down where they came from") from None
     if any(addresses.is_remote(address) for address, _ in source.addresses):
         raise UnavailableError("they lie on a remote store, from which a report fetches nothing")
-    gone = f"{entry['name']} is no longer where it was when the dataset was made of it"
-    try:
-        found = next((file for file in files(source, splits) if file.name == entry["name"]), None)
-    except DataError:
-        raise UnavailableError(gone) from None
-    if found is None:
-        raise UnavailableError(gone)
-    return found
+    for address, _ in source.addresses:
+        alone = replace(source, path=[address], validation_path=[], test_path=[])
+        with suppress(DataError):  # of several files some may be gone
+            for file in files(alone, splits):
+                if file.name == entry["name"]:
+                    return file
+    raise UnavailableError(f"{entry['name']} is no longer where it was when the dataset was made of it")
 
 
 def check_cost(file: File, entry: Mapping[str, Any]) -> None:

@@ -22,8 +22,8 @@ def over_steps(
 
 
 def steps_of(runs: Sequence[RunFacts]) -> tuple[float, float]:
-    """From the first step to the last of any run: all charts over steps have the same axis."""
-    return 0.0, float(max((line["step"] for run in runs for line in [*run.train, *run.validation]), default=1))
+    """From 0 to just past the last step of any run: all charts over steps have the same axis."""
+    return 0.0, 1.02 * max((line["step"] for run in runs for line in [*run.train, *run.validation]), default=1)
 
 
 def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart]:
