@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from harness.batch import Batch, Layout
-from harness.data.checks import TEST
+from harness.data.checks import TEST, VALIDATION
 from harness.data.residency import OpenData
-from harness.inference.bundle import read_bundle
+from harness.inference.bundle import Bundle, read_bundle
 from harness.inference.evaluation import assess, describe, describe_calibration, numbers_of, write_results
 from harness.inference.scoring import Scores, score
 from harness.model.classifier import Classifier
 from harness.ranks.session import Session
-from harness.rundir.layout import BUNDLE
+from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.storage import storage
 from harness.scores.calibration import choose_share
 from harness.training.sinks import Sink
@@ -80,6 +80,7 @@ class Scorer:
             bundle = read_bundle(directory / BUNDLE)
         world.handshake({"weights": bundle.info.weights_sha256})
         if TEST not in data.splits:
+            self.last_validation(directory, bundle, pause)
             sinks.say(f"no test: {data.placement.data} has no test split")
             return
         classifier = bundle.model.to(self.session.device)
@@ -94,3 +95,17 @@ class Scorer:
             sinks.log(TEST, {"step": step, **numbers_of(values)})
             sinks.say(f"test, weights of step {bundle.info.step}: {describe(values)}")
             sinks.say(f"test, {describe_calibration(values)}")
+
+    def last_validation(self, directory: Path, bundle: Bundle, pause: Callable[[], None]) -> None:
+        """Measure the best weights on validation, where there is no test split: the report has nothing else to show.
+
+        The figures go to the place of an evaluation's. Every rank calls it; rank 0 writes.
+        """
+        world, data = self.session.world, self.data
+        classifier = bundle.model.to(self.session.device)
+        classifier.recurrent.flatten_parameters()
+        scores = self(VALIDATION, classifier, pause)
+        with world.together("writing the results on validation"), storage(directory):
+            if world.is_main:
+                values = assess(scores, bundle, data.splits[VALIDATION])
+                write_results(directory / EVALUATION, VALIDATION, scores, data.manifest, values)

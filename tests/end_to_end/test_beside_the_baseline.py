@@ -10,7 +10,7 @@ import pytest
 
 from tests.commands import PLAIN, read_metrics, run_module, succeed
 from tests.datasets import write_dataset
-from tests.end_to_end.test_report import words
+from tests.unit.test_report_page import words
 
 SMALL = (
     *PLAIN,
