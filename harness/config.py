@@ -15,6 +15,8 @@ from preprocessing.base.errors import ConfigError, require
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Recurrence = Literal["auto", "packed", "padded"]
+FIRST_KEYS = ("data", "run", "epochs", "global_batch", "optim.lr")
+"""The keys of a training that matter most: the first screen of ``--help`` has these."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,19 +3,26 @@
 
 from __future__ import annotations
 
-from harness.config import RunConfig
-from harness.ranks import preemption
+from harness.config import FIRST_KEYS, RunConfig
+from harness.ranks import devices, preemption
 from harness.ranks.exit import leave, run_rank
 from preprocessing.base import cli
+from preprocessing.base.help_page import Page
 
 PROG = "accelerate launch -m harness.train"
-DESCRIPTION = "Train an LSTM text classifier on a dataset directory; any key below may also stand in a --config file."
+PAGE = Page(
+    usage=f"{PROG} [--config FILE] [--key value …]",
+    about="Train an LSTM text classifier on a dataset directory. python -m harness launch is the same with checks "
+    "before any process starts, and with true exit codes.",
+    first=FIRST_KEYS,
+    example=f"{PROG} --data data/mine --run runs/mine",
+)
 
 
 def main(argv: list[str]) -> int:
     """Train on this rank; returns the exit code."""
     preemption.install()
-    config = cli.parse(RunConfig, argv, prog=PROG, description=DESCRIPTION)
+    config = cli.parse(RunConfig, argv, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
     from harness.ranks.session import open_session
     from harness.report.beside import BaselineSink
     from harness.report.sink import ReportSink
