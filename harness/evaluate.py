@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     from harness.inference.evaluation import evaluate
     from harness.ranks.session import open_session
 
-    with open_session(config.device, "fp32", config.timeout_s) as session:
+    with open_session(config.device, "fp32", config.timeout_s, config.threads) as session:
         evaluate(config, session)
     return 0
 

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     def listeners(sinks: Sinks) -> tuple[Sink, ...]:
         return ReportSink(config.run), BaselineSink(config.run, config.data, sinks)
 
-    joined = open_session(config.device, config.precision, config.timeout_s)
+    joined = open_session(config.device, config.precision, config.timeout_s, config.threads)
     with joined as session, open_run(config, session, listeners) as run:
         if config.dry_run:
             run.rehearse()

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import FIRST_KEYS, RunConfig
-from harness.ranks import devices
+from harness.ranks import devices, threads
 from harness.ranks.preemption import EXIT_CODE
 from harness.rundir.status import LAUNCH_ID, read_status, write_status
 from harness.training import preflight
@@ -211,6 +211,7 @@ def start(arguments: Any) -> Failure | None:
     import psutil
     from accelerate.commands.launch import launch_command
 
+    threads.tell(arguments.num_cpu_threads_per_process)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     forwarded: list[str] = []
 

@@ -103,8 +103,9 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             writer.claim()
             told = LAUNCH_ID in os.environ  # by the launcher
             point = preflight.check_run(config, (lambda text: None) if told else say)
-            start = None if config.dry_run else point.checkpoint
+            start = point.checkpoint
         manifest = preflight.check_data(config, world.world_size, start, hashes=world.is_main)
+        start = None if config.dry_run else start  # a rehearsal is checked as its run, and begins at step 0
         preflight.check_device(config, session.device.type)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
     facts = {"configuration": settings, "dataset": manifest.fingerprint[:16], "torch": torch.__version__}
