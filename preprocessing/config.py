@@ -263,7 +263,7 @@ class PreprocessConfig:
         Options at their default look as they did before there were any: ``source.labels`` ``auto`` as ``PAIR``, which
         it means where nothing else is found, and ``splits.names`` and ``group_column`` not at all.
         """
-        content = asdict(self)
+        content = asdict(self) | {"text": self.text.recorded()}
         for key in ("output", "overwrite", "staging", "executor"):
             del content[key]
         del content["source"]["part_mb"]

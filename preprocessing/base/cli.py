@@ -233,6 +233,9 @@ def suggestion(key: str, known: set[str], dashes: str) -> str:
 def one_line(message: str) -> str:
     """A parser's message of several lines as one sentence that names the key."""
     text = " ".join(message.split())
+    if missing := re.fullmatch(r"the following arguments are required: (.*)", text):
+        keys = [f"--{key}" for key in missing[1].split(", ")]
+        return f"{' and '.join(keys)} {'is' if len(keys) == 1 else 'are'} missing: --help says what belongs there"
     text = re.sub(r"^(argument|Parser key) [\"']?(--)?([\w.]+)[\"']?:", r"\3:", text)
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     text = re.sub(r"typing\.Literal\[([^\]]*)\]", r"one of \1", text)

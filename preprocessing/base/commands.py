@@ -7,7 +7,6 @@ and are imported when their command is asked for, so that ``--help`` and a missp
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -16,6 +15,7 @@ from typing import Any
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.help_page import Page, paragraph, two_columns
+from preprocessing.base.named import load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def dispatch(
     Without a command the list of them is printed, with ``note`` below it, and the exit code is 2. Raises
     ``ConfigError`` for a command that does not exist, naming the nearest, or what ``elsewhere`` says of this word.
     """
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview(commands, prog, note))
         return 0 if argv else 2
     by_name = {command.name: command for command in commands}
@@ -135,9 +135,3 @@ def check_words(words: Words, given: Sequence[str], prog: str) -> None:
         raise ConfigError(f"no {words.noun} named: {prog} {words.spelling} takes {words.takes}")
     if words.most is not None and len(given) > words.most:
         raise ConfigError(f"{given[words.most]!r}: {prog} {words.spelling} takes {words.takes}")
-
-
-def load(name: str) -> Any:
-    """The function or class that ``module:name`` names."""
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)

@@ -115,6 +115,8 @@ def test_words_stand_apart_from_options(argv: list[str], alone: list[str], optio
         (preprocessing, "inspect d --smaples 3", "--smaples: no such option; did you mean --samples?"),
         (preprocessing, "inspect d --samples x", "samples: expected int, got x"),
         (preprocessing, "bench --source.paht x", "--source.paht: no such option; did you mean --source.path?"),
+        (preprocessing, "run", "--output is missing: --help says what belongs there"),
+        (harness, "baseline --json", "--data is missing: --help says what belongs there"),
         (preprocessing, "bench --rounds x", "rounds: expected int, got x"),
     ],
 )

@@ -139,7 +139,7 @@ def test_every_ending_has_its_state(config: RunConfig, session: Session, tmp_pat
     assert [failed[name] for name in facts] == ["failed", 3, 7, "a shard is gone"]
 
 
-def with_checkpoint(config: RunConfig, run: Path, **changes: Any) -> None:
+def with_checkpoint(config: RunConfig, run: Path, changes: dict[str, Any]) -> None:
     """A run directory as a run of ``config`` leaves it at step 7; ``changes`` to what its checkpoint says."""
     manifest = read_manifest(config.data)
     facts = {"text_hash": manifest.text_hash, "dataset": manifest.fingerprint, "order_version": order.VERSION}
@@ -162,7 +162,7 @@ def test_a_dry_run_is_refused_as_its_run_would_be(
 ) -> None:
     """Without padless's launcher, too."""
     run = tmp_path / "run"
-    with_checkpoint(config, run, **changes)
+    with_checkpoint(config, run, changes)
     dry = dataclasses.replace(config, run=str(run), dry_run=True)
     with pytest.raises(ConfigError, match=expected), RunWriter(dry, active=False) as writing:
         assembly.agree(dry, session, writing)
@@ -172,7 +172,7 @@ def test_a_dry_run_beside_its_run_is_refused_and_one_that_could_go_on_begins_ane
     config: RunConfig, session: Session, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    with_checkpoint(config, run)
+    with_checkpoint(config, run, {})
     dry = dataclasses.replace(config, run=str(run), dry_run=True)
     with RunWriter(dry, active=False) as writing:
         assert assembly.agree(dry, session, writing)[1] is None
