@@ -167,8 +167,10 @@ def choose_recurrent_dtype(
     return Choice("bf16", "oneDNN takes padded bf16 input")
 
 
-def recurrent_dtype(precision: Arithmetic, device_type: str, layout: Layout) -> Choice:
-    """``choose_recurrent_dtype`` for this machine."""
+def recurrent_dtype(precision: Arithmetic, device_type: str, layout: Layout, *, bf16_on_cpu: bool = True) -> Choice:
+    """``choose_recurrent_dtype`` for this machine, and for a cell that oneDNN computes in bf16 or not."""
+    if precision == "bf16" and device_type == "cpu" and not bf16_on_cpu:
+        return Choice("fp32", "oneDNN computes no such cell in bf16")
     cudnn = torch.backends.cudnn.version() if device_type == "cuda" else None
     cpu_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return choose_recurrent_dtype(precision, device_type, layout, cudnn=cudnn, cpu_bf16=cpu_bf16)

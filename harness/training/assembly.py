@@ -19,6 +19,7 @@ from harness.data.order import order_over
 from harness.data.residency import DataPlacement, OpenData
 from harness.model.classifier import Classifier, Objective
 from harness.model.recurrent import try_recurrence
+from harness.model.registry import CELLS
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
 from harness.ranks.preemption import StopWatch
 from harness.ranks.session import Session
@@ -138,7 +139,8 @@ def build_trainer(
     classifier = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
     classifier.to(session.device).recurrent.flatten_parameters()
     layout, in_layout = layout_on(session.device, config.model.hidden_size, config.recurrence)
-    wanted = recurrent_dtype(session.arithmetic, session.device.type, layout)
+    bf16_on_cpu = CELLS[config.model.cell].bf16_on_cpu
+    wanted = recurrent_dtype(session.arithmetic, session.device.type, layout, bf16_on_cpu=bf16_on_cpu)
     in_dtype = try_recurrence(classifier.recurrent, layout, wanted)
     choices["recurrence"] = Choice(f"{layout} {in_dtype.value}", f"{in_layout.reason}; {in_dtype.reason}")
     weights = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from harness.config import RunConfig
 from harness.data import checks
+from harness.model.registry import check_model
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.storage import check_claim
 from harness.tracking.trackers import check_trackers
@@ -21,13 +22,14 @@ from preprocessing.dataset.shards import Manifest
 
 
 def check_run(config: RunConfig, say: Callable[[str], None]) -> ResumePoint:
-    """Trackers, then the run directory: where the run would go on from. For one process of a run.
+    """Model and trackers, then the run directory: where the run would go on from. For one process of a run.
 
     ``say`` hears of damaged checkpoints and of keys that differ. A dry run is checked as the run that it rehearses,
     though it neither goes on from the checkpoint nor ends because the run has, and leaves nothing behind. Raises
     ``ConfigError`` if a tracker is not there or the run must not go on, ``DataError`` or ``StorageError`` for a
     directory that cannot be used.
     """
+    check_model(config.model)
     check_trackers(config.tracking)
     if config.dry_run:
         check_claim(config)

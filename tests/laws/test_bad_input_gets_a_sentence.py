@@ -183,10 +183,16 @@ def refuse(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str]
 
 WRONG_COMMANDS = {
     ("--optim.lrr", "1"): "--optim.lrr: no such option; did you mean --optim.lr?",
-    ("--learning_rate", "1", "--epochs", "2"): "--learning_rate: neither a key of the training nor an option",
+    (
+        "--learning_rate",
+        "1",
+        "--epochs",
+        "2",
+    ): "--learning_rate: no key of the training, no option of accelerate launch; it is --optim.lr here",
     ("--epochs", "0"): "epochs: 0 is out of range: expected at least 1",
     ("--epochs", "many"): "epochs: expected int, got many",
-    ("--model.pooling", "median"): "model.pooling: expected one of 'last', 'max', 'mean', 'max+mean', got median",
+    ("--model.pooling", "median"): "model.pooling: 'median' is out of range: expected one of last, max, mean, max+mean",
+    ("--model.cell", "transformer"): "model.cell: 'transformer' is out of range: expected one of lstm, gru",
     ("--model.dropout", "1"): "model.dropout: 1.0 is out of range",
     ("--model.embedding_std", "0"): "model.embedding_std: 0.0 is out of range: expected above 0",
     ("--model.word_dropout", "1"): "model.word_dropout: 1.0 is out of range: expected at least 0 and below 1",
