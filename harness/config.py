@@ -42,6 +42,8 @@ __all__ = [
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Recurrence = Literal["auto", "packed", "padded"]
+FIRST_KEYS = ("data", "run", "epochs", "global_batch", "optim.lr")
+"""The keys of a training that matter most: the first screen of ``--help`` has these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,9 @@ class Recipe:
     """Arithmetic of training. auto: bf16 where the device computes it natively, else fp32. Evaluation is in fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA devices when there are any."""
+    threads: int | None = None
+    """Threads that each process computes with on a CPU; fewer on a machine that others use too. null: OMP_NUM_THREADS
+    where you set it, else this process's share of the cores."""
     recurrence: Recurrence = "auto"
     """How the recurrent layers get their rows: packed (real tokens alone) or padded to the batch's longest row; equal
     within rounding. auto: what is the faster on the device, with its reason in the first lines of a run."""
@@ -134,6 +139,7 @@ class Recipe:
         window = self.profile
         in_order = not window or (len(window) == 2 and 0 <= window[0] <= window[1])
         require(in_order, "profile", window, "a first and a last step, as in [20, 25]")
+        require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1, or null")
         tokens = self.global_batch_tokens
         require(tokens is None or tokens >= 1, "global_batch_tokens", tokens, "at least 1, or null")
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")

@@ -281,7 +281,7 @@ class PreprocessConfig:
         it means where nothing else is found, columns as ``text``, ``label`` and no split, and ``source.encoding``,
         ``splits.names`` and ``group_column`` not at all.
         """
-        content = asdict(self)
+        content = asdict(self) | {"text": self.text.recorded()}
         for key in ("output", "overwrite", "staging", "executor"):
             del content[key]
         del content["source"]["part_mb"]

@@ -121,10 +121,11 @@ def train(tree: Path, data: Path, run: Path, processes: int) -> list[dict[str, A
     options = ("--config_file", str(tree / "configs/accelerate/cpu.yaml"), "--num_processes", str(processes))
     port = ("--main_process_port", str(free_port()))
     keys = ("--data", str(data), "--run", str(run), *TRAINING)
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)  # as a tree takes them that does not heed the variable
     result = subprocess.run(
         [sys.executable, "-m", "harness", "launch", *options, *port, *keys],
         cwd=tree,
-        env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads)},
         capture_output=True,
         text=True,
         timeout=LIMIT_S,

@@ -39,8 +39,8 @@ at, and ranks that do not come are waited for one minute."""
 class DoctorConfig:
     """Check machine, limits, file systems, versions and network before a training.
 
-    Takes --config FILE and every key of the training too, as launch does. --data and --run name the dataset and the run
-    directory to check, --device and --precision what would be computed with, --timeout_s the longest wait for a rank.
+    Each line says ok, warn (it would run, but not well) or fix (it would fail); the exit code is 2 if anything is to be
+    fixed. Without --data and --run it looks at the machine alone.
     """
 
     json: bool = False
@@ -53,16 +53,15 @@ KEYS = Command(
     config=f"{MODULE}:DoctorConfig",
     shared="harness.config:Recipe",
     shared_defaults=DEFAULTS,
+    first=("data", "run", "device", "precision", "json"),
+    example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
 )
 
 
 def main(argv: list[str]) -> int:
     """Start ranks if there are options for accelerate, else check as the one process or rank that this is."""
-    if argv[:1] in (["-h"], ["--help"]):
-        print(f"{__doc__}")
-        argv = ["--help"]
     options, keys = launcher.split_arguments(argv, DoctorConfig)
-    config, training = read(KEYS, keys, PROG)
+    config, training = read(KEYS, keys, f"{PROG} [options of accelerate launch]")
     if options:
         return launch(options, keys)
     try:

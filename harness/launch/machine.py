@@ -225,7 +225,7 @@ def look_at_rank(config: RunConfig) -> Rank:
     cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
     try:
         device = choose_device(config.device).value
-        configure_threads(device)
+        configure_threads(device, config.threads)
         precision = choose_precision(config.precision, device)
     except UserError as error:
         return Rank(rank, host, config.device, config.precision, str(error), cudnn, versions)

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.config import Recipe, require
 from harness.launch.forecast import forecast
+from harness.ranks import threads
 from harness.training.rules import resolve
 from preprocessing.base.errors import UserError
 from preprocessing.dataset.shards import read_manifest
@@ -36,6 +37,8 @@ def main(config: PlanConfig, training: Recipe) -> None:
     resolved = resolve(training)
     values = forecast(resolved.config, read_manifest(training.data), config.world_size)
     values["decided"] = {name: {"value": value, "reason": why} for name, (value, why) in resolved.reasons.items()}
+    count, reason = threads.choose_here(training.threads, config.world_size)
+    values["threads"] = {"value": count, "reason": reason}
     if config.json:
         print(json.dumps(values, indent=2))
     else:
@@ -56,6 +59,7 @@ def show(values: dict[str, Any]) -> None:
     few, many = values["rows_per_process"]
     share = f"each with {few} to {many} rows a step, {fewest:,} to {most:,} tokens an epoch"
     print(f"ranks      {values['world_size']}, {share}")
+    print(f"threads    {values['threads']['value']} each on a CPU: {values['threads']['reason']}")
     if values["too_few_for_a_gpu"] is not None:
         print(f"on a GPU   {values['too_few_for_a_gpu']}")
     print(f"balance    ranks of a step differ by {ranks['mean_step']:.2%} in tokens, {ranks['worst_step']:.2%} at most")

@@ -11,9 +11,10 @@ from torch.nn.utils.rnn import PackedSequence
 from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks
-from harness.model.pooling import pool_packed, pool_padded
-from harness.model.recurrent import PackedIndex, VariableLengthLSTM, final_states
+from harness.model.recurrent import PackedIndex, VariableLengthLSTM
+from harness.model.registry import CELLS, POOLINGS, check_model
 from harness.model.wide import Touched, WidePart
+from preprocessing.base.named import load
 from preprocessing.text.vocabulary import PAD, UNK
 
 
@@ -23,6 +24,7 @@ class Classifier(nn.Module):
     def __init__(self, config: ModelConfig, vocabulary_size: int, num_classes: int = 2) -> None:
         """Weights are drawn from torch's global generator: seed it first."""
         super().__init__()
+        check_model(config)
         self.config = config
         self.num_classes = num_classes
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_dim, padding_idx=PAD)
@@ -35,8 +37,10 @@ class Classifier(nn.Module):
             config.num_layers,
             bidirectional=config.bidirectional,
             dropout=config.dropout,
+            cell=load(CELLS[config.cell].code),
         )
-        pooled_size = self.recurrent.output_size * (2 if config.pooling == "max+mean" else 1)
+        self.pooling = load(POOLINGS[config.pooling].code)(self.recurrent.output_size)
+        pooled_size = self.recurrent.output_size * POOLINGS[config.pooling].vectors
         outputs = 1 if num_classes == 2 else num_classes
         self.head = nn.Linear(pooled_size, outputs)
         self.wide = WidePart(config.wide, outputs) if config.wide else None
@@ -103,10 +107,7 @@ class Classifier(nn.Module):
         if masks is not None and self.config.dropout:
             embedded = embedded * self._embedding_mask(embedded, masks)
         outputs = self.recurrent.forward_padded(embedded, lengths, masks, dtype)
-        if self.config.pooling == "last":
-            return final_states(outputs, lengths)
-        pooled = [pool_padded(direction, batch.lengths, lengths, self.config.pooling) for direction in outputs]
-        return torch.cat([part for parts in zip(*pooled, strict=True) for part in parts], dim=1)
+        return self.pooling.padded(outputs, batch.lengths, lengths)
 
     def _packed(self, batch: Batch, masks: Masks | None, dtype: torch.dtype | None) -> torch.Tensor:
         """Only real tokens exist here, from the embedding to the pooled vector."""
@@ -119,9 +120,7 @@ class Classifier(nn.Module):
         if masks is not None and self.config.dropout:
             embedded = embedded * self._embedding_mask(embedded, masks)[index.row]
         packed, state = self.recurrent.forward_packed(PackedSequence(embedded, sizes), masks, dtype, index.row)
-        if self.config.pooling == "last":
-            return state
-        return torch.cat(pool_packed(packed.data, batch.lengths, lengths, self.config.pooling), dim=1)
+        return self.pooling.packed(packed.data, state, batch.lengths, lengths)
 
     def _embedding_mask(self, embedded: torch.Tensor, masks: Masks) -> torch.Tensor:
         return masks.features(EMBEDDING, embedded.shape[-1], self.config.dropout, embedded.dtype)

@@ -27,6 +27,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Layout, send
+from harness.model.cells import Cell
 from harness.model.dropout import LAYERS, Masks
 from harness.ranks.precision import DTYPES, NAMES, Choice
 from preprocessing.base.errors import ConfigError
@@ -47,22 +48,26 @@ class VariableLengthLSTM(nn.Module):
         *,
         bidirectional: bool = True,
         dropout: float = 0.0,
+        cell: Cell | None = None,
     ) -> None:
-        """``nn.LSTM`` modules hold the weights, one a layer, so that the names are the ones that everybody knows."""
+        """``nn.LSTM`` modules hold the weights, one a layer, so that the names are the ones that everybody knows; those
+        of another ``cell``, if one is given.
+        """
         super().__init__()
         self.hidden_size = hidden_size
         self.bidirectional = bidirectional
         self.output_size = hidden_size * (2 if bidirectional else 1)
         self.dropout = dropout
+        self.cell = LSTM if cell is None else cell
         sizes = [input_size] + [self.output_size] * (num_layers - 1)
         self.layers = nn.ModuleList(
-            nn.LSTM(size, hidden_size, batch_first=True, bidirectional=bidirectional) for size in sizes
+            self.cell.module(size, hidden_size, batch_first=True, bidirectional=bidirectional) for size in sizes
         )
 
-    def lstms(self) -> Iterator[nn.LSTM]:
+    def lstms(self) -> Iterator[nn.RNNBase]:
         """The layers, from the input up."""
         for layer in self.layers:
-            assert isinstance(layer, nn.LSTM)
+            assert isinstance(layer, nn.RNNBase)
             yield layer
 
     def forward_packed(
@@ -83,7 +88,7 @@ class VariableLengthLSTM(nn.Module):
             if number > 0 and masks is not None and self.dropout:
                 rows = packed_rows(sizes, len(data), data.device) if rows is None else rows
                 data = data * self._mask(masks, number, data)[rows]
-            data, state = packed_lstm(data, sizes, layer_weights(layer, dtype), self.bidirectional)
+            data, state = self.cell.packed(data, sizes, layer_weights(layer, dtype), self.bidirectional)
         return packed._replace(data=data), state.transpose(0, 1).reshape(state.shape[1], self.output_size)
 
     def forward_padded(
@@ -96,7 +101,7 @@ class VariableLengthLSTM(nn.Module):
         """What each direction gives for ``inputs`` ``[time, rows, input_size]`` and their ``lengths`` ``[rows]``.
 
         That is a tensor ``[time, rows, hidden_size]`` per direction; in the second, a backward one, each row is
-        reversed within its own length (``in_order`` turns it back, ``final_states`` picks each row's last output).
+        reversed within its own length (``in_order`` turns it back, the pooling ``last`` picks each row's last output).
         Outputs beyond a row's length hold arbitrary finite numbers. Without ``masks`` nothing is dropped. ``dtype`` is
         what the layers compute in, that of the weights unless given.
         """
@@ -108,7 +113,7 @@ class VariableLengthLSTM(nn.Module):
                 inputs = in_order(outputs, reversal)
                 if masks is not None and self.dropout:
                     inputs = inputs * self._mask(masks, number, inputs)
-            outputs = run_layer(layer, inputs, reversal, dtype)
+            outputs = run_layer(layer, inputs, reversal, dtype, self.cell)
         return outputs
 
     def _mask(self, masks: Masks, number: int, inputs: torch.Tensor) -> torch.Tensor:
@@ -148,13 +153,13 @@ def cast(inputs: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     return inputs if dtype is None else inputs.to(dtype)
 
 
-def layer_weights(layer: nn.LSTM, dtype: torch.dtype | None) -> list[torch.Tensor]:
+def layer_weights(layer: nn.RNNBase, dtype: torch.dtype | None) -> list[torch.Tensor]:
     """All weights of a layer for one call with both directions: as they are, or one flat copy in ``dtype``."""
     weights = [getattr(layer, name) for names in layer._all_weights for name in names]
     return weights if dtype in (None, weights[0].dtype) else list(_FlatCopy.apply(dtype, *weights))
 
 
-def direction_weights(layer: nn.LSTM, direction: int, dtype: torch.dtype | None) -> list[torch.Tensor]:
+def direction_weights(layer: nn.RNNBase, direction: int, dtype: torch.dtype | None) -> list[torch.Tensor]:
     """The weights of one direction of a layer, for a call of its own: as they are, or one flat copy in ``dtype``.
 
     A GPU always gets a copy: cuDNN wants the weights of a call in one buffer, and half of a bidirectional one is none.
@@ -165,11 +170,16 @@ def direction_weights(layer: nn.LSTM, direction: int, dtype: torch.dtype | None)
 
 
 def run_layer(
-    layer: nn.LSTM, inputs: torch.Tensor, reversal: torch.Tensor | None, dtype: torch.dtype | None = None
+    layer: nn.RNNBase,
+    inputs: torch.Tensor,
+    reversal: torch.Tensor | None,
+    dtype: torch.dtype | None = None,
+    cell: Cell | None = None,
 ) -> list[torch.Tensor]:
-    """One LSTM layer over padded ``inputs`` ``[time, rows, features]``, each direction as a plain forward LSTM."""
+    """One layer over padded ``inputs`` ``[time, rows, features]``, each direction as a plain forward one."""
+    plain = plain_lstm if cell is None else cell.padded
     directions = [inputs] if reversal is None else [inputs, take_time(inputs, reversal)]
-    return [plain_lstm(given, direction_weights(layer, direction, dtype)) for direction, given in enumerate(directions)]
+    return [plain(given, direction_weights(layer, direction, dtype)) for direction, given in enumerate(directions)]
 
 
 def plain_lstm(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
@@ -191,17 +201,24 @@ def packed_lstm(
     return outputs, state
 
 
+def _padded(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    return plain_lstm(inputs, weights)  # looked up at each call, so that a test may put a device's own in its place
+
+
+def _packed(
+    data: torch.Tensor, batch_sizes: torch.Tensor, weights: list[torch.Tensor], bidirectional: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return packed_lstm(data, batch_sizes, weights, bidirectional)
+
+
+LSTM = Cell(nn.LSTM, _padded, _packed)
+
+
 def in_order(outputs: list[torch.Tensor], reversal: torch.Tensor | None) -> torch.Tensor:
     """The directions of a layer side by side, ``[time, rows, output_size]``, with the backward one turned round."""
     if reversal is None:
         return outputs[0]
     return torch.cat((outputs[0], take_time(outputs[1], reversal)), dim=2)
-
-
-def final_states(outputs: list[torch.Tensor], lengths: torch.Tensor) -> torch.Tensor:
-    """``[rows, output_size]``: what each direction of ``forward_padded`` gave after a row's last token."""
-    last = (lengths - 1)[None, :, None]
-    return torch.cat([direction.gather(0, last.expand(1, -1, direction.shape[2]))[0] for direction in outputs], dim=1)
 
 
 def reversal_index(lengths: torch.Tensor, time: int) -> torch.Tensor:

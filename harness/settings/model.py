@@ -21,20 +21,21 @@ MOST_BUCKETS = 1 << 26
 class ModelRecipe:
     """Embedding, recurrent layers, pooling, one linear layer; a linear part beside them."""
 
+    cell: str = "lstm"
+    """The recurrent cell: lstm, or gru, which has three gates for four."""
     embedding_dim: int = 128
     """Size of a token's vector."""
     embedding_std: float = 1.0
     """Standard deviation of the vectors before training. A rare word's vector hardly moves from its start, which is
     noise: a small start keeps that noise small."""
     hidden_size: int = 128
-    """Size of the LSTM state, for each direction."""
+    """Size of the state, for each direction."""
     num_layers: int = 1
     """Recurrent layers, one above the other."""
     bidirectional: bool = True
     """Read every text from both ends."""
-    pooling: Literal["last", "max", "mean", "max+mean"] = "max"
-    """How a sequence of states becomes one vector: the final state, or the maximum, the mean or both over real tokens.
-    """
+    pooling: str = "max"
+    """How a sequence of states becomes one vector: last, the final state; max, mean or max+mean over real tokens."""
     dropout: float = 0.0
     """Chance to drop a feature of the embeddings, between layers and before the last layer; one mask per text."""
     word_dropout: float = 0.0

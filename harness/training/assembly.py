@@ -21,6 +21,7 @@ from harness.data.residency import DataPlacement, OpenData
 from harness.model.classifier import Classifier, Objective
 from harness.model.initial import StartVectors
 from harness.model.recurrent import try_recurrence
+from harness.model.registry import CELLS
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
 from harness.ranks.preemption import StopWatch
 from harness.ranks.session import Session
@@ -120,8 +121,9 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             writer.claim()
             told = LAUNCH_ID in os.environ  # by the launcher
             point = preflight.check_run(config, (lambda text: None) if told else say)
-            start = None if config.dry_run else point.checkpoint
+            start = point.checkpoint
         manifest = preflight.check_data(config, world.world_size, start, hashes=world.is_main)
+        start = None if config.dry_run else start  # a rehearsal is checked as its run, and begins at step 0
         preflight.check_device(config, session.device.type)
         if world.is_main and start is None:
             preflight.check_start(config, manifest)
@@ -166,7 +168,8 @@ def build_trainer(
         vectors.put_into(classifier.embedding, config.model.embedding_std)
     classifier.to(session.device).recurrent.flatten_parameters()
     layout, in_layout = layout_on(session.device, config.model.hidden_size, config.recurrence)
-    wanted = recurrent_dtype(session.arithmetic, session.device.type, layout)
+    bf16_on_cpu = CELLS[config.model.cell].bf16_on_cpu
+    wanted = recurrent_dtype(session.arithmetic, session.device.type, layout, bf16_on_cpu=bf16_on_cpu)
     in_dtype = try_recurrence(classifier.recurrent, layout, wanted)
     choices["recurrence"] = Choice(f"{layout} {in_dtype.value}", f"{in_layout.reason}; {in_dtype.reason}")
     weights = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]

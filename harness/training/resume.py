@@ -22,6 +22,7 @@ FREE = {
     "data": "the dataset is the same wherever it lies",
     "run": "the run directory was moved",
     "device": "equal within rounding",
+    "threads": "equal within rounding",
     "micro_batch": "the same update, equal within rounding",
     "recurrence": "equal within rounding",
     "residency": "the same rows from another place",
@@ -73,8 +74,11 @@ class Difference:
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """Every key whose value is another, in the order of the configuration; a key of one side alone is ``unset``."""
-    before, after = flat(was), flat(now)
+    """Every key whose value is another, in the order of the configuration; a key of one side alone is ``unset``.
+
+    A key that the older configuration lacks did not exist then, and its default means what was done before it did.
+    """
+    before, after = flat(to_dict(RunConfig())) | flat(was), flat(now)
     found = []
     for key in [*after, *(key for key in before if key not in after)]:
         old, new = before.get(key, "unset"), after.get(key, "unset")
@@ -165,6 +169,6 @@ def check_dataset(checkpoint: Checkpoint, manifest: Manifest, config: RunConfig)
     if then != order.VERSION and not is_allowed("order", config.allowed):
         raise ConfigError(
             f"order: {checkpoint.path} was written by a padless with version {then} of the order of rows, this one has "
-            f"version {order.VERSION}: rows would be missed or repeated; go on with that padless, name another run "
-            f"directory, or --allow order"
+            f"version {order.VERSION}: the same dataset comes in another order, so rows would be missed or repeated; "
+            f"go on with that padless, name another run directory, or --allow order"
         )

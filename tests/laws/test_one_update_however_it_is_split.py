@@ -36,7 +36,7 @@ pytestmark = pytest.mark.processes
 ROWS, GLOBAL_BATCH, STEPS = 101, 24, 5
 ACCUMULATION = (1, 3)
 LAYOUTS = ("padded", "packed")
-OPTIONS = ("plain", "every option")
+OPTIONS = ("plain", "every option", "gru")
 Case = tuple[int, str, str, int]
 """Dataset, options, layout, micro-batches a step."""
 
@@ -44,6 +44,9 @@ Case = tuple[int, str, str, int]
 def make_config(options: str, labels: list[str]) -> RunConfig:
     if options == "plain":
         model, optim = ModelConfig(embedding_dim=8, hidden_size=6), OptimConfig(lr=0.01)
+    elif options == "gru":
+        model = ModelConfig(cell="gru", embedding_dim=8, hidden_size=6, num_layers=2, pooling="last", dropout=0.4)
+        optim = OptimConfig(lr=0.01)
     else:
         model = ModelConfig(
             embedding_dim=8,

@@ -265,7 +265,7 @@ def test_every_import_is_declared() -> None:
 def test_every_command_exists() -> None:
     from harness.__main__ import COMMANDS as HARNESS
     from preprocessing.__main__ import COMMANDS as PREPROCESSING
-    from preprocessing.base.commands import load
+    from preprocessing.base.named import load
 
     for command in (*HARNESS, *PREPROCESSING):
         for one in command.parts or (command,):

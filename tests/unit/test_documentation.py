@@ -15,7 +15,8 @@ from accelerate.commands.launch import launch_command_parser
 from harness.__main__ import COMMANDS as HARNESS
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
-from preprocessing.base.commands import Command, load
+from preprocessing.base.commands import Command
+from preprocessing.base.named import load
 from tests.unit.test_architecture import FLOORS, own_modules, room_of
 
 ROOT = Path(__file__).resolve().parents[2]
