@@ -37,7 +37,8 @@ def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs() -> None:
     assert (large.global_batch, large.epochs, large.patience) == (64, 8, 4)
     huge = decide(recipe(), Corpus(1_000_000, 20_000_000, 150)).config
     assert (huge.global_batch, huge.epochs) == (512, 4)
-    assert huge.optim.lr == pytest.approx(0.002 * math.sqrt(8), abs=1e-6)
+    assert huge.optim.lr == pytest.approx(0.003 * math.sqrt(8) * 75 ** (1 / 8), rel=0.02)
+    assert (small.optim.lr, large.optim.lr) == (0.0034, 0.003)
 
 
 @pytest.mark.parametrize("rows", SIZES)
