@@ -9,7 +9,7 @@ steps.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from harness.config import ModelConfig, OptimConfig, Recipe, RunConfig
@@ -36,6 +36,8 @@ LARGEST_WIDE_LR = 300.0
 SMALLEST_WIDE, LARGEST_WIDE = 1 << 14, 1 << 22
 WIDE_NUMBERS = 1 << 25
 """Most numbers of the wide part's table, 128 MiB."""
+VECTOR_TOKENS = 1_000_000
+"""Fewer training tokens teach no word vectors that a classifier is better for: on trec, with 44,000, it is much worse."""
 PATIENT = 3
 """A run waits half of its epochs for a better validation, and so many at least."""
 
@@ -71,7 +73,7 @@ def resolve(recipe: Recipe) -> Resolved:
 
     Raises ``DataError`` if the dataset's manifest cannot be read, ``ConfigError`` for keys that do not fit together.
     """
-    asked = {recipe.epochs, recipe.global_batch, recipe.patience, recipe.model.wide}
+    asked = {recipe.epochs, recipe.global_batch, recipe.patience, recipe.model.wide, recipe.init.vectors}
     if "auto" not in asked and "auto" not in {recipe.optim.lr, recipe.optim.ema, recipe.optim.wide_lr}:
         return Resolved(as_run(recipe), {})
     return decide(recipe, Corpus.of(read_manifest(recipe.data)))
@@ -122,7 +124,10 @@ def decide(recipe: Recipe, corpus: Corpus) -> Resolved:
         wide_lr = float(f"{min(LARGEST_WIDE_LR, max(1.0, wanted)):.3g}")
         if wide:
             reasons["wide rate"] = (f"{wide_lr:g}", f"as far as a linear model with C = {WIDE_C:g} would go")
-    own = {"epochs": epochs, "global_batch": batch, "patience": patience}
+    own: dict[str, Any] = {"epochs": epochs, "global_batch": batch, "patience": patience}
+    if recipe.init.vectors == "auto" and corpus.tokens < VECTOR_TOKENS:
+        own["init"] = replace(recipe.init, vectors="none")
+        reasons["vectors"] = ("random", f"{corpus.tokens:,} tokens teach none that are worth having")
     return Resolved(as_run(recipe, own, {"wide": wide}, {"lr": lr, "ema": ema, "wide_lr": wide_lr}), reasons)
 
 
