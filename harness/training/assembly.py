@@ -96,7 +96,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
             load(trainer, selection, start, choices)
     wide = trainer.objective.classifier.wide
     if wide is not None and start is None:
-        count_features(wide, data.splits[TRAIN], world)
+        count_features(wide, data.splits[TRAIN], len(manifest.labels), world)
     if config.micro_batch == "auto":
         choices["micro_batch"] = choose_micro_batch(trainer)
     with world.together("opening the run directory"):

@@ -24,8 +24,8 @@ SMALLEST_BATCH, LARGEST_BATCH = 32, 512
 ROWS_A_BATCH = 2.5
 """A batch grows with the square root of the rows; this divides it."""
 LR, LR_BATCH, LR_CLASSES = 3e-3, 64, 1 / 8
-"""The rate for two classes and up to so many rows a step. It grows with the square root of the rows above, and with this
-power of the classes: what tells 77 of them apart is learned from a few rows each, in as many steps."""
+"""The rate for two classes and up to so many rows a step. It grows with the square root of the rows above, and with
+this power of the classes: what tells 77 of them apart is learned from a few rows each, in as many steps."""
 AVERAGED = 0.1
 """Share of all steps that the average of weights looks back on."""
 WIDE_C = 6.0
@@ -34,10 +34,10 @@ rates that add up to ``C`` times the rows goes about as far as a penalty with th
 LARGEST_WIDE_LR = 300.0
 """Above it, steps along what all rows have in common begin to swing."""
 SMALLEST_WIDE, LARGEST_WIDE = 1 << 14, 1 << 22
-WIDE_NUMBERS = 1 << 25
-"""Most numbers of the wide part's table, 128 MiB."""
+WIDE_NUMBERS = 1 << 24
+"""Most numbers of the wide part's table, 64 MiB."""
 VECTOR_TOKENS = 1_000_000
-"""Fewer training tokens teach no word vectors that a classifier is better for: on trec, with 44,000, it is much worse."""
+"""Fewer training tokens teach no vectors that a classifier is better for: on trec, with 44,000, it is much worse."""
 PATIENT = 3
 """A run waits half of its epochs for a better validation, and so many at least."""
 
