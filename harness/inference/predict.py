@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ class PredictConfig:
     """Run directory (or bundle directory) whose best weights predict."""
     input: str | None = None
     """File with one text a row: .csv, .tsv, .jsonl, .parquet, or .txt with one text a line."""
-    column: str = field(default="text", metadata={"also": ("text_column", "source.text_column")})
+    column: str = "text"
     """Column of the input that holds the text."""
     output: str | None = None
     """File to write: .parquet, .csv or .jsonl; the input's columns and the predictions."""
