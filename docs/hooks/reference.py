@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """MkDocs hook: the reference of options and commands, made from the configuration classes and the command tables.
 
-A page asks for it by a comment on a line of its own: ``<!-- options: module:Class -->`` for a heading for each option,
-``<!-- keys: module:Class -->`` for a list of them, ``<!-- commands: package -->``.
+A page asks for it by a comment on a line of its own: ``<!-- options: package -->`` for the keys that the package's
+commands share, ``<!-- keys: module:Class -->`` for those of one class, ``<!-- commands: package -->``.
 """
 
 from __future__ import annotations
@@ -30,13 +30,10 @@ from docs.hooks.docstrings import as_markdown  # noqa: E402
 ASKED = re.compile(r"^<!-- (options|keys|commands): ([\w.:]+) -->$", re.MULTILINE)
 NAMES = {bool: "`true` or `false`", int: "a whole number", float: "a number", str: "a text", type(None): "`null`"}
 PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
-SHARED = {"harness.config:RunConfig": "training.md", "preprocessing.config:PreprocessConfig": "preprocessing.md"}
-"""Classes whose options have a page of their own."""
-READS_ITS_WORDS = {
-    "harness.launch.launcher:main": ("harness.config:RunConfig",),
-    "harness.launch.doctor:main": ("harness.launch.doctor:DoctorConfig", "harness.config:RunConfig"),
-}
-"""The classes of the commands that read their words themselves, together with the options of ``accelerate launch``."""
+PAGES = {"harness": ("training", "training.md"), "preprocessing": ("preprocessing", "preprocessing.md")}
+"""Package -> what its shared keys are options of, and their page."""
+READS_ITS_WORDS = {"launch": None, "doctor": "harness.launch.doctor:DoctorConfig"}
+"""Commands that take the options of ``accelerate launch``, then the keys of the training and those of this class."""
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -56,6 +53,13 @@ class Option:
     """As YAML spells it; empty where a value must be given."""
     meaning: str
     parts: tuple[Option, ...] = ()
+
+
+def shared_by(package: str) -> str:
+    """``module:class`` of the keys that commands of a package share; more than one such class is an error."""
+    table = importlib.import_module(f"{package}.__main__").COMMANDS
+    (name,) = {command.shared for command in table if command.shared}
+    return name
 
 
 def load(name: str) -> Any:
@@ -122,10 +126,10 @@ def spelt(value: Any) -> str:
     return yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
 
 
-def options_page(name: str) -> str:
-    """A heading for each key of a class, so that search and links find it, and one for each section."""
+def options_page(package: str) -> str:
+    """A heading for each key that a package's commands share, so that search and links find it."""
     lines: list[str] = []
-    sections = list(options(load(name)))
+    sections = list(options(load(shared_by(package))))
     for option in sections:
         lines += [] if option.parts else heading(option, 2)
     for section in sections:
@@ -149,33 +153,34 @@ def values(option: Option) -> str:
 def commands_page(package: str) -> str:
     """Every command of a package with its words and options, from its command table."""
     table = importlib.import_module(f"{package}.__main__")
-    return "\n".join(commands_of(table.COMMANDS, f"python -m {package}", 3))
+    return "\n".join(commands_of(table.COMMANDS, f"python -m {package}", 3, package))
 
 
-def commands_of(commands: Sequence[Any], prog: str, level: int) -> Iterator[str]:
+def commands_of(commands: Sequence[Any], prog: str, level: int, package: str) -> Iterator[str]:
     """The lines of some commands, and of those below them."""
     for command in commands:
         usage = f"{prog} {command.name}"
         anchor = usage.removeprefix("python -m ").replace(" ", "-")
         yield f"{'#' * level} {usage.removeprefix('python -m ')} {{ #{anchor} }}\n\n{as_markdown(command.summary)}\n"
         if command.parts:
-            yield from commands_of(command.parts, usage, level + 1)
+            yield from commands_of(command.parts, usage, level + 1, package)
             continue
         words = f" {command.words.spelling}" if command.words else ""
         yield f"```\n{usage}{words} [--key value …]\n```\n"
-        yield from command_options(command)
+        yield from command_options(command, package)
 
 
-def command_options(command: Any) -> Iterator[str]:
+def command_options(command: Any, package: str) -> Iterator[str]:
     """What a command takes beside its words."""
-    if command.main in READS_ITS_WORDS:
+    shared, own = shared_by(package), command.config
+    if own is None:
         yield f"{first_paragraph(command.main)}\n\nThe options of `accelerate launch` come first.\n"
-    for name in READS_ITS_WORDS.get(command.main, (command.config, command.shared)):
-        if name in SHARED:
-            noun = "training" if name.startswith("harness") else "preprocessing"
-            yield f"Takes every [option of {noun}]({SHARED[name]}).\n"
-        elif name:
-            yield f"{keys_page(name)}\n"
+        own = READS_ITS_WORDS[command.name]
+    if own not in (None, shared):
+        yield f"{keys_page(own)}\n"
+    if command.shared or own in (None, shared) or command.name in READS_ITS_WORDS:
+        noun, page = PAGES[package]
+        yield f"Takes every [option of {noun}]({page}).\n"
 
 
 def keys_page(name: str) -> str:

@@ -14,13 +14,11 @@ import yaml
 
 from docs.hooks import docstrings, pages, reference
 from harness.__main__ import COMMANDS as HARNESS
-from harness.config import RunConfig
 from harness.ranks.preemption import EXIT_CODE as PREEMPTED
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
 from preprocessing.base.commands import Command
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
-from preprocessing.config import PreprocessConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = sorted((ROOT / "docs/pictures").glob("*.svg"))
@@ -42,8 +40,9 @@ def flat(values: dict[str, Any], example: Any, prefix: str = "") -> dict[str, An
     return result
 
 
-@pytest.mark.parametrize(("config_class", "required"), [(RunConfig, {}), (PreprocessConfig, {"output": "data/x"})])
-def test_every_key_stands_in_the_reference_with_its_default(config_class: type, required: dict[str, str]) -> None:
+@pytest.mark.parametrize(("package", "required"), [("harness", {}), ("preprocessing", {"output": "data/x"})])
+def test_every_key_stands_in_the_reference_with_its_default(package: str, required: dict[str, str]) -> None:
+    config_class = reference.load(reference.shared_by(package))
     said = leaves(config_class)
     parser = cli.parser_for(config_class, "test", "")
     sections = {option.key for option in reference.options(config_class) if option.parts}
@@ -61,7 +60,7 @@ def test_every_key_stands_in_the_reference_with_its_default(config_class: type, 
 
 
 def test_a_page_of_options_has_an_anchor_for_each() -> None:
-    page = reference.on_page_markdown("# Title\n\n<!-- options: harness.config:RunConfig -->\n")
+    page = reference.on_page_markdown("# Title\n\n<!-- options: harness -->\n")
     assert "### optim.lr { #optim.lr .option }\n\na number; default `0.002`\n{ .values }\n\nHighest" in page
     assert "## epochs { #epochs .option }\n\na whole number; default `4`" in page
     assert "one of `last`, `max`, `mean`, `max+mean`" in page
@@ -85,11 +84,12 @@ def test_every_command_stands_in_the_reference_with_its_options(package: str, ta
         words = f" {command.words.spelling}" if command.words else ""
         section = page.partition(f"\n```\n{usage}{words} [--key value …]\n```\n")[2].partition("\n### ")[0]
         assert section, usage
-        for name in (command.config, command.shared):
-            if name in reference.SHARED:
-                assert f"]({reference.SHARED[name]})" in section, usage
-            elif name:
-                assert all(f"`--{key}` (" in section for key in leaves(reference.load(name))), usage
+        shared = reference.shared_by(package)
+        page_of_shared = f"]({reference.PAGES[package][1]})"
+        takes_shared = shared in (command.config, command.shared) or command.config is None
+        assert (page_of_shared in section) == takes_shared, usage
+        if command.config and command.config != shared:
+            assert all(f"`--{key}` (" in section for key in leaves(reference.load(command.config))), usage
 
 
 def test_kinds_of_values_in_words() -> None:
