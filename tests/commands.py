@@ -22,11 +22,13 @@ def run_module(module: str, *arguments: object, timeout_s: float = 180, **env: s
     return run_command(command, timeout_s, env)
 
 
-def run_command(command: list[str], timeout_s: float, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """A command; it and its children are killed when the time is up."""
+def run_command(
+    command: list[str], timeout_s: float, env: dict[str, str], cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """A command in a directory; it and its children are killed when the time is up."""
     process = subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can put right. The message is one sentence; ``exit_code`` is documented in the README."""
+    """Something the user can put right. The message is one sentence; docs/reference/exit-codes.md has the codes."""
 
     exit_code = 1
 

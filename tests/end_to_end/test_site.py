@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documentation as a site: it builds, a broken link ends the build, and a real browser shows and searches it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.commands import ROOT, run_command, succeed
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+DEEP = "reference/training.html"
+QUIET = {"NO_MKDOCS_2_WARNING": "1"}
+
+
+def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """``mkdocs build`` as ``make docs`` does it, to another place."""
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--quiet",
+        "--config-file",
+        str(config),
+        "--site-dir",
+        str(site),
+    ]
+    return run_command(command, 900, QUIET)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("site")
+    result = succeed(build(ROOT / "mkdocs.yml", directory))
+    assert "WARNING" not in result.stderr
+    return directory
+
+
+def test_every_page_is_there_and_search_knows_every_option(site: Path) -> None:
+    index = json.loads((site / "search/search_index.json").read_text())
+    places = {entry["location"] for entry in index["docs"]}
+    assert {
+        "index.html",
+        "tutorial/index.html",
+        "how-to/slurm.html",
+        "architecture.html",
+        "reference/python.html",
+    } <= places
+    assert {f"{DEEP}#optim.class_weights", "reference/commands.html#harness-checkpoint-diff"} <= places
+    for_the_disk = (site / "search/search_index.js").read_text()
+    assert json.loads(for_the_disk.removeprefix("var __index = ")) == index
+    assert not (site / "hooks").exists()
+
+
+def test_nothing_of_a_page_comes_from_elsewhere(site: Path) -> None:
+    fetched = re.compile(r'<(?:link|script|img|iframe)\b[^>]*(?:href|src)="((?:https?:)?//[^"]*)"')
+    found = {(path.name, address) for path in site.rglob("*.html") for address in fetched.findall(path.read_text())}
+    assert found == set()
+
+
+def test_a_broken_link_an_anchor_a_picture_and_a_lost_page_end_the_build(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    config["hooks"] = [str(ROOT / hook) for hook in config["hooks"]]
+    options = next(one["mkdocstrings"] for one in config["plugins"] if "mkdocstrings" in one)["handlers"]["python"]
+    options["paths"] = [str(ROOT)]
+    options["options"]["extensions"] = [str(ROOT / name) for name in options["options"]["extensions"]]
+    (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+    with (tmp_path / "docs/index.md").open("a") as page:
+        page.write("\n[a](nowhere.md) [b](corpus.md#no-such-heading) ![c](pictures/none.svg) [d](../harness/none.py)\n")
+    (tmp_path / "docs/lost.md").write_text("# Lost\n")
+    result = build(tmp_path / "mkdocs.yml", tmp_path / "site")
+    assert result.returncode == 1
+    warnings = [line for line in result.stderr.splitlines() if "WARNING" in line]
+    for planted in ("nowhere.md", "no-such-heading", "pictures/none.svg", "../harness/none.py"):
+        assert sum(planted in line for line in warnings) == 1, result.stderr
+    assert "lost.md" in result.stderr
+    assert len(warnings) == 5, result.stderr
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip(f"needs a browser: one of {', '.join(BROWSERS)} on the PATH")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright to drive a browser")
+    with playwright.sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=60_000)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page of a browser without network; it must ask for nothing but files and find no error."""
+    context = browser.new_context(viewport={"width": 390, "height": 844}, offline=True)
+    opened = context.new_page()
+    asked: list[str] = []
+    wrong: list[str] = []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    yield opened
+    context.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:", "about:"))] == []
+    assert wrong == []
+
+
+def too_wide(page: Any) -> int:
+    """Pixels by which the page is wider than the window."""
+    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize(
+    "name", ["index.html", DEEP, "how-it-works/order.html", "reference/python.html", "recipe.html"]
+)
+def test_no_page_is_wider_than_the_window(site: Path, page: Any, name: str, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto((site / name).as_uri())
+    page.wait_for_selector("article h1")
+    assert too_wide(page) == 0
+    page.evaluate("document.querySelector('article').insertAdjacentHTML('beforeend', '<hr style=\"width: 3000px\">')")
+    assert too_wide(page) > 1000  # the measure sees what is too wide
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_follow_the_colours_of_the_page(site: Path, page: Any, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.goto((site / "how-it-works/exactness.html").as_uri())
+    page.wait_for_selector("figure.picture svg")
+    colours = "[...document.querySelectorAll('figure.picture svg text')].map(text => getComputedStyle(text).fill)"
+    ink = "getComputedStyle(document.querySelector('figure.picture text.head')).fill"
+    assert page.evaluate(ink) == {"light": "rgb(31, 41, 51)", "dark": "rgb(230, 234, 240)"}[scheme]
+    assert len(page.evaluate(colours)) > 20
+    clipped = """[...document.querySelectorAll('figure.picture svg')].flatMap(svg => [...svg.querySelectorAll('text')]
+        .filter(text => text.getBoundingClientRect().right > svg.getBoundingClientRect().right + 0.5)
+        .map(text => text.textContent))"""
+    assert page.evaluate(clipped) == []
+
+
+def test_search_works_from_the_disk(site: Path, page: Any) -> None:
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.goto((site / "index.html").as_uri())
+    page.click("input.md-search__input")
+    page.locator("input.md-search__input").press_sequentially("class_weights")  # it listens to keys
+    page.wait_for_selector(".md-search-result__item a")
+    links = page.eval_on_selector_all(".md-search-result__item a", "links => links.map(link => link.href)")
+    assert any(f"{DEEP}" in link and "optim.class_weights" in link for link in links), links

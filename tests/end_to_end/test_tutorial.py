@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tutorial's commands, run in its order, do what it says that they do."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from preprocessing.dataset.shards import read_manifest
+from tests.commands import ROOT, run_command, succeed
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
+
+TUTORIAL = (ROOT / "docs/tutorial/index.md").read_text()
+BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE_ALONE, BY_KEY = "preprocessing run docs/", "preprocessing run --source.path docs/"
+"""The tutorial names a file and nothing else; where ``run`` takes no words yet, the key has to be named."""
+
+
+def commands() -> list[str]:
+    """Every command of the tutorial, in order."""
+    lines = "".join(BLOCK.findall(TUTORIAL)).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("python -m ")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the repository's documents and recipes, so that the commands can be typed as they stand there."""
+    directory = tmp_path_factory.mktemp("tutorial")
+    for name in ("docs", "configs"):
+        (directory / name).symlink_to(ROOT / name)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def results(place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
+    """What each command printed, by its first three words and the options that tell two of a kind apart."""
+    done = {}
+    for line in commands():
+        words = shlex.split(line.replace(FILE_ALONE, BY_KEY))
+        result = succeed(run_command([sys.executable, *words[1:]], 600, {}, cwd=place))
+        name = " ".join(words[2:4]) + (" --input" if "--input" in words else "")
+        assert name not in done
+        done[name] = result
+    return done
+
+
+def test_the_commands_are_those_of_the_way(results: dict[str, subprocess.CompletedProcess[str]]) -> None:
+    names = ["preprocessing run", "preprocessing inspect", "harness baseline", "harness launch", "harness predict"]
+    assert list(results) == [*names, "harness predict --input"]
+
+
+def test_the_dataset_is_as_large_as_the_tutorial_says(
+    results: dict[str, subprocess.CompletedProcess[str]], place: Path
+) -> None:
+    manifest = read_manifest(place / "data/messages")
+    rows = ", ".join(f"{name} {manifest.rows(name)}" for name in ("train", "validation", "test"))
+    said = f"data/messages: {rows} rows, vocabulary {manifest.vocabulary_size}"
+    assert said in TUTORIAL
+    assert manifest.labels == ["complaint", "praise", "question"]
+    assert said in results["preprocessing run"].stdout + results["preprocessing run"].stderr
+
+
+def test_training_learns_and_leaves_a_report(results: dict[str, subprocess.CompletedProcess[str]], place: Path) -> None:
+    run = place / "runs/messages"
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+    assert json.loads((run / "test.json").read_text())["accuracy"] > 0.8
+    assert "complaint" in (run / "report.html").read_text()
+
+
+def test_predictions_of_new_messages(results: dict[str, subprocess.CompletedProcess[str]], place: Path) -> None:
+    assert results["harness predict"].stdout.split()[0] == "question"
+    predicted, given = pd.read_csv(place / "runs/messages/later.csv"), pd.read_csv(place / "docs/tutorial/later.csv")
+    assert predicted["text"].tolist() == given["text"].tolist()
+    assert {f"probability_{name}" for name in ("complaint", "praise", "question")} <= set(predicted)
+    assert (predicted["predicted"] == given["label"]).mean() > 0.8

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the site's hooks make of code and documents: options with their defaults, commands, links, pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+
+from docs.hooks import docstrings, pages, reference
+from harness.__main__ import COMMANDS as HARNESS
+from harness.ranks.preemption import EXIT_CODE as PREEMPTED
+from preprocessing.__main__ import COMMANDS as PREPROCESSING
+from preprocessing.base import cli
+from preprocessing.base.commands import Command
+from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+PICTURES = sorted((ROOT / "docs/pictures").glob("*.svg"))
+IMAGE = re.compile(r"!\[([^\]]*)\]\((?:[\w./-]*/)?pictures/([\w-]+\.svg)\)")
+
+
+def leaves(config_class: type) -> dict[str, reference.Option]:
+    """Dotted key -> option of everything that the reference says of a class."""
+    found = [leaf for option in reference.options(config_class) for leaf in option.parts or (option,)]
+    return {option.key: option for option in found}
+
+
+def flat(values: dict[str, Any], example: Any, prefix: str = "") -> dict[str, Any]:
+    """``asdict`` of a configuration by dotted keys; only sections are opened, mappings are values."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        part = getattr(example, name)
+        result |= flat(value, part, f"{prefix}{name}.") if is_dataclass(part) else {f"{prefix}{name}": value}
+    return result
+
+
+@pytest.mark.parametrize(("package", "required"), [("harness", {}), ("preprocessing", {"output": "data/x"})])
+def test_every_key_stands_in_the_reference_with_its_default(package: str, required: dict[str, str]) -> None:
+    config_class = reference.load(reference.shared_by(package))
+    said = leaves(config_class)
+    parser = cli.parser_for(config_class, "test", "")
+    sections = {option.key for option in reference.options(config_class) if option.parts}
+    keys = {key for key in cli.known_keys(parser) if not key.endswith("+")}  # "+" appends to a list
+    assert set(said) == keys - sections - {"help", "config", "print_config"}
+    config = config_class(**required)
+    for key, value in flat(asdict(config), config).items():
+        if key in required:
+            assert said[key].default == ""
+        else:
+            plain = list(value) if isinstance(value, tuple) else value
+            default = said[key].default if value and isinstance(value, str) else yaml.safe_load(said[key].default)
+            assert default == plain, key
+        assert said[key].meaning, key
+
+
+def test_a_page_of_options_has_an_anchor_for_each() -> None:
+    page = reference.on_page_markdown("# Title\n\n<!-- options: harness -->\n")
+    assert "### optim.lr { #optim.lr .option }\n\na number; default `0.002`\n{ .values }\n\nHighest" in page
+    assert "## epochs { #epochs .option }\n\na whole number; default `4`" in page
+    assert "one of `last`, `max`, `mean`, `max+mean`" in page
+    assert "Chance that training reads a token as \\<unk>." in page
+    assert "<!--" not in page
+
+
+def every(commands: tuple[Command, ...], prog: str) -> Iterator[tuple[str, Command]]:
+    for command in commands:
+        usage = f"{prog} {command.name}"
+        if command.parts:
+            yield from every(command.parts, usage)
+        else:
+            yield usage, command
+
+
+@pytest.mark.parametrize(("package", "table"), [("harness", HARNESS), ("preprocessing", PREPROCESSING)])
+def test_every_command_stands_in_the_reference_with_its_options(package: str, table: tuple[Command, ...]) -> None:
+    page = reference.on_page_markdown(f"<!-- commands: {package} -->")
+    for usage, command in every(table, f"python -m {package}"):
+        words = f" {command.words.spelling}" if command.words else ""
+        section = page.partition(f"\n```\n{usage}{words} [--key value …]\n```\n")[2].partition("\n### ")[0]
+        assert section, usage
+        shared = reference.shared_by(package)
+        page_of_shared = f"]({reference.PAGES[package][1]})"
+        takes_shared = shared in (command.config, command.shared) or command.config is None
+        assert (page_of_shared in section) == takes_shared, usage
+        if command.config and command.config != shared:
+            assert all(f"`--{key}` (" in section for key in leaves(reference.load(command.config))), usage
+
+
+def test_kinds_of_values_in_words() -> None:
+    assert reference.in_words(Literal["a", "b"] | None) == "one of `a`, `b` or `null`"
+    assert reference.in_words(list[int]) == "a list of whole numbers"
+    assert reference.in_words(tuple[float, float]) == "2 numbers"
+    assert reference.in_words(dict[str, float] | str) == "a mapping or a text"
+    assert [reference.spelt(value) for value in (None, True, "", (0.9, 1), {})] == [
+        "null",
+        "true",
+        '""',
+        "[0.9, 1]",
+        "{}",
+    ]
+
+
+def test_docstrings_become_markdown() -> None:
+    text = "Read as <unk>, in :class:`a.Spec` or ``[rows]``::\n\n    a_b <c>\n"
+    assert docstrings.as_markdown(text) == "Read as \\<unk>, in `a.Spec` or `[rows]`:\n\n    a_b <c>\n"
+
+
+def test_links_between_files_become_links_between_pages() -> None:
+    text = (
+        "[a](../launch/slurm/README.md#where-to-look) [b](https://x.y/z.md) [c](../harness/config.py) [d](../none.md)"
+    )
+    assert pages.with_links(text, "surviving.md") == (
+        "[a](how-to/slurm.md#where-to-look) [b](https://x.y/z.md) c [d](../none.md)"
+    )
+    assert pages.with_links("[a](docs/loading.md) [b](ARCHITECTURE.md)", "changelog.md") == (
+        "[a](loading.md) [b](architecture.md)"
+    )
+    assert pages.with_links("[a](../../ARCHITECTURE.md) [b](#x)", "how-to/few-labels.md") == (
+        "[a](../architecture.md) [b](#x)"
+    )
+
+
+def test_a_picture_stands_in_the_page_with_its_words() -> None:
+    page = pages.on_page_content('<p><img alt="Two &quot;rows&quot;" src="../pictures/split.svg" /></p>')
+    assert page.startswith('<figure class="picture"><svg role="img" aria-label="Two &quot;rows&quot;" xmlns=')
+    assert page.endswith("</svg>\n</figure>")
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.name)
+def test_a_picture_is_readable_in_light_and_dark_by_itself(path: Path) -> None:
+    text = path.read_text()
+    assert 'class="drawing"' in text
+    assert "(prefers-color-scheme: dark)" in text
+    colours = set(re.findall(r"var\((--\w+)\)", text))
+    light, dark = re.findall(r"\.drawing \{ (--[^}]*)\}", text)
+    assert all(f"{name}: #" in light and f"{name}: #" in dark for name in colours)
+    assert "href" not in text
+    assert re.findall(r"\S+://\S+", text) == ['xmlns="http://www.w3.org/2000/svg"']  # a name, fetched by nobody
+
+
+def test_every_picture_is_shown_and_described() -> None:
+    shown = [found for path in (ROOT / "docs").rglob("*.md") for found in IMAGE.findall(path.read_text())]
+    assert {name for _, name in shown} == {path.name for path in PICTURES}
+    assert all(len(alt) > 40 for alt, _ in shown)
+
+
+def test_every_page_stands_in_the_navigation_once() -> None:
+    def files(entries: list[Any]) -> Iterator[str]:
+        for entry in entries:
+            value = next(iter(entry.values())) if isinstance(entry, dict) else entry
+            yield from files(value) if isinstance(value, list) else [value]
+
+    named = list(files(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    there = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert sorted(named) == sorted(there | set(pages.SOURCES))
+
+
+def test_the_exit_codes_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/reference/exit-codes.md").read_text(), re.MULTILINE)
+    errors = [error.exit_code for error in (UserError, ConfigError, DataError, StorageError)]
+    assert [int(row) for row in rows] == [0, *errors, PREEMPTED, cli.INTERRUPTED]
+
+
+def test_every_module_of_the_top_level_is_in_the_reference() -> None:
+    text = (ROOT / "docs/reference/python.md").read_text()
+    assert [path.stem for path in ROOT.glob("*.py") if f"\n::: {path.stem}\n" not in text] == []
+
+
+def test_nothing_is_fetched_while_the_site_is_built_or_read() -> None:
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    assert config["strict"] is True
+    assert config["theme"]["font"] is False
+    assert "offline" in config["plugins"]
+    assert set(config) & {"repo_url", "site_url", "extra_javascript"} == set()
+    own = [ROOT / "mkdocs.yml", *sorted((ROOT / "docs/assets").iterdir())]
+    assert [path.name for path in own if re.search(r"https?:|//\w+\.", path.read_text())] == []
