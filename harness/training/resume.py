@@ -54,6 +54,8 @@ BREAKING = {
     "patience": "may stop elsewhere",
     "select": "another epoch may be the best; the best so far counts no more",
 }
+NOTHING = (None, {}, [], "none")
+"""Values that a key has where it is not there, as in what an older version has written."""
 IMPOSSIBLE = {"model"}
 """What no ``--allow`` can make fit."""
 
@@ -82,7 +84,7 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differen
     found = []
     for key in [*after, *(key for key in before if key not in after)]:
         old, new = before.get(key, "unset"), after.get(key, "unset")
-        if old == new or (old == "unset" and new in (None, {}, [])) or (new == "unset" and old in (None, {}, [])):
+        if old == new or (old == "unset" and new in NOTHING) or (new == "unset" and old in NOTHING):
             continue
         first = key.partition(".")[0]
         breaks = first not in FREE
