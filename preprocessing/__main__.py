@@ -45,7 +45,7 @@ COMMANDS = (
     ),
     Command(
         name="vectors",
-        summary="Learn word vectors of a dataset's own texts, which trainings can start from: [--dim N].",
+        summary="Learn word vectors of a dataset's own texts.",
         main="preprocessing.dataset.vectors_command:main",
         config="preprocessing.dataset.vectors_command:VectorsConfig",
         words=DATASET,
