@@ -195,7 +195,7 @@ def split_packed(outputs: torch.Tensor, tail: Tail) -> tuple[torch.Tensor, torch
 
 
 def having(values: torch.Tensor, maximum: torch.Tensor) -> torch.Tensor:
-    """1 where ``values`` ``[time, rows, features]`` are the ``maximum`` ``[rows, features]``, else 0; of their dtype."""
+    """1 where ``values`` ``[time, rows, features]`` are ``maximum`` ``[rows, features]``, else 0, in their dtype."""
     return torch.eq(values, maximum, out=torch.empty_like(values))
 
 

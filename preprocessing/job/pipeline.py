@@ -13,6 +13,7 @@ What is finished has a marker file with the hash of all that decided it. A rerun
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,9 @@ class Job:
             text=self.pipeline.to_json(),
             text_hash=Encoder(self.pipeline, vocabulary).hash,
             statistics=statistics,
-            provenance=provenance(self.config, plans, cut, summaries, self.names),
+            provenance=provenance(
+                replace(self.config, vocabulary=self.config.vocabulary.of(counted)), plans, cut, summaries, self.names
+            ),
         )
         output.remove_stale_shards(self.root, infos)
         write_manifest(self.root, manifest)

@@ -107,7 +107,7 @@ def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
     ]
     for words in (["--help", "lr"], ["--help=optim.lr"], ["-h", "optim.lr"], ["--epochs", "2", "--help", "lr"]):
         assert shown(capsys, harness, "launch", *words) == lr
-    assert shown(capsys, preprocessing, "run", "--help", "min_count")[0].startswith("  --vocabulary.min_count 2 ")
+    assert shown(capsys, preprocessing, "run", "--help", "min_count")[0].startswith("  --vocabulary.min_count auto ")
     world_size = "  --world_size 1               Processes that will train."
     assert shown(capsys, harness, "plan", "--help", "world_size") == [world_size]
 

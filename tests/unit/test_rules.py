@@ -6,12 +6,16 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from harness.config import Recipe, RunConfig
 from harness.training.rules import Corpus, batch_of, decide, epochs_of, resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
+from preprocessing.config import VocabularyConfig
+from preprocessing.text.vocabulary import Counts, freeze
 from tests.commands import PLAIN
 
 TREC = Corpus(rows=5_452, tokens=55_000, classes=6)
@@ -109,3 +113,13 @@ def test_vectors_are_learned_where_there_are_texts_enough() -> None:
     assert decide(recipe(), TREC).config.init.vectors == "none"
     assert decide(recipe(), IMDB).config.init.vectors == "auto"
     assert decide(recipe("--init.vectors", "glove.txt"), TREC).config.init.vectors == "glove.txt"
+
+
+def test_the_vocabulary_is_cut_by_the_size_of_the_corpus() -> None:
+    tokens = (100, 9_999, 10_000, 49_999_999, 50_000_000)
+    assert [VocabularyConfig().of(many).min_count for many in tokens] == [1, 1, 2, 2, 5]
+    assert VocabularyConfig(min_count=7).of(100).min_count == 7
+    counts = Counts(pa.array(["often", "once"], pa.large_string()), np.array([9_999, 1]))
+    assert freeze(counts, "auto").tokens.to_pylist()[2:] == ["often"]
+    few = Counts(counts.types, np.array([9, 1]))
+    assert freeze(few, "auto").tokens.to_pylist()[2:] == ["often", "once"]
