@@ -74,6 +74,12 @@ COMMANDS = (
         words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None),
     ),
     Command(
+        name="evaluate",
+        summary="How good a run is on new labelled rows, and how they differ from its training.",
+        main="harness.evaluate:here",
+        config="harness.inference.config:EvaluateHereConfig",
+    ),
+    Command(
         name="report",
         summary="Everything known of a run, or of several side by side, in one HTML file.",
         main="harness.report.page:main",
