@@ -104,6 +104,12 @@ COMMANDS = (
         example='python -m harness predict --run runs/mine "a fine film"',
     ),
     Command(
+        name="evaluate",
+        summary="How good a run is on new labelled rows, and how they differ from its training.",
+        main="harness.evaluate:here",
+        config="harness.inference.config:EvaluateHereConfig",
+    ),
+    Command(
         name="report",
         summary="All that is known of one run or several, as HTML.",
         main="harness.report.page:main",

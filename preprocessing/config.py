@@ -247,7 +247,7 @@ class PreprocessConfig:
     staging: str | None = None
     """Remote output: the directory where the dataset is built; all workers must see it. None: this user's cache."""
     overwrite: bool = False
-    """Replace a dataset of another configuration that is already there."""
+    """Replace a dataset of another configuration that is already there, when the new one is whole."""
     seed: int = 0
     """Decides the splits and the order of the rows."""
     source: SourceConfig = field(default_factory=SourceConfig)

@@ -15,7 +15,19 @@ from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("launch", "plan", "doctor", "baseline", "predict", "report", "checkpoint", "wandb-sync", "dashboard", "bench")
+NAMES = (
+    "launch",
+    "plan",
+    "doctor",
+    "baseline",
+    "predict",
+    "evaluate",
+    "report",
+    "checkpoint",
+    "wandb-sync",
+    "dashboard",
+    "bench",
+)
 STEPS = "run, check, inspect, vectors, bench, fetch-nltk"
 HELP_WITHOUT_TORCH = """
 import contextlib, io, sys
