@@ -11,12 +11,14 @@ from preprocessing.base.commands import Command, Words, dispatch
 PROG = "python -m preprocessing"
 NOTE = "exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is wrong, 3 the data is wrong"
 DATASET = Words(spelling="D", noun="dataset", takes="one dataset directory")
+FILES = Words(spelling="[FILE ...]", noun="file", takes="files with labelled texts", least=0, most=None)
 COMMANDS = (
     Command(
         name="run",
         summary="Build a dataset directory: --config FILE --output D [--any.key value].",
         main="preprocessing.job.entry:run",
         config="preprocessing.config:PreprocessConfig",
+        words=FILES,
     ),
     Command(
         name="check",
