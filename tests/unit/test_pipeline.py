@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from preprocessing.base import ragged
-from preprocessing.base.randomness import splitmix64
+from preprocessing.base.randomness import splitmix64, splitmix64_of
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.job import parts
@@ -169,6 +169,8 @@ def test_shuffle_keys_are_a_function_of_seed_and_row() -> None:
     assert len(np.unique(shuffle_keys(3, rows))) == 1000
     assert (shuffle_keys(3, rows) != shuffle_keys(4, rows)).all()
     assert splitmix64(np.array([0], np.uint64))[0] == 0xE220A8397B1DCDAF  # the first output of splitmix64 seeded with 0
+    values = [0, 1, 12345, 2**63, 2**64 - 1]
+    assert [splitmix64_of(value) for value in values] == splitmix64(np.array(values, np.uint64)).tolist()
 
 
 def test_segments_are_taken_in_any_order() -> None:
