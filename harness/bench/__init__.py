@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from preprocessing.base.screen import Screen
+
 
 def alternate(contenders: dict[str, Callable[[], None]], rounds: int, pause_s: float = 0.0) -> dict[str, float]:
     """Median seconds of each contender over ``rounds`` turns, after one turn that does not count.
@@ -66,7 +68,7 @@ def show(values: dict[str, Any], *, as_json: bool) -> None:
         print("ours: " + ", ".join(f"{name} {value:.3g}" for name, value in details.items()))
     if table := values.get("table"):
         print(render_table(table))
-    print(", ".join(f"{key} {value}" for key, value in values["machine"].items()))
+    Screen().say(", ".join(f"{key} {value}" for key, value in values["machine"].items()))
 
 
 def render_table(lines: list[dict[str, Any]]) -> str:

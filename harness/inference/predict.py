@@ -18,6 +18,7 @@ from harness.rundir.results import prediction_columns, probability_column
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.screen import Screen
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +43,8 @@ class PredictConfig:
     """Print one JSON object a text instead of a line to read."""
     batch: int = 128
     """Rows computed at once."""
+    quiet: bool = False
+    """Do not say how many rows of a file were predicted."""
 
     def __post_init__(self) -> None:
         """Check ranges and that input and output come together."""
@@ -114,7 +117,7 @@ def predict_file(config: PredictConfig, source: str, target: str) -> int:
     parts = [pd.DataFrame(predictor(chunk)) for chunk in chunks(texts.tolist())]
     with atomic.replacing(target) as temporary:
         write(pd.concat([frame.reset_index(drop=True), pd.concat(parts, ignore_index=True)], axis=1), temporary)
-    print(f"{len(frame):,} predictions written to {target}")
+    Screen(quiet=config.quiet).say(f"{len(frame):,} predictions written to {target}")
     return 0
 
 

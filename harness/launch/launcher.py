@@ -29,9 +29,11 @@ from harness.rundir.status import LAUNCH_ID, read_status, write_status
 from harness.training import preflight
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError, StorageError
+from preprocessing.base.screen import Screen
 
 PROG = "python -m harness launch"
 USAGE = f"{PROG} [options of accelerate launch] --config FILE [--any.key value]"
+QUIET = "--quiet"
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR2")
 SHUTDOWN_TIMEOUT_S = 300
 END_LIMIT_S = 60
@@ -52,9 +54,10 @@ def main(argv: list[str]) -> int:
     options, training = split_arguments(argv)
     config = cli.parse(RunConfig, training, prog=PROG, description="Keys of the training:")
     arguments = accelerate_arguments(options, training)
-    point = preflight.check_run(config, print)
+    screen = Screen(quiet=config.quiet)
+    point = preflight.check_run(config, screen.say)
     if point.finished and not config.dry_run:
-        print(f"{config.run} has finished already; name another run directory to train again")
+        screen.say(f"{config.run} has finished already; name another run directory to train again")
         return 0
     preflight.check_data(config, arguments.num_processes or 1, point.checkpoint)
     check_devices(config, options, arguments)
@@ -87,16 +90,24 @@ def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
 def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[str]]:
     """Accelerate's options, and our own: ours begin at the first key that ``RunConfig`` or one of ``more`` has.
 
-    A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser.
+    A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser. Both know
+    ``--quiet``: it is ours wherever it stands.
     """
     known = set().union(*(cli.known_keys(cli.parser_for(one, PROG, "")) for one in (RunConfig, *more)))
     for place, argument in enumerate(argv):
         if not argument.startswith("--"):
             continue
         key = argument[2:].split("=", 1)[0]
-        if key in known or "." in key:
-            return list(argv[:place]), list(argv[place:])
-    return list(argv), []
+        quiet = argument == QUIET and argv[place + 1 : place + 2] not in (["true"], ["false"])
+        if (key in known or "." in key) and not quiet:
+            return with_quiet(argv[:place], argv[place:])
+    return with_quiet(argv, [])
+
+
+def with_quiet(options: Sequence[str], training: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Both parts of a command line, with ``--quiet`` in ours."""
+    moved = [QUIET] if QUIET in options else []
+    return [word for word in options if word != QUIET], [*moved, *training]
 
 
 def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:

@@ -12,7 +12,7 @@ from harness.batch import Layout
 from harness.data.checks import TEST
 from harness.data.residency import OpenData
 from harness.inference.bundle import read_bundle
-from harness.inference.evaluation import assess, describe, describe_calibration, numbers_of, write_results
+from harness.inference.evaluation import assess, numbers_of, write_results
 from harness.inference.scoring import Scores, score
 from harness.model.classifier import Classifier
 from harness.ranks.session import Session
@@ -44,10 +44,10 @@ class Scorer:
             guard=self.data.guard.check_sizes,
         )
 
-    def test(self, directory: Path, step: int, sinks: Sink, pause: Callable[[], None]) -> None:
+    def test(self, directory: Path, step: int, sinks: Sink, pause: Callable[[], None]) -> dict[str, Any]:
         """Load the best weights of a run and measure them, once, on the test split if the dataset has one.
 
-        ``step`` is the run's last one. Every rank calls it; rank 0 writes and speaks.
+        ``step`` is the run's last one. Every rank calls it; rank 0 writes, and is given all figures.
         """
         world, data = self.session.world, self.data
         with world.together("loading the best weights"):
@@ -55,7 +55,7 @@ class Scorer:
         world.handshake({"weights": bundle.info.weights_sha256})
         if TEST not in data.splits:
             sinks.say(f"no test: {data.placement.data} has no test split")
-            return
+            return {}
         classifier = bundle.model.to(self.session.device)
         classifier.recurrent.flatten_parameters()
         scores = self(TEST, classifier, pause)
@@ -66,5 +66,4 @@ class Scorer:
                 write_results(directory, TEST, scores, data.manifest, values)
         if world.is_main:
             sinks.log(TEST, {"step": step, **numbers_of(values)})
-            sinks.say(f"test, weights of step {bundle.info.step}: {describe(values)}")
-            sinks.say(f"test, {describe_calibration(values)}")
+        return values

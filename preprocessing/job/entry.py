@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 
 from preprocessing.base.errors import DataError
+from preprocessing.base.screen import Screen
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import read_manifest, verify
@@ -21,7 +22,8 @@ class CheckConfig:
 def run(config: PreprocessConfig) -> None:
     """Build a dataset directory from labelled texts; run it again to continue after an interruption."""
     manifest = pipeline.run(config)
-    print(f"{config.output}: {pipeline.summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}")
+    summary = f"{config.output}: {pipeline.summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}"
+    Screen(quiet=config.quiet).say(summary)
 
 
 def check(_: CheckConfig, words: list[str]) -> int:

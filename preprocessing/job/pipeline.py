@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import SPLITS, TRAIN_NUMBER, VALIDATION_NUMBER
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses, sources
@@ -124,6 +124,7 @@ class Job:
         self.names: list[str] = []
         """The classes; known when all labels are read."""
         self.pipeline = resolve(config.text)
+        self.screen = Screen(errors=True, quiet=config.quiet)
 
     def run(self) -> Manifest:
         """Build the dataset, or find that it is there already."""
@@ -131,7 +132,8 @@ class Job:
         there = output.existing(self.config.output, self.config.overwrite)
         plans = self.scan(files) if there or len(files) > 1 else []
         if there and output.is_current(there, self.config, self.pipeline.to_json(), plans):
-            say(f"{self.config.output}: already complete for this configuration and source; nothing to do")
+            done = "already complete for this configuration and source; nothing to do"
+            self.screen.say(f"{self.config.output}: {done}")
             manifest = there
         else:
             manifest = self.build(files, plans)
@@ -186,7 +188,9 @@ class Job:
         cut: list[Part] = []
         done: dict[int, parts.Summary] = {}
         total = sum(addresses.identity(file.address)["bytes"] or 0 for file in files) if not plans else 0
-        progress = Progress("tokenize", total or sum(part.bytes for plan in plans for part in plan.parts))
+        progress = Progress(
+            "tokenize", total or sum(part.bytes for plan in plans for part in plan.parts), screen=self.screen
+        )
         described = json.dumps(self.pipeline.to_json())
 
         def tasks() -> Iterator[TokenTask]:
@@ -244,7 +248,7 @@ class Job:
         lines = classes.in_words(found, rows.label, decision)
         lines += [f"splits: {line}" for line in groups.in_words(report["groups"])] if "groups" in report else []
         for line in [*lines, *hints(cut, validation_is_cut)]:
-            say(line)
+            self.screen.say(line)
 
     def freeze(self, starts: list[int]) -> Vocabulary:
         """Count the training split, merge and freeze. The result does not depend on the order of merging."""
@@ -276,7 +280,7 @@ class Job:
             pass
         common = (tuple(starts), self.work, self.root, self.pipeline.spec, tuple(widths), key)
         tasks = [ShardTask(bucket, buckets, *common) for bucket in range(buckets)]
-        progress = Progress("encode", starts[-1], unit="documents")
+        progress = Progress("encode", starts[-1], unit="documents", screen=self.screen)
         infos: dict[str, list[ShardInfo]] = {name: [] for name in SPLITS}
         unknown = dict.fromkeys(SPLITS, 0)
         for _, written in self.workers.map(write_bucket, tasks, what="encode", tick=progress.tick):
@@ -294,7 +298,7 @@ def run(config: PreprocessConfig) -> Manifest:
 
     Raises ``ConfigError``, ``DataError`` or ``UserError``, each a sentence.
     """
-    with output.writable(output.build_directory(config)), workers(config.executor) as found:
+    with output.writable(output.build_directory(config)), workers(config.executor, quiet=config.quiet) as found:
         return Job(config, found).run()
 
 
@@ -318,11 +322,6 @@ def grouped(starts: list[int]) -> list[tuple[int, ...]]:
     """The numbers of all parts, some at a time."""
     numbers = tuple(range(len(starts) - 1))
     return [numbers[at : at + TOGETHER] for at in range(0, len(numbers), TOGETHER)]
-
-
-def say(line: str) -> None:
-    """For people, beside the progress."""
-    print(line, file=sys.stderr)
 
 
 def scan_file(task: tuple[int, sources.File, Path]) -> Plan:
