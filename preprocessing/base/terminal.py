@@ -6,6 +6,7 @@ Widths are counted in the cells of a terminal: a Chinese character takes two, a 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,9 +50,8 @@ def padded(text: str, width: int, *, right: bool = False) -> str:
 def wrapped(text: str, width: int, indent: int = 2, *, first: str = "") -> list[str]:
     """``text`` as lines of at most ``width`` cells, cut at words; all but the first begin with ``indent`` blanks.
 
-    ``first`` begins the first line. Each line of ``text`` is wrapped by itself and keeps its own blanks in front; those
-    inside a line that fits are kept too. A word that is longer than a line, such as a path, stays whole, and no line ends
-    at a ``TIE``.
+    ``first`` begins the first line. Each line of ``text`` is wrapped by itself and keeps its blanks, but not where it
+    is cut. A word that is longer than a line, such as a path, stays whole. No line ends at a ``TIE``.
     """
     result: list[str] = []
     for number, paragraph in enumerate(text.split("\n")):
@@ -59,17 +59,14 @@ def wrapped(text: str, width: int, indent: int = 2, *, first: str = "") -> list[
         if cells(start) + cells(paragraph) <= width:
             result.append(start + paragraph)
             continue
-        lead = len(paragraph) - len(paragraph.lstrip())
+        lead = len(paragraph) - len(paragraph.lstrip(" "))
         line, empty = start + paragraph[:lead], True
-        for word in paragraph.split(" "):
-            if not word:
-                continue
-            if not empty and cells(line) + 1 + cells(word) > width:
-                result.append(line)
+        for word in re.findall("[^ ]+ *", paragraph):  # with the blanks after it
+            if not empty and cells(line + word.rstrip(" ")) > width:
+                result.append(line.rstrip(" "))
                 line, empty = " " * (lead + indent), True
-            line += word if empty else f" {word}"
-            empty = False
-        result.append(line)
+            line, empty = line + word, False
+        result.append(line.rstrip(" "))
     return [line.replace(TIE, " ") for line in result]
 
 
