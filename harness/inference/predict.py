@@ -19,12 +19,15 @@ from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.screen import Screen
+from preprocessing.base.terminal import cells, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 CHUNK_ROWS = 2048
+FEWEST, MOST = 20, 80
+"""Cells of a text that a line to read shows at least, and where its output is no terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +89,15 @@ def main(config: PredictConfig, texts: list[str]) -> int:
     if config.input is not None and config.output is not None:
         return predict_file(config, config.input, config.output)
     predictor = Predictor(config.run, config.batch)
-    columns = predictor(texts)
+    columns, screen = predictor(texts), Screen()
     for number, text in enumerate(texts):
         values = {name: column[number] for name, column in columns.items()}
         if config.json:
             print(json.dumps({"text": text, **values}))
             continue
         chance = values[probability_column(values["predicted"])]
-        print(f"{values['predicted']}  {chance:.4f}  {text if len(text) <= 80 else text[:79] + '…'}")
+        head = f"{values['predicted']}  {chance:.4f}  "
+        screen.write([head + shortened(text, max(screen.width - cells(head), FEWEST) if screen.is_live else MOST)])
     return 0
 
 

@@ -98,8 +98,11 @@ class Console(Sink):
         took = duration(cost.full_run_s(tokens))
         self.screen.fact("full run", f"about {took} of training ({self.total_steps:,} steps)")
 
-    def results(self, test: Mapping[str, Any]) -> None:
-        """How good the best weights are, and how they were learnt. ``test``: the figures of ``test.json``, if any."""
+    def results(self, measured: Mapping[str, Any]) -> None:
+        """How good the best weights are, and how they were learnt.
+
+        ``measured`` are all figures of a split, as ``SPLIT.json`` has them; empty where none was measured at the end.
+        """
         self.screen.end()
         try:
             lines = read_metrics(self.directory)
@@ -110,13 +113,13 @@ class Console(Sink):
         if best:
             self.screen.say(f"\nbest weights: step {best[-1]['step']:,}, epoch {best[-1]['epoch']}")
         splits = {VALIDATION: before_calibration(best[-1])} if best else {}
-        splits |= {TEST: test} if test else {}
+        splits |= {measured["split"]: measured} if measured else {}
         self.screen.table(figures_table(splits, self.manifest.labels, self.screen.width))
-        if test:
-            self.screen.say(describe_calibration(test))
-        entries = test["per_class"] if test else self.classes
+        if measured:
+            self.screen.say(describe_calibration(measured))
+        entries = measured["per_class"] if measured else self.classes
         if entries:
-            self.screen.say(f"\nclasses of {TEST if test else VALIDATION}:")
+            self.screen.say(f"\nclasses of {measured['split'] if measured else VALIDATION}:")
             self.screen.table(classes_table(entries, self.screen.width))
         course = Course.of(lines, self.config.epochs, class_rows(self.manifest, VALIDATION))
         for sentence in verdicts(course) if course is not None else []:

@@ -77,11 +77,7 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differen
     found = []
     for key in [*after, *(key for key in before if key not in after)]:
         old, new = before.get(key, "unset"), after.get(key, "unset")
-        if (
-            old == new
-            or (old == "unset" and new in (None, False, {}, []))
-            or (new == "unset" and old in (None, {}, []))
-        ):
+        if old == new or (old == "unset" and new in (None, {}, [])) or (new == "unset" and old in (None, {}, [])):
             continue
         first = key.partition(".")[0]
         breaks = first not in FREE

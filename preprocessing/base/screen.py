@@ -77,11 +77,11 @@ class Screen:
         if self.quiet or not lines:
             return
         if not self.is_live:
-            print("\n".join(lines), file=self.stream, flush=True)
+            print(spelt("\n".join(lines), self.stream), file=self.stream, flush=True)
             return
         from rich.text import Text
 
-        text = Text("\n".join(lines))
+        text = Text(spelt("\n".join(lines), self.stream))
         if not os.environ.get("NO_COLOR"):
             text.stylize(STYLES.get(tone, ""))
             text.stylize(STYLES["head"] if head else "", 0, head)
@@ -133,6 +133,12 @@ class Screen:
             atexit.unregister(self.end)
             self.drawn.stop()
             self.drawn = None
+
+
+def spelt(text: str, stream: TextIO) -> str:
+    """``text`` with a question mark for each letter that the stream's encoding does not have."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def foot(before: str, share: float | None, after: str, width: int) -> Any:

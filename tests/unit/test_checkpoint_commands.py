@@ -19,6 +19,7 @@ from harness.training import preflight
 from harness.training.selection import Selection
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
+from tests.commands import unwrapped
 
 
 def write(run: Path, step: int, config: RunConfig, **tensors: torch.Tensor) -> Path:
@@ -48,6 +49,10 @@ def test_list_shows_damage_and_verify_tells_it_by_its_exit_code(run: Path, capsy
     assert re.fullmatch(r"  20  +[\d.]+ MiB  whole       2          2  0.5000 at step 10", lines[2])
     path = run / "checkpoints" / "step-00000020" / checkpoint.MODEL
     path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert main(["checkpoint", "list", str(run)]) == 0
+    shown = unwrapped(capsys.readouterr().out).splitlines()
+    assert shown[2].endswith("DAMAGED")
+    assert shown[3].startswith(f"damaged: {path}: its sha256")
     words = [str(run), "--json", "true"]
     assert (main(["checkpoint", "list", *words]), main(["checkpoint", "verify", *words])) == (0, 3)
     shown = json.loads(capsys.readouterr().out.split("]\n[")[0] + "]")

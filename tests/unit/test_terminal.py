@@ -182,6 +182,13 @@ def test_a_quiet_screen_says_nothing(terminal: Terminal) -> None:
     assert terminal.getvalue() == ""
 
 
+def test_what_a_stream_cannot_spell_stops_nothing() -> None:
+    raw = io.BytesIO()
+    screen = Screen(stream=io.TextIOWrapper(raw, encoding="ascii"))
+    screen.say("128→128 of 退款 ± 0.1")
+    assert raw.getvalue() == b"128?128 of ?? ? 0.1\n"
+
+
 def test_it_speaks_on_stdout_or_stderr_as_they_are_now(capsys: pytest.CaptureFixture[str]) -> None:
     Screen().say("out")
     Screen(errors=True).say("err")
