@@ -248,6 +248,8 @@ class PreprocessConfig:
     """Remote output: the directory where the dataset is built; all workers must see it. None: this user's cache."""
     overwrite: bool = False
     """Replace a dataset of another configuration that is already there, when the new one is whole."""
+    quiet: bool = False
+    """Print neither progress nor notes, only errors."""
     seed: int = 0
     """Decides the splits and the order of the rows."""
     source: SourceConfig = field(default_factory=SourceConfig)
@@ -287,7 +289,7 @@ class PreprocessConfig:
         ``splits.names`` and ``group_column`` not at all.
         """
         content = asdict(self) | {"text": self.text.recorded()}
-        for key in ("output", "overwrite", "staging", "executor"):
+        for key in ("output", "overwrite", "staging", "quiet", "executor"):
             del content[key]
         del content["source"]["part_mb"]
         for part, key, before in (

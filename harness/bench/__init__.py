@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from preprocessing.base.screen import Screen
+
 
 def alternate(contenders: dict[str, Callable[[], None]], rounds: int, pause_s: float = 0.0) -> dict[str, float]:
     """Median seconds of each contender over ``rounds`` turns, after one turn that does not count.
@@ -65,7 +67,7 @@ def show(values: dict[str, Any], *, as_json: bool) -> None:
         print(render_contenders("short texts, one thread", short))
     if table := values.get("table"):
         print(render_table(table))
-    print(", ".join(f"{key} {value}" for key, value in values["machine"].items()))
+    Screen().say(", ".join(f"{key} {value}" for key, value in values["machine"].items()))
 
 
 def render_contenders(title: str, values: dict[str, Any]) -> str:

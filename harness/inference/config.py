@@ -27,6 +27,8 @@ class EvaluateConfig:
     """Rows per batch and process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto takes CUDA devices when there are any."""
+    quiet: bool = False
+    """Print nothing but warnings and errors."""
     stage_dir: str = "auto"
     """Where the split is copied once per node: a directory, none, or auto, which copies from network file systems."""
     timeout_s: int = 600

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, replace
 
 from preprocessing.base.errors import DataError
+from preprocessing.base.screen import Screen
 from preprocessing.config import EMBEDDED, PreprocessConfig
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import read_manifest, verify
@@ -27,7 +28,8 @@ def run(config: PreprocessConfig, words: list[str]) -> None:
         named = [] if config.source.path == [EMBEDDED] else list(config.source.path)
         config = replace(config, source=replace(config.source, path=[*named, *words]))
     manifest = pipeline.run(config)
-    print(f"{config.output}: {pipeline.summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}")
+    summary = f"{config.output}: {pipeline.summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}"
+    Screen(quiet=config.quiet).say(summary)
 
 
 def check(_: CheckConfig, words: list[str]) -> int:

@@ -63,6 +63,16 @@ def test_every_row_is_there_once_with_the_ids_of_the_encoder(source: Path, tmp_p
         assert (text_ids, label) == (expected, int(ROWS[row - 1][1] == "positive"))
 
 
+def test_a_quiet_job_prints_nothing_and_writes_the_same_bytes(source: Path, tmp_path: Path, command: Command) -> None:
+    assert command.build(source, tmp_path / "a", *SMALL) == 0
+    assert command.err.startswith("tokenize: done in ")
+    assert command.build(source, tmp_path / "b", *SMALL, "--quiet") == 0
+    assert (command.out, command.err) == ("", "")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert command.build(source, tmp_path / "b", *SMALL, "--quiet") == 0  # already complete
+    assert (command.out, command.err) == ("", "")
+
+
 def test_the_vocabulary_is_counted_on_the_training_split_alone(source: Path, tmp_path: Path, command: Command) -> None:
     assert command.build(source, tmp_path / "out", *SMALL, "--vocabulary.min_count", 3) == 0
     training = [ROWS[row - 1][0] for row in sorted(dataset(tmp_path / "out")["train"])]
