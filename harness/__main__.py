@@ -105,7 +105,7 @@ COMMANDS = (
     ),
     Command(
         name="evaluate",
-        summary="How good a run is on new labelled rows, and what has drifted.",
+        summary="How good a run is on new labelled rows; what has drifted.",
         main="harness.evaluate:here",
         config="harness.inference.config:EvaluateHereConfig",
     ),
