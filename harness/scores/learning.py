@@ -57,7 +57,7 @@ class Course:
             elif line.get("kind") == "validation":
                 best = len(accuracy) if line["best"] else best
                 accuracy.append(line["accuracy"])
-                balanced.append(line["balanced_accuracy"])
+                balanced.append(line.get("balanced_accuracy", math.nan))
                 log_loss.append(line["log_loss"])
                 train_loss.append(seen)
         if not accuracy or not all(map(math.isfinite, [*accuracy, *balanced, *log_loss])):

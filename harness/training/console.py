@@ -55,6 +55,7 @@ class Console(Sink):
             self.screen.fact(name, text)
         for name, text in warnings.items():
             self.screen.fact(name, text, "warn")
+        self.screen.write([""])
 
     def advance(self, step: int, doing: str = "") -> None:
         """A step is done, or something else is being ``done``: move the bar, where there is one. Costs microseconds."""
@@ -112,7 +113,7 @@ class Console(Sink):
         best = [line for line in lines if line["kind"] == VALIDATION and line["best"]]
         if best:
             self.screen.say(f"\nbest weights: step {best[-1]['step']:,}, epoch {best[-1]['epoch']}")
-        splits = {VALIDATION: before_calibration(best[-1])} if best else {}
+        splits: dict[str, Mapping[str, Any]] = {VALIDATION: before_calibration(best[-1])} if best else {}
         splits |= {measured["split"]: measured} if measured else {}
         self.screen.table(figures_table(splits, self.manifest.labels, self.screen.width))
         if measured:
@@ -121,6 +122,7 @@ class Console(Sink):
         if entries:
             self.screen.say(f"\nclasses of {measured['split'] if measured else VALIDATION}:")
             self.screen.table(classes_table(entries, self.screen.width))
+        self.screen.write([""])
         course = Course.of(lines, self.config.epochs, class_rows(self.manifest, VALIDATION))
         for sentence in verdicts(course) if course is not None else []:
             self.screen.fact("note", sentence, "warn", indent=6)
@@ -138,7 +140,7 @@ class Console(Sink):
             (figures_name(TEST), f"test metrics; {predictions_name(TEST)} has every row"),
             (layout.REPORT, "all of it to look at"),
             (layout.METRICS, "every log line"),
-            (layout.CONFIG, f"the resolved configuration; {layout.ENVIRONMENT} says what it ran on"),
+            (layout.CONFIG, f"resolved configuration; {layout.ENVIRONMENT} says what it ran on"),
         ):
             if (self.directory / name).exists():
                 self.screen.fact(f"  {name}", what, indent=17)
