@@ -137,7 +137,8 @@ def test_wrong_columns_and_files_are_named(run: Path, capsys: pytest.CaptureFixt
     code, line = refused(capsys, run, "--input", path, "--source.label_column", "stars")
     assert code == 3
     assert line.startswith(f"{path}: has no column 'text'; it has 'review', 'stars'; set source.text_column")
-    assert refused(capsys, run, "--input", tmp_path / "no.csv")[0] == 3
+    missing = tmp_path / "no.csv"
+    assert refused(capsys, run, "--input", missing) == (3, f"{missing}: no such file; check --input")
     assert refused(capsys, run) == (
         2,
         "nothing to evaluate on, or two things: give --input FILE, or --data DATASET",
