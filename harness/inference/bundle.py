@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from harness.config import ModelConfig, model_from_dict, to_dict
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import INDEX, BundleInfo, read_info, read_weights, write_info, write_weights
+from harness.rundir.training_facts import write_training
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, Manifest
@@ -46,6 +47,7 @@ def write_bundle(
         step=step,
         dataset=manifest.fingerprint,
     )
+    write_training(directory, manifest)
     write_info(directory, info)
 
 

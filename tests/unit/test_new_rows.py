@@ -44,8 +44,8 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     torch.manual_seed(1)
     model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8), manifest.vocabulary_size, len(manifest.labels))
     write_vocabulary(folder / "run" / "bundle", folder / "data")
-    write_training(folder / "run" / "bundle", with_rates(manifest))
     write_bundle(folder / "run" / "bundle", model, manifest, step=7, decision=Decision(0.5, 0.4))
+    write_training(folder / "run" / "bundle", with_rates(manifest))
     labels = {}
     for block in Split(folder / "data", manifest, "test").blocks:
         labels |= dict(zip(block.row.tolist(), block.label.tolist(), strict=True))
