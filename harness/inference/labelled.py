@@ -83,6 +83,9 @@ def source_of(address: str, config: SourceConfig, known: Mapping[str, Any]) -> S
     taken = {name: known[name] for name in same if name in known and getattr(config, name) == getattr(usual, name)}
     if "neutral" in taken:
         taken["neutral"] = [str(value) for value in taken["neutral"]]
+    for name, common in (("text_column", "text"), ("label_column", "label")):
+        if taken.get(name, getattr(config, name)) == AUTO:  # nobody says: an old bundle whose dataset is gone
+            taken[name] = common
     return replace(config, path=[address], labels=AUTO, **taken)
 
 
