@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyarrow import fs
 
 from harness.inference.bundle import Bundle
 from harness.inference.logits import logits_of
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus import sources
+from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.readers import Piece, read
 from preprocessing.labels import AUTO, PAIR, LabelMap, spelling
 from preprocessing.text.encoder import Encoded, Encoder
@@ -82,6 +83,9 @@ def source_of(address: str, config: SourceConfig, known: Mapping[str, Any]) -> S
     taken = {name: known[name] for name in same if name in known and getattr(config, name) == getattr(usual, name)}
     if "neutral" in taken:
         taken["neutral"] = [str(value) for value in taken["neutral"]]
+    for name, common in (("text_column", "text"), ("label_column", "label")):
+        if taken.get(name, getattr(config, name)) == AUTO:  # nobody says: an old bundle whose dataset is gone
+            taken[name] = common
     return replace(config, path=[address], labels=AUTO, **taken)
 
 
@@ -106,6 +110,9 @@ def meanings(names: Sequence[str], given: Any, known: Any) -> dict[str, int]:
 
 def parts_of(source: SourceConfig) -> Iterator[Piece]:
     """Every part of a source, read. Raises ``DataError`` naming file and row, or the columns that there are."""
+    for address in source.addresses:
+        if any(addresses.kind(found) == fs.FileType.NotFound for found in addresses.find(address[0])):
+            raise DataError(f"{address[0]}: no such file; check --input")
     offset = 0
     with tempfile.TemporaryDirectory() as stage:
         for file in sources.files(source, SplitConfig(column=None)):

@@ -66,7 +66,7 @@ def known_training(run: str, directory: Path, fingerprint: str) -> dict[str, Any
 def assess_rows(bundle: Bundle, rows: Rows, training: Mapping[str, Any] | None) -> dict[str, Any]:
     """All figures of new rows, as plain values."""
     names, counts = bundle.info.labels, bundle.vocabulary.counts
-    facts = {"lengths": rows.length, "unknown": rows.unknown, "names": names}
+    facts: dict[str, Any] = {"lengths": rows.length, "unknown": rows.unknown, "names": names}
     return {
         "dataset": bundle.info.dataset,
         "step": bundle.info.step,

@@ -118,8 +118,9 @@ def lines_of_stdin() -> Iterator[list[str]]:
     """The texts on standard input, one a line, as many at a time as have come. Raises ``DataError`` for no text."""
     if sys.stdin.isatty():
         print("one text a line; Ctrl-D ends", file=sys.stderr)
+    stdin: Any = sys.stdin.buffer
     rest, number = b"", 0
-    while piece := sys.stdin.buffer.read1(AVAILABLE_BYTES):
+    while piece := stdin.read1(AVAILABLE_BYTES):
         *lines, rest = (rest + piece).split(b"\n")
         for start in range(0, len(lines), CHUNK_ROWS):
             some = lines[start : start + CHUNK_ROWS]

@@ -27,7 +27,6 @@ from harness.rundir.environment import write_environment
 from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.status import note_attempt, read_status, write_status
 from harness.rundir.storage import claim, storage
-from harness.rundir.training_facts import write_training
 from harness.training.checkpointer import Checkpointer
 from harness.training.selection import Selection
 from harness.training.sinks import Ending, MetricsFiles, Sinks
@@ -123,7 +122,6 @@ class RunWriter:
         if self.active:
             assert selection.best_step is not None
             with storage(self.bundle):
-                write_training(self.bundle, manifest)
                 best = (selection.best_step, selection.decision)
                 write_bundle(self.bundle, classifier, manifest, *best, self.vectors)
 

@@ -44,8 +44,8 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     torch.manual_seed(1)
     model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8), manifest.vocabulary_size, len(manifest.labels))
     write_vocabulary(folder / "run" / "bundle", folder / "data")
-    write_training(folder / "run" / "bundle", with_rates(manifest))
     write_bundle(folder / "run" / "bundle", model, manifest, step=7, decision=Decision(0.5, 0.4))
+    write_training(folder / "run" / "bundle", with_rates(manifest))
     labels = {}
     for block in Split(folder / "data", manifest, "test").blocks:
         labels |= dict(zip(block.row.tolist(), block.label.tolist(), strict=True))
@@ -137,7 +137,8 @@ def test_wrong_columns_and_files_are_named(run: Path, capsys: pytest.CaptureFixt
     code, line = refused(capsys, run, "--input", path, "--source.label_column", "stars")
     assert code == 3
     assert line.startswith(f"{path}: has no column 'text'; it has 'review', 'stars'; set source.text_column")
-    assert refused(capsys, run, "--input", tmp_path / "no.csv")[0] == 3
+    missing = tmp_path / "no.csv"
+    assert refused(capsys, run, "--input", missing) == (3, f"{missing}: no such file; check --input")
     assert refused(capsys, run) == (
         2,
         "nothing to evaluate on, or two things: give --input FILE, or --data DATASET",
