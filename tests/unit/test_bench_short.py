@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bench train`` on short texts: the form of its output, and that all contenders learn. Figures are no test's."""
+"""``bench train`` on short texts: what it prints, and that all contenders learn. Figures are no test's business."""
 
 from __future__ import annotations
 
