@@ -117,7 +117,7 @@ def wait_for(learning: Learning | None, world: World) -> bool:
             running = learning is not None and learning.running(LOOK_EVERY_S)
             failed = learning is not None and bool(learning.process.returncode)  # by Ctrl-C, which reaches it too
             mine = np.array([running, failed, preemption.received() is not None]).astype(np.int64)
-            busy, broken, stop = world.gather_numbers(mine, "word vectors that are learned").any(axis=0)
+            busy, broken, stop = np.atleast_1d(world.gather_numbers(mine, "word vectors that are learned").any(axis=0))
             if stop and (busy or broken):
                 return True
             if not busy:
