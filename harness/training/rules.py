@@ -125,9 +125,11 @@ def decide(recipe: Recipe, corpus: Corpus) -> Resolved:
         if wide:
             reasons["wide rate"] = (f"{wide_lr:g}", f"as far as a linear model with C = {WIDE_C:g} would go")
     own: dict[str, Any] = {"epochs": epochs, "global_batch": batch, "patience": patience}
-    if recipe.init.vectors == "auto" and corpus.tokens < VECTOR_TOKENS:
-        own["init"] = replace(recipe.init, vectors="none")
-        reasons["vectors"] = ("random", f"{corpus.tokens:,} tokens teach none that are worth having")
+    if recipe.init.vectors == "auto":
+        enough = corpus.tokens >= VECTOR_TOKENS
+        own["init"] = replace(recipe.init, vectors="own" if enough else "none")
+        if not enough:
+            reasons["vectors"] = ("random", f"{corpus.tokens:,} tokens teach none that are worth having")
     return Resolved(as_run(recipe, own, {"wide": wide}, {"lr": lr, "ema": ema, "wide_lr": wide_lr}), reasons)
 
 

@@ -96,7 +96,7 @@ def start_vectors(config: RunConfig, manifest: Manifest, world: World) -> Start:
     if source == "none":
         return start
     with world.together("looking for word vectors"):
-        if world.is_main and source == "auto":
+        if world.is_main and source == "own":
             start = found_beside(config, manifest)
             if start.choice is None:
                 learning = Learning(config.data, config.model.embedding_dim, fallback(config))
@@ -105,7 +105,7 @@ def start_vectors(config: RunConfig, manifest: Manifest, world: World) -> Start:
         if learning is not None and not interrupted:
             learning.end()
             start = found_beside(config, manifest)
-        elif world.is_main and source != "auto":
+        elif world.is_main and source != "own":
             start = read_named(config, manifest)
     return Start(interrupted=True) if interrupted else start
 
