@@ -186,7 +186,9 @@ def test_what_cannot_be_started_from_is_refused_before_any_process_starts(
     index_of(small).unlink()
     with pytest.raises(ConfigError, match="holds no vectors"):
         check_named(str(small), manifest.fingerprint, 4)
-    with pytest.raises(ConfigError, match=r"init\.vectors: '' is out of range: expected none, auto or a file's name"):
+    with pytest.raises(
+        ConfigError, match=r"init\.vectors: '' is out of range: expected none, own, auto or a file's name"
+    ):
         InitConfig(vectors="")
 
 
@@ -231,6 +233,6 @@ def test_a_run_that_goes_on_keeps_its_vectors() -> None:
     found = {one.key: one for one in differences(was, to_dict(now))}
     assert found["init.vectors"].effect == "the run keeps the vectors that it began with"
     assert found["model.freeze_embedding"].effect == "other updates from here on"
-    with pytest.raises(ConfigError, match=r"init\.vectors: the run began with none, now auto"):
+    with pytest.raises(ConfigError, match=r"init\.vectors: the run began with none, now own"):
         check_continuity([found["init.vectors"]], set())
     check_continuity(list(found.values()), {"init.vectors", "model.freeze_embedding"})
