@@ -50,7 +50,8 @@ def resolved(files: Sequence[File]) -> Found:
     first = files[0]
     seen = None if first.name == EMBEDDED or first.format == "folder" else named(sample(first))
     if seen is None or is_plain(seen) or not any(seen.values.values()):  # if no rows are wrong, the job says so
-        chosen = {**DEFAULTS, "columns": first.source.columns, "column": None}
+        columns_there = seen.columns if seen else []
+        chosen = {**there_or_any(columns_there), "columns": first.source.columns, "column": None}
         return Found([applied_to(file, chosen) for file in files], chosen, said_of_form(seen) if seen else [])
     columns = {name: looked_at(name, values) for name, values in seen.values.items()}
     lines = said_of_form(seen)
@@ -67,6 +68,12 @@ def resolved(files: Sequence[File]) -> Found:
         "column": split,
     }
     return Found([applied_to(file, chosen) for file in files], chosen, lines)
+
+
+def there_or_any(columns: Sequence[str]) -> dict[str, Any]:
+    """The default columns; where there are no rows, others in their place, so that the lack of rows is what is said."""
+    others = (name for name in dict.fromkeys(columns) if name not in DEFAULTS.values())
+    return {key: name if name in columns else next(others, name) for key, name in DEFAULTS.items()}
 
 
 def is_plain(seen: Sample) -> bool:
