@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from harness.config import ModelConfig, OptimConfig, Recipe, RunConfig
+from harness.model.registry import check_model
 from harness.settings.model import MOST_BUCKETS
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.shards import Manifest, read_manifest
@@ -71,8 +72,10 @@ class Resolved:
 def resolve(recipe: Recipe) -> Resolved:
     """Give every key that is ``auto`` its number; the dataset is looked at only if there is one.
 
-    Raises ``DataError`` if the dataset's manifest cannot be read, ``ConfigError`` for keys that do not fit together.
+    Raises ``DataError`` if the dataset's manifest cannot be read, ``ConfigError`` for keys that do not fit together and
+    for a part of the model that is not there, before the dataset is looked at.
     """
+    check_model(recipe.model)
     asked = {recipe.epochs, recipe.global_batch, recipe.patience, recipe.model.wide, recipe.init.vectors}
     if "auto" not in asked and "auto" not in {recipe.optim.lr, recipe.optim.ema, recipe.optim.wide_lr}:
         return Resolved(as_run(recipe), {})
