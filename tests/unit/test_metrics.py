@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from harness.config import EvaluationConfig
 from harness.scores.calibration import Decision, choose_threshold, decide, fit_temperature
 from harness.scores.intervals import Statistics, bootstrap, wilson
-from harness.scores.metrics import Reliability, classification_metrics, log_loss_per_row, per_class, probabilities
+from harness.scores.metrics import (
+    Reliability,
+    classification_metrics,
+    log_loss_per_row,
+    per_class,
+    predicted_labels,
+    probabilities,
+)
 from harness.scores.subgroups import quantile_groups, subgroups
 from preprocessing.base.errors import ConfigError
 
@@ -247,3 +254,15 @@ def test_equal_values_stay_in_one_group() -> None:
     groups = [(low, high, int(mask.sum())) for low, high, mask in quantile_groups(values)]
     assert groups == [(0, 0, 90), (1, 9, 10)]
     assert [(low, high) for low, high, _ in quantile_groups(np.full(5, 3))] == [(3, 3)]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("rows", [2, 40])
+def test_intervals_of_rows_that_lack_a_class(classes: int, rows: int) -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(size=rows if classes == 2 else (rows, classes))
+    for labels in (np.zeros(rows, np.int64), np.arange(rows) % (classes - 1)):
+        found = bootstrap(logits, labels, resamples=200)
+        assert (found["roc_auc"], found["pr_auc"]) == (None, None)
+        low, high = found["accuracy"]
+        assert low <= float((predicted_labels(logits) == labels).mean()) <= high
