@@ -71,7 +71,7 @@ def test_frames_of_every_kind(tmp_path: Path) -> None:
     )
     kinds.loc[103, "review"] = "half a \ud83d character"
     kinds.loc[105, "review"] = None
-    data = padless.prepare(kinds, output=tmp_path / "d", options=INLINE)
+    data = padless.prepare(kinds, label="mood", output=tmp_path / "d", options=INLINE)
     assert data.labels == ["1", "4", "two"]
     assert data.manifest.statistics["missing_text"] == 1
 
