@@ -134,7 +134,7 @@ class Ranking:
             gained = np.diff(found, axis=1, prepend=0.0)
             wrong = taken - found
             tied = np.einsum("ij,ij->i", gained, np.diff(wrong, axis=1, prepend=0.0)) / 2
-        positives = found[:, -1].copy()
+        positives = gained.sum(axis=1)
         negatives = total - positives
         ahead = positives * negatives - np.einsum("ij,ij->i", gained, wrong) + tied
         np.divide(found, taken, out=found, where=taken > 0)  # precision; where nothing is taken nothing is gained

@@ -152,7 +152,7 @@ def foot(before: str, share: float | None, after: str, width: int) -> Any:
     parts: list[Any] = [Text(before)]
     if share is not None and room >= terminal.GAP:
         parts.append(ProgressBar(total=1.0, completed=share, width=min(BAR_CELLS, room)))
-    parts.append(Text(terminal.shortened(after, max(free - terminal.GAP, 0))))
+    parts.append(Text(terminal.cut(after, max(free - terminal.GAP, 0))))
     line = Table.grid(padding=(0, terminal.GAP, 0, 0))
     line.add_row(*parts)
     return line

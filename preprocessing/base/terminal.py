@@ -32,8 +32,12 @@ def cells(text: str) -> int:
 
 
 def shortened(text: str, most: int) -> str:
-    """``text`` on one line, cut to ``most`` cells with an ellipsis where it is longer."""
-    text = " ".join(text.split())
+    """``text`` on one line with single blanks, cut to ``most`` cells with an ellipsis where it is longer."""
+    return cut(" ".join(text.split()), most)
+
+
+def cut(text: str, most: int) -> str:
+    """A line as it is, cut to ``most`` cells with an ellipsis where it is longer."""
     if cells(text) <= most:
         return text
     while text and cells(text) > most - 1:
