@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from harness.rundir.prediction_frames import open_predictions
 from preprocessing.base import cli
@@ -41,8 +41,9 @@ def prepare(
     options, and ``options`` has single ones by their dotted keys, as in ``{"splits.test": 0.2}``; later ones win. If
     the same dataset is there already, it is opened. Raises ``UserError`` with one sentence on what is wrong.
     """
-    is_frame = hasattr(source, "iloc")
-    paths = [frames.FRAME if is_frame else source] if is_frame or isinstance(source, (str, Path)) else source
+    given: Any = source
+    is_frame = hasattr(given, "iloc")
+    paths = [frames.FRAME] if is_frame else [given] if isinstance(given, (str, Path)) else list(given)
     chosen: dict[str, Any] = {"source.path": [str(path) for path in paths], "output": str(output)}
     chosen |= {f"source.{key}_column": name for key, name in (("text", text), ("label", label)) if name is not None}
     words = [] if config is None else [f"--config={config}"]
@@ -50,7 +51,7 @@ def prepare(
         words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
     parsed = cli.parse(PreprocessConfig, words, prog="padless.prepare")
     if is_frame:
-        frames.prepare(cast("pd.DataFrame", source), parsed)
+        frames.prepare(given, parsed)
     else:
         frames.run(parsed)
     return Dataset(parsed.output)

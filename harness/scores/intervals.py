@@ -114,7 +114,12 @@ class Ranking:
         """Last row of each run of equal scores; None where no two are equal."""
 
     def areas(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Areas under the ROC curve (trapezoids) and average precision, ``[resamples]``, with weighted rows."""
+        """Areas under the ROC curve (trapezoids) and average precision, ``[resamples]``, with weighted rows.
+
+        They are nan where the class, or the rest, has no row.
+        """
+        if not len(self.places):
+            return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
         ordered = weights if self.sorted else weights[:, self.order]
         taken = np.cumsum(ordered, axis=1)
         if self.ends is None:  # only the positive rows add to either sum

@@ -111,8 +111,8 @@ REMARKS = {
 
 
 def meaning(name: str, known: Collection[str], dashes: str = "--") -> str | None:
-    """``it is --global_batch here (…)`` for a familiar ``name`` of which ``known`` has a counterpart, else None; nor for
-    the counterpart itself with a slip in the group before the dot.
+    """``it is --global_batch here (…)`` for a familiar ``name`` of which ``known`` has a counterpart, else None; nor
+    for the counterpart itself with a slip in the group before the dot.
     """
     group, _, last = name.rpartition(".")
     plain = last.replace("-", "_").lower()

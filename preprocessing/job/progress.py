@@ -36,7 +36,7 @@ class Progress:
         """Show the state if it is time to."""
         now = time.monotonic()
         if self.screen.is_live:
-            self.screen.live(self.what, self.share, self.state(workers, now))
+            self.screen.live(self.what, self.share, self.state(workers, now).replace("  ", ", "))
         elif now - self.shown >= LINE_EVERY_S:
             self.shown = now
             self.screen.write([f"{self.what}: {self.share:4.0%}  {self.state(workers, now)}"])

@@ -22,7 +22,14 @@ from harness.scores.calibration import (
     fit_temperature,
 )
 from harness.scores.intervals import Statistics, bootstrap, wilson
-from harness.scores.metrics import Reliability, classification_metrics, log_loss_per_row, per_class, probabilities
+from harness.scores.metrics import (
+    Reliability,
+    classification_metrics,
+    log_loss_per_row,
+    per_class,
+    predicted_labels,
+    probabilities,
+)
 from harness.scores.subgroups import quantile_groups, subgroups
 from preprocessing.base.errors import ConfigError
 
@@ -273,3 +280,15 @@ def test_a_calibrated_loss_does_not_blame_sureness() -> None:
     logits, labels = simulated(300, 0)
     assert calibrated_log_loss(10 * logits, labels) == pytest.approx(calibrated_log_loss(logits, labels), abs=1e-9)
     assert calibrated_log_loss(logits, labels) < log_loss_per_row(10 * logits, labels).mean()
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("rows", [2, 40])
+def test_intervals_of_rows_that_lack_a_class(classes: int, rows: int) -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(size=rows if classes == 2 else (rows, classes))
+    for labels in (np.zeros(rows, np.int64), np.arange(rows) % (classes - 1)):
+        found = bootstrap(logits, labels, resamples=200)
+        assert (found["roc_auc"], found["pr_auc"]) == (None, None)
+        low, high = found["accuracy"]
+        assert low <= float((predicted_labels(logits) == labels).mean()) <= high

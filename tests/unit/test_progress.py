@@ -53,8 +53,8 @@ def test_on_a_terminal_a_bar_is_drawn_and_goes_at_the_end(clock: list[float], mo
     shown.tick(1)
     shown.close()
     frames = [frame for frame in stream.getvalue().split("\r") if "encode  " in frame]
-    assert "0 docs/s  ETA ?  1 worker" in frames[0]
-    assert "25 docs/s  ETA 2s  1 worker" in frames[1]
+    assert "0 docs/s, ETA ?, 1 worker" in frames[0]
+    assert "25 docs/s, ETA 2s, 1 worker" in frames[1]
     assert frames[1].count("━") + frames[1].count("╸") == 15
     assert stream.getvalue().endswith("encode: done in 2.0 s, 25 docs/s\n")
 
