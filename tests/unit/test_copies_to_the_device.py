@@ -32,6 +32,7 @@ class PretendCuda(TorchFunctionMode):
         self.said: list[str] = []
         self.stream = "training"
         self.pinned: set[int] = set()
+        self.alive: list[torch.Tensor] = []  # or other memory would come to lie where pinned memory was
         self.kept: set[int] = set()
         monkeypatch.setattr(torch.cuda, "Stream", lambda device: "loading")
         monkeypatch.setattr(torch.cuda, "stream", self.on)
@@ -62,6 +63,7 @@ class PretendCuda(TorchFunctionMode):
         if name == "pin_memory":
             copy = args[0].clone()
             self.pinned.add(copy.untyped_storage().data_ptr())
+            self.alive.append(copy)
             return copy
         if name == "to" and CARD in args:
             how = "pinned" if args[0].untyped_storage().data_ptr() in self.pinned else "pageable"
@@ -74,6 +76,7 @@ class PretendCuda(TorchFunctionMode):
         made = func(*args, **kwargs)
         if pinned:
             self.pinned.add(made.untyped_storage().data_ptr())
+            self.alive.append(made)
         return made
 
 
