@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from harness.config import ModelConfig, OptimConfig, Recipe, RunConfig
+from harness.config import InitConfig, ModelConfig, OptimConfig, Recipe, RunConfig
 from harness.model.registry import check_model
 from harness.settings.model import MOST_BUCKETS
 from preprocessing.base.split_names import TRAIN
@@ -43,6 +43,10 @@ PATIENT = 3
 """A run waits half of its epochs for a better validation, and so many at least."""
 
 
+Reasons = dict[str, tuple[str, str]]
+"""Key -> value in words and the reason."""
+
+
 @dataclass(frozen=True)
 class Corpus:
     """What the rules know of a dataset."""
@@ -65,8 +69,8 @@ class Resolved:
     """A run, and why its settings are what they are."""
 
     config: RunConfig
-    reasons: dict[str, tuple[str, str]]
-    """Key -> value in words and the reason, for each key that was ``auto``; in the order in which they were decided."""
+    reasons: Reasons
+    """For each key that was ``auto``, in the order in which they were decided."""
 
 
 def resolve(recipe: Recipe) -> Resolved:
@@ -89,28 +93,50 @@ def resolve_without_data(recipe: Recipe) -> Resolved:
 
 def decide(recipe: Recipe, corpus: Corpus) -> Resolved:
     """The rules."""
-    reasons: dict[str, tuple[str, str]] = {}
-    batch = recipe.global_batch
+    reasons: Reasons = {}
+    length, rows_a_step, steps = length_of(recipe, corpus, reasons)
+    wide, init = start_of(recipe, corpus, reasons)
+    optim = optim_of(recipe, corpus, rows_a_step, steps, reasons)
+    return Resolved(as_run(recipe, {**length, "init": init}, {"wide": wide}, optim), reasons)
+
+
+def length_of(recipe: Recipe, corpus: Corpus, reasons: Reasons) -> tuple[dict[str, Any], int, int]:
+    """Batch, epochs and patience by their keys; the rows of a step, and how many steps there will be."""
+    batch, epochs, patience = recipe.global_batch, recipe.epochs, recipe.patience
     if batch == "auto":
         batch = batch_of(corpus.rows)
         reasons["batch"] = (f"{batch} rows a step", f"grows with the square root of {corpus.rows:,} rows")
     rows_a_step = batch
     if recipe.global_batch_tokens is not None and corpus.tokens:
         rows_a_step = max(1, round(recipe.global_batch_tokens * corpus.rows / corpus.tokens))
-    epochs = recipe.epochs
     if epochs == "auto":
         epochs, why = epochs_of(corpus.rows, rows_a_step)
         reasons["epochs"] = (str(epochs), why)
-    steps = epochs * max(1, math.ceil(corpus.rows / rows_a_step))
-    patience = recipe.patience
     if patience == "auto":
         patience = max(PATIENT, epochs // 2) if epochs > PATIENT else None
-        if patience is not None and patience < epochs:
+        if patience is not None:
             reasons["patience"] = (f"{patience} epochs", "half of all; then it overfits")
-        else:
-            patience = None
-    optim, model = recipe.optim, recipe.model
-    lr, ema, wide_lr, wide = optim.lr, optim.ema, optim.wide_lr, model.wide
+    steps = epochs * max(1, math.ceil(corpus.rows / rows_a_step))
+    return {"epochs": epochs, "global_batch": batch, "patience": patience}, rows_a_step, steps
+
+
+def start_of(recipe: Recipe, corpus: Corpus, reasons: Reasons) -> tuple[int, InitConfig]:
+    """How large the wide part is, and what the embedding starts from."""
+    wide, init = recipe.model.wide, recipe.init
+    if wide == "auto":
+        wide = buckets_of(corpus)
+        reasons["wide part"] = (f"{wide:,} buckets", f"for words and pairs of {corpus.tokens:,} tokens")
+    if init.vectors == "auto":
+        enough = corpus.tokens >= VECTOR_TOKENS
+        init = replace(init, vectors="own" if enough else "none")
+        if not enough:
+            reasons["vectors"] = ("random", f"{corpus.tokens:,} tokens teach none that are worth having")
+    return wide, init
+
+
+def optim_of(recipe: Recipe, corpus: Corpus, rows_a_step: int, steps: int, reasons: Reasons) -> dict[str, Any]:
+    """Rates and averaging by their keys."""
+    lr, ema, wide_lr = recipe.optim.lr, recipe.optim.ema, recipe.optim.wide_lr
     if lr == "auto":
         lr = LR * math.sqrt(max(1.0, rows_a_step / LR_BATCH)) * (corpus.classes / 2) ** LR_CLASSES
         lr = float(f"{lr:.2g}")
@@ -119,21 +145,12 @@ def decide(recipe: Recipe, corpus: Corpus) -> Resolved:
         horizon = max(2, round(AVERAGED * steps))
         ema = 1 - 1 / horizon
         reasons["average"] = (f"over {horizon:,} steps", f"a tenth of {steps:,}")
-    if wide == "auto":
-        wide = buckets_of(corpus)
-        reasons["wide part"] = (f"{wide:,} buckets", f"for words and pairs of {corpus.tokens:,} tokens")
     if wide_lr == "auto":
         wanted = 2 * WIDE_C * corpus.rows / steps  # it falls to zero evenly, so the rates add up to half of all steps
         wide_lr = float(f"{min(LARGEST_WIDE_LR, max(1.0, wanted)):.3g}")
-        if wide:
+        if recipe.model.wide:
             reasons["wide rate"] = (f"{wide_lr:g}", f"as far as a linear model with C = {WIDE_C:g} would go")
-    own: dict[str, Any] = {"epochs": epochs, "global_batch": batch, "patience": patience}
-    if recipe.init.vectors == "auto":
-        enough = corpus.tokens >= VECTOR_TOKENS
-        own["init"] = replace(recipe.init, vectors="own" if enough else "none")
-        if not enough:
-            reasons["vectors"] = ("random", f"{corpus.tokens:,} tokens teach none that are worth having")
-    return Resolved(as_run(recipe, own, {"wide": wide}, {"lr": lr, "ema": ema, "wide_lr": wide_lr}), reasons)
+    return {"lr": lr, "ema": ema, "wide_lr": wide_lr}
 
 
 def batch_of(rows: int) -> int:

@@ -50,9 +50,9 @@ def test_list_shows_damage_and_verify_tells_it_by_its_exit_code(run: Path, capsy
     path = run / "checkpoints" / "step-00000020" / checkpoint.MODEL
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert main(["checkpoint", "list", str(run)]) == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[2].endswith("DAMAGED")
-    assert unwrapped("\n".join(shown[3:])).startswith(f"damaged: {path}: its sha256")
+    listed = capsys.readouterr().out
+    assert listed.splitlines()[2].endswith("MiB  DAMAGED")
+    assert f"damaged: {path}: its sha256" in unwrapped(listed)
     words = [str(run), "--json", "true"]
     assert (main(["checkpoint", "list", *words]), main(["checkpoint", "verify", *words])) == (0, 3)
     shown = json.loads(capsys.readouterr().out.split("]\n[")[0] + "]")

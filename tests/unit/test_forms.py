@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from preprocessing.base.errors import DataError
@@ -25,7 +25,6 @@ from preprocessing.corpus.dialects import recognised
 from preprocessing.corpus.readers import read
 from preprocessing.corpus.records import Dialect, cuts
 from preprocessing.corpus.sources import files, numbered, scan
-from tests.reference.hostile import TEXT
 
 WORDS = [
     "film",
@@ -70,7 +69,7 @@ CORPUS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     CORPUS,
     st.sampled_from(",;\t|"),
@@ -98,7 +97,8 @@ def test_delimiter_line_end_and_encoding_are_recognised(
         assert read_all(path, part_mb=part_mb)[0] == rows
 
 
-@given(TEXT)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.text(max_size=40))
 def test_valid_utf8_is_utf8(text: str) -> None:
     data = text.encode("utf-8", "ignore").replace(b"\0", b"")
     assert encodings.recognised(data, "x") == "utf-8"

@@ -81,7 +81,7 @@ def test_what_the_user_sets_stays_and_the_rules_count_with_it() -> None:
     assert (config.global_batch, config.epochs, config.optim.lr, config.model.wide) == (128, 7, 0.5, 0)
     assert config.patience is None
     assert config.optim.ema == pytest.approx(1 - 1 / round(0.1 * 7 * math.ceil(TREC.rows / 128)))
-    assert list(resolved.reasons) == ["average", "vectors"]
+    assert list(resolved.reasons) == ["vectors", "average"]
 
 
 def test_twice_the_batch_is_twice_the_epochs() -> None:
@@ -99,7 +99,7 @@ def test_reasons_are_said_in_words() -> None:
     assert reasons["epochs"] == ("15", "for at least 2,500 steps")
     assert reasons["batch"] == ("32 rows a step", "grows with the square root of 5,452 rows")
     assert reasons["wide part"] == ("65,536 buckets", "for words and pairs of 55,000 tokens")
-    assert list(reasons) == ["batch", "epochs", "patience", "rate", "average", "wide part", "wide rate", "vectors"]
+    assert list(reasons) == ["batch", "epochs", "patience", "wide part", "vectors", "rate", "average", "wide rate"]
 
 
 def test_a_recipe_without_auto_needs_no_dataset(tmp_path) -> None:

@@ -31,7 +31,7 @@ def test_a_fact_has_its_name_in_front() -> None:
     assert fact("imbalanced classes", "seen", 80) == ["imbalanced classes seen"]
 
 
-@given(st.lists(st.text("ab日e\u0301", min_size=1, max_size=12), max_size=30), st.integers(30, 90), st.integers(0, 8))
+@given(st.lists(st.text("ab日e\u0301", min_size=1, max_size=12), max_size=30), st.integers(32, 90), st.integers(0, 8))
 def test_no_line_is_wider_and_no_word_is_lost(words: list[str], width: int, indent: int) -> None:
     lines = wrapped(" ".join(words), width, indent)
     assert all(cells(line) <= width for line in lines)
