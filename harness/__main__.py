@@ -10,93 +10,124 @@ from preprocessing.base.commands import Command, Words, dispatch
 
 PROG = "python -m harness"
 NOTE = "accelerate launch -m harness.train and -m harness.evaluate are the entry points of every rank."
+ELSEWHERE = {
+    **dict.fromkeys(("train", "fit", "run"), "launch"),
+    **dict.fromkeys(("eval", "evaluate", "test", "score"), "accelerate launch -m harness.evaluate"),
+    **dict.fromkeys(("infer", "classify"), "predict"),
+    **dict.fromkeys(("preprocess", "prepare", "preprocessing"), "python -m preprocessing run"),
+    "inspect": "python -m preprocessing inspect",
+    "checkpoints": "checkpoint list",
+    "sync": "wandb-sync",
+    "benchmark": "bench",
+}
+"""What other tools call a command, and the one that is meant."""
 ONE_RUN = Words(spelling="RUN", noun="run", takes="one run directory")
 CHECKPOINTS = (
     Command(
         name="list",
-        summary="Every checkpoint of a run: step, epochs, best so far, whether whole.",
+        summary="Every checkpoint of a run, and whether it is whole.",
         main="harness.launch.checkpoints:show",
         config="harness.launch.checkpoints:ListConfig",
         words=ONE_RUN,
     ),
     Command(
         name="verify",
-        summary="The same, with exit code 3 if any checkpoint is damaged.",
+        summary="The same, with exit code 3 if any is damaged.",
         main="harness.launch.checkpoints:verify",
         config="harness.launch.checkpoints:VerifyConfig",
         words=ONE_RUN,
     ),
     Command(
         name="diff",
-        summary="What differs between two checkpoints, by default the newest two.",
+        summary="What differs between two, by default the newest.",
         main="harness.launch.checkpoints:diff",
         config="harness.launch.checkpoints:DiffConfig",
         words=Words(spelling="RUN [STEP STEP]", noun="run", takes="one run directory and two steps", most=3),
     ),
 )
 BENCHES = tuple(
-    Command(name=name, summary=summary, main=f"harness.bench.{name}:main", config=f"harness.bench.{name}:{config}")
+    Command(
+        name=name,
+        summary=summary,
+        main=f"harness.bench.{name}:main",
+        config=f"harness.bench.{name}:{config}",
+        first=("data", "batch", "steps", "rounds", "precision", "json") if name == "train" else (),
+    )
     for name, config, summary in (
         ("recurrence", "RecurrenceConfig", "One LSTM layer on each path, forward and backward."),
         ("train", "TrainBenchConfig", "A training step, beside the loops that people write today."),
-        ("loader", "LoaderConfig", "Loading batches, beside PyTorch, Hugging Face, Lightning and MosaicML."),
+        ("loader", "LoaderConfig", "Loading batches, beside the loaders that people use today."),
     )
+)
+BENCHES += (
+    Command(
+        name="corpora",
+        summary="A recipe on labelled files, several seeds each, beside linear models; goes on after an interruption.",
+        main="harness.bench.corpora:main",
+        config="harness.bench.corpora:CorporaConfig",
+        words=Words(spelling="FILE [FILE …]", noun="file", takes="one labelled file or several", most=None),
+    ),
 )
 COMMANDS = (
     Command(
         name="launch",
-        summary="Train: accelerate launch with checks before it, quiet failures and true exit codes.",
+        summary="Train, with checks before it and true exit codes.",
         main="harness.launch.launcher:main",
     ),
     Command(
         name="plan",
-        summary="Steps, padding, memory and balance of a run, from the manifest alone.",
+        summary="How a run would go: steps, padding, memory, balance.",
         main="harness.launch.plan:main",
         config="harness.launch.plan:PlanConfig",
-        shared="harness.config:RunConfig",
+        shared="harness.config:Recipe",
+        first=("world_size", "data", "epochs", "global_batch", "json"),
+        example="python -m harness plan --data data/mine --global_batch 256 --world_size 4",
     ),
     Command(
         name="doctor",
-        summary="Whether a training would run here: devices, limits, file systems, network.",
+        summary="Whether a training would run here, and what to change.",
         main="harness.launch.doctor:main",
     ),
     Command(
         name="baseline",
-        summary="What TF-IDF with logistic regression reaches on a dataset, in seconds; runs are held against it.",
+        summary="What a linear model reaches on a dataset, in seconds.",
         main="harness.baseline.command:main",
         config="harness.baseline.command:BaselineConfig",
+        example="python -m harness baseline --data data/mine",
     ),
     Command(
         name="predict",
-        summary="Predict raw texts, or every row of a file, with the best weights of a run.",
+        summary="Predict texts, or every row of a file, with a trained run.",
         main="harness.inference.predict:main",
         config="harness.inference.predict:PredictConfig",
         words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None),
+        example='python -m harness predict --run runs/mine "a fine film"',
     ),
     Command(
         name="report",
-        summary="Everything known of a run, or of several side by side, in one HTML file.",
+        summary="All that is known of one run or several, as HTML.",
         main="harness.report.page:main",
         config="harness.report.page:ReportConfig",
         words=Words(spelling="RUN [RUN …]", noun="run", takes="one run directory or several", most=None),
+        example="python -m harness report runs/first runs/second --output both.html",
     ),
     Command(name="checkpoint", summary="List, verify or compare the checkpoints of a run.", parts=CHECKPOINTS),
     Command(
         name="wandb-sync",
-        summary="Send to W&B what a run kept offline, and every row that is missing there.",
+        summary="Send to W&B what a run kept offline or lost there.",
         main="harness.tracking.wandb_sync:main",
         config="harness.tracking.wandb_sync:SyncConfig",
         words=ONE_RUN,
     ),
     Command(
         name="dashboard",
-        summary="Build a W&B workspace for runs of padless; save it with --save ENTITY/PROJECT.",
+        summary="Build a W&B workspace for runs of padless.",
         main="harness.tracking.dashboard:main",
         config="harness.tracking.dashboard:DashboardConfig",
     ),
     Command(
         name="bench",
-        summary="Measure this machine: recurrence, train, loader; each beside what people use today.",
+        summary="Measure this machine, or a recipe: recurrence, train, loader, corpora.",
         parts=BENCHES,
     ),
 )
@@ -104,7 +135,7 @@ COMMANDS = (
 
 def main(argv: list[str]) -> int:
     """Dispatch to a command."""
-    return dispatch(COMMANDS, argv, PROG, NOTE)
+    return dispatch(COMMANDS, argv, PROG, NOTE, ELSEWHERE)
 
 
 if __name__ == "__main__":

@@ -3,19 +3,29 @@
 
 from __future__ import annotations
 
-from harness.config import RunConfig
-from harness.ranks import preemption
+from harness.config import FIRST_KEYS, Recipe
+from harness.ranks import devices, preemption
 from harness.ranks.exit import leave, run_rank
+from harness.training.rules import resolve
 from preprocessing.base import cli
+from preprocessing.base.help_page import Page
 
 PROG = "accelerate launch -m harness.train"
-DESCRIPTION = "Train an LSTM text classifier on a dataset directory; any key below may also stand in a --config file."
+PAGE = Page(
+    usage=f"{PROG} [--config FILE] [--key value …]",
+    about="Train an LSTM text classifier on a dataset directory. python -m harness launch is the same with checks "
+    "before any process starts, and with true exit codes.",
+    first=FIRST_KEYS,
+    example=f"{PROG} --data data/mine --run runs/mine",
+)
 
 
 def main(argv: list[str]) -> int:
     """Train on this rank; returns the exit code."""
     preemption.install()
-    config = cli.parse(RunConfig, argv, prog=PROG, description=DESCRIPTION)
+    recipe = cli.parse(Recipe, argv, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
+    resolved = resolve(recipe)
+    config = resolved.config
     from harness.ranks.session import open_session
     from harness.report.beside import BaselineSink
     from harness.report.sink import ReportSink
@@ -25,8 +35,8 @@ def main(argv: list[str]) -> int:
     def listeners(sinks: Sinks) -> tuple[Sink, ...]:
         return ReportSink(config.run), BaselineSink(config.run, config.data, sinks)
 
-    joined = open_session(config.device, config.precision, config.timeout_s)
-    with joined as session, open_run(config, session, listeners) as run:
+    joined = open_session(config.device, config.precision, config.timeout_s, config.threads)
+    with joined as session, open_run(config, session, listeners, resolved.reasons) as run:
         if config.dry_run:
             run.rehearse()
         else:

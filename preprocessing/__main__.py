@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m preprocessing run | check | inspect | bench | fetch-nltk``: from texts to a dataset directory."""
+"""``python -m preprocessing COMMAND``: from texts to a dataset directory, and what is learned from it offline."""
 
 from __future__ import annotations
 
@@ -10,13 +10,24 @@ from preprocessing.base.commands import Command, Words, dispatch
 
 PROG = "python -m preprocessing"
 NOTE = "exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is wrong, 3 the data is wrong"
+ELSEWHERE = {
+    **dict.fromkeys(("preprocess", "prepare", "build", "encode"), "run"),
+    **dict.fromkeys(("verify", "validate"), "check"),
+    **dict.fromkeys(("show", "stats", "info"), "inspect"),
+    **dict.fromkeys(("train", "fit", "launch"), "python -m harness launch"),
+    "download": "fetch-nltk",
+    "benchmark": "bench",
+}
+"""What other tools call a command, and the one that is meant."""
 DATASET = Words(spelling="D", noun="dataset", takes="one dataset directory")
 COMMANDS = (
     Command(
         name="run",
-        summary="Build a dataset directory: --config FILE --output D [--any.key value].",
+        summary="Build a dataset directory from labelled texts.",
         main="preprocessing.job.entry:run",
         config="preprocessing.config:PreprocessConfig",
+        first=("source.path", "output", "source.text_column", "source.label_column", "text.max_tokens"),
+        example="python -m preprocessing run --source.path reviews.csv --output data/mine",
     ),
     Command(
         name="check",
@@ -27,22 +38,31 @@ COMMANDS = (
     ),
     Command(
         name="inspect",
-        summary="What is in a dataset, and how good it is: [--json] [--plot FILE.png].",
+        summary="What is in a dataset, and how good it is.",
         main="preprocessing.dataset.inspect:main",
         config="preprocessing.dataset.inspect:InspectConfig",
         words=DATASET,
     ),
     Command(
+        name="vectors",
+        summary="Learn word vectors of a dataset's own texts, which trainings can start from: [--dim N].",
+        main="preprocessing.dataset.vectors_command:main",
+        config="preprocessing.dataset.vectors_command:VectorsConfig",
+        words=DATASET,
+    ),
+    Command(
         name="bench",
-        summary="Documents per second, beside what people use today: [--json] [--source.path X].",
+        summary="Documents per second, beside what people use today.",
         main="preprocessing.job.bench:main",
         config="preprocessing.job.bench:BenchConfig",
         shared="preprocessing.config:PreprocessConfig",
         shared_defaults={"output": "unused"},
+        first=("source.path", "texts", "rounds", "text.tokenizer", "json"),
+        example="python -m preprocessing bench --source.path reviews.csv --texts 5000",
     ),
     Command(
         name="fetch-nltk",
-        summary="Download the NLTK data that some options need: [--dir D].",
+        summary="Download the NLTK data that some options need.",
         main="preprocessing.text.fetch:main",
         config="preprocessing.text.fetch:FetchConfig",
     ),
@@ -51,7 +71,7 @@ COMMANDS = (
 
 def main(argv: list[str]) -> int:
     """Dispatch one command. Raises ``ConfigError`` for an unknown one, naming the nearest."""
-    return dispatch(COMMANDS, argv, PROG, NOTE)
+    return dispatch(COMMANDS, argv, PROG, NOTE, ELSEWHERE)
 
 
 if __name__ == "__main__":  # worker processes import this module too, under another name

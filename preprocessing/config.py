@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -33,20 +34,22 @@ class SourceConfig:
     """Files that are the test split; none: it is cut from the training rows."""
     format: Format = "auto"
     """auto takes it from the name; a folder holds one sub-folder per label, perhaps below train/ and test/."""
-    text_column: str = "text"
-    """Column that holds the text."""
-    label_column: str = "label"
-    """Column that holds the label."""
+    text_column: str = field(default=AUTO, metadata={"also": ("column", "text_column")})
+    """Column that holds the text; auto: text, or the one that looks like it."""
+    label_column: str = field(default=AUTO, metadata={"also": ("label_column",)})
+    """Column that holds the label; auto: label, or the one that looks like it."""
     labels: dict[str, list[str]] | str = field(default=AUTO, metadata=VERBATIM)
     """auto: each value found is a class, sorted, numbers as numbers; neg/negative/0 and pos/positive/1, if there is
     nothing else, are the classes negative and positive. Or class name -> the values that mean it, as they are written;
     the order of the names numbers the classes."""
-    neutral: list[str] = field(default_factory=list, metadata=VERBATIM)
+    neutral: str | list[str] = field(default_factory=list, metadata=VERBATIM)
     """Label values whose rows are left out and counted, such as the three stars of five."""
     where: dict[str, str] = field(default_factory=dict, metadata=VERBATIM)
     """Column -> value: rows that hold another value there are left out and counted."""
+    encoding: str = AUTO
+    """CSV, JSON lines and text files: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another."""
     delimiter: str | None = None
-    """CSV: between fields; none: a tab in .tsv files, else a comma."""
+    """CSV: between fields; none: a comma, in .tsv files a tab, or what divides every line into as many fields."""
     quote: str = '"'
     """CSV: around fields that hold delimiters or line ends; doubled inside. An empty string turns quoting off."""
     escape: str | None = None
@@ -64,11 +67,13 @@ class SourceConfig:
             require(all(addresses), f"source.{name}", value, "addresses that are not empty")
             object.__setattr__(self, name, addresses)
         require(bool(self.path), "source.path", self.path, "at least one file, glob or folder")
+        object.__setattr__(self, "neutral", [self.neutral] if isinstance(self.neutral, str) else list(self.neutral))
+        object.__setattr__(self, "encoding", known_encoding(self.encoding))
         require(self.part_mb > 0, "source.part_mb", self.part_mb, "above 0")
         names = {"text_column": self.text_column, "label_column": self.label_column}
         for name, column in names.items():
             require(bool(column), f"source.{name}", column, "the name of a column")
-        if self.text_column == self.label_column:
+        if self.text_column == self.label_column != AUTO:
             raise ConfigError(f"source.label_column: {self.label_column!r} is already source.text_column; name another")
         for name in ("delimiter", "quote", "escape"):
             character = getattr(self, name)
@@ -90,7 +95,7 @@ class SourceConfig:
 
     def label_map(self) -> LabelMap | None:
         """The classes that are given; None: they are found."""
-        return None if isinstance(self.labels, str) else LabelMap(self.labels, self.neutral)
+        return None if isinstance(self.labels, str) else LabelMap(self.labels, list(self.neutral))
 
     @property
     def addresses(self) -> list[tuple[str, str | None]]:
@@ -101,6 +106,18 @@ class SourceConfig:
         return [(address, own) for address in self.path] + named
 
 
+def known_encoding(name: str) -> str:
+    """The one name of an encoding, ``auto`` as it is. Raises ``ConfigError`` for a word that is none of text."""
+    try:
+        found = codecs.lookup(name)
+        "".encode(found.name)
+    except LookupError:
+        if name != AUTO:
+            raise ConfigError(f"source.encoding: {name!r} is not known; utf-8, latin-1, utf-16, cp1251 are") from None
+        return name
+    return found.name
+
+
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
     """How rows are divided into train, validation and test."""
@@ -109,9 +126,9 @@ class SplitConfig:
     """Fraction of the rows that becomes the validation split, unless the source names one."""
     test: float = 0.1
     """Fraction of the rows that becomes the test split, unless the source names one."""
-    column: str | None = None
+    column: str | None = AUTO
     """Column that names each row's split: train, validation (or valid, val, dev) or test; a row with an empty cell is
-    treated as one without such a column."""
+    treated as one without such a column. auto: a column called split, if it holds nothing else; null: none."""
     names: dict[str, list[str]] = field(default_factory=dict, metadata=VERBATIM)
     """Split -> other values of splits.column that mean it, as in {train: [tr, 0], test: [te]}."""
     group_column: str | None = None
@@ -127,9 +144,9 @@ class SplitConfig:
         require(total < 1, "splits.validation + splits.test", total, "below 1, or nothing is left for training")
         for name in ("column", "group_column"):
             require(getattr(self, name) != "", f"splits.{name}", "", "the name of a column, or null")
-        if self.group_column is not None and self.group_column == self.column:
+        if self.group_column is not None and self.group_column == self.column != AUTO:
             raise ConfigError(f"splits.group_column: {self.group_column!r} is already splits.column; name another")
-        if self.names and self.column is None:
+        if self.names and self.column in (None, AUTO):
             raise ConfigError("splits.names: it maps values of splits.column; name that column too")
         seen: dict[str | None, str] = {}
         for split, values in self.names.items():
@@ -247,7 +264,7 @@ class PreprocessConfig:
             raise ConfigError(
                 f"shards.widths: the last is {last}, but text.max_tokens is {self.text.max_tokens}; make them equal"
             )
-        taken = (self.source.text_column, self.source.label_column)
+        taken = {self.source.text_column, self.source.label_column} - {AUTO}
         for name in ("column", "group_column"):
             if getattr(self.splits, name) in taken:
                 raise ConfigError(f"splits.{name}: {getattr(self.splits, name)!r} already holds the text or the label")
@@ -261,12 +278,22 @@ class PreprocessConfig:
         """The part of the configuration that decides the bytes of the dataset, as JSON.
 
         Options at their default look as they did before there were any: ``source.labels`` ``auto`` as ``PAIR``, which
-        it means where nothing else is found, and ``splits.names`` and ``group_column`` not at all.
+        it means where nothing else is found, columns as ``text``, ``label`` and no split, and ``source.encoding``,
+        ``splits.names`` and ``group_column`` not at all.
         """
-        content = asdict(self)
+        content = asdict(self) | {"text": self.text.recorded()}
         for key in ("output", "overwrite", "staging", "executor"):
             del content[key]
         del content["source"]["part_mb"]
+        for part, key, before in (
+            ("source", "text_column", "text"),
+            ("source", "label_column", "label"),
+            ("splits", "column", None),
+        ):
+            if content[part][key] == AUTO:
+                content[part][key] = before
+        if self.source.encoding == AUTO:
+            del content["source"]["encoding"]
         labels = PAIR if isinstance(self.source.labels, str) else self.source.labels
         content["source"]["labels"] = {name: [as_recorded(value) for value in labels[name]] for name in labels}
         content["source"]["neutral"] = [as_recorded(value) for value in self.source.neutral]

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+PLAIN = ("--config", str(ROOT / "tests" / "plain.yaml"))
+"""A recipe that sets nothing, for trainings that are not to take the default one."""
 CPU = ("--config_file", str(ROOT / "configs/accelerate/cpu.yaml"))
 
 

@@ -22,11 +22,12 @@ import psutil
 
 from harness import train
 from harness.ranks.exit import leave, run_rank
-from tests.commands import CPU, ROOT
+from tests.commands import CPU, PLAIN, ROOT
 from tests.ranks import start_ranks
 
 MODEL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--model.dropout", "0.2", "--optim.ema", "0.99")
-TRAINING = (*MODEL, "--epochs", "3", "--global_batch", "16", "--precision", "fp32", "--device", "cpu")
+WIDE = ("--model.wide", "256")
+TRAINING = (*PLAIN, *MODEL, *WIDE, "--epochs", "3", "--global_batch", "16", "--precision", "fp32", "--device", "cpu")
 SAVING = ("--checkpoint.every_steps", "11", "--tracking.log_every", "4", "--timeout_s", "60")
 
 

@@ -50,7 +50,7 @@ class LoopConfig:
         for name in ("batch", "max_length", "steps", "rounds"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         shape, plain = self.model, ModelConfig()
-        for name in ("pooling", "dropout", "word_dropout", "embedding_std"):
+        for name in ("cell", "pooling", "dropout", "word_dropout", "embedding_std", "freeze_embedding", "wide"):
             value, only = getattr(shape, name), getattr(plain, name)
             require(value == only, f"model.{name}", value, f"{only!r}, which is all that the other loops know")
 

@@ -57,7 +57,7 @@ def measure(config: RecurrenceConfig) -> dict[str, Any]:
     )
 
     def reversal() -> torch.Tensor:
-        outputs, _ = lstm.forward_padded(inputs.transpose(0, 1), sent, dtype=in_padded)
+        outputs = lstm.forward_padded(inputs.transpose(0, 1), sent, dtype=in_padded)
         return torch.stack([direction.float().sum() for direction in outputs]).sum()
 
     def packed() -> torch.Tensor:

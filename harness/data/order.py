@@ -36,7 +36,7 @@ import numpy as np
 from harness.config import OrderConfig
 from harness.data.sorting import ascending, descending, least_trend, longest_first, spread
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.randomness import permutation, splitmix64, words
+from preprocessing.base.randomness import permutation, splitmix64, splitmix64_of, words
 
 if TYPE_CHECKING:
     from preprocessing.dataset.shards import Split
@@ -315,5 +315,5 @@ def row_hash(rows: np.ndarray, step: int) -> int:
     A sum does not depend on the order of its terms, so every split of the rows over ranks and micro-batches gives the
     same total. A row that is missing, repeated or moved to another step changes it (splitmix64, Steele et al. 2014).
     """
-    mixed = splitmix64(rows.astype(np.uint64) ^ splitmix64(np.full(1, step + 1, np.uint64)))
+    mixed = splitmix64(rows.astype(np.uint64) ^ np.uint64(splitmix64_of(step + 1)))
     return int(np.add.reduce(mixed, dtype=np.uint64))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,9 +28,17 @@ NEUTRAL = Decision()
 
 
 def write_bundle(
-    directory: Path, model: Classifier, manifest: Manifest, step: int, decision: Decision = NEUTRAL
+    directory: Path,
+    model: Classifier,
+    manifest: Manifest,
+    step: int,
+    decision: Decision = NEUTRAL,
+    vectors: dict[str, Any] | None = None,
 ) -> None:
-    """Write the weights of ``model`` as the bundle's only ones; ``write_vocabulary`` has run before."""
+    """Write the weights of ``model`` as the bundle's only ones; ``write_vocabulary`` has run before.
+
+    ``vectors``: what is known of the word vectors that it started from.
+    """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     name, digest = write_weights(directory, save(weights))
     info = BundleInfo(
@@ -45,6 +54,7 @@ def write_bundle(
         threshold=decision.threshold,
         step=step,
         dataset=manifest.fingerprint,
+        vectors=vectors,
     )
     write_info(directory, info)
 

@@ -29,8 +29,11 @@ class EvaluateConfig:
     """Where the split is copied once per node: a directory, none, or auto, which copies from network file systems."""
     timeout_s: int = 600
     """Longest wait of one process for another."""
+    threads: int | None = None
+    """Threads of each process on a CPU. null: OMP_NUM_THREADS where you set it, else its share of the cores."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(self.timeout_s >= 1, "timeout_s", self.timeout_s, "at least 1")
+        require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1, or null")

@@ -4,26 +4,26 @@
 from __future__ import annotations
 
 import json
-import os
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 
 from harness.config import require
-from harness.rundir.bundle_files import bundle_directory
+from harness.inference.pieces import CHUNK_ROWS, Source, decoded
+from harness.inference.tables import check_free, kind_of_output, open_output, open_table
+from harness.rundir.bundle_files import bundle_directory, read_info
 from harness.rundir.results import prediction_columns, probability_column
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import ConfigError, DataError, StorageError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-CHUNK_ROWS = 2048
+STDIN = "-"
+AVAILABLE_BYTES = 1 << 16
+"""Most that is taken from standard input at once; less where less has come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,15 @@ class PredictConfig:
     run: str
     """Run directory (or bundle directory) whose best weights predict."""
     input: str | None = None
-    """File with one text a row: .csv, .tsv, .jsonl, .parquet, or .txt with one text a line."""
-    column: str = "text"
+    """File with one text a row: .csv, .tsv, .jsonl, .parquet, or .txt with one text a line; - is standard input."""
+    column: str = field(default="text", metadata={"also": ("text_column", "source.text_column")})
     """Column of the input that holds the text."""
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
+    """What the input is; auto takes it from the name, and standard input for one text a line."""
     output: str | None = None
-    """File to write: .parquet, .csv or .jsonl; the input's columns and the predictions."""
+    """File to write: .parquet, .csv, .tsv or .jsonl; the input's columns, unchanged, and the predictions."""
+    prefix: str = ""
+    """Stands before the names of the new columns, where the input has a column predicted already."""
     json: bool = False
     """Print one JSON object a text instead of a line to read."""
     batch: int = 128
@@ -46,7 +50,7 @@ class PredictConfig:
     def __post_init__(self) -> None:
         """Check ranges and that input and output come together."""
         require(self.batch >= 1, "batch", self.batch, "at least 1")
-        if (self.input is None) != (self.output is None):
+        if (self.input is None) != (self.output is None) and self.input != STDIN:
             raise ConfigError("--input and --output go together: name the file to read and the file to write")
 
 
@@ -78,80 +82,86 @@ class Predictor:
 
 def main(config: PredictConfig, texts: list[str]) -> int:
     """Predict the texts given, or every row of the input file, with the best weights of a run."""
+    if texts == [STDIN] and config.input is None:
+        texts, config = [], replace(config, input=STDIN)
     if bool(texts) == (config.input is not None):
         raise ConfigError('nothing to predict, or two things: give texts ("a fine film") or --input FILE --output FILE')
     if config.input is not None and config.output is not None:
-        return predict_file(config, config.input, config.output)
+        return predict_file(config, source_of(config.input), config.output)
     predictor = Predictor(config.run, config.batch)
+    for some in [texts] if texts else lines_of_stdin():
+        show(predictor, some, config.json)
+    return 0
+
+
+def show(predictor: Predictor, texts: list[str], as_json: bool) -> None:
+    """Print a line for each text."""
     columns = predictor(texts)
     for number, text in enumerate(texts):
         values = {name: column[number] for name, column in columns.items()}
-        if config.json:
+        if as_json:
             print(json.dumps({"text": text, **values}))
             continue
         chance = values[probability_column(values["predicted"])]
         print(f"{values['predicted']}  {chance:.4f}  {text if len(text) <= 80 else text[:79] + '…'}")
-    return 0
+    sys.stdout.flush()
 
 
-def predict_file(config: PredictConfig, source: str, target: str) -> int:
-    """Predict every row of ``source`` and write its columns with the predictions to ``target``."""
-    import pandas as pd
+def lines_of_stdin() -> Iterator[list[str]]:
+    """The texts on standard input, one a line, as many at a time as have come. Raises ``DataError`` for no text."""
+    if sys.stdin.isatty():
+        print("one text a line; Ctrl-D ends", file=sys.stderr)
+    rest, number = b"", 0
+    while piece := sys.stdin.buffer.read1(AVAILABLE_BYTES):
+        *lines, rest = (rest + piece).split(b"\n")
+        for start in range(0, len(lines), CHUNK_ROWS):
+            some = lines[start : start + CHUNK_ROWS]
+            yield [text_of(line, at) for at, line in enumerate(some, number + 1)]
+            number += len(some)
+    if rest:
+        yield [text_of(rest, number + 1)]
+    elif not number:
+        raise DataError("standard input: holds no text; give one a line")
 
-    write = writer_of(target)
-    frame = read_table(source)
-    if config.column not in frame.columns:
-        raise DataError(
-            f"{source}: no column {config.column!r}; it has {', '.join(map(str, frame.columns))}; use --column"
-        )
-    texts = frame[config.column]
-    wrong = [number for number, text in enumerate(texts) if not isinstance(text, str)]
-    if wrong:
-        raise DataError(f"{source}: row {wrong[0] + 1}: column {config.column!r} holds no text; fill or remove the row")
-    if frame.empty:
-        raise DataError(f"{source}: holds no rows")
+
+def text_of(line: bytes, number: int) -> str:
+    """The text of a line of standard input."""
+    mark = b"\xef\xbb\xbf" if number == 1 else b""
+    return decoded(line.removeprefix(mark).removesuffix(b"\r"), f"standard input: line {number}")
+
+
+def source_of(name: str) -> Source:
+    """The file of this name, or standard input, which is read whole."""
+    return Source("standard input", sys.stdin.buffer.read()) if name == STDIN else Source(name)
+
+
+def predict_file(config: PredictConfig, source: Source, target: str) -> int:
+    """Predict every row of ``source`` and write its columns with the predictions to ``target``.
+
+    The whole input is looked at before the first row is predicted. Raises ``DataError``, ``StorageError``.
+    """
+    kind = kind_of_output(target)
+    table = open_table(
+        source, "txt" if source.content is not None and config.format == "auto" else config.format, [config.column]
+    )
+    rows = table.scan()
+    if not rows:
+        raise DataError(f"{source.name}: holds no rows")
+    labels = read_info(bundle_directory(config.run)).labels
+    names = [config.prefix + name for name in ("predicted", *map(probability_column, labels))]
+    check_free(source, table, names)
     predictor = Predictor(config.run, config.batch)
-    parts = [pd.DataFrame(predictor(chunk)) for chunk in chunks(texts.tolist())]
-    with atomic.replacing(target) as temporary:
-        write(pd.concat([frame.reset_index(drop=True), pd.concat(parts, ignore_index=True)], axis=1), temporary)
-    print(f"{len(frame):,} predictions written to {target}")
-    return 0
-
-
-def chunks(texts: list[str]) -> Iterator[list[str]]:
-    """Texts in pieces of a bounded number of rows."""
-    for start in range(0, len(texts), CHUNK_ROWS):
-        yield texts[start : start + CHUNK_ROWS]
-
-
-def read_table(source: str) -> pd.DataFrame:
-    """A file as a frame, by its ending. Raises ``DataError`` if it is missing or not what its ending says."""
-    import pandas as pd
-
-    suffix = Path(source).suffix
     try:
-        if suffix in (".csv", ".tsv"):
-            return pd.read_csv(source, sep="\t" if suffix == ".tsv" else ",")
-        if suffix in (".jsonl", ".ndjson"):
-            return pd.read_json(source, lines=True)
-        if suffix == ".parquet":
-            return pd.read_parquet(source)
-        if suffix == ".txt":
-            return pd.DataFrame({"text": Path(source).read_text(encoding="utf-8").splitlines()})
+        with atomic.replacing(target) as temporary:
+            output = open_output(temporary, kind, table, names)
+            try:
+                for piece in table.pieces():
+                    found = predictor(piece.texts) if piece.texts else {}
+                    output.write(piece, dict(zip(names, found.values(), strict=False)))
+            finally:
+                output.close()
     except OSError as error:
-        raise DataError(f"{source}: {os.strerror(error.errno) if error.errno else error}") from None
-    except ValueError as error:
-        raise DataError(f"{source}: not readable as {suffix} ({' '.join(str(error).split())})") from None
-    raise ConfigError(f"--input {source}: unknown ending; use .csv, .tsv, .jsonl, .parquet or .txt")
-
-
-def writer_of(target: str) -> Any:
-    """The function ``(frame, path)`` that writes files with this ending."""
-    writers = {
-        ".parquet": lambda frame, path: frame.to_parquet(path),
-        ".csv": lambda frame, path: frame.to_csv(path, index=False),
-        ".jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True),
-    }
-    if Path(target).suffix not in writers:
-        raise ConfigError(f"--output {target}: unknown ending; use .parquet, .csv or .jsonl")
-    return writers[Path(target).suffix]
+        what = error.strerror or error
+        raise StorageError(f"{target}: cannot be written ({what}); make room, or name another --output") from None
+    print(f"{rows:,} predictions written to {target}")
+    return 0

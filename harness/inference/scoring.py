@@ -56,11 +56,13 @@ def score(
     pause: Callable[[], None] | None = None,
     resident: DeviceRows | None = None,
     guard: Callable[[], None] | None = None,
+    read: Callable[[Batch], torch.Tensor] | None = None,
 ) -> Scores:
     """Run ``model`` over a split, each rank over its own rows, and give every rank all scores.
 
     ``pause`` is called on all ranks every few batches and may raise to end the evaluation there. ``resident`` and
-    ``guard`` are the ``Loader``'s: tokens that lie on the device already, and what watches the split's files.
+    ``guard`` are the ``Loader``'s: tokens that lie on the device already, and what watches the split's files. ``read``
+    gives the logits of a batch where they are not to be those of the whole ``model``.
     """
     spec = OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False)
     loader = Loader(
@@ -80,7 +82,7 @@ def score(
         for step in loader.steps(0):
             if pause is not None and step.step % PAUSE_EVERY == 0:
                 pause()
-            parts += [facts_of(batch, model(batch)) for batch in step.micro_batches]
+            parts += [facts_of(batch, (read or model)(batch)) for batch in step.micro_batches]
     model.train(was_training)
     outputs = 1 if model.num_classes == 2 else model.num_classes
     table = np.empty((0, FACTS + outputs), np.float64)

@@ -21,8 +21,10 @@ from pathlib import Path
 from harness.config import RunConfig
 from harness.launch import diagnosis, launcher
 from harness.launch.facts import NOTHING
+from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import cli
 from preprocessing.base.commands import Command, read
+from preprocessing.base.errors import DataError
 
 PROG = "python -m harness doctor"
 MODULE = "harness.launch.doctor"
@@ -37,8 +39,8 @@ at, and ranks that do not come are waited for one minute."""
 class DoctorConfig:
     """Check machine, limits, file systems, versions and network before a training.
 
-    Takes --config FILE and every key of the training too, as launch does. --data and --run name the dataset and the run
-    directory to check, --device and --precision what would be computed with, --timeout_s the longest wait for a rank.
+    Each line says ok, warn (it would run, but not well) or fix (it would fail); the exit code is 2 if anything is to be
+    fixed. Without --data and --run it looks at the machine alone.
     """
 
     json: bool = False
@@ -49,19 +51,24 @@ KEYS = Command(
     name="doctor",
     summary="The keys that follow the options of accelerate launch.",
     config=f"{MODULE}:DoctorConfig",
-    shared="harness.config:RunConfig",
+    shared="harness.config:Recipe",
     shared_defaults=DEFAULTS,
+    first=("data", "run", "device", "precision", "json"),
+    example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
 )
 
 
 def main(argv: list[str]) -> int:
     """Start ranks if there are options for accelerate, else check as the one process or rank that this is."""
-    if argv[:1] in (["-h"], ["--help"]):
-        print(f"{__doc__}")
-        argv = ["--help"]
     options, keys = launcher.split_arguments(argv, DoctorConfig)
-    config, training = read(KEYS, keys, PROG)
-    return launch(options, keys) if options else check(training, as_json=config.json)
+    config, training = read(KEYS, keys, f"{PROG} [options of accelerate launch]")
+    if options:
+        return launch(options, keys)
+    try:
+        resolved = resolve(training)
+    except DataError:  # the report says it
+        resolved = resolve_without_data(training)
+    return check(resolved.config, as_json=config.json)
 
 
 def launch(options: list[str], keys: list[str]) -> int:

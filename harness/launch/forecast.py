@@ -17,9 +17,12 @@ import numpy as np
 from harness.config import WINDOW_BYTES_PER_ROW, RunConfig
 from harness.data.checks import TRAIN, check_fit, order_spec
 from harness.data.order import Order, OrderSpec, step_rows, width_groups
+from harness.model.registry import CELLS, check_model
 from harness.model.size import num_parameters
+from harness.tracking.trackers import check_names
 from preprocessing.base.randomness import permutation
 from preprocessing.dataset.shards import Manifest, ShardInfo
+from preprocessing.text.spec import TextPipeline
 
 SAMPLED_ROWS = 1_000_000
 BATCHES = (32, 64, 128, 256, 512, 1024)
@@ -116,6 +119,9 @@ def seen_rows(order: Order, steps: int) -> bool:
 
 def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str, Any]:
     """All figures. Raises ``UserError`` if the configuration does not fit the dataset or the processes."""
+    check_model(config.model)
+    check_names(config.tracking)
+    TextPipeline.from_json(manifest.text)  # raises for a tokenizer that this padless does not have
     check_fit(config, manifest, world_size)
     spec, typical = order_spec(config), Typical(manifest, TRAIN)
     order = typical.order(spec)
@@ -246,7 +252,7 @@ def memory(config: RunConfig, manifest: Manifest, order: Order, ours: Shares, wo
     rows = -(-order.largest_step // world_size)
     held = min(1.0, config.micro_batch / rows) if isinstance(config.micro_batch, int) else 1.0
     directions = 2 if shape.bidirectional else 1
-    per_layer = directions * shape.hidden_size * (4 + 1 + 1 + 1)
+    per_layer = directions * shape.hidden_size * (CELLS[shape.cell].gates + 1 + 1 + 1)
     per_token = 4 * (2 * shape.embedding_dim + shape.num_layers * per_layer)
     itemsize = 2 if manifest.id_dtype == "uint16" else 4
     width = max(info.width for info in manifest.splits[TRAIN])

@@ -22,19 +22,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import RunConfig
-from harness.ranks import devices
+from harness.config import FIRST_KEYS, Recipe, RunConfig
+from harness.ranks import devices, threads
 from harness.ranks.preemption import EXIT_CODE
 from harness.rundir.status import LAUNCH_ID, read_status, write_status
 from harness.training import preflight
-from preprocessing.base import cli
+from harness.training.rules import resolve
+from preprocessing.base import cli, help_page
 from preprocessing.base.errors import ConfigError, DataError, StorageError
+from preprocessing.base.help_page import Page
 
 PROG = "python -m harness launch"
-USAGE = f"{PROG} [options of accelerate launch] --config FILE [--any.key value]"
+PAGE = Page(
+    usage=f"{PROG} [options of accelerate launch] [--key value …]",
+    about="Train, with checks before any process starts and with true exit codes.",
+    first=FIRST_KEYS,
+    example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
+    topics={"accelerate": "the options of accelerate launch, which come first"},
+)
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR2")
 SHUTDOWN_TIMEOUT_S = 300
 END_LIMIT_S = 60
+IDLE = {"gradient_accumulation_steps"}
+"""Options that accelerate takes and passes on to DeepSpeed alone."""
+UNKNOWN = "no key of the training, no option of accelerate launch"
 DOCUMENTED = {2, 3, 4}
 """Exit codes that a rank chooses; any other one of a rank becomes 1."""
 LOST_PAGES = (
@@ -46,17 +57,20 @@ LOST_PAGES = (
 
 def main(argv: list[str]) -> int:
     """Check, start, wait; returns the run's own exit code."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: {USAGE}\n\n{__doc__}")
-        argv = ["--help"]
-    options, training = split_arguments(argv)
-    config = cli.parse(RunConfig, training, prog=PROG, description="Keys of the training:")
+    if help_page.asked_for(argv) == "accelerate":
+        accelerate_parser().print_help()
+        return 0
+    options, training = split_arguments(argv or ["--help"])
+    recipe = cli.parse(Recipe, training, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
+    config = resolve(recipe).config
     arguments = accelerate_arguments(options, training)
     point = preflight.check_run(config, print)
     if point.finished and not config.dry_run:
         print(f"{config.run} has finished already; name another run directory to train again")
         return 0
-    preflight.check_data(config, arguments.num_processes or 1, point.checkpoint)
+    manifest = preflight.check_data(config, arguments.num_processes or 1, point.checkpoint)
+    if point.checkpoint is None and not arguments.machine_rank:
+        preflight.check_start(config, manifest)
     check_devices(config, options, arguments)
     os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(SIGNALS)
     os.environ["PET_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_TIMEOUT_S)
@@ -85,15 +99,15 @@ def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
 
 
 def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[str]]:
-    """Accelerate's options, and our own: ours begin at the first key that ``RunConfig`` or one of ``more`` has.
+    """Accelerate's options, and our own: ours begin at the first key that ``Recipe`` or one of ``more`` has.
 
     A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser.
     """
-    known = set().union(*(cli.known_keys(cli.parser_for(one, PROG, "")) for one in (RunConfig, *more)))
+    known = set().union(*(cli.known_keys(cli.parser_for(one, PROG, "")) for one in (Recipe, *more)))
     for place, argument in enumerate(argv):
-        if not argument.startswith("--"):
+        key = "help" if argument == "-h" else argument[2:].split("=", 1)[0]
+        if argument != "-h" and not argument.startswith("--"):
             continue
-        key = argument[2:].split("=", 1)[0]
         if key in known or "." in key:
             return list(argv[:place]), list(argv[place:])
     return list(argv), []
@@ -102,13 +116,9 @@ def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[s
 def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
     """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set."""
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
-    from accelerate.commands.launch import launch_command_parser
 
-    parser = launch_command_parser()
-    known = {option for action in parser._actions for option in action.option_strings}
-    for option in options:
-        if option.startswith("--") and option.split("=", 1)[0] not in known:
-            raise ConfigError(f"{option}: neither a key of the training nor an option of accelerate launch")
+    parser = accelerate_parser()
+    check_options(options, {option for action in parser._actions for option in action.option_strings})
     arguments = parser.parse_args([*options, "--module", module, *training])
     file = arguments.config_file
     if file is not None and not Path(file).is_file():
@@ -126,6 +136,24 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     if arguments.num_machines == 1 and arguments.main_process_port is None:
         arguments.main_process_port = free_port()
     return arguments
+
+
+def accelerate_parser() -> Any:
+    """The parser of ``accelerate launch``."""
+    from accelerate.commands.launch import launch_command_parser
+
+    return launch_command_parser()
+
+
+def check_options(options: list[str], known: set[str]) -> None:
+    """Refuse an option in front that neither we nor accelerate have, or that would do nothing, with what is meant."""
+    keys = cli.known_keys(cli.parser_for(RunConfig, PROG))
+    for option in options:
+        name = option.split("=", 1)[0]
+        if option.startswith("--") and (name not in known or name[2:] in IDLE):
+            hint = cli.suggestion(name[2:], keys | {word[2:] for word in known - {name}}, "--")
+            what = "padless has no use for it" if name in known else UNKNOWN
+            raise ConfigError(f"{name}: {what}{hint}")
 
 
 def tell_devices(options: list[str]) -> devices.Asked:
@@ -187,6 +215,7 @@ def start(arguments: Any) -> Failure | None:
     import psutil
     from accelerate.commands.launch import launch_command
 
+    threads.tell(arguments.num_cpu_threads_per_process)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     forwarded: list[str] = []
 

@@ -176,6 +176,8 @@ def look_at_run(config: RunConfig, manifest: Manifest | None) -> RunFolder:
         point = preflight.check_run(config, lambda _: None)
         if manifest is not None and point.checkpoint is not None:
             resume.check_dataset(point.checkpoint, manifest, config)
+        elif manifest is not None:
+            preflight.check_start(config, manifest)
     except UserError as error:
         return RunFolder(host, config.run, kind, problem=str(error))
     needed = 0
@@ -223,7 +225,7 @@ def look_at_rank(config: RunConfig) -> Rank:
     cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
     try:
         device = choose_device(config.device).value
-        configure_threads(device)
+        configure_threads(device, config.threads)
         precision = choose_precision(config.precision, device)
     except UserError as error:
         return Rank(rank, host, config.device, config.precision, str(error), cudnn, versions)

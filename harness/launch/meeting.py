@@ -39,7 +39,7 @@ def meet(config: RunConfig) -> list[Finding] | None:
     started = time.perf_counter()
     try:
         able = seen.rank.problem is None
-        with open_session(config.device if able else "cpu", "fp32", config.timeout_s) as session:
+        with open_session(config.device if able else "cpu", "fp32", config.timeout_s, config.threads) as session:
             return compare(config, seen, session, started)
     except (UserError, RuntimeError) as error:  # torch says with a RuntimeError that nobody came
         return [*judge([seen], []), not_met(error)]

@@ -7,8 +7,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import RunConfig, require
+from harness.config import Recipe, require
 from harness.launch.forecast import forecast
+from harness.ranks import threads
+from harness.training.rules import resolve
 from preprocessing.base.errors import UserError
 from preprocessing.dataset.shards import read_manifest
 
@@ -30,9 +32,13 @@ class PlanConfig:
         require(self.world_size >= 1, "world_size", self.world_size, "at least 1")
 
 
-def main(config: PlanConfig, training: RunConfig) -> None:
+def main(config: PlanConfig, training: Recipe) -> None:
     """Print the plan. Raises ``UserError`` if the order is not what it promises, which only a bug can bring about."""
-    values = forecast(training, read_manifest(training.data), config.world_size)
+    resolved = resolve(training)
+    values = forecast(resolved.config, read_manifest(training.data), config.world_size)
+    values["decided"] = {name: {"value": value, "reason": why} for name, (value, why) in resolved.reasons.items()}
+    count, reason = threads.choose_here(training.threads, config.world_size)
+    values["threads"] = {"value": count, "reason": reason}
     if config.json:
         print(json.dumps(values, indent=2))
     else:
@@ -48,9 +54,12 @@ def show(values: dict[str, Any]) -> None:
     fewest, most = ranks["tokens_per_rank"]
     print(f"rows       {values['rows']:,} with {values['tokens']:,} tokens, in {values['windows']} windows")
     print(f"steps      {values['steps_per_epoch']:,} an epoch, {values['steps']:,} in all, of {low} to {high} rows")
+    for name, decided in values["decided"].items():
+        print(f"{name:<10} {decided['value']}: {decided['reason']}")
     few, many = values["rows_per_process"]
     share = f"each with {few} to {many} rows a step, {fewest:,} to {most:,} tokens an epoch"
     print(f"ranks      {values['world_size']}, {share}")
+    print(f"threads    {values['threads']['value']} each on a CPU: {values['threads']['reason']}")
     if values["too_few_for_a_gpu"] is not None:
         print(f"on a GPU   {values['too_few_for_a_gpu']}")
     print(f"balance    ranks of a step differ by {ranks['mean_step']:.2%} in tokens, {ranks['worst_step']:.2%} at most")

@@ -11,8 +11,10 @@ from torch.nn.utils.rnn import PackedSequence
 from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks
-from harness.model.pooling import pool_packed, pool_padded
 from harness.model.recurrent import PackedIndex, VariableLengthLSTM
+from harness.model.registry import CELLS, POOLINGS, check_model
+from harness.model.wide import Touched, WidePart
+from preprocessing.base.named import load
 from preprocessing.text.vocabulary import PAD, UNK
 
 
@@ -22,20 +24,26 @@ class Classifier(nn.Module):
     def __init__(self, config: ModelConfig, vocabulary_size: int, num_classes: int = 2) -> None:
         """Weights are drawn from torch's global generator: seed it first."""
         super().__init__()
+        check_model(config)
         self.config = config
         self.num_classes = num_classes
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_dim, padding_idx=PAD)
         with torch.no_grad():
             self.embedding.weight *= config.embedding_std
+        self.embedding.weight.requires_grad_(config.freeze_embedding != "always")
         self.recurrent = VariableLengthLSTM(
             config.embedding_dim,
             config.hidden_size,
             config.num_layers,
             bidirectional=config.bidirectional,
             dropout=config.dropout,
+            cell=load(CELLS[config.cell].code),
         )
-        pooled_size = self.recurrent.output_size * (2 if config.pooling == "max+mean" else 1)
-        self.head = nn.Linear(pooled_size, 1 if num_classes == 2 else num_classes)
+        self.pooling = load(POOLINGS[config.pooling].code)(self.recurrent.output_size)
+        pooled_size = self.recurrent.output_size * POOLINGS[config.pooling].vectors
+        outputs = 1 if num_classes == 2 else num_classes
+        self.head = nn.Linear(pooled_size, outputs)
+        self.wide = WidePart(config.wide, outputs) if config.wide else None
 
     def forward(
         self, batch: Batch, masks: Masks | None = None, recurrent_dtype: torch.dtype | None = None
@@ -44,15 +52,36 @@ class Classifier(nn.Module):
 
         ``masks`` of the batch's rows say what is dropped in training; without them nothing is. The recurrent layers
         compute in ``recurrent_dtype``, that of the weights unless given; all else says its dtype itself, so autocast
-        changes nothing here.
+        changes nothing here. The wide part, if there is one, learns from errors of its own (``Objective``), as if it
+        were alone; here its logits are added.
         """
+        logits = self.read(batch, masks, recurrent_dtype)
+        return logits if self.wide is None else logits + self.wide.share * self.look_up(batch)
+
+    def look_up(self, batch: Batch) -> torch.Tensor:
+        """The logits of the wide part alone, as ``read`` gives those of the network."""
+        assert self.wide is not None
+        return self.shaped(self.wide(batch))
+
+    def shaped(self, outputs: torch.Tensor) -> torch.Tensor:
+        """``[rows]`` of ``outputs`` ``[rows, 1]`` for two classes; others stay."""
+        return outputs.squeeze(1) if self.num_classes == 2 else outputs
+
+    def read(
+        self, batch: Batch, masks: Masks | None = None, recurrent_dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """The logits of the network alone; see ``forward``."""
         with torch.autocast(batch.ids.device.type, enabled=False):
             read = self._padded if batch.batch_sizes is None else self._packed
             pooled = read(batch, masks, recurrent_dtype).to(self.head.weight.dtype)
             if masks is not None and self.config.dropout:
                 pooled = pooled * masks.features(HEAD, pooled.shape[1], self.config.dropout, pooled.dtype)
-            logits = self.head(pooled)
-        return logits.squeeze(1) if self.num_classes == 2 else logits
+            return self.shaped(self.head(pooled))
+
+    def holds_embedding(self, step: int) -> bool:
+        """Whether the embedding stays what it is in optimizer ``step`` (from 0)."""
+        frozen = self.config.freeze_embedding
+        return frozen is not None and (frozen == "always" or step < frozen)
 
     @property
     def drops(self) -> bool:
@@ -77,11 +106,8 @@ class Classifier(nn.Module):
         embedded = self.embedding(ids.t())
         if masks is not None and self.config.dropout:
             embedded = embedded * self._embedding_mask(embedded, masks)
-        outputs, state = self.recurrent.forward_padded(embedded, lengths, masks, dtype)
-        if self.config.pooling == "last":
-            return state
-        pooled = [pool_padded(direction, batch.lengths, lengths, self.config.pooling) for direction in outputs]
-        return torch.cat([part for parts in zip(*pooled, strict=True) for part in parts], dim=1)
+        outputs = self.recurrent.forward_padded(embedded, lengths, masks, dtype)
+        return self.pooling.padded(outputs, batch.lengths, lengths)
 
     def _packed(self, batch: Batch, masks: Masks | None, dtype: torch.dtype | None) -> torch.Tensor:
         """Only real tokens exist here, from the embedding to the pooled vector."""
@@ -94,9 +120,7 @@ class Classifier(nn.Module):
         if masks is not None and self.config.dropout:
             embedded = embedded * self._embedding_mask(embedded, masks)[index.row]
         packed, state = self.recurrent.forward_packed(PackedSequence(embedded, sizes), masks, dtype, index.row)
-        if self.config.pooling == "last":
-            return state
-        return torch.cat(pool_packed(packed.data, batch.lengths, lengths, self.config.pooling), dim=1)
+        return self.pooling.packed(packed.data, state, batch.lengths, lengths)
 
     def _embedding_mask(self, embedded: torch.Tensor, masks: Masks) -> torch.Tensor:
         return masks.features(EMBEDDING, embedded.shape[-1], self.config.dropout, embedded.dtype)
@@ -130,6 +154,8 @@ class Objective(nn.Module):
 
     row_losses: torch.Tensor
     """``[rows]``: the losses of the latest batch, detached, for whoever must find a row that went wrong."""
+    touched: Touched | None = None
+    """What the latest batch does to the wide part; None without one."""
 
     def __init__(
         self,
@@ -158,11 +184,29 @@ class Objective(nn.Module):
         """
         drops = self.training and self.classifier.drops
         masks = self.classifier.masks(self.seed, step, batch) if drops else None
-        losses = loss_per_row(
-            self.classifier(batch, masks, self.recurrent_dtype),
-            batch.labels,
-            label_smoothing=self.label_smoothing,
-            class_weights=self.class_weights,
-        )
+        losses = self.losses(self.classifier.read(batch, masks, self.recurrent_dtype), batch)
         self.row_losses = losses.detach()
+        if self.classifier.wide is not None:
+            self.touched = self.errors_of(self.classifier.wide, batch)
         return losses.sum()
+
+    def losses(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The loss of each row of a batch, ``[rows]``."""
+        smoothing, weights = self.label_smoothing, self.class_weights
+        return loss_per_row(logits, batch.labels, label_smoothing=smoothing, class_weights=weights)
+
+    def errors_of(self, wide: WidePart, batch: Batch) -> Touched:
+        """What the wide part gets wrong of a batch, by the same loss, as if the network were not there.
+
+        Two models that learned apart err apart, and their sum is better than one that learned both at once: a network
+        beside a linear model that knows the training rows by heart has nothing left to learn.
+        """
+        with torch.autocast(batch.ids.device.type, enabled=False):
+            bucket, value = wide.features(batch)
+            with torch.no_grad():
+                outputs = wide.logits(bucket, value)
+            outputs.requires_grad_()
+            with torch.enable_grad():
+                loss = self.losses(self.classifier.shaped(outputs), batch).sum()
+            (error,) = torch.autograd.grad(loss, outputs)
+        return wide.touched(bucket, value, error)

@@ -17,7 +17,7 @@ import torch
 
 from harness.batch import send
 from preprocessing.base import randomness
-from preprocessing.base.randomness import splitmix64
+from preprocessing.base.randomness import splitmix64, splitmix64_of
 
 WORDS, EMBEDDING, HEAD, LAYERS = 0, 1, 2, 3
 """Sites: tokens, their vectors, the pooled vector; the input of layer n is site ``LAYERS + n``."""
@@ -62,7 +62,7 @@ class Masks:
         keep = self.drawn.get((site, size, chance))
         if keep is None:
             keep = kept(self.keys[:, None], site, torch.arange(size, device=self.keys.device), chance)
-        return keep.to(dtype).div_(1.0 - chance)
+        return keep.view(torch.uint8).to(dtype).div_(1.0 - chance)  # a CPU converts bytes in vectors, Booleans singly
 
     def tokens(self, rows: torch.Tensor | None, time: torch.Tensor, chance: float) -> torch.Tensor:
         """Bool: which tokens stay, at places ``time`` of their texts.
@@ -81,18 +81,26 @@ def places(sizes: tuple[tuple[int, int], ...], device: torch.device) -> torch.Te
 
 def row_keys(seed: int, step: int, rows: np.ndarray) -> np.ndarray:
     """uint64 ``[rows]``: a key for every (seed, step, row)."""
-    run = splitmix64(np.full(1, seed, np.uint64))
-    return splitmix64(rows.astype(np.uint64) ^ splitmix64(run ^ np.uint64(step)))
+    return splitmix64(rows.astype(np.uint64) ^ np.uint64(splitmix64_of(splitmix64_of(seed) ^ step)))
 
 
 def kept(keys: torch.Tensor, site: int, place: torch.Tensor, chance: float) -> torch.Tensor:
     """Bool: whether splitmix64's output number ``place`` of a site, in the streams ``keys``, is above the lowest share
     ``chance`` of all int64.
-
-    int64 arithmetic wraps around like uint64; an arithmetic shift is made a logical one by clearing the copied sign.
     """
-    bits = keys + (place + ((site << SITE_BITS) + 1)) * GAMMA
+    bits = keys + (place + ((site << SITE_BITS) + 1)) * GAMMA  # int64 arithmetic wraps around like uint64
+    lowest = round(chance * (1 << 64)) - (1 << 63)
+    if bits.is_cpu:
+        return torch.from_numpy(randomness.finalized(bits.numpy().view(np.uint64)).view(np.int64) >= lowest)
+    return finalized(bits) >= lowest
+
+
+def finalized(bits: torch.Tensor) -> torch.Tensor:
+    """``randomness.finalized`` on any device, which takes a CPU three times as long; int64 with the bits of a uint64.
+
+    An arithmetic shift is made a logical one by clearing the copied sign.
+    """
     for shift, factor in ((30, FIRST), (27, SECOND), (31, 1)):
         bits = bits ^ ((bits >> shift) & ((1 << (64 - shift)) - 1))
         bits = bits * factor if factor != 1 else bits
-    return bits >= round(chance * (1 << 64)) - (1 << 63)
+    return bits

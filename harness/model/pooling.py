@@ -83,24 +83,34 @@ def tail_of(lengths: torch.Tensor, device_lengths: torch.Tensor) -> Tail:
     return Tail(common, place.reshape(-1), position, padding[:, :, None])
 
 
-def reduce_max(head: torch.Tensor, tail: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
-    """``[rows, features]``: the maximum over time of two parts ``[time, rows, features]``, the second one masked."""
+def reduce_max(head: torch.Tensor, tail: torch.Tensor) -> torch.Tensor:
+    """``[rows, features]``: the maximum over time of two parts ``[time, rows, features]``; -inf where there is no token."""
     maximum = head.amax(0)
-    return torch.maximum(maximum, tail.masked_fill(padding, -torch.inf).amax(0)) if len(tail) else maximum
+    return torch.maximum(maximum, tail.amax(0)) if len(tail) else maximum
 
 
-def reduce_sum(head: torch.Tensor, tail: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
-    """The sum likewise, in at least fp32."""
+def reduce_sum(head: torch.Tensor, tail: torch.Tensor) -> torch.Tensor:
+    """The sum likewise, in at least fp32; 0 where there is no token."""
     total = head.sum(0, dtype=wide(head))
-    if len(tail):
-        total += tail.masked_fill(padding, 0).sum(0, dtype=total.dtype)
-    return total
+    return total.add_(tail.sum(0, dtype=total.dtype)) if len(tail) else total
+
+
+def as_factor(padding: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """0 where there is no token, else 1: what a CPU multiplies by in a fifth of the time that ``masked_fill`` takes."""
+    return padding.logical_not().to(dtype)
+
+
+def as_bound(padding: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """-inf where there is no token, else inf: the minimum with it leaves the values of tokens as they are."""
+    return torch.where(padding, -torch.inf, torch.inf).to(dtype)
 
 
 class _Pool(torch.autograd.Function):
     """Maximum and sum over the real tokens of each row of padded outputs, and their gradients in one pass.
 
-    Tokens that share the maximum share its gradient evenly, as in ``torch.amax``.
+    Tokens that share the maximum share its gradient evenly, as in ``torch.amax``. Masks are numbers in the dtype of the
+    outputs: a CPU computes with those in vectors, with Booleans one by one. What stands in a row's padding is finite, or
+    the row itself is lost, so a factor of 0 removes it.
     """
 
     @staticmethod
@@ -110,26 +120,31 @@ class _Pool(torch.autograd.Function):
         """``[rows, features]`` each; None for what is not wanted. ``padding`` ``[tail, rows, 1]``: the last steps'."""
         common = len(outputs) - len(padding)
         head, tail = outputs[:common], outputs[common:]
-        maximum = reduce_max(head, tail, padding) if want_max else None
-        total = reduce_sum(head, tail, padding) if want_sum else None
+        factor = as_factor(padding, outputs.dtype)
+        maximum = total = None
+        if want_max:
+            maximum = reduce_max(head, torch.minimum(tail, as_bound(padding, outputs.dtype)))
+        if want_sum:
+            total = reduce_sum(head, tail * factor)
         ctx.common = common
-        ctx.save_for_backward(outputs, padding, *([maximum] if maximum is not None else []))
+        ctx.save_for_backward(outputs, factor, *([maximum] if maximum is not None else []))
         ctx.set_materialize_grads(False)
         return maximum, total
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None, None]:
         """The sum's gradient goes to every real token, the maximum's to those that have it."""
-        outputs, padding, *maximum = ctx.saved_tensors
+        outputs, factor, *maximum = ctx.saved_tensors
         of_max, of_sum = gradients
         everywhere = outputs.new_zeros(()) if of_sum is None else of_sum.to(outputs.dtype)
         if of_max is None:
             gradient = everywhere.expand_as(outputs).contiguous()
         else:
-            best = same_bits(outputs, maximum[0])
-            best[ctx.common :].logical_and_(~padding)
-            gradient = torch.where(best, everywhere + of_max / best.sum(0), everywhere)
-        gradient[ctx.common :].masked_fill_(padding, 0)
+            gradient = having(outputs, maximum[0])
+            gradient[ctx.common :].mul_(factor)
+            share = of_max / gradient.sum(0, dtype=wide(outputs)).to(of_max.dtype)
+            torch.addcmul(everywhere, gradient, share, out=gradient)
+        gradient[ctx.common :].mul_(factor)
         return gradient, None, None, None
 
 
@@ -142,8 +157,8 @@ class _PoolPacked(torch.autograd.Function):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """``[rows, features]`` each; None for what is not wanted."""
         head, rest = split_packed(outputs, tail)
-        maximum = reduce_max(head, rest, tail.padding) if want_max else None
-        total = reduce_sum(head, rest, tail.padding) if want_sum else None
+        maximum = reduce_max(head, rest.masked_fill(tail.padding, -torch.inf)) if want_max else None
+        total = reduce_sum(head, rest.masked_fill(tail.padding, 0)) if want_sum else None
         ctx.tail = tail
         ctx.save_for_backward(outputs, *([maximum] if maximum is not None else []))
         ctx.set_materialize_grads(False)
@@ -159,9 +174,11 @@ class _PoolPacked(torch.autograd.Function):
         if of_max is None:
             parts = [everywhere.expand_as(part) for part in (head, rest)]
         else:
-            best = [same_bits(head, maximum[0]), same_bits(rest, maximum[0]) & ~tail.padding]
-            share = of_max / (best[0].sum(0) + best[1].sum(0))
-            parts = [torch.where(part, everywhere + share, everywhere) for part in best]
+            parts = [having(head, maximum[0]), having(rest, maximum[0])]
+            parts[1].mul_(as_factor(tail.padding, outputs.dtype))
+            dense_count, padded_count = (part.sum(0, dtype=wide(outputs)) for part in parts)
+            share = of_max / (dense_count + padded_count).to(of_max.dtype)
+            parts = [torch.addcmul(everywhere, part, share, out=part) for part in parts]
         features = outputs.shape[1]
         dense, padded = (part.reshape(-1, features) for part in parts)
         return torch.cat((dense, padded.index_select(0, tail.position))), None, None, None
@@ -177,9 +194,9 @@ def split_packed(outputs: torch.Tensor, tail: Tail) -> tuple[torch.Tensor, torch
     return outputs[:dense].view(tail.common, rows, features), rest.view(-1, rows, features)
 
 
-def same_bits(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Bool: which ``values`` are those that were ``chosen`` from among them; bf16 compares faster as integers."""
-    return values.view(torch.int16) == chosen.view(torch.int16) if values.itemsize == 2 else values == chosen
+def having(values: torch.Tensor, maximum: torch.Tensor) -> torch.Tensor:
+    """1 where ``values`` ``[time, rows, features]`` are the ``maximum`` ``[rows, features]``, else 0, in their dtype."""
+    return torch.eq(values, maximum, out=torch.empty_like(values))
 
 
 def wide(values: torch.Tensor) -> torch.dtype:

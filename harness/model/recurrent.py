@@ -27,6 +27,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Layout, send
+from harness.model.cells import Cell
 from harness.model.dropout import LAYERS, Masks
 from harness.ranks.precision import DTYPES, NAMES, Choice
 from preprocessing.base.errors import ConfigError
@@ -47,22 +48,26 @@ class VariableLengthLSTM(nn.Module):
         *,
         bidirectional: bool = True,
         dropout: float = 0.0,
+        cell: Cell | None = None,
     ) -> None:
-        """``nn.LSTM`` modules hold the weights, one a layer, so that the names are the ones that everybody knows."""
+        """``nn.LSTM`` modules hold the weights, one a layer, so that the names are the ones that everybody knows; those
+        of another ``cell``, if one is given.
+        """
         super().__init__()
         self.hidden_size = hidden_size
         self.bidirectional = bidirectional
         self.output_size = hidden_size * (2 if bidirectional else 1)
         self.dropout = dropout
+        self.cell = LSTM if cell is None else cell
         sizes = [input_size] + [self.output_size] * (num_layers - 1)
         self.layers = nn.ModuleList(
-            nn.LSTM(size, hidden_size, batch_first=True, bidirectional=bidirectional) for size in sizes
+            self.cell.module(size, hidden_size, batch_first=True, bidirectional=bidirectional) for size in sizes
         )
 
-    def lstms(self) -> Iterator[nn.LSTM]:
+    def lstms(self) -> Iterator[nn.RNNBase]:
         """The layers, from the input up."""
         for layer in self.layers:
-            assert isinstance(layer, nn.LSTM)
+            assert isinstance(layer, nn.RNNBase)
             yield layer
 
     def forward_packed(
@@ -83,7 +88,7 @@ class VariableLengthLSTM(nn.Module):
             if number > 0 and masks is not None and self.dropout:
                 rows = packed_rows(sizes, len(data), data.device) if rows is None else rows
                 data = data * self._mask(masks, number, data)[rows]
-            data, state = packed_lstm(data, sizes, layer_weights(layer, dtype), self.bidirectional)
+            data, state = self.cell.packed(data, sizes, layer_weights(layer, dtype), self.bidirectional)
         return packed._replace(data=data), state.transpose(0, 1).reshape(state.shape[1], self.output_size)
 
     def forward_padded(
@@ -92,11 +97,11 @@ class VariableLengthLSTM(nn.Module):
         lengths: torch.Tensor,
         masks: Masks | None = None,
         dtype: torch.dtype | None = None,
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+    ) -> list[torch.Tensor]:
         """What each direction gives for ``inputs`` ``[time, rows, input_size]`` and their ``lengths`` ``[rows]``.
 
         That is a tensor ``[time, rows, hidden_size]`` per direction; in the second, a backward one, each row is
-        reversed within its own length (``in_order`` turns it back). Also the final states ``[rows, output_size]``.
+        reversed within its own length (``in_order`` turns it back, the pooling ``last`` picks each row's last output).
         Outputs beyond a row's length hold arbitrary finite numbers. Without ``masks`` nothing is dropped. ``dtype`` is
         what the layers compute in, that of the weights unless given.
         """
@@ -108,10 +113,8 @@ class VariableLengthLSTM(nn.Module):
                 inputs = in_order(outputs, reversal)
                 if masks is not None and self.dropout:
                     inputs = inputs * self._mask(masks, number, inputs)
-            outputs = run_layer(layer, inputs, reversal, dtype)
-        last = (lengths - 1)[None, :, None].expand(1, -1, self.hidden_size)
-        state = torch.cat([direction.gather(0, last)[0] for direction in outputs], dim=1)
-        return outputs, state
+            outputs = run_layer(layer, inputs, reversal, dtype, self.cell)
+        return outputs
 
     def _mask(self, masks: Masks, number: int, inputs: torch.Tensor) -> torch.Tensor:
         """``[rows, features]``: what the input of layer ``number`` is multiplied by."""
@@ -150,13 +153,13 @@ def cast(inputs: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     return inputs if dtype is None else inputs.to(dtype)
 
 
-def layer_weights(layer: nn.LSTM, dtype: torch.dtype | None) -> list[torch.Tensor]:
+def layer_weights(layer: nn.RNNBase, dtype: torch.dtype | None) -> list[torch.Tensor]:
     """All weights of a layer for one call with both directions: as they are, or one flat copy in ``dtype``."""
     weights = [getattr(layer, name) for names in layer._all_weights for name in names]
     return weights if dtype in (None, weights[0].dtype) else list(_FlatCopy.apply(dtype, *weights))
 
 
-def direction_weights(layer: nn.LSTM, direction: int, dtype: torch.dtype | None) -> list[torch.Tensor]:
+def direction_weights(layer: nn.RNNBase, direction: int, dtype: torch.dtype | None) -> list[torch.Tensor]:
     """The weights of one direction of a layer, for a call of its own: as they are, or one flat copy in ``dtype``.
 
     A GPU always gets a copy: cuDNN wants the weights of a call in one buffer, and half of a bidirectional one is none.
@@ -167,11 +170,16 @@ def direction_weights(layer: nn.LSTM, direction: int, dtype: torch.dtype | None)
 
 
 def run_layer(
-    layer: nn.LSTM, inputs: torch.Tensor, reversal: torch.Tensor | None, dtype: torch.dtype | None = None
+    layer: nn.RNNBase,
+    inputs: torch.Tensor,
+    reversal: torch.Tensor | None,
+    dtype: torch.dtype | None = None,
+    cell: Cell | None = None,
 ) -> list[torch.Tensor]:
-    """One LSTM layer over padded ``inputs`` ``[time, rows, features]``, each direction as a plain forward LSTM."""
+    """One layer over padded ``inputs`` ``[time, rows, features]``, each direction as a plain forward one."""
+    plain = plain_lstm if cell is None else cell.padded
     directions = [inputs] if reversal is None else [inputs, take_time(inputs, reversal)]
-    return [plain_lstm(given, direction_weights(layer, direction, dtype)) for direction, given in enumerate(directions)]
+    return [plain(given, direction_weights(layer, direction, dtype)) for direction, given in enumerate(directions)]
 
 
 def plain_lstm(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
@@ -193,6 +201,19 @@ def packed_lstm(
     return outputs, state
 
 
+def _padded(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    return plain_lstm(inputs, weights)  # looked up at each call, so that a test may put a device's own in its place
+
+
+def _packed(
+    data: torch.Tensor, batch_sizes: torch.Tensor, weights: list[torch.Tensor], bidirectional: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return packed_lstm(data, batch_sizes, weights, bidirectional)
+
+
+LSTM = Cell(nn.LSTM, _padded, _packed)
+
+
 def in_order(outputs: list[torch.Tensor], reversal: torch.Tensor | None) -> torch.Tensor:
     """The directions of a layer side by side, ``[time, rows, output_size]``, with the backward one turned round."""
     if reversal is None:
@@ -205,10 +226,11 @@ def reversal_index(lengths: torch.Tensor, time: int) -> torch.Tensor:
 
     An index into the flattened ``[time * rows]`` positions, and its own inverse.
     """
-    position = torch.arange(time, device=lengths.device)[:, None].expand(time, len(lengths))
-    mirrored = lengths - 1 - position
-    row = torch.arange(len(lengths), device=lengths.device)
-    return (torch.where(mirrored >= 0, mirrored, position) * len(lengths) + row).reshape(-1)
+    rows = len(lengths)
+    place = torch.arange(time * rows, device=lengths.device).view(time, rows)
+    last = torch.add(place[0] - rows, lengths, alpha=rows)
+    mirrored = last - place[:, :1]  # negative where, and only where, the padding begins
+    return torch.where(mirrored >= 0, mirrored, place).view(-1)
 
 
 class _Involution(torch.autograd.Function):
@@ -270,7 +292,7 @@ def trial_dtype(lstm: VariableLengthLSTM, layout: Layout, dtype: torch.dtype | N
     with torch.enable_grad(), torch.autocast(weight.device.type, enabled=False):
         if layout == "padded":
             inputs = weight.new_ones(3, 2, weight.shape[1], requires_grad=True)
-            outputs = lstm.forward_padded(inputs, lengths.to(weight.device), None, dtype)[0][0]
+            outputs = lstm.forward_padded(inputs, lengths.to(weight.device), None, dtype)[0]
         else:
             inputs = weight.new_ones(5, weight.shape[1], requires_grad=True)
             outputs = lstm.forward_packed(PackedSequence(inputs, torch.tensor([2, 2, 1])), None, dtype)[0].data

@@ -32,6 +32,11 @@ import yaml
 from preprocessing.base.errors import ConfigError
 
 Asked = Literal["gpu", "cpu", "either"]
+LAUNCHER_OPTIONS = (
+    *("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "gpu_ids", "multi_gpu"),
+    *("config_file", "cpu", "max_restarts", "num_cpu_threads_per_process", "rdzv_backend", "same_network"),
+)
+"""The options of ``accelerate launch`` that people give to a training: they stand before its keys."""
 ASKED = "PADLESS_DEVICES"
 """Environment variable by which ``harness launch`` tells its ranks what was asked for."""
 

@@ -133,6 +133,21 @@ class World:
             with self.waiting(what):
                 dist.all_reduce(numbers)
 
+    def gather_on_device(self, values: torch.Tensor, what: str) -> list[torch.Tensor]:
+        """``[n_r, …]`` of every rank, in rank order, on the path that gradients take; ``n_r`` may differ."""
+        if self.world_size == 1:
+            return [values]
+        with self.waiting(what):
+            mine = torch.tensor([len(values)], device=values.device)
+            sizes = [torch.empty_like(mine) for _ in range(self.world_size)]
+            dist.all_gather(sizes, mine)
+            counts = torch.cat(sizes).tolist()
+            padded = values.new_zeros(max(counts), *values.shape[1:])
+            padded[: len(values)] = values
+            table = [torch.empty_like(padded) for _ in range(self.world_size)]
+            dist.all_gather(table, padded)
+        return [part[:count] for part, count in zip(table, counts, strict=True)]
+
     @contextmanager
     def together(self, what: str) -> Iterator[None]:
         """Run a block without collectives on every rank; if it fails on one, all raise.

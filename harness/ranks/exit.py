@@ -3,21 +3,33 @@
 
 The launcher kills all ranks when the first one fails. When the ranks have agreed on an error, rank 0 reports it and the
 others leave with exit code 0. Before ranks can talk to each other, the others wait a moment for rank 0 to report it.
+
+Under ``accelerate launch`` or ``torchrun`` themselves the launcher would then add forty lines of its own traceback,
+which hide the sentence. Where the error is a refusal, with an exit code that says so, rank 0 ends the launcher instead.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from harness.ranks import preemption
+from harness.rundir.status import LAUNCH_ID
 from preprocessing.base import cli
 from preprocessing.base.errors import UserError
 
 GRACE_S = 5.0
+REFUSALS = {2, 3, 4}
+"""Exit codes of a configuration, data or a directory that is wrong: all is said, and no program to be looked into."""
+LAUNCHERS = ("accelerate", "accelerate-launch", "torchrun")
+"""Programs, and below them modules such as ``accelerate.commands.launch``, that print a traceback for a rank."""
+LAST_SIGNAL = signal.SIGUSR1
+"""Ends a launcher without a word; it has handlers for the signals that mean that a job is to stop."""
 
 
 def leave(code: int) -> NoReturn:
@@ -50,4 +62,30 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
                 time.sleep(0.05)
             raise
 
-    return cli.run(quiet, sys.argv[1:])
+    code = cli.run(quiet, sys.argv[1:])
+    if code in REFUSALS and rank == 0:
+        dismiss_launcher()
+    return code
+
+
+def dismiss_launcher() -> None:
+    """End a bare launcher, and the other ranks as it would; a launcher of padless, or of several machines, stays."""
+    if LAUNCH_ID in os.environ or os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        return
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        launcher = psutil.Process(os.getppid())
+        if is_bare_launcher(launcher.cmdline()):
+            for rank in launcher.children():
+                if rank.pid != os.getpid():
+                    rank.terminate()
+            launcher.send_signal(LAST_SIGNAL)
+
+
+def is_bare_launcher(words: Sequence[str]) -> bool:
+    """Whether a command line is that of accelerate's launcher or torch's, and no other program."""
+    program = [word for word in words[:5] if not word.startswith("-")]
+    names = [word.rpartition("/")[2] for word in program]
+    modules = ("accelerate.commands", "torch.distributed.run")
+    return any(name in LAUNCHERS or word.startswith(modules) for name, word in zip(names, program, strict=True))

@@ -13,7 +13,7 @@ import torch
 
 from harness.batch import Layout
 from harness.config import Precision, Recurrence
-from harness.ranks import devices
+from harness.ranks import devices, threads
 from harness.ranks.distributed import launched_local_world_size
 from preprocessing.base.errors import ConfigError
 
@@ -93,12 +93,13 @@ def runnable(device_type: str) -> dict[str, str]:
     return able
 
 
-def configure_threads(device_type: str) -> int:
-    """Share this machine's cores among its processes (CPU training), and return the number of threads in use."""
-    if device_type == "cpu":
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(max(1, cores // launched_local_world_size()))
-    return torch.get_num_threads()
+def configure_threads(device_type: str, asked: int | None = None) -> Choice:
+    """Set the number of threads that this process computes with, as ``threads.choose`` says; on CUDA, if ``asked``."""
+    if device_type != "cpu" and asked is None:
+        return Choice(str(torch.get_num_threads()), "as torch has it; the work is on the device")
+    count, reason = threads.choose_here(asked, launched_local_world_size())
+    torch.set_num_threads(count)
+    return Choice(str(count), reason)
 
 
 def full_fp32() -> None:
@@ -166,8 +167,10 @@ def choose_recurrent_dtype(
     return Choice("bf16", "oneDNN takes padded bf16 input")
 
 
-def recurrent_dtype(precision: Arithmetic, device_type: str, layout: Layout) -> Choice:
-    """``choose_recurrent_dtype`` for this machine."""
+def recurrent_dtype(precision: Arithmetic, device_type: str, layout: Layout, *, bf16_on_cpu: bool = True) -> Choice:
+    """``choose_recurrent_dtype`` for this machine, and for a cell that oneDNN computes in bf16 or not."""
+    if precision == "bf16" and device_type == "cpu" and not bf16_on_cpu:
+        return Choice("fp32", "oneDNN computes no such cell in bf16")
     cudnn = torch.backends.cudnn.version() if device_type == "cuda" else None
     cpu_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return choose_recurrent_dtype(precision, device_type, layout, cudnn=cudnn, cpu_bf16=cpu_bf16)

@@ -45,12 +45,15 @@ class Session:
 
 
 @contextmanager
-def open_session(device: str, precision: Precision, timeout_s: int) -> Iterator[Session]:
-    """Join the other ranks; leave the process group at the end, whatever happened."""
+def open_session(device: str, precision: Precision, timeout_s: int, threads: int | None = None) -> Iterator[Session]:
+    """Join the other ranks; leave the process group at the end, whatever happened.
+
+    ``threads``: how many this process computes with on a CPU; None: see ``harness.ranks.threads``.
+    """
     device_choice = choose_device(device)
     precision_choice = choose_precision(precision, device_choice.value)
     arithmetic = as_arithmetic(precision_choice)
-    threads = configure_threads(device_choice.value)
+    threads_choice = configure_threads(device_choice.value, threads)
     full_fp32()
     kept = device_choice.value == "cpu" and keep_memory()
     # NCCL aborts the process when its own limit is over; the heartbeat speaks before that.
@@ -68,7 +71,7 @@ def open_session(device: str, precision: Precision, timeout_s: int) -> Iterator[
         "device": device_choice,
         "precision": precision_choice,
         "processes": Choice(str(world.world_size), "as launched"),
-        "threads": Choice(str(threads), "this process's share of the cores"),
+        "threads": threads_choice,
         **({"allocator": Choice("keeps memory", "fresh pages at every step cost time")} if kept else {}),
     }
     try:

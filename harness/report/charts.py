@@ -24,6 +24,8 @@ ROLES = {INK: "var(--ink)", QUIET: "var(--quiet)", GRID: "var(--line)"}
 ROLES |= {f"#0201{slot:02x}": f"var(--s{slot})" for slot in range(SLOTS)}
 FEW_POINTS = 20
 """A line with at most so many points shows them."""
+STEEP = 20.0
+"""How many times the median the largest value must be for a logarithmic axis."""
 SETTINGS: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -55,6 +57,11 @@ class Series:
     """Number of its colour."""
     look: Literal["line", "dashed"] = "line"
 
+    @property
+    def dashed(self) -> bool:
+        """Whether the line is; so is every second round of the colours, that two lines never look the same soon."""
+        return self.look == "dashed" or self.slot // SLOTS % 2 == 1
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -77,10 +84,12 @@ def draw(
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float | None, float | None] = (None, None),
     dots: bool = True,
+    steep: bool = False,
 ) -> Chart | None:
     """Draw ``series``; None if none of them has a point.
 
-    ``percent`` writes y as a percentage; ``dots`` marks the points of a line that has few.
+    ``percent`` writes y as a percentage; ``dots`` marks the points of a line that has few; ``steep`` lets y be
+    logarithmic where a few large values would press all others onto the axis.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -104,25 +113,37 @@ def draw(
         axes.set_ylabel(y_label)
         if x_range is not None:
             axes.set_xlim(*x_range)
+        logarithmic = steep and is_steep(shown)
         axes.set_ylim(*y_range)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        if logarithmic:
+            axes.set_yscale("log")
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(5))
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        elif max(np.max(np.abs(item.y)) for item in shown) >= 10_000:
+        elif not logarithmic and max(np.max(np.abs(item.y)) for item in shown) >= 10_000:
             axes.yaxis.set_major_formatter(EngFormatter(sep=""))
         if x_label == "step":
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    legend: list[tuple[str, int, str]] = [(item.label, item.slot % SLOTS, item.look) for item in shown]
+    legend: list[tuple[str, int, str]] = [
+        (item.label, item.slot % SLOTS, "dashed" if item.dashed else "line") for item in shown
+    ]
     return Chart(title, page_svg(buffer.getvalue(), title), legend if len(legend) > 1 else [])
+
+
+def is_steep(series: Sequence[Series]) -> bool:
+    """Whether the largest value is far above most of them, and none of them is 0 or less."""
+    values = np.concatenate([np.asarray(item.y, np.float64) for item in series])
+    return bool(values.min() > 0 and values.max() > STEEP * np.median(values))
 
 
 def look_of(series: Series, dots: bool) -> dict[str, Any]:
     """How matplotlib is to draw a series."""
     marks: dict[str, Any] = {"marker": "o", "markersize": 3.5} if dots and len(series.x) <= FEW_POINTS else {}
-    return {"linestyle": "--" if series.look == "dashed" else "-", **marks}
+    return {"linestyle": "--" if series.dashed else "-", **marks}
 
 
 def slot_colour(slot: int) -> str:

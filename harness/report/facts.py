@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +12,16 @@ import numpy as np
 
 from harness.baseline.compare import Comparison, compare
 from harness.baseline.results import read_results
-from harness.config import flat
 from harness.data.checks import TEST, TRAIN, VALIDATION
-from harness.rundir.bundle_files import read_fingerprint
+from harness.report.curves import Curve, read_curves
+from harness.report.originals import NOT_LOOKED, Originals, find_originals
+from harness.rundir.bundle_files import INDEX, read_fingerprint
 from harness.rundir.configuration import read_config
 from harness.rundir.environment import read_environment
-from harness.rundir.json_files import Line
-from harness.rundir.layout import BUNDLE, CONFIG, METRICS
+from harness.rundir.json_files import Line, read_object
+from harness.rundir.layout import BUNDLE, CONFIG, EVALUATION, METRICS
 from harness.rundir.metrics_log import read_metrics, read_throughput
-from harness.rundir.results import read_figures, read_predictions
+from harness.rundir.results import read_figures
 from harness.rundir.status import read_attempts, read_status
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
@@ -31,11 +30,17 @@ NEEDED = {TRAIN: ("step", "loss"), VALIDATION: ("step", "accuracy", "log_loss")}
 """What a line of metrics.jsonl must say, by its kind."""
 WEIGHED = ("tokens_per_s", "data_wait", "mfu")
 """Figures of a log line that are averaged over the time it stands for."""
-UNSET = "unset"
-"""Stands for a setting that a run does not have."""
-CURVE_POINTS = 300
-MOST_CURVES = 8
-"""Classes whose ROC and precision-recall curves are drawn: those with the most rows."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The best weights of a run, measured on every row of one split."""
+
+    split: str
+    figures: dict[str, Any]
+    """Those of ``SPLIT.json``."""
+    directory: Path
+    """Where that file and the predictions lie."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class RunFacts:
     speed: list[Line]
     """What ``throughput.jsonl`` says, or the same figures where they stand in ``metrics.jsonl``."""
     attempts: list[Line]
-    test: dict[str, Any] | None
+    measured: Measured | None
+    """On the test split if there are figures of it, else on validation if there are of that."""
     fingerprint: str | None
     """Of the dataset it was trained on, as the bundle says it."""
     manifest: Manifest | None
@@ -67,6 +73,24 @@ class RunFacts:
     def name(self) -> str:
         """The directory's own name."""
         return self.directory.resolve().name
+
+    @property
+    def test(self) -> dict[str, Any] | None:
+        """The figures on the test split, where there are any."""
+        return self.measured.figures if self.measured is not None and self.measured.split == TEST else None
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the classes; empty as long as they are not known."""
+        if self.measured is not None:
+            return list(self.measured.figures["labels"])
+        return list(self.manifest.labels) if self.manifest is not None else []
+
+    @property
+    def best_validation(self) -> Line | None:
+        """The line of the validation whose weights were kept."""
+        best = [line for line in self.validation if line.get("best")]
+        return best[-1] if best else None
 
     @cached_property
     def speed_summary(self) -> dict[str, float]:
@@ -96,14 +120,21 @@ class RunFacts:
         return compare(self.test, self.validation, self.linear)
 
     @cached_property
-    def curves(self) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] | None:
-        """``{label: {"roc": (x, y), "pr": (x, y)}}`` from the predictions; None where they are not there."""
-        if self.test is None:
-            return None
+    def curves(self) -> dict[str, dict[str, Curve]]:
+        """``{label: {"roc": (x, y), "pr": (x, y)}}`` from the predictions; empty where they are not there."""
+        if self.measured is None:
+            return {}
         try:
-            return read_curves(self.directory, self.test)
+            return read_curves(self.measured.directory, self.measured.split, self.measured.figures)
         except (OSError, KeyError, ValueError):
-            return None
+            return {}
+
+    @cached_property
+    def originals(self) -> Originals:
+        """The texts of the mistakes as they stand in the corpus, as far as they are to be had."""
+        if self.measured is None or self.manifest is None:
+            return Originals({}, NOT_LOOKED)
+        return find_originals(self.manifest.provenance, [each["row"] for each in self.measured.figures["mistakes"]])
 
 
 def read_run(directory: str | Path) -> RunFacts:
@@ -115,8 +146,8 @@ def read_run(directory: str | Path) -> RunFacts:
     kinds = lines_by_kind(directory)
     train = kinds[TRAIN]
     speed = read_throughput(directory) or train
-    test = read_figures(directory, TEST)
-    fingerprint = read_fingerprint(directory / BUNDLE) or (test or {}).get("dataset")
+    measured = read_measured(directory)
+    fingerprint = read_fingerprint(directory / BUNDLE) or (measured.figures.get("dataset") if measured else None)
     manifest, note = dataset_of(config, fingerprint)
     known = fingerprint or (manifest.fingerprint if manifest else None)
     linear, linear_note = linear_of(config["data"], known)
@@ -129,7 +160,7 @@ def read_run(directory: str | Path) -> RunFacts:
         validation=kinds[VALIDATION],
         speed=[line for line in speed if "rows_per_s" in line],
         attempts=read_attempts(directory),
-        test=test,
+        measured=measured,
         fingerprint=known,
         manifest=manifest,
         manifest_note=note,
@@ -165,6 +196,23 @@ def lines_by_kind(directory: Path) -> dict[str, list[Line]]:
     return kinds
 
 
+def read_measured(directory: Path) -> Measured | None:
+    """The figures of the test split, or those that an evaluation of the same weights left of validation.
+
+    Raises ``DataError`` for figures of another version.
+    """
+    test = read_figures(directory, TEST)
+    if test is not None:
+        return Measured(TEST, test, directory)
+    place = directory / EVALUATION
+    figures = read_figures(place, VALIDATION)
+    info = read_object(directory / BUNDLE / INDEX) or {}
+    known = figures is not None and {"dataset": figures.get("dataset"), "step": figures.get("step")}
+    if figures is None or known != {"dataset": info.get("dataset"), "step": info.get("step")}:
+        return None  # none, or of another dataset, or of weights that a longer training has replaced
+    return Measured(VALIDATION, figures, place)
+
+
 def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:
     """The manifest of the run's dataset, or a sentence on why it cannot be shown."""
     place = config.get("data", "")
@@ -183,54 +231,3 @@ def linear_of(data: str, fingerprint: str | None) -> tuple[dict[str, dict[str, A
         return read_results(data, fingerprint), None
     except DataError as error:
         return {}, str(error)
-
-
-def read_curves(directory: Path, test: dict[str, Any]) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """ROC and precision-recall curves: of class 1 for two classes, of each class against the rest for more.
-
-    ``test`` holds the figures that lie beside the predictions in ``directory``.
-    """
-    from sklearn.metrics import precision_recall_curve, roc_curve
-
-    names = test["labels"]
-    shown = names[1:] if len(names) == 2 else [entry["label"] for entry in by_rows(test["per_class"])[:MOST_CURVES]]
-    true, chances = read_predictions(directory, TEST, shown)
-    result = {}
-    for name in shown:
-        positive = true == name
-        if positive.all() or not positive.any():
-            continue
-        wrong, found, _ = roc_curve(positive, chances[name])
-        precision, recall, _ = precision_recall_curve(positive, chances[name])
-        result[name] = {"roc": thinned(wrong, found), "pr": thinned(recall[::-1], precision[::-1])}
-    return result
-
-
-def by_rows(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Classes, those with the most rows first."""
-    return sorted(entries, key=lambda entry: -entry["rows"])
-
-
-def thinned(x: np.ndarray, y: np.ndarray, points: int = CURVE_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """A curve with at most ``points`` points, its ends among them."""
-    if len(x) <= points:
-        return x, y
-    keep = np.unique(np.linspace(0, len(x) - 1, points).round().astype(int))
-    return x[keep], y[keep]
-
-
-def averaged(lines: Sequence[Line], name: str, points: int = CURVE_POINTS) -> tuple[list[float], list[float]]:
-    """Steps and values of a figure over a run; where there are many lines, means of neighbours."""
-    known = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), (int, float))]
-    known = [(step, value) for step, value in known if math.isfinite(value)]
-    size = -(-len(known) // points) or 1
-    groups = [known[start : start + size] for start in range(0, len(known), size)]
-    return [group[-1][0] for group in groups], [float(np.mean([value for _, value in group])) for group in groups]
-
-
-def differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
-    """Settings that are not the same in all runs, with the value of each run; the run's own place is left out."""
-    every = [flat(run.config) for run in runs]
-    keys = dict.fromkeys(key for config in every for key in config if key != "run")
-    table = {key: [config.get(key, UNSET) for config in every] for key in keys}
-    return {key: values for key, values in table.items() if any(value != values[0] for value in values)}

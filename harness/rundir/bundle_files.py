@@ -50,6 +50,8 @@ class BundleInfo:
     """Optimizer steps behind these weights."""
     dataset: str
     """Fingerprint of the dataset they were trained on."""
+    vectors: dict[str, Any] | None = None
+    """Word vectors that the embedding started from: source, sha256, coverage; None: it started random."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 

@@ -33,7 +33,18 @@ def read_environment(run: str | Path) -> dict[str, Any]:
 
 def describe_environment(effective: dict[str, Any]) -> dict[str, Any]:
     """Versions, machine, command and git revision of this process, beside the ``effective`` settings."""
-    names = ("padless", "torch", "accelerate", "numpy", "pyarrow", "safetensors", "scikit-learn", "nltk", "simplemma")
+    names = (
+        "padless",
+        "torch",
+        "accelerate",
+        "numpy",
+        "pyarrow",
+        "safetensors",
+        "scikit-learn",
+        "nltk",
+        "simplemma",
+        "gensim",
+    )
     return {
         "effective": effective,
         "python": sys.version.split()[0],

@@ -13,11 +13,13 @@
     bundle/                    best weights with all that prediction needs (``bundle_files``)
     test.json                  metrics on the test split (``results``)
     test-predictions.parquet   one line for each row of the test split
-    evaluation/                the same two files of any split, from ``harness.evaluate``
+    evaluation/                the same two files of any split, from ``harness.evaluate``; of validation, from a run
+                               whose dataset has no test split
     report.html                all of it to look at
     tracking/                  what each tracker printed (NAME.log) and was told (NAME.jsonl)
     wandb/, tensorboard/, …    what a tracker itself writes
     bad_batches/               rows of steps whose gradient was not finite
+    vectors/                   word vectors of a dataset whose directory cannot be written to
     profile/                   traces of the steps that were profiled
     STOP                       made by a user: save a checkpoint and stop
     .lock                      held by the process that trains here
@@ -42,6 +44,7 @@ REPORT = "report.html"
 TRACKING = "tracking"
 BAD_BATCHES = "bad_batches"
 PROFILE = "profile"
+VECTORS = "vectors"
 STOP = "STOP"
 LOCK = ".lock"
 

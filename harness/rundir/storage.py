@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,22 @@ def storage(path: str | Path) -> Iterator[None]:
         ) from None
 
 
+def taken(path: Path) -> ConfigError:
+    """The refusal of a run directory that another process holds."""
+    return ConfigError(f"run: another process trains in {path}; wait for it or name another directory")
+
+
+def check_claim(config: RunConfig) -> None:
+    """Raise what ``claim`` would raise, and leave nothing behind: for a rehearsal."""
+    path = Path(config.run)
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise StorageError(f"run: {path} cannot be written: {nearest} is not yours; name a directory you may write")
+    if (path / LOCK).exists():
+        with (path / LOCK).open() as lock, contextlib.suppress(OSError):  # a file system without locks
+            acquire(lock, 0, taken(path))
+
+
 def claim(config: RunConfig) -> TextIO:
     """Make the run directory and hold it against any other process, until the returned file is closed.
 
@@ -44,9 +62,8 @@ def claim(config: RunConfig) -> TextIO:
         lock = open(path / LOCK, "w")  # noqa: SIM115 - held for as long as the run
     except OSError as error:
         raise StorageError(f"run: {path} cannot be written: {error.strerror}; name a directory you may write") from None
-    refusal = ConfigError(f"run: another process trains in {path}; wait for it or name another directory")
     try:
-        acquire(lock, CLAIM_LIMIT_S, refusal)
+        acquire(lock, CLAIM_LIMIT_S, taken(path))
     except ConfigError:
         lock.close()
         raise

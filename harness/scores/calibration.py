@@ -13,11 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.config import EvaluationConfig
-from harness.scores.metrics import probabilities
+from harness.scores.metrics import log_loss_per_row, probabilities
 
 LOWEST, HIGHEST = 0.01, 100.0
 """Temperatures are looked for between these."""
 ITERATIONS = 60
+SHARES = (1.0, *(2 ** (half / 2) for half in (1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6)), 0.0)
+"""From an eighth to eight, and nothing; of equally good ones the nearest to 1."""
+SHARE_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,25 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
             break
         inverse = proposed
     return 1 / inverse
+
+
+def calibrated_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The mean log loss at the best temperature: how good the probabilities are once they have been calibrated.
+
+    It tells two models apart by far fewer rows than their accuracies need, and does not blame one for being too sure.
+    """
+    return float(log_loss_per_row(logits / fit_temperature(logits, labels), labels).mean())
+
+
+def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> float:
+    """By how much the logits of the wide part are to be multiplied before they are added to the network's.
+
+    The one of ``SHARES`` with the lowest calibrated log loss, on at most ``SHARE_ROWS`` rows. Two parts that learned
+    apart are not equally sure of themselves: the one that knows less here is to have less of a say.
+    """
+    rows = slice(None, None, -(-len(labels) // SHARE_ROWS) or 1)
+    network, wide, labels = network[rows], wide[rows], labels[rows]
+    return min(SHARES, key=lambda share: calibrated_log_loss(network + share * wide, labels))
 
 
 def slope_and_curvature(scores: np.ndarray, inverse: float) -> tuple[float, float]:

@@ -21,11 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.tracking.accelerate_tracker import AccelerateTracker
 from harness.tracking.journal import Journal
+from harness.tracking.trackers import TRACKERS
 from harness.tracking.tracking import SHORT_FINISH_S, kill_tree
-from harness.tracking.wandb_run import WandbTracker
 from harness.tracking.wire import Wire
+from preprocessing.base.named import load
 
 START_S = 120.0
 """How long a tracker may take to begin, while training goes on."""
@@ -37,8 +37,6 @@ QUEUE_ROWS = 20_000
 """Most rows that wait for a slow tracker. Further ones are dropped and counted."""
 NICENESS = 10
 """Training comes first where cores are scarce."""
-CLASSES: dict[str, type[AccelerateTracker]] = {"wandb": WandbTracker}
-"""Trackers with a class of their own; for every other name Accelerate's class is used as it is."""
 
 
 class Inbox:
@@ -116,7 +114,7 @@ def serve(name: str, run: Path, inbox: Inbox, wire: Wire) -> None:
         match message["do"]:
             case "start":
                 with at_most(START_S, inbox, "did not start"):
-                    tracker = CLASSES.get(name, AccelerateTracker)(name, run, message, journal, wire)
+                    tracker = load(TRACKERS[name].code)(name, run, message, journal, wire)
                     where = tracker.start()
                 wire.tell(started="", say=where)
             case "log":

@@ -7,39 +7,58 @@ import configparser
 import importlib.util
 import netrc
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config import TrackingConfig
 from preprocessing.base.errors import ConfigError
 
-KNOWN = {
-    "wandb": "wandb",
-    "tensorboard": "tensorboard",
-    "trackio": "trackio",
-    "comet_ml": "comet_ml",
-    "aim": "aim",
-    "mlflow": "mlflow",
-    "clearml": "clearml",
-    "dvclive": "dvclive",
-    "swanlab": "swanlab",
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerEntry:
+    """One tracker."""
+
+    package: str
+    """What must be installed for it."""
+    code: str = "harness.tracking.accelerate_tracker:AccelerateTracker"
+    """``module:class`` of it, a subclass of that one, which is any of Accelerate's trackers by its name."""
+
+
+TRACKERS = {
+    "wandb": TrackerEntry(package="wandb", code="harness.tracking.wandb_run:WandbTracker"),
+    "tensorboard": TrackerEntry(package="tensorboard"),
+    "trackio": TrackerEntry(package="trackio"),
+    "comet_ml": TrackerEntry(package="comet_ml"),
+    "aim": TrackerEntry(package="aim"),
+    "mlflow": TrackerEntry(package="mlflow"),
+    "clearml": TrackerEntry(package="clearml"),
+    "dvclive": TrackerEntry(package="dvclive"),
+    "swanlab": TrackerEntry(package="swanlab"),
 }
-"""Accelerate's name of a tracker, and the package that it needs."""
+"""The registry of trackers: what ``tracking.tracker`` may name. docs/extending.md shows how one is added."""
 WANDB_MODES = ("online", "offline", "shared", "disabled", "dryrun", "run")
 PUBLIC_URL = "https://api.wandb.ai"
 
 
 def check_trackers(config: TrackingConfig) -> None:
     """Raise ``ConfigError`` for a tracker that is unknown, or lacks its package or its key."""
+    check_names(config)
     for name in config.trackers:
-        if name not in KNOWN:
-            raise ConfigError(f"tracking.tracker: {name!r} is no tracker; there are none, {', '.join(sorted(KNOWN))}")
-        if not is_installed(KNOWN[name]):
-            package = KNOWN[name]
+        package = TRACKERS[name].package
+        if not is_installed(package):
             raise ConfigError(
                 f"tracking.tracker: {name} needs the package {package}: pip install {package}, or use none"
             )
     if "wandb" in config.trackers:
         check_wandb_mode()
+
+
+def check_names(config: TrackingConfig) -> None:
+    """Raise ``ConfigError`` that names the known ones for an unknown tracker."""
+    for name in config.trackers:
+        if name not in TRACKERS:
+            known = ", ".join(sorted(TRACKERS))
+            raise ConfigError(f"tracking.tracker: {name!r} is no tracker; there are none, {known}")
 
 
 def is_installed(package: str) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.residency import DataPlacement, OpenData
 from harness.model.classifier import Classifier, Objective
+from harness.model.initial import StartVectors
 from harness.model.recurrent import try_recurrence
+from harness.model.registry import CELLS
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
 from harness.ranks.preemption import StopWatch
 from harness.ranks.session import Session
@@ -41,6 +44,8 @@ from harness.training.sinks import Sink, Sinks, TrackerSink
 from harness.training.state import State
 from harness.training.throughput import Meter, reset_peak_memory
 from harness.training.trainer import Trainer
+from harness.training.vectors import resumed, start_vectors
+from harness.training.wide import count_features
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.dataset.shards import Manifest
@@ -51,23 +56,28 @@ FP16_FIRST_SKIPS = 20
 
 @contextmanager
 def open_run(
-    config: RunConfig, session: Session, listeners: Callable[[Sinks], Iterable[Sink]] = lambda sinks: ()
+    config: RunConfig,
+    session: Session,
+    listeners: Callable[[Sinks], Iterable[Sink]] = lambda sinks: (),
+    reasons: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> Iterator[Run]:
     """Build a run on this rank; leaving the block says how it ended, to ``status.json`` and to all sinks.
 
     ``listeners`` is given all sinks together and names those that hear of the run beside console, files and trackers,
-    on rank 0 and not in a dry run. Preemption ends the block quietly.
+    on rank 0 and not in a dry run. ``reasons``: settings that were decided before, each in words and why. Preemption
+    ends the block quietly.
     """
     with RunWriter(config, active=session.world.is_main and not config.dry_run) as writer:
         for sink in listeners(writer.sinks) if writer.active else ():
             writer.sinks.add(sink)
-        yield assemble(config, session, writer)
+        decided = {name: Choice(*reason) for name, reason in reasons.items()}
+        yield assemble(config, session, writer, decided)
 
 
-def assemble(config: RunConfig, session: Session, writer: RunWriter) -> Run:
+def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Mapping[str, Choice]) -> Run:
     """Check, agree with the other ranks, then build. Raises the same ``UserError`` on every rank."""
     world = session.world
-    choices = dict(session.choices)
+    choices = {**decided, **session.choices}
     manifest, start = agree(config, session, writer)
     data = OpenData(DataPlacement.of(config), manifest, TRAIN, world, session.device)
     choices |= data.choices
@@ -75,11 +85,18 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter) -> Run:
         data.copy()
     with world.together("opening the dataset"):
         data.open()
-    trainer = build_trainer(config, session, manifest, data, choices)
+    begin = start_vectors(config, manifest, world) if start is None else resumed(start.state.get("vectors"))
+    writer.vectors = begin.facts
+    if begin.choice is not None:
+        choices["vectors"] = begin.choice
+    trainer = build_trainer(config, session, manifest, data, choices, begin.vectors)
     selection = Selection(config.select, config.patience)
     with world.together("loading the checkpoint"):
         if start is not None:
             load(trainer, selection, start, choices)
+    wide = trainer.objective.classifier.wide
+    if wide is not None and start is None:
+        count_features(wide, data.splits[TRAIN], world)
     if config.micro_batch == "auto":
         choices["micro_batch"] = choose_micro_batch(trainer)
     with world.together("opening the run directory"):
@@ -89,7 +106,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter) -> Run:
     prepare_checkpoints(trainer, writer)
     console = add_sinks(config, manifest, trainer, writer, choices) if world.is_main else None
     scorer, requests = Scorer(session, data, trainer.loader.layout, config.eval_batch), RankRequests(world)
-    run = Run(config, session, manifest, data, scorer, trainer, selection, requests, watch, writer, console)
+    parts = (config, session, manifest, data, scorer, trainer, selection, requests, watch, writer, console)
+    run = Run(*parts, begin.interrupted)
     trainer.milestones = run
     return run
 
@@ -103,9 +121,12 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             writer.claim()
             told = LAUNCH_ID in os.environ  # by the launcher
             point = preflight.check_run(config, (lambda text: None) if told else say)
-            start = None if config.dry_run else point.checkpoint
+            start = point.checkpoint
         manifest = preflight.check_data(config, world.world_size, start, hashes=world.is_main)
+        start = None if config.dry_run else start  # a rehearsal is checked as its run, and begins at step 0
         preflight.check_device(config, session.device.type)
+        if world.is_main and start is None:
+            preflight.check_start(config, manifest)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
     facts = {"configuration": settings, "dataset": manifest.fingerprint[:16], "torch": torch.__version__}
     world.handshake(facts)
@@ -129,15 +150,26 @@ def load(trainer: Trainer, selection: Selection, start: Checkpoint, choices: dic
 
 
 def build_trainer(
-    config: RunConfig, session: Session, manifest: Manifest, data: OpenData, choices: dict[str, Choice]
+    config: RunConfig,
+    session: Session,
+    manifest: Manifest,
+    data: OpenData,
+    choices: dict[str, Choice],
+    vectors: StartVectors | None = None,
 ) -> Trainer:
-    """A trainer at step 0 with weights drawn from the seed; what was decided on the way is added to ``choices``."""
+    """A trainer at step 0 with weights drawn from the seed and, on rank 0, whose weights all ranks get, ``vectors``.
+
+    What was decided on the way is added to ``choices``.
+    """
     world, directory = session.world, Path(config.run)
     torch.manual_seed(config.seed)
     classifier = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
+    if vectors is not None:
+        vectors.put_into(classifier.embedding, config.model.embedding_std)
     classifier.to(session.device).recurrent.flatten_parameters()
     layout, in_layout = layout_on(session.device, config.model.hidden_size, config.recurrence)
-    wanted = recurrent_dtype(session.arithmetic, session.device.type, layout)
+    bf16_on_cpu = CELLS[config.model.cell].bf16_on_cpu
+    wanted = recurrent_dtype(session.arithmetic, session.device.type, layout, bf16_on_cpu=bf16_on_cpu)
     in_dtype = try_recurrence(classifier.recurrent, layout, wanted)
     choices["recurrence"] = Choice(f"{layout} {in_dtype.value}", f"{in_layout.reason}; {in_dtype.reason}")
     weights = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]

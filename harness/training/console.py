@@ -38,7 +38,7 @@ class Console(Sink):
         rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
         shape = config.model
         parameters = num_parameters(shape, manifest.vocabulary_size, len(manifest.labels))
-        direction = "BiLSTM" if shape.bidirectional else "LSTM"
+        direction = ("Bi" if shape.bidirectional else "") + shape.cell.upper()
         self.say(f"run        {config.run}, seed {config.seed}")
         self.say(f"data       {config.data} ({rows} rows; vocabulary {manifest.vocabulary_size:,})")
         self.say(

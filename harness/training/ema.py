@@ -23,7 +23,8 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Move towards the weights after optimizer step ``step`` (from 0); early steps weigh more."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.parameters], 1 - decay)
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
 
     def state(self) -> dict[str, torch.Tensor]:
         """``average.NAME`` -> tensor for every parameter."""

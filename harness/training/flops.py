@@ -8,6 +8,7 @@ import time
 import torch
 
 from harness.config import ModelConfig
+from harness.model.registry import CELLS
 
 BACKWARD_AND_FORWARD = 3
 """A backward pass costs twice its forward pass (gradients of inputs and of weights)."""
@@ -16,13 +17,13 @@ PROBES = 5
 
 
 def flops_per_token(config: ModelConfig) -> int:
-    """Floating-point operations of training on one real token: the four gates of every layer and direction.
+    """Floating-point operations of training on one real token: the gates of every layer and direction.
 
     Embedding, pooling and the last layer are left out: they are small beside them.
     """
     directions = 2 if config.bidirectional else 1
     inputs = [config.embedding_dim] + [config.hidden_size * directions] * (config.num_layers - 1)
-    gates = sum(4 * config.hidden_size * (size + config.hidden_size) for size in inputs)
+    gates = sum(CELLS[config.cell].gates * config.hidden_size * (size + config.hidden_size) for size in inputs)
     return BACKWARD_AND_FORWARD * 2 * directions * gates
 
 

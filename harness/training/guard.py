@@ -29,6 +29,8 @@ from preprocessing.text.vocabulary import Vocabulary
 
 LAG_STEPS = 8
 """On CUDA the host reads a verdict so many steps later, when it has long been copied."""
+GO, SKIP = torch.zeros(()), torch.ones(())
+"""The verdicts on a CPU."""
 DIVERGED = 100
 """A loss this many times that of guessing means that training diverged; saturated gates hide it from the norm."""
 
@@ -76,8 +78,12 @@ class NonFiniteGuard:
         """
         if scaler is not None:
             return found_inf(scaler, optimizer)
+        if grad_norm.is_cpu:  # the host may read: no flag means that the optimizer has none to look at
+            finite = math.isfinite(float(grad_norm))
+            optimizer.found_inf = None if finite else SKIP  # type: ignore[attr-defined]
+            return GO if finite else SKIP
         skip = 1.0 - torch.isfinite(grad_norm).to(torch.float32)
-        optimizer.found_inf, optimizer.grad_scale = skip, None  # type: ignore[attr-defined]
+        optimizer.found_inf = skip  # type: ignore[attr-defined]
         return skip
 
     def state(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -15,12 +15,49 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps for each parameter, beside the number of its steps."""
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+class FusedAdamW(torch.optim.AdamW):
+    """torch's fused AdamW, number for number, without its search for devices and dtypes at every step: there is one."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        """One update of every parameter that has a gradient.
+
+        Where the attribute ``found_inf``, a tensor, holds 1.0, nothing changes, not even the number of steps; what
+        ``grad_scale`` holds, gradients are divided by. ``GradScaler`` and the guard set both; None is as good as none.
+        """
+        assert closure is None, "gradients are there already"
+        found_inf, grad_scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            states = [self.state[parameter] for parameter in parameters]
+            steps = [state["step"] for state in states]
+            torch._foreach_add_(steps, 1)
+            torch._fused_adamw_(
+                parameters,
+                [parameter.grad for parameter in parameters],
+                *([state[name] for state in states] for name in MOMENTS),
+                [],
+                steps,
+                amsgrad=False,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=False,
+                grad_scale=grad_scale,
+                found_inf=found_inf,
+            )
+            if found_inf is not None:
+                torch._foreach_sub_(steps, [found_inf] * len(steps))
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> FusedAdamW:
     """Fused AdamW (Loshchilov and Hutter, 2019); weight decay on matrices only, which at 0 makes it plain Adam."""
     matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    optimizer = FusedAdamW(groups, lr=config.lr, betas=config.betas, fused=True)
     allocate_moments(optimizer)
     return optimizer
 
@@ -58,6 +95,21 @@ def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
     if config.decay == "cosine":
         return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
     return config.lr
+
+
+def global_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The norm of all gradients as one vector, as ``torch.nn.utils.get_total_norm`` computes it on one device."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+
+
+def clip_to(gradients: Sequence[torch.Tensor], norm: torch.Tensor, max_norm: float) -> None:
+    """Scale gradients whose ``global_norm`` is ``norm`` down to ``max_norm``, as ``clip_grads_with_norm_`` does.
+
+    A factor of 1 changes nothing; where the host knows it without a wait, memory is left alone.
+    """
+    factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+    if not (factor.is_cpu and factor == 1.0):
+        torch._foreach_mul_(gradients, factor)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -11,7 +11,10 @@ from dataclasses import replace
 
 from harness.config import RunConfig
 from harness.data import checks
+from harness.model.registry import check_model
+from harness.model.vector_files import check_named
 from harness.rundir.checkpoint import Checkpoint
+from harness.rundir.storage import check_claim
 from harness.tracking.trackers import check_trackers
 from harness.training import resume
 from harness.training.resume import ResumePoint
@@ -20,13 +23,17 @@ from preprocessing.dataset.shards import Manifest
 
 
 def check_run(config: RunConfig, say: Callable[[str], None]) -> ResumePoint:
-    """Trackers, then the run directory: where the run would go on from. For one process of a run.
+    """Model and trackers, then the run directory: where the run would go on from. For one process of a run.
 
     ``say`` hears of damaged checkpoints and of keys that differ. A dry run is checked as the run that it rehearses,
-    though it neither goes on from the checkpoint nor ends because the run has. Raises ``ConfigError`` if a tracker is
-    not there or the run must not go on, ``DataError`` or ``StorageError`` for a directory that cannot be used.
+    though it neither goes on from the checkpoint nor ends because the run has, and leaves nothing behind. Raises
+    ``ConfigError`` if a tracker is not there or the run must not go on, ``DataError`` or ``StorageError`` for a
+    directory that cannot be used.
     """
+    check_model(config.model)
     check_trackers(config.tracking)
+    if config.dry_run:
+        check_claim(config)
     return resume.find_resume_point(replace(config, dry_run=False), say)
 
 
@@ -44,6 +51,15 @@ def check_data(
     checks.check_fit(config, manifest, world_size)
     checks.check_useful(config, manifest, world_size)
     return manifest
+
+
+def check_start(config: RunConfig, manifest: Manifest) -> None:
+    """Whether the file is there that a run without a checkpoint starts from, and fits. For one process of a run.
+
+    Raises ``ConfigError`` or ``DataError``.
+    """
+    if config.init.vectors not in ("none", "auto"):
+        check_named(config.init.vectors, manifest.fingerprint, config.model.embedding_dim)
 
 
 def check_device(config: RunConfig, device_type: str) -> None:

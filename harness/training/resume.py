@@ -22,6 +22,7 @@ FREE = {
     "data": "the dataset is the same wherever it lies",
     "run": "the run directory was moved",
     "device": "equal within rounding",
+    "threads": "equal within rounding",
     "micro_batch": "the same update, equal within rounding",
     "recurrence": "equal within rounding",
     "residency": "the same rows from another place",
@@ -38,9 +39,11 @@ FREE = {
     "tracking": "log lines or trackers differ",
     "evaluation": "figures are computed otherwise",
 }
-"""Keys, or their first part, that leave the order of rows and every update what they are; and what they do change."""
+"""First parts of keys that leave the order of rows and every update what they are; and what they do change."""
 BREAKING = {
     "model": "the weights do not fit another model",
+    "model.freeze_embedding": "other updates from here on",
+    "init": "the run keeps the vectors that it began with",
     "global_batch": "another order of rows",
     "global_batch_tokens": "another order of rows",
     "order": "another order of rows",
@@ -71,8 +74,11 @@ class Difference:
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """Every key whose value is another, in the order of the configuration; a key of one side alone is ``unset``."""
-    before, after = flat(was), flat(now)
+    """Every key whose value is another, in the order of the configuration; a key of one side alone is ``unset``.
+
+    A key that the older configuration lacks did not exist then, and its default means what was done before it did.
+    """
+    before, after = flat(to_dict(RunConfig())) | flat(was), flat(now)
     found = []
     for key in [*after, *(key for key in before if key not in after)]:
         old, new = before.get(key, "unset"), after.get(key, "unset")
@@ -80,7 +86,7 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differen
             continue
         first = key.partition(".")[0]
         breaks = first not in FREE
-        effect = BREAKING.get(first, "unknown to this version") if breaks else FREE[first]
+        effect = FREE.get(first) or BREAKING.get(key) or BREAKING.get(first, "unknown to this version")
         found.append(Difference(key, old, new, effect, breaks))
     return found
 
@@ -100,7 +106,7 @@ def is_allowed(key: str, allowed: set[str]) -> bool:
 def check_continuity(found: list[Difference], allowed: set[str]) -> None:
     """Raise ``ConfigError`` for the first difference that breaks the run and was not allowed."""
     for one in found:
-        if one.breaks and one.key.partition(".")[0] in IMPOSSIBLE:
+        if one.breaks and one.key not in BREAKING and one.key.partition(".")[0] in IMPOSSIBLE:
             raise ConfigError(f"{one.key}: was {one.was}, now {one.now}: {one.effect}; name another run directory")
         if one.breaks and not is_allowed(one.key, allowed):
             raise ConfigError(
@@ -163,6 +169,6 @@ def check_dataset(checkpoint: Checkpoint, manifest: Manifest, config: RunConfig)
     if then != order.VERSION and not is_allowed("order", config.allowed):
         raise ConfigError(
             f"order: {checkpoint.path} was written by a padless with version {then} of the order of rows, this one has "
-            f"version {order.VERSION}: rows would be missed or repeated; go on with that padless, name another run "
-            f"directory, or --allow order"
+            f"version {order.VERSION}: the same dataset comes in another order, so rows would be missed or repeated; "
+            f"go on with that padless, name another run directory, or --allow order"
         )

@@ -18,7 +18,7 @@ from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.preemption import Preempted, StopWatch
 from harness.ranks.session import Session
 from harness.rundir.environment import installed_version
-from harness.scores.calibration import decide
+from harness.scores.calibration import calibrated_log_loss, decide
 from harness.scores.metrics import classification_metrics
 from harness.training.console import Console
 from harness.training.probe import rehearse
@@ -46,9 +46,13 @@ class Run(Milestones):
     writer: RunWriter
     console: Console | None
     """None on ranks other than 0."""
+    interrupted: bool = False
+    """A rank was told to stop before the weights were what the run begins with."""
 
     def train(self) -> None:
         """Train to the end and test, or save and raise ``Preempted`` on all ranks at a common step."""
+        if self.interrupted:
+            raise self.preempted()
         HEARTBEAT.in_loop, HEARTBEAT.step = True, self.trainer.step
         try:
             self.pause()
@@ -113,6 +117,7 @@ class Run(Milestones):
             "dataset": self.manifest.fingerprint,
             "text_hash": self.manifest.text_hash,
             "order_version": order.VERSION,
+            "vectors": self.writer.vectors,
             "config": to_dict(self.config),
             "versions": {"torch": torch.__version__, "padless": installed_version("padless")},
         }
@@ -149,8 +154,10 @@ class Run(Milestones):
         with world.together("checking that the dataset is unchanged"):
             self.data.guard.check()
         classifier = self.trainer.objective.classifier
-        scores = self.scorer(VALIDATION, classifier, self.pause)
+        scores = self.scorer.validate(VALIDATION, classifier, self.pause)
         values = classification_metrics(scores.logits, scores.labels)
+        if self.config.select == "calibrated":
+            values["calibrated_log_loss"] = calibrated_log_loss(scores.logits, scores.labels)
         better = self.selection.consider(values, step)
         if better:
             self.selection.decision = decide(scores.logits, scores.labels, self.config.evaluation)

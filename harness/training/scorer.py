@@ -4,20 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.batch import Layout
-from harness.data.checks import TEST
+import numpy as np
+import torch
+
+from harness.batch import Batch, Layout
+from harness.data.checks import TEST, VALIDATION
 from harness.data.residency import OpenData
-from harness.inference.bundle import read_bundle
+from harness.inference.bundle import Bundle, read_bundle
 from harness.inference.evaluation import assess, describe, describe_calibration, numbers_of, write_results
 from harness.inference.scoring import Scores, score
 from harness.model.classifier import Classifier
 from harness.ranks.session import Session
-from harness.rundir.layout import BUNDLE
+from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.storage import storage
+from harness.scores.calibration import choose_share
 from harness.training.sinks import Sink
 
 
@@ -31,8 +35,29 @@ class Scorer:
     batch_rows: int
     """Rows per batch and process."""
 
-    def __call__(self, split: str, classifier: Classifier, pause: Callable[[], None]) -> Scores:
-        """Scores of a split, on every rank; ``pause`` is called on all ranks every few batches and may raise."""
+    def validate(self, split: str, classifier: Classifier, pause: Callable[[], None]) -> Scores:
+        """Scores of a split by which the parts of the model are weighed: the share of the wide part is chosen here."""
+        if classifier.wide is None:
+            return self(split, classifier, pause)
+        scores = self(split, classifier, pause, classifier.read)
+        network, wide = scores.logits, self(split, classifier, pause, classifier.look_up).logits
+        classifier.wide.share.fill_(choose_share(network, wide, scores.labels))
+        # In fp32 and in this order, as the model itself adds them.
+        share = np.float32(classifier.wide.share.item())
+        summed = network.astype(np.float32) + share * wide.astype(np.float32)
+        return replace(scores, logits=summed.astype(np.float64))
+
+    def __call__(
+        self,
+        split: str,
+        classifier: Classifier,
+        pause: Callable[[], None],
+        read: Callable[[Batch], torch.Tensor] | None = None,
+    ) -> Scores:
+        """Scores of a split, on every rank; ``pause`` is called on all ranks every few batches and may raise.
+
+        ``read`` gives the logits where they are not to be the whole model's.
+        """
         return score(
             classifier,
             self.data.splits[split],
@@ -42,6 +67,7 @@ class Scorer:
             device=self.session.device,
             pause=pause,
             guard=self.data.guard.check_sizes,
+            read=read,
         )
 
     def test(self, directory: Path, step: int, sinks: Sink, pause: Callable[[], None]) -> None:
@@ -54,6 +80,7 @@ class Scorer:
             bundle = read_bundle(directory / BUNDLE)
         world.handshake({"weights": bundle.info.weights_sha256})
         if TEST not in data.splits:
+            self.last_validation(directory, bundle, pause)
             sinks.say(f"no test: {data.placement.data} has no test split")
             return
         classifier = bundle.model.to(self.session.device)
@@ -68,3 +95,17 @@ class Scorer:
             sinks.log(TEST, {"step": step, **numbers_of(values)})
             sinks.say(f"test, weights of step {bundle.info.step}: {describe(values)}")
             sinks.say(f"test, {describe_calibration(values)}")
+
+    def last_validation(self, directory: Path, bundle: Bundle, pause: Callable[[], None]) -> None:
+        """Measure the best weights on validation, where there is no test split: the report has nothing else to show.
+
+        The figures go to the place of an evaluation's. Every rank calls it; rank 0 writes.
+        """
+        world, data = self.session.world, self.data
+        classifier = bundle.model.to(self.session.device)
+        classifier.recurrent.flatten_parameters()
+        scores = self(VALIDATION, classifier, pause)
+        with world.together("writing the results on validation"), storage(directory):
+            if world.is_main:
+                values = assess(scores, bundle, data.splits[VALIDATION])
+                write_results(directory / EVALUATION, VALIDATION, scores, data.manifest, values)

@@ -9,13 +9,16 @@ from typing import Any, Literal
 
 from harness.scores.calibration import Decision
 
+LOSSES = {"loss": "log_loss", "calibrated": "calibrated_log_loss"}
+"""Metric -> the figure of a validation that is to be low."""
+
 
 @dataclass
 class Selection:
     """The best validation so far."""
 
-    metric: Literal["accuracy", "loss"]
-    """What is compared: the highest accuracy or the lowest log loss."""
+    metric: Literal["accuracy", "loss", "calibrated"]
+    """What is compared: the highest accuracy, the lowest log loss, or the lowest once probabilities are calibrated."""
     patience: int | None = None
     """Validations in a row without a better one after which training stops; None: never."""
     best: float | None = None
@@ -27,7 +30,7 @@ class Selection:
 
     def consider(self, values: dict[str, Any], step: int) -> bool:
         """Whether the validation ``values`` after ``step`` are the best so far; remembers them."""
-        value = values["accuracy"] if self.metric == "accuracy" else -values["log_loss"]
+        value = values["accuracy"] if self.metric == "accuracy" else -values[LOSSES[self.metric]]
         better = self.best is None or value > self.best or not math.isfinite(self.best)
         self.epochs_since_best = 0 if better else self.epochs_since_best + 1
         if better:

@@ -22,6 +22,12 @@ MUCH_WAIT, MUCH_PADDING, MUCH_SPREAD = 0.1, 0.2, 0.25
 """From which share of waiting, of padding, and of difference between ranks on a log line says so in words."""
 LEAST_S = 1.0
 """A shorter time between two log lines is too noisy to judge by."""
+MUCH_COST = 0.05
+"""A slow rank is worth a word from this share of the time that the others wait for its forward passes alone."""
+LASTING_S, LASTING_LINES = 60.0, 3
+"""So long, and for so many log lines in a row, the same rank is slow before that is said: cores that others use too
+slow one rank down for a moment, then another.
+"""
 INTEGERS = ("rows", "tokens", "padded_tokens", "skipped", "hash")
 FLOATS = ("loss", "wait_s", "forward_s", "seconds", "memory_bytes")
 TIMING = (
@@ -36,6 +42,31 @@ TIMING = (
     "verdict",
 )
 """Figures of a log line that no two runs share; all others are a function of the run."""
+
+
+@dataclass
+class SlowRank:
+    """The rank that has been slow for the last log lines, if there is one, and for how long."""
+
+    rank: int | None = None
+    seconds: float = 0.0
+    lines: int = 0
+    due_s: float = LASTING_S
+    """When it is said next: first after ``LASTING_S``, then each time that it has lasted twice as long."""
+
+    def lasts(self, rank: int | None, seconds: float) -> bool:
+        """Take note of who was slow for so many seconds, None for nobody; whether it has lasted so long that it is to
+        be said.
+        """
+        if rank is None or rank != self.rank:
+            self.rank, self.seconds, self.lines, self.due_s = rank, 0.0, 0, LASTING_S
+        if rank is None:
+            return False
+        self.seconds, self.lines = self.seconds + seconds, self.lines + 1
+        if self.lines < LASTING_LINES or self.seconds < self.due_s:
+            return False
+        self.due_s = 2 * self.seconds
+        return True
 
 
 @dataclass
@@ -60,6 +91,7 @@ class Meter:
     """Sum (modulo 2**64) of the hashes of all rows this rank consumed since the start of the run."""
     loss_sum: torch.Tensor | None = None
     events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
+    slow: SlowRank = field(default_factory=SlowRank)
     started: float = field(default_factory=time.perf_counter)
 
     def add(self, batch: StepBatch, global_step: int, loss_sum: torch.Tensor) -> None:
@@ -128,11 +160,15 @@ class Meter:
         self.wait_s = self.paused_s = self.forward_s = 0.0
         self.events.clear()
         self.loss_sum, self.started = None, time.perf_counter()
-        return summarize(ranks, self.flops_per_token, self.peak_flops)
+        return summarize(ranks, self.flops_per_token, self.peak_flops, self.slow)
 
 
-def summarize(ranks: dict[str, np.ndarray], flops_per_token: int, peak_flops: float) -> dict[str, Any]:
-    """The figures of a log line from one column per rank; a pure function."""
+def summarize(
+    ranks: dict[str, np.ndarray], flops_per_token: int, peak_flops: float, slow: SlowRank | None = None
+) -> dict[str, Any]:
+    """The figures of a log line from one column per rank; ``slow`` remembers which rank was slow on the lines before,
+    and all else is a pure function.
+    """
     rows, tokens, padded_tokens = (int(ranks[name].sum()) for name in ("rows", "tokens", "padded_tokens"))
     elapsed = float(ranks["seconds"].max())
     speeds = ranks["tokens"] / np.maximum(ranks["forward_s"] + ranks["wait_s"], 1e-9)
@@ -152,23 +188,42 @@ def summarize(ranks: dict[str, np.ndarray], flops_per_token: int, peak_flops: fl
         "rank_spread": float(1 - speeds[slowest] / speeds[fastest]),
         "row_hash": f"{sum(int(value) for value in ranks['hash'].view(np.uint64)) & MASK:016x}",
     }
-    figures["verdict"] = verdict(ranks, figures)
+    figures["verdict"] = verdict(ranks, figures, slow or SlowRank())
     return figures
 
 
-def verdict(ranks: dict[str, np.ndarray], figures: dict[str, Any]) -> str | None:
-    """What is wrong and what to do, as one sentence; None when nothing is."""
-    if ranks["seconds"].max() < LEAST_S:
+def cost_of_slowest(ranks: dict[str, np.ndarray], slowest: int) -> float:
+    """Share of the time that the others wait for the slowest rank's forward passes: what these take longer than at the
+    median speed of the others. Backward passes, which are not timed, come on top.
+    """
+    speeds = ranks["tokens"] / np.maximum(ranks["forward_s"] + ranks["wait_s"], 1e-9)
+    others = np.delete(speeds, slowest)
+    if not len(others):
+        return 0.0
+    share = ranks["forward_s"][slowest] / max(float(ranks["seconds"][slowest]), 1e-9)
+    return max(0.0, float(share * (1 - speeds[slowest] / np.median(others))))
+
+
+def verdict(ranks: dict[str, np.ndarray], figures: dict[str, Any], before: SlowRank) -> str | None:
+    """What is wrong and what to do, as one sentence; None when nothing is. ``before``: who was slow until now."""
+    elapsed = float(ranks["seconds"].max())
+    if elapsed < LEAST_S:
         return None
+    cost = cost_of_slowest(ranks, figures["slowest_rank"])
+    is_slow = figures["rank_spread"] > MUCH_SPREAD and cost > MUCH_COST
+    lasts = before.lasts(figures["slowest_rank"] if is_slow else None, elapsed)
     waits = ranks["wait_s"] / ranks["seconds"]
     rank = int(waits.argmax())
     if waits[rank] > MUCH_WAIT:
         return f"data-bound on rank {rank}: it waited {waits[rank]:.0%} of the time; use faster storage or stage"
     if figures["padding"] > MUCH_PADDING:
         return f"padding is {figures['padding']:.0%} of what is computed; raise order.window_rows or lower length_noise"
-    if figures["rank_spread"] > MUCH_SPREAD:
-        slow, fast = figures["slowest_rank"], figures["fastest_rank"]
-        return f"rank {slow} computes {figures['rank_spread']:.0%} slower than rank {fast}; look at its device"
+    if lasts:
+        spread = f"{figures['rank_spread']:.0%} slower than rank {figures['fastest_rank']}"
+        return (
+            f"rank {figures['slowest_rank']} computes {spread}, for {before.seconds:,.0f} s now, and the others "
+            f"wait for it {cost:.0%} of the time or more; look at its device and at who else uses it"
+        )
     return None
 
 

@@ -21,6 +21,8 @@ from harness.training.ema import WeightAverage
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import (
     build_optimizer,
+    clip_to,
+    global_norm,
     learning_rate,
     load_optimizer_state,
     optimizer_state,
@@ -29,6 +31,7 @@ from harness.training.optim import (
 from harness.training.profiling import StepProfiler
 from harness.training.state import State, load_weights
 from harness.training.throughput import Meter
+from harness.training.wide import WideDescent
 from preprocessing.base.errors import DataError
 
 
@@ -75,10 +78,15 @@ class Trainer:
         accelerator.ddp_handler = ddp_options(config, accumulates=accumulates)
         optimizer = build_optimizer(objective.classifier, config.optim)
         self.model, self.optimizer = accelerator.prepare(objective, optimizer)
+        if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
+            # The only buffers are the wide part's, which every rank changes alike; DDP would send them at every step.
+            self.model.broadcast_buffers = False
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
         decay = config.optim.ema
         self.average = None if decay is None else WeightAverage(objective.classifier, decay)
+        wide = objective.classifier.wide
+        self.wide = None if wide is None else WideDescent(wide, config.optim.wide_lr, world)
         self.milestones = Milestones()
         """Hears of every step, log line and epoch, on every rank."""
         self.total_steps = config.epochs * loader.order.steps_per_epoch
@@ -126,37 +134,55 @@ class Trainer:
         """
         set_learning_rate(self.optimizer, self.current_lr())
         scale = self.world.world_size / batch.global_rows
-        losses, row_losses = [], []
+        losses, row_losses, touched = [], [], []
         for number, micro_batch in enumerate(batch.micro_batches):
             last = number == len(batch.micro_batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.meter.forward():
                     loss = self.model(micro_batch, self.step)
-                self.accelerator.backward(loss * scale)
+                self.backward(loss, scale)
             losses.append(loss.detach())
             row_losses.append(self.objective.row_losses)
+            touched.append(self.objective.touched)
+        classifier = self.objective.classifier
+        if classifier.holds_embedding(self.step):
+            classifier.embedding.weight.grad = None  # no update, no decay, no moments
         grad_norm = self.clip()
-        self.take_step(batch, grad_norm, row_losses)
-        return torch.stack(losses).sum(), grad_norm
+        skip = self.take_step(batch, grad_norm, row_losses)
+        if self.wide is not None:
+            self.wide.step([part for part in touched if part is not None], batch, self.step / self.total_steps, skip)
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum(), grad_norm
+
+    def backward(self, loss: torch.Tensor, scale: float) -> None:
+        """Gradients of ``loss * scale``, which in fp16 the loss scaling multiplies once more."""
+        if self.accelerator.scaler is None:
+            loss.backward(torch.full_like(loss, scale))
+        else:
+            self.accelerator.backward(loss * scale)
 
     def clip(self) -> torch.Tensor:
         """Bound the norm of the global gradient; the norm before that."""
-        if self.config.optim.clip_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.optim.clip_norm)
-            assert norm is not None
-            return norm
         self.accelerator.unscale_gradients()
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+        with torch.no_grad():
+            norm = global_norm(gradients)
+            if self.config.optim.clip_norm is not None:
+                clip_to(gradients, norm, self.config.optim.clip_norm)
+        return norm
 
-    def take_step(self, batch: StepBatch, grad_norm: torch.Tensor, row_losses: list[torch.Tensor]) -> None:
-        """Update the weights, unless the gradient is not finite; then nothing changes, on any rank."""
+    def take_step(self, batch: StepBatch, grad_norm: torch.Tensor, row_losses: list[torch.Tensor]) -> torch.Tensor:
+        """Update the weights, unless the gradient is not finite; then nothing changes, on any rank. Gives 1.0 or 0.0:
+        whether that was so.
+        """
         skip = self.guard.judge(self.optimizer.optimizer, grad_norm, self.accelerator.scaler)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        # Accelerate's optimizer looks for packages in the file system at every step; only loss scaling needs it.
+        (self.optimizer.optimizer if self.accelerator.scaler is None else self.optimizer).step()
+        for parameter in self.parameters:
+            parameter.grad = None
         if self.average is not None:
             self.average.update(self.step)
         self.meter.skipped += self.guard.record(self.step, batch, row_losses, skip, self.current_lr())
+        return skip
 
     def current_lr(self) -> float:
         """Learning rate of the current step."""

@@ -14,13 +14,14 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, set_parsing_settings
 
-from preprocessing.base import verbatim
+from preprocessing.base import aliases, familiar, help_page, verbatim
 from preprocessing.base.errors import ConfigError, UserError
+from preprocessing.base.help_page import Page
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -28,7 +29,7 @@ Config = TypeVar("Config")
 INTERRUPTED = 130
 
 
-def parser_for(config_class: type, prog: str, description: str) -> ArgumentParser:
+def parser_for(config_class: type, prog: str | None = None, description: str = "") -> ArgumentParser:
     """A parser with one option per field of ``config_class`` (nested fields become dotted keys) and ``--config``."""
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
     keys = set(verbatim.verbatim_keys(config_class))
@@ -43,20 +44,30 @@ def parse(
     argv: Sequence[str],
     *,
     prog: str,
-    description: str = "",
+    page: Page | None = None,
     defaults: Mapping[str, Any] | None = None,
+    in_front: Collection[str] = (),
 ) -> Config:
     """Read ``argv`` into an instance of ``config_class``; ``defaults`` replace those of some of its fields.
 
-    Raises ``ConfigError`` with one sentence for an unknown key (the nearest known one is suggested), a value of the
-    wrong type or out of range, or a configuration file that cannot be read.
+    A class attribute ``DEFAULT`` names the configuration file that is read when ``argv`` names none. ``page`` is what
+    ``--help`` shows, which ends the program. ``in_front`` are options of a launcher, which stand before these. Raises
+    ``ConfigError`` with one sentence for an unknown key (what it is called here, or the nearest known one), a value of
+    the wrong type or out of range, or a configuration file that cannot be read.
     """
-    parser = parser_for(config_class, prog, description)
+    parser = parser_for(config_class, prog, "")
     parser.set_defaults(dict(defaults or {}))
+    topic = help_page.asked_for(argv)
+    if topic is not None:
+        page = page or Page(usage=f"{prog} [--key value …]", about=config_class.__doc__ or "")
+        show_help(page, topic, [parser], [config_class])
     known = known_keys(parser)
-    argv = spelt_out(argv, switches(parser))
+    argv = spelt_out(aliases.renamed(argv, config_class), switches(parser))
+    default = getattr(config_class, "DEFAULT", None)
+    if default is not None and not config_files(argv):
+        argv = ["--config", str(default), *argv]
     argv.sort(key=lambda word: word.startswith("--print_config"))  # it prints what came before it, so it goes last
-    check_arguments(argv, known)
+    check_arguments(argv, known, in_front)
     for path in config_files(argv):
         check_config_file(path, known)
     argv = verbatim.quoted_arguments(argv, set(verbatim.verbatim_keys(config_class)))
@@ -67,6 +78,12 @@ def parse(
         raise ConfigError(one_line(str(error))) from None
     fields = {name: value for name, value in vars(instance).items() if name != "config"}
     return config_class(**fields)
+
+
+def show_help(page: Page, topic: str, parsers: Sequence[ArgumentParser], classes: Sequence[type]) -> NoReturn:
+    """Print the help on ``topic`` and end the program, as a parser does that is asked for help."""
+    print(help_page.render(page, topic, parsers, classes))
+    raise SystemExit(0)
 
 
 def known_keys(parser: ArgumentParser) -> set[str]:
@@ -103,8 +120,10 @@ def apart(argv: Sequence[str], flags: set[str]) -> tuple[list[str], list[list[st
         word = words.pop(0)
         if word == "--":
             return alone + words, options
-        if word == "-h":
-            options.append(["--help"])
+        if word.partition("=")[0] in ("-h", "--help"):
+            topic = help_page.asked_for([word, *words[:1]])
+            options.append(["--help", topic] if topic else ["--help"])
+            words = words[1:] if topic and "=" not in word else words
         elif not word.startswith("--"):
             alone.append(word)
         elif is_whole(word, words[:1], flags):
@@ -116,32 +135,43 @@ def apart(argv: Sequence[str], flags: set[str]) -> tuple[list[str], list[list[st
 
 def is_whole(option: str, following: Sequence[str], flags: set[str]) -> bool:
     """Whether an option is complete without the word that follows it."""
-    if "=" in option or option in ("--help", "--print_config") or not following:
+    if "=" in option or option == "--print_config" or not following:
         return True
     return option in flags and following[0] not in ("true", "false")
 
 
-def choose(names: Collection[str], argv: Sequence[str], prog: str) -> tuple[str, list[str]]:
-    """The command that ``argv`` begins with, and the rest. Raises ``ConfigError`` with the nearest one there is."""
-    if not argv or argv[0] not in names:
-        given = f"{argv[0]}: no such command" if argv else "no command given"
-        near = difflib.get_close_matches(argv[0], names, n=1) if argv else []
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-        raise ConfigError(f"{prog}: {given}; {hint}")
-    return argv[0], list(argv[1:])
+def choose(
+    names: Collection[str], argv: Sequence[str], prog: str, elsewhere: Mapping[str, str] | None = None
+) -> tuple[str, list[str]]:
+    """The command that ``argv`` begins with, and the rest. Raises ``ConfigError`` with the nearest one there is.
+
+    ``elsewhere``: words that are no command here, and what is meant by them.
+    """
+    if argv and argv[0] in names:
+        return argv[0], list(argv[1:])
+    listed = f"there are {', '.join(names)}"
+    if not argv or argv[0].startswith("-"):
+        raise ConfigError(f"{prog}: {argv[0] if argv else 'nothing'}: a command comes first; {listed}")
+    if meant := (elsewhere or {}).get(argv[0]):
+        raise ConfigError(f"{prog}: {argv[0]}: no such command; it is {meant} here")
+    near = difflib.get_close_matches(argv[0], names, n=1)
+    raise ConfigError(f"{prog}: {argv[0]}: no such command; {f'did you mean {near[0]}?' if near else listed}")
 
 
-def check_arguments(argv: Sequence[str], known: set[str]) -> None:
+def check_arguments(argv: Sequence[str], known: set[str], in_front: Collection[str] = ()) -> None:
     """Refuse an option that no field answers to, with the nearest one that exists.
 
-    An open mapping takes any key below its own: ``--labels.positive 1`` is fine where ``labels`` is one.
+    An open mapping takes any key below its own: ``--labels.positive 1`` is fine where ``labels`` is one. ``in_front``:
+    options that belong before these.
     """
     expects_value = False
     for argument in argv:
         if argument.startswith("--") and len(argument) > 2:
             key = argument[2:].split("=", 1)[0]
+            if key in in_front and key not in known:
+                raise ConfigError(f"--{key}: an option of accelerate launch: put it before the keys of the training")
             if not is_known(key, known):
-                raise ConfigError(f"--{key}: no such option{suggestion(key, known, '--')}")
+                raise ConfigError(f"--{key}: no such option{suggestion(key, {*known, *in_front}, '--')}")
             expects_value = "=" not in argument
         elif not expects_value and not re.fullmatch(r"-h", argument):
             raise ConfigError(f"{argument!r} belongs to no option: values follow a name, as in --config FILE")
@@ -191,18 +221,25 @@ def flatten(mapping: dict[str, Any], known: set[str], prefix: str = "") -> Itera
 
 
 def suggestion(key: str, known: set[str], dashes: str) -> str:
-    """``; did you mean …?`` with the known key nearest to ``key``, by whole name first, then by its last part."""
+    """``; it is … here`` for a name of other tools, else ``; did you mean …?`` with the known key nearest to ``key``,
+    by whole name first, then by its last part.
+    """
+    if meant := familiar.meaning(key, known, dashes):
+        return f"; {meant}"
     choices = sorted(known - {"help", "config", "print_config"})
     near = difflib.get_close_matches(key, choices, n=1, cutoff=0.6)
     if not near:
         last = {choice.rpartition(".")[2]: choice for choice in choices}
         near = [last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1, cutoff=0.6)]
-    return f"; did you mean {dashes}{near[0]}?" if near else "; --help lists them all"
+    return f"; did you mean {dashes}{near[0]}?" if near else "; --help all lists them"
 
 
 def one_line(message: str) -> str:
     """A parser's message of several lines as one sentence that names the key."""
     text = " ".join(message.split())
+    if missing := re.fullmatch(r"the following arguments are required: (.*)", text):
+        keys = [f"--{key}" for key in missing[1].split(", ")]
+        return f"{' and '.join(keys)} {'is' if len(keys) == 1 else 'are'} missing: --help says what belongs there"
     text = re.sub(r"^(argument|Parser key) [\"']?(--)?([\w.]+)[\"']?:", r"\3:", text)
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     text = re.sub(r"typing\.Literal\[([^\]]*)\]", r"one of \1", text)

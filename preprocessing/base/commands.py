@@ -7,7 +7,6 @@ and are imported when their command is asked for, so that ``--help`` and a missp
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -15,6 +14,8 @@ from typing import Any
 
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.help_page import Page, paragraph, two_columns
+from preprocessing.base.named import load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,30 +51,40 @@ class Command:
     shared_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Keys of ``shared`` that have another default here, or none of their own that would do."""
     words: Words | None = None
+    first: tuple[str, ...] = ()
+    """The keys that matter most, for the first screen of ``--help``; none: the command has few, and all are shown."""
+    example: str = ""
+    """A whole command to copy, for the same place."""
     parts: tuple[Command, ...] = ()
 
 
-def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str, note: str = "") -> int:
+def dispatch(
+    commands: Sequence[Command],
+    argv: Sequence[str],
+    prog: str,
+    note: str = "",
+    elsewhere: Mapping[str, str] | None = None,
+) -> int:
     """Run the command that ``argv`` begins with; returns its exit code.
 
     Without a command the list of them is printed, with ``note`` below it, and the exit code is 2. Raises
-    ``ConfigError`` for a command that does not exist, naming the nearest.
+    ``ConfigError`` for a command that does not exist, naming the nearest, or what ``elsewhere`` says of this word.
     """
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview(commands, prog, note))
         return 0 if argv else 2
     by_name = {command.name: command for command in commands}
-    name, rest = cli.choose(by_name, argv, prog)
+    name, rest = cli.choose(by_name, argv, prog, elsewhere or {})
     return call(by_name[name], rest, f"{prog} {name}")
 
 
 def overview(commands: Sequence[Command], prog: str, note: str) -> str:
     """Every command with its words and what it does."""
     heads = [f"{one.name} {one.words.spelling}" if one.words else one.name for one in commands]
-    width = max(map(len, heads))
-    lines = [f"  {head:<{width}}  {command.summary}" for head, command in zip(heads, commands, strict=True)]
+    column = max(map(len, heads)) + 4
+    lines = [line for head, one in zip(heads, commands, strict=True) for line in two_columns(head, one.summary, column)]
     usage = f"usage: {prog} COMMAND [options]; COMMAND --help says more"
-    return "\n".join([usage, "", *lines, *(["", note] if note else [])])
+    return "\n".join([usage, "", *lines, *(["", paragraph(note)] if note else [])])
 
 
 def call(command: Command, argv: Sequence[str], prog: str) -> int:
@@ -89,26 +100,33 @@ def read(command: Command, argv: Sequence[str], prog: str) -> list[Any]:
     """What ``main`` of a command is called with, from what was typed."""
     own = load(command.config or "")
     shared = load(command.shared) if command.shared else None
-    parsers = [cli.parser_for(one, prog, "") for one in (own, shared) if one is not None]
+    classes = [one for one in (own, shared) if one is not None]
+    parsers = [cli.parser_for(one, prog) for one in classes]
     alone, options = cli.apart(argv, set().union(*map(cli.switches, parsers)))
-    helped = ["--help"] in options
+    topic = next((" ".join(rest) for name, *rest in options if name == "--help"), None)
+    if topic is not None:
+        parsers[-1].set_defaults(dict(command.shared_defaults))
+        cli.show_help(page_of(command, prog, own.__doc__ or ""), topic, parsers, classes)
     if command.words is None:
         options += [[word] for word in alone]  # refused by the parser, in its words
-    elif not helped:
+    else:
         check_words(command.words, alone, prog)
     mine, theirs = options, []
     if shared is not None:
         cli.check_arguments(list(chain(*options)), set().union(*map(cli.known_keys, parsers)))
-        names = {"help"} | cli.known_keys(parsers[0]) - {"config", "print_config"}
+        names = cli.known_keys(parsers[0]) - {"config", "print_config"}
         mine = [option for option in options if option[0][2:].partition("=")[0] in names]
         theirs = [option for option in options if option not in mine]
-    if helped:
-        mine = [["--help"]]
-    usage = prog if command.words is None else f"{prog} {command.words.spelling}"
-    found = [cli.parse(own, list(chain(*mine)), prog=usage, description=own.__doc__ or "")]
+    found = [cli.parse(own, list(chain(*mine)), prog=prog)]
     if shared is not None:
         found.append(cli.parse(shared, list(chain(*theirs)), prog=prog, defaults=command.shared_defaults))
     return found if command.words is None else [*found, alone]
+
+
+def page_of(command: Command, prog: str, about: str) -> Page:
+    """The first screen of a command's ``--help``."""
+    words = f" {command.words.spelling}" if command.words else ""
+    return Page(usage=f"{prog}{words} [--key value …]", about=about, first=command.first, example=command.example)
 
 
 def check_words(words: Words, given: Sequence[str], prog: str) -> None:
@@ -117,9 +135,3 @@ def check_words(words: Words, given: Sequence[str], prog: str) -> None:
         raise ConfigError(f"no {words.noun} named: {prog} {words.spelling} takes {words.takes}")
     if words.most is not None and len(given) > words.most:
         raise ConfigError(f"{given[words.most]!r}: {prog} {words.spelling} takes {words.takes}")
-
-
-def load(name: str) -> Any:
-    """The function or class that ``module:name`` names."""
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)

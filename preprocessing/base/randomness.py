@@ -11,14 +11,30 @@ import numpy as np
 
 GAMMA, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """The constants of splitmix64."""
+WORD = (1 << 64) - 1
 
 
 def splitmix64(values: np.ndarray) -> np.ndarray:
     """uint64, elementwise: the output of splitmix64 for a state of ``values``; every bit spreads over all others."""
-    mixed = values.astype(np.uint64) + np.uint64(GAMMA)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(FIRST)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(SECOND)
-    return mixed ^ (mixed >> np.uint64(31))
+    return finalized(values.astype(np.uint64) + np.uint64(GAMMA))
+
+
+def finalized(mixed: np.ndarray) -> np.ndarray:
+    """splitmix64's finalizer of uint64 ``mixed``, in place: what is left when the state has been advanced by GAMMA."""
+    mixed ^= mixed >> np.uint64(30)
+    mixed *= np.uint64(FIRST)
+    mixed ^= mixed >> np.uint64(27)
+    mixed *= np.uint64(SECOND)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
+def splitmix64_of(value: int) -> int:
+    """``splitmix64`` of one number from 0 to 2**64 - 1, without the microseconds that an array of one takes."""
+    mixed = (value + GAMMA) & WORD
+    mixed = (mixed ^ (mixed >> 30)) * FIRST & WORD
+    mixed = (mixed ^ (mixed >> 27)) * SECOND & WORD
+    return mixed ^ (mixed >> 31)
 
 
 def words(*key: int, count: int) -> np.ndarray:

@@ -45,7 +45,7 @@ def quoted_argument(key: str, value: str, keys: set[str]) -> str:
     except yaml.YAMLError:
         return value  # the parser refuses it, naming the key
     if node is None or isinstance(node, yaml.ScalarNode):
-        return value
+        return str(node.value) if node is not None and node.style in ("'", '"') else value
     quote(node)
     return json.dumps(yaml.SafeLoader("").construct_document(node))
 
@@ -69,7 +69,7 @@ def quoted(content: str, keys: set[str]) -> str | None:
     root = yaml.compose(content, yaml.SafeLoader)
     found = [node for key, node in entries(root) if key in keys] if root is not None else []
     for node in found:
-        quote(node, whole=False)
+        quote(node, whole=bool(node.value))
     return yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True) if found else None
 
 

@@ -14,11 +14,11 @@ import pyarrow.parquet
 
 from preprocessing.base.arrow import one_chunk
 from preprocessing.base.errors import DataError
-from preprocessing.corpus import addresses
+from preprocessing.corpus import addresses, forms
+from preprocessing.corpus.detection import SPLIT_NAMES
 from preprocessing.corpus.readers import read_table
 from preprocessing.corpus.sources import Part
 
-SPLIT_NAMES = ("split", "subset")
 GROUP_NAMES = re.compile(
     r"(.+[_\- ]|)(film|movie|user|username|product|item|author|writer|thread|customer|client|reviewer|speaker|patient|"
     r"conversation|dialogue|session|business|restaurant|hotel|seller|brand|book|album|artist|domain|asin)s?"
@@ -89,11 +89,14 @@ def first_values(part: Part, column: str) -> pa.Array:
 
 
 def hints(parts: list[Part], validation_is_cut: bool) -> Iterator[str]:
-    """What is to be said of each file, looked for in its first part."""
+    """What is to be said of each file, looked for in its first part. How the first one is read was said before."""
     seen: set[str] = set()
     for part in parts:
         if part.file.address not in seen:
             seen.add(part.file.address)
+            form = part.file.form
+            said = forms.in_words(form, part.file.expected) if form and len(seen) > 1 else []
+            yield from [f"source: {part.file.name}: {', '.join(said)}"] if said else []
             found = [unused_split(part)]
             found += [unused_group(part)] if validation_is_cut and not part.file.splits.group_column else []
             yield from (f"hint: {sentence}" for sentence in found if sentence)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet
 
 from preprocessing.base.arrow import one_chunk
@@ -23,11 +22,16 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPELLINGS, split_number
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
-from preprocessing.corpus.sources import File, Part, files, parse_options, scan
-from preprocessing.labels import MAX_CLASSES, NEUTRAL, UNKNOWN, distinct, found_in, spelling
+from preprocessing.corpus.delimited import parse
+from preprocessing.corpus.detection import resolved
+from preprocessing.corpus.encodings import UTF8, as_utf8, recognised
+from preprocessing.corpus.forms import BYTE_ORDER_MARK
+from preprocessing.corpus.sources import File, Part, files, scan
+from preprocessing.labels import AUTO, MAX_CLASSES, NEUTRAL, UNKNOWN, distinct, found_in, spelling
 from preprocessing.text.words import encode
 
 BATCH_ROWS = 1024
+ENCODING = "set source.encoding, or mend the row"
 NO_GROUP = 0
 """Stands for the hash of a group where a row has none."""
 
@@ -91,7 +95,7 @@ def first_texts(source: SourceConfig, splits: SplitConfig, number: int) -> list[
     """Some texts from the start of a source, for measurements."""
     texts: list[str] = []
     with tempfile.TemporaryDirectory() as stage:
-        for file in files(source, splits):
+        for file in resolved(list(files(source, splits))).files:
             for part in scan(file, Path(stage)).parts:
                 texts += read(part).texts.slice(0, number - len(texts)).to_pylist()
                 if len(texts) == number:
@@ -194,7 +198,7 @@ def bad_utf8(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -
             (value or b"").decode()
         except UnicodeDecodeError as error:
             byte = f"byte {error.start} (0x{error.object[error.start]:02x}) of {name!r} is not UTF-8"
-            return fail(part, row, f"{byte}; convert the file, for example with iconv -f latin1 -t utf-8")
+            return fail(part, row, f"{byte}; {ENCODING}")
     raise AssertionError("Arrow refused a column in which every value is UTF-8")
 
 
@@ -202,29 +206,17 @@ def read_csv(part: Part, wanted: list[str]) -> pa.Table:
     """The wanted columns as bytes."""
     data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
     ragged: list[Any] = []
-
-    def remember(row: Any) -> str:
-        ragged.append(row)
-        return "skip"
-
     try:
-        table = pa.csv.read_csv(
-            pa.BufferReader(data),
-            pa.csv.ReadOptions(column_names=list(part.columns), use_threads=False, block_size=len(data) + 1),
-            parse_options(part.file.dialect, invalid_row_handler=remember),
-            pa.csv.ConvertOptions(
-                include_columns=wanted,
-                column_types={name: pa.large_binary() for name in wanted},
-                strings_can_be_null=False,
-            ),
-        )
+        table = parse(data, part.columns, wanted, part.file.dialect, ragged.append)
     except pa.ArrowInvalid as error:
         raise DataError(f"{part.file.name}: near row {part.cut.first_row}: {addresses.sentence(error)}") from None
     if ragged:
         first = ragged[0]
         what = f"{first.actual_columns} fields, the header has {first.expected_columns}"
         raise fail(
-            part, part.cut.first_row + first.number - 1, f"{what}; mend the row, or set source.delimiter or quote"
+            part,
+            part.cut.first_row + first.number - 1,
+            f"{what}; mend the row, or set source.delimiter, quote or escape",
         )
     if len(table) != part.cut.rows:
         what = f"{len(table)} rows where {part.cut.rows} lines end"
@@ -242,7 +234,9 @@ def read_jsonl(part: Part, wanted: list[str]) -> pa.Table:
         try:
             record = json.loads(line.decode())
         except UnicodeDecodeError as error:
-            raise fail(part, row, f"byte {error.start} of the line (0x{line[error.start]:02x}) is not UTF-8") from None
+            raise fail(
+                part, row, f"byte {error.start} of the line (0x{line[error.start]:02x}) is not UTF-8; {ENCODING}"
+            ) from None
         except (ValueError, RecursionError) as error:
             raise fail(part, row, f"not a JSON value ({addresses.sentence(error)}); one object per line") from None
         if not isinstance(record, dict):
@@ -280,10 +274,27 @@ def read_parquet(part: Part, wanted: list[str]) -> pa.Table:
             start, stop = part.cut.start - position, part.cut.stop - position
             position += len(batch)
             if stop > 0 and start < len(batch):
-                batches.append(batch.slice(max(start, 0), min(stop, len(batch)) - max(start, 0)))
+                batches.append(decoded(batch.slice(max(start, 0), min(stop, len(batch)) - max(start, 0))))
             if stop <= len(batch):
                 break
     return pa.Table.from_batches(batches).select(wanted)
+
+
+def plain(content: bytes, name: str, encoding: str) -> bytes:
+    """A whole text file as UTF-8, without a byte order mark."""
+    encoding = recognised(content, name) if encoding == AUTO else encoding
+    return b"".join(as_utf8([content], encoding, name)) if encoding != UTF8 else content.removeprefix(BYTE_ORDER_MARK)
+
+
+def decoded(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch whose dictionary columns, as pandas writes categories, hold their values."""
+    columns = {name: batch.column(place) for place, name in enumerate(batch.schema.names)}
+    return pa.record_batch(
+        {
+            name: column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+            for name, column in columns.items()
+        }
+    )
 
 
 def read_folder(part: Part, wanted: list[str]) -> pa.Table:
@@ -293,7 +304,7 @@ def read_folder(part: Part, wanted: list[str]) -> pa.Table:
     texts = []
     for address, _, _ in part.texts:
         with addresses.naming(address), addresses.raw(system, addresses.filesystem(address)[1]) as opened:
-            texts.append(opened.read())
+            texts.append(plain(opened.read(), address, source.encoding))
     labels = pa.array([label for _, label, _ in part.texts])
     columns = {source.text_column: pa.array(texts, pa.large_binary()), source.label_column: labels}
     return pa.table(columns)

@@ -43,15 +43,16 @@ class Cut:
 
 
 def cuts(
-    pieces: Iterable[bytes], dialect: Dialect, part_bytes: int, name: str, *, header: bool = False
+    pieces: Iterable[bytes], dialect: Dialect, part_bytes: int, name: str, *, header: bool = False, mark: int = 0
 ) -> Iterator[Cut]:
     """Cut a stream into runs of whole records of about ``part_bytes``, and count them.
 
-    ``header`` takes the first record for the header: it belongs to no run. Blank lines are no records.
-    Raises ``DataError`` for a quote that never closes.
+    ``header`` takes the first record for the header: it belongs to no run. Blank lines are no records. The first
+    ``mark`` bytes, a byte order mark, are passed over. Raises ``DataError`` for a quote that never closes.
     """
-    start, rows, first_row, offset, rest = 0, 0, 1, 0, b""
-    for piece, last in marked(pieces):
+    start, rows, first_row, offset, rest = mark, 0, 1, mark, b""
+    for whole, last in marked(pieces):
+        piece, mark = whole[mark:], max(mark - len(whole), 0)
         data = rest + piece if rest else piece
         ends, filled = record_ends(data, dialect, last=last)
         used = int(ends[-1]) if len(ends) else 0
@@ -119,11 +120,13 @@ def ends_by_parity(array: np.ndarray, dialect: Dialect) -> np.ndarray | None:
         quotes = quotes[~escaped(array, quotes, ord(dialect.escape))]
     if not len(quotes):
         return newlines + 1
-    edge = np.zeros(256, bool)
-    edge[[ord(dialect.delimiter), NEWLINE, RETURN, quote]] = True
+    before = np.zeros(256, bool)
+    before[[ord(dialect.delimiter), NEWLINE, quote]] = True
+    after = before.copy()
+    after[RETURN] = True
     opening, closing = quotes[0::2], quotes[1::2]
     opening, closing = opening[opening > 0], closing[closing + 1 < len(array)]
-    if not (edge[array[opening - 1]].all() and edge[array[closing + 1]].all()):
+    if not (before[array[opening - 1]].all() and after[array[closing + 1]].all()):
         return None
     inside = np.searchsorted(quotes, newlines) & 1
     return newlines[inside == 0] + 1

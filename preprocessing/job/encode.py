@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,10 +16,27 @@ from preprocessing.base import atomic, ragged
 from preprocessing.base.split_names import SPLITS
 from preprocessing.dataset.shards import VOCABULARY, ShardInfo, id_dtype, write_shard
 from preprocessing.job import parts
+from preprocessing.job.executors import Workers
+from preprocessing.job.progress import Progress
 from preprocessing.text.encoder import Encoded, encode_tokens
-from preprocessing.text.spec import TextSpec
+from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokens import Tokens
 from preprocessing.text.vocabulary import UNK, Vocabulary
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What the shards are made of: parts, decisions and a vocabulary, and the directories where these lie."""
+
+    starts: Sequence[int]
+    """``[parts + 1]``: where each part's rows begin in the array of decisions."""
+    work: Path
+    root: Path
+    spec: TextSpec
+    widths: Sequence[int]
+    buckets: int
+    key: str
+    """The hash that a finished bucket must carry to be used again."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,41 @@ class Written:
     shards: dict[str, list[ShardInfo]]
     unknown: dict[str, int]
     """Per split: kept tokens that are ``<unk>``, without those that stand for an empty text."""
+
+
+def key_of(
+    summaries: Sequence[parts.Summary],
+    decision: np.ndarray,
+    label: np.ndarray,
+    vocabulary: Vocabulary,
+    pipeline: TextPipeline,
+    widths: list[int],
+    buckets: int,
+) -> str:
+    """The hash over all that decides the shards."""
+    decided = hashlib.sha256(decision.tobytes() + label.tobytes()).hexdigest()
+    basis = [[summary.key for summary in summaries], decided, vocabulary.hash, pipeline.hash, widths, buckets]
+    return hashlib.sha256(json.dumps(basis).encode()).hexdigest()
+
+
+def encode_all(basis: Basis, workers: Workers) -> tuple[dict[str, list[ShardInfo]], dict[str, int]]:
+    """Write every shard; and how many unknown tokens each split has."""
+    lookups = [LookupTask(group, basis.work, basis.root, basis.key) for group in parts.grouped(basis.starts)]
+    for _ in workers.map(lookup, lookups, what="lookup", tick=lambda alive: None):
+        pass
+    common = (tuple(basis.starts), basis.work, basis.root, basis.spec, tuple(basis.widths), basis.key)
+    tasks = [ShardTask(bucket, basis.buckets, *common) for bucket in range(basis.buckets)]
+    progress = Progress("encode", basis.starts[-1], unit="documents")
+    infos: dict[str, list[ShardInfo]] = {name: [] for name in SPLITS}
+    unknown = dict.fromkeys(SPLITS, 0)
+    for _, written in workers.map(write_bucket, tasks, what="encode", tick=progress.tick):
+        for name, entries in written.shards.items():
+            infos[name] += entries
+            unknown[name] += written.unknown[name]
+        progress.advance(sum(entry.rows for entries in written.shards.values() for entry in entries))
+    progress.close()
+    ordered = {name: sorted(entries, key=lambda info: info.path) for name, entries in infos.items() if entries}
+    return ordered, unknown
 
 
 @lru_cache(maxsize=1)

@@ -24,6 +24,8 @@ from preprocessing.job.hashes import content_sum, exact_hashes, shuffle_keys, te
 from preprocessing.text.tokenizer import Tokenizer
 
 VERSION = 2
+TOGETHER = 8
+"""Parts whose tokens one task counts, or looks up."""
 
 
 @dataclass(frozen=True)
@@ -194,3 +196,9 @@ def group_name(work: Path, wanted: int) -> str | None:
 def gather(columns: Sequence[Stored], name: str) -> np.ndarray:
     """One column over all parts."""
     return np.concatenate([getattr(stored, name) for stored in columns])
+
+
+def grouped(starts: Sequence[int]) -> list[tuple[int, ...]]:
+    """The numbers of all parts, some at a time. ``starts`` is where each part's rows begin, and where the last ends."""
+    numbers = tuple(range(len(starts) - 1))
+    return [numbers[at : at + TOGETHER] for at in range(0, len(numbers), TOGETHER)]

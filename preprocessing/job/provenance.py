@@ -7,6 +7,7 @@ import importlib.metadata
 from typing import Any
 
 from preprocessing.config import PreprocessConfig
+from preprocessing.corpus import forms
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.job.parts import Summary
 from preprocessing.labels import AUTO, PAIR
@@ -28,6 +29,8 @@ def provenance(
     entries, first = [], 1
     for plan in plans:
         entry: dict[str, Any] = {"name": plan.file.name, "format": plan.file.format, "split": plan.file.split}
+        if plan.file.form and (read_as := forms.recorded(plan.file.form, plan.file.expected)):
+            entry["read_as"] = read_as
         entry |= {"bytes": plan.bytes, "rows": plan.rows, "first_row": first, "fingerprint": plan.fingerprint}
         if plan.file.address in contents:
             entry["sum_of_sha256"] = f"{contents[plan.file.address] % (1 << 256):064x}"

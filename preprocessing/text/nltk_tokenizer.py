@@ -18,16 +18,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.text import html, nltk_data
+from preprocessing.text import nltk_data
 from preprocessing.text.punkt import Sentences
+from preprocessing.text.rules import prepare
+
+if TYPE_CHECKING:
+    from preprocessing.text.spec import TextSpec
 
 _PUNKT_FILES = ["abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt"]
 _STUDIED = {
@@ -56,14 +59,18 @@ def versions(language: str, sentences: bool) -> dict[str, str]:
     return found
 
 
-def prepare(text: str, strip_html: bool, lowercase: bool) -> str:
-    """The text that NLTK's rules see: without markup if asked, in NFC, in lower case if asked."""
-    text = unicodedata.normalize("NFC", html.clean(text) if strip_html else text)
-    return unicodedata.normalize("NFC", text.lower()) if lowercase else text
+def resources(spec: TextSpec) -> dict[str, str]:
+    """:func:`versions` for a specification."""
+    return versions(spec.language, sentences=spec.tokenizer == "nltk")
+
+
+def rules(spec: TextSpec) -> NLTKTokenizer:
+    """The rules of ``text.tokenizer: nltk`` and ``nltk_line``."""
+    return NLTKTokenizer(spec.language, spec.tokenizer == "nltk", spec.html, spec.lowercase)
 
 
 class NLTKTokenizer:
-    """``split`` cuts texts into surfaces; ``tokens_of`` says, once per distinct surface, which tokens it holds.
+    """``split`` cuts texts into surfaces; ``words`` says, once per distinct surface, which tokens it holds.
 
     A surface is a chunk, or a chunk in its place (after :data:`_IN_PLACE`), or a finished token (after
     :data:`_FINISHED`). For every text, the tokens of its surfaces together are what ``word_tokenize`` returns.
@@ -138,8 +145,11 @@ class NLTKTokenizer:
         before = sentence.rsplit(None, len(chunks) - tail)[0]
         surfaces.append(f"{_IN_PLACE}{_MARK}{sentence[len(before) :]}")
 
-    def tokens_of(self, surfaces: list[str]) -> list[list[str]]:
+    def words(self, surfaces: list[bytes]) -> list[list[str]]:
         """The tokens of each surface; the rules run on many surfaces at a time."""
+        return self._tokens_of([surface.decode() for surface in surfaces])
+
+    def _tokens_of(self, surfaces: list[str]) -> list[list[str]]:
         found: list[list[str]] = [[] for _ in surfaces]
         rows: list[int] = []
         size = 0

@@ -8,8 +8,10 @@ perhaps on another machine and much later, that a pipeline would still give the 
 from __future__ import annotations
 
 from preprocessing.base.errors import DataError
-from preprocessing.text import lemmas, nltk_tokenizer, stopwords
+from preprocessing.base.named import load
+from preprocessing.text import lemmas, stopwords
 from preprocessing.text.spec import TextPipeline, TextSpec
+from preprocessing.text.tokenizers import TOKENIZERS
 
 
 def resolve(spec: TextSpec) -> TextPipeline:
@@ -29,8 +31,9 @@ def installed_resources(spec: TextSpec) -> dict[str, str]:
     Raises :class:`DataError` when something is missing.
     """
     found: dict[str, str] = {}
-    if spec.tokenizer != "word":
-        found |= nltk_tokenizer.versions(spec.language, sentences=spec.tokenizer == "nltk")
+    resources = TOKENIZERS[spec.tokenizer].resources
+    if resources is not None:
+        found |= load(resources)(spec)
     if spec.lemmatizer == "wordnet":
         found["wordnet"] = lemmas.wordnet_fingerprint()
     if spec.lemmatizer == "simplemma":

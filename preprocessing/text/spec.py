@@ -16,6 +16,13 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from preprocessing.base.atomic import canonical_json
 from preprocessing.base.errors import ConfigError, DataError, require
+from preprocessing.text.tokenizers import TOKENIZERS
+
+ALWAYS = {
+    *("html", "lowercase", "tokenizer", "stop_words", "keep_negations", "lemmatizer", "wordnet_pos", "language"),
+    *("max_tokens", "truncate"),
+}
+"""The keys that every recorded specification has: those of the first version. None is ever added here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +33,7 @@ class TextSpec:
     """Remove tags, comments, scripts and styles, and decode entities; `a < b` survives."""
     lowercase: bool = True
     """Lower-case every token."""
-    tokenizer: Literal["word", "nltk", "nltk_line"] = "word"
+    tokenizer: str = "word"
     """word: letters and digits of any script with inner apostrophes. nltk: what nltk.tokenize.word_tokenize returns
     (sentences, then Treebank rules). nltk_line: the same with preserve_line=True, which needs no data."""
     stop_words: str = "none"
@@ -44,10 +51,20 @@ class TextSpec:
     truncate: Literal["head", "tail", "both"] = "head"
     """Which end of a longer text is kept: head, tail, or both (half and half)."""
 
+    def recorded(self) -> dict[str, Any]:
+        """What manifests and bundles hold of it, and what is hashed: a key that is not one of ``ALWAYS`` only where it
+        is not at its default. So a key that padless gets later leaves all that was written before it as it is, as long
+        as its default does what was done until then.
+        """
+        default = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in asdict(self).items() if name in ALWAYS or value != default[name]}
+
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
             value, choices = getattr(self, name), get_args(kind)
-            if choices:
+            if name == "tokenizer":
+                require(value in TOKENIZERS, "text.tokenizer", value, f"one of {', '.join(TOKENIZERS)}")
+            elif choices:
                 require(value in choices, f"text.{name}", value, f"one of {', '.join(choices)}")
             else:
                 require(type(value) is kind, f"text.{name}", value, f"a value of type {kind.__name__}")
@@ -72,7 +89,7 @@ class TextPipeline:
     def to_json(self) -> dict[str, Any]:
         """A JSON value that :meth:`from_json` turns back into an equal pipeline."""
         return {
-            "spec": asdict(self.spec),
+            "spec": self.spec.recorded(),
             "stop_words": list(self.stop_words),
             "resources": dict(sorted(self.resources.items())),
         }
@@ -83,7 +100,7 @@ class TextPipeline:
         known = {field.name for field in fields(TextSpec)}
         try:
             spec, stop_words, resources = value["spec"], value["stop_words"], value["resources"]
-            unknown, missing = sorted(set(spec) - known), sorted(known - set(spec))
+            unknown, missing = sorted(set(spec) - known), sorted(ALWAYS - set(spec))
             if unknown or missing:
                 raise DataError(
                     f"the text pipeline was written by another version of padless: unknown keys {unknown}, "

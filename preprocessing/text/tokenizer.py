@@ -15,10 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.base.errors import DataError
+from preprocessing.base.named import load
 from preprocessing.text import lemmas, words
-from preprocessing.text.nltk_tokenizer import NLTKTokenizer
 from preprocessing.text.resolve import verify
+from preprocessing.text.rules import Rules
 from preprocessing.text.spec import TextPipeline
+from preprocessing.text.tokenizers import TOKENIZERS
 from preprocessing.text.tokens import Texts, Tokens
 
 PIECE_TEXTS, PIECE_BYTES = 2048, 3 << 20
@@ -35,10 +37,6 @@ MAX_TEXT_BYTES = 1 << 30
 _DROPPED = -1
 
 
-Splitter = Callable[[pa.Array], tuple[pa.Array, np.ndarray]]
-"""Texts (large_string) → surfaces of all texts in order (binary or string), int64 [texts + 1] offsets into them."""
-
-
 class Tokenizer:
     """``Tokenizer(pipeline)(texts)`` → :class:`Tokens`.
 
@@ -53,7 +51,7 @@ class Tokenizer:
         self.pipeline = pipeline
         self._stop_words = frozenset(pipeline.stop_words)
         self._lemma = _lemmatizer(pipeline)
-        self._split, self._words = _splitter(pipeline)
+        self._rules: Rules = load(TOKENIZERS[pipeline.spec.tokenizer].rules)(pipeline.spec)
         self._forget()
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[TextPipeline]]:
@@ -91,7 +89,7 @@ class Tokenizer:
         offsets = [np.zeros(1, np.int64)]
         num_texts = num_bytes = 0
         for piece in _pieces(texts):
-            surfaces, ends = self._split(piece)
+            surfaces, ends = self._rules.split(piece)
             pieces.append(surfaces)
             offsets.append(ends[1:] + offsets[-1][-1])
             num_texts, num_bytes = num_texts + len(piece), num_bytes + piece.nbytes
@@ -107,7 +105,7 @@ class Tokenizer:
         new = [row for row, number in enumerate(known) if number is None]
         for start in range(0, len(new), NEW_SURFACES):
             rows = new[start : start + NEW_SURFACES]
-            for row, words_of_row in zip(rows, self._words([surfaces[row] for row in rows]), strict=True):
+            for row, words_of_row in zip(rows, self._rules.words([surfaces[row] for row in rows]), strict=True):
                 known[row] = learnt = self._number(words_of_row)
                 self._learnt_bytes += len(surfaces[row])
                 if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
@@ -178,25 +176,6 @@ def _ends(sizes: np.ndarray) -> np.ndarray:
     ends = np.zeros(len(sizes) + 1, np.int32 if len(sizes) < 2**28 else np.int64)
     np.cumsum(sizes, out=ends[1:])
     return ends
-
-
-def _splitter(pipeline: TextPipeline) -> tuple[Splitter, Callable[[list[bytes]], list[list[str]]]]:
-    """How this pipeline cuts texts into surfaces, and distinct surfaces into words."""
-    spec = pipeline.spec
-    if spec.tokenizer != "word":
-        rules = NLTKTokenizer(spec.language, spec.tokenizer == "nltk", spec.html, spec.lowercase)
-        return rules.split, lambda surfaces: rules.tokens_of([surface.decode() for surface in surfaces])
-
-    def split(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
-        return words.split(texts, spec.html, spec.lowercase)
-
-    def words_of(surfaces: list[bytes]) -> list[list[str]]:
-        return [
-            [surface.decode()] if surface.isascii() else words.words_of(words.decode(surface), spec.lowercase)
-            for surface in surfaces
-        ]
-
-    return split, words_of
 
 
 def _lemmatizer(pipeline: TextPipeline) -> Callable[[str], str] | None:

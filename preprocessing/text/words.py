@@ -16,11 +16,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from preprocessing.text import html
+
+if TYPE_CHECKING:
+    from preprocessing.text.spec import TextSpec
 
 _APOSTROPHE = ord("'")
 _INVISIBLE = dict.fromkeys([0x00AD, 0x200C, 0x200D, 0x2060, 0xFEFF])
@@ -139,3 +143,26 @@ def encode(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         return _SURROGATE.sub("\ufffd", text).encode()
+
+
+class WordRules:
+    """:func:`split` and :func:`words_of` as :class:`preprocessing.text.rules.Rules`."""
+
+    def __init__(self, strip_html: bool, lowercase: bool) -> None:
+        self._strip_html, self._lowercase = strip_html, lowercase
+
+    def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
+        """Chunks, see :func:`split`."""
+        return split(texts, self._strip_html, self._lowercase)
+
+    def words(self, surfaces: list[bytes]) -> list[list[str]]:
+        """An ASCII chunk is a word as it stands."""
+        return [
+            [surface.decode()] if surface.isascii() else words_of(decode(surface), self._lowercase)
+            for surface in surfaces
+        ]
+
+
+def rules(spec: TextSpec) -> WordRules:
+    """The rules of ``text.tokenizer: word``."""
+    return WordRules(spec.html, spec.lowercase)

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import read_metrics, run_module, succeed
+from tests.commands import PLAIN, read_metrics, run_module, succeed
 from tests.datasets import write_dataset
-from tests.end_to_end.test_report import words
+from tests.unit.test_report_page import words
 
-SMALL = ("--model.embedding_dim", 8, "--model.hidden_size", 8, "--precision", "fp32", "--device", "cpu", "--epochs", 1)
+SMALL = (
+    *PLAIN,
+    *("--model.embedding_dim", 8, "--model.hidden_size", 8),
+    *("--precision", "fp32", "--device", "cpu", "--epochs", 1),
+)
 
 
 @pytest.mark.processes

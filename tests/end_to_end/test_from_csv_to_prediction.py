@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.commands import CPU, accelerate, read_metrics, run_module, sentence, succeed
+from tests.commands import CPU, PLAIN, accelerate, read_metrics, run_module, sentence, succeed
 from tests.datasets import sentences
 from tests.runs import train_to_end
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.processes
 ROWS = 700
 ROW_BASE = 1
 MISLABELLED = 35
-SMALL = ("--model.embedding_dim", 16, "--model.hidden_size", 16, "--epochs", 2, "--tracking.log_every", 1)
+SMALL = (*PLAIN, "--model.embedding_dim", 16, "--model.hidden_size", 16, "--epochs", 2, "--tracking.log_every", 1)
 TRAINING = (*SMALL, "--precision", "fp32", "--optim.lr", 0.01, "--global_batch", 32, "--evaluation.threshold", "f1")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import CPU, ROOT, free_port, run_module, sentence, succeed
+from tests.commands import CPU, PLAIN, ROOT, free_port, run_module, sentence, succeed
 from tests.datasets import write_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400, func_only=True)]
@@ -20,7 +20,11 @@ if "torch" not in sys.modules:
     torch.cuda.is_available = lambda: False
 """
 """A ``sitecustomize`` module: every interpreter, those of the ranks too, counts so many devices."""
-SMALL = ("--model.embedding_dim", 8, "--model.hidden_size", 8, "--epochs", 1, "--precision", "fp32", "--timeout_s", 60)
+SMALL = (
+    *PLAIN,
+    *("--model.embedding_dim", 8, "--model.hidden_size", 8),
+    *("--epochs", 1, "--precision", "fp32", "--timeout_s", 60),
+)
 
 
 @pytest.fixture(scope="module")

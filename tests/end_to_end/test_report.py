@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of real runs: what it says, that its command makes the run again, and how a real browser shows it."""
+"""The report of real runs: what it says, and that its command makes the run again.
+
+Runs that are made up, in every size, are in unit/test_report_page.py; how a browser shows them is in
+end_to_end/test_report_in_a_browser.py.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,9 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -21,16 +23,16 @@ from harness import __main__ as harness_main
 from harness.report.page import write_report
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import read_metrics, run_module, succeed
+from tests.commands import PLAIN, read_metrics, run_module, succeed
 from tests.datasets import sentences, write_dataset
 from tests.runs import train_to_end
+from tests.unit.test_report_page import numbers, words
 
 pytestmark = pytest.mark.processes
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = "<script>alert(1)</script>"
 NAME = "<img src=x onerror=alert(2)>"
-SMALL = ("--model.embedding_dim", 8, "--model.hidden_size", 8, "--precision", "fp32", "--device", "cpu")
+SMALL = (*PLAIN, "--model.embedding_dim", 8, "--model.hidden_size", 8, "--precision", "fp32", "--device", "cpu")
 TRAINING = (*SMALL, "--global_batch", 32, "--optim.lr", 0.02, "--epochs", 2, "--tracking.log_every", 2)
 
 
@@ -72,12 +74,6 @@ def elsewhere(place: Path) -> Path:
     return run
 
 
-def words(path: Path) -> str:
-    """The text of a page as a reader sees it: no tags, no style, single spaces."""
-    body = re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", path.read_text(), flags=re.DOTALL)
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
-
-
 def test_the_report_of_a_finished_run_says_what_its_files_say(run: Path, data: Path) -> None:
     page, test = words(run / "report.html"), json.loads((run / "test.json").read_text())
     for name, shown in (("accuracy", "Accuracy"), ("roc_auc", "ROC AUC"), ("log_loss", "Log loss")):
@@ -86,10 +82,17 @@ def test_the_report_of_a_finished_run_says_what_its_files_say(run: Path, data: P
     assert f"from {test['calibration']['ece_before']:.4f} to {test['ece']:.4f}" in page
     assert f"fingerprint {read_manifest(data).fingerprint}" in page
     for entry in test["slices"]:
-        assert f"{entry['name']} {entry['rows']:,} {entry['accuracy']:.4f}" in page
-    for mistake in test["mistakes"]:
+        if entry["by"] == "label":
+            assert re.search(rf"{re.escape(entry['name'])} {entry['rows']:,} .* {entry['accuracy']:.3f} ", page)
+        else:
+            assert f"{entry['name']} {entry['rows']:,} {entry['accuracy']:.4f}" in page
+    texts = pd.read_csv(data.parent / "reviews.csv")["text"]
+    (shown,) = numbers(run / "report.html")["runs"]
+    assert len(test["mistakes"]) > 0
+    for mistake, there in zip(test["mistakes"], shown["figures"]["mistakes"], strict=True):
         assert f"row {mistake['row']}: {mistake['label']} , predicted {mistake['predicted']} with" in page
         assert " ".join(mistake["tokens"]) in page
+        assert there["text"] == texts[mistake["row"] - 1]
     assert "optim.lr 0.02" in page
     assert (run / "report.html").stat().st_size < 2e6
 
@@ -123,16 +126,20 @@ def test_two_runs_side_by_side(run: Path, second: Path, tmp_path: Path, capsys: 
     assert cli.run(harness_main.main, ["report", str(run), str(second), "--output", str(output)]) == 0
     assert capsys.readouterr().out == f"written to {output}\n"
     page = words(output)
-    tests = [json.loads((path / "test.json").read_text()) for path in (run, second)]
-    shown = " ".join(
-        f"{test['accuracy']:.4f} {test['intervals']['accuracy'][0]:.4f} to {test['intervals']['accuracy'][1]:.4f}"
-        for test in tests
-    )
-    assert f"Accuracy {shown}" in page
-    assert "optim.lr 0.02 0.01" in page
+    reached = {}
+    for path in (run, second):
+        test = json.loads((path / "test.json").read_text())
+        low, high = test["intervals"]["accuracy"]
+        assert f"{test['accuracy']:.4f} {low:.4f} to {high:.4f}" in page
+        reached[path] = max(line["accuracy"] for line in read_metrics(path, "validation"))
+    first, last = sorted(reached, key=lambda path: -reached[path])
+    assert f"1 {first.name} {reached[first]:.4f}" in page
+    assert f"2 {last.name} {reached[last]:.4f}" in page
+    rates = {run: "0.02", second: "0.01"}
+    assert f"optim.lr {rates[first]} {rates[last]}" in page
     assert "not comparable" not in page
     best = re.findall(r'<span class="best">([\d.]+)</span>', output.read_text())
-    assert f"{max(test['accuracy'] for test in tests):.4f}" == best[0]
+    assert best[0] == f"{max(reached.values()):.4f}"
 
 
 def test_runs_on_different_datasets_are_marked(run: Path, elsewhere: Path, tmp_path: Path) -> None:
@@ -155,8 +162,25 @@ def test_a_run_under_way_is_shown_as_far_as_it_is(run: Path, tmp_path: Path) -> 
         file.write('{"kind": "train", "st')  # killed while it wrote
     page = words(write_report([copy]))
     assert "preempted at step 12" in page
-    assert "No test results" in page
+    best = [line for line in read_metrics(copy, "validation") if line["best"]][-1]
+    assert f"Validation Accuracy {best['accuracy']:.4f}" in page
+    assert "there are no test results" in page
     assert "2 2023-11-14 22:14:20 UTC 8 4 n2" in page
+
+
+def test_without_a_test_split_the_weights_are_measured_on_validation(place: Path) -> None:
+    write_dataset(place / "no test", {"train": 200, "validation": 60}, num_classes=3)
+    run = place / "untested"
+    result = succeed(train_to_end("--data", place / "no test", "--run", run, *TRAINING))
+    assert "has no test split" in result.stdout
+    assert not (run / "test.json").exists()
+    figures = json.loads((run / "evaluation" / "validation.json").read_text())
+    best = [line for line in read_metrics(run, "validation") if line["best"]][-1]
+    assert (figures["step"], figures["accuracy"]) == (best["step"], best["accuracy"])
+    page = words(run / "report.html")
+    assert f"Validation Accuracy {figures['accuracy']:.4f}" in page
+    assert "Quality on the validation split" in page
+    assert "The original texts are not to be had: the manifest does not say where they came from." in page
 
 
 def break_matplotlib() -> None:
@@ -200,69 +224,3 @@ def test_what_cannot_be_shown_gets_a_sentence(run: Path, tmp_path: Path, capsys:
     assert cli.run(harness_main.main, ["report"]) == 2
     said = "error: no run named: python -m harness report RUN [RUN …] takes one run directory or several\n"
     assert capsys.readouterr().err == said
-
-
-def relative_luminance(colour: str) -> float:
-    """Of ``rgb(r, g, b)``, as WCAG 2 defines it."""
-    values = np.array([int(part) for part in re.findall(r"\d+", colour)[:3]]) / 255
-    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"needs a browser: one of {', '.join(BROWSERS)} on the PATH")
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright to drive a browser")
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=60_000)
-        yield launched
-        launched.close()
-
-
-@pytest.fixture(scope="module", params=["alone", "three labels", "side by side", "different datasets"])
-def page_file(request: pytest.FixtureRequest, run: Path, second: Path, elsewhere: Path, place: Path) -> Path:
-    runs = {
-        "alone": [run],
-        "three labels": [elsewhere],
-        "side by side": [run, second],
-        "different datasets": [run, second, elsewhere],
-    }[request.param]
-    return write_report(runs, place / f"{request.param}.html")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1400, 400])
-def test_a_browser_without_network_shows_it_whole(browser: Any, page_file: Path, width: int, scheme: str) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-    try:
-        page = context.new_page()
-        said: list[str] = []
-        asked: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(page_file.resolve().as_uri())
-        for opened in (False, True):
-            page.evaluate("open => document.querySelectorAll('details').forEach(part => part.open = open)", opened)
-            assert page.evaluate("document.documentElement.scrollWidth") <= page.evaluate("innerWidth") == width
-        assert said == []
-        assert asked == [page_file.resolve().as_uri()]
-        charts = page.evaluate("[...document.querySelectorAll('svg')].map(svg => svg.getBoundingClientRect().width)")
-        assert len(charts) >= 7
-        assert all(250 < chart <= 460 for chart in charts)
-        assert page.evaluate("document.querySelectorAll('h1 *:not(bdi), td bdi *, th bdi *').length") == 0
-        colours = page.evaluate(
-            "[getComputedStyle(document.querySelector('section')).backgroundColor,"
-            " ...['svg text', 'td', '.note', '.interval'].map(name => {"
-            "   const part = document.querySelector(name), style = getComputedStyle(part);"
-            "   return name === 'svg text' ? style.fill : style.color; })]"
-        )
-        card, *inks = map(relative_luminance, colours)
-        assert (card > 0.5) == (scheme == "light")
-        for ink in inks:  # WCAG 2 asks for 4.5
-            assert (max(card, ink) + 0.05) / (min(card, ink) + 0.05) > 4.5
-    finally:
-        context.close()

@@ -12,13 +12,13 @@ import psutil
 import pytest
 
 from harness.tracking.tracking import FINISH_S, KILL_AFTER_S, SHORT_FINISH_S
-from tests.commands import read_metrics, run_module, succeed
+from tests.commands import PLAIN, read_metrics, run_module, succeed
 from tests.datasets import write_dataset
 from tests.fake_trackio import FAKE_TRACKIO
 
 pytestmark = pytest.mark.slow
 
-SMALL = ("--epochs", 2, "--tracking.log_every", 1, "--model.embedding_dim", 8, "--model.hidden_size", 8)
+SMALL = (*PLAIN, "--epochs", 2, "--tracking.log_every", 1, "--model.embedding_dim", 8, "--model.hidden_size", 8)
 
 
 @pytest.fixture(scope="module")

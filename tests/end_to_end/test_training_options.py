@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import read_metrics, run_module, sentence, succeed
+from tests.commands import PLAIN, read_metrics, run_module, sentence, succeed
 from tests.datasets import write_dataset
 from tests.runs import train_to_end
 
 pytestmark = pytest.mark.processes
 
-SMALL = ("--model.embedding_dim", 8, "--model.hidden_size", 8, "--global_batch", 20, "--precision", "fp32")
+SMALL = (*PLAIN, "--model.embedding_dim", 8, "--model.hidden_size", 8, "--global_batch", 20, "--precision", "fp32")
 
 
 @pytest.fixture(scope="module")

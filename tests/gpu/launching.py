@@ -16,9 +16,9 @@ from typing import Any
 
 import psutil
 
-from tests.commands import ROOT, free_port
+from tests.commands import PLAIN, ROOT, free_port
 
-SMALL = ("--model.embedding_dim", 32, "--model.hidden_size", 32, "--model.dropout", 0.2, "--optim.lr", 0.01)
+SMALL = (*PLAIN, "--model.embedding_dim", 32, "--model.hidden_size", 32, "--model.dropout", 0.2, "--optim.lr", 0.01)
 STOP_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2"
 
 

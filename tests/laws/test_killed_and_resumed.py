@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -60,6 +61,23 @@ def test_killed_at_some_moments(data: Path, undisturbed: Path, tmp_path: Path) -
     total = read_metrics(undisturbed, "train")[-1]["step"]
     assert kill_again_and_again(start, data, tmp_path / "run", total, 3) >= 1
     assert final(tmp_path / "run") == final(undisturbed)
+
+
+@pytest.mark.timeout(280, func_only=True)
+def test_killed_before_and_after_its_vectors_are_let_go(tmp_path: Path) -> None:
+    """A run that goes on has its vectors in its weights: they may be gone by then."""
+    data, run = tmp_path / "data", tmp_path / "killed" / "run"
+    write_dataset(data, {"train": 400, "validation": 100})
+    options = ("--init.vectors", "auto", "--model.embedding_std", "0.5", "--model.freeze_embedding", "30")
+    assert start(data, tmp_path / "whole" / "run", *options).wait(120) == 0, log(tmp_path / "whole" / "run")
+    for step in (24, 48):
+        process = start(data, run, *options)
+        wait_for_step(process, run, step)
+        process.kill()
+        shutil.rmtree(data / "vectors", ignore_errors=True)
+    assert start(data, run, *options).wait(120) == 0, log(run)
+    assert final(run) == final(tmp_path / "whole" / "run")
+    assert not (data / "vectors").exists()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -11,12 +12,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Split, read_manifest, verify
+from tests.commands import run_module, succeed
 from tests.corpora import Command, contents, reviews, write_csv
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,6 +103,28 @@ def test_killed_at_twenty_random_moments(
         if hits >= 20:
             return
     pytest.fail(f"only {hits} of 160 kills hit a run at work")
+
+
+def replaced_and_killed(folder: Path, instants: str, exchange: str) -> dict[str, Any]:
+    source = write_csv(folder / "small.csv", reviews(240))
+    return json.loads(succeed(run_module("tests.kills", source, folder, instants, exchange, timeout_s=1500)).stdout)
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(600)
+def test_a_dataset_that_is_being_replaced_is_there_whatever_is_killed(tmp_path: Path) -> None:
+    found = replaced_and_killed(tmp_path, "few", "yes")
+    assert (found["kills"], found["wrong"]) == (5, [])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1600)
+@pytest.mark.parametrize("exchange", ["yes", "no"])
+def test_killed_at_every_instant_of_a_replacement(exchange: str, tmp_path: Path) -> None:
+    found = replaced_and_killed(tmp_path, "all", exchange)
+    assert found["wrong"] == []
+    assert found["kills"] > 50
+    assert ("exchanged" in found["changes"], "rename" in found["changes"]) == (True, True)
 
 
 @pytest.mark.processes

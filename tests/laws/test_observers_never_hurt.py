@@ -20,6 +20,7 @@ from harness import train
 from harness.config import RunConfig, TrackingConfig
 from harness.tracking import tracking
 from harness.tracking.tracking import Trackers
+from tests.commands import PLAIN
 from tests.datasets import write_dataset
 from tests.fake_trackio import install
 from tests.ranks import run_ranks
@@ -27,7 +28,7 @@ from tests.runs import wait_until
 
 pytestmark = pytest.mark.processes
 
-SMALL = ("--epochs", "2", "--tracking.log_every", "1", "--model.embedding_dim", "8", "--model.hidden_size", "8")
+SMALL = (*PLAIN, "--epochs", "2", "--tracking.log_every", "1", "--model.embedding_dim", "8", "--model.hidden_size", "8")
 LIMIT_S = 2.0
 RAISED = "raised ConnectionError: no such server, and was stopped"
 FAULTS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
+from harness.model.wide import WidePart
 from harness.ranks.session import Session, open_session
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import learning_rate
 from harness.training.profiling import StepProfiler
 from harness.training.throughput import Meter
 from harness.training.trainer import Trainer
+from harness.training.wide import count_features
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
@@ -33,7 +36,7 @@ pytestmark = pytest.mark.processes
 ROWS, GLOBAL_BATCH, STEPS = 101, 24, 5
 ACCUMULATION = (1, 3)
 LAYOUTS = ("padded", "packed")
-OPTIONS = ("plain", "every option")
+OPTIONS = ("plain", "every option", "gru")
 Case = tuple[int, str, str, int]
 """Dataset, options, layout, micro-batches a step."""
 
@@ -41,9 +44,19 @@ Case = tuple[int, str, str, int]
 def make_config(options: str, labels: list[str]) -> RunConfig:
     if options == "plain":
         model, optim = ModelConfig(embedding_dim=8, hidden_size=6), OptimConfig(lr=0.01)
+    elif options == "gru":
+        model = ModelConfig(cell="gru", embedding_dim=8, hidden_size=6, num_layers=2, pooling="last", dropout=0.4)
+        optim = OptimConfig(lr=0.01)
     else:
         model = ModelConfig(
-            embedding_dim=8, hidden_size=6, num_layers=2, pooling="max+mean", dropout=0.4, word_dropout=0.2
+            embedding_dim=8,
+            hidden_size=6,
+            num_layers=2,
+            pooling="max+mean",
+            dropout=0.4,
+            word_dropout=0.2,
+            freeze_embedding=2,
+            wide=512,
         )
         optim = OptimConfig(lr=0.01, ema=0.8, label_smoothing=0.1, class_weights={labels[0]: 2.5}, weight_decay=0.1)
     return RunConfig(global_batch=GLOBAL_BATCH, epochs=1, seed=3, precision="fp32", model=model, optim=optim)
@@ -102,6 +115,8 @@ def train_case(
         meter=Meter(),
         profiler=StepProfiler([], directory),
     )
+    if objective.classifier.wide is not None:
+        count_features(objective.classifier.wide, split, world)
     update, counts = trainer.update, []
 
     def counted(batch: StepBatch) -> Any:
@@ -113,7 +128,8 @@ def train_case(
     final = named(objective.classifier)
     if trainer.average is not None:
         with trainer.average.swapped():
-            final |= {f"average of {name}": values for name, values in named(objective.classifier).items()}
+            held = named(objective.classifier)
+            final |= {f"average of {name}": held[name] for name, _ in objective.classifier.named_parameters()}
     return counts, final
 
 
@@ -134,6 +150,7 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
     vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     decayed = {"params": matrices, "weight_decay": optim.weight_decay}
     optimizer = torch.optim.AdamW([decayed, {"params": vectors, "weight_decay": 0.0}], lr=optim.lr)
+    wide = None if model.wide is None else PlainWide(model.wide, split)
     rows_of = [(block, row) for block in split.blocks for row in range(len(block.row))]
     for step in range(STEPS):
         epoch, place = divmod(step, order.steps_per_epoch)
@@ -143,15 +160,21 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
             length, label, source = int(block.length[row]), int(block.label[row]), block.row[row : row + 1]
             ids = torch.from_numpy(block.ids[row, :length].astype(np.int32))[None]
             masks = Masks.of(config.seed, step, source, ids.device) if model.drops else None
-            logits = model(Batch(ids, torch.tensor([length]), torch.tensor([label]), source), masks)
+            logits = model.read(Batch(ids, torch.tensor([length]), torch.tensor([label]), source), masks)
             weight = optim.class_weights.get(manifest.labels[label], 1.0)
+            if wide is not None:
+                wide.learn(block.ids[row, :length].tolist(), label, weight, optim.label_smoothing)
             total = total + weight * plain_loss(logits[0], label, optim.label_smoothing)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, STEPS, optim)
         optimizer.zero_grad()
         (total / len(picked)).backward()
+        if step < (config.model.freeze_embedding or 0):
+            model.embedding.weight.grad = None
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        if wide is not None:
+            wide.step(optim.wide_lr * (1 - step / STEPS) / len(picked))
         decay = min(optim.ema or 0.0, (1 + step) / (10 + step))
         for name, parameter in model.named_parameters():
             average[name] = decay * average[name] + (1 - decay) * parameter.detach()
@@ -159,6 +182,45 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
     if optim.ema:
         final |= {f"average of {name}": values.numpy() for name, values in average.items()}
     return final
+
+
+class PlainWide:
+    """The wide part from its definition: TF-IDF row by row in dictionaries, gradient descent feature by feature."""
+
+    def __init__(self, wide: WidePart, split: Split) -> None:
+        self.wide = wide
+        rows = [block.ids[row, : block.length[row]].tolist() for block in split.blocks for row in range(len(block.row))]
+        with_it = Counter(bucket for ids in rows for bucket in set(self.buckets(ids)))
+        for bucket, many in with_it.items():
+            wide.idf[bucket] = 1 + math.log((1 + len(rows)) / (1 + many)) if many > 1 else 0
+        self.change = torch.zeros_like(wide.table)
+        self.bias_change = torch.zeros_like(wide.bias)
+
+    def buckets(self, ids: list[int]) -> list[int]:
+        """Words first, then pairs; ``bucket_of`` is the one thing that is not told again here."""
+        words = [one * 0x1E3779B1 for one in ids]
+        pairs = [one * 0x05EBCA6B + two * 0x42B2AE35 + 0x1E3779B1 for one, two in itertools.pairwise(ids)]
+        return [int(self.wide.bucket_of(torch.tensor(key % 2**32))) for key in words + pairs]
+
+    def learn(self, ids: list[int], label: int, weight: float, smoothing: float) -> None:
+        features = {bucket: 1 + math.log(many) for bucket, many in Counter(self.buckets(ids)).items()}
+        features = {bucket: value * float(self.wide.idf[bucket]) for bucket, value in features.items()}
+        length = math.sqrt(sum(value**2 for value in features.values())) or 1.0
+        logits = self.wide.bias.clone()
+        for bucket, value in features.items():
+            logits += value / length * self.wide.table[bucket]
+        logits.requires_grad_()
+        loss = weight * plain_loss(logits[0] if len(logits) == 1 else logits, label, smoothing)
+        (error,) = torch.autograd.grad(loss, logits)
+        for bucket, value in features.items():
+            self.change[bucket] += value / length * error
+        self.bias_change += 0.1 * error
+
+    def step(self, rate: float) -> None:
+        self.wide.table -= rate * self.change
+        self.wide.bias -= rate * self.bias_change
+        self.change.zero_()
+        self.bias_change.zero_()
 
 
 def plain_loss(logits: torch.Tensor, label: int, smoothing: float) -> torch.Tensor:

@@ -16,6 +16,7 @@ from preprocessing.base.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("launch", "plan", "doctor", "baseline", "predict", "report", "checkpoint", "wandb-sync", "dashboard", "bench")
+STEPS = "run, check, inspect, bench, fetch-nltk"
 HELP_WITHOUT_TORCH = """
 import contextlib, io, sys
 from harness.__main__ import main as harness
@@ -50,7 +51,7 @@ def test_no_help_waits_for_torch() -> None:
         (harness, [], [f"  {name}" for name in NAMES]),
         (harness, ["checkpoint"], ["  list RUN ", "  verify RUN ", "  diff RUN [STEP STEP]"]),
         (harness, ["bench"], ["  recurrence ", "  train ", "  loader "]),
-        (preprocessing, [], ["  run ", "  check D ", "  inspect D ", "  bench ", "  fetch-nltk "]),
+        (preprocessing, [], ["  run ", "  check D ", "  inspect D ", "  vectors D ", "  bench ", "  fetch-nltk "]),
     ],
 )
 def test_a_bare_command_lists_what_there_is(capsys, main, words: list[str], lines: list[str]) -> None:
@@ -69,7 +70,7 @@ def test_every_bench_has_help(capsys, name: str) -> None:
     assert left.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: python -m harness bench {name} ")
-    assert "--rounds ROUNDS" in shown
+    assert "\n  --rounds " in shown
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,9 @@ def test_every_bench_has_help(capsys, name: str) -> None:
         (["--samples", "-1", "D"], ["D"], [["--samples", "-1"]]),
         (["--run", "RUN", "--", "--json", "b"], ["--json", "b"], [["--run", "RUN"]]),
         (["-h"], [], [["--help"]]),
+        (["--help", "model", "RUN"], ["RUN"], [["--help", "model"]]),
+        (["--help=model", "RUN"], ["RUN"], [["--help", "model"]]),
+        (["RUN", "--help", "--json"], ["RUN"], [["--help"], ["--json"]]),
         (["--run"], [], [["--run"]]),
     ],
 )
@@ -95,6 +99,10 @@ def test_words_stand_apart_from_options(argv: list[str], alone: list[str], optio
     [
         (harness, "bench recurence", "python -m harness bench: recurence: no such command; did you mean recurrence?"),
         (harness, "checkpoint lst R", "python -m harness checkpoint: lst: no such command; did you mean list?"),
+        (harness, "train", "python -m harness: train: no such command; it is launch here"),
+        (harness, "prepare", "python -m harness: prepare: no such command; it is python -m preprocessing run here"),
+        (preprocessing, "fit", "python -m preprocessing: fit: no such command; it is python -m harness launch here"),
+        (preprocessing, "--output d", f"python -m preprocessing: --output: a command comes first; there are {STEPS}"),
         (harness, "checkpoint list", "no run named: python -m harness checkpoint list RUN takes one run directory"),
         (harness, "checkpoint list a b", "'b': python -m harness checkpoint list RUN takes one run directory"),
         (harness, "checkpoint list a --jsn", "--jsn: no such option; did you mean --json?"),
@@ -107,6 +115,8 @@ def test_words_stand_apart_from_options(argv: list[str], alone: list[str], optio
         (preprocessing, "inspect d --smaples 3", "--smaples: no such option; did you mean --samples?"),
         (preprocessing, "inspect d --samples x", "samples: expected int, got x"),
         (preprocessing, "bench --source.paht x", "--source.paht: no such option; did you mean --source.path?"),
+        (preprocessing, "run", "--output is missing: --help says what belongs there"),
+        (harness, "baseline --json", "--data is missing: --help says what belongs there"),
         (preprocessing, "bench --rounds x", "rounds: expected int, got x"),
     ],
 )

@@ -57,6 +57,7 @@ def test_a_place_to_save_to(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sweep_gives_every_rank_its_values_and_each_trial_a_directory(tmp_path: Path) -> None:
     utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils", reason="needs the extra wandb")
     sweep = yaml.safe_load((ROOT / "launch" / "sweep.yaml").read_text())
+    assert "seed" not in sweep["parameters"]  # the luckiest one would win
     values = {key: spec.get("values", [spec.get("min")])[-1] for key, spec in sweep["parameters"].items()}
     command = utils.create_sweep_command(sweep["command"])
     arguments = utils.create_sweep_command_args({"args": {key: {"value": value} for key, value in values.items()}})
@@ -72,4 +73,4 @@ def test_a_sweep_gives_every_rank_its_values_and_each_trial_a_directory(tmp_path
     assert options == ["--config_file", "configs/accelerate/cpu.yaml"]
     config = cli.parse(RunConfig, training, prog="test")
     assert (config.run, config.tracking.tracker) == ("runs/sweep-trial7", "wandb")
-    assert (config.optim.lr, config.model.dropout, config.model.hidden_size, config.seed) == (0.0003, 0.4, 256, 2)
+    assert (config.optim.lr, config.model.dropout, config.model.hidden_size, config.seed) == (0.0003, 0.4, 256, 0)

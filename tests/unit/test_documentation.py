@@ -15,7 +15,8 @@ from accelerate.commands.launch import launch_command_parser
 from harness.__main__ import COMMANDS as HARNESS
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
-from preprocessing.base.commands import Command, load
+from preprocessing.base.commands import Command
+from preprocessing.base.named import load
 from tests.unit.test_architecture import FLOORS, own_modules, room_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,8 +28,8 @@ LINK = re.compile(r"\]\(([^)#]+)\)")
 COMMAND = re.compile(r"python -m (harness|preprocessing)((?: +[!-_a-{}~]+)*)")
 """A command with its words, up to the end of the line or the first sign that is no word of a command."""
 OPTIONS_OF = {
-    "launch": ("harness.config:RunConfig",),
-    "doctor": ("harness.config:RunConfig", "harness.launch.doctor:DoctorConfig"),
+    "launch": ("harness.config:Recipe",),
+    "doctor": ("harness.config:Recipe", "harness.launch.doctor:DoctorConfig"),
 }
 """The configurations of the commands that read their words themselves, together with accelerate's options."""
 HEADING = re.compile(r"^## ", re.MULTILINE)

@@ -126,7 +126,7 @@ def test_help_answers_at_once(arguments: list[str]) -> None:
 
 def test_run_help_prints_the_docstring_of_every_field(command: Command) -> None:
     with pytest.raises(SystemExit):
-        command("run", "--help")
+        command("run", "--help", "all")
     printed = " ".join(command.capsys.readouterr().out.split())
     assert "A token that occurs less often in the training split is read as <unk>." in printed
     assert "Longest wait for the next part to be finished before the job gives up" in printed

@@ -21,7 +21,7 @@ from harness.training import probe
 from harness.training.ema import WeightAverage
 from harness.training.flops import flops_per_token, measure_peak
 from harness.training.probe import heaviest_batch
-from harness.training.throughput import FLOATS, INTEGERS, summarize
+from harness.training.throughput import FLOATS, INTEGERS, SlowRank, summarize
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
@@ -50,13 +50,39 @@ def test_figures_of_a_log_line() -> None:
     [
         ({"wait_s": [0.0, 0.8]}, "data-bound on rank 1: it waited 40% of the time"),
         ({"padded_tokens": [10_000, 10_000]}, "padding is 50% of what is computed"),
-        ({"forward_s": [0.5, 1.0]}, "rank 1 computes 50% slower than rank 0"),
     ],
 )
 def test_a_verdict_names_what_is_wrong(columns: dict[str, list[float]], words: str) -> None:
     verdict = summarize(ranks(**columns), 0, 0.0)["verdict"]
     assert verdict is not None
     assert verdict.startswith(words)
+
+
+def verdicts(slow: SlowRank, *lines: dict[str, list[float]]) -> list[str | None]:
+    """What log lines say one after the other."""
+    return [summarize(ranks(**columns), 0, 0.0, slow)["verdict"] for columns in lines]
+
+
+def test_a_slow_rank_is_named_when_that_lasts() -> None:
+    """Three lines of 24 seconds, and again when it has lasted twice as long; a line in which it keeps up ends it."""
+    slow, steady = {"forward_s": [6.0, 12.0], "seconds": [24.0, 24.0]}, {"seconds": [24.0, 24.0]}
+    sentence = (
+        "rank 1 computes 50% slower than rank 0, for {} s now, and the others wait for it 25% of the time or more; "
+        "look at its device and at who else uses it"
+    )
+    before = SlowRank()
+    assert verdicts(before, *[slow] * 3) == [None, None, sentence.format(72)]
+    assert verdicts(before, *[slow] * 3) == [None, None, sentence.format(144)]
+    assert verdicts(before, steady, slow, slow, slow) == [None, None, None, sentence.format(72)]
+
+
+def test_turns_in_being_slow_and_what_costs_nothing_are_not_worth_a_word() -> None:
+    first, second = ({"forward_s": times, "seconds": [24.0, 24.0]} for times in ([12.0, 6.0], [6.0, 12.0]))
+    assert verdicts(SlowRank(), *[first, second] * 5) == [None] * 10
+    cheap = {"forward_s": [1.0, 2.0], "seconds": [24.0, 24.0]}  # 4 % of the time
+    assert verdicts(SlowRank(), *[cheap] * 9) == [None] * 9
+    short = {"forward_s": [0.25, 0.5], "seconds": [1.0, 1.0]}
+    assert verdicts(SlowRank(), *[short] * 9) == [None] * 9
 
 
 def test_flops_count_the_gates_of_every_layer_and_direction() -> None:

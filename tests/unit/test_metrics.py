@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.config import EvaluationConfig
-from harness.scores.calibration import Decision, choose_threshold, decide, fit_temperature
+from harness.scores.calibration import (
+    SHARES,
+    Decision,
+    calibrated_log_loss,
+    choose_share,
+    choose_threshold,
+    decide,
+    fit_temperature,
+)
 from harness.scores.intervals import Statistics, bootstrap, wilson
 from harness.scores.metrics import Reliability, classification_metrics, log_loss_per_row, per_class, probabilities
 from harness.scores.subgroups import quantile_groups, subgroups
@@ -247,3 +255,21 @@ def test_equal_values_stay_in_one_group() -> None:
     groups = [(low, high, int(mask.sum())) for low, high, mask in quantile_groups(values)]
     assert groups == [(0, 0, 90), (1, 9, 10)]
     assert [(low, high) for low, high, _ in quantile_groups(np.full(5, 3))] == [(3, 3)]
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_share_of_a_part_is_the_one_with_the_lowest_loss(classes: int) -> None:
+    network, labels = simulated(400, 0, classes)
+    other = np.random.default_rng(1).normal(size=network.shape)
+    wide = network / 4 + other / 8  # knows the same, less loudly
+    chosen = choose_share(network, wide, labels)
+    losses = {share: calibrated_log_loss(network + share * wide, labels) for share in SHARES}
+    assert losses[chosen] == min(losses.values())
+    assert choose_share(network, other, labels) < 0.5
+    assert choose_share(other / 10, network, labels) > 4
+
+
+def test_a_calibrated_loss_does_not_blame_sureness() -> None:
+    logits, labels = simulated(300, 0)
+    assert calibrated_log_loss(10 * logits, labels) == pytest.approx(calibrated_log_loss(logits, labels), abs=1e-9)
+    assert calibrated_log_loss(logits, labels) < log_loss_per_row(10 * logits, labels).mean()

@@ -12,15 +12,20 @@ from types import FrameType
 from typing import Any
 
 import pytest
+import torch
 
-from harness.config import CheckpointConfig, ModelConfig, RunConfig
+from harness.config import CheckpointConfig, ModelConfig, RunConfig, to_dict
+from harness.data import order
 from harness.ranks.preemption import Preempted
 from harness.ranks.session import Session, open_session
+from harness.rundir import checkpoint
 from harness.rundir.status import read_status
+from harness.rundir.storage import check_claim, claim
 from harness.training import assembly, writer
 from harness.training.assembly import assemble
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import read_manifest
 from tests.datasets import write_dataset
 
 pytestmark = pytest.mark.processes  # the environment of a run names git's revision
@@ -132,6 +137,55 @@ def test_every_ending_has_its_state(config: RunConfig, session: Session, tmp_pat
         status_after(DataError("a shard is gone"), config, session, tmp_path / "c")
     failed = read_status(tmp_path / "c") or {}
     assert [failed[name] for name in facts] == ["failed", 3, 7, "a shard is gone"]
+
+
+def with_checkpoint(config: RunConfig, run: Path, changes: dict[str, Any]) -> None:
+    """A run directory as a run of ``config`` leaves it at step 7; ``changes`` to what its checkpoint says."""
+    manifest = read_manifest(config.data)
+    facts = {"text_hash": manifest.text_hash, "dataset": manifest.fingerprint, "order_version": order.VERSION}
+    state = {"step": 7, "config": to_dict(config), **facts, **changes}
+    tensors = {"weight": torch.zeros(1)}
+    checkpoint.write(run, 7, {checkpoint.MODEL: tensors, checkpoint.OPTIMIZER: tensors}, state)
+    (run / "status.json").write_text('{"state": "preempted", "exit_code": 85, "reason": "", "step": 7}')
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"dataset": "other"}, "is not the dataset of"),
+        ({"order_version": 1}, "the same dataset comes in another order"),
+        ({"config": {}}, "epochs: the run began with 4, now 1"),  # what it does not say was the default
+    ],
+)
+def test_a_dry_run_is_refused_as_its_run_would_be(
+    config: RunConfig, session: Session, tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    """Without padless's launcher, too."""
+    run = tmp_path / "run"
+    with_checkpoint(config, run, changes)
+    dry = dataclasses.replace(config, run=str(run), dry_run=True)
+    with pytest.raises(ConfigError, match=expected), RunWriter(dry, active=False) as writing:
+        assembly.agree(dry, session, writing)
+
+
+def test_a_dry_run_beside_its_run_is_refused_and_one_that_could_go_on_begins_anew(
+    config: RunConfig, session: Session, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with_checkpoint(config, run, {})
+    dry = dataclasses.replace(config, run=str(run), dry_run=True)
+    with RunWriter(dry, active=False) as writing:
+        assert assembly.agree(dry, session, writing)[1] is None
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "status.json"]
+    with (
+        claim(dataclasses.replace(config, run=str(run))),
+        pytest.raises(ConfigError, match="another process trains in"),
+    ):
+        check_claim(dry)
+    check_claim(dry)  # the lock is free again
+    missing = tmp_path / "a" / "b"
+    check_claim(dataclasses.replace(dry, run=str(missing)))
+    assert not missing.parent.exists()
 
 
 def test_a_refused_start_leaves_a_finished_run_finished(config: RunConfig, session: Session, tmp_path: Path) -> None:

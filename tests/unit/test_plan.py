@@ -26,6 +26,7 @@ from harness.model.size import num_parameters
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split, read_manifest
+from tests.commands import PLAIN
 from tests.datasets import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def as_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
-    assert main(["plan", *map(str, arguments), "--json"]) == 0
+    assert main(["plan", *PLAIN, *map(str, arguments), "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -172,14 +173,14 @@ def test_rows_of_a_process_and_when_they_are_too_few(
     values = as_json(capsys, "--data", dataset, *options)
     assert values["rows_per_process"] == rows
     assert values["too_few_for_a_gpu"] == sentence
-    main(["plan", "--data", str(dataset), *map(str, options)])
+    main(["plan", *PLAIN, "--data", str(dataset), *map(str, options)])
     shown = capsys.readouterr().out
     assert f", each with {rows[0]} to {rows[1]} rows a step, " in shown
     assert ("on a GPU   " in shown) == (sentence is not None)
 
 
 def test_for_people(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["plan", "--data", str(dataset), "--global_batch", "50"])
+    main(["plan", *PLAIN, "--data", str(dataset), "--global_batch", "50"])
     shown = capsys.readouterr().out
     assert "steps      10 an epoch, 40 in all, of 50 to 50 rows" in shown
     assert "proof      each row exactly once; counted over 10 steps" in shown
@@ -200,7 +201,7 @@ def test_for_people(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_mistakes_get_a_sentence(dataset: Path, options: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        main(["plan", "--data", str(dataset), *options])
+        main(["plan", *PLAIN, "--data", str(dataset), *options])
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
 

@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from harness.config import flat
-from harness.report.charts import Series, draw
-from harness.report.facts import RunFacts, averaged, differing, thinned
-from harness.report.page import best_values, dataset_groups, reproduce, unique_names, weighed, write_report_quietly
+from harness.report.charts import Series, draw, is_steep
+from harness.report.curves import averaged, thinned
+from harness.report.facts import RunFacts
+from harness.report.formats import by_value
+from harness.report.page import write_report_quietly
+from harness.report.views import reproduce
 
 NOTHING = RunFacts(
     directory=Path("runs/a"),
@@ -26,7 +29,7 @@ NOTHING = RunFacts(
     validation=[],
     speed=[],
     attempts=[],
-    test=None,
+    measured=None,
     fingerprint=None,
     manifest=None,
     manifest_note=None,
@@ -76,38 +79,9 @@ def test_a_thinned_curve_keeps_its_ends() -> None:
     assert (y == 2 * x).all()
 
 
-def test_what_differs_between_runs() -> None:
-    first = facts(config={"run": "a", "seed": 0, "model": {"hidden_size": 8, "dropout": 0.5}, "optim": {}})
-    second = facts(config={"run": "b", "seed": 0, "model": {"hidden_size": 16, "dropout": 0.5}, "new": None})
-    assert differing([first, second]) == {
-        "model.hidden_size": [8, 16],
-        "optim": [{}, "unset"],
-        "new": ["unset", None],
-    }
+def test_settings_and_values_are_written_flat() -> None:
     assert flat({"a": {"b": {"c": 1}}, "d": [1]}) == {"a.b.c": 1, "d": [1]}
-
-
-def test_which_runs_can_be_compared() -> None:
-    low = {"accuracy": 0.8, "balanced_accuracy": 0.8, "f1": 0.7, "roc_auc": None, "pr_auc": None}
-    high = {"accuracy": 0.9, "balanced_accuracy": 0.9, "f1": 0.6, "roc_auc": 0.9, "pr_auc": None}
-    tests = [{**low, "log_loss": 0.5, "ece": 0.1}, {**high, "log_loss": 0.3, "ece": 0.2}]
-    same = [facts(test=test, fingerprint="a") for test in tests]
-    expected = {"accuracy": 0.9, "balanced_accuracy": 0.9, "f1": 0.7, "roc_auc": 0.9, "log_loss": 0.3, "ece": 0.1}
-    assert best_values(same) == expected
-    apart = [same[0], facts(test=tests[1], fingerprint="b"), facts(), facts(), same[1]]
-    assert dataset_groups(apart) == [0, 1, 2, 3, 0]
-    assert best_values(apart) == {}
-    assert best_values(same[:1]) == {}
-
-
-def test_runs_of_one_name_are_told_apart() -> None:
-    runs = [facts(directory=Path(place)) for place in ("x/a", "y/a", "y/b")]
-    assert unique_names(runs) == ["x/a", "y/a", "b"]
-
-
-def test_words_weigh_as_shares_of_the_heaviest() -> None:
-    assert weighed({"tokens": ["a", "b"], "weights": [0.5, -2.0]}) == [("a", 0.25), ("b", -1.0)]
-    assert weighed({"tokens": ["a"], "weights": [0.0]}) == [("a", 0.0)]
+    assert by_value([0.1, None, 0.1, "unset"]) == [("0.1", [1, 3]), ("null", [2]), ("unset", [4])]
 
 
 def test_commands_that_make_the_run_again() -> None:
@@ -140,6 +114,20 @@ def test_a_chart_has_the_page_s_colours_and_names_of_its_own() -> None:
     }
     assert "#0" not in chart.svg.replace("url(#", "").replace('href="#', "")
     assert draw("Nothing", [Series("a", [], [])], "step", "loss") is None
+
+
+def test_a_second_round_of_colours_is_dashed() -> None:
+    series = [Series(f"run {slot}", [1, 2], [0.1, 0.2], slot) for slot in range(17)]
+    chart = draw("Many", series, "step", "loss")
+    assert chart is not None
+    assert [entry[1] for entry in chart.legend] == [*range(8), *range(8), 0]
+    assert [entry[2] for entry in chart.legend] == ["line"] * 8 + ["dashed"] * 8 + ["line"]
+
+
+def test_a_few_large_values_do_not_press_the_others_onto_the_axis() -> None:
+    assert is_steep([Series("norm", [1, 2, 3, 4], [500.0, 1.0, 0.9, 0.8])])
+    assert not is_steep([Series("norm", [1, 2, 3], [5.0, 1.0, 0.9])])
+    assert not is_steep([Series("norm", [1, 2, 3, 4], [500.0, 1.0, 0.9, 0.0])])
 
 
 def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,16 @@ def test_what_would_miss_or_repeat_rows(
         check_dataset(checkpoint(manifest, **changes), manifest, config(allow))
 
 
+def test_another_order_of_the_same_dataset_is_no_other_dataset(manifest: Manifest) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_dataset(checkpoint(manifest, order_version=1), manifest, config())
+    assert "the same dataset comes in another order" in str(caught.value)
+    assert "is not the dataset" not in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        check_dataset(checkpoint(manifest, order_version=1, dataset="other"), manifest, config())
+    assert "data is not the dataset" in str(caught.value)
+
+
 def test_a_checkpoint_without_a_version_has_the_first(manifest: Manifest) -> None:
     old = checkpoint(manifest)
     del old.state["order_version"]

@@ -19,6 +19,7 @@ import pytest
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
+from preprocessing.corpus.detection import resolved
 from preprocessing.corpus.readers import Piece, read
 from preprocessing.corpus.sources import Plan, files, numbered, scan
 from preprocessing.labels import NEUTRAL, UNKNOWN, LabelMap, in_order, spelling
@@ -44,7 +45,8 @@ def classes(piece: Piece) -> list[int]:
 
 
 def plans(stage: Path, splits: SplitConfig | None = None, **options: Any) -> list[Plan]:
-    return [scan(file, stage) for file in files(SourceConfig(**options), splits or SplitConfig())]
+    found = resolved(list(files(SourceConfig(**options), splits or SplitConfig())))
+    return [scan(file, stage) for file in found.files]
 
 
 def pieces(stage: Path, splits: SplitConfig | None = None, **options: Any) -> list[Piece]:

@@ -69,18 +69,46 @@ WRONG_DATA = {
     "empty folder": (lambda folder: folder, [], "holds no labelled text"),
     "missing column": (
         csv_file(list(ROWS), header=("review", "label")),
+        ["--source.text_column", "body"],
+        "no column 'body'; it has 'review', 'label'; set source.text_column",
+    ),
+    "two texts": (
+        csv_file([(text, label, f"{text}!") for text, label in ROWS], header=("pros", "label", "cons")),
         [],
-        "no column 'text'; it has 'review', 'label'",
+        "reviews.csv: which column is the text? It could be 'pros' (review 0 w",
+    ),
+    "two labels": (
+        csv_file([(*row, at % 3) for at, row in enumerate(ROWS)], header=("text", "topic", "stars")),
+        [],
+        "which column is the label? It could be 'topic' (negative, positive, …); 'stars' (0, 1, 2, …); "
+        "set source.label_column",
+    ),
+    "no text": (
+        csv_file([(at, label) for at, (_, label) in enumerate(ROWS)], header=("number", "label")),
+        [],
+        "has no column 'text', and none that looks like it (sentences); it has 'number', 'label'; "
+        "set source.text_column",
     ),
     "missing key": (
-        raw_file(b'{"review": "a", "label": 1}\n', "r.jsonl"),
+        raw_file("\n".join([*GOOD_LINES[:11], '{"review": "a", "label": 1}']).encode(), "r.jsonl"),
         [],
-        "r.jsonl: row 1: has no key 'text'; it has",
+        "r.jsonl: row 12: has no key 'text'; it has 'review', 'label'",
     ),
+    "JSON array": (raw_file(b'[{"text": "a", "label": 1}]', "r.json"), [], "r.json: one array of JSON, expected one"),
     "missing Parquet column": (
-        parquet_file({"text": TEXTS, "stars": LABELS}),
+        parquet_file({"text": TEXTS, "when": pa.array([f"2020-01-{at}" for at in range(60)])}),
         [],
-        "no column 'label'; it has 'text', 'stars'",
+        "no column 'label', and none that looks like it (few values that repeat); it has 'text', 'when'",
+    ),
+    "Parquet text of lists": (
+        parquet_file({"text": pa.array([[text] for text, _ in ROWS]), "label": LABELS}),
+        [],
+        "column 'text' holds list<element: string>, not text; join its values into one text, or set source.text_column",
+    ),
+    "Parquet label of lists": (
+        parquet_file({"text": TEXTS, "label": pa.array([[label] for _, label in ROWS])}),
+        [],
+        "column 'label' holds list<element: string>, not one value a row; set source.label_column",
     ),
     "column twice": (
         csv_file([(*row, 1) for row in ROWS], header=("text", "label", "text")),
@@ -123,14 +151,29 @@ WRONG_DATA = {
         "every row is left out by source.where or source.neutral",
     ),
     "not UTF-8": (
-        raw_file(GOOD_CSV.encode().replace(ROWS[16][0].encode(), b"caf\xe9")),
+        raw_file(GOOD_CSV.replace(ROWS[4][0], "café").encode().replace(ROWS[16][0].encode(), b"caf\xe9")),
         [],
-        "reviews.csv: row 17: byte 3 (0xe9) of 'text' is not UTF-8",
+        "reviews.csv: row 17: byte 3 (0xe9) of 'text' is not UTF-8; set source.encoding, or mend the row",
+    ),
+    "neither UTF-8 nor Latin-1": (
+        raw_file("text,label\nЭтот фильм прекрасен,1\nЭтот фильм ужасен,0\n".encode("cp1251")),
+        [],
+        "reviews.csv: its bytes are neither UTF-8 nor Latin-1; set source.encoding, for example cp1250, cp1251",
+    ),
+    "not the encoding that is set": (
+        raw_file(GOOD_CSV.replace(ROWS[4][0], "caf\xff").encode("latin-1")),
+        ["--source.encoding", "utf-16"],
+        "it is not utf-16 (",
     ),
     "JSON line not UTF-8": (
-        raw_file("\n".join(GOOD_LINES).encode().replace(ROWS[3][0].encode(), b"caf\xe9"), "r.jsonl"),
+        raw_file(
+            "\n".join([*GOOD_LINES, GOOD_LINES[0].replace("review", "été")])
+            .encode()
+            .replace(ROWS[3][0].encode(), b"caf\xe9"),
+            "r.jsonl",
+        ),
         [],
-        "r.jsonl: row 4: byte 13 of the line (0xe9) is not UTF-8",
+        "r.jsonl: row 4: byte 13 of the line (0xe9) is not UTF-8; set source.encoding",
     ),
     "binary Parquet text not UTF-8": (
         parquet_file({"text": pa.array([b"ok", b"\xff"]), "label": pa.array([0, 1])}),
@@ -226,6 +269,7 @@ WRONG_CONFIGURATION = {
     ),
     "text and label in one column": (["--source.label_column", "text"], "source.label_column: 'text'"),
     "split column that is the label": (["--splits.column", "label"], "splits.column: 'label'"),
+    "encoding that is none": (["--source.encoding", "utf8000"], "source.encoding: 'utf8000' is not known"),
     "column names that repeat": (["--source.columns", "[text,text]"], "source.columns"),
     "delimiter of two characters": (["--source.delimiter", "::"], "source.delimiter: '::'"),
     "delimiter that is the quote": (["--source.delimiter", '"'], "must differ"),

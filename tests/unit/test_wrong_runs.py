@@ -72,7 +72,7 @@ def test_predict_names_what_is_wrong(capsys, tmp_path: Path) -> None:
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "x.csv")
     assert (code, line) == (2, "--input and --output go together: name the file to read and the file to write")
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "no.csv", "--output", "y.parquet")
-    assert (code, line) == (3, "no.csv: No such file or directory")
+    assert (code, line) == (3, "no.csv: no such file")
     table = tmp_path / "table.csv"
     table.write_text("review,stars\nfine,3\n,4\n")
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", table, "--output", "y.parquet")
@@ -81,7 +81,7 @@ def test_predict_names_what_is_wrong(capsys, tmp_path: Path) -> None:
     code, line = refuse(capsys, "predict", "--run", tmp_path, *arguments)
     assert (code, line) == (3, f"{table}: row 2: column 'review' holds no text; fill or remove the row")
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", table, "--output", "y.xls")
-    assert (code, line) == (2, "--output y.xls: unknown ending; use .parquet, .csv or .jsonl")
+    assert (code, line) == (2, "--output y.xls: unknown ending; use .parquet, .csv, .tsv or .jsonl")
 
 
 def test_a_directory_without_a_bundle(tmp_path: Path) -> None:

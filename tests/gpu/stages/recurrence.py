@@ -90,7 +90,7 @@ def contender(
 
     def step() -> None:
         if layout == "padded":
-            outputs, _ = lstm.forward_padded(inputs, on_device)
+            outputs = lstm.forward_padded(inputs, on_device)
         else:
             outputs = [lstm.forward_packed(PackedSequence(inputs, sizes))[0].data]
         torch.autograd.backward(outputs, [torch.ones_like(one) for one in outputs])

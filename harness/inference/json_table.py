@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON lines, and texts a line: rows keep their bytes, and members are put before the closing brace."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from harness.inference.pieces import Line, Piece, Source, chosen_column, decoded, lines_of, no_text, together
+from preprocessing.base.errors import DataError
+from preprocessing.corpus.records import Dialect
+from preprocessing.text.words import encode
+
+INT64 = 1 << 63
+
+
+class JsonTable:
+    """One JSON object a line. Keys may differ from line to line."""
+
+    kind = "jsonl"
+
+    def __init__(self, source: Source, wanted: list[str]) -> None:
+        """``wanted`` are keys that may hold the text; the first that the first line has is the one."""
+        self.source, self.wanted = source, wanted
+        self.names: list[str] = []
+        self.kinds: dict[str, set[str]] = {}
+        """What values each key has: text, int, float, bool, other."""
+        self.column: str | None = None
+
+    def scan(self) -> int:
+        """Read all of it once: count its rows, learn its keys and what they hold."""
+        return sum(len(piece.texts) for piece in self.pieces())
+
+    def pieces(self) -> Iterator[Piece]:
+        """All rows, some at a time."""
+        row = 1
+        for some in together(lines_of(self.source, Dialect())):
+            texts = []
+            for number, record in enumerate(self.records(some, row), row):
+                self.column = self.column or chosen_column(self.source, list(record), self.wanted)
+                for name, value in record.items():
+                    self.kinds.setdefault(name, set()).add(kind_of(value))
+                text = record.get(self.column)
+                if not isinstance(text, str) or not text:
+                    raise no_text(self.source, number, self.column)
+                texts.append(text if text.isascii() else encode(text).decode())
+            self.names = list(self.kinds)
+            yield Piece(texts, some)
+            row += len(texts)
+
+    def records(self, lines: list[Line], row: int) -> Iterator[dict[str, Any]]:
+        """The object in each line; ``row`` is the number of the first."""
+        for number, line in enumerate((line for line in lines if line.body), row):
+            where = f"{self.source.name}: row {number}"
+            try:
+                record = json.loads(decoded(line.bare, where))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{where}: not a JSON value ({error}); write one object a line") from None
+            if not isinstance(record, dict):
+                raise DataError(f'{where}: a {type(record).__name__}, expected an object such as {{"text": "…"}}')
+            yield record
+
+    def values(self, piece: Piece) -> pa.Table:
+        """Every key as a column: texts, whole numbers, numbers or booleans where all values are such, else JSON."""
+        records = list(self.records(piece.lines, 1))
+        columns = []
+        for name in self.names:
+            kinds, cells = self.kinds[name] - {"null"}, [record.get(name) for record in records]
+            typed = {frozenset({"text"}): pa.string(), frozenset({"int"}): pa.int64(), frozenset({"bool"}): pa.bool_()}
+            found = typed.get(frozenset(kinds), pa.float64() if kinds and kinds <= {"int", "float"} else None)
+            if found is None:
+                found = pa.string()
+                cells = [cell if cell is None or isinstance(cell, str) else json.dumps(cell) for cell in cells]
+            if pa.types.is_string(found):
+                cells = [cell if cell is None else encode(cell).decode() for cell in cells]
+            columns.append(pa.array(cells, found))
+        return pa.Table.from_arrays(columns, names=self.names)
+
+    def header(self, names: list[str]) -> bytes:
+        """Nothing stands above the first row."""
+        return b""
+
+    def extended(self, line: Line, cells: dict[str, Any]) -> bytes:
+        """An object with more members."""
+        bare = line.bare.rstrip()
+        more = json.dumps(cells, ensure_ascii=False)[1:].encode()
+        return line.before + bare[:-1] + b", " + more + line.bare[len(bare) :] + (line.end or b"\n")
+
+
+def kind_of(value: Any) -> str:
+    """What a value of JSON is, for the type of its column."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "int" if -INT64 <= value < INT64 else "other"
+    return {str: "text", float: "float"}.get(type(value), "other")
+
+
+class TextTable:
+    """One text a line."""
+
+    kind = "txt"
+
+    def __init__(self, source: Source, column: str) -> None:
+        """``column`` is what the texts are called in what is written."""
+        self.source, self.names = source, [column]
+
+    def scan(self) -> int:
+        """Read all of it once, and count its lines."""
+        return sum(len(piece.texts) for piece in self.pieces())
+
+    def pieces(self) -> Iterator[Piece]:
+        """All lines, some at a time; a blank one is an empty text."""
+        row = 1
+        for some in together(every_line(self.source)):
+            texts = [decoded(line.bare, f"{self.source.name}: line {number}") for number, line in enumerate(some, row)]
+            yield Piece(texts, some)
+            row += len(some)
+
+    def values(self, piece: Piece) -> pa.Table:
+        """The texts as a column."""
+        return pa.Table.from_arrays([pa.array(piece.texts, pa.string())], names=self.names)
+
+
+def every_line(source: Source) -> Iterator[Line]:
+    """Every line of a text file, blank ones too."""
+    for line in lines_of(source, Dialect()):
+        blank = line.before.removeprefix(b"\xef\xbb\xbf")
+        yield from (Line(b"", one) for one in blank.splitlines(keepends=True))
+        if line.body:
+            yield Line(b"", line.body)

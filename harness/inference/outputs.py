@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where predictions go: the rows as they were read, and behind them what was predicted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.inference.pieces import LineTable, Piece, Table
+
+Columns = dict[str, Any]
+"""Name -> values of the columns that are added, one for each row."""
+
+
+class Output(Protocol):
+    """A file that is being written."""
+
+    def write(self, piece: Piece, added: Columns) -> None:
+        """Some rows with more columns."""
+
+    def close(self) -> None:
+        """End the file."""
+
+
+class SameLines:
+    """CSV from CSV, JSON lines from JSON lines: what was there stays, byte for byte."""
+
+    def __init__(self, path: Path, table: LineTable, names: list[str]) -> None:
+        """``names`` are those of the columns that are added."""
+        self.table = table
+        self.file = open(path, "wb")  # noqa: SIM115 - closed by ``close``
+        self.file.write(table.header(names))
+
+    def write(self, piece: Piece, added: Columns) -> None:
+        """Each row with its cells."""
+        rows = rows_of(added, len(piece.texts))
+        filled = iter(rows)
+        for line in piece.lines:
+            self.file.write(self.table.extended(line, next(filled)) if line.body else line.before)
+
+    def close(self) -> None:
+        """End the file."""
+        self.file.close()
+
+
+class Written:
+    """CSV or JSON lines from another kind of file."""
+
+    def __init__(self, path: Path, table: Table, names: list[str], form: Callable[[list[str], list[Any]], str]) -> None:
+        """``form`` makes a line of names and values."""
+        self.table, self.form = table, form
+        self.file = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115 - closed by ``close``
+        if form is as_csv or form is as_tsv:
+            every = [*table.names, *names]
+            self.file.write(form(every, every))
+
+    def write(self, piece: Piece, added: Columns) -> None:
+        """Each row with its cells."""
+        whole = self.table.values(piece)
+        more = rows_of(added, len(piece.texts))
+        columns = [column.to_pylist() for column in whole.columns]
+        for number, cells in enumerate(more):
+            values = [*(column[number] for column in columns), *cells.values()]
+            self.file.write(self.form([*whole.column_names, *cells], values))
+
+    def close(self) -> None:
+        """End the file."""
+        self.file.close()
+
+
+class WrittenParquet:
+    """Parquet from any kind of file; from Parquet, columns keep their types."""
+
+    def __init__(self, path: Path, table: Table, names: list[str]) -> None:
+        """The file is made with the first rows, which tell the types."""
+        self.path, self.table = path, table
+        self.writer: pq.ParquetWriter | None = None
+
+    def write(self, piece: Piece, added: Columns) -> None:
+        """Some rows with more columns."""
+        whole = self.table.values(piece)
+        for name, values in added.items():
+            kind = pa.float64() if isinstance(values, np.ndarray) and values.dtype.kind == "f" else pa.string()
+            whole = whole.append_column(name, pa.array(list(values), kind))
+        if self.writer is None:
+            self.writer = pq.ParquetWriter(self.path, whole.schema)
+        self.writer.write_table(whole)
+
+    def close(self) -> None:
+        """End the file."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+def rows_of(columns: Columns, number: int) -> list[dict[str, Any]]:
+    """The cells of each row, as plain values."""
+    plain = {name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in columns.items()}
+    return [{name: values[row] for name, values in plain.items()} for row in range(number)]
+
+
+def as_json(names: list[str], values: list[Any]) -> str:
+    """A line of JSON; dates, times and decimals are texts, and a number that is none is null."""
+    finite = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+    return json.dumps(dict(zip(names, finite, strict=True)), ensure_ascii=False, default=plain_text) + "\n"
+
+
+def as_csv(names: list[str], values: list[Any], delimiter: str = ",") -> str:
+    """A line of CSV; what is neither text nor number nor date is written as JSON."""
+    line = io.StringIO()
+    cells = [
+        json.dumps(value, default=plain_text) if isinstance(value, list | dict | bool) else value for value in values
+    ]
+    csv.writer(line, delimiter=delimiter, lineterminator="\n").writerow(
+        [plain_text(cell) if isinstance(cell, bytes) else cell for cell in cells]
+    )
+    return line.getvalue()
+
+
+def as_tsv(names: list[str], values: list[Any]) -> str:
+    """A line of TSV."""
+    return as_csv(names, values, "\t")
+
+
+def plain_text(value: Any) -> str:
+    """A value that JSON does not know, as a text."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every kind of table is read as: some rows at a time, their texts beside the bytes they were written in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from preprocessing.base.errors import DataError
+from preprocessing.corpus import addresses
+from preprocessing.corpus.records import MAX_RECORD_BYTES, Dialect, marked, record_ends
+
+CHUNK_ROWS = 2048
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a table comes from."""
+
+    name: str
+    """What is opened, and what sentences call it."""
+    content: bytes | None = None
+    """Standard input, read whole; None: the file of this name."""
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the name, without one that says that the file is compressed."""
+        name = self.name.lower()
+        for ending in addresses.COMPRESSED:
+            name = name.removesuffix(ending)
+        return Path(name).suffix
+
+    def stream(self) -> Iterator[bytes]:
+        """The bytes in bounded pieces, unpacked if the name says that they are packed. Raises ``DataError``."""
+        pieces = iter([self.content]) if self.content is not None else addresses.stream(self.name)
+        for number, piece in enumerate(pieces):
+            if number == 0 and piece.startswith(WIDE_MARKS):
+                raise DataError(f"{self.name}: is UTF-16; convert it, for example with iconv -f utf-16 -t utf-8")
+            yield piece
+
+
+@dataclass(frozen=True)
+class Line:
+    """One record of a text format."""
+
+    before: bytes
+    """Blank lines before it, and the byte order mark before the first."""
+    body: bytes
+    """The record with the line end behind it; empty for blank lines at the end of the file."""
+
+    @property
+    def bare(self) -> bytes:
+        """The record without its line end."""
+        return self.body.removesuffix(b"\n").removesuffix(b"\r")
+
+    @property
+    def end(self) -> bytes:
+        """The line end; empty where the file ends without one."""
+        return self.body[len(self.bare) :]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of a table."""
+
+    texts: list[str]
+    lines: list[Line]
+    """CSV and JSON lines: the rows as they were written, perhaps with blank lines behind them."""
+    batch: pa.RecordBatch | None = None
+    """Parquet: the rows."""
+
+
+class Table(Protocol):
+    """A table that is read from its start, any number of times."""
+
+    kind: str
+    """``csv``, ``tsv``, ``jsonl``, ``parquet`` or ``txt``."""
+    names: list[str]
+    """Its columns; of JSON lines all keys, known after ``scan``."""
+
+    def scan(self) -> int:
+        """Read all of it once, and count its rows. Raises ``DataError`` for the first that cannot be predicted."""
+
+    def pieces(self) -> Iterator[Piece]:
+        """All rows, some at a time."""
+
+    def values(self, piece: Piece) -> pa.Table:
+        """The columns of some rows as values, for a file of another kind."""
+
+
+class LineTable(Table, Protocol):
+    """A table whose rows are lines, to which columns can be added without a change to what is there."""
+
+    def header(self, names: list[str]) -> bytes:
+        """The lines above the first row, with more columns."""
+
+    def extended(self, line: Line, cells: dict[str, Any]) -> bytes:
+        """A row with more cells: the bytes that were there stay as they are."""
+
+
+def lines_of(source: Source, dialect: Dialect) -> Iterator[Line]:
+    """Every record of a text format, in order. Lines end at \\n or \\r\\n. Raises ``DataError`` for an open quote."""
+    rest, before, row = b"", b"", 0
+    for number, (piece, last) in enumerate(marked(source.stream())):
+        data = rest + piece
+        if number == 0 and data.startswith(BYTE_ORDER_MARK):
+            before, data = BYTE_ORDER_MARK, data[len(BYTE_ORDER_MARK) :]
+        ends, filled = record_ends(data, dialect, last=last)
+        start = 0
+        for end, full in zip(ends.tolist(), filled.tolist(), strict=True):
+            if full:
+                yield Line(before, data[start:end])
+                before, row = b"", row + 1
+            else:
+                before += data[start:end]
+            start = end
+        if len(data) - start > (0 if last else MAX_RECORD_BYTES):
+            raise DataError(f"{source.name}: row {row}: a quote opens and never closes; close it")
+        rest = data[start:]
+    if before:
+        yield Line(before, b"")
+
+
+def together(lines: Iterator[Line]) -> Iterator[list[Line]]:
+    """Lines, a bounded number of rows at a time."""
+    held: list[Line] = []
+    for line in lines:
+        held.append(line)
+        if len(held) == CHUNK_ROWS:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def decoded(value: bytes, where: str) -> str:
+    """UTF-8 as a text. Raises ``DataError`` that begins with ``where``."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.start} (0x{value[error.start]:02x}) is not UTF-8"
+        raise DataError(f"{where}: {byte}; convert the file, for example with iconv -f latin1 -t utf-8") from None
+
+
+def no_text(source: Source, row: int, column: str) -> DataError:
+    """The sentence for a row that cannot be predicted."""
+    return DataError(f"{source.name}: row {row}: column {column!r} holds no text; fill or remove the row")
+
+
+def chosen_column(source: Source, names: list[str], wanted: list[str]) -> str:
+    """The first of the wanted columns that is there, once. Raises ``DataError``."""
+    for name in wanted:
+        if names.count(name) > 1:
+            raise DataError(f"{source.name}: has more than one column {name!r}; rename one")
+        if name in names:
+            return name
+    raise DataError(f"{source.name}: no column {wanted[0]!r}; it has {', '.join(names)}; use --column")

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wide part: a linear model over hashed words and pairs of neighbouring words, beside the recurrence.
+
+Cheng et al. (2016, Wide & Deep) put a linear model next to a network because it remembers what a network has to
+generalise: single words and pairs that decide. Its features are those of TF-IDF with words and pairs (1 + ln tf, times
+the idf of the training rows, each row of length 1), hashed into buckets as in Weinberger et al. (2009). A feature that
+fewer than two training rows have counts for nothing.
+
+The table is no parameter but a buffer: torch's optimizer, the clipping, the average of weights and DDP do not see it.
+Its part of a step is a list of the features that the batch's rows have (``Touched``); ranks exchange those, and each
+changes the rows of the table that are in it, and no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from harness.batch import Batch
+from harness.model.recurrent import PackedIndex
+
+MIN_ROWS = 2
+"""Training rows that must have a feature."""
+BIAS_SHARE = 0.1
+"""Rate of the bias as a share of the table's."""
+MASK = 0xFFFFFFFF
+FIRST, SECOND, WORD, ROUNDS = 0x05EBCA6B, 0x42B2AE35, 0x1E3779B1, ((15, 0x2C1B3C6D), (12, 0x297A2D39))
+"""Odd 31-bit numbers, so that a product with 32 bits fits int64 anywhere a model may be exported to."""
+PIECE = 1 << 24
+"""Numbers of an update that are held at once."""
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What a batch does to the table: the features of its rows and the loss's gradient at each row's logits."""
+
+    bucket: torch.Tensor
+    """int64 ``[entries]``."""
+    value: torch.Tensor
+    """``[entries]``: the weight of the feature in its row; 0 where there is none."""
+    row: torch.Tensor
+    """int64 ``[entries]``: the row of ``error`` that has it."""
+    error: torch.Tensor
+    """``[rows, outputs]``: the gradient of each row's loss."""
+
+
+def join(parts: Iterable[Touched]) -> Touched:
+    """Those of several batches, one after the other."""
+    parts = list(parts)
+    rows, moved = 0, []
+    for part in parts:
+        moved.append(part.row + rows)
+        rows += len(part.error)
+    return Touched(
+        torch.cat([part.bucket for part in parts]),
+        torch.cat([part.value for part in parts]),
+        torch.cat(moved),
+        torch.cat([part.error for part in parts]),
+    )
+
+
+class WidePart(nn.Module):
+    """Logits that are linear in hashed words and pairs."""
+
+    table: torch.Tensor
+    """``[buckets, outputs]``: zero at the start."""
+    idf: torch.Tensor
+    """``[buckets]``: see ``count``; zero, and so without any feature, until it is set."""
+    bias: torch.Tensor
+    """``[outputs]``."""
+    share: torch.Tensor
+    """A scalar that multiplies the logits where they are added to the network's; each validation chooses it anew."""
+
+    def __init__(self, buckets: int, outputs: int) -> None:
+        """``buckets`` is a power of two, at most 2 ** 30."""
+        super().__init__()
+        self.buckets = buckets
+        self.shift = 32 - (buckets.bit_length() - 1)
+        self.register_buffer("table", torch.zeros(buckets, outputs))
+        self.register_buffer("idf", torch.zeros(buckets))
+        self.register_buffer("bias", torch.zeros(outputs))
+        self.register_buffer("share", torch.ones(()))
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits ``[rows, outputs]``, rows as in the batch."""
+        return self.logits(*self.features(batch))
+
+    def logits(self, bucket: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Logits ``[rows, outputs]`` of ``features``."""
+        return functional.embedding_bag(bucket, self.table, per_sample_weights=value, mode="sum") + self.bias
+
+    def features(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Buckets int64 and weights, both ``[rows, places]``; the weights of each row have length 1, or 0 with none.
+
+        A place that holds nothing has the weight 0.
+        """
+        bucket, first, times = runs(self.places(*padded_ids(batch)), self.buckets)
+        bucket = bucket.clamp(max=self.buckets - 1)
+        value = torch.where(first, (1 + times.to(self.idf.dtype).log()) * self.idf[bucket], 0)
+        return bucket, value / value.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
+
+    def places(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The bucket of each word and pair of ``ids`` int64 ``[rows, time]``, int64 ``[rows, 2 * time - 1]``.
+
+        Behind a row's ``lengths`` ``[rows]`` stands ``buckets``, which is none.
+        """
+        real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        words = torch.where(real, self.bucket_of(ids * WORD & MASK), self.buckets)
+        pairs = self.bucket_of((ids[:, :-1] * FIRST + ids[:, 1:] * SECOND + WORD) & MASK)
+        return torch.cat((words, torch.where(real[:, 1:], pairs, self.buckets)), dim=1)
+
+    def bucket_of(self, key: torch.Tensor) -> torch.Tensor:
+        """The upper bits of a key of 32 bits after its bits have been mixed (the rounds are a lowbias32 hash)."""
+        for shift, factor in ROUNDS:
+            key = (key ^ key >> shift) * factor & MASK
+        return key >> self.shift
+
+    def count(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """In how many of these rows each bucket is, int64 ``[buckets]``."""
+        bucket, first, _ = runs(self.places(ids, lengths), self.buckets)
+        return torch.bincount(bucket[first], minlength=self.buckets)
+
+    def set_idf(self, rows_with: torch.Tensor, rows: int) -> None:
+        """Weigh features by how rare they are: ``1 + ln((1 + rows) / (1 + rows_with))``, as scikit-learn does."""
+        weights = 1 + torch.log((1 + rows) / (1 + rows_with.to(torch.float64)))
+        self.idf.copy_(torch.where(rows_with < MIN_ROWS, 0, weights))
+
+    def touched(self, bucket: torch.Tensor, value: torch.Tensor, error: torch.Tensor) -> Touched:
+        """What the ``features`` of some rows do, given ``error`` ``[rows, outputs]``, the gradient at their logits."""
+        row = torch.arange(len(error), device=error.device)[:, None].expand_as(bucket)
+        return Touched(bucket.reshape(-1), value.reshape(-1), row.reshape(-1), error)
+
+    def update(self, touched: Touched, rate: torch.Tensor) -> None:
+        """One step of gradient descent; ``rate`` is a scalar that divides by the rows of the step already."""
+        step = touched.error * rate
+        size = max(1, PIECE // step.shape[1])
+        for start in range(0, len(touched.row), size):
+            piece = slice(start, start + size)
+            change = step[touched.row[piece]] * -touched.value[piece, None]
+            if change.is_cuda:  # sorts, where index_add_ would add in an order of chance
+                self.table.index_put_((touched.bucket[piece],), change, accumulate=True)
+            else:
+                self.table.index_add_(0, touched.bucket[piece], change)
+        self.bias -= BIAS_SHARE * step.sum(0)
+
+
+def runs(places: torch.Tensor, none: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Each row of ``places`` sorted, where a value of it stands for the first time, and how often it does there.
+
+    ``none`` is larger than all values, and never first. The counts are int64 and of use only where a value is first.
+    """
+    places = places.sort(1).values
+    position = torch.arange(places.shape[1], device=places.device)
+    begins = torch.ones_like(places, dtype=torch.bool)
+    begins[:, 1:] = places[:, 1:] != places[:, :-1]
+    start = torch.where(begins, position, places.shape[1])
+    following = start.flip(1).cummin(1).values.flip(1)[:, 1:]
+    end = functional.pad(following, (0, 1), value=places.shape[1])
+    return places, begins & (places < none), end - position
+
+
+def padded_ids(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ids of a batch int64 ``[rows, time]`` and the rows' lengths on their device, whatever its layout."""
+    ids, lengths = batch.widened().to(torch.int64), batch.device_lengths
+    if batch.batch_sizes is None:
+        return ids, lengths
+    index = PackedIndex.of(lengths, len(batch.batch_sizes), len(ids))
+    padded = ids.new_zeros(len(lengths), len(batch.batch_sizes))
+    padded[index.row, index.time] = ids
+    return padded, lengths

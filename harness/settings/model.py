@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys of the model and of what it begins with.
+
+Where a key may be ``auto``, there are two classes: a recipe, which is what a user writes, and below it what a run has,
+in which rules have put a number in the place of ``auto`` (``harness.training.rules``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.settings.auto import Auto
+from preprocessing.base.errors import require
+
+MOST_BUCKETS = 1 << 26
+"""A quarter of a gigabyte for each output of the wide part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecipe:
+    """Embedding, recurrent layers, pooling, one linear layer; a linear part beside them."""
+
+    cell: str = "lstm"
+    """The recurrent cell: lstm, or gru, which has three gates for four."""
+    embedding_dim: int = 128
+    """Size of a token's vector."""
+    embedding_std: float = 1.0
+    """Standard deviation of the vectors before training. A rare word's vector hardly moves from its start, which is
+    noise: a small start keeps that noise small."""
+    hidden_size: int = 128
+    """Size of the state, for each direction."""
+    num_layers: int = 1
+    """Recurrent layers, one above the other."""
+    bidirectional: bool = True
+    """Read every text from both ends."""
+    pooling: str = "max"
+    """How a sequence of states becomes one vector: last, the final state; max, mean or max+mean over real tokens."""
+    dropout: float = 0.0
+    """Chance to drop a feature of the embeddings, between layers and before the last layer; one mask per text."""
+    word_dropout: float = 0.0
+    """Chance that training reads a token as <unk>."""
+    wide: int | Auto = 0
+    """Buckets of a linear part over hashed words and pairs of words, whose logits are added to the network's; 0: none.
+    auto: by the tokens of the corpus."""
+    freeze_embedding: int | Literal["always"] | None = None
+    """Optimizer steps, from the first, during which the vectors stay what they are; always: to the end; null: none."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("embedding_dim", "hidden_size", "num_layers"):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        require(self.embedding_std > 0, "model.embedding_std", self.embedding_std, "above 0")
+        for name in ("dropout", "word_dropout"):
+            require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "at least 0 and below 1")
+        fits = self.wide in (0, "auto") or (
+            isinstance(self.wide, int) and 2 <= self.wide <= MOST_BUCKETS and self.wide.bit_count() == 1
+        )
+        require(fits, "model.wide", self.wide, f"a power of two up to {MOST_BUCKETS}, 0 for none, or auto")
+        frozen = self.freeze_embedding
+        fits = frozen in (None, "always") or (isinstance(frozen, int) and frozen >= 1)
+        require(fits, "model.freeze_embedding", frozen, "a number of optimizer steps, always, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(ModelRecipe):
+    """The model of a run."""
+
+    wide: int = 0
+    """Buckets of the linear part; 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """What the weights are before the first step, where they are not drawn from the seed."""
+
+    vectors: str = "none"
+    """Word vectors that the embedding starts from, scaled to model.embedding_std: none: random ones; auto: those of the
+    dataset's own texts, kept beside it, and learned before training if they are not there yet; or a FILE as word2vec
+    (text or binary), GloVe or fastText (.vec) have it, .gz too. Words without a vector start random."""
+
+    def __post_init__(self) -> None:
+        """Refuse what names nothing."""
+        require(bool(self.vectors), "init.vectors", self.vectors, "none, auto or a file's name")

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys of the optimizer.
+
+Where a key may be ``auto``, there are two classes: a recipe, which is what a user writes, and below it what a run has,
+in which rules have put a number in the place of ``auto`` (``harness.training.rules``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from harness.settings.auto import Auto
+from preprocessing.base.errors import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimRecipe:
+    """Adam and the learning rate as a function of the optimizer step."""
+
+    lr: float | Auto = 2e-3
+    """Highest learning rate. auto: by the rows of a step."""
+    warmup: float = 0.05
+    """Share of all steps during which the learning rate climbs to ``lr``."""
+    decay: Literal["none", "linear", "cosine"] = "linear"
+    """How the learning rate falls to zero between the warm-up and the last step."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW), on matrices and not on biases."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's averaging factors for the gradient and its square."""
+    clip_norm: float | None = 1.0
+    """Gradients are scaled down to this norm; null leaves them as they are."""
+    ema: float | Auto | None = None
+    """Average the weights over steps with this factor (0.999, say); the average is validated, kept and tested. auto:
+    over about a tenth of all steps."""
+    label_smoothing: float = 0.0
+    """Share of each label that is spread over all classes."""
+    class_weights: dict[str, float] = field(default_factory=dict)
+    """Label -> factor for the loss of its rows, as in {positive: 2.0}; a label that is not named counts once."""
+    wide_lr: float | Auto = 20.0
+    """Rate of the linear part (model.wide) at the first step; it falls to zero evenly. auto: by rows and steps.
+    """
+    gradient_compression: Literal["none", "bf16"] = "none"
+    """What gradients travel as between processes."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.lr == "auto" or self.lr > 0, "optim.lr", self.lr, "above 0, or auto")
+        require(self.wide_lr == "auto" or self.wide_lr > 0, "optim.wide_lr", self.wide_lr, "above 0, or auto")
+        require(0 <= self.warmup <= 1, "optim.warmup", self.warmup, "a share of the steps, from 0 to 1")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
+        require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers from 0 to below 1")
+        require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "above 0, or null")
+        ema = self.ema
+        require(ema is None or ema == "auto" or 0 < ema < 1, "optim.ema", ema, "between 0 and 1, auto, or null")
+        smoothing = self.label_smoothing
+        require(0 <= smoothing < 1, "optim.label_smoothing", smoothing, "at least 0 and below 1")
+        for label, weight in self.class_weights.items():
+            require(weight > 0, f"optim.class_weights.{label}", weight, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig(OptimRecipe):
+    """The optimizer of a run."""
+
+    lr: float = 2e-3
+    """Highest learning rate."""
+    ema: float | None = None
+    """Averaging factor of the weights; None: no average."""
+    wide_lr: float = 20.0
+    """Rate of the linear part at the first step."""

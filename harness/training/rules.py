@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a recipe to a run: what ``auto`` means for a corpus, as rules of its rows, classes and tokens.
+
+The rules are few and plain, so that they can be said in a line each at the start of a run: docs/defaults.md has what
+they were chosen on. A key that the user sets is never touched, and the rules count with it: twice the batch, half the
+steps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from harness.config import ModelConfig, OptimConfig, Recipe, RunConfig
+from harness.settings.model import MOST_BUCKETS
+from preprocessing.base.split_names import TRAIN
+from preprocessing.dataset.shards import Manifest, read_manifest
+
+STEPS = 2500
+"""Optimizer steps that a small corpus needs, whatever its rows."""
+FEWEST_EPOCHS, MOST_EPOCHS = 4, 40
+SMALLEST_BATCH, LARGEST_BATCH = 32, 512
+ROWS_A_BATCH = 2.5
+"""A batch grows with the square root of the rows; this divides it."""
+LR, LR_BATCH = 2e-3, 64
+"""Up to so many rows a step the rate is this; above, it grows with their square root."""
+AVERAGED = 0.1
+"""Share of all steps that the average of weights looks back on."""
+WIDE_C = 6.0
+"""The inverse strength of regularisation of a logistic regression that the wide part ends near. Descent from zero by
+rates that add up to ``C`` times the rows goes about as far as a penalty with that ``C`` lets weights go."""
+LARGEST_WIDE_LR = 300.0
+"""Above it, steps along what all rows have in common begin to swing."""
+SMALLEST_WIDE, LARGEST_WIDE = 1 << 14, 1 << 22
+WIDE_NUMBERS = 1 << 25
+"""Most numbers of the wide part's table, 128 MiB."""
+PATIENT = 3
+"""A run waits half of its epochs for a better validation, and so many at least."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What the rules know of a dataset."""
+
+    rows: int
+    """Of the training split."""
+    tokens: int
+    """Of the training split."""
+    classes: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Corpus:
+        """Of a dataset's manifest."""
+        tokens = sum(shard.tokens for shard in manifest.splits.get(TRAIN, ()))
+        return cls(manifest.rows(TRAIN) if TRAIN in manifest.splits else 0, tokens, len(manifest.labels))
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A run, and why its settings are what they are."""
+
+    config: RunConfig
+    reasons: dict[str, tuple[str, str]]
+    """Key -> value in words and the reason, for each key that was ``auto``; in the order in which they were decided."""
+
+
+def resolve(recipe: Recipe) -> Resolved:
+    """Give every key that is ``auto`` its number; the dataset is looked at only if there is one.
+
+    Raises ``DataError`` if the dataset's manifest cannot be read, ``ConfigError`` for keys that do not fit together.
+    """
+    asked = {recipe.epochs, recipe.global_batch, recipe.patience, recipe.model.wide}
+    if "auto" not in asked and "auto" not in {recipe.optim.lr, recipe.optim.ema, recipe.optim.wide_lr}:
+        return Resolved(as_run(recipe), {})
+    return decide(recipe, Corpus.of(read_manifest(recipe.data)))
+
+
+def resolve_without_data(recipe: Recipe) -> Resolved:
+    """The same where the dataset is missing or does not matter: ``auto`` becomes what a tiny corpus would have."""
+    return decide(recipe, Corpus(0, 0, 2))
+
+
+def decide(recipe: Recipe, corpus: Corpus) -> Resolved:
+    """The rules."""
+    reasons: dict[str, tuple[str, str]] = {}
+    batch = recipe.global_batch
+    if batch == "auto":
+        batch = batch_of(corpus.rows)
+        reasons["batch"] = (f"{batch} rows a step", f"grows with the square root of {corpus.rows:,} rows")
+    rows_a_step = batch
+    if recipe.global_batch_tokens is not None and corpus.tokens:
+        rows_a_step = max(1, round(recipe.global_batch_tokens * corpus.rows / corpus.tokens))
+    epochs = recipe.epochs
+    if epochs == "auto":
+        epochs, why = epochs_of(corpus.rows, rows_a_step)
+        reasons["epochs"] = (str(epochs), why)
+    steps = epochs * max(1, math.ceil(corpus.rows / rows_a_step))
+    patience = recipe.patience
+    if patience == "auto":
+        patience = max(PATIENT, epochs // 2) if epochs > PATIENT else None
+        if patience is not None and patience < epochs:
+            reasons["patience"] = (f"{patience} epochs", "half of all; then it overfits")
+        else:
+            patience = None
+    optim, model = recipe.optim, recipe.model
+    lr, ema, wide_lr, wide = optim.lr, optim.ema, optim.wide_lr, model.wide
+    if lr == "auto":
+        lr = round(LR * math.sqrt(max(1.0, rows_a_step / LR_BATCH)), 6)
+        reasons["rate"] = (f"{lr:g}", f"grows with the square root of the rows a step above {LR_BATCH}")
+    if ema == "auto":
+        horizon = max(2, round(AVERAGED * steps))
+        ema = 1 - 1 / horizon
+        reasons["average"] = (f"over {horizon:,} steps", f"a tenth of {steps:,}")
+    if wide == "auto":
+        wide = buckets_of(corpus)
+        reasons["wide part"] = (f"{wide:,} buckets", f"for words and pairs of {corpus.tokens:,} tokens")
+    if wide_lr == "auto":
+        wanted = 2 * WIDE_C * corpus.rows / steps  # it falls to zero evenly, so the rates add up to half of all steps
+        wide_lr = float(f"{min(LARGEST_WIDE_LR, max(1.0, wanted)):.3g}")
+        if wide:
+            reasons["wide rate"] = (f"{wide_lr:g}", f"as far as a linear model with C = {WIDE_C:g} would go")
+    own = {"epochs": epochs, "global_batch": batch, "patience": patience}
+    return Resolved(as_run(recipe, own, {"wide": wide}, {"lr": lr, "ema": ema, "wide_lr": wide_lr}), reasons)
+
+
+def batch_of(rows: int) -> int:
+    """A power of two near the square root of the rows, divided."""
+    wanted = math.sqrt(max(rows, 1)) / ROWS_A_BATCH
+    return int(min(LARGEST_BATCH, max(SMALLEST_BATCH, 2 ** round(math.log2(wanted)))))
+
+
+def epochs_of(rows: int, rows_a_step: int) -> tuple[int, str]:
+    """Epochs, and why."""
+    a_pass = max(1, math.ceil(rows / rows_a_step))
+    needed = math.ceil(STEPS / a_pass)
+    if needed > MOST_EPOCHS:
+        return MOST_EPOCHS, f"the most; {STEPS:,} steps would be {needed:,}"
+    if needed < FEWEST_EPOCHS:
+        return FEWEST_EPOCHS, f"the fewest; they are {FEWEST_EPOCHS * a_pass:,} steps"
+    return needed, f"for at least {STEPS:,} steps"
+
+
+def buckets_of(corpus: Corpus) -> int:
+    """A power of two, not below the tokens, as far as its table stays small."""
+    outputs = 1 if corpus.classes == 2 else corpus.classes
+    most = min(LARGEST_WIDE, MOST_BUCKETS, 2 ** int(math.log2(max(2, WIDE_NUMBERS // max(outputs, 1)))))
+    wanted = 2 ** math.ceil(math.log2(max(2, corpus.tokens)))
+    return int(min(most, max(SMALLEST_WIDE, wanted)))
+
+
+def as_run(
+    recipe: Recipe,
+    own: dict[str, Any] | None = None,
+    model: dict[str, Any] | None = None,
+    optim: dict[str, Any] | None = None,
+) -> RunConfig:
+    """A run with the recipe's settings and, in the place of some, others."""
+    settings = {
+        "model": ModelConfig(**{**shallow(recipe.model), **(model or {})}),
+        "optim": OptimConfig(**{**shallow(recipe.optim), **(optim or {})}),
+    }
+    return RunConfig(**{**shallow(recipe), **settings, **(own or {})})
+
+
+def shallow(config: Any) -> dict[str, Any]:
+    """Name -> value of a dataclass's fields, parts as they are."""
+    return {one.name: getattr(config, one.name) for one in fields(config)}

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The word vectors that a run begins with: found, read or learned by rank 0, before any model is there.
+
+Learning takes minutes, which no rank may spend in a collective (law 7). So a process of its own learns,
+``python -m preprocessing vectors``, and the ranks meet every few seconds until it has ended. It is told to stop when a
+rank is. The other ranks get the vectors with all weights, when the model is wrapped.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.config import RunConfig
+from harness.model.initial import StartVectors, coverage, from_file, from_kept
+from harness.model.vector_files import check_own, is_own
+from harness.ranks import preemption
+from harness.ranks.distributed import RankError, World
+from harness.ranks.precision import Choice
+from harness.rundir.layout import VECTORS
+from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
+from preprocessing.dataset.shards import VOCABULARY, Manifest
+from preprocessing.dataset.vectors import find_kept, folder_of
+from preprocessing.text.vocabulary import Vocabulary
+
+LOOK_EVERY_S = 1.0
+STOP_S = 5.0
+"""Longest wait for the learning process to clean up."""
+ERRORS: dict[int, type[UserError]] = {error.exit_code: error for error in (ConfigError, DataError, StorageError)}
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the embedding starts from; everything is None where it is random, and on ranks other than 0."""
+
+    vectors: StartVectors | None = None
+    facts: dict[str, Any] | None = None
+    """What is remembered of the vectors, also by a run that goes on."""
+    choice: Choice | None = None
+    """For the first lines of the run."""
+    interrupted: bool = False
+    """Some rank was told to stop while the vectors were learned: on every rank, nothing may be trained or saved."""
+
+
+class Learning:
+    """``python -m preprocessing vectors`` beside this process; what it prints is seen at once."""
+
+    def __init__(self, data: str, dim: int, output: Path | None) -> None:
+        """It begins."""
+        command = [sys.executable, "-m", "preprocessing", "vectors", data, "--dim", str(dim)]
+        command += [] if output is None else ["--output", str(output)]
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=self.errors)
+
+    def running(self, wait_s: float) -> bool:
+        """Whether it still learns after at most ``wait_s`` seconds."""
+        try:
+            self.process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
+    def stop(self) -> None:
+        """End it; it removes what it has not finished."""
+        self.process.send_signal(signal.SIGINT)
+        if self.running(STOP_S):
+            self.process.kill()
+            self.process.wait()
+
+    def end(self) -> None:
+        """It has ended. Raises its ``UserError`` if it could not do it."""
+        with self.errors:
+            self.errors.seek(0)
+            said = self.errors.read().decode(errors="replace").strip()
+        if self.process.returncode:
+            last = said.splitlines()[-1].removeprefix("error: ") if said else f"exit code {self.process.returncode}"
+            raise ERRORS.get(self.process.returncode, RankError)(last)
+        if said:
+            print(said, file=sys.stderr, flush=True)
+
+
+def start_vectors(config: RunConfig, manifest: Manifest, world: World) -> Start:
+    """Vectors for a run that begins. Every rank calls it; raises the same ``UserError`` on all."""
+    source, start, learning = config.init.vectors, Start(), None
+    if source == "none":
+        return start
+    with world.together("looking for word vectors"):
+        if world.is_main and source == "auto":
+            start = found_beside(config, manifest)
+            if start.choice is None:
+                learning = Learning(config.data, config.model.embedding_dim, fallback(config))
+    interrupted = wait_for(learning, world)
+    with world.together("reading word vectors"):
+        if learning is not None and not interrupted:
+            learning.end()
+            start = found_beside(config, manifest)
+        elif world.is_main and source != "auto":
+            start = read_named(config, manifest)
+    return Start(interrupted=True) if interrupted else start
+
+
+def wait_for(learning: Learning | None, world: World) -> bool:
+    """Meet until nothing is learned any more; whether some rank was told to stop before that."""
+    while True:
+        running = learning is not None and learning.running(LOOK_EVERY_S)
+        failed = learning is not None and bool(learning.process.returncode)  # by Ctrl-C, which reaches it too
+        mine = np.array([running, failed, preemption.received() is not None]).astype(np.int64)
+        busy, broken, stop = world.gather_numbers(mine, "word vectors that are learned").any(axis=0)
+        if stop and (busy or broken):
+            if learning is not None:
+                learning.stop()
+            return True
+        if not busy:
+            return False
+
+
+def found_beside(config: RunConfig, manifest: Manifest) -> Start:
+    """Vectors that are kept beside the dataset, or in the run directory; or why there are none. Raises ``DataError``.
+
+    Without vectors and without a reason they are to be learned.
+    """
+    dim = config.model.embedding_dim
+    for folder in (folder_of(config.data), Path(config.run, VECTORS)):
+        kept = find_kept(folder, manifest.fingerprint, dim)
+        if kept is not None:
+            vectors = from_kept(kept, Vocabulary.read(Path(config.data, VOCABULARY)))
+            return started(vectors, str(kept.info.settings))
+    if importlib.util.find_spec("gensim") is None:
+        reason = "gensim, which learns vectors of the texts, is not installed: pip install 'padless[vectors]'"
+        return Start(choice=Choice("random", reason))
+    if config.dry_run:
+        return Start(choice=Choice("random", "a dry run learns none; the run itself does before its first step"))
+    return Start()
+
+
+def read_named(config: RunConfig, manifest: Manifest) -> Start:
+    """The vectors of a file. Raises ``ConfigError`` or ``DataError``."""
+    path, vocabulary = config.init.vectors, Vocabulary.read(Path(config.data, VOCABULARY))
+    if is_own(path):
+        vectors = from_kept(check_own(path, manifest.fingerprint, config.model.embedding_dim), vocabulary)
+    else:
+        print(f"vectors    reading {path}", flush=True)
+        vectors = from_file(path, vocabulary, config.model.embedding_dim)
+    return started(vectors, vectors.facts["format"])
+
+
+def started(vectors: StartVectors, what: str) -> Start:
+    """A start from these vectors."""
+    return Start(vectors, vectors.facts, Choice(vectors.facts["source"], f"{what}; {coverage(vectors.facts)}"))
+
+
+def fallback(config: RunConfig) -> Path | None:
+    """Where vectors are kept if not beside the dataset: the run directory, when the dataset cannot be written to."""
+    folder = folder_of(config.data)
+    there = folder if folder.exists() else Path(config.data)
+    return None if os.access(there, os.W_OK) else Path(config.run, VECTORS)
+
+
+def resumed(facts: dict[str, Any] | None) -> Start:
+    """What a run that goes on remembers; the vectors are in its weights and are not read again."""
+    if facts is None:
+        return Start()
+    return Start(facts=facts, choice=Choice(facts["source"], f"the run began with them; {coverage(facts)}"))

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the wide part learns: ranks exchange what their rows touched, and each makes the same step on those rows alone.
+
+Rows of a TF-IDF matrix have length 1 and the loss is convex, so plain gradient descent with a large rate that falls to
+zero is enough, and there is no state beside the table. It needs no clipping, since a row's gradient is at most its
+label's weight, and no average, since its last steps are small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from harness.batch import StepBatch
+from harness.model.wide import Touched, WidePart, join
+from harness.ranks.distributed import World
+from preprocessing.dataset.shards import Split
+
+COUNTED_ROWS = 200_000
+"""Training rows, spread evenly, of which the frequencies of features are counted."""
+PIECE_TOKENS = 1 << 18
+
+
+class WideDescent:
+    """Gradient descent on the table of a wide part."""
+
+    def __init__(self, wide: WidePart, lr: float, world: World) -> None:
+        """``lr`` is the rate at the first step."""
+        self.wide, self.lr, self.world = wide, lr, world
+
+    @torch.no_grad()
+    def step(self, touched: Sequence[Touched], batch: StepBatch, progress: float, skip: torch.Tensor) -> None:
+        """Learn from this rank's micro-batches and those of all others; nothing where ``skip`` is 1.
+
+        ``progress`` is the share of all steps that are behind.
+        """
+        rate = (1 - skip.to(self.wide.table.dtype)) * (self.lr * (1 - progress) / batch.global_rows)
+        self.wide.update(self.exchange(join(touched)), rate)
+
+    def exchange(self, mine: Touched) -> Touched:
+        """What all ranks touched, in the order of ranks. Features travel, not rows of the table: a feature is two
+        numbers, a row of the table as many as there are classes.
+        """
+        if self.world.world_size == 1:
+            return mine
+        what = "what the wide part learned"
+        there = mine.value != 0
+        places = torch.stack((mine.bucket[there], mine.row[there]), dim=1)
+        columns = (places, mine.value[there], mine.error)
+        everyone = [self.world.gather_on_device(column, what) for column in columns]
+        return join(
+            Touched(place[:, 0], value, place[:, 1], error) for place, value, error in zip(*everyone, strict=True)
+        )
+
+
+def count_features(wide: WidePart, split: Split, world: World) -> None:
+    """Set the weights of features by how many training rows have them; every rank counts a share of the rows."""
+    every = -(-len(split) // COUNTED_ROWS)
+    rows_with = torch.zeros(wide.buckets, dtype=torch.int64)
+    rows = 0
+    for ids, lengths in pieces(split, every * world.world_size, every * world.rank):
+        rows_with += wide.count(ids, lengths)
+        rows += len(ids)
+    counts = torch.cat((rows_with, torch.tensor([rows]))).to(wide.idf.device)
+    world.sum_on_device(counts, "the frequencies of words and pairs")
+    wide.set_idf(counts[:-1], int(counts[-1]))
+
+
+def pieces(split: Split, every: int, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Ids int64 ``[rows, time]`` and lengths of one row in ``every``, from row ``first`` on, a piece at a time."""
+    seen = 0
+    for block in split.blocks:
+        chosen = np.arange((first - seen) % every, len(block.row), every)
+        seen += len(block.row)
+        size = max(1, PIECE_TOKENS // block.ids.shape[1])
+        for start in range(0, len(chosen), size):
+            rows = chosen[start : start + size]
+            lengths = block.length[rows].astype(np.int64)
+            ids = block.ids[rows, : lengths.max()].astype(np.int64)
+            yield torch.from_numpy(ids), torch.from_numpy(lengths)

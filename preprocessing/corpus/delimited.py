@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CSV by Arrow: a header, and runs of whole records as columns of bytes.
+
+Arrow ends a line at a carriage return alone too; here that is text. Such returns are hidden from Arrow behind a byte
+that the data does not hold, and put back into the columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from preprocessing.base.errors import DataError
+from preprocessing.corpus import addresses
+from preprocessing.corpus.records import Dialect, record_ends
+
+LONE_RETURNS = re.compile(rb"\r(?!\r*\n)")
+STAND_INS = bytes([*range(1, 9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F])
+"""Control characters, one of which hides a carriage return."""
+
+
+def options_of(dialect: Dialect, **more: Any) -> pa.csv.ParseOptions:
+    """Arrow's name for a dialect."""
+    return pa.csv.ParseOptions(
+        delimiter=dialect.delimiter,
+        quote_char=dialect.quote or False,
+        escape_char=dialect.escape or False,
+        newlines_in_values=bool(dialect.quote or dialect.escape),
+        **more,
+    )
+
+
+def parse(
+    data: bytes, columns: Sequence[str], wanted: Sequence[str], dialect: Dialect, ragged: Callable[[Any], None]
+) -> pa.Table:
+    """The wanted columns as large_binary, of records without a header.
+
+    ``ragged`` is told of each record with another number of fields than ``columns``; it is left out. Raises
+    ``pyarrow.ArrowInvalid`` for what is no CSV.
+    """
+
+    def remember(row: Any) -> str:
+        ragged(row)
+        return "skip"
+
+    data, hidden = without_lone_returns(data)
+    table = pa.csv.read_csv(
+        pa.BufferReader(data),
+        pa.csv.ReadOptions(column_names=list(columns), use_threads=False, block_size=len(data) + 1),
+        options_of(dialect, invalid_row_handler=remember),
+        pa.csv.ConvertOptions(
+            include_columns=list(wanted),
+            column_types={name: pa.large_binary() for name in wanted},
+            strings_can_be_null=False,
+        ),
+    )
+    if hidden is None:
+        return table
+    return pa.table({name: pc.replace_substring(table[name], hidden, b"\r") for name in wanted})
+
+
+def without_lone_returns(data: bytes) -> tuple[bytes, bytes | None]:
+    """The data with each carriage return that ends no line replaced, and by which byte; the last byte ends a line."""
+    if data.count(b"\r") == data.count(b"\r\n"):
+        return data, None
+    end = len(data) - 1 if data.endswith(b"\r") else len(data)
+    free = next((bytes([code]) for code in STAND_INS if code not in data), None)
+    if free is None or not LONE_RETURNS.search(data, 0, end):
+        return data, None
+    return LONE_RETURNS.sub(free, data[:end]) + data[end:], free
+
+
+def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:
+    """The column names in the first line of a CSV file. Raises ``DataError`` where there are none."""
+    lines = first.lstrip(b"\r\n")
+    if not lines:
+        raise DataError(f"{name}: the file is empty; it needs a header line and a row for each text")
+    ends, _ = record_ends(lines, dialect, last=False)
+    line = lines[: int(ends[0])] if len(ends) else lines
+    line, hidden = without_lone_returns(line)
+    try:
+        table = pa.csv.read_csv(
+            pa.BufferReader(line),
+            pa.csv.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=len(line) + 1),
+            options_of(dialect),
+            pa.csv.ConvertOptions(strings_can_be_null=False, check_utf8=False),
+        )
+        names = [str(column[0].as_py()) for column in table.columns]
+    except (pa.ArrowException, UnicodeDecodeError, IndexError) as error:
+        raise DataError(f"{name}: row 0: the header cannot be read ({addresses.sentence(error)})") from None
+    return tuple(name.replace(hidden.decode(), "\r") if hidden else name for name in names)

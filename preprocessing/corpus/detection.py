@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A source as the user named it, with all that its first file tells: columns, splits, and how its bytes are read.
+
+What is found is said in lines that begin with ``source:`` or ``splits:``. Where more than one column would do, or none,
+``DataError`` names them and the key. A source whose columns are ``text`` and ``label`` and whose form is the expected
+one is read without a word, as it always was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import SPELLINGS, TRAIN
+from preprocessing.config import EMBEDDED, PreprocessConfig, SourceConfig, SplitConfig
+from preprocessing.corpus import forms
+from preprocessing.corpus.columns import Column, label_candidates, looked_at, text_candidates
+from preprocessing.corpus.sample import Sample, sample
+from preprocessing.corpus.sources import File
+from preprocessing.labels import AUTO, NUMBER, spelling
+
+SPLIT_NAMES = ("split", "subset")
+DEFAULTS = {"text_column": "text", "label_column": "label"}
+"""Names of the columns of what has none, such as a folder, and of what has no rows."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A source without anything that is still ``auto``."""
+
+    files: list[File]
+    chosen: dict[str, Any]
+    """``text_column``, ``label_column``, ``columns`` of the source and ``column`` of the splits."""
+    lines: list[str]
+    """What is to be said."""
+
+    def applied(self, config: PreprocessConfig) -> PreprocessConfig:
+        """The configuration with what was found in the place of ``auto``."""
+        source, splits = settled(config.source, config.splits, self.chosen)
+        return replace(config, source=source, splits=splits)
+
+
+def resolved(files: Sequence[File]) -> Found:
+    """Look into the first file and settle what is ``auto`` for all of them.
+
+    Raises ``DataError`` for a file that cannot be read, or in which text and label cannot be told.
+    """
+    first = files[0]
+    seen = None if first.name == EMBEDDED or first.format == "folder" else named(sample(first))
+    if seen is None or not any(seen.values.values()):  # nothing to look at; if that is wrong, the job says so
+        chosen = {**DEFAULTS, "columns": first.source.columns, "column": None}
+        return Found([applied_to(file, chosen) for file in files], chosen, [])
+    columns = {name: looked_at(name, values) for name, values in seen.values.items()}
+    lines = said_of_form(seen)
+    chosen = {"columns": seen.file.source.columns}
+    chosen["text_column"], said = text_of(seen, columns)
+    lines += said
+    chosen["label_column"], said = label_of(seen, columns, chosen["text_column"])
+    lines += said
+    chosen["column"], said = split_of(seen, chosen["text_column"], chosen["label_column"])
+    lines += said
+    return Found([applied_to(file, chosen) for file in files], chosen, lines)
+
+
+def settled(source: SourceConfig, splits: SplitConfig, chosen: dict[str, Any]) -> tuple[SourceConfig, SplitConfig]:
+    """Source and splits with what was found in the place of ``auto``."""
+    names = {key: chosen[key] for key in DEFAULTS if getattr(source, key) == AUTO}
+    source = replace(source, columns=chosen["columns"], **names)
+    return source, replace(splits, column=chosen["column"]) if splits.column == AUTO else splits
+
+
+def applied_to(file: File, chosen: dict[str, Any]) -> File:
+    """A file that knows what was found in the first one."""
+    source, splits = settled(file.source, file.splits, chosen)
+    return replace(file, source=source, splits=splits)
+
+
+def said_of_form(seen: Sample) -> list[str]:
+    """How the bytes of a file are read, if that is not what its name tells."""
+    file = seen.file
+    said = forms.in_words(file.form, file.expected, seen.first) if file.form else []
+    said += [f"there is no header line; columns are called {', '.join(seen.columns)}"] if has_made_up(seen) else []
+    return [f"source: {file.name}: {', '.join(said)}"] if said else []
+
+
+def has_made_up(seen: Sample) -> bool:
+    """Whether the columns' names were made up here."""
+    return bool(seen.columns) and list(seen.columns) == made_up(len(seen.columns)) == seen.file.source.columns
+
+
+def made_up(number: int) -> list[str]:
+    """Names for columns that have none."""
+    return [f"column_{place}" for place in range(1, number + 1)]
+
+
+def named(seen: Sample) -> Sample:
+    """A CSV file whose first line is a row gets names for its columns."""
+    source = seen.file.source
+    asked = {source.text_column, source.label_column, seen.file.splits.column, seen.file.splits.group_column}
+    known = {"text", "label", *asked, *source.where} - {AUTO, None}
+    if seen.file.format != "csv" or source.columns or known & set(seen.columns) or not begins_with_row(seen):
+        return seen
+    names = made_up(len(seen.columns))
+    file = replace(seen.file, source=replace(source, columns=names))
+    values = {new: [old, *seen.values[old]] for new, old in zip(names, seen.columns, strict=True)}
+    return replace(seen, file=file, columns=names, values=values)
+
+
+def begins_with_row(seen: Sample) -> bool:
+    """Whether the names of the columns are a row: a sentence above sentences, and above few values one of them."""
+    if len(set(seen.columns)) < len(seen.columns):
+        return False
+    sentences = labels = 0
+    for name, values in seen.values.items():
+        column = looked_at(name, values)
+        if column.reads_like_text and not column.repeats_like_label:
+            sentences += len(name.split()) >= 4 or len(name) >= 40
+        elif column.repeats_like_label:
+            numbers = all(NUMBER.fullmatch(value) for value in values if value)
+            labels += name in values or (numbers and NUMBER.fullmatch(name) is not None)
+            if name not in values and not (numbers and NUMBER.fullmatch(name)):
+                return False
+    return sentences > 0 and labels > 0
+
+
+def text_of(seen: Sample, columns: dict[str, Column]) -> tuple[str, list[str]]:
+    """The column of the text, and what is to be said of it."""
+    source = seen.file.source
+    if source.text_column != AUTO:
+        return source.text_column, []
+    others = [column for name, column in columns.items() if name not in taken(seen, source.label_column)]
+    found = text_candidates(others) if not source_has(seen, "text") else [columns_named(seen, columns, "text")]
+    chosen = one_of(seen, found, "text", "source.text_column")
+    if chosen == "text":
+        return chosen, []
+    also = [column.name for column in others if column.reads_like_text and column.name != chosen]
+    more = f"; {', '.join(map(repr, also))} read{'s' if len(also) == 1 else ''} like text too" if also else ""
+    return chosen, [f"source: {seen.file.name}: the text is column {chosen!r}{more} (source.text_column)"]
+
+
+def label_of(seen: Sample, columns: dict[str, Column], text: str) -> tuple[str, list[str]]:
+    """The column of the label, and what is to be said of it."""
+    source = seen.file.source
+    if source.label_column != AUTO:
+        return source.label_column, []
+    others = [column for name, column in columns.items() if name not in taken(seen, text)]
+    found = label_candidates(others) if not source_has(seen, "label") else [columns_named(seen, columns, "label")]
+    chosen = one_of(seen, same_classes(seen, found), "label", "source.label_column")
+    if chosen == "label":
+        return chosen, []
+    column = columns[chosen]
+    values = f"{column.distinct} different values in {column.filled:,} rows"
+    return chosen, [f"source: {seen.file.name}: the label is column {chosen!r}, {values} (source.label_column)"]
+
+
+def taken(seen: Sample, other: str) -> set[str | None]:
+    """Columns that hold something else already."""
+    splits = seen.file.splits
+    return {other, splits.column, splits.group_column, *seen.file.source.where}
+
+
+def source_has(seen: Sample, name: str) -> bool:
+    """Whether a file has a column, whatever it holds."""
+    return name in seen.columns
+
+
+def columns_named(seen: Sample, columns: dict[str, Column], name: str) -> Column:
+    """What is known of a column, also of one that holds no plain values."""
+    return columns.get(name) or looked_at(name, [])
+
+
+def same_classes(seen: Sample, found: list[Column]) -> list[Column]:
+    """Of columns that say the same in other words, such as ``label_id`` and ``label_name``, one: that of words."""
+    if len(found) < 2:
+        return found
+    lists = [[str(value) for value in seen.values[column.name]] for column in found]
+    pairs = {tuple(row) for row in zip(*lists, strict=True)}
+    if any(len(set(values)) != len(pairs) for values in lists) or len(pairs) < 2:
+        return found
+    return [next((column for column in found if column.is_text), found[0])]
+
+
+def one_of(seen: Sample, found: list[Column], what: str, key: str) -> str:
+    """The only candidate. Raises ``DataError`` where there are several, or none."""
+    if len(found) == 1:
+        return found[0].name
+    if found:
+        some = "; ".join(f"{column.name!r} ({', '.join(shown(value) for value in column.few)}, …)" for column in found)
+        raise DataError(f"{seen.file.name}: which column is the {what}? It could be {some}; set {key}")
+    there = ", ".join(map(repr, seen.columns)) or "none"
+    expected = "sentences" if what == "text" else "few values that repeat"
+    raise DataError(
+        f"{seen.file.name}: has no column {what!r}, and none that looks like it ({expected}); it has {there}; set {key}"
+    )
+
+
+def shown(value: str) -> str:
+    """A value, or its beginning."""
+    return value if len(value) <= 24 else f"{value[:23]}…"
+
+
+def split_of(seen: Sample, text: str, label: str) -> tuple[str | None, list[str]]:
+    """The column of splits, if there is one that can be used without a doubt, and what is to be said of it."""
+    file = seen.file
+    if file.splits.column != AUTO:
+        return file.splits.column, []
+    names = [
+        name for name in seen.columns if name.casefold() in SPLIT_NAMES and name not in taken(seen, text) | {label}
+    ]
+    if file.split is not None or len(names) != 1 or label not in seen.values or names[0] not in seen.values:
+        return None, []
+    known: dict[str | None, str] = dict(SPELLINGS.items())
+    classes: dict[str | None, set[str]] = {}
+    for value, its in zip(seen.values[names[0]], seen.values[label], strict=True):
+        classes.setdefault(known.get(spelling(value)), set()).add(str(its))
+    if None in classes or TRAIN not in classes or any(len(found) < 2 for found in classes.values()):
+        return None, []
+    which = f"column {names[0]!r} names each row's split ({', '.join(classes)})"
+    return names[0], [f"splits: {file.name}: {which}; --splits.column null cuts splits by chance instead"]

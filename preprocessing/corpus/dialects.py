@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which characters tell the fields of a CSV file apart: what is configured, or what gives every record as many fields.
+
+The expected dialect stays wherever it works on the first records. Others are tried only on a file that would be refused
+with it: one whose records differ in their number of fields, or have only one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from preprocessing.corpus.records import Dialect, field_expression
+
+DELIMITERS = (",", ";", "\t", "|")
+SAMPLE_BYTES = 1 << 17
+NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+
+
+def recognised(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool) -> Dialect:
+    """The dialect of a file from its first bytes, which are all of it if ``whole``.
+
+    ``fixed`` holds the delimiter; quote and escape may still be others. Where none works, the answer is ``expected``.
+    """
+    end = len(sample) if whole else sample.rfind(b"\n", 0, SAMPLE_BYTES) + 1
+    sample, whole = sample[: min(end, SAMPLE_BYTES)], whole and end <= SAMPLE_BYTES
+    sample = sample + b"\n" if whole and not sample.endswith(b"\n") else sample
+    if fields(sample, expected, whole):
+        return expected
+    found = {dialect: fields(sample, dialect, whole) for dialect in others(sample, expected, fixed)}
+    most = max(found.values(), default=0)
+    return next((dialect for dialect, number in found.items() if number == most), expected) if most else expected
+
+
+def others(sample: bytes, expected: Dialect, fixed: bool) -> Iterator[Dialect]:
+    """Dialects to try, the nearest to the expected one first."""
+    delimiters = [expected.delimiter, *(() if fixed else DELIMITERS)]
+    for delimiter in dict.fromkeys(delimiters):
+        if delimiter in (expected.quote, expected.escape):
+            continue
+        yield Dialect(delimiter, expected.quote, expected.escape)
+        if expected.quote and expected.escape is None and f"\\{expected.quote}".encode() in sample:
+            yield Dialect(delimiter, expected.quote, "\\")
+        if expected.quote and delimiter == "\t":
+            yield Dialect(delimiter, "", expected.escape)  # many tab-separated files never quote
+
+
+def fields(sample: bytes, dialect: Dialect, whole: bool) -> int:
+    """How many fields every record has, two at least; 0 where they differ, or where a quote never closes."""
+    counts, rest = field_counts(sample, dialect)
+    unclosed = rest > (0 if whole else len(sample) // 2)
+    return counts[0] if len(counts) > 1 and counts[0] > 1 and len(set(counts)) == 1 and not unclosed else 0
+
+
+def field_counts(sample: bytes, dialect: Dialect) -> tuple[list[int], int]:
+    """The number of fields of each record that is not blank, and how many bytes at the end are no whole record."""
+    lines = [line for line in sample.split(b"\n") if line.strip(b"\r")]
+    if not dialect.quote and not dialect.escape:
+        return [line.count(dialect.delimiter.encode()) + 1 for line in lines], 0
+    if not dialect.quote:
+        pair = re.compile(re.escape(dialect.escape or "").encode() + b".", re.DOTALL)
+        return [pair.sub(b"", line).count(dialect.delimiter.encode()) + 1 for line in lines], 0
+    match, counts, number, start, position = field_expression(dialect).match, [], 0, 0, 0
+    while found := match(sample, position):
+        position, number = found.end(), number + 1
+        if found[1] == b"\n":
+            if sample[start:position].strip(b"\r\n"):
+                counts.append(number)
+            number, start = 0, position
+    return counts, len(sample) - start
+
+
+def in_words(dialect: Dialect, expected: Dialect) -> list[str]:
+    """How a dialect differs from the one that was expected."""
+    said = []
+    if dialect.delimiter != expected.delimiter:
+        said.append(f"fields end at {NAMES.get(dialect.delimiter, repr(dialect.delimiter))}")
+    if dialect.quote != expected.quote:
+        said.append("quotes are text")
+    if dialect.escape != expected.escape:
+        said.append("a backslash makes the next quote text")
+    return said

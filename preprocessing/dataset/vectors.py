@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``DATASET/vectors/``: word vectors learned from a dataset's own texts, beside its shards, where every run finds them.
+
+::
+
+    vectors/cbow-128-<key>.npy    float32 ``[vocabulary, dim]``, a row for each id; zeros for an id without a vector
+    vectors/cbow-128-<key>.json   written last: settings, fingerprint of the dataset, sha256 of the array
+
+The key is a hash over fingerprint and settings, so vectors of other settings lie side by side (law 2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocessing.base import atomic
+from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import TRAIN
+
+FORMAT, FORMAT_VERSION = "padless-vectors", 1
+FOLDER = "vectors"
+LEARN_FROM = (TRAIN,)
+"""The splits that are learned from, as far as a dataset has them. What is measured on is never among them."""
+REMAKE = "delete it, and `python -m preprocessing vectors` makes it anew"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorSettings:
+    """What decides vectors, beside the dataset."""
+
+    dim: int = 128
+    window: int = 8
+    negative: int = 10
+    epochs: int
+    seed: int = 0
+    splits: list[str] = field(default_factory=lambda: list(LEARN_FROM))
+
+    def key(self, fingerprint: str) -> str:
+        """Twelve hex digits that stand for these settings on the dataset with this fingerprint."""
+        content = {"format": FORMAT, "version": FORMAT_VERSION, "dataset": fingerprint, **asdict(self)}
+        return hashlib.sha256(atomic.canonical_json(content)).hexdigest()[:12]
+
+    def __str__(self) -> str:
+        """``128 numbers, window 8, 10 negatives, 10 epochs, seed 0``."""
+        return (
+            f"{self.dim} numbers, window {self.window}, {self.negative} negatives, {self.epochs} epochs, "
+            f"seed {self.seed}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorsInfo:
+    """``cbow-….json``."""
+
+    dataset: str
+    """Fingerprint of the dataset that they were learned from, whose ids they belong to."""
+    settings: VectorSettings
+    threads: int
+    """One: the same seed gives the same bytes. With more, threads overwrite each other's updates as they come."""
+    rows: int
+    tokens: int
+    """Tokens of one epoch."""
+    words: int
+    """Ids that have a vector."""
+    seconds: float
+    versions: dict[str, str]
+    made: str
+    """When, ISO 8601, UTC."""
+    file: str
+    sha256: str
+    bytes: int
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class KeptVectors:
+    """Vectors that are there, and what is known of them."""
+
+    path: Path
+    """The array's file."""
+    info: VectorsInfo
+
+    def read(self) -> np.ndarray:
+        """float32 ``[vocabulary, dim]``. Raises ``DataError`` for bytes that are not those of the index."""
+        try:
+            if atomic.sha256_file(self.path) != self.info.sha256:
+                raise DataError(f"{self.path}: its sha256 is not the one in {index_of(self.path).name}; {REMAKE}")
+            vectors = np.load(self.path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.path}: not readable ({error}); {REMAKE}") from None
+        if vectors.ndim != 2 or vectors.shape[1] != self.info.settings.dim or vectors.dtype != np.float32:
+            raise DataError(f"{self.path}: holds no vectors of {self.info.settings.dim} numbers; {REMAKE}")
+        return vectors
+
+
+def folder_of(data: str | Path) -> Path:
+    """Where the vectors of a dataset lie."""
+    return Path(data, FOLDER)
+
+
+def array_of(folder: Path, fingerprint: str, settings: VectorSettings) -> Path:
+    """The file of vectors with these settings."""
+    return folder / f"cbow-{settings.dim}-{settings.key(fingerprint)}.npy"
+
+
+def index_of(array: Path) -> Path:
+    """The JSON file beside an array."""
+    return array.with_suffix(".json")
+
+
+def read_kept(array: str | Path) -> KeptVectors | None:
+    """What is known of the vectors in this file; None if they are not there. Raises ``DataError`` for a damaged one."""
+    path = index_of(Path(array))
+    try:
+        content = json.loads(path.read_bytes())
+        if content["format"] != FORMAT or content["format_version"] != FORMAT_VERSION:
+            raise DataError(f"{path}: not of this version of padless; {REMAKE}")
+        info = VectorsInfo(**{**content, "settings": VectorSettings(**content["settings"])})
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DataError(f"{path}: not readable ({error.strerror}); {REMAKE}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: damaged ({error}); {REMAKE}") from None
+    return KeptVectors(path.with_name(info.file), info)
+
+
+def find_kept(folder: Path, fingerprint: str, dim: int) -> KeptVectors | None:
+    """The newest vectors of ``dim`` numbers for the dataset with this fingerprint; None if there are none.
+
+    Raises ``DataError`` for a damaged index.
+    """
+    known = [read_kept(path) for path in sorted(folder.glob(f"cbow-{dim}-*.json"))]
+    fitting = [one for one in known if one is not None and one.info.dataset == fingerprint]
+    return max(fitting, key=lambda one: one.info.made, default=None)
+
+
+def write_kept(array: Path, vectors: np.ndarray, **facts: Any) -> KeptVectors:
+    """Write vectors and, last, their index with these ``facts``; those of a dataset that is no more are removed."""
+    with atomic.replacing(array) as temporary:
+        with open(temporary, "wb") as file:
+            np.save(file, np.ascontiguousarray(vectors, np.float32))
+        digest, size = atomic.sha256_file(temporary), temporary.stat().st_size
+        index_of(array).unlink(missing_ok=True)  # never an index beside the bytes of another array
+    info = VectorsInfo(**facts, file=array.name, sha256=digest, bytes=size)
+    atomic.write_json(index_of(array), asdict(info))
+    remove_stale(array.parent, info.dataset)
+    return KeptVectors(array, info)
+
+
+def remove_stale(folder: Path, fingerprint: str) -> None:
+    """Remove vectors of another dataset than that with this fingerprint, and what was left unfinished."""
+    for path in folder.glob(f"*{atomic.TEMPORARY_MARK}*"):
+        path.unlink(missing_ok=True)
+    for path in folder.glob("cbow-*.json"):
+        try:
+            kept = read_kept(path)
+        except DataError:
+            continue
+        if kept is not None and kept.info.dataset != fingerprint:
+            path.unlink(missing_ok=True)
+            kept.path.unlink(missing_ok=True)

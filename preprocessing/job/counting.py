@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vocabulary: the tokens of the training rows are counted part by part, merged and frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from preprocessing.base.split_names import TRAIN_NUMBER
+from preprocessing.config import VocabularyConfig
+from preprocessing.job import parts
+from preprocessing.job.executors import Workers
+from preprocessing.text.vocabulary import Counts, Vocabulary, freeze
+
+MERGE_TOGETHER = 16
+"""Counts that are held before they are merged."""
+
+
+@dataclass(frozen=True)
+class CountTask:
+    """Count the training tokens of some parts."""
+
+    numbers: tuple[int, ...]
+    starts: tuple[int, ...]
+    work: Path
+
+
+def count(task: CountTask) -> Counts:
+    """How often each token occurs in the training rows of some parts."""
+    decision = np.load(task.work / "decision.npy", mmap_mode="r")
+    found = []
+    for number, start in zip(task.numbers, task.starts, strict=True):
+        stored, types = parts.load(task.work, number), parts.load_types(task.work, number)
+        training = decision[start : start + len(stored.row)] == TRAIN_NUMBER
+        per_token = np.repeat(training, np.diff(stored.offsets))
+        counts = np.bincount(stored.codes[per_token], minlength=len(types)).astype(np.int64)
+        occurring = np.flatnonzero(counts)
+        found.append(Counts(types.take(occurring), counts[occurring]))
+    return found[0].merge(found[1:])
+
+
+def count_all(starts: list[int], work: Path, workers: Workers, config: VocabularyConfig) -> Vocabulary:
+    """Count the training split, merge and freeze. The result does not depend on the order of merging."""
+    tasks = [CountTask(group, tuple(starts[number] for number in group), work) for group in parts.grouped(starts)]
+    held: list[Counts] = []
+    for _, counts in workers.map(count, tasks, what="count", tick=lambda alive: None):
+        held.append(counts)
+        if len(held) == MERGE_TOGETHER:
+            held = [held[0].merge(held[1:])]
+    return freeze(held[0].merge(held[1:]), config.min_count, config.max_size)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a real browser shows reports of 2 to 150 classes: on a telephone and a desk, by day, by night and on paper."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.report.page import write_report
+from tests.corpora import write_csv
+from tests.report_runs import write_data, write_run
+from tests.unit.test_report_page import HOSTILE, QUOTED, numbers
+
+pytestmark = pytest.mark.processes
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PHONE, DESK, PAPER = 390, 1440, 740
+"""Pixels; paper is an A4 sheet between its margins."""
+OVERFLOWING = """[...document.querySelectorAll("body *:not(svg *):not(script)")].filter(part =>
+    part.clientWidth && getComputedStyle(part).display !== "inline" && part.scrollWidth > part.clientWidth + 1
+).map(part => `${part.tagName}.${part.className}: ${part.scrollWidth} > ${part.clientWidth}`)"""
+"""Elements whose content is wider than they are: cut off, laid over a neighbour, or behind a scroll bar."""
+SCROLLING = """[...document.querySelectorAll("body *")].filter(part =>
+    ["auto", "scroll"].includes(getComputedStyle(part).overflowX)).length"""
+COLOURS = """[getComputedStyle(document.querySelector("section")).backgroundColor,
+    ...["svg text", "td", ".note", ".interval", ".verdict", "mark.for"].map(name => document.querySelector(name))
+    .filter(part => part).map(part => part.namespaceURI.endsWith("svg") ? getComputedStyle(part).fill
+                                                                       : getComputedStyle(part).color)]"""
+OPEN = "open => document.querySelectorAll('details').forEach(part => part.open = open)"
+HEIGHTS = "[...document.querySelectorAll('details:not(.aside) > :not(summary)')].map(part => part.offsetHeight)"
+
+
+def relative_luminance(colour: str) -> float:
+    """Of ``rgb(r, g, b)``, as WCAG 2 defines it."""
+    values = np.array([int(part) for part in re.findall(r"\d+", colour)[:3]]) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip(f"needs a browser: one of {', '.join(BROWSERS)} on the PATH")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright to drive a browser")
+    with playwright.sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=120_000)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A report of each kind."""
+    place = tmp_path_factory.mktemp("pages")
+    rows = [(f"text {HOSTILE} {QUOTED} {row}</script> {'x' * 300}", (HOSTILE, QUOTED)[row % 2]) for row in range(120)]
+    two = write_data(place / "two", 2, 0, corpus=write_csv(place / "hostile.csv", rows))
+    found = {"two classes": [write_run(place / QUOTED / ("long-name-" * 12), two, skill=1.0)]}
+    for number, rows_of, test in ((5, 300, True), (20, 400, False), (77, 400, True), (150, 600, True)):
+        data = write_data(place / str(number), number, rows_of, test=test)
+        found[f"{number} classes"] = [write_run(place / str(number) / "run", data, skill=4.0)]
+    several = [write_run(place / f"several-{seed}", two, skill=1.0 + seed / 9, seed=seed) for seed in range(9)]
+    found["side by side"] = several
+    found["different datasets"] = [*several[:2], *found["5 classes"], *found["77 classes"]]
+    return {name: write_report(runs, place / f"{name}.html") for name, runs in found.items()}
+
+
+KINDS = ("two classes", "5 classes", "20 classes", "77 classes", "150 classes", "side by side", "different datasets")
+VIEWS = [(kind, *view) for kind in KINDS for view in ((DESK, "light"), (PHONE, "dark"))]
+VIEWS += [("two classes", DESK, "dark"), ("two classes", PHONE, "light")]
+
+
+@pytest.mark.parametrize(("kind", "width", "scheme"), VIEWS)
+def test_a_browser_without_network_shows_it_whole(
+    browser: Any, pages: dict[str, Path], kind: str, width: int, scheme: str
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+    try:
+        page = context.new_page()
+        said: list[str] = []
+        asked: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: asked.append(request.url))
+        address = pages[kind].resolve().as_uri()
+        page.goto(address)
+        for opened in (False, True):
+            page.evaluate(OPEN, opened)
+            assert page.evaluate("document.documentElement.scrollWidth") <= page.evaluate("innerWidth") == width
+            assert page.evaluate(OVERFLOWING) == []
+        assert page.evaluate(SCROLLING) == 0
+        assert (said, asked) == ([], [address])
+        charts = page.evaluate("[...document.querySelectorAll('svg')].map(svg => svg.getBoundingClientRect().width)")
+        assert len(charts) >= 10
+        assert all(250 < chart <= 460 for chart in charts)
+        assert page.evaluate("document.querySelectorAll('h1 *:not(bdi), td bdi *, th bdi *, mark *').length") == 0
+        there = page.evaluate("JSON.parse(document.getElementById('padless-report').textContent)")
+        assert there == numbers(pages[kind])
+        card, *inks = map(relative_luminance, page.evaluate(COLOURS))
+        assert (card > 0.5) == (scheme == "light")
+        for ink in inks:  # WCAG 2 asks for 4.5
+            assert (max(card, ink) + 0.05) / (min(card, ink) + 0.05) > 4.5
+    finally:
+        context.close()
+
+
+@pytest.mark.parametrize("kind", ["77 classes", "side by side"])
+def test_on_paper_it_is_light_and_nothing_is_folded_away(browser: Any, pages: dict[str, Path], kind: str) -> None:
+    context = browser.new_context(viewport={"width": PAPER, "height": 1050}, color_scheme="dark", offline=True)
+    try:
+        page = context.new_page()
+        page.goto(pages[kind].resolve().as_uri())
+        assert min(page.evaluate(HEIGHTS)) == 0
+        page.emulate_media(media="print")
+        assert min(page.evaluate(HEIGHTS)) > 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= PAPER
+        assert page.evaluate(OVERFLOWING) == []
+        assert page.evaluate("getComputedStyle(document.querySelector('details.aside')).display") == "none"
+        card, ink, *_ = map(relative_luminance, page.evaluate(COLOURS))
+        assert (card > 0.9, ink < 0.1) == (True, True)
+    finally:
+        context.close()

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run directories of any number of classes, as a training would leave them, in a second and without one.
+
+The dataset is built by the real command from texts that people could have written. What the weights say of its rows is
+made up: right for most rows, and for some classes seldom.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.config import ModelConfig, RunConfig
+from harness.rundir.bundle_files import INDEX
+from harness.rundir.configuration import write_config
+from harness.rundir.layout import BUNDLE, EVALUATION
+from harness.rundir.metrics_log import MetricsLog
+from harness.rundir.results import write_figures, write_predictions
+from harness.rundir.status import write_status
+from harness.scores.calibration import Decision
+from harness.scores.figures import figures, numbers_of
+from harness.scores.metrics import classification_metrics, predicted_labels, probabilities
+from preprocessing.__main__ import main
+from preprocessing.base import cli
+from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.text.vocabulary import Vocabulary
+
+THINGS = ("card", "transfer", "refund", "PIN", "cash", "exchange rate", "top-up", "account", "direct debit", "identity")
+THINGS += ("passport", "virtual card", "contactless", "fee", "statement")
+TROUBLES = ("lost", "arrived late", "declined", "not recognised", "charged twice", "pending", "blocked", "expired")
+TROUBLES += ("limits", "wrong amount")
+OPENINGS = ("Hello,", "Hi there!", "I'm worried:", "Please help.", "Good morning;", "It's urgent –")
+ENDINGS = ("What can I do?", "Why is that so?", 'Thanks, "Sam"', "I've waited 3 days...", "(It was fine before.)")
+
+
+def class_names(number: int) -> list[str]:
+    """Names as corpora have them: words, some of them long."""
+    if number == 2:
+        return ["negative", "positive"]
+    if number <= 5:
+        return [f"{stars} star{'s' if stars > 1 else ''}" for stars in range(1, number + 1)]
+    return sorted(f"{thing}: {trouble}" for trouble in TROUBLES for thing in THINGS)[:number]
+
+
+def write_corpus(path: Path, names: list[str], rows: int, seed: int = 0) -> Path:
+    """A CSV file with the columns text and label; class 0 has the most rows, the last the fewest."""
+    random = np.random.default_rng(seed)
+    shares = 1 / (1 + np.arange(len(names)) / len(names))
+    drawn = random.choice(len(names), rows, p=shares / shares.sum())
+    labels = np.concatenate([np.arange(len(names)).repeat(10), drawn])  # ten of each, so that each split has some
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for row, label in enumerate(labels.tolist()):
+            thing, _, trouble = names[label].partition(": ")
+            about = f"my {thing} is {trouble or 'what I think of it'}, order No. {row}.<br />It says so."
+            filler = " ".join(f"word{int(word)}" for word in random.zipf(1.5, int(random.integers(3, 60))) % 300)
+            writer.writerow([f"{random.choice(OPENINGS)} {about} {filler} {random.choice(ENDINGS)}", names[label]])
+    return path
+
+
+def write_data(place: Path, number: int, rows: int, *, test: bool = True, corpus: Path | None = None) -> Path:
+    """``place/data`` of so many classes, from ``place/corpus.csv``; without ``test`` it has no test split."""
+    place.mkdir(parents=True, exist_ok=True)
+    source = corpus or write_corpus(place / "corpus.csv", class_names(number), rows)
+    keys = ["run", "--source.path", str(source), "--output", str(place / "data"), "--executor.workers", "1"]
+    keys += ["--vocabulary.min_count", "1", "--text.max_tokens", "64"]
+    assert cli.run(main, [*keys, *([] if test else ["--splits.test", "0"])]) == 0
+    return place / "data"
+
+
+def write_run(run: Path, data: Path, *, skill: float = 3.0, seed: int = 0, log_every: int = 5, **config: Any) -> Path:
+    """A finished run on ``data``; the higher ``skill``, the better its weights. Measured on test, else validation."""
+    manifest = read_manifest(data)
+    run.mkdir(parents=True)
+    model = ModelConfig(embedding_dim=32, hidden_size=32)
+    write_config(RunConfig(data=str(data), run=str(run), model=model, seed=seed, **config))
+    split = "test" if manifest.splits.get("test") else "validation"
+    write_log(run, manifest, data, skill, seed, log_every)
+    info = {"dataset": manifest.fingerprint, "step": 150}
+    (run / BUNDLE).mkdir()
+    (run / BUNDLE / INDEX).write_text(json.dumps(info))
+    write_measured(run if split == "test" else run / EVALUATION, split, data, manifest, skill, seed)
+    write_status(run, "finished", step=200)
+    return run
+
+
+def scores_of(data: Path, manifest: Manifest, split: str, skill: float, seed: int) -> tuple[np.ndarray, ...]:
+    """Row numbers, labels and logits of a split; classes differ in how well they are told apart."""
+    blocks = Split(data, manifest, split).blocks
+    rows, labels = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("row", "label"))
+    order, number = np.argsort(rows), len(manifest.labels)
+    rows, labels = rows[order], labels[order].astype(np.int64)
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(len(rows), number))
+    ease = skill * random.uniform(0.4, 1.4, number)
+    logits[np.arange(len(rows)), labels] += ease[labels]
+    neighbour = (labels + 1) % number
+    logits[np.arange(len(rows)), neighbour] += random.uniform(0, skill * 0.8, len(rows))
+    return rows, labels, logits[:, 1] - logits[:, 0] if number == 2 else logits
+
+
+def write_measured(place: Path, split: str, data: Path, manifest: Manifest, skill: float, seed: int) -> None:
+    """``SPLIT.json`` and the predictions, the mistakes with weights that are made up."""
+    rows, labels, logits = scores_of(data, manifest, split, skill, seed)
+    random, decision = np.random.default_rng(seed), Decision(temperature=1.3)
+    blocks = {int(row): block.ids[at, : block.length[at]] for block in Split(data, manifest, split).blocks
+              for at, row in enumerate(block.row)}  # fmt: skip
+    lengths = np.array([len(blocks[int(row)]) for row in rows])
+    values = figures(logits, labels, lengths=lengths, unknown=lengths // 9, names=manifest.labels, decision=decision)
+    calibrated = decision.calibrated(logits)
+    said, chances = predicted_labels(calibrated), probabilities(calibrated)
+    wrong = np.flatnonzero(said != labels)
+    worst = wrong[np.argsort(-chances[wrong, said[wrong]], kind="stable")][:10]
+    vocabulary = Vocabulary.read(data / VOCABULARY)
+    mistakes = [
+        {
+            "row": int(rows[at]),
+            "label": manifest.labels[labels[at]],
+            "predicted": manifest.labels[said[at]],
+            "probability": float(chances[at, said[at]]),
+            "tokens": vocabulary.tokens.take(blocks[int(rows[at])].astype(np.int64)).to_pylist(),
+            "weights": (random.normal(size=len(blocks[int(rows[at])])) ** 3).round(4).tolist(),
+        }
+        for at in worst
+    ]
+    values |= {"split": split, "dataset": manifest.fingerprint, "step": 150}
+    write_figures(place, split, {**values, "mistakes": mistakes, "mistakes_method": "made up"})
+    write_predictions(place, split, manifest.labels, rows=rows, labels=labels, predicted=said, chances=chances)
+
+
+def write_log(run: Path, manifest: Manifest, data: Path, skill: float, seed: int, log_every: int) -> None:
+    """Two hundred steps of a training and four validations, the third of them the best."""
+    log, random = MetricsLog(run), np.random.default_rng(seed)
+    start = float(np.log(len(manifest.labels)))
+    for step in range(log_every, 201, log_every):
+        noise = random.uniform(0.9, 1.1)
+        learned = {"loss": start * np.exp(-step * skill / 250) * noise, "lr": 0.002 * (1 - step / 201), "rows": 320}
+        log.write("train", {"step": step, **learned, "grad_norm": noise / (0.1 + step / 50), "padding": 0.03 * noise})
+        timing = {"rows_per_s": 900 * noise, "tokens_per_s": 70_000 * noise, "data_wait": 0.01 * noise}
+        timing |= {"mfu": 0.4, "memory_bytes": 3e8}
+        log.write("train", {"step": step, **timing, "verdict": None}, "throughput.jsonl")
+        if step % 50 == 0:
+            grown = skill * (min(step, 150) - max(0, step - 150)) / 150
+            _, labels, logits = scores_of(data, manifest, "validation", grown, seed)
+            values = numbers_of(classification_metrics(logits, labels))
+            log.write("validation", {"step": step, "epoch": step // 50, **values, "best": step <= 150})
+    log.close()

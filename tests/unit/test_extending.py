@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The registries, by the worked examples of docs/extending.md: each is run as it stands there."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.__main__ import main
+from harness.batch import Batch
+from harness.config import ModelConfig
+from harness.data.gather import pack
+from harness.model import registry
+from harness.model.classifier import Classifier
+from harness.model.size import num_parameters
+from harness.tracking import observer, trackers
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.named import load
+from preprocessing.text import spec as spec_module
+from preprocessing.text import tokenizers
+from preprocessing.text.resolve import resolve
+from preprocessing.text.spec import ALWAYS, TextPipeline, TextSpec
+from preprocessing.text.tokenizer import Tokenizer
+from tests.datasets import write_dataset
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text()
+HEADINGS = {
+    "A pooling": (registry, registry.POOLINGS),
+    "A recurrent cell": (registry, registry.CELLS),
+    "A tokenizer": (tokenizers, tokenizers.TOKENIZERS),
+    "A tracker": (trackers, trackers.TRACKERS),
+}
+LENGTHS = (9, 7, 7, 4, 2, 1, 1)
+
+
+def blocks(heading: str) -> list[str]:
+    """The blocks of code under a heading of the page."""
+    section = next(part for part in re.split(r"^## ", PAGE, flags=re.MULTILINE) if part.startswith(f"{heading}\n"))
+    return re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Does what the page says under a heading: the file, then the line of the registry; returns the new name."""
+
+    def follow(heading: str) -> str:
+        code, line = blocks(heading)
+        home, entries = HEADINGS[heading]
+        ((name, entry),) = eval(f"{{{line}}}", vars(home)).items()
+        place = getattr(entry, "code", None) or entry.rules
+        module = ModuleType(place.partition(":")[0])
+        exec(code, module.__dict__)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(entries, name, entry)
+        return name
+
+    return follow
+
+
+def make_batches(lengths: tuple[int, ...]) -> tuple[Batch, Batch]:
+    """The same rows padded and packed, longest first; a row's ids depend on its place and length alone."""
+    length = np.array(lengths)
+    ids = np.zeros((len(length), length.max()), np.int16)
+    for row, size in enumerate(lengths):
+        ids[row, :size] = 2 + (np.arange(size) * 7 + size * 3) % 28
+    tokens = torch.empty(int(length.sum()), dtype=torch.int16)
+    sizes = torch.from_numpy(pack(torch.from_numpy(ids), length, tokens))
+    rest = (torch.from_numpy(length), torch.zeros(len(length), dtype=torch.int64), np.arange(len(length)))
+    return Batch(torch.from_numpy(ids), *rest), Batch(tokens, *rest, sizes)
+
+
+def check_model(config: ModelConfig) -> Classifier:
+    """A network gives each row, padded or packed, in a batch or alone, the same logits and gradients; returns it."""
+    torch.manual_seed(0)
+    model = Classifier(config, 30, 3).double()
+    padded, packed = make_batches(LENGTHS)
+    alone = torch.cat([model(make_batches((size,))[0]) for size in LENGTHS])
+    results = [alone, model(padded), model(packed)]
+    weights = torch.arange(1.0, alone.numel() + 1, dtype=torch.float64).view_as(alone)
+    wanted = [parameter for name, parameter in model.named_parameters()]
+    expected = torch.autograd.grad((alone * weights).sum(), wanted)
+    for logits in results[1:]:
+        torch.testing.assert_close(logits, alone, rtol=0, atol=1e-12)
+        for ours, theirs in zip(torch.autograd.grad((logits * weights).sum(), wanted), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    assert num_parameters(config, 30, 3) == sum(parameter.numel() for parameter in model.parameters())
+    return model
+
+
+SMALL = ModelConfig(embedding_dim=6, hidden_size=5, num_layers=2)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("pooling", [*registry.POOLINGS, "attention"])
+@pytest.mark.parametrize("cell", [*registry.CELLS, "elman"])
+def test_every_pooling_and_cell_gives_a_row_what_it_gives_it_alone(
+    example: Callable[[str], str], cell: str, pooling: str, bidirectional: bool
+) -> None:
+    assert (example("A pooling"), example("A recurrent cell")) == ("attention", "elman")
+    check_model(dataclasses.replace(SMALL, cell=cell, pooling=pooling, bidirectional=bidirectional))
+
+
+def test_a_learned_pooling_is_part_of_the_weights(example: Callable[[str], str]) -> None:
+    model = check_model(dataclasses.replace(SMALL, pooling=example("A pooling")))
+    assert model.state_dict()["pooling.score.weight"].shape == (1, 10)
+    plain = check_model(SMALL)
+    assert not any(name.startswith("pooling") for name in plain.state_dict())  # bundles of before still open
+
+
+def test_attention_is_a_weighted_mean(example: Callable[[str], str]) -> None:
+    example("A pooling")
+    pooling = load(registry.POOLINGS["attention"].code)(4)
+    outputs = torch.randn(6, 2, 4)
+    real = torch.tensor([[True, True]] * 3 + [[True, False]] * 3)[:, :, None]
+    torch.nn.init.zeros_(pooling.score.weight)
+    expected = torch.stack((outputs[:, 0].mean(0), outputs[:3, 1].mean(0)))
+    torch.testing.assert_close(pooling.dense(outputs, real), expected)
+
+
+def test_the_gru_is_torchs_own() -> None:
+    model = check_model(dataclasses.replace(SMALL, cell="gru", num_layers=1, pooling="last"))
+    padded, _ = make_batches(LENGTHS)
+    embedded = model.embedding(padded.ids.long())
+    states = []
+    for row, size in enumerate(LENGTHS):
+        _, state = model.recurrent.layers[0](embedded[row : row + 1, :size])
+        states.append(state.transpose(0, 1).reshape(-1))
+    torch.testing.assert_close(model(padded), model.head(torch.stack(states)), rtol=0, atol=1e-12)
+
+
+def test_a_tokenizer(example: Callable[[str], str]) -> None:
+    name = example("A tokenizer")
+    tokenizer = Tokenizer(resolve(TextSpec(tokenizer=name)))
+    tokens = tokenizer(["东京 <b>X</b>", "", "东&amp;"])
+    words = [tokens.types[int(code)].as_py() for code in tokens.codes]
+    assert words == ["东", "京", "x", "东", "&"]
+    assert tokens.offsets.tolist() == [0, 3, 3, 5]
+    assert resolve(TextSpec(tokenizer=name)).resources == {}
+
+
+def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
+    name = example("A tracker")
+    trackers.check_trackers(trackers.TrackingConfig(tracker=name))
+    said: list[dict[str, str]] = []
+    messages: Any = [
+        {"do": "start", "project": "p"},
+        {"do": "log", "kind": "train", "values": {"step": 1, "loss": 0.5, "verdict": "slow"}},
+        {"do": "log", "kind": "train", "values": {"step": 2, "loss": 0.25, "verdict": None}},
+        {"do": "close", "state": "finished", "reason": ""},
+    ]
+    wire: Any = type("Wire", (), {"tell": lambda self, **reply: said.append(reply)})()
+    observer.serve(name, tmp_path, messages, wire)
+    assert said == [{"started": "", "say": f"rows go to {tmp_path / 'table'}"}]
+    with (tmp_path / "table" / "train.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": "0.25"}]
+    assert (tmp_path / "table" / "state.txt").read_text() == "finished \n"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 60, "validation": 10})
+    return root
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("model.pooling", "attn", "model.pooling: 'attn' is out of range: expected one of last, max, mean, max+mean"),
+        ("model.cell", "rnn", "model.cell: 'rnn' is out of range: expected one of lstm, gru"),
+        (
+            "tracking.tracker",
+            "tabel",
+            "tracking.tracker: 'tabel' is no tracker; there are none, aim, clearml, comet_ml, ",
+        ),
+    ],
+)
+def test_plan_refuses_an_unknown_one_and_names_the_known(dataset: Path, key: str, value: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        main(["plan", "--data", str(dataset), f"--{key}", value])
+    assert str(caught.value).startswith(sentence)
+
+
+def test_plan_takes_the_new_ones(dataset: Path, example: Callable[[str], str], capsys) -> None:
+    values = ["--model.pooling", example("A pooling"), "--model.cell", example("A recurrent cell")]
+    assert main(["plan", "--data", str(dataset), "--tracking.tracker", example("A tracker"), *values]) == 0
+    assert "parameters" in capsys.readouterr().out
+
+
+def test_plan_refuses_a_dataset_of_a_tokenizer_that_is_not_here(
+    tmp_path: Path, example: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path, {"train": 60, "validation": 10})
+    others = {name: entry for name, entry in tokenizers.TOKENIZERS.items() if name != "word"}
+    monkeypatch.setattr(spec_module, "TOKENIZERS", others)
+    with pytest.raises(DataError, match=r"text\.tokenizer: 'word' is out of range: expected one of nltk, nltk_line"):
+        main(["plan", "--data", str(tmp_path)])
+
+
+def test_an_unknown_tokenizer_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError) as caught:
+        TextSpec(tokenizer="bpe")
+    assert str(caught.value) == "text.tokenizer: 'bpe' is out of range: expected one of word, nltk, nltk_line"
+
+
+# A new key of the text pipeline.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaterSpec(TextSpec):
+    """The specification as a later padless may have it."""
+
+    accents: bool = True
+    """Keep accents, as before there was a choice."""
+
+
+def test_hashes_are_those_of_the_first_version() -> None:
+    """What stands in datasets and bundles; another one would refuse them all."""
+    assert set(ALWAYS) == {field.name for field in dataclasses.fields(TextSpec)}
+    assert TextPipeline(TextSpec(), (), {}).hash == HASH_OF_THE_DEFAULT
+
+
+HASH_OF_THE_DEFAULT = "82f6967d47ee24cbe269b160e3e078bfd6c4aae98bbe122c8f30891269056647"
+
+
+def test_a_new_key_leaves_old_bundles_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = TextPipeline(TextSpec(stop_words="none", max_tokens=64), ("the",), {})
+    written = old.to_json()
+    monkeypatch.setattr(spec_module, "TextSpec", LaterSpec)
+    read = TextPipeline.from_json(written)
+    assert read.spec == LaterSpec(max_tokens=64)
+    assert read.to_json() == written
+    assert read.hash == old.hash
+    changed = dataclasses.replace(read, spec=LaterSpec(max_tokens=64, accents=False))
+    assert changed.hash != old.hash
+    assert TextPipeline.from_json(changed.to_json()) == changed
+
+
+def test_a_key_of_the_first_version_must_be_there() -> None:
+    written = TextPipeline(TextSpec(), (), {}).to_json()
+    del written["spec"]["truncate"]
+    with pytest.raises(DataError, match="missing keys \\['truncate'\\]"):
+        TextPipeline.from_json(written)

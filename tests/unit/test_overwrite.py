@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``--overwrite`` loses nothing: the old dataset stays until the new one is whole, and work that is done stays done."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from preprocessing.base import atomic, swap
+from preprocessing.dataset.shards import read_manifest, verify
+from preprocessing.job import output, parts
+from tests.corpora import Command, contents, reviews, write_csv
+
+SMALL = ("--shards.rows", 200, "--source.part_mb", 0.004)
+OTHER = (*SMALL, "--seed", 1, "--overwrite", "true")
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody pulls a plug here."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_csv(tmp_path / "reviews.csv", reviews(300))
+
+
+@pytest.fixture
+def out(source: Path, tmp_path: Path, command: Command) -> Path:
+    assert command.build(source, tmp_path / "out", *SMALL) == 0
+    return tmp_path / "out"
+
+
+def beside(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out."))
+
+
+def test_a_corpus_that_is_refused_leaves_the_old_dataset(out: Path, tmp_path: Path, command: Command) -> None:
+    before = contents(out)
+    of_one_label = write_csv(tmp_path / "one.csv", [(text, "positive") for text, _ in reviews(60)])
+    assert command.build(of_one_label, out, "--overwrite", "true") == 3
+    assert "a classifier needs two classes" in command.err
+    found = contents(out)
+    assert found.pop(".work/lock") == b""
+    assert found == before
+
+
+@pytest.mark.parametrize("room", [1, 8, 20])
+def test_a_full_disk_leaves_the_old_dataset_and_the_job_goes_on(
+    room: int, out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, fsync, written = read_manifest(out).fingerprint, atomic.fsync, []
+
+    def full(path: Path) -> None:
+        written.append(path)
+        if len(written) > room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        fsync(path)
+
+    monkeypatch.setattr(atomic, "fsync", full)
+    assert command.build(source, out, *OTHER) == 2
+    assert "No space left" in command.err
+    assert verify(out) == []
+    assert read_manifest(out).fingerprint == before
+    monkeypatch.undo()
+    assert command.build(source, out, *OTHER) == 0
+    assert command.build(source, tmp_path / "fresh", *SMALL, "--seed", 1) == 0
+    assert contents(out) == contents(tmp_path / "fresh")
+    assert beside(tmp_path) == []
+
+
+def test_an_interrupted_replacement_goes_on_where_it_was(
+    out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    make = parts.make
+
+    def interrupted(*arguments: object) -> parts.Summary:
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        made.append(int(str(arguments[1])))
+        return make(*arguments)  # type: ignore[arg-type]
+
+    before = read_manifest(out).fingerprint
+    monkeypatch.setattr(parts, "make", interrupted)
+    assert command.build(source, out, *OTHER) == 130
+    assert (read_manifest(out).fingerprint, beside(tmp_path)) == (before, ["out.building"])
+    assert command.build(source, out, *SMALL) == 0  # the old one is still complete, and the work is not thrown away
+    assert "out.building: kept: unfinished work for another configuration" in command.err
+    done = list(made)
+    made.clear()
+    monkeypatch.setattr(parts, "make", lambda *arguments: made.append(arguments[1]) or make(*arguments))
+    assert command.build(source, out, *OTHER) == 0
+    assert not set(done) & set(made)
+    assert read_manifest(out).fingerprint != before
+    assert beside(tmp_path) == []
+
+
+def test_what_else_lies_in_the_directory_stays(out: Path, source: Path, tmp_path: Path, command: Command) -> None:
+    (out / "notes.txt").write_text("mine")
+    (out / "baseline").mkdir()
+    (out / "baseline" / "test.json").write_text("{}")
+    out.chmod(0o750)
+    assert command.build(source, out, *OTHER) == 0
+    found = contents(out)
+    assert (found.pop("notes.txt"), found.pop("baseline/test.json")) == (b"mine", b"{}")
+    assert out.stat().st_mode & 0o777 == 0o750
+    assert command.build(source, tmp_path / "fresh", *SMALL, "--seed", 1) == 0
+    assert found == contents(tmp_path / "fresh")
+
+
+def test_a_link_to_a_dataset_stays_a_link(out: Path, source: Path, tmp_path: Path, command: Command) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    assert command.build(source, link, *OTHER) == 0
+    assert link.is_symlink()
+    assert read_manifest(out).provenance["config"]["seed"] == 1
+
+
+def test_without_an_exchange_two_renames_and_a_kill_between_them_is_mended(
+    out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(swap, "exchanged", lambda one, other: False)
+    assert command.build(source, out, *OTHER) == 0
+    assert read_manifest(out).provenance["config"]["seed"] == 1
+    assert beside(tmp_path) == []
+    out.rename(swap.aside(out))  # as a process leaves it that was killed between the two
+    assert command.build(source, out, *SMALL, "--seed", 1) == 0
+    assert "already complete" in command.err
+    assert beside(tmp_path) == []
+
+
+def test_a_mount_point_and_somebody_elses_directory_are_named(
+    out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out.building").mkdir()
+    (tmp_path / "out.building" / "plans.txt").write_text("mine")
+    assert command.build(source, out, *OTHER) == 2
+    assert command.sentence == (
+        f"output: {tmp_path / 'out.building'}: holds 'plans.txt' and no dataset; name an empty or a new directory"
+    )
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == out)
+    assert command.build(source, out, *OTHER) == 2
+    assert "is a mount point, so no new dataset can take its place in one step" in command.sentence
+    assert verify(out) == []
+
+
+def test_two_runs_do_not_replace_one_dataset(out: Path, source: Path, command: Command) -> None:
+    with output.writable(out):
+        assert command.build(source, out, *OTHER) == 1
+    assert "another run is writing this dataset" in command.sentence
+
+
+def test_names_are_exchanged_in_one_step(tmp_path: Path) -> None:
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    left = swap.take_place(tmp_path / "new", tmp_path / "old")
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["new"]
+    assert [path.name for path in left.iterdir()] == ["old"]
+    with pytest.raises(FileNotFoundError):
+        swap.take_place(tmp_path / "absent", tmp_path / "old")

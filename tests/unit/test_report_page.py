@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the page says of runs of 2 to 150 classes, with a test split and without one; no training, no browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config import OptimConfig
+from harness.report.page import write_report
+from harness.rundir.metrics_log import read_metrics
+from tests.corpora import write_csv
+from tests.report_runs import write_data, write_run
+
+HOSTILE = "<script>alert(1)</script>"
+QUOTED = "\"'><img src=x onerror=alert(2)>"
+
+
+def words(path: Path) -> str:
+    """The text of a page as a reader sees it: no tags, no style, no numbers for machines, single spaces."""
+    body = re.sub(r"<style>.*?</style>|<svg.*?</svg>|<script.*?</script>", "", path.read_text(), flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+def numbers(path: Path) -> Any:
+    """The JSON in a page."""
+    found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', path.read_text(), re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pages")
+
+
+@pytest.fixture(scope="module")
+def pair(place: Path) -> Path:
+    return write_data(place / "pair", 2, 200)
+
+
+@pytest.fixture(scope="module")
+def many(place: Path) -> Path:
+    """A report of 30 classes without a test split."""
+    data = write_data(place / "many", 30, 600, test=False)
+    return write_report([write_run(place / "many" / "run", data)])
+
+
+def test_without_a_test_split_the_page_shows_validation_and_says_so(many: Path) -> None:
+    page = words(many)
+    figures = json.loads((many.parent / "evaluation" / "validation.json").read_text())
+    low, high = figures["intervals"]["f1"]
+    assert f"Validation Accuracy {figures['accuracy']:.4f}" in page
+    assert f"F1, macro {figures['f1']:.4f} {low:.4f} to {high:.4f}" in page
+    assert "These are figures of the validation split, since there are none of a test split" in page
+    assert "Quality on the validation split" in page
+    assert "Most confident mistakes" in page
+    assert numbers(many)["runs"][0]["split"] == "validation"
+
+
+def test_of_many_classes_the_worst_and_the_largest_confusions_are_shown(many: Path) -> None:
+    figures = json.loads((many.parent / "evaluation" / "validation.json").read_text())
+    page, content = words(many), many.read_text()
+    assert "The 20 worst of 30 classes" in page
+    shown = re.findall(r'<th class="name">(?:<i[^>]*></i>)?<bdi>([^<]*)</bdi></th><td>(\d+)</td>', content)
+    scores = {entry["label"]: (not entry["rows"], entry["f1"] or 0.0) for entry in figures["per_class"]}
+    first = [scores[html.unescape(label)] for label, _ in shown[:20]]
+    assert first == sorted(scores.values())[:20]
+    assert "<th>taken for</th>" in content
+    assert 'class="confusion' not in content
+    legends = re.findall(r'<ul class="legend">(.*?)</ul>', content, re.DOTALL)
+    names = [re.findall(r"<bdi>(.*?)</bdi>", legend) for legend in legends]
+    assert names[1] == names[2]  # ROC, precision and recall: the same classes in the same order
+    assert len(names[1]) == 6
+    order = [label for label, _ in shown[:20]]
+    marked = re.findall(r'<th class="name"><i[^>]*></i><bdi>([^<]*)</bdi></th><td>', content)
+    assert [name for name in names[1] if name in order] == [name for name in marked if name in order][:6]
+
+
+def test_the_original_texts_stand_in_the_page_with_their_punctuation(many: Path) -> None:
+    page, content = words(many), many.read_text()
+    (run,) = numbers(many)["runs"]
+    texts = [mistake["text"] for mistake in run["figures"]["mistakes"]]
+    assert len(texts) == 10
+    plain = re.sub(r"</?mark[^>]*>", "", content)
+    for text in texts:
+        assert html.escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;") in plain
+    assert "The original texts are not to be had" not in page
+    assert content.count("What the model saw</summary>") == 10
+
+
+def test_the_json_of_a_page_is_what_the_files_say(many: Path) -> None:
+    (run,) = numbers(many)["runs"]
+    figures = json.loads((many.parent / "evaluation" / "validation.json").read_text())
+    for mistake in run["figures"]["mistakes"]:
+        del mistake["text"]
+    assert run["figures"] == figures
+    assert run["validation"] == [line for line in read_metrics(many.parent) if line["kind"] == "validation"]
+    assert sorted(run["curves"]) == ["data_wait", "grad_norm", "loss", "lr", "mfu", "padding", "tokens_per_s"]
+
+
+def test_a_source_that_has_changed_gives_no_texts(place: Path, pair: Path) -> None:
+    run = write_run(place / "changed", pair)
+    corpus = pair.parent / "corpus.csv"
+    content = corpus.read_bytes()
+    try:
+        corpus.write_bytes(content + b"more,positive\n")
+        page = words(write_report([run]))
+    finally:
+        corpus.write_bytes(content)
+    assert f"The original texts are not to be had: {corpus} has changed since the dataset was made of it." in page
+    mistake = json.loads((run / "test.json").read_text())["mistakes"][0]
+    assert " ".join(mistake["tokens"][:5]) in page
+
+
+def test_figures_on_validation_of_older_weights_are_not_shown(many: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(many.parent, run)
+    (run / "bundle" / "bundle.json").write_text(
+        json.dumps({**json.loads((run / "bundle" / "bundle.json").read_text()), "step": 200})
+    )
+    page = words(write_report([run]))
+    best = [line for line in read_metrics(run) if line.get("best")][-1]
+    assert f"Validation Accuracy {best['accuracy']:.4f}" in page
+    assert f"The best validation so far, after step {best['step']}" in page
+    assert "--split validation" in page
+    assert "Most confident mistakes" not in page
+
+
+def test_runs_side_by_side_stand_in_the_order_of_validation(place: Path, pair: Path) -> None:
+    skills = {"low": 1.0, "high": 4.0, "middle": 2.0}
+    runs = [
+        write_run(place / name, pair, skill=skill, seed=5, optim=OptimConfig(lr=skill / 100))
+        for name, skill in skills.items()
+    ]
+    output = write_report(runs, place / "three.html")
+    page, content = words(output), output.read_text()
+    assert "Ranked by validation" in page
+    assert "The order is that of the accuracy on validation, the best first" in page
+    reached = {run.name: [line for line in read_metrics(run) if line.get("best")][-1] for run in runs}
+    order = sorted(reached, key=lambda name: -reached[name]["accuracy"])
+    assert order == ["high", "middle", "low"]
+    places = [page.index(f"{rank} {name} {reached[name]['accuracy']:.4f}") for rank, name in enumerate(order, 1)]
+    assert places == sorted(places)
+    legends = [
+        re.findall(r"<bdi>(.*?)</bdi>", legend)
+        for legend in re.findall(r'<ul class="legend">(.*?)</ul>', content, re.DOTALL)
+    ]
+    assert len(legends) >= 9
+    assert all(legend == order for legend in legends)
+    best = re.findall(r'<span class="best">([\d.]+)</span>', content)
+    assert best == [f"{reached['high'][name]:.4f}" for name in ("accuracy", "f1", "log_loss")]
+    assert "optim.lr 0.04 0.02 0.01" in page
+    assert [run["name"] for run in numbers(output)["runs"]] == order
+    for title in ("Learning rate", "Gradient norm", "Data wait"):
+        assert f"<figcaption>{title}</figcaption>" in content
+
+
+def test_many_runs_are_compared_by_their_values(place: Path, pair: Path) -> None:
+    runs = [write_run(place / f"many-{seed}", pair, skill=1 + seed % 2, seed=seed) for seed in range(9)]
+    page = words(write_report(runs, place / "nine.html"))
+    assert "Each value, and the runs that have it, by their place in the table above." in page
+    assert re.search(r"seed \d run \d", page)
+
+
+def test_no_text_becomes_an_element_or_an_attribute(place: Path) -> None:
+    rows = [(f"text {HOSTILE} {QUOTED} number {row}, </script><!-- ", (HOSTILE, QUOTED)[row % 2]) for row in range(120)]
+    corpus = write_csv(place / "hostile.csv", rows)
+    data = write_data(place / "hostile", 2, 0, corpus=corpus)
+    run = write_run(place / QUOTED / "run", data, skill=1.0)
+    other = write_run(place / HOSTILE.replace("/", "") / "run", data, skill=1.0, seed=1)
+    for path in (write_report([run]), write_report([run, other], place / "both.html")):
+        elements = Elements(path.read_text()).found
+        assert [attributes for tag, attributes in elements if tag == "script"] == [
+            {"type": "application/json", "id": "padless-report"}
+        ]
+        assert not [tag for tag, _ in elements if tag in ("img", "iframe", "object", "embed", "form", "base")]
+        assert not [name for _, attributes in elements for name in attributes if name.startswith("on")]
+        assert numbers(path)["runs"][0]["figures"]["labels"] == sorted([HOSTILE, QUOTED], key=str)
+        assert "Content-Security-Policy" in path.read_text()

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of word vectors: every format gives the same rows, and what is broken is named with file and line."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.model.vector_files import read_head, read_vectors
+from preprocessing.base.errors import ConfigError, DataError, UserError
+from tests.commands import run_command, succeed
+
+DIM = 6
+WORDS = [",", "the", "naïve", "film", "Great", "日本", "don't", "1999"]
+VALUES = np.round(np.random.default_rng(0).normal(size=(len(WORDS), DIM)), 4).astype(np.float32)
+IDS = {b"film": 2, "naïve".encode(): 5, b"absent": 6, b"1999": 3}
+"""A vocabulary of eight ids."""
+
+
+def lines(separator: str = " ", end: str = "\n") -> str:
+    return "".join(
+        word + "".join(separator + repr(float(value)) for value in row) + end
+        for word, row in zip(WORDS, VALUES.round(4), strict=True)
+    )
+
+
+def binary(newlines: bool) -> bytes:
+    rows = (word.encode() + b" " + row.tobytes() for word, row in zip(WORDS, VALUES, strict=True))
+    return f"{len(WORDS)} {DIM}\n".encode() + (b"\n" if newlines else b"").join(rows) + (b"\n" if newlines else b"")
+
+
+FILES = {
+    "glove.txt": (lines().encode(), "GloVe"),
+    "windows.txt": (lines(end="\r\n").encode(), "GloVe"),
+    "tabs.txt": (lines(separator="\t").encode(), "GloVe"),
+    "word2vec.txt": (f"{len(WORDS)} {DIM}\n{lines()}".encode(), "word2vec text"),
+    "cc.en.6.vec": (f"{len(WORDS)} {DIM}\n{lines(end=' ' + chr(10))}\n\n".encode(), "word2vec text"),
+    "word2vec.bin": (binary(newlines=False), "word2vec binary"),
+    "original": (binary(newlines=True), "word2vec binary"),
+}
+
+
+@pytest.mark.parametrize("zipped", [False, True], ids=["plain", "gz"])
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str, zipped: bool) -> None:
+    content, spelt = FILES[name]
+    stored = gzip.compress(content) if zipped else content
+    path = tmp_path / (f"{name}.gz" if zipped else name)
+    path.write_bytes(stored)
+    found = read_vectors(path, IDS, 8, DIM)
+    assert (found.head.format, found.head.dim, found.words) == (spelt, DIM, len(WORDS))
+    assert found.sha256 == hashlib.sha256(stored).hexdigest()
+    assert np.flatnonzero(found.has).tolist() == [2, 3, 5]
+    for word, number in (("film", 2), ("1999", 3), ("naïve", 5)):
+        np.testing.assert_array_equal(found.vectors[number], VALUES[WORDS.index(word)])
+    assert not found.vectors[[0, 1, 4, 6, 7]].any()
+
+
+def test_words_with_spaces_and_words_that_come_twice(tmp_path: Path) -> None:
+    path = tmp_path / "glove.txt"
+    path.write_text("film 5 6\nat name@domain.com 1 2\n. . . 3 4\nfilm 7 8\n")
+    found = read_vectors(path, {b"film": 2, b".": 3}, 4, 2)
+    assert found.vectors.tolist() == [[0, 0], [0, 0], [5, 6], [0, 0]]
+    assert found.words == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "words"),
+    [
+        (b"film 1 2\nword 1\n", DataError, "line 2 has 1 numbers, expected 2: 'word 1'"),
+        (b"film 1 2\nword 1 2 3\n", DataError, "line 2 has 3 numbers, expected 2"),
+        (b"film 1 2\n\nword 1 x\n", DataError, "line 3 holds something that is no number: 'word 1 x'"),
+        (b"2 2\nfilm 1 2\nword 1 nan\n", DataError, "line 3 \\('word'\\) holds a number that is not finite"),
+        (b"film 1 2\nword 1 1e99\n", DataError, "line 2 \\('word'\\) holds a number that is not finite"),
+        (b"3 2\nfilm 1 2\nword 1 2\n", DataError, "ends after word 2 of the 3 that its first line promises: cut short"),
+        (b"film 1 2 3\n", ConfigError, "vectors of 3 numbers, the model's embedding_dim is 2; set model.embedding_dim"),
+        (b"1 3\nfilm 1 2 3\n", ConfigError, "set model.embedding_dim to 3"),
+        (b"2 2\nfilm " + struct.pack("<ff", 1, 2) + b"word " + b"\0" * 5, DataError, "ends inside word 2 of the 2"),
+        (b"2 2\nfilm " + struct.pack("<ff", 1, 2) + b"\xff" * 9000, DataError, "word 2 has no end"),
+        (b"1 2\nword " + struct.pack("<ff", 1, float("nan")), DataError, "word 1 \\('word'\\) holds a number that is"),
+        (b"", DataError, "its first line is no word with numbers"),
+        (b"text,label\nfilm,1\n", DataError, "line 1 is no word followed by numbers"),
+        (b"0 300\n", DataError, "line 1 promises 0 words"),
+        (b"PK\x03\x04rest\n", DataError, "a zip archive: unpack it"),
+        (b"\xba\x16\x4f\x2f\x0c\n", DataError, "name its .vec file"),
+        (gzip.compress(lines().encode())[:-30], DataError, "cut short inside its gzip stream"),
+    ],
+)
+def test_what_is_broken_is_named(tmp_path: Path, content: bytes, error: type[UserError], words: str) -> None:
+    path = tmp_path / "vectors"
+    path.write_bytes(content)
+    with pytest.raises(error, match=words) as caught:
+        read_vectors(path, {b"film": 2, b"word": 3}, 4, 2)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nothing", "."])
+def test_a_file_that_is_not_there(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"init\.vectors: "):
+        read_head(tmp_path / name)
+
+
+def write_glove(path: Path, total: int, dim: int) -> list[str]:
+    """A file of ``total`` words; word ``i`` has the numbers ``i % 64`` of those that are returned."""
+    random = np.random.default_rng(1)
+    ends = ["".join(f" {value:.5f}" for value in random.normal(size=dim)) for _ in range(64)]
+    with open(path, "w") as file:
+        for start in range(0, total, 10_000):
+            file.write("".join(f"word{number}{ends[number % 64]}\n" for number in range(start, start + 10_000)))
+    return ends
+
+
+READ_AND_MEASURE = """
+import json, re, sys, time
+import numpy as np
+from harness.model.vector_files import read_vectors
+path, size, dim = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+ids = {f"word{number * 50}".encode(): 2 + number for number in range(8_000)}
+ids |= {f"other{number}".encode(): 8_002 + number for number in range(2_000)}
+def peak():  # of this program alone; getrusage also counts what forked it
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+before, began = peak(), time.monotonic()
+found = read_vectors(path, ids, size, dim)
+grown = peak() - before
+facts = [int(found.has.sum()), found.words, found.vectors[2 + 7].tolist(), found.sha256]
+print(json.dumps([grown << 10, time.monotonic() - began, *facts]))
+"""
+
+
+@pytest.mark.slow
+def test_a_large_file_takes_the_memory_of_the_vocabulary(tmp_path: Path) -> None:
+    """400,000 lines as GloVe has them, 170 MB, of which the vocabulary wants every fiftieth."""
+    dim, total, size = 50, 400_000, 10_002
+    path = tmp_path / "glove.txt"
+    ends = write_glove(path, total, dim)
+    command = [sys.executable, "-c", READ_AND_MEASURE, str(path), str(size), str(dim)]
+    grown, seconds, covered, words, seventh, digest = json.loads(succeed(run_command(command, 120, {})).stdout)
+    assert grown < size * dim * 4 + (8 << 20), f"{grown / 1e6:.1f} MB more"
+    assert (covered, words) == (8_000, total)
+    np.testing.assert_allclose(seventh, np.array(ends[350 % 64].split(), np.float32))
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    print(f"{path.stat().st_size / 1e6:.0f} MB in {seconds:.1f} s, {grown / 1e6:.1f} MB more memory")

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wide part: its features are scikit-learn's TF-IDF, in both layouts, and its step changes what it should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from harness.batch import Batch
+from harness.config import ModelConfig
+from harness.model.classifier import Classifier, Objective
+from harness.model.size import num_parameters
+from harness.model.wide import Touched, WidePart, join, runs
+from harness.training.wide import COUNTED_ROWS, pieces
+from preprocessing.base.errors import ConfigError
+from preprocessing.dataset.shards import Split, read_manifest
+from tests.datasets import write_dataset
+
+VOCABULARY, BUCKETS = 40, 1 << 22
+"""So many buckets that 1,640 possible features do not collide."""
+
+
+def make_rows(rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    random = np.random.default_rng(seed)
+    lengths = np.sort(random.integers(1, 30, rows))[::-1].copy()
+    ids = random.zipf(1.4, (rows, lengths.max())) % (VOCABULARY - 2) + 2
+    return torch.from_numpy(ids * (np.arange(lengths.max()) < lengths[:, None])), torch.from_numpy(lengths)
+
+
+def make_batch(ids: torch.Tensor, lengths: torch.Tensor, packed: bool) -> Batch:
+    rows = np.arange(len(ids))
+    labels = torch.from_numpy(rows % 2)
+    ids = ids.to(torch.int32)
+    if not packed:
+        return Batch(ids, lengths, labels, rows)
+    steps = [ids[lengths > time, time] for time in range(ids.shape[1])]
+    return Batch(torch.cat(steps), lengths, labels, rows, torch.tensor([len(step) for step in steps]))
+
+
+def ready(ids: torch.Tensor, lengths: torch.Tensor, outputs: int = 1) -> WidePart:
+    wide = WidePart(BUCKETS, outputs).double()
+    wide.set_idf(wide.count(ids, lengths), len(ids))
+    return wide
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_features_are_those_of_scikit_learn(packed: bool) -> None:
+    ids, lengths = make_rows(60)
+    texts = [" ".join(f"w{one}" for one in row[:length]) for row, length in zip(ids, lengths, strict=True)]
+    theirs = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2).fit_transform(texts)
+    bucket, value = ready(ids, lengths).features(make_batch(ids, lengths, packed))
+    held = (value > 0).sum(1).numpy()
+    np.testing.assert_array_equal(held, np.diff(theirs.indptr))
+    for row in range(len(texts)):
+        assert len(set(bucket[row][value[row] > 0].tolist())) == held[row]
+        mine = np.sort(value[row][value[row] > 0].numpy())
+        np.testing.assert_allclose(mine, np.sort(theirs[row].data), atol=1e-12)
+
+
+def test_a_feature_of_one_training_row_counts_for_nothing_and_a_row_of_such_has_the_bias_alone() -> None:
+    ids = torch.tensor([[2, 3], [2, 3], [4, 5]])
+    wide = ready(ids, torch.tensor([2, 2, 2]))
+    wide.table += 3.0
+    wide.bias += 0.25
+    logits = wide(make_batch(ids, torch.tensor([2, 2, 2]), packed=False))
+    np.testing.assert_allclose(logits[:, 0], [0.25 + 3 * 3**0.5, 0.25 + 3 * 3**0.5, 0.25])
+
+
+def test_runs() -> None:
+    places, first, times = runs(torch.tensor([[5, 3, 5, 9, 9], [1, 1, 1, 1, 9]]), 9)
+    assert places.tolist() == [[3, 5, 5, 9, 9], [1, 1, 1, 1, 9]]
+    assert first.tolist() == [[True, True, False, False, False], [True, False, False, False, False]]
+    assert times[first].tolist() == [1, 2, 4]
+
+
+def test_a_step_is_gradient_descent_on_the_mean_loss() -> None:
+    ids, lengths = make_rows(20)
+    batch = make_batch(ids, lengths, packed=True)
+    model = Classifier(ModelConfig(embedding_dim=4, hidden_size=3, wide=256), VOCABULARY).double()
+    objective = Objective(model, label_smoothing=0.1)
+    assert model.wide is not None
+    model.wide.set_idf(model.wide.count(ids, lengths), len(ids))
+    model.wide.table.normal_(generator=torch.Generator().manual_seed(0))
+    table = model.wide.table.clone().requires_grad_()
+    bucket, value = model.wide.features(batch)
+    logits = (table[bucket, 0] * value).sum(1) + model.wide.bias
+    objective.losses(logits, batch).mean().backward()
+    before = model.wide.table.clone()
+    objective(batch, 0)
+    assert objective.touched is not None
+    model.wide.update(objective.touched, torch.tensor(5.0 / len(ids)))
+    assert table.grad is not None
+    np.testing.assert_allclose(model.wide.table, before - 5.0 * table.grad, atol=1e-12)
+    untouched = torch.ones(256, dtype=torch.bool)
+    untouched[bucket[value > 0]] = False
+    assert untouched.any()
+    assert torch.equal(model.wide.table[untouched], before[untouched])
+
+
+def test_the_network_learns_as_if_the_wide_part_were_not_there() -> None:
+    ids, lengths = make_rows(8)
+    batch = make_batch(ids, lengths, packed=False)
+    torch.manual_seed(0)
+    model = Classifier(ModelConfig(embedding_dim=4, hidden_size=3, wide=256), VOCABULARY)
+    assert model.wide is not None
+    objective = Objective(model)
+    alone = objective(batch, 0)
+    model.wide.set_idf(model.wide.count(ids, lengths), len(ids))
+    model.wide.table += 1.0
+    assert objective(batch, 0) == alone
+    with torch.no_grad():
+        for share in (1.0, 0.25):
+            model.wide.share.fill_(share)
+            assert torch.equal(model(batch), model.read(batch) + share * model.wide(batch)[:, 0])
+        assert (model.wide(batch).abs() > 0.5).all()
+
+
+def test_only_the_table_tells_the_wide_part_from_none() -> None:
+    shape = ModelConfig(embedding_dim=4, hidden_size=3, wide=512)
+    model = Classifier(shape, VOCABULARY, 3)
+    assert not [name for name, _ in model.named_parameters() if name.startswith("wide")]
+    assert {name for name in model.state_dict() if name.startswith("wide")} == {
+        "wide.table",
+        "wide.idf",
+        "wide.bias",
+        "wide.share",
+    }
+    learned = sum(one.numel() for one in model.parameters()) + 512 * 3 + 3
+    assert num_parameters(shape, VOCABULARY, 3) == learned
+
+
+def test_parts_are_joined_with_their_rows_apart() -> None:
+    part = Touched(torch.tensor([7, 8]), torch.tensor([0.5, 1.0]), torch.tensor([0, 1]), torch.tensor([[1.0], [2.0]]))
+    both = join([part, part])
+    assert both.row.tolist() == [0, 1, 2, 3]
+    assert both.bucket.tolist() == [7, 8, 7, 8]
+    assert both.error[both.row].ravel().tolist() == [1.0, 2.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("every", [1, 3, 500])
+def test_rows_that_are_counted_are_spread_and_each_is_counted_by_one_rank(every: int, tmp_path) -> None:
+    write_dataset(tmp_path, {"train": 400, "validation": 10, "test": 10})
+    split = Split(tmp_path, read_manifest(tmp_path), "train")
+    assert len(split) < COUNTED_ROWS
+    rows = [sum(len(lengths) for _, lengths in pieces(split, every, first)) for first in range(every)]
+    assert sum(rows) == 400
+    assert max(rows) - min(rows) <= 1
+    tokens = [int(lengths.sum()) for _, lengths in pieces(split, 1, 0)]
+    assert sum(tokens) == sum(int(block.length.sum()) for block in split.blocks)
+
+
+@pytest.mark.parametrize("buckets", [1, 3, 1000, -4, 1 << 27])
+def test_buckets_are_a_power_of_two(buckets: int) -> None:
+    with pytest.raises(ConfigError, match=r"^model\.wide"):
+        ModelConfig(wide=buckets)
