@@ -37,7 +37,7 @@ def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
         "--site-dir",
         str(site),
     ]
-    return run_command(command, 240, QUIET)
+    return run_command(command, 900, QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_search_works_from_the_disk(site: Path, page: Any) -> None:
     page.set_viewport_size({"width": 1440, "height": 900})
     page.goto((site / "index.html").as_uri())
     page.click("input.md-search__input")
-    page.fill("input.md-search__input", "class_weights")
+    page.locator("input.md-search__input").press_sequentially("class_weights")  # it listens to keys
     page.wait_for_selector(".md-search-result__item a")
     links = page.eval_on_selector_all(".md-search-result__item a", "links => links.map(link => link.href)")
     assert any(f"{DEEP}" in link and "optim.class_weights" in link for link in links), links

@@ -45,7 +45,7 @@ def results(place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
     done = {}
     for line in commands():
         words = shlex.split(line.replace(FILE_ALONE, BY_KEY))
-        result = succeed(run_command([sys.executable, *words[1:]], 240, {}, cwd=place))
+        result = succeed(run_command([sys.executable, *words[1:]], 600, {}, cwd=place))
         name = " ".join(words[2:4]) + (" --input" if "--input" in words else "")
         assert name not in done
         done[name] = result
