@@ -25,7 +25,7 @@ QUIET = {"NO_MKDOCS_2_WARNING": "1"}
 
 
 def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
-    """``mkdocs build`` as ``make docs`` does it, to another place."""
+    """``mkdocs build`` as ``make docs`` does it, to another place. With ``--quiet`` it would pass over warnings."""
     command = [
         sys.executable,
         "-m",
