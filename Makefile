@@ -50,7 +50,7 @@ format: setup ## Mend what ruff can
 	$(BIN)/ruff format .
 
 docs: setup ## The documentation as a site, in build/site; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 bench: setup ## Measure this machine beside what people use today
 	$(BIN)/python -m preprocessing bench --source.path movie-reviews

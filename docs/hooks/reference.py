@@ -102,7 +102,7 @@ def field_docs(config_class: type) -> dict[str, str]:
     """The docstring below each field of a class and of those it inherits from; a field without one is an error."""
     found: dict[str, str] = {}
     for one in reversed(config_class.__mro__[:-1]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body  # type: ignore[attr-defined]
+        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body
         for node, below in itertools.pairwise(body):
             documented = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and documented:

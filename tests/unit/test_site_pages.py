@@ -61,9 +61,11 @@ def test_every_key_stands_in_the_reference_with_its_default(package: str, requir
 
 def test_a_page_of_options_has_an_anchor_for_each() -> None:
     page = reference.on_page_markdown("# Title\n\n<!-- options: harness -->\n")
-    assert "### optim.lr { #optim.lr .option }\n\na number; default `0.002`\n{ .values }\n\nHighest" in page
-    assert "## epochs { #epochs .option }\n\na whole number; default `4`" in page
-    assert "one of `last`, `max`, `mean`, `max+mean`" in page
+    assert (
+        "### optim.clip_norm { #optim.clip_norm .option }\n\na number or `null`; default `1.0`\n{ .values }\n" in page
+    )
+    assert "## seed { #seed .option }\n\na whole number; default `0`\n{ .values }\n\nDecides initial weights" in page
+    assert "## device { #device .option }\n\none of `auto`, `cpu`, `cuda`; default `auto`" in page
     assert "Chance that training reads a token as \\<unk>." in page
     assert "<!--" not in page
 
