@@ -20,9 +20,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'
 	@touch $@
 
-quickstart: setup ## Preprocess 25,000 real reviews, a linear model, then a network by two processes; test, predict
+quickstart: setup ## Preprocess 25,000 reviews, a linear model, word vectors, a network by two processes; test, predict
 	$(BIN)/python -m preprocessing run --config configs/preprocess/quickstart.yaml --output data/quickstart
 	$(BIN)/python -m harness baseline --data data/quickstart
+	$(BIN)/python -m preprocessing vectors data/quickstart --dim 100 --epochs 4
 	rm -rf runs/quickstart
 	$(BIN)/python -m harness launch --config_file configs/accelerate/cpu.yaml --config configs/train/quickstart.yaml
 	$(BIN)/python -m harness predict --run runs/quickstart "$(SENTENCE)"

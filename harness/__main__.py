@@ -54,15 +54,15 @@ BENCHES = tuple(
         first=("data", "batch", "steps", "rounds", "precision", "json") if name == "train" else (),
     )
     for name, config, summary in (
-        ("recurrence", "RecurrenceConfig", "One LSTM layer on each path, forward and backward."),
-        ("train", "TrainBenchConfig", "A training step, beside the loops that people write today."),
-        ("loader", "LoaderConfig", "Loading batches, beside the loaders that people use today."),
+        ("recurrence", "RecurrenceConfig", "One LSTM layer, forward and backward, on each path."),
+        ("train", "TrainBenchConfig", "A training step, beside loops of today."),
+        ("loader", "LoaderConfig", "Loading batches, beside loaders of today."),
     )
 )
 BENCHES += (
     Command(
         name="corpora",
-        summary="A recipe on labelled files, several seeds each, beside linear models; goes on after an interruption.",
+        summary="A recipe on labelled files, beside linear models.",
         main="harness.bench.corpora:main",
         config="harness.bench.corpora:CorporaConfig",
         words=Words(spelling="FILE [FILE …]", noun="file", takes="one labelled file or several", most=None),
@@ -104,6 +104,12 @@ COMMANDS = (
         example='python -m harness predict --run runs/mine "a fine film"',
     ),
     Command(
+        name="evaluate",
+        summary="How good a run is on new labelled rows; what has drifted.",
+        main="harness.evaluate:here",
+        config="harness.inference.config:EvaluateHereConfig",
+    ),
+    Command(
         name="report",
         summary="All that is known of one run or several, as HTML.",
         main="harness.report.page:main",
@@ -127,7 +133,7 @@ COMMANDS = (
     ),
     Command(
         name="bench",
-        summary="Measure this machine, or a recipe: recurrence, train, loader, corpora.",
+        summary="Measure this machine, or a recipe on several corpora.",
         parts=BENCHES,
     ),
 )

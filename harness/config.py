@@ -103,6 +103,8 @@ class Recipe:
     """auto: go on from the newest checkpoint that verifies, else begin. never: refuse a directory that holds a run."""
     allow: str = ""
     """Keys, with commas, that may differ from those the run began with although the run then ends elsewhere."""
+    quiet: bool = False
+    """Print nothing but warnings and errors."""
     max_time: str | None = None
     """Save and leave with exit code 85 after this time, as in 90 (seconds), 30m or 3:55:00; null: no limit."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The entry point of ``accelerate launch -m harness.evaluate``: parse, join the other ranks, score, write."""
+"""Evaluation: ``accelerate launch -m harness.evaluate`` on every rank, ``python -m harness evaluate`` alone."""
 
 from __future__ import annotations
 
-from harness.inference.config import EvaluateConfig
+from harness.inference.config import EvaluateConfig, EvaluateHereConfig
 from harness.ranks import devices
 from harness.ranks.exit import leave, run_rank
 from preprocessing.base import cli
@@ -26,6 +26,22 @@ def main(argv: list[str]) -> int:
     with open_session(config.device, "fp32", config.timeout_s, config.threads) as session:
         evaluate(config, session)
     return 0
+
+
+def here(config: EvaluateHereConfig) -> None:
+    """Evaluate in this process: on new labelled rows, or on a split of a dataset."""
+    if config.data is None:
+        from harness.inference.new_rows import evaluate_input
+
+        evaluate_input(config)
+        return
+    from harness.inference.evaluation import evaluate
+    from harness.ranks.session import open_session
+
+    same = ("run", "data", "split", "output", "batch", "device")
+    whole = EvaluateConfig(**{name: getattr(config, name) for name in same})
+    with open_session(whole.device, "fp32", whole.timeout_s) as session:
+        evaluate(whole, session)
 
 
 if __name__ == "__main__":

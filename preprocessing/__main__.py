@@ -20,14 +20,16 @@ ELSEWHERE = {
 }
 """What other tools call a command, and the one that is meant."""
 DATASET = Words(spelling="D", noun="dataset", takes="one dataset directory")
+FILES = Words(spelling="[FILE ...]", noun="file", takes="files with labelled texts", least=0, most=None)
 COMMANDS = (
     Command(
         name="run",
         summary="Build a dataset directory from labelled texts.",
         main="preprocessing.job.entry:run",
         config="preprocessing.config:PreprocessConfig",
+        words=FILES,
         first=("source.path", "output", "source.text_column", "source.label_column", "text.max_tokens"),
-        example="python -m preprocessing run --source.path reviews.csv --output data/mine",
+        example="python -m preprocessing run reviews.csv --output data/mine",
     ),
     Command(
         name="check",
@@ -45,7 +47,7 @@ COMMANDS = (
     ),
     Command(
         name="vectors",
-        summary="Learn word vectors of a dataset's own texts, which trainings can start from: [--dim N].",
+        summary="Learn word vectors of a dataset's own texts.",
         main="preprocessing.dataset.vectors_command:main",
         config="preprocessing.dataset.vectors_command:VectorsConfig",
         words=DATASET,

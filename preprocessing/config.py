@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import codecs
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.split_names import SPLITS, TEST, TRAIN, VALIDATION
 from preprocessing.labels import AUTO, PAIR, LabelMap, as_recorded, spelling
 from preprocessing.text.spec import TextSpec
-from preprocessing.text.vocabulary import check_bounds
+from preprocessing.text.vocabulary import check_bounds, min_count_for
 
 Policy = Literal["keep", "drop", "error"]
 Format = Literal["auto", "csv", "jsonl", "parquet", "folder"]
@@ -160,14 +160,19 @@ class SplitConfig:
 class VocabularyConfig:
     """Which tokens of the training split get an id of their own."""
 
-    min_count: int = 2
-    """A token that occurs less often in the training split is read as <unk>."""
+    min_count: int | Literal["auto"] = "auto"
+    """A token that occurs less often in the training split is read as <unk>. auto: 2; of a tiny corpus 1, of a huge one
+    5."""
     max_size: int = 65536
     """Largest number of ids, <pad> and <unk> included; up to 65536 they take two bytes each."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot hold a token."""
         check_bounds(self.min_count, self.max_size)
+
+    def of(self, tokens: int) -> VocabularyConfig:
+        """The same with a number as ``min_count``, for so many training tokens."""
+        return replace(self, min_count=min_count_for(tokens)) if self.min_count == "auto" else self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +247,9 @@ class PreprocessConfig:
     staging: str | None = None
     """Remote output: the directory where the dataset is built; all workers must see it. None: this user's cache."""
     overwrite: bool = False
-    """Replace a dataset of another configuration that is already there."""
+    """Replace a dataset of another configuration that is already there, when the new one is whole."""
+    quiet: bool = False
+    """Print neither progress nor notes, only errors."""
     seed: int = 0
     """Decides the splits and the order of the rows."""
     source: SourceConfig = field(default_factory=SourceConfig)
@@ -282,7 +289,7 @@ class PreprocessConfig:
         ``splits.names`` and ``group_column`` not at all.
         """
         content = asdict(self) | {"text": self.text.recorded()}
-        for key in ("output", "overwrite", "staging", "executor"):
+        for key in ("output", "overwrite", "staging", "quiet", "executor"):
             del content[key]
         del content["source"]["part_mb"]
         for part, key, before in (

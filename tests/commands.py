@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,9 @@ def run_module(module: str, *arguments: object, timeout_s: float = 180, **env: s
 def run_command(
     command: list[str], timeout_s: float, env: dict[str, str], cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
-    """A command in a directory; it and its children are killed when the time is up."""
+    """A command in a directory; it and its children are killed when the time is up. Its stderr has each sentence on one
+    line.
+    """
     process = subprocess.Popen(
         command,
         cwd=cwd,
@@ -41,13 +44,18 @@ def run_command(
         os.killpg(process.pid, 9)
         out, err = process.communicate()
         raise AssertionError(f"{command} took longer than {timeout_s} s:\n{out[-2000:]}\n{err[-2000:]}") from None
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
+    return subprocess.CompletedProcess(command, process.returncode, out, unwrapped(err))
 
 
 def accelerate(module: str, *arguments: object, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
     """``accelerate launch -m module arguments`` with two CPU processes, bare: without padless's own launcher."""
     with_port = ("--main_process_port", str(free_port()))
     return run_module("accelerate.commands.launch", *CPU, *with_port, "-m", module, *arguments, timeout_s=timeout_s)
+
+
+def unwrapped(text: str) -> str:
+    """What was printed, each sentence on one line again: lines that begin with blanks go on with the one before."""
+    return re.sub(r"\n +", " ", text)
 
 
 def free_port() -> int:

@@ -13,6 +13,7 @@ import pytest
 
 from preprocessing.__main__ import main
 from preprocessing.base import cli
+from tests.commands import unwrapped
 
 GOOD, BAD = ("great", "superb", "moving"), ("dull", "awful", "boring")
 
@@ -59,7 +60,8 @@ class Command:
     def __call__(self, *argv: object) -> int:
         self.capsys.readouterr()
         code = cli.run(main, [str(argument) for argument in argv])
-        self.out, self.err = self.capsys.readouterr()
+        self.out, err = self.capsys.readouterr()
+        self.err = unwrapped(err)
         return code
 
     def build(self, source: Path, output: Path, *more: object) -> int:

@@ -11,9 +11,10 @@ from typing import Any
 from harness.baseline.linear import RECIPE, measure, measured_splits
 from harness.baseline.results import folder_of, read_results, write_results
 from harness.rundir.results import figures_name
-from harness.scores.figures import describe
+from harness.scores.tables import show_figures
 from preprocessing.base.errors import DataError
 from preprocessing.base.readable import duration
+from preprocessing.base.screen import Screen
 from preprocessing.dataset.shards import Manifest, read_manifest
 
 
@@ -43,14 +44,15 @@ def main(config: BaselineConfig) -> None:
         return
     first = next(iter(results.values()))
     stopped = "" if first["converged"] else f", stopped after {first['steps']} steps"
-    print(f"data       {config.data} ({first['train_rows']:,} training rows, {len(manifest.labels)} classes)")
+    screen = Screen()
+    screen.fact("data", f"{config.data} ({first['train_rows']:,} training rows, {len(manifest.labels)} classes)")
     regression = f"logistic regression with C = {RECIPE['C']:g}{stopped}"
-    print(f"model      TF-IDF of {first['features']:,} words and pairs, {regression}")
-    for split, values in results.items():
-        print(f"{split}: {describe(values)}")
+    screen.fact("model", f"TF-IDF of {first['features']:,} words and pairs, {regression}")
+    show_figures(screen, results)
     if written:
         names = " and ".join(figures_name(split) for split in results)
-        print(f"{'found' if again else 'written'} in {folder_of(config.data)}: {names} ({duration(first['seconds'])})")
+        where = f"{'found' if again else 'written'} in {folder_of(config.data)}"
+        screen.say(f"{where}: {names} ({duration(first['seconds'])})")
 
 
 def known(data: str, manifest: Manifest) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from preprocessing.base.screen import Screen
+
 
 def alternate(contenders: dict[str, Callable[[], None]], rounds: int, pause_s: float = 0.0) -> dict[str, float]:
     """Median seconds of each contender over ``rounds`` turns, after one turn that does not count.
@@ -58,15 +60,22 @@ def show(values: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(values, indent=2))
         return
-    print(f"{'contender':<40} {values['unit']:>16} {'ours / it':>10}")
-    print(f"{'ours':<40} {values['ours']:>16,.0f} {1:>10.2f}")
-    for name, value in values["peers"].items():
-        print(f"{name:<40} {value:>16,.0f} {values['ratios'][name]:>10.2f}")
+    print(render_contenders("contender", values))
     if details := values.get("ours_details"):
         print("ours: " + ", ".join(f"{name} {value:.3g}" for name, value in details.items()))
+    if short := values.get("short_texts"):
+        print(render_contenders("short texts, one thread", short))
     if table := values.get("table"):
         print(render_table(table))
-    print(", ".join(f"{key} {value}" for key, value in values["machine"].items()))
+    Screen().say(", ".join(f"{key} {value}" for key, value in values["machine"].items()))
+
+
+def render_contenders(title: str, values: dict[str, Any]) -> str:
+    """Ours and its peers, a line each."""
+    lines = [f"{title:<40} {values['unit']:>16} {'ours / it':>10}", f"{'ours':<40} {values['ours']:>16,.0f} {1:>10.2f}"]
+    for name, value in values["peers"].items():
+        lines.append(f"{name:<40} {value:>16,.0f} {values['ratios'][name]:>10.2f}")
+    return "\n".join(lines)
 
 
 def render_table(lines: list[dict[str, Any]]) -> str:

@@ -5,31 +5,22 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from harness.batch import StepBatch
-from harness.bench import recurrence, result, show
+from harness.bench import recurrence, result, short, show
 from harness.bench.loops import Apart, LoopConfig
+from harness.bench.trainers import real_trainer
 from harness.config import RunConfig
 from harness.data.checks import TRAIN
-from harness.data.loader import Loader
-from harness.data.order import OrderSpec, order_over
-from harness.model.classifier import Classifier, Objective
-from harness.ranks.precision import DTYPES, layout_on, recurrent_dtype
 from harness.ranks.session import Session, open_session
 from harness.training.flops import flops_per_token, measure_peak, synchronize
-from harness.training.guard import NonFiniteGuard
-from harness.training.profiling import StepProfiler
-from harness.training.throughput import Meter
-from harness.training.trainer import Trainer
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 
@@ -57,7 +48,8 @@ def main(config: TrainBenchConfig) -> None:
 def measure(config: TrainBenchConfig) -> dict[str, Any]:
     """Ours, the notebook's padded loop and a packed random-order loop; for ours also padding and data wait.
 
-    The other loops run in processes of their own: nothing that padless sets for a process is theirs.
+    The other loops run in processes of their own: nothing that padless sets for a process is theirs. ``short_texts`` is
+    ``short.measure``'s result, of the same form.
     """
     manifest = read_manifest(config.data)
     split = Split(config.data, manifest, TRAIN)
@@ -79,6 +71,7 @@ def measure(config: TrainBenchConfig) -> dict[str, Any]:
         values = result("tokens/s", speeds)
         values["ours_details"] = ours.details(speeds["ours"])
         values["precision"] = config.precision
+        values["short_texts"] = short.measure(session, config.model, config.rounds)
         if config.table:
             values["table"] = packed_against_reversal(session.device)
     return values
@@ -100,28 +93,12 @@ class Ours:
 
     def __init__(self, config: TrainBenchConfig, session: Session, split: Split, manifest: Manifest) -> None:
         """Everything as in a run of one process."""
-        run = RunConfig(model=config.model, global_batch=config.batch, epochs=1000)
+        run = RunConfig(data=config.data, model=config.model, global_batch=config.batch, epochs=1000)
         self.config, self.wait_s, self.seconds = config, 0.0, 0.0
         self.tokens = self.padded_tokens = 0
         self.peak = measure_peak(session.device, config.precision)
         self.flops = flops_per_token(config.model)
-        order = order_over(split, OrderSpec(seed=0, global_batch=config.batch))
-        layout, _ = layout_on(session.device, config.model.hidden_size)
-        loader = Loader(split, order, rank=0, world_size=1, layout=layout, device=session.device)
-        torch.manual_seed(0)
-        classifier = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels)).to(session.device)
-        dtype = recurrent_dtype(session.arithmetic, session.device.type, layout).value
-        scratch = Path(tempfile.gettempdir())
-        self.trainer = Trainer(
-            run,
-            Objective(classifier, recurrent_dtype=DTYPES[dtype]),
-            loader,
-            session.accelerator,
-            session.world,
-            guard=NonFiniteGuard(3, session.world, scratch, split, Path(config.data), len(manifest.labels)),
-            meter=Meter(session.device),
-            profiler=StepProfiler([], scratch),
-        )
+        self.trainer = real_trainer(run, session, split, manifest)
         self.steps = self._steps()
 
     def _steps(self) -> Iterator[StepBatch]:

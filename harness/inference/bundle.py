@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from harness.config import ModelConfig, model_from_dict, to_dict
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import INDEX, BundleInfo, read_info, read_weights, write_info, write_weights
+from harness.rundir.training_facts import write_training
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, Manifest
@@ -56,6 +57,7 @@ def write_bundle(
         dataset=manifest.fingerprint,
         vectors=vectors,
     )
+    write_training(directory, manifest)
     write_info(directory, info)
 
 

@@ -64,14 +64,15 @@ class CsvTable:
         filled = [line.bare + b"\n" for line in lines if line.body]
         if not filled:
             return []
-        data, ragged = b"".join(filled), []
+        data = b"".join(filled)
+        ragged: list[Any] = []
 
         def remember(wrong: Any) -> str:
             ragged.append(wrong)
             return "skip"
 
         names = [str(place) for place in range(len(self.names))]
-        chosen = {"include_columns": [names[place] for place in places]}
+        chosen: dict[str, Any] = {"include_columns": [names[place] for place in places]}
         chosen["column_types"] = dict.fromkeys(names, pa.large_binary())
         try:
             table = pa.csv.read_csv(

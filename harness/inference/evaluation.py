@@ -15,11 +15,13 @@ from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
-from harness.scores.figures import describe, describe_calibration, figures, numbers_of
+from harness.scores.figures import figures, numbers_of
 from harness.scores.metrics import predicted_labels, probabilities
+from harness.scores.tables import show_figures
+from preprocessing.base.screen import Screen
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 
-__all__ = ["assess", "describe", "describe_calibration", "evaluate", "numbers_of", "write_results"]
+__all__ = ["assess", "evaluate", "numbers_of", "write_results"]
 
 
 def evaluate(config: EvaluateConfig, session: Session) -> None:
@@ -39,8 +41,9 @@ def evaluate(config: EvaluateConfig, session: Session) -> None:
         data.copy()
     with world.together("opening the dataset"):
         data.open()
-    if world.is_main:
-        print(*(f"{name:<10} {choice}" for name, choice in data.choices.items()), sep="\n")
+    screen = Screen(quiet=config.quiet or not world.is_main)
+    for name, choice in data.choices.items():
+        screen.fact(name, str(choice))
     split = data.splits[config.split]
     model = bundle.model.to(device)
     model.recurrent.flatten_parameters()
@@ -58,9 +61,8 @@ def evaluate(config: EvaluateConfig, session: Session) -> None:
         values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint}
         directory = Path(config.output) if config.output else Path(config.run, EVALUATION)
         write_results(directory, config.split, scores, manifest, values)
-        print(f"{config.split}: {describe(values)}")
-        print(f"{config.split}: {describe_calibration(values)}")
-        print(f"written to {directory / figures_name(config.split)} and {predictions_name(config.split)}")
+        show_figures(screen, {config.split: values})
+        screen.say(f"written to {directory / figures_name(config.split)} and {predictions_name(config.split)}")
 
 
 def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:

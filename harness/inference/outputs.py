@@ -59,12 +59,14 @@ class Written:
         """``form`` makes a line of names and values."""
         self.table, self.form = table, form
         self.file = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115 - closed by ``close``
-        if form is as_csv or form is as_tsv:
+        if form is not as_json:
             every = [*table.names, *names]
             self.file.write(form(every, every))
 
     def write(self, piece: Piece, added: Columns) -> None:
         """Each row with its cells."""
+        if not piece.texts:  # blank lines at the end of a file
+            return
         whole = self.table.values(piece)
         more = rows_of(added, len(piece.texts))
         columns = [column.to_pylist() for column in whole.columns]
@@ -87,6 +89,8 @@ class WrittenParquet:
 
     def write(self, piece: Piece, added: Columns) -> None:
         """Some rows with more columns."""
+        if not piece.texts:
+            return
         whole = self.table.values(piece)
         for name, values in added.items():
             kind = pa.float64() if isinstance(values, np.ndarray) and values.dtype.kind == "f" else pa.string()
@@ -133,3 +137,7 @@ def as_tsv(names: list[str], values: list[Any]) -> str:
 def plain_text(value: Any) -> str:
     """A value that JSON does not know, as a text."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+FORMS: dict[str, Callable[[list[str], list[Any]], str]] = {"csv": as_csv, "tsv": as_tsv, "jsonl": as_json}
+"""What makes a line of each kind of text file."""

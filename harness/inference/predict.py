@@ -20,10 +20,14 @@ from harness.rundir.results import prediction_columns, probability_column
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, StorageError
+from preprocessing.base.screen import Screen
+from preprocessing.base.terminal import cells, shortened
 
 STDIN = "-"
 AVAILABLE_BYTES = 1 << 16
 """Most that is taken from standard input at once; less where less has come."""
+FEWEST, MOST = 20, 80
+"""Cells of a text that a line to read shows at least, and where its output is no terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,8 @@ class PredictConfig:
     """Print one JSON object a text instead of a line to read."""
     batch: int = 128
     """Rows computed at once."""
+    quiet: bool = False
+    """Do not say how many rows of a file were predicted."""
 
     def __post_init__(self) -> None:
         """Check ranges and that input and output come together."""
@@ -96,14 +102,15 @@ def main(config: PredictConfig, texts: list[str]) -> int:
 
 def show(predictor: Predictor, texts: list[str], as_json: bool) -> None:
     """Print a line for each text."""
-    columns = predictor(texts)
+    columns, screen = predictor(texts), Screen()
     for number, text in enumerate(texts):
         values = {name: column[number] for name, column in columns.items()}
         if as_json:
             print(json.dumps({"text": text, **values}))
             continue
         chance = values[probability_column(values["predicted"])]
-        print(f"{values['predicted']}  {chance:.4f}  {text if len(text) <= 80 else text[:79] + '…'}")
+        head = f"{values['predicted']}  {chance:.4f}  "
+        screen.write([head + shortened(text, max(screen.width - cells(head), FEWEST) if screen.is_live else MOST)])
     sys.stdout.flush()
 
 
@@ -111,8 +118,9 @@ def lines_of_stdin() -> Iterator[list[str]]:
     """The texts on standard input, one a line, as many at a time as have come. Raises ``DataError`` for no text."""
     if sys.stdin.isatty():
         print("one text a line; Ctrl-D ends", file=sys.stderr)
+    stdin: Any = sys.stdin.buffer
     rest, number = b"", 0
-    while piece := sys.stdin.buffer.read1(AVAILABLE_BYTES):
+    while piece := stdin.read1(AVAILABLE_BYTES):
         *lines, rest = (rest + piece).split(b"\n")
         for start in range(0, len(lines), CHUNK_ROWS):
             some = lines[start : start + CHUNK_ROWS]
@@ -163,5 +171,5 @@ def predict_file(config: PredictConfig, source: Source, target: str) -> int:
     except OSError as error:
         what = error.strerror or error
         raise StorageError(f"{target}: cannot be written ({what}); make room, or name another --output") from None
-    print(f"{rows:,} predictions written to {target}")
+    Screen(quiet=config.quiet).say(f"{rows:,} predictions written to {target}")
     return 0

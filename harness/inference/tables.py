@@ -8,7 +8,7 @@ from typing import Literal
 
 from harness.inference.csv_table import CsvTable
 from harness.inference.json_table import JsonTable, TextTable
-from harness.inference.outputs import Output, SameLines, Written, WrittenParquet, as_csv, as_json, as_tsv
+from harness.inference.outputs import FORMS, Output, SameLines, Written, WrittenParquet
 from harness.inference.parquet_table import ParquetTable
 from harness.inference.pieces import Source, Table
 from preprocessing.base.errors import ConfigError, DataError
@@ -59,7 +59,7 @@ def open_output(path: Path, kind: Kind, table: Table, names: list[str]) -> Outpu
         return SameLines(path, table, names)
     if kind == "parquet":
         return WrittenParquet(path, table, names)
-    return Written(path, table, names, {"csv": as_csv, "tsv": as_tsv, "jsonl": as_json}[kind])
+    return Written(path, table, names, FORMS[kind])
 
 
 def check_free(source: Source, table: Table, names: list[str]) -> None:

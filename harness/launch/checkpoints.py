@@ -11,10 +11,20 @@ from typing import Any
 
 from harness.rundir import checkpoint, layout
 from harness.rundir.checkpoint import Checkpoint
-from harness.training.resume import differences, table
+from harness.training.resume import differences
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.screen import Screen
+from preprocessing.base.terminal import Column, table
 
 PROG = "python -m harness checkpoint"
+COLUMNS = (
+    Column(key="step", title="step"),
+    Column(key="size", title="size"),
+    Column(key="state", title="state", right=False),
+    Column(key="epochs_done", title="epochs"),
+    Column(key="processes", title="processes"),
+    Column(key="best", title="best so far", right=False),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +69,7 @@ def list_checkpoints(run: str, *, as_json: bool) -> list[dict[str, Any]]:
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        print("\n".join(map(line, found)) if found else f"{run}: no checkpoints yet")
+        show_table(found, run)
     return found
 
 
@@ -95,13 +105,26 @@ def plain(state: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def line(facts: dict[str, Any]) -> str:
-    """One checkpoint for a reader."""
-    head = f"step {facts['step']:>8,}  {facts['bytes'] / 2**20:>9,.1f} MiB  "
+def show_table(found: list[dict[str, Any]], run: str) -> None:
+    """Print a row for each checkpoint, and below them what is wrong with those that are damaged."""
+    screen = Screen()
+    if not found:
+        screen.say(f"{run}: no checkpoints yet")
+        return
+    screen.table(table(COLUMNS, [row(facts) for facts in found], screen.width))
+    for facts in found:
+        if facts["damage"]:
+            screen.say(f"damaged: {facts['damage']}", "warn")
+
+
+def row(facts: dict[str, Any]) -> dict[str, str]:
+    """One checkpoint as texts."""
+    shown = {"step": f"{facts['step']:,}", "size": f"{facts['bytes'] / 2**20:,.1f} MiB"}
     if facts["damage"]:
-        return f"{head}DAMAGED: {facts['damage']}"
-    best = "" if facts["best"] is None else f"  best so far {facts['best']:.4f} at step {facts['best_step']:,}"
-    return f"{head}whole  epochs {facts['epochs_done']}  processes {facts['processes']}{best}"
+        return shown | {"state": "DAMAGED"}
+    best = "" if facts["best"] is None else f"{facts['best']:.4f} at step {facts['best_step']:,}"
+    counts = {name: str(facts[name]) for name in ("epochs_done", "processes")}
+    return shown | {"state": "whole", **counts, "best": best}
 
 
 def diff(config: DiffConfig, words: list[str]) -> None:
@@ -112,9 +135,11 @@ def diff(config: DiffConfig, words: list[str]) -> None:
     if config.json:
         print(json.dumps(values | {"config": [asdict(one) for one in values["config"]]}, indent=2))
         return
-    print(table(values["config"]))
+    screen = Screen()
+    for one in values["config"]:
+        screen.say(str(one))
     for key, (before, after) in values["state"].items():
-        print(f"  {key:<28} {before!s:<16} {after!s:<16}")
+        screen.say(f"  {key}: was {before}, now {after}")
     print(f"  {'tensor':<44} {'largest change':>14} {'relative norm':>14}")
     for key, moved in values["tensors"].items():
         if moved is None:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from harness.launch.facts import Data, Machine, Network, Rank, RunFolder
 from preprocessing.base.readable import size
+from preprocessing.base.terminal import WIDTH, wrapped
 
 State = Literal["ok", "warn", "fix"]
 BUSY_SHARE = 0.1
@@ -262,10 +263,11 @@ def exit_code(findings: list[Finding]) -> int:
     return 2 if any(finding.state == "fix" for finding in findings) else 0
 
 
-def render(findings: list[Finding]) -> str:
-    """The report for people: state, check, what was seen."""
+def render(findings: list[Finding], width: int = WIDTH) -> str:
+    """The report for people: state, check, what was seen; wrapped at words below itself."""
     lines = []
     for finding in findings:
         where = f"{finding.host}: " if finding.host else ""
-        lines.append(f"{finding.state:<5} {finding.check:<14} {where}{finding.message}")
+        head = f"{finding.state:<5} {finding.check:<14} "
+        lines += wrapped(f"{where}{finding.message}", width, len(head), first=head)
     return "\n".join(lines)

@@ -25,11 +25,13 @@ from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import cli
 from preprocessing.base.commands import Command, read
 from preprocessing.base.errors import DataError
+from preprocessing.base.screen import Screen, Tone
 
 PROG = "python -m harness doctor"
 MODULE = "harness.launch.doctor"
 EXIT_CODE_FILE = "PADLESS_DOCTOR_EXIT_CODE"
 """Environment variable by which ``launch`` tells its ranks where to leave the exit code."""
+TONES: dict[str, Tone] = {"ok": "", "warn": "warn", "fix": "bad"}
 DEFAULTS = {"data": NOTHING, "run": NOTHING, "timeout_s": 60}
 """Keys of the training that have another default here: without a dataset and a run directory only the machine is looked
 at, and ranks that do not come are waited for one minute."""
@@ -98,7 +100,11 @@ def check(config: RunConfig, *, as_json: bool) -> int:
     findings = diagnosis.merged(findings)
     code = diagnosis.exit_code(findings)
     report = {"exit_code": code, "findings": [asdict(finding) for finding in findings]}
-    print(json.dumps(report, indent=2) if as_json else diagnosis.render(findings), flush=True)
+    if as_json:
+        print(json.dumps(report, indent=2), flush=True)
+    screen = Screen(quiet=as_json)
+    for finding in findings:
+        screen.write(diagnosis.render([finding], screen.width).split("\n"), TONES[finding.state])
     if EXIT_CODE_FILE in os.environ:
         Path(os.environ[EXIT_CODE_FILE]).write_text(str(code))
         return 0

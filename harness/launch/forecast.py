@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.config import WINDOW_BYTES_PER_ROW, RunConfig
+from harness.data.balance import class_rows, few_steps, imbalance
 from harness.data.checks import TRAIN, check_fit, order_spec
 from harness.data.order import Order, OrderSpec, step_rows, width_groups
 from harness.model.registry import CELLS, check_model
@@ -126,12 +127,16 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
     spec, typical = order_spec(config), Typical(manifest, TRAIN)
     order = typical.order(spec)
     ours = shares(typical, order, world_size)
+    classes = class_rows(manifest, TRAIN)
     return {
         "rows": order.num_rows,
         "steps_per_epoch": order.steps_per_epoch,
         "steps": order.steps_per_epoch * config.epochs,
         "rows_per_step": [order.smallest_step, order.largest_step],
         "rows_per_process": rows_per_process(order, world_size),
+        "classes": classes,
+        "imbalance": imbalance(classes, config.optim.class_weights, config.evaluation.threshold),
+        "few_steps": few_steps(order.steps_per_epoch, config.epochs),
         "too_few_for_a_gpu": too_few_for_a_gpu(config, order, world_size),
         "windows": order.num_windows,
         "tokens": sum(info.tokens for info in manifest.splits[TRAIN]),

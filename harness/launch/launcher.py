@@ -31,6 +31,7 @@ from harness.training.rules import resolve
 from preprocessing.base import cli, help_page
 from preprocessing.base.errors import ConfigError, DataError, StorageError
 from preprocessing.base.help_page import Page
+from preprocessing.base.screen import Screen
 
 PROG = "python -m harness launch"
 PAGE = Page(
@@ -40,6 +41,7 @@ PAGE = Page(
     example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
     topics={"accelerate": "the options of accelerate launch, which come first"},
 )
+QUIET = "--quiet"
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR2")
 SHUTDOWN_TIMEOUT_S = 300
 END_LIMIT_S = 60
@@ -64,9 +66,10 @@ def main(argv: list[str]) -> int:
     recipe = cli.parse(Recipe, training, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
     config = resolve(recipe).config
     arguments = accelerate_arguments(options, training)
-    point = preflight.check_run(config, print)
+    screen = Screen(quiet=config.quiet)
+    point = preflight.check_run(config, screen.say)
     if point.finished and not config.dry_run:
-        print(f"{config.run} has finished already; name another run directory to train again")
+        screen.say(f"{config.run} has finished already; name another run directory to train again")
         return 0
     manifest = preflight.check_data(config, arguments.num_processes or 1, point.checkpoint)
     if point.checkpoint is None and not arguments.machine_rank:
@@ -101,16 +104,24 @@ def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
 def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[str]]:
     """Accelerate's options, and our own: ours begin at the first key that ``Recipe`` or one of ``more`` has.
 
-    A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser.
+    A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser. Both know
+    ``--quiet``: it is ours wherever it stands.
     """
     known = set().union(*(cli.known_keys(cli.parser_for(one, PROG, "")) for one in (Recipe, *more)))
     for place, argument in enumerate(argv):
         key = "help" if argument == "-h" else argument[2:].split("=", 1)[0]
         if argument != "-h" and not argument.startswith("--"):
             continue
-        if key in known or "." in key:
-            return list(argv[:place]), list(argv[place:])
-    return list(argv), []
+        quiet = argument == QUIET and argv[place + 1 : place + 2] not in (["true"], ["false"])
+        if (key in known or "." in key) and not quiet:
+            return with_quiet(argv[:place], argv[place:])
+    return with_quiet(argv, [])
+
+
+def with_quiet(options: Sequence[str], training: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Both parts of a command line, with ``--quiet`` in ours."""
+    moved = [QUIET] if QUIET in options else []
+    return [word for word in options if word != QUIET], [*moved, *training]
 
 
 def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:

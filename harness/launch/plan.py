@@ -8,11 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.config import Recipe, require
+from harness.data.balance import in_words
 from harness.launch.forecast import forecast
 from harness.ranks import threads
 from harness.training.rules import resolve
 from preprocessing.base.errors import UserError
+from preprocessing.base.readable import counted, size
+from preprocessing.base.screen import Screen
+from preprocessing.base.terminal import TIE, Column, table
 from preprocessing.dataset.shards import read_manifest
+
+WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps", "too_few_for_a_gpu": "on a GPU"}
+"""What may go wrong, by its key: how its line begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,31 +56,78 @@ def main(config: PlanConfig, training: Recipe) -> None:
 
 def show(values: dict[str, Any]) -> None:
     """Print the plan for people."""
+    screen = Screen()
+    for name, text in facts(values).items():
+        screen.fact(name, text)
+    for name in ("imbalance", "few_steps", "too_few_for_a_gpu"):
+        if values[name] is not None:
+            screen.fact(WARNINGS[name], values[name], "warn")
+    screen.say("\npadding of an epoch, by global batch and length noise:")
+    screen.table(batches(values["batches"], screen.width))
+    screen.say("\npadding on disk, by ladder of shard widths:")
+    screen.table(ladders(values["ladders"], screen.width))
+    idle = ", ".join(f"{line['world_size']}{TIE}{line['idle']:.1%}" for line in values["world_sizes"])
+    screen.say(f"\nworld sizes, and how long their ranks wait for one row of another: {idle}")
+
+
+def facts(values: dict[str, Any]) -> dict[str, str]:
+    """The figures of the plan in words, by name."""
     ranks: dict[str, Any] = values["ranks"]
     low, high = values["rows_per_step"]
     fewest, most = ranks["tokens_per_rank"]
-    print(f"rows       {values['rows']:,} with {values['tokens']:,} tokens, in {values['windows']} windows")
-    print(f"steps      {values['steps_per_epoch']:,} an epoch, {values['steps']:,} in all, of {low} to {high} rows")
-    for name, decided in values["decided"].items():
-        print(f"{name:<10} {decided['value']}: {decided['reason']}")
     few, many = values["rows_per_process"]
+    memory = dict(values["memory"])
     share = f"each with {few} to {many} rows a step, {fewest:,} to {most:,} tokens an epoch"
-    print(f"ranks      {values['world_size']}, {share}")
-    print(f"threads    {values['threads']['value']} each on a CPU: {values['threads']['reason']}")
-    if values["too_few_for_a_gpu"] is not None:
-        print(f"on a GPU   {values['too_few_for_a_gpu']}")
-    print(f"balance    ranks of a step differ by {ranks['mean_step']:.2%} in tokens, {ranks['worst_step']:.2%} at most")
-    print(f"padding    {ranks['padding']:.2%} of the computed positions (none where batches are packed)")
     proved = "each row exactly once" if values["proof"]["each_row_once"] else "ROWS ARE MISSING OR REPEATED"
-    print(f"proof      {proved}; counted over {values['proof']['steps_counted']:,} steps")
-    print("memory     " + ", ".join(f"{key} {value:,}" for key, value in values["memory"].items()))
-    print("\nglobal batch  steps/epoch  padding by length noise")
-    for line in values["batches"]:
-        shown = ", ".join(f"{noise}: {value:.2%}" for noise, value in line["padding"].items())
-        print(f"{line['global_batch']:>12}  {line['steps_per_epoch']:>11,}  {shown}")
-    print("\nladder of shard widths                padding on disk  bytes of ids")
-    for line in values["ladders"]:
+    return {
+        "rows": f"{values['rows']:,} with {values['tokens']:,} tokens, in {counted(values['windows'], 'window')}",
+        "classes": in_words(values["classes"]),
+        "steps": f"{values['steps_per_epoch']:,} an epoch, {values['steps']:,} in all, of {low} to {high} rows",
+        **{name: f"{one['value']}: {one['reason']}" for name, one in values["decided"].items()},
+        "ranks": f"{values['world_size']}, {share}",
+        "threads": f"{values['threads']['value']} each on a CPU: {values['threads']['reason']}",
+        "balance": f"ranks of a step differ by {ranks['mean_step']:.2%} in tokens, {ranks['worst_step']:.2%} at most",
+        "padding": f"{ranks['padding']:.2%} of the computed positions (none where batches are packed)",
+        "proof": f"{proved}; counted over {values['proof']['steps_counted']:,} steps",
+        "memory": "; ".join([f"{memory.pop('parameters'):,} parameters", *map(described, memory.items())]),
+    }
+
+
+def described(entry: tuple[str, int]) -> str:
+    """One kind of memory of a process."""
+    key, size_in_bytes = entry
+    return f"{key.replace('_', ' ')}{TIE}{size(size_in_bytes).replace(' ', TIE)}"
+
+
+def batches(lines: list[dict[str, Any]], width: int) -> list[str]:
+    """Steps and padding of several batch sizes, a column for each length noise."""
+    noises = list(dict.fromkeys(noise for line in lines for noise in line["padding"]))
+    columns = [
+        Column(key="global_batch", title="global batch"),
+        Column(key="steps", title="steps/epoch"),
+        *(Column(key=noise, title=f"noise {noise}", weight=place) for place, noise in enumerate(noises, 1)),
+    ]
+    rows = [
+        {
+            "global_batch": str(line["global_batch"]),
+            "steps": f"{line['steps_per_epoch']:,}",
+            **{noise: f"{value:.2%}" for noise, value in line["padding"].items()},
+        }
+        for line in lines
+    ]
+    return table(columns, rows, width)
+
+
+def ladders(lines: list[dict[str, Any]], width: int) -> list[str]:
+    """Padding on disk and bytes of several ladders of shard widths."""
+    columns = [
+        Column(key="ladder", title="ladder", right=False, shrinks=True),
+        Column(key="padding", title="padding"),
+        Column(key="bytes", title="bytes of ids"),
+    ]
+    rows = []
+    for line in lines:
         widths = ", ".join(map(str, line["widths"][:5])) + (", …" if len(line["widths"]) > 5 else "")
-        print(f"{line['name'] + ': ' + widths:<44} {line['padding_on_disk']:>8.1%} {line['id_bytes']:>13,}")
-    print("\nworld sizes, and how long their ranks wait for one row of another: ", end="")
-    print(", ".join(f"{line['world_size']} {line['idle']:.1%}" for line in values["world_sizes"]))
+        sizes = {"padding": f"{line['padding_on_disk']:.1%}", "bytes": f"{line['id_bytes']:,}"}
+        rows.append({"ladder": f"{line['name']}: {widths}", **sizes})
+    return table(columns, rows, width)

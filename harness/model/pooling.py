@@ -84,13 +84,15 @@ def tail_of(lengths: torch.Tensor, device_lengths: torch.Tensor) -> Tail:
 
 
 def reduce_max(head: torch.Tensor, tail: torch.Tensor) -> torch.Tensor:
-    """``[rows, features]``: the maximum over time of two parts ``[time, rows, features]``; -inf where there is no token."""
+    """``[rows, features]``: the maximum over time of two parts ``[time, rows, features]``; the tail has -inf where
+    there is no token.
+    """
     maximum = head.amax(0)
     return torch.maximum(maximum, tail.amax(0)) if len(tail) else maximum
 
 
 def reduce_sum(head: torch.Tensor, tail: torch.Tensor) -> torch.Tensor:
-    """The sum likewise, in at least fp32; 0 where there is no token."""
+    """The sum likewise, in at least fp32; the tail has 0 there."""
     total = head.sum(0, dtype=wide(head))
     return total.add_(tail.sum(0, dtype=total.dtype)) if len(tail) else total
 
@@ -109,8 +111,8 @@ class _Pool(torch.autograd.Function):
     """Maximum and sum over the real tokens of each row of padded outputs, and their gradients in one pass.
 
     Tokens that share the maximum share its gradient evenly, as in ``torch.amax``. Masks are numbers in the dtype of the
-    outputs: a CPU computes with those in vectors, with Booleans one by one. What stands in a row's padding is finite, or
-    the row itself is lost, so a factor of 0 removes it.
+    outputs: a CPU computes with those in vectors, with Booleans one by one. What stands in a row's padding is finite,
+    or the row itself is lost, so a factor of 0 removes it.
     """
 
     @staticmethod
@@ -195,7 +197,7 @@ def split_packed(outputs: torch.Tensor, tail: Tail) -> tuple[torch.Tensor, torch
 
 
 def having(values: torch.Tensor, maximum: torch.Tensor) -> torch.Tensor:
-    """1 where ``values`` ``[time, rows, features]`` are the ``maximum`` ``[rows, features]``, else 0, in their dtype."""
+    """1 where ``values`` ``[time, rows, features]`` are the ``maximum`` ``[rows, features]``, else 0; their dtype."""
     return torch.eq(values, maximum, out=torch.empty_like(values))
 
 

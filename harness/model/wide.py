@@ -3,8 +3,9 @@
 
 Cheng et al. (2016, Wide & Deep) put a linear model next to a network because it remembers what a network has to
 generalise: single words and pairs that decide. Its features are those of TF-IDF with words and pairs (1 + ln tf, times
-the idf of the training rows, each row of length 1), hashed into buckets as in Weinberger et al. (2009). A feature that
-fewer than two training rows have counts for nothing.
+the idf of the training rows, each row of length 1), hashed into buckets as in Weinberger et al. (2009). They weigh more
+the more they tell of the label, as in Wang and Manning (2012, NB-SVM), whose log-count ratio is damped here: see
+``set_weights``. A feature that fewer than two training rows have counts for nothing.
 
 The table is no parameter but a buffer: torch's optimizer, the clipping, the average of weights and DDP do not see it.
 Its part of a step is a list of the features that the batch's rows have (``Touched``); ranks exchange those, and each
@@ -25,6 +26,8 @@ from harness.model.recurrent import PackedIndex
 
 MIN_ROWS = 2
 """Training rows that must have a feature."""
+FLOOR = 0.05
+"""What is added to a log-count ratio, so that a word that tells nothing by itself still counts for something."""
 BIAS_SHARE = 0.1
 """Rate of the bias as a share of the table's."""
 MASK = 0xFFFFFFFF
@@ -68,8 +71,8 @@ class WidePart(nn.Module):
 
     table: torch.Tensor
     """``[buckets, outputs]``: zero at the start."""
-    idf: torch.Tensor
-    """``[buckets]``: see ``count``; zero, and so without any feature, until it is set."""
+    weights: torch.Tensor
+    """``[buckets]``: what each feature weighs; zero, and so without any feature, until ``set_weights``."""
     bias: torch.Tensor
     """``[outputs]``."""
     share: torch.Tensor
@@ -81,7 +84,7 @@ class WidePart(nn.Module):
         self.buckets = buckets
         self.shift = 32 - (buckets.bit_length() - 1)
         self.register_buffer("table", torch.zeros(buckets, outputs))
-        self.register_buffer("idf", torch.zeros(buckets))
+        self.register_buffer("weights", torch.zeros(buckets))
         self.register_buffer("bias", torch.zeros(outputs))
         self.register_buffer("share", torch.ones(()))
 
@@ -100,7 +103,7 @@ class WidePart(nn.Module):
         """
         bucket, first, times = runs(self.places(*padded_ids(batch)), self.buckets)
         bucket = bucket.clamp(max=self.buckets - 1)
-        value = torch.where(first, (1 + times.to(self.idf.dtype).log()) * self.idf[bucket], 0)
+        value = torch.where(first, (1 + times.to(self.weights.dtype).log()) * self.weights[bucket], 0)
         return bucket, value / value.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
 
     def places(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -119,15 +122,32 @@ class WidePart(nn.Module):
             key = (key ^ key >> shift) * factor & MASK
         return key >> self.shift
 
-    def count(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """In how many of these rows each bucket is, int64 ``[buckets]``."""
+    def count(self, ids: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+        """In how many of these rows of each class each bucket is, int64 ``[buckets, classes]``."""
         bucket, first, _ = runs(self.places(ids, lengths), self.buckets)
-        return torch.bincount(bucket[first], minlength=self.buckets)
+        seen = (bucket * num_classes + labels[:, None])[first]
+        return torch.bincount(seen, minlength=self.buckets * num_classes).view(self.buckets, num_classes)
 
-    def set_idf(self, rows_with: torch.Tensor, rows: int) -> None:
-        """Weigh features by how rare they are: ``1 + ln((1 + rows) / (1 + rows_with))``, as scikit-learn does."""
-        weights = 1 + torch.log((1 + rows) / (1 + rows_with.to(torch.float64)))
-        self.idf.copy_(torch.where(rows_with < MIN_ROWS, 0, weights))
+    def set_weights(self, rows_with: torch.Tensor, rows: int) -> None:
+        """Weigh features by how rare they are and how much they tell of the label.
+
+        ``rows_with`` int64 ``[buckets, classes]`` has counts of ``rows`` rows. The first factor is the idf as
+        scikit-learn has it, ``1 + ln((1 + rows) / (1 + rows with it))``; the second ``sqrt(0.05 + r)``, where r is the
+        largest log-count ratio, as an absolute value, of a class against all others.
+        """
+        total = rows_with.sum(1)
+        kept = total >= MIN_ROWS
+        if not kept.any():
+            self.weights.zero_()
+            return
+        counts, everyone = rows_with[kept], total[kept].to(torch.float64)
+        tells = torch.zeros_like(everyone)
+        for own in counts.to(torch.float64).unbind(1):
+            shares = [(1 + side) / (1 + side).sum() for side in (own, everyone - own)]
+            tells = torch.maximum(tells, torch.log(shares[0] / shares[1]).abs())
+        idf = 1 + torch.log((1 + rows) / (1 + everyone))
+        self.weights.zero_()
+        self.weights[kept] = (idf * torch.sqrt(FLOOR + tells)).to(self.weights.dtype)
 
     def touched(self, bucket: torch.Tensor, value: torch.Tensor, error: torch.Tensor) -> Touched:
         """What the ``features`` of some rows do, given ``error`` ``[rows, outputs]``, the gradient at their logits."""

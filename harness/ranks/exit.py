@@ -28,6 +28,8 @@ REFUSALS = {2, 3, 4}
 """Exit codes of a configuration, data or a directory that is wrong: all is said, and no program to be looked into."""
 LAUNCHERS = ("accelerate", "accelerate-launch", "torchrun")
 """Programs, and below them modules such as ``accelerate.commands.launch``, that print a traceback for a rank."""
+TORCHS = ".distributed.run"
+"""The end of the name of torch's own, as a module."""
 LAST_SIGNAL = signal.SIGUSR1
 """Ends a launcher without a word; it has handlers for the signals that mean that a job is to stop."""
 
@@ -85,7 +87,7 @@ def dismiss_launcher() -> None:
 
 def is_bare_launcher(words: Sequence[str]) -> bool:
     """Whether a command line is that of accelerate's launcher or torch's, and no other program."""
-    program = [word for word in words[:5] if not word.startswith("-")]
-    names = [word.rpartition("/")[2] for word in program]
-    modules = ("accelerate.commands", "torch.distributed.run")
-    return any(name in LAUNCHERS or word.startswith(modules) for name, word in zip(names, program, strict=True))
+    for word in words[:5]:
+        if word.rpartition("/")[2] in LAUNCHERS or word.startswith("accelerate.commands.") or word.endswith(TORCHS):
+            return True
+    return False

@@ -5,6 +5,7 @@
 
     bundle/weights-<sha256>.safetensors
     bundle/vocabulary.arrow
+    bundle/training.json      what the training rows were like (``training_facts``)
     bundle/bundle.json        written last; names the two with their hashes
 
 New weights get a new name and ``bundle.json`` is replaced in one step, so a reader sees one bundle or the next (law 2).

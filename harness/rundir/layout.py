@@ -13,8 +13,8 @@
     bundle/                    best weights with all that prediction needs (``bundle_files``)
     test.json                  metrics on the test split (``results``)
     test-predictions.parquet   one line for each row of the test split
-    evaluation/                the same two files of any split, from ``harness.evaluate``; of validation, from a run
-                               whose dataset has no test split
+    evaluation/                the same two files of any split or of new rows, from ``harness.evaluate``; of validation,
+                               from a run whose dataset has no test split
     report.html                all of it to look at
     tracking/                  what each tracker printed (NAME.log) and was told (NAME.jsonl)
     wandb/, tensorboard/, …    what a tracker itself writes

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,6 @@ from harness.scores.calibration import Decision
 from harness.scores.intervals import bootstrap
 from harness.scores.metrics import Reliability, classification_metrics, log_loss_per_row, per_class
 from harness.scores.subgroups import subgroups
-
-SHOWN = ("accuracy", "f1", "roc_auc", "pr_auc", "log_loss", "ece")
 
 
 def figures(
@@ -51,21 +49,14 @@ def figures(
     }
 
 
-def describe(values: dict[str, Any]) -> str:
-    """Metrics as one readable line, with the interval of the accuracy where there is one."""
-    shown = {name: f"{name} {values[name]:.4f}" for name in SHOWN if values[name] is not None}
-    if "intervals" in values:
-        low, high = values["intervals"]["accuracy"]
-        shown["accuracy"] += f" ({low:.4f} to {high:.4f})"
-    return f"{values['rows']:,} rows: " + ", ".join(shown.values())
-
-
-def describe_calibration(values: dict[str, Any]) -> str:
-    """What temperature and threshold did, as one readable line."""
+def describe_calibration(values: Mapping[str, Any]) -> str:
+    """What temperature and threshold did, in a sentence."""
+    where = f" on {values['split']}" if "split" in values else ""
     before = values["calibration"]
     line = (
-        f"calibration: temperature {values['temperature']:.3f} took ece from {before['ece_before']:.4f} to "
-        f"{values['ece']:.4f}, log_loss from {before['log_loss_before']:.4f} to {values['log_loss']:.4f}"
+        f"calibration{where}: temperature {values['temperature']:.3f} took the calibration error from "
+        f"{before['ece_before']:.4f} to {values['ece']:.4f}, log loss from {before['log_loss_before']:.4f} to "
+        f"{values['log_loss']:.4f}"
     )
     return line if len(values["labels"]) > 2 else f"{line}; threshold {values['threshold']:.4f}"
 

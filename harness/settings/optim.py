@@ -19,7 +19,7 @@ class OptimRecipe:
     """Adam and the learning rate as a function of the optimizer step."""
 
     lr: float | Auto = 2e-3
-    """Highest learning rate. auto: by the rows of a step."""
+    """Highest learning rate. auto: by the rows of a step and the classes."""
     warmup: float = 0.05
     """Share of all steps during which the learning rate climbs to ``lr``."""
     decay: Literal["none", "linear", "cosine"] = "linear"

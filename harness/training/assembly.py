@@ -48,6 +48,7 @@ from harness.training.vectors import resumed, start_vectors
 from harness.training.wide import count_features
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
+from preprocessing.base.screen import Screen
 from preprocessing.dataset.shards import Manifest
 
 FP16_FIRST_SKIPS = 20
@@ -96,7 +97,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
             load(trainer, selection, start, choices)
     wide = trainer.objective.classifier.wide
     if wide is not None and start is None:
-        count_features(wide, data.splits[TRAIN], world)
+        count_features(wide, data.splits[TRAIN], len(manifest.labels), world)
     if config.micro_batch == "auto":
         choices["micro_batch"] = choose_micro_batch(trainer)
     with world.together("opening the run directory"):
@@ -120,7 +121,7 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
         if world.is_main:
             writer.claim()
             told = LAUNCH_ID in os.environ  # by the launcher
-            point = preflight.check_run(config, (lambda text: None) if told else say)
+            point = preflight.check_run(config, (lambda text: None) if told else Screen(quiet=config.quiet).say)
             start = point.checkpoint
         manifest = preflight.check_data(config, world.world_size, start, hashes=world.is_main)
         start = None if config.dry_run else start  # a rehearsal is checked as its run, and begins at step 0
@@ -220,14 +221,9 @@ def add_sinks(
 ) -> Console:
     """Start what hears of the run on rank 0, and say what is about to be trained."""
     facts = {"dataset": manifest.fingerprint, "effective": {name: str(choice) for name, choice in choices.items()}}
-    console = Console(writer.directory, trainer.total_steps, trainer.step)
+    console = Console(config, manifest, trainer.total_steps, trainer.step)
     if writer.active:
         writer.sinks.add(console)
         writer.sinks.add(TrackerSink(Trackers(config, writer.directory, active=True, facts=facts)))
-    console.start(config, manifest, choices)
+    console.start(choices)
     return console
-
-
-def say(text: str) -> None:
-    """A line on stdout, at once."""
-    print(text, flush=True)

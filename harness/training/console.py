@@ -1,100 +1,156 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rank 0 prints: what runs on what and why, one line per log step, where everything lies. Plain lines, flushed."""
+"""What rank 0 says: what runs on what and why, a row at each log line, at the end how it went and where it lies."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
-from harness.data.checks import TEST
-from harness.inference.evaluation import describe
-from harness.model.size import num_parameters
+from harness.data.balance import class_rows
+from harness.data.checks import TEST, VALIDATION
 from harness.ranks.precision import Choice
 from harness.rundir import layout
+from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import figures_name, predictions_name
+from harness.scores.figures import describe_calibration
+from harness.scores.intervals import wilson
+from harness.scores.learning import Course, verdicts
+from harness.scores.metrics import per_class
+from harness.scores.tables import classes_table, figures_table
+from harness.training.lines import StepTable, facts, validation_line
 from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending, Sink
+from preprocessing.base.errors import DataError
 from preprocessing.base.readable import duration
+from preprocessing.base.screen import Screen
 from preprocessing.dataset.shards import Manifest
 
 
 class Console(Sink):
-    """Readable in a terminal and in a job's log file: no cursor movement, no colours."""
+    """Rows and sentences on stdout. In a terminal they have colour, and a bar moves below them."""
 
-    def __init__(self, directory: Path, total_steps: int, first_step: int = 0) -> None:
+    def __init__(self, config: RunConfig, manifest: Manifest, total_steps: int, first_step: int = 0) -> None:
         """``total_steps`` and the step that this start goes on from are what the time left is computed from."""
-        self.directory = directory
+        self.config, self.manifest, self.directory = config, manifest, Path(config.run)
         self.total_steps, self.first_step = total_steps, first_step
+        self.screen = Screen(quiet=config.quiet)
+        self.watched = self.screen.is_live
+        self.rows = StepTable(total_steps)
+        self.step, self.doing, self.loss = first_step, "", ""
+        self.classes: list[dict[str, Any]] = []
+        """Precision, recall and the like of each class in the best validation, if it was in this start."""
         self.started = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Print one line at once."""
-        print(text, flush=True)
+        """A sentence, at once."""
+        self.screen.say(text)
 
-    def start(self, config: RunConfig, manifest: Manifest, choices: dict[str, Choice]) -> None:
-        """What is trained, on what, with which settings and why."""
-        rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
-        shape = config.model
-        parameters = num_parameters(shape, manifest.vocabulary_size, len(manifest.labels))
-        direction = ("Bi" if shape.bidirectional else "") + shape.cell.upper()
-        self.say(f"run        {config.run}, seed {config.seed}")
-        self.say(f"data       {config.data} ({rows} rows; vocabulary {manifest.vocabulary_size:,})")
-        self.say(
-            f"model      {shape.num_layers}-layer {direction} {shape.embedding_dim}→{shape.hidden_size}, "
-            f"{shape.pooling} pooling, {parameters:,} parameters"
-        )
-        tokens = config.global_batch_tokens
-        size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"
-        self.say(f"steps      {self.total_steps:,} of {size}, {config.epochs} epochs")
-        for name, choice in choices.items():
-            self.say(f"{name:<10} {choice}")
+    def start(self, choices: Mapping[str, Choice]) -> None:
+        """What is trained, on what, with which settings and why, and what may go wrong with it."""
+        found, warnings = facts(self.config, self.manifest, self.total_steps)
+        for name, text in [*found.items(), *((name, str(choice)) for name, choice in choices.items())]:
+            self.screen.fact(name, text)
+        for name, text in warnings.items():
+            self.screen.fact(name, text, "warn")
+        self.screen.write([""])
+
+    def advance(self, step: int, doing: str = "") -> None:
+        """A step is done, or something else is being ``done``: move the bar, where there is one. Costs microseconds."""
+        if self.watched:
+            self.step, self.doing = step, doing
+            self.tick(now=bool(doing))
+
+    def tick(self, *, now: bool = False) -> None:
+        """Draw the bar again, if it is time to."""
+        if self.watched and self.step > self.first_step:
+            share = self.step / self.total_steps
+            after = ", ".join(filter(None, (self.doing, self.loss, f"{duration(self.left())} left")))
+            self.screen.live(f"step {self.step:,}/{self.total_steps:,}", share, after, now=now)
+
+    def left(self) -> float:
+        """Seconds to the last step, at the speed so far."""
+        done = max(self.step - self.first_step, 1)
+        return (time.monotonic() - self.started) / done * (self.total_steps - self.step)
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """One log line, or one validation; the test has more to say than its figures."""
+        """A row, or one validation; the test is told by ``results``."""
         if kind == "train":
-            self.step_line(values)
-        elif kind == "validation":
-            best = " (best so far)" if values["best"] else ""
-            self.say(f"epoch {values['epoch']} validation: {describe(values)}{best}")
+            self.step, self.loss = values["step"], f"loss {values['loss']:.4f}"
+            head, row = self.rows(values, self.left(), self.screen.width)
+            self.screen.write(head, "head")
+            self.screen.write([row])
+            if values["verdict"]:
+                self.screen.say(f"  note: {values['verdict']}", "warn")
+        elif kind == VALIDATION:
+            line = validation_line(values, self.config.epochs, len(self.manifest.labels), self.screen.width)
+            self.screen.write([line], "good" if values["best"] else "")
 
-    def step_line(self, figures: dict[str, Any]) -> None:
-        """What was learned since the last line, and how fast."""
-        step = figures["step"]
-        left = (time.monotonic() - self.started) / (step - self.first_step) * (self.total_steps - step)
-        self.say(
-            f"step {step:>6,}/{self.total_steps:,}  epoch {figures['epoch']:5.2f}  loss {figures['loss']:.4f}  "
-            f"lr {figures['lr']:.2e}  {figures['tokens_per_s']:>9,.0f} tokens/s  padding {figures['padding']:5.1%}  "
-            f"data wait {figures['data_wait']:4.1%}  {utilisation(figures['mfu'])}{duration(left)} left"
-        )
-        if figures["verdict"]:
-            self.say(f"  note: {figures['verdict']}")
+    def best(self, values: Mapping[str, Any]) -> None:
+        """The figures of the best validation so far, of which a log line has no confusion."""
+        self.classes = per_class(values["confusion"], self.manifest.labels)
 
     def rehearsal(self, cost: Rehearsal, tokens: int) -> None:
         """What a dry run found; ``tokens`` per process in a full run."""
-        self.say(f"dry run    longest step ({cost.rows} rows): {cost.step_s * 1e3:,.0f} ms")
-        self.say(f"memory     {cost.memory_bytes / 2**20:,.0f} MiB at most in one process")
-        self.say(f"full run   about {duration(cost.full_run_s(tokens))} of training ({self.total_steps:,} steps)")
+        self.screen.fact("dry run", f"longest step ({cost.rows} rows): {cost.step_s * 1e3:,.0f} ms")
+        self.screen.fact("memory", f"{cost.memory_bytes / 2**20:,.0f} MiB at most in one process")
+        took = duration(cost.full_run_s(tokens))
+        self.screen.fact("full run", f"about {took} of training ({self.total_steps:,} steps)")
+
+    def results(self, measured: Mapping[str, Any]) -> None:
+        """How good the best weights are, and how they were learnt.
+
+        ``measured`` are all figures of a split, as ``SPLIT.json`` has them; empty where none was measured at the end.
+        """
+        self.screen.end()
+        try:
+            lines = read_metrics(self.directory)
+        except DataError as error:
+            self.screen.say(f"warning: no table of validation ({error})", "warn")
+            lines = []
+        best = [line for line in lines if line["kind"] == VALIDATION and line["best"]]
+        if best:
+            self.screen.say(f"\nbest weights: step {best[-1]['step']:,}, epoch {best[-1]['epoch']}")
+        splits: dict[str, Mapping[str, Any]] = {VALIDATION: before_calibration(best[-1])} if best else {}
+        splits |= {measured["split"]: measured} if measured else {}
+        self.screen.table(figures_table(splits, self.manifest.labels, self.screen.width))
+        if measured:
+            self.screen.say(describe_calibration(measured))
+        entries = measured["per_class"] if measured else self.classes
+        if entries:
+            self.screen.say(f"\nclasses of {measured['split'] if measured else VALIDATION}:")
+            self.screen.table(classes_table(entries, self.screen.width))
+        self.screen.write([""])
+        course = Course.of(lines, self.config.epochs, class_rows(self.manifest, VALIDATION))
+        for sentence in verdicts(course) if course is not None else []:
+            self.screen.fact("note", sentence, "warn", indent=6)
 
     def close(self, ending: Ending) -> None:
         """Where everything lies, or how to go on."""
+        self.screen.end()
         if ending.state == "preempted":
             self.say(f"stopped at step {ending.step:,}: {ending.reason}; the same command goes on from here")
         if ending.state != "finished":
             return
-        self.say(f"finished in {duration(time.monotonic() - self.started)}; in {self.directory}:")
+        self.screen.say(f"\nfinished in {duration(time.monotonic() - self.started)}; in {self.directory}:", "good")
         for name, what in (
             (layout.BUNDLE, "best weights, vocabulary and text pipeline, for predict"),
             (figures_name(TEST), f"test metrics; {predictions_name(TEST)} has every row"),
             (layout.REPORT, "all of it to look at"),
             (layout.METRICS, "every log line"),
-            (layout.CONFIG, f"the resolved configuration; {layout.ENVIRONMENT} says what it ran on"),
+            (layout.CONFIG, f"resolved configuration; {layout.ENVIRONMENT} says what it ran on"),
         ):
             if (self.directory / name).exists():
-                self.say(f"  {name:<14} {what}")
+                self.screen.fact(f"  {name}", what, indent=17)
 
 
-def utilisation(mfu: float | None) -> str:
-    """Share of the device's measured peak that the recurrent layers used, where the peak is known."""
-    return "" if mfu is None else f"mfu {mfu:4.0%}  "
+def before_calibration(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a validation beside those of a test, with the interval of its accuracy.
+
+    Log loss and calibration error are left out: the test has those of calibrated probabilities.
+    """
+    rows = line["rows"]
+    intervals = {"accuracy": wilson(round(line["accuracy"] * rows), rows)}
+    return {**{key: line[key] for key in line if key not in ("log_loss", "ece")}, "intervals": intervals}

@@ -24,6 +24,7 @@ from harness.ranks.distributed import World
 from harness.rundir.bad_batches import write_bad_rows
 from harness.rundir.layout import BAD_BATCHES
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.screen import Screen
 from preprocessing.dataset.shards import VOCABULARY, Split
 from preprocessing.text.vocabulary import Vocabulary
 
@@ -135,7 +136,9 @@ class NonFiniteGuard:
         self.total += 1
         self._write_rows(verdict)
         if self.world.is_main:
-            print(f"step {verdict.step}: the gradient was not finite; skipped, rows in {self.directory / BAD_BATCHES}")
+            rows = f"rows in {self.directory / BAD_BATCHES}"
+            warning = f"warning: step {verdict.step}: the gradient was not finite; skipped, {rows}"
+            Screen(errors=True).say(warning, "warn")
         if self.in_a_row >= self.limit:
             with self.world.together("stopping for gradients that are not finite"):
                 raise ConfigError(

@@ -34,6 +34,7 @@ FREE = {
     "dry_run": "a rehearsal",
     "resume": "how to start",
     "allow": "what may differ",
+    "quiet": "what is printed",
     "max_time": "another time limit",
     "checkpoint": "other moments are saved or kept",
     "tracking": "log lines or trackers differ",
@@ -54,6 +55,8 @@ BREAKING = {
     "patience": "may stop elsewhere",
     "select": "another epoch may be the best; the best so far counts no more",
 }
+NOTHING = (None, {}, [], "none")
+"""Values that a key has where it is not there, as in what an older version has written."""
 IMPOSSIBLE = {"model"}
 """What no ``--allow`` can make fit."""
 
@@ -69,8 +72,8 @@ class Difference:
     breaks: bool
 
     def __str__(self) -> str:
-        """One line of the table."""
-        return f"  {self.key:<28} {self.was!s:<16} {self.now!s:<16} {self.effect}"
+        """One line of the list."""
+        return f"  {self.key}: was {self.was}, now {self.now} ({self.effect})"
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
@@ -82,19 +85,13 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differen
     found = []
     for key in [*after, *(key for key in before if key not in after)]:
         old, new = before.get(key, "unset"), after.get(key, "unset")
-        if old == new or (old == "unset" and new in (None, {}, [])) or (new == "unset" and old in (None, {}, [])):
+        if old == new or (old == "unset" and new in NOTHING) or (new == "unset" and old in NOTHING):
             continue
         first = key.partition(".")[0]
         breaks = first not in FREE
         effect = FREE.get(first) or BREAKING.get(key) or BREAKING.get(first, "unknown to this version")
         found.append(Difference(key, old, new, effect, breaks))
     return found
-
-
-def table(found: list[Difference]) -> str:
-    """The differences for a reader."""
-    head = f"  {'key':<28} {'was':<16} {'now':<16} effect"
-    return "\n".join([head, *map(str, found)])
 
 
 def is_allowed(key: str, allowed: set[str]) -> bool:
@@ -143,7 +140,7 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None]) -> ResumePo
         return ResumePoint(True, False, [], None)
     found = differences(checkpoint.state["config"], to_dict(config))
     if found:
-        say(f"the configuration differs from that of {checkpoint.path}:\n{table(found)}")
+        say("\n".join([f"the configuration differs from that of {checkpoint.path}:", *map(str, found)]))
     check_continuity(found, config.allowed)
     finished = (read_status(config.run) or {}).get("state") == "finished"
     return ResumePoint(True, finished and not any(one.breaks for one in found), found, checkpoint)

@@ -9,7 +9,7 @@ steps.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from harness.config import ModelConfig, OptimConfig, Recipe, RunConfig
@@ -23,8 +23,9 @@ FEWEST_EPOCHS, MOST_EPOCHS = 4, 40
 SMALLEST_BATCH, LARGEST_BATCH = 32, 512
 ROWS_A_BATCH = 2.5
 """A batch grows with the square root of the rows; this divides it."""
-LR, LR_BATCH = 2e-3, 64
-"""Up to so many rows a step the rate is this; above, it grows with their square root."""
+LR, LR_BATCH, LR_CLASSES = 3e-3, 64, 1 / 8
+"""The rate for two classes and up to so many rows a step. It grows with the square root of the rows above, and with
+this power of the classes: what tells 77 of them apart is learned from a few rows each, in as many steps."""
 AVERAGED = 0.1
 """Share of all steps that the average of weights looks back on."""
 WIDE_C = 6.0
@@ -33,8 +34,10 @@ rates that add up to ``C`` times the rows goes about as far as a penalty with th
 LARGEST_WIDE_LR = 300.0
 """Above it, steps along what all rows have in common begin to swing."""
 SMALLEST_WIDE, LARGEST_WIDE = 1 << 14, 1 << 22
-WIDE_NUMBERS = 1 << 25
-"""Most numbers of the wide part's table, 128 MiB."""
+WIDE_NUMBERS = 1 << 24
+"""Most numbers of the wide part's table, 64 MiB."""
+VECTOR_TOKENS = 1_000_000
+"""Fewer training tokens teach no vectors that a classifier is better for: on trec, with 44,000, it is much worse."""
 PATIENT = 3
 """A run waits half of its epochs for a better validation, and so many at least."""
 
@@ -70,7 +73,7 @@ def resolve(recipe: Recipe) -> Resolved:
 
     Raises ``DataError`` if the dataset's manifest cannot be read, ``ConfigError`` for keys that do not fit together.
     """
-    asked = {recipe.epochs, recipe.global_batch, recipe.patience, recipe.model.wide}
+    asked = {recipe.epochs, recipe.global_batch, recipe.patience, recipe.model.wide, recipe.init.vectors}
     if "auto" not in asked and "auto" not in {recipe.optim.lr, recipe.optim.ema, recipe.optim.wide_lr}:
         return Resolved(as_run(recipe), {})
     return decide(recipe, Corpus.of(read_manifest(recipe.data)))
@@ -106,8 +109,9 @@ def decide(recipe: Recipe, corpus: Corpus) -> Resolved:
     optim, model = recipe.optim, recipe.model
     lr, ema, wide_lr, wide = optim.lr, optim.ema, optim.wide_lr, model.wide
     if lr == "auto":
-        lr = round(LR * math.sqrt(max(1.0, rows_a_step / LR_BATCH)), 6)
-        reasons["rate"] = (f"{lr:g}", f"grows with the square root of the rows a step above {LR_BATCH}")
+        lr = LR * math.sqrt(max(1.0, rows_a_step / LR_BATCH)) * (corpus.classes / 2) ** LR_CLASSES
+        lr = float(f"{lr:.2g}")
+        reasons["rate"] = (f"{lr:g}", f"for {rows_a_step:,} rows a step and {corpus.classes} classes")
     if ema == "auto":
         horizon = max(2, round(AVERAGED * steps))
         ema = 1 - 1 / horizon
@@ -120,7 +124,10 @@ def decide(recipe: Recipe, corpus: Corpus) -> Resolved:
         wide_lr = float(f"{min(LARGEST_WIDE_LR, max(1.0, wanted)):.3g}")
         if wide:
             reasons["wide rate"] = (f"{wide_lr:g}", f"as far as a linear model with C = {WIDE_C:g} would go")
-    own = {"epochs": epochs, "global_batch": batch, "patience": patience}
+    own: dict[str, Any] = {"epochs": epochs, "global_batch": batch, "patience": patience}
+    if recipe.init.vectors == "auto" and corpus.tokens < VECTOR_TOKENS:
+        own["init"] = replace(recipe.init, vectors="none")
+        reasons["vectors"] = ("random", f"{corpus.tokens:,} tokens teach none that are worth having")
     return Resolved(as_run(recipe, own, {"wide": wide}, {"lr": lr, "ema": ema, "wide_lr": wide_lr}), reasons)
 
 

@@ -57,7 +57,10 @@ class Run(Milestones):
         try:
             self.pause()
             self.trainer.fit()
-            self.scorer.test(self.writer.directory, self.trainer.step, self.writer.sinks, self.pause)
+            self.show("testing")
+            test = self.scorer.test(self.writer.directory, self.trainer.step, self.writer.sinks, self.pause)
+            if self.console is not None:
+                self.console.results(test)
             self.raise_failure()
         except Preempted:
             self.save(wait=True)
@@ -79,10 +82,17 @@ class Run(Milestones):
         if every is not None and step % every == 0:
             self.save()
         self.requests.send(self.wanted(), step)
+        self.show()
 
     def before_validation(self) -> None:
         """Act on what was asked for at the last step; no request travels until the next epoch."""
         self.act_on(self.requests.receive())
+        self.show("validating")
+
+    def show(self, doing: str = "") -> None:
+        """Move the bar of whoever watches, on rank 0."""
+        if self.console is not None:
+            self.console.advance(self.trainer.step, doing)
 
     def wanted(self) -> set[RankRequest]:
         """What this rank asks of all."""
@@ -136,6 +146,8 @@ class Run(Milestones):
         wanted = np.array([int(self.watch.reason() is not None)])
         if self.session.world.gather_numbers(wanted, "whether to stop").any():
             raise self.preempted()
+        if self.console is not None:
+            self.console.tick()
 
     def preempted(self) -> Preempted:
         """Why all ranks leave, as far as this rank knows."""
@@ -163,6 +175,8 @@ class Run(Milestones):
             self.selection.decision = decide(scores.logits, scores.labels, self.config.evaluation)
             with world.together("keeping the best weights"):
                 self.writer.keep(classifier, self.manifest, self.selection)
+            if self.console is not None:
+                self.console.best(values)
         sinks.log(VALIDATION, {"step": step, "epoch": epoch + 1, **numbers_of(values), "best": better})
         with world.together("saying where the run stands"):
             self.writer.status(step)

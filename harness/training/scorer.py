@@ -15,7 +15,7 @@ from harness.batch import Batch, Layout
 from harness.data.checks import TEST, VALIDATION
 from harness.data.residency import OpenData
 from harness.inference.bundle import Bundle, read_bundle
-from harness.inference.evaluation import assess, describe, describe_calibration, numbers_of, write_results
+from harness.inference.evaluation import assess, numbers_of, write_results
 from harness.inference.scoring import Scores, score
 from harness.model.classifier import Classifier
 from harness.ranks.session import Session
@@ -70,10 +70,10 @@ class Scorer:
             read=read,
         )
 
-    def test(self, directory: Path, step: int, sinks: Sink, pause: Callable[[], None]) -> None:
+    def test(self, directory: Path, step: int, sinks: Sink, pause: Callable[[], None]) -> dict[str, Any]:
         """Load the best weights of a run and measure them, once, on the test split if the dataset has one.
 
-        ``step`` is the run's last one. Every rank calls it; rank 0 writes and speaks.
+        ``step`` is the run's last one. Every rank calls it; rank 0 writes, and is given all figures.
         """
         world, data = self.session.world, self.data
         with world.together("loading the best weights"):
@@ -82,7 +82,7 @@ class Scorer:
         if TEST not in data.splits:
             self.last_validation(directory, bundle, pause)
             sinks.say(f"no test: {data.placement.data} has no test split")
-            return
+            return {}
         classifier = bundle.model.to(self.session.device)
         classifier.recurrent.flatten_parameters()
         scores = self(TEST, classifier, pause)
@@ -93,8 +93,7 @@ class Scorer:
                 write_results(directory, TEST, scores, data.manifest, values)
         if world.is_main:
             sinks.log(TEST, {"step": step, **numbers_of(values)})
-            sinks.say(f"test, weights of step {bundle.info.step}: {describe(values)}")
-            sinks.say(f"test, {describe_calibration(values)}")
+        return values
 
     def last_validation(self, directory: Path, bundle: Bundle, pause: Callable[[], None]) -> None:
         """Measure the best weights on validation, where there is no test split: the report has nothing else to show.

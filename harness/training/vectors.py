@@ -70,7 +70,9 @@ class Learning:
         return False
 
     def stop(self) -> None:
-        """End it; it removes what it has not finished."""
+        """End it if it still learns; it removes what it has not finished."""
+        if not self.running(0):
+            return
         self.process.send_signal(signal.SIGINT)
         if self.running(STOP_S):
             self.process.kill()
@@ -110,17 +112,19 @@ def start_vectors(config: RunConfig, manifest: Manifest, world: World) -> Start:
 
 def wait_for(learning: Learning | None, world: World) -> bool:
     """Meet until nothing is learned any more; whether some rank was told to stop before that."""
-    while True:
-        running = learning is not None and learning.running(LOOK_EVERY_S)
-        failed = learning is not None and bool(learning.process.returncode)  # by Ctrl-C, which reaches it too
-        mine = np.array([running, failed, preemption.received() is not None]).astype(np.int64)
-        busy, broken, stop = world.gather_numbers(mine, "word vectors that are learned").any(axis=0)
-        if stop and (busy or broken):
-            if learning is not None:
-                learning.stop()
-            return True
-        if not busy:
-            return False
+    try:
+        while True:
+            running = learning is not None and learning.running(LOOK_EVERY_S)
+            failed = learning is not None and bool(learning.process.returncode)  # by Ctrl-C, which reaches it too
+            mine = np.array([running, failed, preemption.received() is not None]).astype(np.int64)
+            busy, broken, stop = world.gather_numbers(mine, "word vectors that are learned").any(axis=0)
+            if stop and (busy or broken):
+                return True
+            if not busy:
+                return False
+    finally:  # also when a peer is gone
+        if learning is not None:
+            learning.stop()
 
 
 def found_beside(config: RunConfig, manifest: Manifest) -> Start:

@@ -55,21 +55,23 @@ class WideDescent:
         )
 
 
-def count_features(wide: WidePart, split: Split, world: World) -> None:
+def count_features(wide: WidePart, split: Split, num_classes: int, world: World) -> None:
     """Set the weights of features by how many training rows have them; every rank counts a share of the rows."""
     every = -(-len(split) // COUNTED_ROWS)
-    rows_with = torch.zeros(wide.buckets, dtype=torch.int64)
+    here = wide.weights.device
+    counter = WidePart(wide.buckets, 1)  # counts on the CPU, where the rows are
+    rows_with = torch.zeros(wide.buckets, num_classes, dtype=torch.int64)
     rows = 0
-    for ids, lengths in pieces(split, every * world.world_size, every * world.rank):
-        rows_with += wide.count(ids, lengths)
+    for ids, lengths, labels in pieces(split, every * world.world_size, every * world.rank):
+        rows_with += counter.count(ids, lengths, labels, num_classes)
         rows += len(ids)
-    counts = torch.cat((rows_with, torch.tensor([rows]))).to(wide.idf.device)
+    counts = torch.cat((rows_with.view(-1), torch.tensor([rows]))).to(here)
     world.sum_on_device(counts, "the frequencies of words and pairs")
-    wide.set_idf(counts[:-1], int(counts[-1]))
+    wide.set_weights(counts[:-1].view(wide.buckets, num_classes), int(counts[-1]))
 
 
-def pieces(split: Split, every: int, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Ids int64 ``[rows, time]`` and lengths of one row in ``every``, from row ``first`` on, a piece at a time."""
+def pieces(split: Split, every: int, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Ids int64 ``[rows, time]``, lengths and labels of one row in ``every``, from ``first`` on, a piece at a time."""
     seen = 0
     for block in split.blocks:
         chosen = np.arange((first - seen) % every, len(block.row), every)
@@ -79,4 +81,5 @@ def pieces(split: Split, every: int, first: int) -> Iterator[tuple[torch.Tensor,
             rows = chosen[start : start + size]
             lengths = block.length[rows].astype(np.int64)
             ids = block.ids[rows, : lengths.max()].astype(np.int64)
-            yield torch.from_numpy(ids), torch.from_numpy(lengths)
+            labels = block.label[rows].astype(np.int64)
+            yield torch.from_numpy(ids), torch.from_numpy(lengths), torch.from_numpy(labels)

@@ -81,7 +81,13 @@ def parse(
 
 
 def show_help(page: Page, topic: str, parsers: Sequence[ArgumentParser], classes: Sequence[type]) -> NoReturn:
-    """Print the help on ``topic`` and end the program, as a parser does that is asked for help."""
+    """Print the help on ``topic`` and end the program, as a parser does that is asked for help.
+
+    The defaults that it shows are those of a command line without ``--config``.
+    """
+    for parser, one in zip(parsers, classes, strict=True):
+        if (default := getattr(one, "DEFAULT", None)) is not None:
+            parser.set_defaults(dict(leaves(yaml.safe_load(Path(default).read_text(encoding="utf-8")))))
     print(help_page.render(page, topic, parsers, classes))
     raise SystemExit(0)
 
@@ -208,6 +214,15 @@ def check_config_file(path: str, known: set[str]) -> None:
         raise ConfigError(f"{path}: holds a {type(content).__name__}, expected keys and values")
     for key in flatten(content, known):
         raise ConfigError(f"{path}: unknown key {key!r}{suggestion(key, known, '')}")
+
+
+def leaves(mapping: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of a nested mapping with their values."""
+    for name, value in mapping.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def flatten(mapping: dict[str, Any], known: set[str], prefix: str = "") -> Iterator[str]:

@@ -20,6 +20,8 @@ from jsonargparse import ArgumentParser
 
 from preprocessing.base.errors import ConfigError
 
+FIRST = 5
+"""So many keys of a command that does not say which ones matter most."""
 FEW = 12
 """Up to this many keys are all shown at once: there are no groups to ask for."""
 WIDEST = 100
@@ -39,7 +41,7 @@ class Page:
     usage: str
     about: str
     first: tuple[str, ...] = ()
-    """The keys that matter most. A command with few keys needs none: all are shown."""
+    """The keys that matter most; none: the first ones. A command with few keys needs none: all are shown."""
     example: str = ""
     """A whole command to copy."""
     topics: Mapping[str, str] | None = None
@@ -90,14 +92,13 @@ def render(page: Page, topic: str, parsers: Sequence[ArgumentParser], classes: S
 def first_screen(page: Page, entries: Sequence[Entry]) -> str:
     """Usage, what the command does, an example, the keys that matter, and where the others are."""
     few = len(entries) <= FEW
-    shown = [entry for entry in entries if few or entry.key in page.first]
-    if not few:
-        shown.sort(key=lambda entry: page.first.index(entry.key))
+    by_key = {entry.key: entry for entry in entries}
+    shown = list(entries) if few else [by_key[key] for key in page.first or list(by_key)[:FIRST]]
     usage = textwrap.wrap(f"usage: {page.usage}", width(), subsequent_indent=" " * 7, break_on_hyphens=False)
     blocks = ["\n".join(usage), paragraph(page.about)]
     if page.example:
         blocks.append(f"for example:\n  {page.example}")
-    if shown:
+    if entries:
         title = "keys, each with its default:" if few else "the keys that matter most, each with its default:"
         lines = [one for entry in shown for one in lines_of(entry if few else entry.in_short)]
         blocks.append("\n".join([title, *lines]))

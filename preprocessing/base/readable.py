@@ -17,3 +17,13 @@ def size(number: int) -> str:
     if number < 1e6:
         return f"{number / 1e3:.0f} kB"
     return f"{number / 1e6:,.0f} MB" if number < 1e9 else f"{number / 1e9:,.1f} GB"
+
+
+def percent(share: float) -> str:
+    """A share as ``12%``; a small one with two digits that count, as ``1.2%`` or ``0.012%``."""
+    return f"{100 * share:.2g}%" if share < 0.1 else f"{share:.0%}"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 window``, ``12 windows``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

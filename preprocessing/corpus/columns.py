@@ -64,7 +64,7 @@ class Column:
     @property
     def key(self) -> str:
         """The name as the patterns above spell it: ``reviewText`` and ``Review Text`` are ``review_text``."""
-        return re.sub(r"[^0-9a-z]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name).casefold()).strip("_")
+        return re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name).casefold()).strip("_")
 
     @property
     def reads_like_text(self) -> bool:

@@ -49,9 +49,9 @@ def resolved(files: Sequence[File]) -> Found:
     """
     first = files[0]
     seen = None if first.name == EMBEDDED or first.format == "folder" else named(sample(first))
-    if seen is None or not any(seen.values.values()):  # nothing to look at; if that is wrong, the job says so
+    if seen is None or is_plain(seen) or not any(seen.values.values()):  # if no rows are wrong, the job says so
         chosen = {**DEFAULTS, "columns": first.source.columns, "column": None}
-        return Found([applied_to(file, chosen) for file in files], chosen, [])
+        return Found([applied_to(file, chosen) for file in files], chosen, said_of_form(seen) if seen else [])
     columns = {name: looked_at(name, values) for name, values in seen.values.items()}
     lines = said_of_form(seen)
     chosen = {"columns": seen.file.source.columns}
@@ -62,6 +62,17 @@ def resolved(files: Sequence[File]) -> Found:
     chosen["column"], said = split_of(seen, chosen["text_column"], chosen["label_column"])
     lines += said
     return Found([applied_to(file, chosen) for file in files], chosen, lines)
+
+
+def is_plain(seen: Sample) -> bool:
+    """Whether the names of the columns settle everything, so that no value has to be looked at."""
+    source, splits = seen.file.source, seen.file.splits
+    given = [
+        source.text_column != AUTO or "text" in seen.columns,
+        source.label_column != AUTO or "label" in seen.columns,
+    ]
+    splitting = splits.column == AUTO and any(name.casefold() in SPLIT_NAMES for name in seen.columns)
+    return all(given) and not splitting
 
 
 def settled(source: SourceConfig, splits: SplitConfig, chosen: dict[str, Any]) -> tuple[SourceConfig, SplitConfig]:
@@ -105,7 +116,7 @@ def named(seen: Sample) -> Sample:
     names = made_up(len(seen.columns))
     file = replace(seen.file, source=replace(source, columns=names))
     values = {new: [old, *seen.values[old]] for new, old in zip(names, seen.columns, strict=True)}
-    return replace(seen, file=file, columns=names, values=values)
+    return replace(seen, file=file, columns=names, load=lambda: values)
 
 
 def begins_with_row(seen: Sample) -> bool:

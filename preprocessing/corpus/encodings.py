@@ -29,6 +29,8 @@ MOST_HIGH = 0.3
 """Share of letters beyond ASCII that no Western European language reaches."""
 SYMBOL_IN_WORD = re.compile(rb"(?<=[A-Za-z])[\xa1-\xa9\xab-\xb3\xb5\xb6\xb8\xb9\xbb-\xbf\xd7\xf7](?=[A-Za-z])")
 """What Windows-1252 reads as a sign though it stands within a word, as letters of Polish or Czech encodings do."""
+SIGNS = re.compile(rb"[\x80\x82\x84\x85\x91-\x97\xa0\xab\xbb]")
+"""Quotation marks, dashes and the like of Windows-1252: no letters."""
 C1 = "padless.c1"
 codecs.register_error(C1, lambda error: (chr(error.object[error.start]), error.start + 1))  # type: ignore[attr-defined]
 
@@ -46,9 +48,9 @@ def recognised(sample: bytes, name: str) -> str:
     good, bad = sequences(sample)
     if 20 * good > bad:
         return UTF8  # damaged in some places; the reader names the first of them
-    letters = len(re.findall(rb"[A-Za-z]", sample))
+    letters, signs = len(re.findall(rb"[A-Za-z]", sample)), len(SIGNS.findall(sample))
     symbols = len(SYMBOL_IN_WORD.findall(sample))
-    if bad > MOST_HIGH * (letters + bad) or 20 * symbols > bad:
+    if bad - signs > MOST_HIGH * (letters + bad - signs) or 20 * symbols > bad:
         raise DataError(
             f"{name}: its bytes are neither UTF-8 nor Latin-1; set source.encoding, "
             "for example cp1250, cp1251, shift_jis or gb18030"

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -35,10 +36,15 @@ class Sample:
     file: File
     """With its form."""
     columns: list[str]
-    values: dict[str, list[Any]]
-    """Column -> its values, as texts (CSV), or as JSON or Parquet have them. All lists have the same length."""
+    load: Callable[[], dict[str, list[Any]]]
+    """Reads ``values``, which costs more than the names do."""
     first: bytes = b""
     """The first bytes of a text file."""
+
+    @cached_property
+    def values(self) -> dict[str, list[Any]]:
+        """Column -> its values, as texts (CSV), or as JSON or Parquet have them. All lists have the same length."""
+        return self.load()
 
 
 def sample(file: File) -> Sample:
@@ -56,15 +62,20 @@ def sample(file: File) -> Sample:
         return of_jsonl(file, first, [head[:used] or head, *elsewhere(file)])
     columns = list(file.source.columns) or list(read_header(head, file.name, file.dialect))
     start = 0 if file.source.columns or not len(ends) else int(ends[0])
-    unique = [f"{place}" for place in range(len(columns))]  # names may repeat
-    tables = [rows_of(head[start:used], unique, file.dialect)]
+    return Sample(file, columns, lambda: of_csv(file, columns, head[start:used]), first)
+
+
+def of_csv(file: File, columns: list[str], head: bytes) -> dict[str, list[Any]]:
+    """Rows of CSV; of columns of one name the first."""
+    unique = [f"{place}" for place in range(len(columns))]
+    tables = [rows_of(head, unique, file.dialect)]
     tables += [rows_of(data, unique, file.dialect).slice(1) for data in elsewhere(file)]
     table = pa.concat_tables(tables)
-    found = [[decoded(value) for value in spread(column.to_pylist())] for column in table.columns]
     values: dict[str, list[Any]] = {}
-    for name, its in zip(columns, found, strict=True):
-        values.setdefault(name, its)
-    return Sample(file, columns, values, first)
+    for name, column in zip(columns, table.columns, strict=True):
+        if name not in values:
+            values[name] = [decoded(value) for value in spread(column.to_pylist())]
+    return values
 
 
 def elsewhere(file: File) -> Iterator[bytes]:
@@ -114,31 +125,32 @@ def of_jsonl(file: File, first: bytes, pieces: list[bytes]) -> Sample:
         if isinstance(record, dict):
             records.append(record)
     columns = list(dict.fromkeys(name for record in records for name in record))
-    return Sample(file, columns, {name: [record.get(name) for record in records] for name in columns}, first)
+    return Sample(file, columns, lambda: {name: [record.get(name) for record in records] for name in columns}, first)
 
 
 def of_parquet(file: File) -> Sample:
     """Rows from row groups all over a Parquet file."""
     with addresses.open_file(file.address) as opened:
         try:
-            parquet = pa.parquet.ParquetFile(opened)
+            columns = list(pa.parquet.read_schema(opened).names)
         except pa.ArrowException as error:
             raise DataError(f"{file.name}: not a Parquet file ({addresses.sentence(error)})") from None
-        groups, columns = parquet.num_row_groups, parquet.schema_arrow.names
+    return Sample(file, columns, lambda: rows_of_parquet(file))
+
+
+def rows_of_parquet(file: File) -> dict[str, list[Any]]:
+    """Values of the columns that may be texts or labels."""
+    values: dict[str, list[Any]] = {}
+    with addresses.naming(file.address, file.name), addresses.open_file(file.address) as opened:
+        parquet = pa.parquet.ParquetFile(opened)
+        groups = parquet.num_row_groups
         flat = [field.name for field in parquet.schema_arrow if not is_heavy(field.type)]
-        chosen = sorted({groups * place // (PLACES + 1) for place in range(PLACES + 1)}) if groups else []
-        batches = []
-        with addresses.naming(file.address, file.name):
-            for group in chosen:
-                found = parquet.iter_batches(
-                    MAX_ROWS // len(chosen), row_groups=[group], columns=flat, use_threads=False
-                )
-                batches += [batch for batch in [next(found, None)] if batch is not None]
-    values: dict[str, list[Any]] = {name: [] for name in flat}
-    for batch in batches:
-        for name in flat:
-            values[name] += batch.column(batch.schema.names.index(name)).to_pylist()
-    return Sample(replace(file, form=None), columns, values)
+        for group in sorted({groups * place // (PLACES + 1) for place in range(PLACES + 1)}) if groups else []:
+            size = MAX_ROWS // min(groups, PLACES + 1)
+            batch = next(parquet.iter_batches(size, row_groups=[group], columns=flat, use_threads=False), None)
+            for name in flat if batch is not None else []:
+                values.setdefault(name, []).extend(batch.column(batch.schema.names.index(name)).to_pylist())
+    return values
 
 
 def is_heavy(kind: pa.DataType) -> bool:

@@ -87,9 +87,10 @@ def publish(root: Path, address: str) -> None:
             system.delete_file(f"{base}/{MANIFEST}")
             for path in every:
                 system.copy_file(f"{base}{BESIDE}/{path}", f"{base}/{path}")
-        for path in every:
-            if system.get_file_info(f"{base}{BESIDE}/{path}").type != fs.FileType.NotFound:
-                system.delete_file(f"{base}{BESIDE}/{path}")
+        left = fs.FileSelector(f"{base}{BESIDE}", recursive=True, allow_not_found=True)
+        for info in system.get_file_info(left):  # also those of an earlier job that was interrupted
+            if info.type == fs.FileType.File and info.path.endswith((MANIFEST, ".arrow")):
+                system.delete_file(info.path)
 
 
 def send(root: Path, system: fs.FileSystem, base: str, paths: list[str], address: str) -> None:

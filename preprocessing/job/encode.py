@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.base import atomic, ragged
+from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import SPLITS
 from preprocessing.dataset.shards import VOCABULARY, ShardInfo, id_dtype, write_shard
 from preprocessing.job import parts
@@ -78,14 +79,14 @@ def key_of(
     return hashlib.sha256(json.dumps(basis).encode()).hexdigest()
 
 
-def encode_all(basis: Basis, workers: Workers) -> tuple[dict[str, list[ShardInfo]], dict[str, int]]:
-    """Write every shard; and how many unknown tokens each split has."""
+def encode_all(basis: Basis, workers: Workers, screen: Screen) -> tuple[dict[str, list[ShardInfo]], dict[str, int]]:
+    """Write every shard; and how many unknown tokens each split has. Progress is on ``screen``."""
     lookups = [LookupTask(group, basis.work, basis.root, basis.key) for group in parts.grouped(basis.starts)]
     for _ in workers.map(lookup, lookups, what="lookup", tick=lambda alive: None):
         pass
     common = (tuple(basis.starts), basis.work, basis.root, basis.spec, tuple(basis.widths), basis.key)
     tasks = [ShardTask(bucket, basis.buckets, *common) for bucket in range(basis.buckets)]
-    progress = Progress("encode", basis.starts[-1], unit="documents")
+    progress = Progress("encode", basis.starts[-1], unit="documents", screen=screen)
     infos: dict[str, list[ShardInfo]] = {name: [] for name in SPLITS}
     unknown = dict.fromkeys(SPLITS, 0)
     for _, written in workers.map(write_bucket, tasks, what="encode", tick=progress.tick):

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from preprocessing.base.errors import DataError
-from preprocessing.config import PreprocessConfig
+from preprocessing.base.screen import Screen
+from preprocessing.config import EMBEDDED, PreprocessConfig
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import read_manifest, verify
 from preprocessing.job import pipeline
@@ -18,10 +19,17 @@ class CheckConfig:
     """Verify every byte of a dataset; each problem is a line, and the exit code is 3."""
 
 
-def run(config: PreprocessConfig) -> None:
-    """Build a dataset directory from labelled texts; run it again to continue after an interruption."""
+def run(config: PreprocessConfig, words: list[str]) -> None:
+    """Build a dataset directory from labelled texts; run it again to continue after an interruption.
+
+    ``words`` are files beside those of ``source.path``, or in the place of its default.
+    """
+    if words:
+        named = [] if config.source.path == [EMBEDDED] else list(config.source.path)
+        config = replace(config, source=replace(config.source, path=[*named, *words]))
     manifest = pipeline.run(config)
-    print(f"{config.output}: {pipeline.summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}")
+    summary = f"{config.output}: {pipeline.summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}"
+    Screen(quiet=config.quiet).say(summary)
 
 
 def check(_: CheckConfig, words: list[str]) -> int:

@@ -7,7 +7,6 @@ import itertools
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from preprocessing.base.errors import ConfigError, UserError
+from preprocessing.base.screen import Screen
 from preprocessing.config import ExecutorConfig
 
 Task = TypeVar("Task")
@@ -97,10 +97,10 @@ class Workers:
 
 
 @contextmanager
-def workers(config: ExecutorConfig) -> Iterator[Workers]:
+def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]:
     """Start or find the workers that ``config`` names. Leaving it on an error stops local ones at once."""
     if config.kind == "dask":
-        with dask_workers(config) as found:
+        with dask_workers(config, quiet=quiet) as found:
             yield found
         return
     number = config.workers or available_cores()
@@ -147,7 +147,7 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def dask_workers(config: ExecutorConfig) -> Iterator[Workers]:
+def dask_workers(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
     """Connect to a running scheduler by its address or its scheduler file. The scheduler replaces lost workers."""
     try:
         from distributed import Client, KilledWorker
@@ -163,7 +163,7 @@ def dask_workers(config: ExecutorConfig) -> Iterator[Workers]:
         why = " ".join(str(error).split())[:200]
         raise ConfigError(f"executor.scheduler: {place}: no scheduler with workers answers there ({why})") from None
     with client:
-        print(f"dask: {place}, dashboard at {client.dashboard_link}", file=sys.stderr)
+        Screen(errors=True, quiet=quiet).say(f"dask: {place}, dashboard at {client.dashboard_link}")
         losses = (KilledWorker, CommClosedError, CancelledError)
         executor = client.get_executor(pure=False)
         yield Workers(executor, lambda: len(client.nthreads()), config.timeout_s, losses=losses)

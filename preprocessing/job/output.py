@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,8 @@ def is_current(manifest: Manifest, config: PreprocessConfig, text: dict[str, Any
     known = manifest.provenance
     before = [entry.get("fingerprint") for entry in known.get("sources", [])]
     unchanged = before == [plan.fingerprint for plan in plans]
+    counted = manifest.statistics.get("vocabulary", {}).get("tokens_counted", 0)
+    config = replace(config, vocabulary=config.vocabulary.of(counted))
     if known.get("config") == recorded(config, manifest.labels) and manifest.text == text and unchanged:
         return True
     if not config.overwrite:

@@ -12,13 +12,14 @@ What is finished has a marker file with the hash of all that decided it. A rerun
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import SPLITS, VALIDATION_NUMBER
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
@@ -52,28 +53,30 @@ class Job:
         self.names: list[str] = []
         """The classes; known when all labels are read."""
         self.pipeline = resolve(config.text)
+        self.screen = Screen(errors=True, quiet=config.quiet)
 
     def run(self) -> Manifest:
         """Build the dataset, or find that it is there already."""
         found = resolved(list(sources.files(self.config.source, self.config.splits)))
         files, self.config = found.files, found.applied(self.config)
         for line in found.lines:
-            say(line)
+            self.screen.say(line)
         there = output.existing(self.config.output, self.config.overwrite)
         plans = scan(files, self.workers, self.work) if there or len(files) > 1 else []
         if there and output.is_current(there, self.config, self.pipeline.to_json(), plans):
-            say(f"{self.config.output}: already complete for this configuration and source; nothing to do")
+            done = "already complete for this configuration and source; nothing to do"
+            self.screen.say(f"{self.config.output}: {done}")
             manifest = there
         else:
             manifest = self.build(files, plans)
         if left := output.finish(self.place, self.config, fresh=manifest is not there):
-            say(left)
+            self.screen.say(left)
         return manifest
 
     def build(self, files: list[sources.File], plans: list[Plan]) -> Manifest:
         """The five passes. A single file is scanned during the first pass, several were scanned before it."""
         (self.root / MANIFEST).unlink(missing_ok=True)
-        cut, summaries = tokenize_all(self.config, self.pipeline, self.workers, self.work, files, plans)
+        cut, summaries = tokenize_all(self.config, self.pipeline, self.workers, self.work, files, plans, self.screen)
         stored = [parts.load(self.work, number) for number in range(len(cut))]
         starts = np.concatenate([[0], np.cumsum([len(part.row) for part in stored])]).tolist()
         found = classes.Classes.of(self.config.source, summaries)
@@ -86,7 +89,7 @@ class Job:
         widths, buckets = self.config.widths, max(1, -(-starts[-1] // self.config.shards.rows))
         key = key_of(summaries, decision, rows.label, vocabulary, self.pipeline, widths, buckets)
         basis = Basis(starts, self.work, self.root, self.pipeline.spec, widths, buckets, key)
-        infos, unknown = encode_all(basis, self.workers)
+        infos, unknown = encode_all(basis, self.workers, self.screen)
         left_out = {name: sum(getattr(summary, name) for summary in summaries) for name in ("neutral", "filtered")}
         statistics = dataset_statistics(
             rows, decision, report, left_out, infos, unknown, self.names, self.config.text.max_tokens
@@ -103,7 +106,9 @@ class Job:
             text=self.pipeline.to_json(),
             text_hash=Encoder(self.pipeline, vocabulary).hash,
             statistics=statistics,
-            provenance=provenance(self.config, plans, cut, summaries, self.names),
+            provenance=provenance(
+                replace(self.config, vocabulary=self.config.vocabulary.of(counted)), plans, cut, summaries, self.names
+            ),
         )
         output.remove_stale_shards(self.root, infos)
         write_manifest(self.root, manifest)
@@ -141,7 +146,7 @@ class Job:
         lines = classes.in_words(found, rows.label, decision)
         lines += [f"splits: {line}" for line in groups.in_words(report["groups"])] if "groups" in report else []
         for line in [*lines, *hints(cut, validation_is_cut)]:
-            say(line)
+            self.screen.say(line)
 
 
 def run(config: PreprocessConfig) -> Manifest:
@@ -149,13 +154,8 @@ def run(config: PreprocessConfig) -> Manifest:
 
     Raises ``ConfigError``, ``DataError`` or ``UserError``, each a sentence.
     """
-    with output.claimed(config) as place, workers(config.executor) as found:
+    with output.claimed(config) as place, workers(config.executor, quiet=config.quiet) as found:
         return Job(config, found, place).run()
-
-
-def say(line: str) -> None:
-    """For people, beside the progress."""
-    print(line, file=sys.stderr)
 
 
 def locate(plans: list[Plan], row: int) -> str:

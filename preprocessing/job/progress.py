@@ -3,22 +3,21 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from typing import TextIO
+
+from preprocessing.base.readable import duration
+from preprocessing.base.screen import Screen
 
 LINE_EVERY_S = 5.0
-REDRAW_EVERY_S = 0.5
 
 
 class Progress:
-    """Reports one pass on stderr: redrawn in place on a terminal, else one line every few seconds."""
+    """Reports one pass on stderr: a bar on a terminal, else one line every few seconds."""
 
-    def __init__(self, what: str, total: int, *, unit: str = "bytes", stream: TextIO | None = None) -> None:
+    def __init__(self, what: str, total: int, *, unit: str = "bytes", screen: Screen | None = None) -> None:
         """``total`` is how many bytes, or documents, the pass will have worked through in the end."""
         self.what, self.total, self.unit = what, total, unit
-        self.stream = stream or sys.stderr
-        self.interactive = self.stream.isatty()
+        self.screen = screen or Screen(errors=True)
         self.started = time.monotonic()
         self.shown = self.started
         self.done = self.docs = self.skipped = 0
@@ -36,28 +35,31 @@ class Progress:
     def tick(self, workers: int) -> None:
         """Show the state if it is time to."""
         now = time.monotonic()
-        if now - self.shown >= (REDRAW_EVERY_S if self.interactive else LINE_EVERY_S):
+        if self.screen.is_live:
+            self.screen.live(self.what, self.share, self.state(workers, now))
+        elif now - self.shown >= LINE_EVERY_S:
             self.shown = now
-            self.show(workers, now)
+            self.screen.write([f"{self.what}: {self.share:4.0%}  {self.state(workers, now)}"])
 
-    def show(self, workers: int, now: float) -> None:
-        """One line of state."""
+    @property
+    def share(self) -> float:
+        """Of the whole, from 0 to 1."""
+        return min(1.0, self.done / max(self.total, 1))
+
+    def state(self, workers: int, now: float) -> str:
+        """How fast, how long still, how many at work."""
         elapsed = max(now - self.started, 1e-9)
         left = (self.total - self.done) * elapsed / self.done if self.done else None
-        eta = "?" if left is None else f"{max(left, 0):.0f} s"
+        eta = "?" if left is None else duration(max(left, 0))
         rate = f"{self.docs / elapsed:,.0f} docs/s"
         if self.unit == "bytes":
             rate += f"  {self.done / elapsed / 1e6:.1f} MB/s"
-        share = min(1, self.done / max(self.total, 1))
-        line = f"{self.what}: {share:4.0%}  {rate}  ETA {eta}  {workers} worker{'' if workers == 1 else 's'}"
-        self.stream.write(f"\r{line}\x1b[K" if self.interactive else f"{line}\n")
-        self.stream.flush()
+        return f"{rate}  ETA {eta}  {workers} worker{'' if workers == 1 else 's'}"
 
     def close(self) -> None:
-        """End the line that was being redrawn, and say what the pass took."""
+        """Wipe the bar away, and say what the pass took."""
+        self.screen.end()
         elapsed = time.monotonic() - self.started
         rate = f"{self.docs / max(elapsed, 1e-9):,.0f} docs/s"
         before = f", {self.skipped} parts were done before" if self.skipped else ""
-        start = "\r\x1b[K" if self.interactive else ""
-        self.stream.write(f"{start}{self.what}: done in {elapsed:.1f} s, {rate}{before}\n")
-        self.stream.flush()
+        self.screen.write([f"{self.what}: done in {elapsed:.1f} s, {rate}{before}"])

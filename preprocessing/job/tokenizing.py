@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocessing.base.errors import DataError
+from preprocessing.base.screen import Screen
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.readers import check_number
@@ -77,12 +78,13 @@ def tokenize_all(
     work: Path,
     files: list[sources.File],
     plans: list[Plan],
+    screen: Screen,
 ) -> tuple[list[Part], list[parts.Summary]]:
-    """Read and tokenize every part that is not done yet. Fills ``plans`` if it is empty."""
+    """Read and tokenize every part that is not done yet. Fills ``plans`` if it is empty; progress is on ``screen``."""
     cut: list[Part] = []
     done: dict[int, parts.Summary] = {}
     total = sum(addresses.identity(file.address)["bytes"] or 0 for file in files) if not plans else 0
-    progress = Progress("tokenize", total or sum(part.bytes for plan in plans for part in plan.parts))
+    progress = Progress("tokenize", total or sum(part.bytes for plan in plans for part in plan.parts), screen=screen)
     described = json.dumps(pipeline.to_json())
 
     def tasks() -> Iterator[TokenTask]:

@@ -75,4 +75,12 @@ class Encoder:
 
     def __call__(self, texts: Texts) -> Encoded:
         """The ids of ``texts``. Accepts the same forms as :class:`Tokenizer`, and raises the same errors."""
-        return encode_tokens(self._tokenizer(texts), self.vocabulary, self.pipeline.spec)
+        return self.encode(self.tokens(texts))
+
+    def tokens(self, texts: Texts) -> Tokens:
+        """The words that ``texts`` become, before the vocabulary is asked; ``encode`` does the rest."""
+        return self._tokenizer(texts)
+
+    def encode(self, tokens: Tokens) -> Encoded:
+        """The ids of texts that are tokens already."""
+        return encode_tokens(tokens, self.vocabulary, self.pipeline.spec)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,8 @@ from preprocessing.base.errors import DataError, require
 from preprocessing.text.tokens import Tokens
 
 PAD, UNK = 0, 1
+TINY, HUGE = 10_000, 50_000_000
+"""Training tokens below which, and from which on, ``min_count: auto`` is another."""
 RESERVED = ("<pad>", "<unk>")
 _SCHEMA = pa.schema([("token", pa.large_string()), ("count", pa.int64())])
 _HASH_KEY = b"padless.vocabulary.sha256"
@@ -48,16 +51,26 @@ def count(tokens: Tokens) -> Counts:
     return Counts(tokens.types.cast(pa.large_string()), counts)
 
 
-def check_bounds(min_count: int, max_size: int | None) -> None:
+def check_bounds(min_count: int | Literal["auto"], max_size: int | None) -> None:
     """Raise :class:`ConfigError` for a vocabulary that no token could be in."""
-    require(min_count >= 1, "vocabulary.min_count", min_count, "at least 1")
+    require(min_count == "auto" or min_count >= 1, "vocabulary.min_count", min_count, "at least 1, or auto")
     smallest = len(RESERVED) + 1
     fits = max_size is None or max_size >= smallest
     require(fits, "vocabulary.max_size", max_size, f"at least {smallest}: {', '.join(RESERVED)} and one token")
 
 
-def freeze(counts: Counts, min_count: int = 1, max_size: int | None = None) -> Vocabulary:
-    """Give every token that occurs at least ``min_count`` times an id, the most frequent first.
+def min_count_for(tokens: int) -> int:
+    """What ``vocabulary.min_count: auto`` is for so many training tokens.
+
+    What a token that occurs once is taken for is learned from nothing: better as ``<unk>``, of which there are then
+    enough to learn from. A tiny corpus cannot spare them; a huge one can do without those that occur four times.
+    """
+    return 1 if tokens < TINY else 2 if tokens < HUGE else 5
+
+
+def freeze(counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int | None = None) -> Vocabulary:
+    """Give every token that occurs at least ``min_count`` times an id, the most frequent first; ``auto`` is what
+    ``min_count_for`` says.
 
     Ties are broken by the token's UTF-8 bytes, so the result does not depend on the order of counting. ``max_size``
     bounds the number of rows, ``<pad>`` and ``<unk>`` included; None means no bound. The count of ``<unk>`` is the
@@ -65,6 +78,8 @@ def freeze(counts: Counts, min_count: int = 1, max_size: int | None = None) -> V
     :class:`ConfigError` for impossible bounds, :class:`DataError` when no token is left.
     """
     check_bounds(min_count, max_size)
+    if min_count == "auto":
+        min_count = min_count_for(int(counts.counts.sum()))
     table = pa.table([counts.types, pa.array(counts.counts, pa.int64())], schema=_SCHEMA)
     reserved = pc.is_in(table["token"], value_set=pa.array(RESERVED, pa.large_string()))
     table = table.filter(pc.and_not(pc.greater_equal(table["count"], min_count), reserved))

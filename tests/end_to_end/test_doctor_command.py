@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import CPU, free_port, run_module, succeed
+from tests.commands import CPU, free_port, run_module, succeed, unwrapped
 from tests.datasets import write_dataset
 
 pytestmark = pytest.mark.processes
@@ -35,7 +35,7 @@ def test_two_ranks_meet_and_sum(tmp_path: Path) -> None:
 def test_what_must_be_fixed_gives_exit_code_2(tmp_path: Path, options: tuple[str, ...]) -> None:
     result = run_module("harness", "doctor", *options, "--data", tmp_path / "none", "--device", "cpu", timeout_s=60)
     assert result.returncode == 2
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("fix")]
+    (line,) = [line for line in unwrapped(result.stdout).splitlines() if line.startswith("fix")]
     assert "dataset.json: missing" in line
     assert "Traceback" not in result.stderr
 
@@ -46,6 +46,6 @@ def test_a_rank_that_nobody_meets_says_so() -> None:
     command = ("harness", "doctor", "--timeout_s", 3, "--device", "cpu")
     result = run_module(*command, timeout_s=60, **alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     assert result.returncode == 2
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("fix")]
+    (line,) = [line for line in unwrapped(result.stdout).splitlines() if line.startswith("fix")]
     assert f"rank 0 of 2 did not meet the others at 127.0.0.1:{port}" in line
     assert "start it on every machine" in line

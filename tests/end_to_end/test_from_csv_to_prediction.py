@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.commands import CPU, PLAIN, accelerate, read_metrics, run_module, sentence, succeed
+from tests.commands import CPU, PLAIN, accelerate, read_metrics, run_module, sentence, succeed, unwrapped
 from tests.datasets import sentences
 from tests.runs import train_to_end
 
@@ -81,11 +81,13 @@ def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path) -> N
     stage = data.parent / "stage"
     where = ("--data", data, "--stage_dir", stage)
     result = succeed(accelerate("harness.evaluate", "--run", run, *where, "--split", "test"))
-    assert re.search(rf"^staging +{stage}: asked for$", result.stdout, re.MULTILINE)
+    assert re.search(rf"^staging +{stage}: asked for$", unwrapped(result.stdout), re.MULTILINE)
     assert {path.parent.name for path in stage.rglob("*.arrow")} == {"test"}  # no other split is copied
     again = json.loads((run / "evaluation" / "test.json").read_text())
     first = json.loads((run / "test.json").read_text())
-    assert "test: " in result.stdout
+    assert re.search(rf"^ +test  95 %\nrows +{first['rows']}\naccuracy +{first['accuracy']:.4f} ", result.stdout, re.M)
+    assert "calibration on test: temperature" in result.stdout
+    assert re.search(r"^negative +[\d.]+ +[\d.]+ +[\d.]+ +\d+ ", result.stdout, re.MULTILINE)
     assert set(again) == set(first)
     for name in ("rows", "accuracy", "f1", "confusion", "temperature", "threshold", "dataset", "labels"):
         assert again[name] == first[name], name
@@ -98,7 +100,7 @@ def test_temperature_and_threshold_come_from_the_validation_split(run: Path, dat
     assert (bundle["temperature"], bundle["threshold"]) == (test["temperature"], test["threshold"])
     result = succeed(accelerate("harness.evaluate", "--run", run, "--data", data, "--split", "validation"))
     validation = json.loads((run / "evaluation" / "validation.json").read_text())
-    assert "validation: calibration: temperature" in result.stdout
+    assert "calibration on validation: temperature" in result.stdout
     logged = [line for line in read_metrics(run, "validation") if line["best"]][-1]
     assert validation["calibration"]["log_loss_before"] == pytest.approx(logged["log_loss"], abs=1e-6)
     assert validation["log_loss"] < logged["log_loss"]  # fitted here

@@ -162,7 +162,7 @@ def test_a_run_under_way_is_shown_as_far_as_it_is(run: Path, tmp_path: Path) -> 
         file.write('{"kind": "train", "st')  # killed while it wrote
     page = words(write_report([copy]))
     assert "preempted at step 12" in page
-    best = [line for line in read_metrics(copy, "validation") if line["best"]][-1]
+    best = [line for line in read_metrics(run, "validation") if line["best"]][-1]
     assert f"Validation Accuracy {best['accuracy']:.4f}" in page
     assert "there are no test results" in page
     assert "2 2023-11-14 22:14:20 UTC 8 4 n2" in page

@@ -67,16 +67,17 @@ def test_killed_at_some_moments(data: Path, undisturbed: Path, tmp_path: Path) -
 def test_killed_before_and_after_its_vectors_are_let_go(tmp_path: Path) -> None:
     """A run that goes on has its vectors in its weights: they may be gone by then."""
     data, run = tmp_path / "data", tmp_path / "killed" / "run"
-    write_dataset(data, {"train": 400, "validation": 100})
+    write_dataset(data, {"train": 400, "validation": 100, "test": 50})
     options = ("--init.vectors", "auto", "--model.embedding_std", "0.5", "--model.freeze_embedding", "30")
-    assert start(data, tmp_path / "whole" / "run", *options).wait(120) == 0, log(tmp_path / "whole" / "run")
+    whole = tmp_path / "whole" / "run"
+    assert start(data, whole, *options, processes=1).wait(120) == 0, log(whole)
     for step in (24, 48):
-        process = start(data, run, *options)
+        process = start(data, run, *options, processes=1)
         wait_for_step(process, run, step)
         process.kill()
         shutil.rmtree(data / "vectors", ignore_errors=True)
-    assert start(data, run, *options).wait(120) == 0, log(run)
-    assert final(run) == final(tmp_path / "whole" / "run")
+    assert start(data, run, *options, processes=1).wait(120) == 0, log(run)
+    assert final(run) == final(whole)
     assert not (data / "vectors").exists()
 
 

@@ -116,7 +116,7 @@ def train_case(
         profiler=StepProfiler([], directory),
     )
     if objective.classifier.wide is not None:
-        count_features(objective.classifier.wide, split, world)
+        count_features(objective.classifier.wide, split, len(manifest.labels), world)
     update, counts = trainer.update, []
 
     def counted(batch: StepBatch) -> Any:
@@ -150,7 +150,7 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
     vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     decayed = {"params": matrices, "weight_decay": optim.weight_decay}
     optimizer = torch.optim.AdamW([decayed, {"params": vectors, "weight_decay": 0.0}], lr=optim.lr)
-    wide = None if model.wide is None else PlainWide(model.wide, split)
+    wide = None if model.wide is None else PlainWide(model.wide, split, len(manifest.labels))
     rows_of = [(block, row) for block in split.blocks for row in range(len(block.row))]
     for step in range(STEPS):
         epoch, place = divmod(step, order.steps_per_epoch)
@@ -187,12 +187,29 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
 class PlainWide:
     """The wide part from its definition: TF-IDF row by row in dictionaries, gradient descent feature by feature."""
 
-    def __init__(self, wide: WidePart, split: Split) -> None:
+    def __init__(self, wide: WidePart, split: Split, num_classes: int) -> None:
         self.wide = wide
-        rows = [block.ids[row, : block.length[row]].tolist() for block in split.blocks for row in range(len(block.row))]
-        with_it = Counter(bucket for ids in rows for bucket in set(self.buckets(ids)))
-        for bucket, many in with_it.items():
-            wide.idf[bucket] = 1 + math.log((1 + len(rows)) / (1 + many)) if many > 1 else 0
+        rows = 0
+        seen: Counter[tuple[int, int]] = Counter()
+        for block in split.blocks:
+            for ids, length, label in zip(block.ids, block.length, block.label, strict=True):
+                seen.update((bucket, int(label)) for bucket in set(self.buckets(ids[:length].tolist())))
+                rows += 1
+        total = Counter[int]()
+        for (bucket, _), many in seen.items():
+            total[bucket] += many
+        kept = [bucket for bucket, many in total.items() if many > 1]
+        for bucket in kept:
+            wide.weights[bucket] = 1 + math.log((1 + rows) / (1 + total[bucket]))
+        tells = dict.fromkeys(kept, 0.0)
+        for label in range(num_classes):
+            inside = sum(1 + seen[bucket, label] for bucket in kept)
+            outside = sum(1 + total[bucket] - seen[bucket, label] for bucket in kept)
+            for bucket in kept:
+                own, rest = 1 + seen[bucket, label], 1 + total[bucket] - seen[bucket, label]
+                tells[bucket] = max(tells[bucket], abs(math.log(own / inside * outside / rest)))
+        for bucket in kept:
+            wide.weights[bucket] *= math.sqrt(0.05 + tells[bucket])
         self.change = torch.zeros_like(wide.table)
         self.bias_change = torch.zeros_like(wide.bias)
 
@@ -204,7 +221,7 @@ class PlainWide:
 
     def learn(self, ids: list[int], label: int, weight: float, smoothing: float) -> None:
         features = {bucket: 1 + math.log(many) for bucket, many in Counter(self.buckets(ids)).items()}
-        features = {bucket: value * float(self.wide.idf[bucket]) for bucket, value in features.items()}
+        features = {bucket: value * float(self.wide.weights[bucket]) for bucket, value in features.items()}
         length = math.sqrt(sum(value**2 for value in features.values())) or 1.0
         logits = self.wide.bias.clone()
         for bucket, value in features.items():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from preprocessing.base.readable import duration
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import UNK, Vocabulary
 from tests import datasets
-from tests.commands import ROOT
+from tests.commands import ROOT, unwrapped
 from tests.datasets import sentences, write_dataset
 
 ROWS = {"train": 400, "validation": 120, "test": 90}
@@ -145,7 +146,7 @@ def test_much_work_is_done_in_fewer_steps(
     monkeypatch.setattr(linear, "FEWEST_STEPS", 3)
     monkeypatch.setattr(linear, "WORK", 1)
     command.main(BaselineConfig(data=str(own)))
-    assert "logistic regression with C = 10, stopped after 3 steps" in capsys.readouterr().out
+    assert "logistic regression with C = 10, stopped after 3 steps" in unwrapped(capsys.readouterr().out)
     values = read_results(own, read_manifest(own).fingerprint)["test"]
     assert (values["steps"], values["converged"]) == (3, False)
 
@@ -170,14 +171,14 @@ def test_it_is_measured_once_for_each_fingerprint(
     own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command.main(BaselineConfig(data=str(own)))
-    first = capsys.readouterr().out
+    first = unwrapped(capsys.readouterr().out)
     manifest = read_manifest(own)
     kept = read_results(own, manifest.fingerprint)
     assert f"written in {own}/baseline: validation.json and test.json" in first
     with monkeypatch.context() as patch:
         patch.setattr(command, "measure", None)  # a second time nothing is computed
         command.main(BaselineConfig(data=str(own)))
-        again = capsys.readouterr().out
+        again = unwrapped(capsys.readouterr().out)
         assert again.replace("found in", "written in") == first
         command.main(BaselineConfig(data=str(own), json=True))
         assert json.loads(capsys.readouterr().out).keys() == {"validation", "test"}
@@ -223,7 +224,7 @@ def test_where_nothing_can_be_written_the_figures_are_shown(own: Path, capsys: p
     (own / "baseline").symlink_to("/proc/nowhere")  # nobody can make a folder there, not even root
     command.main(BaselineConfig(data=str(own)))
     out, err = capsys.readouterr()
-    assert "validation: 120 rows: accuracy 0." in out
+    assert re.search(r"^ +validation  95 % +test  95 %\nrows +120 +90\naccuracy +0\.", out, re.MULTILINE)
     assert "written" not in out
     assert err.count("\n") == 1
     assert err.startswith(f"warning: {own}/baseline cannot be written (")

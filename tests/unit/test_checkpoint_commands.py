@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from harness.training import preflight
 from harness.training.selection import Selection
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
+from tests.commands import unwrapped
 
 
 def write(run: Path, step: int, config: RunConfig, **tensors: torch.Tensor) -> Path:
@@ -42,10 +44,15 @@ def run(tmp_path: Path) -> Path:
 def test_list_shows_damage_and_verify_tells_it_by_its_exit_code(run: Path, capsys) -> None:
     assert (main(["checkpoint", "list", str(run)]), main(["checkpoint", "verify", str(run)])) == (0, 0)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == lines[2:]
-    assert lines[1].endswith("whole  epochs 2  processes 2  best so far 0.5000 at step 10")
+    assert lines[:3] == lines[3:]
+    assert lines[0].split("  ")[-1] == "best so far"
+    assert re.fullmatch(r"  20  +[\d.]+ MiB  whole       2          2  0.5000 at step 10", lines[2])
     path = run / "checkpoints" / "step-00000020" / checkpoint.MODEL
     path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert main(["checkpoint", "list", str(run)]) == 0
+    shown = unwrapped(capsys.readouterr().out).splitlines()
+    assert shown[2].endswith("DAMAGED")
+    assert shown[3].startswith(f"damaged: {path}: its sha256")
     words = [str(run), "--json", "true"]
     assert (main(["checkpoint", "list", *words]), main(["checkpoint", "verify", *words])) == (0, 3)
     shown = json.loads(capsys.readouterr().out.split("]\n[")[0] + "]")
@@ -56,7 +63,7 @@ def test_list_shows_damage_and_verify_tells_it_by_its_exit_code(run: Path, capsy
 def test_diff_says_how_far_two_checkpoints_are_apart(run: Path, capsys) -> None:
     assert main(["checkpoint", "diff", str(run)]) == 0
     shown = capsys.readouterr().out
-    assert "optim.lr                     0.002            0.5              other updates from here on" in shown
+    assert "  optim.lr: was 0.002, now 0.5 (other updates from here on)\n  step: was 10, now 20\n" in shown
     assert main(["checkpoint", "diff", str(run), "10", "20", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(one["key"], one["was"], one["now"]) for one in found["config"]] == [("optim.lr", 0.002, 0.5)]

@@ -15,8 +15,20 @@ from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("launch", "plan", "doctor", "baseline", "predict", "report", "checkpoint", "wandb-sync", "dashboard", "bench")
-STEPS = "run, check, inspect, bench, fetch-nltk"
+NAMES = (
+    "launch",
+    "plan",
+    "doctor",
+    "baseline",
+    "predict",
+    "evaluate",
+    "report",
+    "checkpoint",
+    "wandb-sync",
+    "dashboard",
+    "bench",
+)
+STEPS = "run, check, inspect, vectors, bench, fetch-nltk"
 HELP_WITHOUT_TORCH = """
 import contextlib, io, sys
 from harness.__main__ import main as harness
@@ -50,7 +62,7 @@ def test_no_help_waits_for_torch() -> None:
     [
         (harness, [], [f"  {name}" for name in NAMES]),
         (harness, ["checkpoint"], ["  list RUN ", "  verify RUN ", "  diff RUN [STEP STEP]"]),
-        (harness, ["bench"], ["  recurrence ", "  train ", "  loader "]),
+        (harness, ["bench"], ["  recurrence ", "  train ", "  loader ", "  corpora "]),
         (preprocessing, [], ["  run ", "  check D ", "  inspect D ", "  vectors D ", "  bench ", "  fetch-nltk "]),
     ],
 )

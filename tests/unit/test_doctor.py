@@ -163,6 +163,15 @@ def test_lines_that_all_machines_share_are_said_once() -> None:
     assert diagnosis.render(lines).splitlines()[2] == "fix   gpus           n2: none"
 
 
+def test_a_long_line_goes_on_below_itself() -> None:
+    said = "no CUDA device is visible: the driver may be too old for CUDA 13.0, which torch was built with"
+    lines = diagnosis.render([Finding("gpus", "fix", said, "a-machine-with-a-long-name.cluster")]).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("fix   gpus           a-machine-with-a-long-name.cluster: no CUDA device is")
+    assert {line[:21] for line in lines[1:]} == {" " * 21}
+    assert " ".join(line[21:] for line in lines) == f"a-machine-with-a-long-name.cluster: {said}"
+
+
 def test_control_groups_bound_the_cores(tmp_path: Path) -> None:
     (tmp_path / "job" / "step").mkdir(parents=True)
     (tmp_path / "job" / "cpu.max").write_text("150000 100000\n")

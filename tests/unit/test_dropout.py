@@ -14,6 +14,7 @@ from harness.config import ModelConfig
 from harness.model import dropout
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, SITE_BITS, WORDS, Masks, kept
+from preprocessing.base import randomness
 
 CPU = torch.device("cpu")
 WORD = (1 << 64) - 1
@@ -103,6 +104,12 @@ def test_sites_that_are_hashed_together_draw_the_same() -> None:
         for chance in (0.3, 0.4):
             drawn = (masks.features(site, size, chance, torch.float32) for masks in (alone, together))
             assert torch.equal(*drawn)
+
+
+def test_a_device_hashes_as_numpy_does() -> None:
+    bits = np.random.default_rng(0).integers(0, 2**64, 1000, np.uint64)
+    on_device = dropout.finalized(torch.from_numpy(bits.view(np.int64)))
+    assert np.array_equal(on_device.numpy().view(np.uint64), randomness.finalized(bits))
 
 
 def test_a_step_hashes_its_features_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from harness import evaluate, train
 from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import ELSEWHERE as HARNESS_ELSEWHERE
 from harness.__main__ import main as harness
-from harness.config import RunConfig
+from harness.config import Recipe
 from harness.inference.config import EvaluateConfig
 from harness.inference.predict import PredictConfig
 from harness.launch import launcher
@@ -27,10 +27,10 @@ from preprocessing.config import PreprocessConfig
 SCREEN = (24, 80)
 """Lines and columns of a terminal."""
 BIG = [
-    (harness, ["launch"], RunConfig),
-    (harness, ["plan"], RunConfig),
-    (harness, ["doctor"], RunConfig),
-    (train.main, [], RunConfig),
+    (harness, ["launch"], Recipe),
+    (harness, ["plan"], Recipe),
+    (harness, ["doctor"], Recipe),
+    (train.main, [], Recipe),
     (preprocessing, ["run"], PreprocessConfig),
 ]
 COMMANDS: list[tuple[Callable[[list[str]], int], list[str]]] = [
@@ -89,7 +89,7 @@ def test_help_is_narrow_and_has_no_marks(capsys, main, words: list[str], more: l
 
 def test_every_key_is_shown_on_request(capsys) -> None:
     lines = shown(capsys, harness, "launch", "--help", "all")
-    leaves = {entry.key for entry in help_page.entries_of([cli.parser_for(RunConfig)])}
+    leaves = {entry.key for entry in help_page.entries_of([cli.parser_for(Recipe)])}
     assert {match[1] for line in lines if (match := re.match(r"  --([a-z_.]+)", line))} == leaves
     assert {"data", "model.pooling", "optim.lr", "tracking.tracker"} <= leaves
 
@@ -101,10 +101,13 @@ def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
     )
     keys = [line.split()[0] for line in group if line.startswith("  --")]
     assert keys == ["--order.window_rows", "--order.length_noise"]
-    lr = ["  --optim.lr 0.002             Highest learning rate."]
+    lr = [
+        "  --optim.lr auto              Highest learning rate. auto: by the rows of a",
+        f"{' ' * 31}step and the classes.",
+    ]
     for words in (["--help", "lr"], ["--help=optim.lr"], ["-h", "optim.lr"], ["--epochs", "2", "--help", "lr"]):
         assert shown(capsys, harness, "launch", *words) == lr
-    assert shown(capsys, preprocessing, "run", "--help", "min_count")[0].startswith("  --vocabulary.min_count 2 ")
+    assert shown(capsys, preprocessing, "run", "--help", "min_count")[0].startswith("  --vocabulary.min_count auto ")
     world_size = "  --world_size 1               Processes that will train."
     assert shown(capsys, harness, "plan", "--help", "world_size") == [world_size]
 
@@ -116,7 +119,7 @@ def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
         ("poling", "--help poling: neither a key nor a group of keys; did you mean --help model.pooling?"),
         (
             "xyz",
-            "--help xyz: neither a key nor a group of keys; there are all, general, checkpoint, model, optim, order, ",
+            "--help xyz: neither a key nor a group of keys; there are all, general, checkpoint, model, init, optim, ",
         ),
     ],
 )
@@ -202,13 +205,13 @@ def test_a_familiar_name_in_a_file(tmp_path) -> None:
 
 
 def test_familiar_names_mean_keys_that_exist() -> None:
-    configs = (RunConfig, PreprocessConfig, EvaluateConfig, PredictConfig, PlanConfig)
+    configs = (Recipe, PreprocessConfig, EvaluateConfig, PredictConfig, PlanConfig)
     known = set().union(*(cli.known_keys(cli.parser_for(one)) for one in configs)) | {familiar.LAUNCHER}
     used = {key for keys in familiar.KEYS.values() for key in keys}
     assert used - known == set()
     assert set(familiar.REMARKS) - used == set()
     assert set(familiar.VALUES) - set(familiar.KEYS) == set()
-    own = cli.known_keys(cli.parser_for(RunConfig))
+    own = cli.known_keys(cli.parser_for(Recipe))
     assert [name for name in familiar.KEYS if name in own] == []  # a key of ours needs no translation
 
 

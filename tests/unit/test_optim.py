@@ -9,7 +9,7 @@ import torch
 from harness.bench import render_table, train
 from harness.config import OptimConfig
 from harness.training.ema import WeightAverage
-from harness.training.optim import build_optimizer, load_optimizer_state, optimizer_state
+from harness.training.optim import build_optimizer, clip_to, global_norm, load_optimizer_state, optimizer_state
 
 
 def learn(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
@@ -35,6 +35,35 @@ def test_moments_made_ahead_are_those_that_adam_makes() -> None:
     assert torch.equal(ours.weight, theirs.weight)
     assert torch.equal(ours.bias, theirs.bias)
     assert torch.equal(optimizer.state[ours.weight]["exp_avg_sq"], plain.state[theirs.weight]["exp_avg_sq"])
+
+
+@pytest.mark.parametrize("max_norm", [0.01, 1.0, 1e6])
+def test_gradients_are_clipped_to_the_last_bit_as_torch_does(max_norm: float) -> None:
+    torch.manual_seed(0)
+    parameters = [torch.zeros(size, requires_grad=True) for size in ((30, 7), (5,), (1,))]
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    own = [parameter.grad.clone() for parameter in parameters]
+    expected = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    norm = global_norm(own)
+    clip_to(own, norm, max_norm)
+    assert torch.equal(norm, expected)
+    assert all(torch.equal(ours, parameter.grad) for ours, parameter in zip(own, parameters, strict=True))
+
+
+def test_a_flag_stops_the_optimizer_and_its_count_of_steps() -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = build_optimizer(model, OptimConfig())
+    learn(optimizer, model)
+    before = {name: tensor.clone() for name, tensor in optimizer_state(optimizer, model).items()}
+    weights = model.weight.detach().clone()
+    optimizer.found_inf = torch.ones(())
+    learn(optimizer, model)
+    assert torch.equal(model.weight, weights)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in optimizer_state(optimizer, model).items())
+    optimizer.found_inf = None
+    learn(optimizer, model)
+    assert float(optimizer_state(optimizer, model)["step.weight"]) == 10.0
 
 
 def test_optimizer_and_average_take_up_what_they_gave() -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from preprocessing.base import ragged
-from preprocessing.base.randomness import splitmix64
+from preprocessing.base.randomness import splitmix64, splitmix64_of
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.job import parts
@@ -61,6 +61,16 @@ def test_every_row_is_there_once_with_the_ids_of_the_encoder(source: Path, tmp_p
     for row, (text_ids, label) in every.items():
         expected = encoded.ids[encoded.offsets[row - 1] : encoded.offsets[row]].tolist()
         assert (text_ids, label) == (expected, int(ROWS[row - 1][1] == "positive"))
+
+
+def test_a_quiet_job_prints_nothing_and_writes_the_same_bytes(source: Path, tmp_path: Path, command: Command) -> None:
+    assert command.build(source, tmp_path / "a", *SMALL) == 0
+    assert command.err.startswith("tokenize: done in ")
+    assert command.build(source, tmp_path / "b", *SMALL, "--quiet") == 0
+    assert (command.out, command.err) == ("", "")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert command.build(source, tmp_path / "b", *SMALL, "--quiet") == 0  # already complete
+    assert (command.out, command.err) == ("", "")
 
 
 def test_the_vocabulary_is_counted_on_the_training_split_alone(source: Path, tmp_path: Path, command: Command) -> None:
@@ -169,6 +179,8 @@ def test_shuffle_keys_are_a_function_of_seed_and_row() -> None:
     assert len(np.unique(shuffle_keys(3, rows))) == 1000
     assert (shuffle_keys(3, rows) != shuffle_keys(4, rows)).all()
     assert splitmix64(np.array([0], np.uint64))[0] == 0xE220A8397B1DCDAF  # the first output of splitmix64 seeded with 0
+    values = [0, 1, 12345, 2**63, 2**64 - 1]
+    assert [splitmix64_of(value) for value in values] == splitmix64(np.array(values, np.uint64)).tolist()
 
 
 def test_segments_are_taken_in_any_order() -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 
 from harness.__main__ import main
 from harness.config import WINDOW_BYTES_PER_ROW, ModelConfig, OrderConfig, RunConfig
+from harness.data.balance import class_rows
 from harness.data.checks import order_spec
 from harness.data.order import Order, OrderSpec, order_over
 from harness.launch import forecast
@@ -25,8 +27,9 @@ from harness.model.classifier import Classifier
 from harness.model.size import num_parameters
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.terminal import cells
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.commands import PLAIN
+from tests.commands import PLAIN, unwrapped
 from tests.datasets import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,16 +177,32 @@ def test_rows_of_a_process_and_when_they_are_too_few(
     assert values["rows_per_process"] == rows
     assert values["too_few_for_a_gpu"] == sentence
     main(["plan", *PLAIN, "--data", str(dataset), *map(str, options)])
-    shown = capsys.readouterr().out
+    shown = unwrapped(capsys.readouterr().out)
     assert f", each with {rows[0]} to {rows[1]} rows a step, " in shown
     assert ("on a GPU   " in shown) == (sentence is not None)
+    assert sentence is None or sentence in shown
 
 
 def test_for_people(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["plan", *PLAIN, "--data", str(dataset), "--global_batch", "50"])
+    main(["plan", *PLAIN, "--data", str(dataset), "--global_batch", "50", "--world_size", "3"])
     shown = capsys.readouterr().out
+    assert max(cells(line) for line in shown.splitlines() if str(dataset) not in line) <= 80
     assert "steps      10 an epoch, 40 in all, of 50 to 50 rows" in shown
     assert "proof      each row exactly once; counted over 10 steps" in shown
+    rows = class_rows(read_manifest(dataset), "train")
+    assert f"classes    2: negative {rows['negative']}, positive {rows['positive']} training rows" in shown
+    assert "few steps  40 updates are few; --epochs 30 makes 300, or lower --global_batch" in shown
+
+
+def test_imbalance_and_few_steps_are_in_the_figures(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = as_json(capsys, "--data", dataset, "--global_batch", 50, "--epochs", 30)
+    assert values["classes"] == class_rows(read_manifest(dataset), "train")
+    assert sum(values["classes"].values()) == 500
+    assert (values["imbalance"], values["few_steps"]) == (None, None)
+    manifest = read_manifest(dataset)
+    few = replace(manifest.splits["train"][0], labels={"0": 490, "1": 10})
+    lopsided = forecast.forecast(RunConfig(), replace(manifest, splits={**manifest.splits, "train": [few]}), 1)
+    assert lopsided["imbalance"].startswith("'positive' has 2% of the rows, 'negative' 49 times as many")
 
 
 @pytest.mark.parametrize(

@@ -173,10 +173,12 @@ def test_text_lines_end_at_newlines_and_nowhere_else() -> None:
 def test_more_rows_than_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.inference.pieces.CHUNK_ROWS", 3)
     monkeypatch.setattr("preprocessing.corpus.addresses.READ_BYTES", 11)
-    rows = [f'{number},"text\n{number}"' for number in range(20)]
+    rows = [f'{number},"text\n{number}"' for number in range(21)]
     written("in.csv.gz", gzip.compress(("n,text\n" + "\n".join(rows) + "\n\n").encode()))
     assert table("in.csv.gz", "out.csv") == 0
-    assert Stub.seen == [f"text\n{number}" for number in range(20)]
+    assert Stub.seen == [f"text\n{number}" for number in range(21)]
+    assert table("in.csv.gz", "out.parquet") == 0
+    assert pq.read_table("out.parquet")["n"].to_pylist() == list(map(str, range(21)))
     out = Path("out.csv").read_text()
     assert all(f"{row}," in out for row in rows)
     assert out.endswith("\n\n")

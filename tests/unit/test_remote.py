@@ -135,6 +135,23 @@ def test_the_manifest_is_published_last(
         remote.local("s3://corpus/half", tmp_path / "cache")
 
 
+def test_a_publication_that_fails_leaves_the_old_dataset(
+    s3: Any, published: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, naming = remote.manifest_bytes(published), remote.names
+    assert command.build(tmp_path / "a.csv", tmp_path / "other", "--seed", 1) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "names", lambda manifest: [*naming(manifest), "absent"])
+        with pytest.raises(DataError, match="no such file"):
+            remote.publish(tmp_path / "other", published)
+    assert remote.manifest_bytes(published) == before
+    assert verify(remote.local(published)) == []
+    remote.publish(tmp_path / "other", published)
+    assert remote.manifest_bytes(published) == (tmp_path / "other" / "dataset.json").read_bytes()
+    assert contents(remote.local(published)) == contents(tmp_path / "other")
+    assert [path for path in s3.find("corpus") if remote.BESIDE in path] == []
+
+
 def test_a_damaged_remote_shard_is_named_and_not_kept(s3: Any, published: str, tmp_path: Path) -> None:
     manifest = parse_manifest(remote.manifest_bytes(published) or b"", published)
     shard = f"{published}/{manifest.splits['train'][0].path}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a report makes of a run's files, by value; how a browser shows it is in end_to_end/test_report.py."""
+"""What a report makes of a run's files, by value; a browser looks at it in end_to_end/test_report_in_a_browser.py."""
 
 from __future__ import annotations
 

@@ -6,12 +6,16 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from harness.config import Recipe, RunConfig
 from harness.training.rules import Corpus, batch_of, decide, epochs_of, resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
+from preprocessing.config import VocabularyConfig
+from preprocessing.text.vocabulary import Counts, freeze
 from tests.commands import PLAIN
 
 TREC = Corpus(rows=5_452, tokens=55_000, classes=6)
@@ -37,7 +41,8 @@ def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs() -> None:
     assert (large.global_batch, large.epochs, large.patience) == (64, 8, 4)
     huge = decide(recipe(), Corpus(1_000_000, 20_000_000, 150)).config
     assert (huge.global_batch, huge.epochs) == (512, 4)
-    assert huge.optim.lr == pytest.approx(0.002 * math.sqrt(8), abs=1e-6)
+    assert huge.optim.lr == pytest.approx(0.003 * math.sqrt(8) * 75 ** (1 / 8), rel=0.05)
+    assert (small.optim.lr, large.optim.lr) == (0.0034, 0.003)
 
 
 @pytest.mark.parametrize("rows", SIZES)
@@ -60,12 +65,12 @@ def test_epochs_are_between_the_fewest_and_the_most(rows: int, batch: int) -> No
 
 @pytest.mark.parametrize(("rows", "classes", "tokens"), list(itertools.product(SIZES, (2, 5, 150), (5, 400))))
 def test_every_corpus_gets_a_run(rows: int, classes: int, tokens: int) -> None:
-    """Its own checks pass, and its wide part stays below 128 MiB."""
+    """Its own checks pass, and its wide part stays below 64 MiB."""
     config = decide(recipe(), Corpus(rows, rows * tokens, classes)).config
     assert type(config) is RunConfig
     outputs = 1 if classes == 2 else classes
     assert 2**14 <= config.model.wide <= 2**22
-    assert config.model.wide * outputs * 4 <= 2**27
+    assert config.model.wide * outputs * 4 <= 2**26
     assert 0 < (config.optim.ema or 0) < 1
 
 
@@ -76,7 +81,7 @@ def test_what_the_user_sets_stays_and_the_rules_count_with_it() -> None:
     assert (config.global_batch, config.epochs, config.optim.lr, config.model.wide) == (128, 7, 0.5, 0)
     assert config.patience is None
     assert config.optim.ema == pytest.approx(1 - 1 / round(0.1 * 7 * math.ceil(TREC.rows / 128)))
-    assert list(resolved.reasons) == ["average"]
+    assert list(resolved.reasons) == ["average", "vectors"]
 
 
 def test_twice_the_batch_is_twice_the_epochs() -> None:
@@ -94,7 +99,7 @@ def test_reasons_are_said_in_words() -> None:
     assert reasons["epochs"] == ("15", "for at least 2,500 steps")
     assert reasons["batch"] == ("32 rows a step", "grows with the square root of 5,452 rows")
     assert reasons["wide part"] == ("65,536 buckets", "for words and pairs of 55,000 tokens")
-    assert list(reasons) == ["batch", "epochs", "patience", "rate", "average", "wide part", "wide rate"]
+    assert list(reasons) == ["batch", "epochs", "patience", "rate", "average", "wide part", "wide rate", "vectors"]
 
 
 def test_a_recipe_without_auto_needs_no_dataset(tmp_path) -> None:
@@ -102,3 +107,19 @@ def test_a_recipe_without_auto_needs_no_dataset(tmp_path) -> None:
     assert resolve(recipe(*PLAIN, *missing)).config == RunConfig(data=missing[1])
     with pytest.raises(DataError, match="nowhere"):
         resolve(recipe(*missing))
+
+
+def test_vectors_are_learned_where_there_are_texts_enough() -> None:
+    assert decide(recipe(), TREC).config.init.vectors == "none"
+    assert decide(recipe(), IMDB).config.init.vectors == "auto"
+    assert decide(recipe("--init.vectors", "glove.txt"), TREC).config.init.vectors == "glove.txt"
+
+
+def test_the_vocabulary_is_cut_by_the_size_of_the_corpus() -> None:
+    tokens = (100, 9_999, 10_000, 49_999_999, 50_000_000)
+    assert [VocabularyConfig().of(many).min_count for many in tokens] == [1, 1, 2, 2, 5]
+    assert VocabularyConfig(min_count=7).of(100).min_count == 7
+    counts = Counts(pa.array(["often", "once"], pa.large_string()), np.array([9_999, 1]))
+    assert freeze(counts, "auto").tokens.to_pylist()[2:] == ["often"]
+    few = Counts(counts.types, np.array([9, 1]))
+    assert freeze(few, "auto").tokens.to_pylist()[2:] == ["often", "once"]

@@ -223,6 +223,8 @@ def test_what_freezes_nothing_is_refused(frozen: object) -> None:
 
 def test_a_run_that_goes_on_keeps_its_vectors() -> None:
     was = to_dict(RunConfig(epochs=3))
+    before_there_were_any = {key: value for key, value in was.items() if key != "init"}
+    assert differences(before_there_were_any, was) == []
     now = RunConfig(epochs=3, init=InitConfig(vectors="auto"), model=ModelConfig(freeze_embedding=5))
     found = {one.key: one for one in differences(was, to_dict(now))}
     assert found["init.vectors"].effect == "the run keeps the vectors that it began with"

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wide part: its features are scikit-learn's TF-IDF, in both layouts, and its step changes what it should."""
+"""The wide part: its features are those of a plain formula, in both layouts, and its step changes what it should."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
+from scipy import sparse
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.preprocessing import normalize
 
 from harness.batch import Batch
 from harness.config import ModelConfig
@@ -41,15 +43,27 @@ def make_batch(ids: torch.Tensor, lengths: torch.Tensor, packed: bool) -> Batch:
 
 def ready(ids: torch.Tensor, lengths: torch.Tensor, outputs: int = 1) -> WidePart:
     wide = WidePart(BUCKETS, outputs).double()
-    wide.set_idf(wide.count(ids, lengths), len(ids))
+    wide.set_weights(wide.count(ids, lengths, torch.arange(len(ids)) % 2, 2), len(ids))
     return wide
 
 
+def weighed(texts: list[str], labels: np.ndarray) -> sparse.csr_matrix:
+    """What scikit-learn counts, weighed and scaled by hand."""
+    counts = CountVectorizer(ngram_range=(1, 2), min_df=2).fit_transform(texts)
+    held = (counts > 0).toarray()
+    idf = 1 + np.log((1 + len(texts)) / (1 + held.sum(0)))
+    ones, others = 1 + held[labels == 1].sum(0), 1 + held[labels == 0].sum(0)
+    ratio = np.log(ones / ones.sum() / (others / others.sum()))
+    counts = counts.astype(float)
+    counts.data = 1 + np.log(counts.data)
+    return normalize(sparse.csr_matrix(counts.multiply(idf * np.sqrt(0.05 + np.abs(ratio)))))
+
+
 @pytest.mark.parametrize("packed", [False, True])
-def test_features_are_those_of_scikit_learn(packed: bool) -> None:
+def test_features_are_counted_and_weighed_as_scikit_learn_and_a_plain_formula_do(packed: bool) -> None:
     ids, lengths = make_rows(60)
     texts = [" ".join(f"w{one}" for one in row[:length]) for row, length in zip(ids, lengths, strict=True)]
-    theirs = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2).fit_transform(texts)
+    theirs = weighed(texts, np.arange(60) % 2)
     bucket, value = ready(ids, lengths).features(make_batch(ids, lengths, packed))
     held = (value > 0).sum(1).numpy()
     np.testing.assert_array_equal(held, np.diff(theirs.indptr))
@@ -59,13 +73,21 @@ def test_features_are_those_of_scikit_learn(packed: bool) -> None:
         np.testing.assert_allclose(mine, np.sort(theirs[row].data), atol=1e-12)
 
 
+def test_a_word_that_tells_the_label_weighs_more_than_one_as_frequent_that_does_not() -> None:
+    ids = torch.tensor([[2, 3], [2, 4], [2, 3], [2, 4]])
+    wide = ready(ids, torch.full((4,), 2))
+    word, tells = (wide.weights[wide.bucket_of(torch.tensor(one * 0x1E3779B1 % 2**32))] for one in (2, 3))
+    assert word == pytest.approx(np.sqrt(0.05))  # in every row, of each class
+    assert tells > 4 * word
+
+
 def test_a_feature_of_one_training_row_counts_for_nothing_and_a_row_of_such_has_the_bias_alone() -> None:
     ids = torch.tensor([[2, 3], [2, 3], [4, 5]])
     wide = ready(ids, torch.tensor([2, 2, 2]))
     wide.table += 3.0
     wide.bias += 0.25
     logits = wide(make_batch(ids, torch.tensor([2, 2, 2]), packed=False))
-    np.testing.assert_allclose(logits[:, 0], [0.25 + 3 * 3**0.5, 0.25 + 3 * 3**0.5, 0.25])
+    np.testing.assert_allclose(logits[:, 0], [0.25 + 3 * 3**0.5, 0.25 + 3 * 3**0.5, 0.25])  # three features alike
 
 
 def test_runs() -> None:
@@ -81,7 +103,7 @@ def test_a_step_is_gradient_descent_on_the_mean_loss() -> None:
     model = Classifier(ModelConfig(embedding_dim=4, hidden_size=3, wide=256), VOCABULARY).double()
     objective = Objective(model, label_smoothing=0.1)
     assert model.wide is not None
-    model.wide.set_idf(model.wide.count(ids, lengths), len(ids))
+    model.wide.set_weights(model.wide.count(ids, lengths, batch.labels, 2), len(ids))
     model.wide.table.normal_(generator=torch.Generator().manual_seed(0))
     table = model.wide.table.clone().requires_grad_()
     bucket, value = model.wide.features(batch)
@@ -107,7 +129,7 @@ def test_the_network_learns_as_if_the_wide_part_were_not_there() -> None:
     assert model.wide is not None
     objective = Objective(model)
     alone = objective(batch, 0)
-    model.wide.set_idf(model.wide.count(ids, lengths), len(ids))
+    model.wide.set_weights(model.wide.count(ids, lengths, batch.labels, 2), len(ids))
     model.wide.table += 1.0
     assert objective(batch, 0) == alone
     with torch.no_grad():
@@ -123,7 +145,7 @@ def test_only_the_table_tells_the_wide_part_from_none() -> None:
     assert not [name for name, _ in model.named_parameters() if name.startswith("wide")]
     assert {name for name in model.state_dict() if name.startswith("wide")} == {
         "wide.table",
-        "wide.idf",
+        "wide.weights",
         "wide.bias",
         "wide.share",
     }
@@ -144,10 +166,10 @@ def test_rows_that_are_counted_are_spread_and_each_is_counted_by_one_rank(every:
     write_dataset(tmp_path, {"train": 400, "validation": 10, "test": 10})
     split = Split(tmp_path, read_manifest(tmp_path), "train")
     assert len(split) < COUNTED_ROWS
-    rows = [sum(len(lengths) for _, lengths in pieces(split, every, first)) for first in range(every)]
+    rows = [sum(len(lengths) for _, lengths, _ in pieces(split, every, first)) for first in range(every)]
     assert sum(rows) == 400
     assert max(rows) - min(rows) <= 1
-    tokens = [int(lengths.sum()) for _, lengths in pieces(split, 1, 0)]
+    tokens = [int(lengths.sum()) for _, lengths, _ in pieces(split, 1, 0)]
     assert sum(tokens) == sum(int(block.length.sum()) for block in split.blocks)
 
 

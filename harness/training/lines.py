@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lines of a training, made of its figures: pure functions, so that every width can be tested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.config import RunConfig
+from harness.data import balance
+from harness.data.checks import TRAIN
+from harness.model.size import num_parameters
+from harness.scores.intervals import wilson
+from preprocessing.base.readable import duration
+from preprocessing.base.terminal import Column, fitted, head_line, laid_out, row_line
+from preprocessing.dataset.shards import Manifest
+
+HEAD_EVERY = 20
+"""Rows between two heads, so that the end of a log file can be read by itself."""
+
+
+def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> tuple[dict[str, str], dict[str, str]]:
+    """What is trained on what, by name; and what may go wrong with it."""
+    shape = config.model
+    rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
+    parameters = num_parameters(shape, manifest.vocabulary_size, len(manifest.labels))
+    direction = "BiLSTM" if shape.bidirectional else "LSTM"
+    layers = f"{shape.num_layers}-layer {direction} {shape.embedding_dim}→{shape.hidden_size}"
+    tokens = config.global_batch_tokens
+    size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"
+    per_epoch, classes = total_steps // config.epochs, balance.class_rows(manifest, TRAIN)
+    epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs} epochs of {per_epoch:,}"
+    found = {
+        "run": f"{config.run}, seed {config.seed}",
+        "data": f"{config.data} ({rows} rows; vocabulary {manifest.vocabulary_size:,})",
+        "classes": balance.in_words(classes),
+        "model": f"{layers}, {shape.pooling} pooling, {parameters:,} parameters",
+        "steps": f"{total_steps:,} of {size}, {epochs}",
+    }
+    warnings = {
+        "imbalance": balance.imbalance(classes, config.optim.class_weights, config.evaluation.threshold),
+        "few steps": balance.few_steps(per_epoch, config.epochs),
+    }
+    return found, {name: text for name, text in warnings.items() if text is not None}
+
+
+class StepTable:
+    """The rows of log lines below each other. Where the screen is narrow, columns give way in order of importance."""
+
+    def __init__(self, total_steps: int) -> None:
+        """No head was written yet."""
+        self.total_steps = total_steps
+        self.columns = (
+            Column(key="step", title="step", least=2 * len(f"{total_steps:,}") + 1),
+            Column(key="epoch", title="epoch", least=5, weight=2),
+            Column(key="loss", title="loss", least=6),
+            Column(key="lr", title="lr", least=7, weight=4),
+            Column(key="tokens_per_s", title="tokens/s", least=9, weight=3),
+            Column(key="left", title="left", least=6, weight=1),
+            Column(key="data_wait", title="wait", least=5, weight=6),
+            Column(key="padding", title="padding", weight=5),
+            Column(key="mfu", title="mfu", least=4, weight=7),
+        )
+        self.head: list[str] = []
+        self.rows_since_head = 0
+
+    def __call__(self, figures: Mapping[str, Any], left_s: float, width: int) -> tuple[list[str], str]:
+        """The head, if it is time for one, and the row of one log line; ``left_s`` are the seconds to the end."""
+        row = {
+            "step": f"{figures['step']:,}/{self.total_steps:,}",
+            "epoch": f"{figures['epoch']:.2f}",
+            "loss": f"{figures['loss']:.4f}",
+            "lr": f"{figures['lr']:.1e}",
+            "tokens_per_s": f"{figures['tokens_per_s']:,.0f}",
+            "left": duration(left_s),
+            "data_wait": f"{figures['data_wait']:.1%}",
+            "padding": f"{figures['padding']:.1%}",
+            "mfu": "" if figures["mfu"] is None else f"{figures['mfu']:.0%}",
+        }
+        layout = laid_out(self.columns, [row], width)
+        head = [head_line(layout)]
+        due = head != self.head or self.rows_since_head >= HEAD_EVERY
+        self.rows_since_head = 1 if due else self.rows_since_head + 1
+        self.head = head
+        return head if due else [], row_line(layout, row)
+
+
+def validation_line(values: Mapping[str, Any], epochs: int, num_classes: int, width: int) -> str:
+    """One validation, with half the width of the interval (95 %) of its accuracy."""
+    accuracy, rows = values["accuracy"], values["rows"]
+    low, high = wilson(round(accuracy * rows), rows)
+    f1 = "F1" if num_classes == 2 else "macro F1"
+    parts = [
+        (f"epoch {values['epoch']}/{epochs}", 0),
+        (f"accuracy {accuracy:.4f} ± {(high - low) / 2:.4f}", 0),
+        (f"{f1} {values['f1']:.4f}", 2),
+        (f"log loss {values['log_loss']:.4f}", 1),
+    ]
+    return fitted([*parts, *([("best", 0)] if values["best"] else [])], width)

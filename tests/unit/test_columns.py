@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which columns hold text, label and splits, where nobody has named them; and what the command says of it."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from preprocessing.base.errors import DataError
+from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
+from preprocessing.corpus.columns import label_candidates, looked_at, text_candidates
+from preprocessing.corpus.detection import Found, resolved
+from preprocessing.corpus.sources import files
+from preprocessing.dataset.shards import read_manifest
+from tests.corpora import Command, write_csv
+
+ROWS = 60
+SENTENCES = [f"this is what viewer {at} thinks of it" for at in range(ROWS)]
+MOODS = [["good", "bad", "so so"][at % 3] for at in range(ROWS)]
+
+
+def found_in(path: Path, splits: SplitConfig | None = None, **options: object) -> Found:
+    return resolved(list(files(SourceConfig(path=str(path), **options), splits or SplitConfig())))
+
+
+def chosen(columns: dict[str, list[object]]) -> tuple[list[str], list[str]]:
+    """The candidates for the text, and those for the label among the rest."""
+    looks = [looked_at(name, values) for name, values in columns.items()]
+    text = text_candidates(looks)
+    rest = [look for look in looks if not text or look.name != text[0].name]
+    return [look.name for look in text], [look.name for look in label_candidates(rest)]
+
+
+IDS = list(range(ROWS))
+CHINESE = [f"這部電影真的非常好看我很喜歡{at}" for at in IDS]
+LISTS = [["x"], ["y"]] * 30
+CASES = {
+    "review, sentiment": ({"id": IDS, "review": SENTENCES, "sentiment": MOODS}, ["review"], ["sentiment"]),
+    "any names": ({"a": MOODS, "b": SENTENCES}, ["b"], ["a"]),
+    "text and label, whatever else": (
+        {"text": MOODS, "label": IDS, "review": SENTENCES, "class": MOODS},
+        ["text"],
+        ["label"],
+    ),
+    "other case": ({"Text": SENTENCES, "Label": MOODS, "z": MOODS}, ["Text"], ["Label"]),
+    "a title beside the text": ({"title": SENTENCES, "body": SENTENCES, "stars": IDS}, ["body"], []),
+    "two texts": ({"pros": SENTENCES, "cons": SENTENCES, "y": MOODS}, ["pros", "cons"], ["y"]),
+    "two labels": ({"review": SENTENCES, "topic": MOODS, "stars": [1, 2] * 30}, ["review"], ["topic", "stars"]),
+    "numbers as labels": ({"tweet": SENTENCES, "target": [0, 4] * 30, "user_id": [7, 8] * 30}, ["tweet"], ["target"]),
+    "the only one, whatever its name": ({"tweet": SENTENCES, "author": MOODS}, ["tweet"], ["author"]),
+    "half stars": ({"reviewText": SENTENCES, "rating": [0.5, 3.0] * 30}, ["reviewText"], ["rating"]),
+    "prices are no label": ({"review": SENTENCES, "price": [0.5, 3.25] * 30, "kind": MOODS}, ["review"], ["kind"]),
+    "booleans": ({"message": SENTENCES, "is_spam": [True, False] * 30}, ["message"], ["is_spam"]),
+    "short queries": ({"query": [f"word{at}" for at in range(ROWS)], "intent": MOODS}, ["query"], ["intent"]),
+    "no spaces between words": ({"評論": CHINESE, "情感": MOODS}, ["評論"], ["情感"]),
+    "nearly empty columns": (
+        {"v1": MOODS, "v2": SENTENCES, "": [None] * 58 + SENTENCES[:2], "x": [None] * 50 + ["a", "b"] * 5},
+        ["v2"],
+        ["v1"],
+    ),
+    "dates and addresses": (
+        {"when": [f"2020-01-{at:02} 10:00 or so" for at in range(ROWS)], "url": [f"http://a.b/{at} x y" for at in IDS],
+         "comment": SENTENCES, "day": [f"2020-01-0{at % 3}" for at in IDS], "stance": MOODS},
+        ["comment"],
+        ["stance"],
+    ),
+    "lists": ({"text_list": LISTS, "body": SENTENCES, "tags": LISTS, "y": MOODS}, ["body"], ["y"]),
+    "nothing": ({"id": IDS, "n": [at / 7 for at in IDS]}, [], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_only_candidate_or_all_of_them(case: str) -> None:
+    columns, text, label = CASES[case]
+    assert chosen(columns) == (text, label)
+
+
+def test_150_classes_and_columns_that_say_the_same(tmp_path: Path) -> None:
+    names = [f"class {at % 150}" for at in range(600)]
+    rows = [(f"some text that is number {at}", at % 150, name) for at, name in enumerate(names)]
+    found = found_in(write_csv(tmp_path / "a.csv", rows, header=("utterance", "label_id", "label_name")))
+    assert (found.chosen["text_column"], found.chosen["label_column"]) == ("utterance", "label_name")
+    assert found.lines == [
+        f"source: {tmp_path / 'a.csv'}: the text is column 'utterance' (source.text_column)",
+        f"source: {tmp_path / 'a.csv'}: the label is column 'label_name', 150 different values in 600 rows "
+        "(source.label_column)",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_long_file_that_is_sorted_by_label(kind: str, tmp_path: Path) -> None:
+    """The first megabyte holds one label only: rows from all over the file show the others."""
+    filler = " ".join(f"word{at}" for at in range(200))
+    frame = pd.DataFrame(
+        {"opinion": [f"{at} {filler}" for at in range(2400)], "mood": ["bad"] * 1200 + ["good"] * 1200}
+    )
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        frame.to_csv(path, index=False)
+    elif kind == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_parquet(path, row_group_size=300)
+    assert path.stat().st_size > (3 << 20) or kind == "parquet"
+    found = found_in(path).chosen
+    assert (found["text_column"], found["label_column"]) == ("opinion", "mood")
+
+
+def test_a_split_column_where_that_is_safe(tmp_path: Path) -> None:
+    parts = ["train", "dev", "test"]
+    rows = [(text, MOODS[at], parts[at % 2]) for at, text in enumerate(SENTENCES)]
+    header = ("text", "label", "Split")
+    found = found_in(write_csv(tmp_path / "a.csv", rows, header))
+    assert found.files[0].splits.column == "Split"
+    assert found.lines == [
+        f"splits: {tmp_path / 'a.csv'}: column 'Split' names each row's split (train, validation); "
+        "--splits.column null cuts splits by chance instead"
+    ]
+    unsafe = {
+        "a value that is no split": [(*row[:2], "holdout" if at == 7 else row[2]) for at, row in enumerate(rows)],
+        "an empty cell": [(*row[:2], "" if at == 7 else row[2]) for at, row in enumerate(rows)],
+        "no training rows": [(*row[:2], "test") for row in rows],
+        "one label in a split": [(row[0], "bad" if row[2] == "dev" else row[1], row[2]) for row in rows],
+    }
+    for case, its in unsafe.items():
+        assert found_in(write_csv(tmp_path / "b.csv", its, header)).files[0].splits.column is None, case
+    assert found_in(tmp_path / "a.csv", SplitConfig(column=None)).files[0].splits.column is None
+    assert found_in(tmp_path / "a.csv", test_path=str(tmp_path / "a.csv")).files[0].splits.column is None
+
+
+def test_a_first_line_that_is_a_row(tmp_path: Path) -> None:
+    rows = [(MOODS[at], text) for at, text in enumerate(SENTENCES)]
+    found = found_in(write_csv(tmp_path / "a.csv", rows, header=()))
+    assert found.files[0].source.columns == ["column_1", "column_2"]
+    assert (found.chosen["text_column"], found.chosen["label_column"]) == ("column_2", "column_1")
+    assert "there is no header line; columns are called column_1, column_2" in found.lines[0]
+    for header in (("mood", "a name of four words"), ("good", "opinion"), ("bad", "text")):
+        assert found_in(write_csv(tmp_path / "b.csv", rows, header)).files[0].source.columns == [], header
+
+
+def test_what_is_named_is_not_looked_for(tmp_path: Path) -> None:
+    path = write_csv(
+        tmp_path / "a.csv", zip(SENTENCES, SENTENCES, MOODS, IDS, strict=True), ("pros", "cons", "mood", "x")
+    )
+    with pytest.raises(
+        DataError, match=r"which column is the text\? It could be 'pros' .*; 'cons' .*; set source.text"
+    ):
+        found_in(path)
+    assert found_in(path, text_column="cons").chosen["label_column"] == "mood"
+    assert found_in(path, text_column="cons", label_column="x").lines == []
+
+
+def test_the_command_says_what_it_found_and_its_dataset_is_that_of_the_keys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = Command(capsys)
+    random.seed(1)
+    rows = [
+        (at, f"très {random.choice(['bon', 'mauvais'])} film no {at % 50}, vu par {at}", MOODS[at])
+        for at in range(ROWS)
+    ]
+    path = write_csv(tmp_path / "avis.csv", rows, ("no", "avis", "note"), delimiter=";")
+    path.write_bytes(path.read_text(encoding="utf-8").encode("latin-1"))
+    small = ("--executor.workers", 1, "--text.max_tokens", 16)
+    assert command("run", path, "--output", tmp_path / "found", *small) == 0, command.err
+    assert [line.partition("avis.csv: ")[2] for line in command.err.splitlines() if line.startswith("source: ")] == [
+        "fields end at a semicolon, it is read as windows-1252 ('très')",
+        "the text is column 'avis' (source.text_column)",
+        "the label is column 'note', 3 different values in 60 rows (source.label_column)",
+    ]
+    named = ("--column", "avis", "--label_column=note", "--splits.column", "null")
+    assert command("run", "--source.path", path, "--output", tmp_path / "named", *named, *small) == 0, command.err
+    found, same = read_manifest(tmp_path / "found"), read_manifest(tmp_path / "named")
+    assert found.labels == ["bad", "good", "so so"]
+    assert found == same
+    assert found.provenance["sources"][0]["read_as"] == {"delimiter": ";", "encoding": "windows-1252"}
+    assert found.provenance["config"]["source"]["text_column"] == "avis"
+    assert "très".encode() in (tmp_path / "found" / "vocabulary.arrow").read_bytes()
+    assert command("run", path, "--output", tmp_path / "found", *small) == 0
+    assert "already complete" in command.err
+
+
+def test_one_neutral_value_needs_no_brackets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = Command(capsys)
+    path = write_csv(tmp_path / "a.csv", [(text, at % 3 + 1) for at, text in enumerate(SENTENCES)])
+    (tmp_path / "job.yaml").write_text("source:\n  neutral: 2\n")
+    for number, more in enumerate((["--source.neutral", 2], ["--config", tmp_path / "job.yaml"])):
+        assert command.build(path, tmp_path / str(number), *more) == 0, command.err
+        assert read_manifest(tmp_path / str(number)).labels == ["1", "3"]
+    assert SourceConfig(neutral="2").neutral == ["2"]
+
+
+def test_options_at_their_default_are_recorded_as_before() -> None:
+    content = PreprocessConfig(output="x").deciding()
+    assert (content["source"]["text_column"], content["source"]["label_column"]) == ("text", "label")
+    assert "encoding" not in content["source"]
+    assert content["splits"] == {"validation": 0.1, "test": 0.1, "column": None}
+    assert json.loads(json.dumps(content)) == content

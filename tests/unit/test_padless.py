@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The library: a dataset from a frame or a file, datasets and predictions as frames, and the example in the manual."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import padless
+from harness.rundir import results
+from preprocessing.dataset.shards import read_manifest, verify
+
+ROOT = Path(__file__).resolve().parents[2]
+INLINE = {"executor.workers": 1, "vocabulary.min_count": 1, "text.max_tokens": 16}
+ROWS = 60
+FRAME = pd.DataFrame(
+    {
+        "film": [f"film {at % 20}" for at in range(ROWS)],
+        "review": [f"A <b>{['fine', 'dull', 'odd'][at % 3]}</b> film, says viewer {at}" for at in range(ROWS)],
+        "mood": pd.Categorical([["good", "bad", "strange"][at % 3] for at in range(ROWS)]),
+    },
+    index=range(100, 100 + ROWS),
+)
+
+
+def test_a_frame_and_the_csv_of_it_give_the_same_rows(tmp_path: Path) -> None:
+    data = padless.prepare(FRAME, text="review", label="mood", output=tmp_path / "frame", options=INLINE)
+    FRAME.to_csv(tmp_path / "a.csv", index=False)
+    same = padless.prepare(tmp_path / "a.csv", output=str(tmp_path / "csv"), options=INLINE)
+    assert data.manifest.fingerprint == same.manifest.fingerprint
+    assert data.manifest.provenance["sources"][0]["name"] == "frame"
+    assert verify(tmp_path / "frame") == []
+    assert [path.name for path in tmp_path.iterdir() if "padless-" in path.name] == []
+    assert repr(data) == f"<padless dataset {tmp_path / 'frame'}: train 48, validation 6, test 6 rows, 3 classes>"
+
+
+def test_a_dataset_as_frames(tmp_path: Path) -> None:
+    padless.prepare(
+        FRAME, output=tmp_path / "d", options={**INLINE, "splits.group_column": "film", "text.max_tokens": 5}
+    )
+    data = padless.open_dataset(tmp_path / "d")
+    assert list(data) == ["train", "validation", "test"]
+    assert (len(data), data.labels) == (3, ["bad", "good", "strange"])
+    frame = pd.concat(data.values()).sort_values("row", ignore_index=True)
+    assert list(frame.columns) == ["row", "label", "length", "text"]
+    assert frame["row"].tolist() == list(range(1, ROWS + 1))
+    assert frame["label"].tolist() == FRAME["mood"].tolist()
+    assert data["test"]["row"].is_monotonic_increasing
+    words = [
+        text.replace("<b>", "").replace("</b>", "").replace(",", "").lower().split()[:5] for text in FRAME["review"]
+    ]
+    known = set(data.vocabulary.tokens.to_pylist())
+    read_back = [" ".join(word if word in known else "<unk>" for word in its) for its in words]
+    assert frame["text"].tolist() == read_back
+    assert frame["length"].tolist() == [5] * ROWS
+    with pytest.raises(KeyError, match="has no split 'dev'; it has train, validation, test"):
+        data["dev"]
+
+
+def test_frames_of_every_kind(tmp_path: Path) -> None:
+    kinds = FRAME.rename(columns={"film": 0}).assign(mood=[[1, "two", 4.0][at % 3] for at in range(ROWS)])
+    kinds.loc[103, "review"] = "half a \ud83d character"
+    kinds.loc[105, "review"] = None
+    data = padless.prepare(kinds, output=tmp_path / "d", options=INLINE)
+    assert data.labels == ["1", "4", "two"]
+    assert data.manifest.statistics["missing_text"] == 1
+
+
+WRONG = {
+    "no rows": (FRAME.iloc[:0], "frame: the corpus is empty: no row to learn from"),
+    "no label": (FRAME.drop(columns="mood"), "frame: has no column 'label', and none that looks like it"),
+    "lists": (FRAME.assign(text=[["a"]] * ROWS), "frame: column 'text' holds list<item: string>, not text; join its"),
+    "an empty label": (
+        FRAME.assign(mood=["a", "b", None] * 20),
+        "frame: row 3: there is no label; mend the row, or leave it out with source.where",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_frame_gets_a_sentence(case: str, tmp_path: Path) -> None:
+    frame, sentence = WRONG[case]
+    with pytest.raises(padless.UserError) as refused:
+        padless.prepare(frame, output=tmp_path / "d", options=INLINE)
+    assert str(refused.value).startswith(sentence)
+
+
+def test_a_misspelt_option_is_named_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(padless.UserError, match=r"splits\.tset: no such option; did you mean"):
+        padless.prepare(FRAME, output=tmp_path / "d", options={"splits.tset": 0.5})
+
+
+def test_predictions_as_frames(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "evaluation").mkdir(parents=True)
+    common = {"labels": np.array([0, 1]), "predicted": np.array([0, 0]), "chances": np.array([[0.9, 0.1], [0.6, 0.4]])}
+    results.write_predictions(run / "evaluation", "validation", ["no", "yes"], rows=np.array([3, 9]), **common)
+    frame = padless.open_predictions(run)
+    assert frame.columns.tolist() == ["row", "label", "predicted", "probability_no", "probability_yes"]
+    assert frame["row"].tolist() == [3, 9]
+    results.write_predictions(run, "test", ["no", "yes"], rows=np.array([4, 5]), **common)
+    assert padless.open_predictions(run)["row"].tolist() == [4, 5]
+    assert padless.open_predictions(run, "validation")["row"].tolist() == [3, 9]
+    (tmp_path / "p.csv").write_text("text,predicted,probability_yes\n007,1,0.5\nNA,0,0.25\n")
+    frame = padless.open_predictions(tmp_path / "p.csv")
+    assert frame["text"].tolist() == ["007", "NA"]
+    assert frame["probability_yes"].tolist() == [0.5, 0.25]
+    with pytest.raises(padless.UserError, match="holds no predictions of the split train; evaluate the run first"):
+        padless.open_predictions(run, "train")
+
+
+def test_the_example_of_the_manual_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    manual = (ROOT / "docs/corpus.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", manual, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "docs/corpus.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("['bad', 'good']\n")
+    assert read_manifest("data/mine").rows("train") == 32
+
+
+@pytest.mark.processes
+def test_importing_is_cheap_and_a_script_needs_no_guard(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "import padless\n"
+        "assert not {'torch', 'pandas', 'accelerate', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "import pandas\n"
+        "frame = pandas.DataFrame({'text': [f'text {at}' for at in range(99)], 'label': [0, 1, 2] * 33})\n"
+        "print(padless.prepare(frame, output=sys.argv[1], options={'executor.workers': 2, 'shards.rows': 20}))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, script, tmp_path / "d"],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == f"<padless dataset {tmp_path / 'd'}: train 81, validation 9, test 9 rows, 3 classes>\n"
