@@ -31,7 +31,6 @@ def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
         "-m",
         "mkdocs",
         "build",
-        "--quiet",
         "--config-file",
         str(config),
         "--site-dir",
