@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.rundir.prediction_frames import open_predictions
 from preprocessing.base import cli
@@ -50,7 +50,7 @@ def prepare(
         words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
     parsed = cli.parse(PreprocessConfig, words, prog="padless.prepare")
     if is_frame:
-        frames.prepare(source, parsed)
+        frames.prepare(cast("pd.DataFrame", source), parsed)
     else:
         frames.run(parsed)
     return Dataset(parsed.output)

@@ -152,7 +152,7 @@ class PlainLoop:
                 group["lr"] = 1e-3 * (1 - self.step / 1e6)
             self.optimizer.step()
             with torch.no_grad():
-                torch._foreach_lerp_(self.average, self.parameters, 0.005)
+                torch._foreach_lerp_(self.average, list[torch.Tensor](self.parameters), 0.005)
             self.step += 1
             if self.step % self.config.tracking.log_every == 0:
                 loss.item()

@@ -140,8 +140,9 @@ def read_and_score(
         raise DataError(strange_labels(address, tally.strange, bundle.info.labels))
     if not tally.columns:
         raise DataError(f"{address}: holds no labelled row")
-    columns = [np.concatenate(column) for column in zip(*tally.columns, strict=True)]
-    return Rows(*columns, tally.left_out, tally.missing, tally.words.most_common(WORDS), tally.mistakes)
+    row, label, logits, length, unknown = (np.concatenate(column) for column in zip(*tally.columns, strict=True))
+    rest = (tally.left_out, tally.missing, tally.words.most_common(WORDS), tally.mistakes)
+    return Rows(row, label, logits, length, unknown, *rest)
 
 
 def class_of(piece: Piece, names: Sequence[str], classes: Mapping[str, int], tally: Tally) -> np.ndarray:

@@ -15,8 +15,9 @@ import numpy as np
 from harness.config import require
 from harness.inference.pieces import CHUNK_ROWS, Source, decoded
 from harness.inference.tables import check_free, kind_of_output, open_output, open_table
-from harness.rundir.bundle_files import bundle_directory, read_info
+from harness.rundir.bundle_files import BundleInfo, bundle_directory, read_info
 from harness.rundir.results import prediction_columns, probability_column
+from harness.rundir.training_facts import read_training
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, StorageError
@@ -24,6 +25,7 @@ from preprocessing.base.screen import Screen
 from preprocessing.base.terminal import cells, shortened
 
 STDIN = "-"
+TEXT = "text"
 AVAILABLE_BYTES = 1 << 16
 """Most that is taken from standard input at once; less where less has come."""
 FEWEST, MOST = 20, 80
@@ -38,8 +40,8 @@ class PredictConfig:
     """Run directory (or bundle directory) whose best weights predict."""
     input: str | None = None
     """File with one text a row: .csv, .tsv, .jsonl, .parquet, or .txt with one text a line; - is standard input."""
-    column: str = field(default="text", metadata={"also": ("text_column", "source.text_column")})
-    """Column of the input that holds the text."""
+    column: str | None = field(default=None, metadata={"also": ("text_column", "source.text_column")})
+    """Column of the input that holds the text; null: the one of the corpus of the training, or text."""
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
     """What the input is; auto takes it from the name, and standard input for one text a line."""
     output: str | None = None
@@ -143,20 +145,27 @@ def source_of(name: str) -> Source:
     return Source("standard input", sys.stdin.buffer.read()) if name == STDIN else Source(name)
 
 
+def usual_columns(bundle: Path, info: BundleInfo) -> list[str]:
+    """Where texts stand if nobody says: in the column that the training read them from, else in ``text``."""
+    known = read_training(bundle, info.dataset) or {}
+    return list(dict.fromkeys((known.get("source", {}).get("text_column") or TEXT, TEXT)))
+
+
 def predict_file(config: PredictConfig, source: Source, target: str) -> int:
     """Predict every row of ``source`` and write its columns with the predictions to ``target``.
 
     The whole input is looked at before the first row is predicted. Raises ``DataError``, ``StorageError``.
     """
     kind = kind_of_output(target)
+    info = read_info(bundle_directory(config.run))
+    wanted = [config.column] if config.column is not None else usual_columns(bundle_directory(config.run), info)
     table = open_table(
-        source, "txt" if source.content is not None and config.format == "auto" else config.format, [config.column]
+        source, "txt" if source.content is not None and config.format == "auto" else config.format, wanted
     )
     rows = table.scan()
     if not rows:
         raise DataError(f"{source.name}: holds no rows")
-    labels = read_info(bundle_directory(config.run)).labels
-    names = [config.prefix + name for name in ("predicted", *map(probability_column, labels))]
+    names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
     check_free(source, table, names)
     predictor = Predictor(config.run, config.batch)
     try:

@@ -64,8 +64,8 @@ def main(argv: list[str]) -> int:
         return 0
     options, training = split_arguments(argv or ["--help"])
     recipe = cli.parse(Recipe, training, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
-    config = resolve(recipe).config
     arguments = accelerate_arguments(options, training)
+    config = resolve(recipe).config
     screen = Screen(quiet=config.quiet)
     point = preflight.check_run(config, screen.say)
     if point.finished and not config.dry_run:

@@ -52,7 +52,7 @@ def from_kept(kept: KeptVectors, vocabulary: Vocabulary) -> StartVectors:
     """Vectors that were learned from the dataset's own texts. Raises ``DataError`` for damaged ones."""
     vectors = kept.read()
     facts = {"source": str(kept.path), "format": "own texts", "sha256": kept.info.sha256}
-    return described(vectors, vectors.any(axis=1), vocabulary, facts)
+    return described(vectors, np.asarray(vectors.any(axis=1)), vocabulary, facts)
 
 
 def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVectors:

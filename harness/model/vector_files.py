@@ -194,7 +194,7 @@ def opened(path: str | Path) -> Iterator[tuple[BinaryIO, _Hashing]]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: damaged or cut short inside its gzip stream ({error}); fetch it again") from None
     except FileNotFoundError:
-        raise ConfigError(f"init.vectors: {path}: there is no such file; name another, auto or none") from None
+        raise ConfigError(f"init.vectors: {path}: there is no such file; name another, own, auto or none") from None
     except OSError as error:
         raise ConfigError(f"init.vectors: {path}: not readable ({error.strerror or error})") from None
 

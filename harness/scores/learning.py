@@ -47,7 +47,9 @@ class Course:
     @classmethod
     def of(cls, lines: Sequence[Mapping[str, Any]], epochs: int, class_rows: Mapping[str, int]) -> Course | None:
         """From the lines of ``metrics.jsonl``; None without a validation, or where a figure is not finite."""
-        accuracy, balanced, log_loss = [], [], []
+        accuracy: list[float] = []
+        balanced: list[float] = []
+        log_loss: list[float] = []
         train_loss: list[float | None] = []
         seen: float | None = None
         best = 0

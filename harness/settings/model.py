@@ -75,10 +75,11 @@ class InitConfig:
     """What the weights are before the first step, where they are not drawn from the seed."""
 
     vectors: str = "none"
-    """Word vectors that the embedding starts from, scaled to model.embedding_std: none: random ones; auto: those of the
-    dataset's own texts, kept beside it, and learned before training if they are not there yet; or a FILE as word2vec
-    (text or binary), GloVe or fastText (.vec) have it, .gz too. Words without a vector start random."""
+    """Word vectors that the embedding starts from, scaled to model.embedding_std: none: random ones; own: those of the
+    dataset's own texts, kept beside it, and learned before training if they are not there yet; auto: own where there are
+    a million tokens to learn them from, else none; or a FILE as word2vec (text or binary), GloVe or fastText (.vec) have
+    it, .gz too. Words without a vector start random."""
 
     def __post_init__(self) -> None:
         """Refuse what names nothing."""
-        require(bool(self.vectors), "init.vectors", self.vectors, "none, auto or a file's name")
+        require(bool(self.vectors), "init.vectors", self.vectors, "none, own, auto or a file's name")

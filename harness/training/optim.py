@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ class FusedAdamW(torch.optim.AdamW):
     """torch's fused AdamW, number for number, without its search for devices and dtypes at every step: there is one."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient.
 
         Where the attribute ``found_inf``, a tensor, holds 1.0, nothing changes, not even the number of steps; what
@@ -32,10 +32,12 @@ class FusedAdamW(torch.optim.AdamW):
             states = [self.state[parameter] for parameter in parameters]
             steps = [state["step"] for state in states]
             torch._foreach_add_(steps, 1)
+            averages, squares = ([state[name] for state in states] for name in MOMENTS)
             torch._fused_adamw_(
                 parameters,
                 [parameter.grad for parameter in parameters],
-                *([state[name] for state in states] for name in MOMENTS),
+                averages,
+                squares,
                 [],
                 steps,
                 amsgrad=False,
@@ -97,12 +99,12 @@ def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
     return config.lr
 
 
-def global_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+def global_norm(gradients: list[torch.Tensor]) -> torch.Tensor:
     """The norm of all gradients as one vector, as ``torch.nn.utils.get_total_norm`` computes it on one device."""
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 
-def clip_to(gradients: Sequence[torch.Tensor], norm: torch.Tensor, max_norm: float) -> None:
+def clip_to(gradients: list[torch.Tensor], norm: torch.Tensor, max_norm: float) -> None:
     """Scale gradients whose ``global_norm`` is ``norm`` down to ``max_norm``, as ``clip_grads_with_norm_`` does.
 
     A factor of 1 changes nothing; where the host knows it without a wait, memory is left alone.

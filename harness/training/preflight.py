@@ -58,7 +58,7 @@ def check_start(config: RunConfig, manifest: Manifest) -> None:
 
     Raises ``ConfigError`` or ``DataError``.
     """
-    if config.init.vectors not in ("none", "auto"):
+    if config.init.vectors not in ("none", "own"):
         check_named(config.init.vectors, manifest.fingerprint, config.model.embedding_dim)
 
 

@@ -55,7 +55,7 @@ BREAKING = {
     "patience": "may stop elsewhere",
     "select": "another epoch may be the best; the best so far counts no more",
 }
-NOTHING = (None, {}, [], "none")
+NOTHING: tuple[Any, ...] = (None, {}, [], "none")
 """Values that a key has where it is not there, as in what an older version has written."""
 IMPOSSIBLE = {"model"}
 """What no ``--allow`` can make fit."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from harness.config import ModelConfig, OptimConfig, Recipe, RunConfig
+from harness.model.registry import check_model
 from harness.settings.model import MOST_BUCKETS
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.shards import Manifest, read_manifest
@@ -71,8 +72,10 @@ class Resolved:
 def resolve(recipe: Recipe) -> Resolved:
     """Give every key that is ``auto`` its number; the dataset is looked at only if there is one.
 
-    Raises ``DataError`` if the dataset's manifest cannot be read, ``ConfigError`` for keys that do not fit together.
+    Raises ``DataError`` if the dataset's manifest cannot be read, ``ConfigError`` for keys that do not fit together and
+    for a part of the model that is not there, before the dataset is looked at.
     """
+    check_model(recipe.model)
     asked = {recipe.epochs, recipe.global_batch, recipe.patience, recipe.model.wide, recipe.init.vectors}
     if "auto" not in asked and "auto" not in {recipe.optim.lr, recipe.optim.ema, recipe.optim.wide_lr}:
         return Resolved(as_run(recipe), {})
@@ -125,9 +128,11 @@ def decide(recipe: Recipe, corpus: Corpus) -> Resolved:
         if wide:
             reasons["wide rate"] = (f"{wide_lr:g}", f"as far as a linear model with C = {WIDE_C:g} would go")
     own: dict[str, Any] = {"epochs": epochs, "global_batch": batch, "patience": patience}
-    if recipe.init.vectors == "auto" and corpus.tokens < VECTOR_TOKENS:
-        own["init"] = replace(recipe.init, vectors="none")
-        reasons["vectors"] = ("random", f"{corpus.tokens:,} tokens teach none that are worth having")
+    if recipe.init.vectors == "auto":
+        enough = corpus.tokens >= VECTOR_TOKENS
+        own["init"] = replace(recipe.init, vectors="own" if enough else "none")
+        if not enough:
+            reasons["vectors"] = ("random", f"{corpus.tokens:,} tokens teach none that are worth having")
     return Resolved(as_run(recipe, own, {"wide": wide}, {"lr": lr, "ema": ema, "wide_lr": wide_lr}), reasons)
 
 

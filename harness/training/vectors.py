@@ -96,7 +96,7 @@ def start_vectors(config: RunConfig, manifest: Manifest, world: World) -> Start:
     if source == "none":
         return start
     with world.together("looking for word vectors"):
-        if world.is_main and source == "auto":
+        if world.is_main and source == "own":
             start = found_beside(config, manifest)
             if start.choice is None:
                 learning = Learning(config.data, config.model.embedding_dim, fallback(config))
@@ -105,7 +105,7 @@ def start_vectors(config: RunConfig, manifest: Manifest, world: World) -> Start:
         if learning is not None and not interrupted:
             learning.end()
             start = found_beside(config, manifest)
-        elif world.is_main and source != "auto":
+        elif world.is_main and source != "own":
             start = read_named(config, manifest)
     return Start(interrupted=True) if interrupted else start
 
@@ -117,7 +117,7 @@ def wait_for(learning: Learning | None, world: World) -> bool:
             running = learning is not None and learning.running(LOOK_EVERY_S)
             failed = learning is not None and bool(learning.process.returncode)  # by Ctrl-C, which reaches it too
             mine = np.array([running, failed, preemption.received() is not None]).astype(np.int64)
-            busy, broken, stop = world.gather_numbers(mine, "word vectors that are learned").any(axis=0)
+            busy, broken, stop = np.atleast_1d(world.gather_numbers(mine, "word vectors that are learned").any(axis=0))
             if stop and (busy or broken):
                 return True
             if not busy:

@@ -27,6 +27,13 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 Config = TypeVar("Config")
 INTERRUPTED = 130
+UNION = re.compile(
+    r"(?P<key>.*?)Does not validate against any of the Union subtypes Subtypes: \[(?P<types>.*?)\] Errors: .* "
+    r"Given value type: \S+ Given value: (?P<value>.*)"
+)
+"""What jsonargparse says, on one line, of a value that is none of a key's types."""
+NULL = "null"
+"""How a value that is None is written in YAML and on a command line."""
 
 
 def parser_for(config_class: type, prog: str | None = None, description: str = "") -> ArgumentParser:
@@ -259,6 +266,10 @@ def one_line(message: str) -> str:
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     text = re.sub(r"typing\.Literal\[([^\]]*)\]", r"one of \1", text)
     text = text.replace("Expected a one of", "expected one of").replace("Expected a ", "expected ")
+    if union := UNION.fullmatch(text):
+        parts = re.findall(r"one of '[^']*'(?:, '[^']*')*|[^\s,][^,]*", union["types"])
+        kinds = [NULL if part == "NoneType" else part.removeprefix("one of ") for part in parts]
+        return f"{union['key']}expected {' or '.join(kinds)}, got {union['value']}"
     return re.sub(r"\. Got value: (.*)$", r", got \1", text)
 
 

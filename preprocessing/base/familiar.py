@@ -111,10 +111,13 @@ REMARKS = {
 
 
 def meaning(name: str, known: Collection[str], dashes: str = "--") -> str | None:
-    """``it is --global_batch here (…)`` for a familiar ``name`` of which ``known`` has a counterpart, else None."""
-    plain = name.rpartition(".")[2].replace("-", "_").lower()
+    """``it is --global_batch here (…)`` for a familiar ``name`` of which ``known`` has a counterpart, else None; nor for
+    the counterpart itself with a slip in the group before the dot.
+    """
+    group, _, last = name.rpartition(".")
+    plain = last.replace("-", "_").lower()
     key = next((key for key in KEYS.get(plain, ()) if key in known and key != name), None)
-    if key is None:
+    if key is None or (group and key.rpartition(".")[2] == last):
         return None
     value = f" {VALUES[plain]}" if plain in VALUES else ""
     remark = f" ({REMARKS[key]})" if key in REMARKS else ""

@@ -25,11 +25,13 @@ LABEL_NAME = re.compile(
 )
 OTHER_TEXT = re.compile(r"(.+_)?(title|headline|subject|summary|name|author|user|url|link|path|file)s?(_.+)?")
 """Columns that may read like texts and rarely are what is classified."""
-OTHER_LABEL = re.compile(
-    r"(.+_)?(id|ids|uuid|index|idx|split|subset|fold|partition|date|time|timestamp|year|month|day|lang|language|user|"
-    r"username|author|source|film|movie|product|item|country|length|len|count|num|unnamed_0|)"
+OTHER_LABEL = re.compile(r"(.+_)?(lang|language|author|writer|speaker|source|country|region|year|brand|type|kind)s?|")
+"""Columns that may have few values and are the label only where no other column could be."""
+NO_LABEL = re.compile(
+    r"(.+_)?(id|ids|uuid|index|idx|split|subset|fold|partition|date|time|timestamp|month|day|user|username|film|movie|"
+    r"product|item|length|len|count|num|number|unnamed_0)"
 )
-"""Columns that may have few values and rarely are the label."""
+"""Columns that may have few values and are never taken for the label unless they are named."""
 MANY_CLASSES = 200
 """Most different values of a label whose name tells nothing."""
 WORDS, LETTERS = 3, 12
@@ -76,6 +78,8 @@ class Column:
     def repeats_like_label(self) -> bool:
         """Whether there are few different values, each of them short."""
         named = LABEL_NAME.fullmatch(self.key) is not None
+        if not named and NO_LABEL.fullmatch(self.key):
+            return False
         most = min(MAX_CLASSES, self.filled - 1) if named else min(MANY_CLASSES, self.filled // 2)
         few = (1 if named else 2) <= self.distinct <= most and self.longest <= 100
         return few and self.is_full and (named or not self.is_fractional)

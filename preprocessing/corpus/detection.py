@@ -50,18 +50,30 @@ def resolved(files: Sequence[File]) -> Found:
     first = files[0]
     seen = None if first.name == EMBEDDED or first.format == "folder" else named(sample(first))
     if seen is None or is_plain(seen) or not any(seen.values.values()):  # if no rows are wrong, the job says so
-        chosen = {**DEFAULTS, "columns": first.source.columns, "column": None}
+        columns_there = seen.columns if seen else []
+        chosen = {**there_or_any(columns_there), "columns": first.source.columns, "column": None}
         return Found([applied_to(file, chosen) for file in files], chosen, said_of_form(seen) if seen else [])
     columns = {name: looked_at(name, values) for name, values in seen.values.items()}
     lines = said_of_form(seen)
-    chosen = {"columns": seen.file.source.columns}
-    chosen["text_column"], said = text_of(seen, columns)
+    text, said = text_of(seen, columns)
     lines += said
-    chosen["label_column"], said = label_of(seen, columns, chosen["text_column"])
+    label, said = label_of(seen, columns, text)
     lines += said
-    chosen["column"], said = split_of(seen, chosen["text_column"], chosen["label_column"])
+    split, said = split_of(seen, text, label)
     lines += said
+    chosen = {
+        "columns": seen.file.source.columns,
+        "text_column": text,
+        "label_column": label,
+        "column": split,
+    }
     return Found([applied_to(file, chosen) for file in files], chosen, lines)
+
+
+def there_or_any(columns: Sequence[str]) -> dict[str, Any]:
+    """The default columns; where there are no rows, others in their place, so that the lack of rows is what is said."""
+    others = (name for name in dict.fromkeys(columns) if name not in DEFAULTS.values())
+    return {key: name if name in columns else next(others, name) for key, name in DEFAULTS.items()}
 
 
 def is_plain(seen: Sample) -> bool:
@@ -228,5 +240,5 @@ def split_of(seen: Sample, text: str, label: str) -> tuple[str | None, list[str]
         classes.setdefault(known.get(spelling(value)), set()).add(str(its))
     if None in classes or TRAIN not in classes or any(len(found) < 2 for found in classes.values()):
         return None, []
-    which = f"column {names[0]!r} names each row's split ({', '.join(classes)})"
+    which = f"column {names[0]!r} names each row's split ({', '.join(filter(None, classes))})"
     return names[0], [f"splits: {file.name}: {which}; --splits.column null cuts splits by chance instead"]

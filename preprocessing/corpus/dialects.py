@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from preprocessing.corpus.records import Dialect, field_expression
 
 DELIMITERS = (",", ";", "\t", "|")
-SAMPLE_BYTES = 1 << 17
+QUICK_BYTES, SAMPLE_BYTES = 1 << 16, 1 << 18
+"""How much is divided with the expected dialect, and how much with the others where that one does not work."""
 NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
@@ -22,14 +23,20 @@ def recognised(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool) ->
 
     ``fixed`` holds the delimiter; quote and escape may still be others. Where none works, the answer is ``expected``.
     """
-    end = len(sample) if whole else sample.rfind(b"\n", 0, SAMPLE_BYTES) + 1
-    sample, whole = sample[: min(end, SAMPLE_BYTES)], whole and end <= SAMPLE_BYTES
-    sample = sample + b"\n" if whole and not sample.endswith(b"\n") else sample
-    if fields(sample, expected, whole):
-        return expected
-    found = {dialect: fields(sample, dialect, whole) for dialect in others(sample, expected, fixed)}
-    most = max(found.values(), default=0)
-    return next((dialect for dialect, number in found.items() if number == most), expected) if most else expected
+    for size in (QUICK_BYTES, SAMPLE_BYTES):
+        if fields(*beginning(sample, size, whole), expected):
+            return expected
+    sample, whole = beginning(sample, SAMPLE_BYTES, whole)
+    found = {dialect: fields(sample, whole, dialect) for dialect in others(sample, expected, fixed)}
+    most = max(found.values())
+    return next(dialect for dialect, number in found.items() if number == most) if most else expected
+
+
+def beginning(sample: bytes, size: int, whole: bool) -> tuple[bytes, bool]:
+    """Lines at the beginning of a sample, and whether they are all that the file has."""
+    if whole and len(sample) <= size:
+        return (sample if sample.endswith(b"\n") else sample + b"\n"), True
+    return sample[: sample.rfind(b"\n", 0, size) + 1], False
 
 
 def others(sample: bytes, expected: Dialect, fixed: bool) -> Iterator[Dialect]:
@@ -45,7 +52,7 @@ def others(sample: bytes, expected: Dialect, fixed: bool) -> Iterator[Dialect]:
             yield Dialect(delimiter, "", expected.escape)  # many tab-separated files never quote
 
 
-def fields(sample: bytes, dialect: Dialect, whole: bool) -> int:
+def fields(sample: bytes, whole: bool, dialect: Dialect) -> int:
     """How many fields every record has, two at least; 0 where they differ, or where a quote never closes."""
     counts, rest = field_counts(sample, dialect)
     unclosed = rest > (0 if whole else len(sample) // 2)

@@ -148,7 +148,9 @@ def rows_of_parquet(file: File) -> dict[str, list[Any]]:
         for group in sorted({groups * place // (PLACES + 1) for place in range(PLACES + 1)}) if groups else []:
             size = MAX_ROWS // min(groups, PLACES + 1)
             batch = next(parquet.iter_batches(size, row_groups=[group], columns=flat, use_threads=False), None)
-            for name in flat if batch is not None else []:
+            if batch is None:
+                continue
+            for name in flat:
                 values.setdefault(name, []).extend(batch.column(batch.schema.names.index(name)).to_pylist())
     return values
 

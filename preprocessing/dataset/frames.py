@@ -45,7 +45,13 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
             np.concatenate([getattr(block, name) for block in blocks]) for name in ("row", "label", "length")
         )
         texts = pa.chunked_array([words_of(block, self.vocabulary) for block in blocks]).take(np.argsort(rows))
-        frame = pd.DataFrame({"row": rows, "label": pd.Categorical.from_codes(label, self.labels), "length": length})
+        frame = pd.DataFrame(
+            {
+                "row": rows,
+                "label": pd.Categorical.from_codes(label.tolist(), categories=pd.Index(self.labels)),
+                "length": length,
+            }
+        )
         frame = frame.sort_values("row", ignore_index=True)
         return frame.assign(text=texts.to_pandas().to_numpy())
 

@@ -101,7 +101,9 @@ def main(config: VectorsConfig, words: list[str]) -> None:
         return
     again = "the same seed gives the same file" if info.threads == 1 else f"{info.threads} threads: not repeatable"
     say(f"vectors    {info.words:,} words, {info.settings} ({again})")
-    say(f"{'found' if found else 'written'} in {kept.path} ({duration(info.seconds)}); init.vectors auto takes them")
+    say(
+        f"{'found' if found else 'written'} in {kept.path} ({duration(info.seconds)}); init.vectors auto or own takes them"
+    )
 
 
 def keep_vectors(data: str | Path, config: VectorsConfig, say: Callable[[str], None]) -> tuple[KeptVectors, bool]:

@@ -26,7 +26,7 @@ from tests.runs import start, train_to_end, wait_until
 pytestmark = pytest.mark.processes
 
 DIM, STD = 8, 0.5
-MODEL = ("--model.embedding_dim", DIM, "--model.hidden_size", 4, "--model.embedding_std", STD, "--init.vectors", "auto")
+MODEL = ("--model.embedding_dim", DIM, "--model.hidden_size", 4, "--model.embedding_std", STD, "--init.vectors", "own")
 TRAINING = ("--epochs", 1, "--global_batch", 16, "--precision", "fp32", "--device", "cpu", "--timeout_s", 60)
 DECAYING = ("--optim.weight_decay", 0.1, "--optim.ema", 0.9)
 
@@ -153,5 +153,5 @@ def test_the_launcher_refuses_a_file_before_it_starts_ranks(data: Path, tmp_path
     result = run_module("harness", "launch", *CPU, *words)
     assert result.returncode == 2
     assert sentence(result) == (
-        f"init.vectors: {tmp_path / 'glove.txt'}: there is no such file; name another, auto or none"
+        f"init.vectors: {tmp_path / 'glove.txt'}: there is no such file; name another, own, auto or none"
     )

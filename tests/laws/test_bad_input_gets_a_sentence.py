@@ -191,7 +191,7 @@ WRONG_COMMANDS = {
         "2",
     ): "--learning_rate: no key of the training, no option of accelerate launch; it is --optim.lr here",
     ("--epochs", "0"): "epochs: 0 is out of range: expected at least 1",
-    ("--epochs", "many"): "epochs: expected int, got many",
+    ("--epochs", "many"): "epochs: expected int or 'auto', got many",
     ("--model.pooling", "median"): "model.pooling: 'median' is out of range: expected one of last, max, mean, max+mean",
     ("--model.cell", "transformer"): "model.cell: 'transformer' is out of range: expected one of lstm, gru",
     ("--model.dropout", "1"): "model.dropout: 1.0 is out of range",

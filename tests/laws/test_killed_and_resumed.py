@@ -68,7 +68,7 @@ def test_killed_before_and_after_its_vectors_are_let_go(tmp_path: Path) -> None:
     """A run that goes on has its vectors in its weights: they may be gone by then."""
     data, run = tmp_path / "data", tmp_path / "killed" / "run"
     write_dataset(data, {"train": 400, "validation": 100, "test": 50})
-    options = ("--init.vectors", "auto", "--model.embedding_std", "0.5", "--model.freeze_embedding", "30")
+    options = ("--init.vectors", "own", "--model.embedding_std", "0.5", "--model.freeze_embedding", "30")
     whole = tmp_path / "whole" / "run"
     assert start(data, whole, *options, processes=1).wait(120) == 0, log(whole)
     for step in (24, 48):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from harness.config import RunConfig
+from harness.config import Recipe
 from harness.launch.launcher import split_arguments
 from harness.tracking import dashboard
 from harness.training.throughput import summarize
@@ -71,6 +71,6 @@ def test_a_sweep_gives_every_rank_its_values_and_each_trial_a_directory(tmp_path
     assert (module, rest[0]) == ("harness", "launch")
     options, training = split_arguments(rest[1:])
     assert options == ["--config_file", "configs/accelerate/cpu.yaml"]
-    config = cli.parse(RunConfig, training, prog="test")
+    config = cli.parse(Recipe, training, prog="test")
     assert (config.run, config.tracking.tracker) == ("runs/sweep-trial7", "wandb")
     assert (config.optim.lr, config.model.dropout, config.model.hidden_size, config.seed) == (0.0003, 0.4, 256, 0)

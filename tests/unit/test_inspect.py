@@ -58,7 +58,7 @@ def test_inspect_for_people(dataset: Path, command: Command) -> None:
 def test_inspect_draws(dataset: Path, tmp_path: Path, command: Command) -> None:
     assert command("inspect", dataset, "--plot", tmp_path / "out.png") == 0
     assert (tmp_path / "out.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert command("inspect", dataset, "--plot", tmp_path / "absent" / "out.png") == 2
+    assert command("inspect", dataset, "--plot", tmp_path / "out.png" / "below.png") == 2
     assert "inspect --plot" in command.sentence
 
 

@@ -84,7 +84,7 @@ def build(config: RunConfig, session: Session, run: Path, trace: Any = None) -> 
         before = sys.gettrace()
         sys.settrace(trace)
         try:
-            assemble(opened.config, session, opened)
+            assemble(opened.config, session, opened, {})
         finally:
             sys.settrace(before)
 
@@ -120,7 +120,7 @@ def test_an_exception_at_any_line_is_in_the_status(config: RunConfig, session: S
 def status_after(error: BaseException | None, config: RunConfig, session: Session, run: Path) -> dict[str, Any]:
     """What the status says after a block that raised ``error``."""
     with RunWriter(dataclasses.replace(config, run=str(run)), active=True) as opened:
-        assemble(opened.config, session, opened)
+        assemble(opened.config, session, opened, {})
         opened.step = 7
         if error is not None:
             raise error

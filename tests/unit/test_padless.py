@@ -64,10 +64,14 @@ def test_a_dataset_as_frames(tmp_path: Path) -> None:
 
 
 def test_frames_of_every_kind(tmp_path: Path) -> None:
-    kinds = FRAME.rename(columns={"film": 0}).assign(mood=[[1, "two", 4.0][at % 3] for at in range(ROWS)])
+    kinds = (
+        FRAME.rename(columns={"film": 0})
+        .astype({"review": object})
+        .assign(mood=[[1, "two", 4.0][at % 3] for at in range(ROWS)])
+    )
     kinds.loc[103, "review"] = "half a \ud83d character"
     kinds.loc[105, "review"] = None
-    data = padless.prepare(kinds, output=tmp_path / "d", options=INLINE)
+    data = padless.prepare(kinds, label="mood", output=tmp_path / "d", options=INLINE)
     assert data.labels == ["1", "4", "two"]
     assert data.manifest.statistics["missing_text"] == 1
 
@@ -75,7 +79,10 @@ def test_frames_of_every_kind(tmp_path: Path) -> None:
 WRONG = {
     "no rows": (FRAME.iloc[:0], "frame: the corpus is empty: no row to learn from"),
     "no label": (FRAME.drop(columns="mood"), "frame: has no column 'label', and none that looks like it"),
-    "lists": (FRAME.assign(text=[["a"]] * ROWS), "frame: column 'text' holds list<item: string>, not text; join its"),
+    "lists": (
+        FRAME.assign(text=[["a"]] * ROWS),
+        "frame: column 'text' holds list<element: string>, not text; join its",
+    ),
     "an empty label": (
         FRAME.assign(mood=["a", "b", None] * 20),
         "frame: row 3: there is no label; mend the row, or leave it out with source.where",

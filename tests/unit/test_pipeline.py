@@ -65,7 +65,7 @@ def test_every_row_is_there_once_with_the_ids_of_the_encoder(source: Path, tmp_p
 
 def test_a_quiet_job_prints_nothing_and_writes_the_same_bytes(source: Path, tmp_path: Path, command: Command) -> None:
     assert command.build(source, tmp_path / "a", *SMALL) == 0
-    assert command.err.startswith("tokenize: done in ")
+    assert "tokenize: done in " in command.err
     assert command.build(source, tmp_path / "b", *SMALL, "--quiet") == 0
     assert (command.out, command.err) == ("", "")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")

@@ -47,7 +47,7 @@ class Stub:
 @pytest.fixture(autouse=True)
 def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(predict, "Predictor", Stub)
-    monkeypatch.setattr(predict, "read_info", lambda directory: SimpleNamespace(labels=LABELS))
+    monkeypatch.setattr(predict, "read_info", lambda directory: SimpleNamespace(labels=LABELS, dataset="d"))
     monkeypatch.chdir(tmp_path)
 
 
@@ -307,3 +307,12 @@ def test_a_switch_and_its_value_are_no_text(typed: list[str], texts: list[str]) 
     (command,) = (one for one in COMMANDS if one.name == "predict")
     config, words = read(command, ["--run", "run", *typed], "harness predict")
     assert (config.json, words) == (True, texts)
+
+
+def test_texts_stand_where_the_training_had_them_unless_somebody_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "read_training", lambda bundle, dataset: {"source": {"text_column": "body"}})
+    written("a.csv", "text,body,other\nno,four,xxx\n")
+    written("b.csv", "other,text\nxxx,four\n")
+    for source, more, seen in (("a.csv", (), "four"), ("b.csv", (), "four"), ("a.csv", ("--column", "other"), "xxx")):
+        assert table(source, "out.csv", *more) == 0
+        assert Stub.seen == [seen]

@@ -16,7 +16,8 @@ from harness.data.gather import pack
 from harness.model import recurrent
 from harness.model.classifier import Classifier
 from harness.model.dropout import Masks
-from harness.model.recurrent import VariableLengthLSTM, final_states, in_order, packed_lstm, reversal_index
+from harness.model.poolings import Last
+from harness.model.recurrent import VariableLengthLSTM, in_order, packed_lstm, reversal_index
 
 LENGTHS = torch.tensor([9, 7, 7, 4, 2, 1, 1])
 SHAPES = [(layers, both) for layers in (1, 2, 3) for both in (False, True)]
@@ -55,7 +56,7 @@ def padded(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.T
     directions = lstm.forward_padded(inputs.transpose(0, 1), LENGTHS)
     reversal = reversal_index(LENGTHS, inputs.shape[1]) if lstm.bidirectional else None
     outputs = in_order(directions, reversal).transpose(0, 1)
-    states = final_states(directions, LENGTHS)
+    states = Last(lstm.output_size).padded(directions, LENGTHS, LENGTHS)
     return [outputs[row, :length] for row, length in enumerate(LENGTHS.tolist())], states
 
 

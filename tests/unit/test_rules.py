@@ -111,7 +111,8 @@ def test_a_recipe_without_auto_needs_no_dataset(tmp_path) -> None:
 
 def test_vectors_are_learned_where_there_are_texts_enough() -> None:
     assert decide(recipe(), TREC).config.init.vectors == "none"
-    assert decide(recipe(), IMDB).config.init.vectors == "auto"
+    assert decide(recipe(), IMDB).config.init.vectors == "own"
+    assert decide(recipe("--init.vectors", "own"), TREC).config.init.vectors == "own"
     assert decide(recipe("--init.vectors", "glove.txt"), TREC).config.init.vectors == "glove.txt"
 
 

@@ -95,7 +95,7 @@ def test_random_unless_asked(data: Path) -> None:
 def test_auto_takes_what_is_kept_beside_the_dataset(data: Path) -> None:
     values = keep(data)
     vocabulary = Vocabulary.read(data / VOCABULARY)
-    found = start(data, "auto")
+    found = start(data, "own")
     assert found.vectors is not None
     assert found.facts is not None
     np.testing.assert_array_equal(found.vectors.vectors, values)
@@ -116,20 +116,20 @@ def test_auto_takes_what_is_kept_beside_the_dataset(data: Path) -> None:
 def test_the_newest_of_several(data: Path) -> None:
     keep(data)
     newer = keep(data, seed=1)
-    found = start(data, "auto")
+    found = start(data, "own")
     assert found.vectors is not None
     np.testing.assert_array_equal(found.vectors.vectors, newer)
 
 
 def test_auto_without_gensim_says_so_and_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors.importlib.util, "find_spec", lambda name: None)
-    found = start(data, "auto")
+    found = start(data, "own")
     assert (found.vectors, found.facts, found.interrupted) == (None, None, False)
     assert str(found.choice).startswith("random: gensim, which learns vectors of the texts, is not installed: pip ")
 
 
 def test_a_dry_run_learns_nothing(data: Path) -> None:
-    found = start(data, "auto", dry_run=True)
+    found = start(data, "own", dry_run=True)
     assert found.vectors is None
     assert str(found.choice) == "random: a dry run learns none; the run itself does before its first step"
     assert not folder_of(data).exists()
@@ -168,9 +168,11 @@ def test_what_cannot_be_started_from_is_refused_before_any_process_starts(
     def check(source: str, of: Manifest = manifest) -> None:
         preflight.check_start(config(data, source), of)
 
-    check("auto")
+    check("own")
     check("none")
-    with pytest.raises(ConfigError, match=r"init\.vectors: Auto: there is no such file; name another, auto or none"):
+    with pytest.raises(
+        ConfigError, match=r"init\.vectors: Auto: there is no such file; name another, own, auto or none"
+    ):
         check("Auto")
     with pytest.raises(ConfigError, match=r"vectors of 4 numbers, .* is 6; set model\.embedding_dim to 4"):
         check(str(small))
@@ -184,7 +186,9 @@ def test_what_cannot_be_started_from_is_refused_before_any_process_starts(
     index_of(small).unlink()
     with pytest.raises(ConfigError, match="holds no vectors"):
         check_named(str(small), manifest.fingerprint, 4)
-    with pytest.raises(ConfigError, match=r"init\.vectors: '' is out of range: expected none, auto or a file's name"):
+    with pytest.raises(
+        ConfigError, match=r"init\.vectors: '' is out of range: expected none, own, auto or a file's name"
+    ):
         InitConfig(vectors="")
 
 
@@ -203,7 +207,7 @@ def test_damaged_vectors_are_not_taken(data: Path) -> None:
     (path,) = folder_of(data).glob("*.npy")
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(DataError, match="its sha256 is not the one in"):
-        start(data, "auto")
+        start(data, "own")
 
 
 @pytest.mark.parametrize(
@@ -225,10 +229,10 @@ def test_a_run_that_goes_on_keeps_its_vectors() -> None:
     was = to_dict(RunConfig(epochs=3))
     before_there_were_any = {key: value for key, value in was.items() if key != "init"}
     assert differences(before_there_were_any, was) == []
-    now = RunConfig(epochs=3, init=InitConfig(vectors="auto"), model=ModelConfig(freeze_embedding=5))
+    now = RunConfig(epochs=3, init=InitConfig(vectors="own"), model=ModelConfig(freeze_embedding=5))
     found = {one.key: one for one in differences(was, to_dict(now))}
     assert found["init.vectors"].effect == "the run keeps the vectors that it began with"
     assert found["model.freeze_embedding"].effect == "other updates from here on"
-    with pytest.raises(ConfigError, match=r"init\.vectors: the run began with none, now auto"):
+    with pytest.raises(ConfigError, match=r"init\.vectors: the run began with none, now own"):
         check_continuity([found["init.vectors"]], set())
     check_continuity(list(found.values()), {"init.vectors", "model.freeze_embedding"})

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wide part on a card: features and logits are a CPU's, and its step gives the same bits twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.batch import Layout
+from harness.model.wide import WidePart
+from harness.ranks.distributed import World
+from harness.training.wide import WideDescent, count_features
+from preprocessing.dataset.shards import Split, read_manifest
+from tests.gpu.device import TORCH_DEVICE, on_device
+from tests.gpu.test_cuda import CPU, make_loader
+
+pytestmark = on_device
+
+
+def trained(dataset: Path, layout: Layout, device: torch.device) -> WidePart:
+    """After an epoch of errors that are a function of the label and the logits."""
+    wide = WidePart(1 << 12, 1).to(device)
+    count_features(wide, Split(dataset, read_manifest(dataset), "train"), 2, World())
+    descent = WideDescent(wide, 20.0, World())
+    for step in make_loader(dataset, layout, device).steps(0):
+        touched = []
+        for batch in step.micro_batches:
+            bucket, value = wide.features(batch)
+            error = torch.sigmoid(wide.logits(bucket, value)) - batch.labels[:, None]
+            touched.append(wide.touched(bucket, value, error))
+        descent.step(touched, step, 0.0, torch.zeros((), device=device))
+    return wide
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_the_wide_part_learns_on_cuda_what_it_learns_on_a_cpu(dataset: Path, layout: Layout) -> None:
+    expected, first, second = (trained(dataset, layout, device) for device in (CPU, TORCH_DEVICE, TORCH_DEVICE))
+    assert float(expected.table.abs().max()) > 0.1
+    torch.testing.assert_close(first.table.cpu(), expected.table, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first.weights.cpu(), expected.weights, rtol=1e-6, atol=1e-6)
+    assert torch.equal(first.table, second.table)
+    assert torch.equal(first.bias, second.bias)
