@@ -18,7 +18,7 @@ Weights = list[torch.Tensor]
 class Cell:
     """One kind of recurrent layer, from zero states. Weights come in the order of the module's own."""
 
-    module: type[nn.RNNBase]
+    module: Callable[..., nn.RNNBase]
     padded: Callable[[torch.Tensor, Weights], torch.Tensor]
     """One direction over padded inputs ``[time, rows, features]``: outputs ``[time, rows, hidden]``."""
     packed: Callable[[torch.Tensor, torch.Tensor, Weights, bool], tuple[torch.Tensor, torch.Tensor]]
