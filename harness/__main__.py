@@ -12,7 +12,7 @@ PROG = "python -m harness"
 NOTE = "accelerate launch -m harness.train and -m harness.evaluate are the entry points of every rank."
 ELSEWHERE = {
     **dict.fromkeys(("train", "fit", "run"), "launch"),
-    **dict.fromkeys(("eval", "evaluate", "test", "score"), "accelerate launch -m harness.evaluate"),
+    **dict.fromkeys(("eval", "test", "score"), "evaluate"),
     **dict.fromkeys(("infer", "classify"), "predict"),
     **dict.fromkeys(("preprocess", "prepare", "preprocessing"), "python -m preprocessing run"),
     "inspect": "python -m preprocessing inspect",

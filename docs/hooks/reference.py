@@ -52,6 +52,8 @@ class Option:
     default: str
     """As YAML spells it; empty where a value must be given."""
     meaning: str
+    unnamed: str = ""
+    """The value of a command line that names no recipe, where it is another than the default."""
     parts: tuple[Option, ...] = ()
 
 
@@ -68,18 +70,27 @@ def load(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def options(config_class: type, prefix: str = "", instance: Any = None) -> Iterator[Option]:
-    """Every field of a configuration class in order, with the defaults of ``instance``, else its own."""
+def options(
+    config_class: type, prefix: str = "", instance: Any = None, recipe: dict[str, Any] | None = None
+) -> Iterator[Option]:
+    """Every field of a configuration class in order, with the defaults of ``instance``, else its own.
+
+    ``recipe`` is what is read where no recipe is named, by default the file that the class names (``DEFAULT``).
+    """
     hints, docs = get_type_hints(config_class), field_docs(config_class)
+    if recipe is None:
+        file = getattr(config_class, "DEFAULT", None)
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8")) if file else {}
     for field in fields(config_class):
-        key, hint = f"{prefix}{field.name}", hints[field.name]
+        key, hint, unnamed = f"{prefix}{field.name}", hints[field.name], recipe.get(field.name)
         value = getattr(instance, field.name) if instance is not None else default_of(field)
         if is_dataclass(hint):
-            parts = tuple(options(hint, f"{key}.", value))
-            yield Option(key, "", "", as_markdown(inspect.getdoc(hint) or ""), parts)
+            parts = tuple(options(hint, f"{key}.", value, unnamed or {}))
+            yield Option(key, "", "", as_markdown(inspect.getdoc(hint) or ""), parts=parts)
         else:
             default = "" if value is MISSING else spelt(value)
-            yield Option(key, in_words(hint), default, as_markdown(docs[field.name]))
+            other = "" if field.name not in recipe or unnamed == value else spelt(unnamed)
+            yield Option(key, in_words(hint), default, as_markdown(docs[field.name]), other)
 
 
 def default_of(field: Field[Any]) -> Any:
@@ -147,7 +158,10 @@ def heading(option: Option, level: int) -> list[str]:
 
 def values(option: Option) -> str:
     """What an option takes and what it is when it is not given."""
-    return f"{option.kind}; default `{option.default}`" if option.default else f"{option.kind}; must be given"
+    if not option.default:
+        return f"{option.kind}; must be given"
+    unnamed = f"; `{option.unnamed}` where no recipe is named" if option.unnamed else ""
+    return f"{option.kind}; default `{option.default}`{unnamed}"
 
 
 def commands_page(package: str) -> str:
@@ -166,7 +180,8 @@ def commands_of(commands: Sequence[Any], prog: str, level: int, package: str) ->
             yield from commands_of(command.parts, usage, level + 1, package)
             continue
         words = f" {command.words.spelling}" if command.words else ""
-        yield f"```\n{usage}{words} [--key value …]\n```\n"
+        example = f"\n{command.example}" if command.example else ""
+        yield f"```\n{usage}{words} [--key value …]{example}\n```\n"
         yield from command_options(command, package)
 
 

@@ -20,8 +20,6 @@ pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 TUTORIAL = (ROOT / "docs/tutorial/index.md").read_text()
 BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE_ALONE, BY_KEY = "preprocessing run docs/", "preprocessing run --source.path docs/"
-"""The tutorial names a file and nothing else; where ``run`` takes no words yet, the key has to be named."""
 
 
 def commands() -> list[str]:
@@ -44,7 +42,7 @@ def results(place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
     """What each command printed, by its first three words and the options that tell two of a kind apart."""
     done = {}
     for line in commands():
-        words = shlex.split(line.replace(FILE_ALONE, BY_KEY))
+        words = shlex.split(line)
         result = succeed(run_command([sys.executable, *words[1:]], 600, {}, cwd=place))
         name = " ".join(words[2:4]) + (" --input" if "--input" in words else "")
         assert name not in done
@@ -54,7 +52,7 @@ def results(place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
 
 def test_the_commands_are_those_of_the_way(results: dict[str, subprocess.CompletedProcess[str]]) -> None:
     names = ["preprocessing run", "preprocessing inspect", "harness baseline", "harness launch", "harness predict"]
-    assert list(results) == [*names, "harness predict --input"]
+    assert list(results) == [*names, "harness predict --input", "harness evaluate --input"]
 
 
 def test_the_dataset_is_as_large_as_the_tutorial_says(
@@ -73,6 +71,14 @@ def test_training_learns_and_leaves_a_report(results: dict[str, subprocess.Compl
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     assert json.loads((run / "test.json").read_text())["accuracy"] > 0.8
     assert "complaint" in (run / "report.html").read_text()
+
+
+def test_new_labelled_messages_are_scored_and_their_words_are_new(
+    results: dict[str, subprocess.CompletedProcess[str]],
+) -> None:
+    shown = results["harness evaluate --input"].stdout
+    assert all(name in shown for name in ("complaint", "praise", "question", "accuracy"))
+    assert "unknown" in shown
 
 
 def test_predictions_of_new_messages(results: dict[str, subprocess.CompletedProcess[str]], place: Path) -> None:

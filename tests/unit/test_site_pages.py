@@ -70,6 +70,17 @@ def test_a_page_of_options_has_an_anchor_for_each() -> None:
     assert "<!--" not in page
 
 
+def test_what_counts_where_no_recipe_is_named_is_said() -> None:
+    training = reference.load(reference.shared_by("harness"))
+    said = {key: option.unnamed for key, option in leaves(training).items() if option.unnamed}
+    named = yaml.safe_load(training.DEFAULT.read_text())
+    recipe = flat(named, training(**{key: value for key, value in named.items() if not isinstance(value, dict)}))
+    assert {key: yaml.safe_load(text) for key, text in said.items()}.items() <= recipe.items()
+    assert said["epochs"] == "auto"
+    page = reference.on_page_markdown("<!-- options: harness -->")
+    assert "a whole number or `auto`; default `4`; `auto` where no recipe is named" in page
+
+
 def every(commands: tuple[Command, ...], prog: str) -> Iterator[tuple[str, Command]]:
     for command in commands:
         usage = f"{prog} {command.name}"
@@ -84,8 +95,8 @@ def test_every_command_stands_in_the_reference_with_its_options(package: str, ta
     page = reference.on_page_markdown(f"<!-- commands: {package} -->")
     for usage, command in every(table, f"python -m {package}"):
         words = f" {command.words.spelling}" if command.words else ""
-        section = page.partition(f"\n```\n{usage}{words} [--key value …]\n```\n")[2].partition("\n### ")[0]
-        assert section, usage
+        section = page.partition(f"\n```\n{usage}{words} [--key value …]\n")[2].partition("\n### ")[0]
+        assert section.startswith(f"{command.example}\n```\n" if command.example else "```\n"), usage
         shared = reference.shared_by(package)
         page_of_shared = f"]({reference.PAGES[package][1]})"
         takes_shared = shared in (command.config, command.shared) or command.config is None
