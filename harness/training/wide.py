@@ -50,7 +50,7 @@ class WideDescent:
 
 
 def as_message(touched: Touched) -> torch.Tensor:
-    """What there is in one int64 tensor, so that ranks wait for each other once: entries, buckets, rows, values, errors.
+    """What there is as one int64 tensor, so that ranks wait once: entries, buckets, rows, values, errors.
 
     Numbers travel as the bits of float64, which holds each of them.
     """
