@@ -40,7 +40,7 @@ def here(config: EvaluateHereConfig) -> None:
 
     same = ("run", "data", "split", "output", "batch", "device")
     whole = EvaluateConfig(**{name: getattr(config, name) for name in same})
-    with open_session(whole.device, "fp32", whole.timeout_s) as session:
+    with open_session(whole.device, "fp32", whole.timeout_s, whole.threads) as session:
         evaluate(whole, session)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, sources
+from preprocessing.corpus.detection import resolved
 from preprocessing.corpus.readers import Piece, read
 from preprocessing.labels import AUTO, PAIR, LabelMap, spelling
 from preprocessing.text.encoder import Encoded, Encoder
@@ -115,7 +117,10 @@ def parts_of(source: SourceConfig) -> Iterator[Piece]:
             raise DataError(f"{address[0]}: no such file; check --input")
     offset = 0
     with tempfile.TemporaryDirectory() as stage:
-        for file in sources.files(source, SplitConfig(column=None)):
+        found = resolved(list(sources.files(source, SplitConfig(column=None))))
+        for line in found.lines:
+            print(line, file=sys.stderr)
+        for file in found.files:
             plan = sources.scan(file, Path(stage))
             for part in sources.numbered([plan]):
                 yield read(replace(part, offset=offset))

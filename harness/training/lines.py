@@ -24,7 +24,7 @@ def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> tuple[dict
     shape = config.model
     rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
     parameters = num_parameters(shape, manifest.vocabulary_size, len(manifest.labels))
-    direction = "BiLSTM" if shape.bidirectional else "LSTM"
+    direction = ("Bi" if shape.bidirectional else "") + shape.cell.upper()
     layers = f"{shape.num_layers}-layer {direction} {shape.embedding_dim}→{shape.hidden_size}"
     tokens = config.global_batch_tokens
     size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"

@@ -45,14 +45,28 @@ class WideDescent:
         """
         if self.world.world_size == 1:
             return mine
-        what = "what the wide part learned"
-        there = mine.value != 0
-        places = torch.stack((mine.bucket[there], mine.row[there]), dim=1)
-        columns = (places, mine.value[there], mine.error)
-        everyone = [self.world.gather_on_device(column, what) for column in columns]
-        return join(
-            Touched(place[:, 0], value, place[:, 1], error) for place, value, error in zip(*everyone, strict=True)
-        )
+        messages = self.world.gather_on_device(as_message(mine), "what the wide part learned")
+        return join(from_message(message, mine.error) for message in messages)
+
+
+def as_message(touched: Touched) -> torch.Tensor:
+    """What there is as one int64 tensor, so that ranks wait once: entries, buckets, rows, values, errors.
+
+    Numbers travel as the bits of float64, which holds each of them.
+    """
+    there = touched.value != 0
+    bucket, row, value = touched.bucket[there], touched.row[there], touched.value[there]
+    head = torch.tensor([len(bucket)], device=bucket.device)
+    bits = [numbers.to(torch.float64).view(torch.int64).reshape(-1) for numbers in (value, touched.error)]
+    return torch.cat((head, bucket, row, *bits))
+
+
+def from_message(message: torch.Tensor, like: torch.Tensor) -> Touched:
+    """The other way round; ``like`` has the dtype and the outputs of the errors."""
+    entries, rest = int(message[0]), message[1:]
+    bucket, row, bits = rest[:entries], rest[entries : 2 * entries], rest[2 * entries :]
+    numbers = bits.view(torch.float64).to(like.dtype)
+    return Touched(bucket, numbers[:entries], row, numbers[entries:].reshape(-1, like.shape[1]))
 
 
 def count_features(wide: WidePart, split: Split, num_classes: int, world: World) -> None:

@@ -7,7 +7,7 @@ import io
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing.base import screen as screens
@@ -31,6 +31,7 @@ def test_a_fact_has_its_name_in_front() -> None:
     assert fact("imbalanced classes", "seen", 80) == ["imbalanced classes seen"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("ab日e\u0301", min_size=1, max_size=12), max_size=30), st.integers(32, 90), st.integers(0, 8))
 def test_no_line_is_wider_and_no_word_is_lost(words: list[str], width: int, indent: int) -> None:
     lines = wrapped(" ".join(words), width, indent)

@@ -15,7 +15,7 @@ from harness.config import ModelConfig
 from harness.model.classifier import Classifier, Objective
 from harness.model.size import num_parameters
 from harness.model.wide import Touched, WidePart, join, runs
-from harness.training.wide import COUNTED_ROWS, pieces
+from harness.training.wide import COUNTED_ROWS, as_message, from_message, pieces
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
@@ -177,3 +177,13 @@ def test_rows_that_are_counted_are_spread_and_each_is_counted_by_one_rank(every:
 def test_buckets_are_a_power_of_two(buckets: int) -> None:
     with pytest.raises(ConfigError, match=r"^model\.wide"):
         ModelConfig(wide=buckets)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_message_brings_what_was_sent(dtype: torch.dtype) -> None:
+    value, error = torch.tensor([0.1, 0.0, 0.3], dtype=dtype), torch.tensor([[0.7, -0.2], [1e-30, 3.0]], dtype=dtype)
+    sent = Touched(torch.tensor([7, 0, 9]), value, torch.tensor([0, 0, 1]), error)
+    came = from_message(as_message(sent), error)
+    assert (came.bucket.tolist(), came.row.tolist()) == ([7, 9], [0, 1])  # a place that holds nothing stays at home
+    assert torch.equal(came.value, value[[0, 2]])
+    assert torch.equal(came.error, error)
