@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from harness import __main__ as harness_main
 from harness.config import RunConfig
 from harness.data import checks
+from harness.inference import predict
 from harness.inference.bundle import read_bundle
 from harness.launch import launcher
 from harness.ranks import precision
@@ -63,7 +65,7 @@ def test_cuda_and_fp16_where_there_is_no_gpu() -> None:
         precision.choose_precision("fp16", "cpu")
 
 
-def test_predict_names_what_is_wrong(capsys, tmp_path: Path) -> None:
+def test_predict_names_what_is_wrong(capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refuse(capsys, "predict", "--run", tmp_path, "text")[0] == 3
     assert refuse(capsys, "predict", "--run", tmp_path) == (
         2,
@@ -71,6 +73,7 @@ def test_predict_names_what_is_wrong(capsys, tmp_path: Path) -> None:
     )
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "x.csv")
     assert (code, line) == (2, "--input and --output go together: name the file to read and the file to write")
+    monkeypatch.setattr(predict, "read_info", lambda bundle: SimpleNamespace(labels=["bad", "good"], dataset=""))
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "no.csv", "--output", "y.parquet")
     assert (code, line) == (3, "no.csv: no such file")
     table = tmp_path / "table.csv"
