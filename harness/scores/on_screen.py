@@ -11,8 +11,8 @@ METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "f1": "F1",
-    "roc_auc": "area under ROC",
-    "pr_auc": "average precision",
+    "roc_auc": "ROC AUC",
+    "pr_auc": "PR AUC",
     "log_loss": "log loss",
     "ece": "calibration error",
 }
@@ -43,7 +43,7 @@ def metrics(values: Mapping[str, Any]) -> str:
         if values[key] is not None:
             interval = values["intervals"].get(key)
             between = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
-            macro = ", mean of classes" if many and key in ("f1", "roc_auc", "pr_auc") else ""
+            macro = " (macro)" if many and key == "f1" else ""
             lines.append([title + macro, f"{values[key]:.4f}", between])
     return aligned(lines)
 
