@@ -23,7 +23,7 @@ from harness import __main__ as harness_main
 from harness.report.page import write_report
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import PLAIN, read_metrics, run_module, succeed
+from tests.commands import PLAIN, read_metrics, run_module, succeed, unwrapped
 from tests.datasets import sentences, write_dataset
 from tests.runs import train_to_end
 from tests.unit.test_report_page import numbers, words
@@ -172,7 +172,7 @@ def test_without_a_test_split_the_weights_are_measured_on_validation(place: Path
     write_dataset(place / "no test", {"train": 200, "validation": 60}, num_classes=3)
     run = place / "untested"
     result = succeed(train_to_end("--data", place / "no test", "--run", run, *TRAINING))
-    assert "has no test split" in result.stdout
+    assert "has no test split" in unwrapped(result.stdout)
     assert not (run / "test.json").exists()
     figures = json.loads((run / "evaluation" / "validation.json").read_text())
     best = [line for line in read_metrics(run, "validation") if line["best"]][-1]
