@@ -217,6 +217,8 @@ def clear_leftovers(target: Path) -> None:
     for left in (swap.aside(target), beside(target)):
         if any((left / name).exists() for name in (MANIFEST, WORK)) and not holds_work(left):
             replaced(left, target)
+        elif left.is_dir() and not any(left.iterdir()):  # killed just before its last step
+            left.rmdir()
 
 
 def replaced(old: Path, target: Path) -> None:

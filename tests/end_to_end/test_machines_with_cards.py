@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,6 @@ def test_gpus_that_are_not_there_are_refused(data: Path, tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
     port = ("--main_process_port", free_port(), "--num_processes", 2, "-m", "harness.train")
     bare = run_module("accelerate.commands.launch", *file, *port, *where, *SMALL, timeout_s=90)
-    assert bare.returncode == 1
+    assert bare.returncode == -signal.SIGUSR1  # the launcher is ended before its traceback; 138 to a shell
     assert "asks for GPUs, but no CUDA device is visible" in bare.stderr
     succeed(run_module("harness", "launch", *file, "--num_processes", 1, *where, *SMALL, "--device", "cpu"))
