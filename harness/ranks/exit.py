@@ -30,6 +30,8 @@ LAUNCHERS = ("accelerate", "accelerate-launch", "torchrun")
 """Programs, and below them modules such as ``accelerate.commands.launch``, that print a traceback for a rank."""
 TORCHS = ".distributed.run"
 """The end of the name of torch's own, as a module."""
+OTHERS_S = 5.0
+"""How long the other ranks have to leave when rank 0 has refused."""
 LAST_SIGNAL = signal.SIGUSR1
 """Ends a launcher without a word; it has handlers for the signals that mean that a job is to stop."""
 
@@ -79,10 +81,13 @@ def dismiss_launcher() -> None:
     with contextlib.suppress(psutil.Error):
         launcher = psutil.Process(os.getppid())
         if is_bare_launcher(launcher.cmdline()):
-            for rank in launcher.children():
-                if rank.pid != os.getpid():
+            others = [rank for rank in launcher.children() if rank.pid != os.getpid()]
+            launcher.send_signal(LAST_SIGNAL)  # first: it would speak of a rank that ends
+            for rank in others:
+                with contextlib.suppress(psutil.Error):
                     rank.terminate()
-            launcher.send_signal(LAST_SIGNAL)
+            for rank in psutil.wait_procs(others, timeout=OTHERS_S)[1]:
+                rank.kill()  # it waits for ranks that never come, where no signal is heard
 
 
 def is_bare_launcher(words: Sequence[str]) -> bool:

@@ -59,6 +59,9 @@ class Family:
             def terminate(self) -> None:
                 family.sent.append((self.name, signal.SIGTERM))
 
+            def kill(self) -> None:
+                family.sent.append((self.name, signal.SIGKILL))
+
             def send_signal(self, number: int) -> None:
                 family.sent.append((self.name, number))
 
@@ -73,12 +76,13 @@ def signals(monkeypatch: pytest.MonkeyPatch, words: list[str], **environment: st
         monkeypatch.setenv(name, value)
     family = Family(words)
     monkeypatch.setattr(psutil, "Process", family.process)
+    monkeypatch.setattr(psutil, "wait_procs", lambda members, timeout: ([], members))  # none of them hears
     ending.dismiss_launcher()
     return family.sent
 
 
 def test_a_bare_launcher_is_ended_with_the_other_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = [("other rank", signal.SIGTERM), ("launcher", signal.SIGUSR1)]
+    expected = [("launcher", signal.SIGUSR1), ("other rank", signal.SIGTERM), ("other rank", signal.SIGKILL)]
     assert signals(monkeypatch, BARE) == expected
     assert signals(monkeypatch, BARE, GROUP_WORLD_SIZE="1") == expected
 
