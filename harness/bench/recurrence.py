@@ -68,6 +68,8 @@ def measure(config: RecurrenceConfig) -> dict[str, Any]:
         return plain(inputs)[0].float().sum()
 
     def step(forward: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        """A turn of the bench: forward and backward, until the device is done."""
+
         def run() -> None:
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 loss = forward()

@@ -7,6 +7,8 @@ counts.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
@@ -16,7 +18,7 @@ from harness.model.pooling import pool_packed, pool_padded
 from harness.model.recurrent import in_order, reversal_index
 
 
-class Pooling(nn.Module):
+class Pooling(nn.Module, ABC):
     """From the outputs of the recurrent layers to one vector a text. What it learns, if anything, are its parameters.
 
     ``lengths`` is int64 ``[rows]`` on the CPU, ``device_lengths`` the same where the outputs are. Each row's vector may
@@ -28,31 +30,31 @@ class Pooling(nn.Module):
         super().__init__()
         self.output_size = output_size
 
+    @abstractmethod
     def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
         """``[rows, vectors * output_size]`` of a tensor ``[time, rows, hidden]`` for each direction.
 
         In the second one, the backward direction, each row is reversed within its own length.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def packed(
         self, outputs: torch.Tensor, state: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor
     ) -> torch.Tensor:
         """The same of packed ``outputs`` ``[tokens, output_size]``, rows longest first, and the final states
         ``[rows, output_size]``.
         """
-        raise NotImplementedError
 
 
 class DensePooling(Pooling):
     """A pooling as one function of dense outputs, which serves both layouts; a packed batch is padded for it."""
 
+    @abstractmethod
     def dense(self, outputs: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """``[rows, vectors * output_size]`` of ``outputs`` ``[time, rows, output_size]``, in at least fp32 and in the
         order of the text, where ``real``, bool ``[time, rows, 1]``, says which hold a token; the others are any finite
         numbers.
         """
-        raise NotImplementedError
 
     def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
         """Turn the backward direction round, and lay both side by side."""

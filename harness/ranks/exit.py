@@ -52,6 +52,7 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
     rank = int(os.environ.get("RANK", "0"))
 
     def quiet(argv: list[str]) -> int:
+        """``main``, but only rank 0 speaks of an error that all ranks have."""
         try:
             return main(argv)
         except UserError as error:

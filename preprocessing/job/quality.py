@@ -39,6 +39,7 @@ def decide(
     dropped: dict[str, int] = {}
 
     def apply(name: str, policy: str, found: np.ndarray, what: str) -> None:
+        """Do what the policy says with the rows ``found`` that are still there."""
         found = found & alive
         if policy == "error" and found.any():
             first = int(rows.row[found].min())

@@ -88,6 +88,7 @@ def tokenize_all(
     described = json.dumps(pipeline.to_json())
 
     def tasks() -> Iterator[TokenTask]:
+        """The parts that are not done yet."""
         for number, part in enumerate(find_parts(files, plans, work / UNPACKED)):
             cut.append(part)
             key = parts.part_key(part, pipeline.hash, config.seed)

@@ -42,6 +42,7 @@ class _Markup:
         self.missing: set[str] = set()  # closers known not to occur from here to the end
 
     def strip(self) -> str:
+        """The text without its markup."""
         kept: list[str] = []
         position = 0
         for match in _OPEN.finditer(self.text):
