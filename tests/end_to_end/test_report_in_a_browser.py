@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from tests.unit.test_report_page import HOSTILE, QUOTED, numbers
 
 pytestmark = pytest.mark.processes
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PHONE, DESK, PAPER = 390, 1440, 740
 """Pixels; paper is an A4 sheet between its margins."""
 OVERFLOWING = """[...document.querySelectorAll("body *:not(svg *):not(script)")].filter(part =>
@@ -41,18 +38,6 @@ def relative_luminance(colour: str) -> float:
     values = np.array([int(part) for part in re.findall(r"\d+", colour)[:3]]) / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"needs a browser: one of {', '.join(BROWSERS)} on the PATH")
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright to drive a browser")
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=120_000)
-        yield launched
-        launched.close()
 
 
 class Pages:

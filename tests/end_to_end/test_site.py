@@ -19,7 +19,6 @@ from tests.commands import ROOT, run_command, succeed
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DEEP = "reference/training.html"
 QUIET = {"NO_MKDOCS_2_WARNING": "1"}
 
@@ -88,18 +87,6 @@ def test_a_broken_link_an_anchor_a_picture_and_a_lost_page_end_the_build(tmp_pat
         assert sum(planted in line for line in warnings) == 1, result.stderr
     assert "lost.md" in result.stderr
     assert len(warnings) == 5, result.stderr
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"needs a browser: one of {', '.join(BROWSERS)} on the PATH")
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright to drive a browser")
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=60_000)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture
