@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from preprocessing.base.split_names import NO_LABEL, UNLABELLED
 from preprocessing.dataset.shards import VOCABULARY, Manifest, id_dtype, write_manifest, write_shard
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.resolve import resolve
@@ -46,7 +47,10 @@ def write_dataset(
     widths: tuple[int, ...] = (16, 32, 64),
     block_rows: int = 64,
 ) -> dict[str, list[str]]:
-    """Write a dataset directory and return the texts of each split, by row number."""
+    """Write a dataset directory and return the texts of each split, by row number.
+
+    Rows of a split called ``unlabelled`` have no label.
+    """
     spec = TextSpec(max_tokens=widths[-1])
     pipeline = resolve(spec)
     texts = {
@@ -58,6 +62,8 @@ def write_dataset(
     encoder = Encoder(pipeline, vocabulary)
     splits = {}
     for name, (split_texts, labels) in texts.items():
+        if name == UNLABELLED:
+            labels = np.full_like(labels, NO_LABEL)
         encoded = encoder(split_texts)
         lengths = np.diff(encoded.offsets)
         rung = np.searchsorted(widths, lengths)

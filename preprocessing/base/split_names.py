@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three splits: their names in configurations, paths and manifests, and their numbers in arrays of rows."""
+"""The splits: their names in configurations, paths and manifests, and their numbers in arrays of rows."""
 
 from __future__ import annotations
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
-"""A split's number is its place here."""
+"""The splits of labelled rows. A split's number is its place here."""
+UNLABELLED = "unlabelled"
+"""The split of rows whose label nobody knows."""
 TRAIN_NUMBER, VALIDATION_NUMBER, TEST_NUMBER = range(len(SPLITS))
 NO_SPLIT = -1
 """The number of a row for which the source names no split."""
+NO_LABEL = -1
+"""What stands in the label column of a row without one."""
 SPELLINGS = {
     TRAIN: TRAIN,
     "training": TRAIN,
