@@ -61,9 +61,8 @@ def write_dataset(
     vocabulary.write(root / VOCABULARY)
     encoder = Encoder(pipeline, vocabulary)
     splits = {}
-    for name, (split_texts, labels) in texts.items():
-        if name == UNLABELLED:
-            labels = np.full_like(labels, NO_LABEL)
+    for name, (split_texts, drawn) in texts.items():
+        labels = np.full_like(drawn, NO_LABEL) if name == UNLABELLED else drawn
         encoded = encoder(split_texts)
         lengths = np.diff(encoded.offsets)
         rung = np.searchsorted(widths, lengths)
