@@ -67,6 +67,13 @@ BENCHES += (
         config="harness.bench.corpora:CorporaConfig",
         words=Words(spelling="FILE [FILE …]", noun="file", takes="one labelled file or several", most=None),
     ),
+    Command(
+        name="curve",
+        summary="How good models are by the number of labels.",
+        main="harness.bench.curve:main",
+        config="harness.bench.curve:CurveConfig",
+        words=Words(spelling="FILE", noun="file", takes="one labelled file"),
+    ),
 )
 COMMANDS = (
     Command(
