@@ -3,7 +3,8 @@
 
 The scale decides more than any other setting, and libraries learn vectors at very different ones. So all vectors are
 multiplied by one number, after which the entries over the vocabulary have the standard deviation
-``model.embedding_std``, the same that random vectors are drawn with.
+``model.embedding_std``, the same that random vectors are drawn with. Or, standardised, each of their numbers has that
+standard deviation, and the mean 0, over the tokens of the training texts.
 """
 
 from __future__ import annotations
@@ -74,10 +75,36 @@ def described(vectors: np.ndarray, has: np.ndarray, vocabulary: Vocabulary, fact
     has[PAD] = False
     if not vectors[has].std() > 0:
         raise DataError(f"{facts['source']}: its vectors are all the same number; name another file")
+    return StartVectors(vectors, has, {**facts, **covered(has, vocabulary)})
+
+
+def covered(has: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:
+    """How many words of a vocabulary, and which share of its training tokens, ids bool ``[vocabulary]`` are."""
     counts = vocabulary.counts
-    covered = {
+    return {
         "words": int(has[len(RESERVED) :].sum()),
         "vocabulary": len(vocabulary) - len(RESERVED),
         "tokens": round(float(counts[has].sum() / max(counts.sum(), 1)), 6),
     }
-    return StartVectors(vectors, has, {**facts, **covered})
+
+
+def moments(weight: torch.Tensor, frequencies: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation ``[dim]`` of each column of ``weight`` ``[vocabulary, dim]`` over the tokens of texts
+    in which each id occurs ``frequencies`` ``[vocabulary]`` times, or in such a share of the places.
+    """
+    shares = frequencies.to(weight.dtype) / frequencies.sum()
+    mean = shares @ weight
+    return mean, (shares @ (weight - mean).square()).sqrt()
+
+
+def standardised(weight: torch.Tensor, frequencies: torch.Tensor, std: float = 1.0) -> torch.Tensor:
+    """The vectors of an embedding with mean 0 and standard deviation ``std`` in each of their numbers, over the tokens
+    of texts (Miyato et al., 2017): frequent words count as often as they occur.
+
+    ``weight`` is ``[vocabulary, dim]``, ``frequencies`` ``[vocabulary]`` as for ``moments``. ``<pad>`` becomes zero; a
+    column that is the same for all tokens, too. Gradients flow through.
+    """
+    mean, spread = moments(weight, frequencies)
+    scaled = (weight - mean) * (std / spread).where(spread > 0, 0)
+    real = torch.arange(len(weight), device=weight.device) != PAD
+    return scaled * real[:, None]

@@ -27,6 +27,7 @@ from preprocessing.dataset.shards import VOCABULARY
 
 FORMAT, FORMAT_VERSION = "padless-bundle", 2
 INDEX = "bundle.json"
+CLASSIFIER = "classifier"
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,16 @@ class BundleInfo:
     """Fingerprint of the dataset they were trained on."""
     vectors: dict[str, Any] | None = None
     """Word vectors that the embedding started from: source, sha256, coverage; None: it started random."""
+    started_from: dict[str, Any] | None = None
+    """Weights of another bundle that these started from: source, hashes, coverage, parts; None: there were none."""
+    task: str = CLASSIFIER
+    """What the weights do."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
+
+
+UNSAID: dict[str, Any] = {"started_from": None, "task": CLASSIFIER}
+"""What goes without saying: bundles were written before these keys were there."""
 
 
 def bundle_directory(run: str | Path) -> Path:
@@ -77,7 +86,11 @@ def write_weights(directory: Path, data: bytes) -> tuple[str, str]:
 
 def write_info(directory: Path, info: BundleInfo) -> None:
     """Replace ``bundle.json``, then delete every weights file but the one that it names."""
-    atomic.write_json(directory / INDEX, asdict(info))
+    content = asdict(info)
+    for name, before in UNSAID.items():
+        if content[name] == before:
+            del content[name]
+    atomic.write_json(directory / INDEX, content)
     for old in directory.glob("weights-*.safetensors"):
         if old.name != info.weights:
             old.unlink()

@@ -79,7 +79,15 @@ class InitConfig:
     dataset's own texts, kept beside it, and learned before training if they are not there yet; auto: own where there
     are a million tokens to learn them from, else none; or a FILE as word2vec (text or binary), GloVe or fastText (.vec)
     have it, .gz too. Words without a vector start random."""
+    weights: str | None = None
+    """Run or bundle, also of another dataset or of a language model, whose weights the model starts from: vectors of
+    the tokens that both know, at their own scale, recurrent layers, and the last layer if the classes are the same.
+    null: none."""
+    standardise: bool = False
+    """Shift and scale the vectors so that each of their numbers has mean 0 and standard deviation model.embedding_std
+    over the training tokens; the first recurrent layer of init.weights is adjusted to it."""
 
     def __post_init__(self) -> None:
         """Refuse what names nothing."""
         require(bool(self.vectors), "init.vectors", self.vectors, "none, own, auto or a file's name")
+        require(self.weights != "", "init.weights", self.weights, "the directory of a run or bundle, or null")

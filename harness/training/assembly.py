@@ -19,7 +19,6 @@ from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.residency import DataPlacement, OpenData
 from harness.model.classifier import Classifier, Objective
-from harness.model.initial import StartVectors
 from harness.model.recurrent import try_recurrence
 from harness.model.registry import CELLS
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
@@ -41,10 +40,10 @@ from harness.training.run import Run
 from harness.training.scorer import Scorer
 from harness.training.selection import Selection
 from harness.training.sinks import Sink, Sinks, TrackerSink
+from harness.training.start import Beginning, begin
 from harness.training.state import State
 from harness.training.throughput import Meter, reset_peak_memory
 from harness.training.trainer import Trainer
-from harness.training.vectors import resumed, start_vectors
 from harness.training.wide import count_features
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
@@ -86,17 +85,16 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
         data.copy()
     with world.together("opening the dataset"):
         data.open()
-    begin = start_vectors(config, manifest, world) if start is None else resumed(start.state.get("vectors"))
-    writer.vectors = begin.facts
-    if begin.choice is not None:
-        choices["vectors"] = begin.choice
-    trainer = build_trainer(config, session, manifest, data, choices, begin.vectors)
+    beginning = begin(config, manifest, world, None if start is None else start.state)
+    writer.began_with = beginning.remembered
+    choices |= beginning.choices()
+    trainer = build_trainer(config, session, manifest, data, choices, beginning)
     selection = Selection(config.select, config.patience)
     with world.together("loading the checkpoint"):
         if start is not None:
             load(trainer, selection, start, choices)
     wide = trainer.objective.classifier.wide
-    if wide is not None and start is None:
+    if wide is not None and start is None and not beginning.has_wide:
         count_features(wide, data.splits[TRAIN], len(manifest.labels), world)
     if config.micro_batch == "auto":
         choices["micro_batch"] = choose_micro_batch(trainer)
@@ -108,7 +106,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     console = add_sinks(config, manifest, trainer, writer, choices) if world.is_main else None
     scorer, requests = Scorer(session, data, trainer.loader.layout, config.eval_batch), RankRequests(world)
     parts = (config, session, manifest, data, scorer, trainer, selection, requests, watch, writer, console)
-    run = Run(*parts, begin.interrupted)
+    run = Run(*parts, beginning.vectors.interrupted)
     trainer.milestones = run
     return run
 
@@ -156,17 +154,17 @@ def build_trainer(
     manifest: Manifest,
     data: OpenData,
     choices: dict[str, Choice],
-    vectors: StartVectors | None = None,
+    beginning: Beginning | None = None,
 ) -> Trainer:
-    """A trainer at step 0 with weights drawn from the seed and, on rank 0, whose weights all ranks get, ``vectors``.
+    """A trainer at step 0 with weights drawn from the seed and, on rank 0, whose weights all ranks get, ``beginning``.
 
     What was decided on the way is added to ``choices``.
     """
     world, directory = session.world, Path(config.run)
     torch.manual_seed(config.seed)
     classifier = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
-    if vectors is not None:
-        vectors.put_into(classifier.embedding, config.model.embedding_std)
+    if beginning is not None:
+        beginning.put_into(classifier, config.model.embedding_std)
     classifier.to(session.device).recurrent.flatten_parameters()
     layout, in_layout = layout_on(session.device, config.model.hidden_size, config.recurrence)
     bf16_on_cpu = CELLS[config.model.cell].bf16_on_cpu

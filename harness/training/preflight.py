@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from harness.config import RunConfig
 from harness.data import checks
+from harness.model.donor import find_donor
 from harness.model.registry import check_model
 from harness.model.vector_files import check_named
 from harness.rundir.checkpoint import Checkpoint
@@ -54,10 +55,12 @@ def check_data(
 
 
 def check_start(config: RunConfig, manifest: Manifest) -> None:
-    """Whether the file is there that a run without a checkpoint starts from, and fits. For one process of a run.
+    """Whether the files are there that a run without a checkpoint starts from, and fit. For one process of a run.
 
     Raises ``ConfigError`` or ``DataError``.
     """
+    if config.init.weights:
+        find_donor(config.init.weights, config.model)
     if config.init.vectors not in ("none", "own"):
         check_named(config.init.vectors, manifest.fingerprint, config.model.embedding_dim)
 

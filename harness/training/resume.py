@@ -45,6 +45,7 @@ BREAKING = {
     "model": "the weights do not fit another model",
     "model.freeze_embedding": "other updates from here on",
     "init": "the run keeps the vectors that it began with",
+    "init.weights": "the run keeps the weights that it began with",
     "global_batch": "another order of rows",
     "global_batch_tokens": "another order of rows",
     "order": "another order of rows",

@@ -126,7 +126,10 @@ def start_of(recipe: Recipe, corpus: Corpus, reasons: Reasons) -> tuple[int, Ini
     if wide == "auto":
         wide = buckets_of(corpus)
         reasons["wide part"] = (f"{wide:,} buckets", f"for words and pairs of {corpus.tokens:,} tokens")
-    if init.vectors == "auto":
+    if init.vectors == "auto" and init.weights:
+        init = replace(init, vectors="none")
+        reasons["vectors"] = ("random", "for tokens that init.weights does not know; auto learns none beside it")
+    elif init.vectors == "auto":
         enough = corpus.tokens >= VECTOR_TOKENS
         init = replace(init, vectors="own" if enough else "none")
         if not enough:

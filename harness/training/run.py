@@ -127,7 +127,7 @@ class Run(Milestones):
             "dataset": self.manifest.fingerprint,
             "text_hash": self.manifest.text_hash,
             "order_version": order.VERSION,
-            "vectors": self.writer.vectors,
+            **self.writer.began_with,
             "config": to_dict(self.config),
             "versions": {"torch": torch.__version__, "padless": installed_version("padless")},
         }

@@ -57,8 +57,8 @@ class RunWriter:
         self.files: MetricsFiles | None = None
         self.checkpointer: Checkpointer | None = None
         self.failed: StorageError | None = None
-        self.vectors: dict[str, Any] | None = None
-        """What is known of the word vectors that the run began with."""
+        self.began_with: dict[str, dict[str, Any] | None] = {}
+        """What is known of the word vectors and of the weights that the run began with."""
 
     def claim(self) -> None:
         """Hold the directory against other processes. Raises ``ConfigError`` or ``StorageError``."""
@@ -123,7 +123,7 @@ class RunWriter:
             assert selection.best_step is not None
             with storage(self.bundle):
                 best = (selection.best_step, selection.decision)
-                write_bundle(self.bundle, classifier, manifest, *best, self.vectors)
+                write_bundle(self.bundle, classifier, manifest, *best, **self.began_with)
 
     def restore_bundle(self, manifest: Manifest, selection: Selection) -> None:
         """Put the best weights so far back where the bundle has others, of an epoch that is now trained again.

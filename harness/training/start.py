@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the weights of a run are before its first step, beside the seed: other weights, word vectors, their scale.
+
+Rank 0 alone reads; the other ranks get all weights from it when the model is wrapped. A run that goes on has it all in
+its checkpoint, and reads nothing again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.config import RunConfig
+from harness.model import transfer
+from harness.model.classifier import Classifier
+from harness.model.donor import find_donor
+from harness.model.initial import coverage, moments, standardised
+from harness.model.transfer import WIDE, StartWeights, weights_of
+from harness.ranks.distributed import World
+from harness.ranks.precision import Choice
+from harness.training import vectors
+from harness.training.vectors import start_vectors
+from preprocessing.dataset.shards import VOCABULARY, Manifest
+from preprocessing.text.vocabulary import Vocabulary
+
+VECTORS, STARTED_FROM = "vectors", "started_from"
+"""What the state of a checkpoint calls the facts."""
+FIRST_LAYER = "recurrent layer 1"
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What the weights begin with; on ranks other than 0, and of a run that goes on, only what is known of it."""
+
+    vectors: vectors.Start = field(default_factory=vectors.Start)
+    weights: StartWeights | None = None
+    facts: dict[str, Any] | None = None
+    """Of the weights, on every rank; None where there were none."""
+    counts: np.ndarray | None = None
+    """int64 ``[vocabulary]``: how often each id occurs in the training texts, where vectors are to be standardised."""
+
+    @property
+    def has_wide(self) -> bool:
+        """Whether the wide part is that of the weights, and so has weighed its features already."""
+        return self.facts is not None and WIDE in self.facts["taken"]
+
+    @property
+    def remembered(self) -> dict[str, dict[str, Any] | None]:
+        """What checkpoints hold of it."""
+        return {VECTORS: self.vectors.facts} | ({} if self.facts is None else {STARTED_FROM: self.facts})
+
+    def choices(self) -> Iterator[tuple[str, Choice]]:
+        """For the first lines of the run."""
+        if self.facts is not None:
+            said = f"{transfer.in_words(self.facts)}; {coverage(self.facts)}"
+            said = said if self.weights is not None else f"the run began with them; {said}"
+            yield "weights", Choice(self.facts["source"], said)
+        if self.vectors.choice is not None:
+            yield "vectors", self.vectors.choice
+
+    def put_into(self, classifier: Classifier, std: float) -> None:
+        """Give a model, whose weights were drawn from the seed, what it begins with; tokens of the weights have theirs
+        and no vectors. ``std``: ``model.embedding_std``.
+        """
+        if self.vectors.vectors is not None:
+            self.vectors.vectors.put_into(classifier.embedding, std)
+        if self.weights is not None:
+            self.weights.put_into(classifier)
+        if self.counts is not None:
+            adjusts = self.facts is not None and FIRST_LAYER in self.facts["taken"]
+            standardise(classifier, torch.from_numpy(self.counts), std, adjusts=adjusts)
+
+
+@torch.no_grad()
+def standardise(classifier: Classifier, counts: torch.Tensor, std: float, *, adjusts: bool) -> None:
+    """Standardise the vectors of a model over tokens that occur ``counts`` ``[vocabulary]`` times.
+
+    With ``adjusts``, the first recurrent layer undoes it in its own weights, so that the model computes what it did.
+    """
+    weight = classifier.embedding.weight
+    mean, spread = moments(weight.double(), counts.to(weight.device).double())
+    weight.copy_(standardised(weight.double(), counts.to(weight.device).double(), std))
+    if not adjusts:
+        return
+    for name, values in classifier.recurrent.layers[0].named_parameters():
+        if name.startswith("weight_ih"):
+            bias = classifier.recurrent.layers[0].get_parameter(name.replace("weight", "bias"))
+            bias += (values.double() @ mean).to(bias)
+            values.copy_(values.double() * (spread / std))
+
+
+def begin(config: RunConfig, manifest: Manifest, world: World, state: Mapping[str, Any] | None) -> Beginning:
+    """What a run begins with, or, given the ``state`` of its checkpoint, began with.
+
+    Every rank calls it; raises the same ``UserError`` on all.
+    """
+    if state is not None:
+        return Beginning(vectors.resumed(state.get(VECTORS)), facts=state.get(STARTED_FROM))
+    weights, counts = None, None
+    with world.together("reading the weights to start from"):
+        if world.is_main and (config.init.weights or config.init.standardise):
+            vocabulary = Vocabulary.read(Path(config.data, VOCABULARY))
+            counts = vocabulary.counts if config.init.standardise else None
+            if config.init.weights:
+                donor = find_donor(config.init.weights, config.model)
+                weights = weights_of(donor, config.model, vocabulary, manifest)
+    facts = world.gather_objects(None if weights is None else weights.facts, "the weights to start from")[0]
+    return Beginning(start_vectors(config, manifest, world), weights, facts, counts)

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model takes of another one's weights, what is said of it, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from harness.config import InitConfig, ModelConfig, RunConfig
+from harness.inference.bundle import write_bundle
+from harness.model.classifier import Classifier
+from harness.model.donor import find_donor
+from harness.model.initial import standardised
+from harness.model.transfer import weights_of
+from harness.ranks.distributed import World
+from harness.rundir.bundle_files import INDEX, read_info, write_vocabulary, write_weights
+from harness.training import preflight
+from harness.training.start import Beginning, begin
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
+from preprocessing.text.vocabulary import PAD, UNK, Vocabulary
+from tests.datasets import write_dataset
+
+SIZES = {"embedding_dim": 6, "hidden_size": 4}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("own") / "data"
+    write_dataset(root, {"train": 60, "validation": 10})
+    return root
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other texts, whose vocabulary has other ids and shares a part of the tokens."""
+    root = tmp_path_factory.mktemp("other") / "data"
+    write_dataset(root, {"train": 90, "validation": 10}, seed=5)
+    return root
+
+
+def make_bundle(data: Path, directory: Path, labels: list[str] | None = None, **model: Any) -> Classifier:
+    """A bundle of a classifier with weights of chance."""
+    torch.manual_seed(1)
+    manifest = read_manifest(data)
+    manifest = dataclasses.replace(manifest, labels=labels or manifest.labels)
+    made = Classifier(ModelConfig(**{**SIZES, **model}), manifest.vocabulary_size, len(manifest.labels))
+    if made.wide is not None:
+        made.wide.table.uniform_()
+        made.wide.weights.uniform_()
+    write_vocabulary(directory, data)
+    write_bundle(directory, made, manifest, step=7)
+    return made
+
+
+def pretrain(data: Path, directory: Path, **model: Any) -> dict[str, torch.Tensor]:
+    """A bundle of a language model, made of a classifier's: it has the first layer, and what is its own."""
+    make_bundle(data, directory, **model)
+    info = read_info(directory)
+    weights = load_file(directory / info.weights)
+    kept = {name: weights[name] for name in weights if name.startswith(("embedding.", "recurrent.layers.0."))}
+    kept["language_model.projection.weight"] = torch.ones(2, 2)
+    name, digest = write_weights(directory, save(kept))
+    content = json.loads((directory / INDEX).read_text())
+    content |= {"weights": name, "weights_sha256": digest, "task": "language_model"}
+    (directory / INDEX).write_text(json.dumps(content))
+    return kept
+
+
+def started(data: Path, bundle: Path, **model: Any) -> tuple[Beginning, Classifier, dict[str, torch.Tensor]]:
+    """What a run begins with; a model that has it; and the weights that it would have had."""
+    config = settings(data, bundle, **model)
+    manifest = read_manifest(data)
+    beginning = begin(config, manifest, World(), None)
+    torch.manual_seed(2)
+    made = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
+    usual = {name: values.clone() for name, values in made.state_dict().items()}
+    beginning.put_into(made, config.model.embedding_std)
+    return beginning, made, usual
+
+
+def settings(data: Path, bundle: object, standardise: bool = False, **model: Any) -> RunConfig:
+    init = InitConfig(weights=str(bundle), standardise=standardise)
+    run = str(data.parent / "run")
+    return RunConfig(data=str(data), run=run, model=ModelConfig(**{**SIZES, **model}), init=init)
+
+
+def test_the_same_dataset_gives_the_same_model(own: Path, tmp_path: Path) -> None:
+    source = make_bundle(own, tmp_path / "bundle", num_layers=2, pooling="max+mean", wide=64)
+    beginning, made, _ = started(own, tmp_path / "bundle", num_layers=2, pooling="max+mean", wide=64)
+    for name, values in source.state_dict().items():
+        assert torch.equal(made.state_dict()[name], values), name
+    assert beginning.facts is not None
+    assert beginning.has_wide
+    taken = ["embedding", "recurrent layer 1", "recurrent layer 2", "head", "wide part"]
+    assert (beginning.facts["taken"], beginning.facts["as_usual"]) == (taken, {})
+    assert (beginning.facts["tokens"], beginning.facts["step"]) == (1.0, 7)
+    assert beginning.facts["sha256"] == read_info(tmp_path / "bundle").weights_sha256
+    assert beginning.facts["vocabulary_hash"] == read_manifest(own).vocabulary_hash
+
+
+def test_rows_are_matched_by_token(own: Path, other: Path, tmp_path: Path) -> None:
+    source = make_bundle(other, tmp_path / "bundle")
+    beginning, made, usual = started(own, tmp_path / "bundle")
+    mine, theirs = (Vocabulary.read(data / VOCABULARY).tokens.to_pylist() for data in (own, other))
+    shared = set(mine) & set(theirs) - {"<pad>"}
+    assert 10 < len(shared) < len(mine) - 5
+    assert mine.index("great") != theirs.index("great")
+    for number, token in enumerate(mine):
+        expected = (
+            source.embedding.weight[theirs.index(token)] if token in shared else usual["embedding.weight"][number]
+        )
+        assert torch.equal(made.embedding.weight[number], expected), token
+    assert not made.embedding.weight[PAD].any()
+    facts, counts = beginning.facts, Vocabulary.read(own / VOCABULARY).counts
+    assert facts is not None
+    assert (facts["words"], facts["vocabulary"]) == (len(shared) - 1, len(mine) - 2)
+    has = np.array([token in shared for token in mine])
+    assert facts["tokens"] == pytest.approx(counts[has].sum() / counts.sum(), abs=1e-6)
+    assert torch.equal(made.head.weight, source.head.weight)
+    (line,) = [str(choice) for name, choice in beginning.choices() if name == "weights"]
+    assert line == (
+        f"{tmp_path / 'bundle'}: embedding, recurrent layer 1, head of a classifier; {len(shared) - 1} of "
+        f"{len(mine) - 2} words, {facts['tokens']:.1%} of the tokens; sha256 {facts['sha256'][:12]}"
+    )
+
+
+def test_a_language_model_gives_its_first_layer(own: Path, other: Path, tmp_path: Path) -> None:
+    weights = pretrain(other, tmp_path / "lm")
+    beginning, made, usual = started(own, tmp_path / "lm", num_layers=2, wide=64)
+    now = made.state_dict()
+    for name in now:
+        if name.startswith("recurrent.layers.0."):
+            assert torch.equal(now[name], weights[name]), name
+        elif name != "embedding.weight":
+            assert torch.equal(now[name], usual[name]), name
+    assert beginning.facts is not None
+    assert beginning.facts["taken"] == ["embedding", "recurrent layer 1"]
+    usually = {"recurrent layer 2": "there is none", "head": "there is none", "wide part": "there is none"}
+    assert beginning.facts["as_usual"] == usually
+    assert not beginning.has_wide
+    (line,) = [str(choice) for _, choice in beginning.choices()]
+    assert "embedding, recurrent layer 1 of a language model; as usual start recurrent layer 2: there is none; " in line
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "reason"),
+    [
+        ({"labels": ["positive", "negative"]}, {}, "of other classes"),
+        ({"pooling": "mean"}, {"pooling": "max"}, "of pooling mean"),
+        ({"num_layers": 2}, {}, "above 2 recurrent layers"),
+    ],
+)
+def test_a_head_that_would_mean_something_else_is_not_taken(
+    own: Path, tmp_path: Path, theirs: dict[str, Any], mine: dict[str, Any], reason: str
+) -> None:
+    source = make_bundle(own, tmp_path / "bundle", **theirs)
+    beginning, made, usual = started(own, tmp_path / "bundle", **mine)
+    assert beginning.facts is not None
+    assert beginning.facts["as_usual"] == {"head": reason}
+    assert torch.equal(made.head.weight, usual["head.weight"])
+    taken = made.recurrent.state_dict()["layers.0.weight_hh_l0"]
+    assert torch.equal(taken, source.recurrent.state_dict()["layers.0.weight_hh_l0"])
+
+
+@pytest.mark.parametrize(
+    ("theirs", "reason"),
+    [
+        ({"wide": 128}, "of 128 buckets"),
+        ({"wide": 0}, "there is none"),
+        ({"wide": 64, "labels": ["positive", "negative"]}, "of other classes"),
+    ],
+)
+def test_a_wide_part_that_would_mean_something_else_is_not_taken(
+    own: Path, tmp_path: Path, theirs: dict[str, Any], reason: str
+) -> None:
+    make_bundle(own, tmp_path / "bundle", **theirs)
+    beginning, made, _ = started(own, tmp_path / "bundle", wide=64)
+    assert beginning.facts is not None
+    assert beginning.facts["as_usual"]["wide part"] == reason
+    assert made.wide is not None
+    assert not made.wide.table.any()
+    assert not beginning.has_wide
+
+
+def test_a_wide_part_over_other_ids_is_not_taken(own: Path, other: Path, tmp_path: Path) -> None:
+    make_bundle(other, tmp_path / "bundle", wide=64)
+    beginning, _, _ = started(own, tmp_path / "bundle", wide=64)
+    assert beginning.facts is not None
+    assert beginning.facts["as_usual"] == {"wide part": "of another vocabulary"}
+
+
+def test_another_shape_says_which_keys_to_set(own: Path, tmp_path: Path) -> None:
+    make_bundle(own, tmp_path / "bundle", hidden_size=5, bidirectional=False)
+    place = tmp_path / "bundle"
+    with pytest.raises(ConfigError) as error:
+        find_donor(str(place), ModelConfig(**SIZES))
+    assert str(error.value) == (
+        f"init.weights: {place} has layers of another shape; set model.hidden_size to 5 (now 4) and "
+        "model.bidirectional to false (now true)"
+    )
+    make_bundle(own, tmp_path / "gru", cell="gru", embedding_dim=8)
+    with pytest.raises(
+        ConfigError, match=r"set model\.cell to gru \(now lstm\) and model\.embedding_dim to 8 \(now 6\)"
+    ):
+        find_donor(str(tmp_path / "gru"), ModelConfig(**SIZES))
+
+
+def test_what_cannot_be_started_from_is_refused_before_any_process_starts(own: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(own)
+
+    def check(source: object) -> None:
+        preflight.check_start(settings(own, source), manifest)
+
+    with pytest.raises(ConfigError, match=r"init\.weights: runs/nowhere: there is no such run or bundle; name another"):
+        check("runs/nowhere")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ConfigError, match=r"init\.weights: .*run: not a bundle, nor a run that has finished an epoch"):
+        check(tmp_path / "run")
+    make_bundle(own, tmp_path / "run" / "bundle")
+    check(tmp_path / "run")
+    check(tmp_path / "run" / "bundle")
+    (weights,) = (tmp_path / "run" / "bundle").glob("weights-*.safetensors")
+    with pytest.raises(ConfigError, match=r"safetensors: not a bundle, nor a run that has finished an epoch"):
+        check(weights)
+    weights.unlink()
+    with pytest.raises(DataError, match=r"weights-.*safetensors: missing: bundle\.json beside it names these weights"):
+        check(tmp_path / "run")
+    (tmp_path / "run" / "bundle" / VOCABULARY).unlink()
+    with pytest.raises(DataError, match=r"vocabulary\.arrow cannot be read as a vocabulary"):
+        check(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"init\.weights: '' is out of range: expected the directory of a run or bun"):
+        InitConfig(weights="")
+
+
+def test_damaged_weights_are_not_taken(own: Path, tmp_path: Path) -> None:
+    make_bundle(own, tmp_path / "bundle")
+    (weights,) = (tmp_path / "bundle").glob("weights-*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(DataError, match=r"its sha256 is not the one in bundle\.json: bytes were changed"):
+        started(own, tmp_path / "bundle")
+
+
+def test_a_bundle_of_another_language_is_refused(own: Path, other: Path, tmp_path: Path) -> None:
+    make_bundle(other, tmp_path / "bundle")
+    donor = find_donor(str(tmp_path / "bundle"), ModelConfig(**SIZES))
+    mine = Vocabulary.read(own / VOCABULARY)
+    foreign = [*mine.tokens.to_pylist()[:2], *(f"語{number}" for number in range(len(mine) - 2))]
+    unknown = dataclasses.replace(mine, tokens=type(mine.tokens).from_pandas(foreign, type=mine.tokens.type))
+    with pytest.raises(DataError, match=r"none of the \d+ tokens of its vocabulary is in the dataset's"):
+        weights_of(donor, ModelConfig(**SIZES), unknown, read_manifest(own))
+
+
+def test_a_run_that_goes_on_reads_nothing(own: Path, tmp_path: Path) -> None:
+    make_bundle(own, tmp_path / "bundle")
+    beginning, _, _ = started(own, tmp_path / "bundle")
+    manifest: Manifest = read_manifest(own)
+    gone = settings(own, tmp_path / "gone", standardise=True)
+    again = begin(gone, manifest, World(), json.loads(json.dumps(beginning.remembered)))
+    assert (again.weights, again.counts, again.facts) == (None, None, beginning.facts)
+    assert again.remembered == beginning.remembered
+    (line,) = [str(choice) for _, choice in again.choices()]
+    assert f"{tmp_path / 'bundle'}: the run began with them; embedding, " in line
+    assert begin(gone, manifest, World(), {"vectors": None}).remembered == {"vectors": None}
+
+
+def test_standardised_over_the_tokens_of_texts() -> None:
+    random = np.random.default_rng(0)
+    weight = torch.from_numpy(random.normal(3.0, 2.0, (50, 4)))
+    weight[PAD] = 0
+    weight[:, 3] = 7.0
+    counts = random.integers(0, 9, 50)
+    counts[PAD] = 0
+    made = standardised(weight, torch.from_numpy(counts), 0.5)
+    tokens = made[torch.from_numpy(np.repeat(np.arange(50), counts))]  # as the texts have them
+    np.testing.assert_allclose(tokens.mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(tokens.std(0, correction=0), [0.5, 0.5, 0.5, 0.0], atol=1e-12)
+    assert not made[PAD].any()
+    torch.testing.assert_close(standardised(weight, torch.from_numpy(counts / counts.sum()), 0.5), made)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_standardised_vectors_under_layers_that_know_them(own: Path, tmp_path: Path, cell: str) -> None:
+    """The taken layers compute what they did, and the vectors have another scale."""
+    source = make_bundle(own, tmp_path / "bundle", cell=cell, embedding_std=3.0)
+    _, made, _ = started(own, tmp_path / "bundle", cell=cell, embedding_std=0.5, standardise=True)
+    counts = Vocabulary.read(own / VOCABULARY).counts
+    tokens = made.embedding.weight.detach().repeat_interleave(torch.from_numpy(counts), 0)
+    np.testing.assert_allclose(tokens.std(0, correction=0), 0.5, rtol=1e-5)
+    np.testing.assert_allclose(tokens.mean(0), 0.0, atol=1e-5)
+    ids, lengths = torch.tensor([[UNK, 5, 9, 4], [3, 3, 20, 7]]), torch.tensor([4, 4])
+    before, after = (
+        torch.cat(model.recurrent.forward_padded(model.embedding(ids.t()), lengths), 2) for model in (source, made)
+    )
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
+    assert not torch.equal(made.embedding.weight, source.embedding.weight)
