@@ -21,8 +21,9 @@ from typing import Any
 
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import BUNDLE
+from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY
 
 FORMAT, FORMAT_VERSION = "padless-bundle", 2
@@ -51,6 +52,8 @@ class BundleInfo:
     """Optimizer steps behind these weights."""
     dataset: str
     """Fingerprint of the dataset they were trained on."""
+    task: Task = CLASSIFIER
+    """What the network has learned; written only where it is no classifier."""
     vectors: dict[str, Any] | None = None
     """Word vectors that the embedding started from: source, sha256, coverage; None: it started random."""
     format: str = FORMAT
@@ -77,7 +80,10 @@ def write_weights(directory: Path, data: bytes) -> tuple[str, str]:
 
 def write_info(directory: Path, info: BundleInfo) -> None:
     """Replace ``bundle.json``, then delete every weights file but the one that it names."""
-    atomic.write_json(directory / INDEX, asdict(info))
+    content = asdict(info)
+    if info.task == CLASSIFIER:
+        del content["task"]
+    atomic.write_json(directory / INDEX, content)
     for old in directory.glob("weights-*.safetensors"):
         if old.name != info.weights:
             old.unlink()
@@ -102,6 +108,15 @@ def read_info(directory: Path) -> BundleInfo:
         return BundleInfo(**content)
     except TypeError as error:
         raise DataError(f"{path}: damaged ({error})") from None
+
+
+def check_classifier(directory: Path, info: BundleInfo) -> None:
+    """Raise ``ConfigError`` for weights that tell no labels apart, with what to do with them."""
+    if info.task == LANGUAGE_MODEL:
+        raise ConfigError(
+            f"{directory / INDEX}: a pretrained language model, which knows no labels; train a classifier that starts "
+            f"from it, with --init.weights {directory}, and name that run"
+        )
 
 
 def read_fingerprint(directory: Path) -> str | None:

@@ -127,6 +127,16 @@ class Console(Sink):
         for sentence in verdicts(course) if course is not None else []:
             self.screen.fact("note", sentence, "warn", indent=6)
 
+    def pretrained(self) -> None:
+        """How well the best weights of a language model predict, and what they are for."""
+        self.screen.end()
+        best = [line for line in read_metrics(self.directory) if line["kind"] == VALIDATION and line["best"]]
+        if best:
+            line = best[-1]
+            perplexity = f"perplexity {line['perplexity']:,.1f} on {line['targets']:,} tokens of {line['rows']:,} rows"
+            self.screen.say(f"\nbest weights: step {line['step']:,}, epoch {line['epoch']}; {perplexity}")
+        self.screen.say(f"a classifier starts from them with --init.weights {self.directory}")
+
     def close(self, ending: Ending) -> None:
         """Where everything lies, or how to go on."""
         self.screen.end()

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from harness.config import RunConfig
 from harness.inference.bundle import write_bundle
-from harness.model.classifier import Classifier
+from harness.model.tasks import AnyNetwork, build_network
 from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.precision import Choice
 from harness.ranks.preemption import Preempted
@@ -117,7 +117,7 @@ class RunWriter:
         if self.active:
             write_status(self.directory, "running", step=step)
 
-    def keep(self, classifier: Classifier, manifest: Manifest, selection: Selection) -> None:
+    def keep(self, classifier: AnyNetwork, manifest: Manifest, selection: Selection) -> None:
         """Write the best weights so far. Raises ``StorageError``."""
         if self.active:
             assert selection.best_step is not None
@@ -139,7 +139,7 @@ class RunWriter:
         best = checkpoint.verify(path)
         weights, others = best.tensors(checkpoint.MODEL), best.tensors(checkpoint.OPTIMIZER)
         weights |= {name: others[f"average.{name}"] for name in weights if f"average.{name}" in others}
-        classifier = Classifier(self.config.model, manifest.vocabulary_size, len(manifest.labels))
+        classifier = build_network(self.config, manifest)
         load_weights(classifier, weights, path / checkpoint.MODEL)
         self.keep(classifier, manifest, selection)
 

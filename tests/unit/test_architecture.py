@@ -31,7 +31,7 @@ FLOORS = (
     ("harness.inference", "harness.baseline"),
     ("harness.training",),
     ("harness.launch", "harness.report", "harness.bench"),
-    ("harness.__main__", "harness.train", "harness.evaluate"),
+    ("harness.__main__", "harness.train", "harness.pretrain", "harness.evaluate"),
 )
 """Rooms from the ground up. A room imports itself and lower floors; a room beside it only as ``NEIGHBOURS`` says."""
 NEIGHBOURS = {("preprocessing.config", "preprocessing.labels")}
