@@ -159,7 +159,9 @@ class LanguageModel(nn.Module):
             assert batch.batch_sizes is not None
             packed, _ = self.recurrent.forward_packed(PackedSequence(inputs, batch.batch_sizes), None, dtype)
             states = list(packed.data.split(self.recurrent.hidden_size, dim=1))
-        return Reading(ids, vectors, candidate_vectors, directions_of(batch, index, states), index.row[batch.num_rows :])
+        return Reading(
+            ids, vectors, candidate_vectors, directions_of(batch, index, states), index.row[batch.num_rows :]
+        )
 
     def _dropped(
         self, vectors: torch.Tensor, unknown: torch.Tensor, batch: Batch, index: PackedIndex, masks: Masks | None
@@ -180,8 +182,8 @@ class LanguageModel(nn.Module):
         return vectors
 
     def projected(self, number: int, states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """What direction ``number`` compares with tokens' vectors, ``[N, embedding_dim]`` of ``states`` ``[N, hidden]``;
-        the product is computed in ``dtype``.
+        """What direction ``number`` compares with tokens' vectors: ``[N, embedding_dim]`` of ``states``
+        ``[N, hidden]``. The product is computed in ``dtype``.
         """
         weight = self.language_model.projection[number].weight
         assert isinstance(weight, torch.Tensor)

@@ -100,7 +100,5 @@ def sampled_softmax(
     ``projected``.
     """
     wanted = projected.dtype if dtype is None else dtype
-    total, losses = _SampledSoftmax.apply(
-        projected, vectors, bias, candidate_vectors, candidate_bias, hits, wanted
-    )
+    total, losses = _SampledSoftmax.apply(projected, vectors, bias, candidate_vectors, candidate_bias, hits, wanted)
     return total, losses

@@ -21,7 +21,7 @@ from harness.data.residency import DataPlacement, OpenData
 from harness.model.initial import StartVectors
 from harness.model.recurrent import try_recurrence
 from harness.model.registry import CELLS
-from harness.model.tasks import build_network, answers_of, predictions_of
+from harness.model.tasks import answers_of, build_network, predictions_of
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
 from harness.ranks.preemption import StopWatch
 from harness.ranks.session import Session

@@ -17,7 +17,7 @@ class PretrainingRun(Run):
 
     def validate(self, epoch: int, step: int) -> bool:
         """Exact perplexity; the weights are kept if they are the best so far. Whether to stop here."""
-        world, sinks = self.session.world, self.writer.sinks
+        world = self.session.world
         with world.together("checking that the dataset is unchanged"):
             self.data.guard.check()
         model = self.trainer.objective.classifier

@@ -105,7 +105,11 @@ def is_allowed(key: str, allowed: set[str]) -> bool:
 def check_continuity(found: list[Difference], allowed: set[str]) -> None:
     """Raise ``ConfigError`` for the first difference that breaks the run and was not allowed."""
     for one in found:
-        if one.breaks and (one.key not in BREAKING or one.key in IMPOSSIBLE) and one.key.partition(".")[0] in IMPOSSIBLE:
+        if (
+            one.breaks
+            and (one.key not in BREAKING or one.key in IMPOSSIBLE)
+            and one.key.partition(".")[0] in IMPOSSIBLE
+        ):
             raise ConfigError(f"{one.key}: was {one.was}, now {one.now}: {one.effect}; name another run directory")
         if one.breaks and not is_allowed(one.key, allowed):
             raise ConfigError(
