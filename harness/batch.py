@@ -78,6 +78,8 @@ class StepBatch:
     micro_batches: list[Batch]
     global_rows: int
     """Rows of the step over all processes: what the loss is divided by."""
+    global_tokens: int = 0
+    """Real tokens of the step over all processes, where a loader was asked to count them; else 0."""
     wait_s: float = 0.0
     """How long the training loop waited for this batch."""
     copied: torch.cuda.Event | None = None

@@ -17,6 +17,7 @@ from harness.settings.keeping import CheckpointConfig, EvaluationConfig
 from harness.settings.model import InitConfig, ModelConfig, ModelRecipe
 from harness.settings.optim import OptimConfig, OptimRecipe
 from harness.settings.order import WINDOW_BYTES_PER_ROW, OrderConfig
+from harness.settings.task import CLASSIFIER, LanguageModelConfig, Task
 from harness.settings.tracking import TrackingConfig
 from preprocessing.base.errors import ConfigError, require
 
@@ -25,6 +26,7 @@ __all__ = [
     "CheckpointConfig",
     "EvaluationConfig",
     "InitConfig",
+    "LanguageModelConfig",
     "ModelConfig",
     "OptimConfig",
     "OrderConfig",
@@ -57,6 +59,9 @@ class Recipe:
     """Dataset directory, as written by `python -m preprocessing run`."""
     run: str = "runs/quickstart"
     """Run directory to write; one directory holds one run."""
+    task: Task = CLASSIFIER
+    """What is learned: to tell labels apart, or (language_model) to predict tokens, from training and unlabelled rows,
+    for a classifier to start from; see docs/pretraining.md."""
     epochs: int | Auto = 4
     """How often every training row is seen. auto: by the rows and the batch."""
     global_batch: int | Auto = 64
@@ -113,6 +118,8 @@ class Recipe:
     """The network:"""
     init: InitConfig = field(default_factory=InitConfig)
     """The start of the weights:"""
+    language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    """The language model:"""
     optim: OptimRecipe = field(default_factory=OptimRecipe)
     """The optimizer:"""
     order: OrderConfig = field(default_factory=OrderConfig)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from harness.config import FIRST_KEYS, Recipe
 from harness.ranks import devices, preemption
 from harness.ranks.exit import leave, run_rank
+from harness.settings.task import CLASSIFIER
 from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.help_page import Page
@@ -33,7 +34,8 @@ def main(argv: list[str]) -> int:
     from harness.training.sinks import Sink, Sinks
 
     def listeners(sinks: Sinks) -> tuple[Sink, ...]:
-        return ReportSink(config.run), BaselineSink(config.run, config.data, sinks)
+        report = ReportSink(config.run)
+        return (report, BaselineSink(config.run, config.data, sinks)) if config.task == CLASSIFIER else (report,)
 
     joined = open_session(config.device, config.precision, config.timeout_s, config.threads)
     with joined as session, open_run(config, session, listeners, resolved.reasons) as run:

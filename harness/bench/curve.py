@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 
 from harness.baseline.linear import RECIPE
 from harness.bench.corpora import FIGURES, accuracy_of, read_table, run, sha256
+from harness.bench.curve_picture import draw
 from harness.bench.curve_table import render, summary
 from harness.config import Recipe, require
 from preprocessing.base.errors import ConfigError, DataError
@@ -113,8 +116,6 @@ def main(config: CurveConfig, files: list[str]) -> int:
     keys = [key for case in cases(config) if (key := key_of(config, source, case)) in there]
     lines = summary([there[key] for key in keys])
     if config.picture:
-        from harness.bench.curve_picture import draw
-
         draw(lines, Path(config.picture))
     print(json.dumps(lines, indent=2) if config.json else render(lines))
     return 0
@@ -122,11 +123,11 @@ def main(config: CurveConfig, files: list[str]) -> int:
 
 def cases(config: CurveConfig) -> Iterator[Case]:
     """All figures that are wanted, cheap ones first within a draw."""
-    for draw in config.draws:
+    for number in config.draws:
         for labels in config.labels:
             for method in METHODS:
                 if method in config.methods:
-                    yield Case(labels, draw, method)
+                    yield Case(labels, number, method)
 
 
 def key_of(config: CurveConfig, source: str, case: Case) -> str:
@@ -257,9 +258,6 @@ def prepare(config: CurveConfig, table: Table, kept: set[int], all_texts: bool, 
 
 def write_rows(path: Path, config: CurveConfig, table: Table, places: Sequence[int], *, known: bool = True) -> None:
     """Write some rows as a Parquet file; without their label and split if they are not ``known``."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
     columns = {config.text_column: [table.texts[place] for place in places]}
     if known:
         columns[config.label_column] = [table.labels[place] for place in places]

@@ -59,6 +59,15 @@ class RankSlice:
         return range(self.ends[place - 1] if place else 0, self.ends[place])
 
 
+def tokens_of(split: Split, window: Window, steps: range) -> list[int]:
+    """Real tokens of some steps of a window, over all processes: every process knows the lengths of all rows."""
+    begins = window.cuts[steps.start - window.first_step : steps.stop - window.first_step + 1]
+    lengths = np.concatenate([split.blocks[block].length for block in window.blocks.tolist()])
+    counted = lengths.take(window.places[begins[0] : begins[-1]]).astype(np.int64)
+    totals: list[int] = np.add.reduceat(counted, begins[:-1] - begins[0]).tolist()
+    return totals
+
+
 class Buffer:
     """A buffer for the ids of one group of steps; on CUDA pinned, and in use until its copy to the device is done."""
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from harness.config import RunConfig
 from harness.data.order import OrderSpec, step_rows, width_groups
+from harness.data.pretraining import rows_of_task
+from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Manifest, open_split, read_manifest, verify_hashes
@@ -15,13 +17,13 @@ HASH_LIMIT_BYTES = 4 << 30
 """Up to this size of all shards, their sha256 is checked before training; beyond it only sizes, schemas and footers."""
 
 
-def check_dataset(data: str | Path, *, hashes: bool = True) -> Manifest:
-    """Read the manifest and check every shard that it names; returns the manifest.
+def check_dataset(data: str | Path, *, hashes: bool = True, task: Task = CLASSIFIER) -> Manifest:
+    """Read the manifest and check every shard that it names; returns the manifest, as ``task`` sees it.
 
     ``hashes``: also read and hash the shards' bytes, up to ``HASH_LIMIT_BYTES``. Raises ``DataError`` with the first
     thing that is wrong.
     """
-    manifest = read_manifest(data)
+    manifest = rows_of_task(task, read_manifest(data), data)
     for split in (TRAIN, VALIDATION, *([TEST] if manifest.splits.get(TEST) else [])):
         open_split(data, manifest, split)
     size = sum(shard.bytes for shards in manifest.splits.values() for shard in shards)
@@ -80,13 +82,14 @@ def order_spec(config: RunConfig) -> OrderSpec:
 
 def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None:
     """Raise ``ConfigError`` for an option that would do nothing here, or a weight for a label that does not exist."""
-    for label in config.optim.class_weights:
+    weights = {} if config.task == LANGUAGE_MODEL else config.optim.class_weights
+    for label in weights:
         if label not in manifest.labels:
             known = ", ".join(manifest.labels)
             raise ConfigError(f"optim.class_weights.{label}: the dataset has no such label; it has {known}")
     if config.optim.gradient_compression != "none" and world_size == 1:
         raise ConfigError("optim.gradient_compression: one process sends no gradients; leave it at none")
-    if config.evaluation.threshold != "fixed" and len(manifest.labels) > 2:
+    if config.task != LANGUAGE_MODEL and config.evaluation.threshold != "fixed" and len(manifest.labels) > 2:
         raise ConfigError(
             f"evaluation.threshold: {config.evaluation.threshold} is for two labels, the dataset has "
             f"{len(manifest.labels)} and the most probable one is predicted; leave it at fixed"

@@ -19,7 +19,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from harness.batch import Layout, StepBatch
-from harness.data.batches import Assembler, Buffer, RankSlice, hand_over
+from harness.data.batches import Assembler, Buffer, RankSlice, hand_over, tokens_of
 from harness.data.device import DeviceRows
 from harness.data.order import Order, Window
 from preprocessing.dataset.shards import Split
@@ -46,16 +46,18 @@ class Loader:
         micro_batch: int | None = None,
         resident: DeviceRows | None = None,
         guard: Callable[[], None] | None = None,
+        counts_tokens: bool = False,
     ) -> None:
         """``rank`` of ``world_size`` processes takes its slice of every global batch of ``order``.
 
         ``micro_batch`` is the most rows of one micro-batch, or None for no limit. ``resident`` holds the split's tokens
         on the device, if they are there. ``guard`` is called before rows are read; it raises ``DataError`` if the
-        files of the split have changed.
+        files of the split have changed. ``counts_tokens``: steps say how many tokens they have over all processes.
         """
         self.split, self.order = split, order
         self.rank, self.world_size = rank, world_size
         self.layout, self.device, self.micro_batch = layout, device, micro_batch
+        self.counts_tokens = counts_tokens
         self.resident, self.guard = resident, guard or (lambda: None)
         self.step_elements = -(-order.largest_step // world_size) * split.max_width
         step_bytes = self.step_elements * split.blocks[0].ids.itemsize
@@ -143,6 +145,7 @@ class Loader:
             even=self.order.spec.shuffle,
         )
         assembler.enter(window, share)
+        tokens = tokens_of(self.split, window, steps) if self.counts_tokens else [0] * len(steps)
         begin = steps.start
         while begin < steps.stop:
             end = begin + 1 if begin == alone else min(begin + self.group_steps, steps.stop)
@@ -155,8 +158,8 @@ class Loader:
             group = []
             for step, own in zip(range(begin, end), numbers, strict=True):
                 mine = batches[own.start - numbers[0].start : own.stop - numbers[0].start]
-                rows = share.global_rows[step - steps.start]
-                group.append(StepBatch(epoch, step, mine, global_rows=rows, copied=copied))
+                rows, all_tokens = share.global_rows[step - steps.start], tokens[step - steps.start]
+                group.append(StepBatch(epoch, step, mine, global_rows=rows, global_tokens=all_tokens, copied=copied))
             batch_queue.ready.put((buffer, group))
             begin = end
 

@@ -16,7 +16,16 @@ from safetensors.torch import load, save
 
 from harness.config import ModelConfig, model_from_dict, to_dict
 from harness.model.classifier import Classifier
-from harness.rundir.bundle_files import INDEX, BundleInfo, read_info, read_weights, write_info, write_weights
+from harness.model.tasks import AnyNetwork, task_of
+from harness.rundir.bundle_files import (
+    INDEX,
+    BundleInfo,
+    check_classifier,
+    read_info,
+    read_weights,
+    write_info,
+    write_weights,
+)
 from harness.rundir.training_facts import write_training
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
@@ -30,7 +39,7 @@ NEUTRAL = Decision()
 
 def write_bundle(
     directory: Path,
-    model: Classifier,
+    model: AnyNetwork,
     manifest: Manifest,
     step: int,
     decision: Decision = NEUTRAL,
@@ -56,6 +65,7 @@ def write_bundle(
         threshold=decision.threshold,
         step=step,
         dataset=manifest.fingerprint,
+        task=task_of(model),
         vectors=vectors,
         started_from=started_from,
     )
@@ -83,9 +93,14 @@ class Bundle:
 
 
 def read_bundle(directory: str | Path) -> Bundle:
-    """Load and verify a bundle. Raises ``DataError`` if any part is missing, damaged or does not belong to the rest."""
+    """Load and verify a classifier's bundle.
+
+    Raises ``DataError`` if any part is missing, damaged or does not belong to the rest, ``ConfigError`` if it holds a
+    language model.
+    """
     directory = Path(directory)
     info = read_info(directory)
+    check_classifier(directory, info)
     vocabulary = Vocabulary.read(directory / VOCABULARY)
     if vocabulary.hash != info.vocabulary_hash:
         raise DataError(

@@ -19,7 +19,7 @@ from harness.data.balance import class_rows, few_steps, imbalance
 from harness.data.checks import TRAIN, check_fit, order_spec
 from harness.data.order import Order, OrderSpec, step_rows, width_groups
 from harness.model.registry import CELLS, check_model
-from harness.model.size import num_parameters
+from harness.model.size import parameters_of
 from harness.tracking.trackers import check_names
 from preprocessing.base.randomness import permutation
 from preprocessing.dataset.shards import Manifest, ShardInfo
@@ -253,7 +253,7 @@ def world_table(manifest: Manifest, spec: OrderSpec) -> list[dict[str, Any]]:
 def memory(config: RunConfig, manifest: Manifest, order: Order, ours: Shares, world_size: int) -> dict[str, int]:
     """Bytes per process; activations are an estimate: what backward keeps of each padded position, in fp32."""
     shape = config.model
-    parameters = num_parameters(shape, manifest.vocabulary_size, len(manifest.labels))
+    parameters = parameters_of(config, manifest)
     rows = -(-order.largest_step // world_size)
     held = min(1.0, config.micro_batch / rows) if isinstance(config.micro_batch, int) else 1.0
     directions = 2 if shape.bidirectional else 1

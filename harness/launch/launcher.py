@@ -26,6 +26,7 @@ from harness.config import FIRST_KEYS, Recipe, RunConfig
 from harness.ranks import devices, threads
 from harness.ranks.preemption import EXIT_CODE
 from harness.rundir.status import LAUNCH_ID, read_status, write_status
+from harness.settings.task import LANGUAGE_MODEL
 from harness.training import preflight
 from harness.training.rules import resolve
 from preprocessing.base import cli, help_page
@@ -64,7 +65,8 @@ def main(argv: list[str]) -> int:
         return 0
     options, training = split_arguments(argv or ["--help"])
     recipe = cli.parse(Recipe, training, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
-    arguments = accelerate_arguments(options, training)
+    module = "harness.pretrain" if recipe.task == LANGUAGE_MODEL else "harness.train"
+    arguments = accelerate_arguments(options, training, module)
     config = resolve(recipe).config
     screen = Screen(quiet=config.quiet)
     point = preflight.check_run(config, screen.say)

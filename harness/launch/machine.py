@@ -20,7 +20,7 @@ from harness.data import files, residency
 from harness.data.checks import TRAIN
 from harness.launch.facts import Data, Gpu, Machine, Rank, RunFolder
 from harness.model.recurrent import VariableLengthLSTM, try_recurrence
-from harness.model.size import num_parameters
+from harness.model.size import parameters_of
 from harness.ranks import devices
 from harness.ranks.distributed import (
     launched_local_rank,
@@ -182,7 +182,7 @@ def look_at_run(config: RunConfig, manifest: Manifest | None) -> RunFolder:
         return RunFolder(host, config.run, kind, problem=str(error))
     needed = 0
     if manifest is not None:
-        parameters = num_parameters(config.model, manifest.vocabulary_size, len(manifest.labels))
+        parameters = parameters_of(config, manifest)
         numbers = 3 if config.optim.ema is None else 4
         needed = (config.checkpoint.keep_last + OTHER_CHECKPOINTS) * 4 * numbers * parameters
     return RunFolder(

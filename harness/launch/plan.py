@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.config import Recipe, require
 from harness.data.balance import in_words
+from harness.data.pretraining import rows_of_task
 from harness.launch.forecast import forecast
 from harness.ranks import threads
 from harness.training.rules import resolve
@@ -42,7 +43,8 @@ class PlanConfig:
 def main(config: PlanConfig, training: Recipe) -> None:
     """Print the plan. Raises ``UserError`` if the order is not what it promises, which only a bug can bring about."""
     resolved = resolve(training)
-    values = forecast(resolved.config, read_manifest(training.data), config.world_size)
+    manifest = rows_of_task(training.task, read_manifest(training.data), training.data)
+    values = forecast(resolved.config, manifest, config.world_size)
     values["decided"] = {name: {"value": value, "reason": why} for name, (value, why) in resolved.reasons.items()}
     count, reason = threads.choose_here(training.threads, config.world_size)
     values["threads"] = {"value": count, "reason": reason}

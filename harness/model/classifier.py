@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
-from harness.batch import Batch
+from harness.batch import Batch, StepBatch
 from harness.config import ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks
 from harness.model.recurrent import PackedIndex, VariableLengthLSTM
@@ -189,6 +189,10 @@ class Objective(nn.Module):
         if self.classifier.wide is not None:
             self.touched = self.errors_of(self.classifier.wide, batch)
         return losses.sum()
+
+    def divisor(self, batch: StepBatch) -> int:
+        """Rows of the step over all processes: what the losses are divided by."""
+        return batch.global_rows
 
     def losses(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The loss of each row of a batch, ``[rows]``."""

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
+from torch import nn
 
 from harness.config import ModelConfig
-from harness.model.classifier import Classifier
 from harness.model.donor import Donor
 from harness.model.initial import covered
 from harness.rundir.bundle_files import CLASSIFIER, read_weights
@@ -45,9 +45,9 @@ class StartWeights:
     """What run, checkpoints, bundle and report say of them: source, hashes, coverage, what was taken and what not."""
 
     @torch.no_grad()
-    def put_into(self, classifier: Classifier) -> None:
+    def put_into(self, network: nn.Module) -> None:
         """Replace what the other model has; the scale of its vectors stays what its layers are used to."""
-        own = classifier.state_dict()
+        own = network.state_dict()
         found = self.embedding[torch.from_numpy(self.rows)]
         own[EMBEDDING][torch.from_numpy(self.ids).to(own[EMBEDDING].device)] = found.to(own[EMBEDDING])
         for name, values in self.weights.items():

@@ -188,12 +188,18 @@ def lines_by_kind(directory: Path) -> dict[str, list[Line]]:
     kinds: dict[str, list[Line]] = {TRAIN: [], VALIDATION: []}
     for number, line in enumerate(lines, 1):
         kind = str(line.get("kind"))
-        if any(name not in line for name in NEEDED.get(kind, ())):
+        if any(name not in line for name in needed(line)):
             raise DataError(
                 f"{path}: line {number} is not one of this padless: another version wrote it; use that version's report"
             )
         kinds.setdefault(kind, []).append(line)
     return kinds
+
+
+def needed(line: Line) -> tuple[str, ...]:
+    """What a line must say; the validation of a language model has no accuracy."""
+    names = NEEDED.get(str(line.get("kind")), ())
+    return tuple(name for name in names if name != "accuracy") if "perplexity" in line else names
 
 
 def read_measured(directory: Path) -> Measured | None:

@@ -21,13 +21,13 @@ from typing import Any
 
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import BUNDLE
+from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY
 
 FORMAT, FORMAT_VERSION = "padless-bundle", 2
 INDEX = "bundle.json"
-CLASSIFIER = "classifier"
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class BundleInfo:
     """Optimizer steps behind these weights."""
     dataset: str
     """Fingerprint of the dataset they were trained on."""
+    task: Task = CLASSIFIER
+    """What the network has learned."""
     vectors: dict[str, Any] | None = None
     """Word vectors that the embedding started from: source, sha256, coverage; None: it started random."""
     started_from: dict[str, Any] | None = None
     """Weights of another bundle that these started from: source, hashes, coverage, parts; None: there were none."""
-    task: str = CLASSIFIER
-    """What the weights do."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
@@ -115,6 +115,15 @@ def read_info(directory: Path) -> BundleInfo:
         return BundleInfo(**content)
     except TypeError as error:
         raise DataError(f"{path}: damaged ({error})") from None
+
+
+def check_classifier(directory: Path, info: BundleInfo) -> None:
+    """Raise ``ConfigError`` for weights that tell no labels apart, with what to do with them."""
+    if info.task == LANGUAGE_MODEL:
+        raise ConfigError(
+            f"{directory / INDEX}: a pretrained language model, which knows no labels; train a classifier that starts "
+            f"from it, with --init.weights {directory}, and name that run"
+        )
 
 
 def read_fingerprint(directory: Path) -> str | None:

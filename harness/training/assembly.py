@@ -18,9 +18,9 @@ from harness.data.checks import TRAIN, order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.residency import DataPlacement, OpenData
-from harness.model.classifier import Classifier, Objective
 from harness.model.recurrent import try_recurrence
 from harness.model.registry import CELLS
+from harness.model.tasks import answers_of, build_network, predictions_of
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
 from harness.ranks.preemption import StopWatch
 from harness.ranks.session import Session
@@ -28,11 +28,14 @@ from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.layout import PROFILE, STOP
 from harness.rundir.status import LAUNCH_ID
+from harness.settings.task import LANGUAGE_MODEL
 from harness.tracking.tracking import Trackers
 from harness.training import preflight
 from harness.training.console import Console
-from harness.training.flops import flops_per_token, measure_peak
+from harness.training.flops import flops_of, measure_peak
 from harness.training.guard import NonFiniteGuard
+from harness.training.objectives import build_objective, start_at_frequencies
+from harness.training.pretraining import PretrainingRun
 from harness.training.probe import choose_micro_batch
 from harness.training.profiling import StepProfiler
 from harness.training.requests import RankRequests
@@ -89,7 +92,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     writer.began_with = beginning.remembered
     choices |= beginning.choices()
     trainer = build_trainer(config, session, manifest, data, choices, beginning)
-    selection = Selection(config.select, config.patience)
+    pretrains = config.task == LANGUAGE_MODEL
+    selection = Selection("loss" if pretrains else config.select, config.patience)
     with world.together("loading the checkpoint"):
         if start is not None:
             load(trainer, selection, start, choices)
@@ -106,7 +110,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     console = add_sinks(config, manifest, trainer, writer, choices) if world.is_main else None
     scorer, requests = Scorer(session, data, trainer.loader.layout, config.eval_batch), RankRequests(world)
     parts = (config, session, manifest, data, scorer, trainer, selection, requests, watch, writer, console)
-    run = Run(*parts, beginning.vectors.interrupted)
+    run = (PretrainingRun if pretrains else Run)(*parts, beginning.vectors.interrupted)
     trainer.milestones = run
     return run
 
@@ -162,7 +166,9 @@ def build_trainer(
     """
     world, directory = session.world, Path(config.run)
     torch.manual_seed(config.seed)
-    classifier = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
+    classifier = build_network(config, manifest)
+    with world.together("reading the vocabulary"):
+        start_at_frequencies(config, classifier)
     if beginning is not None:
         beginning.put_into(classifier, config.model.embedding_std)
     classifier.to(session.device).recurrent.flatten_parameters()
@@ -171,14 +177,7 @@ def build_trainer(
     wanted = recurrent_dtype(session.arithmetic, session.device.type, layout, bf16_on_cpu=bf16_on_cpu)
     in_dtype = try_recurrence(classifier.recurrent, layout, wanted)
     choices["recurrence"] = Choice(f"{layout} {in_dtype.value}", f"{in_layout.reason}; {in_dtype.reason}")
-    weights = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]
-    objective = Objective(
-        classifier,
-        seed=config.seed,
-        label_smoothing=config.optim.label_smoothing,
-        class_weights=torch.tensor(weights, device=session.device) if config.optim.class_weights else None,
-        recurrent_dtype=DTYPES[in_dtype.value],
-    )
+    objective = build_objective(config, classifier, manifest, DTYPES[in_dtype.value], session.device)
     peak = measure_peak(session.device, session.arithmetic)
     reset_peak_memory(session.device)
     peaks = world.gather_numbers(np.array([peak]), "measuring the devices")
@@ -198,11 +197,14 @@ def build_trainer(
             micro_batch=config.micro_batch if isinstance(config.micro_batch, int) else None,
             resident=data.rows,
             guard=data.guard.check_sizes,
+            counts_tokens=config.task == LANGUAGE_MODEL,
         ),
         session.accelerator,
         world,
-        guard=NonFiniteGuard(limit, world, directory, split, Path(config.data), len(manifest.labels)),
-        meter=Meter(session.device, flops_per_token(config.model), float(peaks.sum())),
+        guard=NonFiniteGuard(limit, world, directory, split, Path(config.data), answers_of(config, manifest)),
+        meter=Meter(
+            session.device, flops_of(config), float(peaks.sum()), predictions=predictions_of(objective.classifier)
+        ),
         profiler=StepProfiler(config.profile if world.is_main else [], directory / PROFILE),
     )
 

@@ -20,6 +20,7 @@ from harness.scores.intervals import wilson
 from harness.scores.learning import Course, verdicts
 from harness.scores.metrics import per_class
 from harness.scores.tables import classes_table, figures_table
+from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL
 from harness.training.lines import StepTable, facts, validation_line
 from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending, Sink
@@ -27,6 +28,9 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.readable import duration
 from preprocessing.base.screen import Screen
 from preprocessing.dataset.shards import Manifest
+
+PURPOSE = {CLASSIFIER: "predict", LANGUAGE_MODEL: "--init.weights"}
+"""What the weights of a task are for."""
 
 
 class Console(Sink):
@@ -127,6 +131,16 @@ class Console(Sink):
         for sentence in verdicts(course) if course is not None else []:
             self.screen.fact("note", sentence, "warn", indent=6)
 
+    def pretrained(self) -> None:
+        """How well the best weights of a language model predict, and what they are for."""
+        self.screen.end()
+        best = [line for line in read_metrics(self.directory) if line["kind"] == VALIDATION and line["best"]]
+        if best:
+            line = best[-1]
+            perplexity = f"perplexity {line['perplexity']:,.1f} on {line['targets']:,} tokens of {line['rows']:,} rows"
+            self.screen.say(f"\nbest weights: step {line['step']:,}, epoch {line['epoch']}; {perplexity}")
+        self.screen.say(f"a classifier starts from them with --init.weights {self.directory}")
+
     def close(self, ending: Ending) -> None:
         """Where everything lies, or how to go on."""
         self.screen.end()
@@ -136,7 +150,7 @@ class Console(Sink):
             return
         self.screen.say(f"\nfinished in {duration(time.monotonic() - self.started)}; in {self.directory}:", "good")
         for name, what in (
-            (layout.BUNDLE, "best weights, vocabulary and text pipeline, for predict"),
+            (layout.BUNDLE, f"best weights, vocabulary and text pipeline, for {PURPOSE[self.config.task]}"),
             (figures_name(TEST), f"test metrics; {predictions_name(TEST)} has every row"),
             (layout.REPORT, "all of it to look at"),
             (layout.METRICS, "every log line"),

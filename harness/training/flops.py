@@ -7,8 +7,9 @@ import time
 
 import torch
 
-from harness.config import ModelConfig
+from harness.config import ModelConfig, RunConfig
 from harness.model.registry import CELLS
+from harness.settings.task import LANGUAGE_MODEL
 
 BACKWARD_AND_FORWARD = 3
 """A backward pass costs twice its forward pass (gradients of inputs and of weights)."""
@@ -25,6 +26,15 @@ def flops_per_token(config: ModelConfig) -> int:
     inputs = [config.embedding_dim] + [config.hidden_size * directions] * (config.num_layers - 1)
     gates = sum(CELLS[config.cell].gates * config.hidden_size * (size + config.hidden_size) for size in inputs)
     return BACKWARD_AND_FORWARD * 2 * directions * gates
+
+
+def flops_of(config: RunConfig) -> int:
+    """The same for the task of a run: a language model's projection and candidates come on top."""
+    shape = config.model
+    if config.task != LANGUAGE_MODEL:
+        return flops_per_token(shape)
+    output = shape.embedding_dim * (shape.hidden_size + config.language_model.candidates)
+    return flops_per_token(shape) + BACKWARD_AND_FORWARD * 2 * (2 if shape.bidirectional else 1) * output
 
 
 def measure_peak(device: torch.device, precision: str) -> float:

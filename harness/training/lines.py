@@ -9,8 +9,9 @@ from typing import Any
 from harness.config import RunConfig
 from harness.data import balance
 from harness.data.checks import TRAIN
-from harness.model.size import num_parameters
+from harness.model.size import parameters_of
 from harness.scores.intervals import wilson
+from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base.readable import duration
 from preprocessing.base.terminal import Column, fitted, head_line, laid_out, row_line
 from preprocessing.dataset.shards import Manifest
@@ -23,7 +24,7 @@ def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> tuple[dict
     """What is trained on what, by name; and what may go wrong with it."""
     shape = config.model
     rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
-    parameters = num_parameters(shape, manifest.vocabulary_size, len(manifest.labels))
+    parameters = parameters_of(config, manifest)
     direction = ("Bi" if shape.bidirectional else "") + shape.cell.upper()
     layers = f"{shape.num_layers}-layer {direction} {shape.embedding_dim}→{shape.hidden_size}"
     tokens = config.global_batch_tokens
@@ -37,11 +38,26 @@ def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> tuple[dict
         "model": f"{layers}, {shape.pooling} pooling, {parameters:,} parameters",
         "steps": f"{total_steps:,} of {size}, {epochs}",
     }
+    if config.task == LANGUAGE_MODEL:
+        return pretraining_facts(config, manifest, found)
     warnings = {
         "imbalance": balance.imbalance(classes, config.optim.class_weights, config.evaluation.threshold),
         "few steps": balance.few_steps(per_epoch, config.epochs),
     }
     return found, {name: text for name, text in warnings.items() if text is not None}
+
+
+def pretraining_facts(
+    config: RunConfig, manifest: Manifest, found: dict[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The facts of a pretraining, made of those that a classifier on the same rows would have."""
+    tokens, candidates = sum(shard.tokens for shard in manifest.splits[TRAIN]), config.language_model.candidates
+    everything = 2 * candidates >= manifest.vocabulary_size - 1
+    among = "all tokens of the vocabulary" if everything else f"{candidates:,} candidates a step"
+    directions = "each direction predicts its next token" if config.model.bidirectional else "the next token"
+    facts = {**found, "classes": "", "model": found["model"].replace(f", {config.model.pooling} pooling", "")}
+    facts["task"] = f"language model: {directions}, among {among}; {tokens:,} tokens an epoch"
+    return {name: text for name, text in facts.items() if text}, {}
 
 
 class StepTable:
@@ -86,7 +102,9 @@ class StepTable:
 
 
 def validation_line(values: Mapping[str, Any], epochs: int, num_classes: int, width: int) -> str:
-    """One validation, with half the width of the interval (95 %) of its accuracy."""
+    """One validation, with half the width of the interval (95 %) of its accuracy; or of a language model."""
+    if "perplexity" in values:
+        return fitted(perplexity_parts(values, epochs), width)
     accuracy, rows = values["accuracy"], values["rows"]
     low, high = wilson(round(accuracy * rows), rows)
     f1 = "F1" if num_classes == 2 else "macro F1"
@@ -97,3 +115,15 @@ def validation_line(values: Mapping[str, Any], epochs: int, num_classes: int, wi
         (f"log loss {values['log_loss']:.4f}", 1),
     ]
     return fitted([*parts, *([("best", 0)] if values["best"] else [])], width)
+
+
+def perplexity_parts(values: Mapping[str, Any], epochs: int) -> list[tuple[str, int]]:
+    """What a validation of a language model says, each part with how early it gives way."""
+    both = [f"{name} {values[key]:,.1f}" for name in ("forward", "backward") if (key := f"perplexity_{name}") in values]
+    return [
+        (f"epoch {values['epoch']}/{epochs}", 0),
+        (f"perplexity {values['perplexity']:,.1f}", 0),
+        *((text, 2) for text in both),
+        (f"log loss {values['log_loss']:.4f}", 1),
+        *([("best", 0)] if values["best"] else []),
+    ]

@@ -42,6 +42,8 @@ FREE = {
 }
 """First parts of keys that leave the order of rows and every update what they are; and what they do change."""
 BREAKING = {
+    "task": "the weights are of another network",
+    "language_model": "other updates from here on",
     "model": "the weights do not fit another model",
     "model.freeze_embedding": "other updates from here on",
     "init": "the run keeps the vectors that it began with",
@@ -58,7 +60,7 @@ BREAKING = {
 }
 NOTHING: tuple[Any, ...] = (None, {}, [], "none")
 """Values that a key has where it is not there, as in what an older version has written."""
-IMPOSSIBLE = {"model"}
+IMPOSSIBLE = {"model", "task"}
 """What no ``--allow`` can make fit."""
 
 
@@ -104,7 +106,11 @@ def is_allowed(key: str, allowed: set[str]) -> bool:
 def check_continuity(found: list[Difference], allowed: set[str]) -> None:
     """Raise ``ConfigError`` for the first difference that breaks the run and was not allowed."""
     for one in found:
-        if one.breaks and one.key not in BREAKING and one.key.partition(".")[0] in IMPOSSIBLE:
+        if (
+            one.breaks
+            and (one.key not in BREAKING or one.key in IMPOSSIBLE)
+            and one.key.partition(".")[0] in IMPOSSIBLE
+        ):
             raise ConfigError(f"{one.key}: was {one.was}, now {one.now}: {one.effect}; name another run directory")
         if one.breaks and not is_allowed(one.key, allowed):
             raise ConfigError(

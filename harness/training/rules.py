@@ -13,8 +13,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from harness.config import InitConfig, ModelConfig, OptimConfig, Recipe, RunConfig
+from harness.data.pretraining import rows_of_task
 from harness.model.registry import check_model
 from harness.settings.model import MOST_BUCKETS
+from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.shards import Manifest, read_manifest
 
@@ -80,15 +82,26 @@ def resolve(recipe: Recipe) -> Resolved:
     for a part of the model that is not there, before the dataset is looked at.
     """
     check_model(recipe.model)
+    recipe = for_task(recipe)
     asked = {recipe.epochs, recipe.global_batch, recipe.patience, recipe.model.wide, recipe.init.vectors}
     if "auto" not in asked and "auto" not in {recipe.optim.lr, recipe.optim.ema, recipe.optim.wide_lr}:
         return Resolved(as_run(recipe), {})
-    return decide(recipe, Corpus.of(read_manifest(recipe.data)))
+    return decide(recipe, Corpus.of(rows_of_task(recipe.task, read_manifest(recipe.data), recipe.data)))
 
 
 def resolve_without_data(recipe: Recipe) -> Resolved:
     """The same where the dataset is missing or does not matter: ``auto`` becomes what a tiny corpus would have."""
-    return decide(recipe, Corpus(0, 0, 2))
+    return decide(for_task(recipe), Corpus(0, 0, 2))
+
+
+def for_task(recipe: Recipe) -> Recipe:
+    """The recipe without what its task has no use for: of a network, a pretraining has the first recurrent layer.
+
+    So one recipe describes a classifier and the language model that it starts from.
+    """
+    if recipe.task != LANGUAGE_MODEL:
+        return recipe
+    return replace(recipe, model=replace(recipe.model, num_layers=1, wide=0))
 
 
 def decide(recipe: Recipe, corpus: Corpus) -> Resolved:

@@ -14,6 +14,7 @@ from harness.data import order
 from harness.data.checks import TRAIN, VALIDATION
 from harness.data.residency import OpenData
 from harness.inference.evaluation import numbers_of
+from harness.model.classifier import Classifier
 from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.preemption import Preempted, StopWatch
 from harness.ranks.session import Session
@@ -57,15 +58,19 @@ class Run(Milestones):
         try:
             self.pause()
             self.trainer.fit()
-            self.show("testing")
-            test = self.scorer.test(self.writer.directory, self.trainer.step, self.writer.sinks, self.pause)
-            if self.console is not None:
-                self.console.results(test)
+            self.finish()
             self.raise_failure()
         except Preempted:
             self.save(wait=True)
             self.watch.clear()
             raise
+
+    def finish(self) -> None:
+        """Measure the best weights, once, and say how good they are."""
+        self.show("testing")
+        test = self.scorer.test(self.writer.directory, self.trainer.step, self.writer.sinks, self.pause)
+        if self.console is not None:
+            self.console.results(test)
 
     def rehearse(self) -> None:
         """A dry run: a few real steps of the longest batch, what they need, and what a full run would take."""
@@ -162,10 +167,11 @@ class Run(Milestones):
 
     def validate(self, epoch: int, step: int) -> bool:
         """Exact validation; the weights are kept if they are the best so far. Whether to stop here."""
-        world, sinks = self.session.world, self.writer.sinks
+        world = self.session.world
         with world.together("checking that the dataset is unchanged"):
             self.data.guard.check()
         classifier = self.trainer.objective.classifier
+        assert isinstance(classifier, Classifier)
         scores = self.scorer.validate(VALIDATION, classifier, self.pause)
         values = classification_metrics(scores.logits, scores.labels)
         if self.config.select == "calibrated":
@@ -177,7 +183,12 @@ class Run(Milestones):
                 self.writer.keep(classifier, self.manifest, self.selection)
             if self.console is not None:
                 self.console.best(values)
-        sinks.log(VALIDATION, {"step": step, "epoch": epoch + 1, **numbers_of(values), "best": better})
+        return self.conclude(numbers_of(values), epoch, step, better=better)
+
+    def conclude(self, figures: dict[str, Any], epoch: int, step: int, *, better: bool) -> bool:
+        """Tell of a validation that is done and of where the run stands; whether to stop here."""
+        world, sinks = self.session.world, self.writer.sinks
+        sinks.log(VALIDATION, {"step": step, "epoch": epoch + 1, **figures, "best": better})
         with world.together("saying where the run stands"):
             self.writer.status(step)
         if self.selection.exhausted:

@@ -17,9 +17,9 @@ import torch
 
 from harness.config import RunConfig
 from harness.model import transfer
-from harness.model.classifier import Classifier
 from harness.model.donor import find_donor
 from harness.model.initial import coverage, moments, standardised
+from harness.model.tasks import AnyNetwork
 from harness.model.transfer import WIDE, StartWeights, weights_of
 from harness.ranks.distributed import World
 from harness.ranks.precision import Choice
@@ -63,7 +63,7 @@ class Beginning:
         if self.vectors.choice is not None:
             yield "vectors", self.vectors.choice
 
-    def put_into(self, classifier: Classifier, std: float) -> None:
+    def put_into(self, classifier: AnyNetwork, std: float) -> None:
         """Give a model, whose weights were drawn from the seed, what it begins with; tokens of the weights have theirs
         and no vectors. ``std``: ``model.embedding_std``.
         """
@@ -77,7 +77,7 @@ class Beginning:
 
 
 @torch.no_grad()
-def standardise(classifier: Classifier, counts: torch.Tensor, std: float, *, adjusts: bool) -> None:
+def standardise(classifier: AnyNetwork, counts: torch.Tensor, std: float, *, adjusts: bool) -> None:
     """Standardise the vectors of a model over tokens that occur ``counts`` ``[vocabulary]`` times.
 
     With ``adjusts``, the first recurrent layer undoes it in its own weights, so that the model computes what it did.
@@ -90,7 +90,7 @@ def standardise(classifier: Classifier, counts: torch.Tensor, std: float, *, adj
     for name, values in classifier.recurrent.layers[0].named_parameters():
         if name.startswith("weight_ih"):
             bias = classifier.recurrent.layers[0].get_parameter(name.replace("weight", "bias"))
-            bias += (values.double() @ mean).to(bias)
+            bias.add_((values.double() @ mean).to(bias))
             values.copy_(values.double() * (spread / std))
 
 

@@ -80,6 +80,8 @@ class Meter:
     flops_per_token: int = 0
     peak_flops: float = 0.0
     """Measured FLOP/s of all ranks' devices together; 0 when unknown."""
+    predictions: int = 0
+    """Predictions for each token but one of every row: the loss is a mean over them; 0: a mean over rows."""
     rows: int = 0
     tokens: int = 0
     padded_tokens: int = 0
@@ -160,21 +162,25 @@ class Meter:
         self.wait_s = self.paused_s = self.forward_s = 0.0
         self.events.clear()
         self.loss_sum, self.started = None, time.perf_counter()
-        return summarize(ranks, self.flops_per_token, self.peak_flops, self.slow)
+        return summarize(ranks, self.flops_per_token, self.peak_flops, self.slow, self.predictions)
 
 
 def summarize(
-    ranks: dict[str, np.ndarray], flops_per_token: int, peak_flops: float, slow: SlowRank | None = None
+    ranks: dict[str, np.ndarray],
+    flops_per_token: int,
+    peak_flops: float,
+    slow: SlowRank | None = None,
+    predictions: int = 0,
 ) -> dict[str, Any]:
     """The figures of a log line from one column per rank; ``slow`` remembers which rank was slow on the lines before,
-    and all else is a pure function.
+    and all else is a pure function. ``predictions`` as in ``Meter``.
     """
     rows, tokens, padded_tokens = (int(ranks[name].sum()) for name in ("rows", "tokens", "padded_tokens"))
     elapsed = float(ranks["seconds"].max())
     speeds = ranks["tokens"] / np.maximum(ranks["forward_s"] + ranks["wait_s"], 1e-9)
     slowest, fastest = int(speeds.argmin()), int(speeds.argmax())
     figures: dict[str, Any] = {
-        "loss": float(ranks["loss"].sum()) / rows,
+        "loss": float(ranks["loss"].sum()) / (max(1, predictions * (tokens - rows)) if predictions else rows),
         "rows": rows,
         "rows_per_s": rows / elapsed,
         "tokens_per_s": tokens / elapsed,

@@ -14,7 +14,7 @@ from accelerate.utils import DDPCommunicationHookType
 from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data.loader import Loader
-from harness.model.classifier import Objective
+from harness.model.tasks import AnyObjective
 from harness.ranks.distributed import World
 from harness.rundir.checkpoint import MODEL, OPTIMIZER
 from harness.training.ema import WeightAverage
@@ -56,12 +56,12 @@ class Milestones:
 
 
 class Trainer:
-    """Trains an ``Objective``; whoever made it decides what a validation is and where figures go."""
+    """Trains an objective; whoever made it decides what a validation is and where figures go."""
 
     def __init__(
         self,
         config: RunConfig,
-        objective: Objective,
+        objective: AnyObjective,
         loader: Loader,
         accelerator: Accelerator,
         world: World,
@@ -129,11 +129,12 @@ class Trainer:
     def update(self, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step over one global batch, however it is split (law 4).
 
-        Each row's loss is divided by the rows of the *global* batch; DDP averages gradients over ranks, so it is
-        multiplied by their number. Returns the sum of this rank's row losses and the norm of the global gradient.
+        Each row's loss is divided by what the objective counts in the *global* batch, its rows or predictions; DDP
+        averages gradients over ranks, so it is multiplied by their number. Returns the sum of this rank's row losses
+        and the norm of the global gradient.
         """
         set_learning_rate(self.optimizer, self.current_lr())
-        scale = self.world.world_size / batch.global_rows
+        scale = self.world.world_size / self.objective.divisor(batch)
         losses, row_losses, touched = [], [], []
         for number, micro_batch in enumerate(batch.micro_batches):
             last = number == len(batch.micro_batches) - 1

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from harness.config import RunConfig
 from harness.inference.bundle import write_bundle
-from harness.model.classifier import Classifier
+from harness.model.tasks import AnyNetwork, build_network
 from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.precision import Choice
 from harness.ranks.preemption import Preempted
@@ -30,6 +30,7 @@ from harness.rundir.storage import claim, storage
 from harness.training.checkpointer import Checkpointer
 from harness.training.selection import Selection
 from harness.training.sinks import Ending, MetricsFiles, Sinks
+from harness.training.start import STARTED_FROM, VECTORS
 from harness.training.state import Tensors, load_weights
 from harness.training.trainer import Trainer
 from preprocessing.base.errors import DataError, StorageError, UserError
@@ -117,13 +118,14 @@ class RunWriter:
         if self.active:
             write_status(self.directory, "running", step=step)
 
-    def keep(self, classifier: Classifier, manifest: Manifest, selection: Selection) -> None:
+    def keep(self, classifier: AnyNetwork, manifest: Manifest, selection: Selection) -> None:
         """Write the best weights so far. Raises ``StorageError``."""
         if self.active:
             assert selection.best_step is not None
             with storage(self.bundle):
                 best = (selection.best_step, selection.decision)
-                write_bundle(self.bundle, classifier, manifest, *best, **self.began_with)
+                begin = {name: self.began_with.get(name) for name in (VECTORS, STARTED_FROM)}
+                write_bundle(self.bundle, classifier, manifest, *best, begin[VECTORS], begin[STARTED_FROM])
 
     def restore_bundle(self, manifest: Manifest, selection: Selection) -> None:
         """Put the best weights so far back where the bundle has others, of an epoch that is now trained again.
@@ -139,7 +141,7 @@ class RunWriter:
         best = checkpoint.verify(path)
         weights, others = best.tensors(checkpoint.MODEL), best.tensors(checkpoint.OPTIMIZER)
         weights |= {name: others[f"average.{name}"] for name in weights if f"average.{name}" in others}
-        classifier = Classifier(self.config.model, manifest.vocabulary_size, len(manifest.labels))
+        classifier = build_network(self.config, manifest)
         load_weights(classifier, weights, path / checkpoint.MODEL)
         self.keep(classifier, manifest, selection)
 

@@ -31,7 +31,7 @@ FLOORS = (
     ("harness.inference", "harness.baseline"),
     ("harness.training",),
     ("harness.launch", "harness.report", "harness.bench"),
-    ("harness.__main__", "harness.train", "harness.evaluate"),
+    ("harness.__main__", "harness.train", "harness.pretrain", "harness.evaluate"),
 )
 """Rooms from the ground up. A room imports itself and lower floors; a room beside it only as ``NEIGHBOURS`` says."""
 NEIGHBOURS = {("preprocessing.config", "preprocessing.labels")}
@@ -281,9 +281,14 @@ def test_every_configuration_file_is_valid() -> None:
     from preprocessing.base import cli
     from preprocessing.config import PreprocessConfig
 
-    for folder, config_class, extra in (("train", Recipe, []), ("preprocess", PreprocessConfig, ["--output", "d"])):
+    expected = {"train": "seed.yaml", "preprocess": "seed.yaml", "pretrain": "imdb-gpu.yaml"}
+    for folder, config_class, extra in (
+        ("train", Recipe, []),
+        ("pretrain", Recipe, []),
+        ("preprocess", PreprocessConfig, ["--output", "d"]),
+    ):
         files = sorted((ROOT / "configs" / folder).glob("*.yaml"))
-        assert {"quickstart.yaml", "imdb.yaml", "seed.yaml"} <= {file.name for file in files}
+        assert {"quickstart.yaml", "imdb.yaml", expected[folder]} <= {file.name for file in files}
         for file in files:
             config = cli.parse(config_class, ["--config", str(file), *extra], prog="test")
             assert isinstance(config, config_class)

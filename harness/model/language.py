@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The language model that a classifier may start from: its embedding and first recurrent layer, each direction of which
+predicts the next token that it will read.
+
+A backward direction reads a text from its end, so its next token is the one before; both directions of one layer are
+two language models that cost no more than a classifier's layer. Layers above it see both directions, and so what they
+would have to predict: they are left out. A token's output vector is its embedding, compared with a projection of the
+state (Press and Wolf, 2017; Inan et al., 2017), plus a bias per token.
+
+Embedding and recurrent layer have the names that they have in a ``Classifier``; all else begins with
+``language_model``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence
+
+from harness.batch import Batch, StepBatch, send
+from harness.config import ModelConfig
+from harness.model.candidates import FIRST, LogUniformSampler
+from harness.model.dropout import EMBEDDING, HEAD, Masks
+from harness.model.recurrent import PackedIndex, VariableLengthLSTM
+from harness.model.registry import CELLS, check_model
+from harness.model.sampled_softmax import pieces, sampled_softmax
+from preprocessing.base.named import load
+from preprocessing.text.vocabulary import PAD, UNK
+
+EXACT_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}
+"""Logits over the whole vocabulary that exist at once when perplexity is measured."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Who predicts what in one direction of a batch; ``N`` predictions, later ones further from where it began."""
+
+    states: torch.Tensor
+    """``[positions, hidden]``: what the recurrent layer gave, in its own order."""
+    at: torch.Tensor
+    """int64 ``[N]``: the state that predicts."""
+    target: torch.Tensor
+    """int64 ``[N]``: the position, in the order of ids, of the token that is predicted."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A batch as the recurrent layer read it."""
+
+    ids: torch.Tensor
+    """``[positions]``: time-major, with padding or without."""
+    vectors: torch.Tensor
+    """``[positions, embedding_dim]``: the tokens' own, before anything was dropped."""
+    candidates: torch.Tensor
+    """``[candidates, embedding_dim]``."""
+    directions: list[Direction]
+    rows: torch.Tensor
+    """int64 ``[N]``: the row of each prediction, the same in every direction."""
+
+
+class OutputLayer(nn.Module):
+    """What the language model has beside the layers that it shares with a classifier."""
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
+        """A projection for each direction, and one bias for each token."""
+        super().__init__()
+        directions = 2 if config.bidirectional else 1
+        self.projection = nn.ModuleList(
+            nn.Linear(config.hidden_size, config.embedding_dim, bias=False) for _ in range(directions)
+        )
+        self.bias = nn.Parameter(torch.zeros(vocabulary_size))
+
+
+class LanguageModel(nn.Module):
+    """One recurrent layer whose directions each predict the next token."""
+
+    wide = None
+    """A classifier's linear part; a language model has none."""
+
+    def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
+        """Weights are drawn from torch's global generator: seed it first. Of ``config``, layers above the first,
+        pooling and wide part are left out.
+        """
+        super().__init__()
+        check_model(config)
+        self.config = config
+        self.embedding = nn.Embedding(vocabulary_size, config.embedding_dim, padding_idx=PAD)
+        with torch.no_grad():
+            self.embedding.weight *= config.embedding_std
+        self.embedding.weight.requires_grad_(config.freeze_embedding != "always")
+        self.recurrent = VariableLengthLSTM(
+            config.embedding_dim,
+            config.hidden_size,
+            bidirectional=config.bidirectional,
+            cell=load(CELLS[config.cell].code),
+        )
+        self.language_model = OutputLayer(config, vocabulary_size)
+
+    @property
+    def num_directions(self) -> int:
+        """How many tokens are predicted for each token but the first or last of a text."""
+        return len(self.language_model.projection)
+
+    @torch.no_grad()
+    def start_bias(self, counts: np.ndarray) -> None:
+        """Begin with the frequencies of tokens, so that training need not learn them first.
+
+        ``counts`` int64 ``[vocabulary]``; each counts one more than it is.
+        """
+        shares = (counts.astype(np.float64) + 1) / (counts.sum() + len(counts))
+        self.language_model.bias.copy_(torch.from_numpy(np.log(shares)))
+
+    def holds_embedding(self, step: int) -> bool:
+        """Whether the embedding stays what it is in optimizer ``step`` (from 0)."""
+        frozen = self.config.freeze_embedding
+        return frozen is not None and (frozen == "always" or step < frozen)
+
+    @property
+    def drops(self) -> bool:
+        """Whether training wants masks."""
+        return self.config.dropout > 0 or self.config.word_dropout > 0
+
+    def masks(self, seed: int, step: int, batch: Batch) -> Masks:
+        """What is dropped from the rows of a batch in optimizer ``step``: tokens that are read, though not those that
+        are predicted; features of their vectors; features of the states that predict.
+        """
+        masks = Masks.of(seed, step, batch.rows, batch.ids.device)
+        if not self.config.dropout:
+            return masks
+        sizes = {EMBEDDING: self.config.embedding_dim, HEAD: self.recurrent.output_size}
+        return masks.together(sizes, self.config.dropout)
+
+    def read(
+        self,
+        batch: Batch,
+        candidates: torch.Tensor | None = None,
+        masks: Masks | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Reading:
+        """Run the recurrent layer over a batch. ``candidates`` int64 are looked up along the way, in one go with all
+        tokens of the batch: the gradient of a lookup is as large as the vocabulary, whatever was looked up.
+        """
+        padded = batch.batch_sizes is None
+        index = PackedIndex.of(batch.device_lengths, longest(batch), batch.num_tokens)
+        ids = (batch.widened().t() if padded else batch.widened()).reshape(-1)
+        more = ids.new_empty(0) if candidates is None else candidates.to(ids.dtype)
+        looked_up = self.embedding(torch.cat((ids, more, ids.new_full((1,), UNK))))
+        vectors, candidate_vectors, unknown = looked_up.split([len(ids), len(more), 1])
+        inputs = self._dropped(vectors, unknown, batch, index, masks)
+        if padded:
+            shaped = inputs.view(-1, batch.num_rows, inputs.shape[1])
+            outputs = self.recurrent.forward_padded(shaped, batch.device_lengths, None, dtype)
+            states = [output.reshape(-1, output.shape[2]) for output in outputs]
+        else:
+            assert batch.batch_sizes is not None
+            packed, _ = self.recurrent.forward_packed(PackedSequence(inputs, batch.batch_sizes), None, dtype)
+            states = list(packed.data.split(self.recurrent.hidden_size, dim=1))
+        return Reading(
+            ids, vectors, candidate_vectors, directions_of(batch, index, states), index.row[batch.num_rows :]
+        )
+
+    def _dropped(
+        self, vectors: torch.Tensor, unknown: torch.Tensor, batch: Batch, index: PackedIndex, masks: Masks | None
+    ) -> torch.Tensor:
+        """What the recurrent layer reads of the vectors ``[positions, embedding_dim]``."""
+        if masks is None:
+            return vectors
+        padded, chance = batch.batch_sizes is None, self.config.word_dropout
+        if chance and padded:
+            time = torch.arange(len(vectors) // batch.num_rows, device=vectors.device)
+            vectors = torch.where(masks.tokens(None, time, chance).t().reshape(-1, 1), vectors, unknown)
+        elif chance:
+            vectors = torch.where(masks.tokens(index.row, index.time, chance)[:, None], vectors, unknown)
+        if self.config.dropout:
+            mask = masks.features(EMBEDDING, vectors.shape[1], self.config.dropout, vectors.dtype)
+            kept = vectors.view(-1, *mask.shape) * mask if padded else vectors * mask[index.row]
+            vectors = kept.view(-1, mask.shape[1])
+        return vectors
+
+    def projected(self, number: int, states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """What direction ``number`` compares with tokens' vectors: ``[N, embedding_dim]`` of ``states``
+        ``[N, hidden]``. The product is computed in ``dtype``.
+        """
+        weight = self.language_model.projection[number].weight
+        assert isinstance(weight, torch.Tensor)
+        return functional.linear(states.to(dtype), weight.to(dtype)).to(weight.dtype)
+
+    def row_log_losses(self, batch: Batch) -> torch.Tensor:
+        """float64 ``[rows, directions]``: what each row's tokens, all but the one that a direction reads first, cost in
+        nats, summed; by an exact softmax over all tokens, whose logits exist a piece at a time.
+        """
+        with torch.autocast(batch.ids.device.type, enabled=False):
+            reading = self.read(batch)
+            vectors, bias = self.embedding.weight[FIRST:], self.language_model.bias[FIRST:]
+            sums = torch.zeros(self.num_directions, batch.num_rows, dtype=torch.float64, device=vectors.device)
+            for number, direction in enumerate(reading.directions):
+                elements = EXACT_ELEMENTS[vectors.device.type]
+                for piece in pieces(len(reading.rows), len(vectors), elements):
+                    states = direction.states[direction.at[piece]]
+                    logits = torch.addmm(bias, self.projected(number, states, bias.dtype), vectors.t())
+                    target = reading.ids[direction.target[piece]].long() - FIRST
+                    losses = torch.logsumexp(logits, 1) - logits.gather(1, target[:, None]).squeeze(1)
+                    sums[number].index_add_(0, reading.rows[piece], losses.double())
+        return sums.t()
+
+
+def longest(batch: Batch) -> int:
+    """Time steps of a batch."""
+    return batch.ids.shape[1] if batch.batch_sizes is None else len(batch.batch_sizes)
+
+
+def directions_of(batch: Batch, index: PackedIndex, states: list[torch.Tensor]) -> list[Direction]:
+    """Who predicts what, given the states of each direction: a token and the one before it predict each other.
+
+    The pairs come in one order in both layouts: time by time, and within a time step row by row.
+    """
+    rows, row, time = batch.num_rows, index.row[batch.num_rows :], index.time[batch.num_rows :]
+    if batch.batch_sizes is None:
+        later = time * rows + row
+        before = later - rows
+        # Each row of the backward direction is reversed within its own length.
+        mirrored = (batch.device_lengths[row] - 1 - time) * rows + row
+    else:
+        later = torch.arange(rows, len(index.row), device=row.device)
+        before = later - send(batch.batch_sizes, row.device)[time - 1]
+        mirrored = later
+    forward = Direction(states[0], before, later)
+    return [forward] if len(states) == 1 else [forward, Direction(states[1], mirrored, before)]
+
+
+class LanguageObjective(nn.Module):
+    """The loss around a language model: the module that is wrapped for mixed precision and DDP."""
+
+    row_losses: torch.Tensor
+    """``[rows]``: the losses of the latest batch, detached, for whoever must find a row that went wrong."""
+    touched = None
+    """What a batch does to a wide part, which there is none of."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        candidates: int,
+        seed: int = 0,
+        recurrent_dtype: torch.dtype | None = None,
+    ) -> None:
+        """``candidates``: how many tokens each right one is told from. ``seed`` is that of the run: with the step it
+        decides which, and with step and row what is dropped. ``recurrent_dtype``: what the recurrent layer computes in.
+        """
+        super().__init__()
+        self.classifier = model
+        """The network that is trained, by the name that it has in every objective."""
+        self.seed = seed
+        self.recurrent_dtype = recurrent_dtype
+        own = model.embedding.weight.dtype
+        # fp16 has no numbers for the chance of a rare token.
+        self.output_dtype = torch.bfloat16 if recurrent_dtype == torch.bfloat16 else own
+        self.sampler = LogUniformSampler(len(model.embedding.weight), candidates)
+        self.log_missed: torch.Tensor
+        self.register_buffer("log_missed", torch.from_numpy(self.sampler.log_missed).to(own), persistent=False)
+        self._drawn: tuple[int, torch.Tensor, int] | None = None
+
+    def divisor(self, batch: StepBatch) -> int:
+        """Predictions of the step over all processes: what the losses are divided by."""
+        return max(1, self.classifier.num_directions * (batch.global_tokens - batch.global_rows))
+
+    def candidates(self, step: int, device: torch.device) -> tuple[torch.Tensor, int]:
+        """The candidates of optimizer ``step``, int64 ``[candidates]``, and the tries that it took to find them."""
+        if self._drawn is None or self._drawn[0] != step:
+            drawn = self.sampler.draw(self.seed, step)
+            self._drawn = (step, send(torch.from_numpy(drawn.ids), device), drawn.tries)
+        return self._drawn[1:]
+
+    def forward(self, batch: Batch, step: int) -> torch.Tensor:
+        """Sum over the batch of each prediction's loss in optimizer ``step``; the caller divides by ``divisor``."""
+        model = self.classifier
+        masks = model.masks(self.seed, step, batch) if self.training and model.drops else None
+        candidates, tries = self.candidates(step, batch.ids.device)
+        with torch.autocast(batch.ids.device.type, enabled=False):
+            reading = model.read(batch, candidates, masks, self.recurrent_dtype)
+            total, losses = self.losses(reading, candidates, tries, masks)
+        found = losses.new_zeros(batch.num_rows)
+        self.row_losses = found.index_add_(0, reading.rows, losses)
+        return total
+
+    def losses(
+        self, reading: Reading, candidates: torch.Tensor, tries: int, masks: Masks | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum of all losses, and those of each pair of tokens ``[N]`` over the directions, without a gradient."""
+        model, dropout, hidden = self.classifier, self.classifier.config.dropout, self.classifier.recurrent.hidden_size
+        bias, number_of = model.language_model.bias, len(candidates)
+        place = candidates.new_full((len(bias),), number_of)
+        place[candidates] = torch.arange(number_of, device=candidates.device)
+        candidate_bias = bias[candidates] - self.log_expected(candidates, tries)
+        kept = None
+        if masks is not None and dropout:
+            kept = masks.features(HEAD, model.recurrent.output_size, dropout, bias.dtype)
+        totals, losses = [], []
+        for number, direction in enumerate(reading.directions):
+            states = direction.states.index_select(0, direction.at)
+            if kept is not None:
+                states = states * kept[:, number * hidden : (number + 1) * hidden].to(states.dtype)[reading.rows]
+            target = reading.ids[direction.target].long()
+            total, each = sampled_softmax(
+                model.projected(number, states, self.output_dtype),
+                reading.vectors.index_select(0, direction.target),
+                bias[target] - self.log_expected(target, tries),
+                reading.candidates,
+                candidate_bias,
+                place[target],
+                self.output_dtype,
+            )
+            totals.append(total)
+            losses.append(each)
+        return torch.stack(totals).sum(), torch.stack(losses).sum(0)
+
+    def log_expected(self, ids: torch.Tensor, tries: int) -> torch.Tensor:
+        """The logarithm of how often tokens are expected among the candidates, ``[ids]``; 0 where all are."""
+        missed = self.log_missed[ids]
+        return torch.zeros_like(missed) if self.sampler.everything else (-torch.expm1(missed * tries)).log()

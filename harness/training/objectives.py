@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objective of each task, as a configuration describes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from harness.config import RunConfig
+from harness.model.classifier import Objective
+from harness.model.language import LanguageModel, LanguageObjective
+from harness.model.tasks import AnyNetwork, AnyObjective
+from preprocessing.dataset.shards import VOCABULARY, Manifest
+from preprocessing.text.vocabulary import Vocabulary
+
+
+def build_objective(
+    config: RunConfig, network: AnyNetwork, manifest: Manifest, dtype: torch.dtype, device: torch.device
+) -> AnyObjective:
+    """The loss around a network that lies on its device; recurrent layers compute in ``dtype``."""
+    if isinstance(network, LanguageModel):
+        candidates = config.language_model.candidates
+        return LanguageObjective(network, candidates=candidates, seed=config.seed, recurrent_dtype=dtype)
+    weights = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]
+    return Objective(
+        network,
+        seed=config.seed,
+        label_smoothing=config.optim.label_smoothing,
+        class_weights=torch.tensor(weights, device=device) if config.optim.class_weights else None,
+        recurrent_dtype=dtype,
+    )
+
+
+def start_at_frequencies(config: RunConfig, network: AnyNetwork) -> None:
+    """Let a language model begin with what its dataset's vocabulary knows of each token's frequency."""
+    if isinstance(network, LanguageModel):
+        network.start_bias(Vocabulary.read(Path(config.data, VOCABULARY)).counts)
