@@ -309,11 +309,12 @@ def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> 
     return 1 if micro_batch is None else min(shortest, -(-longest // micro_batch))
 
 
-def row_hash(rows: np.ndarray, step: int) -> int:
+def row_hash(rows: np.ndarray, step: int, *, unlabelled: bool = False) -> int:
     """Hash of the rows that a step consumed, an unsigned 64-bit number; sums (modulo 2**64) over ranks and steps.
 
     A sum does not depend on the order of its terms, so every split of the rows over ranks and micro-batches gives the
     same total. A row that is missing, repeated or moved to another step changes it (splitmix64, Steele et al. 2014).
+    ``unlabelled`` rows count beside the labelled ones of their step.
     """
-    mixed = splitmix64(rows.astype(np.uint64) ^ np.uint64(splitmix64_of(step + 1)))
+    mixed = splitmix64(rows.astype(np.uint64) ^ np.uint64(splitmix64_of(step + 1 + (unlabelled << 63))))
     return int(np.add.reduce(mixed, dtype=np.uint64))
