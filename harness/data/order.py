@@ -46,6 +46,9 @@ VERSION = 2
 MOST_PERMUTATIONS, PERMUTED_BATCHES = 64, 4096
 """Limits on the permutations drawn for a window: this many, and this many batch numbers in all of them together."""
 
+UNLABELLED_STREAM = 0x756E6C6162656C
+"""What makes another seed of a run's own, for rows without labels."""
+
 Lengths = Callable[[int], np.ndarray]
 """A function from a block's number to the lengths ``[rows]`` of its rows. A window calls it for its own blocks only."""
 
@@ -290,6 +293,11 @@ class Order:
                 sequences.append((blocks, np.cumsum(sizes[blocks])))
             self._epoch = (epoch, sequences)
         return self._epoch[1]
+
+
+def stream_seed(seed: int) -> int:
+    """The seed of the order of unlabelled rows in a run with ``seed``: the two do not go together in any way."""
+    return splitmix64_of(seed ^ UNLABELLED_STREAM)
 
 
 def order_over(split: Split, spec: OrderSpec) -> Order:
