@@ -6,8 +6,10 @@ Nothing in a bundle is executed when it is read.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -43,12 +45,11 @@ def write_bundle(
     manifest: Manifest,
     step: int,
     decision: Decision = NEUTRAL,
-    vectors: dict[str, Any] | None = None,
-    started_from: dict[str, Any] | None = None,
+    facts: Mapping[str, dict[str, Any] | None] = MappingProxyType({}),
 ) -> None:
     """Write the weights of ``model`` as the bundle's only ones; ``write_vocabulary`` has run before.
 
-    ``vectors`` and ``started_from``: what is known of the word vectors and of the weights that it started from.
+    ``facts``: what is known of where they come from, by the names that ``BundleInfo`` has for it.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     name, digest = write_weights(directory, save(weights))
@@ -66,8 +67,9 @@ def write_bundle(
         step=step,
         dataset=manifest.fingerprint,
         task=task_of(model),
-        vectors=vectors,
-        started_from=started_from,
+        vectors=facts.get("vectors"),
+        started_from=facts.get("started_from"),
+        soft_labels=facts.get("soft_labels"),
     )
     write_training(directory, manifest)
     write_info(directory, info)

@@ -58,11 +58,13 @@ class BundleInfo:
     """Word vectors that the embedding started from: source, sha256, coverage; None: it started random."""
     started_from: dict[str, Any] | None = None
     """Weights of another bundle that these started from: source, hashes, coverage, parts; None: there were none."""
+    soft_labels: dict[str, Any] | None = None
+    """Soft labels that were learned: sha256, teacher, its figures; None: none were."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
 
-UNSAID: dict[str, Any] = {"started_from": None, "task": CLASSIFIER}
+UNSAID: dict[str, Any] = {"started_from": None, "soft_labels": None, "task": CLASSIFIER}
 """What goes without saying: bundles were written before these keys were there."""
 
 

@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 
+from harness.batch import Layout
 from harness.config import RunConfig, to_dict
-from harness.data.checks import TRAIN, order_spec
+from harness.data.checks import TRAIN, order_spec, unlabelled_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.residency import DataPlacement, OpenData
+from harness.data.streams import PairedLoader
 from harness.model.recurrent import try_recurrence
 from harness.model.registry import CELLS
 from harness.model.tasks import answers_of, build_network, predictions_of
@@ -45,12 +48,14 @@ from harness.training.selection import Selection
 from harness.training.sinks import Sink, Sinks, TrackerSink
 from harness.training.start import Beginning, begin
 from harness.training.state import State
+from harness.training.teaching import Teaching, read_teaching
 from harness.training.throughput import Meter, reset_peak_memory
 from harness.training.trainer import Trainer
 from harness.training.wide import count_features
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.base.screen import Screen
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Manifest
 
 FP16_FIRST_SKIPS = 20
@@ -82,16 +87,19 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     world = session.world
     choices = {**decided, **session.choices}
     manifest, start = agree(config, session, writer)
-    data = OpenData(DataPlacement.of(config), manifest, TRAIN, world, session.device)
+    beside = UNLABELLED if config.order.unlabelled_batch else None
+    data = OpenData(DataPlacement.of(config), manifest, TRAIN, world, session.device, beside=beside)
     choices |= data.choices
     with world.together("staging the dataset"):
         data.copy()
     with world.together("opening the dataset"):
         data.open()
     beginning = begin(config, manifest, world, None if start is None else start.state)
-    writer.began_with = beginning.remembered
-    choices |= beginning.choices()
-    trainer = build_trainer(config, session, manifest, data, choices, beginning)
+    with world.together("reading soft labels"):
+        teaching = read_teaching(config, manifest, data.splits)
+    writer.origin = beginning.remembered | teaching.remembered
+    choices |= dict((*beginning.choices(), *teaching.choices()))
+    trainer = build_trainer(config, session, manifest, data, choices, beginning, teaching)
     pretrains = config.task == LANGUAGE_MODEL
     selection = Selection("loss" if pretrains else config.select, config.patience)
     with world.together("loading the checkpoint"):
@@ -99,7 +107,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
             load(trainer, selection, start, choices)
     wide = trainer.objective.classifier.wide
     if wide is not None and start is None and not beginning.has_wide:
-        count_features(wide, data.splits[TRAIN], len(manifest.labels), world)
+        counted = teaching.counted_beside(config, data.splits)
+        count_features(wide, data.splits[TRAIN], len(manifest.labels), world, counted)
     if config.micro_batch == "auto":
         choices["micro_batch"] = choose_micro_batch(trainer)
     with world.together("opening the run directory"):
@@ -159,6 +168,7 @@ def build_trainer(
     data: OpenData,
     choices: dict[str, Choice],
     beginning: Beginning | None = None,
+    teaching: Teaching | None = None,
 ) -> Trainer:
     """A trainer at step 0 with weights drawn from the seed and, on rank 0, whose weights all ranks get, ``beginning``.
 
@@ -184,29 +194,50 @@ def build_trainer(
     choices["peak"] = Choice(f"{peaks.sum() / 1e9:,.0f} GFLOP/s", "a matrix product, all processes together")
     limit = config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0)
     split = data.splits[TRAIN]
+    beside = data.splits[UNLABELLED] if config.order.unlabelled_batch else None
+    guarded = (limit, world, directory, split, Path(config.data), answers_of(config, manifest), beside)
+    meter = Meter(
+        session.device,
+        flops_of(config),
+        float(peaks.sum()),
+        unlabelled=beside is not None,
+        predictions=predictions_of(objective.classifier),
+    )
     return Trainer(
         config,
         objective,
-        Loader(
-            split,
-            order_over(split, order_spec(config)),
-            rank=world.rank,
-            world_size=world.world_size,
-            layout=layout,
-            device=session.device,
-            micro_batch=config.micro_batch if isinstance(config.micro_batch, int) else None,
-            resident=data.rows,
-            guard=data.guard.check_sizes,
-            counts_tokens=config.task == LANGUAGE_MODEL,
-        ),
+        build_loader(config, session, data, layout, teaching or Teaching({})),
         session.accelerator,
         world,
-        guard=NonFiniteGuard(limit, world, directory, split, Path(config.data), answers_of(config, manifest)),
-        meter=Meter(
-            session.device, flops_of(config), float(peaks.sum()), predictions=predictions_of(objective.classifier)
-        ),
+        guard=NonFiniteGuard(*guarded),
+        meter=meter,
         profiler=StepProfiler(config.profile if world.is_main else [], directory / PROFILE),
     )
+
+
+def build_loader(config: RunConfig, session: Session, data: OpenData, layout: Layout, teaching: Teaching) -> Loader:
+    """This rank's share of every step, with unlabelled rows where ``config`` asks for them."""
+
+    def options(name: str) -> dict[str, Any]:
+        return {
+            "rank": session.world.rank,
+            "world_size": session.world.world_size,
+            "layout": layout,
+            "device": session.device,
+            "micro_batch": config.micro_batch if isinstance(config.micro_batch, int) else None,
+            "resident": data.resident.get(name),
+            "guard": data.guard.check_sizes,
+            "targets": teaching.targets.get(name),
+            "counts_tokens": config.task == LANGUAGE_MODEL,
+        }
+
+    split = data.splits[TRAIN]
+    order = order_over(split, order_spec(config))
+    if not config.order.unlabelled_batch:
+        return Loader(split, order, **options(TRAIN))
+    rows = data.splits[UNLABELLED]
+    unlabelled = Loader(rows, order_over(rows, unlabelled_spec(config)), **options(UNLABELLED))
+    return PairedLoader(split, order, unlabelled=unlabelled, **options(TRAIN))
 
 
 def prepare_checkpoints(trainer: Trainer, writer: RunWriter) -> None:

@@ -29,6 +29,8 @@ def build_objective(
         label_smoothing=config.optim.label_smoothing,
         class_weights=torch.tensor(weights, device=device) if config.optim.class_weights else None,
         recurrent_dtype=dtype,
+        soft_weight=config.self_training.weight,
+        soft_share=config.self_training.train_share,
     )
 
 

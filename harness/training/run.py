@@ -28,6 +28,7 @@ from harness.training.scorer import Scorer
 from harness.training.selection import Selection
 from harness.training.trainer import Milestones, Trainer
 from harness.training.writer import RunWriter
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Manifest
 
 
@@ -76,6 +77,10 @@ class Run(Milestones):
         """A dry run: a few real steps of the longest batch, what they need, and what a full run would take."""
         cost = rehearse(self.trainer)
         tokens = sum(shard.tokens for shard in self.manifest.splits[TRAIN]) * self.config.epochs
+        if self.config.order.unlabelled_batch:
+            shards = self.manifest.splits[UNLABELLED]
+            of_step = sum(shard.tokens for shard in shards) * self.config.order.unlabelled_batch
+            tokens += self.trainer.total_steps * of_step // self.manifest.rows(UNLABELLED)
         if self.console is not None:
             self.console.rehearsal(cost, tokens // self.session.world.world_size)
 
@@ -132,7 +137,7 @@ class Run(Milestones):
             "dataset": self.manifest.fingerprint,
             "text_hash": self.manifest.text_hash,
             "order_version": order.VERSION,
-            **self.writer.began_with,
+            **self.writer.origin,
             "config": to_dict(self.config),
             "versions": {"torch": torch.__version__, "padless": installed_version("padless")},
         }

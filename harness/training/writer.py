@@ -30,7 +30,6 @@ from harness.rundir.storage import claim, storage
 from harness.training.checkpointer import Checkpointer
 from harness.training.selection import Selection
 from harness.training.sinks import Ending, MetricsFiles, Sinks
-from harness.training.start import STARTED_FROM, VECTORS
 from harness.training.state import Tensors, load_weights
 from harness.training.trainer import Trainer
 from preprocessing.base.errors import DataError, StorageError, UserError
@@ -58,8 +57,8 @@ class RunWriter:
         self.files: MetricsFiles | None = None
         self.checkpointer: Checkpointer | None = None
         self.failed: StorageError | None = None
-        self.began_with: dict[str, dict[str, Any] | None] = {}
-        """What is known of the word vectors and of the weights that the run began with."""
+        self.origin: dict[str, dict[str, Any] | None] = {}
+        """What is known of where the weights come from: vectors, other weights, soft labels."""
 
     def claim(self) -> None:
         """Hold the directory against other processes. Raises ``ConfigError`` or ``StorageError``."""
@@ -124,8 +123,7 @@ class RunWriter:
             assert selection.best_step is not None
             with storage(self.bundle):
                 best = (selection.best_step, selection.decision)
-                begin = {name: self.began_with.get(name) for name in (VECTORS, STARTED_FROM)}
-                write_bundle(self.bundle, classifier, manifest, *best, begin[VECTORS], begin[STARTED_FROM])
+                write_bundle(self.bundle, classifier, manifest, *best, self.origin)
 
     def restore_bundle(self, manifest: Manifest, selection: Selection) -> None:
         """Put the best weights so far back where the bundle has others, of an epoch that is now trained again.
