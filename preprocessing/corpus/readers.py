@@ -26,7 +26,8 @@ from preprocessing.corpus.delimited import parse
 from preprocessing.corpus.detection import resolved
 from preprocessing.corpus.encodings import UTF8, as_utf8, recognised
 from preprocessing.corpus.forms import BYTE_ORDER_MARK
-from preprocessing.corpus.sources import File, Part, files, scan
+from preprocessing.corpus.scanning import scan
+from preprocessing.corpus.sources import File, Part, files
 from preprocessing.labels import AUTO, MAX_CLASSES, NEUTRAL, UNKNOWN, distinct, found_in, spelling
 from preprocessing.text.words import encode
 
