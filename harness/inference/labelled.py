@@ -21,7 +21,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, scanning, sources
 from preprocessing.corpus.detection import resolved
-from preprocessing.corpus.readers import Piece, read
+from preprocessing.corpus.pieces import Piece, read
 from preprocessing.labels import AUTO, PAIR, LabelMap, spelling
 from preprocessing.text.encoder import Encoded, Encoder
 from preprocessing.text.tokens import Tokens

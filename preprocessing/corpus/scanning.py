@@ -7,7 +7,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -18,14 +18,17 @@ from pyarrow import fs
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import SPELLINGS, split_number
+from preprocessing.base.split_names import SPELLINGS, TEST, UNLABELLED, VALIDATION, split_number
 from preprocessing.corpus import addresses
 from preprocessing.corpus.delimited import read_header
 from preprocessing.corpus.forms import converted
 from preprocessing.corpus.records import Cut, cuts
 from preprocessing.corpus.sources import File, Part, Plan
 
-IGNORED_FOLDERS = ("unsup",)
+WITHOUT_LABELS = ("unsup",)
+"""What folders of texts without labels are called among folders of labels."""
+ALSO_WITHOUT_LABELS = ("unsupervised", "unlabelled", "unlabeled")
+"""The same, unless ``source.missing_label`` is ``error``: until it is set they are names of classes, as they were."""
 MAX_CUTS_OF_A_ROW_GROUP = 16
 
 Scan: TypeAlias = "Generator[Part, None, Plan]"
@@ -69,6 +72,7 @@ def scan_lines(file: File, stage: Path) -> Scan:
         pieces = itertools.chain([first] if first else [], pieces)
         header = not file.source.columns
         columns = tuple(file.source.columns) or read_header(first[form.mark :], file.name, form.dialect)
+        file = file.having(columns)
         check_columns(file, columns)
     size, where = part_bytes(file), functools.partial(cuts, dialect=form.dialect, name=file.name, mark=form.mark)
     find = functools.partial(where, part_bytes=size, header=header)
@@ -126,6 +130,7 @@ def scan_parquet(file: File, stage: Path) -> Scan:
         except pa.ArrowException as error:
             raise DataError(f"{file.name}: not a Parquet file ({addresses.sentence(error)})") from None
     schema = footer.schema.to_arrow_schema()
+    file = file.having(schema.names)
     check_columns(file, schema.names)
     for name in file.wanted:
         if pa.types.is_nested(schema.field(name).type):
@@ -152,7 +157,11 @@ def scan_parquet(file: File, stage: Path) -> Scan:
 
 
 def scan_folder(file: File, stage: Path) -> Scan:
-    """A folder: ``[split/]label/*.txt``; other files, and the unlabelled reviews of aclImdb, are left alone."""
+    """A folder: ``[split/]label/*.txt``; other files are left alone. One of texts without labels: every ``*.txt``.
+
+    The unlabelled reviews of aclImdb, ``train/unsup``, are left alone unless ``source.missing_label`` asks for them.
+    """
+    file = file.having(())
     if file.splits.group_column:
         raise DataError(f"{file.name}: a folder has no column {file.splits.group_column!r}; unset splits.group_column")
     system, path = addresses.filesystem(file.address)
@@ -162,15 +171,16 @@ def scan_folder(file: File, stage: Path) -> Scan:
     found = []
     for info in infos:
         inside = Path(info.path).relative_to(path).parts
-        split = SPELLINGS.get(inside[0].casefold())
-        label = inside[-2] if len(inside) > 1 else ""
-        labelled = len(inside) == (2 if split is None else 3)
-        if info.type == fs.FileType.File and inside[-1].endswith(".txt") and labelled and label not in IGNORED_FOLDERS:
-            order = (split_number(split), label, natural(inside[-1]))
-            found.append((*order, prefix + info.path, file.split or split, info))
+        if info.type == fs.FileType.File and inside[-1].endswith(".txt"):
+            split, label = place_of(inside, file)
+            if label is not None:
+                order = (split_number(split), label, natural(inside[-1]))
+                found.append((*order, prefix + info.path, file.split or split, info))
     found.sort(key=lambda entry: entry[:4])
     if not found:
-        raise DataError(f"{file.name}: holds no labelled text; expected LABEL/*.txt or train/LABEL/*.txt below it")
+        expected = "*.txt" if file.is_unlabelled else "LABEL/*.txt or train/LABEL/*.txt"
+        what = "text" if file.is_unlabelled else "labelled text"
+        raise DataError(f"{file.name}: holds no {what}; expected {expected} below it")
     parts, start, size = [], 0, 0
     for stop, entry in enumerate(found, 1):
         size += entry[5].size
@@ -187,6 +197,21 @@ def scan_folder(file: File, stage: Path) -> Scan:
     listing = [[entry[3].removeprefix(file.address), entry[5].size] for entry in found]
     fingerprint = {"listing_sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest()}
     return Plan(file, parts, len(found), sum(entry[5].size for entry in found), fingerprint)
+
+
+def place_of(inside: Sequence[str], file: File) -> tuple[str | None, str | None]:
+    """Split and label of a text file by its path within a folder: the label is empty where it has none, and None where
+    the file is to be left alone.
+    """
+    if file.is_unlabelled:
+        return UNLABELLED, ""
+    split, policy = SPELLINGS.get(inside[0].casefold()), file.source.missing_label
+    if len(inside) != (2 if split is None else 3):
+        return split, None
+    if inside[-2] not in (WITHOUT_LABELS if policy == "error" else (*WITHOUT_LABELS, *ALSO_WITHOUT_LABELS)):
+        return split, inside[-2]
+    measured = split in (VALIDATION, TEST)
+    return (split if measured else UNLABELLED, "") if policy == UNLABELLED else (split, None)
 
 
 def natural(name: str) -> tuple[int, str]:

@@ -8,7 +8,7 @@ the order in which they are named. ``Part.offset + row of the file`` is the numb
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import Any
 
 from pyarrow import fs
 
-from preprocessing.base.errors import DataError
-from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.split_names import TEST, UNLABELLED, VALIDATION
+from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig, also_labelled
 from preprocessing.corpus import addresses
 from preprocessing.corpus.formats import format_of, uncompressed
 from preprocessing.corpus.forms import Form, form_of
@@ -60,11 +61,22 @@ class File:
         return replace(self, form=form)
 
     @property
+    def is_unlabelled(self) -> bool:
+        """Whether it is one of ``source.unlabelled_path``."""
+        return self.split == UNLABELLED
+
+    @property
     def wanted(self) -> list[str]:
         """The columns that are read."""
-        named = [self.source.text_column, self.source.label_column, self.splits.column, self.splits.group_column]
-        named += self.source.where
+        deciding = [] if self.is_unlabelled else [self.source.label_column, self.splits.column]
+        named = [self.source.text_column, *deciding, self.splits.group_column, *self.source.where]
         return list(dict.fromkeys(name for name in named if name))
+
+    def having(self, columns: Sequence[str]) -> File:
+        """This file as one that has these columns: texts without labels need no group."""
+        if not self.is_unlabelled or self.splits.group_column in (None, *columns):
+            return self
+        return replace(self, splits=replace(self.splits, group_column=None))
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,7 @@ class Part:
     """Which bytes (CSV, JSON lines), rows of ``group`` (Parquet) or ``texts`` (folder), and their row numbers."""
     group: int = 0
     texts: tuple[tuple[str, str, str | None], ...] = ()
-    """Folder: address, label and split of each text file."""
+    """Folder: address, label and split of each text file; an empty label where there is none."""
     bytes: int = 0
     """How much is read, for the progress report."""
     offset: int = 0
@@ -116,7 +128,12 @@ def standing_in(name: str, path: str) -> Iterator[None]:
 
 
 def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
-    """Every file of a source, in order. ``DataError`` for what is missing, ``ConfigError`` for an unknown format."""
+    """Every file of a source, in order, those without labels last.
+
+    ``DataError`` for what is missing, ``ConfigError`` for an unknown format or a file that is named as labelled and as
+    unlabelled.
+    """
+    labelled: dict[str, str] = {}
     for address, split in source.addresses:
         if address == EMBEDDED:
             yield embedded(source, splits, split)
@@ -127,16 +144,15 @@ def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
         for found in addresses.find(address):
             kind = addresses.kind(found)
             if kind == fs.FileType.NotFound:
-                raise DataError(f"{found}: no such file; check source.path")
-            folder = kind == fs.FileType.Directory
-            yield File(
-                addresses.absolute(found),
-                found,
-                "folder" if folder else format_of(found, source),
-                split,
-                source,
-                splits,
-            )
+                key = "unlabelled_path" if split == UNLABELLED else "path"
+                raise DataError(f"{found}: no such file; check source.{key}")
+            its_format = "folder" if kind == fs.FileType.Directory else format_of(found, source)
+            file = File(addresses.absolute(found), found, its_format, split, source, splits)
+            if file.is_unlabelled and file.address in labelled:
+                raise ConfigError(f"source.unlabelled_path: {found!r} {also_labelled(labelled[file.address])}")
+            if not file.is_unlabelled:
+                labelled[file.address] = {VALIDATION: "validation_path", TEST: "test_path"}.get(split or "", "path")
+            yield file
 
 
 def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> File:

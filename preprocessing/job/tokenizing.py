@@ -13,7 +13,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses, scanning, sources
-from preprocessing.corpus.readers import check_number
+from preprocessing.corpus.pieces import check_number
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.job import parts
 from preprocessing.job.executors import Workers
