@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.split_names import SPLITS, TEST, TRAIN, VALIDATION
+from preprocessing.base.split_names import SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.labels import AUTO, PAIR, LabelMap, as_recorded, spelling
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import check_bounds, min_count_for
 
 Policy = Literal["keep", "drop", "error"]
 Format = Literal["auto", "csv", "jsonl", "parquet", "folder"]
+MissingLabel = Literal["error", "unlabelled", "drop"]
 EMBEDDED = "movie-reviews"
 SMALLEST_RUNG = 64
 VERBATIM = {"verbatim": True}
@@ -32,12 +33,18 @@ class SourceConfig:
     """Files that are the validation split; none: it is cut from the training rows."""
     test_path: str | list[str] = field(default_factory=list)
     """Files that are the test split; none: it is cut from the training rows."""
+    unlabelled_path: str | list[str] = field(default_factory=list)
+    """Files, globs or a folder of texts without labels: the split unlabelled, which word vectors and language models
+    learn from too. They need no label column; one that is there is ignored. Of a folder, every .txt file below it."""
     format: Format = "auto"
     """auto takes it from the name; a folder holds one sub-folder per label, perhaps below train/ and test/."""
     text_column: str = field(default=AUTO, metadata={"also": ("column", "text_column")})
     """Column that holds the text; auto: text, or the one that looks like it."""
     label_column: str = field(default=AUTO, metadata={"also": ("label_column",)})
     """Column that holds the label; auto: label, or the one that looks like it."""
+    missing_label: MissingLabel = "error"
+    """Rows whose label is an empty field, null or absent: refused, put into the split unlabelled (those of validation
+    and test are refused), or left out and counted."""
     labels: dict[str, list[str]] | str = field(default=AUTO, metadata=VERBATIM)
     """auto: each value found is a class, sorted, numbers as numbers; neg/negative/0 and pos/positive/1, if there is
     nothing else, are the classes negative and positive. Or class name -> the values that mean it, as they are written;
@@ -61,12 +68,16 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        for name in ("path", "validation_path", "test_path"):
+        for name in ("path", "validation_path", "test_path", "unlabelled_path"):
             value = getattr(self, name)
             addresses = [value] if isinstance(value, str) else list(value)
             require(all(addresses), f"source.{name}", value, "addresses that are not empty")
             object.__setattr__(self, name, addresses)
         require(bool(self.path), "source.path", self.path, "at least one file, glob or folder")
+        for name in ("path", "validation_path", "test_path"):
+            for address in getattr(self, name):
+                if address in self.unlabelled_path:
+                    raise ConfigError(f"source.unlabelled_path: {address!r} {also_labelled(name)}")
         object.__setattr__(self, "neutral", [self.neutral] if isinstance(self.neutral, str) else list(self.neutral))
         object.__setattr__(self, "encoding", known_encoding(self.encoding))
         require(self.part_mb > 0, "source.part_mb", self.part_mb, "above 0")
@@ -103,7 +114,19 @@ class SourceConfig:
         named = [(address, VALIDATION) for address in self.validation_path]
         named += [(address, TEST) for address in self.test_path]
         own = TRAIN if named else None
-        return [(address, own) for address in self.path] + named
+        without = [(address, UNLABELLED) for address in self.unlabelled_path]
+        return [(address, own) for address in self.path] + named + without
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether there may be rows without labels."""
+        return bool(self.unlabelled_path) or self.missing_label == UNLABELLED
+
+
+def also_labelled(name: str) -> str:
+    """What is wrong with an address in ``unlabelled_path`` that is in ``source.<name>`` too, and what to do."""
+    hint = "for rows of it that have no label, set source.missing_label to unlabelled"
+    return f"is also in source.{name}; take it out of one of the two ({hint})"
 
 
 def known_encoding(name: str) -> str:
@@ -158,13 +181,15 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyConfig:
-    """Which tokens of the training split get an id of their own."""
+    """Which tokens of the training split, and of the unlabelled one, get an id of their own."""
 
     min_count: int | Literal["auto"] = "auto"
-    """A token that occurs less often in the training split is read as <unk>. auto: 2; of a tiny corpus 1, of a huge one
-    5."""
+    """A token that occurs less often in what is counted, the training split and the unlabelled one, is read as <unk>.
+    auto: 2; of a tiny corpus 1, of a huge one 5."""
     max_size: int = 65536
     """Largest number of ids, <pad> and <unk> included; up to 65536 they take two bytes each."""
+    count_unlabelled: bool = True
+    """Whether tokens of the split unlabelled count like those of the training split."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot hold a token."""
@@ -210,7 +235,8 @@ class QualityConfig:
     duplicates: Policy = "keep"
     """Rows of one split with the same tokens: all kept, only the first kept, or refused."""
     leaks: Policy = "drop"
-    """Texts that splits named by the source share: kept in both, dropped from that nearer to training, or refused."""
+    """Texts that splits named by the source share: kept in both, dropped from that nearer to training, or refused. The
+    same for texts without labels that validation or test holds too, and for those of its groups."""
     contradictions: Policy = "keep"
     """Rows with the same tokens and different labels: all kept, all dropped, or refused."""
 
@@ -271,6 +297,8 @@ class PreprocessConfig:
             raise ConfigError(
                 f"shards.widths: the last is {last}, but text.max_tokens is {self.text.max_tokens}; make them equal"
             )
+        if not self.vocabulary.count_unlabelled and not self.source.has_unlabelled:
+            raise ConfigError("vocabulary.count_unlabelled: there are no unlabelled texts; name source.unlabelled_path")
         taken = {self.source.text_column, self.source.label_column} - {AUTO}
         for name in ("column", "group_column"):
             if getattr(self.splits, name) in taken:
@@ -286,7 +314,7 @@ class PreprocessConfig:
 
         Options at their default look as they did before there were any: ``source.labels`` ``auto`` as ``PAIR``, which
         it means where nothing else is found, columns as ``text``, ``label`` and no split, and ``source.encoding``,
-        ``splits.names`` and ``group_column`` not at all.
+        ``splits.names``, ``group_column`` and all of texts without labels not at all.
         """
         content = asdict(self) | {"text": self.text.recorded()}
         for key in ("output", "overwrite", "staging", "quiet", "executor"):
@@ -301,6 +329,12 @@ class PreprocessConfig:
                 content[part][key] = before
         if self.source.encoding == AUTO:
             del content["source"]["encoding"]
+        if not self.source.unlabelled_path:
+            del content["source"]["unlabelled_path"]
+        if self.source.missing_label == "error":
+            del content["source"]["missing_label"]
+        if self.vocabulary.count_unlabelled:
+            del content["vocabulary"]["count_unlabelled"]
         labels = PAIR if isinstance(self.source.labels, str) else self.source.labels
         content["source"]["labels"] = {name: [as_recorded(value) for value in labels[name]] for name in labels}
         content["source"]["neutral"] = [as_recorded(value) for value in self.source.neutral]

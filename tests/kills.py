@@ -25,7 +25,8 @@ from typing import Any
 
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli, swap
-from preprocessing.dataset.shards import MANIFEST, read_manifest, verify
+from preprocessing.dataset.shards import MANIFEST, read_manifest
+from preprocessing.dataset.verification import verify
 from tests.corpora import contents
 
 STRANGER = "notes.txt"

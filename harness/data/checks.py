@@ -13,7 +13,8 @@ from harness.data.soft_labels import SoftLabels, check_soft_labels, find_soft_la
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
-from preprocessing.dataset.shards import MANIFEST, Manifest, open_split, read_manifest, verify_hashes
+from preprocessing.dataset.shards import MANIFEST, Manifest, open_split, read_manifest
+from preprocessing.dataset.verification import verify_hashes
 
 HASH_LIMIT_BYTES = 4 << 30
 """Up to this size of all shards, their sha256 is checked before training; beyond it only sizes, schemas and footers."""

@@ -19,9 +19,9 @@ from harness.inference.logits import logits_of
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus import addresses, sources
+from preprocessing.corpus import addresses, scanning, sources
 from preprocessing.corpus.detection import resolved
-from preprocessing.corpus.readers import Piece, read
+from preprocessing.corpus.pieces import Piece, read
 from preprocessing.labels import AUTO, PAIR, LabelMap, spelling
 from preprocessing.text.encoder import Encoded, Encoder
 from preprocessing.text.tokens import Tokens
@@ -121,8 +121,8 @@ def parts_of(source: SourceConfig) -> Iterator[Piece]:
         for line in found.lines:
             print(line, file=sys.stderr)
         for file in found.files:
-            plan = sources.scan(file, Path(stage))
-            for part in sources.numbered([plan]):
+            plan = scanning.scan(file, Path(stage))
+            for part in scanning.numbered([plan]):
                 yield read(replace(part, offset=offset))
             offset += plan.rows
 

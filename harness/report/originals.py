@@ -21,7 +21,8 @@ from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.readers import as_text, read_table
-from preprocessing.corpus.sources import File, files, numbered, scan
+from preprocessing.corpus.scanning import numbered, scan
+from preprocessing.corpus.sources import File, files
 
 MOST_BYTES = 1 << 30
 """Larger files are not searched: the rows of a CSV file are found by counting its lines from the start."""

@@ -8,7 +8,8 @@ SPLITS = (TRAIN, VALIDATION, TEST)
 """The splits of labelled rows. A split's number is its place here."""
 UNLABELLED = "unlabelled"
 """The split of rows whose label nobody knows."""
-TRAIN_NUMBER, VALIDATION_NUMBER, TEST_NUMBER = range(len(SPLITS))
+ALL_SPLITS = (*SPLITS, UNLABELLED)
+TRAIN_NUMBER, VALIDATION_NUMBER, TEST_NUMBER, UNLABELLED_NUMBER = range(len(ALL_SPLITS))
 NO_SPLIT = -1
 """The number of a row for which the source names no split."""
 NO_LABEL = -1
@@ -27,4 +28,4 @@ SPELLINGS = {
 
 def split_number(name: str | None) -> int:
     """The number of a split's name, ``NO_SPLIT`` for None."""
-    return NO_SPLIT if name is None else SPLITS.index(name)
+    return NO_SPLIT if name is None else ALL_SPLITS.index(name)

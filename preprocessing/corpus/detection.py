@@ -43,10 +43,20 @@ class Found:
 
 
 def resolved(files: Sequence[File]) -> Found:
-    """Look into the first file and settle what is ``auto`` for all of them.
+    """Look into the first file, and into the first without labels, and settle what is ``auto`` for all of each kind.
 
     Raises ``DataError`` for a file that cannot be read, or in which text and label cannot be told.
     """
+    labelled = [file for file in files if not file.is_unlabelled]
+    found, without = of_labelled(labelled), [file for file in files if file.is_unlabelled]
+    if not without:
+        return found
+    others, lines = of_unlabelled(without, found.chosen)
+    return replace(found, files=found.files + others, lines=found.lines + lines)
+
+
+def of_labelled(files: Sequence[File]) -> Found:
+    """``resolved`` for files that have labels."""
     first = files[0]
     seen = None if first.name == EMBEDDED or first.format == "folder" else named(sample(first))
     if seen is None or is_plain(seen) or not any(seen.values.values()):  # if no rows are wrong, the job says so
@@ -68,6 +78,33 @@ def resolved(files: Sequence[File]) -> Found:
         "column": split,
     }
     return Found([applied_to(file, chosen) for file in files], chosen, lines)
+
+
+def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any]) -> tuple[list[File], list[str]]:
+    """Files of ``source.unlabelled_path`` that know their text column, and what is to be said of them.
+
+    ``elsewhere`` is what was chosen for files with labels. Their text column is taken if it is here too; their label is
+    not read.
+    """
+    first = files[0]
+    if first.format == "folder":
+        chosen = {**DEFAULTS, "columns": first.source.columns, "column": None}
+        return [applied_to(file, chosen) for file in files], []
+    seen = named(sample(first))
+    lines, text, label = said_of_form(seen), elsewhere["text_column"], elsewhere["label_column"]
+    if text not in seen.columns and any(seen.values.values()):  # if there is no row, the job says so
+        columns = {name: looked_at(name, values) for name, values in seen.values.items() if name != label}
+        text, said = text_of(seen, columns)
+        lines += said
+    elif text not in seen.columns:
+        text = next(iter(seen.columns), text)
+    ignored = [name for name in dict.fromkeys((label, first.splits.column)) if name in seen.columns and name != text]
+    if ignored:
+        columns_of = f"column{'s' if len(ignored) > 1 else ''} {' and '.join(map(repr, ignored))}"
+        what = "no labels and no splits are read from source.unlabelled_path"
+        lines.append(f"source: {first.name}: {columns_of} {'are' if len(ignored) > 1 else 'is'} ignored: {what}")
+    chosen = {"columns": seen.file.source.columns, "text_column": text, "label_column": label, "column": None}
+    return [applied_to(file, chosen) for file in files], lines
 
 
 def there_or_any(columns: Sequence[str]) -> dict[str, Any]:
@@ -145,7 +182,7 @@ def begins_with_row(seen: Sample) -> bool:
             labels += name in values or (numbers and NUMBER.fullmatch(name) is not None)
             if name not in values and not (numbers and NUMBER.fullmatch(name)):
                 return False
-    return sentences > 0 and labels > 0
+    return sentences > 0 and (labels > 0 or seen.file.is_unlabelled)
 
 
 def text_of(seen: Sample, columns: dict[str, Column]) -> tuple[str, list[str]]:
@@ -169,6 +206,8 @@ def label_of(seen: Sample, columns: dict[str, Column], text: str) -> tuple[str, 
     if source.label_column != AUTO:
         return source.label_column, []
     others = [column for name, column in columns.items() if name not in taken(seen, text)]
+    if source.missing_label != "error":  # then a label may be there for a few rows only
+        others = [looked_at(one.name, [value for value in seen.values[one.name] if is_label(value)]) for one in others]
     found = label_candidates(others) if not source_has(seen, "label") else [columns_named(seen, columns, "label")]
     chosen = one_of(seen, same_classes(seen, found), "label", "source.label_column")
     if chosen == "label":
@@ -176,6 +215,11 @@ def label_of(seen: Sample, columns: dict[str, Column], text: str) -> tuple[str, 
     column = columns[chosen]
     values = f"{column.distinct} different values in {column.filled:,} rows"
     return chosen, [f"source: {seen.file.name}: the label is column {chosen!r}, {values} (source.label_column)"]
+
+
+def is_label(value: Any) -> bool:
+    """Whether a cell of the label's column is not empty."""
+    return bool(spelling(value))
 
 
 def taken(seen: Sample, other: str) -> set[str | None]:
@@ -236,9 +280,11 @@ def split_of(seen: Sample, text: str, label: str) -> tuple[str | None, list[str]
         return None, []
     known: dict[str | None, str] = dict(SPELLINGS.items())
     classes: dict[str | None, set[str]] = {}
+    strict = file.source.missing_label == "error"
     for value, its in zip(seen.values[names[0]], seen.values[label], strict=True):
-        classes.setdefault(known.get(spelling(value)), set()).add(str(its))
-    if None in classes or TRAIN not in classes or any(len(found) < 2 for found in classes.values()):
+        classes.setdefault(known.get(spelling(value)), set()).update([str(its)] if strict or is_label(its) else [])
+    few = [name for name, found in classes.items() if len(found) < 2 and (strict or name == TRAIN)]
+    if None in classes or TRAIN not in classes or few:
         return None, []
     which = f"column {names[0]!r} names each row's split ({', '.join(filter(None, classes))})"
     return names[0], [f"splits: {file.name}: {which}; --splits.column null cuts splits by chance instead"]

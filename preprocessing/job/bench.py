@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from preprocessing.base.errors import DataError
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus.readers import first_texts
+from preprocessing.corpus.pieces import first_texts
 from preprocessing.text import lemmas, stopwords
 from preprocessing.text.resolve import resolve
 from preprocessing.text.spec import TextSpec

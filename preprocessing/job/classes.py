@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preprocessing.base.split_names import SPLITS
+from preprocessing.base.split_names import NO_LABEL, SPLITS
 from preprocessing.config import SourceConfig
 from preprocessing.job.parts import Summary
 from preprocessing.labels import alike, in_order
@@ -42,7 +42,7 @@ class Classes:
 def in_words(classes: Classes, label: np.ndarray, decision: np.ndarray) -> list[str]:
     """Lines for people: the classes that were found, those that look like one, and those too small for a split."""
     names = classes.names
-    counts = np.bincount(label[decision >= 0], minlength=len(names))
+    counts = np.bincount(label[(decision >= 0) & (label != NO_LABEL)], minlength=len(names))
     lines = []
     if classes.found is not None:
         listed = ", ".join(f"{name} {count:,}" for name, count in list(zip(names, counts, strict=True))[:NAMED])

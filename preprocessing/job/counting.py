@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vocabulary: the tokens of the training rows are counted part by part, merged and frozen."""
+"""The vocabulary: the tokens of training and unlabelled rows are counted part by part, merged and frozen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocessing.base.split_names import TRAIN_NUMBER
+from preprocessing.base.split_names import TRAIN_NUMBER, UNLABELLED_NUMBER
 from preprocessing.config import VocabularyConfig
 from preprocessing.job import parts
 from preprocessing.job.executors import Workers
@@ -20,21 +20,23 @@ MERGE_TOGETHER = 16
 
 @dataclass(frozen=True)
 class CountTask:
-    """Count the training tokens of some parts."""
+    """Count the tokens of some parts."""
 
     numbers: tuple[int, ...]
     starts: tuple[int, ...]
     work: Path
+    splits: tuple[int, ...]
+    """Numbers of the splits whose rows are counted."""
 
 
 def count(task: CountTask) -> Counts:
-    """How often each token occurs in the training rows of some parts."""
+    """How often each token occurs in the counted rows of some parts."""
     decision = np.load(task.work / "decision.npy", mmap_mode="r")
     found = []
     for number, start in zip(task.numbers, task.starts, strict=True):
         stored, types = parts.load(task.work, number), parts.load_types(task.work, number)
-        training = decision[start : start + len(stored.row)] == TRAIN_NUMBER
-        per_token = np.repeat(training, np.diff(stored.offsets))
+        counted = np.isin(decision[start : start + len(stored.row)], task.splits)
+        per_token = np.repeat(counted, np.diff(stored.offsets))
         counts = np.bincount(stored.codes[per_token], minlength=len(types)).astype(np.int64)
         occurring = np.flatnonzero(counts)
         found.append(Counts(types.take(occurring), counts[occurring]))
@@ -42,8 +44,13 @@ def count(task: CountTask) -> Counts:
 
 
 def count_all(starts: list[int], work: Path, workers: Workers, config: VocabularyConfig) -> Vocabulary:
-    """Count the training split, merge and freeze. The result does not depend on the order of merging."""
-    tasks = [CountTask(group, tuple(starts[number] for number in group), work) for group in parts.grouped(starts)]
+    """Count the training split and, unless told otherwise, the unlabelled one, merge and freeze.
+
+    The result does not depend on the order of merging.
+    """
+    splits = (TRAIN_NUMBER, UNLABELLED_NUMBER) if config.count_unlabelled else (TRAIN_NUMBER,)
+    groups = parts.grouped(starts)
+    tasks = [CountTask(group, tuple(starts[number] for number in group), work, splits) for group in groups]
     held: list[Counts] = []
     for _, counts in workers.map(count, tasks, what="count", tick=lambda alive: None):
         held.append(counts)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second pass: one range of shuffle keys, out of every part, becomes one shard per split and width."""
+"""The second pass: one range of shuffle keys, out of every part, becomes one shard per split and width.
+
+Rows with and without labels have ranges of their own, so that shards of labelled rows are as large, and the same, as if
+there were no others.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from preprocessing.base import atomic, ragged
 from preprocessing.base.screen import Screen
-from preprocessing.base.split_names import SPLITS
+from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, SPLITS, UNLABELLED, split_number
 from preprocessing.dataset.shards import VOCABULARY, ShardInfo, id_dtype, write_shard
 from preprocessing.job import parts
 from preprocessing.job.executors import Workers
@@ -23,6 +28,8 @@ from preprocessing.text.encoder import Encoded, encode_tokens
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokens import Tokens
 from preprocessing.text.vocabulary import UNK, Vocabulary
+
+Splits: TypeAlias = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -35,15 +42,17 @@ class Basis:
     root: Path
     spec: TextSpec
     widths: Sequence[int]
-    buckets: int
+    buckets: dict[Splits, int]
+    """Into how many ranges of keys the rows of some splits are cut."""
     key: str
     """The hash that a finished bucket must carry to be used again."""
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Write one bucket: the rows of one range of shuffle keys."""
+    """Write one bucket: the rows of some splits in one range of shuffle keys."""
 
+    splits: Splits
     bucket: int
     buckets: int
     starts: tuple[int, ...]
@@ -64,6 +73,13 @@ class Written:
     """Per split: kept tokens that are ``<unk>``, without those that stand for an empty text."""
 
 
+def buckets_for(label: np.ndarray, rows: int) -> dict[Splits, int]:
+    """Into how many ranges of about ``rows`` rows the rows with these labels are cut: those with one, those without."""
+    without = int((label == NO_LABEL).sum())
+    found: dict[Splits, int] = {SPLITS: max(1, -(-(len(label) - without) // rows))}
+    return found | ({(UNLABELLED,): -(-without // rows)} if without else {})
+
+
 def key_of(
     summaries: Sequence[parts.Summary],
     decision: np.ndarray,
@@ -71,11 +87,12 @@ def key_of(
     vocabulary: Vocabulary,
     pipeline: TextPipeline,
     widths: list[int],
-    buckets: int,
+    buckets: dict[Splits, int],
 ) -> str:
     """The hash over all that decides the shards."""
     decided = hashlib.sha256(decision.tobytes() + label.tobytes()).hexdigest()
-    basis = [[summary.key for summary in summaries], decided, vocabulary.hash, pipeline.hash, widths, buckets]
+    basis = [[summary.key for summary in summaries], decided, vocabulary.hash, pipeline.hash, widths]
+    basis.append(list(buckets.values()))
     return hashlib.sha256(json.dumps(basis).encode()).hexdigest()
 
 
@@ -85,10 +102,14 @@ def encode_all(basis: Basis, workers: Workers, screen: Screen) -> tuple[dict[str
     for _ in workers.map(lookup, lookups, what="lookup", tick=lambda alive: None):
         pass
     common = (tuple(basis.starts), basis.work, basis.root, basis.spec, tuple(basis.widths), basis.key)
-    tasks = [ShardTask(bucket, basis.buckets, *common) for bucket in range(basis.buckets)]
+    tasks = [
+        ShardTask(splits, bucket, buckets, *common)
+        for splits, buckets in basis.buckets.items()
+        for bucket in range(buckets)
+    ]
     progress = Progress("encode", basis.starts[-1], unit="documents", screen=screen)
-    infos: dict[str, list[ShardInfo]] = {name: [] for name in SPLITS}
-    unknown = dict.fromkeys(SPLITS, 0)
+    infos: dict[str, list[ShardInfo]] = {name: [] for name in ALL_SPLITS}
+    unknown = dict.fromkeys(ALL_SPLITS, 0)
     for _, written in workers.map(write_bucket, tasks, what="encode", tick=progress.tick):
         for name, entries in written.shards.items():
             infos[name] += entries
@@ -133,7 +154,7 @@ def ids_path(work: Path, number: int, key: str) -> Path:
 
 def write_bucket(task: ShardTask) -> Written:
     """Write the shards of one bucket, unless they are there already."""
-    marker = task.work / "shards" / f"{task.bucket:06d}.json"
+    marker = task.work / "shards" / f"{task.splits[0]}-{task.bucket:06d}.json"
     done = finished(marker, task)
     if done:
         return done
@@ -145,7 +166,8 @@ def write_bucket(task: ShardTask) -> Written:
     unknown_before = np.concatenate([[0], np.cumsum(encoded.ids == UNK)])
     unknown = np.diff(unknown_before[encoded.offsets]) * (encoded.num_tokens > 0)
     written = Written({}, {})
-    for split, name in enumerate(SPLITS):
+    for name in task.splits:
+        split = split_number(name)
         inside = columns["split"] == split
         if inside.any():
             written.unknown[name] = int(unknown[inside].sum())
@@ -180,6 +202,7 @@ def finished(marker: Path, task: ShardTask) -> Written | None:
 def collect(task: ShardTask, vocabulary: Vocabulary) -> tuple[Tokens, dict[str, np.ndarray]]:
     """The bucket's rows out of every part, in the order of their keys; tokens are coded by the vocabulary itself."""
     low, high = ((task.bucket + step << 64) // task.buckets for step in (0, 1))
+    wanted = [split_number(name) for name in task.splits]
     decision = np.load(task.work / "decision.npy", mmap_mode="r")
     label = np.load(task.work / "label.npy", mmap_mode="r")
     pieces: dict[str, list[np.ndarray]] = {name: [] for name in ("key", "row", "label", "split", "ids", "size")}
@@ -188,7 +211,7 @@ def collect(task: ShardTask, vocabulary: Vocabulary) -> tuple[Tokens, dict[str, 
         first = int(np.searchsorted(stored.key, np.uint64(low)))
         last = len(stored.key) if high >> 64 else int(np.searchsorted(stored.key, np.uint64(high)))
         split = decision[start + first : start + last]
-        kept = np.flatnonzero(split >= 0)
+        kept = np.flatnonzero(np.isin(split, wanted))
         if not len(kept):
             continue
         codes, offsets = ragged.take(stored.codes, stored.offsets, kept + first)

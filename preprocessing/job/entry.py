@@ -10,7 +10,8 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
 from preprocessing.config import EMBEDDED, PreprocessConfig
 from preprocessing.dataset import remote
-from preprocessing.dataset.shards import read_manifest, verify
+from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.verification import verify
 from preprocessing.job import pipeline
 
 

@@ -21,7 +21,7 @@ from preprocessing.base import swap
 from preprocessing.base.atomic import TEMPORARY_MARK
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.locks import locked
-from preprocessing.base.split_names import SPLITS
+from preprocessing.base.split_names import ALL_SPLITS
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import Plan
@@ -33,7 +33,7 @@ WORK = ".work"
 LOCK = "lock"
 UNPACKED = "unpacked"
 """Folder for the unpacked copies of compressed files, below ``WORK``."""
-OURS = {MANIFEST, VOCABULARY, WORK, *SPLITS}
+OURS = {MANIFEST, VOCABULARY, WORK, *ALL_SPLITS}
 REPLACE = "choose another --output, or replace it with --overwrite true"
 
 
@@ -164,7 +164,7 @@ def is_current(manifest: Manifest, config: PreprocessConfig, text: dict[str, Any
 def remove_stale_shards(root: Path, splits: dict[str, list[ShardInfo]]) -> None:
     """Shards of an earlier configuration do not stay beside a manifest that does not name them."""
     named = {root / info.path for infos in splits.values() for info in infos}
-    for split in SPLITS:
+    for split in ALL_SPLITS:
         for path in (root / split).glob("*.arrow*"):
             if path not in named:
                 path.unlink()
@@ -235,7 +235,7 @@ def discard(root: Path) -> None:
     (root / VOCABULARY).unlink(missing_ok=True)
     for path in root.glob(f"*{TEMPORARY_MARK}*"):
         path.unlink()
-    for name in (*SPLITS, WORK):
+    for name in (*ALL_SPLITS, WORK):
         if (root / name).is_dir():
             shutil.rmtree(root / name)
     if not any(root.iterdir()):

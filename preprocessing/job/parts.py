@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.base import atomic, ragged
-from preprocessing.corpus import readers
+from preprocessing.corpus import pieces
 from preprocessing.corpus.sources import Part
 from preprocessing.job.hashes import content_sum, exact_hashes, shuffle_keys, text_hashes
 from preprocessing.text.tokenizer import Tokenizer
@@ -45,6 +45,8 @@ class Summary:
     """Names of the classes that the labels of this part are numbers of."""
     files: dict[str, str]
     """Name -> sha256 of the files of the part."""
+    without_label: int = 0
+    """Rows left out because they have no label."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ class Stored:
 def part_key(part: Part, text_hash: str, seed: int) -> str:
     """The hash that a finished part must carry to be used again."""
     source, splits = part.file.source, part.file.splits
-    settings = {name: getattr(source, name) for name in ("text_column", "label_column", "neutral", "where")}
+    settings = {
+        name: getattr(source, name) for name in ("text_column", "label_column", "neutral", "where", "missing_label")
+    }
     labels = source.labels if isinstance(source.labels, str) else list(source.labels.items())
     content = [
         VERSION,
@@ -107,7 +111,7 @@ def finished(work: Path, number: int, key: str) -> Summary | None:
 
 def make(part: Part, number: int, work: Path, tokenizer: Tokenizer, seed: int, key: str) -> Summary:
     """Read and tokenize a part and write its intermediate form, the marker last."""
-    piece = readers.read(part)
+    piece = pieces.read(part)
     tokens = tokenizer(piece.texts)
     keys = shuffle_keys(seed, piece.row)
     order = np.argsort(keys, kind="stable")
@@ -145,6 +149,7 @@ def make(part: Part, number: int, work: Path, tokenizer: Tokenizer, seed: int, k
         f"{content:064x}",
         piece.classes,
         {path.name: atomic.sha256_file(path) for path in written},
+        piece.without_label,
     )
     atomic.write_json(marker, vars(summary))
     return summary

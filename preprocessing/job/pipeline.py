@@ -3,7 +3,7 @@
 
 1. cut the source into parts; read and tokenize each once, into a compact intermediate form     (parallel)
 2. decide each row's split, and what becomes of suspect rows                                    (here)
-3. count the training split's tokens, merge, freeze the vocabulary                              (parallel, then here)
+3. count the tokens that are learned from, merge, freeze the vocabulary                         (parallel, then here)
 4. write the shards: each takes a range of shuffle keys out of every part                       (parallel)
 5. the manifest, last
 
@@ -20,7 +20,7 @@ import numpy as np
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
-from preprocessing.base.split_names import SPLITS, VALIDATION_NUMBER
+from preprocessing.base.split_names import SPLITS, UNLABELLED, UNLABELLED_NUMBER, VALIDATION_NUMBER
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.detection import resolved
@@ -28,12 +28,12 @@ from preprocessing.corpus.hints import hints
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset import groups
 from preprocessing.dataset.shards import BLOCK_ROWS, MANIFEST, VOCABULARY, Manifest, id_dtype, write_manifest
-from preprocessing.job import classes, output, parts
+from preprocessing.job import classes, output, parts, unlabelled
 from preprocessing.job.counting import count_all
-from preprocessing.job.encode import Basis, encode_all, key_of
+from preprocessing.job.encode import Basis, buckets_for, encode_all, key_of
 from preprocessing.job.executors import Workers, workers
 from preprocessing.job.provenance import provenance
-from preprocessing.job.quality import check_splits, dataset_statistics, decide
+from preprocessing.job.quality import check_splits, dataset_statistics
 from preprocessing.job.rows import Rows, gathered
 from preprocessing.job.tokenizing import scan, tokenize_all
 from preprocessing.text.encoder import Encoder
@@ -86,11 +86,13 @@ class Job:
         vocabulary = count_all(starts, self.work, self.workers, self.config.vocabulary)
         vocabulary.write(self.root / VOCABULARY)
         self.comment(cut, found, rows, decision, report)
-        widths, buckets = self.config.widths, max(1, -(-starts[-1] // self.config.shards.rows))
+        widths, buckets = self.config.widths, buckets_for(rows.label, self.config.shards.rows)
         key = key_of(summaries, decision, rows.label, vocabulary, self.pipeline, widths, buckets)
         basis = Basis(starts, self.work, self.root, self.pipeline.spec, widths, buckets, key)
         infos, unknown = encode_all(basis, self.workers, self.screen)
         left_out = {name: sum(getattr(summary, name) for summary in summaries) for name in ("neutral", "filtered")}
+        if self.config.source.missing_label == "drop":
+            left_out["without_label"] = sum(summary.without_label for summary in summaries)
         statistics = dataset_statistics(
             rows, decision, report, left_out, infos, unknown, self.names, self.config.text.max_tokens
         )
@@ -120,7 +122,11 @@ class Job:
         if not len(rows.row):
             names = ", ".join(plan.file.name for plan in plans)
             raise DataError(f"{names}: every row is left out by source.where or source.neutral; loosen them")
-        decision, report = decide(
+        if (rows.named == UNLABELLED_NUMBER).all():
+            names = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
+            what = f"no row has a label in {config.source.label_column!r}"
+            raise DataError(f"{names}: {what}, and a classifier needs some; check source.label_column")
+        decision, report = unlabelled.decide(
             rows, config.quality, config.splits, config.seed, lambda row: locate(plans, row), self.group_name
         )
         if "off" in report.get("groups", {}):
@@ -129,6 +135,7 @@ class Job:
         wanted = [number for number in range(len(SPLITS)) if fractions[number] > 0 or (rows.named == number).any()]
         mend = "leave it out in source.neutral" if config.source.label_map() is None else "take it out of source.labels"
         check_splits(decision, rows.label, self.names, wanted, mend)
+        unlabelled.check(decision, rows, plans)
         for name, values_of_rows in (("decision", decision), ("label", rows.label)):
             with atomic.replacing(self.work / f"{name}.npy") as temporary, open(temporary, "wb") as file:
                 np.save(file, values_of_rows)
@@ -145,6 +152,8 @@ class Job:
         validation_is_cut = self.config.splits.validation > 0 and not (rows.named == VALIDATION_NUMBER).any()
         lines = classes.in_words(found, rows.label, decision)
         lines += [f"splits: {line}" for line in groups.in_words(report["groups"])] if "groups" in report else []
+        asked, left = self.config.source.has_unlabelled, int((decision == UNLABELLED_NUMBER).sum())
+        lines += unlabelled.in_words(report.get(UNLABELLED), left, asked=asked)
         for line in [*lines, *hints(cut, validation_is_cut)]:
             self.screen.say(line)
 

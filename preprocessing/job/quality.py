@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import SPLITS, TRAIN, TRAIN_NUMBER
+from preprocessing.base.split_names import ALL_SPLITS, SPLITS, TRAIN, TRAIN_NUMBER, UNLABELLED
 from preprocessing.config import QualityConfig, SplitConfig
 from preprocessing.dataset.shards import ShardInfo
 from preprocessing.job.rows import Rows
@@ -21,52 +22,64 @@ Where = Callable[[int], str]
 """A row's number in the source -> ``FILE: row N``."""
 
 
+@dataclass
+class Sieve:
+    """Which rows are still there, and how many each policy has dropped."""
+
+    row: np.ndarray
+    where: Where
+    alive: np.ndarray
+    """bool per row."""
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def apply(self, name: str, policy: str, found: np.ndarray, what: str) -> None:
+        """Do what the policy ``quality.<name>`` says with the rows ``found`` that are still there.
+
+        Raises ``DataError`` where it says ``error``, naming the first of them; ``what`` is wrong with it.
+        """
+        found = found & self.alive
+        if policy == "error" and found.any():
+            first = int(self.row[found].min())
+            rest = int(found.sum()) - 1
+            others = f" (and {rest} more)" if rest else ""
+            raise DataError(f"{self.where(first)}: {what}{others}; mend the row, or set quality.{name} to keep or drop")
+        if policy == "drop":
+            self.alive[found] = False
+            self.dropped[name] = self.dropped.get(name, 0) + int(found.sum())
+
+
 def decide(
     rows: Rows, quality: QualityConfig, splits: SplitConfig, seed: int, where: Where, name_of: NameOf = hex
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """int8 per row: its split, or ``DROPPED``; and what was found, for the manifest.
+    """int8 per labelled row: its split, or ``DROPPED``; and what was found, for the manifest.
 
     Raises ``DataError`` where a policy says ``error``, naming the first row it applies to.
     """
     named = rows.named.astype(np.int8)
     empty = rows.num_tokens == 0
-    alive = np.ones(len(named), bool)
+    sieve = Sieve(rows.row, where, np.ones(len(named), bool))
     if empty.all():
         raise DataError(
             f"{where(int(rows.row.min()))}: no token is left of this text, nor of any other; check text.stop_words"
         )
     report: dict[str, Any] = {"empty": int(empty.sum()), "missing_text": int(rows.missing.astype(bool).sum())}
-    dropped: dict[str, int] = {}
-
-    def apply(name: str, policy: str, found: np.ndarray, what: str) -> None:
-        """Do what the policy says with the rows ``found`` that are still there."""
-        found = found & alive
-        if policy == "error" and found.any():
-            first = int(rows.row[found].min())
-            rest = int(found.sum()) - 1
-            others = f" (and {rest} more)" if rest else ""
-            raise DataError(f"{where(first)}: {what}{others}; mend the row, or set quality.{name} to keep or drop")
-        if policy == "drop":
-            alive[found] = False
-            dropped[name] = int(found.sum())
-
-    apply("empty", quality.empty, empty, "no token is left of its text")
+    sieve.apply("empty", quality.empty, empty, "no token is left of its text")
     groups = Groups.of(rows.text_hash, rows.row)
     unequal = groups.to_rows(groups.minimum(rows.label) != groups.maximum(rows.label)) & ~empty
     report["contradictions"] = int(unequal.sum())
-    apply("contradictions", quality.contradictions, unequal, "an equal text has another label")
+    sieve.apply("contradictions", quality.contradictions, unequal, "an equal text has another label")
     any_named = (named >= 0).any()
     nearest = np.where(named < 0, TRAIN_NUMBER if any_named else -1, named)
     leaking = (nearest < groups.to_rows(groups.maximum(nearest))) & ~empty
     report["leaks"] = int(leaking.sum())
-    apply("leaks", quality.leaks, leaking, "another split that the source names holds an equal text")
-    decision, of_groups = split_rows(rows, named, alive, splits, seed, name_of)
-    compared = alive & ~empty
+    sieve.apply("leaks", quality.leaks, leaking, "another split that the source names holds an equal text")
+    decision, of_groups = split_rows(rows, named, sieve.alive, splits, seed, name_of)
+    compared = sieve.alive & ~empty
     report["duplicates"] = duplicates(rows, decision, compared)
     again = repeated(rows, decision, compared)
-    apply("duplicates", quality.duplicates, again, "its split holds an equal text before it")
-    decision[~alive] = DROPPED
-    report["dropped"] = dropped
+    sieve.apply("duplicates", quality.duplicates, again, "its split holds an equal text before it")
+    decision[~sieve.alive] = DROPPED
+    report["dropped"] = sieve.dropped
     if of_groups is not None:
         report["groups"] = of_groups
     return decision, report
@@ -122,18 +135,19 @@ def check_splits(decision: np.ndarray, label: np.ndarray, names: list[str], want
 def statistics(rows: Rows, decision: np.ndarray, names: list[str], max_tokens: int) -> dict[str, Any]:
     """Per split: rows, label balance, lengths before truncation, truncated and empty texts."""
     result: dict[str, Any] = {}
-    for number, split in enumerate(SPLITS):
+    for number, split in enumerate(ALL_SPLITS):
         inside = decision == number
         if not inside.any():
             continue
         lengths = rows.num_tokens[inside]
-        counts = np.bincount(rows.label[inside], minlength=len(names))
+        classes = names if split != UNLABELLED else []
+        counts = np.bincount(rows.label[inside], minlength=len(names)) if classes else []
         points = (0, 5, 25, 50, 75, 95, 99, 100)
         values = np.percentile(lengths, points, method="inverted_cdf")
         edges = histogram_edges(max_tokens)
         result[split] = {
             "rows": int(inside.sum()),
-            "labels": {name: int(count) for name, count in zip(names, counts, strict=True)},
+            "labels": {name: int(count) for name, count in zip(classes, counts, strict=True)},
             "tokens": int(lengths.sum()),
             "length_percentiles": {str(point): int(value) for point, value in zip(points, values, strict=True)},
             "length_histogram": {

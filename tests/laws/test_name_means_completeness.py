@@ -18,7 +18,8 @@ import pytest
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Split, read_manifest, verify
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Split, read_manifest
+from preprocessing.dataset.verification import verify
 from tests.commands import run_module, succeed
 from tests.corpora import Command, contents, reviews, write_csv
 

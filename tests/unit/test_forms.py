@@ -22,9 +22,10 @@ from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import encodings
 from preprocessing.corpus.detection import resolved
 from preprocessing.corpus.dialects import recognised
-from preprocessing.corpus.readers import read
+from preprocessing.corpus.pieces import read
 from preprocessing.corpus.records import Dialect, cuts
-from preprocessing.corpus.sources import files, numbered, scan
+from preprocessing.corpus.scanning import numbered, scan
+from preprocessing.corpus.sources import files
 
 WORDS = [
     "film",

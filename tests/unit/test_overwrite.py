@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from preprocessing.base import atomic, swap
-from preprocessing.dataset.shards import read_manifest, verify
+from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.verification import verify
 from preprocessing.job import output, parts
 from tests.corpora import Command, contents, reviews, write_csv
 

@@ -14,7 +14,8 @@ import pytest
 
 import padless
 from harness.rundir import results
-from preprocessing.dataset.shards import read_manifest, verify
+from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.verification import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 INLINE = {"executor.workers": 1, "vocabulary.min_count": 1, "text.max_tokens": 16}

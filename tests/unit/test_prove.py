@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preprocessing.dataset.shards import read_manifest, verify
+from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.verification import verify
 from tests.gpu.corpus import LONGEST, TELLING, review_ids, review_lengths, write_corpus
 from tests.gpu.findings import Findings, markdown
 from tests.gpu.stages import STAGES

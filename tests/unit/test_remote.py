@@ -19,7 +19,8 @@ from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.locks import locked
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
-from preprocessing.dataset.shards import parse_manifest, read_manifest, verify
+from preprocessing.dataset.shards import parse_manifest, read_manifest
+from preprocessing.dataset.verification import verify
 from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
 
 moto = pytest.importorskip("moto.server", reason="needs moto[server] (extra dev)")

@@ -17,14 +17,13 @@ from preprocessing.dataset.shards import (
     Manifest,
     Shard,
     Split,
-    content_problems,
     histogram,
     id_dtype,
     read_manifest,
-    verify,
     write_manifest,
     write_shard,
 )
+from preprocessing.dataset.verification import content_problems, verify
 from tests.datasets import write_dataset
 
 

@@ -20,8 +20,9 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus.detection import resolved
-from preprocessing.corpus.readers import Piece, read
-from preprocessing.corpus.sources import Plan, files, numbered, scan
+from preprocessing.corpus.pieces import Piece, read
+from preprocessing.corpus.scanning import numbered, scan
+from preprocessing.corpus.sources import Plan, files
 from preprocessing.labels import NEUTRAL, UNKNOWN, LabelMap, in_order, spelling
 from tests.corpora import reviews, write_csv, write_jsonl
 

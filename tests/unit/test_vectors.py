@@ -18,9 +18,10 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.dataset import vectors_command as command
 from preprocessing.dataset import word2vec
-from preprocessing.dataset.shards import Split, read_manifest, verify
+from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.vectors import VectorSettings, array_of, find_kept, folder_of, index_of, read_kept
 from preprocessing.dataset.vectors_command import VectorsConfig, keep_vectors
+from preprocessing.dataset.verification import verify
 from preprocessing.dataset.word2vec import write_corpus
 from tests.datasets import write_dataset
 

@@ -320,7 +320,8 @@ def test_strange_texts_are_kept_and_counted(tmp_path: Path, command: Command) ->
     ]
     source = write_jsonl_escaped(tmp_path / "reviews.jsonl", rows + strange)
     assert command.build(source, tmp_path / "out", "--text.stop_words", "stop-words") == 0, command.err
-    from preprocessing.dataset.shards import read_manifest, verify
+    from preprocessing.dataset.shards import read_manifest
+    from preprocessing.dataset.verification import verify
 
     statistics = read_manifest(tmp_path / "out").statistics
     assert (statistics["rows_kept"], statistics["missing_text"], statistics["empty"]) == (65, 1, 3)

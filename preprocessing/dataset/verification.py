@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a dataset directory is whole: every byte against the manifest, every row against the rules of the format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from preprocessing.base import atomic
+from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
+from preprocessing.dataset.shards import MANIFEST, REBUILD, VOCABULARY, Manifest, Shard, histogram, read_manifest
+from preprocessing.text.vocabulary import Vocabulary
+
+
+def verify_hashes(root: str | Path, manifest: Manifest) -> Iterator[str]:
+    """One sentence per file that is missing or whose bytes are not those the manifest vouches for."""
+    for shards in manifest.splits.values():
+        for info in shards:
+            try:
+                Shard(root, info)
+            except DataError as error:
+                yield str(error)
+                continue
+            if atomic.sha256_file(Path(root, info.path)) != info.sha256:
+                yield f"{Path(root, info.path)}: its sha256 is not the manifest's: bytes were changed; {REBUILD}"
+
+
+def verify(root: str | Path) -> list[str]:
+    """Check a dataset directory in full: manifest, vocabulary, every shard's bytes and every row's content.
+
+    Returns one sentence per problem, empty when all is well; raises ``DataError`` if there is no readable manifest.
+    """
+    manifest = read_manifest(root)
+    problems = []
+    path = Path(root, MANIFEST)
+    content = json.loads(path.read_bytes())
+    if path.read_text() != json.dumps(content, indent=2) + "\n":
+        problems.append(f"{path}: its spaces or line ends are not those that were written; {REBUILD}")
+    try:
+        vocabulary = Vocabulary.read(Path(root, VOCABULARY))
+        same_bytes = atomic.sha256_file(Path(root, VOCABULARY)) == content["vocabulary_sha256"]
+        if vocabulary.hash != manifest.vocabulary_hash or not same_bytes:
+            problems.append(f"{Path(root, VOCABULARY)}: its hash is not the manifest's; {REBUILD}")
+    except DataError as error:
+        problems.append(str(error))
+    damaged = list(verify_hashes(root, manifest))
+    problems += damaged
+    for split, shards in manifest.splits.items():
+        for info in shards:
+            if not any(str(Path(root, info.path)) in problem for problem in damaged):
+                problems += content_problems(Shard(root, info), manifest, split)
+    return problems
+
+
+def content_problems(shard: Shard, manifest: Manifest, split: str = TRAIN) -> Iterator[str]:
+    """One sentence per rule of the format that the rows of a shard of ``split`` break."""
+    lengths, labels = [], []
+    for number, block in enumerate(shard.blocks):
+        where = f"{shard.path}: record batch {number}"
+        lengths.append(block.length)
+        labels.append(block.label)
+        if len(block.row) != manifest.block_rows and number + 1 < len(shard.blocks):
+            yield f"{where} has {len(block.row)} rows, the manifest says {manifest.block_rows}"
+        if block.length.min() < 1 or block.length.max() > shard.info.width:
+            yield f"{where} holds a length outside 1..{shard.info.width}"
+        if split == UNLABELLED and (block.label != NO_LABEL).any():
+            yield f"{where} holds a label in the split {UNLABELLED}, whose rows have {NO_LABEL} in its place"
+        if split != UNLABELLED and (block.label.min() < 0 or block.label.max() >= len(manifest.labels)):
+            yield f"{where} holds a label outside 0..{len(manifest.labels) - 1}"
+        if block.ids.max() >= manifest.vocabulary_size:
+            yield f"{where} holds an id beyond the vocabulary of {manifest.vocabulary_size}"
+        real = np.arange(shard.info.width) < block.length[:, None]
+        if ((block.ids != 0) != real).any():
+            yield f"{where} has padding inside a row or tokens beyond its length"
+    for name, columns in (("lengths", lengths), ("labels", labels)):
+        if histogram(np.concatenate(columns)) != getattr(shard.info, name):
+            yield f"{shard.path}: the manifest's {name} are not those of its rows"
