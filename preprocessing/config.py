@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import codecs
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.split_names import SPLITS, TEST, TRAIN, VALIDATION
 from preprocessing.labels import AUTO, PAIR, LabelMap, as_recorded, spelling
 from preprocessing.text.spec import TextSpec
-from preprocessing.text.vocabulary import check_bounds, min_count_for
+from preprocessing.text.vocabulary_config import VocabularyConfig
 
 Policy = Literal["keep", "drop", "error"]
 Format = Literal["auto", "csv", "jsonl", "parquet", "folder"]
@@ -157,25 +157,6 @@ class SplitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VocabularyConfig:
-    """Which tokens of the training split get an id of their own."""
-
-    min_count: int | Literal["auto"] = "auto"
-    """A token that occurs less often in the training split is read as <unk>. auto: 2; of a tiny corpus 1, of a huge one
-    5."""
-    max_size: int = 65536
-    """Largest number of ids, <pad> and <unk> included; up to 65536 they take two bytes each."""
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that cannot hold a token."""
-        check_bounds(self.min_count, self.max_size)
-
-    def of(self, tokens: int) -> VocabularyConfig:
-        """The same with a number as ``min_count``, for so many training tokens."""
-        return replace(self, min_count=min_count_for(tokens)) if self.min_count == "auto" else self
-
-
-@dataclass(frozen=True, kw_only=True)
 class ShardConfig:
     """How rows are laid out on disk."""
 
@@ -288,7 +269,7 @@ class PreprocessConfig:
         it means where nothing else is found, columns as ``text``, ``label`` and no split, and ``source.encoding``,
         ``splits.names`` and ``group_column`` not at all.
         """
-        content = asdict(self) | {"text": self.text.recorded()}
+        content = asdict(self) | {"text": self.text.recorded(), "vocabulary": self.vocabulary.recorded()}
         for key in ("output", "overwrite", "staging", "quiet", "executor"):
             del content[key]
         del content["source"]["part_mb"]

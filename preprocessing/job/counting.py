@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.base.split_names import TRAIN_NUMBER
-from preprocessing.config import VocabularyConfig
 from preprocessing.job import parts
 from preprocessing.job.executors import Workers
-from preprocessing.text.vocabulary import Counts, Vocabulary, freeze
+from preprocessing.text.vocabulary import Counts
 
 MERGE_TOGETHER = 16
 """Counts that are held before they are merged."""
@@ -41,12 +40,12 @@ def count(task: CountTask) -> Counts:
     return found[0].merge(found[1:])
 
 
-def count_all(starts: list[int], work: Path, workers: Workers, config: VocabularyConfig) -> Vocabulary:
-    """Count the training split, merge and freeze. The result does not depend on the order of merging."""
+def count_all(starts: list[int], work: Path, workers: Workers) -> Counts:
+    """Count the training split and merge. The result does not depend on the order of merging."""
     tasks = [CountTask(group, tuple(starts[number] for number in group), work) for group in parts.grouped(starts)]
     held: list[Counts] = []
     for _, counts in workers.map(count, tasks, what="count", tick=lambda alive: None):
         held.append(counts)
         if len(held) == MERGE_TOGETHER:
             held = [held[0].merge(held[1:])]
-    return freeze(held[0].merge(held[1:]), config.min_count, config.max_size)
+    return held[0].merge(held[1:])
