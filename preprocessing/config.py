@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import codecs
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.split_names import SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.labels import AUTO, PAIR, LabelMap, as_recorded, spelling
 from preprocessing.text.spec import TextSpec
-from preprocessing.text.vocabulary import check_bounds, min_count_for
+from preprocessing.text.vocabulary_config import VocabularyConfig
 
 Policy = Literal["keep", "drop", "error"]
 Format = Literal["auto", "csv", "jsonl", "parquet", "folder"]
@@ -180,27 +180,6 @@ class SplitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VocabularyConfig:
-    """Which tokens of the training split, and of the unlabelled one, get an id of their own."""
-
-    min_count: int | Literal["auto"] = "auto"
-    """A token that occurs less often in what is counted, the training split and the unlabelled one, is read as <unk>.
-    auto: 2; of a tiny corpus 1, of a huge one 5."""
-    max_size: int = 65536
-    """Largest number of ids, <pad> and <unk> included; up to 65536 they take two bytes each."""
-    count_unlabelled: bool = True
-    """Whether tokens of the split unlabelled count like those of the training split."""
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that cannot hold a token."""
-        check_bounds(self.min_count, self.max_size)
-
-    def of(self, tokens: int) -> VocabularyConfig:
-        """The same with a number as ``min_count``, for so many training tokens."""
-        return replace(self, min_count=min_count_for(tokens)) if self.min_count == "auto" else self
-
-
-@dataclass(frozen=True, kw_only=True)
 class ShardConfig:
     """How rows are laid out on disk."""
 
@@ -316,7 +295,7 @@ class PreprocessConfig:
         it means where nothing else is found, columns as ``text``, ``label`` and no split, and ``source.encoding``,
         ``splits.names``, ``group_column`` and all of texts without labels not at all.
         """
-        content = asdict(self) | {"text": self.text.recorded()}
+        content = asdict(self) | {"text": self.text.recorded(), "vocabulary": self.vocabulary.recorded()}
         for key in ("output", "overwrite", "staging", "quiet", "executor"):
             del content[key]
         del content["source"]["part_mb"]
@@ -333,8 +312,6 @@ class PreprocessConfig:
             del content["source"]["unlabelled_path"]
         if self.source.missing_label == "error":
             del content["source"]["missing_label"]
-        if self.vocabulary.count_unlabelled:
-            del content["vocabulary"]["count_unlabelled"]
         labels = PAIR if isinstance(self.source.labels, str) else self.source.labels
         content["source"]["labels"] = {name: [as_recorded(value) for value in labels[name]] for name in labels}
         content["source"]["neutral"] = [as_recorded(value) for value in self.source.neutral]

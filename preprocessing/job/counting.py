@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.base.split_names import TRAIN_NUMBER, UNLABELLED_NUMBER
-from preprocessing.config import VocabularyConfig
 from preprocessing.job import parts
 from preprocessing.job.executors import Workers
-from preprocessing.text.vocabulary import Counts, Vocabulary, freeze
+from preprocessing.text.vocabulary import Counts
 
 MERGE_TOGETHER = 16
 """Counts that are held before they are merged."""
@@ -43,12 +42,12 @@ def count(task: CountTask) -> Counts:
     return found[0].merge(found[1:])
 
 
-def count_all(starts: list[int], work: Path, workers: Workers, config: VocabularyConfig) -> Vocabulary:
-    """Count the training split and, unless told otherwise, the unlabelled one, merge and freeze.
+def count_all(starts: list[int], work: Path, workers: Workers, *, unlabelled: bool) -> Counts:
+    """Count the training split and, if ``unlabelled``, that one too, and merge.
 
     The result does not depend on the order of merging.
     """
-    splits = (TRAIN_NUMBER, UNLABELLED_NUMBER) if config.count_unlabelled else (TRAIN_NUMBER,)
+    splits = (TRAIN_NUMBER, UNLABELLED_NUMBER) if unlabelled else (TRAIN_NUMBER,)
     groups = parts.grouped(starts)
     tasks = [CountTask(group, tuple(starts[number] for number in group), work, splits) for group in groups]
     held: list[Counts] = []
@@ -56,4 +55,4 @@ def count_all(starts: list[int], work: Path, workers: Workers, config: Vocabular
         held.append(counts)
         if len(held) == MERGE_TOGETHER:
             held = [held[0].merge(held[1:])]
-    return freeze(held[0].merge(held[1:]), config.min_count, config.max_size)
+    return held[0].merge(held[1:])

@@ -27,7 +27,7 @@ from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import Plan
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, ShardInfo, parse_manifest, read_manifest
-from preprocessing.job.provenance import recorded
+from preprocessing.job.provenance import BASE, recorded
 
 WORK = ".work"
 LOCK = "lock"
@@ -143,8 +143,10 @@ def existing(address: str, overwrite: bool) -> Manifest | None:
         raise ConfigError(f"{error}; {REPLACE}") from None
 
 
-def is_current(manifest: Manifest, config: PreprocessConfig, text: dict[str, Any], plans: list[Plan]) -> bool:
-    """Whether the dataset that is there is what this run would write.
+def is_current(
+    manifest: Manifest, config: PreprocessConfig, text: dict[str, Any], plans: list[Plan], on_base: dict[str, Any]
+) -> bool:
+    """Whether the dataset that is there is what this run would write; ``on_base`` are the facts of its base.
 
     Raises ``ConfigError`` if it is not and may not be replaced either.
     """
@@ -153,7 +155,8 @@ def is_current(manifest: Manifest, config: PreprocessConfig, text: dict[str, Any
     unchanged = before == [plan.fingerprint for plan in plans]
     counted = manifest.statistics.get("vocabulary", {}).get("tokens_counted", 0)
     config = replace(config, vocabulary=config.vocabulary.of(counted))
-    if known.get("config") == recorded(config, manifest.labels) and manifest.text == text and unchanged:
+    same_base = known.get(BASE) == on_base.get(BASE)
+    if known.get("config") == recorded(config, manifest.labels) and manifest.text == text and unchanged and same_base:
         return True
     if not config.overwrite:
         other = "of another configuration" if unchanged else "made of another source, or of one that has changed since"

@@ -32,10 +32,11 @@ from preprocessing.job import classes, output, parts, unlabelled
 from preprocessing.job.counting import count_all
 from preprocessing.job.encode import Basis, buckets_for, encode_all, key_of
 from preprocessing.job.executors import Workers, workers
-from preprocessing.job.provenance import provenance
+from preprocessing.job.provenance import BASE, provenance
 from preprocessing.job.quality import check_splits, dataset_statistics
 from preprocessing.job.rows import Rows, gathered
 from preprocessing.job.tokenizing import scan, tokenize_all
+from preprocessing.job.vocabulary_base import frozen, read_base, unknown_among
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.resolve import resolve
 
@@ -53,6 +54,8 @@ class Job:
         self.names: list[str] = []
         """The classes; known when all labels are read."""
         self.pipeline = resolve(config.text)
+        self.base = read_base(config.vocabulary, self.pipeline)
+        self.on_base = {} if self.base is None else {BASE: self.base.facts}
         self.screen = Screen(errors=True, quiet=config.quiet)
 
     def run(self) -> Manifest:
@@ -63,7 +66,7 @@ class Job:
             self.screen.say(line)
         there = output.existing(self.config.output, self.config.overwrite)
         plans = scan(files, self.workers, self.work) if there or len(files) > 1 else []
-        if there and output.is_current(there, self.config, self.pipeline.to_json(), plans):
+        if there and output.is_current(there, self.config, self.pipeline.to_json(), plans, self.on_base):
             done = "already complete for this configuration and source; nothing to do"
             self.screen.say(f"{self.config.output}: {done}")
             manifest = there
@@ -83,7 +86,9 @@ class Job:
         self.names = found.names
         rows = gathered(stored, found.numbers)
         decision, report = self.decide(rows, plans)
-        vocabulary = count_all(starts, self.work, self.workers, self.config.vocabulary)
+        counted_too = self.config.vocabulary.count_unlabelled
+        counts = count_all(starts, self.work, self.workers, unlabelled=counted_too)
+        vocabulary = frozen(counts, self.config.vocabulary, self.base, self.screen)
         vocabulary.write(self.root / VOCABULARY)
         self.comment(cut, found, rows, decision, report)
         widths, buckets = self.config.widths, buckets_for(rows.label, self.config.shards.rows)
@@ -96,8 +101,8 @@ class Job:
         statistics = dataset_statistics(
             rows, decision, report, left_out, infos, unknown, self.names, self.config.text.max_tokens
         )
-        counted, unknown_in_training = int(vocabulary.counts.sum()), int(vocabulary.counts[1])
-        statistics["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_in_training}
+        counted = int(counts.counts.sum())
+        statistics["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
         manifest = Manifest(
             labels=self.names,
             splits=infos,
@@ -110,7 +115,8 @@ class Job:
             statistics=statistics,
             provenance=provenance(
                 replace(self.config, vocabulary=self.config.vocabulary.of(counted)), plans, cut, summaries, self.names
-            ),
+            )
+            | self.on_base,
         )
         output.remove_stale_shards(self.root, infos)
         write_manifest(self.root, manifest)

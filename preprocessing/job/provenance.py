@@ -12,6 +12,8 @@ from preprocessing.corpus.sources import Part, Plan
 from preprocessing.job.parts import Summary
 from preprocessing.labels import AUTO, PAIR
 
+BASE = "vocabulary_base"
+"""What a manifest's provenance calls the facts of ``vocabulary.base``."""
 MADE_WITH = ("padless", "numpy", "pyarrow")
 
 

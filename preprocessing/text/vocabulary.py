@@ -78,23 +78,48 @@ def freeze(counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int |
     :class:`ConfigError` for impossible bounds, :class:`DataError` when no token is left.
     """
     check_bounds(min_count, max_size)
-    if min_count == "auto":
-        min_count = min_count_for(int(counts.counts.sum()))
-    table = pa.table([counts.types, pa.array(counts.counts, pa.int64())], schema=_SCHEMA)
-    reserved = pc.is_in(table["token"], value_set=pa.array(RESERVED, pa.large_string()))
-    table = table.filter(pc.and_not(pc.greater_equal(table["count"], min_count), reserved))
+    table = frequent(counts, min_count, without=pa.array(RESERVED, pa.large_string()))
     if not len(table):
         raise DataError(
             f"no token occurs min_count = {min_count} times or more among {len(counts.types):,} distinct tokens, so "
             "the vocabulary would be empty; lower min_count, or check that texts and stop words are what you meant"
         )
-    table = table.sort_by([("count", "descending"), ("token", "ascending")])
     if max_size is not None:
         table = table.slice(0, max_size - len(RESERVED))
     kept = table["count"].to_numpy().astype(np.int64)
     left_out = int(counts.counts.sum()) - int(kept.sum())
     tokens = pa.chunked_array([pa.array(RESERVED, pa.large_string()), *table["token"].chunks])
     return Vocabulary(one_chunk(tokens), np.concatenate([[0, left_out], kept]))
+
+
+def extended(
+    base: Vocabulary, counts: Counts, min_count: int | Literal["auto"] = 1, max_size: int | None = None
+) -> Vocabulary:
+    """A vocabulary with the tokens and ids of ``base``, and behind them those that ``freeze`` would add.
+
+    With a token added the counts are these ``counts``, 0 for one that does not occur; without one it is ``base``.
+    """
+    added = frequent(counts, min_count, without=base.tokens)
+    added = added if max_size is None else added.slice(0, max(0, max_size - len(base)))
+    if not len(added):
+        return base
+    tokens = pa.chunked_array([base.tokens, *added["token"].chunks])
+    vocabulary = Vocabulary(one_chunk(tokens), np.zeros(len(tokens), np.int64))
+    np.add.at(vocabulary.counts, vocabulary.lookup(counts.types), counts.counts)
+    return vocabulary
+
+
+def frequent(counts: Counts, min_count: int | Literal["auto"], without: pa.Array) -> pa.Table:
+    """Columns token and count of what occurs at least ``min_count`` times and is not among ``without``.
+
+    The most frequent come first; ties are broken by the token's UTF-8 bytes.
+    """
+    if min_count == "auto":
+        min_count = min_count_for(int(counts.counts.sum()))
+    table = pa.table([counts.types, pa.array(counts.counts, pa.int64())], schema=_SCHEMA)
+    known = pc.is_in(table["token"], value_set=without)
+    table = table.filter(pc.and_not(pc.greater_equal(table["count"], min_count), known))
+    return table.sort_by([("count", "descending"), ("token", "ascending")])
 
 
 @dataclass(frozen=True, eq=False)
