@@ -102,7 +102,7 @@ def label_with_baseline(config: LabelConfig) -> Path:
 
 
 def check_splits(config: LabelConfig, manifest: Manifest) -> None:
-    """Raise ``DataError`` if the dataset lacks a split to be scored, or validation, for a teacher's accuracy."""
+    """Raise ``DataError`` if the dataset lacks a split that is to be scored, or validation, which measures teachers."""
     for name in (VALIDATION, *config.names):
         if not manifest.splits.get(name):
             what = "no unlabelled rows" if name == UNLABELLED else f"no {name} split"
