@@ -79,7 +79,7 @@ COMMANDS = (
     Command(
         name="launch",
         summary="Train, with checks before it and true exit codes.",
-        main="harness.launch.launcher:main",
+        main="harness.launch.command:main",
     ),
     Command(
         name="plan",

@@ -22,26 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import FIRST_KEYS, Recipe, RunConfig
+from harness.config import Recipe, RunConfig
 from harness.ranks import devices, threads
 from harness.ranks.preemption import EXIT_CODE
 from harness.rundir.status import LAUNCH_ID, read_status, write_status
 from harness.settings.task import LANGUAGE_MODEL
 from harness.training import preflight
 from harness.training.rules import resolve
-from preprocessing.base import cli, help_page
+from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError, StorageError
-from preprocessing.base.help_page import Page
 from preprocessing.base.screen import Screen
 
 PROG = "python -m harness launch"
-PAGE = Page(
-    usage=f"{PROG} [options of accelerate launch] [--key value …]",
-    about="Train, with checks before any process starts and with true exit codes.",
-    first=FIRST_KEYS,
-    example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
-    topics={"accelerate": "the options of accelerate launch, which come first"},
-)
 QUIET = "--quiet"
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR2")
 SHUTDOWN_TIMEOUT_S = 300
@@ -58,13 +50,11 @@ LOST_PAGES = (
 """What SIGBUS means to a process whose data is mapped."""
 
 
-def main(argv: list[str]) -> int:
-    """Check, start, wait; returns the run's own exit code."""
-    if help_page.asked_for(argv) == "accelerate":
-        accelerate_parser().print_help()
-        return 0
-    options, training = split_arguments(argv or ["--help"])
-    recipe = cli.parse(Recipe, training, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
+def train(options: list[str], training: list[str], recipe: Recipe) -> int:
+    """Check, start, wait; returns the run's own exit code.
+
+    ``options`` are accelerate's, ``training`` the keys that ``recipe`` was made of.
+    """
     module = "harness.pretrain" if recipe.task == LANGUAGE_MODEL else "harness.train"
     arguments = accelerate_arguments(options, training, module)
     config = resolve(recipe).config
@@ -77,10 +67,15 @@ def main(argv: list[str]) -> int:
     if point.checkpoint is None and not arguments.machine_rank:
         preflight.check_start(config, manifest)
     check_devices(config, options, arguments)
-    os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(SIGNALS)
-    os.environ["PET_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_TIMEOUT_S)
+    prepare()
     restarts, arguments.max_restarts = arguments.max_restarts or 0, 0
     return run_with_restarts(config, arguments, restarts)
+
+
+def prepare() -> None:
+    """Tell torch's elastic agent which signals to pass on, and how long ranks may take to act on them."""
+    os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(SIGNALS)
+    os.environ["PET_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_TIMEOUT_S)
 
 
 def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from preprocessing.base.errors import ConfigError, require
 
@@ -16,6 +16,11 @@ NONE = "none"
 class SelfTrainingConfig:
     """Which soft labels are learned, and how much they count."""
 
+    rounds: int = 0
+    """Trainings before the last one, in RUN/round-0, RUN/round-1, …: the first learns from labelled rows alone, and
+    every model labels the unlabelled rows for the next. `python -m harness launch` does all of them; 0: none."""
+    first: dict[str, Any] = field(default_factory=dict)
+    """Key -> value of the first of these trainings where they are others, as in {epochs: 6, global_batch: 64}."""
     labels: str = NONE
     """Soft labels of `python -m harness label`: a file, or the name of one beside the dataset. They are what the
     unlabelled rows of each step (order.unlabelled_batch) are to learn."""
@@ -33,7 +38,12 @@ class SelfTrainingConfig:
         require(bool(self.labels), "self_training.labels", self.labels, "none, a file or the name of one")
         require(self.weight > 0, "self_training.weight", self.weight, "above 0")
         require(0 <= self.train_share <= 1, "self_training.train_share", self.train_share, "from 0 to 1")
-        if self.labels == NONE:
+        require(self.rounds >= 0, "self_training.rounds", self.rounds, "at least 0")
+        if self.rounds and self.labels != NONE:
+            raise ConfigError("self_training.labels: rounds make soft labels of their own; set one of the two")
+        if self.first and not self.rounds:
+            raise ConfigError("self_training.first: is about rounds; set self_training.rounds, or leave it")
+        if self.labels == NONE and not self.rounds:
             given = {"weight": 1.0, "train_share": 0.0, "ratios": "labelled"}
             for key, default in given.items():
                 if getattr(self, key) != default:

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m harness launch``: one training, or the rounds of a self-training."""
+
+from __future__ import annotations
+
+from harness.config import FIRST_KEYS, Recipe
+from harness.launch import rounds
+from harness.launch.launcher import PROG, accelerate_parser, split_arguments, train
+from harness.ranks import devices
+from preprocessing.base import cli, help_page
+from preprocessing.base.help_page import Page
+
+PAGE = Page(
+    usage=f"{PROG} [options of accelerate launch] [--key value …]",
+    about="Train, with checks before any process starts and with true exit codes.",
+    first=FIRST_KEYS,
+    example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
+    topics={"accelerate": "the options of accelerate launch, which come first"},
+)
+
+
+def main(argv: list[str]) -> int:
+    """Train; returns the exit code."""
+    if help_page.asked_for(argv) == "accelerate":
+        accelerate_parser().print_help()
+        return 0
+    options, training = split_arguments(argv or ["--help"])
+    recipe = cli.parse(Recipe, training, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
+    if recipe.self_training.rounds:
+        return rounds.train(options, training, recipe)
+    return train(options, training, recipe)
