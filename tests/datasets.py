@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.base.split_names import NO_LABEL, UNLABELLED
-from preprocessing.dataset.shards import VOCABULARY, Manifest, id_dtype, write_manifest, write_shard
+from harness.data.soft_labels import Teacher, path_of, write_soft_labels
+from preprocessing.base.split_names import NO_LABEL, TEST, UNLABELLED, VALIDATION
+from preprocessing.dataset.shards import VOCABULARY, Manifest, id_dtype, read_manifest, write_manifest, write_shard
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.resolve import resolve
 from preprocessing.text.spec import TextSpec
@@ -35,6 +36,19 @@ def sentences(rows: int, num_classes: int, seed: int, longest: int) -> tuple[lis
             words[place] = str(random.choice(MOODS[label]))
         texts.append(" ".join(words))
     return texts, labels
+
+
+def write_random_soft_labels(root: Path, name: str, *, seed: int = 0) -> Path:
+    """Soft labels of all rows but those of validation and test, beside a dataset."""
+    manifest, random = read_manifest(root), np.random.default_rng(seed)
+    splits = {}
+    for split in (split for split in manifest.splits if split not in (VALIDATION, TEST)):
+        rows = np.arange(manifest.rows(split))
+        splits[split] = rows, random.dirichlet(np.ones(len(manifest.labels)), len(rows)).astype(np.float32)
+    path = path_of(root, name)
+    teacher = Teacher(dataset=manifest.fingerprint, labels=manifest.labels, teacher="dice")
+    write_soft_labels(path, teacher, splits)
+    return path
 
 
 def write_dataset(

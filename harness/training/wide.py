@@ -121,7 +121,7 @@ def count_both(wide: WidePart, split: Split, num_classes: int, world: World, bes
                 continue
             total += counter.count(ids, lengths, torch.zeros_like(labels), 1)[:, 0]
             if beside.targets is not None:
-                chances = torch.from_numpy(beside.targets[places])
+                chances = torch.from_numpy(beside.targets[places]).to(torch.float64)
                 both = chances if chances.dim() > 1 else torch.stack((1 - chances, chances), 1)
                 rows_with += counter.count_soft(ids, lengths, both)
     sums = torch.cat((rows_with.view(-1), total, torch.tensor([rows], dtype=torch.float64))).to(wide.weights.device)

@@ -12,20 +12,22 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import ModelConfig, RunConfig, TrackingConfig
+from harness.config import ModelConfig, OrderConfig, RunConfig, SelfTrainingConfig, TrackingConfig
 from harness.ranks.session import open_session
 from harness.training.assembly import open_run
 from harness.training.trainer import Trainer
 from preprocessing.base.errors import UserError
 from tests.commands import read_metrics
-from tests.datasets import write_dataset
+from tests.datasets import write_dataset, write_random_soft_labels
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.processes
 
 ROWS, BUDGET = {"global_batch": 21}, {"global_batch_tokens": 1300, "micro_batch": 3}
 HOMES = {"memory": {"residency": "memory"}, "device": {"residency": "device", "stage_dir": "stage"}}
-RUNS: dict[str, dict[str, Any]] = {"rows": ROWS, "budget": BUDGET}
+BOTH = {**ROWS, "order": OrderConfig(unlabelled_batch=13), "self_training": SelfTrainingConfig(labels="drawn")}
+RUNS: dict[str, dict[str, Any]] = {"rows": ROWS, "budget": BUDGET, "both": BOTH}
+"""``both``: unlabelled rows beside the labelled ones."""
 
 
 def configure(data: Path, run: Path, **options: Any) -> RunConfig:
@@ -52,8 +54,9 @@ def hashes(run: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
-    write_dataset(root / "data", {"train": 150, "validation": 20, "test": 20})
-    run_ranks(train, 1, root / "data", root / "1", {**RUNS, **{name: {**ROWS, **home} for name, home in HOMES.items()}})
+    write_dataset(root / "data", {"train": 150, "validation": 20, "test": 20, "unlabelled": 60})
+    write_random_soft_labels(root / "data", "drawn")
+    run_ranks(train, 1, root / "data", root / "1", {**RUNS, **{name: {**BOTH, **home} for name, home in HOMES.items()}})
     run_ranks(train, 4, root / "data", root / "4", RUNS)
     return root
 
@@ -71,9 +74,10 @@ def test_one_and_four_ranks_log_the_same_rows(runs: Path, name: str) -> None:
 def test_residency_and_staging_change_nothing(runs: Path, name: str) -> None:
     effective = json.loads((runs / "1" / name / "environment.json").read_text())["effective"]
     assert effective["residency"] == f"{name}: asked for"
-    assert hashes(runs / "1" / name) == hashes(runs / "1" / "rows")
-    ours, theirs = ([line["loss"] for line in read_metrics(runs / "1" / run, "train")] for run in (name, "rows"))
-    assert ours == pytest.approx(theirs, abs=1e-6)
+    assert hashes(runs / "1" / name) == hashes(runs / "1" / "both") != hashes(runs / "1" / "rows")
+    for figure in ("loss", "unlabelled_loss"):
+        ours, theirs = ([line[figure] for line in read_metrics(runs / "1" / run, "train")] for run in (name, "both"))
+        assert ours == pytest.approx(theirs, abs=1e-6)
     staged = sorted(path.name for path in (runs / "stage").rglob("*.arrow"))
     assert staged == sorted(path.name for path in (runs / "data").rglob("*-w*.arrow"))
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.commands import read_metrics
-from tests.datasets import write_dataset
+from tests.datasets import write_dataset, write_random_soft_labels
 from tests.runs import Ranks, final, kill, launch, start, wait_for_step
 
 pytestmark = pytest.mark.processes
@@ -79,6 +79,34 @@ def test_killed_before_and_after_its_vectors_are_let_go(tmp_path: Path) -> None:
     assert start(data, run, *options, processes=1).wait(120) == 0, log(run)
     assert final(run) == final(whole)
     assert not (data / "vectors").exists()
+
+
+@pytest.mark.timeout(280, func_only=True)
+def test_killed_with_unlabelled_rows_in_every_step(tmp_path: Path) -> None:
+    """Their passes end at other steps than the epochs, and nothing of them is saved."""
+    data, run = tmp_path / "data", tmp_path / "killed" / "run"
+    write_dataset(data, {"train": 400, "validation": 100, "test": 50, "unlabelled": 300})
+    write_random_soft_labels(data, "drawn")
+    options = (
+        "--order.unlabelled_batch",
+        "18",
+        "--self_training.labels",
+        "drawn",
+        "--self_training.train_share",
+        "0.2",
+    )
+    whole = tmp_path / "whole" / "run"
+    assert start(data, whole, *options).wait(120) == 0, log(whole)
+    for step in (20, 56):
+        process = start(data, run, *options)
+        wait_for_step(process, run, step)
+        process.kill()
+    assert start(data, run, *options).wait(120) == 0, log(run)
+    assert final(run) == final(whole)
+    assert read_metrics(run, "train")[0]["unlabelled_rows"] in range(4 * 17, 4 * 18 + 1)
+    write_random_soft_labels(data, "drawn", seed=1)
+    assert start(data, run, *options, "--max_time", "1h").wait(120) == 2
+    assert "self_training.labels: the run of" in log(run)
 
 
 @pytest.mark.slow

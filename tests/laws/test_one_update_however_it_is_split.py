@@ -95,12 +95,14 @@ def make_unlabelled_order(split: Split, config: RunConfig) -> Order:
 
 
 def draw_soft_labels(split: Split, num_classes: int) -> np.ndarray:
-    """fp32 ``[rows, classes]``, in the order of the split's blocks."""
-    return np.random.default_rng(len(split)).dirichlet(np.ones(num_classes), len(split)).astype(np.float32)
+    """float64 ``[rows, classes]``, in the order of the split's blocks: what fp32 holds of them, and adds up to 1."""
+    chances = np.random.default_rng(len(split)).dirichlet(np.ones(num_classes), len(split)).astype(np.float32)
+    chances = chances.astype(np.float64)
+    return np.stack((1 - chances[:, 1], chances[:, 1]), 1) if num_classes == 2 else chances
 
 
 def as_targets(chances: np.ndarray) -> np.ndarray:
-    return chances[:, 1].copy() if chances.shape[1] == 2 else chances
+    return (chances[:, 1] if chances.shape[1] == 2 else chances).astype(np.float32)
 
 
 def train_on_a_rank(datasets: list[str], directory: str) -> dict[Case, tuple[list[int], dict[str, np.ndarray]]]:
@@ -207,7 +209,7 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
             ids, label, name = row_of(source, number)
             masks = Masks.of(config.seed, step, name, torch.device("cpu")) if model.drops else None
             batch = Batch(torch.tensor([ids], dtype=torch.int32), torch.tensor([len(ids)]), torch.tensor([label]), name)
-            soft = chances[source.name][number].astype(np.float64) if teaching.is_on else None
+            soft = chances[source.name][number] if teaching.is_on else None
             loss_of = partial(row_loss, config, weights, label, soft)
             if wide is not None:
                 wide.learn(ids, loss_of, counts[source.name])
@@ -255,7 +257,7 @@ class PlainWide:
                         seen[bucket, label] += 1
                     elif chances is not None:
                         for one in range(self.num_classes):
-                            seen[bucket, one] += float(chances[number, one])
+                            seen[bucket, one] += chances[number, one]
         kept = [bucket for bucket, many in total.items() if many > 1]
         known = {bucket: sum(seen[bucket, label] for label in range(self.num_classes)) for bucket in kept}
         for bucket in kept:

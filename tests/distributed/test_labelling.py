@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``label``: every row scored once, whatever the number of ranks, with the teacher's own probabilities (law 5)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness import label as entry
+from harness.baseline.linear import Linear
+from harness.config import ModelConfig
+from harness.data.soft_labels import read_soft_labels, targets_of
+from harness.inference.bundle import read_bundle, write_bundle
+from harness.inference.logits import logits_of
+from harness.labelling.config import LabelConfig
+from harness.model.classifier import Classifier
+from harness.rundir.bundle_files import write_vocabulary
+from harness.scores.calibration import Decision
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import Split, read_manifest
+from tests.datasets import write_dataset
+from tests.ranks import run_ranks
+
+pytestmark = pytest.mark.processes
+
+ROWS = {"train": 80, "validation": 30, "unlabelled": 57}
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("labelling") / "data"
+    write_dataset(root, ROWS, num_classes=request.param, block_rows=16)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(data: Path) -> Path:
+    """A run directory with nothing but a bundle, of weights that were drawn."""
+    manifest = read_manifest(data)
+    torch.manual_seed(1)
+    shape = ModelConfig(embedding_dim=6, hidden_size=5, wide=64)
+    model = Classifier(shape, manifest.vocabulary_size, len(manifest.labels))
+    assert model.wide is not None
+    model.wide.table.normal_()
+    model.wide.weights.uniform_()
+    bundle = data.parent / "teacher" / "bundle"
+    write_vocabulary(bundle, data)
+    write_bundle(bundle, model, manifest, 7, Decision(temperature=2.5))
+    return bundle.parent
+
+
+def label(data: str, run: str, output: str) -> None:
+    entry.label(LabelConfig(data=data, run=run, output=output, splits="unlabelled,train", device="cpu", batch=20))
+
+
+def test_a_run_labels_every_row_once_on_any_number_of_ranks(data: Path, run: Path, tmp_path: Path) -> None:
+    for ranks in (1, 3):
+        run_ranks(label, ranks, str(data), str(run), str(tmp_path / f"{ranks}.arrow"))
+    alone, three = (read_soft_labels(tmp_path / f"{ranks}.arrow") for ranks in (1, 3))
+    manifest, bundle = read_manifest(data), read_bundle(run / "bundle")
+    assert (alone.teacher.teacher, alone.teacher.temperature) == ("run teacher", 2.5)
+    assert alone.teacher.weights_sha256 == bundle.info.weights_sha256
+    for name in ("unlabelled", "train"):
+        split = Split(data, manifest, name)
+        texts = [ids[:length] for block in split.blocks for ids, length in zip(block.ids, block.length, strict=True)]
+        logits = torch.from_numpy(logits_of(bundle.model, texts, 1)) / 2.5
+        expected = torch.sigmoid(logits) if logits.dim() == 1 else torch.softmax(logits, 1)
+        for found in (alone, three):
+            assert sorted(found.splits[name][0].tolist()) == list(range(ROWS[name]))
+            np.testing.assert_allclose(targets_of(found, split), expected.numpy(), rtol=0, atol=1e-6)
+    validation = Split(data, manifest, "validation")
+    texts = [ids[:length] for block in validation.blocks for ids, length in zip(block.ids, block.length, strict=True)]
+    logits, labels = logits_of(bundle.model, texts, 1), np.concatenate([block.label for block in validation.blocks])
+    right = (logits > 0) == labels if logits.ndim == 1 else logits.argmax(1) == labels
+    assert alone.teacher.validation["accuracy"] == right.mean() == three.teacher.validation["accuracy"]
+    assert alone.teacher.validation["rows"] == 30
+
+
+def test_the_linear_model_labels_as_it_predicts(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = entry.label(LabelConfig(data=str(data), baseline=True))
+    assert path == data / "soft_labels" / "baseline.arrow"
+    found, manifest = read_soft_labels(path), read_manifest(data)
+    split, linear = Split(data, manifest, "unlabelled"), Linear.learn(data, manifest)
+    logits = torch.from_numpy(linear.logits(split)) / found.teacher.temperature
+    expected = torch.sigmoid(logits) if logits.dim() == 1 else torch.softmax(logits, 1)
+    np.testing.assert_allclose(targets_of(found, split), expected.numpy(), rtol=0, atol=1e-6)
+    validation = Split(data, manifest, "validation")
+    scores, labels = linear.logits(validation), np.concatenate([block.label for block in validation.blocks])
+    right = (scores > 0) == labels if scores.ndim == 1 else scores.argmax(1) == labels
+    assert found.teacher.validation["accuracy"] == pytest.approx(right.mean(), abs=1e-12)
+    said = capsys.readouterr().out
+    assert f"accuracy {right.mean():.4f} on 30 rows of validation" in " ".join(said.split())
+    assert f"written to {path}" in " ".join(said.split())
+
+
+def test_what_cannot_be_labelled(data: Path, run: Path, tmp_path: Path) -> None:
+    for options, words in (
+        ({}, "no teacher, or two"),
+        ({"run": "x", "baseline": True}, "no teacher, or two"),
+        ({"run": "x", "splits": "test"}, "splits: 'test' is out of range: expected unlabelled, train"),
+        ({"run": "x", "splits": ","}, "splits: ','"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            LabelConfig(data=str(data), **options)
+    other = tmp_path / "other"
+    write_dataset(other, {"train": 60, "validation": 10}, num_classes=len(read_manifest(data).labels), seed=5)
+    with pytest.raises(DataError, match=r"dataset.json: has no unlabelled rows; build it with source.unlabelled_path"):
+        entry.label(LabelConfig(data=str(other), baseline=True))
+    with pytest.raises(DataError, match=r"other: its vocabulary is not the one the weights were trained with"):
+        entry.label(LabelConfig(data=str(other), run=str(run), splits="train", device="cpu"))
+    assert list(tmp_path.iterdir()) == [other]
