@@ -11,24 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save
 
 from harness.config import InitConfig, ModelConfig, RunConfig
-from harness.inference.bundle import write_bundle
 from harness.model.classifier import Classifier
 from harness.model.donor import find_donor
 from harness.model.initial import standardised
 from harness.model.transfer import weights_of
 from harness.ranks.distributed import World
-from harness.rundir.bundle_files import INDEX, read_info, write_vocabulary, write_weights
+from harness.rundir.bundle_files import read_info
 from harness.training import preflight
 from harness.training.start import Beginning, begin
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
 from preprocessing.text.vocabulary import PAD, UNK, Vocabulary
 from tests.datasets import write_dataset
-
-SIZES = {"embedding_dim": 6, "hidden_size": 4}
+from tests.donors import SIZES, make_bundle, make_language_model
 
 
 @pytest.fixture(scope="module")
@@ -44,34 +41,6 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("other") / "data"
     write_dataset(root, {"train": 90, "validation": 10}, seed=5)
     return root
-
-
-def make_bundle(data: Path, directory: Path, labels: list[str] | None = None, **model: Any) -> Classifier:
-    """A bundle of a classifier with weights of chance."""
-    torch.manual_seed(1)
-    manifest = read_manifest(data)
-    manifest = dataclasses.replace(manifest, labels=labels or manifest.labels)
-    made = Classifier(ModelConfig(**{**SIZES, **model}), manifest.vocabulary_size, len(manifest.labels))
-    if made.wide is not None:
-        made.wide.table.uniform_()
-        made.wide.weights.uniform_()
-    write_vocabulary(directory, data)
-    write_bundle(directory, made, manifest, step=7)
-    return made
-
-
-def pretrain(data: Path, directory: Path, **model: Any) -> dict[str, torch.Tensor]:
-    """A bundle of a language model, made of a classifier's: it has the first layer, and what is its own."""
-    make_bundle(data, directory, **model)
-    info = read_info(directory)
-    weights = load_file(directory / info.weights)
-    kept = {name: weights[name] for name in weights if name.startswith(("embedding.", "recurrent.layers.0."))}
-    kept["language_model.projection.weight"] = torch.ones(2, 2)
-    name, digest = write_weights(directory, save(kept))
-    content = json.loads((directory / INDEX).read_text())
-    content |= {"weights": name, "weights_sha256": digest, "task": "language_model"}
-    (directory / INDEX).write_text(json.dumps(content))
-    return kept
 
 
 def started(data: Path, bundle: Path, **model: Any) -> tuple[Beginning, Classifier, dict[str, torch.Tensor]]:
@@ -133,7 +102,7 @@ def test_rows_are_matched_by_token(own: Path, other: Path, tmp_path: Path) -> No
 
 
 def test_a_language_model_gives_its_first_layer(own: Path, other: Path, tmp_path: Path) -> None:
-    weights = pretrain(other, tmp_path / "lm")
+    weights = make_language_model(other, tmp_path / "lm")
     beginning, made, usual = started(own, tmp_path / "lm", num_layers=2, wide=64)
     now = made.state_dict()
     for name in now:

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs on two ranks that begin with the weights of another model: recorded, the same for all, and never read again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from preprocessing.dataset.shards import VOCABULARY
+from preprocessing.text.vocabulary import Vocabulary
+from tests.commands import CPU, run_module, sentence
+from tests.datasets import write_dataset
+from tests.donors import make_language_model
+from tests.runs import arguments, final, launch, start, train_to_end, wait_for_step
+
+pytestmark = pytest.mark.processes
+
+SIZES = {"embedding_dim": 16, "hidden_size": 16}
+"""Those of ``tests.runs``."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("own") / "data"
+    write_dataset(root, {"train": 400, "validation": 100, "test": 50})
+    return root
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A run whose bundle is a language model's, on other texts; and its weights."""
+    root = tmp_path_factory.mktemp("other")
+    write_dataset(root / "data", {"train": 300}, seed=9)
+    return root, make_language_model(root / "data", root / "lm" / "bundle", **SIZES)
+
+
+def options(donor: Path) -> tuple[str, ...]:
+    return ("--init.weights", str(donor), "--model.num_layers", "2", "--model.freeze_embedding", "always")
+
+
+@pytest.mark.timeout(280, func_only=True)
+def test_stopped_and_gone_on_with_when_the_source_is_gone(
+    data: Path, pretrained: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    """From the launcher to the end; and stopped, resumed without the source, to the same end."""
+    root, weights = pretrained
+    donor, whole, run = tmp_path / "lm", tmp_path / "whole" / "run", tmp_path / "stopped" / "run"
+    shutil.copytree(root / "lm", donor)
+    assert launch(data, whole, *options(donor)).wait(150) == 0, (whole.parent / "log").read_text()[-3000:]
+    check_rows(whole, data, donor, weights)
+    check_facts(whole, donor)
+    ranks = start(data, run, *options(donor))
+    wait_for_step(ranks, run, 24)
+    ranks.kill()
+    shutil.rmtree(donor)
+    assert start(data, run, *options(donor)).wait(150) == 0, (run.parent / "log").read_text()[-3000:]
+    assert final(run) == final(whole)
+    said = json.loads((run / "environment.json").read_text())["effective"]["weights"]
+    assert said.startswith(f"{donor / 'bundle'}: the run began with them; embedding, recurrent layer 1 of a language")
+
+
+def check_rows(run: Path, data: Path, donor: Path, weights: dict[str, torch.Tensor]) -> None:
+    """The vectors of tokens that both know were held to the end as they were in the source."""
+    (path,) = (run / "bundle").glob("weights-*.safetensors")
+    kept = load_file(path)["embedding.weight"]
+    mine, theirs = (Vocabulary.read(folder / VOCABULARY).tokens.to_pylist() for folder in (data, donor / "bundle"))
+    shared = [token for token in mine[1:] if token in set(theirs)]
+    assert len(shared) > 20
+    expected = weights["embedding.weight"].numpy()[[theirs.index(token) for token in shared]]
+    np.testing.assert_array_equal(kept[[mine.index(token) for token in shared]], expected)
+
+
+def check_facts(run: Path, donor: Path) -> None:
+    """Bundle, checkpoint, environment and report say which weights it was."""
+    index = json.loads((donor / "bundle" / "bundle.json").read_text())
+    facts = json.loads((run / "bundle" / "bundle.json").read_text())["started_from"]
+    newest = max((run / "checkpoints").iterdir())
+    assert json.loads((newest / "state.json").read_text())["started_from"] == facts
+    assert (facts["source"], facts["task"]) == (str(donor / "bundle"), "language_model")
+    assert (facts["sha256"], facts["vocabulary_hash"]) == (index["weights_sha256"], index["vocabulary_hash"])
+    assert (facts["taken"], list(facts["as_usual"])) == (
+        ["embedding", "recurrent layer 1"],
+        ["recurrent layer 2", "head", "wide part"],
+    )
+    effective = json.loads((run / "environment.json").read_text())["effective"]["weights"]
+    assert effective.startswith(f"{donor / 'bundle'}: embedding, recurrent layer 1 of a language model; as usual")
+    assert f"{facts['words']} of {facts['vocabulary']} words, {facts['tokens']:.1%} of the tokens" in effective
+    assert effective in (run / "report.html").read_text().replace("&#39;", "'")
+
+
+def test_what_rank_0_cannot_read_ends_all_ranks(
+    data: Path, pretrained: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    donor, run = tmp_path / "lm", tmp_path / "run"
+    shutil.copytree(pretrained[0] / "lm", donor)
+    (weights,) = (donor / "bundle").glob("weights-*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
+    result = train_to_end(*arguments(data, run, *options(donor)), processes=2)
+    said = f"{weights}: its sha256 is not the one in bundle.json: bytes were changed"
+    assert result.returncode == 3
+    assert result.stderr.splitlines().count(f"error: {said}") == 1
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 3, said)
+
+
+def test_the_launcher_refuses_another_width_before_it_starts_ranks(
+    data: Path, pretrained: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    donor = pretrained[0] / "lm"
+    words = arguments(data, tmp_path / "run", *options(donor), "--model.hidden_size", "32")
+    result = run_module("harness", "launch", *CPU, *words)
+    assert result.returncode == 2
+    assert sentence(result) == (
+        f"init.weights: {donor} has layers of another shape; set model.hidden_size to 16 (now 32)"
+    )

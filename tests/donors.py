@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bundles that a model may begin with, of weights drawn at random: a classifier's, and a language model's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+
+from harness.config import ModelConfig
+from harness.inference.bundle import write_bundle
+from harness.model.classifier import Classifier
+from harness.rundir.bundle_files import INDEX, read_info, write_vocabulary, write_weights
+from preprocessing.dataset.shards import read_manifest
+
+SIZES = {"embedding_dim": 6, "hidden_size": 4}
+
+
+def make_bundle(data: Path, directory: Path, labels: list[str] | None = None, **model: Any) -> Classifier:
+    """Write the bundle of a classifier on a dataset, at step 7, as if it had other classes if ``labels`` are given."""
+    torch.manual_seed(1)
+    manifest = read_manifest(data)
+    manifest = dataclasses.replace(manifest, labels=labels or manifest.labels)
+    made = Classifier(ModelConfig(**{**SIZES, **model}), manifest.vocabulary_size, len(manifest.labels))
+    if made.wide is not None:
+        made.wide.table.uniform_()
+        made.wide.weights.uniform_()
+    write_vocabulary(directory, data)
+    write_bundle(directory, made, manifest, step=7)
+    return made
+
+
+def make_language_model(data: Path, directory: Path, **model: Any) -> dict[str, torch.Tensor]:
+    """Write the bundle of a language model on a dataset: it has the first layer, and what is its own; its weights."""
+    make_bundle(data, directory, **model)
+    path = directory / read_info(directory).weights
+    weights = load_file(path)
+    path.unlink()
+    kept = {name: weights[name] for name in weights if name.startswith(("embedding.", "recurrent.layers.0."))}
+    kept["language_model.projection.weight"] = torch.ones(2, 2)
+    name, digest = write_weights(directory, save(kept))
+    content = json.loads((directory / INDEX).read_text())
+    content |= {"weights": name, "weights_sha256": digest, "task": "language_model"}
+    (directory / INDEX).write_text(json.dumps(content))
+    return kept
