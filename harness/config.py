@@ -120,8 +120,6 @@ class Recipe:
     """The network:"""
     init: InitConfig = field(default_factory=InitConfig)
     """The start of the weights:"""
-    language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
-    """The language model:"""
     optim: OptimRecipe = field(default_factory=OptimRecipe)
     """The optimizer:"""
     order: OrderConfig = field(default_factory=OrderConfig)
@@ -132,6 +130,8 @@ class Recipe:
     """Metrics and trackers:"""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Probabilities and labels:"""
+    language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    """The language model:"""
 
     def __post_init__(self) -> None:
         """Check ranges."""
