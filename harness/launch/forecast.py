@@ -22,6 +22,7 @@ from harness.model.registry import CELLS, check_model
 from harness.model.size import num_parameters
 from harness.tracking.trackers import check_names
 from preprocessing.base.randomness import permutation
+from preprocessing.base.split_names import SPLITS, UNLABELLED
 from preprocessing.dataset.shards import Manifest, ShardInfo
 from preprocessing.text.spec import TextPipeline
 
@@ -140,6 +141,10 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
         "too_few_for_a_gpu": too_few_for_a_gpu(config, order, world_size),
         "windows": order.num_windows,
         "tokens": sum(info.tokens for info in manifest.splits[TRAIN]),
+        "unlabelled": {
+            "rows": sum(info.rows for info in manifest.splits.get(UNLABELLED, ())),
+            "tokens": sum(info.tokens for info in manifest.splits.get(UNLABELLED, ())),
+        },
         "world_size": world_size,
         "ranks": asdict(ours),
         "batches": batch_table(config, typical, world_size),
@@ -269,6 +274,6 @@ def memory(config: RunConfig, manifest: Manifest, order: Order, ours: Shares, wo
         "activations_estimate": int(ours.largest_padded_tokens * held * per_token),
         "host_buffers": buffers,
         "host_window": WINDOW_BYTES_PER_ROW * window_rows,
-        "dataset_mapped": sum(info.bytes for infos in manifest.splits.values() for info in infos),
+        "dataset_mapped": sum(info.bytes for name in SPLITS for info in manifest.splits.get(name, ())),
         "tokens_on_device": itemsize * sum(info.tokens for info in manifest.splits[TRAIN]),
     }
