@@ -76,3 +76,6 @@ class EvaluateHereConfig:
             raise ConfigError("nothing to evaluate on, or two things: give --input FILE, or --data DATASET")
         if self.source.path != SourceConfig().path:
             raise ConfigError("source.path: evaluate reads --input; leave this out")
+        if self.source.has_unlabelled:
+            what = "rows that are measured need a label"
+            raise ConfigError(f"source.unlabelled_path and source.missing_label: {what}; drop leaves the others out")

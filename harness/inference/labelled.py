@@ -53,7 +53,7 @@ class Rows:
     unknown: np.ndarray
     """int64 ``[rows]``: how many of them are not in the vocabulary."""
     left_out: int
-    """Rows whose label is neutral, or that ``source.where`` leaves out."""
+    """Rows whose label is neutral, or that ``source.where`` or ``source.missing_label`` leaves out."""
     missing: int
     """Rows without a text, which count as one unknown token."""
     words: list[tuple[str, int]]
@@ -136,7 +136,7 @@ def read_and_score(
     """
     encoder, tally = bundle.encoder(), Tally()
     for piece in parts_of(source):
-        tally.left_out += piece.neutral + piece.filtered
+        tally.left_out += piece.neutral + piece.filtered + piece.without_label
         tally.missing += int(piece.missing.sum())
         labels = class_of(piece, bundle.info.labels, classes, tally)
         if len(piece.row) and not tally.strange:  # after a strange label the rest is read for other such labels only

@@ -22,7 +22,7 @@ from harness.model.registry import CELLS, check_model
 from harness.model.size import parameters_of
 from harness.tracking.trackers import check_names
 from preprocessing.base.randomness import permutation
-from preprocessing.base.split_names import UNLABELLED
+from preprocessing.base.split_names import TEST, UNLABELLED, VALIDATION
 from preprocessing.dataset.shards import Manifest, ShardInfo
 from preprocessing.text.spec import TextPipeline
 
@@ -142,6 +142,10 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
         "too_few_for_a_gpu": too_few_for_a_gpu(config, order, world_size),
         "windows": order.num_windows,
         "tokens": sum(info.tokens for info in manifest.splits[TRAIN]),
+        "unlabelled": {
+            "rows": sum(info.rows for info in manifest.splits.get(UNLABELLED, ())),
+            "tokens": sum(info.tokens for info in manifest.splits.get(UNLABELLED, ())),
+        },
         "world_size": world_size,
         "ranks": asdict(ours),
         "batches": batch_table(config, typical, world_size),
@@ -297,6 +301,7 @@ def memory(
     per_token = 4 * (2 * shape.embedding_dim + shape.num_layers * per_layer)
     itemsize = 2 if manifest.id_dtype == "uint16" else 4
     read = [TRAIN, *([UNLABELLED] if config.order.unlabelled_batch else [])]
+    mapped = [*read, VALIDATION, TEST]
     width = max(info.width for info in manifest.splits[TRAIN])
     buffers = min(32, 4 * max(1, (1 << 20) // max(1, rows * width * itemsize))) * rows * width * itemsize
     window_rows = min(order.num_rows, config.order.window_rows)
@@ -306,6 +311,6 @@ def memory(
         "activations_estimate": int(most * per_token),
         "host_buffers": buffers,
         "host_window": WINDOW_BYTES_PER_ROW * window_rows,
-        "dataset_mapped": sum(info.bytes for infos in manifest.splits.values() for info in infos),
+        "dataset_mapped": sum(info.bytes for name in mapped for info in manifest.splits.get(name, ())),
         "tokens_on_device": itemsize * sum(info.tokens for name in read for info in manifest.splits[name]),
     }

@@ -79,11 +79,12 @@ def facts(values: dict[str, Any]) -> dict[str, str]:
     low, high = values["rows_per_step"]
     fewest, most = ranks["tokens_per_rank"]
     few, many = values["rows_per_process"]
-    memory = dict(values["memory"])
+    memory, there = dict(values["memory"]), values["unlabelled"]
     share = f"each with {few} to {many} rows a step, {fewest:,} to {most:,} tokens an epoch"
     proved = "each row exactly once" if values["proof"]["each_row_once"] else "ROWS ARE MISSING OR REPEATED"
     return {
         "rows": f"{values['rows']:,} with {values['tokens']:,} tokens, in {counted(values['windows'], 'window')}",
+        **({"unlabelled": f"{there['rows']:,} rows with {there['tokens']:,} tokens"} if there["rows"] else {}),
         "classes": in_words(values["classes"]),
         "steps": f"{values['steps_per_epoch']:,} an epoch, {values['steps']:,} in all, of {low} to {high} rows",
         **({} if values["unlabelled"] is None else {"unlabelled": in_a_line(values["unlabelled"])}),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.data.checks import TRAIN
+from preprocessing.base.split_names import NO_LABEL
 from preprocessing.dataset.shards import Manifest
 
 MATRIX_CLASSES = 20
@@ -45,7 +46,8 @@ def labels_of_split(manifest: Manifest, split: str) -> dict[str, int]:
     counts = dict.fromkeys(manifest.labels, 0)
     for shard in manifest.splits.get(split, []):
         for number, rows in shard.labels.items():
-            counts[manifest.labels[int(number)]] += rows
+            if int(number) != NO_LABEL:
+                counts[manifest.labels[int(number)]] += rows
     return counts
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from preprocessing.base.errors import DataError, UserError
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.readers import as_text, read_table
@@ -99,13 +100,21 @@ def file_of(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
         raise UnavailableError("another version of padless has written down where they came from") from None
     if any(addresses.is_remote(address) for address, _ in source.addresses):
         raise UnavailableError("they lie on a remote store, from which a report fetches nothing")
-    for address, _ in source.addresses:
-        alone = replace(source, path=[address], validation_path=[], test_path=[])
+    for address, split in source.addresses:
+        if (split == UNLABELLED) != (entry.get("split") == UNLABELLED):
+            continue
+        alone = replace(source, path=[address], validation_path=[], test_path=[], unlabelled_path=[])
         with suppress(DataError):  # of several files some may be gone
             for file in files(alone, splits):
                 if file.name == entry["name"]:
-                    return file
+                    return of_its_own(file, split, entry)
     raise UnavailableError(f"{entry['name']} is no longer where it was when the dataset was made of it")
+
+
+def of_its_own(file: File, split: str | None, entry: Mapping[str, Any]) -> File:
+    """A file with the split that it was named for; one without labels may call its text otherwise than the others."""
+    source = replace(file.source, text_column=entry.get("text_column", file.source.text_column))
+    return replace(file, split=UNLABELLED, source=source) if split == UNLABELLED else file
 
 
 def check_cost(file: File, entry: Mapping[str, Any]) -> None:

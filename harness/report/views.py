@@ -72,7 +72,7 @@ def split_rows(run: RunFacts) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "rows": rows,
-                "labels": [count / rows for count in labels.values()] if len(labels) <= FEW_LABELS else [],
+                "labels": shares_of(labels, rows) if len(labels) <= FEW_LABELS else [],
                 "largest": extreme(labels, rows, most=True),
                 "smallest": extreme(labels, rows, most=False),
                 "tokens": sum(shard.tokens for shard in shards),
@@ -85,8 +85,15 @@ def split_rows(run: RunFacts) -> list[dict[str, Any]]:
     return result
 
 
-def extreme(labels: Mapping[str, int], rows: int, *, most: bool) -> tuple[str, float]:
-    """The class with the most or the fewest rows of a split, and its share."""
+def shares_of(labels: Mapping[str, int], rows: int) -> list[float | None]:
+    """The share of each class in a split; None in one whose rows have no labels."""
+    return [count / rows if any(labels.values()) else None for count in labels.values()]
+
+
+def extreme(labels: Mapping[str, int], rows: int, *, most: bool) -> tuple[str, float | None]:
+    """The class with the most or the fewest rows of a split, and its share; neither where rows have no labels."""
+    if not any(labels.values()):
+        return "", None
     name = (max if most else min)(labels, key=lambda label: labels[label])
     return name, labels[name] / rows
 

@@ -31,7 +31,8 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         self.vocabulary = Vocabulary.read(self.path / VOCABULARY)
 
     def __getitem__(self, split: str) -> pd.DataFrame:
-        """One line per row of a split, in the order of the source: row, label, length, text.
+        """One line per row of a split, in the order of the source: row, label (none if it is ``unlabelled``), length,
+        text.
 
         ``row`` is the row's number in the source, from 1; ``length`` its number of tokens; ``text`` its tokens as the
         network reads them, with spaces between, so that unknown ones are ``<unk>``. Raises ``KeyError``.

@@ -12,8 +12,8 @@ import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.split_names import TRAIN
-from preprocessing.dataset import groups, remote
+from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
+from preprocessing.dataset import groups, remote, unlabelled
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK, Vocabulary
 
@@ -74,7 +74,7 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
 
 
 def frame(split: Split, manifest: Manifest) -> pd.DataFrame:
-    """One line per row of a split: row, label, length, width, unknown."""
+    """One line per row of a split: row, label (none in the split ``unlabelled``), length, width, unknown."""
     import pandas as pd
 
     pieces = []
@@ -83,7 +83,7 @@ def frame(split: Split, manifest: Manifest) -> pd.DataFrame:
             columns = {"row": block.row, "label": block.label, "length": block.length, "width": shard.info.width}
             pieces.append(pd.DataFrame({**columns, "unknown": (block.ids == UNK).sum(axis=1)}))
     rows = pd.concat(pieces, ignore_index=True)
-    rows["label"] = pd.Categorical(np.array(manifest.labels)[rows["label"]], categories=manifest.labels)
+    rows["label"] = pd.Categorical.from_codes(rows["label"].tolist(), categories=pd.Index(manifest.labels))
     return rows
 
 
@@ -92,9 +92,10 @@ def describe(split: Split, manifest: Manifest) -> dict[str, Any]:
     rows = frame(split, manifest)
     lengths = rows["length"]
     known = manifest.statistics.get("splits", {}).get(split.name, {})
+    labels = {str(name): int(count) for name, count in rows["label"].value_counts(sort=False).items()}
     result: dict[str, Any] = {
         "rows": len(rows),
-        "labels": {str(name): int(count) for name, count in rows["label"].value_counts(sort=False).items()},
+        "labels": {} if split.name == UNLABELLED else labels,
         "tokens": int(lengths.sum()),
         "length_mean": round(float(lengths.mean()), 2),
         "length_percentiles": {str(p): int(np.percentile(lengths, p, method="inverted_cdf")) for p in PERCENTILES},
@@ -124,7 +125,8 @@ def sampled(split: Split, manifest: Manifest, vocabulary: Vocabulary, number: in
         ids = block.ids[index, :length].astype(np.int64)
         text = " ".join(vocabulary.tokens.take(ids).to_pylist())
         shown = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + " …"
-        label = manifest.labels[int(block.label[index])]
+        number = int(block.label[index])
+        label = None if number == NO_LABEL else manifest.labels[number]
         result.append({"row": int(block.row[index]), "label": label, "length": length, "text": shown})
     return result
 
@@ -137,7 +139,8 @@ def render(found: dict[str, Any]) -> str:
     table = {}
     for name, split in found["splits"].items():
         column = {"rows": f"{split['rows']:,}"}
-        column |= {label: f"{split['labels'][label] / split['rows']:.1%}" for label in labels}
+        shares = {label: split["labels"][label] / split["rows"] for label in labels if split["labels"]}
+        column |= {label: f"{shares[label]:.1%}" if shares else "-" for label in labels}
         column |= {f"length, {p} %": f"{value:,}" for p, value in split["length_percentiles"].items()}
         column |= {f"width {width}": f"{rows:,}" for width, rows in split["rows_per_width"].items()}
         column["padding on disk"] = f"{split['padding_on_disk']:.1%}"
@@ -156,10 +159,15 @@ def render(found: dict[str, Any]) -> str:
             f"{repeated['across_splits']:,} rows across splits; contradictory labels: {corpus['contradictions']:,}",
             "",
         ]
+        if UNLABELLED in corpus:
+            kept = found["splits"].get(UNLABELLED, {"rows": 0})["rows"]
+            lines += [f"unlabelled: {unlabelled.in_words(corpus[UNLABELLED], kept)}", ""]
         lines += [f"splits {line}" for line in groups.in_words(corpus["groups"])] + [""] if "groups" in corpus else []
     lines += ["most frequent tokens: " + " ".join(entry["token"] for entry in found["frequent_tokens"]), ""]
     for name, rows in found["samples"].items():
-        lines += [f"{name} row {row['row']} ({row['label']}, {row['length']} tokens): {row['text']}" for row in rows]
+        for row in rows:
+            label = "no label" if row["label"] is None else row["label"]
+            lines.append(f"{name} row {row['row']} ({label}, {row['length']} tokens): {row['text']}")
     return "\n".join(lines)
 
 
@@ -174,10 +182,11 @@ def plot(found: dict[str, Any], path: str) -> None:
     draw_lengths(figure.add_subplot(grid[0, :]), found)
     splits = found["splits"]
     balance = figure.add_subplot(grid[1, 0])
-    bottom = np.zeros(len(splits))
+    labelled = {name: split for name, split in splits.items() if split["labels"]}
+    bottom = np.zeros(len(labelled))
     for label in found["labels"]:
-        share = np.array([split["labels"][label] / split["rows"] for split in splits.values()])
-        balance.bar(list(splits), share, bottom=bottom, label=label)
+        share = np.array([split["labels"][label] / split["rows"] for split in labelled.values()])
+        balance.bar(list(labelled), share, bottom=bottom, label=label)
         bottom += share
     balance.set_title("Label balance")
     balance.legend(fontsize="small", loc="lower center")

@@ -27,6 +27,7 @@ from preprocessing.corpus.detection import resolved
 from preprocessing.corpus.hints import hints
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset import groups
+from preprocessing.dataset import unlabelled as without_labels
 from preprocessing.dataset.shards import BLOCK_ROWS, MANIFEST, VOCABULARY, Manifest, id_dtype, write_manifest
 from preprocessing.job import classes, output, parts, unlabelled
 from preprocessing.job.counting import count_all
@@ -127,7 +128,9 @@ class Job:
         config = self.config
         if not len(rows.row):
             names = ", ".join(plan.file.name for plan in plans)
-            raise DataError(f"{names}: every row is left out by source.where or source.neutral; loosen them")
+            keys = "source.missing_label, " if config.source.missing_label == "drop" else ""
+            keys += "source.where or source.neutral"
+            raise DataError(f"{names}: every row is left out by {keys}; loosen them")
         if (rows.named == UNLABELLED_NUMBER).all():
             names = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
             what = f"no row has a label in {config.source.label_column!r}"
@@ -158,8 +161,11 @@ class Job:
         validation_is_cut = self.config.splits.validation > 0 and not (rows.named == VALIDATION_NUMBER).any()
         lines = classes.in_words(found, rows.label, decision)
         lines += [f"splits: {line}" for line in groups.in_words(report["groups"])] if "groups" in report else []
-        asked, left = self.config.source.has_unlabelled, int((decision == UNLABELLED_NUMBER).sum())
-        lines += unlabelled.in_words(report.get(UNLABELLED), left, asked=asked)
+        if UNLABELLED in report:
+            kept = int((decision == UNLABELLED_NUMBER).sum())
+            lines.append(f"unlabelled: {without_labels.in_words(report[UNLABELLED], kept)}")
+        elif self.config.source.has_unlabelled:
+            lines.append("unlabelled: every row has a label")
         for line in [*lines, *hints(cut, validation_is_cut)]:
             self.screen.say(line)
 

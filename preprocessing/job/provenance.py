@@ -33,6 +33,8 @@ def provenance(
         entry: dict[str, Any] = {"name": plan.file.name, "format": plan.file.format, "split": plan.file.split}
         if plan.file.form and (read_as := forms.recorded(plan.file.form, plan.file.expected)):
             entry["read_as"] = read_as
+        if plan.file.is_unlabelled and plan.file.source.text_column != config.source.text_column:
+            entry["text_column"] = plan.file.source.text_column
         entry |= {"bytes": plan.bytes, "rows": plan.rows, "first_row": first, "fingerprint": plan.fingerprint}
         if plan.file.address in contents:
             entry["sum_of_sha256"] = f"{contents[plan.file.address] % (1 << 256):064x}"

@@ -103,19 +103,3 @@ def check(decision: np.ndarray, rows: Rows, plans: list[Plan]) -> None:
         read = int((rows.named == UNLABELLED_NUMBER).sum())
         why = f"the policies of quality drop all {read:,}" if read else "source.where fits none"
         raise DataError(f"{names}: no text without a label is left: {why}; mend that, or source.unlabelled_path")
-
-
-def in_words(found: dict[str, Any] | None, left: int, *, asked: bool) -> list[str]:
-    """Lines for people on the rows without labels; ``left`` are those in the split, ``asked``: there may be some."""
-    if found is None:
-        return ["unlabelled: every row has a label"] if asked else []
-    parts = [f"{left:,} of {found['rows']:,} rows without labels are kept"]
-    shared = found["shared"]
-    measured = shared[VALIDATION] + shared[TEST]
-    parts += [f"{measured:,} held texts of validation or test (quality.leaks)"] if measured else []
-    of_groups = found.get("groups_measured", 0)
-    parts += [f"{of_groups:,} belong to groups of validation or test (quality.leaks)"] if of_groups else []
-    parts += [f"{shared[TRAIN]:,} have texts that {TRAIN} holds too"] if shared[TRAIN] else []
-    parts += [f"{found['duplicates']:,} repeat another (quality.duplicates)"] if found["duplicates"] else []
-    parts += [f"{found['empty']:,} are empty (quality.empty)"] if found["empty"] else []
-    return [f"unlabelled: {'; '.join(parts)}"]

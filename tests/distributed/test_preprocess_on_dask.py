@@ -65,10 +65,12 @@ def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
 ) -> None:
     command = Command(capsys)
     source = write_csv(tmp_path / "reviews.csv", reviews(4000, words=60))
-    assert command.build(source, tmp_path / "here", *SMALL) == 0
+    others = write_csv(tmp_path / "others.csv", [(text,) for text, _ in reviews(1000, seed=1)], header=("text",))
+    both = (*SMALL, "--source.unlabelled_path", others)
+    assert command.build(source, tmp_path / "here", *both) == 0
     lost, _ = cluster.worker(), cluster.worker(threads=2)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    arguments = ["--source.path", source, "--output", tmp_path / "there", "--text.max_tokens", 64, *SMALL]
+    arguments = ["--source.path", source, "--output", tmp_path / "there", "--text.max_tokens", 64, *both]
     arguments += ["--vocabulary.min_count", 1, "--executor.kind", "dask", "--executor.scheduler", cluster.file]
     job = subprocess.Popen(
         [sys.executable, "-m", "preprocessing", "run", *map(str, arguments)], env=environment, stderr=subprocess.PIPE

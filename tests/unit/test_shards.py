@@ -118,6 +118,28 @@ def test_rows_that_break_the_format_are_named(column: str, value: int, expected:
     assert any(expected in problem for problem in content_problems(Shard(tmp_path, info), manifest))
 
 
+def test_no_label_is_for_rows_of_one_split_alone(tmp_path: Path) -> None:
+    ids, length, label, row = arrays(100, 16, np.uint16)
+    none = write_shard(tmp_path, "none.arrow", ids, length, np.full_like(label, -1), row)
+    some = write_shard(tmp_path, "some.arrow", ids, length, label, row)
+    manifest = Manifest(["a", "b"], {"train": [some], "unlabelled": [none]}, "uint16", 8192, 1000, "", {}, "")
+    found = {
+        (info.path, split): [
+            problem.partition(": ")[2] for problem in content_problems(Shard(tmp_path, info), manifest, split)
+        ]
+        for info in (none, some)
+        for split in ("train", "unlabelled")
+    }
+    assert found == {
+        ("some.arrow", "train"): [],
+        ("none.arrow", "unlabelled"): [],
+        ("none.arrow", "train"): ["record batch 0 holds a label outside 0..1"],
+        ("some.arrow", "unlabelled"): [
+            "record batch 0 holds a label in the split unlabelled, whose rows have -1 in its place"
+        ],
+    }
+
+
 def test_a_manifest_whose_counts_are_not_those_of_its_rows(tmp_path: Path) -> None:
     write_dataset(tmp_path, {"train": 60})
     manifest = read_manifest(tmp_path)

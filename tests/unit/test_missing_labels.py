@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows whose label is missing, in every format and under every policy; files and folders of texts without labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import padless
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.split_names import ALL_SPLITS
+from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig, VocabularyConfig
+from preprocessing.corpus.detection import resolved
+from preprocessing.corpus.pieces import Piece, read
+from preprocessing.corpus.scanning import numbered, scan
+from preprocessing.corpus.sources import files
+from preprocessing.dataset.shards import read_manifest
+from tests.corpora import Command, reviews, write_csv
+
+TEXTS = [f"text number {row} of these" for row in range(6)]
+LABELS = ["pos", None, "neg", "pos", None, "neg"]
+ROWS = list(zip(TEXTS, LABELS, strict=True))
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
+
+
+def pieces(stage: Path, splits: SplitConfig | None = None, **options: Any) -> tuple[list[Piece], list[str]]:
+    """Every part of a source, and what was said of it."""
+    found = resolved(list(files(SourceConfig(**options), splits or SplitConfig())))
+    return [read(part) for part in numbered([scan(file, stage) for file in found.files])], found.lines
+
+
+def rows_of(stage: Path, splits: SplitConfig | None = None, **options: Any) -> list[tuple[str, str | None, str | None]]:
+    """``(text, class, split)`` of a whole source."""
+    rows = []
+    for piece in pieces(stage, splits, **options)[0]:
+        classes = [None if label < 0 else piece.classes[label] for label in piece.label.tolist()]
+        named = [None if number < 0 else ALL_SPLITS[number] for number in piece.split]
+        rows += list(zip(piece.texts.to_pylist(), classes, named, strict=True))
+    return rows
+
+
+def as_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def as_parquet(path: Path, **columns: Any) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+WRITERS = {
+    "csv": lambda folder: write_csv(folder / "r.csv", [(text, label or "") for text, label in ROWS]),
+    "csv of spaces": lambda folder: write_csv(folder / "r.csv", [(text, label or "  ") for text, label in ROWS]),
+    "null": lambda folder: as_jsonl(folder / "r.jsonl", [{"text": text, "label": label} for text, label in ROWS]),
+    "absent": lambda folder: as_jsonl(
+        folder / "r.jsonl", [{"text": text, **({"label": label} if label else {})} for text, label in ROWS]
+    ),
+    "parquet": lambda folder: as_parquet(folder / "r.parquet", text=TEXTS, label=LABELS),
+    "numbers": lambda folder: as_parquet(
+        folder / "r.parquet", text=TEXTS, label=[np.nan if label is None else float(label == "pos") for label in LABELS]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_missing_label_in_every_format(kind: str, tmp_path: Path) -> None:
+    path = str(WRITERS[kind](tmp_path))
+    with pytest.raises(DataError, match=r"r\.\w+: row 2: (there is no label; mend the row|has no key 'label')"):
+        pieces(tmp_path, path=path)
+    names = {"pos": "1", "neg": "0"} if kind == "numbers" else {"pos": "pos", "neg": "neg"}
+    expected = [(text, names.get(str(label)), None if label else "unlabelled") for text, label in ROWS]
+    assert rows_of(tmp_path, path=path, missing_label="unlabelled") == expected
+    assert rows_of(tmp_path, path=path, missing_label="drop") == [row for row in expected if row[1]]
+    (piece,), _ = pieces(tmp_path, path=path, missing_label="drop")
+    assert (piece.without_label, piece.neutral, piece.filtered) == (2, 0, 0)
+    assert piece.row.tolist() == [1, 3, 4, 6]
+
+
+def test_labels_that_are_mapped_may_be_missing_too(tmp_path: Path) -> None:
+    path = str(WRITERS["csv"](tmp_path))
+    labels = {"bad": ["neg"], "good": ["pos"]}
+    assert [row[1] for row in rows_of(tmp_path, path=path, labels=labels, missing_label="unlabelled")] == [
+        "good", None, "bad", "good", None, "bad",
+    ]  # fmt: skip
+    named = {"bad": ["neg"], "good": ["pos"], "none": [""]}
+    assert "unlabelled" not in {
+        row[2] for row in rows_of(tmp_path, path=path, labels=named, missing_label="unlabelled")
+    }
+    write_csv(tmp_path / "r.csv", [*ROWS[:2], ("a text", "odd")])
+    with pytest.raises(DataError, match="row 3: label 'odd' is not known"):
+        pieces(tmp_path, path=path, labels=labels, missing_label="unlabelled")
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_missing_label_in_a_labelled_split_is_named(split: str, tmp_path: Path) -> None:
+    rows = [("a text", "pos", "train"), ("a text", "", "train"), ("a text", "neg", "train"), ("a text", "", split)]
+    path = str(write_csv(tmp_path / "r.csv", rows, header=("text", "label", "split")))
+    sentence = rf"r\.csv: row 4: there is no label, but the split is {split}, which needs one; take the row out of it"
+    for column in ("split", "auto"):
+        with pytest.raises(DataError, match=sentence):
+            pieces(tmp_path, SplitConfig(column=column), path=path, missing_label="unlabelled")
+    assert len(rows_of(tmp_path, SplitConfig(column="split"), path=path, missing_label="drop")) == 2
+    named = {f"{split}_path": [path]}
+    write_csv(tmp_path / "train.csv", ROWS[:1])
+    with pytest.raises(DataError, match="row 2: there is no label, but the split is"):
+        pieces(
+            tmp_path, SplitConfig(column=None), path=str(tmp_path / "train.csv"), missing_label="unlabelled", **named
+        )
+
+
+def test_a_label_that_few_rows_have_is_found(tmp_path: Path) -> None:
+    rows = [(text, label if row < 8 else "", row) for row, (text, label) in enumerate(reviews(60))]
+    path = str(write_csv(tmp_path / "r.csv", rows, header=("review", "mood", "number")))
+    with pytest.raises(DataError, match="has no column 'label', and none that looks like it"):
+        pieces(tmp_path, path=path)
+    found = rows_of(tmp_path, path=path, missing_label="unlabelled")
+    assert [row[1] for row in found] == [label or None for _, label, _ in rows]
+
+
+def folder(root: Path) -> Path:
+    for place in (
+        "train/pos/1_9.txt",
+        "train/neg/1_1.txt",
+        "train/unsup/1_0.txt",
+        "test/pos/1_9.txt",
+        "test/neg/2_1.txt",
+    ):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_text(place)
+    return root
+
+
+def test_the_unlabelled_reviews_of_a_folder(tmp_path: Path) -> None:
+    path = str(folder(tmp_path / "aclImdb"))
+    alone = rows_of(tmp_path, path=path)
+    assert {row[0] for row in alone} == {row[0] for row in rows_of(tmp_path, path=path, missing_label="drop")}
+    assert len(alone) == 4
+    both = rows_of(tmp_path, path=path, missing_label="unlabelled")
+    assert both == [*alone, ("train/unsup/1_0.txt", None, "unlabelled")]
+    named = rows_of(tmp_path, path=path, unlabelled_path=f"{path}/train/unsup")
+    assert named == both
+    every = rows_of(tmp_path, path=str(write_csv(tmp_path / "r.csv", [("x", "pos")])), unlabelled_path=path)
+    assert [row[1:] for row in every] == [("pos", None), *[(None, "unlabelled")] * 5]
+
+
+OTHER_FILES = {
+    "another column": (lambda root: as_parquet(root / "o.parquet", review=TEXTS), "the text is column 'review'"),
+    "a label": (lambda root: as_parquet(root / "o.parquet", text=TEXTS, label=[-1] * 6), "column 'label' is ignored"),
+    "a split": (
+        lambda root: write_csv(root / "o.csv", [(text, "test") for text in TEXTS], header=("text", "part")),
+        "o.csv: column 'part' is ignored: no labels and no splits are read from source.unlabelled_path",
+    ),
+    "no header": (lambda root: write_csv(root / "o.csv", [(text,) for text in TEXTS], header=()), "no header line"),
+    "objects": (lambda root: as_jsonl(root / "o.jsonl", [{"text": text, "id": 3} for text in TEXTS]), None),
+    "several": (
+        lambda root: (as_jsonl(root / "o1.jsonl", [{"text": text} for text in TEXTS[:3]])
+                      and as_jsonl(root / "o2.jsonl", [{"text": text} for text in TEXTS[3:]])
+                      and root / "o*.jsonl"), None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHER_FILES)
+def test_files_of_texts_without_labels(kind: str, tmp_path: Path) -> None:
+    write, said = OTHER_FILES[kind]
+    labelled = [("a labelled text", "pos", "train"), ("another such text", "neg", "train")]
+    source = str(write_csv(tmp_path / "r.csv", labelled, header=("text", "label", "part")))
+    splits = SplitConfig(column="part")
+    others = str(write(tmp_path))
+    expected = [(text, label, "train") for text, label, _ in labelled] + [(text, None, "unlabelled") for text in TEXTS]
+    assert rows_of(tmp_path, splits, path=source, unlabelled_path=others) == expected
+    lines = pieces(tmp_path, splits, path=source, unlabelled_path=others)[1]
+    assert lines == [] if said is None else any(said in line for line in lines)
+
+
+def test_a_frame_may_lack_labels(tmp_path: Path) -> None:
+    rows = reviews(60)
+    labels = [None if row % 3 == 2 else label for row, (_, label) in enumerate(rows)]
+    frame = pd.DataFrame({"review": [text for text, _ in rows], "mood": labels})
+    options = {"source.missing_label": "unlabelled", "executor.workers": 1, "quiet": True}
+    data = padless.prepare(frame, text="review", label="mood", output=tmp_path / "out", options=options)
+    assert list(data["unlabelled"]["row"]) == list(range(3, 61, 3))
+
+
+# What is wrong.
+
+
+def test_a_configuration_that_cannot_be_meant() -> None:
+    with pytest.raises(ConfigError, match=r"source\.unlabelled_path: 'a\.csv' is also in source\.test_path; take it"):
+        SourceConfig(path="b.csv", test_path="a.csv", unlabelled_path=["c.csv", "a.csv"])
+    with pytest.raises(ConfigError, match=r"source\.unlabelled_path: .* addresses that are not empty"):
+        SourceConfig(unlabelled_path="")
+    with pytest.raises(ConfigError, match=r"vocabulary\.count_unlabelled: there are no unlabelled texts; name"):
+        PreprocessConfig(output="x", vocabulary=VocabularyConfig(count_unlabelled=False))
+
+
+WRONG = {
+    "a labelled path": (
+        lambda root: root / "*.csv", 2, "source.unlabelled_path: '{root}/r.csv' is also in source.path; take it out"
+    ),
+    "absent": (lambda root: root / "absent.csv", 3, "{root}/absent.csv: no such file; check source.unlabelled_path"),
+    "empty": (lambda root: write_csv(root / "o.csv", [], header=()), 3, "{root}/o.csv: the file is empty; it needs"),
+    "a header alone": (
+        lambda root: write_csv(root / "o.csv", [], header=("text",)), 3,
+        "{root}/o.csv: holds no text; give it rows, or leave it out of source.unlabelled_path",
+    ),
+    "no text column": (
+        lambda root: write_csv(root / "o.csv", [(number, number) for number in range(9)], header=("a", "b")), 3,
+        "{root}/o.csv: has no column 'text', and none that looks like it (sentences); it has 'a', 'b'; set",
+    ),
+    "an empty folder": (
+        lambda root: (root / "o").mkdir() or root / "o", 3, "{root}/o: holds no text; expected *.txt below it"
+    ),
+    "only empty texts": (
+        lambda root: write_csv(root / "o.csv", [("",), ("...",)], header=("text",)), 3,
+        "row 1: no token is left of this text, nor of any other without a label; check text.stop_words",
+    ),
+    "only texts of the test": (
+        lambda root: write_csv(root / "o.csv", [("a text 1",)], header=("text",)), 3,
+        "{root}/o.csv: no text without a label is left: the policies of quality drop all 1; mend that",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_texts_without_labels_are_a_sentence(kind: str, tmp_path: Path, command: Command) -> None:
+    write, code, expected = WRONG[kind]
+    rows = [(f"a text {row}", ("pos", "neg")[row % 2], "test" if row in (1, 4) else "train") for row in range(8)]
+    source = write_csv(tmp_path / "r.csv", rows, header=("text", "label", "split"))
+    more = ("--splits.column", "split", "--splits.validation", 0, "--source.unlabelled_path", write(tmp_path))
+    assert command.build(source, tmp_path / "out", *more) == code, command.err
+    assert expected.format(root=tmp_path) in command.err
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_no_row_with_a_label_is_a_sentence(tmp_path: Path, command: Command) -> None:
+    source = as_jsonl(tmp_path / "r.jsonl", [{"text": text, "label": None} for text in TEXTS])
+    assert command.build(source, tmp_path / "out", "--source.missing_label", "unlabelled") == 3
+    assert (
+        f"{source}: no row has a label in 'label', and a classifier needs some; check source.label_column"
+        in command.err
+    )
+    assert command.build(source, tmp_path / "out", "--source.missing_label", "drop") == 3
+    assert "every row is left out by source.missing_label" in command.err
+
+
+def test_dropped_rows_are_counted(tmp_path: Path, command: Command) -> None:
+    rows = [(text, label if row % 3 else "") for row, (text, label) in enumerate(reviews(60))]
+    source = write_csv(tmp_path / "r.csv", rows)
+    assert command.build(source, tmp_path / "out", "--source.missing_label", "drop") == 0
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest.statistics["dropped"] == {"neutral": 0, "filtered": 0, "without_label": 20, "leaks": 0}
+    assert (manifest.statistics["rows_read"], manifest.statistics["rows_kept"]) == (60, 40)
+    assert "unlabelled" not in manifest.splits
+    assert command("inspect", tmp_path / "out") == 0
+    assert "left out: without_label 20" in command.out
+    whole = write_csv(tmp_path / "r.csv", reviews(60))
+    assert command.build(whole, tmp_path / "all", "--source.missing_label", "unlabelled") == 0
+    assert "unlabelled: every row has a label\n" in command.err
