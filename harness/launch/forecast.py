@@ -153,7 +153,7 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
         "world_sizes": world_table(manifest, spec),
         "memory": memory(config, manifest, order, ours, world_size, beside),
         "proof": proof(order, ours),
-        "unlabelled": beside,
+        "unlabelled_stream": beside,
     }
 
 

@@ -52,7 +52,7 @@ def main(config: PlanConfig, training: Recipe) -> None:
         print(json.dumps(values, indent=2))
     else:
         show(values)
-    beside = values["unlabelled"]
+    beside = values["unlabelled_stream"]
     if not values["proof"]["each_row_once"] or (beside is not None and not beside["proof"]["each_row_once"]):
         raise UserError(f"{training.data}: the order does not hold what it promises; report this plan as a bug")
 
@@ -84,10 +84,9 @@ def facts(values: dict[str, Any]) -> dict[str, str]:
     proved = "each row exactly once" if values["proof"]["each_row_once"] else "ROWS ARE MISSING OR REPEATED"
     return {
         "rows": f"{values['rows']:,} with {values['tokens']:,} tokens, in {counted(values['windows'], 'window')}",
-        **({"unlabelled": f"{there['rows']:,} rows with {there['tokens']:,} tokens"} if there["rows"] else {}),
+        **({"unlabelled": in_a_line(there, values["unlabelled_stream"])} if there["rows"] else {}),
         "classes": in_words(values["classes"]),
         "steps": f"{values['steps_per_epoch']:,} an epoch, {values['steps']:,} in all, of {low} to {high} rows",
-        **({} if values["unlabelled"] is None else {"unlabelled": in_a_line(values["unlabelled"])}),
         **{name: f"{one['value']}: {one['reason']}" for name, one in values["decided"].items()},
         "ranks": f"{values['world_size']}, {share}",
         "threads": f"{values['threads']['value']} each on a CPU: {values['threads']['reason']}",
@@ -98,14 +97,15 @@ def facts(values: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def in_a_line(stream: dict[str, Any]) -> str:
-    """The unlabelled rows of a run."""
+def in_a_line(there: dict[str, int], stream: dict[str, Any] | None) -> str:
+    """The unlabelled rows that a dataset has, and those that every step takes, if steps take any."""
+    found = f"{there['rows']:,} rows with {there['tokens']:,} tokens"
+    if stream is None:
+        return found
     low, high = stream["rows_per_step"]
     once = "each row once a pass" if stream["proof"]["each_row_once"] else "ROWS ARE MISSING OR REPEATED"
-    return (
-        f"{stream['rows']:,} rows with {stream['tokens']:,} tokens, {low} to {high} beside the others in every step: "
-        f"{stream['passes']:.2f} passes of {stream['steps_per_pass']:,} steps, {once}"
-    )
+    passes = f"{stream['passes']:.2f} passes of {stream['steps_per_pass']:,} steps"
+    return f"{found}, {low} to {high} beside the others in every step: {passes}, {once}"
 
 
 def described(entry: tuple[str, int]) -> str:
