@@ -113,7 +113,13 @@ def is_of(path: Path, run: Path) -> bool:
 def label(options: list[str], recipe: Recipe, run: Path, output: Path) -> int:
     """Score the unlabelled rows, and the training rows where they learn soft labels too; the exit code."""
     splits = UNLABELLED + (",train" if recipe.self_training.train_share else "")
-    values = {"run": str(run), "data": recipe.data, "splits": splits, "output": str(output), "device": recipe.device}
+    values: dict[str, Any] = {
+        "run": str(run),
+        "data": recipe.data,
+        "splits": splits,
+        "output": str(output),
+        "device": recipe.device,
+    }
     values |= {"timeout_s": recipe.timeout_s, "quiet": recipe.quiet}
     words = [*as_words(values), *([] if recipe.threads is None else [f"--threads={recipe.threads}"])]
     arguments = launcher.accelerate_arguments(options, words, "harness.label")

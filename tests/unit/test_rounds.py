@@ -47,7 +47,14 @@ class Recorded:
 
 
 def launch(data: Path, run: Path, *words: str) -> int:
-    asked = [*PLAIN, f"--data={data}", f"--run={run}", "--order.unlabelled_batch=8", "--self_training.weight=0.5", *words]
+    asked = [
+        *PLAIN,
+        f"--data={data}",
+        f"--run={run}",
+        "--order.unlabelled_batch=8",
+        "--self_training.weight=0.5",
+        *words,
+    ]
     return rounds.train([], asked, cli.parse(Recipe, asked, prog="launch"))
 
 
