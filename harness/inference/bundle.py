@@ -37,6 +37,8 @@ from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
 
 NEUTRAL = Decision()
+FEW = 5
+"""Classes that a sentence names."""
 
 
 def write_bundle(
@@ -121,12 +123,19 @@ def read_bundle(directory: str | Path) -> Bundle:
 
 
 def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
-    """Refuse to evaluate weights on a dataset whose texts became ids in another way (law 1)."""
+    """Refuse to evaluate weights on a dataset whose texts became ids in another way (law 1), or has other classes."""
     if info.text_hash != manifest.text_hash:
         part = "vocabulary" if info.vocabulary_hash != manifest.vocabulary_hash else "text pipeline"
         raise DataError(
             f"{data}: its {part} is not the one the weights were trained with (text hash {manifest.text_hash[:12]}, "
-            f"weights {info.text_hash[:12]}); evaluate on the dataset of the training or one built with its vocabulary"
+            f"weights {info.text_hash[:12]}); evaluate on the dataset of the training or one built with its vocabulary "
+            "(vocabulary.base)"
+        )
+    if info.labels != manifest.labels:
+        here, known = (", ".join(names[:FEW]) + ", …" * (len(names) > FEW) for names in (manifest.labels, info.labels))
+        raise DataError(
+            f"{data}: its {len(manifest.labels)} classes ({here}) are not the {len(info.labels)} of the weights "
+            f"({known}), in the same order; build it with source.labels that names those"
         )
 
 

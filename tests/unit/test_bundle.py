@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from harness.config import ModelConfig
-from harness.inference.bundle import read_bundle, write_bundle
+from harness.inference.bundle import read_bundle, same_text, write_bundle
 from harness.model.classifier import Classifier
 from harness.rundir import bundle_files
 from harness.rundir.bundle_files import write_vocabulary
@@ -87,6 +88,21 @@ def test_a_vocabulary_of_another_dataset_is_refused(directory: Path, tmp_path_fa
     shutil.copy(other / VOCABULARY, directory / VOCABULARY)
     with pytest.raises(DataError, match="its hash is not the one the weights were trained with"):
         read_bundle(directory)
+
+
+def test_a_dataset_of_other_texts_or_classes_is_refused(directory: Path, dataset: Path) -> None:
+    info, manifest = bundle_files.read_info(directory), read_manifest(dataset)
+    same_text(info, manifest, dataset)
+    with pytest.raises(
+        DataError, match=r"its vocabulary is not the one .* built with its vocabulary \(vocabulary\.base\)"
+    ):
+        same_text(info, replace(manifest, text_hash="another", vocabulary_hash="another"), dataset)
+    with pytest.raises(
+        DataError, match=r"2 classes \(positive, negative\) are not the 2 of the weights \(negative, posi"
+    ):
+        same_text(info, replace(manifest, labels=["positive", "negative"]), dataset)
+    with pytest.raises(DataError, match=r"its 6 classes \(0, 1, 2, 3, 4, …\) are not the 2 of the weights"):
+        same_text(info, replace(manifest, labels=list("012345")), dataset)
 
 
 class Trap:
