@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 
 from harness.config import ModelConfig, model_from_dict, to_dict
 from harness.model.classifier import Classifier
+from harness.model.size import num_parameters
 from harness.rundir.bundle_files import INDEX, BundleInfo, read_info, read_weights, write_info, write_weights
 from harness.rundir.training_facts import write_training
 from harness.scores.calibration import Decision
@@ -26,6 +27,8 @@ from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
 
 NEUTRAL = Decision()
+SMALLEST = 4
+"""Bytes of a weight: a model that an index makes larger than its file is refused before memory is asked for it."""
 
 
 def write_bundle(
@@ -76,8 +79,11 @@ class Bundle:
         return Decision(self.info.temperature, self.info.threshold)
 
     def encoder(self) -> Encoder:
-        """The text→ids function; raises ``DataError`` where its resources are not those of the training (law 1)."""
-        return Encoder(self.pipeline, self.vocabulary)
+        """The text→ids function; raises ``DataError`` where it is not that of the training (law 1)."""
+        encoder = Encoder(self.pipeline, self.vocabulary)
+        if encoder.hash != self.info.text_hash:
+            raise DataError(f"{INDEX}: its text pipeline is not the one the weights were trained with; restore it")
+        return encoder
 
 
 def read_bundle(directory: str | Path) -> Bundle:
@@ -92,6 +98,8 @@ def read_bundle(directory: str | Path) -> Bundle:
         )
     data = read_weights(directory, info)
     config: ModelConfig = model_from_dict(info.model)
+    if len(data) < SMALLEST * num_parameters(config, info.vocabulary_size, len(info.labels)):
+        raise DataError(f"{directory / info.weights}: not the weights of the model in {INDEX}: it has too few bytes")
     model = Classifier(config, info.vocabulary_size, len(info.labels))
     try:
         model.load_state_dict(load(data))

@@ -21,12 +21,20 @@ from typing import Any
 
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import BUNDLE
+from harness.rundir.places import instead
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY
 
 FORMAT, FORMAT_VERSION = "padless-bundle", 2
 INDEX = "bundle.json"
+SEAL = "sha256"
+NUMBER = (int, float)
+KINDS: dict[str, type | tuple[type, ...]] = {
+    **{"weights": str, "weights_sha256": str, "vocabulary_size": int, "vocabulary_hash": str, "text_hash": str},
+    **{"model": dict, "text": dict, "labels": list, "temperature": NUMBER, "threshold": NUMBER},
+}
+"""What values the keys of ``bundle.json`` have that a prediction needs."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,8 @@ def write_weights(directory: Path, data: bytes) -> tuple[str, str]:
 
 def write_info(directory: Path, info: BundleInfo) -> None:
     """Replace ``bundle.json``, then delete every weights file but the one that it names."""
-    atomic.write_json(directory / INDEX, asdict(info))
+    content = asdict(info)
+    atomic.write_json(directory / INDEX, {**content, SEAL: seal_of(content)})
     for old in directory.glob("weights-*.safetensors"):
         if old.name != info.weights:
             old.unlink()
@@ -86,10 +95,9 @@ def write_info(directory: Path, info: BundleInfo) -> None:
 def read_info(directory: Path) -> BundleInfo:
     """Read ``bundle.json``. Raises ``DataError`` for a missing, damaged or foreign one."""
     path = directory / INDEX
-    content = read_object(path)
+    content = read_object(path) if directory.is_dir() else None
     if content is None:
-        hint = "this run has not finished an epoch, or is not a run directory"
-        raise DataError(f"{path}: missing: {hint}; name a run whose training got that far")
+        raise DataError(f"{path}: missing: {instead(directory)}")
     if content.get("format") != FORMAT:
         raise DataError(f"{path}: not a padless bundle")
     if content.get("format_version") != FORMAT_VERSION:
@@ -98,10 +106,21 @@ def read_info(directory: Path) -> BundleInfo:
             f"{path}: format version {found}, this padless reads version {FORMAT_VERSION} (which holds a temperature): "
             "train again, or use the padless that wrote it"
         )
+    seal = content.pop(SEAL, None)  # bundles were written without one before
+    if seal is not None and seal != seal_of(content):
+        raise DataError(f"{path}: its content does not match its sha256: edited or damaged; restore it")
+    for name in KINDS.keys() & content.keys():
+        if not isinstance(content[name], KINDS[name]):
+            raise DataError(f"{path}: {name} is {content[name]!r}: edited or damaged; restore it")
     try:
         return BundleInfo(**content)
     except TypeError as error:
         raise DataError(f"{path}: damaged ({error})") from None
+
+
+def seal_of(content: dict[str, Any]) -> str:
+    """The sha256 by which ``bundle.json`` vouches for the rest of itself."""
+    return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
 
 
 def read_fingerprint(directory: Path) -> str | None:
@@ -113,6 +132,8 @@ def read_fingerprint(directory: Path) -> str | None:
 def read_weights(directory: Path, info: BundleInfo) -> bytes:
     """The safetensors file that ``info`` names. Raises ``DataError`` if it is missing or was changed."""
     path = directory / info.weights
+    if Path(info.weights).name != info.weights:
+        raise DataError(f"{directory / INDEX}: names weights outside its own folder ({info.weights}); restore it")
     try:
         data = path.read_bytes()
     except OSError as error:
