@@ -28,8 +28,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __version__ = version.VERSION
-__all__ = ["Dataset", "TextClassifier", "UserError", "__version__"]
-__all__ += ["load", "open_dataset", "open_predictions", "prepare", "read_metrics"]
+__all__ = [
+    "Dataset",
+    "TextClassifier",
+    "UserError",
+    "__version__",
+    "load",
+    "open_dataset",
+    "open_predictions",
+    "prepare",
+    "read_metrics",
+]
 
 
 def prepare(
