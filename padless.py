@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""padless as a library: a dataset from a frame or a file; datasets and predictions as pandas frames.
+"""padless as a library: a dataset from a frame or a file, a trained model on new texts, and all of it as pandas frames.
 
 >>> import padless
->>> data = padless.prepare(frame, text="review", label="sentiment", output="data/mine")
->>> data["train"].head()
+>>> model = padless.load("runs/mine")
+>>> model.predict(["a fine film", "a dull one"])
+
+This module is the public face. ``harness`` and ``preprocessing``, on which it stands, may change.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.inference.text_classifier import TextClassifier, load
+from harness.rundir.metric_frames import read_metrics
 from harness.rundir.prediction_frames import open_predictions
-from preprocessing.base import cli
+from preprocessing.base import cli, version
 from preprocessing.base.errors import UserError
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.frames import Dataset
@@ -23,7 +27,18 @@ from preprocessing.job import frames
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Dataset", "UserError", "open_dataset", "open_predictions", "prepare"]
+__version__ = version.VERSION
+__all__ = [
+    "Dataset",
+    "TextClassifier",
+    "UserError",
+    "__version__",
+    "load",
+    "open_dataset",
+    "open_predictions",
+    "prepare",
+    "read_metrics",
+]
 
 
 def prepare(
@@ -58,5 +73,8 @@ def prepare(
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Open a dataset: a mapping from the names of its splits to frames (row, label, length, text)."""
+    """Open a dataset: a mapping from the names of its splits to frames (row, label, length, text).
+
+    ``arrow`` gives a split as an Arrow table, ``batches`` piece by piece, with the ids beside the words.
+    """
     return Dataset(path)

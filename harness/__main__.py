@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import sys
 
-from preprocessing.base import cli
+from preprocessing.base import cli, completion
 from preprocessing.base.commands import Command, Words, dispatch
+from preprocessing.base.invocation import keep_folder_out
 
 PROG = "python -m harness"
 NOTE = "accelerate launch -m harness.train and -m harness.evaluate are the entry points of every rank."
 ELSEWHERE = {
-    **dict.fromkeys(("train", "fit", "run"), "launch"),
+    **dict.fromkeys(("fit", "run"), "launch"),
     **dict.fromkeys(("eval", "test", "score"), "evaluate"),
     **dict.fromkeys(("infer", "classify"), "predict"),
     **dict.fromkeys(("preprocess", "prepare", "preprocessing"), "python -m preprocessing run"),
@@ -78,8 +79,10 @@ BENCHES += (
 COMMANDS = (
     Command(
         name="launch",
+        also=("train",),
         summary="Train, with checks before it and true exit codes.",
         main="harness.launch.command:main",
+        keys=("harness.config:Recipe",),
     ),
     Command(
         name="plan",
@@ -94,6 +97,7 @@ COMMANDS = (
         name="doctor",
         summary="Whether a training would run here, and what to change.",
         main="harness.launch.doctor:main",
+        keys=("harness.config:Recipe", "harness.launch.doctor:DoctorConfig"),
     ),
     Command(
         name="baseline",
@@ -132,6 +136,14 @@ COMMANDS = (
         words=Words(spelling="RUN [RUN …]", noun="run", takes="one run directory or several", most=None),
         example="python -m harness report runs/first runs/second --output both.html",
     ),
+    Command(
+        name="recipes",
+        summary="The recipes that come with padless, to see or to copy.",
+        main="harness.launch.recipes:main",
+        config="harness.launch.recipes:RecipesConfig",
+        words=Words(spelling="[NAME …]", noun="recipe", takes="names of recipes", least=0, most=None),
+        example="python -m harness recipes imdb",
+    ),
     Command(name="checkpoint", summary="List, verify or compare the checkpoints of a run.", parts=CHECKPOINTS),
     Command(
         name="wandb-sync",
@@ -157,6 +169,13 @@ COMMANDS = (
 def main(argv: list[str]) -> int:
     """Dispatch to a command."""
     return dispatch(COMMANDS, argv, PROG, NOTE, ELSEWHERE)
+
+
+def script() -> int:
+    """The console script ``padless``."""
+    completion.answer(COMMANDS)
+    keep_folder_out()
+    return cli.run(main)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from harness.settings.order import WINDOW_BYTES_PER_ROW, OrderConfig
 from harness.settings.self_training import SelfTrainingConfig
 from harness.settings.task import CLASSIFIER, LanguageModelConfig, Task
 from harness.settings.tracking import TrackingConfig
+from preprocessing.base import recipes
 from preprocessing.base.errors import ConfigError, require
 
 __all__ = [
@@ -54,7 +55,9 @@ FIRST_KEYS = ("data", "run", "epochs", "global_batch", "optim.lr")
 class Recipe:
     """A training run as it is asked for: some keys may be ``auto``, which rules for the corpus turn into numbers."""
 
-    DEFAULT: ClassVar[Path] = Path(__file__).parents[1] / "configs" / "train" / "default.yaml"
+    RECIPES: ClassVar[str] = "train"
+    """The kind of recipes that ``--config`` finds by name."""
+    DEFAULT: ClassVar[Path] = recipes.file_of("train", "default")
     """The recipe of a command line that names none."""
 
     data: str = "data/quickstart"

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import sys
 
-from preprocessing.base import cli
+from preprocessing.base import cli, completion
 from preprocessing.base.commands import Command, Words, dispatch
+from preprocessing.base.invocation import keep_folder_out
 
 PROG = "python -m preprocessing"
 NOTE = "exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is wrong, 3 the data is wrong"
@@ -74,6 +75,13 @@ COMMANDS = (
 def main(argv: list[str]) -> int:
     """Dispatch one command. Raises ``ConfigError`` for an unknown one, naming the nearest."""
     return dispatch(COMMANDS, argv, PROG, NOTE, ELSEWHERE)
+
+
+def script() -> int:
+    """The console script ``padless-preprocess``."""
+    completion.answer(COMMANDS)
+    keep_folder_out()
+    return cli.run(main)
 
 
 if __name__ == "__main__":  # worker processes import this module too, under another name

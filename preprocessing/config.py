@@ -6,7 +6,7 @@ from __future__ import annotations
 import codecs
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.split_names import SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
@@ -246,6 +246,9 @@ class ExecutorConfig:
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
     """Everything that decides a dataset, and where it goes."""
+
+    RECIPES: ClassVar[str] = "preprocess"
+    """The kind of recipes that ``--config`` finds by name."""
 
     output: str
     """Directory of the dataset, or a remote address (s3://bucket/dataset) where it is published when it is whole."""

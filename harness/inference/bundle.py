@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 
 from harness.config import ModelConfig, model_from_dict, to_dict
 from harness.model.classifier import Classifier
+from harness.model.size import num_parameters
 from harness.model.tasks import AnyNetwork, task_of
 from harness.rundir.bundle_files import (
     INDEX,
@@ -39,6 +40,8 @@ from preprocessing.text.vocabulary import Vocabulary
 NEUTRAL = Decision()
 FEW = 5
 """Classes that a sentence names."""
+SMALLEST = 4
+"""Bytes of a weight: a model that an index makes larger than its file is refused before memory is asked for it."""
 
 
 def write_bundle(
@@ -92,8 +95,11 @@ class Bundle:
         return Decision(self.info.temperature, self.info.threshold)
 
     def encoder(self) -> Encoder:
-        """The text→ids function; raises ``DataError`` where its resources are not those of the training (law 1)."""
-        return Encoder(self.pipeline, self.vocabulary)
+        """The text→ids function; raises ``DataError`` where it is not that of the training (law 1)."""
+        encoder = Encoder(self.pipeline, self.vocabulary)
+        if encoder.hash != self.info.text_hash:
+            raise DataError(f"{INDEX}: its text pipeline is not the one the weights were trained with; restore it")
+        return encoder
 
 
 def read_bundle(directory: str | Path) -> Bundle:
@@ -113,6 +119,8 @@ def read_bundle(directory: str | Path) -> Bundle:
         )
     data = read_weights(directory, info)
     config: ModelConfig = model_from_dict(info.model)
+    if len(data) < SMALLEST * num_parameters(config, info.vocabulary_size, len(info.labels)):
+        raise DataError(f"{directory / info.weights}: not the weights of the model in {INDEX}: it has too few bytes")
     model = Classifier(config, info.vocabulary_size, len(info.labels))
     try:
         model.load_state_dict(load(data))

@@ -73,6 +73,7 @@ class Predictor:
         self.encoder = self.bundle.encoder()
         self.batch_rows = batch_rows
         self.labels = self.bundle.info.labels
+        self.decision = self.bundle.decision
 
     def logits(self, texts: list[str]) -> np.ndarray:
         """The model's own, before calibration: float64 ``[texts]`` for two classes, ``[texts, classes]`` for more."""
@@ -83,9 +84,8 @@ class Predictor:
 
     def __call__(self, texts: list[str]) -> dict[str, Any]:
         """Columns ``predicted`` and ``probability_LABEL``, calibrated, with the bundle's temperature and threshold."""
-        decision = self.bundle.decision
-        logits = decision.calibrated(self.logits(texts))
-        return prediction_columns(predicted_labels(logits, decision.threshold), probabilities(logits), self.labels)
+        logits = self.decision.calibrated(self.logits(texts))
+        return prediction_columns(predicted_labels(logits, self.decision.threshold), probabilities(logits), self.labels)
 
 
 def main(config: PredictConfig, texts: list[str]) -> int:

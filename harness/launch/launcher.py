@@ -29,7 +29,7 @@ from harness.rundir.status import LAUNCH_ID, read_status, write_status
 from harness.settings.task import LANGUAGE_MODEL
 from harness.training import preflight
 from harness.training.rules import resolve
-from preprocessing.base import cli
+from preprocessing.base import cli, recipes
 from preprocessing.base.errors import ConfigError, DataError, StorageError
 from preprocessing.base.screen import Screen
 
@@ -116,8 +116,9 @@ def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[s
 
 
 def with_quiet(options: Sequence[str], training: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Both parts of a command line, with ``--quiet`` in ours."""
+    """Both parts of a command line, with ``--quiet`` in ours, and the file that ``--config_file`` names or means."""
     moved = [QUIET] if QUIET in options else []
+    options = recipes.named(options, "accelerate", "--config_file")
     return [word for word in options if word != QUIET], [*moved, *training]
 
 
@@ -130,7 +131,7 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     arguments = parser.parse_args([*options, "--module", module, *training])
     file = arguments.config_file
     if file is not None and not Path(file).is_file():
-        raise ConfigError(f"--config_file {file}: no such file; name a YAML file such as configs/accelerate/cpu.yaml")
+        raise ConfigError(f"--config_file {file}: no such file; name a YAML file, or a recipe such as cpu")
     if file is None and Path(default_config_file).is_file():
         file = default_config_file
     settings = load_config_from_file(file) if file is not None else None

@@ -21,6 +21,7 @@ from typing import Any
 
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import BUNDLE
+from harness.rundir.places import instead
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
@@ -28,6 +29,13 @@ from preprocessing.dataset.shards import VOCABULARY
 
 FORMAT, FORMAT_VERSION = "padless-bundle", 2
 INDEX = "bundle.json"
+SEAL = "sha256"
+NUMBER = (int, float)
+KINDS: dict[str, type | tuple[type, ...]] = {
+    **{"weights": str, "weights_sha256": str, "vocabulary_size": int, "vocabulary_hash": str, "text_hash": str},
+    **{"model": dict, "text": dict, "labels": list, "temperature": NUMBER, "threshold": NUMBER},
+}
+"""What values the keys of ``bundle.json`` have that a prediction needs."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ def write_info(directory: Path, info: BundleInfo) -> None:
     for name, before in UNSAID.items():
         if content[name] == before:
             del content[name]
-    atomic.write_json(directory / INDEX, content)
+    atomic.write_json(directory / INDEX, {**content, SEAL: seal_of(content)})
     for old in directory.glob("weights-*.safetensors"):
         if old.name != info.weights:
             old.unlink()
@@ -101,10 +109,9 @@ def write_info(directory: Path, info: BundleInfo) -> None:
 def read_info(directory: Path) -> BundleInfo:
     """Read ``bundle.json``. Raises ``DataError`` for a missing, damaged or foreign one."""
     path = directory / INDEX
-    content = read_object(path)
+    content = read_object(path) if directory.is_dir() else None
     if content is None:
-        hint = "this run has not finished an epoch, or is not a run directory"
-        raise DataError(f"{path}: missing: {hint}; name a run whose training got that far")
+        raise DataError(f"{path}: missing: {instead(directory)}")
     if content.get("format") != FORMAT:
         raise DataError(f"{path}: not a padless bundle")
     if content.get("format_version") != FORMAT_VERSION:
@@ -113,6 +120,12 @@ def read_info(directory: Path) -> BundleInfo:
             f"{path}: format version {found}, this padless reads version {FORMAT_VERSION} (which holds a temperature): "
             "train again, or use the padless that wrote it"
         )
+    seal = content.pop(SEAL, None)  # bundles were written without one before
+    if seal is not None and seal != seal_of(content):
+        raise DataError(f"{path}: its content does not match its sha256: edited or damaged; restore it")
+    for name in KINDS.keys() & content.keys():
+        if not isinstance(content[name], KINDS[name]):
+            raise DataError(f"{path}: {name} is {content[name]!r}: edited or damaged; restore it")
     try:
         return BundleInfo(**content)
     except TypeError as error:
@@ -128,6 +141,11 @@ def check_classifier(directory: Path, info: BundleInfo) -> None:
         )
 
 
+def seal_of(content: dict[str, Any]) -> str:
+    """The sha256 by which ``bundle.json`` vouches for the rest of itself."""
+    return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
+
+
 def read_fingerprint(directory: Path) -> str | None:
     """Fingerprint of the dataset behind a bundle of any version; None without a bundle."""
     content = read_object(directory / INDEX) or {}
@@ -137,6 +155,8 @@ def read_fingerprint(directory: Path) -> str | None:
 def read_weights(directory: Path, info: BundleInfo) -> bytes:
     """The safetensors file that ``info`` names. Raises ``DataError`` if it is missing or was changed."""
     path = directory / info.weights
+    if Path(info.weights).name != info.weights:
+        raise DataError(f"{directory / INDEX}: names weights outside its own folder ({info.weights}); restore it")
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -19,9 +19,10 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, set_parsing_settings
 
-from preprocessing.base import aliases, familiar, help_page, verbatim
+from preprocessing.base import aliases, familiar, help_page, recipes, verbatim
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.help_page import Page
+from preprocessing.base.invocation import as_typed
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -57,7 +58,8 @@ def parse(
 ) -> Config:
     """Read ``argv`` into an instance of ``config_class``; ``defaults`` replace those of some of its fields.
 
-    A class attribute ``DEFAULT`` names the configuration file that is read when ``argv`` names none. ``page`` is what
+    A class attribute ``DEFAULT`` names the configuration file that is read when ``argv`` names none, and ``RECIPES``
+    the kind of recipes that ``--config`` finds by name. ``page`` is what
     ``--help`` shows, which ends the program. ``in_front`` are options of a launcher, which stand before these. Raises
     ``ConfigError`` with one sentence for an unknown key (what it is called here, or the nearest known one), a value of
     the wrong type or out of range, or a configuration file that cannot be read.
@@ -70,6 +72,8 @@ def parse(
         show_help(page, topic, [parser], [config_class])
     known = known_keys(parser)
     argv = spelt_out(aliases.renamed(argv, config_class), switches(parser))
+    if (kind := getattr(config_class, "RECIPES", None)) is not None:
+        argv = recipes.named(argv, kind)
     default = getattr(config_class, "DEFAULT", None)
     if default is not None and not config_files(argv):
         argv = ["--config", str(default), *argv]
@@ -278,7 +282,7 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     try:
         return main(list(sys.argv[1:] if argv is None else argv)) or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(as_typed(f"error: {error}"), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

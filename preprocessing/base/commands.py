@@ -15,7 +15,9 @@ from typing import Any
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.help_page import Page, paragraph, two_columns
+from preprocessing.base.invocation import as_typed
 from preprocessing.base.named import load
+from preprocessing.base.version import VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class Command:
     """A line of the table: a command with its own ``main``, or with ``parts``, which are commands below it."""
 
     name: str
+    also: tuple[str, ...] = ()
+    """Other words for it."""
     summary: str
     """One line of the list of commands."""
     main: str = ""
@@ -55,6 +59,8 @@ class Command:
     """The keys that matter most, for the first screen of ``--help``; none: the command has few, and all are shown."""
     example: str = ""
     """A whole command to copy, for the same place."""
+    keys: tuple[str, ...] = ()
+    """``module:class`` of the keys of a command without ``config``, for completion in a shell."""
     parts: tuple[Command, ...] = ()
 
 
@@ -73,17 +79,23 @@ def dispatch(
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview(commands, prog, note))
         return 0 if argv else 2
+    if argv[0] in ("-V", "--version", "version"):
+        print(f"padless {VERSION}")
+        return 0
     by_name = {command.name: command for command in commands}
+    others = {word: command.name for command in commands for word in command.also}
+    argv = [others.get(argv[0], argv[0]), *argv[1:]]
     name, rest = cli.choose(by_name, argv, prog, elsewhere or {})
     return call(by_name[name], rest, f"{prog} {name}")
 
 
 def overview(commands: Sequence[Command], prog: str, note: str) -> str:
     """Every command with its words and what it does."""
-    heads = [f"{one.name} {one.words.spelling}" if one.words else one.name for one in commands]
+    spelt = [", ".join((one.name, *one.also)) for one in commands]
+    heads = [f"{name} {one.words.spelling}" if one.words else name for name, one in zip(spelt, commands, strict=True)]
     column = max(map(len, heads)) + 4
     lines = [line for head, one in zip(heads, commands, strict=True) for line in two_columns(head, one.summary, column)]
-    usage = f"usage: {prog} COMMAND [options]; COMMAND --help says more"
+    usage = as_typed(f"usage: {prog} COMMAND [options]; COMMAND --help says more")
     return "\n".join([usage, "", *lines, *(["", paragraph(note)] if note else [])])
 
 

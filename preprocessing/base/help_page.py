@@ -19,6 +19,7 @@ from typing import Any, get_args, get_type_hints
 from jsonargparse import ArgumentParser
 
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.invocation import as_typed
 
 FIRST = 5
 """So many keys of a command that does not say which ones matter most."""
@@ -94,10 +95,10 @@ def first_screen(page: Page, entries: Sequence[Entry]) -> str:
     few = len(entries) <= FEW
     by_key = {entry.key: entry for entry in entries}
     shown = list(entries) if few else [by_key[key] for key in page.first or list(by_key)[:FIRST]]
-    usage = textwrap.wrap(f"usage: {page.usage}", width(), subsequent_indent=" " * 7, break_on_hyphens=False)
+    usage = textwrap.wrap(as_typed(f"usage: {page.usage}"), width(), subsequent_indent=" " * 7, break_on_hyphens=False)
     blocks = ["\n".join(usage), paragraph(page.about)]
     if page.example:
-        blocks.append(f"for example:\n  {page.example}")
+        blocks.append(as_typed(f"for example:\n  {page.example}"))
     if entries:
         title = "keys, each with its default:" if few else "the keys that matter most, each with its default:"
         lines = [one for entry in shown for one in lines_of(entry if few else entry.in_short)]
@@ -197,7 +198,7 @@ def choices(typed: Any, text: str) -> str:
 def plain(text: str) -> str:
     """A docstring's text without the marks of reStructuredText, in one line; what is quoted keeps single quotes."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "")
-    return " ".join(re.sub(r"`([^`]*)`", r"'\1'", text).split())
+    return as_typed(" ".join(re.sub(r"`([^`]*)`", r"'\1'", text).split()))
 
 
 def paragraph(text: str) -> str:

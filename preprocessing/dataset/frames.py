@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset as pandas frames: each split with its ids read back into words."""
+"""A dataset as pandas frames and Arrow tables: each split with its ids read back into words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,9 +39,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         """
         import pandas as pd
 
-        if split not in self.manifest.splits:
-            raise KeyError(f"{self.path}: has no split {split!r}; it has {', '.join(self)}")
-        blocks = Split(self.path, self.manifest, split).blocks
+        blocks = self._blocks(split)
         rows, label, length = (
             np.concatenate([getattr(block, name) for block in blocks]) for name in ("row", "label", "length")
         )
@@ -55,6 +53,25 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         )
         frame = frame.sort_values("row", ignore_index=True)
         return frame.assign(text=texts.to_pandas().to_numpy())
+
+    def batches(self, split: str) -> Iterator[pa.RecordBatch]:
+        """A split piece by piece, in the order of its shards, so that memory does not grow with it.
+
+        Columns: row, label (the class by name), length, ids (those of the tokens, without padding) and text. Raises
+        ``KeyError``.
+        """
+        for block in self._blocks(split):
+            yield batch_of(block, self.vocabulary, self.labels)
+
+    def arrow(self, split: str) -> pa.Table:
+        """A whole split as one table, in the order of the source; the columns are those of ``batches``."""
+        return pa.Table.from_batches(self.batches(split)).sort_by("row")
+
+    def _blocks(self, split: str) -> list[Block]:
+        """The record batches of a split, mapped. Raises ``KeyError`` with the splits there are."""
+        if not self.manifest.splits.get(split):
+            raise KeyError(f"{self.path}: has no split {split!r}; it has {', '.join(self)}")
+        return Split(self.path, self.manifest, split).blocks
 
     def __iter__(self) -> Iterator[str]:
         """The names of the splits."""
@@ -71,7 +88,26 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
 
 def words_of(block: Block, vocabulary: Vocabulary) -> pa.Array:
     """The rows of a block as large_string, tokens with spaces between."""
+    ids = ids_of(block)
+    tokens = pa.LargeListArray.from_arrays(ids.offsets, vocabulary.tokens.take(ids.values))
+    return pc.binary_join(tokens, pa.scalar(" ", pa.large_string()))
+
+
+def ids_of(block: Block) -> pa.LargeListArray:
+    """The ids of the rows of a block, without padding."""
     real = np.arange(block.ids.shape[1]) < block.length[:, None]
     offsets = np.concatenate([[0], np.cumsum(block.length, dtype=np.int64)])
-    tokens = vocabulary.tokens.take(pa.array(block.ids[real].astype(np.int64)))
-    return pc.binary_join(pa.LargeListArray.from_arrays(pa.array(offsets), tokens), pa.scalar(" ", pa.large_string()))
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(block.ids[real].astype(np.int32)))
+
+
+def batch_of(block: Block, vocabulary: Vocabulary, labels: Sequence[str]) -> pa.RecordBatch:
+    """A block with its labels by name, null where a row has none, and its words."""
+    numbers = pa.array(block.label, mask=block.label < 0)
+    columns = {
+        "row": pa.array(block.row),
+        "label": pa.DictionaryArray.from_arrays(numbers, pa.array(labels, pa.string())),
+        "length": pa.array(block.length),
+        "ids": ids_of(block),
+        "text": words_of(block, vocabulary),
+    }
+    return pa.RecordBatch.from_pydict(columns)

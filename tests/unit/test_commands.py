@@ -23,6 +23,7 @@ NAMES = (
     "predict",
     "evaluate",
     "report",
+    "recipes",
     "checkpoint",
     "wandb-sync",
     "dashboard",
@@ -111,7 +112,7 @@ def test_words_stand_apart_from_options(argv: list[str], alone: list[str], optio
     [
         (harness, "bench recurence", "python -m harness bench: recurence: no such command; did you mean recurrence?"),
         (harness, "checkpoint lst R", "python -m harness checkpoint: lst: no such command; did you mean list?"),
-        (harness, "train", "python -m harness: train: no such command; it is launch here"),
+        (harness, "fit", "python -m harness: fit: no such command; it is launch here"),
         (harness, "prepare", "python -m harness: prepare: no such command; it is python -m preprocessing run here"),
         (preprocessing, "fit", "python -m preprocessing: fit: no such command; it is python -m harness launch here"),
         (preprocessing, "--output d", f"python -m preprocessing: --output: a command comes first; there are {STEPS}"),

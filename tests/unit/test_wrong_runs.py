@@ -88,13 +88,16 @@ def test_predict_names_what_is_wrong(capsys, tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_directory_without_a_bundle(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"bundle\.json: missing: this run has not finished an epoch"):
+    with pytest.raises(DataError, match=r"bundle\.json: missing: .* is neither a run directory nor a bundle"):
         read_bundle(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(DataError, match=r"bundle\.json: missing: this run has not finished an epoch"):
+        read_bundle(tmp_path / "bundle")
 
 
 def test_options_of_accelerate_end_where_ours_begin() -> None:
     ours = ["--config", "a.yaml", "--run", "r"]
-    options = ["--config_file", "cpu.yaml", "--num_processes", "2"]
+    options = ["--config_file", "mine.yaml", "--num_processes", "2"]
     assert launcher.split_arguments([*options, *ours]) == (options, ours)
     assert launcher.split_arguments(ours) == ([], ours)
     assert launcher.split_arguments(["--model.hiden", "3"]) == ([], ["--model.hiden", "3"])

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained model as a Python object: texts in, a frame or an array of probabilities out, as scikit-learn names it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+
+import numpy as np
+import pyarrow as pa
+
+from harness.inference.predict import Predictor
+from harness.rundir.results import prediction_columns
+from harness.scores.calibration import Decision
+from harness.scores.metrics import predicted_labels, probabilities
+from preprocessing.base.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Texts: TypeAlias = "str | Iterable[str] | pd.Series[Any] | pa.Array | pa.ChunkedArray"
+CHUNK_ROWS = 2048
+"""Texts that are encoded and scored together, so that memory does not grow with their number."""
+
+
+class Scorer(Protocol):
+    """What reads the weights: whoever reads them otherwise, as from another format, has these three."""
+
+    labels: list[str]
+    """The classes in the order of their numbers."""
+
+    @property
+    def decision(self) -> Decision:
+        """How logits become probabilities and labels."""
+        ...
+
+    def logits(self, texts: list[str]) -> np.ndarray:
+        """float64 ``[texts]`` for two classes, ``[texts, classes]`` for more, before calibration."""
+        ...
+
+
+class TextClassifier:
+    """A model with the text→ids code of its training. ``padless.load`` makes one.
+
+    Texts are a list, a pandas column, an array or any other iterable of strings; a single string is one text. Empty
+    texts are predicted like any other. Whatever holds no string is refused by its place (``DataError``).
+    """
+
+    def __init__(self, scorer: Scorer, place: str | Path) -> None:
+        """``scorer`` reads texts, ``place`` is where its weights came from."""
+        self.place = Path(place)
+        self.classes_: np.ndarray = np.array(scorer.labels)
+        """The names of the classes, in the order of the columns of ``predict_proba``."""
+        self._scorer = scorer
+
+    def predict(self, texts: Texts) -> pd.DataFrame:
+        """A row for each text: ``predicted``, the name of its class, and ``probability_LABEL`` for each class.
+
+        The columns are those that the command ``predict`` writes. The rows have the index of a pandas column, so that
+        ``frame.join(model.predict(frame["text"]))`` puts predictions beside texts.
+        """
+        import pandas as pd
+
+        index = texts.index if isinstance(texts, pd.Series) else None
+        logits = self._calibrated(texts)
+        predicted = predicted_labels(logits, self._scorer.decision.threshold)
+        columns = prediction_columns(predicted, probabilities(logits), self._scorer.labels)
+        return pd.DataFrame(columns, index=index)
+
+    def predict_proba(self, texts: Texts) -> np.ndarray:
+        """Calibrated probabilities, float64 ``[texts, classes]``, with the classes in the order of ``classes_``."""
+        return probabilities(self._calibrated(texts))
+
+    def _calibrated(self, texts: Texts) -> np.ndarray:
+        """Logits of the same shape as the scorer's, some texts at a time."""
+        parts = [self._scorer.logits(some) for some in chunks(texts)]
+        outputs = () if len(self.classes_) == 2 else (len(self.classes_),)
+        return self._scorer.decision.calibrated(np.concatenate([np.empty((0, *outputs)), *parts]))
+
+    def __repr__(self) -> str:
+        return f"<padless model {self.place}: {len(self.classes_)} classes: {', '.join(self.classes_)}>"
+
+
+def load(place: str | Path) -> TextClassifier:
+    """The model of a run directory, or of a bundle: its best weights with the vocabulary and text code they learned.
+
+    Every file is verified first: hashes, and that all belong together. Nothing in them is executed. Raises
+    ``UserError`` with one sentence where there is no such model, or a damaged one.
+    """
+    return TextClassifier(Predictor(place), place)
+
+
+def chunks(texts: Texts) -> Iterator[list[str]]:
+    """Lists of at most ``CHUNK_ROWS`` texts. Raises ``DataError`` that names the place of what is no text."""
+    some: list[str] = []
+    for place, text in enumerate(each(texts)):
+        if not isinstance(text, str):
+            raise DataError(f"texts[{place}] is {shown(text)}, not a text; leave it out, or give it one")
+        some.append(text)
+        if len(some) == CHUNK_ROWS:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def each(texts: Texts) -> Iterable[Any]:
+    """One object for each text. Raises ``DataError`` for what is no column of texts."""
+    if isinstance(texts, str):
+        return [texts]
+    if isinstance(texts, pa.Array | pa.ChunkedArray):
+        return cast("Iterable[Any]", texts.to_pylist())
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):
+        columns = ", ".join(map(str, getattr(texts, "columns", texts)))
+        raise DataError(f'a table is not a column of texts; give one of its columns ({columns}), as in table["text"]')
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise DataError(f"{shown(texts)} is not a text; give a string, or a list of strings")
+    return texts
+
+
+def shown(value: object) -> str:
+    """A value for a sentence, not too long."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"

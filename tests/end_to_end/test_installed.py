@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wheel in an environment of its own, without a checkout: scripts, recipes and the library, in a folder of a user.
+
+What padless depends on is taken from the environment that runs the tests, so that nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import padless
+from tests.commands import ROOT, run_command, succeed
+from tests.datasets import sentences
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
+
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "padless.py", "harness", "preprocessing", "configs")
+SMALL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--epochs", "1", "--precision", "fp32")
+THREE_LINES = """
+import json, sys
+import pandas as pd
+import padless
+evaluated = padless.open_predictions("runs/mine")
+texts = pd.read_csv("reviews.csv")["text"].iloc[evaluated["row"] - 1]
+
+model = padless.load("runs/mine")
+frame = model.predict(texts.tolist())
+
+names = [name for name in evaluated if name.startswith("probability_")]
+apart = (frame[names] - evaluated[names]).abs().max().max()
+chances = model.predict_proba(texts)
+same = (chances == frame[names].to_numpy()).all() and (frame["predicted"] == evaluated["predicted"]).all()
+needless = {"nltk", "simplemma", "stop_words", "matplotlib", "sklearn"} & set(sys.modules)
+print(json.dumps([padless.__file__, padless.__version__, len(frame), apart, bool(same), sorted(needless)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that nothing is left in the checkout."""
+    if importlib.util.find_spec("setuptools") is None:
+        pytest.skip("needs setuptools beside the tests, to build without downloading it")
+    source = tmp_path_factory.mktemp("source")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", "dist", "."]
+    succeed(run_command(build, 300, {}, cwd=source))
+    (built,) = (source / "dist").iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of scripts of a fresh environment with the wheel in it."""
+    fresh = tmp_path_factory.mktemp("fresh") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", fresh], check=True, timeout=120)
+    python = fresh / "bin/python"
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+    succeed(run_command([*install, str(wheel)], 300, {}))
+    (packages,) = fresh.glob("lib/python*/site-packages")
+    dependencies = Path(pd.__file__).parents[1]
+    (packages / "dependencies.pth").write_text(f"{dependencies}\n")  # whose own .pth files are not read from here
+    return python.parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's project: a corpus, a recipe, and code of their own that is called as ours is."""
+    place = tmp_path_factory.mktemp("project")
+    texts, labels = sentences(400, 2, seed=3, longest=40)
+    texts = [f"{text} {number}" for number, text in enumerate(texts)]
+    pd.DataFrame({"text": texts, "label": labels}).to_csv(place / "reviews.csv", index=False)
+    (place / "small.yaml").write_text("tracking: {tracker: none}\n")
+    (place / "three_lines").mkdir()
+    (place / "three_lines" / "script.py").write_text(THREE_LINES)
+    if sys.version_info >= (3, 11):
+        (place / "harness.py").write_text("raise RuntimeError('not this one')\n")
+        (place / "preprocessing").mkdir()
+        (place / "preprocessing" / "__init__.py").write_text("raise RuntimeError('not this one')\n")
+    return place
+
+
+def run(folder: Path, *command: object) -> str:
+    """What a command prints that must succeed, in the user's folder and without a checkout on the path."""
+    words = [str(word) for word in command]
+    return succeed(run_command(words, 300, {"PYTHONPATH": "", "NLTK_DATA": ""}, cwd=folder)).stdout
+
+
+def test_the_wheel_says_which_names_it_brings(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    (info,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
+    top = zipfile.ZipFile(wheel).read(f"{info}/top_level.txt").decode().split()
+    assert top == ["harness", "padless", "padless_configs", "preprocessing"]
+    assert {name.partition("/")[0] for name in names} == {
+        "harness",
+        "padless.py",
+        "padless_configs",
+        "preprocessing",
+        info,
+    }
+    assert {"harness/py.typed", "preprocessing/py.typed", "padless_configs/train/imdb.yaml"} <= set(names)
+    assert {"harness/report/report.css", "harness/report/report.html.j2"} <= set(names)
+    files = {
+        path.relative_to(ROOT) for folder in ("harness", "preprocessing") for path in (ROOT / folder).rglob("*.py")
+    }
+    assert {str(path) for path in files} <= set(names)
+
+
+def test_scripts_work_in_any_folder(scripts: Path, folder: Path) -> None:
+    assert run(folder, scripts / "padless", "--version") == f"padless {padless.__version__}\n"
+    assert run(folder, scripts / "padless-preprocess", "--version") == f"padless {padless.__version__}\n"
+    listed = json.loads(run(folder, scripts / "padless", "recipes", "--json"))
+    assert {(one["kind"], one["name"]) for one in listed} >= {("train", "imdb"), ("accelerate", "cpu")}
+    assert all(one["path"].startswith(str(scripts.parent)) for one in listed)
+
+
+def test_from_a_csv_to_three_lines_without_a_checkout(scripts: Path, folder: Path) -> None:
+    job = ("run", "reviews.csv", "--output", "data/mine", "--executor.workers", 2)
+    run(folder, scripts / "padless-preprocess", *job)
+    assert "updates" in run(folder, scripts / "padless", "plan", "--config", "imdb", "--data", "data/mine")
+    keys = ("--config", "small", "--data", "data/mine", "--run", "runs/mine", *SMALL)
+    run(folder, scripts / "padless", "train", "--config_file", "cpu", *keys)
+    run(folder, scripts / "padless", "evaluate", "--run", "runs/mine", "--data", "data/mine")
+    said = run(folder, scripts / "padless", "predict", "--run", "runs/mine", "--json", "a superb film")
+    file, version, rows, apart, same, needless = json.loads(run(folder, scripts / "python", "three_lines/script.py"))
+    assert file.startswith(str(scripts.parent))
+    assert (version, rows, same, needless) == (padless.__version__, 40, True, [])
+    assert apart <= 1e-6
+    assert set(json.loads(said)) == {"text", "predicted", "probability_negative", "probability_positive"}

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The notebook of the manual runs from its first cell to its last, in an empty folder, and shows what it says."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from typing import Any
+
+import pytest
+
+from tests.commands import ROOT, run_command, succeed
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
+
+NOTEBOOK = ROOT / "docs/first-steps.ipynb"
+NEEDED = ("nbclient", "ipykernel")
+EXECUTE = "import sys; from nbclient.cli import main; sys.exit(main())"
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The cells with code, executed. ``padless`` is this tree's, whatever is installed."""
+    for name in NEEDED:
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"needs {name}")
+    folder = tmp_path_factory.mktemp("notebook")
+    shutil.copy(NOTEBOOK, folder)
+    script = folder / "bin" / "padless"
+    script.parent.mkdir()
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom harness.__main__ import script\nsys.exit(script())\n")
+    script.chmod(0o755)
+    env = {"PATH": f"{script.parent}:{os.environ['PATH']}", "IPYTHONDIR": str(folder / "ipython")}
+    command = [sys.executable, "-c", EXECUTE, "--inplace", "--kernel_name=python3", "--timeout=400", NOTEBOOK.name]
+    succeed(run_command(command, 500, env, cwd=folder))
+    assert (folder / "runs/messages/report.html").is_file()
+    return [cell for cell in json.loads((folder / NOTEBOOK.name).read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+def shown(cell: dict[str, Any], kind: str = "text/plain") -> str:
+    """What a cell shows, as text or as another kind."""
+    return "".join(
+        "".join(output.get("data", {}).get(kind, "")) + "".join(output.get("text", "") if kind == "text/plain" else "")
+        for output in cell["outputs"]
+    )
+
+
+def with_code(cells: list[dict[str, Any]], code: str) -> dict[str, Any]:
+    """The one cell that holds a piece of code."""
+    (found,) = [cell for cell in cells if code in "".join(cell["source"])]
+    return found
+
+
+def test_nothing_fails_and_nothing_warns(cells: list[dict[str, Any]]) -> None:
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"] == []
+
+
+def test_it_shows_what_it_says(cells: list[dict[str, Any]]) -> None:
+    assert "train 480, validation 60, test 60 rows, 3 classes" in shown(with_code(cells, "padless.prepare"))
+    predicted = shown(with_code(cells, 'padless.load("runs/messages")'))
+    assert [name for name in predicted.split() if name in ("question", "complaint", "praise")] == [
+        *("question", "complaint", "praise"),
+    ]
+    assert shown(with_code(cells, 'y="loss"'), "image/png").startswith("iVBOR")
+    assert "probability_question" in shown(with_code(cells, "later.join"))
+
+
+def test_the_notebook_is_kept_as_it_ran() -> None:
+    """The outputs that readers see without running it are there, and of no other machine."""
+    content = NOTEBOOK.read_text()
+    cells = [cell for cell in json.loads(content)["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert "image/png" in content
+    assert "/tmp/" not in content

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a wheel brings, and what it is called by: scripts, version, packages, data, completion, no needless import."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import padless
+from harness.__main__ import COMMANDS as HARNESS
+from harness.__main__ import main as harness
+from preprocessing.__main__ import COMMANDS as PREPROCESSING
+from preprocessing.__main__ import main as preprocessing
+from preprocessing.base import cli, completion, invocation
+from preprocessing.base.commands import Command
+from preprocessing.base.named import load
+from tests.unit.test_architecture import ROOT, all_imports, brings, own_modules
+from tests.unit.test_documentation import DOCUMENTS, unknown_words
+
+NOT_FOR_TRAINING = {"nltk", "simplemma", "stop_words", "matplotlib", "sklearn"}
+FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SCRIPT = re.compile(r"^[!$]? ?(padless(?:-preprocess)?) (.+)$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, object]:
+    tomllib = pytest.importorskip("tomllib", reason="needs the TOML reader of Python 3.11")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_the_wheel_has_every_folder_with_code_and_the_recipes(project) -> None:
+    packages = {name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in own_modules().items()}
+    assert set(project["tool"]["setuptools"]["packages"]) == packages | {"padless_configs"}
+    assert project["tool"]["setuptools"]["package-dir"] == {"padless_configs": "configs"}
+    data = project["tool"]["setuptools"]["package-data"]
+    for folder, package in (("configs", "padless_configs"), ("harness", "harness"), ("preprocessing", "preprocessing")):
+        others = [path for path in (ROOT / folder).rglob("*.*") if path.suffix not in (".py", ".pyc")]
+        named = {path for glob in data[package] for path in (ROOT / folder).glob(glob)}
+        named |= {path for glob in data["harness.report"] for path in (ROOT / "harness/report").glob(glob)}
+        assert [path for path in others if path not in named] == []
+
+
+def test_scripts_and_version_are_what_the_project_says(project) -> None:
+    scripts = {module.partition(".")[0]: name for name, module in project["project"]["scripts"].items()}
+    assert scripts == invocation.SCRIPTS
+    assert all(callable(load(name)) for name in project["project"]["scripts"].values())
+    assert load(project["tool"]["setuptools"]["dynamic"]["version"]["attr"].replace(".VERSION", ":VERSION"))
+    assert re.fullmatch(r"\d+\.\d+\.\d+", padless.__version__)
+
+
+@pytest.mark.parametrize("main", [harness, preprocessing])
+def test_version_is_told(capsys: pytest.CaptureFixture[str], main) -> None:
+    for word in ("--version", "-V", "version"):
+        assert main([word]) == 0
+        assert capsys.readouterr().out == f"padless {padless.__version__}\n"
+
+
+def test_whoever_types_padless_reads_padless(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/padless"])
+    harness([])
+    assert capsys.readouterr().out.startswith("usage: padless COMMAND [options]")
+    with pytest.raises(SystemExit):
+        harness(["predict", "--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: padless predict [")
+    assert '\n  padless predict --run runs/mine "a fine film"\n' in shown
+    assert cli.run(harness, ["prepare"]) == 2
+    said = "error: padless: prepare: no such command; it is padless-preprocess run here\n"
+    assert capsys.readouterr().err == said
+    assert (
+        invocation.as_typed("python -m harness.train; python -m harness plan")
+        == "python -m harness.train; padless plan"
+    )
+    monkeypatch.setattr(sys, "argv", ["harness/__main__.py"])
+    assert invocation.as_typed("python -m harness plan") == "python -m harness plan"
+
+
+def test_train_is_another_word_for_launch(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("launch", "train"):
+        with pytest.raises(SystemExit):
+            harness([word, "--help"])
+        assert "--num_processes 2 --data data/mine" in capsys.readouterr().out
+
+
+def test_nothing_that_training_does_not_need_comes_with_an_import() -> None:
+    bringing = {name: found & NOT_FOR_TRAINING for name, found in brings(all_imports()).items()}
+    assert {name: found for name, found in bringing.items() if found} == {}
+
+
+def leaf_commands() -> list[Command]:
+    every = [*HARNESS, *PREPROCESSING]
+    return [part for one in every for part in (one.parts or (one,))]
+
+
+@pytest.mark.parametrize("command", leaf_commands(), ids=lambda one: one.name)
+def test_completion_knows_the_keys_of_every_command(command: Command) -> None:
+    named = [*command.keys, command.config, command.shared]
+    keys = {key for name in named if name for key in cli.known_keys(cli.parser_for(load(name)))}
+    assert cli.known_keys(completion.parser_of(command)) >= keys > {"config"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "name", "below", "depth"),
+    [
+        ([], None, [one.name for one in HARNESS], 0),
+        (["launch"], "launch", [], 1),
+        (["train", "--data", "d"], "launch", [], 1),
+        (["checkpoint"], None, ["list", "verify", "diff"], 1),
+        (["checkpoint", "list", "RUN"], "list", [], 2),
+        (["nonsense"], None, [], 0),
+    ],
+)
+def test_completion_follows_what_was_typed(typed: list[str], name: str | None, below: list[str], depth: int) -> None:
+    found, following, used = completion.follow(HARNESS, typed)
+    assert (found and found.name, [one.name for one in following], used) == (name, below, depth)
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(importlib.util.find_spec("argcomplete") is None, reason="needs argcomplete")
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("padless pre", {"predict"}),
+        ("padless checkpoint ", {"list", "verify", "diff"}),
+        ("padless train --num_processes 2 --optim.warm", {"--optim.warmup"}),
+        ("padless plan --world", {"--world_size"}),
+        ("padless plan --precision b", {"bf16"}),
+        ("padless plan --config imdb", {"imdb", "imdb-gpu"}),
+    ],
+)
+def test_a_shell_completes_commands_keys_and_values(tmp_path: Path, line: str, offered: set[str]) -> None:
+    answer = tmp_path / "answer"
+    shell = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
+    more = {"_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_IFS": "\n", "PYTHONPATH": str(ROOT)}
+    script = "from harness.__main__ import script; import sys; sys.argv[0] = 'padless'; script()"
+    subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, **shell, **more}, timeout=60, check=False
+    )
+    assert {word.strip() for word in answer.read_text().splitlines()} == offered
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_script_in_a_document_takes_its_options(document: str) -> None:
+    blocks = "".join(FENCE.findall((ROOT / document).read_text())).replace("\\\n", " ")
+    packages = {name: package for package, name in invocation.SCRIPTS.items()}
+    for name, rest in SCRIPT.findall(blocks):
+        words = shlex.split(rest, comments=True)
+        words = ["launch" if word == "train" else word for word in words]
+        if words[0] != "--version":
+            assert unknown_words(packages[name], words) == [], f"{document}: {name} {rest}"

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A loaded model: texts of every kind in, frames and arrays out; and what is said of a place that holds none."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+
+import padless
+from harness.config import ModelConfig
+from harness.inference import text_classifier
+from harness.inference.bundle import write_bundle
+from harness.inference.predict import Predictor
+from harness.model.classifier import Classifier
+from harness.rundir import bundle_files
+from harness.rundir.bundle_files import write_vocabulary
+from harness.rundir.layout import BUNDLE
+from harness.scores.calibration import Decision
+from preprocessing.base import atomic
+from preprocessing.dataset.shards import VOCABULARY, read_manifest
+from tests.datasets import write_dataset
+
+TEXTS = ["a fine film", "awful w1 w2", "", "w1 w2 w3 w4 odd"]
+
+
+def make_run(root: Path, num_classes: int, seed: int = 1) -> Path:
+    """A run directory with a bundle, and its dataset beside it."""
+    write_dataset(root / "data", {"train": 50}, num_classes=num_classes, seed=seed)
+    manifest = read_manifest(root / "data")
+    torch.manual_seed(seed)
+    model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4), manifest.vocabulary_size, num_classes)
+    bundle = root / "run" / BUNDLE
+    bundle.mkdir(parents=True)
+    write_vocabulary(bundle, root / "data")
+    write_bundle(bundle, model, manifest, step=7, decision=Decision(0.5, 0.4 if num_classes == 2 else 0.5))
+    return root / "run"
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("two"), request.param)
+
+
+@pytest.fixture
+def copied(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of its own, to be damaged."""
+    return make_run(tmp_path, 2) / BUNDLE
+
+
+def test_predictions_are_those_of_the_command(run: Path) -> None:
+    model, plain = padless.load(run), Predictor(run)(TEXTS)
+    frame = model.predict(TEXTS)
+    assert list(frame) == list(plain)
+    assert frame["predicted"].tolist() == plain["predicted"].tolist()
+    chances = model.predict_proba(TEXTS)
+    assert (chances.dtype, chances.shape) == (np.float64, (4, len(model.classes_)))
+    assert chances.sum(axis=1) == pytest.approx(np.ones(4))
+    for number, name in enumerate(model.classes_):
+        np.testing.assert_array_equal(frame[f"probability_{name}"], plain[f"probability_{name}"])
+        np.testing.assert_array_equal(chances[:, number], plain[f"probability_{name}"])
+
+
+def test_a_bundle_alone_is_loaded_too(run: Path) -> None:
+    model = padless.load(str(run / BUNDLE))
+    np.testing.assert_array_equal(model.predict_proba(TEXTS), padless.load(run).predict_proba(TEXTS))
+    assert repr(model) == f"<padless model {run / BUNDLE}: {len(model.classes_)} classes: {', '.join(model.classes_)}>"
+
+
+def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = padless.load(run)
+    expected = model.predict_proba(TEXTS)
+    column = pd.Series(TEXTS, index=[7, 3, 5, 1], name="text")
+    shapes: list[Any] = [tuple(TEXTS), np.array(TEXTS), np.array(TEXTS, object), column, pa.array(TEXTS), iter(TEXTS)]
+    shapes += [pa.chunked_array([TEXTS[:1], TEXTS[1:]]), column.astype("string")]
+    for texts in shapes:
+        np.testing.assert_array_equal(model.predict_proba(texts), expected)
+    joined = column.to_frame().join(model.predict(column))
+    assert joined.index.tolist() == [7, 3, 5, 1]
+    assert joined["predicted"].tolist() == model.predict(TEXTS)["predicted"].tolist()
+    np.testing.assert_allclose(model.predict_proba(TEXTS[0]), expected[:1], atol=1e-6)
+    monkeypatch.setattr(text_classifier, "CHUNK_ROWS", 2)
+    np.testing.assert_allclose(model.predict_proba(TEXTS), expected, atol=1e-6)
+
+
+def test_no_texts_and_odd_ones(run: Path) -> None:
+    model = padless.load(run)
+    assert model.predict_proba([]).shape == (0, len(model.classes_))
+    nothing = model.predict(pd.Series([], dtype=object))
+    assert (len(nothing), list(nothing)) == (0, list(model.predict(["a"])))
+    long = model.predict_proba(["word " * 2_000_000, "half a \ud83d character", "\0"])
+    assert np.isfinite(long).all()
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        (["a", None], r"texts\[1\] is None, not a text; leave it out, or give it one"),
+        (pd.Series(["a", "b", np.nan]), r"texts\[2\] is nan, not a text"),
+        ([["a", "b"]], r"texts\[0\] is \['a', 'b'\], not a text"),
+        ([1], r"texts\[0\] is 1, not a text"),
+        ([b"a" * 100], r"texts\[0\] is b'a{35}…, not a text"),
+        (b"a", "b'a' is not a text; give a string, or a list of strings"),
+        (3, "3 is not a text; give a string"),
+        (pd.DataFrame({"review": ["a"], "stars": [1]}), r"a table is not a column of texts; .* \(review, stars\)"),
+        ({"review": ["a"]}, "a table is not a column of texts"),
+    ],
+)
+def test_what_is_no_text_is_refused(run: Path, texts: Any, sentence: str) -> None:
+    with pytest.raises(padless.UserError, match=sentence):
+        padless.load(run).predict(texts)
+
+
+def test_a_folder_that_is_none_of_these_says_what_it_is(run: Path, tmp_path: Path) -> None:
+    dataset = run.parent / "data"
+    (tmp_path / "a" / "empty").mkdir(parents=True)
+    (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "begun" / "config.yaml").touch()
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+    said = {
+        tmp_path / "begn": f"there is no folder {tmp_path / 'begn'}; did you mean {tmp_path / 'begun'}?",
+        tmp_path / "none" / "such": "there is no folder .*; name a run directory, or a bundle",
+        dataset: f"{dataset} is a dataset; name a run that was trained on it",
+        dataset / VOCABULARY: "is a file; name the run directory, or the bundle, that it belongs to",
+        tmp_path / "begun": "this run has not finished an epoch; name a run whose training got that far",
+        tmp_path / "begun" / "checkpoints": f"is a part of a run; name {tmp_path / 'begun'}",
+        tmp_path: f"{tmp_path} is a folder of runs; name one of them: begun",
+        tmp_path / "a" / "empty": "is neither a run directory nor a bundle; name one, as in runs/mine",
+        tmp_path / "saved": "its pytorch_model.bin is not opened: to read a pickle is to run its code",
+    }
+    for place, sentence in said.items():
+        with pytest.raises(padless.UserError, match=sentence):
+            padless.load(place)
+
+
+def test_any_flipped_byte_of_a_bundle_is_found(copied: Path) -> None:
+    expected = padless.load(copied).predict_proba(TEXTS)
+    random = np.random.default_rng(0)
+    for path in [next(copied.glob("weights-*")), copied / VOCABULARY, copied / bundle_files.INDEX]:
+        whole = path.read_bytes()
+        for place in random.integers(0, len(whole), 25):
+            content = bytearray(whole)
+            content[place] ^= 1 << int(random.integers(8))
+            path.write_bytes(content)
+            refused, found = attempt(copied)
+            # else a blank, or a byte of Arrow's own padding: all that the file says is what it said
+            assert str(copied) in refused or np.array_equal(found, expected)
+        path.write_bytes(whole)
+
+
+def attempt(bundle: Path) -> tuple[str, Any]:
+    """Why a bundle is refused, or the probabilities of the model in it."""
+    try:
+        return "", padless.load(bundle).predict_proba(TEXTS)
+    except padless.UserError as error:
+        return str(error), None
+
+
+def changed(bundle: Path, **values: Any) -> None:
+    """Write an index with other values, sealed as if a padless had written it."""
+    content = json.loads((bundle / bundle_files.INDEX).read_text()) | values
+    del content[bundle_files.SEAL]
+    atomic.write_json(bundle / bundle_files.INDEX, {**content, bundle_files.SEAL: bundle_files.seal_of(content)})
+
+
+def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) -> None:
+    info = bundle_files.read_info(copied)
+    other = make_run(tmp_path / "other", 2, seed=9) / BUNDLE
+    cases: list[tuple[dict[str, Any], str]] = [
+        (
+            {"text": {**info.text, "spec": {**info.text["spec"], "lowercase": False}}},
+            "its text pipeline is not the one",
+        ),
+        ({"vocabulary_hash": bundle_files.read_info(other).vocabulary_hash}, "its hash is not the one"),
+        ({"weights": "../../other/run/bundle/x.safetensors"}, "names weights outside its own folder"),
+        ({"weights_sha256": "0" * 64}, "its sha256 is not the one in"),
+        ({"vocabulary_size": 10**15}, "not the weights of the model in .* too few bytes"),
+        ({"model": {**info.model, "hidden_size": 10**6}}, "not the weights of the model in"),
+        ({"labels": ["a", "b", "c"]}, "not the weights of the model in"),
+        ({"labels": "ab"}, "labels is 'ab': edited or damaged"),
+        ({"temperature": "warm"}, "temperature is 'warm': edited or damaged"),
+    ]
+    for values, sentence in cases:
+        kept = (copied / bundle_files.INDEX).read_bytes()
+        changed(copied, **values)
+        with pytest.raises(padless.UserError, match=sentence):
+            padless.load(copied)
+        (copied / bundle_files.INDEX).write_bytes(kept)
+    shutil.copy(other / VOCABULARY, copied / VOCABULARY)
+    with pytest.raises(padless.UserError, match="its hash is not the one the weights were trained with"):
+        padless.load(copied)
+
+
+def test_an_index_that_was_edited_is_refused_and_an_old_one_read(copied: Path) -> None:
+    path = copied / bundle_files.INDEX
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "threshold": 0.9}))
+    with pytest.raises(padless.UserError, match=r"bundle\.json: its content does not match its sha256"):
+        padless.load(copied)
+    del content[bundle_files.SEAL]
+    path.write_text(json.dumps(content))
+    assert padless.load(copied).predict_proba(TEXTS).shape == (4, 2)
+
+
+def test_the_metrics_of_a_run_as_a_frame(tmp_path: Path) -> None:
+    lines = [
+        {"kind": "train", "step": 5, "loss": 0.7},
+        {"kind": "validation", "step": 10, "accuracy": 0.5, "log_loss": "nan", "best": True},
+        {"kind": "train", "step": 15, "loss": 0.5},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tr')
+    frame = padless.read_metrics(tmp_path)
+    assert list(frame) == ["kind", "step", "loss", "accuracy", "log_loss", "best"]
+    assert frame["step"].tolist() == [5, 10, 15]
+    train = padless.read_metrics(str(tmp_path), "train")
+    assert (list(train), train["loss"].tolist()) == (["kind", "step", "loss"], [0.7, 0.5])
+    with pytest.raises(padless.UserError, match="has no line of the kind 'valid'; it has train, validation"):
+        padless.read_metrics(tmp_path, "valid")
+    with pytest.raises(padless.UserError, match="is not a run directory, or its training has not begun"):
+        padless.read_metrics(tmp_path / "none")
+
+
+def test_a_split_as_arrow_has_ids_and_words(run: Path) -> None:
+    data = padless.open_dataset(run.parent / "data")
+    table, frame = data.arrow("train"), data["train"]
+    assert table.column_names == ["row", "label", "length", "ids", "text"]
+    assert table["text"].to_pylist() == frame["text"].tolist()
+    assert table["label"].to_pylist() == frame["label"].tolist()
+    words = data.vocabulary.tokens.to_pylist()
+    for ids, text, length in zip(*(table[name].to_pylist() for name in ("ids", "text", "length")), strict=True):
+        assert " ".join(words[number] for number in ids) == text
+        assert len(ids) == length
+    rows = [row for batch in data.batches("train") for row in batch["row"].to_pylist()]
+    assert sorted(rows) == table["row"].to_pylist()
+    with pytest.raises(KeyError, match="has no split 'test'; it has train"):
+        data.arrow("test")
+
+
+def test_a_row_without_a_label_has_none_in_arrow(tmp_path: Path) -> None:
+    write_dataset(tmp_path, {"train": 20, "unlabelled": 10})
+    assert padless.open_dataset(tmp_path).arrow("unlabelled")["label"].null_count == 10
