@@ -18,6 +18,7 @@ from harness.data.checks import TRAIN, order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.residency import DataPlacement, OpenData
+from harness.model.adversarial import Adversary
 from harness.model.classifier import Classifier, Objective
 from harness.model.initial import StartVectors
 from harness.model.recurrent import try_recurrence
@@ -49,7 +50,8 @@ from harness.training.wide import count_features
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.base.screen import Screen
-from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.shards import VOCABULARY, Manifest
+from preprocessing.text.vocabulary import Vocabulary
 
 FP16_FIRST_SKIPS = 20
 """fp16 starts with a large loss scale and finds the right one by skipping steps; those are no sign of divergence."""
@@ -180,6 +182,7 @@ def build_trainer(
         label_smoothing=config.optim.label_smoothing,
         class_weights=torch.tensor(weights, device=session.device) if config.optim.class_weights else None,
         recurrent_dtype=DTYPES[in_dtype.value],
+        adversary=adversary_of(config, session.device),
     )
     peak = measure_peak(session.device, session.arithmetic)
     reset_peak_memory(session.device)
@@ -207,6 +210,14 @@ def build_trainer(
         meter=Meter(session.device, flops_per_token(config.model), float(peaks.sum())),
         profiler=StepProfiler(config.profile if world.is_main else [], directory / PROFILE),
     )
+
+
+def adversary_of(config: RunConfig, device: torch.device) -> Adversary | None:
+    """What moves texts, if the run wants it: it counts in frequencies of the dataset's words."""
+    if config.optim.adversarial is None and config.optim.virtual_adversarial is None:
+        return None
+    counts = Vocabulary.read(Path(config.data, VOCABULARY)).counts
+    return Adversary(config.optim, torch.from_numpy(counts).to(device, torch.float64))
 
 
 def prepare_checkpoints(trainer: Trainer, writer: RunWriter) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,25 @@ from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
 from harness.model.wide import WidePart
 from harness.ranks.session import Session, open_session
+from harness.training.assembly import adversary_of
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import learning_rate
 from harness.training.profiling import StepProfiler
 from harness.training.throughput import Meter
 from harness.training.trainer import Trainer
 from harness.training.wide import count_features
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
+from preprocessing.text.vocabulary import Vocabulary
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
+from tests.reference.adversarial import moved_losses
 
 pytestmark = pytest.mark.processes
 
 ROWS, GLOBAL_BATCH, STEPS = 101, 24, 5
 ACCUMULATION = (1, 3)
 LAYOUTS = ("padded", "packed")
-OPTIONS = ("plain", "every option", "gru")
+OPTIONS = ("plain", "every option", "gru", "adversarial", "virtual")
 Case = tuple[int, str, str, int]
 """Dataset, options, layout, micro-batches a step."""
 
@@ -47,6 +51,11 @@ def make_config(options: str, labels: list[str]) -> RunConfig:
     elif options == "gru":
         model = ModelConfig(cell="gru", embedding_dim=8, hidden_size=6, num_layers=2, pooling="last", dropout=0.4)
         optim = OptimConfig(lr=0.01)
+    elif options in ("adversarial", "virtual"):
+        model = ModelConfig(embedding_dim=8, hidden_size=6, pooling="max+mean", dropout=0.3, word_dropout=0.2, wide=512)
+        key = "adversarial" if options == "adversarial" else "virtual_adversarial"
+        moves = {key: 3.0, f"{key}_weight": 0.7}
+        optim = OptimConfig(lr=0.01, label_smoothing=0.1, class_weights={labels[0]: 2.5}, **moves)
     else:
         model = ModelConfig(
             embedding_dim=8,
@@ -104,6 +113,7 @@ def train_case(
         seed=config.seed,
         label_smoothing=config.optim.label_smoothing,
         class_weights=weights if config.optim.class_weights else None,
+        adversary=adversary_of(replace(config, data=data), session.device),
     )
     trainer = Trainer(
         config,
@@ -150,6 +160,7 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
     vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     decayed = {"params": matrices, "weight_decay": optim.weight_decay}
     optimizer = torch.optim.AdamW([decayed, {"params": vectors, "weight_decay": 0.0}], lr=optim.lr)
+    counts = Vocabulary.read(Path(data, VOCABULARY)).counts
     wide = None if model.wide is None else PlainWide(model.wide, split, len(manifest.labels))
     rows_of = [(block, row) for block in split.blocks for row in range(len(block.row))]
     for step in range(STEPS):
@@ -160,11 +171,21 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
             length, label, source = int(block.length[row]), int(block.label[row]), block.row[row : row + 1]
             ids = torch.from_numpy(block.ids[row, :length].astype(np.int32))[None]
             masks = Masks.of(config.seed, step, source, ids.device) if model.drops else None
-            logits = model.read(Batch(ids, torch.tensor([length]), torch.tensor([label]), source), masks)
+            batch = Batch(ids, torch.tensor([length]), torch.tensor([label]), source)
+            logits = model.read(batch, masks)
             weight = optim.class_weights.get(manifest.labels[label], 1.0)
             if wide is not None:
                 wide.learn(block.ids[row, :length].tolist(), label, weight, optim.label_smoothing)
             total = total + weight * plain_loss(logits[0], label, optim.label_smoothing)
+            total = total + moved_losses(
+                model,
+                batch,
+                masks,
+                Masks.of(config.seed, step, source, ids.device),
+                optim,
+                counts,
+                lambda read, label=label, weight=weight: weight * plain_loss(read, label, optim.label_smoothing),
+            )
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, STEPS, optim)
         optimizer.zero_grad()
