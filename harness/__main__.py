@@ -110,6 +110,14 @@ COMMANDS = (
         config="harness.inference.config:EvaluateHereConfig",
     ),
     Command(
+        name="label",
+        summary="Soft labels of a run for unlabelled rows, to learn from.",
+        main="harness.label:here",
+        config="harness.labelling.config:LabelConfig",
+        first=("data", "run", "baseline", "splits", "output"),
+        example="python -m harness label --run runs/mine --data data/mine",
+    ),
+    Command(
         name="report",
         summary="All that is known of one run or several, as HTML.",
         main="harness.report.page:main",

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -35,13 +35,18 @@ class Batch:
     lengths: torch.Tensor
     """int64 ``[rows]`` on the CPU."""
     labels: torch.Tensor
-    """int64 ``[rows]``."""
+    """int64 ``[rows]``; all ``NO_LABEL`` where the rows have none."""
     rows: np.ndarray
     """int64 ``[rows]``: the rows' numbers in the source."""
     batch_sizes: torch.Tensor | None = None
     """Packed layout only: int64 ``[time]`` on the CPU, how many rows are still running at each time step."""
     sent_lengths: torch.Tensor | None = None
     """``lengths`` where the ids are, if whoever made the batch has sent them along; see ``device_lengths``."""
+    targets: torch.Tensor | None = None
+    """Soft labels, where there are any: fp32 ``[rows]``, the probability of class 1, for two classes; ``[rows,
+    classes]`` for more."""
+    labelled: bool = True
+    """Whether the rows have labels; those of one batch all do, or none of them."""
 
     @property
     def device_lengths(self) -> torch.Tensor:
@@ -77,8 +82,12 @@ class StepBatch:
     """Step within the epoch."""
     micro_batches: list[Batch]
     global_rows: int
-    """Rows of the step over all processes: what the loss is divided by."""
+    """Labelled rows of the step over all processes: what their loss is divided by."""
     wait_s: float = 0.0
     """How long the training loop waited for this batch."""
     copied: torch.cuda.Event | None = None
     """CUDA only: recorded when the batch is on the device."""
+    unlabelled: list[Batch] = field(default_factory=list)
+    """Micro-batches of rows without labels, learned from in the same step; none without such a stream."""
+    global_unlabelled_rows: int = 0
+    """Unlabelled rows of the step over all processes: what their loss is divided by."""

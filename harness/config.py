@@ -17,6 +17,7 @@ from harness.settings.keeping import CheckpointConfig, EvaluationConfig
 from harness.settings.model import InitConfig, ModelConfig, ModelRecipe
 from harness.settings.optim import OptimConfig, OptimRecipe
 from harness.settings.order import WINDOW_BYTES_PER_ROW, OrderConfig
+from harness.settings.self_training import SelfTrainingConfig
 from harness.settings.tracking import TrackingConfig
 from preprocessing.base.errors import ConfigError, require
 
@@ -32,6 +33,7 @@ __all__ = [
     "Recipe",
     "Recurrence",
     "RunConfig",
+    "SelfTrainingConfig",
     "TrackingConfig",
     "flat",
     "model_from_dict",
@@ -117,6 +119,8 @@ class Recipe:
     """The optimizer:"""
     order: OrderConfig = field(default_factory=OrderConfig)
     """The order of rows:"""
+    self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
+    """Soft labels of another model:"""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Metrics and trackers:"""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

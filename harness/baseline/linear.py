@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from harness.baseline.ngrams import MIN_ROWS, Vectorizer
+from harness.baseline.ngrams import MIN_ROWS, Vectorizer, counted
 from harness.config import EvaluationConfig
 from harness.scores.calibration import decide
 from harness.scores.figures import figures
@@ -60,6 +61,42 @@ def check(data: str | Path, manifest: Manifest) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Linear:
+    """The linear model of a dataset's training rows."""
+
+    vectorizer: Vectorizer
+    classifier: Any
+    """scikit-learn's."""
+    num_classes: int
+    rows: int
+    """Training rows."""
+    limit: int
+    """Most steps that the solver was given."""
+
+    @classmethod
+    def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
+        """Fit it; ``check`` has found nothing wrong."""
+        train = Split(data, manifest, TRAIN)
+        outputs = 1 if len(manifest.labels) == 2 else len(manifest.labels)
+        vectorizer = Vectorizer.learn(train, manifest.vocabulary_size, MOST_WEIGHTS // outputs)
+        matrix = vectorizer(train)
+        limit = step_limit(matrix.nnz * outputs)
+        return cls(vectorizer, fit(matrix, in_order(train, "label"), limit), len(manifest.labels), len(train), limit)
+
+    @property
+    def steps(self) -> int:
+        """Steps that the solver took."""
+        return int(np.max(self.classifier.n_iter_))
+
+    def logits(self, split: Split) -> np.ndarray:
+        """Logits of a split's rows as they lie in the shards, as ``logits_of`` gives them; a piece at a time."""
+        pieces = counted(split, self.vectorizer.vocabulary_size)
+        return np.concatenate(
+            [logits_of(self.classifier, self.vectorizer.piece(counts), self.num_classes) for counts in pieces]
+        )
+
+
 def measure(data: str | Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
     """Learn from the training split; the figures of each measured split, as ``SPLIT.json`` holds them.
 
@@ -67,18 +104,9 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
     """
     check(data, manifest)
     began = time.monotonic()
-    train = Split(data, manifest, TRAIN)
-    outputs = 1 if len(manifest.labels) == 2 else len(manifest.labels)
-    vectorizer = Vectorizer.learn(train, manifest.vocabulary_size, MOST_WEIGHTS // outputs)
-    matrix = vectorizer(train)
-    limit = step_limit(matrix.nnz * outputs)
-    classifier = fit(matrix, in_order(train, "label"), limit)
-    steps = int(np.max(classifier.n_iter_))
+    linear = Linear.learn(data, manifest)
     splits = {name: Split(data, manifest, name) for name in measured_splits(manifest)}
-    logits = {
-        name: logits_of(classifier, vectorizer(split), len(manifest.labels))[by_source(split)]
-        for name, split in splits.items()
-    }
+    logits = {name: linear.logits(split)[by_source(split)] for name, split in splits.items()}
     took = time.monotonic() - began
     labels = {name: in_order(split, "label")[by_source(split)] for name, split in splits.items()}
     decision = decide(logits[VALIDATION], labels[VALIDATION], EvaluationConfig())
@@ -87,10 +115,10 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
             "split": name,
             "dataset": manifest.fingerprint,
             "recipe": RECIPE,
-            "features": len(vectorizer.key),
-            "train_rows": len(train),
-            "steps": steps,
-            "converged": steps < limit,
+            "features": len(linear.vectorizer.key),
+            "train_rows": linear.rows,
+            "steps": linear.steps,
+            "converged": linear.steps < linear.limit,
             "seconds": took,
             **figures(
                 logits[name],

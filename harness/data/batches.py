@@ -17,6 +17,7 @@ from harness.batch import Batch, Layout, StepBatch, send
 from harness.data.device import DeviceRows
 from harness.data.gather import Gather, pack
 from harness.data.order import Window, micro_batches
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Split
 
 
@@ -81,12 +82,15 @@ class Assembler:
         group_elements: int,
         step_elements: int,
         resident: DeviceRows | None = None,
+        targets: np.ndarray | None = None,
     ) -> None:
         """``buffers``: the groups of steps that may be alive at once, each of at most ``group_elements`` ids.
 
-        ``step_elements``: the most ids of a step. To be made in the thread that uses it, which is in no inference mode.
+        ``step_elements``: the most ids of a step. ``targets``: soft labels of the split's rows, as for a ``Loader``. To
+        be made in the thread that uses it, which is in no inference mode.
         """
         self.gather = Gather(split)
+        self.labelled, self.all_targets = split.name != UNLABELLED, targets
         self.layout, self.device, self.resident = layout, device, resident
         on_cuda, narrow = device.type == "cuda", self.gather.narrow
         if resident is not None:
@@ -119,6 +123,9 @@ class Assembler:
             self.global_rows = [global_rows[piece] for piece in pieces]
         with self._on_stream():
             labels, lengths = send(torch.from_numpy(np.stack((columns.label, columns.length))), self.device)
+            if self.all_targets is not None:
+                own = torch.from_numpy(self.all_targets[window.rows(share.places)])
+                self.targets = send(own, self.device).split(sizes)
         self.labels, self.sent_lengths = labels.split(sizes), lengths.split(sizes)
 
     def _on_stream(self) -> AbstractContextManager[object]:
@@ -157,7 +164,10 @@ class Assembler:
 
     def _batch(self, number: int, ids: torch.Tensor, sizes: torch.Tensor | None) -> Batch:
         lengths, sent = self.lengths[number], self.sent_lengths[number]
-        return Batch(ids, lengths, self.labels[number], self.rows[number], sizes, sent)
+        batch = Batch(ids, lengths, self.labels[number], self.rows[number], sizes, sent, labelled=self.labelled)
+        if self.all_targets is not None:
+            batch.targets = self.targets[number]
+        return batch
 
     def _copy(self, number: int, out: torch.Tensor) -> None:
         if number in self.width:
@@ -196,3 +206,5 @@ def hand_over(step: StepBatch) -> None:
         batch.ids.record_stream(stream)
         batch.labels.record_stream(stream)
         batch.device_lengths.record_stream(stream)
+        if batch.targets is not None:
+            batch.targets.record_stream(stream)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from harness.config import RunConfig
-from harness.data.order import OrderSpec, step_rows, width_groups
+from harness.data.order import OrderSpec, step_rows, stream_seed, width_groups
+from harness.data.soft_labels import SoftLabels, check_soft_labels, find_soft_labels, read_soft_labels
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
+from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Manifest, open_split, read_manifest, verify_hashes
 
 HASH_LIMIT_BYTES = 4 << 30
@@ -22,7 +24,7 @@ def check_dataset(data: str | Path, *, hashes: bool = True) -> Manifest:
     thing that is wrong.
     """
     manifest = read_manifest(data)
-    for split in (TRAIN, VALIDATION, *([TEST] if manifest.splits.get(TEST) else [])):
+    for split in (TRAIN, VALIDATION, *(name for name in (TEST, UNLABELLED) if manifest.splits.get(name))):
         open_split(data, manifest, split)
     size = sum(shard.bytes for shards in manifest.splits.values() for shard in shards)
     if hashes and size <= HASH_LIMIT_BYTES:
@@ -33,6 +35,7 @@ def check_dataset(data: str | Path, *, hashes: bool = True) -> Manifest:
 
 def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
     """Check that every process gets a row at every step. Raises ``ConfigError``, or ``DataError`` for too few rows."""
+    check_stream(config, manifest, world_size)
     rows = manifest.rows(TRAIN)
     if rows < world_size:
         raise DataError(f"{Path(config.data, MANIFEST)}: {rows} training rows for {world_size} processes; start fewer")
@@ -51,6 +54,33 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
         raise ConfigError(
             f"global_batch: {rows} rows in {steps} steps of near-equal size leave some of "
             f"{world_size} processes without a row; raise it to {enough} or start fewer"
+        )
+
+
+def check_stream(config: RunConfig, manifest: Manifest, world_size: int) -> None:
+    """Check that there are unlabelled rows if steps are to have some, and enough of them for every process.
+
+    Raises ``ConfigError``, or ``DataError`` for too few rows.
+    """
+    batch = config.order.unlabelled_batch
+    if not batch:
+        return
+    if not manifest.splits.get(UNLABELLED):
+        raise ConfigError(
+            f"order.unlabelled_batch: {config.data} has no unlabelled rows; build it with source.unlabelled_path, or "
+            f"set order.unlabelled_batch to 0"
+        )
+    if batch < world_size:
+        raise ConfigError(
+            f"order.unlabelled_batch: {batch} rows cannot be shared by {world_size} processes; "
+            f"raise it to at least {world_size} or start fewer"
+        )
+    rows = manifest.rows(UNLABELLED)
+    smallest, _ = step_rows(width_groups(manifest.rows_by_width(UNLABELLED), unlabelled_spec(config)))
+    if smallest < world_size:
+        raise DataError(
+            f"{Path(config.data, MANIFEST)}: {rows} unlabelled rows in steps of {smallest} for {world_size} processes; "
+            f"start fewer"
         )
 
 
@@ -78,8 +108,61 @@ def order_spec(config: RunConfig) -> OrderSpec:
     )
 
 
+def unlabelled_spec(config: RunConfig) -> OrderSpec:
+    """The order of the unlabelled rows beside it."""
+    batch = config.order.unlabelled_batch
+    return replace(order_spec(config), seed=stream_seed(config.seed), global_batch=batch, batch_tokens=None)
+
+
+def taught_splits(config: RunConfig) -> list[str]:
+    """The splits whose rows learn from soft labels."""
+    if not config.self_training.is_on:
+        return []
+    wanted = {UNLABELLED: config.order.unlabelled_batch > 0, TRAIN: config.self_training.train_share > 0}
+    return [name for name, is_wanted in wanted.items() if is_wanted]
+
+
+def open_soft_labels(config: RunConfig, manifest: Manifest) -> SoftLabels | None:
+    """The soft labels that ``config`` asks for, read and checked; None if it asks for none.
+
+    Raises ``ConfigError`` if they are not there, ``DataError`` if they are damaged or not of this dataset.
+    """
+    splits = taught_splits(config)
+    if not splits:
+        return None
+    found = read_soft_labels(find_soft_labels(config.data, config.self_training.labels))
+    check_soft_labels(found, config.data, manifest, splits)
+    return found
+
+
+def learns_from_unlabelled(config: RunConfig) -> bool:
+    """Whether there is anything to learn from rows without labels."""
+    return config.self_training.is_on or config.optim.virtual_adversarial is not None
+
+
+def check_teaching(config: RunConfig) -> None:
+    """Raise ``ConfigError`` for unlabelled rows that teach nothing, and for soft labels that no row learns."""
+    streams, teaching = config.order.unlabelled_batch > 0, config.self_training
+    if streams and not learns_from_unlabelled(config):
+        raise ConfigError(
+            "order.unlabelled_batch: nothing is learned from the unlabelled rows of a step; set self_training.labels "
+            "to soft labels for them (`python -m harness label`), optim.virtual_adversarial to a radius such as 1, or "
+            "order.unlabelled_batch to 0"
+        )
+    if not teaching.is_on or streams:
+        return
+    if not teaching.train_share:
+        raise ConfigError(
+            "self_training.labels: no row learns them; set order.unlabelled_batch to the unlabelled rows of a step"
+        )
+    for key, default in (("weight", 1.0), ("ratios", "labelled")):
+        if getattr(teaching, key) != default:
+            raise ConfigError(f"self_training.{key}: is about unlabelled rows; set order.unlabelled_batch, or leave it")
+
+
 def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None:
     """Raise ``ConfigError`` for an option that would do nothing here, or a weight for a label that does not exist."""
+    check_teaching(config)
     for label in config.optim.class_weights:
         if label not in manifest.labels:
             known = ", ".join(manifest.labels)

@@ -12,9 +12,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cache
 
+import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
@@ -29,6 +30,8 @@ PREFETCH_GROUPS = 2
 GROUP_STEPS = 8
 GROUP_BYTES = 1 << 20
 """The most steps of a group, and the most bytes of ids; a single larger step is a group too."""
+Piece = tuple[int, int, int]
+"""An epoch, its first step that is wanted, and the step before which to stop."""
 
 
 class Loader:
@@ -46,23 +49,26 @@ class Loader:
         micro_batch: int | None = None,
         resident: DeviceRows | None = None,
         guard: Callable[[], None] | None = None,
+        targets: np.ndarray | None = None,
     ) -> None:
         """``rank`` of ``world_size`` processes takes its slice of every global batch of ``order``.
 
         ``micro_batch`` is the most rows of one micro-batch, or None for no limit. ``resident`` holds the split's tokens
         on the device, if they are there. ``guard`` is called before rows are read; it raises ``DataError`` if the
-        files of the split have changed.
+        files of the split have changed. ``targets`` are soft labels of all rows of the split in the order of its
+        blocks, fp32 ``[rows]`` or ``[rows, classes]`` as a ``Batch`` has them.
         """
         self.split, self.order = split, order
         self.rank, self.world_size = rank, world_size
         self.layout, self.device, self.micro_batch = layout, device, micro_batch
         self.resident, self.guard = resident, guard or (lambda: None)
+        self.targets = targets
         self.step_elements = -(-order.largest_step // world_size) * split.max_width
         step_bytes = self.step_elements * split.blocks[0].ids.itemsize
         self.group_steps = max(1, min(GROUP_STEPS, GROUP_BYTES // step_bytes))
         self._idle: list[Assembler] = []
 
-    def steps(self, epoch: int, first_step: int = 0, last_step: int | None = None) -> Iterator[StepBatch]:
+    def steps(self, epoch: int, first_step: int = 0, last_step: int | None = None) -> Generator[StepBatch, None, None]:
         """Steps of an epoch from ``first_step`` up to, but without, ``last_step`` (None: to the epoch's end).
 
         ``wait_s`` of a step says how long the caller waited for it. A batch on the CPU lies in a buffer that is used
@@ -70,27 +76,21 @@ class Loader:
         thread raised, such as ``DataError`` from the guard.
         """
         stop = self.order.steps_per_epoch if last_step is None else last_step
-        batch_queue = BatchQueue()
-        arguments = (epoch, first_step, stop, batch_queue)
-        thread = threading.Thread(target=self._produce, args=arguments, name="padless-loader", daemon=True)
-        thread.start()
-        try:
-            while True:
-                started = time.perf_counter()
-                item = batch_queue.ready.get()
-                if item is None:
-                    return
-                if isinstance(item, BaseException):
-                    raise item
-                buffer, group = item
-                group[0].wait_s = time.perf_counter() - started
-                for step in group:
-                    hand_over(step)
-                    yield step
-                batch_queue.free.put(buffer)
-        finally:
-            batch_queue.cancel()
-            thread.join()
+        with Prefetch(self._produce, [(epoch, first_step, stop)]) as prefetch:
+            yield from prefetch
+
+    def stretch(self, first: int, last: int) -> Prefetch:
+        """The same for steps ``first`` up to, but without, ``last`` of all epochs end to end.
+
+        Where an epoch ends the next one is prefetched like any other step. The thread is at work before the first step
+        is asked for.
+        """
+        per_epoch, pieces = self.order.steps_per_epoch, []
+        while first < last:
+            epoch, step = divmod(first, per_epoch)
+            pieces.append((epoch, step, min(per_epoch, step + last - first)))
+            first += pieces[-1][2] - step
+        return Prefetch(self._produce, pieces)
 
     def _assembler(self) -> Assembler:
         return Assembler(
@@ -101,9 +101,10 @@ class Loader:
             group_elements=self.group_steps * self.step_elements,
             step_elements=self.step_elements,
             resident=self.resident,
+            targets=self.targets,
         )
 
-    def _produce(self, epoch: int, first: int, stop: int, batch_queue: BatchQueue) -> None:
+    def _produce(self, pieces: list[Piece], batch_queue: BatchQueue) -> None:
         """The thread: put groups of steps into the queue, then None. An exception takes the place of a group."""
         torch.get_num_threads()  # sets this thread up; only then can it be held to one core, which training needs more
         try:
@@ -113,15 +114,17 @@ class Loader:
                 assembler = self._idle.pop() if self._idle else self._assembler()
                 for buffer in assembler.buffers:
                     batch_queue.free.put(buffer)
-                step = first
-                while step < stop and not batch_queue.cancelled:
-                    window = self.order.window(epoch, step)
-                    steps = range(step, min(stop, window.next_step))
-                    self._produce_window(assembler, window, epoch, steps, batch_queue, alone=first)
-                    step = window.next_step
+                alone = pieces[0][1] if pieces else 0
+                for epoch, first, stop in pieces:
+                    step = first
+                    while step < stop and not batch_queue.cancelled:
+                        window = self.order.window(epoch, step)
+                        steps = range(step, min(stop, window.next_step))
+                        self._produce_window(assembler, window, epoch, steps, batch_queue, alone=alone)
+                        step, alone = window.next_step, -1
                 self._idle.append(assembler)
             batch_queue.ready.put(None)
-            if step == self.order.steps_per_epoch and self.order.spec.shuffle and not batch_queue.cancelled:
+            if pieces and step == self.order.steps_per_epoch and self.order.spec.shuffle and not batch_queue.cancelled:
                 self.order.window(epoch + 1, 0)  # which keeps it, while the last steps of this epoch are being trained
         except BaseException as error:  # handed to the training loop, which raises it
             batch_queue.ready.put(error)
@@ -131,7 +134,8 @@ class Loader:
     ) -> None:
         """Put ``steps`` of one window into the queue; stop early if the caller has left.
 
-        Step ``alone``, the first one asked for, is a group of its own, so that training starts as soon as it is ready.
+        Step ``alone``, the first one asked for, is a group of its own, so that training starts as soon as it is ready;
+        -1: there is none.
         """
         self.guard()
         share = RankSlice(
@@ -159,6 +163,42 @@ class Loader:
                 group.append(StepBatch(epoch, step, mine, global_rows=rows, copied=copied))
             batch_queue.ready.put((buffer, group))
             begin = end
+
+
+class Prefetch:
+    """Steps that a thread makes ready from now on; iterate over them inside a ``with`` block, which ends the thread."""
+
+    def __init__(self, produce: Callable[[list[Piece], BatchQueue], None], pieces: list[Piece]) -> None:
+        """Start the thread on ``pieces``."""
+        self.queue = BatchQueue()
+        arguments = (pieces, self.queue)
+        self.thread = threading.Thread(target=produce, args=arguments, name="padless-loader", daemon=True)
+        self.thread.start()
+
+    def __enter__(self) -> Prefetch:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Tell the thread to leave, and wait until it has."""
+        self.queue.cancel()
+        self.thread.join()
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        """The steps; raises what the thread raised."""
+        while True:
+            started = time.perf_counter()
+            item = self.queue.ready.get()
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            buffer, group = item
+            group[0].wait_s = time.perf_counter() - started
+            for step in group:
+                hand_over(step)
+                yield step
+            self.queue.free.put(buffer)
 
 
 class BatchQueue:

@@ -46,6 +46,9 @@ VERSION = 2
 MOST_PERMUTATIONS, PERMUTED_BATCHES = 64, 4096
 """Limits on the permutations drawn for a window: this many, and this many batch numbers in all of them together."""
 
+UNLABELLED_STREAM = 0x756E6C6162656C
+"""What makes another seed of a run's own, for rows without labels."""
+
 Lengths = Callable[[int], np.ndarray]
 """A function from a block's number to the lengths ``[rows]`` of its rows. A window calls it for its own blocks only."""
 
@@ -292,6 +295,11 @@ class Order:
         return self._epoch[1]
 
 
+def stream_seed(seed: int) -> int:
+    """The seed of the order of unlabelled rows in a run with ``seed``: the two do not go together in any way."""
+    return splitmix64_of(seed ^ UNLABELLED_STREAM)
+
+
 def order_over(split: Split, spec: OrderSpec) -> Order:
     """The order of an open split's rows."""
     return Order(split.block_starts, lambda block: split.blocks[block].length, spec, split.block_widths)
@@ -309,11 +317,12 @@ def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> 
     return 1 if micro_batch is None else min(shortest, -(-longest // micro_batch))
 
 
-def row_hash(rows: np.ndarray, step: int) -> int:
+def row_hash(rows: np.ndarray, step: int, *, unlabelled: bool = False) -> int:
     """Hash of the rows that a step consumed, an unsigned 64-bit number; sums (modulo 2**64) over ranks and steps.
 
     A sum does not depend on the order of its terms, so every split of the rows over ranks and micro-batches gives the
     same total. A row that is missing, repeated or moved to another step changes it (splitmix64, Steele et al. 2014).
+    ``unlabelled`` rows count beside the labelled ones of their step.
     """
-    mixed = splitmix64(rows.astype(np.uint64) ^ np.uint64(splitmix64_of(step + 1)))
+    mixed = splitmix64(rows.astype(np.uint64) ^ np.uint64(splitmix64_of(step + 1 + (unlabelled << 63))))
     return int(np.add.reduce(mixed, dtype=np.uint64))

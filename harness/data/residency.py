@@ -19,6 +19,7 @@ from harness.data.device import DeviceRows
 from harness.ranks.distributed import World, launched_local_rank, launched_local_world_size
 from harness.ranks.precision import Choice
 from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Manifest, Split, mapped
 
 Residency = Literal["auto", "mapped", "memory", "device"]
@@ -39,7 +40,7 @@ class Facts:
     shard_bytes: int
     """Bytes of all shards of the splits that are used."""
     token_bytes: int
-    """Bytes of the real tokens of the split that is trained on, or evaluated, as they would lie on the device."""
+    """Bytes of the real tokens of the rows that are trained on, or evaluated, as they would lie on the device."""
     free_memory: int
     """Bytes that the node's memory has left."""
     local_processes: int = 1
@@ -71,12 +72,12 @@ class DataPlacement:
 def look(
     data: str | Path,
     manifest: Manifest,
-    split: str,
+    splits: Collection[str],
     device: torch.device,
     local_processes: int,
     opened: Collection[str] | None = None,
 ) -> Facts:
-    """Measure this machine. ``split`` is the one that may live on the device; ``opened`` names those in use, or all."""
+    """Measure this machine. ``splits`` may live on the device; ``opened`` names those in use, or all."""
     import psutil
 
     shards = [info for name in (manifest.splits if opened is None else opened) for info in manifest.splits[name]]
@@ -86,7 +87,7 @@ def look(
     return Facts(
         kind=files.filesystem(data),
         shard_bytes=sum(info.bytes for info in shards),
-        token_bytes=itemsize * sum(info.tokens for info in manifest.splits[split]),
+        token_bytes=itemsize * sum(info.tokens for split in splits for info in manifest.splits[split]),
         free_memory=psutil.virtual_memory().available,
         local_processes=local_processes,
         free_device=torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None,
@@ -147,20 +148,23 @@ class OpenData:
         world: World,
         device: torch.device,
         only: bool = False,
+        beside: str | None = None,
     ) -> None:
         """Decide; nothing is opened yet. All processes of a node take the decision of its first process.
 
-        ``split`` is the one whose rows may live on the device; with ``only`` no other split is touched. Raises
-        ``DataError`` if the dataset has no such split.
+        ``split`` is the one whose rows may live on the device, and ``beside`` one that every step reads too; unlabelled
+        rows are not touched unless named. With ``only`` no other split is. Raises ``DataError`` if the dataset has no
+        such split.
         """
         self.placement, self.manifest, self.split, self.device = placement, manifest, split, device
+        self.read = [split] if beside is None else [split, beside]
         self.names = [name for name, shards in manifest.splits.items() if shards]
-        if split not in self.names:
-            raise DataError(f"{placement.data}: has no split {split!r}; it has {', '.join(sorted(self.names))}")
-        if only:
-            self.names = [split]
+        for name in self.read:
+            if name not in self.names:
+                raise DataError(f"{placement.data}: has no split {name!r}; it has {', '.join(sorted(self.names))}")
+        self.names = self.read if only else [name for name in self.names if name in self.read or name != UNLABELLED]
         self.leads = launched_local_rank() == 0
-        facts = look(placement.data, manifest, split, device, launched_local_world_size(), self.names)
+        facts = look(placement.data, manifest, self.read, device, launched_local_world_size(), self.names)
         staging_choice = choose_stage(placement.stage_dir, facts)
         residency = choose_residency(placement.residency, facts, staged=staging_choice.value != "none")
         everyone = world.gather_objects((staging_choice, residency), "where rows are to live")
@@ -178,11 +182,14 @@ class OpenData:
             staging.stage(data, self.manifest, self.stage.value, timeout_s=limit_s, splits=self.names)
 
     def open(self) -> None:
-        """Open the splits. Call it when ``copy`` has returned on every rank. One split may be copied to the device."""
+        """Open the splits. Call it when ``copy`` has returned on every rank. What every step reads may be copied to the
+        device.
+        """
         source = files.in_memory if self.residency.value == "memory" else mapped
         self.splits = {name: Split(self.root, self.manifest, name, source) for name in self.names}
         on_device = self.residency.value == "device"
-        self.rows = DeviceRows(self.splits[self.split], self.device) if on_device else None
+        self.resident = {name: DeviceRows(self.splits[name], self.device) for name in self.read if on_device}
+        self.rows = self.resident.get(self.split)
         self.guard = files.FileWatch(
             self.placement.data, self.manifest, self.root, mapped=source is mapped, splits=self.names
         )

@@ -35,10 +35,11 @@ def write_bundle(
     step: int,
     decision: Decision = NEUTRAL,
     vectors: dict[str, Any] | None = None,
+    soft_labels: dict[str, Any] | None = None,
 ) -> None:
     """Write the weights of ``model`` as the bundle's only ones; ``write_vocabulary`` has run before.
 
-    ``vectors``: what is known of the word vectors that it started from.
+    ``vectors``: what is known of the word vectors that it started from; ``soft_labels``: of those that it learned.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     name, digest = write_weights(directory, save(weights))
@@ -56,6 +57,7 @@ def write_bundle(
         step=step,
         dataset=manifest.fingerprint,
         vectors=vectors,
+        soft_labels=soft_labels,
     )
     write_training(directory, manifest)
     write_info(directory, info)

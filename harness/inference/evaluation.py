@@ -18,7 +18,9 @@ from harness.rundir.results import figures_name, predictions_name, write_figures
 from harness.scores.figures import figures, numbers_of
 from harness.scores.metrics import predicted_labels, probabilities
 from harness.scores.tables import show_figures
+from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 
 __all__ = ["assess", "evaluate", "numbers_of", "write_results"]
@@ -34,6 +36,11 @@ def evaluate(config: EvaluateConfig, session: Session) -> None:
         bundle = read_bundle(Path(config.run, BUNDLE))
         manifest = read_manifest(config.data)
         same_text(bundle.info, manifest, config.data)
+        if config.split == UNLABELLED:
+            raise DataError(
+                f"{config.data}: the rows of split {UNLABELLED} have no labels to compare with; `python -m harness "
+                f"label` writes what a run makes of them"
+            )
     world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
     placement = DataPlacement(data=config.data, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
     data = OpenData(placement, manifest, config.split, world, device, only=True)

@@ -16,12 +16,13 @@ import numpy as np
 
 from harness.config import WINDOW_BYTES_PER_ROW, RunConfig
 from harness.data.balance import class_rows, few_steps, imbalance
-from harness.data.checks import TRAIN, check_fit, order_spec
+from harness.data.checks import TRAIN, check_fit, order_spec, unlabelled_spec
 from harness.data.order import Order, OrderSpec, step_rows, width_groups
 from harness.model.registry import CELLS, check_model
 from harness.model.size import num_parameters
 from harness.tracking.trackers import check_names
 from preprocessing.base.randomness import permutation
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Manifest, ShardInfo
 from preprocessing.text.spec import TextPipeline
 
@@ -127,6 +128,7 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
     spec, typical = order_spec(config), Typical(manifest, TRAIN)
     order = typical.order(spec)
     ours = shares(typical, order, world_size)
+    beside = stream(config, manifest, world_size, order.steps_per_epoch * config.epochs)
     classes = class_rows(manifest, TRAIN)
     return {
         "rows": order.num_rows,
@@ -145,7 +147,26 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
         "batches": batch_table(config, typical, world_size),
         "ladders": ladder_table(manifest),
         "world_sizes": world_table(manifest, spec),
-        "memory": memory(config, manifest, order, ours, world_size),
+        "memory": memory(config, manifest, order, ours, world_size, beside),
+        "proof": proof(order, ours),
+        "unlabelled": beside,
+    }
+
+
+def stream(config: RunConfig, manifest: Manifest, world_size: int, steps: int) -> dict[str, Any] | None:
+    """The unlabelled rows beside the labelled ones of a run of so many steps; None where there are none."""
+    if not config.order.unlabelled_batch:
+        return None
+    typical = Typical(manifest, UNLABELLED)
+    order = typical.order(unlabelled_spec(config))
+    ours = shares(typical, order, world_size)
+    return {
+        "rows": order.num_rows,
+        "tokens": sum(info.tokens for info in manifest.splits[UNLABELLED]),
+        "steps_per_pass": order.steps_per_epoch,
+        "rows_per_step": [order.smallest_step, order.largest_step],
+        "passes": steps / order.steps_per_epoch,
+        "ranks": asdict(ours),
         "proof": proof(order, ours),
     }
 
@@ -250,25 +271,41 @@ def world_table(manifest: Manifest, spec: OrderSpec) -> list[dict[str, Any]]:
     return table
 
 
-def memory(config: RunConfig, manifest: Manifest, order: Order, ours: Shares, world_size: int) -> dict[str, int]:
+def memory(
+    config: RunConfig,
+    manifest: Manifest,
+    order: Order,
+    ours: Shares,
+    world_size: int,
+    beside: dict[str, Any] | None = None,
+) -> dict[str, int]:
     """Bytes per process; activations are an estimate: what backward keeps of each padded position, in fp32."""
     shape = config.model
     parameters = num_parameters(shape, manifest.vocabulary_size, len(manifest.labels))
     rows = -(-order.largest_step // world_size)
-    held = min(1.0, config.micro_batch / rows) if isinstance(config.micro_batch, int) else 1.0
+
+    def at_once(positions: int, rows: int) -> float:
+        return positions * min(1.0, config.micro_batch / rows) if isinstance(config.micro_batch, int) else positions
+
+    most = at_once(ours.largest_padded_tokens, rows)
+    if beside is not None:
+        most = max(
+            most, at_once(beside["ranks"]["largest_padded_tokens"], -(-beside["rows_per_step"][1] // world_size))
+        )
     directions = 2 if shape.bidirectional else 1
     per_layer = directions * shape.hidden_size * (CELLS[shape.cell].gates + 1 + 1 + 1)
     per_token = 4 * (2 * shape.embedding_dim + shape.num_layers * per_layer)
     itemsize = 2 if manifest.id_dtype == "uint16" else 4
+    read = [TRAIN, *([UNLABELLED] if config.order.unlabelled_batch else [])]
     width = max(info.width for info in manifest.splits[TRAIN])
     buffers = min(32, 4 * max(1, (1 << 20) // max(1, rows * width * itemsize))) * rows * width * itemsize
     window_rows = min(order.num_rows, config.order.window_rows)
     return {
         "parameters": parameters,
         "weights_gradients_optimizer": 16 * parameters,
-        "activations_estimate": int(ours.largest_padded_tokens * held * per_token),
+        "activations_estimate": int(most * per_token),
         "host_buffers": buffers,
         "host_window": WINDOW_BYTES_PER_ROW * window_rows,
         "dataset_mapped": sum(info.bytes for infos in manifest.splits.values() for info in infos),
-        "tokens_on_device": itemsize * sum(info.tokens for info in manifest.splits[TRAIN]),
+        "tokens_on_device": itemsize * sum(info.tokens for name in read for info in manifest.splits[name]),
     }

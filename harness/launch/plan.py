@@ -50,7 +50,8 @@ def main(config: PlanConfig, training: Recipe) -> None:
         print(json.dumps(values, indent=2))
     else:
         show(values)
-    if not values["proof"]["each_row_once"]:
+    beside = values["unlabelled"]
+    if not values["proof"]["each_row_once"] or (beside is not None and not beside["proof"]["each_row_once"]):
         raise UserError(f"{training.data}: the order does not hold what it promises; report this plan as a bug")
 
 
@@ -83,6 +84,7 @@ def facts(values: dict[str, Any]) -> dict[str, str]:
         "rows": f"{values['rows']:,} with {values['tokens']:,} tokens, in {counted(values['windows'], 'window')}",
         "classes": in_words(values["classes"]),
         "steps": f"{values['steps_per_epoch']:,} an epoch, {values['steps']:,} in all, of {low} to {high} rows",
+        **({} if values["unlabelled"] is None else {"unlabelled": in_a_line(values["unlabelled"])}),
         **{name: f"{one['value']}: {one['reason']}" for name, one in values["decided"].items()},
         "ranks": f"{values['world_size']}, {share}",
         "threads": f"{values['threads']['value']} each on a CPU: {values['threads']['reason']}",
@@ -91,6 +93,16 @@ def facts(values: dict[str, Any]) -> dict[str, str]:
         "proof": f"{proved}; counted over {values['proof']['steps_counted']:,} steps",
         "memory": "; ".join([f"{memory.pop('parameters'):,} parameters", *map(described, memory.items())]),
     }
+
+
+def in_a_line(stream: dict[str, Any]) -> str:
+    """The unlabelled rows of a run."""
+    low, high = stream["rows_per_step"]
+    once = "each row once a pass" if stream["proof"]["each_row_once"] else "ROWS ARE MISSING OR REPEATED"
+    return (
+        f"{stream['rows']:,} rows with {stream['tokens']:,} tokens, {low} to {high} beside the others in every step: "
+        f"{stream['passes']:.2f} passes of {stream['steps_per_pass']:,} steps, {once}"
+    )
 
 
 def described(entry: tuple[str, int]) -> str:

@@ -18,6 +18,7 @@ one backward pass, that of the sum. The same masks are dropped in all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,30 +112,30 @@ class Adversary:
         self.virtual_radius, self.virtual_weight = config.virtual_adversarial, config.virtual_adversarial_weight
         self.frequencies = counts / counts.sum()
 
-    def labelled(
-        self, reading: Reading, losses_of: Callable[[torch.Tensor], torch.Tensor]
+    @property
+    def asks_no_label(self) -> bool:
+        """Whether there is something to learn from texts without labels."""
+        return self.virtual_radius is not None
+
+    def learn(
+        self, reading: Reading, losses_of: Callable[[torch.Tensor], torch.Tensor] | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What each row loses, clean and moved, ``[rows]``, and the sum as a loss to go back from.
 
-        ``losses_of`` logits ``[rows]`` or ``[rows, classes]`` are the losses ``[rows]`` by the labels.
+        ``losses_of`` logits ``[rows]`` or ``[rows, classes]`` are the losses ``[rows]`` by the labels; None for rows
+        that have none, of which only the virtual moves tell.
         """
         passes = Passes(reading, self.factor(reading))
         deviation = self.deviation(reading.embedding)
-        clean = reading.logits_of(passes.vectors)
-        gradient = passes.learn(losses_of(clean))
-        if self.radius is not None:
-            moved = passes.vectors + reading.embedded.normalised(gradient) * (self.radius * deviation)
-            passes.learn(losses_of(reading.logits_of(moved)), self.weight)
+        with nullcontext() if losses_of else torch.no_grad():
+            clean = reading.logits_of(passes.vectors)
+        if losses_of:
+            gradient = passes.learn(losses_of(clean))
+            if self.radius is not None:
+                moved = passes.vectors + reading.embedded.normalised(gradient) * (self.radius * deviation)
+                passes.learn(losses_of(reading.logits_of(moved)), self.weight)
         if self.virtual_radius is not None:
             self.learn_virtually(passes, clean.detach(), deviation)
-        return passes.total()
-
-    def unlabelled(self, reading: Reading) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same for rows without labels: how much moves change what the network says of them."""
-        passes = Passes(reading, self.factor(reading))
-        with torch.no_grad():
-            clean = reading.logits_of(passes.vectors)
-        self.learn_virtually(passes, clean, self.deviation(reading.embedding))
         return passes.total()
 
     def learn_virtually(self, passes: Passes, clean: torch.Tensor, deviation: torch.Tensor) -> None:

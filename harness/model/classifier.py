@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -165,6 +166,23 @@ def loss_per_row(
     return losses if class_weights is None else losses * class_weights.to(losses.dtype)[labels]
 
 
+def soft_loss_per_row(
+    logits: torch.Tensor, targets: torch.Tensor, class_weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Cross-entropy of each row, ``[rows]``, with a distribution over the classes in the place of a label.
+
+    ``targets`` are those of a ``Batch``. It is the mean of the losses with each class as the label, weighted by the
+    class's probability, with the factor of ``class_weights`` ``[classes]`` for each; soft labels are not smoothed.
+    """
+    targets = targets.to(logits.dtype)
+    weights = None if class_weights is None else class_weights.to(logits.dtype)
+    if logits.dim() > 1:
+        return functional.cross_entropy(logits, targets, weight=weights, reduction="none")
+    ratio = None if weights is None else weights[1] / weights[0]
+    losses = functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=ratio, reduction="none")
+    return losses if weights is None else losses * weights[0]
+
+
 class Objective(nn.Module):
     """The loss around a classifier: the module that is wrapped for mixed precision and DDP.
 
@@ -174,7 +192,7 @@ class Objective(nn.Module):
     row_losses: torch.Tensor
     """``[rows]``: the losses of the latest batch, detached, for whoever must find a row that went wrong."""
     touched: Touched | None = None
-    """What the latest batch does to the wide part; None without one."""
+    """What the latest batch does to the wide part; None without one, and for rows that tell it nothing."""
 
     def __init__(
         self,
@@ -184,13 +202,16 @@ class Objective(nn.Module):
         label_smoothing: float = 0.0,
         class_weights: torch.Tensor | None = None,
         recurrent_dtype: torch.dtype | None = None,
+        soft_weight: float = 1.0,
+        soft_share: float = 0.0,
         adversary: Adversary | None = None,
     ) -> None:
         """``classifier`` stays reachable as an attribute; ``class_weights`` ``[classes]`` lies on its device.
 
         ``seed`` is that of the run: with the step and the rows it decides what is dropped. ``recurrent_dtype``: what
         the recurrent layers compute in during training; see ``harness.ranks.precision.choose_recurrent_dtype``.
-        ``adversary``: has the network also learn from texts that it moves.
+        ``soft_weight`` multiplies the loss of an unlabelled row with a soft label; ``soft_share`` is the share that a
+        soft label has in the loss of a labelled row. The network also learns from texts that the ``adversary`` moves.
         """
         super().__init__()
         self.classifier = classifier
@@ -198,22 +219,24 @@ class Objective(nn.Module):
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
         self.recurrent_dtype = recurrent_dtype
+        self.soft_weight, self.soft_share = soft_weight, soft_share
         self.adversary = adversary
 
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
         """Sum over the batch's rows of each row's loss in optimizer ``step``; the caller divides by the rows of the
-        whole step.
+        whole step: the labelled ones for a labelled batch, the unlabelled ones for another.
         """
         drops = self.training and self.classifier.drops
         masks = self.classifier.masks(self.seed, step, batch) if drops else None
-        if self.adversary is not None and self.training:
-            losses, total = self.learn_from_moved(self.adversary, batch, step, masks)
+        wide, adversary = self.classifier.wide, self.adversary if self.training else None
+        tells = self.tells(batch)
+        if adversary is not None and (tells or adversary.asks_no_label):
+            losses, total = self.learn_from_moved(adversary, batch, step, masks)
         else:
             losses = self.losses(self.classifier.read(batch, masks, self.recurrent_dtype), batch)
             total = losses.sum()
         self.row_losses = losses.detach()
-        if self.classifier.wide is not None:
-            self.touched = self.errors_of(self.classifier.wide, batch)
+        self.touched = self.errors_of(wide, batch) if wide is not None and tells else None
         return total
 
     def learn_from_moved(
@@ -233,12 +256,25 @@ class Objective(nn.Module):
                 keys=Masks.of(self.seed, step, batch.rows, batch.ids.device) if masks is None else masks,
                 coarse=dtype in (torch.bfloat16, torch.float16),
             )
-            return adversary.labelled(reading, lambda logits: self.losses(logits, batch))
+            return adversary.learn(reading, partial(self.losses, batch=batch) if self.tells(batch) else None)
+
+    @staticmethod
+    def tells(batch: Batch) -> bool:
+        """Whether the rows have labels, their own or soft ones."""
+        return batch.labelled or batch.targets is not None
 
     def losses(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The loss of each row of a batch, ``[rows]``."""
+        """The loss of each row of a batch, ``[rows]``; zero for a row with neither a label nor a soft one."""
         smoothing, weights = self.label_smoothing, self.class_weights
-        return loss_per_row(logits, batch.labels, label_smoothing=smoothing, class_weights=weights)
+        if not batch.labelled:
+            if batch.targets is None:
+                return logits.reshape(batch.num_rows, -1).sum(1) * 0  # with a graph, which DDP wants of every batch
+            return self.soft_weight * soft_loss_per_row(logits, batch.targets, weights)
+        losses = loss_per_row(logits, batch.labels, label_smoothing=smoothing, class_weights=weights)
+        if batch.targets is None:
+            return losses
+        soft = soft_loss_per_row(logits, batch.targets, weights)
+        return (1 - self.soft_share) * losses + self.soft_share * soft
 
     def errors_of(self, wide: WidePart, batch: Batch) -> Touched:
         """What the wide part gets wrong of a batch, by the same loss, as if the network were not there.

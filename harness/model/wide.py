@@ -50,6 +50,10 @@ class Touched:
     error: torch.Tensor
     """``[rows, outputs]``: the gradient of each row's loss."""
 
+    def times(self, factor: float) -> Touched:
+        """The same with every row's loss multiplied by ``factor``."""
+        return Touched(self.bucket, self.value, self.row, self.error * factor)
+
 
 def join(parts: Iterable[Touched]) -> Touched:
     """Those of several batches, one after the other."""
@@ -128,23 +132,35 @@ class WidePart(nn.Module):
         seen = (bucket * num_classes + labels[:, None])[first]
         return torch.bincount(seen, minlength=self.buckets * num_classes).view(self.buckets, num_classes)
 
-    def set_weights(self, rows_with: torch.Tensor, rows: int) -> None:
+    def count_soft(self, ids: torch.Tensor, lengths: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
+        """The same with the probability of each class, ``[rows, classes]``, in the place of a label: float64."""
+        bucket, first, _ = runs(self.places(ids, lengths), self.buckets)
+        row = torch.arange(len(bucket))[:, None].expand_as(bucket)[first]
+        seen, shares = bucket[first], chances.to(torch.float64)[row]
+        return torch.stack([torch.bincount(seen, one, minlength=self.buckets) for one in shares.unbind(1)], 1)
+
+    def set_weights(self, rows_with: torch.Tensor, rows: int, total: torch.Tensor | None = None) -> None:
         """Weigh features by how rare they are and how much they tell of the label.
 
-        ``rows_with`` int64 ``[buckets, classes]`` has counts of ``rows`` rows. The first factor is the idf as
+        ``rows_with`` int64 ``[buckets, classes]`` has counts of rows by label. The first factor is the idf as
         scikit-learn has it, ``1 + ln((1 + rows) / (1 + rows with it))``; the second ``sqrt(0.05 + r)``, where r is the
         largest log-count ratio, as an absolute value, of a class against all others.
+
+        ``rows`` is how many rows were counted, and ``total`` ``[buckets]`` in how many of them each bucket is: the sums
+        of ``rows_with`` unless given, as where some rows have no label. What only such rows have tells of none.
         """
-        total = rows_with.sum(1)
+        labelled = rows_with.sum(1)
+        total = labelled if total is None else total
         kept = total >= MIN_ROWS
         if not kept.any():
             self.weights.zero_()
             return
-        counts, everyone = rows_with[kept], total[kept].to(torch.float64)
+        counts, known, everyone = rows_with[kept], labelled[kept].to(torch.float64), total[kept].to(torch.float64)
         tells = torch.zeros_like(everyone)
         for own in counts.to(torch.float64).unbind(1):
-            shares = [(1 + side) / (1 + side).sum() for side in (own, everyone - own)]
+            shares = [(1 + side) / (1 + side).sum() for side in (own, known - own)]
             tells = torch.maximum(tells, torch.log(shares[0] / shares[1]).abs())
+        tells = torch.where(known > 0, tells, 0.0)
         idf = 1 + torch.log((1 + rows) / (1 + everyone))
         self.weights.zero_()
         self.weights[kept] = (idf * torch.sqrt(FLOOR + tells)).to(self.weights.dtype)

@@ -53,6 +53,8 @@ class BundleInfo:
     """Fingerprint of the dataset they were trained on."""
     vectors: dict[str, Any] | None = None
     """Word vectors that the embedding started from: source, sha256, coverage; None: it started random."""
+    soft_labels: dict[str, Any] | None = None
+    """Soft labels that were learned: sha256, teacher, its figures; None, and then not written: none were."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
@@ -77,7 +79,10 @@ def write_weights(directory: Path, data: bytes) -> tuple[str, str]:
 
 def write_info(directory: Path, info: BundleInfo) -> None:
     """Replace ``bundle.json``, then delete every weights file but the one that it names."""
-    atomic.write_json(directory / INDEX, asdict(info))
+    content = asdict(info)
+    if info.soft_labels is None:
+        del content["soft_labels"]
+    atomic.write_json(directory / INDEX, content)
     for old in directory.glob("weights-*.safetensors"):
         if old.name != info.weights:
             old.unlink()

@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.rundir.json_files import read_object
 from preprocessing.base import atomic
+from preprocessing.base.split_names import NO_LABEL
 from preprocessing.dataset.shards import Manifest
 
 FORMAT, FORMAT_VERSION = "padless-training", 1
@@ -35,7 +36,8 @@ def training_facts(manifest: Manifest) -> dict[str, Any]:
         labels: Counter[str] = Counter()
         for shard in shards:
             lengths.update({int(length): rows for length, rows in shard.lengths.items()})
-            labels.update({manifest.labels[int(label)]: rows for label, rows in shard.labels.items()})
+            known = {int(label): rows for label, rows in shard.labels.items() if int(label) != NO_LABEL}
+            labels.update({manifest.labels[label]: rows for label, rows in known.items()})
         splits[name] = {
             "rows": sum(shard.rows for shard in shards),
             "labels": {label: labels[label] for label in manifest.labels},

@@ -19,8 +19,11 @@ class OrderConfig:
     """Rows that are sorted by length together; more means less padding and more memory (60 bytes a row)."""
     length_noise: float = 0.003
     """Lengths are blurred by up to this share before sorting, so that neighbours change from epoch to epoch."""
+    unlabelled_batch: int = 0
+    """Unlabelled rows of every step over all processes, beside the labelled ones and in an order of their own."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         require(self.window_rows >= 1, "order.window_rows", self.window_rows, "at least 1")
         require(0 <= self.length_noise <= 1, "order.length_noise", self.length_noise, "from 0 to 1")
+        require(self.unlabelled_batch >= 0, "order.unlabelled_batch", self.unlabelled_batch, "at least 0")

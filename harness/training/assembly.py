@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 
+from harness.batch import Layout
 from harness.config import RunConfig, to_dict
-from harness.data.checks import TRAIN, order_spec
+from harness.data.checks import TRAIN, order_spec, unlabelled_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.residency import DataPlacement, OpenData
+from harness.data.streams import PairedLoader
 from harness.model.adversarial import Adversary
 from harness.model.classifier import Classifier, Objective
 from harness.model.initial import StartVectors
@@ -43,6 +46,7 @@ from harness.training.scorer import Scorer
 from harness.training.selection import Selection
 from harness.training.sinks import Sink, Sinks, TrackerSink
 from harness.training.state import State
+from harness.training.teaching import Teaching, read_teaching
 from harness.training.throughput import Meter, reset_peak_memory
 from harness.training.trainer import Trainer
 from harness.training.vectors import resumed, start_vectors
@@ -50,6 +54,7 @@ from harness.training.wide import count_features
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.base.screen import Screen
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.text.vocabulary import Vocabulary
 
@@ -82,7 +87,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     world = session.world
     choices = {**decided, **session.choices}
     manifest, start = agree(config, session, writer)
-    data = OpenData(DataPlacement.of(config), manifest, TRAIN, world, session.device)
+    beside = UNLABELLED if config.order.unlabelled_batch else None
+    data = OpenData(DataPlacement.of(config), manifest, TRAIN, world, session.device, beside=beside)
     choices |= data.choices
     with world.together("staging the dataset"):
         data.copy()
@@ -92,14 +98,20 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     writer.vectors = begin.facts
     if begin.choice is not None:
         choices["vectors"] = begin.choice
-    trainer = build_trainer(config, session, manifest, data, choices, begin.vectors)
+    with world.together("reading soft labels"):
+        teaching = read_teaching(config, manifest, data.splits)
+    writer.soft_labels = teaching.facts
+    if teaching.choice is not None:
+        choices["soft labels"] = teaching.choice
+    trainer = build_trainer(config, session, manifest, data, choices, begin.vectors, teaching)
     selection = Selection(config.select, config.patience)
     with world.together("loading the checkpoint"):
         if start is not None:
             load(trainer, selection, start, choices)
     wide = trainer.objective.classifier.wide
     if wide is not None and start is None:
-        count_features(wide, data.splits[TRAIN], len(manifest.labels), world)
+        counted = teaching.counted_beside(config, data.splits)
+        count_features(wide, data.splits[TRAIN], len(manifest.labels), world, counted)
     if config.micro_batch == "auto":
         choices["micro_batch"] = choose_micro_batch(trainer)
     with world.together("opening the run directory"):
@@ -159,6 +171,7 @@ def build_trainer(
     data: OpenData,
     choices: dict[str, Choice],
     vectors: StartVectors | None = None,
+    teaching: Teaching | None = None,
 ) -> Trainer:
     """A trainer at step 0 with weights drawn from the seed and, on rank 0, whose weights all ranks get, ``vectors``.
 
@@ -175,40 +188,42 @@ def build_trainer(
     wanted = recurrent_dtype(session.arithmetic, session.device.type, layout, bf16_on_cpu=bf16_on_cpu)
     in_dtype = try_recurrence(classifier.recurrent, layout, wanted)
     choices["recurrence"] = Choice(f"{layout} {in_dtype.value}", f"{in_layout.reason}; {in_dtype.reason}")
-    weights = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]
-    objective = Objective(
-        classifier,
-        seed=config.seed,
-        label_smoothing=config.optim.label_smoothing,
-        class_weights=torch.tensor(weights, device=session.device) if config.optim.class_weights else None,
-        recurrent_dtype=DTYPES[in_dtype.value],
-        adversary=adversary_of(config, session.device),
-    )
+    objective = build_objective(config, classifier, manifest.labels, session.device, DTYPES[in_dtype.value])
     peak = measure_peak(session.device, session.arithmetic)
     reset_peak_memory(session.device)
     peaks = world.gather_numbers(np.array([peak]), "measuring the devices")
     choices["peak"] = Choice(f"{peaks.sum() / 1e9:,.0f} GFLOP/s", "a matrix product, all processes together")
     limit = config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0)
     split = data.splits[TRAIN]
+    beside = data.splits[UNLABELLED] if config.order.unlabelled_batch else None
+    guarded = (limit, world, directory, split, Path(config.data), len(manifest.labels), beside)
+    meter = Meter(session.device, flops_per_token(config.model), float(peaks.sum()), unlabelled=beside is not None)
     return Trainer(
         config,
         objective,
-        Loader(
-            split,
-            order_over(split, order_spec(config)),
-            rank=world.rank,
-            world_size=world.world_size,
-            layout=layout,
-            device=session.device,
-            micro_batch=config.micro_batch if isinstance(config.micro_batch, int) else None,
-            resident=data.rows,
-            guard=data.guard.check_sizes,
-        ),
+        build_loader(config, session, data, layout, teaching or Teaching({})),
         session.accelerator,
         world,
-        guard=NonFiniteGuard(limit, world, directory, split, Path(config.data), len(manifest.labels)),
-        meter=Meter(session.device, flops_per_token(config.model), float(peaks.sum())),
+        guard=NonFiniteGuard(*guarded),
+        meter=meter,
         profiler=StepProfiler(config.profile if world.is_main else [], directory / PROFILE),
+    )
+
+
+def build_objective(
+    config: RunConfig, classifier: Classifier, labels: list[str], device: torch.device, dtype: torch.dtype | None
+) -> Objective:
+    """The loss that ``config`` asks for; ``dtype`` is that of the recurrent layers."""
+    weights = [config.optim.class_weights.get(label, 1.0) for label in labels]
+    return Objective(
+        classifier,
+        seed=config.seed,
+        label_smoothing=config.optim.label_smoothing,
+        class_weights=torch.tensor(weights, device=device) if config.optim.class_weights else None,
+        recurrent_dtype=dtype,
+        soft_weight=config.self_training.weight,
+        soft_share=config.self_training.train_share,
+        adversary=adversary_of(config, device),
     )
 
 
@@ -218,6 +233,30 @@ def adversary_of(config: RunConfig, device: torch.device) -> Adversary | None:
         return None
     counts = Vocabulary.read(Path(config.data, VOCABULARY)).counts
     return Adversary(config.optim, torch.from_numpy(counts).to(device, torch.float64))
+
+
+def build_loader(config: RunConfig, session: Session, data: OpenData, layout: Layout, teaching: Teaching) -> Loader:
+    """This rank's share of every step, with unlabelled rows where ``config`` asks for them."""
+
+    def options(name: str) -> dict[str, Any]:
+        return {
+            "rank": session.world.rank,
+            "world_size": session.world.world_size,
+            "layout": layout,
+            "device": session.device,
+            "micro_batch": config.micro_batch if isinstance(config.micro_batch, int) else None,
+            "resident": data.resident.get(name),
+            "guard": data.guard.check_sizes,
+            "targets": teaching.targets.get(name),
+        }
+
+    split = data.splits[TRAIN]
+    order = order_over(split, order_spec(config))
+    if not config.order.unlabelled_batch:
+        return Loader(split, order, **options(TRAIN))
+    rows = data.splits[UNLABELLED]
+    unlabelled = Loader(rows, order_over(rows, unlabelled_spec(config)), **options(UNLABELLED))
+    return PairedLoader(split, order, unlabelled=unlabelled, **options(TRAIN))
 
 
 def prepare_checkpoints(trainer: Trainer, writer: RunWriter) -> None:

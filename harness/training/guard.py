@@ -25,6 +25,7 @@ from harness.rundir.bad_batches import write_bad_rows
 from harness.rundir.layout import BAD_BATCHES
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.screen import Screen
+from preprocessing.base.split_names import NO_LABEL
 from preprocessing.dataset.shards import VOCABULARY, Split
 from preprocessing.text.vocabulary import Vocabulary
 
@@ -42,7 +43,9 @@ class Verdict:
 
     step: int
     rows: list[np.ndarray]
-    """Source rows of each micro-batch of this rank."""
+    """Source rows of each micro-batch of this rank, unlabelled ones last."""
+    unlabelled: list[bool]
+    """Of each micro-batch: whether its rows have no labels."""
     losses: list[torch.Tensor]
     """Row losses of each micro-batch, on the device."""
     skipped: torch.Tensor
@@ -60,9 +63,19 @@ class NonFiniteGuard:
     """Watches one run on one rank."""
 
     def __init__(
-        self, limit: int, world: World, directory: Path, split: Split, data: Path, num_classes: int = 2
+        self,
+        limit: int,
+        world: World,
+        directory: Path,
+        split: Split,
+        data: Path,
+        num_classes: int = 2,
+        unlabelled: Split | None = None,
     ) -> None:
-        """Stop after ``limit`` skipped steps in a row; write rows of ``split`` to ``directory``/bad_batches."""
+        """Stop after ``limit`` skipped steps in a row; write rows of ``split``, and of ``unlabelled``, to
+        ``directory``/bad_batches.
+        """
+        self.unlabelled = unlabelled
         self.num_classes = num_classes
         self.limit, self.world = limit, world
         self.directory, self.split, self.data = directory, split, data
@@ -108,7 +121,9 @@ class NonFiniteGuard:
             event = torch.cuda.Event()
             event.record()
             skip = host
-        self.pending.append(Verdict(step, [micro.rows for micro in batch.micro_batches], losses, skip, event))
+        micro_batches = [*batch.micro_batches, *batch.unlabelled]
+        rows, unlabelled = [micro.rows for micro in micro_batches], [not micro.labelled for micro in micro_batches]
+        self.pending.append(Verdict(step, rows, unlabelled, losses, skip, event))
         while len(self.pending) > (LAG_STEPS if event is not None else 0):
             self._act(self.pending.popleft(), lr)
         return self.total - before
@@ -154,7 +169,11 @@ class NonFiniteGuard:
         found = sum(self.world.gather_objects(int(bad.sum()), "the rows of a skipped step"))
         chosen = bad if found else np.ones_like(bad)
         if chosen.any():
-            described = describe_rows(self.split, self.data, rows[chosen], losses[chosen])
+            beside = np.repeat(verdict.unlabelled, [len(part) for part in verdict.rows])
+            described = []
+            for split, own in ((self.split, chosen & ~beside), (self.unlabelled, chosen & beside)):
+                if split is not None and own.any():
+                    described += describe_rows(split, self.data, rows[own], losses[own])
             write_bad_rows(self.directory, verdict.step, self.world.rank, described)
 
 
@@ -179,6 +198,7 @@ def describe_rows(split: Split, data: Path, rows: np.ndarray, losses: np.ndarray
                 row = int(block.row[place])
                 ids = block.ids[place, : block.length[place]]
                 text = " ".join(tokens[int(token)].as_py() for token in ids)
-                where = {"shard": shard.info.path, "row": row, "label": int(block.label[place])}
+                label = int(block.label[place])
+                where = {"shard": shard.info.path, "row": row, "label": None if label == NO_LABEL else label}
                 described.append({**where, "loss": str(wanted[row]), "text": text})
     return described

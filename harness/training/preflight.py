@@ -42,14 +42,18 @@ def check_data(
 ) -> Manifest:
     """The dataset: whole, that of ``checkpoint`` if there is one, and enough of it for every process and option.
 
-    ``hashes``: also read and hash its bytes, which one process of a run does. Raises ``DataError`` or ``ConfigError``
-    with the first thing that is wrong.
+    ``hashes``: also read and hash its bytes, and soft labels if they are asked for, which one process of a run does.
+    Raises ``DataError`` or ``ConfigError`` with the first thing that is wrong.
     """
     manifest = checks.check_dataset(config.data, hashes=hashes)
     if checkpoint is not None:
         resume.check_dataset(checkpoint, manifest, config)
     checks.check_fit(config, manifest, world_size)
     checks.check_useful(config, manifest, world_size)
+    if hashes:
+        soft = checks.open_soft_labels(config, manifest)
+        if checkpoint is not None:
+            resume.check_soft_labels(checkpoint, None if soft is None else soft.sha256, config)
     return manifest
 
 

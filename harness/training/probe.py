@@ -11,6 +11,7 @@ import torch
 
 from harness.batch import StepBatch
 from harness.data.loader import Loader
+from harness.data.streams import PairedLoader
 from harness.ranks.precision import Choice
 from harness.training.flops import synchronize
 from harness.training.throughput import memory_bytes, reset_peak_memory
@@ -21,16 +22,28 @@ STEPS_LOOKED_AT = 2000
 
 
 def heaviest_batch(loader: Loader) -> StepBatch:
-    """This rank's share of the step whose rows times longest row is the largest, in the first steps of epoch 0."""
+    """This rank's share of the step whose rows times longest row is the largest, in the first steps of epoch 0.
+
+    Where steps have unlabelled rows, they are the ones of the step that has the most of those.
+    """
+    heaviest = heaviest_step(loader)
+    (batch,) = loader.steps(0, heaviest, heaviest + 1)
+    if isinstance(loader, PairedLoader):
+        heaviest = heaviest_step(loader.unlabelled)
+        (other,) = loader.unlabelled.steps(0, heaviest, heaviest + 1)
+        batch.unlabelled, batch.global_unlabelled_rows = other.micro_batches, other.global_rows
+    return batch
+
+
+def heaviest_step(loader: Loader) -> int:
+    """The step of epoch 0 that computes the most positions, of the first ones."""
     order, split = loader.order, loader.split
     sizes = []
     for step in range(min(STEPS_LOOKED_AT, order.steps_per_epoch)):
         rows = order.batch_rows(0, step)  # longest first
         block = int(np.searchsorted(split.block_starts, rows[0], side="right")) - 1
         sizes.append(len(rows) * int(split.blocks[block].length[rows[0] - split.block_starts[block]]))
-    step = int(np.argmax(sizes))
-    (batch,) = loader.steps(0, step, step + 1)
-    return batch
+    return int(np.argmax(sizes))
 
 
 def choose_micro_batch(trainer: Trainer) -> Choice:
@@ -43,7 +56,8 @@ def choose_micro_batch(trainer: Trainer) -> Choice:
     if device.type != "cuda":
         loader.micro_batch = None
         return Choice("no limit", "only CUDA devices run out of memory in a way that can be caught")
-    share = rows = -(-loader.order.largest_step // world.world_size)
+    loaders = [loader, loader.unlabelled] if isinstance(loader, PairedLoader) else [loader]
+    share = rows = max(-(-one.order.largest_step // world.world_size) for one in loaders)
     while True:
         loader.micro_batch = rows
         failed = runs_out_of_memory(trainer)
@@ -67,7 +81,8 @@ def choose_micro_batch(trainer: Trainer) -> Choice:
 def runs_out_of_memory(trainer: Trainer) -> bool:
     """Whether the longest batch fails for want of memory, forward and backward; no gradient is exchanged or kept."""
     try:
-        for micro_batch in heaviest_batch(trainer.loader).micro_batches:
+        batch = heaviest_batch(trainer.loader)
+        for micro_batch in [*batch.micro_batches, *batch.unlabelled]:
             with trainer.accelerator.no_sync(trainer.model):
                 loss = trainer.model(micro_batch, 0)
                 trainer.accelerator.backward(loss)
@@ -84,7 +99,7 @@ class Rehearsal:
 
     step_s: float
     rows: int
-    """Rows of that step over all ranks."""
+    """Labelled rows of that step over all ranks."""
     tokens: int
     """Real tokens of that step, on this rank."""
     memory_bytes: int
@@ -105,5 +120,5 @@ def rehearse(trainer: Trainer, repeats: int = 3) -> Rehearsal:
         trainer.update(batch)
         synchronize(device)
         seconds.append(time.perf_counter() - started)
-    tokens = sum(micro.num_tokens for micro in batch.micro_batches)
+    tokens = sum(micro.num_tokens for micro in [*batch.micro_batches, *batch.unlabelled])
     return Rehearsal(min(seconds[1:]), batch.global_rows, tokens, memory_bytes(device))

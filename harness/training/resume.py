@@ -39,8 +39,9 @@ FREE = {
     "checkpoint": "other moments are saved or kept",
     "tracking": "log lines or trackers differ",
     "evaluation": "figures are computed otherwise",
+    "self_training.labels": "the same soft labels, wherever they lie",
 }
-"""First parts of keys that leave the order of rows and every update what they are; and what they do change."""
+"""Keys, or their first parts, that leave the order of rows and every update what they are; and what they do change."""
 BREAKING = {
     "model": "the weights do not fit another model",
     "model.freeze_embedding": "other updates from here on",
@@ -48,6 +49,7 @@ BREAKING = {
     "global_batch": "another order of rows",
     "global_batch_tokens": "another order of rows",
     "order": "another order of rows",
+    "self_training": "other soft labels, or another weight of them, from here on",
     "seed": "another order of rows and other dropout",
     "epochs": "another schedule of the learning rate",
     "optim": "other updates from here on",
@@ -88,8 +90,8 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Differen
         if old == new or (old == "unset" and new in NOTHING) or (new == "unset" and old in NOTHING):
             continue
         first = key.partition(".")[0]
-        breaks = first not in FREE
-        effect = FREE.get(first) or BREAKING.get(key) or BREAKING.get(first, "unknown to this version")
+        breaks = first not in FREE and key not in FREE
+        effect = FREE.get(key) or FREE.get(first) or BREAKING.get(key) or BREAKING.get(first, "unknown to this version")
         found.append(Difference(key, old, new, effect, breaks))
     return found
 
@@ -144,6 +146,21 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None]) -> ResumePo
     check_continuity(found, config.allowed)
     finished = (read_status(config.run) or {}).get("state") == "finished"
     return ResumePoint(True, finished and not any(one.breaks for one in found), found, checkpoint)
+
+
+def check_soft_labels(checkpoint: Checkpoint, found: str | None, config: RunConfig) -> None:
+    """Refuse soft labels that are not those which the run began with. Raises ``ConfigError``.
+
+    ``found`` is the sha256 of those that are there now, None for none.
+    """
+    facts = checkpoint.state.get("soft_labels")
+    began = None if facts is None else facts["sha256"]
+    if began != found and not is_allowed("self_training.labels", config.allowed):
+        was, now = ("none" if one is None else f"those of sha256 {one[:12]}" for one in (began, found))
+        raise ConfigError(
+            f"self_training.labels: the run of {checkpoint.path} began with {was}, now {now} are asked for: "
+            f"restore the file, name another run directory, or go on all the same with --allow self_training.labels"
+        )
 
 
 def check_dataset(checkpoint: Checkpoint, manifest: Manifest, config: RunConfig) -> None:

@@ -27,6 +27,7 @@ from harness.training.scorer import Scorer
 from harness.training.selection import Selection
 from harness.training.trainer import Milestones, Trainer
 from harness.training.writer import RunWriter
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Manifest
 
 
@@ -71,6 +72,10 @@ class Run(Milestones):
         """A dry run: a few real steps of the longest batch, what they need, and what a full run would take."""
         cost = rehearse(self.trainer)
         tokens = sum(shard.tokens for shard in self.manifest.splits[TRAIN]) * self.config.epochs
+        if self.config.order.unlabelled_batch:
+            shards = self.manifest.splits[UNLABELLED]
+            of_step = sum(shard.tokens for shard in shards) * self.config.order.unlabelled_batch
+            tokens += self.trainer.total_steps * of_step // self.manifest.rows(UNLABELLED)
         if self.console is not None:
             self.console.rehearsal(cost, tokens // self.session.world.world_size)
 
@@ -128,6 +133,7 @@ class Run(Milestones):
             "text_hash": self.manifest.text_hash,
             "order_version": order.VERSION,
             "vectors": self.writer.vectors,
+            **({} if self.writer.soft_labels is None else {"soft_labels": self.writer.soft_labels}),
             "config": to_dict(self.config),
             "versions": {"torch": torch.__version__, "padless": installed_version("padless")},
         }

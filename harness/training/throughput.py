@@ -30,6 +30,8 @@ slow one rank down for a moment, then another.
 """
 INTEGERS = ("rows", "tokens", "padded_tokens", "skipped", "hash")
 FLOATS = ("loss", "wait_s", "forward_s", "seconds", "memory_bytes")
+UNLABELLED = ("unlabelled_rows", "unlabelled_loss")
+"""Two more, where steps have unlabelled rows."""
 TIMING = (
     "rows_per_s",
     "tokens_per_s",
@@ -73,6 +75,8 @@ class SlowRank:
 class Meter:
     """Adds up what this rank did since the last log line; ``read`` sums over ranks and starts again.
 
+    Tokens, speeds and the hash of rows are those of labelled and unlabelled rows together; rows and loss are those of
+    labelled rows, and unlabelled ones have their own.
     The loss stays on the device until it is read, so that logging is the only moment at which the host waits for it.
     """
 
@@ -83,6 +87,9 @@ class Meter:
     rows: int = 0
     tokens: int = 0
     padded_tokens: int = 0
+    unlabelled: bool = False
+    """Whether steps have unlabelled rows too, on all ranks."""
+    unlabelled_rows: int = 0
     skipped: int = 0
     wait_s: float = 0.0
     paused_s: float = 0.0
@@ -90,6 +97,7 @@ class Meter:
     rows_hash: int = 0
     """Sum (modulo 2**64) of the hashes of all rows this rank consumed since the start of the run."""
     loss_sum: torch.Tensor | None = None
+    unlabelled_loss_sum: torch.Tensor | None = None
     events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
     slow: SlowRank = field(default_factory=SlowRank)
     started: float = field(default_factory=time.perf_counter)
@@ -101,8 +109,18 @@ class Meter:
             self.tokens += micro.num_tokens
             self.padded_tokens += micro.num_padded_tokens
             self.rows_hash = (self.rows_hash + row_hash(micro.rows, global_step)) & MASK
+        for micro in batch.unlabelled:
+            self.unlabelled_rows += micro.num_rows
+            self.tokens += micro.num_tokens
+            self.padded_tokens += micro.num_padded_tokens
+            self.rows_hash = (self.rows_hash + row_hash(micro.rows, global_step, unlabelled=True)) & MASK
         self.wait_s += batch.wait_s
         self.loss_sum = loss_sum if self.loss_sum is None else self.loss_sum + loss_sum
+
+    def add_unlabelled(self, loss_sum: torch.Tensor) -> None:
+        """Count the sum of the losses of one step's unlabelled rows."""
+        before = self.unlabelled_loss_sum
+        self.unlabelled_loss_sum = loss_sum if before is None else before + loss_sum
 
     @contextmanager
     def forward(self) -> Iterator[None]:
@@ -124,16 +142,25 @@ class Meter:
 
     def state(self, world: World) -> list[dict[str, Any]]:
         """What every rank has counted since the last log line, as plain values; every rank calls it."""
-        loss = 0.0 if self.loss_sum is None else float(self.loss_sum)
+        loss = value(self.loss_sum)
         integers = np.array([self.rows, self.tokens, self.padded_tokens, self.skipped, 0, 0], dtype=np.int64)
         integers[-2] = np.uint64(self.rows_hash).astype(np.int64)
         integers[-1] = np.float64(loss).view(np.int64)
+        if self.unlabelled:
+            integers = np.append(
+                integers, [self.unlabelled_rows, np.float64(value(self.unlabelled_loss_sum)).view("i8")]
+            )
         table = world.gather_numbers(integers, "what was counted since the last log line")
-        return [
-            {**dict(zip(INTEGERS[:-1], map(int, line), strict=False)), "hash": int(line[-2].view(np.uint64))}
-            | {"loss": float(line[-1].view(np.float64)).hex()}
+        counted = [
+            {**dict(zip(INTEGERS[:-1], map(int, line), strict=False)), "hash": int(line[4].view(np.uint64))}
+            | {"loss": float(line[5].view(np.float64)).hex()}
             for line in table
         ]
+        if not self.unlabelled:
+            return counted
+        more = [(int(line[6]), float(line[7].view(np.float64)).hex()) for line in table]
+        pairs = zip(counted, more, strict=True)
+        return [part | {"unlabelled_rows": rows, "unlabelled_loss": loss} for part, (rows, loss) in pairs]
 
     def load(self, parts: list[dict[str, Any]], rank: int, world_size: int) -> None:
         """Take up what ``state`` gave: this rank's own part, or all of it on rank 0 if there are other ranks now."""
@@ -144,22 +171,32 @@ class Meter:
         self.rows_hash = sum(part["hash"] for part in mine) & MASK
         loss = sum(float.fromhex(part["loss"]) for part in mine)
         self.loss_sum = torch.tensor(loss, dtype=torch.float32, device=self.device) if self.rows else None
+        self.unlabelled_rows = sum(part.get("unlabelled_rows", 0) for part in mine)
+        if self.unlabelled_rows:
+            loss = sum(float.fromhex(part["unlabelled_loss"]) for part in mine)
+            self.unlabelled_loss_sum = torch.tensor(loss, dtype=torch.float32, device=self.device)
 
     def read(self, world: World) -> dict[str, Any]:
         """Figures since the last call, over all ranks; ``verdict`` says in words what is wrong, if anything is."""
-        loss = 0.0 if self.loss_sum is None else float(self.loss_sum)
+        loss = value(self.loss_sum)
         self.forward_s += sum(first.elapsed_time(last) / 1e3 for first, last in self.events)
         seconds = time.perf_counter() - self.started - self.paused_s
         integers = np.array([self.rows, self.tokens, self.padded_tokens, self.skipped, 0], dtype=np.int64)
         integers[-1] = np.uint64(self.rows_hash).astype(np.int64)
         floats = np.array([loss, self.wait_s, self.forward_s, seconds, memory_bytes(self.device)])
+        names: tuple[str, ...] = FLOATS
+        if self.unlabelled:
+            floats, names = (
+                np.append(floats, [self.unlabelled_rows, value(self.unlabelled_loss_sum)]),
+                (*FLOATS, *UNLABELLED),
+            )
         table = world.gather_numbers(np.concatenate((integers, floats.view(np.int64))), "the figures of a log line")
         ranks: dict[str, np.ndarray] = dict(zip(INTEGERS, table[:, : len(INTEGERS)].T, strict=True))
-        ranks |= dict(zip(FLOATS, np.ascontiguousarray(table[:, len(INTEGERS) :]).view(np.float64).T, strict=True))
-        self.rows = self.tokens = self.padded_tokens = self.skipped = 0
+        ranks |= dict(zip(names, np.ascontiguousarray(table[:, len(INTEGERS) :]).view(np.float64).T, strict=True))
+        self.rows = self.tokens = self.padded_tokens = self.skipped = self.unlabelled_rows = 0
         self.wait_s = self.paused_s = self.forward_s = 0.0
         self.events.clear()
-        self.loss_sum, self.started = None, time.perf_counter()
+        self.loss_sum, self.unlabelled_loss_sum, self.started = None, None, time.perf_counter()
         return summarize(ranks, self.flops_per_token, self.peak_flops, self.slow)
 
 
@@ -171,12 +208,13 @@ def summarize(
     """
     rows, tokens, padded_tokens = (int(ranks[name].sum()) for name in ("rows", "tokens", "padded_tokens"))
     elapsed = float(ranks["seconds"].max())
+    unlabelled = {name: float(ranks[name].sum()) for name in UNLABELLED if name in ranks}
     speeds = ranks["tokens"] / np.maximum(ranks["forward_s"] + ranks["wait_s"], 1e-9)
     slowest, fastest = int(speeds.argmin()), int(speeds.argmax())
     figures: dict[str, Any] = {
         "loss": float(ranks["loss"].sum()) / rows,
         "rows": rows,
-        "rows_per_s": rows / elapsed,
+        "rows_per_s": (rows + unlabelled.get("unlabelled_rows", 0)) / elapsed,
         "tokens_per_s": tokens / elapsed,
         "padding": 1 - tokens / padded_tokens,
         "data_wait": float((ranks["wait_s"] / ranks["seconds"]).max()),
@@ -188,8 +226,16 @@ def summarize(
         "rank_spread": float(1 - speeds[slowest] / speeds[fastest]),
         "row_hash": f"{sum(int(value) for value in ranks['hash'].view(np.uint64)) & MASK:016x}",
     }
+    if unlabelled:
+        figures["unlabelled_loss"] = unlabelled["unlabelled_loss"] / unlabelled["unlabelled_rows"]
+        figures["unlabelled_rows"] = int(unlabelled["unlabelled_rows"])
     figures["verdict"] = verdict(ranks, figures, slow or SlowRank())
     return figures
+
+
+def value(loss_sum: torch.Tensor | None) -> float:
+    """A sum of losses on the host; 0 for none."""
+    return 0.0 if loss_sum is None else float(loss_sum)
 
 
 def cost_of_slowest(ranks: dict[str, np.ndarray], slowest: int) -> float:

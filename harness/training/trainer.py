@@ -74,7 +74,8 @@ class Trainer:
         self.config, self.loader, self.world = config, loader, world
         self.accelerator, self.objective = accelerator, objective
         self.guard, self.meter, self.profiler = guard, meter, profiler
-        accumulates = config.micro_batch is not None or loader.micro_batch is not None
+        several = config.micro_batch is not None or loader.micro_batch is not None
+        accumulates = several or config.order.unlabelled_batch > 0
         accelerator.ddp_handler = ddp_options(config, accumulates=accumulates)
         optimizer = build_optimizer(objective.classifier, config.optim)
         self.model, self.optimizer = accelerator.prepare(objective, optimizer)
@@ -131,29 +132,36 @@ class Trainer:
     def update(self, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step over one global batch, however it is split (law 4).
 
-        Each row's loss is divided by the rows of the *global* batch; DDP averages gradients over ranks, so it is
-        multiplied by their number. Returns the sum of this rank's row losses and the norm of the global gradient.
+        Each row's loss is divided by the rows of the *global* batch, an unlabelled row's by the unlabelled ones; DDP
+        averages gradients over ranks, so it is multiplied by their number. Returns the sum of the losses of this rank's
+        labelled rows and the norm of the global gradient.
         """
         set_learning_rate(self.optimizer, self.current_lr())
-        scale = self.world.world_size / batch.global_rows
         losses, row_losses, touched = [], [], []
-        for number, micro_batch in enumerate(batch.micro_batches):
-            last = number == len(batch.micro_batches) - 1
+        micro_batches = [*batch.micro_batches, *batch.unlabelled]
+        for number, micro_batch in enumerate(micro_batches):
+            last = number == len(micro_batches) - 1
+            rows = batch.global_rows if micro_batch.labelled else batch.global_unlabelled_rows
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.meter.forward():
                     loss = self.model(micro_batch, self.step)
-                self.backward(loss, scale)
+                self.backward(loss, self.world.world_size / rows)
             losses.append(loss.detach())
             row_losses.append(self.objective.row_losses)
-            touched.append(self.objective.touched)
+            part = self.objective.touched
+            if part is not None:  # its step divides all by the labelled rows
+                touched.append(part if micro_batch.labelled else part.times(batch.global_rows / rows))
         classifier = self.objective.classifier
         if classifier.holds_embedding(self.step):
             classifier.embedding.weight.grad = None  # no update, no decay, no moments
         grad_norm = self.clip()
         skip = self.take_step(batch, grad_norm, row_losses)
         if self.wide is not None:
-            self.wide.step([part for part in touched if part is not None], batch, self.step / self.total_steps, skip)
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum(), grad_norm
+            self.wide.step(touched, batch, self.step / self.total_steps, skip)
+        labelled = len(batch.micro_batches)
+        if batch.unlabelled:
+            self.meter.add_unlabelled(summed(losses[labelled:]))
+        return summed(losses[:labelled]), grad_norm
 
     def backward(self, loss: torch.Tensor, scale: float) -> None:
         """Gradients of ``loss * scale``, which in fp16 the loss scaling multiplies once more."""
@@ -243,6 +251,11 @@ class Trainer:
         if self.accelerator.scaler is not None and values["scaler"]:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.meter.load(values["counted"], self.world.rank, self.world.world_size)
+
+
+def summed(losses: list[torch.Tensor]) -> torch.Tensor:
+    """The sum of the losses of some micro-batches."""
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
 def ddp_options(config: RunConfig, *, accumulates: bool) -> DistributedDataParallelKwargs:

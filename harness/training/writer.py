@@ -59,6 +59,8 @@ class RunWriter:
         self.failed: StorageError | None = None
         self.vectors: dict[str, Any] | None = None
         """What is known of the word vectors that the run began with."""
+        self.soft_labels: dict[str, Any] | None = None
+        """What is known of the soft labels that it learns."""
 
     def claim(self) -> None:
         """Hold the directory against other processes. Raises ``ConfigError`` or ``StorageError``."""
@@ -123,7 +125,7 @@ class RunWriter:
             assert selection.best_step is not None
             with storage(self.bundle):
                 best = (selection.best_step, selection.decision)
-                write_bundle(self.bundle, classifier, manifest, *best, self.vectors)
+                write_bundle(self.bundle, classifier, manifest, *best, self.vectors, self.soft_labels)
 
     def restore_bundle(self, manifest: Manifest, selection: Selection) -> None:
         """Put the best weights so far back where the bundle has others, of an epoch that is now trained again.

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 4: the same global batch gives the same update for every (processes, accumulation, micro-batch), dropout too."""
+"""Law 4: the same global batch gives the same update for every (processes, accumulation, micro-batch), dropout too.
+
+So it does with unlabelled rows and their soft labels beside the labelled ones.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
-from dataclasses import replace
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +19,33 @@ import pytest
 import torch
 
 from harness.batch import Batch, StepBatch
-from harness.config import ModelConfig, OptimConfig, RunConfig
+from harness.config import ModelConfig, OptimConfig, OrderConfig, RunConfig, SelfTrainingConfig
 from harness.data.loader import Loader
-from harness.data.order import Order, OrderSpec
+from harness.data.order import Order, OrderSpec, stream_seed
+from harness.data.streams import PairedLoader
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
 from harness.model.wide import WidePart
 from harness.ranks.session import Session, open_session
-from harness.training.assembly import adversary_of
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import learning_rate
 from harness.training.profiling import StepProfiler
 from harness.training.throughput import Meter
 from harness.training.trainer import Trainer
-from harness.training.wide import count_features
-from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
-from preprocessing.text.vocabulary import Vocabulary
+from harness.training.wide import Beside, count_features
+from preprocessing.base.split_names import NO_LABEL
+from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 from tests.ranks import run_ranks
-from tests.reference.adversarial import moved_losses
 
 pytestmark = pytest.mark.processes
 
 ROWS, GLOBAL_BATCH, STEPS = 101, 24, 5
+UNLABELLED_ROWS, UNLABELLED_BATCH = 67, 17
+"""Four steps a pass, so that the last of five steps begins another pass."""
 ACCUMULATION = (1, 3)
 LAYOUTS = ("padded", "packed")
-OPTIONS = ("plain", "every option", "gru", "adversarial", "virtual")
+OPTIONS = ("plain", "every option", "gru", "soft labels")
 Case = tuple[int, str, str, int]
 """Dataset, options, layout, micro-batches a step."""
 
@@ -51,11 +56,11 @@ def make_config(options: str, labels: list[str]) -> RunConfig:
     elif options == "gru":
         model = ModelConfig(cell="gru", embedding_dim=8, hidden_size=6, num_layers=2, pooling="last", dropout=0.4)
         optim = OptimConfig(lr=0.01)
-    elif options in ("adversarial", "virtual"):
-        model = ModelConfig(embedding_dim=8, hidden_size=6, pooling="max+mean", dropout=0.3, word_dropout=0.2, wide=512)
-        key = "adversarial" if options == "adversarial" else "virtual_adversarial"
-        moves = {key: 3.0, f"{key}_weight": 0.7}
-        optim = OptimConfig(lr=0.01, label_smoothing=0.1, class_weights={labels[0]: 2.5}, **moves)
+    elif options == "soft labels":
+        model = ModelConfig(embedding_dim=8, hidden_size=6, pooling="max+mean", dropout=0.3, word_dropout=0.1, wide=512)
+        optim = OptimConfig(lr=0.01, label_smoothing=0.1, class_weights={labels[0]: 2.5})
+        ratios: Any = "all" if len(labels) > 2 else "labelled"
+        taught = SelfTrainingConfig(labels="drawn", weight=0.7, train_share=0.3, ratios=ratios)
     else:
         model = ModelConfig(
             embedding_dim=8,
@@ -68,7 +73,10 @@ def make_config(options: str, labels: list[str]) -> RunConfig:
             wide=512,
         )
         optim = OptimConfig(lr=0.01, ema=0.8, label_smoothing=0.1, class_weights={labels[0]: 2.5}, weight_decay=0.1)
-    return RunConfig(global_batch=GLOBAL_BATCH, epochs=1, seed=3, precision="fp32", model=model, optim=optim)
+    common: dict[str, Any] = {"global_batch": GLOBAL_BATCH, "epochs": 1, "seed": 3, "precision": "fp32"}
+    if options == "soft labels":
+        common |= {"order": OrderConfig(unlabelled_batch=UNLABELLED_BATCH), "self_training": taught}
+    return RunConfig(model=model, optim=optim, **common)
 
 
 def make_model(config: RunConfig, vocabulary_size: int, num_classes: int) -> Classifier:
@@ -79,6 +87,22 @@ def make_model(config: RunConfig, vocabulary_size: int, num_classes: int) -> Cla
 def make_order(split: Split, config: RunConfig) -> Order:
     spec = OrderSpec(seed=config.seed, global_batch=config.global_batch)
     return Order(split.block_starts, lambda block: split.blocks[block].length, spec)
+
+
+def make_unlabelled_order(split: Split, config: RunConfig) -> Order:
+    spec = OrderSpec(seed=stream_seed(config.seed), global_batch=UNLABELLED_BATCH)
+    return Order(split.block_starts, lambda block: split.blocks[block].length, spec)
+
+
+def draw_soft_labels(split: Split, num_classes: int) -> np.ndarray:
+    """float64 ``[rows, classes]``, in the order of the split's blocks: what fp32 holds of them, and adds up to 1."""
+    chances = np.random.default_rng(len(split)).dirichlet(np.ones(num_classes), len(split)).astype(np.float32)
+    chances = chances.astype(np.float64)
+    return np.stack((1 - chances[:, 1], chances[:, 1]), 1) if num_classes == 2 else chances
+
+
+def as_targets(chances: np.ndarray) -> np.ndarray:
+    return (chances[:, 1] if chances.shape[1] == 2 else chances).astype(np.float32)
 
 
 def train_on_a_rank(datasets: list[str], directory: str) -> dict[Case, tuple[list[int], dict[str, np.ndarray]]]:
@@ -97,23 +121,28 @@ def train_case(
     world = session.world
     manifest = read_manifest(data)
     config = make_config(options, manifest.labels)
-    split = Split(data, manifest, "train")
-    loader = Loader(
-        split,
-        make_order(split, config),
-        rank=world.rank,
-        world_size=world.world_size,
-        layout=layout,
-        device=session.device,
-        micro_batch=math.ceil(math.ceil(GLOBAL_BATCH / world.world_size) / accumulation),
-    )
+    split, rows = Split(data, manifest, "train"), Split(data, manifest, "unlabelled")
+    teaches = config.self_training.is_on
+    targets = {one.name: as_targets(draw_soft_labels(one, len(manifest.labels))) for one in (split, rows)}
+    common: dict[str, Any] = {
+        "rank": world.rank,
+        "world_size": world.world_size,
+        "layout": layout,
+        "device": session.device,
+        "micro_batch": math.ceil(math.ceil(GLOBAL_BATCH / world.world_size) / accumulation),
+    }
+    loader = Loader(split, make_order(split, config), **common)
+    if teaches:
+        beside = Loader(rows, make_unlabelled_order(rows, config), targets=targets["unlabelled"], **common)
+        loader = PairedLoader(split, make_order(split, config), unlabelled=beside, targets=targets["train"], **common)
     weights = torch.tensor([config.optim.class_weights.get(label, 1.0) for label in manifest.labels])
     objective = Objective(
         make_model(config, manifest.vocabulary_size, len(manifest.labels)),
         seed=config.seed,
         label_smoothing=config.optim.label_smoothing,
         class_weights=weights if config.optim.class_weights else None,
-        adversary=adversary_of(replace(config, data=data), session.device),
+        soft_weight=config.self_training.weight,
+        soft_share=config.self_training.train_share,
     )
     trainer = Trainer(
         config,
@@ -122,18 +151,21 @@ def train_case(
         session.accelerator,
         world,
         guard=NonFiniteGuard(1, world, directory, split, Path(data), len(manifest.labels)),
-        meter=Meter(),
+        meter=Meter(unlabelled=teaches),
         profiler=StepProfiler([], directory),
     )
     if objective.classifier.wide is not None:
-        count_features(objective.classifier.wide, split, len(manifest.labels), world)
+        every = targets["unlabelled"] if config.self_training.ratios == "all" else None
+        counted = Beside(rows, every) if teaches else None
+        count_features(objective.classifier.wide, split, len(manifest.labels), world, counted)
     update, counts = trainer.update, []
 
-    def counted(batch: StepBatch) -> Any:
+    def observed(batch: StepBatch) -> Any:
         counts.append(len(batch.micro_batches))
+        assert (1 if teaches else 0) <= len(batch.unlabelled) <= (accumulation if teaches else 0)
         return update(batch)
 
-    trainer.update = counted  # type: ignore[method-assign]
+    trainer.update = observed  # type: ignore[method-assign]
     trainer.fit()
     final = named(objective.classifier)
     if trainer.average is not None:
@@ -152,50 +184,46 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
     manifest = read_manifest(data)
     config = make_config(options, manifest.labels)
     optim = config.optim
-    split = Split(data, manifest, "train")
-    order = make_order(split, config)
-    model = make_model(config, manifest.vocabulary_size, len(manifest.labels))
+    split, beside = Split(data, manifest, "train"), Split(data, manifest, "unlabelled")
+    order, other_order = make_order(split, config), make_unlabelled_order(beside, config)
+    teaching, num_classes = config.self_training, len(manifest.labels)
+    model = make_model(config, manifest.vocabulary_size, num_classes)
     average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     decayed = {"params": matrices, "weight_decay": optim.weight_decay}
     optimizer = torch.optim.AdamW([decayed, {"params": vectors, "weight_decay": 0.0}], lr=optim.lr)
-    counts = Vocabulary.read(Path(data, VOCABULARY)).counts
-    wide = None if model.wide is None else PlainWide(model.wide, split, len(manifest.labels))
-    rows_of = [(block, row) for block in split.blocks for row in range(len(block.row))]
+    weights = [optim.class_weights.get(label, 1.0) for label in manifest.labels]
+    wide = None if model.wide is None else PlainWide(model.wide, split, num_classes, beside if teaching.is_on else None)
+    if wide is not None:
+        wide.count(every=teaching.ratios == "all")
+    chances = {one.name: draw_soft_labels(one, num_classes) for one in (split, beside)}
     for step in range(STEPS):
         epoch, place = divmod(step, order.steps_per_epoch)
-        picked = [rows_of[row] for row in order.batch_rows(epoch, place)]
+        picked = [(split, int(row)) for row in order.batch_rows(epoch, place)]
+        if teaching.is_on:
+            picked += [(beside, int(row)) for row in other_order.batch_rows(*divmod(step, other_order.steps_per_epoch))]
+        counts = Counter(source.name for source, _ in picked)
         total = torch.zeros((), dtype=torch.float64)
-        for block, row in picked:
-            length, label, source = int(block.length[row]), int(block.label[row]), block.row[row : row + 1]
-            ids = torch.from_numpy(block.ids[row, :length].astype(np.int32))[None]
-            masks = Masks.of(config.seed, step, source, ids.device) if model.drops else None
-            batch = Batch(ids, torch.tensor([length]), torch.tensor([label]), source)
-            logits = model.read(batch, masks)
-            weight = optim.class_weights.get(manifest.labels[label], 1.0)
+        for source, number in picked:
+            ids, label, name = row_of(source, number)
+            masks = Masks.of(config.seed, step, name, torch.device("cpu")) if model.drops else None
+            batch = Batch(torch.tensor([ids], dtype=torch.int32), torch.tensor([len(ids)]), torch.tensor([label]), name)
+            soft = chances[source.name][number] if teaching.is_on else None
+            loss_of = partial(row_loss, config, weights, label, soft)
             if wide is not None:
-                wide.learn(block.ids[row, :length].tolist(), label, weight, optim.label_smoothing)
-            total = total + weight * plain_loss(logits[0], label, optim.label_smoothing)
-            total = total + moved_losses(
-                model,
-                batch,
-                masks,
-                Masks.of(config.seed, step, source, ids.device),
-                optim,
-                counts,
-                lambda read, label=label, weight=weight: weight * plain_loss(read, label, optim.label_smoothing),
-            )
+                wide.learn(ids, loss_of, counts[source.name])
+            total = total + loss_of(model.read(batch, masks)[0]) / counts[source.name]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, STEPS, optim)
         optimizer.zero_grad()
-        (total / len(picked)).backward()
+        total.backward()
         if step < (config.model.freeze_embedding or 0):
             model.embedding.weight.grad = None
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if wide is not None:
-            wide.step(optim.wide_lr * (1 - step / STEPS) / len(picked))
+            wide.step(optim.wide_lr * (1 - step / STEPS))
         decay = min(optim.ema or 0.0, (1 + step) / (10 + step))
         for name, parameter in model.named_parameters():
             average[name] = decay * average[name] + (1 - decay) * parameter.detach()
@@ -208,31 +236,41 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
 class PlainWide:
     """The wide part from its definition: TF-IDF row by row in dictionaries, gradient descent feature by feature."""
 
-    def __init__(self, wide: WidePart, split: Split, num_classes: int) -> None:
-        self.wide = wide
+    def __init__(self, wide: WidePart, split: Split, num_classes: int, beside: Split | None) -> None:
+        self.wide, self.split, self.num_classes, self.beside = wide, split, num_classes, beside
+        self.change = torch.zeros_like(wide.table)
+        self.bias_change = torch.zeros_like(wide.bias)
+
+    def count(self, *, every: bool) -> None:
+        """``every``: soft labels of the rows beside count for what a feature tells."""
+        wide, total = self.wide, Counter[int]()
+        seen: defaultdict[tuple[int, int], float] = defaultdict(float)
         rows = 0
-        seen: Counter[tuple[int, int]] = Counter()
-        for block in split.blocks:
-            for ids, length, label in zip(block.ids, block.length, block.label, strict=True):
-                seen.update((bucket, int(label)) for bucket in set(self.buckets(ids[:length].tolist())))
+        for source in (self.split, self.beside):
+            chances = draw_soft_labels(source, self.num_classes) if source is not None and every else None
+            for number in range(0 if source is None else len(source)):
+                ids, label, _ = row_of(source, number)
                 rows += 1
-        total = Counter[int]()
-        for (bucket, _), many in seen.items():
-            total[bucket] += many
+                for bucket in set(self.buckets(ids)):
+                    total[bucket] += 1
+                    if source is self.split:
+                        seen[bucket, label] += 1
+                    elif chances is not None:
+                        for one in range(self.num_classes):
+                            seen[bucket, one] += chances[number, one]
         kept = [bucket for bucket, many in total.items() if many > 1]
+        known = {bucket: sum(seen[bucket, label] for label in range(self.num_classes)) for bucket in kept}
         for bucket in kept:
             wide.weights[bucket] = 1 + math.log((1 + rows) / (1 + total[bucket]))
         tells = dict.fromkeys(kept, 0.0)
-        for label in range(num_classes):
+        for label in range(self.num_classes):
             inside = sum(1 + seen[bucket, label] for bucket in kept)
-            outside = sum(1 + total[bucket] - seen[bucket, label] for bucket in kept)
+            outside = sum(1 + known[bucket] - seen[bucket, label] for bucket in kept)
             for bucket in kept:
-                own, rest = 1 + seen[bucket, label], 1 + total[bucket] - seen[bucket, label]
+                own, rest = 1 + seen[bucket, label], 1 + known[bucket] - seen[bucket, label]
                 tells[bucket] = max(tells[bucket], abs(math.log(own / inside * outside / rest)))
         for bucket in kept:
-            wide.weights[bucket] *= math.sqrt(0.05 + tells[bucket])
-        self.change = torch.zeros_like(wide.table)
-        self.bias_change = torch.zeros_like(wide.bias)
+            wide.weights[bucket] *= math.sqrt(0.05 + (tells[bucket] if known[bucket] else 0.0))
 
     def buckets(self, ids: list[int]) -> list[int]:
         """Words first, then pairs; ``bucket_of`` is the one thing that is not told again here."""
@@ -240,7 +278,8 @@ class PlainWide:
         pairs = [one * 0x05EBCA6B + two * 0x42B2AE35 + 0x1E3779B1 for one, two in itertools.pairwise(ids)]
         return [int(self.wide.bucket_of(torch.tensor(key % 2**32))) for key in words + pairs]
 
-    def learn(self, ids: list[int], label: int, weight: float, smoothing: float) -> None:
+    def learn(self, ids: list[int], loss_of: Callable[[torch.Tensor], torch.Tensor], rows: int) -> None:
+        """``rows`` of its kind are in the step."""
         features = {bucket: 1 + math.log(many) for bucket, many in Counter(self.buckets(ids)).items()}
         features = {bucket: value * float(self.wide.weights[bucket]) for bucket, value in features.items()}
         length = math.sqrt(sum(value**2 for value in features.values())) or 1.0
@@ -248,7 +287,7 @@ class PlainWide:
         for bucket, value in features.items():
             logits += value / length * self.wide.table[bucket]
         logits.requires_grad_()
-        loss = weight * plain_loss(logits[0] if len(logits) == 1 else logits, label, smoothing)
+        loss = loss_of(logits[0] if len(logits) == 1 else logits) / rows
         (error,) = torch.autograd.grad(loss, logits)
         for bucket, value in features.items():
             self.change[bucket] += value / length * error
@@ -259,6 +298,29 @@ class PlainWide:
         self.wide.bias -= rate * self.bias_change
         self.change.zero_()
         self.bias_change.zero_()
+
+
+def row_loss(
+    config: RunConfig, weights: list[float], label: int, soft: np.ndarray | None, logits: torch.Tensor
+) -> torch.Tensor:
+    """The loss of one row from its definition. ``label`` is -1 where there is none, ``soft`` has a chance for each
+    class.
+    """
+    smoothing, teaching = config.optim.label_smoothing, config.self_training
+    taught = torch.zeros((), dtype=torch.float64)
+    for number, chance in enumerate(() if soft is None else soft):
+        taught = taught + chance * weights[number] * plain_loss(logits, number, 0.0)
+    if label == NO_LABEL:
+        return teaching.weight * taught
+    own = weights[label] * plain_loss(logits, label, smoothing)
+    return own if soft is None else (1 - teaching.train_share) * own + teaching.train_share * taught
+
+
+def row_of(split: Split, number: int) -> tuple[list[int], int, np.ndarray]:
+    """Ids, label and source row ``[1]`` of a row of a split."""
+    block_number = int(np.searchsorted(split.block_starts, number, side="right")) - 1
+    block, row = split.blocks[block_number], number - int(split.block_starts[block_number])
+    return block.ids[row, : block.length[row]].tolist(), int(block.label[row]), block.row[row : row + 1]
 
 
 def plain_loss(logits: torch.Tensor, label: int, smoothing: float) -> torch.Tensor:
@@ -274,7 +336,8 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """One with two classes, one with three."""
     roots = [tmp_path_factory.mktemp("data") for _ in range(2)]
     for num_classes, root in enumerate(roots, start=2):
-        write_dataset(root, {"train": ROWS, "validation": 20, "test": 20}, num_classes=num_classes, longest=30)
+        rows = {"train": ROWS, "validation": 20, "test": 20, "unlabelled": UNLABELLED_ROWS}
+        write_dataset(root, rows, num_classes=num_classes, longest=30)
     return [str(root) for root in roots]
 
 

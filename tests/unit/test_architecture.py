@@ -29,9 +29,9 @@ FLOORS = (
     ("harness.data",),
     ("harness.model",),
     ("harness.inference", "harness.baseline"),
-    ("harness.training",),
+    ("harness.training", "harness.labelling"),
     ("harness.launch", "harness.report", "harness.bench"),
-    ("harness.__main__", "harness.train", "harness.evaluate"),
+    ("harness.__main__", "harness.train", "harness.evaluate", "harness.label"),
 )
 """Rooms from the ground up. A room imports itself and lower floors; a room beside it only as ``NEIGHBOURS`` says."""
 NEIGHBOURS = {("preprocessing.config", "preprocessing.labels")}

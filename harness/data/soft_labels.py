@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``DATA/soft_labels/NAME.arrow``: the probability of each class for rows of a dataset, as a teacher gave it.
+
+One Arrow IPC file without compression::
+
+    split          dictionary<int8, string>          the split that the row is in
+    row            int64                              the row's number in the source, as in the shards
+    probability    fixed_size_list<float>[classes]    of each class, in the order of the dataset's labels; sums to 1
+
+Its schema's metadata has ``padless``: JSON with the fields of ``Teacher`` and ``sha256``, which vouches for those and
+for all numbers. A teacher of any kind may write such a file, with ``write_soft_labels``. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from preprocessing.base import atomic
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import Manifest, Split
+
+FOLDER, SUFFIX = "soft_labels", ".arrow"
+FORMAT, FORMAT_VERSION = "padless-soft-labels", 1
+KEY = b"padless"
+REMAKE = "make it again with `python -m harness label`"
+SUM_TOLERANCE = 1e-3
+"""How far from 1 the probabilities of a row may add up to."""
+
+Rows = tuple[np.ndarray, np.ndarray]
+"""Row numbers, int64 ``[rows]``, and fp32 probabilities ``[rows, classes]``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """What is known of a file of soft labels beside its numbers."""
+
+    dataset: str
+    """Fingerprint of the dataset whose rows were scored."""
+    labels: list[str]
+    """Name of each class, in the order of the probabilities."""
+    teacher: str
+    """Who gave them, in words."""
+    weights_sha256: str | None = None
+    """sha256 of the teacher's weights, where it is a run or a bundle."""
+    temperature: float = 1.0
+    """What the teacher's logits were divided by; fitted on the validation split."""
+    validation: dict[str, Any] = field(default_factory=dict)
+    """Of the teacher on the dataset's validation split: accuracy, log_loss, rows."""
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """A file of soft labels, read and whole."""
+
+    path: Path
+    teacher: Teacher
+    sha256: str
+    """Over all of it."""
+    splits: dict[str, Rows]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is remembered of it in checkpoints and bundles."""
+        about = self.teacher
+        return {
+            "sha256": self.sha256,
+            "teacher": about.teacher,
+            "weights_sha256": about.weights_sha256,
+            "validation": about.validation,
+        }
+
+    @property
+    def in_words(self) -> str:
+        """One line for people."""
+        accuracy = self.teacher.validation.get("accuracy")
+        good = "" if accuracy is None else f", accuracy {accuracy:.4f} on validation"
+        rows = ", ".join(f"{len(numbers):,} {split}" for split, (numbers, _) in self.splits.items())
+        return f"of {self.teacher.teacher}{good}; rows: {rows}"
+
+
+def path_of(data: str | Path, name: str) -> Path:
+    """Where soft labels of this name lie beside a dataset."""
+    return Path(data, FOLDER, name + SUFFIX)
+
+
+def find_soft_labels(data: str | Path, name: str) -> Path:
+    """The file that ``self_training.labels`` names: a path, or a name beside the dataset. Raises ``ConfigError``."""
+    beside = path_of(data, name.removesuffix(SUFFIX))
+    for path in (Path(name), beside):
+        if path.is_file():
+            return path
+    raise ConfigError(
+        f"self_training.labels: there is no file {name} and no {beside}; write one with `python -m harness label "
+        f"--data {data}` and --run RUN or --baseline"
+    )
+
+
+def write_soft_labels(path: str | Path, teacher: Teacher, splits: Mapping[str, Rows]) -> str:
+    """Write the soft labels of some splits, whole or not at all; their sha256. Raises ``OSError``."""
+    classes = len(teacher.labels)
+    values = pa.list_(pa.field("item", pa.float32(), nullable=False), classes)
+    names = pa.dictionary(pa.int8(), pa.string())
+    columns = {"split": names, "row": pa.int64(), "probability": values}
+    plain = {
+        name: (np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(chances, np.float32))
+        for name, (rows, chances) in splits.items()
+    }
+    digest = digest_of(teacher, plain)
+    about = {**asdict(teacher), "sha256": digest}
+    fields = [pa.field(name, kind, nullable=False) for name, kind in columns.items()]
+    schema = pa.schema(fields, metadata={KEY: json.dumps(about, allow_nan=False)})
+    counts = [len(rows) for rows, _ in plain.values()]
+    places = np.repeat(np.arange(len(plain), dtype=np.int8), counts)
+    rows = np.concatenate([rows for rows, _ in plain.values()])
+    chances = np.concatenate([chances for _, chances in plain.values()])
+    assert chances.shape == (len(rows), classes)
+    arrays = [
+        pa.DictionaryArray.from_arrays(pa.array(places), pa.array(list(plain), pa.string())),
+        pa.array(rows),
+        pa.FixedSizeListArray.from_arrays(pa.array(chances.reshape(-1)), type=values),
+    ]
+    with (
+        atomic.replacing(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
+        writer.write_batch(pa.record_batch(arrays, schema=schema))
+    return digest
+
+
+def digest_of(teacher: Teacher, splits: Mapping[str, Rows]) -> str:
+    """sha256 over what is known of the teacher and over every row."""
+    digest = hashlib.sha256(atomic.canonical_json(asdict(teacher)))
+    for name, (rows, chances) in splits.items():
+        digest.update(name.encode())
+        digest.update(rows.tobytes())
+        digest.update(chances.tobytes())
+    return digest.hexdigest()
+
+
+def read_soft_labels(path: str | Path) -> SoftLabels:
+    """Read a file of soft labels. Raises ``DataError`` if it is none, or damaged."""
+    path = Path(path)
+    try:
+        table = pa.ipc.open_file(path.read_bytes()).read_all()
+        about = json.loads(table.schema.metadata[KEY])
+        if about.get("format") != FORMAT or about.get("format_version") != FORMAT_VERSION:
+            raise DataError(f"{path}: not a file of soft labels of this version of padless; {REMAKE}")
+        claimed = about.pop("sha256")
+        teacher = Teacher(**about)
+        table = table.combine_chunks()
+        split, row, probability = (table.column(name) for name in ("split", "row", "probability"))
+        numbers = row.to_numpy()
+        chances = flat(probability).reshape(len(numbers), len(teacher.labels))
+        place = np.concatenate([chunk.indices.to_numpy() for chunk in split.chunks])
+        names = split.chunk(0).dictionary.to_pylist()
+    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path}: not a readable file of soft labels ({reason}); {REMAKE}") from None
+    splits = {name: (numbers[place == at], chances[place == at]) for at, name in enumerate(names)}
+    if digest_of(teacher, splits) != claimed:
+        raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REMAKE}")
+    return SoftLabels(path, teacher, claimed, splits)
+
+
+def flat(column: Any) -> np.ndarray:
+    """The values of a column of lists, fp32, end to end."""
+    return np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks]).astype(np.float32, copy=False)
+
+
+def check_soft_labels(found: SoftLabels, data: str | Path, manifest: Manifest, splits: Sequence[str]) -> None:
+    """Raise ``DataError`` unless these are soft labels of this dataset and of these splits of it."""
+    path, about = found.path, found.teacher
+    if about.dataset != manifest.fingerprint:
+        raise DataError(
+            f"{path}: soft labels of another dataset (fingerprint {about.dataset[:12]}, {data} has "
+            f"{manifest.fingerprint[:12]}); {REMAKE}"
+        )
+    if about.labels != manifest.labels:
+        raise DataError(
+            f"{path}: its classes are {', '.join(about.labels)}, those of {data} {', '.join(manifest.labels)}, in "
+            f"this order; {REMAKE}"
+        )
+    for name in splits:
+        if name not in found.splits:
+            there = ", ".join(found.splits)
+            raise DataError(f"{path}: has no soft labels of split {name}, only of {there}; {REMAKE} --splits {name}")
+        rows, chances = found.splits[name]
+        if len(rows) != manifest.rows(name):
+            raise DataError(f"{path}: {len(rows)} rows of {name}, the dataset has {manifest.rows(name)}; {REMAKE}")
+        wrong = ~np.isfinite(chances).all(axis=1) | (chances < 0).any(axis=1)
+        wrong |= ~(np.abs(chances.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE)
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            raise DataError(
+                f"{path}: row {rows[place]} of {name} has {chances[place].tolist()}, which are no probabilities that "
+                f"add up to 1; {REMAKE}"
+            )
+
+
+def targets_of(found: SoftLabels, split: Split) -> np.ndarray:
+    """The soft labels of a split's rows in the order of its blocks, as a ``Loader`` takes them.
+
+    fp32 ``[rows]``, the probability of class 1, for two classes; ``[rows, classes]`` for more. Raises ``DataError`` if
+    the rows of the file are not those of the split.
+    """
+    rows, chances = found.splits[split.name]
+    wanted = np.concatenate([block.row for block in split.blocks])
+    order = np.argsort(rows, kind="stable")
+    place = np.searchsorted(rows, wanted, sorter=order).clip(max=len(rows) - 1)
+    place = order[place]
+    if (rows[place] != wanted).any() or len(np.unique(rows)) != len(rows):
+        missing = wanted[rows[place] != wanted]
+        what = f"row {missing[0]} of {split.name} has no soft label" if len(missing) else "a row stands there twice"
+        raise DataError(f"{found.path}: {what}; {REMAKE}")
+    chances = chances[place]
+    return np.ascontiguousarray(chances[:, 1]) if chances.shape[1] == 2 else chances

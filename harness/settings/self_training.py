@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys of learning from soft labels: the probabilities that another model, a teacher, gave to the rows of a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from preprocessing.base.errors import ConfigError, require
+
+NONE = "none"
+"""No file of soft labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTrainingConfig:
+    """Which soft labels are learned, and how much they count."""
+
+    labels: str = NONE
+    """Soft labels of `python -m harness label`: a file, or the name of one beside the dataset. They are what the
+    unlabelled rows of each step (order.unlabelled_batch) are to learn."""
+    weight: float = 1.0
+    """What the mean loss of a step's unlabelled rows is multiplied by before that of its labelled rows is added."""
+    train_share: float = 0.0
+    """Share of a soft label in what a labelled row is to learn, its label being the rest; the file must have the
+    training rows too."""
+    ratios: Literal["labelled", "all"] = "labelled"
+    """Rows by whose labels the wide part weighs words and pairs: the labelled ones, or all, soft labels counting by
+    their probabilities. How rare a word is, it counts over all rows."""
+
+    def __post_init__(self) -> None:
+        """Check ranges, and that nothing is set that soft labels alone give a meaning."""
+        require(bool(self.labels), "self_training.labels", self.labels, "none, a file or the name of one")
+        require(self.weight > 0, "self_training.weight", self.weight, "above 0")
+        require(0 <= self.train_share <= 1, "self_training.train_share", self.train_share, "from 0 to 1")
+        if self.labels == NONE:
+            given = {"weight": 1.0, "train_share": 0.0, "ratios": "labelled"}
+            for key, default in given.items():
+                if getattr(self, key) != default:
+                    raise ConfigError(
+                        f"self_training.{key}: {getattr(self, key)} does nothing without soft labels; set "
+                        f"self_training.labels to what python -m harness label has written"
+                    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there are soft labels to learn."""
+        return self.labels != NONE

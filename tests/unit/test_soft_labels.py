@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Soft labels: a file that vouches for itself, a loss by its definition, a sentence for each thing that is wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from harness.config import ModelConfig, OrderConfig, RunConfig, SelfTrainingConfig
+from harness.data import checks
+from harness.data.residency import DataPlacement, OpenData
+from harness.data.soft_labels import (
+    KEY,
+    Rows,
+    Teacher,
+    check_soft_labels,
+    find_soft_labels,
+    path_of,
+    read_soft_labels,
+    targets_of,
+    write_soft_labels,
+)
+from harness.inference.bundle import write_bundle
+from harness.model.classifier import Classifier, loss_per_row, soft_loss_per_row
+from harness.ranks.distributed import World
+from harness.rundir.bundle_files import read_info
+from harness.rundir.training_facts import training_facts
+from harness.training.resume import FREE, differences
+from harness.training.resume import check_soft_labels as check_resumed
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import Manifest, Split, read_manifest
+from tests.datasets import write_dataset
+
+ROWS = {"train": 40, "validation": 10, "unlabelled": 30}
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, ROWS, num_classes=request.param)
+    return root
+
+
+@pytest.fixture(scope="module")
+def manifest(data: Path) -> Manifest:
+    return read_manifest(data)
+
+
+def draw(rows: int, classes: int) -> Rows:
+    """Rows in another order than the dataset has them."""
+    random = np.random.default_rng(rows)
+    return random.permutation(rows), random.dirichlet(np.ones(classes), rows).astype(np.float32)
+
+
+def teacher_of(manifest: Manifest) -> Teacher:
+    facts = {"accuracy": 0.9, "log_loss": 0.3, "rows": 10}
+    return Teacher(dataset=manifest.fingerprint, labels=manifest.labels, teacher="run x", validation=facts)
+
+
+def drawn(manifest: Manifest, *names: str) -> dict[str, Rows]:
+    return {name: draw(ROWS[name], len(manifest.labels)) for name in names}
+
+
+def test_what_is_written_is_read_and_finds_its_rows(data: Path, manifest: Manifest, tmp_path: Path) -> None:
+    path, splits = tmp_path / "soft.arrow", drawn(manifest, "unlabelled", "train")
+    digest = write_soft_labels(path, teacher_of(manifest), splits)
+    found = read_soft_labels(path)
+    assert (found.sha256, found.teacher) == (digest, teacher_of(manifest))
+    assert found.facts["validation"] == {"accuracy": 0.9, "log_loss": 0.3, "rows": 10}
+    assert found.in_words == "of run x, accuracy 0.9000 on validation; rows: 30 unlabelled, 40 train"
+    for name, (rows, chances) in splits.items():
+        check_soft_labels(found, data, manifest, [name])
+        split = Split(data, manifest, name)
+        of_row = dict(zip(rows.tolist(), chances.tolist(), strict=True))
+        wanted = np.array([of_row[int(row)] for block in split.blocks for row in block.row], np.float32)
+        targets = targets_of(found, split)
+        assert targets.dtype == np.float32
+        np.testing.assert_array_equal(targets, wanted[:, 1] if len(manifest.labels) == 2 else wanted)
+
+
+def test_the_same_labels_have_the_same_hash_and_others_have_another(manifest: Manifest, tmp_path: Path) -> None:
+    teacher, splits = teacher_of(manifest), drawn(manifest, "unlabelled")
+    rows, chances = splits["unlabelled"]
+    other = {"unlabelled": (rows, chances[::-1].copy())}
+    found = [write_soft_labels(tmp_path / "a", teacher, one) for one in (splits, splits, other)]
+    found.append(write_soft_labels(tmp_path / "a", replace(teacher, teacher="run y"), splits))
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
+def test_a_damaged_file_is_named(manifest: Manifest, tmp_path: Path) -> None:
+    path = tmp_path / "soft.arrow"
+    write_soft_labels(path, teacher_of(manifest), drawn(manifest, "unlabelled"))
+    whole = path.read_bytes()
+    place = whole.index(draw(30, len(manifest.labels))[1].tobytes())
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(DataError, match=r"soft.arrow: its content does not match its sha256: edited or damaged"):
+        read_soft_labels(path)
+    for bad in (whole[:300], b"", b"text"):
+        path.write_bytes(bad)
+        with pytest.raises(DataError, match=r"soft.arrow: not a readable file of soft labels"):
+            read_soft_labels(path)
+
+
+def test_an_arrow_file_of_something_else_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "other.arrow"
+    for metadata in (None, {KEY: json.dumps({"format": "other"})}, {KEY: "[]"}):
+        schema = pa.schema([("row", pa.int64())], metadata=metadata)
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            writer.write_batch(pa.record_batch([pa.array([1])], schema=schema))
+        with pytest.raises(DataError, match=r"other.arrow: not a (readable )?file of soft labels"):
+            read_soft_labels(path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("dataset", "soft labels of another dataset"),
+        ("labels", "its classes are .*, in this order"),
+        ("split", "has no soft labels of split unlabelled, only of train; .* --splits unlabelled"),
+        ("missing", "29 rows of unlabelled, the dataset has 30"),
+        ("nan", "which are no probabilities that add up to 1"),
+        ("sum", r"row \d+ of unlabelled has \[.*\], which are no probabilities that add up to 1"),
+        ("negative", "which are no probabilities"),
+    ],
+)
+def test_what_does_not_fit_the_dataset(data: Path, manifest: Manifest, tmp_path: Path, wrong: str, words: str) -> None:
+    teacher, splits = teacher_of(manifest), drawn(manifest, "unlabelled")
+    rows, chances = splits["unlabelled"]
+    if wrong == "dataset":
+        teacher = replace(teacher, dataset="0" * 64)
+    elif wrong == "labels":
+        teacher = replace(teacher, labels=manifest.labels[::-1])
+    elif wrong == "split":
+        splits = drawn(manifest, "train")
+    elif wrong == "missing":
+        splits = {"unlabelled": (rows[1:], chances[1:])}
+    else:
+        chances[3] = {"nan": np.nan, "sum": 0.9, "negative": [-0.5, 1.5, *[0.0] * (len(manifest.labels) - 2)]}[wrong]
+    path = tmp_path / "soft.arrow"
+    write_soft_labels(path, teacher, splits)
+    with pytest.raises(DataError, match=words) as caught:
+        check_soft_labels(read_soft_labels(path), data, manifest, ["unlabelled"])
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_rows_that_are_not_those_of_the_split(data: Path, manifest: Manifest, tmp_path: Path) -> None:
+    rows, chances = draw(30, len(manifest.labels))
+    for changed, words in ((rows + 1, "row 0 of unlabelled has no soft label"), (rows % 29, "row 29 of unlabelled")):
+        write_soft_labels(tmp_path / "soft.arrow", teacher_of(manifest), {"unlabelled": (changed, chances)})
+        with pytest.raises(DataError, match=words):
+            targets_of(read_soft_labels(tmp_path / "soft.arrow"), Split(data, manifest, "unlabelled"))
+
+
+def test_a_name_or_a_path_finds_the_file(data: Path, manifest: Manifest, tmp_path: Path) -> None:
+    beside = path_of(data, "mine")
+    write_soft_labels(beside, teacher_of(manifest), drawn(manifest, "unlabelled"))
+    for name in ("mine", "mine.arrow", str(beside)):
+        assert find_soft_labels(data, name) == beside
+    with pytest.raises(ConfigError, match=r"self_training.labels: there is no file yours and no .*/soft_labels/yours"):
+        find_soft_labels(data, "yours")
+
+
+@pytest.mark.parametrize("weights", [None, [2.0, 0.5, 1.25]])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_loss_is_the_mean_over_labels(classes: int, weights: list[float] | None) -> None:
+    """By the probabilities of the labels; of a certain one it is the loss of that label."""
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, *([] if classes == 2 else [3]), generator=random, dtype=torch.float64)
+    chances = torch.rand(6, classes, generator=random, dtype=torch.float64)
+    chances /= chances.sum(1, keepdim=True)
+    factors = None if weights is None else torch.tensor(weights[:classes])
+    of_label = [
+        loss_per_row(logits, torch.full((6,), label), class_weights=factors).numpy() for label in range(classes)
+    ]
+    targets = chances[:, 1] if classes == 2 else chances
+    expected = (np.stack(of_label, 1) * chances.numpy()).sum(1)
+    np.testing.assert_allclose(soft_loss_per_row(logits, targets, factors).numpy(), expected, rtol=0, atol=1e-12)
+
+
+def asked(data: Path, *, rows: int = 0, allow: str = "", **teaching: Any) -> RunConfig:
+    order, own = OrderConfig(unlabelled_batch=rows), SelfTrainingConfig(**teaching)
+    return RunConfig(data=str(data), order=order, self_training=own, global_batch=10, allow=allow)
+
+
+def test_keys_that_do_nothing_are_refused(data: Path, manifest: Manifest) -> None:
+    for options, words in (
+        (
+            {"rows": 8},
+            "order.unlabelled_batch: nothing is learned from the unlabelled rows of a step; set self",
+        ),
+        ({"labels": "mine"}, "self_training.labels: no row learns them; set order.unlabelled_batch"),
+        ({"labels": "mine", "train_share": 0.5, "weight": 2.0}, "self_training.weight: is about unlabelled rows"),
+        ({"labels": "mine", "train_share": 0.5, "ratios": "all"}, "self_training.ratios: is about unlabelled rows"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            checks.check_useful(asked(data, **options), manifest, 1)
+    checks.check_useful(asked(data, rows=8, labels="mine"), manifest, 1)
+    checks.check_useful(asked(data, train_share=0.5, labels="mine"), manifest, 1)
+    with pytest.raises(ConfigError, match=r"self_training.weight: 2.0 does nothing without soft labels; set self_"):
+        SelfTrainingConfig(weight=2.0)
+    with pytest.raises(ConfigError, match=r"self_training.train_share"):
+        SelfTrainingConfig(labels="mine", train_share=1.5)
+    with pytest.raises(ConfigError, match=r"order.unlabelled_batch"):
+        OrderConfig(unlabelled_batch=-1)
+
+
+def test_unlabelled_rows_must_be_there_for_every_process(data: Path, manifest: Manifest, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"order.unlabelled_batch: 3 rows cannot be shared by 4 processes"):
+        checks.check_fit(asked(data, rows=3), manifest, 4)
+    with pytest.raises(DataError, match=r"30 unlabelled rows in steps of 3 for 4 processes; start fewer"):
+        checks.check_fit(asked(data, rows=4), manifest, 4)
+    checks.check_fit(asked(data, rows=5), manifest, 4)
+    write_dataset(tmp_path, {"train": 20, "validation": 5})
+    with pytest.raises(ConfigError, match=r"order.unlabelled_batch: .* has no unlabelled rows; build it with source"):
+        checks.check_fit(asked(tmp_path, rows=4), read_manifest(tmp_path), 1)
+
+
+def test_only_the_splits_that_learn_are_asked_of_the_file(data: Path, manifest: Manifest) -> None:
+    write_soft_labels(path_of(data, "some"), teacher_of(manifest), drawn(manifest, "unlabelled"))
+    assert checks.taught_splits(asked(data)) == []
+    assert checks.open_soft_labels(asked(data), manifest) is None
+    found = checks.open_soft_labels(asked(data, rows=4, labels="some"), manifest)
+    assert found is not None
+    assert list(found.splits) == ["unlabelled"]
+    with pytest.raises(DataError, match=r"has no soft labels of split train"):
+        checks.open_soft_labels(asked(data, rows=4, labels="some", train_share=0.1), manifest)
+
+
+def test_a_run_goes_on_with_the_soft_labels_it_began_with() -> None:
+    began = SimpleNamespace(path=Path("run/checkpoints/step-7"), state={"soft_labels": {"sha256": "a" * 64}})
+    config = RunConfig(data="data", run="run")
+    check_resumed(began, "a" * 64, config)
+    check_resumed(SimpleNamespace(path=Path("x"), state={}), None, config)
+    for found in ("b" * 64, None):
+        with pytest.raises(ConfigError, match=r"self_training.labels: the run of run/checkpoints/step-7 began with"):
+            check_resumed(began, found, config)
+        check_resumed(began, found, replace(config, allow="self_training.labels"))
+    with pytest.raises(ConfigError, match=r"began with none, now those of sha256 bbbbbbbbbbbb are asked for"):
+        check_resumed(SimpleNamespace(path=Path("x"), state={}), "b" * 64, config)
+
+
+def test_soft_labels_may_move_and_their_weight_may_not() -> None:
+    was = {"self_training": {"labels": "a.arrow", "weight": 1.0}, "order": {"unlabelled_batch": 8}}
+    now = {"self_training": {"labels": "b.arrow", "weight": 2.0}, "order": {"unlabelled_batch": 9}}
+    found = {one.key: one.breaks for one in differences(was, now)}
+    keys = {"self_training.labels": False, "self_training.weight": True, "order.unlabelled_batch": True}
+    assert {key: found[key] for key in keys} == keys
+    assert "self_training.labels" in FREE
+
+
+def test_unlabelled_rows_are_opened_only_where_they_are_read(data: Path, manifest: Manifest) -> None:
+    placement = DataPlacement(data=str(data), timeout_s=10, residency="device", stage_dir="none")
+    opened = {}
+    for beside in (None, "unlabelled"):
+        found = OpenData(placement, manifest, "train", World(), torch.device("cpu"), beside=beside)
+        found.open()
+        opened[beside] = (sorted(found.splits), sorted(found.resident))
+        found.guard.close()
+    assert opened[None] == (["train", "validation"], ["train"])
+    assert opened["unlabelled"] == (["train", "unlabelled", "validation"], ["train", "unlabelled"])
+
+
+def test_a_bundle_names_its_soft_labels_only_if_it_has_any(data: Path, manifest: Manifest, tmp_path: Path) -> None:
+    model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4), manifest.vocabulary_size, len(manifest.labels))
+    write_bundle(tmp_path / "without", model, manifest, 1)
+    assert "soft_labels" not in json.loads((tmp_path / "without" / "bundle.json").read_text())
+    write_bundle(tmp_path / "with", model, manifest, 1, soft_labels={"sha256": "a"})
+    assert read_info(tmp_path / "with").soft_labels == {"sha256": "a"}
+    assert read_info(tmp_path / "without").soft_labels is None
+
+
+def test_unlabelled_rows_count_for_no_class(manifest: Manifest) -> None:
+    facts = training_facts(manifest)["splits"]
+    assert facts["unlabelled"]["labels"] == dict.fromkeys(manifest.labels, 0)
+    assert facts["unlabelled"]["rows"] == 30
+    assert sum(facts["train"]["labels"].values()) == 40
