@@ -162,6 +162,7 @@ class Recipe:
         require(bool(self.run), "run", self.run, "a directory's name")
         require(bool(self.stage_dir), "stage_dir", self.stage_dir, "auto, none or a directory's name")
         require(bool(self.data), "data", self.data, "a directory's name")
+        self.optim.check_moves(self.model.embedding_dim)
         require(seconds(self.max_time) is not None, "max_time", self.max_time, "a time such as 90, 30m or 3:55:00")
         names = {part for key in flat(to_dict(self)) for part in (key, key.partition(".")[0])}
         weights = "optim.class_weights"  # its keys are labels, of which some may be gone

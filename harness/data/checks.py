@@ -140,7 +140,7 @@ def open_soft_labels(config: RunConfig, manifest: Manifest) -> SoftLabels | None
 
 def learns_from_unlabelled(config: RunConfig) -> bool:
     """Whether there is anything to learn from rows without labels."""
-    return config.self_training.is_on
+    return config.self_training.is_on or config.optim.virtual_adversarial is not None
 
 
 def check_teaching(config: RunConfig) -> None:
@@ -149,7 +149,8 @@ def check_teaching(config: RunConfig) -> None:
     if streams and not learns_from_unlabelled(config):
         raise ConfigError(
             "order.unlabelled_batch: nothing is learned from the unlabelled rows of a step; set self_training.labels "
-            "to soft labels for them (`python -m harness label`), or order.unlabelled_batch to 0"
+            "to soft labels for them (`python -m harness label`), optim.virtual_adversarial to a radius such as 1, or "
+            "order.unlabelled_batch to 0"
         )
     if not teaching.is_on or streams:
         return

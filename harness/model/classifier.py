@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -10,7 +14,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, StepBatch
 from harness.config import ModelConfig
+from harness.model.adversarial import Adversary, Reading
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks
+from harness.model.embedded import Embedded
 from harness.model.recurrent import PackedIndex, VariableLengthLSTM
 from harness.model.registry import CELLS, POOLINGS, check_model
 from harness.model.wide import Touched, WidePart
@@ -72,16 +78,47 @@ class Classifier(nn.Module):
     ) -> torch.Tensor:
         """The logits of the network alone; see ``forward``."""
         with torch.autocast(batch.ids.device.type, enabled=False):
-            read = self._padded if batch.batch_sizes is None else self._packed
-            pooled = read(batch, masks, recurrent_dtype).to(self.head.weight.dtype)
-            if masks is not None and self.config.dropout:
-                pooled = pooled * masks.features(HEAD, pooled.shape[1], self.config.dropout, pooled.dtype)
-            return self.shaped(self.head(pooled))
+            return self.read_embedded(self.embed(batch, masks), batch, masks, recurrent_dtype)
+
+    def embed(self, batch: Batch, masks: Masks | None = None) -> Embedded:
+        """What the recurrent layers read of a batch: the vectors of its tokens, some of them dropped."""
+        ids, lengths = batch.widened(), batch.device_lengths
+        sizes = batch.batch_sizes
+        longest = ids.shape[1] if sizes is None else len(sizes)
+        index = None if sizes is None else PackedIndex.of(lengths, longest, len(ids))
+        if masks is not None and self.config.word_dropout:
+            rows = None if index is None else index.row
+            time = torch.arange(longest, device=ids.device) if index is None else index.time
+            ids = ids.masked_fill(~masks.tokens(rows, time, self.config.word_dropout), UNK)
+        vectors = self.embedding(ids.t() if index is None else ids)  # time first, as the recurrent layers want it
+        if masks is not None and self.config.dropout:
+            mask = masks.features(EMBEDDING, vectors.shape[-1], self.config.dropout, vectors.dtype)
+            vectors = vectors * (mask if index is None else mask[index.row])
+        return Embedded(vectors, lengths, longest, index)
+
+    def read_embedded(
+        self,
+        embedded: Embedded,
+        batch: Batch,
+        masks: Masks | None = None,
+        recurrent_dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """The logits of the network alone for what ``embed`` gave of the batch, or other vectors in its place."""
+        read = self._padded if embedded.index is None else self._packed
+        pooled = read(embedded, batch, masks, recurrent_dtype).to(self.head.weight.dtype)
+        if masks is not None and self.config.dropout:
+            pooled = pooled * masks.features(HEAD, pooled.shape[1], self.config.dropout, pooled.dtype)
+        return self.shaped(self.head(pooled))
 
     def holds_embedding(self, step: int) -> bool:
         """Whether the embedding stays what it is in optimizer ``step`` (from 0)."""
         frozen = self.config.freeze_embedding
         return frozen is not None and (frozen == "always" or step < frozen)
+
+    def above_embedding(self) -> Iterator[nn.Parameter]:
+        """All parameters that read what ``embed`` gives."""
+        for part in (self.recurrent, self.pooling, self.head):
+            yield from part.parameters()
 
     @property
     def drops(self) -> bool:
@@ -97,33 +134,16 @@ class Classifier(nn.Module):
         sizes = {EMBEDDING: self.config.embedding_dim, **between, HEAD: self.head.in_features}
         return masks.together(sizes, self.config.dropout)
 
-    def _padded(self, batch: Batch, masks: Masks | None, dtype: torch.dtype | None) -> torch.Tensor:
-        """Time comes first, as the recurrent layers want it."""
-        ids, lengths = batch.widened(), batch.device_lengths
-        if masks is not None and self.config.word_dropout:
-            time = torch.arange(ids.shape[1], device=ids.device)
-            ids = ids.masked_fill(~masks.tokens(None, time, self.config.word_dropout), UNK)
-        embedded = self.embedding(ids.t())
-        if masks is not None and self.config.dropout:
-            embedded = embedded * self._embedding_mask(embedded, masks)
-        outputs = self.recurrent.forward_padded(embedded, lengths, masks, dtype)
-        return self.pooling.padded(outputs, batch.lengths, lengths)
+    def _padded(self, embedded: Embedded, batch: Batch, masks: Masks | None, dtype: torch.dtype | None) -> torch.Tensor:
+        outputs = self.recurrent.forward_padded(embedded.vectors, embedded.lengths, masks, dtype)
+        return self.pooling.padded(outputs, batch.lengths, embedded.lengths)
 
-    def _packed(self, batch: Batch, masks: Masks | None, dtype: torch.dtype | None) -> torch.Tensor:
-        """Only real tokens exist here, from the embedding to the pooled vector."""
+    def _packed(self, embedded: Embedded, batch: Batch, masks: Masks | None, dtype: torch.dtype | None) -> torch.Tensor:
         assert batch.batch_sizes is not None
-        ids, sizes, lengths = batch.widened(), batch.batch_sizes, batch.device_lengths
-        index = PackedIndex.of(lengths, len(sizes), len(ids))
-        if masks is not None and self.config.word_dropout:
-            ids = ids.masked_fill(~masks.tokens(index.row, index.time, self.config.word_dropout), UNK)
-        embedded = self.embedding(ids)
-        if masks is not None and self.config.dropout:
-            embedded = embedded * self._embedding_mask(embedded, masks)[index.row]
-        packed, state = self.recurrent.forward_packed(PackedSequence(embedded, sizes), masks, dtype, index.row)
-        return self.pooling.packed(packed.data, state, batch.lengths, lengths)
-
-    def _embedding_mask(self, embedded: torch.Tensor, masks: Masks) -> torch.Tensor:
-        return masks.features(EMBEDDING, embedded.shape[-1], self.config.dropout, embedded.dtype)
+        assert embedded.index is not None
+        packed = PackedSequence(embedded.vectors, batch.batch_sizes)
+        packed, state = self.recurrent.forward_packed(packed, masks, dtype, embedded.index.row)
+        return self.pooling.packed(packed.data, state, batch.lengths, embedded.lengths)
 
 
 def loss_per_row(
@@ -184,13 +204,14 @@ class Objective(nn.Module):
         recurrent_dtype: torch.dtype | None = None,
         soft_weight: float = 1.0,
         soft_share: float = 0.0,
+        adversary: Adversary | None = None,
     ) -> None:
         """``classifier`` stays reachable as an attribute; ``class_weights`` ``[classes]`` lies on its device.
 
         ``seed`` is that of the run: with the step and the rows it decides what is dropped. ``recurrent_dtype``: what
         the recurrent layers compute in during training; see ``harness.ranks.precision.choose_recurrent_dtype``.
         ``soft_weight`` multiplies the loss of an unlabelled row with a soft label; ``soft_share`` is the share that a
-        soft label has in the loss of a labelled row.
+        soft label has in the loss of a labelled row. The network also learns from texts that the ``adversary`` moves.
         """
         super().__init__()
         self.classifier = classifier
@@ -199,6 +220,7 @@ class Objective(nn.Module):
         self.class_weights = class_weights
         self.recurrent_dtype = recurrent_dtype
         self.soft_weight, self.soft_share = soft_weight, soft_share
+        self.adversary = adversary
 
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
         """Sum over the batch's rows of each row's loss in optimizer ``step``; the caller divides by the rows of the
@@ -206,12 +228,40 @@ class Objective(nn.Module):
         """
         drops = self.training and self.classifier.drops
         masks = self.classifier.masks(self.seed, step, batch) if drops else None
-        losses = self.losses(self.classifier.read(batch, masks, self.recurrent_dtype), batch)
+        wide, adversary = self.classifier.wide, self.adversary if self.training else None
+        tells = self.tells(batch)
+        if adversary is not None and (tells or adversary.asks_no_label):
+            losses, total = self.learn_from_moved(adversary, batch, step, masks)
+        else:
+            losses = self.losses(self.classifier.read(batch, masks, self.recurrent_dtype), batch)
+            total = losses.sum()
         self.row_losses = losses.detach()
-        wide = self.classifier.wide
-        tells = batch.labelled or batch.targets is not None
         self.touched = self.errors_of(wide, batch) if wide is not None and tells else None
-        return losses.sum()
+        return total
+
+    def learn_from_moved(
+        self, adversary: Adversary, batch: Batch, step: int, masks: Masks | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of each row ``[rows]``, what it loses where an adversary has moved it included, and their sum."""
+        classifier, dtype = self.classifier, self.recurrent_dtype
+        with torch.autocast(batch.ids.device.type, enabled=False):
+            embedded = classifier.embed(batch, masks)
+            reading = Reading(
+                embedded=embedded,
+                logits_of=lambda vectors: classifier.read_embedded(
+                    replace(embedded, vectors=vectors), batch, masks, dtype
+                ),
+                parameters=[held for held in classifier.above_embedding() if held.requires_grad],
+                embedding=classifier.embedding.weight,
+                keys=Masks.of(self.seed, step, batch.rows, batch.ids.device) if masks is None else masks,
+                coarse=dtype in (torch.bfloat16, torch.float16),
+            )
+            return adversary.learn(reading, partial(self.losses, batch=batch) if self.tells(batch) else None)
+
+    @staticmethod
+    def tells(batch: Batch) -> bool:
+        """Whether the rows have labels, their own or soft ones."""
+        return batch.labelled or batch.targets is not None
 
     def divisor(self, batch: StepBatch) -> int:
         """Rows of the step over all processes: what the losses are divided by."""

@@ -21,6 +21,8 @@ from preprocessing.base.randomness import splitmix64, splitmix64_of
 
 WORDS, EMBEDDING, HEAD, LAYERS = 0, 1, 2, 3
 """Sites: tokens, their vectors, the pooled vector; the input of layer n is site ``LAYERS + n``."""
+DIRECTION = 1 << 20
+"""Site of random directions in which a text is moved, beyond that of any layer."""
 SITE_BITS = 40
 """A site has 2**40 places: more than a text has tokens or a layer features."""
 
@@ -72,6 +74,19 @@ class Masks:
         keys = self.keys[:, None] if rows is None else self.keys[rows]
         return kept(keys, WORDS, time, chance)
 
+    def signs(self, rows: torch.Tensor | None, time: torch.Tensor, size: int, dtype: torch.dtype) -> torch.Tensor:
+        """1 or -1, evenly, for each of ``size`` features of the tokens at places ``time`` of their texts; one hash for
+        64 of them.
+
+        ``[time, rows, size]``, or with ``rows`` int64 ``[tokens]`` and ``time`` ``[tokens]`` ``[tokens, size]``.
+        """
+        keys = self.keys[None, :, None] if rows is None else self.keys[rows][:, None]
+        words = -(-size // 64)
+        place = time.view(-1, 1, 1) if rows is None else time[:, None]
+        drawn = hashed(keys, DIRECTION, place * words + torch.arange(words, device=time.device)).view(torch.uint8)
+        bits = (drawn[..., None] >> torch.arange(8, dtype=torch.uint8, device=time.device)) & 1
+        return bits.flatten(-2)[..., :size].to(dtype).mul_(2).sub_(1)
+
 
 @lru_cache(maxsize=16)
 def places(sizes: tuple[tuple[int, int], ...], device: torch.device) -> torch.Tensor:
@@ -85,14 +100,18 @@ def row_keys(seed: int, step: int, rows: np.ndarray) -> np.ndarray:
 
 
 def kept(keys: torch.Tensor, site: int, place: torch.Tensor, chance: float) -> torch.Tensor:
-    """Bool: whether splitmix64's output number ``place`` of a site, in the streams ``keys``, is above the lowest share
-    ``chance`` of all int64.
+    """Bool: whether the number at ``place`` of a site, in the streams ``keys``, is above the lowest share ``chance`` of
+    all int64.
     """
+    return hashed(keys, site, place) >= round(chance * (1 << 64)) - (1 << 63)
+
+
+def hashed(keys: torch.Tensor, site: int, place: torch.Tensor) -> torch.Tensor:
+    """splitmix64's output number ``place`` of a site, in the streams ``keys``; int64 with the bits of a uint64."""
     bits = keys + (place + ((site << SITE_BITS) + 1)) * GAMMA  # int64 arithmetic wraps around like uint64
-    lowest = round(chance * (1 << 64)) - (1 << 63)
     if bits.is_cpu:
-        return torch.from_numpy(randomness.finalized(bits.numpy().view(np.uint64)).view(np.int64) >= lowest)
-    return finalized(bits) >= lowest
+        return torch.from_numpy(randomness.finalized(bits.numpy().view(np.uint64)).view(np.int64))
+    return finalized(bits)
 
 
 def finalized(bits: torch.Tensor) -> torch.Tensor:

@@ -239,6 +239,8 @@ class LanguageObjective(nn.Module):
     """``[rows]``: the losses of the latest batch, detached, for whoever must find a row that went wrong."""
     touched = None
     """What a batch does to a wide part, which there is none of."""
+    adversary = None
+    """What moves texts against their labels, which there are none of."""
 
     def __init__(
         self,

@@ -7,11 +7,15 @@ in which rules have put a number in the place of ``auto`` (``harness.training.ru
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.settings.auto import Auto
 from preprocessing.base.errors import require
+
+FARTHEST = 100
+"""A text is moved by so many times the length of a word's vector at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,16 @@ class OptimRecipe:
     wide_lr: float | Auto = 20.0
     """Rate of the linear part (model.wide) at the first step; it falls to zero evenly. auto: by rows and steps.
     """
+    adversarial: float | None = None
+    """Learn also from every text moved in the direction that raises its loss most: how far, over all of its vectors
+    together, in standard deviations of the embedding (1 to 5). null: no text is moved."""
+    adversarial_weight: float = 1.0
+    """What the loss of those moved texts counts beside that of the texts themselves."""
+    virtual_adversarial: float | None = None
+    """The same in the direction that changes the prediction most, which asks for no label: what it changes is a loss.
+    null: no text is moved."""
+    virtual_adversarial_weight: float = 1.0
+    """What that loss counts."""
     gradient_compression: Literal["none", "bf16"] = "none"
     """What gradients travel as between processes."""
 
@@ -55,8 +69,26 @@ class OptimRecipe:
         require(ema is None or ema == "auto" or 0 < ema < 1, "optim.ema", ema, "between 0 and 1, auto, or null")
         smoothing = self.label_smoothing
         require(0 <= smoothing < 1, "optim.label_smoothing", smoothing, "at least 0 and below 1")
+        for key in ("adversarial", "virtual_adversarial"):
+            radius, weight = getattr(self, key), getattr(self, f"{key}_weight")
+            fits = radius is None or (0 < radius < math.inf)
+            require(fits, f"optim.{key}", radius, "a length above 0 such as 1 or 5, or null")
+            used = 0 < weight < math.inf and (radius is not None or weight == 1)
+            require(used, f"optim.{key}_weight", weight, f"above 0, and 1 while optim.{key} is null")
         for label, weight in self.class_weights.items():
             require(weight > 0, f"optim.class_weights.{label}", weight, "above 0")
+
+    def check_moves(self, embedding_dim: int) -> None:
+        """Refuse to move texts so far that nothing is left of them: a word's vector of ``embedding_dim`` numbers is
+        about as long as the square root of that.
+        """
+        most = FARTHEST * math.sqrt(embedding_dim)
+        for key in ("adversarial", "virtual_adversarial"):
+            radius = getattr(self, key)
+            within = (
+                f"at most {most:.0f}, {FARTHEST} times the length of a vector with model.embedding_dim {embedding_dim}"
+            )
+            require(radius is None or radius <= most, f"optim.{key}", radius, within)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from harness.config import RunConfig
+from harness.model.adversarial import Adversary
 from harness.model.classifier import Objective
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.tasks import AnyNetwork, AnyObjective
@@ -31,7 +32,16 @@ def build_objective(
         recurrent_dtype=dtype,
         soft_weight=config.self_training.weight,
         soft_share=config.self_training.train_share,
+        adversary=adversary_of(config, device),
     )
+
+
+def adversary_of(config: RunConfig, device: torch.device) -> Adversary | None:
+    """What moves texts, if the run wants it: it counts in frequencies of the dataset's words."""
+    if config.optim.adversarial is None and config.optim.virtual_adversarial is None:
+        return None
+    counts = Vocabulary.read(Path(config.data, VOCABULARY)).counts
+    return Adversary(config.optim, torch.from_numpy(counts).to(device, torch.float64))
 
 
 def start_at_frequencies(config: RunConfig, network: AnyNetwork) -> None:

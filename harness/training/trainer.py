@@ -79,6 +79,8 @@ class Trainer:
         accelerator.ddp_handler = ddp_options(config, accumulates=accumulates)
         optimizer = build_optimizer(objective.classifier, config.optim)
         self.model, self.optimizer = accelerator.prepare(objective, optimizer)
+        if objective.adversary is not None:
+            objective.adversary.scaler = accelerator.scaler
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
             # The only buffers are the wide part's, which every rank changes alike; DDP would send them at every step.
             self.model.broadcast_buffers = False

@@ -59,7 +59,7 @@ def parser_of(command: Command) -> ArgumentParser:
     kind = next((one.RECIPES for one in classes if hasattr(one, "RECIPES")), None)
     for action in parser._actions:
         if isinstance(action, ActionConfigFile) and kind is not None:
-            action.completer = recipes_and(action.completer, kind)
+            setattr(action, "completer", recipes_and(action.completer, kind))  # noqa: B010 - a method in its class
     return parser
 
 
