@@ -100,7 +100,7 @@ def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
         "order: Which rows meet in a batch; with the dataset, seed and global batch this "
     )
     keys = [line.split()[0] for line in group if line.startswith("  --")]
-    assert keys == ["--order.window_rows", "--order.length_noise"]
+    assert keys == ["--order.window_rows", "--order.length_noise", "--order.unlabelled_batch"]
     lr = [
         "  --optim.lr auto              Highest learning rate. auto: by the rows of a",
         f"{' ' * 31}step and the classes.",
