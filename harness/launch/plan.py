@@ -12,6 +12,7 @@ from harness.data.balance import in_words
 from harness.data.pretraining import rows_of_task
 from harness.launch.forecast import forecast
 from harness.ranks import threads
+from harness.settings.task import LANGUAGE_MODEL
 from harness.training.rules import resolve
 from preprocessing.base.errors import UserError
 from preprocessing.base.readable import counted, size
@@ -83,7 +84,7 @@ def facts(values: dict[str, Any]) -> dict[str, str]:
     proved = "each row exactly once" if values["proof"]["each_row_once"] else "ROWS ARE MISSING OR REPEATED"
     return {
         "rows": f"{values['rows']:,} with {values['tokens']:,} tokens, in {counted(values['windows'], 'window')}",
-        "classes": in_words(values["classes"]),
+        **({"task": task(values)} if values["task"] == LANGUAGE_MODEL else {"classes": in_words(values["classes"])}),
         "steps": f"{values['steps_per_epoch']:,} an epoch, {values['steps']:,} in all, of {low} to {high} rows",
         **{name: f"{one['value']}: {one['reason']}" for name, one in values["decided"].items()},
         "ranks": f"{values['world_size']}, {share}",
@@ -93,6 +94,11 @@ def facts(values: dict[str, Any]) -> dict[str, str]:
         "proof": f"{proved}; counted over {values['proof']['steps_counted']:,} steps",
         "memory": "; ".join([f"{memory.pop('parameters'):,} parameters", *map(described, memory.items())]),
     }
+
+
+def task(values: dict[str, Any]) -> str:
+    """What a pretraining predicts in an epoch."""
+    return f"language model; {values['tokens'] - values['rows']:,} tokens to predict an epoch, in each direction"
 
 
 def described(entry: tuple[str, int]) -> str:

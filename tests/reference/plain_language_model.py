@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -20,7 +21,7 @@ def shares(vocabulary_size: int) -> list[float]:
     """The chance of every id to be drawn: nothing for <pad>, then falling, in multiples of ``2 ** -BITS``."""
     tokens = vocabulary_size - 1
     ends = [0] + [round(math.log(token + 2) / math.log(tokens + 1) * 2**BITS) for token in range(tokens)]
-    return [0.0] + [(high - low) / 2**BITS for low, high in zip(ends, ends[1:], strict=False)]
+    return [0.0] + [(high - low) / 2**BITS for low, high in itertools.pairwise(ends)]
 
 
 def draw(vocabulary_size: int, candidates: int, seed: int, step: int) -> tuple[list[int], int]:
