@@ -21,6 +21,7 @@ from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.residency import DataPlacement, OpenData
 from harness.data.streams import PairedLoader
+from harness.model.adversarial import Adversary
 from harness.model.classifier import Classifier, Objective
 from harness.model.initial import StartVectors
 from harness.model.recurrent import try_recurrence
@@ -34,7 +35,6 @@ from harness.rundir.layout import PROFILE, STOP
 from harness.rundir.status import LAUNCH_ID
 from harness.tracking.tracking import Trackers
 from harness.training import preflight
-from harness.training.adversary import adversary_of
 from harness.training.console import Console
 from harness.training.flops import flops_per_token, measure_peak
 from harness.training.guard import NonFiniteGuard
@@ -55,7 +55,8 @@ from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.shards import VOCABULARY, Manifest
+from preprocessing.text.vocabulary import Vocabulary
 
 FP16_FIRST_SKIPS = 20
 """fp16 starts with a large loss scale and finds the right one by skipping steps; those are no sign of divergence."""
@@ -224,6 +225,14 @@ def build_objective(
         soft_share=config.self_training.train_share,
         adversary=adversary_of(config, device),
     )
+
+
+def adversary_of(config: RunConfig, device: torch.device) -> Adversary | None:
+    """What moves texts, if the run wants it: it counts in frequencies of the dataset's words."""
+    if config.optim.adversarial is None and config.optim.virtual_adversarial is None:
+        return None
+    counts = Vocabulary.read(Path(config.data, VOCABULARY)).counts
+    return Adversary(config.optim, torch.from_numpy(counts).to(device, torch.float64))
 
 
 def build_loader(config: RunConfig, session: Session, data: OpenData, layout: Layout, teaching: Teaching) -> Loader:

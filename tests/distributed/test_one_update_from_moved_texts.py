@@ -22,7 +22,7 @@ from harness.data.streams import PairedLoader
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
 from harness.ranks.session import Session, open_session
-from harness.training.adversary import adversary_of
+from harness.training.assembly import adversary_of
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import learning_rate
 from harness.training.profiling import StepProfiler
