@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.split_names import SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.labels import AUTO, PAIR, LabelMap, as_recorded, spelling
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import check_bounds, min_count_for
@@ -173,7 +173,7 @@ class SplitConfig:
             raise ConfigError("splits.names: it maps values of splits.column; name that column too")
         seen: dict[str | None, str] = {}
         for split, values in self.names.items():
-            require(split in SPLITS, "splits.names", split, f"the splits {', '.join(SPLITS)}")
+            require(split in ALL_SPLITS, "splits.names", split, f"the splits {', '.join(ALL_SPLITS)}")
             for value in values:
                 if seen.setdefault(spelling(value), split) != split:
                     raise ConfigError(f"splits.names.{split}: {value!r} already means {seen[spelling(value)]}")
@@ -181,15 +181,15 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyConfig:
-    """Which tokens of the training split, and of the unlabelled one, get an id of their own."""
+    """Which tokens of the training split get an id of their own."""
 
     min_count: int | Literal["auto"] = "auto"
-    """A token that occurs less often in what is counted, the training split and the unlabelled one, is read as <unk>.
-    auto: 2; of a tiny corpus 1, of a huge one 5."""
+    """A token that occurs less often in the training split is read as <unk>. auto: 2; of a tiny corpus 1, of a huge one
+    5."""
     max_size: int = 65536
     """Largest number of ids, <pad> and <unk> included; up to 65536 they take two bytes each."""
     count_unlabelled: bool = True
-    """Whether tokens of the split unlabelled count like those of the training split."""
+    """Whether tokens of texts without labels count as if they stood in the training split."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot hold a token."""
@@ -299,6 +299,8 @@ class PreprocessConfig:
             )
         if not self.vocabulary.count_unlabelled and not self.source.has_unlabelled:
             raise ConfigError("vocabulary.count_unlabelled: there are no unlabelled texts; name source.unlabelled_path")
+        if UNLABELLED in self.splits.names and self.source.missing_label == "error":
+            raise ConfigError("splits.names.unlabelled: say in source.missing_label what becomes of such rows")
         taken = {self.source.text_column, self.source.label_column} - {AUTO}
         for name in ("column", "group_column"):
             if getattr(self.splits, name) in taken:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import SPELLINGS, TRAIN
+from preprocessing.base.split_names import SPELLINGS, TRAIN, UNLABELLED_SPELLINGS
 from preprocessing.config import EMBEDDED, PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.corpus import forms
 from preprocessing.corpus.columns import Column, label_candidates, looked_at, text_candidates
@@ -279,6 +279,7 @@ def split_of(seen: Sample, text: str, label: str) -> tuple[str | None, list[str]
     if file.split is not None or len(names) != 1 or label not in seen.values or names[0] not in seen.values:
         return None, []
     known: dict[str | None, str] = dict(SPELLINGS.items())
+    known |= UNLABELLED_SPELLINGS if file.source.missing_label != "error" else {}
     classes: dict[str | None, set[str]] = {}
     strict = file.source.missing_label == "error"
     for value, its in zip(seen.values[names[0]], seen.values[label], strict=True):
