@@ -26,7 +26,9 @@ SPELLINGS = {
 """What a folder or a column of the source may call a split, in lower case -> the split."""
 
 
-UNLABELLED_SPELLINGS = dict.fromkeys((UNLABELLED, "unlabeled", "unsupervised", "unsup"), UNLABELLED)
+UNLABELLED_SPELLINGS: dict[str | None, str] = dict.fromkeys(
+    (UNLABELLED, "unlabeled", "unsupervised", "unsup"), UNLABELLED
+)
 """The same for rows without labels, where ``source.missing_label`` says that there may be some."""
 
 

@@ -199,6 +199,21 @@ def test_files_of_texts_without_labels(kind: str, tmp_path: Path) -> None:
     assert lines == [] if said is None else any(said in line for line in lines)
 
 
+@pytest.mark.parametrize("header", [("body",), ()])
+def test_a_file_of_one_column_is_texts_whatever_the_labelled_ones_are_called(
+    header: tuple[str, ...], tmp_path: Path
+) -> None:
+    labelled = write_csv(tmp_path / "r.csv", [("pos", "one text"), ("neg", "another")], header=())
+    others = write_csv(tmp_path / "o.csv", [(text,) for text in TEXTS], header=header)
+    named = {"columns": ["mood", "review"], "text_column": "review", "label_column": "mood"}
+    found = rows_of(tmp_path, path=str(labelled), unlabelled_path=str(others), **named)
+    assert found == [
+        ("one text", "pos", None),
+        ("another", "neg", None),
+        *[(text, None, "unlabelled") for text in TEXTS],
+    ]
+
+
 def test_a_frame_may_lack_labels(tmp_path: Path) -> None:
     rows = reviews(60)
     labels = [None if row % 3 == 2 else label for row, (_, label) in enumerate(rows)]
