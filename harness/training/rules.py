@@ -17,7 +17,7 @@ from harness.data.pretraining import rows_of_task
 from harness.model.registry import check_model
 from harness.settings.model import MOST_BUCKETS
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL
-from preprocessing.base.split_names import TRAIN
+from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.dataset.shards import Manifest, read_manifest
 
 STEPS = 2500
@@ -58,12 +58,14 @@ class Corpus:
     tokens: int
     """Of the training split."""
     classes: int
+    unlabelled_tokens: int = 0
+    """Of the split of texts without labels, which word vectors are learned from too."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Corpus:
         """Of a dataset's manifest."""
-        tokens = sum(shard.tokens for shard in manifest.splits.get(TRAIN, ()))
-        return cls(manifest.rows(TRAIN) if TRAIN in manifest.splits else 0, tokens, len(manifest.labels))
+        tokens, others = (sum(shard.tokens for shard in manifest.splits.get(name, ())) for name in (TRAIN, UNLABELLED))
+        return cls(manifest.rows(TRAIN) if TRAIN in manifest.splits else 0, tokens, len(manifest.labels), others)
 
 
 @dataclass(frozen=True)
@@ -144,10 +146,11 @@ def start_of(recipe: Recipe, corpus: Corpus, reasons: Reasons) -> tuple[int, Ini
         init = replace(init, vectors="none")
         reasons["vectors"] = ("random", "for tokens that init.weights does not know; auto learns none beside it")
     elif init.vectors == "auto":
-        enough = corpus.tokens >= VECTOR_TOKENS
+        tokens = corpus.tokens + corpus.unlabelled_tokens
+        enough = tokens >= VECTOR_TOKENS
         init = replace(init, vectors="own" if enough else "none")
         if not enough:
-            reasons["vectors"] = ("random", f"{corpus.tokens:,} tokens teach none that are worth having")
+            reasons["vectors"] = ("random", f"{tokens:,} tokens teach none that are worth having")
     return wide, init
 
 

@@ -20,7 +20,7 @@ class VocabularyConfig:
     max_size: int = 65536
     """Largest number of ids, <pad> and <unk> included; up to 65536 they take two bytes each."""
     count_unlabelled: bool = True
-    """Whether tokens of the split unlabelled count like those of the training split."""
+    """Whether tokens of texts without labels count as if they stood in the training split."""
     base: str | None = None
     """Run, bundle or dataset whose vocabulary this one is, token by token and id by id, so that its weights can read
     the new texts; the settings under text must be those of the base. null: none."""

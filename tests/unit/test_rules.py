@@ -74,6 +74,15 @@ def test_every_corpus_gets_a_run(rows: int, classes: int, tokens: int) -> None:
     assert 0 < (config.optim.ema or 0) < 1
 
 
+def test_vectors_are_worth_learning_where_there_are_texts_without_labels() -> None:
+    """A million tokens in all: those of the training and those without labels count alike."""
+    wanted = recipe("--init.vectors", "auto")
+    assert [
+        decide(wanted, Corpus(5_452, 55_000, 6, unlabelled_tokens=others)).config.init.vectors
+        for others in (0, 900_000, 1_000_000)
+    ] == ["none", "none", "own"]
+
+
 def test_what_the_user_sets_stays_and_the_rules_count_with_it() -> None:
     set_ = ("--global_batch", "128", "--epochs", "7", "--optim.lr", "0.5", "--model.wide", "0", "--patience", "null")
     resolved = decide(recipe(*set_), TREC)
