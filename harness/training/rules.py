@@ -15,7 +15,7 @@ from typing import Any
 from harness.config import InitConfig, ModelConfig, OptimConfig, Recipe, RunConfig
 from harness.model.registry import check_model
 from harness.settings.model import MOST_BUCKETS
-from preprocessing.base.split_names import TRAIN
+from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.dataset.shards import Manifest, read_manifest
 
 STEPS = 2500
@@ -56,12 +56,15 @@ class Corpus:
     tokens: int
     """Of the training split."""
     classes: int
+    beside: int = 0
+    """Tokens of unlabelled rows that the wide part learns from too."""
 
     @classmethod
-    def of(cls, manifest: Manifest) -> Corpus:
-        """Of a dataset's manifest."""
+    def of(cls, manifest: Manifest, *, teaching: bool = False) -> Corpus:
+        """Of a dataset's manifest; ``teaching``: unlabelled rows are learned from by soft labels."""
         tokens = sum(shard.tokens for shard in manifest.splits.get(TRAIN, ()))
-        return cls(manifest.rows(TRAIN) if TRAIN in manifest.splits else 0, tokens, len(manifest.labels))
+        beside = sum(shard.tokens for shard in manifest.splits.get(UNLABELLED, ()) if teaching)
+        return cls(manifest.rows(TRAIN) if TRAIN in manifest.splits else 0, tokens, len(manifest.labels), beside)
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ def resolve(recipe: Recipe) -> Resolved:
     asked = {recipe.epochs, recipe.global_batch, recipe.patience, recipe.model.wide, recipe.init.vectors}
     if "auto" not in asked and "auto" not in {recipe.optim.lr, recipe.optim.ema, recipe.optim.wide_lr}:
         return Resolved(as_run(recipe), {})
-    return decide(recipe, Corpus.of(read_manifest(recipe.data)))
+    teaching = recipe.self_training.is_on and recipe.order.unlabelled_batch > 0
+    return decide(recipe, Corpus.of(read_manifest(recipe.data), teaching=teaching))
 
 
 def resolve_without_data(recipe: Recipe) -> Resolved:
@@ -125,7 +129,7 @@ def start_of(recipe: Recipe, corpus: Corpus, reasons: Reasons) -> tuple[int, Ini
     wide, init = recipe.model.wide, recipe.init
     if wide == "auto":
         wide = buckets_of(corpus)
-        reasons["wide part"] = (f"{wide:,} buckets", f"for words and pairs of {corpus.tokens:,} tokens")
+        reasons["wide part"] = (f"{wide:,} buckets", f"for words and pairs of {corpus.tokens + corpus.beside:,} tokens")
     if init.vectors == "auto":
         enough = corpus.tokens >= VECTOR_TOKENS
         init = replace(init, vectors="own" if enough else "none")
@@ -174,7 +178,7 @@ def buckets_of(corpus: Corpus) -> int:
     """A power of two, not below the tokens, as far as its table stays small."""
     outputs = 1 if corpus.classes == 2 else corpus.classes
     most = min(LARGEST_WIDE, MOST_BUCKETS, 2 ** int(math.log2(max(2, WIDE_NUMBERS // max(outputs, 1)))))
-    wanted = 2 ** math.ceil(math.log2(max(2, corpus.tokens)))
+    wanted = 2 ** math.ceil(math.log2(max(2, corpus.tokens + corpus.beside)))
     return int(min(most, max(SMALLEST_WIDE, wanted)))
 
 
