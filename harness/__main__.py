@@ -15,6 +15,7 @@ ELSEWHERE = {
     **dict.fromkeys(("fit", "run"), "launch"),
     **dict.fromkeys(("eval", "test", "score"), "evaluate"),
     **dict.fromkeys(("infer", "classify"), "predict"),
+    **dict.fromkeys(("pseudo-label", "soft-labels", "teach", "distill"), "label"),
     **dict.fromkeys(("preprocess", "prepare", "preprocessing"), "python -m preprocessing run"),
     "inspect": "python -m preprocessing inspect",
     "checkpoints": "checkpoint list",

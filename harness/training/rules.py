@@ -60,12 +60,15 @@ class Corpus:
     classes: int
     unlabelled_tokens: int = 0
     """Of the split of texts without labels, which word vectors are learned from too."""
+    beside: int = 0
+    """Those of them that the wide part learns from too: all, or none."""
 
     @classmethod
-    def of(cls, manifest: Manifest) -> Corpus:
-        """Of a dataset's manifest."""
+    def of(cls, manifest: Manifest, *, teaching: bool = False) -> Corpus:
+        """Of a dataset's manifest; ``teaching``: unlabelled rows are learned from by soft labels."""
         tokens, others = (sum(shard.tokens for shard in manifest.splits.get(name, ())) for name in (TRAIN, UNLABELLED))
-        return cls(manifest.rows(TRAIN) if TRAIN in manifest.splits else 0, tokens, len(manifest.labels), others)
+        rows = manifest.rows(TRAIN) if TRAIN in manifest.splits else 0
+        return cls(rows, tokens, len(manifest.labels), others, others if teaching else 0)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def resolve(recipe: Recipe) -> Resolved:
     asked = {recipe.epochs, recipe.global_batch, recipe.patience, recipe.model.wide, recipe.init.vectors}
     if "auto" not in asked and "auto" not in {recipe.optim.lr, recipe.optim.ema, recipe.optim.wide_lr}:
         return Resolved(as_run(recipe), {})
-    corpus = Corpus.of(rows_of_task(recipe.task, read_manifest(recipe.data), recipe.data))
+    teaching = recipe.self_training.is_on and recipe.order.unlabelled_batch > 0
+    corpus = Corpus.of(rows_of_task(recipe.task, read_manifest(recipe.data), recipe.data), teaching=teaching)
     return decide(recipe, corpus if recipe.task == CLASSIFIER else replace(corpus, classes=2))
 
 
@@ -141,7 +145,7 @@ def start_of(recipe: Recipe, corpus: Corpus, reasons: Reasons) -> tuple[int, Ini
     wide, init = recipe.model.wide, recipe.init
     if wide == "auto":
         wide = buckets_of(corpus)
-        reasons["wide part"] = (f"{wide:,} buckets", f"for words and pairs of {corpus.tokens:,} tokens")
+        reasons["wide part"] = (f"{wide:,} buckets", f"for words and pairs of {corpus.tokens + corpus.beside:,} tokens")
     if init.vectors == "auto" and init.weights:
         init = replace(init, vectors="none")
         reasons["vectors"] = ("random", "for tokens that init.weights does not know; auto learns none beside it")
@@ -195,7 +199,7 @@ def buckets_of(corpus: Corpus) -> int:
     """A power of two, not below the tokens, as far as its table stays small."""
     outputs = 1 if corpus.classes == 2 else corpus.classes
     most = min(LARGEST_WIDE, MOST_BUCKETS, 2 ** int(math.log2(max(2, WIDE_NUMBERS // max(outputs, 1)))))
-    wanted = 2 ** math.ceil(math.log2(max(2, corpus.tokens)))
+    wanted = 2 ** math.ceil(math.log2(max(2, corpus.tokens + corpus.beside)))
     return int(min(most, max(SMALLEST_WIDE, wanted)))
 
 
