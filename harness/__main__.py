@@ -9,9 +9,10 @@ from preprocessing.base import cli
 from preprocessing.base.commands import Command, Words, dispatch
 
 PROG = "python -m harness"
-NOTE = "accelerate launch -m harness.train and -m harness.evaluate are the entry points of every rank."
+NOTE = "accelerate launch -m harness.train, -m harness.pretrain, -m harness.evaluate: the entry points of every rank."
 ELSEWHERE = {
     **dict.fromkeys(("train", "fit", "run"), "launch"),
+    "pretrain": "launch --task language_model",
     **dict.fromkeys(("eval", "test", "score"), "evaluate"),
     **dict.fromkeys(("infer", "classify"), "predict"),
     **dict.fromkeys(("preprocess", "prepare", "preprocessing"), "python -m preprocessing run"),
