@@ -59,10 +59,11 @@ def parser_of(command: Command) -> ArgumentParser:
         parser.add_class_arguments(more)
     kind = next((one.RECIPES for one in classes if hasattr(one, "RECIPES")), None)
     for action in parser._actions:
+        taking: Any = action
         if isinstance(action, ActionConfigFile) and kind is not None:
-            action.completer = offer(recipes.names(kind), action.completer)
+            taking.completer = offer(recipes.names(kind), action.completer)
         elif hasattr(action, "_typehint"):  # jsonargparse leaves out words, and offers None where it knows no values
-            action.completer = offer(words_of(action._typehint))
+            taking.completer = offer(words_of(action._typehint))
     return parser
 
 
