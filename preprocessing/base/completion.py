@@ -59,16 +59,12 @@ def parser_of(command: Command) -> ArgumentParser:
         parser.add_class_arguments(more)
     kind = next((one.RECIPES for one in classes if hasattr(one, "RECIPES")), None)
     for action in parser._actions:
+        taking: Any = action
         if isinstance(action, ActionConfigFile) and kind is not None:
-            set_completer(action, offer(recipes.names(kind), action.completer))
+            taking.completer = offer(recipes.names(kind), action.completer)
         elif hasattr(action, "_typehint"):  # jsonargparse leaves out words, and offers None where it knows no values
-            set_completer(action, offer(words_of(action._typehint)))
+            taking.completer = offer(words_of(action._typehint))
     return parser
-
-
-def set_completer(action: Any, completer: Callable[..., list[str]]) -> None:
-    """Have an option of a parser complete its values so."""
-    action.completer = completer
 
 
 def offer(words: Sequence[str], files: Callable[..., list[str]] | None = None) -> Callable[..., list[str]]:
