@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harness.config import Recipe, RunConfig
+from harness.config import InitConfig, Recipe, RunConfig
 from harness.training.rules import Corpus, batch_of, decide, epochs_of, resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
@@ -123,6 +123,10 @@ def test_vectors_are_learned_where_there_are_texts_enough() -> None:
     assert decide(recipe(), IMDB).config.init.vectors == "own"
     assert decide(recipe("--init.vectors", "own"), TREC).config.init.vectors == "own"
     assert decide(recipe("--init.vectors", "glove.txt"), TREC).config.init.vectors == "glove.txt"
+    beside = decide(recipe("--init.weights", "runs/lm"), IMDB)
+    assert beside.config.init == InitConfig(weights="runs/lm")
+    assert beside.reasons["vectors"][1] == "for tokens that init.weights does not know; auto learns none beside it"
+    assert decide(recipe("--init.weights", "runs/lm", "--init.vectors", "own"), IMDB).config.init.vectors == "own"
 
 
 def test_the_vocabulary_is_cut_by_the_size_of_the_corpus() -> None:
