@@ -249,8 +249,8 @@ def test_the_plan_of_unlabelled_rows_is_what_the_run_does(tmp_path: Path, capsys
     split = Split(tmp_path, read_manifest(tmp_path), "unlabelled")
     order = order_over(split, unlabelled_spec(config))
     sizes = [len(order.batch_rows(0, step)) for step in range(order.steps_per_epoch)]
-    values = both["unlabelled"]
-    assert alone["unlabelled"] is None
+    values = both["unlabelled_stream"]
+    assert alone["unlabelled_stream"] is None
     assert (values["rows"], values["steps_per_pass"]) == (130, len(sizes)) == (130, 5)
     assert values["rows_per_step"] == [min(sizes), max(sizes)]
     assert values["passes"] == both["steps"] / 5 == 8.0

@@ -15,7 +15,7 @@ from preprocessing.base import cli, recipes
 from preprocessing.base.errors import ConfigError
 from preprocessing.config import PreprocessConfig
 
-TRAIN = "default, imdb, imdb-gpu, quickstart, seed"
+TRAIN = "default, imdb, imdb-gpu, imdb-unlabelled, quickstart, seed"
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +60,11 @@ def test_a_name_that_is_none_is_refused_with_those_there_are(value: str, sentenc
     with pytest.raises(ConfigError) as refused:
         cli.parse(Recipe, ["--config", value], prog="test")
     assert str(refused.value) == sentence
+
+
+def test_a_kind_may_stand_before_a_name(folder: Path) -> None:
+    assert recipes.find("pretrain/imdb", "train") == str(recipes.file_of("pretrain", "imdb"))
+    assert cli.parse(Recipe, ["--config", "pretrain/imdb"], prog="test").task == "language_model"
 
 
 def test_files_of_the_launcher_have_names_too() -> None:
