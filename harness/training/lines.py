@@ -12,6 +12,7 @@ from harness.data.checks import TRAIN
 from harness.model.size import num_parameters
 from harness.scores.intervals import wilson
 from preprocessing.base.readable import duration
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Column, fitted, head_line, laid_out, row_line
 from preprocessing.dataset.shards import Manifest
 
@@ -37,6 +38,10 @@ def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> tuple[dict
         "model": f"{layers}, {shape.pooling} pooling, {parameters:,} parameters",
         "steps": f"{total_steps:,} of {size}, {epochs}",
     }
+    beside = config.order.unlabelled_batch
+    if beside:
+        passes = total_steps / -(-manifest.rows(UNLABELLED) // beside)
+        found["unlabelled"] = f"{beside} rows beside them in every step, {passes:.1f} passes in all"
     warnings = {
         "imbalance": balance.imbalance(classes, config.optim.class_weights, config.evaluation.threshold),
         "few steps": balance.few_steps(per_epoch, config.epochs),
