@@ -3,7 +3,7 @@
 
 They are the files of ``configs/``. A checkout has that folder beside the packages; a wheel brings it under the name
 ``padless_configs``, at the same place. ``train`` holds recipes of a training, ``pretrain`` those of a language model,
-``preprocess`` those of a dataset and ``accelerate`` files for the launcher. ``pretrain/imdb`` names one of another kind.
+``preprocess`` those of a dataset and ``accelerate`` files for the launcher. A kind may stand in front: ``pretrain/imdb``.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def file_of(kind: str, name: str) -> Path:
 
 
 def find(value: str, kind: str, option: str = "--config") -> str:
-    """The file that ``option`` names: ``value`` itself, ``value.yaml`` here, or the recipe of that name, in front of which
-    may stand its kind.
+    """The file that ``option`` names: ``value`` itself, ``value.yaml`` here, or the recipe of that name; its kind may
+    stand in front.
 
     A path that leads nowhere comes back as it is, for whoever opens it to refuse. Raises ``ConfigError`` for a name
     that is no recipe's, with those there are, and for a path that is only a recipe's name away from one.

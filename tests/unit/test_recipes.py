@@ -92,7 +92,8 @@ def test_every_recipe_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_recipes_are_copied_to_where_a_checkout_has_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     harness(["recipes", "imdb", "accelerate/cpu"])
     copied = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.yaml"))
-    assert copied == ["configs/accelerate/cpu.yaml", "configs/preprocess/imdb.yaml", "configs/train/imdb.yaml"]
+    places = ("accelerate/cpu", "preprocess/imdb", "pretrain/imdb", "train/imdb")
+    assert copied == [f"configs/{place}.yaml" for place in places]
     assert capsys.readouterr().out.split() == [
         f"configs/{kind}.yaml" for kind in ("train/imdb", "preprocess/imdb", "accelerate/cpu")
     ]
