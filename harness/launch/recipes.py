@@ -19,7 +19,7 @@ from preprocessing.base.screen import Screen
 from preprocessing.base.terminal import wrapped
 
 EVERY = "all"
-COLUMN = 15
+COLUMN = 18
 """Cells of the column of names."""
 
 

@@ -95,7 +95,7 @@ def test_recipes_are_copied_to_where_a_checkout_has_them(folder: Path, capsys: p
     places = ("accelerate/cpu", "preprocess/imdb", "pretrain/imdb", "train/imdb")
     assert copied == [f"configs/{place}.yaml" for place in places]
     assert capsys.readouterr().out.split() == [
-        f"configs/{kind}.yaml" for kind in ("train/imdb", "preprocess/imdb", "accelerate/cpu")
+        f"configs/{kind}.yaml" for kind in ("train/imdb", "pretrain/imdb", "preprocess/imdb", "accelerate/cpu")
     ]
     mine = folder / "configs/train/imdb.yaml"
     assert mine.read_bytes() == recipes.file_of("train", "imdb").read_bytes()
