@@ -3,7 +3,8 @@
 
 They are the files of ``configs/``. A checkout has that folder beside the packages; a wheel brings it under the name
 ``padless_configs``, at the same place. ``train`` holds recipes of a training, ``pretrain`` those of a language model,
-``preprocess`` those of a dataset and ``accelerate`` files for the launcher. A kind may stand in front: ``pretrain/imdb``.
+``preprocess`` those of a dataset and ``accelerate`` files for the launcher. A kind may stand in front, as in
+``pretrain/imdb``.
 """
 
 from __future__ import annotations
