@@ -82,7 +82,7 @@ class Trainer:
         if objective.adversary is not None:
             objective.adversary.scaler = accelerator.scaler
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
-            # The only buffers are the wide part's, which every rank changes alike; DDP would send them at every step.
+            # Buffers are constants or the wide part's, which all ranks change alike; DDP would send them at every step.
             self.model.broadcast_buffers = False
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
