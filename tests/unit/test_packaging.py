@@ -19,7 +19,7 @@ from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import main as harness
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import cli, completion, invocation
+from preprocessing.base import cli, completion, invocation, recipes
 from preprocessing.base.commands import Command
 from preprocessing.base.named import load
 from tests.unit.test_architecture import ROOT, all_imports, brings, own_modules
@@ -38,14 +38,15 @@ def project() -> dict[str, object]:
 
 def test_the_wheel_has_every_folder_with_code_and_the_recipes(project) -> None:
     packages = {name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in own_modules().items()}
-    assert set(project["tool"]["setuptools"]["packages"]) == packages | {"padless_configs"}
+    packages |= {f"padless_configs.{kind}" for kind in recipes.KINDS}
+    assert set(project["tool"]["setuptools"]["packages"]) == packages
     assert project["tool"]["setuptools"]["package-dir"] == {"padless_configs": "configs"}
-    data = project["tool"]["setuptools"]["package-data"]
-    for folder, package in (("configs", "padless_configs"), ("harness", "harness"), ("preprocessing", "preprocessing")):
-        others = [path for path in (ROOT / folder).rglob("*.*") if path.suffix not in (".py", ".pyc")]
-        named = {path for glob in data[package] for path in (ROOT / folder).glob(glob)}
-        named |= {path for glob in data["harness.report"] for path in (ROOT / "harness/report").glob(glob)}
-        assert [path for path in others if path not in named] == []
+    named = set()
+    for package, globs in project["tool"]["setuptools"]["package-data"].items():
+        folder = ROOT / package.replace("padless_configs", "configs").replace(".", "/")
+        named |= {path for glob in globs for path in folder.glob(glob)}
+    everything = [path for folder in ("configs", "harness", "preprocessing") for path in (ROOT / folder).rglob("*.*")]
+    assert {path for path in everything if path.suffix not in (".py", ".pyc")} == named
 
 
 def test_scripts_and_version_are_what_the_project_says(project) -> None:

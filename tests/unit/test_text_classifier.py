@@ -111,6 +111,7 @@ def test_no_texts_and_odd_ones(run: Path) -> None:
         (b"a", "b'a' is not a text; give a string, or a list of strings"),
         (3, "3 is not a text; give a string"),
         (pd.DataFrame({"review": ["a"], "stars": [1]}), r"a table is not a column of texts; .* \(review, stars\)"),
+        (pa.table({"review": ["a"], "stars": [1]}), r"a table is not a column of texts; .* \(review, stars\)"),
         ({"review": ["a"]}, "a table is not a column of texts"),
     ],
 )
