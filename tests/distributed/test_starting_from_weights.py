@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,12 @@ from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.text.vocabulary import Vocabulary
 from tests.commands import CPU, run_module, sentence
 from tests.datasets import write_dataset
-from tests.donors import make_language_model
+from tests.donors import make_bundle, make_language_model
 from tests.runs import arguments, final, launch, start, train_to_end, wait_for_step
 
 pytestmark = pytest.mark.processes
 
-SIZES = {"embedding_dim": 16, "hidden_size": 16}
+SIZES: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 16}
 """Those of ``tests.runs``."""
 
 
@@ -92,6 +93,26 @@ def check_facts(run: Path, donor: Path) -> None:
     assert effective.startswith(f"{donor / 'bundle'}: embedding, recurrent layer 1 of a language model; as usual")
     assert f"{facts['words']} of {facts['vocabulary']} words, {facts['tokens']:.1%} of the tokens" in effective
     assert effective in (run / "report.html").read_text().replace("&#39;", "'")
+
+
+@pytest.mark.timeout(280, func_only=True)
+def test_all_ranks_begin_with_what_rank_0_has_read(data: Path, tmp_path: Path) -> None:
+    """A whole classifier, its wide part too: one rank and two end alike."""
+    make_bundle(data, tmp_path / "bundle", **SIZES, wide=256)
+    ends = []
+    for number in (1, 2):
+        run = tmp_path / f"run-{number}"
+        words = arguments(data, run, "--init.weights", str(tmp_path / "bundle"), "--epochs", "1")
+        result = train_to_end(*words, processes=number)
+        assert result.returncode == 0, result.stderr[-3000:]
+        (path,) = (run / "bundle").glob("weights-*.safetensors")
+        ends.append(load_file(path))
+        facts = json.loads((run / "bundle" / "bundle.json").read_text())["started_from"]
+        assert facts["taken"] == ["embedding", "recurrent layer 1", "head", "wide part"]
+    for name, values in ends[0].items():
+        np.testing.assert_allclose(values, ends[1][name], atol=5e-6, err_msg=name)
+    (path,) = (tmp_path / "bundle").glob("weights-*.safetensors")
+    np.testing.assert_array_equal(ends[1]["wide.weights"], load_file(path)["wide.weights"])
 
 
 def test_what_rank_0_cannot_read_ends_all_ranks(
