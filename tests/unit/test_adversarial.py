@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
 from harness.model.embedded import Embedded
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.split_names import NO_LABEL
 
 WORDS, DIM = 40, 6
 LENGTHS = [9, 7, 7, 2, 1]
@@ -204,6 +207,39 @@ def test_a_frozen_embedding_learns_nothing() -> None:
     assert frozen.pop("classifier.embedding.weight") is None
     for name, expected in frozen.items():
         assert torch.equal(trained[name], expected), name
+
+
+def test_gradients_arrive_once() -> None:
+    """DDP sends a gradient when it is added to a parameter: once, in the backward pass of the loss and not before."""
+    objective = make_objective(adversarial=2.0, virtual_adversarial=1.0)
+    arrived = Counter[str]()
+    for name, held in objective.named_parameters():
+        held.register_post_accumulate_grad_hook(lambda _, name=name: arrived.update([name]))
+    loss = objective(make_batches()["padded"], 3)
+    assert not arrived
+    loss.backward()
+    assert arrived == dict.fromkeys(dict(objective.named_parameters()), 1)
+
+
+def test_rows_without_labels_are_moved_against_the_prediction() -> None:
+    """Their loss is the virtual one of the same rows with labels; an adversary that needs labels leaves them alone."""
+    batch = make_batches()["padded"]
+    bare = replace(batch, labels=torch.full_like(batch.labels, NO_LABEL), labelled=False)
+    both, labels = make_objective(adversarial=2.0, virtual_adversarial=1.0), make_objective(adversarial=2.0)
+    virtual = gradients(both, bare)
+    for name, found in gradients(both, batch).items():
+        torch.testing.assert_close(found - gradients(labels, batch)[name], virtual[name], rtol=0, atol=1e-11, msg=name)
+    assert virtual["loss"] > 0
+    assert gradients(labels, bare)["loss"] == 0
+
+
+def test_soft_labels_are_labels() -> None:
+    batch = make_batches()["padded"]
+    soft = replace(batch, targets=batch.labels.float(), labels=torch.full_like(batch.labels, NO_LABEL), labelled=False)
+    objective = make_objective(adversarial=2.0)
+    expected = gradients(objective, batch)
+    for name, found in gradients(objective, soft).items():
+        torch.testing.assert_close(found, expected[name], rtol=0, atol=1e-11, msg=name)
 
 
 def test_loss_scaling_changes_nothing_else() -> None:

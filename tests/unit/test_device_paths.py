@@ -20,8 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.batch import Batch, Layout, send
-from harness.config import ModelConfig
+from harness.config import ModelConfig, OptimConfig
 from harness.model import recurrent
+from harness.model.adversarial import Adversary
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
 from harness.training.ema import WeightAverage
@@ -140,7 +141,11 @@ def make_batch(layout: Layout) -> Batch:
 
 
 def train_a_step(
-    layout: Layout, config: ModelConfig, dtype: torch.dtype | None = None, batch: Batch | None = None
+    layout: Layout,
+    config: ModelConfig,
+    dtype: torch.dtype | None = None,
+    batch: Batch | None = None,
+    adversary: Adversary | None = None,
 ) -> tuple[Objective, Watch]:
     """Everything of a step that is ours, under watch: masks, model, pooling, loss, gradients, clipping, average."""
     objective = Objective(
@@ -148,6 +153,7 @@ def train_a_step(
         label_smoothing=0.1,
         class_weights=torch.empty(3, device=CARD),
         recurrent_dtype=dtype,
+        adversary=adversary,
     )
     average = WeightAverage(objective.classifier, 0.9)
     batch = batch or make_batch(layout)
@@ -184,6 +190,17 @@ def test_no_step_makes_the_host_wait(layout: Layout, dtype: torch.dtype | None) 
         for name, parameter in objective.named_parameters():
             assert parameter.grad is not None, name
             assert (parameter.grad.device, parameter.grad.dtype) == (CARD, torch.float32), name
+
+
+@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_moved_texts_do_not_make_the_host_wait(layout: Layout, drops: bool) -> None:
+    adversary = Adversary(OptimConfig(adversarial=1.0, virtual_adversarial=1.0), torch.empty(40, device=CARD))
+    objective, watch = train_a_step(layout, shape(drops=drops), torch.bfloat16, adversary=adversary)
+    assert watch.copies == 1  # the keys of random numbers
+    for name, parameter in objective.named_parameters():
+        assert parameter.grad is not None, name
+        assert (parameter.grad.device, parameter.grad.dtype) == (CARD, torch.float32), name
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
