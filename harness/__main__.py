@@ -58,6 +58,7 @@ BENCHES = tuple(
         ("recurrence", "RecurrenceConfig", "One LSTM layer, forward and backward, on each path."),
         ("train", "TrainBenchConfig", "A training step, beside loops of today."),
         ("loader", "LoaderConfig", "Loading batches, beside loaders of today."),
+        ("pretrain", "PretrainBenchConfig", "A step of pretraining, beside a classifier's."),
     )
 )
 BENCHES += (

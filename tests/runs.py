@@ -149,7 +149,9 @@ def final(run: Path) -> dict[str, bytes]:
     """All that must not depend on whether the run was disturbed."""
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("finished", 0)
-    names = ["metrics.jsonl", "test.json", *(f"bundle/{path.name}" for path in (run / "bundle").iterdir())]
+    names = ["metrics.jsonl", *(f"bundle/{path.name}" for path in (run / "bundle").iterdir())]
+    if (run / "test.json").exists():  # a pretraining has no test
+        names.append("test.json")
     newest = max((run / "checkpoints").iterdir())
     names += [f"checkpoints/{newest.name}/{name}" for name in ("model.safetensors", "optimizer.safetensors")]
     return {name: (run / name).read_bytes() for name in names}

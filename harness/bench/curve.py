@@ -58,6 +58,9 @@ class CurveConfig:
     """Configuration file of the training on all texts."""
     text: str | None = None
     """Configuration file of the preprocessing; null: its defaults."""
+    vectors: str | None = None
+    """Word vectors for the trainings on all texts, learned once: those have one vocabulary, whichever rows keep their
+    label. null: each learns them anew."""
     text_column: str = "text"
     """Column that holds the text, in both files."""
     label_column: str = "label"
@@ -96,7 +99,7 @@ class Case:
 def main(config: CurveConfig, files: list[str]) -> int:
     """Do what is not done, then show the table. Returns the exit code of the first command that failed, or 0."""
     (file,) = files
-    for name in (file, *([config.unlabelled] if config.unlabelled else [])):
+    for name in (file, *filter(None, (config.unlabelled, config.vectors))):
         if not Path(name).is_file():
             raise ConfigError(f"{name}: no such file")
     source, folder = sha256(Path(file)), Path(config.output)
@@ -135,7 +138,7 @@ def key_of(config: CurveConfig, source: str, case: Case) -> str:
     files = {
         "linear": (),
         "labelled": (config.text, config.labelled_recipe or str(Recipe.DEFAULT)),
-        "all texts": (config.text, config.recipe, config.unlabelled),
+        "all texts": (config.text, config.recipe, config.unlabelled, config.vectors),
     }[case.method]
     contents = [sha256(Path(name)) if name else "" for name in files]
     columns = [config.text_column, config.label_column, config.split_column, config.split]
@@ -211,7 +214,7 @@ def measure(config: CurveConfig, table: Table, case: Case, key: str) -> tuple[in
     recipe = config.labelled_recipe if case.method == "labelled" else config.recipe
     steps: tuple[Callable[[], int], ...] = (
         lambda: prepare(config, table, kept, case.method == "all texts", folder, data),
-        lambda: train(config, recipe, data, directory, case.draw),
+        lambda: train(config, recipe, data, directory, case),
     )
     for step in steps:
         if code := step():
@@ -265,8 +268,9 @@ def write_rows(path: Path, config: CurveConfig, table: Table, places: Sequence[i
     parquet.write_table(pa.table(columns), path)
 
 
-def train(config: CurveConfig, recipe: str | None, data: Path, directory: Path, seed: int) -> int:
+def train(config: CurveConfig, recipe: str | None, data: Path, directory: Path, case: Case) -> int:
     """Train a recipe; the exit code."""
     named = [] if recipe is None else ["--config", recipe]
-    place = ["--data", data, "--run", directory, "--seed", seed]
-    return run("harness", "launch", "--num_processes", config.processes, *named, *place)
+    place = ["--data", data, "--run", directory, "--seed", case.draw]
+    start = ["--init.vectors", config.vectors] if config.vectors and case.method == "all texts" else []
+    return run("harness", "launch", "--num_processes", config.processes, *named, *place, *start)

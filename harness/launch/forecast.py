@@ -20,6 +20,7 @@ from harness.data.checks import TRAIN, check_fit, order_spec, unlabelled_spec
 from harness.data.order import Order, OrderSpec, step_rows, width_groups
 from harness.model.registry import CELLS, check_model
 from harness.model.size import parameters_of
+from harness.settings.task import LANGUAGE_MODEL
 from harness.tracking.trackers import check_names
 from preprocessing.base.randomness import permutation
 from preprocessing.base.split_names import TEST, UNLABELLED, VALIDATION
@@ -131,6 +132,7 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
     beside = stream(config, manifest, world_size, order.steps_per_epoch * config.epochs)
     classes = class_rows(manifest, TRAIN)
     return {
+        "task": config.task,
         "rows": order.num_rows,
         "steps_per_epoch": order.steps_per_epoch,
         "steps": order.steps_per_epoch * config.epochs,
@@ -299,6 +301,8 @@ def memory(
     directions = 2 if shape.bidirectional else 1
     per_layer = directions * shape.hidden_size * (CELLS[shape.cell].gates + 1 + 1 + 1)
     per_token = 4 * (2 * shape.embedding_dim + shape.num_layers * per_layer)
+    if config.task == LANGUAGE_MODEL:  # states, projections, targets' vectors and gradients; logits are as good as none
+        per_token += 4 * directions * (shape.hidden_size + 3 * shape.embedding_dim)
     itemsize = 2 if manifest.id_dtype == "uint16" else 4
     read = [TRAIN, *([UNLABELLED] if config.order.unlabelled_batch else [])]
     mapped = [*read, VALIDATION, TEST]

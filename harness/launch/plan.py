@@ -12,6 +12,7 @@ from harness.data.balance import in_words
 from harness.data.pretraining import rows_of_task
 from harness.launch.forecast import forecast
 from harness.ranks import threads
+from harness.settings.task import LANGUAGE_MODEL
 from harness.training.rules import resolve
 from preprocessing.base.errors import UserError
 from preprocessing.base.readable import counted, size
@@ -85,7 +86,7 @@ def facts(values: dict[str, Any]) -> dict[str, str]:
     return {
         "rows": f"{values['rows']:,} with {values['tokens']:,} tokens, in {counted(values['windows'], 'window')}",
         **({"unlabelled": in_a_line(there, values["unlabelled_stream"])} if there["rows"] else {}),
-        "classes": in_words(values["classes"]),
+        **({"task": task(values)} if values["task"] == LANGUAGE_MODEL else {"classes": in_words(values["classes"])}),
         "steps": f"{values['steps_per_epoch']:,} an epoch, {values['steps']:,} in all, of {low} to {high} rows",
         **{name: f"{one['value']}: {one['reason']}" for name, one in values["decided"].items()},
         "ranks": f"{values['world_size']}, {share}",
@@ -106,6 +107,11 @@ def in_a_line(there: dict[str, int], stream: dict[str, Any] | None) -> str:
     once = "each row once a pass" if stream["proof"]["each_row_once"] else "ROWS ARE MISSING OR REPEATED"
     passes = f"{stream['passes']:.2f} passes of {stream['steps_per_pass']:,} steps"
     return f"{found}, {low} to {high} beside the others in every step: {passes}, {once}"
+
+
+def task(values: dict[str, Any]) -> str:
+    """What a pretraining predicts in an epoch."""
+    return f"language model; {values['tokens'] - values['rows']:,} tokens to predict an epoch, in each direction"
 
 
 def described(entry: tuple[str, int]) -> str:

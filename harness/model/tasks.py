@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from harness.config import RunConfig
 from harness.model.classifier import Classifier, Objective
-from harness.model.language import LanguageModel, LanguageObjective
+from harness.model.language import LanguageModel
+from harness.model.language_objective import LanguageObjective
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.dataset.shards import Manifest
 

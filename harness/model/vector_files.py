@@ -23,6 +23,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.vectors import KeptVectors, read_kept
 
 READ_BYTES = 1 << 20
@@ -125,10 +126,10 @@ def check_dim(path: str | Path, head: Head, dim: int) -> None:
         )
 
 
-def check_named(path: str, fingerprint: str, dim: int) -> None:
+def check_named(path: str, manifest: Manifest, dim: int) -> None:
     """Look at the head of a named file. Raises ``ConfigError`` or ``DataError`` for what no run could start from."""
     if is_own(path):
-        check_own(path, fingerprint, dim)
+        check_own(path, manifest, dim)
     else:
         check_dim(path, read_head(path), dim)
 
@@ -138,12 +139,14 @@ def is_own(path: str) -> bool:
     return Path(path).suffix == ".npy"
 
 
-def check_own(path: str, fingerprint: str, dim: int) -> KeptVectors:
-    """What is known of such a file. Raises ``ConfigError``, or ``DataError`` if it belongs to another dataset."""
+def check_own(path: str, manifest: Manifest, dim: int) -> KeptVectors:
+    """What is known of such a file. Raises ``ConfigError``, or ``DataError`` if its ids are not those of the dataset:
+    it was learned from another one, and that one has another vocabulary.
+    """
     kept = read_kept(path)
     if kept is None or not kept.path.exists():
         raise ConfigError(f"init.vectors: {path}: holds no vectors as `python -m preprocessing vectors` keeps them")
-    if kept.info.dataset != fingerprint:
+    if kept.info.dataset != manifest.fingerprint and kept.info.vocabulary != manifest.vocabulary_hash:
         raise DataError(
             f"{path}: learned from another dataset (fingerprint {kept.info.dataset[:12]}), whose ids are others; learn "
             "those of this one with `python -m preprocessing vectors`"

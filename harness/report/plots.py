@@ -41,6 +41,7 @@ def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Char
             over_steps("Validation loss", "log_loss", "log loss", runs, names, "validation"),
         ]
     charts += [
+        over_steps("Validation perplexity", "perplexity", "perplexity", runs, names, "validation"),
         over_steps("Validation accuracy", "accuracy", "accuracy", runs, names, "validation", percent=True),
         over_steps(f"Validation {f1}", "f1", f1, runs, names, "validation"),
         over_steps("Learning rate", "lr", "learning rate", runs, names, "train", y_range=(0, None)),

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.config import flat
 from harness.report.facts import RunFacts
+from harness.settings.task import LANGUAGE_MODEL
 
 LOWER_IS_BETTER = ("log_loss", "ece")
 METRIC_OF = {"accuracy": "accuracy", "loss": "log_loss"}
@@ -20,8 +21,13 @@ UNSET = "unset"
 
 def ranking_metric(runs: Sequence[RunFacts]) -> str:
     """The figure that runs are ranked by: the log loss if all of them chose their weights by it, else the accuracy."""
-    chosen = {METRIC_OF.get(str(run.config.get("select")), "accuracy") for run in runs}
+    chosen = {METRIC_OF.get(selected(run), "accuracy") for run in runs}
     return chosen.pop() if len(chosen) == 1 else "accuracy"
+
+
+def selected(run: RunFacts) -> str:
+    """What a run chose its weights by; a pretraining by its loss, whatever its configuration says."""
+    return "loss" if run.config.get("task") == LANGUAGE_MODEL else str(run.config.get("select"))
 
 
 def ranked(runs: Sequence[RunFacts]) -> list[RunFacts]:

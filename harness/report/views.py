@@ -15,6 +15,7 @@ from harness.report.classes import class_rows, confusions, labels_of_split, matr
 from harness.report.facts import RunFacts
 from harness.report.marked import mistakes_of
 from harness.rundir.layout import CONFIG
+from harness.settings.task import LANGUAGE_MODEL
 
 FEW_LABELS = 5
 """Up to so many labels the table of splits has a column for each."""
@@ -39,6 +40,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
         "name": name,
         "facts": run,
         "labels": labels,
+        "pretrained": run.config.get("task") == LANGUAGE_MODEL,
         "metrics": metric_names(len(labels)),
         "settings": flat(run.config),
         "state": run.status.get("state", "unknown"),

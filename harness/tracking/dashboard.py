@@ -22,6 +22,7 @@ SECTIONS: dict[str, tuple[Plot, ...]] = {
     "learning": (
         ("Training loss", "train/step", ("train/loss",)),
         ("Log loss", "validation/step", ("validation/log_loss",)),
+        ("Perplexity of a language model", "validation/step", ("validation/perplexity",)),
         ("Accuracy", "validation/step", ("validation/accuracy", "validation/balanced_accuracy")),
         ("Gradient norm before clipping", "train/step", ("train/grad_norm",)),
         ("Learning rate", "train/step", ("train/lr",)),

@@ -66,7 +66,7 @@ def check_start(config: RunConfig, manifest: Manifest) -> None:
     if config.init.weights:
         find_donor(config.init.weights, config.model)
     if config.init.vectors not in ("none", "own"):
-        check_named(config.init.vectors, manifest.fingerprint, config.model.embedding_dim)
+        check_named(config.init.vectors, manifest, config.model.embedding_dim)
 
 
 def check_device(config: RunConfig, device_type: str) -> None:

@@ -16,7 +16,7 @@ from harness.config import InitConfig, ModelConfig, OptimConfig, Recipe, RunConf
 from harness.data.pretraining import rows_of_task
 from harness.model.registry import check_model
 from harness.settings.model import MOST_BUCKETS
-from harness.settings.task import LANGUAGE_MODEL
+from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.shards import Manifest, read_manifest
 
@@ -86,7 +86,8 @@ def resolve(recipe: Recipe) -> Resolved:
     asked = {recipe.epochs, recipe.global_batch, recipe.patience, recipe.model.wide, recipe.init.vectors}
     if "auto" not in asked and "auto" not in {recipe.optim.lr, recipe.optim.ema, recipe.optim.wide_lr}:
         return Resolved(as_run(recipe), {})
-    return decide(recipe, Corpus.of(rows_of_task(recipe.task, read_manifest(recipe.data), recipe.data)))
+    corpus = Corpus.of(rows_of_task(recipe.task, read_manifest(recipe.data), recipe.data))
+    return decide(recipe, corpus if recipe.task == CLASSIFIER else replace(corpus, classes=2))
 
 
 def resolve_without_data(recipe: Recipe) -> Resolved:
@@ -156,7 +157,8 @@ def optim_of(recipe: Recipe, corpus: Corpus, rows_a_step: int, steps: int, reaso
     if lr == "auto":
         lr = LR * math.sqrt(max(1.0, rows_a_step / LR_BATCH)) * (corpus.classes / 2) ** LR_CLASSES
         lr = float(f"{lr:.2g}")
-        reasons["rate"] = (f"{lr:g}", f"for {rows_a_step:,} rows a step and {corpus.classes} classes")
+        among = f" and {corpus.classes} classes" if recipe.task == CLASSIFIER else ""
+        reasons["rate"] = (f"{lr:g}", f"for {rows_a_step:,} rows a step{among}")
     if ema == "auto":
         horizon = max(2, round(AVERAGED * steps))
         ema = 1 - 1 / horizon

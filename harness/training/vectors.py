@@ -150,7 +150,7 @@ def read_named(config: RunConfig, manifest: Manifest) -> Start:
     """The vectors of a file. Raises ``ConfigError`` or ``DataError``."""
     path, vocabulary = config.init.vectors, Vocabulary.read(Path(config.data, VOCABULARY))
     if is_own(path):
-        vectors = from_kept(check_own(path, manifest.fingerprint, config.model.embedding_dim), vocabulary)
+        vectors = from_kept(check_own(path, manifest, config.model.embedding_dim), vocabulary)
     else:
         print(f"vectors    reading {path}", flush=True)
         vectors = from_file(path, vocabulary, config.model.embedding_dim)

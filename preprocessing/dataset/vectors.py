@@ -59,7 +59,7 @@ class VectorsInfo:
     """``cbow-….json``."""
 
     dataset: str
-    """Fingerprint of the dataset that they were learned from, whose ids they belong to."""
+    """Fingerprint of the dataset that they were learned from."""
     settings: VectorSettings
     threads: int
     """One: the same seed gives the same bytes. With more, threads overwrite each other's updates as they come."""
@@ -75,6 +75,9 @@ class VectorsInfo:
     file: str
     sha256: str
     bytes: int
+    vocabulary: str = ""
+    """Hash of the vocabulary whose ids they belong to: a dataset with the same one may take them too. Empty: nobody
+    wrote it down."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 

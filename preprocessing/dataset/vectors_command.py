@@ -163,6 +163,7 @@ def learn(
         array,
         vectors,
         dataset=manifest.fingerprint,
+        vocabulary=manifest.vocabulary_hash,
         settings=settings,
         threads=threads,
         rows=corpus.rows,

@@ -104,6 +104,26 @@ def test_killed_with_unlabelled_rows_in_every_step(tmp_path: Path) -> None:
     assert "self_training.labels: the run of" in log(run)
 
 
+@pytest.mark.timeout(280, func_only=True)
+def test_killed_while_it_pretrains(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_dataset(data, {"train": 200, "validation": 40, "unlabelled": 200}, longest=30)
+    options = ("--task", "language_model", "--language_model.candidates", "30", "--model.word_dropout", "0.2")
+
+    def begin(data: Path, run: Path) -> Ranks:
+        return start(data, run, *options, processes=1)
+
+    whole = tmp_path / "whole" / "run"
+    assert begin(data, whole).wait(120) == 0, log(whole)
+    total = read_metrics(whole, "train")[-1]["step"]
+    assert total == 3 * 25  # of 16 rows, over 400
+    assert kill_again_and_again(begin, data, tmp_path / "killed" / "run", total, 2) >= 1
+    assert final(tmp_path / "killed" / "run") == final(whole)
+    losses = [line["log_loss"] for line in read_metrics(whole, "validation")]
+    assert losses[2] < losses[1] < losses[0] < 5.3  # guessing costs log(200)
+    assert not (whole / "test.json").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900, func_only=True)
 def test_killed_thirty_times_with_its_launcher(data: Path, undisturbed: Path, tmp_path: Path) -> None:

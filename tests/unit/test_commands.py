@@ -22,6 +22,7 @@ NAMES = (
     "baseline",
     "predict",
     "evaluate",
+    "label",
     "report",
     "recipes",
     "checkpoint",

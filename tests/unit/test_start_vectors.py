@@ -48,8 +48,16 @@ def keep(data: Path, dim: int = DIM, seed: int = 0) -> np.ndarray:
     settings = VectorSettings(dim=dim, epochs=10, seed=seed)
     facts = {"threads": 1, "rows": 60, "tokens": 5, "words": 3, "seconds": 1.0, "versions": {}, "made": str(seed)}
     array = array_of(folder_of(data), manifest.fingerprint, settings)
-    write_kept(array, values, dataset=manifest.fingerprint, settings=settings, **facts)
+    known = {"dataset": manifest.fingerprint, "vocabulary": manifest.vocabulary_hash}
+    write_kept(array, values, **known, settings=settings, **facts)
     return values
+
+
+def keep_path(data: Path) -> Path:
+    """Vectors of the dimension that fits, beside a dataset."""
+    keep(data)
+    (path,) = folder_of(data).glob(f"cbow-{DIM}-*.npy")
+    return path
 
 
 def config(data: Path, source: str, **more: object) -> RunConfig:
@@ -180,12 +188,14 @@ def test_what_cannot_be_started_from_is_refused_before_any_process_starts(
     check(str(tmp_path / "glove.txt"))
     with pytest.raises(ConfigError, match="holds no vectors as `python -m preprocessing vectors` keeps them"):
         check(str(tmp_path / "other.npy"))
-    other = dataclasses.replace(manifest, text_hash="another")
+    other = dataclasses.replace(manifest, text_hash="another", vocabulary_hash="another")
     with pytest.raises(DataError, match=r"learned from another dataset .*, whose ids are others; learn those of this"):
         check(str(small), other)
+    same_ids = dataclasses.replace(manifest, text_hash="another")
+    assert check_named(str(keep_path(data)), same_ids, DIM) is None
     index_of(small).unlink()
     with pytest.raises(ConfigError, match="holds no vectors"):
-        check_named(str(small), manifest.fingerprint, 4)
+        check_named(str(small), manifest, 4)
     with pytest.raises(
         ConfigError, match=r"init\.vectors: '' is out of range: expected none, own, auto or a file's name"
     ):
