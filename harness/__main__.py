@@ -10,11 +10,13 @@ from preprocessing.base.commands import Command, Words, dispatch
 from preprocessing.base.invocation import keep_folder_out
 
 PROG = "python -m harness"
-NOTE = "accelerate launch -m harness.train and -m harness.evaluate are the entry points of every rank."
+NOTE = "accelerate launch -m harness.train, -m harness.pretrain, -m harness.evaluate: the entry points of every rank."
 ELSEWHERE = {
     **dict.fromkeys(("fit", "run"), "launch"),
+    "pretrain": "launch --task language_model",
     **dict.fromkeys(("eval", "test", "score"), "evaluate"),
     **dict.fromkeys(("infer", "classify"), "predict"),
+    **dict.fromkeys(("pseudo-label", "soft-labels", "teach", "distill"), "label"),
     **dict.fromkeys(("preprocess", "prepare", "preprocessing"), "python -m preprocessing run"),
     "inspect": "python -m preprocessing inspect",
     "checkpoints": "checkpoint list",

@@ -9,6 +9,7 @@ from harness.ranks.exit import leave, run_rank
 from harness.settings.task import LANGUAGE_MODEL
 from harness.training.rules import resolve
 from preprocessing.base import cli
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.help_page import Page
 
 PROG = "accelerate launch -m harness.pretrain"
@@ -26,6 +27,8 @@ def main(argv: list[str]) -> int:
     preemption.install()
     task = {"task": LANGUAGE_MODEL}
     recipe = cli.parse(Recipe, argv, prog=PROG, page=PAGE, defaults=task, in_front=devices.LAUNCHER_OPTIONS)
+    if recipe.task != LANGUAGE_MODEL:
+        raise ConfigError(f"task: {recipe.task}: accelerate launch -m harness.train trains it; here: {LANGUAGE_MODEL}")
     resolved = resolve(recipe)
     from harness.ranks.session import open_session
     from harness.report.sink import ReportSink

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.split_names import SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.labels import AUTO, PAIR, LabelMap, as_recorded, spelling
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary_config import VocabularyConfig
@@ -173,7 +173,7 @@ class SplitConfig:
             raise ConfigError("splits.names: it maps values of splits.column; name that column too")
         seen: dict[str | None, str] = {}
         for split, values in self.names.items():
-            require(split in SPLITS, "splits.names", split, f"the splits {', '.join(SPLITS)}")
+            require(split in ALL_SPLITS, "splits.names", split, f"the splits {', '.join(ALL_SPLITS)}")
             for value in values:
                 if seen.setdefault(spelling(value), split) != split:
                     raise ConfigError(f"splits.names.{split}: {value!r} already means {seen[spelling(value)]}")
@@ -281,6 +281,8 @@ class PreprocessConfig:
             )
         if not self.vocabulary.count_unlabelled and not self.source.has_unlabelled:
             raise ConfigError("vocabulary.count_unlabelled: there are no unlabelled texts; name source.unlabelled_path")
+        if UNLABELLED in self.splits.names and self.source.missing_label == "error":
+            raise ConfigError("splits.names.unlabelled: say in source.missing_label what becomes of such rows")
         taken = {self.source.text_column, self.source.label_column} - {AUTO}
         for name in ("column", "group_column"):
             if getattr(self.splits, name) in taken:

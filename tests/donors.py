@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save
 from harness.config import ModelConfig
 from harness.inference.bundle import write_bundle
 from harness.model.classifier import Classifier
-from harness.rundir.bundle_files import INDEX, read_info, write_vocabulary, write_weights
+from harness.rundir.bundle_files import read_info, write_info, write_vocabulary, write_weights
 from preprocessing.dataset.shards import read_manifest
 
 SIZES = {"embedding_dim": 6, "hidden_size": 4}
@@ -43,7 +42,6 @@ def make_language_model(data: Path, directory: Path, **model: Any) -> dict[str, 
     kept = {name: weights[name] for name in weights if name.startswith(("embedding.", "recurrent.layers.0."))}
     kept["language_model.projection.weight"] = torch.ones(2, 2)
     name, digest = write_weights(directory, save(kept))
-    content = json.loads((directory / INDEX).read_text())
-    content |= {"weights": name, "weights_sha256": digest, "task": "language_model"}
-    (directory / INDEX).write_text(json.dumps(content))
+    known = read_info(directory)
+    write_info(directory, dataclasses.replace(known, weights=name, weights_sha256=digest, task="language_model"))
     return kept

@@ -15,7 +15,7 @@ import numpy as np
 from harness.config import require
 from harness.inference.pieces import CHUNK_ROWS, Source, decoded
 from harness.inference.tables import check_free, kind_of_output, open_output, open_table
-from harness.rundir.bundle_files import BundleInfo, bundle_directory, read_info
+from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_classifier, read_info
 from harness.rundir.results import prediction_columns, probability_column
 from harness.rundir.training_facts import read_training
 from harness.scores.metrics import predicted_labels, probabilities
@@ -158,6 +158,7 @@ def predict_file(config: PredictConfig, source: Source, target: str) -> int:
     """
     kind = kind_of_output(target)
     info = read_info(bundle_directory(config.run))
+    check_classifier(bundle_directory(config.run), info)
     wanted = [config.column] if config.column is not None else usual_columns(bundle_directory(config.run), info)
     table = open_table(
         source, "txt" if source.content is not None and config.format == "auto" else config.format, wanted

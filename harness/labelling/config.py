@@ -57,5 +57,6 @@ class LabelConfig:
 
     @property
     def names(self) -> list[str]:
-        """The splits to score, each once."""
-        return list(dict.fromkeys(name.strip() for name in self.splits.split(",") if name.strip()))
+        """The splits to score, each once; ``unlabeled`` is the same word."""
+        names = [name.strip() for name in self.splits.split(",")]
+        return list(dict.fromkeys(UNLABELLED if name == "unlabeled" else name for name in names if name))

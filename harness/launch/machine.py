@@ -17,7 +17,7 @@ import torch
 
 from harness.config import RunConfig
 from harness.data import files, residency
-from harness.data.checks import TRAIN
+from harness.data.checks import TRAIN, UNLABELLED
 from harness.launch.facts import Data, Gpu, Machine, Rank, RunFolder
 from harness.model.recurrent import VariableLengthLSTM, try_recurrence
 from harness.model.size import parameters_of
@@ -147,7 +147,8 @@ def look_at_data(config: RunConfig, world_size: int) -> tuple[Data, Manifest | N
         return Data(host, config.data, kind, problem=str(error)), None
     cuda = config.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    facts = residency.look(config.data, manifest, TRAIN, device, launched_local_world_size())
+    read = [TRAIN, *([UNLABELLED] if config.order.unlabelled_batch else [])]
+    facts = residency.look(config.data, manifest, read, device, launched_local_world_size())
     staging = residency.choose_stage(config.stage_dir, facts)
     rows = residency.choose_residency(config.residency, facts, staged=staging.value != "none")
     data = Data(

@@ -27,12 +27,12 @@ from harness.model.candidates import FIRST
 from harness.model.dropout import EMBEDDING, HEAD, Masks
 from harness.model.recurrent import PackedIndex, VariableLengthLSTM
 from harness.model.registry import CELLS, check_model
-from harness.model.sampled_softmax import pieces
+from harness.model.sampled_softmax import elements_at_once, pieces
 from preprocessing.base.named import load
 from preprocessing.text.vocabulary import PAD, UNK
 
-EXACT_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}
-"""Logits over the whole vocabulary that exist at once when perplexity is measured."""
+EXACT = 4
+"""So many times more logits exist at once when perplexity is measured: a row of them is the whole vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,7 @@ class LanguageModel(nn.Module):
             vectors, bias = self.embedding.weight[FIRST:], self.language_model.bias[FIRST:]
             sums = torch.zeros(self.num_directions, batch.num_rows, dtype=torch.float64, device=vectors.device)
             for number, direction in enumerate(reading.directions):
-                elements = EXACT_ELEMENTS[vectors.device.type]
-                for piece in pieces(len(reading.rows), len(vectors), elements):
+                for piece in pieces(len(reading.rows), len(vectors), EXACT * elements_at_once(vectors.device)):
                     states = direction.states[direction.at[piece]]
                     logits = torch.addmm(bias, self.projected(number, states, bias.dtype), vectors.t())
                     target = reading.ids[direction.target[piece]].long() - FIRST

@@ -14,8 +14,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-PIECE_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 25}
+CPU_ELEMENTS, GPU_ELEMENTS = 1 << 20, 1 << 25
 """Logits that exist at once: what a core's cache holds, or enough to keep a GPU busy."""
+
+
+def elements_at_once(device: torch.device) -> int:
+    """How many logits exist at once on a device."""
+    return CPU_ELEMENTS if device.type == "cpu" else GPU_ELEMENTS
 
 
 def pieces(predictions: int, columns: int, elements: int) -> Iterator[slice]:
@@ -49,7 +54,7 @@ class _SampledSoftmax(torch.autograd.Function):
         losses, right_gradient = torch.empty_like(right), torch.empty_like(right)
         gradient = torch.empty_like(projected)
         rows_gradient, offsets_gradient = torch.zeros_like(rows), torch.zeros_like(offsets)
-        for piece in pieces(len(projected), candidates + 1, PIECE_ELEMENTS[projected.device.type]):
+        for piece in pieces(len(projected), candidates + 1, elements_at_once(projected.device)):
             if dtype == projected.dtype:
                 logits = torch.addmm(offsets, given[piece], turned.t())
             else:

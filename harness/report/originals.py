@@ -98,11 +98,11 @@ def file_of(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
         source, splits = SourceConfig(**config["source"]), SplitConfig(**config["splits"])
     except (KeyError, TypeError):
         raise UnavailableError("another version of padless has written down where they came from") from None
-    if any(addresses.is_remote(address) for address, _ in source.addresses):
+    without = entry.get("split") == UNLABELLED
+    named = [(address, split) for address, split in source.addresses if (split == UNLABELLED) == without]
+    if any(addresses.is_remote(address) for address, _ in named):
         raise UnavailableError("they lie on a remote store, from which a report fetches nothing")
-    for address, split in source.addresses:
-        if (split == UNLABELLED) != (entry.get("split") == UNLABELLED):
-            continue
+    for address, split in named:
         alone = replace(source, path=[address], validation_path=[], test_path=[], unlabelled_path=[])
         with suppress(DataError):  # of several files some may be gone
             for file in files(alone, splits):

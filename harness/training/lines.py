@@ -13,6 +13,7 @@ from harness.model.size import parameters_of
 from harness.scores.intervals import wilson
 from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base.readable import duration
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Column, fitted, head_line, laid_out, row_line
 from preprocessing.dataset.shards import Manifest
 
@@ -38,6 +39,10 @@ def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> tuple[dict
         "model": f"{layers}, {shape.pooling} pooling, {parameters:,} parameters",
         "steps": f"{total_steps:,} of {size}, {epochs}",
     }
+    beside = config.order.unlabelled_batch
+    if beside:
+        passes = total_steps / -(-manifest.rows(UNLABELLED) // beside)
+        found["unlabelled"] = f"{beside} rows beside them in every step, {passes:.1f} passes in all"
     if config.task == LANGUAGE_MODEL:
         return pretraining_facts(config, manifest, found)
     warnings = {

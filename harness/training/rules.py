@@ -17,7 +17,7 @@ from harness.data.pretraining import rows_of_task
 from harness.model.registry import check_model
 from harness.settings.model import MOST_BUCKETS
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL
-from preprocessing.base.split_names import TRAIN
+from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.dataset.shards import Manifest, read_manifest
 
 STEPS = 2500
@@ -58,12 +58,17 @@ class Corpus:
     tokens: int
     """Of the training split."""
     classes: int
+    unlabelled_tokens: int = 0
+    """Of the split of texts without labels, which word vectors are learned from too."""
+    beside: int = 0
+    """Those of them that the wide part learns from too: all, or none."""
 
     @classmethod
-    def of(cls, manifest: Manifest) -> Corpus:
-        """Of a dataset's manifest."""
-        tokens = sum(shard.tokens for shard in manifest.splits.get(TRAIN, ()))
-        return cls(manifest.rows(TRAIN) if TRAIN in manifest.splits else 0, tokens, len(manifest.labels))
+    def of(cls, manifest: Manifest, *, teaching: bool = False) -> Corpus:
+        """Of a dataset's manifest; ``teaching``: unlabelled rows are learned from by soft labels."""
+        tokens, others = (sum(shard.tokens for shard in manifest.splits.get(name, ())) for name in (TRAIN, UNLABELLED))
+        rows = manifest.rows(TRAIN) if TRAIN in manifest.splits else 0
+        return cls(rows, tokens, len(manifest.labels), others, others if teaching else 0)
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ def resolve(recipe: Recipe) -> Resolved:
     asked = {recipe.epochs, recipe.global_batch, recipe.patience, recipe.model.wide, recipe.init.vectors}
     if "auto" not in asked and "auto" not in {recipe.optim.lr, recipe.optim.ema, recipe.optim.wide_lr}:
         return Resolved(as_run(recipe), {})
-    corpus = Corpus.of(rows_of_task(recipe.task, read_manifest(recipe.data), recipe.data))
+    teaching = recipe.self_training.is_on and recipe.order.unlabelled_batch > 0
+    corpus = Corpus.of(rows_of_task(recipe.task, read_manifest(recipe.data), recipe.data), teaching=teaching)
     return decide(recipe, corpus if recipe.task == CLASSIFIER else replace(corpus, classes=2))
 
 
@@ -139,15 +145,16 @@ def start_of(recipe: Recipe, corpus: Corpus, reasons: Reasons) -> tuple[int, Ini
     wide, init = recipe.model.wide, recipe.init
     if wide == "auto":
         wide = buckets_of(corpus)
-        reasons["wide part"] = (f"{wide:,} buckets", f"for words and pairs of {corpus.tokens:,} tokens")
+        reasons["wide part"] = (f"{wide:,} buckets", f"for words and pairs of {corpus.tokens + corpus.beside:,} tokens")
     if init.vectors == "auto" and init.weights:
         init = replace(init, vectors="none")
         reasons["vectors"] = ("random", "for tokens that init.weights does not know; auto learns none beside it")
     elif init.vectors == "auto":
-        enough = corpus.tokens >= VECTOR_TOKENS
+        tokens = corpus.tokens + corpus.unlabelled_tokens
+        enough = tokens >= VECTOR_TOKENS
         init = replace(init, vectors="own" if enough else "none")
         if not enough:
-            reasons["vectors"] = ("random", f"{corpus.tokens:,} tokens teach none that are worth having")
+            reasons["vectors"] = ("random", f"{tokens:,} tokens teach none that are worth having")
     return wide, init
 
 
@@ -192,7 +199,7 @@ def buckets_of(corpus: Corpus) -> int:
     """A power of two, not below the tokens, as far as its table stays small."""
     outputs = 1 if corpus.classes == 2 else corpus.classes
     most = min(LARGEST_WIDE, MOST_BUCKETS, 2 ** int(math.log2(max(2, WIDE_NUMBERS // max(outputs, 1)))))
-    wanted = 2 ** math.ceil(math.log2(max(2, corpus.tokens)))
+    wanted = 2 ** math.ceil(math.log2(max(2, corpus.tokens + corpus.beside)))
     return int(min(most, max(SMALLEST_WIDE, wanted)))
 
 

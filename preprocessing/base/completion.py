@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Completion in a shell: commands by name, then keys and their values as jsonargparse knows them, by argcomplete.
+"""Completion in a shell: commands by name, then jsonargparse's keys, their words and recipes, by argcomplete.
 
 The shell starts the program once for each press of TAB, with what was typed in ``COMP_LINE`` and ``_ARGCOMPLETE`` set.
 docs/installing.md says how a shell is told to.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from typing import Any, get_args
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
@@ -58,11 +59,23 @@ def parser_of(command: Command) -> ArgumentParser:
         parser.add_class_arguments(more)
     kind = next((one.RECIPES for one in classes if hasattr(one, "RECIPES")), None)
     for action in parser._actions:
+        taking: Any = action
         if isinstance(action, ActionConfigFile) and kind is not None:
-            setattr(action, "completer", recipes_and(action.completer, kind))  # noqa: B010 - a method in its class
+            taking.completer = offer(recipes.names(kind), action.completer)
+        elif hasattr(action, "_typehint"):  # jsonargparse leaves out words, and offers None where it knows no values
+            taking.completer = offer(words_of(action._typehint))
     return parser
 
 
-def recipes_and(files: Callable[..., list[str]], kind: str) -> Callable[..., list[str]]:
-    """What ``--config`` takes: the names of recipes, and the files that jsonargparse finds."""
-    return lambda prefix, **more: [*recipes.names(kind), *files(prefix, **more)]
+def offer(words: Sequence[str], files: Callable[..., list[str]] | None = None) -> Callable[..., list[str]]:
+    """A completer of argcomplete: some words, and ``files`` beside them. Where there are none a shell has files."""
+    return lambda prefix, **more: [*words, *(files(prefix, **more) if files else [])]
+
+
+def words_of(typed: Any) -> list[str]:
+    """The words that a value of this type may be, as they are written on a command line."""
+    if typed is bool:
+        return ["true", "false"]
+    if typed is type(None):
+        return ["null"]
+    return [word for part in get_args(typed) for word in ([part] if isinstance(part, str) else words_of(part))]

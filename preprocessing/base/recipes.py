@@ -2,8 +2,8 @@
 """The recipes that come with padless, found by name: ``--config imdb`` works in any folder.
 
 They are the files of ``configs/``. A checkout has that folder beside the packages; a wheel brings it under the name
-``padless_configs``, at the same place. ``train`` holds recipes of a training, ``preprocess`` those of a dataset and
-``accelerate`` files for the launcher.
+``padless_configs``, at the same place. ``train`` holds recipes of a training, ``pretrain`` those of a language model,
+``preprocess`` those of a dataset and ``accelerate`` files for the launcher. A kind may stand in front: ``pretrain/imdb``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ SHIPPED = next((path for path in (BESIDE / "padless_configs", BESIDE / "configs"
 """The folder of recipes that belongs to this code."""
 KINDS = {
     "train": "--config NAME of python -m harness launch, plan and doctor",
+    "pretrain": "--config pretrain/NAME of python -m harness launch",
     "preprocess": "--config NAME of python -m preprocessing run",
     "accelerate": "--config_file NAME of python -m harness launch and doctor",
 }
@@ -37,7 +38,8 @@ def file_of(kind: str, name: str) -> Path:
 
 
 def find(value: str, kind: str, option: str = "--config") -> str:
-    """The file that ``option`` names: ``value`` itself, ``value.yaml`` here, or the recipe of that name.
+    """The file that ``option`` names: ``value`` itself, ``value.yaml`` here, or the recipe of that name; its kind may
+    stand in front.
 
     A path that leads nowhere comes back as it is, for whoever opens it to refuse. Raises ``ConfigError`` for a name
     that is no recipe's, with those there are, and for a path that is only a recipe's name away from one.
@@ -46,6 +48,9 @@ def find(value: str, kind: str, option: str = "--config") -> str:
         return value
     bare = value.removesuffix(ENDING)
     known = names(kind)
+    other, _, name = bare.rpartition("/")
+    if other in KINDS and name in names(other):
+        return str(file_of(other, name))
     if os.path.basename(value) == value:
         if os.path.isfile(bare + ENDING):
             return bare + ENDING

@@ -26,6 +26,12 @@ SPELLINGS = {
 """What a folder or a column of the source may call a split, in lower case -> the split."""
 
 
+UNLABELLED_SPELLINGS: dict[str | None, str] = dict.fromkeys(
+    (UNLABELLED, "unlabeled", "unsupervised", "unsup"), UNLABELLED
+)
+"""The same for rows without labels, where ``source.missing_label`` says that there may be some."""
+
+
 def split_number(name: str | None) -> int:
     """The number of a split's name, ``NO_SPLIT`` for None."""
     return NO_SPLIT if name is None else ALL_SPLITS.index(name)

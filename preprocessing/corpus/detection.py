@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import SPELLINGS, TRAIN
+from preprocessing.base.split_names import SPELLINGS, TRAIN, UNLABELLED_SPELLINGS
 from preprocessing.config import EMBEDDED, PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.corpus import forms
 from preprocessing.corpus.columns import Column, label_candidates, looked_at, text_candidates
@@ -83,28 +83,34 @@ def of_labelled(files: Sequence[File]) -> Found:
 def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any]) -> tuple[list[File], list[str]]:
     """Files of ``source.unlabelled_path`` that know their text column, and what is to be said of them.
 
-    ``elsewhere`` is what was chosen for files with labels. Their text column is taken if it is here too; their label is
-    not read.
+    ``elsewhere`` is what was chosen for files with labels. Their text column is taken if it is here too, else the only
+    column that there is; their label is not read.
     """
-    first = files[0]
-    if first.format == "folder":
-        chosen = {**DEFAULTS, "columns": first.source.columns, "column": None}
+    first = next((file for file in files if file.format != "folder"), None)
+    if first is None:
+        chosen = {**DEFAULTS, "columns": files[0].source.columns, "column": None}
         return [applied_to(file, chosen) for file in files], []
+    if first.format == "csv" and first.source.columns:  # which may be those of files with labels alone
+        alone = sample(replace(first, source=replace(first.source, columns=[])))
+        if len(alone.columns) != len(first.source.columns):
+            first, files = alone.file, [replace(file, source=alone.file.source) for file in files]
     seen = named(sample(first))
     lines, text, label = said_of_form(seen), elsewhere["text_column"], elsewhere["label_column"]
-    if text not in seen.columns and any(seen.values.values()):  # if there is no row, the job says so
+    if text not in seen.columns and len(seen.columns) != 1 and any(seen.values.values()):
         columns = {name: looked_at(name, values) for name, values in seen.values.items() if name != label}
         text, said = text_of(seen, columns)
         lines += said
-    elif text not in seen.columns:
+    elif text not in seen.columns:  # if there is no row, the job says so
         text = next(iter(seen.columns), text)
+        lines.append(f"source: {first.name}: the text is column {text!r}, the only one")
     ignored = [name for name in dict.fromkeys((label, first.splits.column)) if name in seen.columns and name != text]
     if ignored:
         columns_of = f"column{'s' if len(ignored) > 1 else ''} {' and '.join(map(repr, ignored))}"
         what = "no labels and no splits are read from source.unlabelled_path"
         lines.append(f"source: {first.name}: {columns_of} {'are' if len(ignored) > 1 else 'is'} ignored: {what}")
-    chosen = {"columns": seen.file.source.columns, "text_column": text, "label_column": label, "column": None}
-    return [applied_to(file, chosen) for file in files], lines
+    source = {"columns": seen.file.source.columns, "text_column": text, "label_column": label}
+    splits = replace(first.splits, column=None)
+    return [replace(file, source=replace(file.source, **source), splits=splits) for file in files], lines
 
 
 def there_or_any(columns: Sequence[str]) -> dict[str, Any]:
@@ -279,6 +285,7 @@ def split_of(seen: Sample, text: str, label: str) -> tuple[str | None, list[str]
     if file.split is not None or len(names) != 1 or label not in seen.values or names[0] not in seen.values:
         return None, []
     known: dict[str | None, str] = dict(SPELLINGS.items())
+    known |= UNLABELLED_SPELLINGS if file.source.missing_label != "error" else {}
     classes: dict[str | None, set[str]] = {}
     strict = file.source.missing_label == "error"
     for value, its in zip(seen.values[names[0]], seen.values[label], strict=True):

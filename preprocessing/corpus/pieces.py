@@ -22,6 +22,7 @@ from preprocessing.base.split_names import (
     TEST_NUMBER,
     UNLABELLED,
     UNLABELLED_NUMBER,
+    UNLABELLED_SPELLINGS,
     VALIDATION_NUMBER,
     split_number,
 )
@@ -95,9 +96,27 @@ def read(part: Part) -> Piece:
 def labels_of(part: Part, table: pa.Table, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """int32: the class of every row, ``NEUTRAL`` or ``MISSING``; and the names of the classes."""
     if not part.file.is_unlabelled:
-        return class_numbers(part, one_chunk(table[part.file.source.label_column]), rows)
+        column = one_chunk(table[part.file.source.label_column])
+        return class_numbers(part, hidden(part, column, table, rows), rows)
     given = part.file.source.label_map()
     return np.full(len(rows), MISSING, np.int32), given.names if given else []
+
+
+def hidden(part: Part, column: pa.Array, table: pa.Table, rows: np.ndarray) -> pa.Array:
+    """The labels without those of rows whose split is ``unlabelled``: whatever stands there is none."""
+    splitting = part.file.splits.column
+    if part.file.source.missing_label == "error" or splitting is None or part.texts:
+        return column
+    values, indices = distinct(as_text(part, table[splitting], rows, splitting))
+    without = np.array([spellings_of(part.file).get(spelling(value)) == UNLABELLED for value in values], bool)[indices]
+    return pc.if_else(pa.array(without), pa.scalar(None, column.type), column) if without.any() else column
+
+
+def spellings_of(file: File) -> dict[str | None, str]:
+    """What a column of splits may say -> the split that it means."""
+    known: dict[str | None, str] = dict(SPELLINGS.items())
+    known |= UNLABELLED_SPELLINGS if file.source.missing_label != "error" else {}
+    return known | {spelling(value): split for split, values in file.splits.names.items() for value in values}
 
 
 def put_apart(part: Part, label: np.ndarray, split: np.ndarray, rows: np.ndarray) -> None:
@@ -167,9 +186,7 @@ def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
     if column is None or part.file.is_unlabelled:
         return np.full(len(rows), split_number(part.file.split), np.int8)
     values, indices = distinct(as_text(part, table[column], rows, column))
-    names = part.file.splits.names
-    known: dict[str | None, str] = dict(SPELLINGS.items())
-    known |= {spelling(value): split for split in names for value in names[split]}
+    known = spellings_of(part.file)
     named = [known.get(spelling(value)) for value in values]
     empty = [not (value or "").strip() and name is None for value, name in zip(values, named, strict=True)]
     unknown = [value for value, name, none in zip(values, named, empty, strict=True) if name is None and not none]

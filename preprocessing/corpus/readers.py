@@ -93,8 +93,9 @@ def read_jsonl(part: Part, wanted: list[str]) -> pa.Table:
     """One JSON object per line; the wanted keys of each."""
     data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
     source = part.file.source
-    optional = [source.label_column] if source.missing_label != "error" else []
-    optional += [part.file.splits.group_column] if part.file.is_unlabelled else []
+    optional = {source.label_column} if source.missing_label != "error" else set()
+    if part.file.is_unlabelled and part.file.splits.group_column:
+        optional.add(part.file.splits.group_column)
     values: dict[str, list[Any]] = {name: [] for name in wanted}
     lines = [line for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line not in (b"", b"\r")]
     for row, line in enumerate(lines, part.cut.first_row):

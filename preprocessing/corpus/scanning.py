@@ -18,7 +18,7 @@ from pyarrow import fs
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import SPELLINGS, TEST, UNLABELLED, VALIDATION, split_number
+from preprocessing.base.split_names import SPELLINGS, TEST, UNLABELLED, UNLABELLED_SPELLINGS, VALIDATION, split_number
 from preprocessing.corpus import addresses
 from preprocessing.corpus.delimited import read_header
 from preprocessing.corpus.forms import converted
@@ -26,9 +26,7 @@ from preprocessing.corpus.records import Cut, cuts
 from preprocessing.corpus.sources import File, Part, Plan
 
 WITHOUT_LABELS = ("unsup",)
-"""What folders of texts without labels are called among folders of labels."""
-ALSO_WITHOUT_LABELS = ("unsupervised", "unlabelled", "unlabeled")
-"""The same, unless ``source.missing_label`` is ``error``: until it is set they are names of classes, as they were."""
+"""What a folder of texts without labels is called among folders of labels, unless ``source.missing_label`` is set."""
 MAX_CUTS_OF_A_ROW_GROUP = 16
 
 Scan: TypeAlias = "Generator[Part, None, Plan]"
@@ -208,7 +206,7 @@ def place_of(inside: Sequence[str], file: File) -> tuple[str | None, str | None]
     split, policy = SPELLINGS.get(inside[0].casefold()), file.source.missing_label
     if len(inside) != (2 if split is None else 3):
         return split, None
-    if inside[-2] not in (WITHOUT_LABELS if policy == "error" else (*WITHOUT_LABELS, *ALSO_WITHOUT_LABELS)):
+    if inside[-2] not in (WITHOUT_LABELS if policy == "error" else UNLABELLED_SPELLINGS):
         return split, inside[-2]
     measured = split in (VALIDATION, TEST)
     return (split if measured else UNLABELLED, "") if policy == UNLABELLED else (split, None)

@@ -66,7 +66,7 @@ class VectorsConfig:
     seed: int = 0
     """Decides first values and random words."""
     splits: list[str] = field(default_factory=lambda: list(LEARN_FROM))
-    """Splits to learn from, as far as the dataset has them; never validation or test."""
+    """Splits to learn from, as far as the dataset has them: train and unlabelled; never validation or test."""
     threads: int | None = None
     """1: the same seed gives the same file. More are faster, and values differ a little from time to time. null: 1 for
     up to 100 million tokens times epochs, else one per core."""

@@ -141,7 +141,7 @@ def statistics(rows: Rows, decision: np.ndarray, names: list[str], max_tokens: i
             continue
         lengths = rows.num_tokens[inside]
         classes = names if split != UNLABELLED else []
-        counts = np.bincount(rows.label[inside], minlength=len(names)) if classes else []
+        counts = np.bincount(rows.label[inside] if classes else [], minlength=len(classes))
         points = (0, 5, 25, 50, 75, 95, 99, 100)
         values = np.percentile(lengths, points, method="inverted_cdf")
         edges = histogram_edges(max_tokens)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,9 @@ class Rows:
 
     def of(self, chosen: np.ndarray) -> Rows:
         """Some of the rows."""
-        columns = {name: None if values is None else values[chosen] for name, values in vars(self).items()}
+        columns: dict[str, Any] = {
+            name: None if values is None else values[chosen] for name, values in vars(self).items()
+        }
         return Rows(**columns)
 
 

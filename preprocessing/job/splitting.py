@@ -40,8 +40,8 @@ def split_rows(
     Raises ``DataError`` for a split of ``splits.names`` without a row, a group column that groups nothing, or groups
     too large for a split.
     """
-    for name in splits.names:
-        if not (named == SPLITS.index(name)).any():
+    for name in SPLITS:
+        if name in splits.names and not (named == SPLITS.index(name)).any():
             values = ", ".join(map(repr, splits.names[name]))
             raise DataError(
                 f"splits.names.{name}: no row has one of these in {splits.column!r}: {values}; mend the key"

@@ -67,7 +67,7 @@ def decide_unlabelled(
     sieve.apply("empty", quality.empty, empty, "no token is left of its text")
     full = labelled.num_tokens > 0
     shared = {
-        name: np.isin(rows.text_hash, labelled.text_hash[full & (decided == number)]) & ~empty
+        name: among(rows.text_hash, labelled.text_hash[full & (decided == number)]) & ~empty
         for number, name in enumerate(SPLITS)
     }
     found["shared"] = {name: int(rows_of.sum()) for name, rows_of in shared.items()}
@@ -75,7 +75,7 @@ def decide_unlabelled(
         sieve.apply("leaks", quality.leaks, shared[name], f"{name} holds an equal text, and this one has no label")
     if rows.group is not None and labelled.group is not None:
         measured = labelled.group[(decided >= 0) & (decided != SPLITS.index(TRAIN))]
-        of_measured = (rows.group != NO_GROUP) & np.isin(rows.group, measured)
+        of_measured = (rows.group != NO_GROUP) & among(rows.group, measured)
         found["groups_measured"] = int(of_measured.sum())
         sieve.apply("leaks", quality.leaks, of_measured, "it has no label, and its group is one of validation or test")
     again = repeats(rows, sieve.alive & ~empty)
@@ -83,6 +83,14 @@ def decide_unlabelled(
     sieve.apply("duplicates", quality.duplicates, again, "an equal text without a label stands before it")
     found["dropped"] = sieve.dropped
     return np.where(sieve.alive, UNLABELLED_NUMBER, DROPPED).astype(np.int8), found
+
+
+def among(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """bool per value: whether it is one of ``others``. Those are sorted, so that memory grows with ``values`` once."""
+    if not len(others):
+        return np.zeros(len(values), bool)
+    ordered = np.sort(others)
+    return ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values
 
 
 def repeats(rows: Rows, compared: np.ndarray) -> np.ndarray:

@@ -12,15 +12,15 @@ from preprocessing.text.vocabulary import check_bounds, min_count_for
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyConfig:
-    """Which tokens of the training split, and of the unlabelled one, get an id of their own."""
+    """Which tokens of the training split get an id of their own."""
 
     min_count: int | Literal["auto"] = "auto"
-    """A token that occurs less often in what is counted, the training split and the unlabelled one, is read as <unk>.
-    auto: 2; of a tiny corpus 1, of a huge one 5."""
+    """A token that occurs less often in the training split is read as <unk>. auto: 2; of a tiny corpus 1, of a huge one
+    5."""
     max_size: int = 65536
     """Largest number of ids, <pad> and <unk> included; up to 65536 they take two bytes each."""
     count_unlabelled: bool = True
-    """Whether tokens of the split unlabelled count like those of the training split."""
+    """Whether tokens of texts without labels count as if they stood in the training split."""
     base: str | None = None
     """Run, bundle or dataset whose vocabulary this one is, token by token and id by id, so that its weights can read
     the new texts; the settings under text must be those of the base. null: none."""

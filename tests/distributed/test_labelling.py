@@ -13,7 +13,9 @@ from harness import label as entry
 from harness.baseline.linear import Linear
 from harness.config import ModelConfig
 from harness.data.soft_labels import read_soft_labels, targets_of
+from harness.evaluate import here
 from harness.inference.bundle import read_bundle, write_bundle
+from harness.inference.config import EvaluateHereConfig
 from harness.inference.logits import logits_of
 from harness.labelling.config import LabelConfig
 from harness.model.classifier import Classifier
@@ -105,6 +107,9 @@ def test_what_cannot_be_labelled(data: Path, run: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             LabelConfig(data=str(data), **options)
+    assert LabelConfig(data="data", run="x", splits=" train,unlabeled, train").names == ["train", "unlabelled"]
+    with pytest.raises(DataError, match=r"split unlabelled have no labels to compare with; .python -m harness label."):
+        here(EvaluateHereConfig(data=str(data), run=str(run), split="unlabelled", device="cpu"))
     other = tmp_path / "other"
     write_dataset(other, {"train": 60, "validation": 10}, num_classes=len(read_manifest(data).labels), seed=5)
     with pytest.raises(DataError, match=r"dataset.json: has no unlabelled rows; build it with source.unlabelled_path"):

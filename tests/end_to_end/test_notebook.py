@@ -60,7 +60,7 @@ def test_nothing_fails_and_nothing_warns(cells: list[dict[str, Any]]) -> None:
 
 
 def test_it_shows_what_it_says(cells: list[dict[str, Any]]) -> None:
-    assert "train 480, validation 60, test 60 rows, 3 classes" in shown(with_code(cells, "padless.prepare"))
+    assert "train 482, validation 59, test 59 rows, 3 classes" in shown(with_code(cells, "padless.prepare"))
     predicted = shown(with_code(cells, 'padless.load("runs/messages")'))
     assert [name for name in predicted.split() if name in ("question", "complaint", "praise")] == [
         *("question", "complaint", "praise"),

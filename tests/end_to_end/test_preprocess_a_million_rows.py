@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory does not grow with the corpus: 250,000 and 1,000,000 reviews, each worker well under 1 GiB."""
+"""Memory does not grow with the corpus: 250,000 and 1,000,000 reviews, each worker well under 1 GiB; and rows without
+labels cost what those with labels do.
+"""
 
 from __future__ import annotations
 
 import csv
 import itertools
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -77,3 +80,46 @@ def test_memory_is_the_same_for_250_000_and_1_000_000_rows(imdb: list[str], tmp_
         assert sum(read_manifest(output).rows(name) for name in ("train", "validation", "test")) == number
         largest[number] = max(each)
     assert largest[1_000_000] < largest[250_000] * 1.3
+
+
+def costs(imdb: list[str], folder: Path, number: int, *, unlabelled: bool) -> tuple[float, int, int]:
+    """CPU seconds of a job with so many rows, nearly all of them without labels or all with, and its two peaks of
+    memory: that of the job itself and of its largest worker.
+    """
+    folder.mkdir()
+    rows = list(repeated_with_changes(imdb, 1000)) if unlabelled else []
+    named = "others.csv" if unlabelled else "reviews.csv"
+    with open(folder / named, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow(("text",) if unlabelled else ("text", "label"))
+        csv.writer(file).writerows(row[: 1 + (not unlabelled)] for row in repeated_with_changes(imdb, number))
+    if unlabelled:
+        with open(folder / "reviews.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("text", "label"), *rows])
+    command = [
+        sys.executable,
+        "-m",
+        "preprocessing",
+        "run",
+        str(folder / "reviews.csv"),
+        "--output",
+        str(folder / "out"),
+    ]
+    command += ["--source.unlabelled_path", str(folder / "others.csv"), "--quality.leaks", "keep"] if unlabelled else []
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    job, each = peaks_of([*command, "--executor.workers", "2"])
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    manifest = read_manifest(folder / "out")
+    assert sum(map(manifest.rows, manifest.splits)) == number + len(rows)
+    assert ("unlabelled" in manifest.splits) == unlabelled
+    return took, job, max(each)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_a_million_rows_without_labels_cost_what_labelled_ones_do(imdb: list[str], tmp_path: Path) -> None:
+    labelled = costs(imdb, tmp_path / "labelled", 1_000_000, unlabelled=False)
+    others = costs(imdb, tmp_path / "unlabelled", 1_000_000, unlabelled=True)
+    assert max(others[1:]) < GIB
+    ratios = [mine / theirs for mine, theirs in zip(others, labelled, strict=True)]
+    assert max(ratios) < 1.2, f"seconds, job and worker are {ratios} times those of labelled rows"

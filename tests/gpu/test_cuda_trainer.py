@@ -11,13 +11,22 @@ import pytest
 import torch
 
 from harness.batch import Layout
-from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
+from harness.config import (
+    CheckpointConfig,
+    ModelConfig,
+    OptimConfig,
+    OrderConfig,
+    RunConfig,
+    SelfTrainingConfig,
+    TrackingConfig,
+)
 from harness.rundir import checkpoint
 from harness.training.checkpointer import Checkpointer
 from harness.training.probe import choose_micro_batch, runs_out_of_memory
 from harness.training.requests import RankRequest, RankRequests
 from harness.training.state import State
 from harness.training.trainer import Milestones, Trainer
+from tests.datasets import write_dataset, write_random_soft_labels
 from tests.gpu.device import DEVICE, ON_CUDA, TORCH_DEVICE, cuda_alone, on_device
 from tests.gpu.training import (
     all_steps,
@@ -60,6 +69,25 @@ def test_losses_and_rows_do_not_depend_on_where_rows_live(reviews: Path, tmp_pat
     assert len(set(hashes)) == 1
     assert found[1] == pytest.approx(found[0], rel=1e-5)
     assert found[2] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_unlabelled_rows_do_not_depend_on_where_they_live(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", {"train": 200, "validation": 20, "unlabelled": 150})
+    write_random_soft_labels(tmp_path / "data", "drawn")
+    taught = {"order": OrderConfig(unlabelled_batch=40), "self_training": SelfTrainingConfig(labels="drawn")}
+    found: list[list[float]] = []
+    beside: list[float] = []
+    for residency in ("mapped", "memory", "device"):
+        config = configuration(tmp_path / "data", tmp_path, residency=residency, **taught)
+        with session_for(config) as session:
+            trainer = make_trainer(config, session)
+            found.append(floats(train(trainer, all_steps(trainer), 2 * STEPS)))
+            assert trainer.meter.unlabelled_loss_sum is not None
+            beside.append(float(trainer.meter.unlabelled_loss_sum))
+            assert trainer.meter.unlabelled_rows == 2 * STEPS * 37 + 6
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert found[2] == pytest.approx(found[0], rel=1e-5)
+    assert beside == pytest.approx([beside[0]] * 3, rel=1e-5)
 
 
 def test_both_layouts_train_alike(dataset: Path, tmp_path: Path) -> None:

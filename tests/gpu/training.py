@@ -18,7 +18,9 @@ from harness.data.checks import TRAIN
 from harness.data.residency import DataPlacement, OpenData
 from harness.ranks.session import Session, open_session
 from harness.training.assembly import build_trainer
+from harness.training.teaching import read_teaching
 from harness.training.trainer import Trainer
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import free_port
 
@@ -38,10 +40,12 @@ def session_for(config: RunConfig) -> Iterator[Session]:
 def make_trainer(config: RunConfig, session: Session) -> Trainer:
     """A trainer at step 0, as a run of ``config`` builds it."""
     manifest = read_manifest(config.data)
-    data = OpenData(DataPlacement.of(config), manifest, TRAIN, session.world, session.device)
+    beside = UNLABELLED if config.order.unlabelled_batch else None
+    data = OpenData(DataPlacement.of(config), manifest, TRAIN, session.world, session.device, beside=beside)
     data.copy()
     data.open()
-    trainer = build_trainer(config, session, manifest, data, dict(session.choices))
+    teaching = read_teaching(config, manifest, data.splits)
+    trainer = build_trainer(config, session, manifest, data, dict(session.choices), None, teaching)
     trainer.model.train()
     return trainer
 

@@ -308,6 +308,29 @@ def test_a_global_batch_smaller_than_the_processes_is_found_by_launch(capsys, tm
     assert (code, line.split(":")[0]) == (2, "global_batch")
 
 
+def test_unlabelled_rows_and_soft_labels_that_are_not_there_are_found_by_launch(
+    capsys, tmp_path: Path, dataset: Path
+) -> None:
+    arguments = ("launch", "--data", dataset, "--run", tmp_path / "run")
+    code, line = refuse(capsys, *arguments, "--order.unlabelled_batch", 8, "--self_training.labels", "mine")
+    assert code == 2
+    assert line.startswith(f"order.unlabelled_batch: {dataset} has no unlabelled rows; build it with source.")
+    code, line = refuse(capsys, *arguments, "--self_training.labels", "mine")
+    assert (code, line.split(";")[0]) == (2, "self_training.labels: no row learns them")
+    code, line = refuse(capsys, *arguments, "--self_training.labels", "mine", "--self_training.train_share", 0.5)
+    assert (code, line.split(";")[0]) == (
+        2,
+        f"self_training.labels: there is no file mine and no {dataset}/soft_labels/mine.arrow",
+    )
+    code, line = refuse(capsys, "label", "--data", dataset, "--baseline", "true")
+    assert (code, line.split(";")[0]) == (3, f"{dataset}/dataset.json: has no unlabelled rows")
+    code, line = refuse(capsys, "label", "--data", dataset, "--run", tmp_path / "none")
+    assert (code, line.split(";")[0]) == (3, f"{dataset}/dataset.json: has no unlabelled rows")
+    code, line = refuse(capsys, "label", "--data", dataset)
+    assert (code, line) == (2, "no teacher, or two: give --run RUN, or --baseline")
+    assert not (tmp_path / "run").exists()
+
+
 def test_trackers_that_do_not_exist_or_are_not_installed(capsys, tmp_path: Path, dataset: Path) -> None:
     arguments = ("launch", "--data", dataset, "--run", tmp_path / "run", "--tracking.tracker")
     code, line = refuse(capsys, *arguments, "wandbb")

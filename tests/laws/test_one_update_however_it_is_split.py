@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Law 4: the same global batch gives the same update for every (processes, accumulation, micro-batch), dropout too.
 
-So it does with unlabelled rows and their soft labels beside the labelled ones.
+So it does with unlabelled rows and their soft labels beside the labelled ones. A language model's update:
+tests/distributed/test_one_update_of_a_pretraining.py.
 """
 
 from __future__ import annotations

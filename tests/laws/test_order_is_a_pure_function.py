@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 3: order is a pure function of (dataset, seed, epoch, global batch). Ranks, restarts only slice it."""
+"""Law 3: order is a pure function of (dataset, seed, epoch, global batch). Ranks, restarts only slice it.
+
+Rows without labels beside the labelled ones: ``tests/unit/test_streams.py``.
+"""
 
 from __future__ import annotations
 

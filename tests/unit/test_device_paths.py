@@ -25,6 +25,8 @@ from harness.model import recurrent
 from harness.model.adversarial import Adversary
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
+from harness.model.language import LanguageModel
+from harness.model.language_objective import LanguageObjective
 from harness.training.ema import WeightAverage
 
 CARD = torch.device("meta")
@@ -201,6 +203,24 @@ def test_moved_texts_do_not_make_the_host_wait(layout: Layout, drops: bool) -> N
     for name, parameter in objective.named_parameters():
         assert parameter.grad is not None, name
         assert (parameter.grad.device, parameter.grad.dtype) == (CARD, torch.float32), name
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_no_step_of_a_pretraining_makes_the_host_wait(layout: Layout, dtype: torch.dtype | None) -> None:
+    for drops, both in itertools.product((False, True), (False, True)):
+        model = LanguageModel(shape(depth=1, drops=drops, both=both), 40)
+        objective = LanguageObjective(model, candidates=7, recurrent_dtype=dtype).to(CARD)
+        batch = make_batch(layout)
+        model.masks(0, 3, batch)
+        with Watch() as watch:
+            loss = objective(batch, 4)
+            (loss * (2 / 64)).backward()
+        # The keys of the masks, the candidates, and whose token each one is where rows are packed.
+        assert watch.copies == drops + 1 + (layout == "packed")
+        for name, parameter in objective.named_parameters():
+            assert parameter.grad is not None, name
+            assert (parameter.grad.device, parameter.grad.dtype) == (CARD, torch.float32), name
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])

@@ -103,7 +103,7 @@ def test_half_of_the_vocabulary_or_more_is_all_of_it(candidates: int, drawn: int
 
 
 def test_the_softmax_in_pieces_is_autograd_on_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sampled_softmax.PIECE_ELEMENTS, "cpu", 30)
+    monkeypatch.setattr(sampled_softmax, "CPU_ELEMENTS", 30)
     torch.manual_seed(0)
     shapes = ((17, 5), (17, 5), (17,), (9, 5), (9,))
     given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
@@ -136,9 +136,8 @@ class Largest(TorchDispatchMode):
 
 
 def test_memory_grows_with_vocabulary_plus_tokens_and_not_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    piece, vocabulary, hidden, dim, candidates = 20_000, 9000, 4, 6, 200
-    monkeypatch.setitem(sampled_softmax.PIECE_ELEMENTS, "cpu", piece)
-    monkeypatch.setitem(language.EXACT_ELEMENTS, "cpu", piece)
+    piece, vocabulary, hidden, dim, candidates = 10_000, 9000, 4, 6, 200
+    monkeypatch.setattr(sampled_softmax, "CPU_ELEMENTS", piece)
     model = LanguageModel(ModelConfig(embedding_dim=dim, hidden_size=hidden), vocabulary)
     objective = LanguageObjective(model, candidates=candidates)
     batch = padded_batch([60] * 50, vocabulary)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import padless
+from harness.inference.config import EvaluateHereConfig
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import ALL_SPLITS
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig, VocabularyConfig
@@ -120,6 +121,20 @@ def test_a_missing_label_in_a_labelled_split_is_named(split: str, tmp_path: Path
         )
 
 
+@pytest.mark.parametrize("said", ["unsupervised", "rest"])
+def test_a_column_of_splits_may_say_that_there_is_no_label(said: str, tmp_path: Path) -> None:
+    rows = [("one text", "0", "train"), ("one more", "1", "train"), ("unread", "-1", said)]
+    path = str(write_csv(tmp_path / "r.csv", rows, header=("text", "label", "split")))
+    names = {"unlabelled": ["rest"]} if said == "rest" else {}
+    splits = [SplitConfig(column="split", names=names), *([] if names else [SplitConfig()])]
+    expected = [("one text", "0", "train"), ("one more", "1", "train"), ("unread", None, "unlabelled")]
+    for one in splits:
+        assert rows_of(tmp_path, one, path=path, missing_label="unlabelled") == expected
+        assert rows_of(tmp_path, one, path=path, missing_label="drop") == expected[:2]
+    with pytest.raises(DataError, match=f"split '{said}' is not known"):
+        pieces(tmp_path, SplitConfig(column="split"), path=path)
+
+
 def test_a_label_that_few_rows_have_is_found(tmp_path: Path) -> None:
     rows = [(text, label if row < 8 else "", row) for row, (text, label) in enumerate(reviews(60))]
     path = str(write_csv(tmp_path / "r.csv", rows, header=("review", "mood", "number")))
@@ -185,6 +200,21 @@ def test_files_of_texts_without_labels(kind: str, tmp_path: Path) -> None:
     assert lines == [] if said is None else any(said in line for line in lines)
 
 
+@pytest.mark.parametrize("header", [("body",), ()])
+def test_a_file_of_one_column_is_texts_whatever_the_labelled_ones_are_called(
+    header: tuple[str, ...], tmp_path: Path
+) -> None:
+    labelled = write_csv(tmp_path / "r.csv", [("pos", "one text"), ("neg", "another")], header=())
+    others = write_csv(tmp_path / "o.csv", [(text,) for text in TEXTS], header=header)
+    named = {"columns": ["mood", "review"], "text_column": "review", "label_column": "mood"}
+    found = rows_of(tmp_path, path=str(labelled), unlabelled_path=str(others), **named)
+    assert found == [
+        ("one text", "pos", None),
+        ("another", "neg", None),
+        *[(text, None, "unlabelled") for text in TEXTS],
+    ]
+
+
 def test_a_frame_may_lack_labels(tmp_path: Path) -> None:
     rows = reviews(60)
     labels = [None if row % 3 == 2 else label for row, (_, label) in enumerate(rows)]
@@ -200,6 +230,10 @@ def test_a_frame_may_lack_labels(tmp_path: Path) -> None:
 def test_a_configuration_that_cannot_be_meant() -> None:
     with pytest.raises(ConfigError, match=r"source\.unlabelled_path: 'a\.csv' is also in source\.test_path; take it"):
         SourceConfig(path="b.csv", test_path="a.csv", unlabelled_path=["c.csv", "a.csv"])
+    with pytest.raises(ConfigError, match="rows that are measured need a label; drop leaves the others out"):
+        EvaluateHereConfig(run="runs/mine", input="x.csv", source=SourceConfig(missing_label="unlabelled"))
+    with pytest.raises(ConfigError, match=r"splits\.names\.unlabelled: say in source\.missing_label what becomes of"):
+        PreprocessConfig(output="x", splits=SplitConfig(column="split", names={"unlabelled": ["rest"]}))
     with pytest.raises(ConfigError, match=r"source\.unlabelled_path: .* addresses that are not empty"):
         SourceConfig(unlabelled_path="")
     with pytest.raises(ConfigError, match=r"vocabulary\.count_unlabelled: there are no unlabelled texts; name"):

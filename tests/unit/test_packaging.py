@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
@@ -120,6 +121,21 @@ def test_completion_knows_the_keys_of_every_command(command: Command) -> None:
 def test_completion_follows_what_was_typed(typed: list[str], name: str | None, below: list[str], depth: int) -> None:
     found, following, used = completion.follow(HARNESS, typed)
     assert (found and found.name, [one.name for one in following], used) == (name, below, depth)
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (bool, ["true", "false"]),
+        (int, []),
+        (Literal["auto", "fp32"] | None, ["auto", "fp32", "null"]),
+        (int | Literal["auto"], ["auto"]),
+        (dict[str, list[str]] | str, []),
+    ],
+)
+def test_completion_knows_the_words_of_a_type(typed: Any, words: list[str]) -> None:
+    assert completion.words_of(typed) == words
+    assert completion.offer(words)(prefix="a", action=None) == words
 
 
 @pytest.mark.processes

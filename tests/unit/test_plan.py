@@ -20,7 +20,7 @@ import torch
 from harness.__main__ import main
 from harness.config import WINDOW_BYTES_PER_ROW, ModelConfig, OrderConfig, RunConfig
 from harness.data.balance import class_rows
-from harness.data.checks import order_spec
+from harness.data.checks import order_spec, unlabelled_spec
 from harness.data.order import Order, OrderSpec, order_over
 from harness.launch import forecast
 from harness.model.classifier import Classifier
@@ -239,3 +239,24 @@ def test_a_plan_does_not_wait_for_torch(dataset: Path) -> None:
     command = [sys.executable, "-c", script, "plan", "--data", str(dataset)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_plan_of_unlabelled_rows_is_what_the_run_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path, {"train": 200, "validation": 20, "unlabelled": 130}, block_rows=32)
+    asked = ("--data", tmp_path, "--world_size", 3, "--epochs", 4, "--global_batch", 20)
+    alone, both = as_json(capsys, *asked), as_json(capsys, *asked, "--order.unlabelled_batch", 30)
+    config = RunConfig(data=str(tmp_path), order=OrderConfig(unlabelled_batch=30))
+    split = Split(tmp_path, read_manifest(tmp_path), "unlabelled")
+    order = order_over(split, unlabelled_spec(config))
+    sizes = [len(order.batch_rows(0, step)) for step in range(order.steps_per_epoch)]
+    values = both["unlabelled_stream"]
+    assert alone["unlabelled_stream"] is None
+    assert (values["rows"], values["steps_per_pass"]) == (130, len(sizes)) == (130, 5)
+    assert values["rows_per_step"] == [min(sizes), max(sizes)]
+    assert values["passes"] == both["steps"] / 5 == 8.0
+    assert values["tokens"] == sum(int(block.length.sum()) for block in split.blocks)
+    assert values["proof"]["each_row_once"]
+    assert both["memory"]["activations_estimate"] > alone["memory"]["activations_estimate"]
+    assert both["memory"]["tokens_on_device"] == alone["memory"]["tokens_on_device"] + 2 * values["tokens"]
+    assert main(["plan", *PLAIN, *map(str, asked), "--order.unlabelled_batch", "30"]) == 0
+    assert "26 to 26 beside the others in every step: 8.00 passes of 5 steps" in unwrapped(capsys.readouterr().out)

@@ -15,7 +15,7 @@ from preprocessing.base import cli, recipes
 from preprocessing.base.errors import ConfigError
 from preprocessing.config import PreprocessConfig
 
-TRAIN = "default, imdb, imdb-gpu, quickstart, seed"
+TRAIN = "default, imdb, imdb-gpu, imdb-unlabelled, quickstart, seed"
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +62,11 @@ def test_a_name_that_is_none_is_refused_with_those_there_are(value: str, sentenc
     assert str(refused.value) == sentence
 
 
+def test_a_kind_may_stand_before_a_name(folder: Path) -> None:
+    assert recipes.find("pretrain/imdb", "train") == str(recipes.file_of("pretrain", "imdb"))
+    assert cli.parse(Recipe, ["--config", "pretrain/imdb"], prog="test").task == "language_model"
+
+
 def test_files_of_the_launcher_have_names_too() -> None:
     options, keys = launcher.split_arguments(["--config_file", "cpu", "--data", "d"])
     assert options == ["--config_file", str(recipes.file_of("accelerate", "cpu"))]
@@ -87,7 +92,8 @@ def test_every_recipe_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_recipes_are_copied_to_where_a_checkout_has_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     harness(["recipes", "imdb", "accelerate/cpu"])
     copied = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.yaml"))
-    assert copied == ["configs/accelerate/cpu.yaml", "configs/preprocess/imdb.yaml", "configs/train/imdb.yaml"]
+    places = ("accelerate/cpu", "preprocess/imdb", "pretrain/imdb", "train/imdb")
+    assert copied == [f"configs/{place}.yaml" for place in places]
     assert capsys.readouterr().out.split() == [
         f"configs/{kind}.yaml" for kind in ("train/imdb", "preprocess/imdb", "accelerate/cpu")
     ]

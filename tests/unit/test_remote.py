@@ -124,6 +124,19 @@ def test_a_remote_output_is_published_checked_and_inspected(published: str, tmp_
     assert contents(remote.local(published)) != contents(tmp_path / "here")
 
 
+def test_texts_without_labels_come_from_and_go_to_a_remote_store(s3: Any, tmp_path: Path, command: Command) -> None:
+    source, texts = write_csv(tmp_path / "a.csv", ROWS), [(f"unread {text}",) for text, _ in ROWS[:80]]
+    others = write_csv(tmp_path / "others.csv", texts, header=("text",))
+    address = f"s3://corpus/{tmp_path.name}"
+    there = ("--source.unlabelled_path", upload(s3, others, f"{tmp_path.name}-others.csv"))
+    assert command.build(source, address, *there) == 0, command.err  # type: ignore[arg-type]
+    assert command.build(source, tmp_path / "here", "--source.unlabelled_path", others) == 0
+    copy = remote.local(address)
+    assert verify(copy) == []
+    assert read_manifest(copy).fingerprint == read_manifest(tmp_path / "here").fingerprint
+    assert read_manifest(copy).rows("unlabelled") == 80
+
+
 def test_the_manifest_is_published_last(
     s3: Any, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from harness.report.classes import class_rows, confusions, matrix, metric_names, worst_first
 from harness.report.curves import most_errors
+from harness.report.views import label_rows, split_rows
 from harness.scores.metrics import per_class
+from preprocessing.dataset.shards import read_manifest
+from tests.datasets import write_dataset
 
 
 def figures(confusion: list[list[int]]) -> dict[str, Any]:
@@ -80,3 +86,16 @@ def test_metrics_over_several_classes_are_called_macro() -> None:
         "ROC AUC, macro",
         "PR AUC, macro",
     ]
+
+
+def test_rows_without_labels_have_no_share_of_a_class(tmp_path: Path) -> None:
+    write_dataset(tmp_path, {"train": 60, "unlabelled": 30})
+    manifest = read_manifest(tmp_path)
+    for classes in (2, 12):
+        run: Any = SimpleNamespace(manifest=replace(manifest, labels=[f"c{number}" for number in range(classes)]))
+        train, unlabelled = split_rows(run)
+        assert (train["rows"], unlabelled["rows"]) == (60, 30)
+        assert train["largest"][1] > 0
+        assert (unlabelled["largest"], unlabelled["smallest"]) == (("", None), ("", None))
+        assert unlabelled["labels"] == ([None, None] if classes == 2 else [])
+        assert [rows[1] for _, rows in label_rows(run)] == ([] if classes == 2 else [0] * 12)

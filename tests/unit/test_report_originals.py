@@ -66,6 +66,15 @@ def test_rows_of_a_folder_and_of_a_second_file_are_found(tmp_path: Path) -> None
     manifest = built(tmp_path / "texts", tmp_path / "data")
     negative = [text for text, label in ROWS if label == "negative"]
     assert find_originals(manifest.provenance, [2, 31]).texts == {2: negative[1], 31: ROWS[1][0]}
+    others = tmp_path / "others.parquet"
+    pq.write_table(pa.table({"review": ["unread <b>one</b>", "unread two"]}), others)
+    (tmp_path / "apart").mkdir()
+    (tmp_path / "apart" / "1.txt").write_text("in a folder")
+    both = json.dumps([str(others), str(tmp_path / "apart")])
+    whole = write_csv(tmp_path / "whole.csv", ROWS)
+    manifest = built(whole, tmp_path / "with", "--source.unlabelled_path", both)
+    expected = {60: ROWS[59][0], 61: "unread <b>one</b>", 62: "unread two", 63: "in a folder"}
+    assert find_originals(manifest.provenance, [60, 61, 62, 63]) == Originals(expected, None)
     first, second = write_csv(tmp_path / "1.csv", ROWS[:40]), write_csv(tmp_path / "2.csv", ROWS[40:])
     manifest = built(first, tmp_path / "two", "--source.test_path", str(second))
     first.unlink()

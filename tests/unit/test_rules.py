@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harness.config import Recipe, RunConfig
+from harness.config import InitConfig, Recipe, RunConfig
 from harness.training.rules import Corpus, batch_of, decide, epochs_of, resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
@@ -74,6 +74,15 @@ def test_every_corpus_gets_a_run(rows: int, classes: int, tokens: int) -> None:
     assert 0 < (config.optim.ema or 0) < 1
 
 
+def test_vectors_are_worth_learning_where_there_are_texts_without_labels() -> None:
+    """A million tokens in all: those of the training and those without labels count alike."""
+    wanted = recipe("--init.vectors", "auto")
+    assert [
+        decide(wanted, Corpus(5_452, 55_000, 6, unlabelled_tokens=others)).config.init.vectors
+        for others in (0, 900_000, 1_000_000)
+    ] == ["none", "none", "own"]
+
+
 def test_what_the_user_sets_stays_and_the_rules_count_with_it() -> None:
     set_ = ("--global_batch", "128", "--epochs", "7", "--optim.lr", "0.5", "--model.wide", "0", "--patience", "null")
     resolved = decide(recipe(*set_), TREC)
@@ -114,6 +123,10 @@ def test_vectors_are_learned_where_there_are_texts_enough() -> None:
     assert decide(recipe(), IMDB).config.init.vectors == "own"
     assert decide(recipe("--init.vectors", "own"), TREC).config.init.vectors == "own"
     assert decide(recipe("--init.vectors", "glove.txt"), TREC).config.init.vectors == "glove.txt"
+    beside = decide(recipe("--init.weights", "runs/lm"), IMDB)
+    assert beside.config.init == InitConfig(weights="runs/lm")
+    assert beside.reasons["vectors"][1] == "for tokens that init.weights does not know; auto learns none beside it"
+    assert decide(recipe("--init.weights", "runs/lm", "--init.vectors", "own"), IMDB).config.init.vectors == "own"
 
 
 def test_the_vocabulary_is_cut_by_the_size_of_the_corpus() -> None:

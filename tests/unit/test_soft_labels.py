@@ -273,7 +273,7 @@ def test_a_bundle_names_its_soft_labels_only_if_it_has_any(data: Path, manifest:
     model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4), manifest.vocabulary_size, len(manifest.labels))
     write_bundle(tmp_path / "without", model, manifest, 1)
     assert "soft_labels" not in json.loads((tmp_path / "without" / "bundle.json").read_text())
-    write_bundle(tmp_path / "with", model, manifest, 1, soft_labels={"sha256": "a"})
+    write_bundle(tmp_path / "with", model, manifest, 1, facts={"soft_labels": {"sha256": "a"}})
     assert read_info(tmp_path / "with").soft_labels == {"sha256": "a"}
     assert read_info(tmp_path / "without").soft_labels is None
 

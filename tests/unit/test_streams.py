@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from harness.batch import Batch, Layout, StepBatch
+from harness.config import OrderConfig, RunConfig
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over, row_hash, stream_seed
 from harness.data.streams import PairedLoader
 from harness.ranks.distributed import World
 from harness.training.guard import NonFiniteGuard
+from harness.training.lines import facts
 from harness.training.probe import heaviest_batch
 from harness.training.throughput import Meter
 from preprocessing.base.split_names import NO_LABEL
@@ -201,3 +203,11 @@ def test_unlabelled_rows_of_a_skipped_step_are_written_down(dataset: Path, tmp_p
     (line,) = map(json.loads, path.read_text().splitlines())
     assert (line["row"], line["label"], line["loss"]) == (int(step.unlabelled[-1].rows[4]), None, "nan")
     assert line["shard"].startswith("unlabelled/")
+
+
+def test_a_run_says_how_often_it_sees_the_unlabelled_rows(dataset: Path) -> None:
+    manifest = read_manifest(dataset)
+    config = RunConfig(data=str(dataset), order=OrderConfig(unlabelled_batch=UNLABELLED_BATCH))
+    found, _ = facts(config, manifest, 10)
+    assert found["unlabelled"] == "17 rows beside them in every step, 2.5 passes in all"
+    assert "unlabelled" not in facts(RunConfig(data=str(dataset)), manifest, 10)[0]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,9 @@ from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.model.classifier import Classifier, Objective
 from harness.model.size import num_parameters
-from harness.model.wide import Touched, WidePart, join, runs
-from harness.training.wide import COUNTED_ROWS, as_message, from_message, pieces
+from harness.model.wide import FLOOR, Touched, WidePart, join, runs
+from harness.ranks.distributed import World
+from harness.training.wide import COUNTED_ROWS, Beside, as_message, count_features, from_message, pieces
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
@@ -171,6 +174,46 @@ def test_rows_that_are_counted_are_spread_and_each_is_counted_by_one_rank(every:
     assert max(rows) - min(rows) <= 1
     tokens = [int(lengths.sum()) for _, lengths, *_ in pieces(split, 1, 0)]
     assert sum(tokens) == sum(int(block.length.sum()) for block in split.blocks)
+
+
+def wide_over(split: Split, beside: Beside | None) -> WidePart:
+    wide = WidePart(1 << 16, 1).double()
+    count_features(wide, split, 2, World(), beside)
+    return wide
+
+
+def test_rows_with_certain_soft_labels_count_as_labelled_ones(tmp_path: Path) -> None:
+    """With ``ratios`` of all rows, soft labels of one hot class are labels."""
+    write_dataset(tmp_path, {"train": 300, "validation": 10})
+    whole = Split(tmp_path, read_manifest(tmp_path), "train")
+    labels = np.concatenate([block.label for block in whole.blocks]).astype(np.float32)
+    found = wide_over(whole, Beside(Split(tmp_path, read_manifest(tmp_path), "train"), labels))
+    twice = WidePart(1 << 16, 1).double()
+    counts = sum(twice.count(ids, lengths, own, 2) for ids, lengths, own, _ in pieces(whole, 1, 0))
+    assert isinstance(counts, torch.Tensor)
+    twice.set_weights(2 * counts, 600)
+    np.testing.assert_allclose(found.weights, twice.weights, rtol=1e-12)
+    assert not torch.equal(found.weights, wide_over(whole, None).weights)
+
+
+def test_what_only_unlabelled_rows_have_tells_of_no_label(tmp_path: Path) -> None:
+    write_dataset(tmp_path, {"train": 40, "validation": 10, "unlabelled": 400})
+    train, rows = (Split(tmp_path, read_manifest(tmp_path), name) for name in ("train", "unlabelled"))
+    alone, both = wide_over(train, None), wide_over(train, Beside(rows))
+    everyone = torch.zeros(1 << 16, dtype=torch.int64)
+    own = torch.zeros(1 << 16, dtype=torch.int64)
+    for split in (train, rows):
+        for ids, lengths, labels, _ in pieces(split, 1, 0):
+            counts = both.count(ids, lengths, torch.zeros_like(labels), 1)[:, 0]
+            everyone += counts
+            own += counts if split is train else 0
+    new = (own == 0) & (everyone >= 2)
+    assert new.any()
+    assert not alone.weights[new].any()
+    idf = 1 + torch.log((1 + 440) / (1 + everyone[new].double()))
+    np.testing.assert_allclose(both.weights[new], idf * FLOOR**0.5, rtol=1e-12)
+    assert not both.weights[everyone < 2].any()
+    assert (both.weights[own >= 2] > 0).all()
 
 
 @pytest.mark.parametrize("buckets", [1, 3, 1000, -4, 1 << 27])

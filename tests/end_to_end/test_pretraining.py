@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pretraining as users start it: two processes under the launcher, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.report.page import write_report
+from tests.commands import read_metrics, run_module, succeed
+from tests.datasets import write_dataset
+from tests.runs import train_to_end
+
+pytestmark = pytest.mark.processes
+SMALL = ("--model.embedding_dim", "12", "--model.hidden_size", "8", "--language_model.candidates", "20")
+SMALL += ("--epochs", "2", "--global_batch", "20", "--patience", "null", "--threads", "1", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pretraining") / "data"
+    write_dataset(root, {"train": 60, "validation": 20, "test": 20, "unlabelled": 60}, longest=20)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(data: Path) -> Path:
+    run = data.parent / "run"
+    options = ("--task", "language_model", "--data", data, "--run", run, *SMALL)
+    said = succeed(run_module("harness", "launch", "--num_processes", "2", *options)).stdout
+    said = " ".join(said.split())
+    assert "task language model: each direction predicts its next token, among 20 candidates a step" in said
+    assert f"a classifier starts from them with --init.weights {run}" in said
+    return run
+
+
+def test_it_ends_well_and_says_what_it_learned(run: Path) -> None:
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("finished", 12)
+    lines = read_metrics(run, "validation")
+    assert [line["epoch"] for line in lines] == [1, 2]
+    for line in lines:
+        assert line["rows"] == 20
+        assert min(line["perplexity_forward"], line["perplexity_backward"]) <= line["perplexity"]
+    assert read_metrics(run, "train")[-1]["rows"] == 240  # training and unlabelled rows, twice
+    assert json.loads((run / "bundle" / "bundle.json").read_text())["task"] == "language_model"
+    assert not (run / "test.json").exists()
+
+
+def test_its_report_shows_perplexity(run: Path, data: Path) -> None:
+    best = read_metrics(run, "validation")[-1]
+    page = (run / "report.html").read_text()
+    assert "BiLSTM\n12→8, a language model, trained on" in page
+    assert f"<span>Perplexity</span><strong>{best['perplexity']:.4f}</strong>" in page
+    assert f"over {best['targets']:,} tokens of 20 rows" in page
+    assert "Validation perplexity" in page
+    assert "harness.evaluate" not in page
+
+
+def test_a_report_compares_it_with_a_classifier(run: Path, data: Path) -> None:
+    other = data.parent / "classifier"
+    assert train_to_end("--data", data, "--run", other, *SMALL, "--model.wide", 0).returncode == 0
+    page = write_report([run, other], data.parent / "both.html").read_text()
+    assert "2 runs side by side" in page
+    assert "<code>language_model</code>" in page
+
+
+def test_the_entry_point_trains_no_classifier(data: Path) -> None:
+    result = run_module("harness.pretrain", "--task", "classifier", "--data", data, "--run", data.parent / "none")
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1] == (
+        "error: task: classifier: accelerate launch -m harness.train trains it; here: language_model"
+    )
