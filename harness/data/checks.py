@@ -163,9 +163,20 @@ def check_teaching(config: RunConfig) -> None:
             raise ConfigError(f"self_training.{key}: is about unlabelled rows; set order.unlabelled_batch, or leave it")
 
 
+def check_moves(config: RunConfig) -> None:
+    """Raise ``ConfigError`` for texts that are to be moved where no label is predicted."""
+    for key in ("adversarial", "virtual_adversarial"):
+        if config.task == LANGUAGE_MODEL and getattr(config.optim, key) is not None:
+            raise ConfigError(
+                f"optim.{key}: a language model predicts no labels that texts could be moved against; leave it out "
+                "here, and set it for the classifier that starts from it"
+            )
+
+
 def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None:
     """Raise ``ConfigError`` for an option that would do nothing here, or a weight for a label that does not exist."""
     check_teaching(config)
+    check_moves(config)
     weights = {} if config.task == LANGUAGE_MODEL else config.optim.class_weights
     for label in weights:
         if label not in manifest.labels:

@@ -29,6 +29,7 @@ from torch.nn import functional
 from harness.config import OptimConfig
 from harness.model.dropout import Masks
 from harness.model.embedded import Embedded
+from harness.model.initial import moments
 
 NEARBY, NEARBY_16_BIT = 0.1, 1.0
 """How far the power iteration looks, in standard deviations of the embedding, over a whole text. In 16 bits a number
@@ -110,7 +111,7 @@ class Adversary:
         """``counts`` ``[vocabulary]`` says how often each word occurs; it lies on the device of the embedding."""
         self.radius, self.weight = config.adversarial, config.adversarial_weight
         self.virtual_radius, self.virtual_weight = config.virtual_adversarial, config.virtual_adversarial_weight
-        self.frequencies = counts / counts.sum()
+        self.counts = counts
 
     @property
     def asks_no_label(self) -> bool:
@@ -166,8 +167,8 @@ class Adversary:
         """The standard deviation of the vectors' numbers around their mean vector, over the words of the corpus as
         often as they occur; a scalar.
         """
-        values, often = embedding.detach(), self.frequencies.to(embedding.dtype)
-        return (often @ (values - often @ values).square()).mean().sqrt()
+        _, deviations = moments(embedding.detach(), self.counts)
+        return deviations.square().mean().sqrt()
 
     def factor(self, reading: Reading) -> torch.Tensor | None:
         """What losses are multiplied by on their way back: loss scaling's for the mean over the rows."""

@@ -15,6 +15,7 @@ import torch
 
 from harness.batch import Batch
 from harness.config import ModelConfig, OptimConfig, RunConfig
+from harness.data.checks import check_moves
 from harness.model.adversarial import Adversary, Passes, Reading, divergence, probabilities
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
@@ -280,6 +281,14 @@ def test_a_weight_without_a_radius() -> None:
         OptimConfig(adversarial_weight=2.0, virtual_adversarial=1.0)
     with pytest.raises(ConfigError, match=r"optim\.virtual_adversarial_weight: 0\.0 is out of range: expected above 0"):
         OptimConfig(virtual_adversarial=1.0, virtual_adversarial_weight=0.0)
+
+
+@pytest.mark.parametrize("key", ["adversarial", "virtual_adversarial"])
+def test_a_language_model_has_no_labels(key: str) -> None:
+    optim = OptimConfig(**{key: 1.0})
+    check_moves(RunConfig(optim=optim))
+    with pytest.raises(ConfigError, match=rf"optim\.{key}: a language model predicts no labels that texts could be"):
+        check_moves(RunConfig(task="language_model", optim=optim))
 
 
 def test_a_radius_that_drowns_the_text() -> None:
