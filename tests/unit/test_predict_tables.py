@@ -47,9 +47,8 @@ class Stub:
 @pytest.fixture(autouse=True)
 def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(predict, "Predictor", Stub)
-    monkeypatch.setattr(
-        predict, "read_info", lambda directory: SimpleNamespace(labels=LABELS, dataset="d", task="classifier")
-    )
+    info = SimpleNamespace(labels=LABELS, dataset="d", task="classifier")
+    monkeypatch.setattr(predict, "read_info", lambda directory: info)
     monkeypatch.chdir(tmp_path)
 
 

@@ -73,8 +73,8 @@ def test_predict_names_what_is_wrong(capsys, tmp_path: Path, monkeypatch: pytest
     )
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "x.csv")
     assert (code, line) == (2, "--input and --output go together: name the file to read and the file to write")
-    known = SimpleNamespace(labels=["bad", "good"], dataset="", task="classifier")
-    monkeypatch.setattr(predict, "read_info", lambda bundle: known)
+    info = SimpleNamespace(labels=["bad", "good"], dataset="", task="classifier")
+    monkeypatch.setattr(predict, "read_info", lambda bundle: info)
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "no.csv", "--output", "y.parquet")
     assert (code, line) == (3, "no.csv: no such file")
     table = tmp_path / "table.csv"
