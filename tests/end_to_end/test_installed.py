@@ -102,15 +102,11 @@ def test_the_wheel_says_which_names_it_brings(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     (info,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
     top = zipfile.ZipFile(wheel).read(f"{info}/top_level.txt").decode().split()
-    assert top == ["harness", "padless", "padless_configs", "preprocessing"]
-    assert {name.partition("/")[0] for name in names} == {
-        "harness",
-        "padless.py",
-        "padless_configs",
-        "preprocessing",
-        info,
-    }
+    assert top == ["harness", "padless", "padless-stubs", "padless_configs", "preprocessing"]
+    roots = {name.partition("/")[0].removesuffix(".py") for name in names} - {info}
+    assert roots == set(top)
     assert {"harness/py.typed", "preprocessing/py.typed", "padless_configs/train/imdb.yaml"} <= set(names)
+    assert "padless-stubs/__init__.pyi" in names
     assert {"harness/report/report.css", "harness/report/report.html.j2"} <= set(names)
     files = {
         path.relative_to(ROOT) for folder in ("harness", "preprocessing") for path in (ROOT / folder).rglob("*.py")

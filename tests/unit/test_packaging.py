@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -38,15 +39,29 @@ def project() -> dict[str, object]:
 
 def test_the_wheel_has_every_folder_with_code_and_the_recipes(project) -> None:
     packages = {name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in own_modules().items()}
-    packages |= {f"padless_configs.{kind}" for kind in recipes.KINDS}
-    assert set(project["tool"]["setuptools"]["packages"]) == packages
-    assert project["tool"]["setuptools"]["package-dir"] == {"padless_configs": "configs"}
+    packages |= {"padless-stubs", *(f"padless_configs.{kind}" for kind in recipes.KINDS)}
+    settings = project["tool"]["setuptools"]
+    assert set(settings["packages"]) == packages
+    assert settings["package-dir"] == {"padless-stubs": "harness/stubs", "padless_configs": "configs"}
     named = set()
-    for package, globs in project["tool"]["setuptools"]["package-data"].items():
-        folder = ROOT / package.replace("padless_configs", "configs").replace(".", "/")
+    for package, globs in settings["package-data"].items():
+        first, *rest = package.split(".")
+        folder = ROOT.joinpath(settings["package-dir"].get(first, first), *rest)
         named |= {path for glob in globs for path in folder.glob(glob)}
     everything = [path for folder in ("configs", "harness", "preprocessing") for path in (ROOT / folder).rglob("*.*")]
     assert {path for path in everything if path.suffix not in (".py", ".pyc")} == named
+
+
+def test_what_type_checkers_read_is_what_there_is() -> None:
+    stub = ast.parse((ROOT / "harness/stubs/__init__.pyi").read_text())
+    module = ast.parse((ROOT / "padless.py").read_text())
+    typed = {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef)}
+    real = {node.name: node for node in module.body if isinstance(node, ast.FunctionDef)}
+    for name, node in real.items():
+        assert ast.dump(typed[name].args) == ast.dump(node.args)
+        assert ast.dump(typed[name].returns) == ast.dump(node.returns)
+    exported = {alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert (exported - {None}) | set(typed) | {"__version__"} == set(padless.__all__)
 
 
 def test_scripts_and_version_are_what_the_project_says(project) -> None:
