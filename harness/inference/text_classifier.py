@@ -113,7 +113,7 @@ def each(texts: Texts) -> Iterable[Any]:
         return cast("Iterable[Any]", texts.to_pylist())
     if isinstance(texts, Mapping) or hasattr(texts, "columns"):
         names = getattr(texts, "column_names", None) or getattr(texts, "columns", texts)
-        columns = ", ".join(map(str, names))
+        columns = ", ".join(map(str, names or ()))
         raise DataError(f'a table is not a column of texts; give one of its columns ({columns}), as in table["text"]')
     if isinstance(texts, bytes) or not isinstance(texts, Iterable):
         raise DataError(f"{shown(texts)} is not a text; give a string, or a list of strings")

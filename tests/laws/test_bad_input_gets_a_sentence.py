@@ -230,7 +230,7 @@ def test_a_misspelt_key_in_a_file_names_file_and_nearest_key(capsys, tmp_path: P
         (
             "harness.evaluate",
             ("--run", "nowhere", "--data", "d"),
-            "nowhere/bundle/bundle.json: missing: this run has not",
+            "nowhere/bundle/bundle.json: missing: there is no folder nowhere",
         ),
     ],
 )
