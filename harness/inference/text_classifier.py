@@ -112,8 +112,9 @@ def each(texts: Texts) -> Iterable[Any]:
     if isinstance(texts, pa.Array | pa.ChunkedArray):
         return cast("Iterable[Any]", texts.to_pylist())
     if isinstance(texts, Mapping) or hasattr(texts, "columns"):
-        names = getattr(texts, "column_names", None) or getattr(texts, "columns", texts)
-        columns = ", ".join(map(str, names or ()))
+        table: Any = texts
+        names = table.column_names if hasattr(table, "column_names") else getattr(table, "columns", table)
+        columns = ", ".join(map(str, names))
         raise DataError(f'a table is not a column of texts; give one of its columns ({columns}), as in table["text"]')
     if isinstance(texts, bytes) or not isinstance(texts, Iterable):
         raise DataError(f"{shown(texts)} is not a text; give a string, or a list of strings")
