@@ -146,6 +146,12 @@ def learns_from_unlabelled(config: RunConfig) -> bool:
 def check_teaching(config: RunConfig) -> None:
     """Raise ``ConfigError`` for unlabelled rows that teach nothing, and for soft labels that no row learns."""
     streams, teaching = config.order.unlabelled_batch > 0, config.self_training
+    if config.task == LANGUAGE_MODEL and (streams or teaching.is_on):
+        key = "order.unlabelled_batch" if streams else "self_training.labels"
+        raise ConfigError(
+            f"{key}: a language model learns from labelled and unlabelled rows alike, and from no labels; leave it out "
+            "here, and set it for the classifier that starts from it"
+        )
     if streams and not learns_from_unlabelled(config):
         raise ConfigError(
             "order.unlabelled_batch: nothing is learned from the unlabelled rows of a step; set self_training.labels "

@@ -177,8 +177,9 @@ def build_trainer(
     world, directory = session.world, Path(config.run)
     torch.manual_seed(config.seed)
     classifier = build_network(config, manifest)
-    with world.together("reading the vocabulary"):
-        start_at_frequencies(config, classifier)
+    if config.task == LANGUAGE_MODEL:
+        with world.together("reading the vocabulary"):
+            start_at_frequencies(config, classifier)
     if beginning is not None:
         beginning.put_into(classifier, config.model.embedding_std)
     classifier.to(session.device).recurrent.flatten_parameters()

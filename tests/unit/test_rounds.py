@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.config import Recipe
+from harness.config import OrderConfig, Recipe, RunConfig, SelfTrainingConfig
+from harness.data.checks import check_teaching
 from harness.launch import launcher, rounds
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
@@ -136,8 +137,6 @@ def test_rounds_want_unlabelled_rows(tmp_path: Path, monkeypatch) -> None:
     ],
 )
 def test_keys_that_contradict_each_other_are_refused(keys: dict[str, Any], said: str) -> None:
-    from harness.settings.self_training import SelfTrainingConfig
-
     with pytest.raises(ConfigError, match=said):
         SelfTrainingConfig(**keys)
 
@@ -145,3 +144,15 @@ def test_keys_that_contradict_each_other_are_refused(keys: dict[str, Any], said:
 def test_a_labelling_that_is_damaged_is_made_again(tmp_path: Path) -> None:
     (tmp_path / "soft_labels.arrow").write_bytes(b"half a file")
     assert rounds.is_of(tmp_path / "soft_labels.arrow", tmp_path) is False
+
+
+@pytest.mark.parametrize(
+    ("key", "asked"),
+    [
+        ("order.unlabelled_batch", {"order": OrderConfig(unlabelled_batch=8)}),
+        ("self_training.labels", {"self_training": SelfTrainingConfig(labels="mine", train_share=0.5)}),
+    ],
+)
+def test_a_language_model_learns_no_labels(key: str, asked: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key}: a language model learns from labelled and unlabelled rows alike"):
+        check_teaching(RunConfig(task="language_model", **asked))
