@@ -16,6 +16,7 @@ pytestmark = pytest.mark.processes
 MOVES = ("--optim.adversarial", "2", "--optim.virtual_adversarial", "1", "--order.unlabelled_batch", "12")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(tmp_path: Path) -> None:
     data, whole, run = tmp_path / "data", tmp_path / "whole" / "run", tmp_path / "killed" / "run"
     write_dataset(data, {"train": 260, "validation": 60, "test": 20, "unlabelled": 90}, longest=20)

@@ -120,6 +120,7 @@ def fail() -> None:
     vectors.Learning = Failing  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_stopped_while_it_learns(data: Path, tmp_path: Path) -> None:
     """No rank waits for the end of it, no weights are saved that the run does not begin with; then it begins anew."""
     run = tmp_path / "run"

@@ -45,6 +45,7 @@ def options(donor: Path) -> tuple[str, ...]:
     return ("--init.weights", str(donor), "--model.num_layers", "2", "--model.freeze_embedding", "always")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280, func_only=True)
 def test_stopped_and_gone_on_with_when_the_source_is_gone(
     data: Path, pretrained: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path

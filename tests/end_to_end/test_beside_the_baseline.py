@@ -19,6 +19,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_run_is_held_against_the_linear_model(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="needs the extra wandb")

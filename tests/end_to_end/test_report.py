@@ -105,6 +105,7 @@ def test_names_and_texts_are_shown_and_never_run(run: Path) -> None:
     assert f"<h1><bdi>{html.escape(NAME)}</bdi></h1>" in content
 
 
+@pytest.mark.slow
 def test_its_command_makes_the_same_run_again(run: Path, place: Path) -> None:
     content = html.unescape((run / "report.html").read_text())
     line = next(line for line in content.splitlines() if line.startswith("python -m harness launch"))

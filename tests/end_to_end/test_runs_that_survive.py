@@ -50,6 +50,7 @@ def status(run: Path) -> dict[str, object]:
     return json.loads((run / "status.json").read_text())
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     for processes, steps in ((2, 50), (1, 130), (4, 10_000)):
@@ -86,6 +87,7 @@ def validate_slowly(run: Path) -> None:
     Classifier.read = slow  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     """The first epoch's steps are all logged, its validation is not, and each of its batches takes a while."""
     run = tmp_path / "run"
@@ -102,6 +104,7 @@ def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tm
     assert final(run) == final(undisturbed)
 
 
+@pytest.mark.slow
 def test_out_of_time_before_the_first_step(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     finish(start(data, run, *PLAIN, "--max_time", "0.001"), run, 85)

@@ -78,6 +78,7 @@ def observers_of(run: Path) -> list[psutil.Process]:
     ]
 
 
+@pytest.mark.slow
 def test_training_ends_as_it_would_without_a_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path / "data", {"train": 240, "validation": 30, "test": 30})
     monkeypatch.setenv("PYTHONPATH", install(tmp_path / "fakes"))
