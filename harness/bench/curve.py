@@ -26,6 +26,7 @@ from harness.bench.corpora import FIGURES, accuracy_of, read_table, run, sha256
 from harness.bench.curve_picture import draw
 from harness.bench.curve_table import render, summary
 from harness.config import Recipe, require
+from preprocessing.base import recipes
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import permutation
 from preprocessing.base.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
@@ -53,11 +54,11 @@ class CurveConfig:
     draws: list[int] = field(default_factory=lambda: [0, 1, 2])
     """Which rows those are, and the seed of the training: a number for each repetition."""
     labelled_recipe: str | None = None
-    """Configuration file of the training on labelled texts alone; null: the default recipe."""
-    recipe: str = "configs/train/imdb-unlabelled.yaml"
-    """Configuration file of the training on all texts."""
+    """Configuration file of the training on labelled texts alone, or the name of a recipe; null: the default one."""
+    recipe: str = "imdb-unlabelled"
+    """Configuration file of the training on all texts, or the name of a recipe."""
     text: str | None = None
-    """Configuration file of the preprocessing; null: its defaults."""
+    """Configuration file of the preprocessing, or the name of a recipe; null: its defaults."""
     vectors: str | None = None
     """Word vectors for the trainings on all texts, learned once: those have one vocabulary, whichever rows keep their
     label. null: each learns them anew."""
@@ -80,6 +81,9 @@ class CurveConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        for name, kind in (("labelled_recipe", "train"), ("recipe", "train"), ("text", "preprocess")):
+            if value := getattr(self, name):
+                object.__setattr__(self, name, recipes.find(value, kind, f"--{name}"))
         require(self.processes >= 1, "processes", self.processes, "at least 1")
         require(bool(self.labels) and min(self.labels) >= 0, "labels", self.labels, "numbers of rows, 0 for all")
         require(bool(self.draws) and min(self.draws) >= 0, "draws", self.draws, "at least one number from 0")
