@@ -260,6 +260,8 @@ def prepare(config: CurveConfig, table: Table, kept: set[int], all_texts: bool, 
     named = ["--source.unlabelled_path", json.dumps([str(name) for name in without])] if without else []
     columns = ["--source.text_column", config.text_column, "--source.label_column", config.label_column]
     columns += ["--splits.column", config.split_column]
+    if not table.rows(TEST):
+        columns += ["--splits.test", "0"]  # or a part of the rows that keep their label would become one
     return run("preprocessing", "run", *text, "--source.path", labelled, *named, *columns, "--output", data)
 
 

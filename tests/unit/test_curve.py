@@ -63,6 +63,8 @@ def test_rows_that_lose_their_label_join_the_texts_without(table: Table, tmp_pat
     assert named == [str(tmp_path / "case" / "unlabelled.parquet"), "more.parquet"]
     prepare(config, table, kept, False, tmp_path / "alone", tmp_path / "alone" / "data")
     assert "--source.unlabelled_path" not in commands[1]
+    for words in commands:  # no part of the rows that keep their label is cut off
+        assert words[words.index("--splits.test") + 1] == "0"
     assert not (tmp_path / "alone" / "unlabelled.parquet").exists()
 
 
