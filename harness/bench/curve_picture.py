@@ -38,7 +38,7 @@ def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_ylabel("accuracy, %")
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize="small")  # above the lines
     with atomic.replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=160, metadata=dateless(path))
     pyplot.close(figure)
