@@ -12,9 +12,7 @@ import numpy as np
 import torch
 
 from harness.batch import Layout
-from harness.data.loader import Loader
-from harness.data.order import OrderSpec, order_over
-from harness.inference.scoring import PAUSE_EVERY
+from harness.inference.scoring import PAUSE_EVERY, loader_over
 from harness.model.language import LanguageModel
 from harness.ranks.distributed import World
 from preprocessing.dataset.shards import Split
@@ -70,16 +68,7 @@ def measure(
     ``pause`` is called on all ranks every few batches and may raise to end the measurement there; ``guard`` is the
     ``Loader``'s. Sums of rows are added in the order of the source, so they do not depend on who computed them.
     """
-    spec = OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False)
-    loader = Loader(
-        split,
-        order_over(split, spec),
-        rank=world.rank,
-        world_size=world.world_size,
-        layout=layout,
-        device=device,
-        guard=guard,
-    )
+    loader = loader_over(split, world, batch_rows, layout=layout, device=device, guard=guard)
     parts = []
     was_training = model.training
     model.eval()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,12 @@ class Scores:
     """int64 ``[rows]``: how many of them are not in the vocabulary."""
 
 
+def loader_over(split: Split, world: World, batch_rows: int, **options: Any) -> Loader:
+    """This rank's share of a split that is measured: every row once, ``batch_rows`` at once, in no drawn order."""
+    spec = OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False)
+    return Loader(split, order_over(split, spec), rank=world.rank, world_size=world.world_size, **options)
+
+
 def score(
     model: Classifier,
     split: Split,
@@ -64,17 +71,7 @@ def score(
     ``guard`` are the ``Loader``'s: tokens that lie on the device already, and what watches the split's files. ``read``
     gives the logits of a batch where they are not to be those of the whole ``model``.
     """
-    spec = OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False)
-    loader = Loader(
-        split,
-        order_over(split, spec),
-        rank=world.rank,
-        world_size=world.world_size,
-        layout=layout,
-        device=device,
-        resident=resident,
-        guard=guard,
-    )
+    loader = loader_over(split, world, batch_rows, layout=layout, device=device, resident=resident, guard=guard)
     parts: list[tuple[np.ndarray, ...]] = []
     was_training = model.training
     model.eval()

@@ -16,12 +16,12 @@ from harness.batch import Batch, StepBatch
 from harness.config import ModelConfig
 from harness.model.adversarial import Adversary, Reading
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks
-from harness.model.embedded import Embedded
+from harness.model.embedded import Embedded, build_embedding
 from harness.model.recurrent import PackedIndex, VariableLengthLSTM
 from harness.model.registry import CELLS, POOLINGS, check_model
 from harness.model.wide import Touched, WidePart
 from preprocessing.base.named import load
-from preprocessing.text.vocabulary import PAD, UNK
+from preprocessing.text.vocabulary import UNK
 
 
 class Classifier(nn.Module):
@@ -33,10 +33,7 @@ class Classifier(nn.Module):
         check_model(config)
         self.config = config
         self.num_classes = num_classes
-        self.embedding = nn.Embedding(vocabulary_size, config.embedding_dim, padding_idx=PAD)
-        with torch.no_grad():
-            self.embedding.weight *= config.embedding_std
-        self.embedding.weight.requires_grad_(config.freeze_embedding != "always")
+        self.embedding = build_embedding(config, vocabulary_size)
         self.recurrent = VariableLengthLSTM(
             config.embedding_dim,
             config.hidden_size,

@@ -6,9 +6,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from harness.config import ModelConfig
 from harness.model.dropout import Masks
 from harness.model.recurrent import PackedIndex
+from preprocessing.text.vocabulary import PAD
+
+
+def build_embedding(config: ModelConfig, vocabulary_size: int) -> nn.Embedding:
+    """The embedding of every network, drawn from torch's global generator at the scale that ``config`` wants."""
+    embedding = nn.Embedding(vocabulary_size, config.embedding_dim, padding_idx=PAD)
+    with torch.no_grad():
+        embedding.weight *= config.embedding_std
+    embedding.weight.requires_grad_(config.freeze_embedding != "always")
+    return embedding
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,12 @@ from harness.batch import Batch, send
 from harness.config import ModelConfig
 from harness.model.candidates import FIRST
 from harness.model.dropout import EMBEDDING, HEAD, Masks
+from harness.model.embedded import build_embedding
 from harness.model.recurrent import PackedIndex, VariableLengthLSTM
 from harness.model.registry import CELLS, check_model
 from harness.model.sampled_softmax import elements_at_once, pieces
 from preprocessing.base.named import load
-from preprocessing.text.vocabulary import PAD, UNK
+from preprocessing.text.vocabulary import UNK
 
 EXACT = 4
 """So many times more logits exist at once when perplexity is measured: a row of them is the whole vocabulary."""
@@ -88,10 +89,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         check_model(config)
         self.config = config
-        self.embedding = nn.Embedding(vocabulary_size, config.embedding_dim, padding_idx=PAD)
-        with torch.no_grad():
-            self.embedding.weight *= config.embedding_std
-        self.embedding.weight.requires_grad_(config.freeze_embedding != "always")
+        self.embedding = build_embedding(config, vocabulary_size)
         self.recurrent = VariableLengthLSTM(
             config.embedding_dim,
             config.hidden_size,

@@ -220,6 +220,7 @@ def build_loader(config: RunConfig, session: Session, data: OpenData, layout: La
     """This rank's share of every step, with unlabelled rows where ``config`` asks for them."""
 
     def options(name: str) -> dict[str, Any]:
+        """What a loader of the split ``name`` is told."""
         return {
             "rank": session.world.rank,
             "world_size": session.world.world_size,
