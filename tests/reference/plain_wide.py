@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wide part from its definition, row by row, as law 4 holds the real one against it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from harness.model.wide import WidePart
+from preprocessing.dataset.shards import Split
+
+
+def draw_soft_labels(split: Split, num_classes: int) -> np.ndarray:
+    """float64 ``[rows, classes]``, in the order of the split's blocks: what fp32 holds of them, and adds up to 1."""
+    chances = np.random.default_rng(len(split)).dirichlet(np.ones(num_classes), len(split)).astype(np.float32)
+    chances = chances.astype(np.float64)
+    return np.stack((1 - chances[:, 1], chances[:, 1]), 1) if num_classes == 2 else chances
+
+
+def row_of(split: Split, number: int) -> tuple[list[int], int, np.ndarray]:
+    """Ids, label and source row ``[1]`` of a row of a split."""
+    block_number = int(np.searchsorted(split.block_starts, number, side="right")) - 1
+    block, row = split.blocks[block_number], number - int(split.block_starts[block_number])
+    return block.ids[row, : block.length[row]].tolist(), int(block.label[row]), block.row[row : row + 1]
+
+
+class PlainWide:
+    """The wide part from its definition: TF-IDF row by row in dictionaries, gradient descent feature by feature."""
+
+    def __init__(self, wide: WidePart, split: Split, num_classes: int, beside: Split | None) -> None:
+        self.wide, self.split, self.num_classes, self.beside = wide, split, num_classes, beside
+        self.change = torch.zeros_like(wide.table)
+        self.bias_change = torch.zeros_like(wide.bias)
+
+    def count(self, *, every: bool) -> None:
+        """``every``: soft labels of the rows beside count for what a feature tells."""
+        wide, total = self.wide, Counter[int]()
+        seen: defaultdict[tuple[int, int], float] = defaultdict(float)
+        rows = 0
+        for source in (self.split, self.beside):
+            chances = draw_soft_labels(source, self.num_classes) if source is not None and every else None
+            for number in range(0 if source is None else len(source)):
+                ids, label, _ = row_of(source, number)
+                rows += 1
+                for bucket in set(self.buckets(ids)):
+                    total[bucket] += 1
+                    if source is self.split:
+                        seen[bucket, label] += 1
+                    elif chances is not None:
+                        for one in range(self.num_classes):
+                            seen[bucket, one] += chances[number, one]
+        kept = [bucket for bucket, many in total.items() if many > 1]
+        known = {bucket: sum(seen[bucket, label] for label in range(self.num_classes)) for bucket in kept}
+        for bucket in kept:
+            wide.weights[bucket] = 1 + math.log((1 + rows) / (1 + total[bucket]))
+        tells = dict.fromkeys(kept, 0.0)
+        for label in range(self.num_classes):
+            inside = sum(1 + seen[bucket, label] for bucket in kept)
+            outside = sum(1 + known[bucket] - seen[bucket, label] for bucket in kept)
+            for bucket in kept:
+                own, rest = 1 + seen[bucket, label], 1 + known[bucket] - seen[bucket, label]
+                tells[bucket] = max(tells[bucket], abs(math.log(own / inside * outside / rest)))
+        for bucket in kept:
+            wide.weights[bucket] *= math.sqrt(0.05 + (tells[bucket] if known[bucket] else 0.0))
+
+    def buckets(self, ids: list[int]) -> list[int]:
+        """Words first, then pairs; ``bucket_of`` is the one thing that is not told again here."""
+        words = [one * 0x1E3779B1 for one in ids]
+        pairs = [one * 0x05EBCA6B + two * 0x42B2AE35 + 0x1E3779B1 for one, two in itertools.pairwise(ids)]
+        return [int(self.wide.bucket_of(torch.tensor(key % 2**32))) for key in words + pairs]
+
+    def learn(self, ids: list[int], loss_of: Callable[[torch.Tensor], torch.Tensor], rows: int) -> None:
+        """``rows`` of its kind are in the step."""
+        features = {bucket: 1 + math.log(many) for bucket, many in Counter(self.buckets(ids)).items()}
+        features = {bucket: value * float(self.wide.weights[bucket]) for bucket, value in features.items()}
+        length = math.sqrt(sum(value**2 for value in features.values())) or 1.0
+        logits = self.wide.bias.clone()
+        for bucket, value in features.items():
+            logits += value / length * self.wide.table[bucket]
+        logits.requires_grad_()
+        loss = loss_of(logits[0] if len(logits) == 1 else logits) / rows
+        (error,) = torch.autograd.grad(loss, logits)
+        for bucket, value in features.items():
+            self.change[bucket] += value / length * error
+        self.bias_change += 0.1 * error
+
+    def step(self, rate: float) -> None:
+        self.wide.table -= rate * self.change
+        self.wide.bias -= rate * self.bias_change
+        self.change.zero_()
+        self.bias_change.zero_()
