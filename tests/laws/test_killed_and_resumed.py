@@ -105,13 +105,14 @@ def test_killed_with_unlabelled_rows_in_every_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(280, func_only=True)
-def test_killed_while_it_pretrains(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_while_it_pretrains(tmp_path: Path, processes: int) -> None:
     data = tmp_path / "data"
     write_dataset(data, {"train": 200, "validation": 40, "unlabelled": 200}, longest=30)
     options = ("--task", "language_model", "--language_model.candidates", "30", "--model.word_dropout", "0.2")
 
     def begin(data: Path, run: Path) -> Ranks:
-        return start(data, run, *options, processes=1)
+        return start(data, run, *options, processes=processes)
 
     whole = tmp_path / "whole" / "run"
     assert begin(data, whole).wait(120) == 0, log(whole)
