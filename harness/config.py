@@ -90,7 +90,9 @@ class Recipe:
     seed: int = 0
     """Decides initial weights, order and dropout."""
     patience: int | Auto | None = None
-    """Stop after this many epochs without a better validation; null: never. auto: by the epochs."""
+    """Stop after this many validations without a better one; null: never. auto: by the epochs."""
+    validate_every: int = 1
+    """Epochs from one validation to the next; after the last epoch there always is one."""
     nan_limit: int = 3
     """A step whose gradient is not finite is skipped on all processes, its rows written to RUN/bad_batches; after this
     many in a row training stops."""
@@ -138,7 +140,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("eval_batch", "timeout_s", "nan_limit"):
+        for name in ("eval_batch", "timeout_s", "nan_limit", "validate_every"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("epochs", "global_batch"):
             value = getattr(self, name)
@@ -189,7 +191,7 @@ class RunConfig(Recipe):
     global_batch: int = 64
     """Rows per optimizer step over all processes."""
     patience: int | None = None
-    """Epochs without a better validation after which training stops."""
+    """Validations without a better one after which training stops."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network:"""
     optim: OptimConfig = field(default_factory=OptimConfig)

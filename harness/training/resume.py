@@ -58,6 +58,7 @@ BREAKING = {
     "optim": "other updates from here on",
     "precision": "other rounding from here on",
     "patience": "may stop elsewhere",
+    "validate_every": "another epoch may be the best",
     "select": "another epoch may be the best; the best so far counts no more",
 }
 NOTHING: tuple[Any, ...] = (None, {}, [], "none")

@@ -197,5 +197,5 @@ class Run(Milestones):
         with world.together("saying where the run stands"):
             self.writer.status(step)
         if self.selection.exhausted:
-            sinks.say(f"stopping: no better validation for {self.selection.epochs_since_best} epochs (patience)")
+            sinks.say(f"stopping: {self.selection.epochs_since_best} validations without a better one (patience)")
         return self.selection.exhausted

@@ -95,7 +95,7 @@ class Trainer:
         self.total_steps = config.epochs * loader.order.steps_per_epoch
         self.step = 0
         self.epochs_done = 0
-        """Epochs that are trained and validated; one behind while a validation is still to be done."""
+        """Epochs that are over; one behind while a validation is still to be done."""
         self.stopped = False
         """A validation said stop."""
 
@@ -117,7 +117,8 @@ class Trainer:
                 self.milestones.after_step()
             self.guard.flush(self.current_lr())
             self.milestones.before_validation()
-            self.stopped = self.evaluate(epoch)
+            if (epoch + 1) % self.config.validate_every == 0 or epoch + 1 == self.config.epochs:
+                self.stopped = self.evaluate(epoch)
             self.epochs_done = epoch + 1
             self.milestones.after_epoch()
 

@@ -205,3 +205,18 @@ def test_only_one_process_trains_in_a_directory(data: Path, tmp_path: Path) -> N
         assert process.poll() is None
     finally:
         process.kill()
+
+
+def test_validates_after_every_second_epoch_and_after_the_last(tmp_path: Path) -> None:
+    """A run that ends in between goes on to the same validations."""
+    data, run, killed = tmp_path / "data", tmp_path / "whole" / "run", tmp_path / "killed" / "run"
+    write_dataset(data, {"train": 160, "validation": 60, "test": 40})
+    options = ("--validate_every", "2")  # of three epochs of ten steps
+    assert start(data, run, *options, processes=1).wait(120) == 0
+    lines = read_metrics(run, "validation")
+    assert [(line["epoch"], line["step"]) for line in lines] == [(2, 20), (3, 30)]
+    process = start(data, killed, *options, processes=1)
+    wait_for_step(process, killed, 11)
+    process.kill()
+    assert start(data, killed, *options, processes=1).wait(120) == 0
+    assert final(killed) == final(run)
