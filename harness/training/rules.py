@@ -39,6 +39,10 @@ LARGEST_WIDE_LR = 300.0
 SMALLEST_WIDE, LARGEST_WIDE = 1 << 14, 1 << 22
 WIDE_NUMBERS = 1 << 24
 """Most numbers of the wide part's table, 64 MiB."""
+LABELLED_ROWS = 8
+"""Beside the unlabelled rows of a step there are as many labelled ones, rounded up to so many, as the dataset has."""
+PASSES = 3.5
+"""So often at least each unlabelled row is learned by its soft label."""
 VECTOR_TOKENS = 1_000_000
 """Fewer training tokens teach no vectors that a classifier is better for: on trec, with 44,000, it is much worse."""
 PATIENT = 3
@@ -61,14 +65,17 @@ class Corpus:
     unlabelled_tokens: int = 0
     """Of the split of texts without labels, which word vectors are learned from too."""
     beside: int = 0
-    """Those of them that the wide part learns from too: all, or none."""
+    """Those of them that are learned by their soft labels: all, or none."""
+    rows_beside: int = 0
+    """The rows that these tokens are of."""
 
     @classmethod
     def of(cls, manifest: Manifest, *, teaching: bool = False) -> Corpus:
         """Of a dataset's manifest; ``teaching``: unlabelled rows are learned from by soft labels."""
         tokens, others = (sum(shard.tokens for shard in manifest.splits.get(name, ())) for name in (TRAIN, UNLABELLED))
-        rows = manifest.rows(TRAIN) if TRAIN in manifest.splits else 0
-        return cls(rows, tokens, len(manifest.labels), others, others if teaching else 0)
+        rows, more = (manifest.rows(name) if name in manifest.splits else 0 for name in (TRAIN, UNLABELLED))
+        beside = (others, more) if teaching else (0, 0)
+        return cls(rows, tokens, len(manifest.labels), others, *beside)
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,8 @@ def resolve(recipe: Recipe) -> Resolved:
     asked = {recipe.epochs, recipe.global_batch, recipe.patience, recipe.model.wide, recipe.init.vectors}
     if "auto" not in asked and "auto" not in {recipe.optim.lr, recipe.optim.ema, recipe.optim.wide_lr}:
         return Resolved(as_run(recipe), {})
-    teaching = recipe.self_training.is_on and recipe.order.unlabelled_batch > 0
+    taught = recipe.self_training.is_on or recipe.self_training.rounds > 0
+    teaching = taught and recipe.order.unlabelled_batch > 0
     corpus = Corpus.of(rows_of_task(recipe.task, read_manifest(recipe.data), recipe.data), teaching=teaching)
     return decide(recipe, corpus if recipe.task == CLASSIFIER else replace(corpus, classes=2))
 
@@ -123,14 +131,19 @@ def decide(recipe: Recipe, corpus: Corpus) -> Resolved:
 def length_of(recipe: Recipe, corpus: Corpus, reasons: Reasons) -> tuple[dict[str, Any], int, int]:
     """Batch, epochs and patience by their keys; the rows of a step, and how many steps there will be."""
     batch, epochs, patience = recipe.global_batch, recipe.epochs, recipe.patience
-    if batch == "auto":
+    beside = recipe.order.unlabelled_batch if corpus.rows_beside else 0
+    if batch == "auto" and beside:
+        batch = batch_beside(corpus, beside)
+        reasons["batch"] = (f"{batch} rows a step", f"beside {beside} of {corpus.rows_beside:,} unlabelled ones")
+    elif batch == "auto":
         batch = batch_of(corpus.rows)
         reasons["batch"] = (f"{batch} rows a step", f"grows with the square root of {corpus.rows:,} rows")
     rows_a_step = batch
     if recipe.global_batch_tokens is not None and corpus.tokens:
         rows_a_step = max(1, round(recipe.global_batch_tokens * corpus.rows / corpus.tokens))
     if epochs == "auto":
-        epochs, why = epochs_of(corpus.rows, rows_a_step)
+        passing = math.ceil(PASSES * corpus.rows_beside / beside) if beside else 0
+        epochs, why = epochs_of(corpus.rows, rows_a_step, passing)
         reasons["epochs"] = (str(epochs), why)
     if patience == "auto":
         patience = max(PATIENT, epochs // 2) if epochs > PATIENT else None
@@ -171,7 +184,8 @@ def optim_of(recipe: Recipe, corpus: Corpus, rows_a_step: int, steps: int, reaso
         ema = 1 - 1 / horizon
         reasons["average"] = (f"over {horizon:,} steps", f"a tenth of {steps:,}")
     if wide_lr == "auto":
-        wanted = 2 * WIDE_C * corpus.rows / steps  # it falls to zero evenly, so the rates add up to half of all steps
+        rows = max(corpus.rows, corpus.rows_beside / recipe.self_training.weight)
+        wanted = 2 * WIDE_C * rows / steps  # it falls to zero evenly, so the rates add up to half of all steps
         wide_lr = float(f"{min(LARGEST_WIDE_LR, max(1.0, wanted)):.3g}")
         if recipe.model.wide:
             reasons["wide rate"] = (f"{wide_lr:g}", f"as far as a linear model with C = {WIDE_C:g} would go")
@@ -184,10 +198,18 @@ def batch_of(rows: int) -> int:
     return int(min(LARGEST_BATCH, max(SMALLEST_BATCH, 2 ** round(math.log2(wanted)))))
 
 
-def epochs_of(rows: int, rows_a_step: int) -> tuple[int, str]:
-    """Epochs, and why."""
+def batch_beside(corpus: Corpus, beside: int) -> int:
+    """Labelled rows of a step with ``beside`` unlabelled ones, not more than without."""
+    wanted = math.ceil(beside * corpus.rows / corpus.rows_beside / LABELLED_ROWS) * LABELLED_ROWS
+    return min(batch_of(corpus.rows), max(LABELLED_ROWS, wanted))
+
+
+def epochs_of(rows: int, rows_a_step: int, passing: int = 0) -> tuple[int, str]:
+    """Epochs, and why; ``passing``: steps in which every unlabelled row is learned often enough."""
     a_pass = max(1, math.ceil(rows / rows_a_step))
     needed = math.ceil(STEPS / a_pass)
+    if passing > max(STEPS, FEWEST_EPOCHS * a_pass):
+        return math.ceil(passing / a_pass), f"for {PASSES:g} passes over the unlabelled rows: {passing:,} steps"
     if needed > MOST_EPOCHS:
         return MOST_EPOCHS, f"the most; {STEPS:,} steps would be {needed:,}"
     if needed < FEWEST_EPOCHS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -81,6 +82,21 @@ def test_vectors_are_worth_learning_where_there_are_texts_without_labels() -> No
         decide(wanted, Corpus(5_452, 55_000, 6, unlabelled_tokens=others)).config.init.vectors
         for others in (0, 900_000, 1_000_000)
     ] == ["none", "none", "own"]
+
+
+def test_a_step_has_labelled_rows_in_the_proportion_of_the_dataset_beside_unlabelled_ones() -> None:
+    """And there are as many steps as pass three and a half times over those without a label."""
+    wanted = recipe("--order.unlabelled_batch", "48", "--self_training.labels", "r0")
+    most = decide(wanted, replace(IMDB, rows=22_479, beside=10_000_000, rows_beside=49_962))
+    assert (most.config.global_batch, most.config.epochs) == (24, 4)
+    assert most.reasons["epochs"] == ("4", "the fewest; they are 3,748 steps")
+    assert most.config.optim.wide_lr == pytest.approx(2 * 6 * 49_962 / (4 * 937), rel=0.01)
+    resolved = decide(wanted, Corpus(1_000, 230_000, 2, 16_000_000, 16_000_000, 71_441))
+    assert (resolved.config.global_batch, resolved.config.epochs) == (8, 42)
+    assert resolved.reasons["epochs"] == ("42", "for 3.5 passes over the unlabelled rows: 5,210 steps")
+    assert resolved.reasons["batch"] == ("8 rows a step", "beside 48 of 71,441 unlabelled ones")
+    mostly = decide(wanted, Corpus(22_500, 5_200_000, 2, 100_000, 100_000, 500)).config
+    assert (mostly.global_batch, mostly.epochs) == (64, 8)  # as without them
 
 
 def test_what_the_user_sets_stays_and_the_rules_count_with_it() -> None:
