@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from harness.config import require
-from harness.inference.explanation import Explanation, check_label
-from harness.inference.explanation_forms import FORMS
+from harness.inference.explanation import check_label
+from harness.inference.explanation_forms import FORMS, Explained
 from harness.inference.predict import STDIN, Predictor, lines_of_stdin, source_of, usual_columns
 from harness.inference.tables import open_table
 from harness.rundir.bundle_files import bundle_directory, check_classifier, read_info
@@ -90,9 +90,10 @@ def main(config: ExplainConfig, words: list[str]) -> int:
     check_classifier(bundle, info)
     if config.label is not None:
         check_label(config.label, info.labels)
-    numbered = (
-        from_words(texts) if config.input is None else from_table(config, config.input, usual_columns(bundle, info))
-    )
+    if config.input is None:
+        numbered = from_words(texts)
+    else:
+        numbered = from_table(config, config.input, usual_columns(bundle, info))
     first = next(numbered, None)  # a wrong file is refused before weights are read
     if first is None:
         raise DataError(f"{config.input}: holds no rows")
@@ -135,9 +136,7 @@ def from_table(config: ExplainConfig, name: str, usual: list[str]) -> Iterator[l
             return
 
 
-def explained(
-    config: ExplainConfig, run: str, numbered: Iterator[list[Numbered]]
-) -> Iterator[tuple[int | None, Explanation]]:
+def explained(config: ExplainConfig, run: str, numbered: Iterator[list[Numbered]]) -> Iterator[Explained]:
     """Each text explained, a batch at a time."""
     from harness.inference.explainer import Explainer
     from harness.ranks.precision import choose_device
@@ -150,14 +149,12 @@ def explained(
                 yield number, one
 
 
-def write_file(config: ExplainConfig, form: Form, run: str, found: Iterator[tuple[int | None, Explanation]]) -> int:
+def write_file(config: ExplainConfig, form: Form, run: str, found: Iterator[Explained]) -> int:
     """Write all of them to the output, which appears when it is whole; returns how many. Raises ``StorageError``."""
     assert config.output is not None
     try:
         with atomic.replacing(config.output) as temporary, open(temporary, "w", encoding="utf-8") as stream:
             return FORMS[form](stream, run).write_all(found)
     except OSError as error:
-        what = error.strerror or error
-        raise StorageError(
-            f"{config.output}: cannot be written ({what}); make room, or name another --output"
-        ) from None
+        what = f"cannot be written ({error.strerror or error}); make room, or name another --output"
+        raise StorageError(f"{config.output}: {what}") from None

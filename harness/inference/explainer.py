@@ -66,10 +66,8 @@ class Explainer:
     def scores(self, found: Attribution, number: int) -> dict[str, Any]:
         """An attribution as calibrated log-odds of the class with this number."""
         turned = -1 if len(self.labels) == 2 and number == 0 else 1  # the one logit is that of class 1
-        scores, logit, baseline = (
-            turned * self.decision.calibrated(np.asarray(value))
-            for value in (found.scores, found.logit, found.baseline)
-        )
+        raw = (found.scores, np.array(found.logit), np.array(found.baseline))
+        scores, logit, baseline = (turned * self.decision.calibrated(value) for value in raw)
         return {
             "scores": tuple(scores.tolist()),
             "logit": float(logit),

@@ -127,13 +127,8 @@ class Explanation:
 
     def __str__(self) -> str:
         above, below = strongest(self.pieces)
-        lines = [
-            self.head,
-            as_plain(self.pieces),
-            f"for {shown(self.label)}: {named(above)}",
-            f"against: {named(below)}",
-        ]
-        return "\n".join([line for line in lines if line] + self.notes)
+        words = [f"for {shown(self.label)}: {named(above)}", f"against: {named(below)}"]
+        return "\n".join([self.head, *as_plain(self.pieces).splitlines(), *words, *self.notes])
 
     def __repr__(self) -> str:
         what = f"{len(self.tokens)} tokens, {self.label} {self.probability:.4f}"

@@ -15,6 +15,8 @@ from harness.inference.word_marks import STYLE, as_html, as_plain, as_rich, name
 from preprocessing.base.screen import Screen
 from preprocessing.text.words import encode
 
+Explained = tuple[int | None, Explanation]
+"""A text's row in its file, if it has one, and the text explained."""
 LEGEND = [("These words", 1.0), (" speak for the class, ", 0.0), ("these", -1.0), (" against it; ", 0.0)]
 PAGE_STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1b2026; --quiet: #5a6572; --line: #d9dee5; }
@@ -22,11 +24,12 @@ PAGE_STYLE = """
   :root { --page: #111418; --card: #1a1f25; --ink: #e6e9ed; --quiet: #9aa6b2; --line: #36404b; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 20px clamp(12px, 3vw, 28px) 40px; max-width: 1000px; background: var(--page); color: var(--ink);
-  font: 16px/1.6 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+body { margin: 0 auto; padding: 20px clamp(12px, 3vw, 28px) 40px; max-width: 1000px;
+  background: var(--page); color: var(--ink); font: 16px/1.6 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { margin: 0 0 4px; font-size: 1.5rem; overflow-wrap: anywhere; }
 .note, .padless-named { color: var(--quiet); font-size: .9rem; overflow-wrap: anywhere; }
-article { margin: 16px 0; padding: 14px 18px; background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
+article { margin: 16px 0; padding: 14px 18px; background: var(--card); border: 1px solid var(--line);
+  border-radius: 10px; }
 article p { margin: 0 0 8px; overflow-wrap: anywhere; }
 .padless-named p { margin: 0; }
 .row { color: var(--quiet); font-size: .8rem; }
@@ -41,7 +44,7 @@ class Written(ABC):
         """``run`` is named where there is room for it."""
         self.stream, self.run = stream, run
 
-    def write_all(self, explanations: Iterable[tuple[int | None, Explanation]]) -> int:
+    def write_all(self, explanations: Iterable[Explained]) -> int:
         """Write all of them, each as soon as it is there, with their rows; returns how many."""
         number = 0
         for row, one in explanations:
@@ -53,14 +56,14 @@ class Written(ABC):
         self.end(number)
         return number
 
-    def begin(self) -> None:
+    def begin(self) -> None:  # noqa: B027 - most need nothing
         """What stands before the first one."""
 
     @abstractmethod
     def write(self, row: int | None, one: Explanation) -> None:
         """One of them."""
 
-    def end(self, number: int) -> None:
+    def end(self, number: int) -> None:  # noqa: B027 - most need nothing
         """What stands behind the last."""
 
 
@@ -105,8 +108,8 @@ class WrittenPage(Written):
             f"<title>{title}</title>\n<style>{PAGE_STYLE}{STYLE}</style></head>\n<body><h1>{title}</h1>\n"
             f'<p class="note"><span class="padless-words">{as_html(LEGEND)}</span>the stronger the colour, the more, '
             "within one text. Integrated gradients: the scores of all words together are the logit of the class less "
-            "what the model says of as many words that mean nothing. Without colour: not read by the model, or hardly of "
-            "weight.</p>\n"
+            "what the model says of as many words that mean nothing. Without colour: what the model has "
+            "not read, or what hardly weighs anything.</p>\n"
         )
 
     def write(self, row: int | None, one: Explanation) -> None:

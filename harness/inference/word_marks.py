@@ -93,6 +93,11 @@ def shortened(text: str) -> tuple[str, str, str]:
     return text[:KEPT], f" … {len(text) - 2 * KEPT:,} characters … ", text[-KEPT:]
 
 
+def calm(text: str) -> str:
+    """A stretch without marks, in a terminal."""
+    return "".join(map(shown, shortened(text)))
+
+
 def as_html(pieces: Sequence[Piece]) -> str:
     """The marked text as the inside of an element of the class ``padless-words``; see ``STYLE``."""
     parts = []
@@ -110,9 +115,7 @@ def as_html(pieces: Sequence[Piece]) -> str:
 def as_plain(pieces: Sequence[Piece]) -> str:
     """The text with scores behind its stronger words: ``a wonderful[+1.24] film``."""
     marked = without_faint(pieces, FAINTEST_NUMBER)
-    parts = [
-        shown(text) + f"[{score:+.2f}]" if score else "".join(map(shown, shortened(text))) for text, score, _ in marked
-    ]
+    parts = [f"{shown(text)}[{score:+.2f}]" if score else calm(text) for text, score, _ in marked]
     return "\n".join(" ".join(line.split()) for line in "".join(parts).split("\n") if line.strip())
 
 
@@ -126,7 +129,7 @@ def as_rich(pieces: Sequence[Piece]) -> Any:
             shades = SHADES[score > 0]
             result.append(shown(text), shades[min(int(abs(share) * len(shades)), len(shades) - 1)])
         else:
-            result.append("".join(map(shown, shortened(text))))
+            result.append(calm(text))
     return result
 
 

@@ -62,7 +62,7 @@ def encode_tokens(tokens: Tokens, vocabulary: Vocabulary, spec: TextSpec) -> Enc
 
 
 def kept_at_head(spec: TextSpec) -> int:
-    """How many tokens a text that is too long keeps at its head; the rest of ``spec.max_tokens`` it keeps at its end."""
+    """How many tokens a text that is too long keeps at its head; the rest of ``spec.max_tokens`` is its end."""
     limit = spec.max_tokens
     return {"head": limit, "tail": 0, "both": limit - limit // 2}[spec.truncate]
 
