@@ -69,9 +69,11 @@ def allowance(difference: float) -> float:
 class Line:
     """The way of one text from its baseline, as far as it has been read."""
 
-    def __init__(self, ids: np.ndarray, column: int) -> None:
-        """``ids`` int64 ``[tokens]``; ``column`` of the logits is the one that is looked at."""
-        self.ids, self.column = ids, column
+    def __init__(self, ids: np.ndarray, column: int, beside: np.ndarray) -> None:
+        """``ids`` int64 ``[tokens]``; ``column`` of the logits is the one that is looked at, and what stands ``beside``
+        the network adds so much to it by each token, float64 ``[tokens]``.
+        """
+        self.ids, self.column, self.beside = ids, column, beside
         self.known: dict[float, tuple[float, np.ndarray]] = {}
         """Place from 0 to 1 -> the logit there, and how fast it grows through each token, float64 ``[tokens]``."""
         self.pieces = [(number / PIECES, (number + 1) / PIECES) for number in range(PIECES)]
@@ -99,7 +101,7 @@ class Line:
         """
         errors = self.errors()
         missed, apart = abs(errors.sum()), np.abs(errors).sum()
-        allowed = allowance(self.known[1.0][0] - self.known[0.0][0])
+        allowed = allowance(self.known[1.0][0] + self.beside.sum() - self.known[0.0][0])
         if (missed <= allowed and apart <= APART * allowed) or len(self.known) >= MOST_POINTS:
             return False
         target = (APART * allowed if apart > APART * allowed else missed) / 2
@@ -113,10 +115,11 @@ class Line:
             self.pieces.append((middle, end))
         return True
 
-    def attribution(self) -> Attribution:
-        """What was found."""
-        scores = np.sum([self.integral(*piece) for piece in self.pieces], axis=0)
-        return Attribution(scores, self.known[1.0][0], self.known[0.0][0], len(self.known))
+    def attribution(self, bias: float) -> Attribution:
+        """What was found, with ``bias``, which what stands beside the network says of every text."""
+        scores = np.sum([self.integral(*piece) for piece in self.pieces], axis=0) + self.beside
+        logit = self.known[1.0][0] + float(self.beside.sum()) + bias
+        return Attribution(scores, logit, self.known[0.0][0] + bias, len(self.known))
 
 
 def attributions(
@@ -126,16 +129,20 @@ def attributions(
 
     ``texts`` are ids, at least one each. ``model`` is in evaluation mode, in fp32 or wider, and does not change.
     """
-    lines = [Line(ids.astype(np.int64), column) for ids, column in zip(texts, columns, strict=True)]
+    lines = []
+    for text, column in zip(texts, columns, strict=True):
+        ids = text.astype(np.int64)
+        wide = np.zeros(len(ids)) if model.wide is None else wide_scores(model.wide, torch.from_numpy(ids), column)
+        lines.append(Line(ids, column, wide))
     open_lines = lines
     while open_lines:
         for places in batches([(line, place) for line in open_lines for place in line.wanted()]):
             read(model, places, layout)
         open_lines = [line for line in open_lines if line.refine()]
-    found = [line.attribution() for line in lines]
-    if model.wide is None:
-        return found
-    return [with_wide(one, model.wide, line) for one, line in zip(found, lines, strict=True)]
+    biases = np.zeros(max(columns, default=0) + 1)
+    if model.wide is not None:
+        biases = (model.wide.share * model.wide.bias).double().cpu().numpy()
+    return [line.attribution(float(biases[line.column])) for line in lines]
 
 
 def batches(places: list[tuple[Line, float]]) -> Iterator[list[tuple[Line, float]]]:
@@ -191,28 +198,16 @@ def batch_of(texts: Sequence[np.ndarray], layout: Layout, device: torch.device) 
     return Batch(send(ids, device), own, labels, np.arange(len(texts)), sizes, send(own, device))
 
 
-def with_wide(found: Attribution, wide: WidePart, line: Line) -> Attribution:
-    """The network's attribution and that of the wide part beside it."""
-    share, bias = float(wide.share), float(wide.bias[line.column])
-    scores = wide_scores(wide, torch.from_numpy(line.ids), line.column) * share
-    return replace(
-        found,
-        scores=found.scores + scores,
-        logit=found.logit + float(scores.sum()) + share * bias,
-        baseline=found.baseline + share * bias,
-    )
-
-
 def wide_scores(wide: WidePart, ids: torch.Tensor, column: int) -> np.ndarray:
-    """What each token of ``ids`` int64 ``[tokens]`` adds to a logit of the wide part, float64 ``[tokens]``; their sum
-    is the logit without its bias.
+    """What each token of ``ids`` int64 ``[tokens]`` adds to a logit by the wide part, float64 ``[tokens]``: together
+    the part's logit without its bias, times its share.
     """
     device = wide.table.device
     places = wide.places(ids[None].to(device), torch.tensor([len(ids)], device=device))[0]
     bucket, place, times = torch.unique(places, return_inverse=True, return_counts=True)
     value = (1 + times.double().log()) * wide.weights[bucket].double()
     value = value / value.square().sum().sqrt().clamp_min(1e-12)
-    each = (value * wide.table[bucket, column].double() / times)[place].cpu().numpy()
+    each = (wide.share.double() * value * wide.table[bucket, column].double() / times)[place].cpu().numpy()
     scores, halves = each[: len(ids)].copy(), each[len(ids) :] / 2
     scores[:-1] += halves
     scores[1:] += halves
