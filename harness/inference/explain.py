@@ -102,7 +102,7 @@ def main(config: ExplainConfig, words: list[str]) -> int:
         FORMS[form](sys.stdout, run).write_all(found)
         return 0
     number = write_file(config, form, run, found)
-    Screen(quiet=config.quiet).say(f"{number:,} explanations written to {config.output}")
+    Screen(quiet=config.quiet).say(f"{number:,} explanation{'s' * (number != 1)} written to {config.output}")
     return 0
 
 

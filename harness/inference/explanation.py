@@ -102,7 +102,7 @@ class Explanation:
         if not self.num_tokens:
             notes.append(NOTHING_LEFT)
         elif unknown:
-            notes.append(f"{unknown} of {len(self.tokens)} words are unknown to the model")
+            notes.append(f"unknown to the model: {unknown:,} of {len(self.tokens):,} words")
         if self.num_tokens > len(self.tokens):
             notes.append(f"the model has read {len(self.tokens):,} of {self.num_tokens:,} words")
         if self.missed > max(1e-3 * abs(self.logit - self.baseline), 1e-4):
@@ -131,7 +131,7 @@ class Explanation:
         return "\n".join([self.head, *as_plain(self.pieces).splitlines(), *words, *self.notes])
 
     def __repr__(self) -> str:
-        what = f"{len(self.tokens)} tokens, {self.label} {self.probability:.4f}"
+        what = f"{len(self.tokens)} token{'s' * (len(self.tokens) != 1)}, {self.label} {self.probability:.4f}"
         return f"<padless explanation of {shown(self.text[:40])!r}: {what}>"
 
 
