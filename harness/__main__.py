@@ -120,10 +120,10 @@ COMMANDS = (
     ),
     Command(
         name="explain",
-        summary="What each word of a text, or of every row, adds to a class.",
+        summary="What each word of a text adds to a class.",
         main="harness.inference.explain:main",
         config="harness.inference.explain:ExplainConfig",
-        words=Words(spelling='RUN ["text" …]', noun="run", takes="one run directory, then texts", least=0, most=None),
+        words=Words(spelling="RUN TEXT …", noun="run", takes="one run directory, then texts", least=0, most=None),
         example='python -m harness explain runs/mine "a fine film"',
     ),
     Command(

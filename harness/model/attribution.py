@@ -186,8 +186,8 @@ def batch_of(texts: Sequence[np.ndarray], layout: Layout, device: torch.device) 
     """Ids as a batch without labels; ``texts`` come longest first."""
     lengths = np.array([len(ids) for ids in texts], np.int64)
     padded = np.zeros((len(texts), int(lengths[0])), np.int32)
-    for row, ids in enumerate(texts):
-        padded[row, : len(ids)] = ids
+    for row, text in enumerate(texts):
+        padded[row, : len(text)] = text
     ids, sizes = torch.from_numpy(padded), None
     if layout == "packed":
         tokens = torch.empty(int(lengths.sum()), dtype=torch.int32)
