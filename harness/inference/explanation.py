@@ -87,12 +87,21 @@ class Explanation:
         }
 
     @property
-    def head(self) -> str:
-        """The class, its probability, and what the words add."""
+    def verdict(self) -> str:
+        """The class and its probability."""
         other = f" (predicted: {shown(self.predicted)})" if self.predicted != self.label else ""
+        return f"{shown(self.label)} {self.probability:.4f}{other}"
+
+    @property
+    def total(self) -> str:
+        """What the words add together."""
         words = f"{self.logit - self.baseline:+.2f} by words"
-        what = f"logit {self.logit:+.2f} = {self.baseline:+.2f} without words {words}"
-        return f"{shown(self.label)} {self.probability:.4f}{other}  {what}"
+        return f"logit {self.logit:+.2f} = {self.baseline:+.2f} without words {words}"
+
+    @property
+    def head(self) -> str:
+        """Both, on one line."""
+        return f"{self.verdict}  {self.total}"
 
     @property
     def notes(self) -> list[str]:
@@ -116,7 +125,7 @@ class Explanation:
         words += f"<p>against: {html.escape(named(below))}</p>"
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
         return (
-            f'<p class="padless-head"><b>{html.escape(self.head)}</b></p>'
+            f'<p class="padless-head"><b>{html.escape(self.verdict)}</b> <small>{html.escape(self.total)}</small></p>'
             f'<p class="padless-words" dir="auto">{as_html(self.pieces)}</p>'
             f'<div class="padless-named">{words}{notes}</div>'
         )

@@ -27,11 +27,11 @@ PAGE_STYLE = """
 body { margin: 0 auto; padding: 20px clamp(12px, 3vw, 28px) 40px; max-width: 1000px;
   background: var(--page); color: var(--ink); font: 16px/1.6 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { margin: 0 0 4px; font-size: 1.5rem; overflow-wrap: anywhere; }
-.note, .padless-named { color: var(--quiet); font-size: .9rem; overflow-wrap: anywhere; }
+.note { color: var(--quiet); font-size: .9rem; overflow-wrap: anywhere; }
 article { margin: 16px 0; padding: 14px 18px; background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; }
-article p { margin: 0 0 8px; overflow-wrap: anywhere; }
-.padless-named p { margin: 0; }
+article > p { margin: 0 0 8px; overflow-wrap: anywhere; }
+.note .padless-words { color: var(--ink); }
 .row { color: var(--quiet); font-size: .8rem; }
 @media print { * { print-color-adjust: exact; } article { break-inside: avoid; } }
 """

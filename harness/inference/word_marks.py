@@ -29,6 +29,8 @@ STYLE = """
 .padless-words mark { color: inherit; padding: 0 2px; border-radius: 3px; unicode-bidi: isolate; }
 .padless-words mark.for { background: rgba(232, 89, 12, var(--a)); border-bottom: 2px solid rgb(232, 89, 12); }
 .padless-words mark.against { background: rgba(28, 126, 214, var(--a)); border-bottom: 2px dotted rgb(28, 126, 214); }
+.padless-named, .padless-head small { opacity: .75; font-size: .85em; }
+.padless-named p { margin: 0; }
 .padless-words .cut { opacity: .65; font-style: italic; }
 """
 SHADES = {
@@ -149,4 +151,4 @@ def strongest(pieces: Sequence[Piece]) -> tuple[list[Piece], list[Piece]]:
 
 def named(words: Sequence[Piece]) -> str:
     """Words with their scores, for a sentence."""
-    return ", ".join(f"{word} {score:+.2f}" for word, score in words) or "nothing"
+    return ", ".join(f"{word} {score:+.2f}" for word, score in words) or "no word"
