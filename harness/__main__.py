@@ -16,6 +16,7 @@ ELSEWHERE = {
     "pretrain": "launch --task language_model",
     **dict.fromkeys(("eval", "test", "score"), "evaluate"),
     **dict.fromkeys(("infer", "classify"), "predict"),
+    **dict.fromkeys(("interpret", "attribute", "attributions"), "explain"),
     **dict.fromkeys(("pseudo-label", "soft-labels", "teach", "distill"), "label"),
     **dict.fromkeys(("preprocess", "prepare", "preprocessing"), "python -m preprocessing run"),
     "inspect": "python -m preprocessing inspect",
@@ -116,6 +117,14 @@ COMMANDS = (
         config="harness.inference.predict:PredictConfig",
         words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None),
         example='python -m harness predict --run runs/mine "a fine film"',
+    ),
+    Command(
+        name="explain",
+        summary="What each word of a text adds to a class.",
+        main="harness.inference.explain:main",
+        config="harness.inference.explain:ExplainConfig",
+        words=Words(spelling="RUN TEXT …", noun="run", takes="one run directory, then texts", least=0, most=None),
+        example='python -m harness explain runs/mine "a fine film"',
     ),
     Command(
         name="evaluate",

@@ -14,10 +14,12 @@ from harness.inference.predict import Predictor
 from harness.rundir.results import prediction_columns
 from harness.scores.calibration import Decision
 from harness.scores.metrics import predicted_labels, probabilities
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from harness.inference.explanation import Explanation
 
 Texts: TypeAlias = "str | Iterable[str] | pd.Series[Any] | pa.Array | pa.ChunkedArray"
 CHUNK_ROWS = 2048
@@ -71,6 +73,20 @@ class TextClassifier:
     def predict_proba(self, texts: Texts) -> np.ndarray:
         """Calibrated probabilities, float64 ``[texts, classes]``, with the classes in the order of ``classes_``."""
         return probabilities(self._calibrated(texts))
+
+    def explain(self, text: str, label: str | None = None) -> Explanation:
+        """How much each word of a text adds to the logit of ``label``, or of the class predicted for the text.
+
+        In a notebook the text is shown in colour; ``to_frame`` has a row for each token. Raises ``ConfigError`` for a
+        class that the model does not have, or weights that cannot be explained, ``DataError`` for what is no text.
+        """
+        if not isinstance(text, str):
+            raise DataError(f"{shown(text)} is not a text; explain takes one, so call it for each of several")
+        if not hasattr(self._scorer, "bundle"):
+            raise ConfigError(f"{self.place}: explanations need the weights and torch; load the run or its bundle")
+        from harness.inference.explainer import Explainer
+
+        return Explainer(cast("Predictor", self._scorer))([text], label)[0]
 
     def _calibrated(self, texts: Texts) -> np.ndarray:
         """Logits of the same shape as the scorer's, some texts at a time."""

@@ -42,10 +42,10 @@ class Embedded:
 
         Each row is first divided by its largest number, so that no square is too small for its dtype.
         """
-        largest = self._grid(vectors.abs().amax(-1)).amax(0)
-        scaled = vectors / self._to_tokens(torch.where(largest > 0, largest, 1))
-        norm = self._grid(scaled.square().sum(-1)).sum(0).sqrt()
-        return scaled / self._to_tokens(torch.where(norm > 0, norm, 1))
+        largest = self.grid(vectors.abs().amax(-1)).amax(0)
+        scaled = vectors / self.to_tokens(torch.where(largest > 0, largest, 1))
+        norm = self.grid(scaled.square().sum(-1)).sum(0).sqrt()
+        return scaled / self.to_tokens(torch.where(norm > 0, norm, 1))
 
     def signs(self, masks: Masks) -> torch.Tensor:
         """1 or -1 by chance for every number of ``vectors``, in their shape; 0 where there is no token."""
@@ -56,7 +56,7 @@ class Embedded:
         real = (time[:, None] < self.lengths).to(self.vectors.dtype)
         return masks.signs(None, time, features, self.vectors.dtype) * real[:, :, None]
 
-    def _grid(self, values: torch.Tensor) -> torch.Tensor:
+    def grid(self, values: torch.Tensor) -> torch.Tensor:
         """``[time, rows]`` of one number a token; 0 where there is no token."""
         if self.index is None:
             return values
@@ -64,6 +64,6 @@ class Embedded:
         grid[self.index.time, self.index.row] = values
         return grid
 
-    def _to_tokens(self, values: torch.Tensor) -> torch.Tensor:
+    def to_tokens(self, values: torch.Tensor) -> torch.Tensor:
         """One number a row ``[rows]``, shaped to go with the vectors."""
         return values[:, None] if self.index is None else values[self.index.row][:, None]

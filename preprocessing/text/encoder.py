@@ -45,7 +45,7 @@ def encode_tokens(tokens: Tokens, vocabulary: Vocabulary, spec: TextSpec) -> Enc
     num_tokens = np.diff(tokens.offsets)
     ids = vocabulary.lookup(tokens.types)[tokens.codes]
     limit = spec.max_tokens
-    head = {"head": limit, "tail": 0, "both": limit - limit // 2}[spec.truncate]
+    head = kept_at_head(spec)
     long = np.flatnonzero(num_tokens > limit)
     if len(long):
         kept = np.ones(len(ids), bool)
@@ -59,6 +59,12 @@ def encode_tokens(tokens: Tokens, vocabulary: Vocabulary, spec: TextSpec) -> Enc
         ids = np.insert(ids, offsets[empty], np.int32(UNK))
         offsets = np.concatenate([[0], np.cumsum(np.maximum(lengths, 1))])
     return Encoded(ids, offsets, num_tokens)
+
+
+def kept_at_head(spec: TextSpec) -> int:
+    """How many tokens a text that is too long keeps at its head; the rest of ``spec.max_tokens`` is its end."""
+    limit = spec.max_tokens
+    return {"head": limit, "tail": 0, "both": limit - limit // 2}[spec.truncate]
 
 
 class Encoder:

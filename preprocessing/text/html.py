@@ -27,10 +27,15 @@ _RAW_END = {name: re.compile(rf"</{name}(?=[\s/>])[^>]*>", re.IGNORECASE | re.AS
 def clean(text: str) -> str:
     """The text without tags, comments, scripts and styles (each becomes one space), entities decoded."""
     if "<" in text:
-        text = _Markup(text).strip()
+        text = " ".join(text[start:end] for start, end in visible(text))
     if "&" in text:
         text = html.unescape(text)
     return text
+
+
+def visible(text: str) -> list[tuple[int, int]]:
+    """What of a text is no markup: spans, in order, ends exclusive; :func:`clean` joins them with blanks."""
+    return _Markup(text).visible() if "<" in text else [(0, len(text))]
 
 
 class _Markup:
@@ -41,9 +46,9 @@ class _Markup:
         self.quotes = True  # False once a quoted attribute value swallowed the end of the text
         self.missing: set[str] = set()  # closers known not to occur from here to the end
 
-    def strip(self) -> str:
-        """The text without its markup."""
-        kept: list[str] = []
+    def visible(self) -> list[tuple[int, int]]:
+        """The spans between its markup."""
+        kept: list[tuple[int, int]] = []
         position = 0
         for match in _OPEN.finditer(self.text):
             start = match.start()
@@ -54,10 +59,10 @@ class _Markup:
                 if ">" in self.missing:
                     break
                 continue
-            kept += (self.text[position:start], " ")
+            kept.append((position, start))
             position = end
-        kept.append(self.text[position:])
-        return "".join(kept)
+        kept.append((position, len(self.text)))
+        return kept
 
     def _end(self, start: int) -> int:
         """Where the construct that opens at ``start`` ends (exclusive), or -1 if it never does."""

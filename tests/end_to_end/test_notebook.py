@@ -67,6 +67,9 @@ def test_it_shows_what_it_says(cells: list[dict[str, Any]]) -> None:
     ]
     assert shown(with_code(cells, 'y="loss"'), "image/png").startswith("iVBOR")
     assert "probability_question" in shown(with_code(cells, "later.join"))
+    explained = shown(with_code(cells, "model.explain"), "text/html")
+    assert '<mark class="for"' in explained
+    assert '<mark class="against"' in explained
 
 
 def test_the_notebook_is_kept_as_it_ran() -> None:

@@ -21,6 +21,7 @@ NAMES = (
     "doctor",
     "baseline",
     "predict",
+    "explain",
     "evaluate",
     "label",
     "report",

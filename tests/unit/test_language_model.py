@@ -280,7 +280,7 @@ def test_its_bundle_says_what_it_is(data: Path, pretrained: Path, tmp_path: Path
     assert read_info(tmp_path / "other").task == "classifier"
 
 
-@pytest.mark.parametrize("command", [("predict", "a text"), ("evaluate", "--data", "DATA")])
+@pytest.mark.parametrize("command", [("predict", "a text"), ("explain", "a text"), ("evaluate", "--data", "DATA")])
 def test_what_needs_a_classifier_says_so(data: Path, pretrained: Path, command: tuple[str, ...]) -> None:
     words = [str(data) if word == "DATA" else word for word in command]
     with pytest.raises(ConfigError) as caught:

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much each token of a text adds to a logit, so that the sum over tokens is the logit less that of the baseline.
+
+The network: integrated gradients (Sundararajan, Taly and Yan, 2017, Axiomatic Attribution for Deep Networks) along the
+straight line from vectors of zeros, a text of as many tokens that say nothing, to the text's own. The wide part is
+linear in words and pairs: what each adds is shared evenly by the places where it stands, and by the two words of a
+pair; its baseline is a text without words, its bias.
+
+The integral is taken piece by piece. On each piece of the line the network also says by how much its logit really
+changes, so Simpson's rule is known to be right or wrong there, and pieces where it is wrong are halved: where the
+maximum over time changes from one token to another, more points are computed than where nothing happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from harness.batch import Batch, Layout, send
+from harness.data.gather import pack
+from harness.model.classifier import Classifier
+from harness.model.wide import WidePart
+
+TOLERANCE = 1e-3
+"""Share of the difference of two logits by which the sum over tokens may miss it."""
+SMALLEST = 1e-5
+"""A logit: what misses by no more is complete in any case, since fp32 knows it no better."""
+APART = 10
+"""How many times that the errors of all pieces may be, each as an absolute value: most of them cancel."""
+PIECES = 4
+"""Pieces of the line at first."""
+MOST_POINTS = 1025
+"""Points at which one text is read at most; then it is as complete as it is, and that is said."""
+BATCH_TOKENS = 8192
+"""Tokens computed at once: the gradients of so many lie in memory together."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What each token of a text adds to one logit."""
+
+    scores: np.ndarray
+    """float64 ``[tokens]``."""
+    logit: float
+    baseline: float
+    """The logit where the scores begin to count."""
+    points: int
+    """At how many points the network was read."""
+
+    @property
+    def missed(self) -> float:
+        """By how much the sum of the scores misses the difference of the logits."""
+        return float(abs(self.scores.sum() - (self.logit - self.baseline)))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it misses no more than it may."""
+        return self.missed <= allowance(self.logit - self.baseline)
+
+
+def allowance(difference: float) -> float:
+    """By how much a sum may miss the ``difference`` of two logits."""
+    return max(TOLERANCE * abs(difference), SMALLEST)
+
+
+class Line:
+    """The way of one text from its baseline, as far as it has been read."""
+
+    def __init__(self, ids: np.ndarray, column: int, beside: np.ndarray) -> None:
+        """``ids`` int64 ``[tokens]``; ``column`` of the logits is the one that is looked at, and what stands ``beside``
+        the network adds so much to it by each token, float64 ``[tokens]``.
+        """
+        self.ids, self.column, self.beside = ids, column, beside
+        self.known: dict[float, tuple[float, np.ndarray]] = {}
+        """Place from 0 to 1 -> the logit there, and how fast it grows through each token, float64 ``[tokens]``."""
+        self.pieces = [(number / PIECES, (number + 1) / PIECES) for number in range(PIECES)]
+
+    def wanted(self) -> list[float]:
+        """Where it must be read next."""
+        places = {place for start, end in self.pieces for place in (start, (start + end) / 2, end)}
+        return sorted(places - self.known.keys())
+
+    def integral(self, start: float, end: float) -> np.ndarray:
+        """What each token adds on a piece of the line, by Simpson's rule, ``[tokens]``."""
+        first, middle, last = (self.known[place][1] for place in (start, (start + end) / 2, end))
+        return (first + 4 * middle + last) * ((end - start) / 6)
+
+    def errors(self) -> np.ndarray:
+        """By how much the sums over tokens miss the change of the logit, for each piece."""
+        sums = [self.integral(*piece).sum() for piece in self.pieces]
+        changes = [self.known[end][0] - self.known[start][0] for start, end in self.pieces]
+        return np.subtract(sums, changes)
+
+    def refine(self) -> bool:
+        """Halve the worst pieces; False where none needs it, or no more points are allowed.
+
+        The sum over all pieces must be complete, and not because large errors of different signs happen to cancel.
+        """
+        errors = self.errors()
+        missed, apart = abs(errors.sum()), np.abs(errors).sum()
+        allowed = allowance(self.known[1.0][0] + self.beside.sum() - self.known[0.0][0])
+        if (missed <= allowed and apart <= APART * allowed) or len(self.known) >= MOST_POINTS:
+            return False
+        target = (APART * allowed if apart > APART * allowed else missed) / 2
+        worst_first = np.argsort(-np.abs(errors), kind="stable")
+        left = apart - np.cumsum(np.abs(errors)[worst_first])
+        room = (MOST_POINTS - len(self.known) + 1) // 2
+        for place in worst_first[: min(int((left > target).sum()) + 1, room)].tolist():
+            start, end = self.pieces[place]
+            middle = (start + end) / 2
+            self.pieces[place] = (start, middle)
+            self.pieces.append((middle, end))
+        return True
+
+    def attribution(self, bias: float) -> Attribution:
+        """What was found, with ``bias``, which what stands beside the network says of every text."""
+        scores = np.sum([self.integral(*piece) for piece in self.pieces], axis=0) + self.beside
+        logit = self.known[1.0][0] + float(self.beside.sum()) + bias
+        return Attribution(scores, logit, self.known[0.0][0] + bias, len(self.known))
+
+
+def attributions(
+    model: Classifier, texts: Sequence[np.ndarray], columns: Sequence[int], layout: Layout = "padded"
+) -> list[Attribution]:
+    """What each token adds to the logit in ``columns`` (0 for two classes), for each text.
+
+    ``texts`` are ids, at least one each. ``model`` is in evaluation mode, in fp32 or wider, and does not change.
+    """
+    lines = []
+    for text, column in zip(texts, columns, strict=True):
+        ids = text.astype(np.int64)
+        wide = np.zeros(len(ids)) if model.wide is None else wide_scores(model.wide, torch.from_numpy(ids), column)
+        lines.append(Line(ids, column, wide))
+    open_lines = lines
+    while open_lines:
+        for places in batches([(line, place) for line in open_lines for place in line.wanted()]):
+            read(model, places, layout)
+        open_lines = [line for line in open_lines if line.refine()]
+    biases = np.zeros(max(columns, default=0) + 1)
+    if model.wide is not None:
+        biases = (model.wide.share * model.wide.bias).double().cpu().numpy()
+    return [line.attribution(float(biases[line.column])) for line in lines]
+
+
+def batches(places: list[tuple[Line, float]]) -> Iterator[list[tuple[Line, float]]]:
+    """Places on lines to be read together, the longest texts first."""
+    places = sorted(places, key=lambda place: -len(place[0].ids))
+    while places:
+        number = max(1, BATCH_TOKENS // len(places[0][0].ids))
+        yield places[:number]
+        places = places[number:]
+
+
+def read(model: Classifier, places: list[tuple[Line, float]], layout: Layout) -> None:
+    """Read the network at some places, longest texts first, and let their lines know."""
+    device = model.head.weight.device
+    batch = batch_of([line.ids for line, _ in places], layout, device)
+    shares = torch.tensor([place for _, place in places], dtype=model.head.weight.dtype, device=device)
+    columns = torch.tensor([line.column for line, _ in places], device=device)
+    logits, growth = growth_at(model, batch, shares, columns)
+    for row, (line, place) in enumerate(places):
+        line.known[place] = (float(logits[row]), growth[: len(line.ids), row])
+
+
+def growth_at(
+    model: Classifier, batch: Batch, shares: torch.Tensor, columns: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """The network's logit in each row's column, float64 ``[rows]``, where its vectors are ``shares`` ``[rows]`` of its
+    own; and how fast it grows there through each token, float64 ``[time, rows]``.
+    """
+    with torch.no_grad(), torch.autocast(batch.ids.device.type, enabled=False):
+        embedded = model.embed(batch)
+    with torch.enable_grad(), torch.autocast(batch.ids.device.type, enabled=False):
+        vectors = (embedded.vectors * embedded.to_tokens(shares)).requires_grad_()
+        logits = model.read_embedded(replace(embedded, vectors=vectors), batch)
+        chosen = logits if logits.dim() == 1 else logits.gather(1, columns[:, None]).squeeze(1)
+        (gradient,) = torch.autograd.grad(chosen.sum(), vectors)
+    growth = embedded.grid((gradient.double() * embedded.vectors.double()).sum(-1))
+    return chosen.detach().double().cpu().numpy(), growth.cpu().numpy()
+
+
+def batch_of(texts: Sequence[np.ndarray], layout: Layout, device: torch.device) -> Batch:
+    """Ids as a batch without labels; ``texts`` come longest first."""
+    lengths = np.array([len(ids) for ids in texts], np.int64)
+    padded = np.zeros((len(texts), int(lengths[0])), np.int32)
+    for row, text in enumerate(texts):
+        padded[row, : len(text)] = text
+    ids, sizes = torch.from_numpy(padded), None
+    if layout == "packed":
+        tokens = torch.empty(int(lengths.sum()), dtype=torch.int32)
+        sizes = torch.from_numpy(pack(ids, lengths, tokens))
+        ids = tokens
+    own = torch.from_numpy(lengths)
+    labels = torch.zeros(len(texts), dtype=torch.int64)
+    return Batch(send(ids, device), own, labels, np.arange(len(texts)), sizes, send(own, device))
+
+
+def wide_scores(wide: WidePart, ids: torch.Tensor, column: int) -> np.ndarray:
+    """What each token of ``ids`` int64 ``[tokens]`` adds to a logit by the wide part, float64 ``[tokens]``: together
+    the part's logit without its bias, times its share.
+    """
+    device = wide.table.device
+    places = wide.places(ids[None].to(device), torch.tensor([len(ids)], device=device))[0]
+    bucket, place, times = torch.unique(places, return_inverse=True, return_counts=True)
+    value = (1 + times.double().log()) * wide.weights[bucket].double()
+    value = value / value.square().sum().sqrt().clamp_min(1e-12)
+    each = (wide.share.double() * value * wide.table[bucket, column].double() / times)[place].cpu().numpy()
+    scores, halves = each[: len(ids)].copy(), each[len(ids) :] / 2
+    scores[:-1] += halves
+    scores[1:] += halves
+    return scores

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each token adds to a logit: complete for every network, right where one word decides, as captum computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+
+from harness.batch import Layout
+from harness.config import ModelConfig
+from harness.model import attribution
+from harness.model.attribution import Attribution, attributions, batch_of, wide_scores
+from harness.model.classifier import Classifier, loss_per_row
+from harness.model.registry import CELLS, POOLINGS
+from harness.model.wide import WidePart
+
+WORDS = 30
+TEXTS = [np.array(ids) for ids in ([2, 3, 4, 5, 6, 7, 8, 3, 4], [9, 10, 9, 10, 9], [11], [1, 1], [28, 5])]
+
+
+def make_model(num_classes: int, wide: bool = False, **changes: object) -> Classifier:
+    """A random network of large weights, so that its gates and its maxima are bent on the way from the baseline."""
+    torch.manual_seed(3)
+    config = ModelConfig(**{"embedding_dim": 6, "hidden_size": 5, "wide": 1 << 10 if wide else 0, **changes})  # type: ignore[arg-type]
+    model = Classifier(config, WORDS, num_classes).eval()
+    with torch.no_grad():
+        model.embedding.weight *= 3
+        for weight in (*model.recurrent.parameters(), *model.head.parameters()):
+            weight.mul_(2)
+    if model.wide is not None:
+        fill(model.wide)
+    return model
+
+
+def fill(wide: WidePart) -> None:
+    """A table, weights and a bias as if they were learned."""
+    wide.table.normal_()
+    wide.weights.uniform_(0, 3)
+    wide.bias.fill_(0.3)
+    wide.share.fill_(0.7)
+
+
+def logits_at(model: Classifier, ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits of a text and of its baseline, ``[outputs]``, by the whole model and by one whose words are empty."""
+    batch = batch_of([ids], "padded", torch.device("cpu"))
+    with torch.no_grad():
+        logits, vectors = model(batch), model.embedding.weight.clone()
+        model.embedding.weight.zero_()
+        empty = model.read(batch)
+        model.embedding.weight.copy_(vectors)
+        if model.wide is not None:
+            empty = empty + model.wide.share * model.wide.bias
+    return logits.reshape(-1), empty.reshape(-1)
+
+
+def check_complete(model: Classifier, found: Sequence[Attribution], columns: Sequence[int]) -> None:
+    for one, ids, column in zip(found, TEXTS, columns, strict=True):
+        logit, empty = (float(values[column]) for values in logits_at(model, ids))
+        assert one.scores.shape == ids.shape
+        assert one.logit == pytest.approx(logit, abs=1e-5)
+        assert one.baseline == pytest.approx(empty, abs=1e-5)
+        assert one.scores.sum() == pytest.approx(logit - empty, rel=1e-3, abs=2e-5)
+        assert one.is_complete
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_scores_add_up_to_the_logit(cell: str, pooling: str, layout: str) -> None:
+    for num_layers, bidirectional, num_classes, wide in ((1, True, 2, True), (2, True, 3, False), (1, False, 3, True)):
+        model = make_model(
+            num_classes, wide, cell=cell, pooling=pooling, num_layers=num_layers, bidirectional=bidirectional
+        )
+        columns = [0] * len(TEXTS) if num_classes == 2 else [0, 1, 2, 1, 0]
+        check_complete(model, attributions(model, TEXTS, columns, cast("Layout", layout)), columns)
+
+
+def test_both_layouts_and_any_company_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(3, wide=True)
+    columns = [2, 1, 0, 1, 2]
+    padded = attributions(model, TEXTS, columns)
+    packed = attributions(model, TEXTS, columns, "packed")
+    monkeypatch.setattr(attribution, "BATCH_TOKENS", 7)
+    alone = [attributions(model, [ids], [column])[0] for ids, column in zip(TEXTS, columns, strict=True)]
+    for others in (packed, alone):
+        for one, other in zip(padded, others, strict=True):
+            np.testing.assert_allclose(other.scores, one.scores, atol=2e-5)
+
+
+def test_weights_stay_as_they_are() -> None:
+    model = make_model(2, wide=True)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    attributions(model, TEXTS, [0] * len(TEXTS))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+def test_more_steps_only_where_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(2, pooling="max")
+    bent = attributions(model, TEXTS, [0] * len(TEXTS))
+    with torch.no_grad():
+        model.embedding.weight *= 1e-3
+    straight = attributions(model, TEXTS, [0] * len(TEXTS))
+    assert [one.points for one in straight] == [2 * attribution.PIECES + 1] * len(TEXTS)
+    assert bent[0].points > straight[0].points
+    monkeypatch.setattr(attribution, "MOST_POINTS", 13)
+    monkeypatch.setattr(attribution, "TOLERANCE", 1e-12)
+    monkeypatch.setattr(attribution, "SMALLEST", 1e-12)
+    with torch.no_grad():
+        model.embedding.weight *= 1e3
+    (bounded,) = attributions(model, TEXTS[:1], [0])
+    assert bounded.points == 13
+    assert not bounded.is_complete
+    assert bounded.missed == pytest.approx(abs(bounded.scores.sum() - bounded.logit + bounded.baseline))
+
+
+def test_the_wide_part_alone_is_shared_exactly() -> None:
+    wide = WidePart(1 << 12, 2)
+    fill(wide)
+    for ids in map(torch.from_numpy, TEXTS):
+        row = batch_of([ids.numpy()], "padded", torch.device("cpu"))
+        for column in range(2):
+            expected = float(wide.share * (wide(row)[0, column] - wide.bias[column]))
+            assert wide_scores(wide, ids, column).sum() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_pair_belongs_to_both_of_its_words() -> None:
+    wide = WidePart(1 << 12, 1)
+    ids = torch.tensor([5, 6, 7, 6, 7])
+    places = wide.places(ids[None], torch.tensor([5]))[0]
+    wide.weights[places[6]] = 1.0  # the pair of 6 and 7, which is there twice
+    assert int((places == places[6]).sum()) == 2
+    wide.table[places[6], 0] = 8.0
+    np.testing.assert_allclose(wide_scores(wide, ids, 0), [0, 2, 2, 2, 2])
+
+
+PLANTED = 7
+
+
+@pytest.fixture(scope="module")
+def trained() -> Classifier:
+    """A network that has learned that a text with one word is of class 1, wherever it stands."""
+    torch.manual_seed(0)
+    model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8, dropout=0.0), WORDS)
+    optimizer = torch.optim.Adam(model.parameters(), 0.03)
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        texts, labels = planted_texts(random, 32)
+        loss = loss_per_row(model(batch_of(texts, "padded", torch.device("cpu"))), torch.tensor(labels)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def planted_texts(random: np.random.Generator, rows: int) -> tuple[list[np.ndarray], list[int]]:
+    """Texts of ten words, half of them with the planted one somewhere."""
+    texts, labels = [], []
+    for row in range(rows):
+        ids = random.choice([word for word in range(2, WORDS) if word != PLANTED], 10)
+        if row % 2:
+            ids[random.integers(10)] = PLANTED
+        texts.append(ids)
+        labels.append(row % 2)
+    return texts, labels
+
+
+def test_the_word_that_decides_has_the_largest_score(trained: Classifier) -> None:
+    texts, labels = planted_texts(np.random.default_rng(1), 40)
+    found = attributions(trained, texts, [0] * len(texts))
+    assert [int(one.logit > 0) for one in found] == labels
+    for ids, one, label in zip(texts, found, labels, strict=True):
+        if label:
+            assert ids[one.scores.argmax()] == PLANTED
+            assert one.scores.max() > 0.5 * (one.logit - one.baseline)
+
+
+def test_as_captum_computes_it() -> None:
+    captum = pytest.importorskip("captum.attr", reason="needs captum, to compare with")
+    model = make_model(3, pooling="mean", num_layers=2)
+    batch = batch_of(TEXTS[:1], "padded", torch.device("cpu"))
+    embedded = model.embed(batch)
+
+    def logits(vectors: torch.Tensor) -> torch.Tensor:  # captum lays all steps side by side as rows
+        many = batch_of([TEXTS[0]] * len(vectors), "padded", torch.device("cpu"))
+        return model.read_embedded(
+            type(embedded)(vectors.transpose(0, 1), many.device_lengths, embedded.longest, None), many
+        )
+
+    vectors = embedded.vectors.transpose(0, 1).detach()
+    theirs = captum.IntegratedGradients(logits).attribute(vectors, torch.zeros_like(vectors), target=1, n_steps=200)
+    (ours,) = attributions(model, TEXTS[:1], [1])
+    scale = np.abs(ours.scores).max()
+    np.testing.assert_allclose(ours.scores, theirs.sum(-1)[0].detach().numpy(), atol=0.01 * scale)

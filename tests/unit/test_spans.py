@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the tokens of a text stand in it, with every tokenizer, whatever the pipeline removes or changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from preprocessing.base.errors import DataError
+from preprocessing.text import html
+from preprocessing.text.resolve import resolve
+from preprocessing.text.spans import spans_of
+from preprocessing.text.spec import TextSpec
+from preprocessing.text.tokenizer import Tokenizer
+
+
+def tokenizer(**spec: Any) -> Tokenizer:
+    """A tokenizer; skips where what it needs is not installed."""
+    try:
+        return Tokenizer(resolve(TextSpec(**spec)))
+    except DataError as error:
+        pytest.skip(str(error))
+
+
+def placed(tokenize: Tokenizer, text: str, kept: tuple[int, int] | None = None) -> list[tuple[str, str | None]]:
+    """Each token that is kept, and the letters of the text that it stands for."""
+    (tokens,) = tokenize([text]).to_lists()
+    first, last = (tokens, []) if kept is None else (tokens[: kept[0]], tokens[len(tokens) - kept[1] :])
+    strip = tokenize.pipeline.spec.html
+    spans = spans_of(text, first, last, lambda some: tokenize(some).to_lists(), strip_html=strip)
+    return [(token, span and text[slice(*span)]) for token, span in zip([*first, *last], spans, strict=True)]
+
+
+def test_words_stand_where_they_were_written() -> None:
+    text = '<p class="x">A <b>GREAT</b> film,it&nbsp;was &quot;Good&quot;; don’t miss it!<script>if (a) b</script> a<b'
+    assert placed(tokenizer(), text) == [
+        *(("a", "A"), ("great", "GREAT"), ("film", "film"), ("it", "it"), ("was", "was"), ("good", "Good")),
+        *(("don't", "don’t"), ("miss", "miss"), ("it", "it"), ("a", "a"), ("b", "b")),
+    ]
+
+
+def test_other_scripts_and_composed_letters() -> None:
+    text = "हिन्दी snake_case l’été e\u0301te\u0301 caf&eacute; 3.5/10 soft\u00adhyphen"
+    assert placed(tokenizer(), text) == [
+        *(("हिन्दी", "हिन्दी"), ("snake", "snake"), ("case", "case"), ("l'été", "l’été"), ("été", "e\u0301te\u0301")),
+        *(("café", "caf&eacute;"), ("3", "3"), ("5", "5"), ("10", "10"), ("softhyphen", "soft\u00adhyphen")),
+    ]
+
+
+def test_without_html_an_entity_is_letters() -> None:
+    assert placed(tokenizer(html=False), "a&nbsp;b <i>") == [("a", "a"), ("nbsp", "nbsp"), ("b", "b"), ("i", "i")]
+
+
+def test_stop_words_and_lemmas() -> None:
+    tokenize = tokenizer(stop_words="stop-words", lemmatizer="simplemma")
+    assert placed(tokenize, "The films are wonderful, and the actors were too.")[:2] == [
+        ("film", "films"),
+        ("wonderful", "wonderful"),
+    ]
+
+
+def test_a_tokenizer_that_looks_at_its_neighbours() -> None:
+    text = 'Mr. Smith said: "it isn\'t good." He left (early). The end.'
+    found = placed(tokenizer(tokenizer="nltk_line"), text)
+    assert found[:8] == [
+        *(("mr.", "Mr."), ("smith", "Smith"), ("said", "said"), (":", ":")),
+        *(("``", '"'), ("it", "it"), ("is", "is"), ("n't", "n't")),
+    ]
+    assert found[8:] == [
+        *(("good.", "good."), ("''", '"'), ("he", "He"), ("left", "left"), ("(", "("), ("early", "early")),
+        *((")", ")"), (".", "."), ("the", "The"), ("end", "end"), (".", ".")),
+    ]
+
+
+def test_only_what_is_kept_is_looked_for() -> None:
+    tokenize = tokenizer()
+    text = "one, two <b>three</b> " * 20_000 + "the very end"
+    assert placed(tokenize, text, (4, 3)) == [
+        *(("one", "one"), ("two", "two"), ("three", "three"), ("one", "one")),
+        *(("the", "the"), ("very", "very"), ("end", "end")),
+    ]
+    (tokens,) = tokenize([text]).to_lists()
+    ask: list[int] = []
+
+    def asked(some: list[str]) -> list[list[str]]:
+        ask.append(len(some))
+        return tokenize(some).to_lists()
+
+    spans = spans_of(text, tokens[:4], tokens[-3:], asked, strip_html=True)
+    assert spans[-1] == (len(text) - 3, len(text))
+    assert sum(ask) < 1000
+
+
+def test_nothing_and_nothing_but_markup() -> None:
+    assert placed(tokenizer(), "") == []
+    assert placed(tokenizer(), "<br/> ... &amp;") == []
+
+
+PARTS = [
+    "a",
+    "Film",
+    "é",
+    "e\u0301",
+    "'",
+    "’",
+    "-",
+    ".",
+    ",",
+    " ",
+    "\n",
+    "<b>",
+    "</b>",
+    "<!--",
+    "-->",
+    "<",
+    ">",
+    "&amp;",
+]
+PARTS += ["&", ";", '"', "\x00", "ß", "好", "İ", "\u00ad", "<script>", "=", "4"]
+
+
+@pytest.mark.thorough
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PARTS), max_size=30).map("".join))
+def test_any_text_is_placed_in_order(text: str) -> None:
+    tokenize = tokenizer()
+    (tokens,) = tokenize([text]).to_lists()
+    spans = spans_of(text, tokens, [], lambda some: tokenize(some).to_lists(), strip_html=True)
+    assert len(spans) == len(tokens)
+    known = [span for span in spans if span is not None]
+    assert known == sorted(known)
+    assert all(0 <= start < end <= len(text) for start, end in known)
+    for token, span in zip(tokens, spans, strict=True):
+        if span is not None:
+            assert token in tokenize([text[slice(*span)]]).to_lists()[0]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=30).map("".join))
+def test_what_is_visible_is_what_is_left(text: str) -> None:
+    spans = html.visible(text)
+    assert [place for span in spans for place in span] == sorted(place for span in spans for place in span)
+    joined = " ".join(text[start:end] for start, end in spans)
+    assert html.clean(text) == (html.html.unescape(joined) if "&" in joined else joined)
