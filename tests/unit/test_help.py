@@ -14,7 +14,7 @@ from harness.__main__ import ELSEWHERE as HARNESS_ELSEWHERE
 from harness.__main__ import main as harness
 from harness.config import Recipe
 from harness.inference.config import EvaluateConfig
-from harness.inference.predict import PredictConfig
+from harness.predicting.config import PredictConfig
 from harness.launch import launcher
 from harness.launch.plan import PlanConfig
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
