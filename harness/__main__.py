@@ -10,7 +10,9 @@ from preprocessing.base.commands import Command, Words, dispatch
 from preprocessing.base.invocation import keep_folder_out
 
 PROG = "python -m harness"
-NOTE = "accelerate launch -m harness.train, -m harness.pretrain, -m harness.evaluate, -m harness.predict: on every rank."
+NOTE = (
+    "accelerate launch -m harness.train, -m harness.pretrain, -m harness.evaluate, -m harness.predict: on every rank."
+)
 ELSEWHERE = {
     **dict.fromkeys(("fit", "run"), "launch"),
     "pretrain": "launch --task language_model",

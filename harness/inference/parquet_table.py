@@ -61,9 +61,9 @@ class ParquetTable:
     def read(self, columns: list[str] | None) -> Iterator[Piece]:
         """All rows of some columns, or of all."""
         source, row, place = self.source, self.source.first_row, 0
-        groups = None if source.group is None else [source.group]
+        options: dict[str, Any] = {"row_groups": self.groups, "columns": columns, "use_threads": False}
         with self.opened() as file:
-            for batch in file.iter_batches(self.rows_at_once(), row_groups=groups, columns=columns, use_threads=False):
+            for batch in file.iter_batches(self.rows_at_once(), **options):
                 first = max(source.start - place, 0)
                 last = len(batch) if source.stop is None else min(source.stop - place, len(batch))
                 place += len(batch)
@@ -74,11 +74,16 @@ class ParquetTable:
                 if source.stop is not None and place >= source.stop:
                     return
 
+    @property
+    def groups(self) -> list[int]:
+        """The row groups that are read."""
+        first, count = self.source.group, self.source.groups
+        return list(range(self.footer.num_row_groups) if first is None else range(first, first + count))
+
     def rows_at_once(self) -> int:
         """So many that they are not too many bytes."""
-        groups = range(self.footer.num_row_groups) if self.source.group is None else [self.source.group]
-        sizes = [self.footer.row_group(group).total_byte_size for group in groups]
-        rows = sum(self.footer.row_group(group).num_rows for group in groups)
+        sizes = [self.footer.row_group(group).total_byte_size for group in self.groups]
+        rows = sum(self.footer.row_group(group).num_rows for group in self.groups)
         return max(1, min(CHUNK_ROWS, rows * CHUNK_BYTES // max(sum(sizes), 1)))
 
     def texts(self, batch: pa.RecordBatch, row: int) -> list[str]:

@@ -29,13 +29,15 @@ class Source:
     data: str | None = None
     """What is opened: UTF-8 with newlines, not compressed."""
     start: int = 0
-    """First byte that is read; of Parquet the first row of ``group``."""
+    """First byte that is read; of Parquet the first row, counted from that of ``group``."""
     stop: int | None = None
     """Just past the last one; None: to the end."""
     first_row: int = 1
     """The number of the first row."""
     group: int | None = None
-    """Of Parquet: the row group; None: all of them."""
+    """Of Parquet: the first row group; None: all of them."""
+    groups: int = 1
+    """Of Parquet: how many row groups, from ``group`` on."""
 
     @property
     def suffix(self) -> str:

@@ -124,7 +124,7 @@ def predict_here(config: PredictConfig) -> None:
         if job is None:
             screen.say(f"{found.target}: these predictions are there already; nothing to do")
             return
-        default = 1 if job.opening.settled["device"] == "cuda" else available_cores()
+        default = 1 if job.opening.settled["device"] == "cuda" else min(available_cores(), worth(job, config))
         progress = progress_of(job, job.left, config)
         with workers(config.workers(default), quiet=config.quiet) as crew:
             tasks = (job.task(number) for number in job.left)
@@ -133,6 +133,12 @@ def predict_here(config: PredictConfig) -> None:
                 progress.advance(made.rows, task.plan.parts[0].bytes)
         end(progress, len(job.plan.parts))
         finish(job, screen)
+
+
+def worth(job: Job, config: PredictConfig) -> int:
+    """How many processes have a part's worth of work: starting one takes seconds."""
+    left = sum(job.plan.parts[number].bytes for number in job.left)
+    return max(1, min(len(job.left), int(left / (config.part_mb * 1e6))))
 
 
 def predict_on_ranks(config: PredictConfig, world: World) -> None:
@@ -223,7 +229,9 @@ def opened(config: PredictConfig, found: Place) -> Job:
     """The plan that rank 0 has made, as another rank sees it."""
     plan = read_plan(found.work / place.PLAN)
     if plan is None:
-        raise DataError(f"{found.work}: this rank does not see the plan of rank 0; write to a disk that all machines share")
+        raise DataError(
+            f"{found.work}: this rank does not see the plan of rank 0; write to a disk that all machines share"
+        )
     return Job(found, plan, opening_of(config), {})
 
 

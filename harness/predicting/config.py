@@ -85,6 +85,4 @@ class PredictConfig:
     def workers(self, default: int | None = None) -> ExecutorConfig:
         """Who predicts; ``default`` local processes where none are asked for."""
         workers = self.processes or (default if self.executor == "local" else None)
-        return ExecutorConfig(
-            kind=self.executor, workers=workers, scheduler=self.scheduler, timeout_s=self.timeout_s
-        )
+        return ExecutorConfig(kind=self.executor, workers=workers, scheduler=self.scheduler, timeout_s=self.timeout_s)

@@ -71,7 +71,9 @@ def place_of(config: PredictConfig) -> Place:
     if target.is_dir() or config.output.endswith("/"):
         return Place(target, "parquet" if config.output_format == "auto" else config.output_format, True)
     if target.exists() and not target.is_file():
-        raise ConfigError(f"--output {target}: is no file but a pipe or a device; name a file, or a folder with / behind")
+        raise ConfigError(
+            f"--output {target}: is no file but a pipe or a device; name a file, or a folder with / behind"
+        )
     named = kind_of_output(config.output) if config.output_format == "auto" else config.output_format
     return Place(target, named, False)
 

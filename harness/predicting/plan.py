@@ -53,6 +53,8 @@ class Part:
     bytes: int
     """About how much is read."""
     group: int | None = None
+    """Of Parquet: the first row group."""
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,8 @@ class Plan:
         """The rows of a part, to be read."""
         part = self.parts[number]
         file = self.files[part.file]
-        facts, start, stop = file.facts, part.start, part.stop
-        source = replace(file.source, start=start, stop=stop, first_row=part.first_row, group=part.group)
-        return open_table(source, file.kind, self.wanted, facts)
+        cut = {name: getattr(part, name) for name in ("start", "stop", "first_row", "group", "groups")}
+        return open_table(replace(file.source, **cut), file.kind, self.wanted, file.facts)
 
     def only(self, number: int) -> Plan:
         """The plan of one part, small enough to be sent to another process."""
@@ -118,9 +119,7 @@ def read_plan(path: Path) -> Plan | None:
         raise DataError(f"{path}: is no plan of a prediction; set --overwrite true to begin anew") from None
 
 
-def filled(
-    plan: Plan, inputs: Sequence[Input], part_bytes: int, tick: Callable[[int, int], None]
-) -> Plan:
+def filled(plan: Plan, inputs: Sequence[Input], part_bytes: int, tick: Callable[[int, int], None]) -> Plan:
     """The plan with its files and parts: every row is looked at once, and counted.
 
     ``tick(rows, bytes)`` is called as that goes on. Raises ``DataError`` for the first row that cannot be predicted.
@@ -141,9 +140,7 @@ def filled(
         name = inputs[0].source.name + (f" and {len(inputs) - 1} more" if len(inputs) > 1 else "")
         raise DataError(f"{name}: holds no rows")
     agree(tables)
-    files = [
-        File(one.source, one.kind, one.identity, table.facts()) for one, table in zip(inputs, tables, strict=True)
-    ]
+    files = [File(one.source, one.kind, one.identity, table.facts()) for one, table in zip(inputs, tables, strict=True)]
     return replace(plan, files=files, parts=parts, same=keeps_lines(tables, plan.kind))
 
 
@@ -204,22 +201,36 @@ def cut_lines(table: Table, one: Input, part_bytes: int, tick: Callable[[int, in
 
 
 def cut_parquet(table: Table, one: Input, part_bytes: int, tick: Callable[[int, int], None]) -> Iterator[Part]:
-    """Parquet: row groups, the large ones cut into runs of rows."""
+    """Parquet: row groups, the large ones cut into runs of rows, the small ones together."""
     assert isinstance(table, ParquetTable)
     for piece in table.read([table.column]):
         tick(len(piece.texts), sum(map(len, piece.texts)))
     places = {table.footer.schema.column(place).path: place for place in range(table.footer.num_columns)}
     row = 1
+    held: Part | None = None
     for group in range(table.footer.num_row_groups):
         facts = table.footer.row_group(group)
         size = facts.column(places[table.column]).total_uncompressed_size if table.column in places else 0
-        runs = max(1, min(round(size / part_bytes), MOST_RUNS, facts.num_rows))
+        if size < part_bytes:
+            first = held or Part(0, 0, 0, row, 0, 0, group, 0)
+            row, rows = row + facts.num_rows, first.rows + facts.num_rows
+            more = {"stop": rows, "rows": rows, "bytes": first.bytes + size, "groups": first.groups + 1}
+            held = replace(first, **more)
+            if held.bytes >= part_bytes:
+                yield held
+                held = None
+            continue
+        if held is not None and held.rows:
+            yield held
+        held, runs = None, max(1, min(round(size / part_bytes), MOST_RUNS, facts.num_rows))
         bounds = [facts.num_rows * run // runs for run in range(runs + 1)]
         for start, stop in itertools.pairwise(bounds):
             if stop > start:
                 share = size * (stop - start) // facts.num_rows
                 yield Part(0, start, stop, row + start, stop - start, share, group)
         row += facts.num_rows
+    if held is not None and held.rows:
+        yield held
 
 
 def cut_folder(table: Table, one: Input, part_bytes: int, tick: Callable[[int, int], None]) -> Iterator[Part]:

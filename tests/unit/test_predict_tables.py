@@ -10,10 +10,7 @@ import sys
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,55 +18,15 @@ import pytest
 
 from harness.__main__ import COMMANDS, main
 from harness.inference.outputs import SameLines
-from harness.predicting import command, parts
-from harness.predicting.scorers import SCORERS
-from harness.scores.calibration import Decision
+from harness.predicting import command
 from preprocessing.base import atomic, cli
 from preprocessing.base.commands import read
-
-LABELS = ["bad", 'good, or "fine"']
-LOGIT = 1.0986122886681096
-"""Of three to one, so that probabilities are 0.75 and 0.25 to the last bit."""
-COLUMNS = ("predicted", "probability_bad", 'probability_good, or "fine"')
-
-
-class Stub:
-    """A scorer and a predictor that need no weights: a text is good if it has an even number of characters."""
-
-    seen: ClassVar[list[str]] = []
-    labels = LABELS
-    decision = Decision()
-
-    def __init__(self, run: str, *settings: object) -> None:
-        """Nothing is opened."""
-
-    @staticmethod
-    def settle(device: str, precision: str) -> dict[str, str]:
-        Stub.seen = []
-        return {"device": "cpu", "precision": precision}
-
-    def encode(self, texts: list[str]) -> list[int]:
-        Stub.seen += texts
-        return list(map(len, texts))
-
-    def score(self, encoded: list[int]) -> np.ndarray:
-        return np.array([LOGIT if length % 2 == 0 else -LOGIT for length in encoded])
-
-    def exact(self, encoded: list[int]) -> np.ndarray:
-        return self.score(encoded) * 1.5
-
-    def __call__(self, texts: list[str]) -> dict[str, Any]:
-        return parts.columns(self, self.encode(texts), list(COLUMNS))
+from tests.stub_scorer import COLUMNS, LABELS, Stub, put_in
 
 
 @pytest.fixture(autouse=True)
 def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(SCORERS, "torch", f"{__name__}:Stub")
-    monkeypatch.setattr(parts, "KEPT", SimpleNamespace())
-    monkeypatch.setattr(command, "Predictor", Stub)
-    facts = {"weights_sha256": "w", "text_hash": "t", "temperature": 1.0, "threshold": 0.5}
-    info = SimpleNamespace(labels=LABELS, dataset="d", task="classifier", **facts)
-    monkeypatch.setattr(command, "read_info", lambda directory: info)
+    put_in(monkeypatch)
     monkeypatch.chdir(tmp_path)
 
 
@@ -236,7 +193,7 @@ WRONG = {
     "c.csv": (b"text,n\nfine,1\nfine\n", "row 2: 1 fields, the header has 2; mend the row"),
     "d.csv": (b'text,n\nfine,1\n"fine,2\n', "row 2: a quote opens and never closes; close it"),
     "f.csv": (
-        "text\nfine\n".encode() + "тонкий фильм о войне\n".encode("cp1251"),
+        b"text\nfine\n" + "тонкий фильм о войне\n".encode("cp1251"),
         "its bytes are neither UTF-8 nor Latin-1; set --encoding, for example cp1250, cp1251, shift_jis or gb18030",
     ),
     "g.csv": (

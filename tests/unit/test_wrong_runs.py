@@ -12,9 +12,9 @@ import torch
 from harness import __main__ as harness_main
 from harness.config import RunConfig
 from harness.data import checks
-from harness.predicting import command
 from harness.inference.bundle import read_bundle
 from harness.launch import launcher
+from harness.predicting import command
 from harness.ranks import precision
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
@@ -84,7 +84,10 @@ def test_predict_names_what_is_wrong(capsys, tmp_path: Path, monkeypatch: pytest
     assert (code, line) == (3, f"{table}: no column 'text'; it has review, stars; use --column")
     arguments = ("--input", table, "--output", "y.parquet", "--column", "review")
     code, line = refuse(capsys, "predict", "--run", tmp_path, *arguments)
-    assert (code, line) == (3, f"{table}: row 2: column 'review' holds no text; fill or remove the row, or set --missing keep")
+    assert (code, line) == (
+        3,
+        f"{table}: row 2: column 'review' holds no text; fill or remove the row, or set --missing keep",
+    )
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", table, "--output", "y.xls")
     assert (code, line) == (2, "--output y.xls: unknown ending; use .parquet, .csv, .tsv or .jsonl, or DIRECTORY/")
 
