@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from harness.predicting import command
 from harness.predicting.config import PredictConfig
 from harness.ranks import devices
 from harness.ranks.exit import leave, run_rank
@@ -25,19 +26,16 @@ def main(argv: list[str]) -> int:
         raise ConfigError("nothing to predict: name the files to read with --input and what to write with --output")
     if config.executor != "local" or config.processes is not None:
         raise ConfigError("executor and processes: the ranks of accelerate launch predict; leave these out")
-    from harness.predicting.command import predict_on_ranks
     from harness.ranks.session import open_session
 
     with open_session(config.device, config.precision, int(config.timeout_s)) as session:
-        predict_on_ranks(config, session.world)
+        command.predict_on_ranks(config, session.world)
     return 0
 
 
 def here(config: PredictConfig, texts: list[str]) -> int:
     """Predict in this process and those that it starts: texts, or files."""
-    from harness.predicting.command import main as predict
-
-    return predict(config, texts)
+    return command.main(config, texts)
 
 
 if __name__ == "__main__":

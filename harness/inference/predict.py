@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model of a run as an object that takes texts; a classifier for Python is ``text_classifier``, files ``predicting``."""
+"""The model of a run as an object that takes a few texts; files are the work of ``harness.predicting``."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ WRONG = {
     ),
     "g.csv": (
         ("text\n" + "né\n" * 90).encode() + b"caf\xe9\n",
-        "row 91: column 'text': byte 3 (0xe9) is not UTF-8; convert the file, for example with iconv -f latin1 -t utf-8",
+        "row 91: column 'text': byte 3 (0xe9) is not UTF-8; convert the file, for example with iconv -f latin1",
     ),
     "h.csv": (
         b"text,n\nfine,1\n,2\n",
