@@ -10,7 +10,9 @@ from preprocessing.base.commands import Command, Words, dispatch
 from preprocessing.base.invocation import keep_folder_out
 
 PROG = "python -m harness"
-NOTE = "accelerate launch -m harness.train, -m harness.pretrain, -m harness.evaluate: the entry points of every rank."
+NOTE = (
+    "accelerate launch -m harness.train, -m harness.pretrain, -m harness.evaluate, -m harness.predict: on every rank."
+)
 ELSEWHERE = {
     **dict.fromkeys(("fit", "run"), "launch"),
     "pretrain": "launch --task language_model",
@@ -113,9 +115,10 @@ COMMANDS = (
     Command(
         name="predict",
         summary="Predict texts, or every row of a file, with a trained run.",
-        main="harness.inference.predict:main",
-        config="harness.inference.predict:PredictConfig",
+        main="harness.predict:here",
+        config="harness.predicting.config:PredictConfig",
         words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None),
+        first=("run", "input", "output", "column", "processes"),
         example='python -m harness predict --run runs/mine "a fine film"',
     ),
     Command(

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
-from harness.inference.pieces import Line, Piece, Source, chosen_column, decoded, lines_of, no_text, together
+from harness.inference.pieces import Line, Piece, Source, Wanted, chosen_column, decoded, lines_of, together
 from preprocessing.base.errors import DataError
 from preprocessing.corpus.records import Dialect
 
@@ -23,35 +23,42 @@ QUOTE = '"'
 class CsvTable:
     """A CSV file with a header; its delimiter is the one with which the header has the wanted column."""
 
-    def __init__(self, source: Source, wanted: list[str], kind: str) -> None:
-        """Read the header. ``kind`` is ``csv`` or ``tsv``. Raises ``DataError``."""
-        self.source, self.kind = source, kind
+    def __init__(self, source: Source, wanted: Wanted, kind: str, facts: dict[str, Any] | None = None) -> None:
+        """Read the header, or take it from ``facts``. ``kind`` is ``csv`` or ``tsv``. Raises ``DataError``."""
+        self.source, self.kind, self.wanted = source, kind, wanted
+        if facts is None:
+            self.read_header()
+            return
+        self.top = Line(facts["before"].encode("latin-1"), facts["header"].encode())
+        self.delimiter, self.names, self.column = facts["delimiter"], facts["names"], facts["column"]
+
+    def facts(self) -> dict[str, Any]:
+        """The header and how it was read."""
+        known = {name: getattr(self, name) for name in ("delimiter", "names", "column")}
+        return {**known, "before": self.top.before.decode("latin-1"), "header": self.top.body.decode()}
+
+    def read_header(self) -> None:
+        """Find delimiter and columns. Raises ``DataError``."""
+        source, kind, wanted = self.source, self.kind, self.wanted.columns
         delimiter = "\t" if kind == "tsv" else ","
         self.top = next(lines_of(source, Dialect(delimiter, QUOTE)), Line(b"", b""))
         if not self.top.bare:
             raise DataError(f"{source.name}: holds no rows")
         header = decoded(self.top.bare, f"{source.name}: the header")
-        if "\r" in header and QUOTE not in header:
-            raise DataError(f"{source.name}: its lines end at \\r alone; write it with \\n or \\r\\n")
         found = {one: next(csv.reader(io.StringIO(header), delimiter=one)) for one in (delimiter, *DELIMITERS)}
         fitting = (one for one, names in found.items() if set(wanted) & set(names))
         self.delimiter = next(fitting, delimiter)
         self.names = found[self.delimiter]
         self.column = chosen_column(source, self.names, wanted)
 
-    def scan(self) -> int:
-        """Read all of it once, and count its rows."""
-        return sum(len(piece.texts) for piece in self.pieces())
-
     def pieces(self) -> Iterator[Piece]:
         """All rows, some at a time."""
-        row, place = 1, self.names.index(self.column)
+        row, place = self.source.first_row, self.names.index(self.column)
         lines = lines_of(self.source, Dialect(self.delimiter, QUOTE))
-        for some in together(itertools.islice(lines, 1, None)):
+        for some in together(itertools.islice(lines, 1 if self.source.stop is None else 0, None)):
             texts = []
             for number, (field,) in enumerate(self.fields(some, row, [place]), row):
-                if not field:
-                    raise no_text(self.source, number, self.column)
+                self.wanted.check(self.source, number, self.column, field)
                 texts.append(decoded(field, f"{self.source.name}: row {number}: column {self.column!r}"))
             yield Piece(texts, some)
             row += len(texts)

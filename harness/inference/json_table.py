@@ -9,7 +9,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from harness.inference.pieces import Line, Piece, Source, chosen_column, decoded, lines_of, no_text, together
+from harness.inference.pieces import (
+    BYTE_ORDER_MARK,
+    Line,
+    Piece,
+    Source,
+    Wanted,
+    chosen_column,
+    decoded,
+    lines_of,
+    together,
+)
 from preprocessing.base.errors import DataError
 from preprocessing.corpus.records import Dialect
 from preprocessing.text.words import encode
@@ -22,30 +32,34 @@ class JsonTable:
 
     kind = "jsonl"
 
-    def __init__(self, source: Source, wanted: list[str]) -> None:
+    def __init__(self, source: Source, wanted: Wanted, facts: dict[str, Any] | None = None) -> None:
         """``wanted`` are keys that may hold the text; the first that the first line has is the one."""
         self.source, self.wanted = source, wanted
-        self.names: list[str] = []
-        self.kinds: dict[str, set[str]] = {}
-        """What values each key has: text, int, float, bool, other."""
-        self.column: str | None = None
+        known = facts or {"kinds": {}, "column": None}
+        self.kinds: dict[str, set[str]] = {name: set(kinds) for name, kinds in known["kinds"].items()}
+        """What values each key has: text, int, float, bool, other; whole when all rows were read once."""
+        self.names = list(self.kinds)
+        self.column: str | None = known["column"]
 
-    def scan(self) -> int:
-        """Read all of it once: count its rows, learn its keys and what they hold."""
-        return sum(len(piece.texts) for piece in self.pieces())
+    def facts(self) -> dict[str, Any]:
+        """The keys and what they hold."""
+        return {"kinds": {name: sorted(kinds) for name, kinds in self.kinds.items()}, "column": self.column}
 
     def pieces(self) -> Iterator[Piece]:
         """All rows, some at a time."""
-        row = 1
+        row = self.source.first_row
         for some in together(lines_of(self.source, Dialect())):
             texts = []
             for number, record in enumerate(self.records(some, row), row):
-                self.column = self.column or chosen_column(self.source, list(record), self.wanted)
+                self.column = self.column or chosen_column(self.source, list(record), self.wanted.columns)
                 for name, value in record.items():
                     self.kinds.setdefault(name, set()).add(kind_of(value))
                 text = record.get(self.column)
-                if not isinstance(text, str) or not text:
-                    raise no_text(self.source, number, self.column)
+                if text is not None and not isinstance(text, str):
+                    what = f"is {json.dumps(text)[:60]}, not a text; mend the row"
+                    raise DataError(f"{self.source.name}: row {number}: {self.column!r} {what}")
+                self.wanted.check(self.source, number, self.column, text)
+                text = text or ""
                 texts.append(text if text.isascii() else encode(text).decode())
             self.names = list(self.kinds)
             yield Piece(texts, some)
@@ -110,13 +124,13 @@ class TextTable:
         """``column`` is what the texts are called in what is written."""
         self.source, self.names = source, [column]
 
-    def scan(self) -> int:
-        """Read all of it once, and count its lines."""
-        return sum(len(piece.texts) for piece in self.pieces())
+    def facts(self) -> dict[str, Any]:
+        """What the texts are called."""
+        return {"column": self.names[0]}
 
     def pieces(self) -> Iterator[Piece]:
         """All lines, some at a time; a blank one is an empty text."""
-        row = 1
+        row = self.source.first_row
         for some in together(every_line(self.source)):
             texts = [decoded(line.bare, f"{self.source.name}: line {number}") for number, line in enumerate(some, row)]
             yield Piece(texts, some)
@@ -130,7 +144,8 @@ class TextTable:
 def every_line(source: Source) -> Iterator[Line]:
     """Every line of a text file, blank ones too."""
     for line in lines_of(source, Dialect()):
-        blank = line.before.removeprefix(b"\xef\xbb\xbf")
-        yield from (Line(b"", one) for one in blank.splitlines(keepends=True))
-        if line.body:
-            yield Line(b"", line.body)
+        blank = line.before.removeprefix(BYTE_ORDER_MARK)
+        mark = line.before[: len(line.before) - len(blank)]
+        for body in (*blank.splitlines(keepends=True), *([line.body] if line.body else ())):
+            yield Line(mark, body)
+            mark = b""

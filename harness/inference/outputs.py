@@ -19,10 +19,15 @@ from harness.inference.pieces import LineTable, Piece, Table
 
 Columns = dict[str, Any]
 """Name -> values of the columns that are added, one for each row."""
+GROUP_ROWS, GROUP_BYTES = 1 << 16, 32 << 20
+"""Rows, or bytes of them, of a row group of Parquet that is written."""
 
 
 class Output(Protocol):
     """A file that is being written."""
+
+    header: bytes
+    """What stands above the first row; empty where nothing does."""
 
     def write(self, piece: Piece, added: Columns) -> None:
         """Some rows with more columns."""
@@ -38,7 +43,8 @@ class SameLines:
         """``names`` are those of the columns that are added."""
         self.table = table
         self.file = open(path, "wb")  # noqa: SIM115 - closed by ``close``
-        self.file.write(table.header(names))
+        self.header = table.header(names)
+        self.file.write(self.header)
 
     def write(self, piece: Piece, added: Columns) -> None:
         """Each row with its cells."""
@@ -58,10 +64,10 @@ class Written:
     def __init__(self, path: Path, table: Table, names: list[str], form: Callable[[list[str], list[Any]], str]) -> None:
         """``form`` makes a line of names and values."""
         self.table, self.form = table, form
-        self.file = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115 - closed by ``close``
-        if form is not as_json:
-            every = [*table.names, *names]
-            self.file.write(form(every, every))
+        every = [*table.names, *names]
+        self.header = b"" if form is as_json else form(every, every).encode()
+        self.file = open(path, "wb")  # noqa: SIM115 - closed by ``close``
+        self.file.write(self.header)
 
     def write(self, piece: Piece, added: Columns) -> None:
         """Each row with its cells."""
@@ -72,7 +78,7 @@ class Written:
         columns = [column.to_pylist() for column in whole.columns]
         for number, cells in enumerate(more):
             values = [*(column[number] for column in columns), *cells.values()]
-            self.file.write(self.form([*whole.column_names, *cells], values))
+            self.file.write(self.form([*whole.column_names, *cells], values).encode())
 
     def close(self) -> None:
         """End the file."""
@@ -84,8 +90,8 @@ class WrittenParquet:
 
     def __init__(self, path: Path, table: Table, names: list[str]) -> None:
         """The file is made with the first rows, which tell the types."""
-        self.path, self.table = path, table
-        self.writer: pq.ParquetWriter | None = None
+        self.table, self.header = table, b""
+        self.groups = Groups(path)
 
     def write(self, piece: Piece, added: Columns) -> None:
         """Some rows with more columns."""
@@ -95,14 +101,43 @@ class WrittenParquet:
         for name, values in added.items():
             kind = pa.float64() if isinstance(values, np.ndarray) and values.dtype.kind == "f" else pa.string()
             whole = whole.append_column(name, pa.array(list(values), kind))
-        if self.writer is None:
-            self.writer = pq.ParquetWriter(self.path, whole.schema)
-        self.writer.write_table(whole)
+        self.groups.add(whole)
 
     def close(self) -> None:
         """End the file."""
-        if self.writer is not None:
-            self.writer.close()
+        self.groups.close()
+
+
+class Groups:
+    """A Parquet file that is written in row groups of a bounded size, however few rows come at once."""
+
+    def __init__(self, path: Path) -> None:
+        """The file is made with the first row group."""
+        self.path = path
+        self.writer: pq.ParquetWriter | None = None
+        self.held: list[pa.Table] = []
+
+    def add(self, table: pa.Table) -> None:
+        """Some rows, of the same columns each time."""
+        self.held.append(table)
+        if sum(map(len, self.held)) >= GROUP_ROWS or sum(one.nbytes for one in self.held) >= GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held as a row group."""
+        if self.held:
+            whole, self.held = pa.concat_tables(self.held), []
+            if self.writer is None:
+                self.writer = pq.ParquetWriter(self.path, whole.schema)
+            self.writer.write_table(whole, row_group_size=len(whole))
+
+    def close(self) -> None:
+        """Write the rest, and end the file."""
+        try:
+            self.flush()
+        finally:
+            if self.writer is not None:
+                self.writer.close()
 
 
 def rows_of(columns: Columns, number: int) -> list[dict[str, Any]]:

@@ -4,27 +4,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.inference.pieces import CHUNK_ROWS, Piece, Source, chosen_column, no_text
+from harness.inference.pieces import CHUNK_BYTES, CHUNK_ROWS, Piece, Source, Wanted, chosen_column
 from preprocessing.base.errors import DataError
 from preprocessing.corpus import addresses
 
+BUFFER_BYTES = 1 << 20
+"""What is read of a column at once, so that a large row group is never held whole."""
+
 
 class ParquetTable:
-    """A Parquet file."""
+    """A Parquet file, or a run of rows of one of its row groups."""
 
     kind = "parquet"
 
-    def __init__(self, source: Source, wanted: list[str]) -> None:
+    def __init__(self, source: Source, wanted: Wanted, facts: dict[str, Any] | None = None) -> None:
         """Read the footer. Raises ``DataError`` for what is no Parquet file or has no such column of texts."""
-        self.source = source
+        self.source, self.wanted = source, wanted
         with self.opened() as file:
-            self.schema = file.schema_arrow
+            self.schema, self.footer = file.schema_arrow, file.metadata
         self.names = list(self.schema.names)
-        self.column = chosen_column(source, self.names, wanted)
+        self.column = chosen_column(source, self.names, wanted.columns if facts is None else [facts["column"]])
         kind = self.schema.field(self.column).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
@@ -32,20 +37,22 @@ class ParquetTable:
         if not any(is_one(kind) for is_one in (*texts, *binary)):
             raise DataError(f"{source.name}: column {self.column!r} holds {kind}, not text; use --column")
 
-    def opened(self) -> pq.ParquetFile:
-        """The file, opened."""
-        content = self.source.content
+    def facts(self) -> dict[str, Any]:
+        """Where the texts stand, and the types of all columns; the footer has the rest."""
+        return {"column": self.column, "types": [str(kind) for kind in self.schema.types]}
+
+    @contextmanager
+    def opened(self) -> Iterator[pq.ParquetFile]:
+        """The file, opened. Raises ``DataError`` for what is not readable."""
         try:
-            return pq.ParquetFile(
-                addresses.open_file(self.source.name) if content is None else pa.BufferReader(content)
-            )
+            with (
+                addresses.open_file(self.source.place) as opened,
+                pq.ParquetFile(opened, buffer_size=BUFFER_BYTES) as file,
+            ):
+                yield file
         except (pa.ArrowException, OSError) as error:
             what = " ".join(str(error).split())
             raise DataError(f"{self.source.name}: not readable as Parquet ({what})") from None
-
-    def scan(self) -> int:
-        """Read the texts once, and count them."""
-        return sum(len(piece.texts) for piece in self.read([self.column]))
 
     def pieces(self) -> Iterator[Piece]:
         """All rows, some at a time."""
@@ -53,11 +60,31 @@ class ParquetTable:
 
     def read(self, columns: list[str] | None) -> Iterator[Piece]:
         """All rows of some columns, or of all."""
-        row = 1
+        source, row, place = self.source, self.source.first_row, 0
+        options: dict[str, Any] = {"row_groups": self.groups, "columns": columns, "use_threads": False}
         with self.opened() as file:
-            for batch in file.iter_batches(CHUNK_ROWS, columns=columns):
-                yield Piece(self.texts(batch, row), [], batch)
-                row += len(batch)
+            for batch in file.iter_batches(self.rows_at_once(), **options):
+                first = max(source.start - place, 0)
+                last = len(batch) if source.stop is None else min(source.stop - place, len(batch))
+                place += len(batch)
+                if first < last:
+                    some = batch.slice(first, last - first)
+                    yield Piece(self.texts(some, row), [], some)
+                    row += len(some)
+                if source.stop is not None and place >= source.stop:
+                    return
+
+    @property
+    def groups(self) -> list[int]:
+        """The row groups that are read."""
+        first, count = self.source.group, self.source.groups
+        return list(range(self.footer.num_row_groups) if first is None else range(first, first + count))
+
+    def rows_at_once(self) -> int:
+        """So many that they are not too many bytes."""
+        sizes = [self.footer.row_group(group).total_byte_size for group in self.groups]
+        rows = sum(self.footer.row_group(group).num_rows for group in self.groups)
+        return max(1, min(CHUNK_ROWS, rows * CHUNK_BYTES // max(sum(sizes), 1)))
 
     def texts(self, batch: pa.RecordBatch, row: int) -> list[str]:
         """The texts of some rows, of which the first has this number."""
@@ -70,10 +97,9 @@ class ParquetTable:
             texts = column.to_pylist()
         except (pa.ArrowInvalid, UnicodeDecodeError):
             raise DataError(f"{self.source.name}: from row {row}: column {self.column!r} is not UTF-8") from None
-        wrong = next((number for number, text in enumerate(texts, row) if not text), None)
-        if wrong is not None:
-            raise no_text(self.source, wrong, self.column)
-        return list(texts)
+        for number, text in enumerate(texts, row):
+            self.wanted.check(self.source, number, self.column, text)
+        return [text or "" for text in texts]
 
     def values(self, piece: Piece) -> pa.Table:
         """The rows, as they are typed."""

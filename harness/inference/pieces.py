@@ -15,8 +15,9 @@ from preprocessing.corpus import addresses
 from preprocessing.corpus.records import MAX_RECORD_BYTES, Dialect, marked, record_ends
 
 CHUNK_ROWS = 2048
+CHUNK_BYTES = 4 << 20
+"""Rows, and bytes of them, that are held together; a longer row is held alone."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -24,25 +25,40 @@ class Source:
     """Where a table comes from."""
 
     name: str
-    """What is opened, and what sentences call it."""
-    content: bytes | None = None
-    """Standard input, read whole; None: the file of this name."""
+    """What sentences call it, and what is opened unless ``data`` says otherwise."""
+    data: str | None = None
+    """What is opened: UTF-8 with newlines, not compressed."""
+    start: int = 0
+    """First byte that is read; of Parquet the first row, counted from that of ``group``."""
+    stop: int | None = None
+    """Just past the last one; None: to the end."""
+    first_row: int = 1
+    """The number of the first row."""
+    group: int | None = None
+    """Of Parquet: the first row group; None: all of them."""
+    groups: int = 1
+    """Of Parquet: how many row groups, from ``group`` on."""
 
     @property
     def suffix(self) -> str:
         """The ending of the name, without one that says that the file is compressed."""
-        name = self.name.lower()
+        name = self.name.lower().partition("?")[0]
         for ending in addresses.COMPRESSED:
             name = name.removesuffix(ending)
         return Path(name).suffix
 
+    @property
+    def place(self) -> str:
+        """What is opened."""
+        return self.name if self.data is None else self.data
+
     def stream(self) -> Iterator[bytes]:
-        """The bytes in bounded pieces, unpacked if the name says that they are packed. Raises ``DataError``."""
-        pieces = iter([self.content]) if self.content is not None else addresses.stream(self.name)
-        for number, piece in enumerate(pieces):
-            if number == 0 and piece.startswith(WIDE_MARKS):
-                raise DataError(f"{self.name}: is UTF-16; convert it, for example with iconv -f utf-16 -t utf-8")
-            yield piece
+        """The bytes in bounded pieces. Raises ``DataError``."""
+        if self.stop is None:
+            yield from addresses.stream(self.place)
+            return
+        for start in range(self.start, self.stop, addresses.READ_BYTES):
+            yield addresses.read_range(self.place, start, min(start + addresses.READ_BYTES, self.stop))
 
 
 @dataclass(frozen=True)
@@ -64,12 +80,18 @@ class Line:
         """The line end; empty where the file ends without one."""
         return self.body[len(self.bare) :]
 
+    @property
+    def bytes(self) -> int:
+        """How many it was read from."""
+        return len(self.before) + len(self.body)
+
 
 @dataclass(frozen=True)
 class Piece:
     """Some rows of a table."""
 
     texts: list[str]
+    """An empty one where there is none, if the table takes such rows."""
     lines: list[Line]
     """CSV and JSON lines: the rows as they were written, perhaps with blank lines behind them."""
     batch: pa.RecordBatch | None = None
@@ -77,18 +99,20 @@ class Piece:
 
 
 class Table(Protocol):
-    """A table that is read from its start, any number of times."""
+    """A table, or a part of one, that is read from its start, any number of times."""
+
+    source: Source
 
     kind: str
     """``csv``, ``tsv``, ``jsonl``, ``parquet`` or ``txt``."""
     names: list[str]
     """Its columns; of JSON lines all keys, known after ``scan``."""
 
-    def scan(self) -> int:
-        """Read all of it once, and count its rows. Raises ``DataError`` for the first that cannot be predicted."""
-
     def pieces(self) -> Iterator[Piece]:
-        """All rows, some at a time."""
+        """All rows, some at a time. Raises ``DataError`` for the first that cannot be predicted."""
+
+    def facts(self) -> dict[str, Any]:
+        """What ``tables.from_facts`` makes the table of again, as a JSON value."""
 
     def values(self, piece: Piece) -> pa.Table:
         """The columns of some rows as values, for a file of another kind."""
@@ -130,11 +154,13 @@ def lines_of(source: Source, dialect: Dialect) -> Iterator[Line]:
 def together(lines: Iterator[Line]) -> Iterator[list[Line]]:
     """Lines, a bounded number of rows at a time."""
     held: list[Line] = []
+    size = 0
     for line in lines:
         held.append(line)
-        if len(held) == CHUNK_ROWS:
+        size += line.bytes
+        if len(held) == CHUNK_ROWS or size >= CHUNK_BYTES:
             yield held
-            held = []
+            held, size = [], 0
     if held:
         yield held
 
@@ -148,9 +174,20 @@ def decoded(value: bytes, where: str) -> str:
         raise DataError(f"{where}: {byte}; convert the file, for example with iconv -f latin1 -t utf-8") from None
 
 
-def no_text(source: Source, row: int, column: str) -> DataError:
-    """The sentence for a row that cannot be predicted."""
-    return DataError(f"{source.name}: row {row}: column {column!r} holds no text; fill or remove the row")
+@dataclass(frozen=True)
+class Wanted:
+    """Where the texts of a table stand, and what becomes of rows without one."""
+
+    columns: list[str]
+    """The first of them that is there is the one."""
+    missing: bool = False
+    """Whether a row without a text is predicted as an empty text; else it is refused."""
+
+    def check(self, source: Source, row: int, column: str, text: str | bytes | None) -> None:
+        """Raise ``DataError`` for a text that is not there, unless such rows are predicted too."""
+        if not text and not self.missing:
+            what = "holds no text; fill or remove the row, or set --missing keep"
+            raise DataError(f"{source.name}: row {row}: column {column!r} {what}")
 
 
 def chosen_column(source: Source, names: list[str], wanted: list[str]) -> str:

@@ -14,9 +14,9 @@ from harness.__main__ import ELSEWHERE as HARNESS_ELSEWHERE
 from harness.__main__ import main as harness
 from harness.config import Recipe
 from harness.inference.config import EvaluateConfig
-from harness.inference.predict import PredictConfig
 from harness.launch import launcher
 from harness.launch.plan import PlanConfig
+from harness.predicting.config import PredictConfig
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import ELSEWHERE as PREPROCESSING_ELSEWHERE
 from preprocessing.__main__ import main as preprocessing

@@ -10,45 +10,23 @@ import sys
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from harness.__main__ import COMMANDS, main
-from harness.inference import predict
 from harness.inference.outputs import SameLines
+from harness.predicting import command
 from preprocessing.base import atomic, cli
 from preprocessing.base.commands import read
-
-LABELS = ["bad", 'good, or "fine"']
-COLUMNS = ("predicted", "probability_bad", 'probability_good, or "fine"')
-
-
-class Stub:
-    """A predictor that needs no weights: a text is good if it has an even number of characters."""
-
-    seen: ClassVar[list[str]] = []
-
-    def __init__(self, run: str, batch_rows: int = 128) -> None:
-        Stub.seen = []
-
-    def __call__(self, texts: list[str]) -> dict[str, Any]:
-        Stub.seen += texts
-        chances = np.array([0.75 if len(text) % 2 == 0 else 0.25 for text in texts])
-        said = np.array(LABELS, dtype=object)[(chances > 0.5).astype(int)]
-        return dict(zip(COLUMNS, (said, 1 - chances, chances), strict=True))
+from tests.stub_scorer import COLUMNS, LABELS, Stub, put_in
 
 
 @pytest.fixture(autouse=True)
 def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(predict, "Predictor", Stub)
-    info = SimpleNamespace(labels=LABELS, dataset="d", task="classifier")
-    monkeypatch.setattr(predict, "read_info", lambda directory: info)
+    put_in(monkeypatch)
     monkeypatch.chdir(tmp_path)
 
 
@@ -214,15 +192,20 @@ WRONG = {
     "b.csv": (b"text\n", "holds no rows"),
     "c.csv": (b"text,n\nfine,1\nfine\n", "row 2: 1 fields, the header has 2; mend the row"),
     "d.csv": (b'text,n\nfine,1\n"fine,2\n', "row 2: a quote opens and never closes; close it"),
-    "e.csv": (b"text,n\rfine,1\r", "its lines end at \\r alone; write it with \\n or \\r\\n"),
     "f.csv": (
-        b"text\nfine\ncaf\xe9\n",
-        "row 2: column 'text': byte 3 (0xe9) is not UTF-8; convert the file, for example with iconv -f latin1 -t utf-8",
+        b"text\nfine\n" + "тонкий фильм о войне\n".encode("cp1251"),
+        "its bytes are neither UTF-8 nor Latin-1; set --encoding, for example cp1250, cp1251, shift_jis or gb18030",
     ),
-    "g.csv": ("text\nfine\n".encode("utf-16"), "is UTF-16; convert it, for example with iconv -f utf-16 -t utf-8"),
-    "h.csv": (b"text,n\nfine,1\n,2\n", "row 2: column 'text' holds no text; fill or remove the row"),
+    "g.csv": (
+        ("text\n" + "né\n" * 90).encode() + b"caf\xe9\n",
+        "row 91: column 'text': byte 3 (0xe9) is not UTF-8; convert the file, for example with iconv -f latin1",
+    ),
+    "h.csv": (
+        b"text,n\nfine,1\n,2\n",
+        "row 2: column 'text' holds no text; fill or remove the row, or set --missing keep",
+    ),
     "i.csv": (b"text,text\nfine,1\n", "has more than one column 'text'; rename one"),
-    "j.jsonl": (b'{"text": "fine"}\n{"text": 10}\n', "row 2: column 'text' holds no text; fill or remove the row"),
+    "j.jsonl": (b'{"text": "fine"}\n{"text": 10}\n', "row 2: 'text' is 10, not a text; mend the row"),
     "k.jsonl": (b'[{"text": "fine"}]\n', 'row 1: a list, expected an object such as {"text": "…"}'),
     "l.jsonl": (b'{"body": "fine"}\n', "no column 'text'; it has body; use --column"),
     "m.parquet": (b"PAR", "not readable as Parquet"),
@@ -259,7 +242,8 @@ def test_an_output_that_cannot_be_written_leaves_the_old_one(
     monkeypatch.setattr(SameLines, "write", full)
     code, line = refused(capsys, "--input", "in.csv", "--output", "out.csv")
     assert code == 4
-    assert line == "out.csv: cannot be written (No space left on device); make room, or name another --output"
+    what = "make room and run the same command to continue, or name another --output"
+    assert line == f"out.csv: cannot be written (No space left on device); {what}"
     assert Path("out.csv").read_text() == "old"
     assert list(Path().glob(f"*{atomic.TEMPORARY_MARK}*")) == []
 
@@ -273,6 +257,7 @@ def test_standard_input(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     feed(monkeypatch, "\ufefffine\r\n\na\u2028b".encode())
+    Stub.seen = []
     assert run(*words) == 0
     assert Stub.seen == ["fine", "", "a\u2028b"]
     assert capsys.readouterr().out.split("\n")[0] == 'good, or "fine"  0.7500  fine'
@@ -311,7 +296,7 @@ def test_a_switch_and_its_value_are_no_text(typed: list[str], texts: list[str]) 
 
 
 def test_texts_stand_where_the_training_had_them_unless_somebody_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "read_training", lambda bundle, dataset: {"source": {"text_column": "body"}})
+    monkeypatch.setattr(command, "read_training", lambda bundle, dataset: {"source": {"text_column": "body"}})
     written("a.csv", "text,body,other\nno,four,xxx\n")
     written("b.csv", "other,text\nxxx,four\n")
     for source, more, seen in (("a.csv", (), "four"), ("b.csv", (), "four"), ("a.csv", ("--column", "other"), "xxx")):

@@ -12,9 +12,9 @@ import torch
 from harness import __main__ as harness_main
 from harness.config import RunConfig
 from harness.data import checks
-from harness.inference import predict
 from harness.inference.bundle import read_bundle
 from harness.launch import launcher
+from harness.predicting import command
 from harness.ranks import precision
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
@@ -73,19 +73,23 @@ def test_predict_names_what_is_wrong(capsys, tmp_path: Path, monkeypatch: pytest
     )
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "x.csv")
     assert (code, line) == (2, "--input and --output go together: name the file to read and the file to write")
-    info = SimpleNamespace(labels=["bad", "good"], dataset="", task="classifier")
-    monkeypatch.setattr(predict, "read_info", lambda bundle: info)
+    facts = {"weights_sha256": "w", "text_hash": "t", "temperature": 1.0, "threshold": 0.5}
+    info = SimpleNamespace(labels=["bad", "good"], dataset="", task="classifier", **facts)
+    monkeypatch.setattr(command, "read_info", lambda bundle: info)
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "no.csv", "--output", "y.parquet")
-    assert (code, line) == (3, "no.csv: no such file")
+    assert (code, line) == (3, "no.csv: no such file; check --input")
     table = tmp_path / "table.csv"
     table.write_text("review,stars\nfine,3\n,4\n")
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", table, "--output", "y.parquet")
     assert (code, line) == (3, f"{table}: no column 'text'; it has review, stars; use --column")
     arguments = ("--input", table, "--output", "y.parquet", "--column", "review")
     code, line = refuse(capsys, "predict", "--run", tmp_path, *arguments)
-    assert (code, line) == (3, f"{table}: row 2: column 'review' holds no text; fill or remove the row")
+    assert (code, line) == (
+        3,
+        f"{table}: row 2: column 'review' holds no text; fill or remove the row, or set --missing keep",
+    )
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", table, "--output", "y.xls")
-    assert (code, line) == (2, "--output y.xls: unknown ending; use .parquet, .csv, .tsv or .jsonl")
+    assert (code, line) == (2, "--output y.xls: unknown ending; use .parquet, .csv, .tsv or .jsonl, or DIRECTORY/")
 
 
 def test_a_directory_without_a_bundle(tmp_path: Path) -> None:

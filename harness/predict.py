@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predictions: ``accelerate launch -m harness.predict`` on every rank, ``python -m harness predict`` alone."""
+
+from __future__ import annotations
+
+from harness.predicting import command
+from harness.predicting.config import PredictConfig
+from harness.ranks import devices
+from harness.ranks.exit import leave, run_rank
+from preprocessing.base import cli
+from preprocessing.base.errors import ConfigError
+from preprocessing.base.help_page import Page
+
+PROG = "accelerate launch -m harness.predict"
+PAGE = Page(
+    usage=f"{PROG} --run RUN --input FILES --output FOLDER/ [--key …]",
+    about=PredictConfig.__doc__ or "",
+    example=f"{PROG} --run runs/mine --input 'new/*.parquet' --output predicted/",
+)
+
+
+def main(argv: list[str]) -> int:
+    """Predict on this rank, whatever their number; returns the exit code."""
+    config = cli.parse(PredictConfig, argv, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
+    if config.input is None or config.output is None:
+        raise ConfigError("nothing to predict: name the files to read with --input and what to write with --output")
+    if config.executor != "local" or config.processes is not None:
+        raise ConfigError("executor and processes: the ranks of accelerate launch predict; leave these out")
+    from harness.ranks.session import open_session
+
+    with open_session(config.device, config.precision, int(config.timeout_s)) as session:
+        command.predict_on_ranks(config, session.world)
+    return 0
+
+
+def here(config: PredictConfig, texts: list[str]) -> int:
+    """Predict in this process and those that it starts: texts, or files."""
+    return command.main(config, texts)
+
+
+if __name__ == "__main__":
+    leave(run_rank(main))

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files an input means, and each of them as bytes that parts can be cut from."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from pyarrow import fs
+
+from harness.inference.pieces import Source
+from harness.inference.tables import KINDS, kind_of_input
+from harness.predicting.config import STDIN, PredictConfig
+from preprocessing.base import atomic
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.corpus import addresses, forms
+from preprocessing.corpus.records import Dialect
+
+LINES = ("csv", "tsv", "jsonl", "txt")
+HIDDEN = re.compile(r"(^|/)[._]")
+"""Files and folders that hold no rows: of an earlier prediction, of Spark, of the system."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file, or a folder of text files, before it is read."""
+
+    source: Source
+    kind: str
+    identity: dict[str, Any]
+    """What changes when the content does."""
+    texts: tuple[tuple[str, int], ...] = ()
+    """Of a folder of text files: the address and the bytes of each."""
+    form: str = ""
+    """How it was written, where that is not UTF-8 with newlines."""
+
+
+@contextmanager
+def own_words() -> Iterator[None]:
+    """Sentences about reading name keys of preprocessing; here they are called otherwise."""
+    try:
+        yield
+    except (DataError, ConfigError) as error:
+        text = str(error).replace("source.encoding", "--encoding").replace("source.path", "--input")
+        raise type(error)(text) from None
+
+
+def find(config: PredictConfig, work: Path) -> list[Input]:
+    """Every file that ``config`` names, in the order in which it does; what must be copied lies in ``work`` then.
+
+    Raises ``DataError`` for what is not there or cannot be read, ``ConfigError`` for what is of no known kind.
+    """
+    found: list[Input] = []
+    with own_words():
+        for address in config.inputs:
+            for name in [address] if address == STDIN else addresses.find(address):
+                found += folder(name) if is_folder(name) else [single(name, config, work, len(found))]
+        kinds = {one.kind: one.source.name for one in reversed(found)}
+        if len(kinds) > 1:
+            (kind, name), (other, another) = list(kinds.items())[:2]
+            raise ConfigError(
+                f"--input: {name} is {kind} and {another} is {other}; predict one kind at a time, or set --format"
+            )
+        for number, one in enumerate(found):
+            if one.kind in LINES:
+                found[number] = readable(one, config.encoding, work / f"input-{number:05d}.copy")
+    return found
+
+
+def is_folder(name: str) -> bool:
+    """Whether an address is a folder."""
+    return name != STDIN and addresses.kind(name) == fs.FileType.Directory
+
+
+def folder(name: str) -> list[Input]:
+    """The files of a folder that hold tables; or the folder itself, if it holds nothing but text files."""
+    root = name.rstrip("/")
+    system, path = addresses.filesystem(root)
+    with addresses.naming(root):
+        infos = system.get_file_info(fs.FileSelector(path, recursive=True))
+    start = addresses.prefix(root, path)
+    files = {start + info.path: info for info in infos if info.type == fs.FileType.File}
+    shown = sorted(one for one in files if not HIDDEN.search(one.removeprefix(root)))
+    kinds = {one: KINDS.get(Source(one).suffix) for one in shown}
+    known = [one for one in shown if kinds[one]]
+    if not known:
+        raise DataError(f"{name}: holds no .csv, .tsv, .jsonl, .parquet or .txt; check --input")
+    if {kinds[one] for one in known} != {"txt"}:
+        return [Input(Source(one), str(kinds[one]), addresses.identity(one)) for one in known]
+    identity = {"files": [[one, files[one].size, files[one].mtime_ns] for one in known]}
+    return [Input(Source(name), "folder", identity, texts=tuple((one, files[one].size) for one in known))]
+
+
+def single(name: str, config: PredictConfig, work: Path, number: int) -> Input:
+    """One file, or standard input or a pipe, which is kept in ``work`` so that it can be read twice."""
+    if name == STDIN or (not addresses.is_remote(name) and Path(name).is_fifo()):
+        copy = work / f"input-{number:05d}"
+        called = "standard input" if name == STDIN else name
+        keep(sys.stdin.buffer if name == STDIN else open(name, "rb"), copy)  # noqa: SIM115 - closed by ``keep``
+        identity = {"bytes": copy.stat().st_size, "sha256": atomic.sha256_file(copy)}
+        return Input(Source(called, str(copy)), "txt" if config.format == "auto" else config.format, identity)
+    return Input(Source(name), kind_of_input(Source(name), config.format), addresses.identity(name))
+
+
+def keep(pipe: IO[bytes], copy: Path) -> None:
+    """Write what comes out of a pipe to a file, in bounded pieces."""
+    with pipe, atomic.replacing(copy) as temporary, open(temporary, "wb") as file:
+        while piece := pipe.read(addresses.READ_BYTES):
+            file.write(piece)
+
+
+def readable(one: Input, encoding: str, copy: Path) -> Input:
+    """A text file as UTF-8 with newlines: as it lies, or as a copy, if it is packed or written otherwise."""
+    place = one.source.place
+    raw = addresses.stream(place)
+    first = next(raw, b"")
+    is_csv = one.kind in ("csv", "tsv")
+    expected = Dialect("\t" if one.kind == "tsv" else ",", '"') if is_csv else Dialect()
+    form = forms.form_of(first, one.source.name, expected, encoding=encoding, fixed=True, is_csv=is_csv)
+    if form.is_plain and not addresses.is_compressed(place):
+        return one
+    with atomic.replacing(copy) as temporary, open(temporary, "wb") as file:
+        for piece in forms.converted(itertools.chain([first], raw), form, one.source.name):
+            file.write(piece)
+    said = ", ".join(forms.in_words(replace(form, dialect=expected), expected, first))
+    return replace(one, source=replace(one.source, data=str(copy)), form=said)

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where predictions go: a file, made of parts that lie beside it until they are all there; or a folder of parts."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from harness.inference.outputs import Groups
+from harness.inference.tables import kind_of_output
+from harness.predicting.config import PredictConfig
+from harness.predicting.parts import Made
+from harness.predicting.plan import Plan
+from harness.rundir.json_files import read_object
+from preprocessing.base import atomic
+from preprocessing.base.errors import ConfigError, StorageError, UserError
+from preprocessing.base.locks import locked
+from preprocessing.corpus import addresses
+
+MANIFEST = "_predictions.json"
+"""Readers of a folder of Parquet files pass over names that begin with an underscore or a dot."""
+WORK, PLAN, LOCK = ".work", "plan.json", "lock"
+FORMAT, FORMAT_VERSION = "padless-predictions", 1
+DIGITS = 5
+COPY_BYTES = 1 << 20
+BESIDE = "name another --output, or set --overwrite true"
+
+
+@dataclass(frozen=True)
+class Place:
+    """An output and where it is made."""
+
+    target: Path
+    kind: str
+    is_folder: bool
+
+    @property
+    def work(self) -> Path:
+        """Plan, markers, and what is read more than once; of a file, its parts as well. Absolute."""
+        beside = self.target / WORK if self.is_folder else self.target.with_name(f"{self.target.name}.parts")
+        return beside.absolute()
+
+    @property
+    def manifest(self) -> Path:
+        """What says that a folder is whole."""
+        return self.target / MANIFEST
+
+    def part(self, number: int, of: int) -> Path:
+        """The file of a part."""
+        name = f"part-{number:0{max(DIGITS, len(str(of - 1)))}d}.{self.kind}"
+        return (self.target.absolute() if self.is_folder else self.work) / name
+
+    def marker(self, number: int) -> Path:
+        """What says that a part is whole."""
+        return self.work / f"{number:0{DIGITS}d}.json"
+
+
+def place_of(config: PredictConfig) -> Place:
+    """Where and as what ``config`` has predictions written. Raises ``ConfigError`` for what cannot be written to."""
+    assert config.output is not None
+    if addresses.is_remote(config.output):
+        raise ConfigError(f"--output {config.output}: is remote; write to a disk here, and copy what is whole")
+    target = Path(config.output).expanduser()
+    if target.is_dir() or config.output.endswith("/"):
+        return Place(target, "parquet" if config.output_format == "auto" else config.output_format, True)
+    if target.exists() and not target.is_file():
+        raise ConfigError(
+            f"--output {target}: is no file but a pipe or a device; name a file, or a folder with / behind"
+        )
+    named = kind_of_output(config.output) if config.output_format == "auto" else config.output_format
+    return Place(target, named, False)
+
+
+@contextmanager
+def claimed(place: Place) -> Iterator[None]:
+    """Hold the output against other predictions.
+
+    Raises ``ConfigError`` for a folder of something else, ``StorageError`` where nothing can be written, ``UserError``
+    while another prediction is being written there.
+    """
+    if place.is_folder and place.target.is_dir() and not place.work.is_dir() and not place.manifest.exists():
+        there = sorted(path.name for path in place.target.iterdir())
+        if there:
+            raise ConfigError(f"--output {place.target}/: holds {there[0]}, and no predictions; name an empty folder")
+    refusal = UserError(f"{place.target}: another process is predicting to it; wait for it, or stop it")
+    with writing(place), locked(place.work / LOCK, 0, refusal):
+        try:
+            yield
+        finally:
+            if place.work.is_dir() and not (place.work / PLAN).exists():  # nothing was begun
+                shutil.rmtree(place.work)
+                if place.is_folder and not any(place.target.iterdir()):
+                    place.target.rmdir()
+
+
+@contextmanager
+def writing(place: Place) -> Iterator[None]:
+    """Turn a failure to write into a ``StorageError`` that names the output."""
+    try:
+        yield
+    except OSError as error:
+        what = error.strerror or error
+        room = "make room and run the same command to continue" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        raise StorageError(
+            f"{place.target}: cannot be written ({what}); {room or 'make room'}, or name another --output"
+        ) from None
+
+
+def is_whole(place: Place, plan: Plan) -> bool:
+    """Whether a folder holds all of this plan already. Raises ``ConfigError`` for whole predictions of another one."""
+    if not place.is_folder or not place.manifest.exists():
+        return False
+    content = read_object(place.manifest) or {}
+    if content.get("key") != plan.key:
+        what = changed(content.get("basis", {}), plan.basis)
+        raise ConfigError(f"--output {place.target}/: holds other predictions ({what}); {BESIDE}")
+    return all((place.target / part["file"]).is_file() for part in content["parts"])
+
+
+def check_same(place: Place, begun: Plan, plan: Plan) -> None:
+    """Raise ``ConfigError`` if what was begun is not what is wanted now."""
+    if begun.key != plan.key:
+        what = changed(begun.basis, plan.basis)
+        raise ConfigError(f"{place.work}: a prediction was begun with {what}; {BESIDE} to begin anew")
+
+
+def changed(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Which of the things that decide a prediction is another one."""
+    if before.get("weights") != now["weights"]:
+        return "other weights"
+    if before.get("inputs") != now["inputs"]:
+        known = {one[0]: one[1:] for one in before.get("inputs", [])}
+        name = next((one[0] for one in now["inputs"] if known.get(one[0]) != one[1:]), None)
+        return f"another content of {name}" if name in known else "another input"
+    for name, value in now["settings"].items():
+        if (old := before.get("settings", {}).get(name)) != value:
+            return f"{name} {old} and not {value}"
+    return "another version"
+
+
+def clear(place: Place, *, parts: bool) -> None:
+    """Remove the plan and the markers, but for the lock; of a folder, its ``parts`` and the manifest as well."""
+    (place.work / PLAN).unlink(missing_ok=True)
+    for path in place.work.iterdir():
+        if path.name != LOCK:
+            path.unlink()
+    if place.is_folder and parts:
+        place.manifest.unlink(missing_ok=True)
+        for path in place.target.glob("part-*"):
+            path.unlink()
+
+
+def discard(place: Place) -> None:
+    """Remove what only the work needed."""
+    with writing(place):
+        shutil.rmtree(place.work)
+
+
+def finish(place: Place, plan: Plan, found: Sequence[Made]) -> None:
+    """Put the parts together, or write the manifest of the folder; then remove what only the work needed."""
+    paths = [place.part(number, len(found)) for number in range(len(found))]
+    with writing(place):
+        if place.is_folder:
+            atomic.write_json(place.manifest, manifest(plan, paths, found))
+        else:
+            with atomic.replacing(place.target) as temporary:
+                (join_parquet if place.kind == "parquet" else join_lines)(paths, found, temporary)
+        shutil.rmtree(place.work)
+
+
+def manifest(plan: Plan, paths: Sequence[Path], found: Sequence[Made]) -> dict[str, Any]:
+    """What a folder of parts says of itself."""
+    parts = [
+        {"file": path.name, "rows": one.rows, "bytes": one.bytes, "sha256": one.sha256}
+        for path, one in zip(paths, found, strict=True)
+    ]
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": plan.key, "rows": plan.rows}
+    return {**head, "columns": plan.names, "difference": greatest(found), "basis": plan.basis, "parts": parts}
+
+
+def greatest(found: Sequence[Made]) -> float | None:
+    """The greatest difference against fp32 in any part; None where all is fp32."""
+    return max((one.difference for one in found if one.difference is not None), default=None)
+
+
+def join_lines(paths: Sequence[Path], found: Sequence[Made], target: Path) -> None:
+    """CSV and JSON lines: one after the other, with what stands above the rows once."""
+    with open(target, "wb") as file:
+        for number, (path, one) in enumerate(zip(paths, found, strict=True)):
+            with open(path, "rb") as part:
+                part.seek(one.header if number else 0)
+                shutil.copyfileobj(part, file, COPY_BYTES)
+
+
+def join_parquet(paths: Sequence[Path], found: Sequence[Made], target: Path) -> None:
+    """Parquet: row groups of a bounded size."""
+    groups = Groups(target)
+    try:
+        for path in paths:
+            with pq.ParquetFile(path) as part:
+                for number in range(part.num_row_groups):
+                    groups.add(part.read_row_group(number))
+    finally:
+        groups.close()

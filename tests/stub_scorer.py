@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scorer without weights, for tests of what predictions are read from and written to."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from harness.predicting import command, parts
+from harness.predicting.scorers import SCORERS
+from harness.scores.calibration import Decision
+
+LABELS = ["bad", 'good, or "fine"']
+COLUMNS = ("predicted", "probability_bad", 'probability_good, or "fine"')
+LOGIT = 1.0986122886681096
+"""Of three to one, so that probabilities are 0.75 and 0.25 to the last bit."""
+FACTS: dict[str, Any] = {"weights_sha256": "w", "text_hash": "t", "temperature": 1.0, "threshold": 0.5}
+
+
+class Stub:
+    """A scorer and a predictor: a text is good if it has an even number of characters."""
+
+    seen: ClassVar[list[str]] = []
+    """Every text that was encoded since the latest command began."""
+    labels = LABELS
+    decision = Decision()
+
+    def __init__(self, run: str, *settings: object) -> None:
+        """Nothing is opened."""
+
+    @staticmethod
+    def settle(device: str, precision: str) -> dict[str, str]:
+        """As asked for, on a CPU."""
+        Stub.seen = []
+        return {"device": "cpu", "precision": precision}
+
+    def encode(self, texts: list[str]) -> list[int]:
+        """The length of each text."""
+        Stub.seen += texts
+        return list(map(len, texts))
+
+    def score(self, encoded: list[int]) -> np.ndarray:
+        """Three to one, for or against."""
+        return np.array([LOGIT if length % 2 == 0 else -LOGIT for length in encoded])
+
+    def exact(self, encoded: list[int]) -> np.ndarray:
+        """Other odds, so that there is a difference."""
+        return self.score(encoded) * 2
+
+    def __call__(self, texts: list[str]) -> dict[str, Any]:
+        """The columns of a few texts."""
+        return parts.columns(self, self.encode(texts), list(COLUMNS))
+
+
+def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Make it the scorer of every command; returns what its bundle says of itself, to be changed."""
+    info = SimpleNamespace(labels=LABELS, dataset="d", task="classifier", **FACTS)
+    monkeypatch.setitem(SCORERS, "torch", f"{__name__}:Stub")
+    monkeypatch.setattr(parts, "KEPT", SimpleNamespace())
+    monkeypatch.setattr(command, "Predictor", Stub)
+    monkeypatch.setattr(command, "read_info", lambda directory: info)
+    return info
