@@ -124,8 +124,8 @@ COMMANDS = (
     Command(
         name="explain",
         summary="What each word of a text adds to a class.",
-        main="harness.inference.explain:main",
-        config="harness.inference.explain:ExplainConfig",
+        main="harness.predicting.explain:main",
+        config="harness.predicting.explain:ExplainConfig",
         words=Words(spelling="RUN TEXT …", noun="run", takes="one run directory, then texts", least=0, most=None),
         example='python -m harness explain runs/mine "a fine film"',
     ),

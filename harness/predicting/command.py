@@ -20,7 +20,6 @@ from harness.predicting.plan import Plan, filled, read_plan
 from harness.predicting.scorers import scorer_class
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_classifier, read_info
 from harness.rundir.results import probability_column
-from harness.rundir.training_facts import read_training
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.readable import counted
 from preprocessing.base.screen import Screen
@@ -31,7 +30,6 @@ from preprocessing.job.progress import Progress
 if TYPE_CHECKING:
     from harness.ranks.distributed import World
 
-TEXT = "text"
 SCORER = "torch"
 AVAILABLE_BYTES = 1 << 16
 """Most that is taken from standard input at once; less where less has come."""
@@ -245,8 +243,7 @@ def planned(
     config: PredictConfig, found: Place, opening: Opening, info: BundleInfo, listed: Sequence[inputs.Input]
 ) -> Plan:
     """All that decides the predictions, without the parts."""
-    known = read_training(bundle_directory(config.run), info.dataset) or {}
-    usual = list(dict.fromkeys((known.get("source", {}).get("text_column") or TEXT, TEXT)))
+    usual = inputs.usual_columns(bundle_directory(config.run), info)
     wanted = Wanted(usual if config.column is None else [config.column], config.missing == "keep")
     names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
     settings = {

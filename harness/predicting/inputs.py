@@ -14,15 +14,18 @@ from typing import IO, Any
 
 from pyarrow import fs
 
-from harness.inference.pieces import Source
-from harness.inference.tables import KINDS, kind_of_input
+from harness.inference.pieces import Source, Table, Wanted
+from harness.inference.tables import KINDS, kind_of_input, open_table
 from harness.predicting.config import STDIN, PredictConfig
+from harness.rundir.bundle_files import BundleInfo
+from harness.rundir.training_facts import read_training
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.corpus import addresses, forms
 from preprocessing.corpus.records import Dialect
 
 LINES = ("csv", "tsv", "jsonl", "txt")
+TEXT = "text"
 HIDDEN = re.compile(r"(^|/)[._]")
 """Files and folders that hold no rows: of an earlier prediction, of Spark, of the system."""
 
@@ -39,6 +42,17 @@ class Input:
     """Of a folder of text files: the address and the bytes of each."""
     form: str = ""
     """How it was written, where that is not UTF-8 with newlines."""
+
+    def table(self, wanted: Wanted) -> Table:
+        """All of its rows, to be read. Raises ``DataError`` for a bad file."""
+        facts = {"files": [address for address, _ in self.texts]} if self.kind == "folder" else None
+        return open_table(self.source, self.kind, wanted, facts)
+
+
+def usual_columns(bundle: Path, info: BundleInfo) -> list[str]:
+    """Where texts stand if nobody says: in the column that the training read them from, else in ``text``."""
+    known = read_training(bundle, info.dataset) or {}
+    return list(dict.fromkeys((known.get("source", {}).get("text_column") or TEXT, TEXT)))
 
 
 @contextmanager

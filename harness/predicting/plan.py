@@ -127,8 +127,7 @@ def filled(plan: Plan, inputs: Sequence[Input], part_bytes: int, tick: Callable[
     tables: list[Table] = []
     parts: list[Part] = []
     for number, one in enumerate(inputs):
-        facts = {"files": [address for address, _ in one.texts]} if one.kind == "folder" else None
-        table = open_table(one.source, one.kind, plan.wanted, facts)
+        table = one.table(plan.wanted)
         cut = {"parquet": cut_parquet, "folder": cut_folder}.get(one.kind, cut_lines)
         found = [replace(part, file=number) for part in cut(table, one, part_bytes, tick)]
         if number and found and one.kind == "jsonl" and next(one.source.stream(), b"").startswith(BYTE_ORDER_MARK):

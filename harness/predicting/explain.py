@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,11 @@ from typing import Literal
 from harness.config import require
 from harness.inference.explanation import check_label
 from harness.inference.explanation_forms import FORMS, Explained
-from harness.inference.predict import STDIN, Predictor, lines_of_stdin, source_of, usual_columns
-from harness.inference.tables import open_table
+from harness.inference.pieces import Wanted
+from harness.inference.predict import Predictor
+from harness.predicting.command import lines_of_stdin
+from harness.predicting.config import STDIN, PredictConfig
+from harness.predicting.inputs import find, usual_columns
 from harness.rundir.bundle_files import bundle_directory, check_classifier, read_info
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, StorageError
@@ -26,6 +30,8 @@ ENDINGS: dict[str, Form] = {
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
     ".txt": "text",
 }
+NOWHERE = "explanations/"
+"""Stands for an output where an input is looked for; nothing is written there."""
 Numbered = tuple[int | None, str]
 """A text, and its row in a file."""
 
@@ -93,7 +99,7 @@ def main(config: ExplainConfig, words: list[str]) -> int:
     if config.input is None:
         numbered = from_words(texts)
     else:
-        numbered = from_table(config, config.input, usual_columns(bundle, info))
+        numbered = from_table(config, run, config.input, usual_columns(bundle, info))
     first = next(numbered, None)  # a wrong file is refused before weights are read
     if first is None:
         raise DataError(f"{config.input}: holds no rows")
@@ -121,19 +127,21 @@ def from_words(texts: list[str]) -> Iterator[list[Numbered]]:
         yield [(None, text) for text in some]
 
 
-def from_table(config: ExplainConfig, name: str, usual: list[str]) -> Iterator[list[Numbered]]:
-    """The rows of a file. Raises ``DataError`` for the first that cannot be read."""
-    source = source_of(name)
-    kind = "txt" if source.content is not None and config.input_format == "auto" else config.input_format
-    table = open_table(source, kind, usual if config.column is None else [config.column])
+def from_table(config: ExplainConfig, run: str, name: str, usual: list[str]) -> Iterator[list[Numbered]]:
+    """The rows of a file, or of several, as ``predict`` reads them. Raises ``DataError`` for the first that cannot be
+    read.
+    """
+    wanted = Wanted(usual if config.column is None else [config.column])
     number = 0
-    for piece in table.pieces():
-        texts = piece.texts if config.rows is None else piece.texts[: config.rows - number]
-        if texts:
-            yield list(enumerate(texts, number + 1))
-        number += len(texts)
-        if number == config.rows:
-            return
+    with tempfile.TemporaryDirectory(prefix="padless-") as work:
+        for one in find(PredictConfig(run=run, input=name, format=config.input_format, output=NOWHERE), Path(work)):
+            for piece in one.table(wanted).pieces():
+                texts = piece.texts if config.rows is None else piece.texts[: config.rows - number]
+                if texts:
+                    yield list(enumerate(texts, number + 1))
+                number += len(texts)
+                if number == config.rows:
+                    return
 
 
 def explained(config: ExplainConfig, run: str, numbered: Iterator[list[Numbered]]) -> Iterator[Explained]:
