@@ -144,11 +144,11 @@ class Explanation:
         return f"<padless explanation of {shown(self.text[:40])!r}: {what}>"
 
 
-def check_label(label: str, labels: Sequence[str]) -> None:
+def check_label(label: object, labels: Sequence[str]) -> None:
     """Raise ``ConfigError`` that names the classes there are, the nearest first, for one that is none of them."""
     if label in labels:
         return
-    near = difflib.get_close_matches(label, labels, 1, 0.6)
+    near = difflib.get_close_matches(str(label), labels, 1, 0.6)
     meant = f", did you mean {near[0]!r}" if near else ""
     more = f", and {len(labels) - LISTED:,} more" if len(labels) > LISTED else ""
-    raise ConfigError(f"label: the model has no class {label!r}{meant}; it has {', '.join(labels[:LISTED])}{more}")
+    raise ConfigError(f"label: the model has no class {str(label)!r}{meant}; it has {', '.join(labels[:LISTED])}{more}")

@@ -129,20 +129,28 @@ def attributions(
 
     ``texts`` are ids, at least one each. ``model`` is in evaluation mode, in fp32 or wider, and does not change.
     """
-    lines = []
-    for text, column in zip(texts, columns, strict=True):
-        ids = text.astype(np.int64)
-        wide = np.zeros(len(ids)) if model.wide is None else wide_scores(model.wide, torch.from_numpy(ids), column)
-        lines.append(Line(ids, column, wide))
-    open_lines = lines
-    while open_lines:
-        for places in batches([(line, place) for line in open_lines for place in line.wanted()]):
-            read(model, places, layout)
-        open_lines = [line for line in open_lines if line.refine()]
     biases = np.zeros(max(columns, default=0) + 1)
     if model.wide is not None:
         biases = (model.wide.share * model.wide.bias).double().cpu().numpy()
-    return [line.attribution(float(biases[line.column])) for line in lines]
+    found: list[Attribution] = []
+    lines: list[Line] = []
+    for number, (text, column) in enumerate(zip(texts, columns, strict=True), 1):
+        ids = text.astype(np.int64)
+        wide = np.zeros(len(ids)) if model.wide is None else wide_scores(model.wide, torch.from_numpy(ids), column)
+        lines.append(Line(ids, column, wide))
+        if number == len(texts) or sum(len(line.ids) for line in lines) >= BATCH_TOKENS:
+            explore(model, lines, layout)
+            found += [line.attribution(float(biases[line.column])) for line in lines]
+            lines = []
+    return found
+
+
+def explore(model: Classifier, lines: list[Line], layout: Layout) -> None:
+    """Read the network on all lines until each needs no more."""
+    while lines:
+        for places in batches([(line, place) for line in lines for place in line.wanted()]):
+            read(model, places, layout)
+        lines = [line for line in lines if line.refine()]
 
 
 def batches(places: list[tuple[Line, float]]) -> Iterator[list[tuple[Line, float]]]:

@@ -90,7 +90,7 @@ def main(config: ExplainConfig, words: list[str]) -> int:
     """Explain the texts given, or the rows of the input file, with the best weights of a run."""
     run, texts = run_and_texts(config, words)
     if bool(texts) == (config.input is not None):
-        raise ConfigError('nothing to explain, or two things: give texts (runs/mine "a fine film") or --input FILE')
+        raise ConfigError('nothing to explain, or two things: give texts (runs/mine "a fine film"), - or --input FILE')
     form, bundle = config.form, bundle_directory(run)
     info = read_info(bundle)
     check_classifier(bundle, info)
@@ -147,8 +147,9 @@ def from_table(config: ExplainConfig, run: str, name: str, usual: list[str]) -> 
 def explained(config: ExplainConfig, run: str, numbered: Iterator[list[Numbered]]) -> Iterator[Explained]:
     """Each text explained, a batch at a time."""
     from harness.inference.explainer import Explainer
-    from harness.ranks.precision import choose_device
+    from harness.ranks.precision import choose_device, full_fp32
 
+    full_fp32()
     explain = Explainer(Predictor(run), choose_device(config.device).value)
     for some in numbered:
         for start in range(0, len(some), config.batch):

@@ -136,6 +136,9 @@ def test_a_class_that_is_not_there(run: Path) -> None:
     names = ", ".join(model.classes_)
     with pytest.raises(padless.UserError, match=rf"^label: the model has no class 'other'; it has {names}$"):
         model.explain("a", "other")
+    wrong: Any = 1
+    with pytest.raises(padless.UserError, match="no class '1'"):
+        model.explain("a", wrong)
     with pytest.raises(padless.UserError, match=f"did you mean '{model.classes_[0]}'"):
         model.explain("a", model.classes_[0] + "s")
 
@@ -322,7 +325,7 @@ def test_scores_that_miss_are_told() -> None:
     ("arguments", "code", "sentence"),
     [
         ([], 2, 'no run named: explain RUN "text" takes a run directory, then texts'),
-        (["run"], 2, 'nothing to explain, or two things: give texts (runs/mine "a fine film") or --input FILE'),
+        (["run"], 2, 'nothing to explain, or two things: give texts (runs/mine "a fine film"), - or --input FILE'),
         (["run", "a", "--input", "in.csv"], 2, "nothing to explain, or two things"),
         (["run", "a", "--rows", "3"], 2, "column and rows say what is read of --input; name the file there"),
         (["run", "--input", "in.csv", "--rows", "0"], 2, "rows: 0 is out of range: expected at least 1, or null"),
@@ -336,9 +339,10 @@ def test_scores_that_miss_are_told() -> None:
         (["run", "--input", "in.csv", "--column", "reviews"], 3, "in.csv: no column 'reviews'; it has number, review"),
         (["run", "--input", "none.csv", "--column", "review"], 3, "none.csv"),
         (["run", "a", "--output", "in.csv/out.html"], 4, "in.csv/out.html: cannot be written"),
+        (["run", "a", "--label", "1"], 2, "label: the model has no class '1'"),
         (["data", "a"], 3, "data"),
         (["nowhere", "a"], 3, "nowhere"),
-        (["language", "a"], 2, "language"),
+        (["language", "a"], 2, "language/bundle/bundle.json: a pretrained language model, which knows no labels"),
     ],
 )
 def test_law_9(two: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, sentence: str) -> None:
