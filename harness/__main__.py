@@ -64,6 +64,7 @@ BENCHES = tuple(
         ("train", "TrainBenchConfig", "A training step, beside loops of today."),
         ("loader", "LoaderConfig", "Loading batches, beside loaders of today."),
         ("pretrain", "PretrainBenchConfig", "A step of pretraining, beside a classifier's."),
+        ("predict", "PredictBenchConfig", "Predictions of raw texts, beside loops of today."),
     )
 )
 BENCHES += (

@@ -123,8 +123,8 @@ def render(result: dict[str, Any]) -> str:
 
 def _peers(texts: Sequence[str], spec: TextSpec) -> dict[str, tuple[Callable[[], Run], int]]:
     return {
-        "pandas + BeautifulSoup + NLTK": (lambda: _notebook(spec), SLOW_SAMPLE),
-        "pandas + regex + str.split": (lambda: _notebook_with_regex(spec), SLOW_SAMPLE),
+        "pandas + BeautifulSoup + NLTK": (lambda: notebook(spec), SLOW_SAMPLE),
+        "pandas + regex + str.split": (lambda: notebook_with_regex(spec), SLOW_SAMPLE),
         "nltk.word_tokenize": (lambda: _nltk(preserve_line=False), SLOW_SAMPLE),
         "nltk.word_tokenize, preserve_line": (lambda: _nltk(preserve_line=True), SLOW_SAMPLE),
         "HF tokenizers, WordLevel": (lambda: _hf_tokenizers(texts), SAMPLE),
@@ -144,7 +144,8 @@ def _stop_words_and_lemma(spec: TextSpec) -> tuple[set[str], Callable[[str], str
     return stop_words, lambda token: token
 
 
-def _notebook(spec: TextSpec) -> Run:
+def notebook(spec: TextSpec) -> Run:
+    """The notebook's tokens of each text. Raises ``UnavailableError`` or ``DataError`` where something is missing."""
     soup, pandas = _import("bs4").BeautifulSoup, _import("pandas")
     word_tokenize = _nltk(preserve_line=False)
     stop_words, lemma = _stop_words_and_lemma(spec)
@@ -161,7 +162,8 @@ def _notebook(spec: TextSpec) -> Run:
     return run
 
 
-def _notebook_with_regex(spec: TextSpec) -> Run:
+def notebook_with_regex(spec: TextSpec) -> Run:
+    """The same with a regular expression in the place of BeautifulSoup, and ``str.split`` in that of NLTK."""
     pandas = _import("pandas")
     stop_words, lemma = _stop_words_and_lemma(spec)
 

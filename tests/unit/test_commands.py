@@ -65,7 +65,11 @@ def test_no_help_waits_for_torch() -> None:
     [
         (harness, [], [f"  {name}" for name in NAMES]),
         (harness, ["checkpoint"], ["  list RUN ", "  verify RUN ", "  diff RUN [STEP STEP]"]),
-        (harness, ["bench"], ["  recurrence ", "  train ", "  loader ", "  pretrain ", "  corpora ", "  curve "]),
+        (
+            harness,
+            ["bench"],
+            ["  recurrence ", "  train ", "  loader ", "  pretrain ", "  predict ", "  corpora ", "  curve "],
+        ),
         (preprocessing, [], ["  run ", "  check D ", "  inspect D ", "  vectors D ", "  bench ", "  fetch-nltk "]),
     ],
 )

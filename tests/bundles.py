@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle in milliseconds: a small network with random weights over a small made-up vocabulary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from harness.config import ModelConfig
+from harness.inference.bundle import write_bundle
+from harness.model.classifier import Classifier
+from harness.rundir.bundle_files import write_vocabulary
+from harness.rundir.layout import BUNDLE
+from harness.scores.calibration import Decision
+from preprocessing.dataset.shards import read_manifest
+from tests.datasets import write_dataset
+
+
+def write_run(root: Path, num_classes: int = 2, *, size: int = 4) -> Path:
+    """A run directory below ``root`` with a bundle whose embedding and layers have this ``size``."""
+    write_dataset(root / "data", {"train": 50}, num_classes=num_classes, seed=1)
+    manifest = read_manifest(root / "data")
+    torch.manual_seed(1)
+    model = Classifier(ModelConfig(embedding_dim=size, hidden_size=size), manifest.vocabulary_size, num_classes)
+    bundle = root / "run" / BUNDLE
+    bundle.mkdir(parents=True)
+    write_vocabulary(bundle, root / "data")
+    write_bundle(bundle, model, manifest, step=7, decision=Decision(0.5, 0.4 if num_classes == 2 else 0.5))
+    return root / "run"

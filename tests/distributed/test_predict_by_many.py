@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predictions are the same bytes by one process, two processes, two ranks, and after a rank was lost."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow.csv
+import pytest
+
+from harness import predict
+from harness.inference.predict import Predictor
+from harness.predicting import parts
+from preprocessing.base.errors import UserError
+from tests.bundles import write_run
+from tests.commands import run_module, succeed
+from tests.ranks import Gone, run_ranks
+
+pytestmark = pytest.mark.processes
+ROWS = 12_000
+PART = ("--part_mb", "0.01")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, a table, and its predictions by one process."""
+    root = tmp_path_factory.mktemp("by-many")
+    write_run(root, size=8)
+    chance = random.Random(0)
+    words = ["a fine film", "awful", "w1", "w2", "w3", "odd", "<br />", "café"]
+    with open(root / "in.csv", "w") as file:
+        file.write("n,text\n")
+        for number in range(ROWS):
+            file.write(f"{number},{' '.join(chance.choices(words, k=chance.randrange(1, 12)))}\n")
+    assert ranked(root, "one.csv") is None
+    return root
+
+
+def ranked(root: Path, target: str, lost: int | None = None, *more: str) -> str | None:
+    """One rank of ``accelerate launch -m harness.predict``; the rank ``lost`` dies in its second part.
+
+    Returns the sentence of an error.
+    """
+    if lost is not None and os.environ.get("RANK") == str(lost):
+        make, calls = parts.make, []
+
+        def dying(task: parts.Task) -> parts.Made:
+            calls.append(task.number)
+            if len(calls) == 2:
+                os._exit(9)
+            return make(task)
+
+        parts.make = dying
+    words = ["--run", str(root / "run"), "--input", str(root / "in.csv"), "--output", str(root / target)]
+    try:
+        assert predict.main([*words, *PART, "--device", "cpu", "--quiet", *more]) == 0
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def test_one_process_predicts_every_row_as_the_library_does(root: Path) -> None:
+    found = pyarrow.csv.read_csv(root / "one.csv").to_pydict()
+    assert found["n"] == list(range(ROWS))
+    expected = Predictor(root / "run")(found["text"])
+    for name, values in expected.items():
+        if name != "predicted":
+            np.testing.assert_allclose(found[name], values, atol=1e-6)
+    same = np.array(found["predicted"]) == expected["predicted"]
+    assert same.mean() > 0.999  # but for a probability at the threshold
+
+
+def test_two_ranks_write_the_same_bytes(root: Path) -> None:
+    assert run_ranks(ranked, 2, root, "two.csv") == [None, None]
+    assert (root / "two.csv").read_bytes() == (root / "one.csv").read_bytes()
+    assert not (root / "two.csv.parts").exists()
+
+
+def test_what_a_lost_rank_has_not_made_is_made_at_the_next_start(root: Path) -> None:
+    left, gone = run_ranks(ranked, 2, root, "lost.csv", 1, "--timeout_s", "20", may_die=True)
+    assert gone == Gone(9)
+    assert "waited for the end of predicting from 1 other ranks" in left
+    made = len(list((root / "lost.csv.parts").glob("0*.json")))
+    assert made >= 2
+    assert not (root / "lost.csv").exists()
+    assert ranked(root, "lost.csv") is None
+    assert (root / "lost.csv").read_bytes() == (root / "one.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_bytes(root: Path) -> None:
+    words = ["predict", "--run", root / "run", "--input", root / "in.csv", "--output", root / "processes.csv"]
+    result = succeed(run_module("harness", *words, *PART, "--processes", 2))
+    assert f"{ROWS:,} predictions written to" in result.stdout
+    assert (root / "processes.csv").read_bytes() == (root / "one.csv").read_bytes()

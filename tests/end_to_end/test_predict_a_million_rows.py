@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A million rows: memory that does not grow with their number; killed twice and continued, by two ranks, and by two
+workers of Dask, the same bytes as undisturbed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from preprocessing.base import atomic
+from tests.bundles import write_run
+from tests.commands import accelerate, run_module, succeed
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(1200)]
+ROOT = Path(__file__).resolve().parents[2]
+MANY, FEW = 1_000_000, 100_000
+ALLOWED = 48 << 20
+"""By how many resident bytes a process may be larger with ten times the rows."""
+
+
+def write_rows(path: Path, number: int) -> None:
+    """Short texts."""
+    chance = random.Random(0)
+    words = ["a fine film", "awful", "w1", "w2", "w3", "odd", "<br />", "café", "unheard of"]
+    some = [" ".join(chance.choices(words, k=chance.randrange(1, 9))) for _ in range(10_000)]
+    with open(path, "w") as file:
+        file.write("n,text\n")
+        for row in range(number):
+            file.write(f"{row},{some[row * 7919 % 10_000]}\n")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("million")
+    write_run(root, size=4)
+    write_rows(root / "many.csv", MANY)
+    write_rows(root / "few.csv", FEW)
+    return root
+
+
+def words_of(root: Path, source: str, target: str, *more: object) -> list[str]:
+    """The options of a prediction by two processes."""
+    words = ["--run", root / "run", "--input", root / source, "--output", root / target, "--part_mb", 0.5, *more]
+    return list(map(str, words))
+
+
+def start(root: Path, source: str, target: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "harness", "predict", *words_of(root, source, target, "--processes", 2)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def peak(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+    except OSError:
+        return 0
+
+
+def peaks(root: Path, source: str, target: str) -> tuple[int, int]:
+    """Peak resident bytes of the command, and of the largest process that it starts."""
+    process = start(root, source, target)
+    own = others = 0
+    while process.poll() is None:
+        own = max(own, peak(process.pid))
+        others = max(others, *map(peak, children(process.pid)), 0)
+        time.sleep(0.1)
+    assert process.returncode == 0
+    return own, others
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root: Path) -> tuple[str, tuple[int, int]]:
+    """The sha256 of the predictions of a run that nothing disturbs, and its memory."""
+    found = peaks(root, "many.csv", "whole.csv")
+    return atomic.sha256_file(root / "whole.csv"), found
+
+
+def test_memory_does_not_grow_with_the_rows(root: Path, undisturbed: tuple[str, tuple[int, int]]) -> None:
+    few, many = peaks(root, "few.csv", "few-predicted.csv"), undisturbed[1]
+    for small, large in zip(few, many, strict=True):
+        assert large < small + ALLOWED, f"{few} bytes with {FEW:,} rows, {many} with {MANY:,}"
+    with open(root / "whole.csv", "rb") as file:
+        assert sum(1 for _ in file) == MANY + 1
+
+
+def test_killed_twice_and_continued(root: Path, undisturbed: tuple[str, tuple[int, int]]) -> None:
+    for enough in (10, 30):
+        process = start(root, "many.csv", "killed.csv")
+        deadline = time.monotonic() + 300
+        while len(list((root / "killed.csv.parts").glob("0*.json"))) < enough:
+            assert process.poll() is None, "it was over before it could be killed"
+            assert time.monotonic() < deadline, f"no {enough} parts within 300 s"
+            time.sleep(0.01)
+        workers = children(process.pid)
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=30)
+        deadline = time.monotonic() + 30
+        while any(Path(f"/proc/{pid}").exists() for pid in workers):
+            assert time.monotonic() < deadline, "workers outlive the command that was killed"
+            time.sleep(0.05)
+        assert not (root / "killed.csv").exists()
+    result = succeed(run_module("harness", "predict", *words_of(root, "many.csv", "killed.csv"), timeout_s=600))
+    assert "continuing: " in result.stderr
+    assert atomic.sha256_file(root / "killed.csv") == undisturbed[0]
+
+
+def test_by_two_ranks(root: Path, undisturbed: tuple[str, tuple[int, int]]) -> None:
+    succeed(accelerate("harness.predict", *words_of(root, "many.csv", "ranks.csv"), timeout_s=600))
+    assert atomic.sha256_file(root / "ranks.csv") == undisturbed[0]
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[Path]:
+    """The scheduler file of a Dask cluster of two workers."""
+    pytest.importorskip("distributed", reason="needs distributed (extra dask)")
+    file = tmp_path / "scheduler.json"
+    common = ["--scheduler-file", str(file), "--no-dashboard"]
+    programs = [("dask_scheduler", "--host", "127.0.0.1", "--port", "0")]
+    programs += [("dask_worker", "--nthreads", "1", "--no-nanny")] * 2  # type: ignore[list-item]
+    processes = []
+    for name, *options in programs:
+        command = [sys.executable, "-m", f"distributed.cli.{name}", *common, *options]
+        with open(tmp_path / f"{len(processes)}.log", "wb") as log:
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            processes.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=log, stdout=log))
+        while not file.exists():
+            assert processes[0].poll() is None
+            time.sleep(0.05)
+    yield file
+    for process in processes:
+        process.kill()
+        process.wait(timeout=30)
+
+
+def test_by_two_workers_of_dask(root: Path, scheduler: Path, undisturbed: tuple[str, tuple[int, int]]) -> None:
+    dask = ("--executor", "dask", "--scheduler", scheduler)
+    words = words_of(root, "many.csv", "dask.csv", *dask)
+    result = succeed(run_module("harness", "predict", *words, timeout_s=600))
+    assert "dask: " in result.stderr
+    assert atomic.sha256_file(root / "dask.csv") == undisturbed[0]
