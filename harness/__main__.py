@@ -85,7 +85,7 @@ COMMANDS = (
         also=("train",),
         summary="Train, with checks before it and true exit codes.",
         main="harness.launch.command:main",
-        keys=("harness.config:Recipe",),
+        keys=("harness.launch.asked:LaunchRecipe",),
     ),
     Command(
         name="plan",

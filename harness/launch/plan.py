@@ -44,7 +44,7 @@ class PlanConfig:
 def main(config: PlanConfig, training: Recipe) -> None:
     """Print the plan. Raises ``UserError`` if the order is not what it promises, which only a bug can bring about."""
     resolved = resolve(training)
-    manifest = rows_of_task(training.task, read_manifest(training.data), training.data)
+    manifest = rows_of_task(training.task, read_manifest(training.data), training.data, training.fold)
     values = forecast(resolved.config, manifest, config.world_size)
     values["decided"] = {name: {"value": value, "reason": why} for name, (value, why) in resolved.reasons.items()}
     count, reason = threads.choose_here(training.threads, config.world_size)

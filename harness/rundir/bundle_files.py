@@ -68,11 +68,13 @@ class BundleInfo:
     """Weights of another bundle that these started from: source, hashes, coverage, parts; None: there were none."""
     soft_labels: dict[str, Any] | None = None
     """Soft labels that were learned: sha256, teacher, its figures; None: none were."""
+    fold: int | None = None
+    """The fold of the dataset that was held out; None: its own validation split was."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
 
-UNSAID: dict[str, Any] = {"started_from": None, "soft_labels": None, "task": CLASSIFIER}
+UNSAID: dict[str, Any] = {"started_from": None, "soft_labels": None, "fold": None, "task": CLASSIFIER}
 """What goes without saying: bundles were written before these keys were there."""
 
 

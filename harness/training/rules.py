@@ -92,7 +92,9 @@ def resolve(recipe: Recipe) -> Resolved:
     if "auto" not in asked and "auto" not in {recipe.optim.lr, recipe.optim.ema, recipe.optim.wide_lr}:
         return Resolved(as_run(recipe), {})
     teaching = recipe.self_training.is_on and recipe.order.unlabelled_batch > 0
-    corpus = Corpus.of(rows_of_task(recipe.task, read_manifest(recipe.data), recipe.data), teaching=teaching)
+    corpus = Corpus.of(
+        rows_of_task(recipe.task, read_manifest(recipe.data), recipe.data, recipe.fold), teaching=teaching
+    )
     return decide(recipe, corpus if recipe.task == CLASSIFIER else replace(corpus, classes=2))
 
 
