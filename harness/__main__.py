@@ -92,7 +92,7 @@ COMMANDS = (
         summary="How a run would go: steps, padding, memory, balance.",
         main="harness.launch.plan:main",
         config="harness.launch.plan:PlanConfig",
-        shared="harness.config:Recipe",
+        shared="harness.launch.asked:LaunchRecipe",
         first=("world_size", "data", "epochs", "global_batch", "json"),
         example="python -m harness plan --data data/mine --global_batch 256 --world_size 4",
     ),
@@ -100,7 +100,7 @@ COMMANDS = (
         name="doctor",
         summary="Whether a training would run here, and what to change.",
         main="harness.launch.doctor:main",
-        keys=("harness.config:Recipe", "harness.launch.doctor:DoctorConfig"),
+        keys=("harness.launch.asked:LaunchRecipe", "harness.launch.doctor:DoctorConfig"),
     ),
     Command(
         name="baseline",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from harness.ranks.preemption import EXIT_CODE
 from harness.report import many
 from harness.report.page import write_report_quietly
 from harness.rundir import many_runs
+from harness.rundir.layout import REPORT
 from harness.rundir.many_runs import Kind, Member, member
 from harness.scores.spread import FIGURES, METHOD, in_words, spread_table
 from harness.settings.task import LANGUAGE_MODEL
@@ -110,16 +112,31 @@ def planned(asked: LaunchRecipe) -> list[Member]:
     return [member(asked.run, "fold", fold) for fold in range(manifest.folds)]
 
 
+def first(asked: LaunchRecipe) -> tuple[Recipe, list[Member]]:
+    """The training that a preview is of, and all that the command would do, none where it is one.
+
+    Raises ``ConfigError`` or ``DataError`` as ``train`` does.
+    """
+    if asked.seeds is None and asked.folds is None:
+        return asked.recipe, []
+    runs = planned(asked)
+    many_runs.check_many(asked.run, runs[0].kind)
+    own = {runs[0].kind: runs[0].number, "run": str(runs[0].path)}
+    return replace(asked.recipe, **own), runs
+
+
 def conclude(folder: Path, runs: Sequence[Member], asked: LaunchRecipe, screen: Screen) -> None:
     """Write what the runs say together, and say it. Raises ``StorageError``."""
     kind: Kind = runs[0].kind
     values = many.collect(runs)
     if kind == "fold" and asked.task != LANGUAGE_MODEL:
         values["out_of_fold"] = many.over_all_rows(folder, runs, values["labels"], keep=True)
+        if (linear := many.linear_on_folds(runs, values)) is not None:
+            values["linear"] = linear
     many_runs.write_summary(folder, kind, values)
     write_report_quietly(folder)
     show(values, kind, screen)
-    named = [str(many_runs.summary_path(folder, kind)), "report.html"]
+    named = [str(many_runs.summary_path(folder, kind)), REPORT]
     named += [many_runs.OUT_OF_FOLD] if "out_of_fold" in values else []
     screen.say(f"written to {' and '.join([', '.join(named[:-1]), named[-1]])}", "good")
     sys.stdout.flush()
@@ -145,6 +162,12 @@ def show(values: dict[str, Any], kind: Kind, screen: Screen) -> None:
         f"The interval of the mean is {METHOD}: other {kind}s would move it so; that of a run is a bootstrap over its "
         "rows: other rows would."
     )
+    if (linear := values.get("linear")) is not None:
+        apart = in_words("the runs are above it by", linear["difference"])
+        screen.say(
+            f"linear model on the same folds: {in_words('accuracy', linear['spread']['accuracy'])}; {apart}, ahead in "
+            f"{linear['ahead']} of {len(names)}"
+        )
     if (pooled := values.get("out_of_fold")) is not None:
         low, high = pooled["intervals"]["accuracy"]
         figures = ", ".join(

@@ -24,10 +24,13 @@ def dots(
     intervals: Sequence[Sequence[float] | None],
     found: Mapping[str, float | None],
     x_label: str,
+    split: str,
     *,
     percent: bool = False,
 ) -> Chart:
-    """Draw one figure; ``found`` is its spread, ``numbers`` the runs' seeds or folds, in whose order they stand."""
+    """Draw one figure of a split; ``found`` is its spread, ``numbers`` the runs' seeds or folds, in whose order they
+    stand.
+    """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -59,7 +62,7 @@ def dots(
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    return Chart(title, page_svg(buffer.getvalue(), f"{title} of each {x_label}"), [])
+    return Chart(title, page_svg(buffer.getvalue(), f"{title} of each {x_label} on {split}"), [])
 
 
 def spread_charts(values: Mapping[str, Any], split: str, kind: str) -> list[Chart]:
@@ -74,5 +77,5 @@ def spread_charts(values: Mapping[str, Any], split: str, kind: str) -> list[Char
         intervals = [one.get("intervals", {}).get(name) for one in of_runs]
         title = FIGURES[name][0].upper() + FIGURES[name][1:]
         numbers, points = [run[kind] for run in runs], [one[name] for one in of_runs]
-        charts.append(dots(title, numbers, points, intervals, found, kind, percent=name in PERCENT))
+        charts.append(dots(title, numbers, points, intervals, found, kind, split, percent=name in PERCENT))
     return charts

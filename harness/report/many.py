@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.baseline.results import read_folds
 from harness.report import out_of_fold
 from harness.report.dots import spread_charts
 from harness.rundir.bundle_files import INDEX
@@ -17,7 +18,7 @@ from harness.rundir.many_runs import Member, in_words, read_summary
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_figures
 from harness.rundir.status import read_status
-from harness.scores.spread import FIGURES, LEVEL, METHOD, spreads
+from harness.scores.spread import FIGURES, LEVEL, METHOD, spread, spreads
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import read_manifest
@@ -114,6 +115,20 @@ def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
         "charts": {split: spread_charts(values, split, kind) for split in shown},
         "titles": {name: title[0].upper() + title[1:] for name, title in FIGURES.items()},
     }
+
+
+def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str, Any] | None:
+    """The linear model on the folds of ``collect``'s ``values``: its figures on each, their spread, how often the runs
+    are ahead; None where it was not measured on all of them.
+    """
+    data = read_config(runs[0].path)["data"]
+    found = [chosen(each) for each in read_folds(data, values["dataset"], len(runs))]
+    if len(found) != len(runs) or VALIDATION not in values["splits"]:
+        return None
+    mine = [one["splits"][VALIDATION]["accuracy"] for one in values["runs"]]
+    differences = [own - other["accuracy"] for own, other in zip(mine, found, strict=True)]
+    ahead = sum(difference > 0 for difference in differences)
+    return {"folds": found, "spread": spreads(found), "difference": spread(differences), "ahead": ahead}
 
 
 def finished(runs: Sequence[Member]) -> list[Member]:

@@ -90,6 +90,12 @@ def check_many(run: str | Path, kind: Kind) -> None:
         raise ConfigError(f"run: {run} holds the runs {in_words(others)}; name another directory for --{kind}s")
 
 
+def refuse_many(run: str | Path) -> None:
+    """Raise ``DataError`` that names the runs in a folder of many, where one of them is to be named."""
+    if found := members(run):
+        raise DataError(f"{run}: holds the runs {in_words(found)}; name one of them, as in {found[0].path}")
+
+
 def summary_path(folder: str | Path, kind: Kind) -> Path:
     """The file with the figures of many runs."""
     return Path(folder, f"{kind}s.json")

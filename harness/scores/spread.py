@@ -29,7 +29,7 @@ FIGURES = {
     "perplexity": "perplexity",
 }
 """Key and title of each figure whose spread is told, in the order of tables; a run has those of its task."""
-WEIGHTS = {"balanced_accuracy": 2, "pr_auc": 3, "ece": 1, "roc_auc": 1, "f1": 1, "accuracy interval": 1}
+WEIGHTS = {"ece": 5, "pr_auc": 4, "balanced_accuracy": 3, "roc_auc": 2, "interval": 1}
 """Columns that give way in a narrow terminal, those of the largest weight first."""
 
 
@@ -59,7 +59,7 @@ def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width:
     for name in found:
         columns.append(Column(key=name, title=FIGURES[name], weight=WEIGHTS.get(name, 0)))
         if name == "accuracy":
-            columns.append(Column(key="interval", title="95 % (rows)", right=False, weight=1))
+            columns.append(Column(key="interval", title="95 % (rows)", right=False, weight=WEIGHTS["interval"]))
     lines = []
     for run, values in zip(names, runs, strict=True):
         bounds = values.get("intervals", {}).get("accuracy")

@@ -16,6 +16,7 @@ from harness.config import Recipe
 from harness.inference.config import EvaluateConfig
 from harness.inference.predict import PredictConfig
 from harness.launch import launcher
+from harness.launch.asked import LaunchRecipe
 from harness.launch.plan import PlanConfig
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import ELSEWHERE as PREPROCESSING_ELSEWHERE
@@ -89,7 +90,7 @@ def test_help_is_narrow_and_has_no_marks(capsys, main, words: list[str], more: l
 
 def test_every_key_is_shown_on_request(capsys) -> None:
     lines = shown(capsys, harness, "launch", "--help", "all")
-    leaves = {entry.key for entry in help_page.entries_of([cli.parser_for(Recipe)])}
+    leaves = {entry.key for entry in help_page.entries_of([cli.parser_for(LaunchRecipe)])}
     assert {match[1] for line in lines if (match := re.match(r"  --([a-z_.]+)", line))} == leaves
     assert {"data", "model.pooling", "optim.lr", "tracking.tracker"} <= leaves
 

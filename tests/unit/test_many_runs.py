@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +11,39 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from harness.baseline.command import BaselineConfig
+from harness.baseline.command import main as baseline
+from harness.baseline.results import read_folds
 from harness.config import RunConfig
-from harness.data.checks import check_dataset, order_spec
+from harness.data.checks import check_dataset
 from harness.data.folds import held_out
-from harness.data.order import order_over
 from harness.launch import command, launcher, many, rounds
 from harness.report import many as together
 from harness.report import out_of_fold
+from harness.report.page import write_report
 from harness.rundir import many_runs
+from harness.rundir.configuration import read_config
 from harness.rundir.layout import BUNDLE, EVALUATION
+from harness.rundir.metric_frames import read_metrics
+from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.results import write_figures, write_predictions
 from harness.scores.spread import in_words, spread, spread_table
 from harness.training import resume
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.dataset.shards import Split, read_manifest, write_manifest
+from preprocessing.dataset.shards import Split, read_manifest
 from tests.commands import PLAIN
-from tests.datasets import write_dataset
+from tests.datasets import cut_into_folds, write_dataset
+from tests.report_runs import write_data, write_run
 from tests.unit.test_rounds import Recorded
-
-
-def cut(root: Path, folds: int = 3) -> Path:
-    """A dataset whose shards have folds: shards are small, so they are dealt whole."""
-    write_dataset(root, {"train": 120, "validation": 30, "test": 30}, widths=(8, 16, 24, 32, 40, 48, 64))
-    manifest = read_manifest(root)
-    splits = {
-        name: [replace(info, fold=None if name == "test" else place % folds) for place, info in enumerate(shards)]
-        for name, shards in manifest.splits.items()
-    }
-    write_manifest(root, replace(manifest, splits=splits))
-    return root
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cut(tmp_path_factory.mktemp("data"))
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 120, "validation": 30, "test": 30}, widths=(8, 16, 24, 32, 40, 48, 64))
+    cut_into_folds(root, 3)
+    return root
 
 
 @pytest.fixture(autouse=True)
@@ -189,22 +186,12 @@ def test_one_run_and_many_do_not_share_a_directory(data: Path, tmp_path: Path, s
 
 def test_a_fold_is_validated_on_and_the_others_are_trained_on(data: Path) -> None:
     manifest = read_manifest(data)
-    seen: list[int] = []
-    orders = []
-    for fold in range(3):
-        view = held_out(manifest, fold, data)
-        assert view.fingerprint == manifest.fingerprint
-        train, validation = (Split(data, view, name) for name in ("train", "validation"))
-        assert {shard.info.fold for shard in validation.shards} == {fold}
-        assert {shard.info.fold for shard in train.shards} == {0, 1, 2} - {fold}
-        assert len(train) + len(validation) == 150
-        paths = {shard.path for shard in validation.shards}
-        assert not paths & {shard.path for shard in train.shards}
-        seen += [len(validation)]
-        order = order_over(train, order_spec(RunConfig(global_batch=16)))
-        orders.append(np.concatenate([order.batch_rows(0, step) for step in range(order.steps_per_epoch)]).tolist())
-        assert sorted(orders[-1]) == list(range(len(train)))
-    assert sum(seen) == 150
+    view = held_out(manifest, 1, data)
+    assert (view.fingerprint, view.rows("test"), view.folds) == (manifest.fingerprint, 30, 3)
+    train, validation = (Split(data, view, name) for name in ("train", "validation"))
+    assert {shard.info.fold for shard in validation.shards} == {1}
+    assert {shard.info.fold for shard in train.shards} == {0, 2}
+    assert len(train) + len(validation) == 150
     assert held_out(manifest, None, data) is manifest
 
 
@@ -273,3 +260,46 @@ def test_a_word_of_rounds_is_a_word_of_many() -> None:
     assert rounds.as_words({"seed": 3, "run": "a b"}) == ["--seed=3", "--run=a b"]
     with pytest.raises(ConfigError, match=r"--seedz: no such option; did you mean --seeds\?"):
         cli.check_arguments(["--seedz", "1"], {"seeds", "folds", "run"})
+
+
+def test_the_page_of_many_runs_shows_their_spread(tmp_path: Path) -> None:
+    data, folder = write_data(tmp_path / "d", 2, 120), tmp_path / "mine"
+    runs = [write_run(folder / f"seed-{seed}", data, skill=1 + seed, seed=seed) for seed in (0, 1, 2)]
+    (runs[2] / "status.json").unlink()
+    assert write_report([folder]) == folder / "report.html"
+    page = (folder / "report.html").read_text()
+    found = spread([json.loads((run / "test.json").read_text())["accuracy"] for run in runs[:2]])
+    assert "mine: 2 seeds" in page
+    assert f"<strong>{found['mean']:.4f}</strong><span>± {found['sd']:.4f}</span>" in page
+    assert f"{found['low']:.4f} to {found['high']:.4f}" in page
+    assert "Not finished yet, and not counted here: seed-2." in page
+    assert "Ranked by" not in page
+    with pytest.raises(DataError, match="mine: holds the runs seed-0, seed-1, seed-2; name one of them, as in"):
+        read_config(folder)
+    for run in runs[:2]:
+        (run / "status.json").unlink()
+    with pytest.raises(DataError, match=r"none of its runs has finished yet \(seed-0, seed-1, seed-2\)"):
+        write_report([folder])
+
+
+def test_metrics_of_many_runs_are_one_frame(tmp_path: Path) -> None:
+    for seed in (3, 11):
+        log = MetricsLog(begun(tmp_path / f"seed-{seed}"))
+        log.write("train", {"step": 1, "loss": seed / 10})
+        log.close()
+    frame = read_metrics(tmp_path)
+    assert frame[["seed", "step", "loss"]].to_numpy().tolist() == [[3, 1, 0.3], [11, 1, 1.1]]
+
+
+def test_the_linear_model_on_the_same_folds(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    baseline(BaselineConfig(data=str(data), folds=True))
+    said = capsys.readouterr().out
+    figures = read_folds(data, read_manifest(data).fingerprint, 3)
+    assert [each["rows"] for each in figures] == [
+        held_out(read_manifest(data), fold, data).rows("validation") for fold in range(3)
+    ]
+    assert f"fold-2       {figures[2]['accuracy']:.4f}" in said
+    assert "measured in " in said
+    baseline(BaselineConfig(data=str(data), folds=True))
+    assert "found in " in capsys.readouterr().out
+    assert read_folds(data, "another dataset", 3) == []
