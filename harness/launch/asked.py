@@ -18,10 +18,11 @@ class LaunchRecipe(Recipe):
 
     seeds: str | None = None
     """Train once with each of these seeds, as in 0,1,2: one after the other in RUN/seed-0, RUN/seed-1, …, with mean and
-    spread of their figures in the end; see docs/many-runs.md."""
+    spread of their figures in the end; see docs/many-runs.md. python -m harness launch alone takes it."""
     folds: str | None = None
     """Train once for each fold of the dataset (splits.folds), holding it out: all, or their number; in RUN/fold-0,
-    RUN/fold-1, …, with a prediction for every row by the run that did not learn from it."""
+    RUN/fold-1, …, with a prediction for every row by the run that did not learn from it. python -m harness launch alone
+    takes it."""
 
     def __post_init__(self) -> None:
         """Check ranges, and that one thing alone is varied."""

@@ -154,6 +154,12 @@ def read_fingerprint(directory: Path) -> str | None:
     return content.get("dataset")
 
 
+def read_fold(directory: Path) -> int | None:
+    """The fold that the training of a bundle held out; None if it held none out, and without a bundle."""
+    content = read_object(directory / INDEX) or {}
+    return content.get("fold")
+
+
 def read_weights(directory: Path, info: BundleInfo) -> bytes:
     """The safetensors file that ``info`` names. Raises ``DataError`` if it is missing or was changed."""
     path = directory / info.weights

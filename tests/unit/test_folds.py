@@ -16,6 +16,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.config import SplitConfig
 from preprocessing.dataset import folds as dataset_folds
+from preprocessing.dataset.frames import Dataset
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.verification import verify
 from preprocessing.job.folds import assign_folds, decide_folds, filled
@@ -137,6 +138,9 @@ def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(
     if column is not None:
         films = {row: line.rsplit(",", 1)[1] for row, line in enumerate(corpus.read_text().splitlines())}
         assert len({(films[row], fold) for row, fold in found.items()}) == len({films[row] for row in found})
+    frame = Dataset(tmp_path / "cut")[TRAIN]
+    assert dict(zip(frame["row"], frame["fold"], strict=True)).items() <= found.items()
+    assert "fold" not in Dataset(tmp_path / "cut")[TEST].columns
     assert command("check", tmp_path / "cut") == 0
     assert "rows in 4 folds" in command.out
     assert command("inspect", tmp_path / "cut") == 0
