@@ -121,7 +121,7 @@ def first(asked: LaunchRecipe) -> tuple[Recipe, list[Member]]:
         return asked.recipe, []
     runs = planned(asked)
     many_runs.check_many(asked.run, runs[0].kind)
-    own = {runs[0].kind: runs[0].number, "run": str(runs[0].path)}
+    own: dict[str, Any] = {runs[0].kind: runs[0].number, "run": str(runs[0].path)}
     return replace(asked.recipe, **own), runs
 
 

@@ -86,8 +86,9 @@ def show(values: dict[str, Any]) -> None:
 def fold_rows(manifest: Manifest) -> list[int]:
     """Rows of each fold of a dataset; empty where it has none."""
     rows = [0] * manifest.folds
-    for info in (info for shards in manifest.splits.values() for info in shards if info.fold is not None):
-        rows[info.fold] += info.rows
+    for info in (info for shards in manifest.splits.values() for info in shards):
+        if info.fold is not None:
+            rows[info.fold] += info.rows
     return rows
 
 

@@ -42,9 +42,11 @@ def dots(
         figure.patch.set_visible(False)
         axes = figure.add_subplot()
         axes.patch.set_visible(False)
-        axes.axhline(found["mean"], color=QUIET, linewidth=1.2)
-        if found["low"] is not None:
-            axes.axhspan(found["low"], found["high"], color=QUIET, alpha=0.16, linewidth=0)
+        mean, low, high = (found[name] for name in ("mean", "low", "high"))
+        assert mean is not None
+        axes.axhline(mean, color=QUIET, linewidth=1.2)
+        if low is not None and high is not None:
+            axes.axhspan(low, high, color=QUIET, alpha=0.16, linewidth=0)
         for place, (value, interval) in enumerate(zip(values, intervals, strict=True)):
             if interval is not None:
                 axes.plot([place, place], interval, color=slot_colour(place), linewidth=1.2)

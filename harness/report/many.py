@@ -31,7 +31,7 @@ def collect(runs: Sequence[Member]) -> dict[str, Any]:
 
     No time and no place stands in it, so an interrupted and an undisturbed command write the same bytes.
     """
-    of_runs = [{"run": one.name, one.kind: one.number, "splits": figures_of(one)} for one in runs]
+    of_runs: list[dict[str, Any]] = [{"run": one.name, one.kind: one.number, "splits": figures_of(one)} for one in runs]
     splits = [split for split in SPLITS if of_runs and all(split in one["splits"] for one in of_runs)]
     infos = [read_object(one.path / BUNDLE / INDEX) or {} for one in runs]
     datasets = {info.get("dataset") for info in infos}
