@@ -115,7 +115,9 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
         "slots": SLOTS,
         "listed": LISTED_CLASSES,
         "small_matrix": SMALL_MATRIX,
-        "numbers": script_json(page_numbers(runs, names, [each["mistakes"] for each in views])),
+        "numbers": script_json(
+            page_numbers(runs, names, [each["mistakes"] for each in views], spread and spread["values"])
+        ),
     }
     return environment.get_template(TEMPLATE).render(page)
 

@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import padless
+from harness.rundir.bundle_files import read_info
 from preprocessing.__main__ import main as preprocess
 from preprocessing.base import cli
-from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
+from preprocessing.text.vocabulary import Vocabulary
 from tests.commands import run_module, sentence, succeed
 from tests.corpora import reviews, write_csv
 from tests.datasets import write_dataset
@@ -31,11 +33,18 @@ def table_of(log: Path) -> str:
     return re.sub(r"\S*/", "", text[text.rindex("\n3 seeds: ") :])
 
 
-@pytest.mark.timeout(580, func_only=True)
-def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> None:
-    data, whole, run = tmp_path / "data", tmp_path / "whole" / "run", tmp_path / "killed" / "run"
-    write_dataset(data, {"train": 300, "validation": 80, "test": 60})
-    assert launch(data, whole, *SEEDS).wait(200) == 0, (whole.parent / "log").read_text()[-3000:]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seeds that nobody disturbed; the dataset lies beside."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    write_dataset(run.with_name("data"), {"train": 300, "validation": 80, "test": 60})
+    assert launch(run.with_name("data"), run, *SEEDS).wait(200) == 0, (run.parent / "log").read_text()[-3000:]
+    return run
+
+
+@pytest.mark.timeout(500, func_only=True)
+def test_seeds_killed_in_the_second_end_in_the_same_table(whole: Path, tmp_path: Path) -> None:
+    data, run = whole.with_name("data"), tmp_path / "killed" / "run"
     process = launch(data, run, *SEEDS)
     wait_for_step(process, run / "seed-1", 20)
     kill(process)
@@ -61,6 +70,26 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> Non
     assert frame["seed"].value_counts().to_dict() == {0: 3, 1: 3, 2: 3}
     with pytest.raises(padless.UserError, match="is a folder of runs; name one of them: seed-0, seed-1, seed-2"):
         padless.load(run)
+
+
+@pytest.mark.timeout(400, func_only=True)
+def test_new_texts_start_from_one_of_many(whole: Path, tmp_path: Path) -> None:
+    """With an enlarged vocabulary, and for two seeds again, as docs/starting-from-weights.md has it."""
+    donor, data, run = whole / "seed-1", tmp_path / "data", tmp_path / "new" / "run"
+    corpus = write_csv(tmp_path / "new.csv", [(f"{text} unheard", label) for text, label in reviews(120, seed=5)])
+    keys = ["--executor.workers", "1", "--vocabulary.min_count", "1", "--text.max_tokens", "64", "--quiet"]
+    keys += ["--vocabulary.base", str(donor), "--vocabulary.extend", "true"]
+    assert cli.run(preprocess, ["run", str(corpus), "--output", str(data), *keys]) == 0
+    old, new = Vocabulary.read(donor / "bundle" / VOCABULARY), Vocabulary.read(data / VOCABULARY)
+    assert new.tokens.to_pylist()[: len(old)] == old.tokens.to_pylist()
+    assert "unheard" in new.tokens.to_pylist()[len(old) :]
+    words = ("--init.weights", str(donor), "--seeds", "0,1", "--epochs", "1")
+    assert launch(data, run, *words).wait(200) == 0, (run.parent / "log").read_text()[-3000:]
+    for seed in (0, 1):
+        started = read_info(run / f"seed-{seed}" / "bundle").started_from
+        assert started is not None
+        assert started["sha256"] == read_info(donor / "bundle").weights_sha256
+    assert [one["seed"] for one in json.loads((run / "seeds.json").read_text())["runs"]] == [0, 1]
 
 
 @pytest.mark.timeout(500, func_only=True)

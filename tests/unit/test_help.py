@@ -206,7 +206,7 @@ def test_a_familiar_name_in_a_file(tmp_path) -> None:
 
 
 def test_familiar_names_mean_keys_that_exist() -> None:
-    configs = (Recipe, PreprocessConfig, EvaluateConfig, PredictConfig, PlanConfig)
+    configs = (LaunchRecipe, PreprocessConfig, EvaluateConfig, PredictConfig, PlanConfig)
     known = set().union(*(cli.known_keys(cli.parser_for(one)) for one in configs)) | {familiar.LAUNCHER}
     used = {key for keys in familiar.KEYS.values() for key in keys}
     assert used - known == set()

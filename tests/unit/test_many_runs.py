@@ -274,6 +274,8 @@ def test_the_page_of_many_runs_shows_their_spread(tmp_path: Path) -> None:
     assert f"{found['low']:.4f} to {found['high']:.4f}" in page
     assert "Not finished yet, and not counted here: seed-2." in page
     assert "Ranked by" not in page
+    inside = json.loads(page.partition('id="padless-report">')[2].partition("</script>")[0])
+    assert inside["spread"]["splits"]["test"]["accuracy"] == found
     with pytest.raises(DataError, match="mine: holds the runs seed-0, seed-1, seed-2; name one of them, as in"):
         read_config(folder)
     for run in runs[:2]:
