@@ -62,6 +62,9 @@ class Recipe:
 
     data: str = "data/quickstart"
     """Dataset directory, as written by `python -m preprocessing run`."""
+    fold: int | None = None
+    """Hold out this fold of the dataset (splits.folds) as validation, and train on the others; launch --folds all does
+    it with each. null: the dataset's own train and validation."""
     run: str = "runs/quickstart"
     """Run directory to write; one directory holds one run."""
     task: Task = CLASSIFIER
@@ -161,6 +164,7 @@ class Recipe:
         tokens = self.global_batch_tokens
         require(tokens is None or tokens >= 1, "global_batch_tokens", tokens, "at least 1, or null")
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
+        require(self.fold is None or self.fold >= 0, "fold", self.fold, "a fold's number, from 0, or null")
         require(bool(self.run), "run", self.run, "a directory's name")
         require(bool(self.stage_dir), "stage_dir", self.stage_dir, "auto, none or a directory's name")
         require(bool(self.data), "data", self.data, "a directory's name")

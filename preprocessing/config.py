@@ -157,6 +157,9 @@ class SplitConfig:
     group_column: str | None = None
     """Column of groups (film, author, customer): rows of one group never fall into two of the splits that are cut. Rows
     with an empty cell belong to no group."""
+    folds: int = 0
+    """For cross-validation: rows of training and validation also get one of so many folds, groups and equal texts
+    whole, and launch --folds all holds out one after the other. 0: none."""
 
     def __post_init__(self) -> None:
         """Refuse fractions that leave nothing to train on."""
@@ -164,6 +167,8 @@ class SplitConfig:
             value = getattr(self, name)
             require(0 <= value < 1, f"splits.{name}", value, "at least 0 and below 1")
         total = self.validation + self.test
+        folds = "0 for none, or from 2 to 100"
+        require(self.folds == 0 or 2 <= self.folds <= 100, "splits.folds", self.folds, folds)
         require(total < 1, "splits.validation + splits.test", total, "below 1, or nothing is left for training")
         for name in ("column", "group_column"):
             require(getattr(self, name) != "", f"splits.{name}", "", "the name of a column, or null")
@@ -298,7 +303,7 @@ class PreprocessConfig:
 
         Options at their default look as they did before there were any: ``source.labels`` ``auto`` as ``PAIR``, which
         it means where nothing else is found, columns as ``text``, ``label`` and no split, and ``source.encoding``,
-        ``splits.names``, ``group_column`` and all of texts without labels not at all.
+        ``splits.names``, ``group_column``, ``folds`` and all of texts without labels not at all.
         """
         content = asdict(self) | {"text": self.text.recorded(), "vocabulary": self.vocabulary.recorded()}
         for key in ("output", "overwrite", "staging", "quiet", "executor"):
@@ -320,7 +325,7 @@ class PreprocessConfig:
         labels = PAIR if isinstance(self.source.labels, str) else self.source.labels
         content["source"]["labels"] = {name: [as_recorded(value) for value in labels[name]] for name in labels}
         content["source"]["neutral"] = [as_recorded(value) for value in self.source.neutral]
-        for key in ("names", "group_column"):
+        for key in ("names", "group_column", "folds"):
             if not content["splits"][key]:
                 del content["splits"][key]
         content["shards"]["widths"] = self.widths

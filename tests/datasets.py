@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,13 @@ def write_dataset(
     )
     write_manifest(root, manifest)
     return {name: split_texts for name, (split_texts, _) in texts.items()}
+
+
+def cut_into_folds(root: Path, folds: int) -> Manifest:
+    """Give each shard of training and validation a fold, in turn; the new manifest."""
+    manifest = read_manifest(root)
+    splits = dict(manifest.splits)
+    for name in splits.keys() - {TEST, UNLABELLED}:
+        splits[name] = [replace(info, fold=place % folds) for place, info in enumerate(splits[name])]
+    write_manifest(root, replace(manifest, splits=splits))
+    return read_manifest(root)

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.baseline.linear import RECIPE, measure, measured_splits
-from harness.baseline.results import folder_of, read_results, write_results
+from harness.baseline.results import fold_name, folder_of, read_folds, read_results, write_folds, write_results
+from harness.data.folds import check_folds, held_out
 from harness.rundir.results import figures_name
+from harness.scores.spread import spread_table
 from harness.scores.tables import show_figures
 from preprocessing.base.errors import DataError
 from preprocessing.base.readable import duration
 from preprocessing.base.screen import Screen
+from preprocessing.base.split_names import VALIDATION
 from preprocessing.dataset.shards import Manifest, read_manifest
 
 
@@ -27,13 +30,19 @@ class BaselineConfig:
 
     data: str
     """Dataset directory."""
+    folds: bool = False
+    """Measure it on each fold of the dataset (splits.folds), learned from the others, in place of the splits: what
+    launch --folds is held against."""
     json: bool = False
-    """Print the figures of every measured split as one JSON object."""
+    """Print the figures of every measured split, or of every fold, as one JSON object."""
 
 
 def main(config: BaselineConfig) -> None:
     """Show the figures of the linear model; they are computed unless they are there already."""
     manifest = read_manifest(config.data)
+    if config.folds:
+        measure_folds(config, manifest)
+        return
     results = known(config.data, manifest)
     again = set(results) == set(measured_splits(manifest)) != set()
     if not again:
@@ -53,6 +62,31 @@ def main(config: BaselineConfig) -> None:
         names = " and ".join(figures_name(split) for split in results)
         where = f"{'found' if again else 'written'} in {folder_of(config.data)}"
         screen.say(f"{where}: {names} ({duration(first['seconds'])})")
+
+
+def measure_folds(config: BaselineConfig, manifest: Manifest) -> None:
+    """Show the figures of the linear model on each fold; they are computed unless they are there already."""
+    check_folds(manifest, config.data, "folds")
+    folds = range(manifest.folds)
+    results = read_folds(config.data, manifest.fingerprint, manifest.folds)
+    again = len(results) == len(folds)
+    screen = Screen(quiet=config.json)
+    if not again:
+        results = [measure(config.data, held_out(manifest, fold, config.data))[VALIDATION] for fold in folds]
+    try:
+        if not again:
+            write_folds(config.data, results)
+    except OSError as error:
+        where = folder_of(config.data)
+        print(f"warning: {where} cannot be written ({error.strerror}); no run will find these figures", file=sys.stderr)
+    names = [fold_name(fold) for fold in folds]
+    if config.json:
+        print(json.dumps(dict(zip(names, results, strict=True)), indent=2))
+        return
+    screen.fact("data", f"{config.data} ({manifest.folds} folds, {len(manifest.labels)} classes)")
+    screen.table(spread_table(names, results, screen.width))
+    seconds = sum(each["seconds"] for each in results)
+    screen.say(f"{'found' if again else 'measured'} in {folder_of(config.data)} ({duration(seconds)})")
 
 
 def known(data: str, manifest: Manifest) -> dict[str, dict[str, Any]]:

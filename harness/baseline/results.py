@@ -7,6 +7,7 @@ and the recipe of the model. Those of another fingerprint or recipe count as not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,28 @@ def read_results(data: str | Path, fingerprint: str | None) -> dict[str, dict[st
         if values is not None and fingerprint is not None and is_of(values, fingerprint):
             found[split] = values
     return found
+
+
+def fold_name(fold: int) -> str:
+    """What the figures on a fold are called, where others have the name of a split."""
+    return f"fold-{fold}"
+
+
+def read_folds(data: str | Path, fingerprint: str | None, folds: int) -> list[dict[str, Any]]:
+    """Figures of the linear model on each fold, learned from the others; empty unless all are there.
+
+    Raises ``DataError`` for a damaged file.
+    """
+    found = [read_figures(folder_of(data), fold_name(fold)) for fold in range(folds)]
+    return [each for each in found if each is not None and is_of(each, fingerprint or "")] if all(found) else []
+
+
+def write_folds(data: str | Path, results: Sequence[dict[str, Any]]) -> None:
+    """Write the figures on each fold, and remove those of folds that are no more. Raises ``OSError``."""
+    for path in folder_of(data).glob(figures_name("fold-*")):
+        path.unlink()
+    for fold, values in enumerate(results):
+        write_figures(folder_of(data), fold_name(fold), values)
 
 
 def is_of(values: dict[str, Any], fingerprint: str) -> bool:

@@ -20,13 +20,15 @@ HASH_LIMIT_BYTES = 4 << 30
 """Up to this size of all shards, their sha256 is checked before training; beyond it only sizes, schemas and footers."""
 
 
-def check_dataset(data: str | Path, *, hashes: bool = True, task: Task = CLASSIFIER) -> Manifest:
-    """Read the manifest and check every shard that it names; returns the manifest, as ``task`` sees it.
+def check_dataset(
+    data: str | Path, *, hashes: bool = True, task: Task = CLASSIFIER, fold: int | None = None
+) -> Manifest:
+    """Read the manifest and check every shard that it names; returns it as ``task`` sees it that holds out ``fold``.
 
     ``hashes``: also read and hash the shards' bytes, up to ``HASH_LIMIT_BYTES``. Raises ``DataError`` with the first
     thing that is wrong.
     """
-    manifest = rows_of_task(task, read_manifest(data), data)
+    manifest = rows_of_task(task, read_manifest(data), data, fold)
     for split in (TRAIN, VALIDATION, *(name for name in (TEST, UNLABELLED) if manifest.splits.get(name))):
         open_split(data, manifest, split)
     size = sum(shard.bytes for shards in manifest.splits.values() for shard in shards)
@@ -157,6 +159,11 @@ def check_teaching(config: RunConfig) -> None:
             "order.unlabelled_batch: nothing is learned from the unlabelled rows of a step; set self_training.labels "
             "to soft labels for them (`python -m harness label`), optim.virtual_adversarial to a radius such as 1, or "
             "order.unlabelled_batch to 0"
+        )
+    if config.fold is not None and teaching.train_share:
+        raise ConfigError(
+            "self_training.train_share: soft labels of training rows come from a teacher that may have seen the rows "
+            "of the fold that is held out; set it to 0"
         )
     if not teaching.is_on or streams:
         return

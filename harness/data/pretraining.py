@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from harness.data.folds import held_out
 from harness.settings.task import LANGUAGE_MODEL, Task
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
@@ -30,8 +31,12 @@ class PretrainingManifest(Manifest):
         return self.dataset
 
 
-def rows_of_task(task: Task, manifest: Manifest, data: str | Path) -> Manifest:
-    """The manifest of the dataset ``data`` as a task sees it. Raises ``DataError`` if there is nothing to predict."""
+def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | None = None) -> Manifest:
+    """The manifest of the dataset ``data`` as a task sees it that holds out ``fold``, if it does.
+
+    Raises ``DataError`` if there is nothing to predict, and as ``held_out`` does for a fold that is not there.
+    """
+    manifest = held_out(manifest, fold, data)
     return pretraining_rows(manifest, data) if task == LANGUAGE_MODEL else manifest
 
 

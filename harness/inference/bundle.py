@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from harness.config import ModelConfig, model_from_dict, to_dict
+from harness.data.folds import fold_of
 from harness.model.classifier import Classifier
 from harness.model.size import num_parameters
 from harness.model.tasks import AnyNetwork, task_of
@@ -75,6 +76,7 @@ def write_bundle(
         vectors=facts.get("vectors"),
         started_from=facts.get("started_from"),
         soft_labels=facts.get("soft_labels"),
+        fold=fold_of(manifest),
     )
     write_training(directory, manifest)
     write_info(directory, info)

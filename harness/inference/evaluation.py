@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from harness.data.folds import as_trained
 from harness.data.residency import DataPlacement, OpenData
 from harness.inference.bundle import Bundle, read_bundle, same_text
 from harness.inference.config import EvaluateConfig
@@ -34,7 +35,7 @@ def evaluate(config: EvaluateConfig, session: Session) -> None:
     world, device = session.world, session.device
     with world.together("loading weights and dataset"):
         bundle = read_bundle(Path(config.run, BUNDLE))
-        manifest = read_manifest(config.data)
+        manifest = as_trained(read_manifest(config.data), bundle.info.fold, bundle.info.dataset, config.data)
         same_text(bundle.info, manifest, config.data)
         if config.split == UNLABELLED:
             raise DataError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from harness.data.folds import held_out
 from harness.inference.bundle import Bundle, read_bundle
 from harness.inference.config import EvaluateHereConfig
 from harness.inference.labelled import Rows, meanings, read_and_score, source_of
@@ -57,10 +58,13 @@ def known_training(run: str, directory: Path, fingerprint: str) -> dict[str, Any
     if found is not None:
         return found
     try:
-        manifest = read_manifest(read_config(run)["data"])
+        known = read_config(run)
+        manifest = read_manifest(known["data"])
     except (DataError, KeyError):
         return None  # a bundle alone, or a dataset that has moved: nothing is compared, and that is said
-    return training_facts(manifest) if manifest.fingerprint == fingerprint else None
+    if manifest.fingerprint != fingerprint:
+        return None
+    return training_facts(held_out(manifest, known.get("fold"), known["data"]))
 
 
 def assess_rows(bundle: Bundle, rows: Rows, training: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from harness.baseline.linear import Linear
 from harness.baseline.linear import check as check_linear
 from harness.config import EvaluationConfig
+from harness.data.folds import as_trained
 from harness.data.residency import DataPlacement, OpenData
 from harness.data.soft_labels import Rows, Teacher, path_of, write_soft_labels
 from harness.inference.bundle import Bundle, read_bundle, same_text
@@ -41,9 +42,9 @@ def label_with_run(config: LabelConfig, session: Session) -> Path:
     world, device = session.world, session.device
     folder = bundle_directory(config.run).resolve()
     with world.together("loading weights and dataset"):
-        manifest = read_manifest(config.data)
-        check_splits(config, manifest)
         bundle = read_bundle(folder)
+        manifest = as_trained(read_manifest(config.data), bundle.info.fold, bundle.info.dataset, config.data)
+        check_splits(config, manifest)
         same_text(bundle.info, manifest, config.data)
         check_labels(bundle, manifest, config)
     world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})

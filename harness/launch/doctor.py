@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.config import RunConfig
-from harness.launch import diagnosis, launcher
+from harness.launch import diagnosis, launcher, many
+from harness.launch.asked import LaunchRecipe
 from harness.launch.facts import NOTHING
 from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import cli
@@ -53,7 +54,7 @@ KEYS = Command(
     name="doctor",
     summary="The keys that follow the options of accelerate launch.",
     config=f"{MODULE}:DoctorConfig",
-    shared="harness.config:Recipe",
+    shared="harness.launch.asked:LaunchRecipe",
     shared_defaults=DEFAULTS,
     first=("data", "run", "device", "precision", "json"),
     example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
@@ -62,10 +63,11 @@ KEYS = Command(
 
 def main(argv: list[str]) -> int:
     """Start ranks if there are options for accelerate, else check as the one process or rank that this is."""
-    options, keys = launcher.split_arguments(argv, DoctorConfig)
-    config, training = read(KEYS, keys, f"{PROG} [options of accelerate launch]")
+    options, keys = launcher.split_arguments(argv, DoctorConfig, LaunchRecipe)
+    config, asked = read(KEYS, keys, f"{PROG} [options of accelerate launch]")
     if options:
         return launch(options, keys)
+    training = asked.recipe if asked.data == NOTHING else many.first(asked)[0]
     try:
         resolved = resolve(training)
     except DataError:  # the report says it

@@ -43,6 +43,8 @@ IDLE = {"gradient_accumulation_steps"}
 UNKNOWN = "no key of the training, no option of accelerate launch"
 DOCUMENTED = {2, 3, 4}
 """Exit codes that a rank chooses; any other one of a rank becomes 1."""
+HEARD: list[str] = []
+"""Stop signals that this launcher was sent, by name: a command of several trainings begins none after one."""
 LOST_PAGES = (
     "part of a mapped file was gone when it was read, as when a shard is cut short under a running job; "
     "look at the dataset with python -m preprocessing check, and at its disk"
@@ -76,6 +78,16 @@ def prepare() -> None:
     """Tell torch's elastic agent which signals to pass on, and how long ranks may take to act on them."""
     os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(SIGNALS)
     os.environ["PET_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_TIMEOUT_S)
+
+
+def listen() -> None:
+    """Note stop signals for as long as no rank is there to hear of them: between two trainings of one command."""
+
+    def note(number: int, _: Any) -> None:
+        HEARD.append(signal.Signals(number).name)
+
+    for name in SIGNALS:
+        signal.signal(getattr(signal, name), note)
 
 
 def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
@@ -234,11 +246,14 @@ def start(arguments: Any) -> Failure | None:
         What the rank has started in a session of its own, as it does its trackers, ends when the rank says so.
         """
         forwarded.append(signal.Signals(number).name)
+        HEARD.append(forwarded[-1])
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
                 if os.getsid(child.pid) == os.getsid(0):
                     child.send_signal(number)
 
+    if HEARD:
+        return Failure(1, f"the launcher was told to stop by {HEARD[0]}", HEARD[0])
     for name in SIGNALS:
         signal.signal(getattr(signal, name), forward_to_children)
     try:

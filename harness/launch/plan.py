@@ -7,9 +7,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import Recipe, require
+from harness.config import require
 from harness.data.balance import in_words
 from harness.data.pretraining import rows_of_task
+from harness.launch import many
+from harness.launch.asked import LaunchRecipe
 from harness.launch.forecast import forecast
 from harness.ranks import threads
 from harness.settings.task import LANGUAGE_MODEL
@@ -18,7 +20,7 @@ from preprocessing.base.errors import UserError
 from preprocessing.base.readable import counted, size
 from preprocessing.base.screen import Screen
 from preprocessing.base.terminal import TIE, Column, table
-from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.shards import Manifest, read_manifest
 
 WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps", "too_few_for_a_gpu": "on a GPU"}
 """What may go wrong, by its key: how its line begins."""
@@ -41,11 +43,18 @@ class PlanConfig:
         require(self.world_size >= 1, "world_size", self.world_size, "at least 1")
 
 
-def main(config: PlanConfig, training: Recipe) -> None:
-    """Print the plan. Raises ``UserError`` if the order is not what it promises, which only a bug can bring about."""
+def main(config: PlanConfig, asked: LaunchRecipe) -> None:
+    """Print the plan, of many trainings that of the first.
+
+    Raises ``UserError`` if the order is not what it promises, which only a bug can bring about.
+    """
+    training, runs = many.first(asked)
     resolved = resolve(training)
-    manifest = rows_of_task(training.task, read_manifest(training.data), training.data)
+    manifest = rows_of_task(training.task, read_manifest(training.data), training.data, training.fold)
     values = forecast(resolved.config, manifest, config.world_size)
+    if runs:
+        values["runs"] = [str(one.path) for one in runs]
+    values["folds"] = fold_rows(manifest)
     values["decided"] = {name: {"value": value, "reason": why} for name, (value, why) in resolved.reasons.items()}
     count, reason = threads.choose_here(training.threads, config.world_size)
     values["threads"] = {"value": count, "reason": reason}
@@ -74,6 +83,15 @@ def show(values: dict[str, Any]) -> None:
     screen.say(f"\nworld sizes, and how long their ranks wait for one row of another: {idle}")
 
 
+def fold_rows(manifest: Manifest) -> list[int]:
+    """Rows of each fold of a dataset; empty where it has none."""
+    rows = [0] * manifest.folds
+    for info in (info for shards in manifest.splits.values() for info in shards):
+        if info.fold is not None:
+            rows[info.fold] += info.rows
+    return rows
+
+
 def facts(values: dict[str, Any]) -> dict[str, str]:
     """The figures of the plan in words, by name."""
     ranks: dict[str, Any] = values["ranks"]
@@ -83,7 +101,10 @@ def facts(values: dict[str, Any]) -> dict[str, str]:
     memory, there = dict(values["memory"]), values["unlabelled"]
     share = f"each with {few} to {many} rows a step, {fewest:,} to {most:,} tokens an epoch"
     proved = "each row exactly once" if values["proof"]["each_row_once"] else "ROWS ARE MISSING OR REPEATED"
+    runs, folds = values.get("runs", []), values["folds"]
     return {
+        **({"runs": f"{len(runs)}, one after the other: {', '.join(runs)}; this is the first"} if runs else {}),
+        **({"folds": f"{len(folds)} of {min(folds):,} to {max(folds):,} rows"} if folds else {}),
         "rows": f"{values['rows']:,} with {values['tokens']:,} tokens, in {counted(values['windows'], 'window')}",
         **({"unlabelled": in_a_line(there, values["unlabelled_stream"])} if there["rows"] else {}),
         **({"task": task(values)} if values["task"] == LANGUAGE_MODEL else {"classes": in_words(values["classes"])}),

@@ -14,18 +14,17 @@ and a training that was interrupted goes on, so the same command ends where it w
 
 from __future__ import annotations
 
-import json
 import os
-import time
 import uuid
 from pathlib import Path
 from typing import Any
 
-from harness.config import Recipe, seconds
+from harness.config import Recipe
 from harness.data.checks import check_dataset
 from harness.data.soft_labels import read_soft_labels
 from harness.launch import launcher
 from harness.launch.launcher import PROG
+from harness.launch.sequence import TimeLeft, as_words
 from harness.ranks import devices
 from harness.ranks.preemption import EXIT_CODE
 from harness.rundir.bundle_files import bundle_directory, read_info
@@ -51,7 +50,7 @@ def train(options: list[str], training: list[str], recipe: Recipe) -> int:
     """Train round after round; the exit code of the first command that did not end well, or of the last training."""
     check(recipe)
     screen = Screen(quiet=recipe.quiet)
-    began, limit, labels = time.monotonic(), seconds(recipe.max_time), None
+    left, labels = TimeLeft(recipe.max_time), None
     for number in range(recipe.self_training.rounds + 1):
         last = number == recipe.self_training.rounds
         run = Path(recipe.run) if last else Path(recipe.run, f"round-{number}")
@@ -60,11 +59,10 @@ def train(options: list[str], training: list[str], recipe: Recipe) -> int:
             others |= {**ALONE, **recipe.self_training.first}
         else:
             others["self_training.labels"] = str(labels)
-        if limit:
-            left = limit - (time.monotonic() - began)
-            if left < 1:
-                return EXIT_CODE
-            others["max_time"] = f"{left:.0f}"
+        launcher.listen()
+        if launcher.HEARD or (limit := left.words()) is None:
+            return EXIT_CODE
+        others |= limit
         screen.say("" if number == 0 else "\n")
         screen.fact("round", f"{number + 1} of {recipe.self_training.rounds + 1}: {run}")
         words = [*training, *as_words(others)]
@@ -95,11 +93,6 @@ def check(recipe: Recipe) -> None:
         )
     words = as_words({**ALONE, **ONCE, **recipe.self_training.first})
     cli.parse(Recipe, words, prog=PROG, in_front=devices.LAUNCHER_OPTIONS)
-
-
-def as_words(values: dict[str, Any]) -> list[str]:
-    """Keys and values as a command line has them."""
-    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
 
 
 def is_of(path: Path, run: Path) -> bool:

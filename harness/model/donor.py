@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.config import ModelConfig, model_from_dict
 from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, read_info
+from harness.rundir.many_runs import in_words, members
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.text.vocabulary import Vocabulary
@@ -43,6 +44,10 @@ def find_donor(named: str, wanted: ModelConfig) -> Donor:
     if not path.exists():
         raise ConfigError(f"init.weights: {named}: there is no such run or bundle; name another")
     directory = bundle_directory(path)
+    if runs := members(path):
+        raise ConfigError(
+            f"init.weights: {named}: holds the runs {in_words(runs)}; name one of them, as in {runs[0].path}"
+        )
     if not path.is_dir() or not (directory / INDEX).exists():
         raise ConfigError(
             f"init.weights: {named}: not a bundle, nor a run that has finished an epoch; name the directory of one"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.baseline.compare import Comparison, compare
 from harness.baseline.results import read_results
-from harness.rundir.bundle_files import read_fingerprint
+from harness.rundir.bundle_files import read_fingerprint, read_fold
 from harness.rundir.layout import BUNDLE
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_figures
@@ -48,5 +48,7 @@ class BaselineSink(Sink):
 def beside(run: Path, data: str | Path) -> Comparison | None:
     """A finished run beside the linear model of its dataset; None where none was measured. Raises ``DataError``."""
     linear = read_results(data, read_fingerprint(run / BUNDLE))
+    if read_fold(run / BUNDLE) is not None:  # its validation is another than the linear model's
+        linear.pop(VALIDATION, None)
     validations = [line for line in read_metrics(run) if line.get("kind") == VALIDATION]
     return compare(read_figures(run, TEST), validations, linear)

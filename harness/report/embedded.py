@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.report.curves import averaged
@@ -39,13 +39,17 @@ def finite(value: Any) -> Any:
 
 
 def page_numbers(
-    runs: Sequence[RunFacts], names: Sequence[str], mistakes: Sequence[Sequence[Mistake]]
+    runs: Sequence[RunFacts],
+    names: Sequence[str],
+    mistakes: Sequence[Sequence[Mistake]],
+    spread: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All that a page shows of ``runs``, in the order in which it shows them."""
+    """All that a page shows of ``runs``, in the order in which it shows them; ``spread`` is what they say together."""
     every = zip(runs, names, mistakes, strict=True)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
+        **({} if spread is None else {"spread": spread}),
         "runs": [run_numbers(run, name, wrong) for run, name, wrong in every],
     }
 

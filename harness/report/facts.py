@@ -13,6 +13,7 @@ import numpy as np
 from harness.baseline.compare import Comparison, compare
 from harness.baseline.results import read_results
 from harness.data.checks import TEST, TRAIN, VALIDATION
+from harness.data.folds import held_out
 from harness.report.curves import Curve, read_curves
 from harness.report.originals import NOT_LOOKED, Originals, find_originals
 from harness.rundir.bundle_files import INDEX, read_fingerprint
@@ -151,6 +152,8 @@ def read_run(directory: str | Path) -> RunFacts:
     manifest, note = dataset_of(config, fingerprint)
     known = fingerprint or (manifest.fingerprint if manifest else None)
     linear, linear_note = linear_of(config["data"], known)
+    if config.get("fold") is not None:  # its validation is another than the linear model's
+        linear.pop(VALIDATION, None)
     return RunFacts(
         directory=directory,
         config=config,
@@ -228,7 +231,8 @@ def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifes
         return None, f"There is no readable {Path(place, MANIFEST)} where the report was made."
     if fingerprint is not None and manifest.fingerprint != fingerprint:
         return None, f"{place} now holds another dataset (fingerprint {manifest.fingerprint[:12]})."
-    return manifest, None
+    fold = config.get("fold")
+    return held_out(manifest, fold if fold is not None and fold < manifest.folds else None, place), None
 
 
 def linear_of(data: str, fingerprint: str | None) -> tuple[dict[str, dict[str, Any]], str | None]:

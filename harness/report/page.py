@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
+from harness.report import many
 from harness.report.charts import SLOTS
 from harness.report.classes import LISTED_CLASSES, SMALL_MATRIX, metric_names
 from harness.report.embedded import page_numbers, script_json
@@ -20,6 +22,7 @@ from harness.report.formats import FILTERS
 from harness.report.plots import learning_charts, quality_charts, shown_split, speed_charts
 from harness.report.ranking import best_values, dataset_groups, differing, ranked, ranking_metric, ranks, unique_names
 from harness.report.views import view
+from harness.rundir import many_runs
 from harness.rundir.environment import installed_version
 from harness.rundir.layout import REPORT
 from preprocessing.base import atomic
@@ -30,10 +33,14 @@ TEMPLATE = "report.html.j2"
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Write what is known of runs into one HTML file; several runs are compared side by side."""
+    """Write what is known of runs into one HTML file; several runs are compared side by side.
+
+    The folder of launch --seeds or --folds shows the spread of its runs.
+    """
 
     output: str | None = None
-    """File to write; RUN/report.html for one run, report.html in the current directory for several."""
+    """File to write; RUN/report.html for one run, or one folder of runs, report.html in the current directory for
+    several."""
 
 
 def main(config: ReportConfig, runs: list[str]) -> None:
@@ -44,10 +51,14 @@ def main(config: ReportConfig, runs: list[str]) -> None:
 def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path:
     """Write the report of ``runs`` and return its path. Raises ``DataError`` for what is no run or has no metrics."""
     places = [Path(run) for run in dict.fromkeys(str(Path(run)) for run in runs)]
-    facts = [read_run(place) for place in places]
+    found = [many_runs.members(place) for place in places]
+    spread = many.together(places[0], found[0]) if len(places) == 1 and found[0] else None
+    shown = [[one.path for one in inside] or [place] for place, inside in zip(places, found, strict=True)]
+    shown = shown if spread is None else [[one.path for one in spread["runs"]]]
+    facts = [read_run(path) for paths in shown for path in paths]
     target = Path(output) if output is not None else places[0] / REPORT if len(places) == 1 else Path(REPORT)
     try:
-        atomic.write_text(target, render(facts))
+        atomic.write_text(target, render(facts, spread))
     except OSError as error:
         raise ConfigError(f"--output {target}: {error.strerror}; name a file that can be written") from None
     return target
@@ -62,8 +73,11 @@ def write_report_quietly(run: str | Path) -> None:
         print(f"warning: no report written ({reason}); python -m harness report {run} tries again", file=sys.stderr)
 
 
-def render(runs: Sequence[RunFacts]) -> str:
-    """The page. Every text is escaped by the template; only charts and the numbers in JSON go in as they are."""
+def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> str:
+    """The page; ``spread`` is what ``many.together`` says of ``runs``, which then keep their order.
+
+    Every text is escaped by the template; only charts and the numbers in JSON go in as they are.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -74,13 +88,15 @@ def render(runs: Sequence[RunFacts]) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
-    runs = ranked(runs)
+    runs = ranked(runs) if spread is None else runs
     names = unique_names(runs)
     groups = dataset_groups(runs)
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
     metrics = metric_names(max(len(each["labels"]) for each in views))
     page = {
-        "title": names[0] if len(runs) == 1 else f"{len(runs)} runs side by side",
+        "title": title_of(runs, names, spread),
+        "spread": spread,
+        "numbering": "rank" if spread is None else spread["kind"],
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "version": installed_version("padless") or "from a checkout",
         "metrics": metrics,
@@ -92,13 +108,23 @@ def render(runs: Sequence[RunFacts]) -> str:
         "differing": differing(runs),
         "groups": groups,
         "apart": len(set(groups)) > 1,
-        "ranks": ranks(runs),
+        "ranks": ranks(runs) if spread is None else [str(one.number) for one in spread["runs"]],
         "many_labels": any(len(each["labels"]) > 2 for each in views),
         "ranked_by": metrics[ranking_metric(runs)].lower(),
-        "best": best_values(runs, list(metrics)),
+        "best": best_values(runs, list(metrics)) if spread is None else {},
         "slots": SLOTS,
         "listed": LISTED_CLASSES,
         "small_matrix": SMALL_MATRIX,
-        "numbers": script_json(page_numbers(runs, names, [each["mistakes"] for each in views])),
+        "numbers": script_json(
+            page_numbers(runs, names, [each["mistakes"] for each in views], spread and spread["values"])
+        ),
     }
     return environment.get_template(TEMPLATE).render(page)
+
+
+def title_of(runs: Sequence[RunFacts], names: Sequence[str], spread: dict[str, Any] | None) -> str:
+    """What the page is called."""
+    if spread is not None:
+        kind, folder = spread["kind"], spread["runs"][0].path.resolve().parent.name
+        return f"{folder}: {len(runs)} {kind}{'s' if len(runs) > 1 else ''}"
+    return names[0] if len(runs) == 1 else f"{len(runs)} runs side by side"

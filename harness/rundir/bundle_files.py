@@ -68,11 +68,13 @@ class BundleInfo:
     """Weights of another bundle that these started from: source, hashes, coverage, parts; None: there were none."""
     soft_labels: dict[str, Any] | None = None
     """Soft labels that were learned: sha256, teacher, its figures; None: none were."""
+    fold: int | None = None
+    """The fold of the dataset that was held out; None: its own validation split was."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
 
-UNSAID: dict[str, Any] = {"started_from": None, "soft_labels": None, "task": CLASSIFIER}
+UNSAID: dict[str, Any] = {"started_from": None, "soft_labels": None, "fold": None, "task": CLASSIFIER}
 """What goes without saying: bundles were written before these keys were there."""
 
 
@@ -150,6 +152,12 @@ def read_fingerprint(directory: Path) -> str | None:
     """Fingerprint of the dataset behind a bundle of any version; None without a bundle."""
     content = read_object(directory / INDEX) or {}
     return content.get("dataset")
+
+
+def read_fold(directory: Path) -> int | None:
+    """The fold that the training of a bundle held out; None if it held none out, and without a bundle."""
+    content = read_object(directory / INDEX) or {}
+    return content.get("fold")
 
 
 def read_weights(directory: Path, info: BundleInfo) -> bytes:

@@ -10,6 +10,7 @@ import yaml
 
 from harness.config import RunConfig, to_dict
 from harness.rundir.layout import CONFIG
+from harness.rundir.many_runs import refuse_many
 from harness.rundir.storage import storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -27,6 +28,7 @@ def read_config(run: str | Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        refuse_many(run)
         raise DataError(f"{path}: missing: {run} is not a run directory") from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None

@@ -23,6 +23,8 @@
     profile/                   traces of the steps that were profiled
     STOP                       made by a user: save a checkpoint and stop
     .lock                      held by the process that trains here
+
+A folder of many runs (``many_runs``) holds such directories and no run of its own.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.rundir import metrics_log
 from harness.rundir.layout import METRICS
+from harness.rundir.many_runs import members
 from preprocessing.base.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,11 +19,17 @@ def read_metrics(run: str | Path, kind: str | None = None) -> pd.DataFrame:
     """What a run has logged so far: a row for each line of ``metrics.jsonl``, and a column for each figure.
 
     ``kind`` picks ``train``, ``validation`` or ``test`` lines, and with them the figures that these have; otherwise the
-    column ``kind`` tells them apart, and a figure that a line does not have is missing. Raises ``DataError`` where
+    column ``kind`` tells them apart, and a figure that a line does not have is missing. The runs of a folder of many
+    stand one below the other, with a column ``seed`` or ``fold`` that tells which. Raises ``DataError`` where
     there is no run, or a damaged one, or nothing of this ``kind``.
     """
     import pandas as pd
 
+    if runs := members(run):
+        pieces = [read_metrics(one.path, kind) for one in runs]
+        for one, piece in zip(runs, pieces, strict=True):
+            piece.insert(0, one.kind, one.number)
+        return pd.concat(pieces, ignore_index=True)
     path = Path(run, METRICS)
     if not path.is_file():
         raise DataError(f"{path}: missing: {run} is not a run directory, or its training has not begun")

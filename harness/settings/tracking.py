@@ -18,6 +18,8 @@ class TrackingConfig:
     """Project name that the tracker files the run under."""
     name: str | None = None
     """Display name of the run; the run directory's name unless given."""
+    group: str | None = None
+    """What W&B puts runs together by; null: the dataset, and for launch --seeds or --folds the folder of the runs."""
     tags: list[str] = field(default_factory=list)
     """Words to find the run by at W&B, as in [baseline, long]."""
     log_bundle: bool = False

@@ -67,7 +67,7 @@ class WandbTracker(AccelerateTracker):
             "id": run_id,
             "resume": "allow",
             "name": self.spec["name"],
-            "group": dataset_name(self.spec["facts"]),
+            "group": self.spec["config"]["tracking"]["group"] or dataset_name(self.spec["facts"]),
             "tags": self.spec["tags"],
             "dir": str(self.run),
             "mode": mode,

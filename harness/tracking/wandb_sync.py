@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.rundir import many_runs
 from harness.rundir.configuration import read_config
 from harness.rundir.layout import METRICS, tracker_folder, tracker_journal
 from harness.rundir.metrics_log import read_metrics, read_throughput
@@ -45,12 +46,14 @@ class SyncConfig:
 
 
 def main(config: SyncConfig, words: list[str]) -> None:
-    """Sync one run directory."""
-    (run,) = map(Path, words)
-    check(run)
-    report = Sync(run, quiet=config.json).everything()
+    """Sync one run directory, or every run in a folder of many; of those the JSON is a list."""
+    (folder,) = map(Path, words)
+    runs = [one.path for one in many_runs.members(folder)]
+    for run in runs or [folder]:
+        check(run)
+    reports = [Sync(run, quiet=config.json).everything() for run in runs or [folder]]
     if config.json:
-        print(json.dumps(report))
+        print(json.dumps(reports if runs else reports[0]))
 
 
 def check(run: Path) -> None:

@@ -34,6 +34,7 @@ def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> tuple[dict
     epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs} epochs of {per_epoch:,}"
     found = {
         "run": f"{config.run}, seed {config.seed}",
+        **({} if config.fold is None else {"fold": f"{config.fold} of {manifest.folds} is the validation"}),
         "data": f"{config.data} ({rows} rows; vocabulary {manifest.vocabulary_size:,})",
         "classes": balance.in_words(classes),
         "model": f"{layers}, {shape.pooling} pooling, {parameters:,} parameters",

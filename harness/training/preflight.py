@@ -46,7 +46,7 @@ def check_data(
     ``hashes``: also read and hash its bytes, and soft labels if they are asked for, which one process of a run does.
     Raises ``DataError`` or ``ConfigError`` with the first thing that is wrong.
     """
-    manifest = checks.check_dataset(config.data, hashes=hashes, task=config.task)
+    manifest = checks.check_dataset(config.data, hashes=hashes, task=config.task, fold=config.fold)
     if checkpoint is not None:
         resume.check_dataset(checkpoint, manifest, config)
     checks.check_fit(config, manifest, world_size)

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.config import RunConfig, flat, to_dict
 from harness.data import order
-from harness.rundir import layout
+from harness.rundir import layout, many_runs
 from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.status import read_status
 from preprocessing.base.errors import ConfigError, DataError
@@ -43,6 +43,7 @@ FREE = {
 }
 """Keys, or their first parts, that leave the order of rows and every update what they are; and what they do change."""
 BREAKING = {
+    "fold": "other rows are held out",
     "task": "the weights are of another network",
     "language_model": "other updates from here on",
     "model": "the weights do not fit another model",
@@ -139,6 +140,7 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None]) -> ResumePo
 
     Raises ``ConfigError`` if the run must not go on from here.
     """
+    many_runs.check_single(config.run)
     if config.resume == "never":
         layout.check_free(config.run)
         return ResumePoint(False, False, [], None)

@@ -100,7 +100,8 @@ def resolve(recipe: Recipe) -> Resolved:
         return Resolved(as_run(recipe), {})
     taught = recipe.self_training.is_on or recipe.self_training.rounds > 0
     teaching = taught and recipe.order.unlabelled_batch > 0
-    corpus = Corpus.of(rows_of_task(recipe.task, read_manifest(recipe.data), recipe.data), teaching=teaching)
+    manifest = rows_of_task(recipe.task, read_manifest(recipe.data), recipe.data, recipe.fold)
+    corpus = Corpus.of(manifest, teaching=teaching)
     return decide(recipe, corpus if recipe.task == CLASSIFIER else replace(corpus, classes=2))
 
 

@@ -13,6 +13,7 @@ import torch
 
 from harness.batch import Batch, Layout
 from harness.data.checks import TEST, VALIDATION
+from harness.data.folds import fold_of
 from harness.data.residency import OpenData
 from harness.inference.bundle import Bundle, read_bundle
 from harness.inference.evaluation import assess, numbers_of, write_results
@@ -71,7 +72,8 @@ class Scorer:
         )
 
     def test(self, directory: Path, step: int, sinks: Sink, pause: Callable[[], None]) -> dict[str, Any]:
-        """Load the best weights of a run and measure them, once, on the test split if the dataset has one.
+        """Load the best weights of a run and measure them, once, on the test split if the dataset has one; and on a
+        fold that was held out.
 
         ``step`` is the run's last one. Every rank calls it; rank 0 writes, and is given all figures.
         """
@@ -79,8 +81,9 @@ class Scorer:
         with world.together("loading the best weights"):
             bundle = read_bundle(directory / BUNDLE)
         world.handshake({"weights": bundle.info.weights_sha256})
-        if TEST not in data.splits:
+        if TEST not in data.splits or fold_of(data.manifest) is not None:
             self.last_validation(directory, bundle, pause)
+        if TEST not in data.splits:
             sinks.say(f"no test: {data.placement.data} has no test split")
             return {}
         classifier = bundle.model.to(self.session.device)
@@ -96,7 +99,8 @@ class Scorer:
         return values
 
     def last_validation(self, directory: Path, bundle: Bundle, pause: Callable[[], None]) -> None:
-        """Measure the best weights on validation, where there is no test split: the report has nothing else to show.
+        """Measure the best weights on validation, where there is no test split, for the report has nothing else to
+        show; and on a fold that was held out, since all folds together are predictions of every row.
 
         The figures go to the place of an evaluation's. Every rank calls it; rank 0 writes.
         """

@@ -108,6 +108,14 @@ KEYS: dict[str, tuple[str, ...]] = {
     "stopwords": ("text.stop_words",),
     "test_size": ("splits.test",),
     "val_size": ("splits.validation",),
+    "n_splits": ("folds", "splits.folds"),
+    "n_folds": ("folds", "splits.folds"),
+    "num_folds": ("folds", "splits.folds"),
+    "k_folds": ("folds", "splits.folds"),
+    "cv": ("folds", "splits.folds"),
+    "n_seeds": ("seeds",),
+    "num_seeds": ("seeds",),
+    "wandb_group": ("tracking.group",),
     "random_state": ("seed",),
     "random_seed": ("seed",),
     "force": ("overwrite",),
@@ -116,6 +124,8 @@ KEYS: dict[str, tuple[str, ...]] = {
 VALUES = {"wandb": "wandb", "fp16": "fp16", "bf16": "bf16", "cpu": "cpu", "cuda": "cuda"}
 """Names elsewhere that are a value here."""
 REMARKS = {
+    "seeds": "the seeds themselves, as in 0,1,2",
+    "folds": "all, or the number of folds that the dataset has",
     "global_batch": "rows an optimizer step over all processes",
     "micro_batch": "most rows a process holds at once; the rest of global_batch is accumulated",
     LAUNCHER: "an option of accelerate launch: one process a GPU, before the keys of the training",

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.dataset import remote
-from preprocessing.dataset.shards import VOCABULARY, Block, Split, read_manifest
+from preprocessing.dataset.shards import VOCABULARY, Block, Shard, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         text.
 
         ``row`` is the row's number in the source, from 1; ``length`` its number of tokens; ``text`` its tokens as the
-        network reads them, with spaces between, so that unknown ones are ``<unk>``. Raises ``KeyError``.
+        network reads them, with spaces between, so that unknown ones are ``<unk>``. Where the split was cut into folds
+        there is a column ``fold``. Raises ``KeyError``.
         """
         import pandas as pd
 
@@ -51,6 +52,9 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
                 "length": length,
             }
         )
+        shards = [(shard.info.fold, len(block.row)) for shard in self._shards(split) for block in shard.blocks]
+        if all(fold is not None for fold, _ in shards):
+            frame.insert(2, "fold", np.concatenate([np.full(rows, fold, np.int64) for fold, rows in shards]))
         frame = frame.sort_values("row", ignore_index=True)
         return frame.assign(text=texts.to_pandas().to_numpy())
 
@@ -69,9 +73,13 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
 
     def _blocks(self, split: str) -> list[Block]:
         """The record batches of a split, mapped. Raises ``KeyError`` with the splits there are."""
+        return [block for shard in self._shards(split) for block in shard.blocks]
+
+    def _shards(self, split: str) -> list[Shard]:
+        """The shards of a split, mapped. Raises ``KeyError`` with the splits there are."""
         if not self.manifest.splits.get(split):
             raise KeyError(f"{self.path}: has no split {split!r}; it has {', '.join(self)}")
-        return Split(self.path, self.manifest, split).blocks
+        return Split(self.path, self.manifest, split).shards
 
     def __iter__(self) -> Iterator[str]:
         """The names of the splits."""

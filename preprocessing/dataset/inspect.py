@@ -13,7 +13,7 @@ import numpy as np
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
-from preprocessing.dataset import groups, remote, unlabelled
+from preprocessing.dataset import folds, groups, remote, unlabelled
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK, Vocabulary
 
@@ -163,6 +163,7 @@ def render(found: dict[str, Any]) -> str:
             kept = found["splits"].get(UNLABELLED, {"rows": 0})["rows"]
             lines += [f"unlabelled: {unlabelled.in_words(corpus[UNLABELLED], kept)}", ""]
         lines += [f"splits {line}" for line in groups.in_words(corpus["groups"])] + [""] if "groups" in corpus else []
+        lines += [f"folds: {folds.in_words(corpus['folds'])}", ""] if "folds" in corpus else []
     lines += ["most frequent tokens: " + " ".join(entry["token"] for entry in found["frequent_tokens"]), ""]
     for name, rows in found["samples"].items():
         for row in rows:

@@ -54,6 +54,8 @@ class ShardInfo:
     """How many rows have which label index."""
     tokens: int
     """Sum of the lengths."""
+    fold: int | None = None
+    """The fold that all its rows are in; None in a dataset without folds, and for rows that are in none."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,24 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """sha256 over all that decides what a trainer reads; statistics and provenance are left out."""
-        content = asdict(self)
+        content = self.content()
         del content["statistics"], content["provenance"]
         return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
+
+    def content(self) -> dict[str, Any]:
+        """All of it as plain values; a shard says its fold only if it has one."""
+        content = asdict(self)
+        for shards in content["splits"].values():
+            for shard in shards:
+                if shard["fold"] is None:
+                    del shard["fold"]
+        return content
+
+    @property
+    def folds(self) -> int:
+        """Into how many folds rows of training and validation are cut; 0 where they are not."""
+        found = [info.fold for shards in self.splits.values() for info in shards if info.fold is not None]
+        return max(found, default=-1) + 1
 
     def rows(self, split: str) -> int:
         """Number of rows in a split."""
@@ -210,7 +227,7 @@ def write_manifest(root: str | Path, manifest: Manifest) -> None:
     The vocabulary must be there. ``sha256`` vouches for all of the manifest, statistics and provenance included.
     """
     vocabulary = atomic.sha256_file(Path(root, VOCABULARY))
-    content = {**asdict(manifest), "fingerprint": manifest.fingerprint, "vocabulary_sha256": vocabulary}
+    content = {**manifest.content(), "fingerprint": manifest.fingerprint, "vocabulary_sha256": vocabulary}
     digest = hashlib.sha256(atomic.canonical_json(content)).hexdigest()
     atomic.write_json(Path(root, MANIFEST), {**content, "sha256": digest})
 

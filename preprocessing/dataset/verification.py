@@ -12,6 +12,7 @@ import numpy as np
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
+from preprocessing.dataset import folds
 from preprocessing.dataset.shards import MANIFEST, REBUILD, VOCABULARY, Manifest, Shard, histogram, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 
@@ -49,6 +50,7 @@ def verify(root: str | Path) -> list[str]:
         problems.append(str(error))
     damaged = list(verify_hashes(root, manifest))
     problems += damaged
+    problems += [f"{path}: {problem}; {REBUILD}" for problem in folds.problems(manifest)]
     for split, shards in manifest.splits.items():
         for info in shards:
             if not any(str(Path(root, info.path)) in problem for problem in damaged):

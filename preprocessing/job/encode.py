@@ -8,9 +8,10 @@ there were no others.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
@@ -23,6 +24,7 @@ from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, SPLITS, UNLABEL
 from preprocessing.dataset.shards import VOCABULARY, ShardInfo, id_dtype, write_shard
 from preprocessing.job import parts
 from preprocessing.job.executors import Workers
+from preprocessing.job.folds import NO_FOLD
 from preprocessing.job.progress import Progress
 from preprocessing.text.encoder import Encoded, encode_tokens
 from preprocessing.text.spec import TextPipeline, TextSpec
@@ -46,6 +48,8 @@ class Basis:
     """Into how many ranges of keys the rows of some splits are cut."""
     key: str
     """The hash that a finished bucket must carry to be used again."""
+    folds: int = 0
+    """Into how many folds rows of training and validation are cut; 0: into none."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class ShardTask:
     spec: TextSpec
     widths: tuple[int, ...]
     key: str
+    folds: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,14 @@ def key_of(
     pipeline: TextPipeline,
     widths: list[int],
     buckets: dict[Splits, int],
+    fold: np.ndarray | None = None,
 ) -> str:
-    """The hash over all that decides the shards."""
+    """The hash over all that decides the shards; ``fold`` is each row's, None in a dataset without folds."""
     decided = hashlib.sha256(decision.tobytes() + label.tobytes()).hexdigest()
     basis = [[summary.key for summary in summaries], decided, vocabulary.hash, pipeline.hash, widths]
     basis.append(list(buckets.values()))
+    if fold is not None:
+        basis.append(hashlib.sha256(fold.tobytes()).hexdigest())
     return hashlib.sha256(json.dumps(basis).encode()).hexdigest()
 
 
@@ -101,7 +109,7 @@ def encode_all(basis: Basis, workers: Workers, screen: Screen) -> tuple[dict[str
     lookups = [LookupTask(group, basis.work, basis.root, basis.key) for group in parts.grouped(basis.starts)]
     for _ in workers.map(lookup, lookups, what="lookup", tick=lambda alive: None):
         pass
-    common = (tuple(basis.starts), basis.work, basis.root, basis.spec, tuple(basis.widths), basis.key)
+    common = (tuple(basis.starts), basis.work, basis.root, basis.spec, tuple(basis.widths), basis.key, basis.folds)
     tasks = [
         ShardTask(splits, bucket, buckets, *common)
         for splits, buckets in basis.buckets.items()
@@ -172,16 +180,26 @@ def write_bucket(task: ShardTask) -> Written:
         if inside.any():
             written.unknown[name] = int(unknown[inside].sum())
             written.shards[name] = []
-        for step, width in enumerate(task.widths):
-            chosen = np.flatnonzero(inside & (rung == step))
+        for fold, (step, width) in itertools.product(folds_of(columns, inside), enumerate(task.widths)):
+            chosen = inside & (rung == step)
+            chosen = np.flatnonzero(chosen if fold is None else chosen & (columns["fold"] == fold))
             if len(chosen):
-                path = f"{name}/{task.bucket:05d}-w{width:04d}.arrow"
+                of_fold = "" if fold is None else f"-f{fold:02d}"
+                path = f"{name}/{task.bucket:05d}{of_fold}-w{width:04d}.arrow"
                 ids = padded(encoded, chosen, width, id_dtype(len(vocabulary)))
                 order = (lengths[chosen], columns["label"][chosen], columns["row"][chosen])
-                written.shards[name].append(write_shard(task.root, path, ids, *order))
+                written.shards[name].append(replace(write_shard(task.root, path, ids, *order), fold=fold))
     shards = {name: [asdict(info) for info in infos] for name, infos in written.shards.items()}
     atomic.write_json(marker, {"key": task.key, "shards": shards, "unknown": written.unknown})
     return written
+
+
+def folds_of(columns: dict[str, np.ndarray], inside: np.ndarray) -> list[int | None]:
+    """The folds that rows of a split are in, ascending; None alone where they are in none."""
+    if "fold" not in columns:
+        return [None]
+    found = np.unique(columns["fold"][inside]).tolist()
+    return [None if fold == NO_FOLD else fold for fold in found]
 
 
 def finished(marker: Path, task: ShardTask) -> Written | None:
@@ -205,7 +223,9 @@ def collect(task: ShardTask, vocabulary: Vocabulary) -> tuple[Tokens, dict[str, 
     wanted = [split_number(name) for name in task.splits]
     decision = np.load(task.work / "decision.npy", mmap_mode="r")
     label = np.load(task.work / "label.npy", mmap_mode="r")
-    pieces: dict[str, list[np.ndarray]] = {name: [] for name in ("key", "row", "label", "split", "ids", "size")}
+    fold = np.load(task.work / "fold.npy", mmap_mode="r") if task.folds else None
+    names = ("key", "row", "label", "split", "ids", "size", *(() if fold is None else ("fold",)))
+    pieces: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for number, start in enumerate(task.starts[:-1]):
         stored = parts.load(task.work, number)
         first = int(np.searchsorted(stored.key, np.uint64(low)))
@@ -219,6 +239,8 @@ def collect(task: ShardTask, vocabulary: Vocabulary) -> tuple[Tokens, dict[str, 
         pieces["size"].append(np.diff(offsets))
         pieces["split"].append(split[kept])
         pieces["label"].append(label[start + first : start + last][kept])
+        if fold is not None:
+            pieces["fold"].append(fold[start + first : start + last][kept])
         for name in ("key", "row"):
             pieces[name].append(getattr(stored, name)[first:last][kept])
     columns = {name: np.concatenate(values) if values else np.zeros(0, np.int64) for name, values in pieces.items()}

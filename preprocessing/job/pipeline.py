@@ -26,13 +26,14 @@ from preprocessing.corpus import sources
 from preprocessing.corpus.detection import resolved
 from preprocessing.corpus.hints import hints
 from preprocessing.corpus.sources import Part, Plan
-from preprocessing.dataset import groups
+from preprocessing.dataset import folds, groups
 from preprocessing.dataset import unlabelled as without_labels
 from preprocessing.dataset.shards import BLOCK_ROWS, MANIFEST, VOCABULARY, Manifest, id_dtype, write_manifest
 from preprocessing.job import classes, output, parts, unlabelled
 from preprocessing.job.counting import count_all
 from preprocessing.job.encode import Basis, buckets_for, encode_all, key_of
 from preprocessing.job.executors import Workers, workers
+from preprocessing.job.folds import decide_folds
 from preprocessing.job.provenance import BASE, provenance
 from preprocessing.job.quality import check_splits, dataset_statistics
 from preprocessing.job.rows import Rows, gathered
@@ -87,14 +88,15 @@ class Job:
         self.names = found.names
         rows = gathered(stored, found.numbers)
         decision, report = self.decide(rows, plans)
+        fold = self.cut_into_folds(rows, decision, report)
         counted_too = self.config.vocabulary.count_unlabelled
         counts = count_all(starts, self.work, self.workers, unlabelled=counted_too)
         vocabulary = frozen(counts, self.config.vocabulary, self.base, self.screen)
         vocabulary.write(self.root / VOCABULARY)
         self.comment(cut, found, rows, decision, report)
         widths, buckets = self.config.widths, buckets_for(rows.label, self.config.shards.rows)
-        key = key_of(summaries, decision, rows.label, vocabulary, self.pipeline, widths, buckets)
-        basis = Basis(starts, self.work, self.root, self.pipeline.spec, widths, buckets, key)
+        key = key_of(summaries, decision, rows.label, vocabulary, self.pipeline, widths, buckets, fold)
+        basis = Basis(starts, self.work, self.root, self.pipeline.spec, widths, buckets, key, self.config.splits.folds)
         infos, unknown = encode_all(basis, self.workers, self.screen)
         left_out = {name: sum(getattr(summary, name) for summary in summaries) for name in ("neutral", "filtered")}
         if self.config.source.missing_label == "drop":
@@ -146,9 +148,26 @@ class Job:
         check_splits(decision, rows.label, self.names, wanted, mend)
         unlabelled.check(decision, rows, plans)
         for name, values_of_rows in (("decision", decision), ("label", rows.label)):
-            with atomic.replacing(self.work / f"{name}.npy") as temporary, open(temporary, "wb") as file:
-                np.save(file, values_of_rows)
+            self.keep(name, values_of_rows)
         return decision, report
+
+    def cut_into_folds(self, rows: Rows, decision: np.ndarray, report: dict[str, Any]) -> np.ndarray | None:
+        """Each row's fold, on disk for the workers; ``report`` hears of them. None where no folds are asked for.
+
+        Raises ``DataError`` for folds that cannot be used.
+        """
+        splits = self.config.splits
+        if not splits.folds:
+            return None
+        column = splits.group_column
+        fold, report["folds"] = decide_folds(rows, decision, splits.folds, self.config.seed, self.names, column)
+        self.keep("fold", fold)
+        return fold
+
+    def keep(self, name: str, values_of_rows: np.ndarray) -> None:
+        """Write what was decided of every row where the workers find it."""
+        with atomic.replacing(self.work / f"{name}.npy") as temporary, open(temporary, "wb") as file:
+            np.save(file, values_of_rows)
 
     def group_name(self, hash_of_group: int) -> str:
         """What the source calls a group."""
@@ -161,6 +180,7 @@ class Job:
         validation_is_cut = self.config.splits.validation > 0 and not (rows.named == VALIDATION_NUMBER).any()
         lines = classes.in_words(found, rows.label, decision)
         lines += [f"splits: {line}" for line in groups.in_words(report["groups"])] if "groups" in report else []
+        lines += [f"folds: {folds.in_words(report['folds'])}"] if "folds" in report else []
         if UNLABELLED in report:
             kept = int((decision == UNLABELLED_NUMBER).sum())
             lines.append(f"unlabelled: {without_labels.in_words(report[UNLABELLED], kept)}")
@@ -193,4 +213,8 @@ def locate(plans: list[Plan], row: int) -> str:
 
 def summary_line(manifest: Manifest) -> str:
     """Rows per split, for people."""
-    return ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits) + " rows"
+    return (
+        ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
+        + " rows"
+        + (f" in {manifest.folds} folds" if manifest.folds else "")
+    )

@@ -38,18 +38,21 @@ def decide(
     decided, report = suspects.decide(labelled, quality, splits, seed, where, name_of)
     decision = np.empty(len(without), np.int8)
     decision[~without] = decided
-    decision[without], found = decide_unlabelled(rows.of(without), labelled, decided, quality, where)
+    decision[without], found = decide_unlabelled(
+        rows.of(without), labelled, decided, quality, where, folds=splits.folds > 0
+    )
     dropped = report["dropped"]
     report["dropped"] = dropped | {name: dropped.get(name, 0) + count for name, count in found["dropped"].items()}
     return decision, report | {UNLABELLED: found}
 
 
 def decide_unlabelled(
-    rows: Rows, labelled: Rows, decided: np.ndarray, quality: QualityConfig, where: Where
+    rows: Rows, labelled: Rows, decided: np.ndarray, quality: QualityConfig, where: Where, *, folds: bool = False
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """int8 per row without a label: ``UNLABELLED_NUMBER`` or ``DROPPED``; and what was found.
 
-    ``decided`` are the splits of the ``labelled`` rows. Raises ``DataError`` as ``decide`` does, and where all texts
+    ``decided`` are the splits of the ``labelled`` rows. With ``folds`` all of them are measured once, those of training
+    too. Raises ``DataError`` as ``decide`` does, and where all texts
     are empty.
     """
     empty = rows.num_tokens == 0
@@ -71,10 +74,10 @@ def decide_unlabelled(
         for number, name in enumerate(SPLITS)
     }
     found["shared"] = {name: int(rows_of.sum()) for name, rows_of in shared.items()}
-    for name in (VALIDATION, TEST):
+    for name in (*((TRAIN,) if folds else ()), VALIDATION, TEST):
         sieve.apply("leaks", quality.leaks, shared[name], f"{name} holds an equal text, and this one has no label")
     if rows.group is not None and labelled.group is not None:
-        measured = labelled.group[(decided >= 0) & (decided != SPLITS.index(TRAIN))]
+        measured = labelled.group[(decided >= 0) & (folds | (decided != SPLITS.index(TRAIN)))]
         of_measured = (rows.group != NO_GROUP) & among(rows.group, measured)
         found["groups_measured"] = int(of_measured.sum())
         sieve.apply("leaks", quality.leaks, of_measured, "it has no label, and its group is one of validation or test")

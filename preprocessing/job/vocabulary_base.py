@@ -69,6 +69,8 @@ def find(address: str) -> tuple[Path, dict[str, Any], str]:
     for folder in (root, root / BUNDLE):
         if (folder / BUNDLE_INDEX).exists():
             return folder, *bundle_text(folder / BUNDLE_INDEX)
+    if inside := sorted(path.parent.parent.name for path in root.glob(f"*/{BUNDLE}/{BUNDLE_INDEX}")):
+        raise ConfigError(f"vocabulary.base: {address}: a folder of runs; name one of them, as in {root / inside[0]}")
     raise ConfigError(
         f"vocabulary.base: {address}: neither a dataset, nor a bundle, nor a run that has finished an epoch; "
         "name the directory of one"

@@ -70,6 +70,11 @@ class Pages:
             return [write_run(folder / f"{seed}", self.data(2), skill=1 + seed / 9, seed=seed) for seed in range(9)]
         if kind == "different datasets":
             return [write_run(folder / f"{number}", self.data(number), skill=3.0) for number in (2, 5)]
+        if kind == "three seeds":
+            seeds = folder / QUOTED / "three"
+            for seed in range(3):
+                write_run(seeds / f"seed-{seed}", self.data(2), skill=2 + seed / 9, seed=seed)
+            return [seeds]
         number = int(kind.split()[0])
         return [write_run(folder / QUOTED / ("long-name-" * 12), self.data(number), skill=4.0 if number > 2 else 1.0)]
 
@@ -79,7 +84,16 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
     return Pages(tmp_path_factory.mktemp("pages"))
 
 
-KINDS = ("2 classes", "5 classes", "20 classes", "77 classes", "150 classes", "nine runs", "different datasets")
+KINDS = (
+    "2 classes",
+    "5 classes",
+    "20 classes",
+    "77 classes",
+    "150 classes",
+    "nine runs",
+    "three seeds",
+    "different datasets",
+)
 VIEWS = [(kind, *view) for kind in KINDS for view in ((DESK, "light"), (PHONE, "dark"))]
 VIEWS += [("2 classes", DESK, "dark"), ("2 classes", PHONE, "light")]
 

@@ -21,6 +21,7 @@ from sklearn.metrics import (
 )
 
 from harness.config import ModelConfig
+from harness.data.folds import held_out
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec
 from harness.inference.scoring import score
@@ -29,7 +30,7 @@ from harness.ranks.session import open_session
 from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.dataset.inspect import frame
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.datasets import write_dataset
+from tests.datasets import cut_into_folds, write_dataset
 from tests.ranks import run_ranks
 
 TEST_ROWS = 203
@@ -151,3 +152,20 @@ def test_every_number_of_rows_up_to_three_steps(world_size: int, rows_per_rank: 
             np.add.at(seen, np.concatenate(ranks), 1)
             assert max(map(len, ranks)) - min(map(len, ranks)) <= 1
         assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("folds", [2, 3])
+def test_every_row_is_held_out_by_one_fold_and_learned_by_the_others(tmp_path: Path, folds: int) -> None:
+    write_dataset(tmp_path, {"train": 97, "validation": 40, "test": 20}, widths=(8, 16, 24, 32, 40, 48, 64))
+    manifest = cut_into_folds(tmp_path, folds)
+    counted: dict[str, list[tuple[str, int]]] = {"train": [], "validation": [], "test": []}
+    for fold in range(folds):
+        view = held_out(manifest, fold, tmp_path)
+        for name, rows in counted.items():
+            shards = Split(tmp_path, view, name).shards
+            blocks = [(shard.path.parent.name, block) for shard in shards for block in shard.blocks]
+            rows += [(split, int(row)) for split, block in blocks for row in block.row]
+    every = {("train", row) for row in range(97)} | {("validation", row) for row in range(40)}
+    assert sorted(counted["validation"]) == sorted(every)
+    assert sorted(counted["train"]) == sorted([*every] * (folds - 1))
+    assert sorted(counted["test"]) == sorted([("test", row) for row in range(20)] * folds)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 3: order is a pure function of (dataset, seed, epoch, global batch). Ranks, restarts only slice it.
+"""Law 3: order is a pure function of (dataset, seed, epoch, global batch), and of the fold that is held out, if one is.
+Ranks, restarts only slice it.
 
 Rows without labels beside the labelled ones: ``tests/unit/test_streams.py``.
 """
@@ -11,6 +12,7 @@ import re
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.order import Order, OrderSpec, micro_batches, width_groups
+from harness.data.folds import held_out
+from harness.data.order import Order, OrderSpec, micro_batches, order_over, width_groups
 from harness.data.quality import autocorrelation, compare, quality
 from preprocessing.base.errors import ConfigError
+from preprocessing.dataset.shards import Split, read_manifest
+from tests.datasets import cut_into_folds, write_dataset
 
 
 def make_order(rows_per_block: list[int], spec: OrderSpec) -> Order:
@@ -304,3 +309,26 @@ def test_little_padding_and_equal_work_on_imdb(imdb: list[str]) -> None:
             differences.append(max(tokens) / min(tokens) - 1)
         assert 1 - lengths.sum() / padded_tokens < 0.03
         assert max(differences) < 0.05
+
+
+def test_the_fold_held_out_decides_which_rows_have_an_order_and_nothing_else(tmp_path: Path) -> None:
+    write_dataset(tmp_path, {"train": 90, "validation": 30}, widths=(8, 16, 24, 32, 40, 48, 64))
+    cut_into_folds(tmp_path, 3)
+    spec = OrderSpec(seed=4, global_batch=8)
+
+    def steps(fold: int) -> list[list[tuple[Path, int]]]:
+        """The rows of each step of epoch 1, by shard and number."""
+        train = Split(tmp_path, held_out(read_manifest(tmp_path), fold, tmp_path), "train")
+        known = [(shard.path, int(row)) for shard in train.shards for block in shard.blocks for row in block.row]
+        return [[known[row] for row in batch] for batch in epoch_batches(order_over(train, spec), 1)]
+
+    first, again, other = steps(0), steps(0), steps(1)
+    assert first == again
+    assert {row for step in first for row in step} != {row for step in other for row in step}
+    plain = epoch_batches_of(sum(map(len, first)), spec)
+    assert sorted(map(len, first)) == sorted(map(len, plain))
+
+
+def epoch_batches_of(rows: int, spec: OrderSpec) -> list[list[int]]:
+    """The batches of an epoch over so many rows in one block."""
+    return epoch_batches(make_order([rows], spec), 1)

@@ -30,7 +30,8 @@ FLOORS = (
     ("harness.model",),
     ("harness.inference", "harness.baseline"),
     ("harness.training", "harness.labelling", "harness.predicting"),
-    ("harness.launch", "harness.report", "harness.bench"),
+    ("harness.report",),
+    ("harness.launch", "harness.bench"),
     ("harness.__main__", "harness.train", "harness.pretrain", "harness.evaluate", "harness.label", "harness.predict"),
 )
 """Rooms from the ground up. A room imports itself and lower floors; a room beside it only as ``NEIGHBOURS`` says."""

@@ -28,8 +28,8 @@ LINK = re.compile(r"\]\(([^)#]+)\)")
 COMMAND = re.compile(r"python -m (harness|preprocessing)((?: +[!-_a-{}~]+)*)")
 """A command with its words, up to the end of the line or the first sign that is no word of a command."""
 OPTIONS_OF = {
-    "launch": ("harness.config:Recipe",),
-    "doctor": ("harness.config:Recipe", "harness.launch.doctor:DoctorConfig"),
+    "launch": ("harness.launch.asked:LaunchRecipe",),
+    "doctor": ("harness.launch.asked:LaunchRecipe", "harness.launch.doctor:DoctorConfig"),
 }
 """The configurations of the commands that read their words themselves, together with accelerate's options."""
 HEADING = re.compile(r"^## ", re.MULTILINE)

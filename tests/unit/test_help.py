@@ -15,6 +15,7 @@ from harness.__main__ import main as harness
 from harness.config import Recipe
 from harness.inference.config import EvaluateConfig
 from harness.launch import launcher
+from harness.launch.asked import LaunchRecipe
 from harness.launch.plan import PlanConfig
 from harness.predicting.config import PredictConfig
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
@@ -89,7 +90,7 @@ def test_help_is_narrow_and_has_no_marks(capsys, main, words: list[str], more: l
 
 def test_every_key_is_shown_on_request(capsys) -> None:
     lines = shown(capsys, harness, "launch", "--help", "all")
-    leaves = {entry.key for entry in help_page.entries_of([cli.parser_for(Recipe)])}
+    leaves = {entry.key for entry in help_page.entries_of([cli.parser_for(LaunchRecipe)])}
     assert {match[1] for line in lines if (match := re.match(r"  --([a-z_.]+)", line))} == leaves
     assert {"data", "model.pooling", "optim.lr", "tracking.tracker"} <= leaves
 
@@ -205,7 +206,7 @@ def test_a_familiar_name_in_a_file(tmp_path) -> None:
 
 
 def test_familiar_names_mean_keys_that_exist() -> None:
-    configs = (Recipe, PreprocessConfig, EvaluateConfig, PredictConfig, PlanConfig)
+    configs = (LaunchRecipe, PreprocessConfig, EvaluateConfig, PredictConfig, PlanConfig)
     known = set().union(*(cli.known_keys(cli.parser_for(one)) for one in configs)) | {familiar.LAUNCHER}
     used = {key for keys in familiar.KEYS.values() for key in keys}
     assert used - known == set()

@@ -10,7 +10,7 @@ import pytest
 
 from harness.config import OrderConfig, Recipe, RunConfig, SelfTrainingConfig
 from harness.data.checks import check_teaching
-from harness.launch import launcher, rounds
+from harness.launch import launcher, rounds, sequence
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from tests.commands import PLAIN
@@ -92,7 +92,7 @@ def test_a_round_that_does_not_end_well_is_the_end(data: Path, tmp_path: Path, m
 def test_a_time_limit_is_that_of_all_rounds(data: Path, tmp_path: Path, monkeypatch) -> None:
     seen = Recorded(monkeypatch, [])
     moments = iter([0.0, 10.0, 40.0, 59.5])
-    monkeypatch.setattr(rounds.time, "monotonic", lambda: next(moments))
+    monkeypatch.setattr(sequence.time, "monotonic", lambda: next(moments))
     assert launch(data, tmp_path / "run", "--self_training.rounds=2", "--max_time=60") == 85
     assert [one.max_time for one in seen.trained] == ["50", "20"]
 

@@ -193,6 +193,10 @@ def test_what_cannot_be_started_from_is_refused_before_any_process_starts(own: P
     (tmp_path / "run").mkdir()
     with pytest.raises(ConfigError, match=r"init\.weights: .*run: not a bundle, nor a run that has finished an epoch"):
         check(tmp_path / "run")
+    (tmp_path / "many" / "seed-3").mkdir(parents=True)
+    (tmp_path / "many" / "seed-3" / "config.yaml").write_text("{}")
+    with pytest.raises(ConfigError, match=r"many: holds the runs seed-3; name one of them, as in .*many/seed-3$"):
+        check(tmp_path / "many")
     make_bundle(own, tmp_path / "run" / "bundle")
     check(tmp_path / "run")
     check(tmp_path / "run" / "bundle")

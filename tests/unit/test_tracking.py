@@ -6,13 +6,14 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import psutil
 import pytest
 
-from harness.config import RunConfig, TrackingConfig
+from harness.config import RunConfig, TrackingConfig, to_dict
 from harness.tracking import observer
 from harness.tracking.accelerate_tracker import showable
 from harness.tracking.journal import Journal
@@ -228,3 +229,15 @@ def test_a_folder_of_a_trackers_name_is_no_package(tmp_path: Path, monkeypatch: 
         check_trackers(TrackingConfig(tracker="dvclive"))
     (tmp_path / "dvclive" / "__init__.py").touch()
     check_trackers(TrackingConfig(tracker="dvclive"))
+
+
+@pytest.mark.parametrize(("asked", "group"), [(None, "dataset-0123456789ab"), ("mine", "mine")])
+def test_wandb_puts_runs_together_by_dataset_or_as_asked(tmp_path: Path, asked: str | None, group: str) -> None:
+    pytest.importorskip("wandb", reason="needs the extra wandb")
+    from harness.tracking.wandb_run import WandbTracker
+
+    config = to_dict(RunConfig(tracking=TrackingConfig(tracker="wandb", group=asked)))
+    spec = {"config": config, "facts": {"dataset": "0123456789abcdef"}, "name": "mine seed-1", "tags": [], "pid": 1}
+    tracker: Any = SimpleNamespace(spec=spec, run=tmp_path, journal=Journal(tmp_path, "wandb"))
+    options = WandbTracker._options(tracker, "offline")
+    assert (options["group"], options["name"]) == (group, "mine seed-1")

@@ -185,6 +185,8 @@ def test_what_is_no_base(base: Path, source: Path, tmp_path: Path, command: Comm
     assert "vocabulary.base: runs/nowhere: there is no such run, bundle or dataset" in refused("runs/nowhere")
     (tmp_path / "run").mkdir()
     assert "neither a dataset, nor a bundle, nor a run that has finished an epoch" in refused(tmp_path / "run")
+    shutil.copytree(base / "run" / BUNDLE, tmp_path / "many" / "seed-1" / BUNDLE)
+    assert f"a folder of runs; name one of them, as in {tmp_path / 'many' / 'seed-1'}" in refused(tmp_path / "many")
     shutil.copytree(base / "run" / BUNDLE, tmp_path / "run" / BUNDLE)
     (tmp_path / "run" / BUNDLE / INDEX).write_text("{")
     assert "bundle.json: damaged (" in refused(tmp_path / "run", 3)

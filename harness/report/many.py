@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many runs together: the figures of each, their mean and spread, and over folds those of all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.baseline.results import read_folds
+from harness.report import out_of_fold
+from harness.report.dots import spread_charts
+from harness.rundir.bundle_files import INDEX
+from harness.rundir.configuration import read_config
+from harness.rundir.json_files import read_object
+from harness.rundir.layout import BUNDLE, EVALUATION
+from harness.rundir.many_runs import Member, in_words, read_summary
+from harness.rundir.metrics_log import read_metrics
+from harness.rundir.results import read_figures
+from harness.rundir.status import read_status
+from harness.scores.spread import FIGURES, LEVEL, METHOD, spread, spreads
+from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
+from preprocessing.dataset.shards import read_manifest
+
+SPLITS = (VALIDATION, TEST)
+
+
+def collect(runs: Sequence[Member]) -> dict[str, Any]:
+    """What ``seeds.json`` or ``folds.json`` holds of finished runs, out-of-fold figures aside. Raises ``DataError``.
+
+    No time and no place stands in it, so an interrupted and an undisturbed command write the same bytes.
+    """
+    of_runs: list[dict[str, Any]] = [{"run": one.name, one.kind: one.number, "splits": figures_of(one)} for one in runs]
+    splits = [split for split in SPLITS if of_runs and all(split in one["splits"] for one in of_runs)]
+    infos = [read_object(one.path / BUNDLE / INDEX) or {} for one in runs]
+    datasets = {info.get("dataset") for info in infos}
+    if len(datasets) > 1:
+        raise DataError(f"{runs[0].path.parent}: its runs were trained on different datasets, so they have no spread")
+    return {
+        "dataset": infos[0].get("dataset") if infos else None,
+        "labels": infos[0].get("labels", []) if infos else [],
+        "runs": of_runs,
+        "interval": {"level": LEVEL, "method": METHOD},
+        "splits": {split: spreads([one["splits"][split] for one in of_runs]) for split in splits},
+    }
+
+
+def figures_of(run: Member) -> dict[str, dict[str, Any]]:
+    """Rows, figures and the rows' own intervals of a run, by split: of the weights that it kept.
+
+    Validation is measured after calibration where the run says so: on a fold, or where there is no test split; else it
+    is the line of the best epoch, before calibration and without intervals.
+    """
+    test = read_figures(run.path, TEST)
+    found = {} if test is None else {TEST: chosen(test)}
+    measured = read_figures(run.path / EVALUATION, VALIDATION) if run.kind == "fold" or test is None else None
+    info = read_object(run.path / BUNDLE / INDEX) or {}
+    if measured is not None and measured.get("step") == info.get("step"):
+        return {VALIDATION: chosen(measured), **found}
+    best = [line for line in read_metrics(run.path) if line.get("kind") == VALIDATION and line.get("best")]
+    return {VALIDATION: chosen(best[-1]), **found} if best else found
+
+
+def chosen(values: dict[str, Any]) -> dict[str, Any]:
+    """Those values whose spread is told, the number of rows, and their intervals."""
+    shown = {name: values[name] for name in ("rows", *FIGURES) if name in values}
+    intervals = values.get("intervals")
+    if intervals is None:
+        return shown
+    return shown | {
+        "intervals": {name: each for name, each in intervals.items() if name in FIGURES or name == "method"}
+    }
+
+
+def over_all_rows(folder: Path, runs: Sequence[Member], labels: Sequence[str], *, keep: bool) -> dict[str, Any]:
+    """The figures over every row of all folds, each once; with ``keep`` the predictions are written beside.
+
+    Raises ``DataError`` if the folds are not all those of the dataset.
+    """
+    data = read_config(runs[0].path)["data"]
+    manifest = read_manifest(data)
+    rows = sum(manifest.rows(name) for name in (TRAIN, VALIDATION) if manifest.splits.get(name))
+    table = out_of_fold.gather(folder, runs, rows)
+    if keep:
+        out_of_fold.write(folder, table)
+    thresholds = {}
+    for run in runs:
+        values = read_figures(run.path / EVALUATION, VALIDATION)
+        thresholds[run.number] = 0.5 if values is None else values["threshold"]
+    return out_of_fold.figures(table, labels, thresholds)
+
+
+def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
+    """What a page shows of the runs of ``folder`` that have finished, and which of those that ``began`` have not.
+
+    Raises ``DataError`` if none of them has.
+    """
+    done = finished(began)
+    if not done:
+        raise DataError(
+            f"{folder}: none of its runs has finished yet ({in_words(began)}); wait for the first, or name one of them"
+        )
+    kind, values = done[0].kind, collect(done)
+    stored = read_summary(folder, kind)
+    if stored is not None and stored["runs"] == values["runs"]:
+        values = stored
+    splits = list(values["splits"])
+    shown = splits if kind == "fold" else splits[-1:]
+    return {
+        "kind": kind,
+        "runs": done,
+        "open": [one.name for one in began if one not in done],
+        "values": values,
+        "charts": {split: spread_charts(values, split, kind) for split in shown},
+        "titles": {name: title[0].upper() + title[1:] for name, title in FIGURES.items()},
+    }
+
+
+def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str, Any] | None:
+    """The linear model on the folds of ``collect``'s ``values``: its figures on each, their spread, how often the runs
+    are ahead; None where it was not measured on all of them.
+    """
+    data = read_config(runs[0].path)["data"]
+    found = [chosen(each) for each in read_folds(data, values["dataset"], len(runs))]
+    if len(found) != len(runs) or VALIDATION not in values["splits"]:
+        return None
+    mine = [one["splits"][VALIDATION]["accuracy"] for one in values["runs"]]
+    differences = [own - other["accuracy"] for own, other in zip(mine, found, strict=True)]
+    ahead = sum(difference > 0 for difference in differences)
+    return {"folds": found, "spread": spreads(found), "difference": spread(differences), "ahead": ahead}
+
+
+def finished(runs: Sequence[Member]) -> list[Member]:
+    """Those of the runs that ended well."""
+    return [one for one in runs if (read_status(one.path) or {}).get("state") == "finished"]

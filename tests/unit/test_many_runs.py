@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many trainings in one command: what each is asked for, what is refused, and the table of their figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from harness.baseline.command import BaselineConfig
+from harness.baseline.command import main as baseline
+from harness.baseline.results import read_folds
+from harness.config import RunConfig
+from harness.data.checks import check_dataset
+from harness.data.folds import held_out
+from harness.launch import command, launcher, many, rounds
+from harness.report import many as together
+from harness.report import out_of_fold
+from harness.report.page import write_report
+from harness.rundir import many_runs
+from harness.rundir.configuration import read_config
+from harness.rundir.layout import BUNDLE, EVALUATION
+from harness.rundir.metric_frames import read_metrics
+from harness.rundir.metrics_log import MetricsLog
+from harness.rundir.results import write_figures, write_predictions
+from harness.scores.spread import in_words, spread, spread_table
+from harness.training import resume
+from preprocessing.base import cli
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import Split, read_manifest
+from tests.commands import PLAIN
+from tests.datasets import cut_into_folds, write_dataset
+from tests.report_runs import write_data, write_run
+from tests.unit.test_rounds import Recorded
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 120, "validation": 30, "test": 30}, widths=(8, 16, 24, 32, 40, 48, 64))
+    cut_into_folds(root, 3)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def quiet_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "listen", lambda: None)
+    monkeypatch.setattr(launcher, "HEARD", [])
+
+
+def launch(data: Path, run: Path, *words: str) -> int:
+    return command.main([*PLAIN, f"--data={data}", f"--run={run}", *words])
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    recorded = Recorded(monkeypatch, [])
+    monkeypatch.setattr(many, "conclude", lambda *_: None)
+    return recorded
+
+
+def test_each_seed_is_a_run_of_its_own(data: Path, tmp_path: Path, seen: Recorded) -> None:
+    assert launch(data, tmp_path / "imdb", "--epochs=2", "--seeds", "4,0") == 0
+    assert [(one.seed, Path(one.run).relative_to(tmp_path)) for one in seen.trained] == [
+        (4, Path("imdb/seed-4")),
+        (0, Path("imdb/seed-0")),
+    ]
+    assert [one.epochs for one in seen.trained] == [2, 2]
+    assert [(one.tracking.group, one.tracking.name) for one in seen.trained] == [
+        ("imdb", "imdb seed-4"),
+        ("imdb", "imdb seed-0"),
+    ]
+
+
+def test_each_fold_is_held_out_once(data: Path, tmp_path: Path, seen: Recorded) -> None:
+    assert launch(data, tmp_path / "r", "--folds=3", "--seed=7", "--tracking.name=mine") == 0
+    assert [(one.fold, one.seed, Path(one.run).name) for one in seen.trained] == [
+        (0, 7, "fold-0"),
+        (1, 7, "fold-1"),
+        (2, 7, "fold-2"),
+    ]
+    assert seen.trained[1].tracking.name == "mine fold-1"
+
+
+def test_a_run_that_does_not_end_well_is_the_end(data: Path, tmp_path: Path, seen: Recorded) -> None:
+    seen.codes = [0, 85]
+    assert launch(data, tmp_path / "r", "--seeds=0,1,2") == 85
+    assert [one.seed for one in seen.trained] == [0, 1]
+
+
+def test_a_signal_between_two_runs_ends_the_command_there(
+    data: Path, tmp_path: Path, seen: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = launcher.train
+    monkeypatch.setattr(launcher, "train", lambda *asked: launcher.HEARD.append("SIGTERM") or train(*asked))
+    assert launch(data, tmp_path / "r", "--seeds=0,1,2") == 85
+    assert [one.seed for one in seen.trained] == [0]
+
+
+def test_a_launcher_that_was_told_to_stop_starts_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher.HEARD.append("SIGUSR2")
+    failure = launcher.start(launcher.accelerate_arguments([], []))
+    assert failure is not None
+    assert (failure.code, failure.signal) == (1, "SIGUSR2")
+
+
+def test_a_dry_run_tries_the_first_alone(data: Path, tmp_path: Path, seen: Recorded) -> None:
+    assert launch(data, tmp_path / "r", "--seeds=0,1,2", "--dry_run") == 0
+    assert [one.seed for one in seen.trained] == [0]
+
+
+def test_rounds_of_each_seed(tmp_path: Path, seen: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path / "d", {"train": 60, "validation": 20, "unlabelled": 40})
+    words = ["--self_training.rounds=1", "--order.unlabelled_batch=8", "--seeds=0,1"]
+    assert launch(tmp_path / "d", tmp_path / "r", *words) == 0
+    there = [str(Path(one.run).relative_to(tmp_path / "r")) for one in seen.trained]
+    assert there == ["seed-0/round-0", "seed-0", "seed-1/round-0", "seed-1"]
+    assert [one.seed for one in seen.trained] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seeds=0,0"], "seeds: 0 stands there twice"),
+        (["--seeds=a"], "seeds: 'a' .*whole numbers from 0 with commas between, as in 0,1,2"),
+        (["--seeds="], "seeds: '' .*whole numbers"),
+        (["--seeds=0,-1"], "seeds: '0,-1' .*whole numbers"),
+        (["--seeds=1,"], "seeds: '1,' .*whole numbers"),
+        (["--seeds=5"], "seeds: 5 is one seed, which has no spread; name two or more, as in 0,1,2, or give --seed 5"),
+        (["--seed=3", "--seeds=0,1"], "--seed: --seeds 0,1 names every one already; leave --seed out"),
+        (["--fold=1", "--folds=all"], "--fold: --folds all names every one already"),
+        (["--seeds=0,1", "--folds=all"], "one command varies one of the two"),
+        (["--folds=1"], "folds: '1' .*all, or the number of folds that the dataset has, at least 2"),
+        (["--folds=5"], "folds: 5, but .* was cut into 3; give --folds all, or build the dataset again"),
+        (["--fold=3"], "fold: 3 is none of the 3 folds of "),
+        (["--fold=-1"], "fold: -1"),
+    ],
+)
+def test_what_cannot_be_meant_gets_a_sentence(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    monkeypatch.setattr(launcher, "run_with_restarts", lambda *_: pytest.fail("nothing may start"))
+    with pytest.raises(ConfigError, match=said):
+        launch(data, tmp_path / "r", *words)
+
+
+def test_folds_want_a_dataset_that_has_them(tmp_path: Path, seen: Recorded) -> None:
+    write_dataset(tmp_path / "d", {"train": 60, "validation": 20})
+    with pytest.raises(DataError, match=r"has no folds for --folds; build the dataset with --splits.folds 5"):
+        launch(tmp_path / "d", tmp_path / "r", "--folds=all")
+    with pytest.raises(DataError, match=r"has no folds for --fold;"):
+        check_dataset(tmp_path / "d", fold=0)
+
+
+def test_seeds_of_a_file_belong_on_the_command_line(data: Path, tmp_path: Path, seen: Recorded) -> None:
+    (tmp_path / "mine.yaml").write_text("seeds: 0,1\n")
+    with pytest.raises(ConfigError, match="seeds: belongs on the command line, --seeds 0,1; take it out of the file"):
+        launch(data, tmp_path / "r", "--config", str(tmp_path / "mine.yaml"))
+
+
+def begun(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text("{}\n")
+    return path
+
+
+def test_one_run_and_many_do_not_share_a_directory(data: Path, tmp_path: Path, seen: Recorded) -> None:
+    begun(tmp_path / "one")
+    begun(tmp_path / "rounds" / "round-0")
+    begun(tmp_path / "many" / "seed-0")
+    begun(tmp_path / "many" / "seed-1" / "round-0")
+    for name in ("one", "rounds"):
+        with pytest.raises(ConfigError, match=f"{name} holds a single run; name another directory for --seeds"):
+            launch(data, tmp_path / name, "--seeds=0,1")
+    with pytest.raises(ConfigError, match="many holds the runs seed-0, seed-1; name another directory for --folds"):
+        launch(data, tmp_path / "many", "--folds=all")
+    asked = RunConfig(data=str(data), run=str(tmp_path / "many"))
+    with pytest.raises(ConfigError, match=r"holds the runs seed-0, seed-1; name another .* or go on with --seeds 0,1"):
+        resume.find_resume_point(asked, print)
+    assert seen.trained == []
+
+
+def test_a_fold_is_validated_on_and_the_others_are_trained_on(data: Path) -> None:
+    manifest = read_manifest(data)
+    view = held_out(manifest, 1, data)
+    assert (view.fingerprint, view.rows("test"), view.folds) == (manifest.fingerprint, 30, 3)
+    train, validation = (Split(data, view, name) for name in ("train", "validation"))
+    assert {shard.info.fold for shard in validation.shards} == {1}
+    assert {shard.info.fold for shard in train.shards} == {0, 2}
+    assert len(train) + len(validation) == 150
+    assert held_out(manifest, None, data) is manifest
+
+
+def test_mean_deviation_and_interval() -> None:
+    found = spread([0.80, 0.82, 0.84])
+    assert found["mean"] == pytest.approx(0.82)
+    assert found["sd"] == pytest.approx(0.02)
+    half = 4.302652729 * 0.02 / 3**0.5  # Student's t of two degrees of freedom, from tables
+    assert (found["low"], found["high"]) == (pytest.approx(0.82 - half), pytest.approx(0.82 + half))
+    assert in_words("accuracy", found) == "accuracy 0.8200 ± 0.0200 (95 % of the mean: 0.7703 to 0.8697)"
+    assert spread([0.5]) == {"mean": 0.5, "sd": None, "low": None, "high": None}
+
+
+def test_the_table_has_a_line_for_each_run_and_their_spread() -> None:
+    runs: list[dict[str, Any]] = [
+        {"rows": 9, "accuracy": 0.8, "log_loss": 0.5, "roc_auc": None, "intervals": {"accuracy": [0.7, 0.9]}},
+        {"rows": 9, "accuracy": 0.9, "log_loss": 0.3, "roc_auc": 0.9, "intervals": {"accuracy": [0.8, 0.95]}},
+    ]
+    assert spread_table(["seed-0", "seed-1"], runs, 80) == [
+        "           accuracy  95 % (rows)       log loss",
+        "seed-0       0.8000  0.7000 to 0.9000    0.5000",
+        "seed-1       0.9000  0.8000 to 0.9500    0.3000",
+        "mean         0.8500                      0.4000",
+        "sd           0.0707                      0.1414",
+        "95 % from    0.2147                     -0.8706",
+        "95 % to      1.4853                      1.6706",
+    ]
+
+
+def predicted(run: many_runs.Member, rows: list[int], chances: list[float], threshold: float = 0.5) -> None:
+    """What a run leaves of its fold."""
+    place = run.path / EVALUATION
+    place.mkdir(parents=True)
+    positive, labels = np.array(chances), np.array([row % 2 for row in rows])
+    said = (positive >= threshold).astype(np.int64)
+    both = np.stack([1 - positive, positive], axis=1)
+    write_predictions(
+        place, "validation", ["no", "yes"], rows=np.array(rows), labels=labels, predicted=said, chances=both
+    )
+    write_figures(place, "validation", {"threshold": threshold, "step": 3, "accuracy": 1.0, "rows": len(rows)})
+    (run.path / BUNDLE).mkdir()
+    (run.path / BUNDLE / "bundle.json").write_text(json.dumps({"step": 3, "dataset": "d", "labels": ["no", "yes"]}))
+
+
+def test_every_row_is_predicted_by_one_fold(tmp_path: Path) -> None:
+    runs = [many_runs.member(tmp_path, "fold", fold) for fold in (0, 1)]
+    predicted(runs[0], [1, 4], [0.9, 0.2])
+    predicted(runs[1], [2, 3], [0.6, 0.7], threshold=0.65)
+    table = out_of_fold.gather(tmp_path, runs, 4)
+    assert table["row"].to_pylist() == [1, 2, 3, 4]
+    assert table["fold"].to_pylist() == [0, 1, 1, 0]
+    assert table["predicted"].to_pylist() == ["yes", "no", "yes", "no"]
+    found = out_of_fold.figures(table, ["no", "yes"], {0: 0.5, 1: 0.65})
+    assert (found["rows"], found["accuracy"], found["confusion"]) == (4, 1.0, [[2, 0], [0, 2]])
+    assert found["log_loss"] == pytest.approx(-np.log([0.9, 0.8, 0.4, 0.7]).mean())
+    assert together.collect(runs)["splits"]["validation"]["accuracy"]["mean"] == 1.0
+    out_of_fold.write(tmp_path, table)
+    assert pq.read_table(tmp_path / many_runs.OUT_OF_FOLD).equals(table)
+    with pytest.raises(DataError, match="its folds predict 4 different rows by 4 predictions, the dataset has 5"):
+        out_of_fold.gather(tmp_path, runs, 5)
+    with pytest.raises(DataError, match="different rows by 4 predictions, the dataset has 4"):
+        out_of_fold.gather(tmp_path, [runs[0], runs[0]], 4)
+
+
+def test_a_word_of_rounds_is_a_word_of_many() -> None:
+    assert rounds.as_words({"seed": 3, "run": "a b"}) == ["--seed=3", "--run=a b"]
+    with pytest.raises(ConfigError, match=r"--seedz: no such option; did you mean --seeds\?"):
+        cli.check_arguments(["--seedz", "1"], {"seeds", "folds", "run"})
+
+
+def test_the_page_of_many_runs_shows_their_spread(tmp_path: Path) -> None:
+    data, folder = write_data(tmp_path / "d", 2, 120), tmp_path / "mine"
+    runs = [write_run(folder / f"seed-{seed}", data, skill=1 + seed, seed=seed) for seed in (0, 1, 2)]
+    (runs[2] / "status.json").unlink()
+    assert write_report([folder]) == folder / "report.html"
+    page = (folder / "report.html").read_text()
+    found = spread([json.loads((run / "test.json").read_text())["accuracy"] for run in runs[:2]])
+    assert "mine: 2 seeds" in page
+    assert f"<strong>{found['mean']:.4f}</strong><span>± {found['sd']:.4f}</span>" in page
+    assert f"{found['low']:.4f} to {found['high']:.4f}" in page
+    assert "Not finished yet, and not counted here: seed-2." in page
+    assert "Ranked by" not in page
+    inside = json.loads(page.partition('id="padless-report">')[2].partition("</script>")[0])
+    assert inside["spread"]["splits"]["test"]["accuracy"] == found
+    with pytest.raises(DataError, match="mine: holds the runs seed-0, seed-1, seed-2; name one of them, as in"):
+        read_config(folder)
+    for run in runs[:2]:
+        (run / "status.json").unlink()
+    with pytest.raises(DataError, match=r"none of its runs has finished yet \(seed-0, seed-1, seed-2\)"):
+        write_report([folder])
+
+
+def test_metrics_of_many_runs_are_one_frame(tmp_path: Path) -> None:
+    for seed in (3, 11):
+        log = MetricsLog(begun(tmp_path / f"seed-{seed}"))
+        log.write("train", {"step": 1, "loss": seed / 10})
+        log.close()
+    frame = read_metrics(tmp_path)
+    assert frame[["seed", "step", "loss"]].to_numpy().tolist() == [[3, 1, 0.3], [11, 1, 1.1]]
+
+
+def test_the_linear_model_on_the_same_folds(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    baseline(BaselineConfig(data=str(data), folds=True))
+    said = capsys.readouterr().out
+    figures = read_folds(data, read_manifest(data).fingerprint, 3)
+    assert [each["rows"] for each in figures] == [
+        held_out(read_manifest(data), fold, data).rows("validation") for fold in range(3)
+    ]
+    assert f"fold-2       {figures[2]['accuracy']:.4f}" in said
+    assert "measured in " in said
+    baseline(BaselineConfig(data=str(data), folds=True))
+    assert "found in " in capsys.readouterr().out
+    assert read_folds(data, "another dataset", 3) == []
