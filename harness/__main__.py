@@ -132,6 +132,14 @@ COMMANDS = (
         example="python -m harness label --run runs/mine --data data/mine",
     ),
     Command(
+        name="export",
+        summary="A run as a folder to hand on: weights, ONNX, model card.",
+        main="harness.export.command:main",
+        config="harness.export.config:ExportConfig",
+        words=Words(spelling="RUN", noun="run", takes="one run directory"),
+        example="python -m harness export runs/mine --output exports/mine --onnx --int8",
+    ),
+    Command(
         name="report",
         summary="All that is known of one run or several, as HTML.",
         main="harness.report.page:main",

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from harness.batch import Batch, send
+from harness.inference.by_length import in_batches
 from harness.model.classifier import Classifier
 
 
@@ -18,20 +19,12 @@ def logits_of(model: Classifier, texts: Sequence[np.ndarray], batch_rows: int) -
     Texts of similar length are computed together, on the device where ``model`` is; it must be in evaluation mode.
     """
     device = model.head.weight.device
-    lengths = np.array([len(ids) for ids in texts], np.int64)
-    by_length = np.argsort(-lengths, kind="stable")
-    parts = []
+
+    def read(padded: np.ndarray, lengths: np.ndarray, places: np.ndarray) -> np.ndarray:
+        labels, own = torch.zeros(len(places), dtype=torch.int64), torch.from_numpy(lengths)
+        batch = Batch(send(torch.from_numpy(padded), device), own, labels, places, sent_lengths=send(own, device))
+        found: np.ndarray = model(batch).double().cpu().numpy()
+        return found
+
     with torch.inference_mode():
-        for start in range(0, len(texts), batch_rows):
-            places = by_length[start : start + batch_rows]
-            padded = np.zeros((len(places), int(lengths[places].max())), np.int32)
-            for row, place in enumerate(places):
-                padded[row, : lengths[place]] = texts[place]
-            labels = torch.zeros(len(places), dtype=torch.int64)
-            own = torch.from_numpy(lengths[places])
-            batch = Batch(send(torch.from_numpy(padded), device), own, labels, places, sent_lengths=send(own, device))
-            parts.append(model(batch).double().cpu().numpy())
-    logits = np.concatenate(parts)
-    result = np.empty_like(logits)
-    result[by_length] = logits
-    return result
+        return in_batches(texts, batch_rows, read)

@@ -13,7 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.config import require
+from harness.inference.hub import local
 from harness.inference.pieces import CHUNK_ROWS, Source, decoded
+from harness.inference.scorers import Engine, open_scorer
 from harness.inference.tables import check_free, kind_of_output, open_output, open_table
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_classifier, read_info
 from harness.rundir.results import prediction_columns, probability_column
@@ -37,7 +39,7 @@ class PredictConfig:
     """Predict texts given on the command line, or every row of a file."""
 
     run: str
-    """Run directory (or bundle directory) whose best weights predict."""
+    """Run directory, bundle, export folder or hf://owner/name, whose best weights predict."""
     input: str | None = None
     """File with one text a row: .csv, .tsv, .jsonl, .parquet, or .txt with one text a line; - is standard input."""
     column: str | None = field(default=None, metadata={"also": ("text_column", "source.text_column")})
@@ -52,6 +54,9 @@ class PredictConfig:
     """Print one JSON object a text instead of a line to read."""
     batch: int = 128
     """Rows computed at once."""
+    engine: Engine = "auto"
+    """What computes: torch; onnx or onnx-int8, ONNX Runtime, of an export that has that form; auto takes torch where it
+    can be imported, else onnx."""
     quiet: bool = False
     """Do not say how many rows of a file were predicted."""
 
@@ -63,24 +68,16 @@ class PredictConfig:
 
 
 class Predictor:
-    """A loaded bundle; ``__call__`` takes any number of texts."""
+    """A loaded model; ``__call__`` takes any number of texts."""
 
-    def __init__(self, run: str | Path, batch_rows: int = 128) -> None:
-        """Load and verify the bundle of ``run``, or the bundle directory ``run`` itself."""
-        from harness.inference.bundle import read_bundle
-
-        self.bundle = read_bundle(bundle_directory(run))
-        self.encoder = self.bundle.encoder()
-        self.batch_rows = batch_rows
-        self.labels = self.bundle.info.labels
-        self.decision = self.bundle.decision
+    def __init__(self, run: str | Path, batch_rows: int = 128, engine: Engine = "auto") -> None:
+        """Load and verify the model of ``run``; see ``open_scorer``."""
+        self.scorer = open_scorer(run, engine, batch_rows)
+        self.labels, self.decision = self.scorer.labels, self.scorer.decision
 
     def logits(self, texts: list[str]) -> np.ndarray:
         """The model's own, before calibration: float64 ``[texts]`` for two classes, ``[texts, classes]`` for more."""
-        from harness.inference.logits import logits_of
-
-        encoded = self.encoder(texts)
-        return logits_of(self.bundle.model, np.split(encoded.ids, encoded.offsets[1:-1]), self.batch_rows)
+        return self.scorer.logits(texts)
 
     def __call__(self, texts: list[str]) -> dict[str, Any]:
         """Columns ``predicted`` and ``probability_LABEL``, calibrated, with the bundle's temperature and threshold."""
@@ -90,13 +87,14 @@ class Predictor:
 
 def main(config: PredictConfig, texts: list[str]) -> int:
     """Predict the texts given, or every row of the input file, with the best weights of a run."""
+    config = replace(config, run=str(local(config.run)))
     if texts == [STDIN] and config.input is None:
         texts, config = [], replace(config, input=STDIN)
     if bool(texts) == (config.input is not None):
         raise ConfigError('nothing to predict, or two things: give texts ("a fine film") or --input FILE --output FILE')
     if config.input is not None and config.output is not None:
         return predict_file(config, source_of(config.input), config.output)
-    predictor = Predictor(config.run, config.batch)
+    predictor = Predictor(config.run, config.batch, config.engine)
     for some in [texts] if texts else lines_of_stdin():
         show(predictor, some, config.json)
     return 0
@@ -168,7 +166,7 @@ def predict_file(config: PredictConfig, source: Source, target: str) -> int:
         raise DataError(f"{source.name}: holds no rows")
     names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
     check_free(source, table, names)
-    predictor = Predictor(config.run, config.batch)
+    predictor = Predictor(config.run, config.batch, config.engine)
     try:
         with atomic.replacing(target) as temporary:
             output = open_output(temporary, kind, table, names)

@@ -29,7 +29,7 @@ FLOORS = (
     ("harness.data",),
     ("harness.model",),
     ("harness.inference", "harness.baseline"),
-    ("harness.training", "harness.labelling"),
+    ("harness.training", "harness.labelling", "harness.export"),
     ("harness.launch", "harness.report", "harness.bench"),
     ("harness.__main__", "harness.train", "harness.pretrain", "harness.evaluate", "harness.label"),
 )

@@ -34,7 +34,7 @@ class Stub:
 
     seen: ClassVar[list[str]] = []
 
-    def __init__(self, run: str, batch_rows: int = 128) -> None:
+    def __init__(self, run: str, batch_rows: int = 128, engine: str = "auto") -> None:
         Stub.seen = []
 
     def __call__(self, texts: list[str]) -> dict[str, Any]:

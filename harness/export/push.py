@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An export folder as a repository of the hub. The token is huggingface_hub's own: ``hf auth login``, or HF_TOKEN."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from preprocessing.base.errors import ConfigError, StorageError
+from preprocessing.base.installed import needed
+
+
+def check_push(repository: str | None) -> None:
+    """Raise ``ConfigError`` before anything is written where nothing could be pushed."""
+    if repository is not None:
+        needed("huggingface_hub", f"--push {repository}", "hub")
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload an export folder in one commit; the address of it. A repository that is new is made private.
+
+    Raises ``ConfigError`` without a token, ``StorageError`` where the hub does not take it.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    if get_token() is None:
+        raise ConfigError("--push: no token of the hub; log in with `hf auth login`, or set HF_TOKEN")
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=True, exist_ok=True)
+        commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A model of padless")
+    except (OSError, ValueError, RuntimeError) as error:  # its own errors are one of these
+        said = " ".join(str(error).split())[:300]
+        again = f"`python -m harness export {folder} --push {repository}` tries again"
+        raise StorageError(
+            f"--push {repository}: the hub did not take it ({said}); {folder} is whole: {again}"
+        ) from None
+    return str(commit.commit_url)
