@@ -21,6 +21,7 @@ from harness.inference.onnx_scorer import session_of
 from harness.model.size import num_parameters
 from harness.rundir.bundle_files import BundleInfo, content_of, seal_of, write_info
 from harness.rundir.export_files import (
+    BUNDLE,
     CARD,
     INT8,
     ONNX,
@@ -78,13 +79,15 @@ def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> N
     records = read_records(place, bundle.info)
     data = dataset_for(bundle.info, config.data, records.config) if config.int8 else None
     info = replace(bundle.info, vectors=bare(bundle.info.vectors), started_from=bare(bundle.info.started_from))
+    seal = seal_of(content_of(info))
     try:
         with atomic.new_folder(folder) as temporary:
             copy_bundle(place.bundle, temporary, info)
-            forms = networks(config, bundle, data, temporary, screen) if config.onnx or config.int8 else {}
+            wanted = config.onnx or config.int8
+            forms = networks(config, bundle, seal, data, temporary, screen) if wanted else {}
             names = sorted(path.name for path in temporary.iterdir())
             files = {name: facts_of(temporary / name, **forms.get(name, {})) for name in names}
-            write_export(temporary, ExportInfo(seal_of(content_of(info)), info.weights_sha256, files, padless=VERSION))
+            write_export(temporary, ExportInfo(seal, info.weights_sha256, files, padless=VERSION))
             card = Card(
                 name=config.name or (config.push or place.name).rpartition("/")[2],
                 license=config.license,
@@ -112,15 +115,14 @@ def copy_bundle(source: Path, target: Path, info: BundleInfo) -> None:
 
 
 def networks(
-    config: ExportConfig, bundle: Bundle, data: Any, folder: Path, screen: Screen
+    config: ExportConfig, bundle: Bundle, seal: str, data: Any, folder: Path, screen: Screen
 ) -> dict[str, dict[str, Any]]:
-    """Write the ONNX forms of the network; for each file name what was measured of it.
+    """Write the ONNX forms of the network; for each file name what was measured of it. ``seal``: that of the bundle.
 
     Raises ``DataError`` where a form is not the network.
     """
     info, decision = bundle.info, bundle.decision
-    facts = {"weights_sha256": info.weights_sha256, "text_hash": info.text_hash, "padless": VERSION}
-    network = onnx_model(bundle.model, info.temperature, facts)
+    network = onnx_model(bundle.model, info.temperature, {BUNDLE: seal, "text_hash": info.text_hash})
     session = session_of(network, ONNX)
     longest = bundle.pipeline.spec.max_tokens
     parity = compare(bundle.model, session, decision, info.vocabulary_size, longest, config.batch)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from preprocessing.base.readable import percent
 
@@ -34,10 +34,17 @@ def limits(card: Card) -> list[str]:
     for one in sorted(slices, key=lambda each: each["accuracy"])[:WEAKEST]:
         low, high = one["accuracy_interval"]
         found.append(
-            f"One of its weakest groups: {one['rows']:,} texts with {one['name']}, accuracy {one['accuracy']:.4f} "
+            f"One of its weakest groups: {one['rows']:,} texts {group(one)}, accuracy {one['accuracy']:.4f} "
             f"({low:.4f} to {high:.4f})."
         )
     ece = card.records.figures.get("ece")
     if isinstance(ece, float):
         found.append(f"Its probabilities are off by {ece:.4f} on average (expected calibration error).")
     return found
+
+
+def group(one: dict[str, Any]) -> str:
+    """A group of rows (``scores.subgroups``) in words that go after "texts"."""
+    if one["by"] == "length":
+        return f"of {one['name']}"
+    return f"with {one['name']} words" if one["by"] == "unknown" else f"of the class {one['name']}"

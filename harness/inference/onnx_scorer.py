@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.inference.by_length import in_batches
 from harness.inference.sealed import encoder_of, read_sealed
-from harness.rundir.export_files import EXPORT, IDS, INT8, LENGTHS, LOGITS, ONNX, read_export, read_model
+from harness.rundir.export_files import BUNDLE, EXPORT, IDS, INT8, LENGTHS, LOGITS, ONNX, read_export, read_model
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import needed
@@ -35,8 +35,7 @@ class OnnxScorer:
         data = read_model(directory, export, name)
         needed("onnxruntime", f"{directory / name}", "onnx")
         self.session = session_of(data, str(directory / name))
-        said = self.session.get_modelmeta().custom_metadata_map.get("weights_sha256")
-        if said != self.info.weights_sha256:
+        if self.session.get_modelmeta().custom_metadata_map.get(BUNDLE) != export.bundle:
             raise DataError(f"{directory / name}: the network of another bundle; export this one again")
         self.encoder = encoder_of(self.info, vocabulary)
         self.labels, self.batch_rows = self.info.labels, batch_rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.rundir.bundle_files import INDEX, BundleInfo, check_classifier, read_info
+from harness.rundir.export_files import read_export
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.text.encoder import Encoder
@@ -17,13 +18,15 @@ from preprocessing.text.vocabulary import Vocabulary
 
 
 def read_sealed(directory: Path) -> tuple[BundleInfo, Vocabulary]:
-    """What a classifier's bundle says of itself, and its vocabulary.
+    """What a classifier's bundle says of itself, and its vocabulary. The files of an export are held against its index
+    before any is taken apart.
 
     Raises ``DataError`` if either is missing, damaged or does not belong to the other, ``ConfigError`` if the bundle
     holds a language model.
     """
     info = read_info(directory)
     check_classifier(directory, info)
+    read_export(directory, info)
     vocabulary = Vocabulary.read(directory / VOCABULARY)
     if vocabulary.hash != info.vocabulary_hash:
         raise DataError(

@@ -9,7 +9,6 @@ import numpy as np
 
 from harness.inference.bundle import read_bundle
 from harness.inference.logits import logits_of
-from harness.rundir.export_files import read_export
 
 
 class TorchScorer:
@@ -18,7 +17,6 @@ class TorchScorer:
     def __init__(self, directory: Path, batch_rows: int = 128) -> None:
         """Load and verify a bundle directory, which an export is too. Raises ``UserError``."""
         self.bundle = read_bundle(directory)
-        read_export(directory, self.bundle.info)
         self.encoder = self.bundle.encoder()
         self.batch_rows = batch_rows
         self.labels = self.bundle.info.labels

@@ -30,6 +30,8 @@ CARD = "README.md"
 ONNX, INT8 = "model.onnx", "model-int8.onnx"
 IDS, LENGTHS, LOGITS, PROBABILITIES = "ids", "lengths", "logits", "probabilities"
 """Inputs and outputs of the graphs."""
+BUNDLE = "bundle"
+"""Under this name a graph says, as the index does, which bundle it belongs to."""
 KINDS: dict[str, type] = {"bundle": str, "weights_sha256": str, "files": dict}
 
 

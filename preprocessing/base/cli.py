@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from preprocessing.base import aliases, familiar, help_page, recipes
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.help_page import Page
+from preprocessing.base.installed import needed
 from preprocessing.base.invocation import as_typed
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def parse(
     ``ConfigError`` with one sentence for an unknown key (what it is called here, or the nearest known one), a value of
     the wrong type or out of range, or a configuration file that cannot be read.
     """
+    needed("jsonargparse", prog)
     from jsonargparse import ArgumentError
 
     from preprocessing.base import verbatim
