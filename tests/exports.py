@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small runs to export: a bundle with random weights, its dataset beside it, and figures as an evaluation leaves them."""
+"""Small runs to export: a bundle with random weights, its dataset beside it, figures as an evaluation leaves them."""
 
 from __future__ import annotations
 
