@@ -18,6 +18,7 @@ ELSEWHERE = {
     **dict.fromkeys(("infer", "classify"), "predict"),
     **dict.fromkeys(("pseudo-label", "soft-labels", "teach", "distill"), "label"),
     **dict.fromkeys(("preprocess", "prepare", "preprocessing"), "python -m preprocessing run"),
+    **dict.fromkeys(("convert", "onnx", "publish", "push", "upload", "save"), "export"),
     "inspect": "python -m preprocessing inspect",
     "checkpoints": "checkpoint list",
     "sync": "wandb-sync",

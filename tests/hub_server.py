@@ -82,7 +82,8 @@ def handler_for(hub: Hub) -> type[BaseHTTPRequestHandler]:
             else:
                 self.answer({"error": "Entry not found"}, 404, X_Error_Code="EntryNotFound")
 
-        do_HEAD = do_GET
+        def do_HEAD(self) -> None:
+            self.do_GET()
 
         def log_message(self, *arguments: Any) -> None:
             """Say nothing."""

@@ -4,36 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from harness.export.front import front_matter
 from harness.export.limits import limits
-from harness.export.records import Records
-from harness.rundir.bundle_files import BundleInfo
+from harness.export.records import Card
 from harness.rundir.export_files import INT8, ONNX
 from harness.scores.tables import METRICS, interval, title_of
 from preprocessing.base.version import VERSION
 
 CLASSES = 30
 """Classes that a table shows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What a card is made of."""
-
-    name: str
-    license: str
-    language: str
-    repository: str | None
-    info: BundleInfo
-    parameters: int
-    records: Records
-    files: dict[str, dict[str, Any]]
-    """What the index says of each file."""
 
 
 def render(card: Card) -> str:

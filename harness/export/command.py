@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.export.card import Card, render
+from harness.export.card import render
 from harness.export.config import ExportConfig
 from harness.export.graph import check_exportable, onnx_model
 from harness.export.int8 import Cost, cost_of, dataset_for, quantized
 from harness.export.parity import Parity, compare
 from harness.export.push import check_push, push
-from harness.export.records import Place, bare, place_of, read_records
+from harness.export.records import Card, Place, bare, place_of, read_records
 from harness.inference.bundle import Bundle, read_bundle
 from harness.inference.hub import SCHEME
 from harness.inference.onnx_scorer import session_of
@@ -36,7 +36,7 @@ from preprocessing.base.errors import ConfigError, StorageError
 from preprocessing.base.installed import needed
 from preprocessing.base.screen import Screen
 from preprocessing.base.version import VERSION
-from preprocessing.dataset.shards import VOCABULARY
+from preprocessing.dataset.shards import VOCABULARY, Manifest
 
 
 def main(config: ExportConfig, words: list[str]) -> int:
@@ -45,10 +45,11 @@ def main(config: ExportConfig, words: list[str]) -> int:
     if named.startswith(SCHEME):
         raise ConfigError(f"{named}: is exported already; name the run that it came from")
     place = place_of(Path(named))
-    check_push(config.push)
     if config.output is None:
         folder = already(place)
+        check_push(config.push)
     else:
+        check_push(config.push)
         folder = Path(config.output)
         write(config, place, folder, screen)
     if config.push is not None:
@@ -115,7 +116,7 @@ def copy_bundle(source: Path, target: Path, info: BundleInfo) -> None:
 
 
 def networks(
-    config: ExportConfig, bundle: Bundle, seal: str, data: Any, folder: Path, screen: Screen
+    config: ExportConfig, bundle: Bundle, seal: str, data: tuple[Path, Manifest] | None, folder: Path, screen: Screen
 ) -> dict[str, dict[str, Any]]:
     """Write the ONNX forms of the network; for each file name what was measured of it. ``seal``: that of the bundle.
 
@@ -131,7 +132,7 @@ def networks(
     found = {ONNX: {"precision": "fp32", **parity.to_json()}}
     if data is not None:
         small = quantized(network)
-        cost = cost_of((session, session_of(small, INT8)), *data, decision, config.batch)
+        cost = cost_of((session, session_of(small, INT8)), data[0], data[1], decision, config.batch)
         (folder / INT8).write_bytes(small)
         screen.fact("int8", told_cost(cost, len(network), len(small)))
         found[INT8] = {"precision": "int8", "cost": cost.to_json()}

@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from harness.export.records import Card
 from harness.rundir.export_files import ONNX
-
-if TYPE_CHECKING:
-    from harness.export.card import Card
 
 TASK = {"type": "text-classification", "name": "Text Classification"}
 METRICS = {

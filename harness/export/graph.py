@@ -41,6 +41,7 @@ PARTS = {
 def check_exportable(model: Classifier) -> None:
     """Raise ``ConfigError`` for a cell or a pooling that has no form here, and for a network too large for a file."""
     config = model.config
+    known: dict[str, tuple[str, Mapping[str, Any]]]
     known = {"cell": (CELLS[config.cell].code, GATES), "pooling": (POOLINGS[config.pooling].code, PARTS)}
     for key, (code, forms) in known.items():
         if code not in forms:
@@ -80,7 +81,7 @@ def onnx_model(model: Classifier, temperature: float, facts: Mapping[str, str]) 
         graph.add("Concat", [other, graph.add("Sigmoid", [calibrated])], axis=1, name=PROBABILITIES)
     else:
         graph.add("Softmax", [calibrated], axis=1, name=PROBABILITIES)
-    shape = ["rows"] if two else ["rows", model.num_classes]
+    shape: list[str | int] = ["rows"] if two else ["rows", model.num_classes]
     made = helper.make_graph(
         graph.nodes,
         "padless",

@@ -107,4 +107,14 @@ def cost_of(sessions: tuple[Any, Any], data: Path, manifest: Manifest, decision:
     accuracy = [float(np.mean(said == labels)) for said in predicted]
     losses = [float(log_loss_per_row(logits, labels).mean()) for logits in found]
     changed = int(np.sum(predicted[0] != predicted[1]))
-    return Cost(len(labels), *accuracy, *losses, changed, *speed, manifest.fingerprint)
+    return Cost(
+        rows=len(labels),
+        accuracy=accuracy[0],
+        accuracy_int8=accuracy[1],
+        log_loss=losses[0],
+        log_loss_int8=losses[1],
+        changed=changed,
+        rows_per_s=speed[0],
+        rows_per_s_int8=speed[1],
+        dataset=manifest.fingerprint,
+    )

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from harness.export.records import Card
 from preprocessing.base.readable import percent
-
-if TYPE_CHECKING:
-    from harness.export.card import Card
 
 WEAKEST = 3
 TRAIN = "train"

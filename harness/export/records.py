@@ -54,6 +54,21 @@ class Records:
     """Files of the corpus: name without folders, rows, sha256; empty where the dataset is gone."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a card is made of."""
+
+    name: str
+    license: str
+    language: str
+    repository: str | None
+    info: BundleInfo
+    parameters: int
+    records: Records
+    files: dict[str, dict[str, Any]]
+    """What the index says of each file."""
+
+
 def place_of(named: Path) -> Place:
     """Run and bundle of a path; a bundle in its run is known as that run's."""
     bundle = bundle_directory(named)
