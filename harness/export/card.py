@@ -72,6 +72,9 @@ def results(card: Card) -> str:
             rows.append([title_of(key, title, card.info.labels), f"{values[key]:.4f}", interval(bounds.get(key))])
     text = f"On the split `{values['split']}`, with the threshold and temperature below.\n\n"
     text += table(["", values["split"], "95 %"], rows)
+    if (linear := card.records.linear.get("accuracy")) is not None:
+        around = interval(card.records.linear.get("intervals", {}).get("accuracy"))
+        text += f"\n\nA linear model over TF-IDF of words and pairs has accuracy {linear:.4f} ({around}) there."
     if values["split"] != "test":
         text += "\n\nThese weights were chosen on this split, so its figures are better than those of new texts."
     if values.get("per_class"):

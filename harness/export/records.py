@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.baseline.results import read_results
 from harness.rundir.bundle_files import BundleInfo, bundle_directory
 from harness.rundir.configuration import read_config
 from harness.rundir.environment import read_environment
@@ -50,6 +51,8 @@ class Records:
     """Rows, classes and lengths of the splits (``training_facts``)."""
     figures: dict[str, Any]
     """On the test split, or else on validation; with intervals where an evaluation has been made."""
+    linear: dict[str, Any]
+    """Figures of the linear model on the same split, if they were made and the dataset is still there."""
     sources: list[dict[str, Any]]
     """Files of the corpus: name without folders, rows, sha256; empty where the dataset is gone."""
 
@@ -81,11 +84,13 @@ def read_records(place: Place, info: BundleInfo) -> Records:
     run = place.run
     config = read_config(run) if run is not None and (run / CONFIG).is_file() else {}
     training = read_training(place.bundle, info.dataset) or {}
+    figures = figures_of(run, info, training) if run is not None else {}
     return Records(
         config=config,
         environment=read_environment(run) if run is not None else {},
         training=training,
-        figures=figures_of(run, info, training) if run is not None else {},
+        figures=figures,
+        linear=linear_of(config.get("data"), info.dataset).get(figures.get("split", ""), {}),
         sources=sources_of(config.get("data"), info.dataset),
     )
 
@@ -105,6 +110,14 @@ def figures_of(run: Path, info: BundleInfo, training: dict[str, Any]) -> dict[st
     accuracy = lines[-1]["accuracy"]
     bounds = wilson(round(accuracy * rows), rows)
     return {**lines[-1], "split": VALIDATION, "rows": rows, "intervals": {"accuracy": bounds, "method": "Wilson"}}
+
+
+def linear_of(data: str | None, fingerprint: str) -> dict[str, dict[str, Any]]:
+    """The figures of the linear model by split; none where they cannot be read: the card does without."""
+    try:
+        return read_results(data, fingerprint) if data is not None else {}
+    except DataError:
+        return {}
 
 
 def sources_of(data: str | None, fingerprint: str) -> list[dict[str, Any]]:

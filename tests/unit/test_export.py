@@ -16,11 +16,14 @@ from huggingface_hub import ModelCard
 
 import padless
 from harness.__main__ import main
+from harness.baseline.linear import RECIPE
+from harness.baseline.results import write_results
 from harness.export import command, parity
 from harness.export.graph import onnx_model
+from harness.export.int8 import quantized
 from harness.export.parity import compare
 from harness.inference.bundle import read_bundle
-from harness.inference.onnx_scorer import session_of
+from harness.inference.onnx_scorer import onnx_logits, session_of
 from harness.model import registry
 from harness.model.registry import PoolingEntry
 from harness.rundir.bundle_files import INDEX, read_info
@@ -28,7 +31,7 @@ from harness.rundir.export_files import CARD, EXPORT, INT8, ONNX
 from harness.rundir.layout import BUNDLE
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
-from preprocessing.dataset.shards import VOCABULARY
+from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from tests.exports import TEXTS, export, make_model, make_run
 
 SHAPES: list[tuple[int, dict[str, Any]]] = [
@@ -59,6 +62,16 @@ def test_the_graph_is_the_network_at_every_length(classes: int, shape: dict[str,
     assert 0 < found.difference < 2e-6
     assert found.longest == 30
     assert found.texts > 30
+
+
+@pytest.mark.parametrize(("classes", "shape"), SHAPES)
+def test_8_bit_weights_change_little(classes: int, shape: dict[str, Any]) -> None:
+    network = onnx_model(make_model(80, classes, **shape), 0.5, {"bundle": "b"})
+    sessions = session_of(network, "network"), session_of(quantized(network), "quantized")
+    texts = [np.arange(1, 1 + length, dtype=np.int32) for length in (1, 7, 30, 64)]
+    whole, small = (onnx_logits(session, texts, 3) for session in sessions)
+    assert 0 < np.abs(whole - small).max() < 0.1
+    assert sessions[1].get_modelmeta().custom_metadata_map == {"bundle": "b"}
 
 
 @pytest.mark.parametrize("part", ["embedding.weight", "recurrent.layers.0.weight_hh_l0_reverse", "wide.table"])
@@ -158,6 +171,16 @@ def test_without_an_evaluation_the_validation_that_chose_the_weights_is_told(run
     text = (tmp_path / "out" / CARD).read_text()
     assert re.search(r"\| accuracy \| 0\.7000 \| 0\.5\d+ to 0\.8\d+ \|", text)
     assert "These weights were chosen on this split" in text
+
+
+def test_the_linear_model_of_the_same_data_stands_beside_it(run: Path, tmp_path: Path) -> None:
+    data = run.parent / "data"
+    shutil.copytree(run, tmp_path / "run")
+    head = {"dataset": read_manifest(data).fingerprint, "recipe": RECIPE, "accuracy": 0.625}
+    write_results(data, {"test": {**head, "intervals": {"accuracy": [0.5, 0.75]}}})
+    assert export(tmp_path / "run", "--output", tmp_path / "out", "--quiet") == 0
+    said = "A linear model over TF-IDF of words and pairs has accuracy 0.6250 (0.5000 to 0.7500) there."
+    assert said in (tmp_path / "out" / CARD).read_text()
 
 
 def test_figures_of_other_weights_are_not_told(run: Path, tmp_path: Path) -> None:
