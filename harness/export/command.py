@@ -19,7 +19,7 @@ from harness.inference.bundle import Bundle, read_bundle
 from harness.inference.hub import SCHEME
 from harness.inference.onnx_scorer import session_of
 from harness.model.size import num_parameters
-from harness.rundir.bundle_files import BundleInfo, content_of, seal_of, write_info
+from harness.rundir.bundle_files import BundleInfo, content_of, read_weights, seal_of, write_info
 from harness.rundir.export_files import (
     BUNDLE,
     CARD,
@@ -107,9 +107,11 @@ def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> N
 
 
 def copy_bundle(source: Path, target: Path, info: BundleInfo) -> None:
-    """The files of a bundle; its index says no folders of this machine."""
-    for name in (info.weights, VOCABULARY):
-        shutil.copyfile(source / name, target / name)
+    """The files of a bundle; its index says no folders of this machine. Raises ``DataError`` for weights that a training
+    has replaced meanwhile.
+    """
+    (target / info.weights).write_bytes(read_weights(source, info))
+    shutil.copyfile(source / VOCABULARY, target / VOCABULARY)
     if (source / TRAINING).is_file():
         shutil.copyfile(source / TRAINING, target / TRAINING)
     write_info(target, info)

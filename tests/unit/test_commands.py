@@ -23,6 +23,7 @@ NAMES = (
     "predict",
     "evaluate",
     "label",
+    "export",
     "report",
     "recipes",
     "checkpoint",
