@@ -21,6 +21,7 @@ ELSEWHERE = {
     **dict.fromkeys(("interpret", "attribute", "attributions"), "explain"),
     **dict.fromkeys(("pseudo-label", "soft-labels", "teach", "distill"), "label"),
     **dict.fromkeys(("preprocess", "prepare", "preprocessing"), "python -m preprocessing run"),
+    **dict.fromkeys(("convert", "onnx", "publish", "push", "upload", "save"), "export"),
     "inspect": "python -m preprocessing inspect",
     "checkpoints": "checkpoint list",
     "sync": "wandb-sync",
@@ -116,7 +117,7 @@ COMMANDS = (
     Command(
         name="predict",
         summary="Predict texts, or every row of a file, with a trained run.",
-        main="harness.predict:here",
+        main="harness.predicting.command:main",
         config="harness.predicting.config:PredictConfig",
         words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None),
         first=("run", "input", "output", "column", "processes"),
@@ -143,6 +144,14 @@ COMMANDS = (
         config="harness.labelling.config:LabelConfig",
         first=("data", "run", "baseline", "splits", "output"),
         example="python -m harness label --run runs/mine --data data/mine",
+    ),
+    Command(
+        name="export",
+        summary="A run as a folder to hand on: weights, ONNX, model card.",
+        main="harness.export.command:main",
+        config="harness.export.config:ExportConfig",
+        words=Words(spelling="RUN", noun="run", takes="one run directory"),
+        example="python -m harness export runs/mine --output exports/mine --onnx --int8",
     ),
     Command(
         name="report",

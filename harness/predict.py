@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions: ``accelerate launch -m harness.predict`` on every rank, ``python -m harness predict`` alone."""
+"""Predictions by every rank of ``accelerate launch -m harness.predict``; alone, it is ``python -m harness predict``."""
 
 from __future__ import annotations
 
@@ -31,11 +31,6 @@ def main(argv: list[str]) -> int:
     with open_session(config.device, config.precision, int(config.timeout_s)) as session:
         command.predict_on_ranks(config, session.world)
     return 0
-
-
-def here(config: PredictConfig, texts: list[str]) -> int:
-    """Predict in this process and those that it starts: texts, or files."""
-    return command.main(config, texts)
 
 
 if __name__ == "__main__":

@@ -62,4 +62,5 @@ def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(parts, "KEPT", SimpleNamespace())
     monkeypatch.setattr(command, "Predictor", Stub)
     monkeypatch.setattr(command, "read_info", lambda directory: info)
+    monkeypatch.setattr(command, "engine_of", lambda directory, engine: "torch")
     return info

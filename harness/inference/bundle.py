@@ -18,14 +18,13 @@ from safetensors.torch import load, save
 
 from harness.config import ModelConfig, model_from_dict, to_dict
 from harness.data.folds import fold_of
+from harness.inference.sealed import encoder_of, read_sealed
 from harness.model.classifier import Classifier
 from harness.model.size import num_parameters
 from harness.model.tasks import AnyNetwork, task_of
 from harness.rundir.bundle_files import (
     INDEX,
     BundleInfo,
-    check_classifier,
-    read_info,
     read_weights,
     write_info,
     write_weights,
@@ -33,7 +32,7 @@ from harness.rundir.bundle_files import (
 from harness.rundir.training_facts import write_training
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
-from preprocessing.dataset.shards import VOCABULARY, Manifest
+from preprocessing.dataset.shards import Manifest
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
@@ -98,10 +97,7 @@ class Bundle:
 
     def encoder(self) -> Encoder:
         """The text→ids function; raises ``DataError`` where it is not that of the training (law 1)."""
-        encoder = Encoder(self.pipeline, self.vocabulary)
-        if encoder.hash != self.info.text_hash:
-            raise DataError(f"{INDEX}: its text pipeline is not the one the weights were trained with; restore it")
-        return encoder
+        return encoder_of(self.info, self.vocabulary)
 
 
 def read_bundle(directory: str | Path) -> Bundle:
@@ -111,14 +107,7 @@ def read_bundle(directory: str | Path) -> Bundle:
     language model.
     """
     directory = Path(directory)
-    info = read_info(directory)
-    check_classifier(directory, info)
-    vocabulary = Vocabulary.read(directory / VOCABULARY)
-    if vocabulary.hash != info.vocabulary_hash:
-        raise DataError(
-            f"{directory / VOCABULARY}: its hash is not the one the weights were trained with; "
-            "restore the bundle's own vocabulary"
-        )
+    info, vocabulary = read_sealed(directory)
     data = read_weights(directory, info)
     config: ModelConfig = model_from_dict(info.model)
     if len(data) < SMALLEST * num_parameters(config, info.vocabulary_size, len(info.labels)):

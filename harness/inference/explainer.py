@@ -11,7 +11,7 @@ import torch
 
 from harness.inference.explanation import Explanation, check_label
 from harness.inference.logits import logits_of
-from harness.inference.predict import Predictor
+from harness.inference.torch_scorer import TorchScorer
 from harness.model.attribution import Attribution, attributions
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.text.encoder import Encoded, kept_at_head
@@ -20,14 +20,14 @@ from preprocessing.text.tokens import Tokens
 
 
 class Explainer:
-    """Explains texts with the weights of a predictor, on a device."""
+    """Explains texts with the weights of a scorer, on a device."""
 
-    def __init__(self, predictor: Predictor, device: str = "cpu") -> None:
-        """The weights of the predictor move to ``device``."""
-        self.bundle, self.encoder = predictor.bundle, predictor.encoder
-        self.labels, self.decision = predictor.labels, predictor.decision
-        self.batch_rows = predictor.batch_rows
-        self.model = predictor.bundle.model.to(torch.device(device))
+    def __init__(self, scorer: TorchScorer, device: str = "cpu") -> None:
+        """The weights of the scorer move to ``device``."""
+        self.bundle, self.encoder = scorer.bundle, scorer.encoder
+        self.labels, self.decision = scorer.labels, scorer.decision
+        self.batch_rows = scorer.batch_rows
+        self.model = scorer.bundle.model.to(torch.device(device))
 
     def __call__(self, texts: Sequence[str], label: str | None = None) -> list[Explanation]:
         """Each text with what its words add to ``label``, or to the class predicted for it.

@@ -8,30 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from harness.rundir.bundle_files import bundle_directory
+from harness.inference.scorers import Engine, open_scorer
 from harness.rundir.results import prediction_columns
 from harness.scores.metrics import predicted_labels, probabilities
 
 
 class Predictor:
-    """A loaded bundle; ``__call__`` takes any number of texts."""
+    """A loaded model; ``__call__`` takes any number of texts."""
 
-    def __init__(self, run: str | Path, batch_rows: int = 128) -> None:
-        """Load and verify the bundle of ``run``, or the bundle directory ``run`` itself."""
-        from harness.inference.bundle import read_bundle
-
-        self.bundle = read_bundle(bundle_directory(run))
-        self.encoder = self.bundle.encoder()
-        self.batch_rows = batch_rows
-        self.labels = self.bundle.info.labels
-        self.decision = self.bundle.decision
+    def __init__(self, run: str | Path, batch_rows: int = 128, engine: Engine = "auto") -> None:
+        """Load and verify the model of ``run``; see ``open_scorer``."""
+        self.scorer = open_scorer(run, engine, batch_rows)
+        self.labels, self.decision = self.scorer.labels, self.scorer.decision
 
     def logits(self, texts: list[str]) -> np.ndarray:
         """The model's own, before calibration: float64 ``[texts]`` for two classes, ``[texts, classes]`` for more."""
-        from harness.inference.logits import logits_of
-
-        encoded = self.encoder(texts)
-        return logits_of(self.bundle.model, np.split(encoded.ids, encoded.offsets[1:-1]), self.batch_rows)
+        return self.scorer.score(self.scorer.encode(texts))
 
     def __call__(self, texts: list[str]) -> dict[str, Any]:
         """Columns ``predicted`` and ``probability_LABEL``, calibrated, with the bundle's temperature and threshold."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
 
-from harness.inference.predict import Predictor
+from harness.inference.scorers import Engine, Scorer, open_scorer
 from harness.rundir.results import prediction_columns
-from harness.scores.calibration import Decision
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError
 
@@ -20,26 +19,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.inference.explanation import Explanation
+    from harness.inference.torch_scorer import TorchScorer
 
 Texts: TypeAlias = "str | Iterable[str] | pd.Series[Any] | pa.Array | pa.ChunkedArray"
 CHUNK_ROWS = 2048
 """Texts that are encoded and scored together, so that memory does not grow with their number."""
-
-
-class Scorer(Protocol):
-    """What reads the weights: whoever reads them otherwise, as from another format, has these three."""
-
-    labels: list[str]
-    """The classes in the order of their numbers."""
-
-    @property
-    def decision(self) -> Decision:
-        """How logits become probabilities and labels."""
-        ...
-
-    def logits(self, texts: list[str]) -> np.ndarray:
-        """float64 ``[texts]`` for two classes, ``[texts, classes]`` for more, before calibration."""
-        ...
 
 
 class TextClassifier:
@@ -51,7 +35,7 @@ class TextClassifier:
 
     def __init__(self, scorer: Scorer, place: str | Path) -> None:
         """``scorer`` reads texts, ``place`` is where its weights came from."""
-        self.place = Path(place)
+        self.place = place
         self.classes_: np.ndarray = np.array(scorer.labels)
         """The names of the classes, in the order of the columns of ``predict_proba``."""
         self._scorer = scorer
@@ -86,11 +70,11 @@ class TextClassifier:
             raise ConfigError(f"{self.place}: explanations need the weights and torch; load the run or its bundle")
         from harness.inference.explainer import Explainer
 
-        return Explainer(cast("Predictor", self._scorer))([text], label)[0]
+        return Explainer(cast("TorchScorer", self._scorer))([text], label)[0]
 
     def _calibrated(self, texts: Texts) -> np.ndarray:
         """Logits of the same shape as the scorer's, some texts at a time."""
-        parts = [self._scorer.logits(some) for some in chunks(texts)]
+        parts = [self._scorer.score(self._scorer.encode(some)) for some in chunks(texts)]
         outputs = () if len(self.classes_) == 2 else (len(self.classes_),)
         return self._scorer.decision.calibrated(np.concatenate([np.empty((0, *outputs)), *parts]))
 
@@ -98,13 +82,15 @@ class TextClassifier:
         return f"<padless model {self.place}: {len(self.classes_)} classes: {', '.join(self.classes_)}>"
 
 
-def load(place: str | Path) -> TextClassifier:
-    """The model of a run directory, or of a bundle: its best weights with the vocabulary and text code they learned.
+def load(place: str | Path, engine: Engine = "auto") -> TextClassifier:
+    """The model of a run, of a bundle, of an export, or of a repository of the hub, named as ``hf://owner/name``.
 
-    Every file is verified first: hashes, and that all belong together. Nothing in them is executed. Raises
+    It has the best weights with the vocabulary and text code they learned. ``engine`` reads them: ``torch``; ``onnx``
+    or ``onnx-int8``, ONNX Runtime, from an export that has that form; ``auto``, torch if it can be imported, else ONNX
+    Runtime. Every file is verified first: hashes, and that all belong together. Nothing in them is executed. Raises
     ``UserError`` with one sentence where there is no such model, or a damaged one.
     """
-    return TextClassifier(Predictor(place), place)
+    return TextClassifier(open_scorer(place, engine), place)
 
 
 def chunks(texts: Texts) -> Iterator[list[str]]:

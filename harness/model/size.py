@@ -14,10 +14,10 @@ def num_parameters(shape: ModelConfig, vocabulary_size: int, num_classes: int) -
     check_model(shape)
     directions = 2 if shape.bidirectional else 1
     gates, pooling = CELLS[shape.cell].gates, POOLINGS[shape.pooling]
-    total, size = vocabulary_size * shape.embedding_dim, shape.embedding_dim
-    for _ in range(shape.num_layers):
-        total += directions * gates * shape.hidden_size * (size + shape.hidden_size + 2)
-        size = directions * shape.hidden_size
+    size = directions * shape.hidden_size
+    inputs = shape.embedding_dim + (shape.num_layers - 1) * size  # those of all layers together
+    total = vocabulary_size * shape.embedding_dim
+    total += directions * gates * shape.hidden_size * (inputs + shape.num_layers * (shape.hidden_size + 2))
     pooled = size * pooling.vectors
     total += pooling.parameters(size)
     outputs = 1 if num_classes == 2 else num_classes

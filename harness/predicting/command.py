@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from harness.inference.hub import local
 from harness.inference.pieces import CHUNK_ROWS, Wanted, decoded
 from harness.inference.predict import Predictor
+from harness.inference.scorers import engine_of
 from harness.predicting import inputs, parts, place
 from harness.predicting.config import STDIN, PredictConfig
 from harness.predicting.parts import Made, Opening, Task
@@ -30,7 +32,6 @@ from preprocessing.job.progress import Progress
 if TYPE_CHECKING:
     from harness.ranks.distributed import World
 
-SCORER = "torch"
 AVAILABLE_BYTES = 1 << 16
 """Most that is taken from standard input at once; less where less has come."""
 FEWEST, MOST = 20, 80
@@ -39,6 +40,7 @@ FEWEST, MOST = 20, 80
 
 def main(config: PredictConfig, texts: list[str]) -> int:
     """Predict the texts given, or every row of the input, with the best weights of a run."""
+    config = replace(config, run=str(local(config.run)))
     if texts == [STDIN] and config.input is None:
         texts, config = [], replace(config, input=STDIN)
     if bool(texts) == (config.input is not None):
@@ -46,7 +48,7 @@ def main(config: PredictConfig, texts: list[str]) -> int:
     if config.input is not None and config.output is not None:
         predict_here(config)
         return 0
-    predictor = Predictor(config.run, config.batch)
+    predictor = Predictor(config.run, config.batch, config.engine)
     for some in [texts] if texts else lines_of_stdin():
         show(predictor, some, config.json)
     return 0
@@ -145,6 +147,7 @@ def predict_on_ranks(config: PredictConfig, world: World) -> None:
     What a lost rank has not made is made at the next start, by whoever then has it in its share.
     """
     screen = Screen(quiet=config.quiet or not world.is_main)
+    config = replace(config, run=str(local(config.run)))
     with claimed(config) if world.is_main else nothing(config) as found:
         job: Job | None = None
         with world.together("planning the predictions"):
@@ -235,8 +238,9 @@ def opened(config: PredictConfig, found: Place) -> Job:
 
 def opening_of(config: PredictConfig) -> Opening:
     """Whose weights predict, and how, on this machine. Raises ``ConfigError`` or ``DataError``."""
-    settled = scorer_class(SCORER).settle(config.device, config.precision)
-    return Opening(SCORER, config.run, settled, config.batch)
+    engine = engine_of(bundle_directory(config.run), config.engine)
+    settled = scorer_class(engine).settle(config.device, config.precision)
+    return Opening(engine, config.run, settled, config.batch)
 
 
 def planned(

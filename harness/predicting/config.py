@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.config import require
+from harness.inference.scorers import Engine
 from preprocessing.base.errors import ConfigError
 from preprocessing.config import ExecutorConfig, known_encoding
 
@@ -18,7 +19,7 @@ class PredictConfig:
     """Predict texts given on the command line, or every row of files of any size."""
 
     run: str
-    """Run directory (or bundle directory) whose best weights predict."""
+    """Run directory, bundle, export folder or hf://owner/name, whose best weights predict."""
     input: str | list[str] | None = None
     """Files, globs or folders with one text a row, here or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .parquet, or
     .txt with one text a line; of a folder that holds nothing but .txt files, each is a text. - is standard input."""
@@ -39,6 +40,9 @@ class PredictConfig:
     """Stands before the names of the new columns, where the input has a column predicted already."""
     overwrite: bool = False
     """Begin anew where another prediction was begun, or replace a folder of parts."""
+    engine: Engine = "auto"
+    """What computes: torch; onnx or onnx-int8, ONNX Runtime, of an export that has that form; auto takes torch where it
+    can be imported, else onnx."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto takes a CUDA device if there is one."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"

@@ -15,7 +15,6 @@ from harness.config import require
 from harness.inference.explanation import check_label
 from harness.inference.explanation_forms import FORMS, Explained
 from harness.inference.pieces import Wanted
-from harness.inference.predict import Predictor
 from harness.predicting.command import lines_of_stdin
 from harness.predicting.config import STDIN, PredictConfig
 from harness.predicting.inputs import find, usual_columns
@@ -147,10 +146,11 @@ def from_table(config: ExplainConfig, run: str, name: str, usual: list[str]) -> 
 def explained(config: ExplainConfig, run: str, numbered: Iterator[list[Numbered]]) -> Iterator[Explained]:
     """Each text explained, a batch at a time."""
     from harness.inference.explainer import Explainer
+    from harness.inference.torch_scorer import TorchScorer
     from harness.ranks.precision import choose_device, full_fp32
 
     full_fp32()
-    explain = Explainer(Predictor(run), choose_device(config.device).value)
+    explain = Explainer(TorchScorer(bundle_directory(run)), choose_device(config.device).value)
     for some in numbered:
         for start in range(0, len(some), config.batch):
             batch = some[start : start + config.batch]

@@ -16,13 +16,13 @@ from harness.data.checks import TEST, TRAIN, VALIDATION
 from harness.data.folds import held_out
 from harness.report.curves import Curve, read_curves
 from harness.report.originals import NOT_LOOKED, Originals, find_originals
-from harness.rundir.bundle_files import INDEX, read_fingerprint
+from harness.rundir.bundle_files import read_fingerprint
 from harness.rundir.configuration import read_config
 from harness.rundir.environment import read_environment
-from harness.rundir.json_files import Line, read_object
-from harness.rundir.layout import BUNDLE, CONFIG, EVALUATION, METRICS
+from harness.rundir.json_files import Line
+from harness.rundir.layout import BUNDLE, CONFIG, METRICS
+from harness.rundir.measured import Measured, read_measured
 from harness.rundir.metrics_log import read_metrics, read_throughput
-from harness.rundir.results import read_figures
 from harness.rundir.status import read_attempts, read_status
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
@@ -31,17 +31,6 @@ NEEDED = {TRAIN: ("step", "loss"), VALIDATION: ("step", "accuracy", "log_loss")}
 """What a line of metrics.jsonl must say, by its kind."""
 WEIGHED = ("tokens_per_s", "data_wait", "mfu")
 """Figures of a log line that are averaged over the time it stands for."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The best weights of a run, measured on every row of one split."""
-
-    split: str
-    figures: dict[str, Any]
-    """Those of ``SPLIT.json``."""
-    directory: Path
-    """Where that file and the predictions lie."""
 
 
 @dataclass(frozen=True)
@@ -203,23 +192,6 @@ def needed(line: Line) -> tuple[str, ...]:
     """What a line must say; the validation of a language model has no accuracy."""
     names = NEEDED.get(str(line.get("kind")), ())
     return tuple(name for name in names if name != "accuracy") if "perplexity" in line else names
-
-
-def read_measured(directory: Path) -> Measured | None:
-    """The figures of the test split, or those that an evaluation of the same weights left of validation.
-
-    Raises ``DataError`` for figures of another version.
-    """
-    test = read_figures(directory, TEST)
-    if test is not None:
-        return Measured(TEST, test, directory)
-    place = directory / EVALUATION
-    figures = read_figures(place, VALIDATION)
-    info = read_object(directory / BUNDLE / INDEX) or {}
-    known = figures is not None and {"dataset": figures.get("dataset"), "step": figures.get("step")}
-    if figures is None or known != {"dataset": info.get("dataset"), "step": info.get("step")}:
-        return None  # none, or of another dataset, or of weights that a longer training has replaced
-    return Measured(VALIDATION, figures, place)
 
 
 def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:

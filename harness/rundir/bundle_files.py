@@ -98,14 +98,20 @@ def write_weights(directory: Path, data: bytes) -> tuple[str, str]:
 
 def write_info(directory: Path, info: BundleInfo) -> None:
     """Replace ``bundle.json``, then delete every weights file but the one that it names."""
-    content = asdict(info)
-    for name, before in UNSAID.items():
-        if content[name] == before:
-            del content[name]
+    content = content_of(info)
     atomic.write_json(directory / INDEX, {**content, SEAL: seal_of(content)})
     for old in directory.glob("weights-*.safetensors"):
         if old.name != info.weights:
             old.unlink()
+
+
+def content_of(info: BundleInfo) -> dict[str, Any]:
+    """What ``bundle.json`` says, but for its seal."""
+    content = asdict(info)
+    for name, before in UNSAID.items():
+        if content[name] == before:
+            del content[name]
+    return content
 
 
 def read_info(directory: Path) -> BundleInfo:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    fsync(path.parent)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``path``; on success fsync all in it and give it the name ``path``, on failure
+    remove it. Raises ``FileExistsError`` where that name is taken, by then too.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process with this number that was killed
+    temporary.mkdir()
+    try:
+        yield temporary
+        for inside in temporary.rglob("*"):
+            fsync(inside)
+        fsync(temporary)
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "File exists", str(path))
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
     fsync(path.parent)
 

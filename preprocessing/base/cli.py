@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command lines from typed dataclasses: YAML files, dotted overrides, help from field docstrings, one-line errors.
 
-jsonargparse does the parsing. What is added here: unknown keys are found before it sees them, so that the sentence can
+jsonargparse does the parsing; it and yaml are imported when they are used, since an image that only predicts has
+neither (``plain_options``). What is added here: unknown keys are found before it sees them, so that the sentence can
 name the file and the nearest key, and every error of its own is folded into one line.
 """
 
@@ -14,17 +15,16 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-import yaml
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, set_parsing_settings
-
-from preprocessing.base import aliases, familiar, help_page, recipes, verbatim
+from preprocessing.base import aliases, familiar, help_page, recipes
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.help_page import Page
+from preprocessing.base.installed import needed
 from preprocessing.base.invocation import as_typed
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 Config = TypeVar("Config")
 INTERRUPTED = 130
@@ -39,6 +39,11 @@ NULL = "null"
 
 def parser_for(config_class: type, prog: str | None = None, description: str = "") -> ArgumentParser:
     """A parser with one option per field of ``config_class`` (nested fields become dotted keys) and ``--config``."""
+    from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+
+    from preprocessing.base import verbatim
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
     keys = set(verbatim.verbatim_keys(config_class))
     action = verbatim.config_action(keys) if keys else ActionConfigFile
@@ -64,6 +69,11 @@ def parse(
     ``ConfigError`` with one sentence for an unknown key (what it is called here, or the nearest known one), a value of
     the wrong type or out of range, or a configuration file that cannot be read.
     """
+    needed("jsonargparse", prog)
+    from jsonargparse import ArgumentError
+
+    from preprocessing.base import verbatim
+
     parser = parser_for(config_class, prog, "")
     parser.set_defaults(dict(defaults or {}))
     topic = help_page.asked_for(argv)
@@ -96,6 +106,8 @@ def show_help(page: Page, topic: str, parsers: Sequence[ArgumentParser], classes
 
     The defaults that it shows are those of a command line without ``--config``.
     """
+    import yaml
+
     for parser, one in zip(parsers, classes, strict=True):
         if (default := getattr(one, "DEFAULT", None)) is not None:
             parser.set_defaults(dict(leaves(yaml.safe_load(Path(default).read_text(encoding="utf-8")))))
@@ -213,6 +225,8 @@ def config_files(argv: Sequence[str]) -> list[str]:
 
 def check_config_file(path: str, known: set[str]) -> None:
     """Refuse a configuration file that is missing, is not YAML or holds a key that no field answers to."""
+    import yaml
+
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from preprocessing.base import cli
+from preprocessing.base import cli, plain_options
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.help_page import Page, paragraph, two_columns
-from preprocessing.base.invocation import as_typed
+from preprocessing.base.installed import is_importable
+from preprocessing.base.invocation import SCRIPTS, as_typed
 from preprocessing.base.named import load
 from preprocessing.base.version import VERSION
 
@@ -33,6 +34,9 @@ class Words:
     least: int = 1
     most: int | None = 1
     """None: any number."""
+
+
+NO_WORDS = Words(spelling="", noun="word", takes="options only", least=0, most=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +107,25 @@ def call(command: Command, argv: Sequence[str], prog: str) -> int:
     """Read a command's options and words, then run it. Raises ``ConfigError`` for what it does not take."""
     if command.parts:
         return dispatch(command.parts, argv, prog)
-    if command.config is None:
-        return load(command.main)(list(argv)) or 0
-    return load(command.main)(*read(command, argv, prog)) or 0
+    try:
+        if command.config is None:
+            return load(command.main)(list(argv)) or 0
+        arguments = read(command, argv, prog)  # before its code is loaded: --help waits for no torch
+        return load(command.main)(*arguments) or 0
+    except ModuleNotFoundError as missing:
+        root = (missing.name or "").partition(".")[0]
+        if root in SCRIPTS:
+            raise
+        raise ConfigError(f"{prog}: needs {root}, which is not installed here; pip install padless brings it") from None
 
 
 def read(command: Command, argv: Sequence[str], prog: str) -> list[Any]:
     """What ``main`` of a command is called with, from what was typed."""
     own = load(command.config or "")
+    if command.shared is None and not is_importable("jsonargparse"):
+        config, alone = plain_options.read(own, argv, prog)
+        check_words(command.words or NO_WORDS, alone, prog)
+        return [config] if command.words is None else [config, alone]
     shared = load(command.shared) if command.shared else None
     classes = [one for one in (own, shared) if one is not None]
     parsers = [cli.parser_for(one, prog) for one in classes]

@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
-
-from jsonargparse import ActionConfigFile, ArgumentParser
+from typing import TYPE_CHECKING, Any, get_args
 
 from preprocessing.base import cli, recipes
 from preprocessing.base.commands import Command
 from preprocessing.base.named import load
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 ASKED = "_ARGCOMPLETE"
 
@@ -52,6 +53,8 @@ def follow(commands: Sequence[Command], typed: Sequence[str]) -> tuple[Command |
 
 def parser_of(command: Command) -> ArgumentParser:
     """A parser with every key that a command takes."""
+    from jsonargparse import ActionConfigFile
+
     named = [*command.keys, *(one for one in (command.config, command.shared) if one)]
     classes = [load(name) for name in named]
     parser = cli.parser_for(classes[0], command.name)

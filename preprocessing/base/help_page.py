@@ -14,12 +14,13 @@ import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, get_args, get_type_hints
-
-from jsonargparse import ArgumentParser
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.invocation import as_typed
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 FIRST = 5
 """So many keys of a command that does not say which ones matter most."""

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TextIO
 
 from preprocessing.base import terminal
+from preprocessing.base.installed import is_importable
 
 Tone = Literal["", "head", "good", "warn", "bad"]
 STYLES: dict[str, str] = {"head": "bold", "good": "green", "warn": "yellow", "bad": "red"}
@@ -50,8 +51,8 @@ class Screen:
 
     @property
     def is_live(self) -> bool:
-        """Whether somebody watches."""
-        return not self.quiet and is_terminal(self.stream)
+        """Whether somebody watches, and there is rich to draw with."""
+        return not self.quiet and is_terminal(self.stream) and is_importable("rich")
 
     @property
     def width(self) -> int:

@@ -83,6 +83,11 @@ class Encoder:
         """The ids of ``texts``. Accepts the same forms as :class:`Tokenizer`, and raises the same errors."""
         return self.encode(self.tokens(texts))
 
+    def each(self, texts: Texts) -> list[np.ndarray]:
+        """The ids of each text, apart."""
+        encoded = self(texts)
+        return np.split(encoded.ids, encoded.offsets[1:-1]) if len(encoded.offsets) > 1 else []
+
     def tokens(self, texts: Texts) -> Tokens:
         """The words that ``texts`` become, before the vocabulary is asked; ``encode`` does the rest."""
         return self._tokenizer(texts)

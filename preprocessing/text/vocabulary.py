@@ -174,7 +174,7 @@ class Vocabulary:
             with pa.OSFile(str(path), "rb") as source:
                 table = pa.ipc.open_file(source).read_all()
             table.validate(full=True)
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:  # it may claim more than memory holds, too
             raise DataError(f"{path} cannot be read as a vocabulary ({error}); run preprocessing again") from error
         if not table.schema.equals(_SCHEMA) or any(column.null_count for column in table.columns):
             raise DataError(f"{path} is not a vocabulary: its columns are {table.schema.names}, not token and count")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.inference.onnx_scorer import OnnxScorer
+from harness.rundir.bundle_files import read_info, write_info
+from harness.rundir.layout import BUNDLE
 from preprocessing.base.errors import DataError
+from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from preprocessing.text.encoder import Encoded, Encoder, encode_tokens
 from preprocessing.text.resolve import resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Vocabulary, count, freeze
+from tests.exports import TEXTS, export, make_run
 from tests.reference.hostile import TEXT
 
 SPEC = TextSpec(stop_words="stop-words", lemmatizer="simplemma", max_tokens=5, truncate="both")
@@ -148,3 +154,30 @@ def test_a_description_of_another_version_is_a_sentence() -> None:
         TextPipeline.from_json(value)
     with pytest.raises(DataError, match="not a description"):
         TextPipeline.from_json({})
+
+
+def test_an_export_reads_texts_with_the_function_of_the_training(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert export(run, "--output", tmp_path / "out", "--onnx", "--quiet") == 0
+    manifest = read_manifest(tmp_path / "data")
+    training = Encoder(TextPipeline.from_json(manifest.text), Vocabulary.read(tmp_path / "data" / VOCABULARY))
+    scorer = OnnxScorer(tmp_path / "out")
+    assert scorer.encoder.hash == training.hash == manifest.text_hash
+    seen: list[list[int]] = []
+
+    def run_session(outputs: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
+        seen.extend(ids[:length].tolist() for ids, length in zip(given["ids"], given["lengths"], strict=True))
+        return [np.zeros(len(given["lengths"]), np.float32)]
+
+    scorer.session = SimpleNamespace(run=run_session)
+    scorer.score(scorer.encode([*CORPUS, *TEXTS]))
+    assert sorted(seen) == sorted(rows(training([*CORPUS, *TEXTS])))
+
+
+def test_an_export_with_another_text_pipeline_predicts_nothing(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    info = read_info(run / BUNDLE)
+    other = {**info.text, "spec": {**info.text["spec"], "lowercase": False}}
+    write_info(run / BUNDLE, dataclasses.replace(info, text=other))
+    assert export(run, "--output", tmp_path / "out", "--onnx", "--quiet") == 3
+    assert not (tmp_path / "out").exists()

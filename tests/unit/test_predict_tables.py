@@ -18,7 +18,7 @@ import pytest
 
 from harness.__main__ import COMMANDS, main
 from harness.inference.outputs import SameLines
-from harness.predicting import command
+from harness.predicting import inputs
 from preprocessing.base import atomic, cli
 from preprocessing.base.commands import read
 from tests.stub_scorer import COLUMNS, LABELS, Stub, put_in
@@ -296,7 +296,7 @@ def test_a_switch_and_its_value_are_no_text(typed: list[str], texts: list[str]) 
 
 
 def test_texts_stand_where_the_training_had_them_unless_somebody_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "read_training", lambda bundle, dataset: {"source": {"text_column": "body"}})
+    monkeypatch.setattr(inputs, "read_training", lambda bundle, dataset: {"source": {"text_column": "body"}})
     written("a.csv", "text,body,other\nno,four,xxx\n")
     written("b.csv", "other,text\nxxx,four\n")
     for source, more, seen in (("a.csv", (), "four"), ("b.csv", (), "four"), ("a.csv", ("--column", "other"), "xxx")):

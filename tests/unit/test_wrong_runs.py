@@ -76,6 +76,7 @@ def test_predict_names_what_is_wrong(capsys, tmp_path: Path, monkeypatch: pytest
     facts = {"weights_sha256": "w", "text_hash": "t", "temperature": 1.0, "threshold": 0.5}
     info = SimpleNamespace(labels=["bad", "good"], dataset="", task="classifier", **facts)
     monkeypatch.setattr(command, "read_info", lambda bundle: info)
+    monkeypatch.setattr(command, "engine_of", lambda bundle, engine: "torch")
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "no.csv", "--output", "y.parquet")
     assert (code, line) == (3, "no.csv: no such file; check --input")
     table = tmp_path / "table.csv"

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An image that serves: numpy, pandas, pyarrow and ONNX Runtime are there, and nothing else that padless uses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import padless
+from tests.exports import TEXTS, export, make_run
+from tests.unit.test_architecture import ROOT
+
+pytestmark = pytest.mark.processes
+THERE = ("numpy", "pandas", "pyarrow", "onnxruntime", "dateutil", "six", "pytz", "tzdata", "flatbuffers", "google")
+THERE += ("packaging", "padless", "harness", "preprocessing")
+"""Those four, what they need, and padless."""
+ONLY = f"""
+import sys
+from importlib.abc import MetaPathFinder
+
+class Nothing(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        root = name.partition(".")[0]
+        if root not in sys.stdlib_module_names and not root.startswith("_") and root not in {THERE!r}:
+            raise ModuleNotFoundError(f"No module named {{root!r}}", name=root)
+
+sys.meta_path.insert(0, Nothing())
+"""
+LIBRARY = """
+import json
+import padless
+model = padless.load(sys.argv[1])
+texts = json.loads(sys.argv[2])
+print(json.dumps([model.predict_proba(texts).tolist(), model.predict(texts)["predicted"].tolist()]))
+"""
+COMMAND = """
+from harness.__main__ import script
+sys.exit(script())
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("serving")
+    made = make_run(root, pooling="max+mean", wide=256)
+    assert export(made, "--output", root / "out", "--int8", "--quiet") == 0
+    assert export(made, "--output", root / "plain", "--quiet") == 0
+    return made
+
+
+def serve(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A process of such an image."""
+    words = [sys.executable, "-c", ONLY + code, *map(str, arguments)]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_library_predicts(run: Path) -> None:
+    done = serve(LIBRARY, run.parent / "out", json.dumps(TEXTS))
+    assert (done.returncode, done.stderr) == (0, "")
+    chances, predicted = json.loads(done.stdout)
+    model = padless.load(run)
+    np.testing.assert_allclose(np.array(chances), model.predict_proba(TEXTS), atol=1e-6)
+    assert predicted == model.predict(TEXTS)["predicted"].tolist()
+
+
+def test_the_command_predicts_a_file(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("id,text\n1,a fine film\n2,awful w1\n")
+    out = tmp_path / "out.csv"
+    done = serve(
+        COMMAND, "predict", "--run", run.parent / "out", "--input", tmp_path / "in.csv", "--output", out,
+        "--engine=onnx-int8",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = out.read_text().splitlines()
+    assert lines[0] == "id,text,predicted,probability_negative,probability_positive"
+    expected = padless.load(run.parent / "out", "onnx-int8").predict_proba(["a fine film", "awful w1"])
+    np.testing.assert_allclose([float(line.split(",")[-1]) for line in lines[1:]], expected[:, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["predict", "--run", "{plain}", "a"], "torch cannot be imported here, and {plain} holds no model.onnx"),
+        (["predict", "--run", "{out}", "--engine", "torch", "a"], "engine: torch cannot be imported here"),
+        (["predict", "--rnu", "{out}", "a"], "--rnu: no such option; did you mean --run?"),
+        (["report", "{out}"], "which is not installed here; pip install padless brings it"),
+        (["export", "{out}", "--output", "{out}/x"], "export: needs"),
+    ],
+)
+def test_what_cannot_be_done_there_gets_a_sentence(run: Path, words: list[str], sentence: str) -> None:
+    places = {name: run.parent / name for name in ("out", "plain")}
+    done = serve(COMMAND, *(word.format(**places) for word in words))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert sentence.format(**places) in done.stderr
