@@ -122,10 +122,12 @@ def from_words(texts: list[str]) -> Iterator[list[Numbered]]:
 
 
 def from_table(config: ExplainConfig, name: str, usual: list[str]) -> Iterator[list[Numbered]]:
-    """The rows of a file. Raises ``DataError`` for the first that cannot be read."""
+    """The rows of a file. Raises ``DataError`` for the first that cannot be read, before any is given if all are."""
     source = source_of(name)
     kind = "txt" if source.content is not None and config.input_format == "auto" else config.input_format
     table = open_table(source, kind, usual if config.column is None else [config.column])
+    if config.rows is None:
+        table.scan()
     number = 0
     for piece in table.pieces():
         texts = piece.texts if config.rows is None else piece.texts[: config.rows - number]
