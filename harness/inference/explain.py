@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from harness.config import require
 from harness.inference.explanation import check_label
 from harness.inference.explanation_forms import FORMS, Explained
 from harness.inference.predict import STDIN, Predictor, lines_of_stdin, source_of, usual_columns
-from harness.inference.tables import open_table
+from harness.inference.tables import KINDS, open_table
 from harness.rundir.bundle_files import bundle_directory, check_classifier, read_info
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, StorageError
@@ -85,6 +86,9 @@ def main(config: ExplainConfig, words: list[str]) -> int:
     run, texts = run_and_texts(config, words)
     if bool(texts) == (config.input is not None):
         raise ConfigError('nothing to explain, or two things: give texts (runs/mine "a fine film"), - or --input FILE')
+    for text in texts:
+        if Path(text).suffix.lower() in KINDS and os.path.isfile(text):
+            raise ConfigError(f"{text}: a file, not a text; explain its rows with --input {text}")
     form, bundle = config.form, bundle_directory(run)
     info = read_info(bundle)
     check_classifier(bundle, info)

@@ -14,6 +14,7 @@ from harness.__main__ import ELSEWHERE as HARNESS_ELSEWHERE
 from harness.__main__ import main as harness
 from harness.config import Recipe
 from harness.inference.config import EvaluateConfig
+from harness.inference.explain import ExplainConfig
 from harness.inference.predict import PredictConfig
 from harness.launch import launcher
 from harness.launch.plan import PlanConfig
@@ -205,7 +206,7 @@ def test_a_familiar_name_in_a_file(tmp_path) -> None:
 
 
 def test_familiar_names_mean_keys_that_exist() -> None:
-    configs = (Recipe, PreprocessConfig, EvaluateConfig, PredictConfig, PlanConfig)
+    configs = (Recipe, PreprocessConfig, EvaluateConfig, PredictConfig, ExplainConfig, PlanConfig)
     known = set().union(*(cli.known_keys(cli.parser_for(one)) for one in configs)) | {familiar.LAUNCHER}
     used = {key for keys in familiar.KEYS.values() for key in keys}
     assert used - known == set()
