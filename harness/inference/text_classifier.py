@@ -66,7 +66,7 @@ class TextClassifier:
         """
         if not isinstance(text, str):
             raise DataError(f"{shown(text)} is not a text; explain takes one, so call it for each of several")
-        if not hasattr(self._scorer, "bundle"):
+        if not hasattr(getattr(self._scorer, "bundle", None), "model"):
             raise ConfigError(f"{self.place}: explanations need the weights and torch; load the run or its bundle")
         from harness.inference.explainer import Explainer
 

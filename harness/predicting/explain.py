@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from harness.config import require
 from harness.inference.explanation import check_label
 from harness.inference.explanation_forms import FORMS, Explained
 from harness.inference.pieces import Wanted
+from harness.inference.tables import KINDS
 from harness.predicting.command import lines_of_stdin
 from harness.predicting.config import STDIN, PredictConfig
 from harness.predicting.inputs import find, usual_columns
@@ -90,6 +92,9 @@ def main(config: ExplainConfig, words: list[str]) -> int:
     run, texts = run_and_texts(config, words)
     if bool(texts) == (config.input is not None):
         raise ConfigError('nothing to explain, or two things: give texts (runs/mine "a fine film"), - or --input FILE')
+    for text in texts:
+        if Path(text).suffix.lower() in KINDS and os.path.isfile(text):
+            raise ConfigError(f"{text}: a file, not a text; explain its rows with --input {text}")
     form, bundle = config.form, bundle_directory(run)
     info = read_info(bundle)
     check_classifier(bundle, info)
@@ -128,13 +133,17 @@ def from_words(texts: list[str]) -> Iterator[list[Numbered]]:
 
 def from_table(config: ExplainConfig, run: str, name: str, usual: list[str]) -> Iterator[list[Numbered]]:
     """The rows of a file, or of several, as ``predict`` reads them. Raises ``DataError`` for the first that cannot be
-    read.
+    read, before any is given if all are.
     """
     wanted = Wanted(usual if config.column is None else [config.column])
     number = 0
     with tempfile.TemporaryDirectory(prefix="padless-") as work:
         for one in find(PredictConfig(run=run, input=name, format=config.input_format, output=NOWHERE), Path(work)):
-            for piece in one.table(wanted).pieces():
+            table = one.table(wanted)
+            if config.rows is None:
+                for _ in table.pieces():
+                    pass  # each row is looked at
+            for piece in table.pieces():
                 texts = piece.texts if config.rows is None else piece.texts[: config.rows - number]
                 if texts:
                     yield list(enumerate(texts, number + 1))

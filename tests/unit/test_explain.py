@@ -20,7 +20,7 @@ import torch
 import padless
 from harness.__main__ import main
 from harness.config import ModelConfig
-from harness.inference import word_marks
+from harness.inference import pieces, word_marks
 from harness.inference.bundle import write_bundle
 from harness.inference.explanation import Explanation
 from harness.inference.text_classifier import TextClassifier
@@ -236,6 +236,22 @@ def test_rows_of_files(two: Path, ending: str, capsys: pytest.CaptureFixture[str
     assert [one["row"] for one in lines(capsys.readouterr().out)] == [1, 2]
 
 
+def test_a_wrong_row_is_refused_before_any_is_explained(
+    two: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "CHUNK_ROWS", 1)
+    Path("in.jsonl").write_text('{"text": "superb"}\n{"text": "dull"}\n{"text": null}\n')
+    assert explain(two, "--input", "in.jsonl", "--format", "json") == 3
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "in.jsonl: row 3: column 'text' holds no text; fill or remove the row" in " ".join(output.err.split())
+    assert explain(two, "--input", "in.jsonl", "--format", "json", "--rows", 2) == 0
+    assert [one["text"] for one in lines(capsys.readouterr().out)] == ["superb", "dull"]
+    Path("none.jsonl").write_text("\n")
+    assert explain(two, "--input", "none.jsonl") == 3
+    assert "none.jsonl: holds no rows" in capsys.readouterr().err
+
+
 def test_standard_input(two: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for words in (["-"], ["--input", "-"]):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("superb\nüber dull\n".encode())))
@@ -303,8 +319,8 @@ def test_a_notebook_shows_the_marked_text(two: Path) -> None:
 
 def test_pieces_give_the_text_and_keep_the_sum() -> None:
     spans = [(4, 8), (4, 8), (0, 3), None, (6, 9)]
-    pieces = word_marks.pieces_of("one two, three", spans, [1.0, 2.0, -1.0, 5.0, 0.5])
-    assert pieces == [("one", -1.0), (" ", 0.0), ("two, ", 3.5), ("three", 0.0)]
+    parts = word_marks.pieces_of("one two, three", spans, [1.0, 2.0, -1.0, 5.0, 0.5])
+    assert parts == [("one", -1.0), (" ", 0.0), ("two, ", 3.5), ("three", 0.0)]
     assert word_marks.strongest([("A ", 1.0), ("a", 2.0), ("b", -0.5), ("c", 0.01)]) == ([("a", 3.0)], [("b", -0.5)])
     assert word_marks.without_faint([("a", 1.0), ("b", 0.01), (" ", 0.0), ("c", -0.5)]) == [
         *(("a", 1.0, 1.0), ("b ", 0.0, 0.0), ("c", -0.5, -0.5)),
@@ -327,6 +343,9 @@ def test_scores_that_miss_are_told() -> None:
         ([], 2, 'no run named: explain RUN "text" takes a run directory, then texts'),
         (["run"], 2, 'nothing to explain, or two things: give texts (runs/mine "a fine film"), - or --input FILE'),
         (["run", "a", "--input", "in.csv"], 2, "nothing to explain, or two things"),
+        (["run", "in.csv"], 2, "in.csv: a file, not a text; explain its rows with --input in.csv"),
+        (["run", "a", "--class", "negative"], 2, "--class: no such option; it is --label here"),
+        (["run", "--input", "in.csv", "--max_rows", "2"], 2, "--max_rows: no such option; it is --rows here"),
         (["run", "a", "--rows", "3"], 2, "column and rows say what is read of --input; name the file there"),
         (["run", "--input", "in.csv", "--rows", "0"], 2, "rows: 0 is out of range: expected at least 1, or null"),
         (["run", "a", "--label", "good"], 2, "label: the model has no class 'good'; it has negative, positive"),

@@ -18,6 +18,7 @@ from harness.launch import launcher
 from harness.launch.asked import LaunchRecipe
 from harness.launch.plan import PlanConfig
 from harness.predicting.config import PredictConfig
+from harness.predicting.explain import ExplainConfig
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import ELSEWHERE as PREPROCESSING_ELSEWHERE
 from preprocessing.__main__ import main as preprocessing
@@ -206,7 +207,7 @@ def test_a_familiar_name_in_a_file(tmp_path) -> None:
 
 
 def test_familiar_names_mean_keys_that_exist() -> None:
-    configs = (LaunchRecipe, PreprocessConfig, EvaluateConfig, PredictConfig, PlanConfig)
+    configs = (LaunchRecipe, PreprocessConfig, EvaluateConfig, PredictConfig, ExplainConfig, PlanConfig)
     known = set().union(*(cli.known_keys(cli.parser_for(one)) for one in configs)) | {familiar.LAUNCHER}
     used = {key for keys in familiar.KEYS.values() for key in keys}
     assert used - known == set()
