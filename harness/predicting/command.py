@@ -286,8 +286,13 @@ def end(progress: Progress, number_of_parts: int) -> None:
 
 
 def finish(job: Job, screen: Screen) -> None:
-    """Put everything together, and say what there is."""
-    found = [job.done[number] for number in range(len(job.plan.parts))]
+    """Put everything together, and say what there is. Raises ``DataError`` for a part that was made elsewhere."""
+    of = len(job.plan.parts)
+    for number in range(of):
+        if number not in job.done or not job.place.part(number, of).is_file():
+            what = "is not seen here; name an --output on a disk that all who predict share"
+            raise DataError(f"{job.place.part(number, of)}: {what}")
+    found = [job.done[number] for number in range(of)]
     place.finish(job.place, job.plan, found)
     settled = job.opening.settled
     if (difference := place.greatest(found)) is not None:

@@ -110,6 +110,8 @@ def single(name: str, config: PredictConfig, work: Path, number: int) -> Input:
     if name == STDIN or (not addresses.is_remote(name) and Path(name).is_fifo()):
         copy = work / f"input-{number:05d}"
         called = "standard input" if name == STDIN else name
+        if name == STDIN and sys.stdin.isatty():
+            print("one text a line; Ctrl-D ends", file=sys.stderr)
         keep(sys.stdin.buffer if name == STDIN else open(name, "rb"), copy)  # noqa: SIM115 - closed by ``keep``
         identity = {"bytes": copy.stat().st_size, "sha256": atomic.sha256_file(copy)}
         return Input(Source(called, str(copy)), "txt" if config.format == "auto" else config.format, identity)

@@ -166,6 +166,21 @@ def test_what_was_begun_goes_on_with_the_same_only(
     assert len(Stub.seen) == ROWS + 1
 
 
+def test_a_part_that_lies_on_another_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    name, make = write("csv"), parts.make
+
+    def elsewhere(task: parts.Task) -> parts.Made:
+        made = make(task)
+        if task.number == 2:
+            task.path.unlink()
+        return made
+
+    monkeypatch.setattr(parts, "make", elsewhere)
+    path = Path("out.csv.parts/part-00002.csv").absolute()
+    what = "is not seen here; name an --output on a disk that all who predict share"
+    assert refused(capsys, name, "out.csv", *SMALL) == (3, f"{path}: {what}")
+
+
 def test_an_output_that_exists(capsys: pytest.CaptureFixture[str]) -> None:
     name = write("csv", 20)
     Path("mine").mkdir()
