@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -214,15 +214,13 @@ class NotebookLoop:
 
     def text_code(self) -> Callable[[Texts], Any]:
         """The notebook's: HTML, lower case, tokens, stop words, lemmas; with what is installed here."""
-        spec = replace(TextSpec(), stop_words="nltk", lemmatizer="wordnet")
         try:
-            return notebook(spec)
+            return notebook(TextSpec(stop_words="nltk", lemmatizer="wordnet"))
         except (UnavailableError, DataError) as error:
             self.missing = str(error)
-        plain = replace(TextSpec(), stop_words="none", lemmatizer="none")
-        for stop_words, lemmatizer in (("stop-words", "simplemma"), ("none", "none")):
+        for simpler in (TextSpec(stop_words="stop-words", lemmatizer="simplemma"), TextSpec()):
             try:
-                return notebook_with_regex(replace(plain, stop_words=stop_words, lemmatizer=lemmatizer))
+                return notebook_with_regex(simpler)
             except (UnavailableError, DataError) as error:
                 self.missing += f"; {error}"
         raise DataError(f"{LOOP}: {self.missing}")

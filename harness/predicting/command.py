@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -148,8 +148,10 @@ def predict_on_ranks(config: PredictConfig, world: World) -> None:
     """
     screen = Screen(quiet=config.quiet or not world.is_main)
     config = replace(config, run=str(local(config.run)))
-    with claimed(config) if world.is_main else nothing(config) as found:
-        job: Job | None = None
+    job: Job | None = None
+    with ExitStack() as stack:
+        with world.together("claiming the output"):
+            found = stack.enter_context(claimed(config) if world.is_main else nullcontext(place.place_of(config)))
         with world.together("planning the predictions"):
             job = begun(config, found) if world.is_main else None
         left = world.gather_objects(None if job is None else job.left, "the parts that are left")[0]
@@ -179,12 +181,6 @@ def claimed(config: PredictConfig) -> Iterator[Place]:
         yield found
 
 
-@contextmanager
-def nothing(config: PredictConfig) -> Iterator[Place]:
-    """The output, which rank 0 holds for all."""
-    yield place.place_of(config)
-
-
 def begun(config: PredictConfig, found: Place) -> Job | None:
     """The plan that lies there, or a new one, and the parts that are whole; None if all of it is there already.
 
@@ -199,7 +195,7 @@ def begun(config: PredictConfig, found: Place) -> Job | None:
     old = read_plan(found.work / place.PLAN)
     if old is None:
         place.clear(found, parts=False)
-    listed = inputs.find(config, found.work)
+    listed = inputs.find(config, found.work, (found.target.absolute(), found.work))
     plan = planned(config, found, opening, info, listed)
     if place.is_whole(found, plan):
         place.discard(found)
@@ -220,6 +216,8 @@ def begun(config: PredictConfig, found: Place) -> Job | None:
         progress.advance(rows, size)
         progress.tick(1)
 
+    if found.is_folder:
+        found.manifest.unlink(missing_ok=True)  # it would speak of parts that are being replaced
     plan = filled(plan, listed, max(1, int(config.part_mb * 1e6)), tick)
     progress.screen.end()
     plan.write(found.work / place.PLAN)
@@ -289,8 +287,13 @@ def end(progress: Progress, number_of_parts: int) -> None:
 
 
 def finish(job: Job, screen: Screen) -> None:
-    """Put everything together, and say what there is."""
-    found = [job.done[number] for number in range(len(job.plan.parts))]
+    """Put everything together, and say what there is. Raises ``DataError`` for a part that was made elsewhere."""
+    of = len(job.plan.parts)
+    for number in range(of):
+        if number not in job.done or not job.place.part(number, of).is_file():
+            what = "is not seen here; name an --output on a disk that all who predict share"
+            raise DataError(f"{job.place.part(number, of)}: {what}")
+    found = [job.done[number] for number in range(of)]
     place.finish(job.place, job.plan, found)
     settled = job.opening.settled
     if (difference := place.greatest(found)) is not None:

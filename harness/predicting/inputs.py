@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,16 +65,19 @@ def own_words() -> Iterator[None]:
         raise type(error)(text) from None
 
 
-def find(config: PredictConfig, work: Path) -> list[Input]:
+def find(config: PredictConfig, work: Path, own: Sequence[Path] = ()) -> list[Input]:
     """Every file that ``config`` names, in the order in which it does; what must be copied lies in ``work`` then.
 
+    What lies at or below one of the ``own`` places is what is being written, and found by no glob and in no folder.
     Raises ``DataError`` for what is not there or cannot be read, ``ConfigError`` for what is of no known kind.
     """
     found: list[Input] = []
     with own_words():
         for address in config.inputs:
             for name in [address] if address == STDIN else addresses.find(address):
-                found += folder(name) if is_folder(name) else [single(name, config, work, len(found))]
+                if name != address and is_below(name, own):
+                    continue
+                found += folder(name, own) if is_folder(name) else [single(name, config, work, len(found))]
         kinds = {one.kind: one.source.name for one in reversed(found)}
         if len(kinds) > 1:
             (kind, name), (other, another) = list(kinds.items())[:2]
@@ -92,7 +95,12 @@ def is_folder(name: str) -> bool:
     return name != STDIN and addresses.kind(name) == fs.FileType.Directory
 
 
-def folder(name: str) -> list[Input]:
+def is_below(name: str, own: Sequence[Path]) -> bool:
+    """Whether a file lies at or below one of some places."""
+    return not addresses.is_remote(name) and any(Path(addresses.absolute(name)).is_relative_to(one) for one in own)
+
+
+def folder(name: str, own: Sequence[Path] = ()) -> list[Input]:
     """The files of a folder that hold tables; or the folder itself, if it holds nothing but text files."""
     root = name.rstrip("/")
     system, path = addresses.filesystem(root)
@@ -102,7 +110,7 @@ def folder(name: str) -> list[Input]:
     files = {start + info.path: info for info in infos if info.type == fs.FileType.File}
     shown = sorted(one for one in files if not HIDDEN.search(one.removeprefix(root)))
     kinds = {one: KINDS.get(Source(one).suffix) for one in shown}
-    known = [one for one in shown if kinds[one]]
+    known = [one for one in shown if kinds[one] and not is_below(one, own)]
     if not known:
         raise DataError(f"{name}: holds no .csv, .tsv, .jsonl, .parquet or .txt; check --input")
     if {kinds[one] for one in known} != {"txt"}:
@@ -116,6 +124,8 @@ def single(name: str, config: PredictConfig, work: Path, number: int) -> Input:
     if name == STDIN or (not addresses.is_remote(name) and Path(name).is_fifo()):
         copy = work / f"input-{number:05d}"
         called = "standard input" if name == STDIN else name
+        if name == STDIN and sys.stdin.isatty():
+            print("one text a line; Ctrl-D ends", file=sys.stderr)
         keep(sys.stdin.buffer if name == STDIN else open(name, "rb"), copy)  # noqa: SIM115 - closed by ``keep``
         identity = {"bytes": copy.stat().st_size, "sha256": atomic.sha256_file(copy)}
         return Input(Source(called, str(copy)), "txt" if config.format == "auto" else config.format, identity)

@@ -121,7 +121,8 @@ def is_whole(place: Place, plan: Plan) -> bool:
     if content.get("key") != plan.key:
         what = changed(content.get("basis", {}), plan.basis)
         raise ConfigError(f"--output {place.target}/: holds other predictions ({what}); {BESIDE}")
-    return all((place.target / part["file"]).is_file() for part in content["parts"])
+    parts = [(place.target / part["file"], part["bytes"]) for part in content["parts"]]
+    return all(path.is_file() and path.stat().st_size == size for path, size in parts)
 
 
 def check_same(place: Place, begun: Plan, plan: Plan) -> None:
@@ -168,6 +169,8 @@ def finish(place: Place, plan: Plan, found: Sequence[Made]) -> None:
     paths = [place.part(number, len(found)) for number in range(len(found))]
     with writing(place):
         if place.is_folder:
+            for left in place.target.glob(f"*{atomic.TEMPORARY_MARK}*"):  # by a process that was killed
+                left.unlink()
             atomic.write_json(place.manifest, manifest(plan, paths, found))
         else:
             with atomic.replacing(place.target) as temporary:

@@ -134,7 +134,7 @@ def scheduler(tmp_path: Path) -> Iterator[Path]:
     common = ["--scheduler-file", str(file), "--no-dashboard"]
     programs = [("dask_scheduler", "--host", "127.0.0.1", "--port", "0")]
     programs += [("dask_worker", "--nthreads", "1", "--no-nanny")] * 2  # type: ignore[list-item]
-    processes = []
+    processes: list[subprocess.Popen[bytes]] = []
     for name, *options in programs:
         command = [sys.executable, "-m", f"distributed.cli.{name}", *common, *options]
         with open(tmp_path / f"{len(processes)}.log", "wb") as log:

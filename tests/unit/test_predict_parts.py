@@ -115,6 +115,8 @@ def test_interrupted_twice_and_continued(source: str, target: str, monkeypatch: 
         assert 0 < len(Stub.seen) < ROWS
     assert not Path(target, MANIFEST).exists()
     assert not Path("out.csv").exists()
+    if target == "o/":
+        Path(f"o/part-00007.parquet{atomic.TEMPORARY_MARK}elsewhere-7").write_text("what a killed process leaves")
     assert predict(source, target, *SMALL) == 0
     assert 0 < len(Stub.seen) < ROWS
     if target == "o/":
@@ -162,6 +164,21 @@ def test_what_was_begun_goes_on_with_the_same_only(
     assert refused(capsys, name, "out.csv", *SMALL) == (2, f"{begun} another content of in.csv; {what}")
     assert predict(name, "out.csv", *SMALL, "--overwrite", "true") == 0
     assert len(Stub.seen) == ROWS + 1
+
+
+def test_a_part_that_lies_on_another_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    name, make = write("csv"), parts.make
+
+    def elsewhere(task: parts.Task) -> parts.Made:
+        made = make(task)
+        if task.number == 2:
+            task.path.unlink()
+        return made
+
+    monkeypatch.setattr(parts, "make", elsewhere)
+    path = Path("out.csv.parts/part-00002.csv").absolute()
+    what = "is not seen here; name an --output on a disk that all who predict share"
+    assert refused(capsys, name, "out.csv", *SMALL) == (3, f"{path}: {what}")
 
 
 def test_an_output_that_exists(capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,6 +260,27 @@ def test_other_encodings_are_read_as_preprocessing_reads_them(kind: str, encodin
     assert Stub.seen == ["un café", "déjà vu"]
     assert predict(f"in.{kind}", "out.csv", "--encoding", "cp437" if encoding == "latin-1" else encoding) == 0
     assert Stub.seen == (["un cafΘ", "dΘjα vu"] if encoding == "latin-1" else ["un café", "déjà vu"])
+
+
+def test_what_is_being_written_is_no_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("new").mkdir()
+    Path("new/a.csv").write_text("text\n" + "fine\n" * 100)
+    heal = interrupt(monkeypatch, 3)
+    assert predict("new", "new/out.csv", *SMALL, "--part_mb", 0.0001) == 130
+    heal()
+    for source in ("new", "new/*.csv"):
+        assert predict(source, "new/out.csv", "--part_mb", 0.0001, "--processes", 1, "--overwrite", "true") == 0
+        assert Stub.seen == ["fine"] * 100
+        assert len(Path("new/out.csv").read_text().splitlines()) == 101
+
+
+def test_a_part_that_is_gone_from_a_whole_folder_is_made_again() -> None:
+    name = write("csv")
+    assert predict(name, "o/", *SMALL) == 0
+    before = {path.name: path.read_bytes() for path in Path("o").iterdir()}
+    Path("o/part-00002.parquet").unlink()
+    assert predict(name, "o/", *SMALL) == 0
+    assert {path.name: path.read_bytes() for path in Path("o").iterdir()} == before
 
 
 def test_old_macs_end_lines_otherwise() -> None:
