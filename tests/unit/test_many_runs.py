@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_dataset(root, {"train": 120, "validation": 30, "test": 30}, widths=(8, 16, 24, 32, 40, 48, 64))
     cut_into_folds(root, 3)
     return root
+
+
+LISTEN = launcher.listen
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +103,18 @@ def test_a_signal_between_two_runs_ends_the_command_there(
     monkeypatch.setattr(launcher, "train", lambda *asked: launcher.HEARD.append("SIGTERM") or train(*asked))
     assert launch(data, tmp_path / "r", "--seeds=0,1,2") == 85
     assert [one.seed for one in seen.trained] == [0]
+
+
+def test_a_signal_is_heard_while_no_rank_is_there() -> None:
+    before = {name: signal.getsignal(getattr(signal, name)) for name in launcher.SIGNALS}
+    try:
+        LISTEN()
+        signal.raise_signal(signal.SIGUSR2)
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+    assert launcher.HEARD == ["SIGUSR2", "SIGTERM"]
 
 
 def test_a_launcher_that_was_told_to_stop_starts_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
