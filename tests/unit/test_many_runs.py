@@ -144,6 +144,8 @@ def test_rounds_of_each_seed(tmp_path: Path, seen: Recorded, monkeypatch: pytest
         (["--seeds=0,0"], "seeds: 0 stands there twice"),
         (["--seeds=a"], "seeds: 'a' .*whole numbers from 0 with commas between, as in 0,1,2"),
         (["--seeds="], "seeds: '' .*whole numbers"),
+        (["--seeds", "0", "1", "2"], "seeds: 0 1 2: commas stand between them and no blanks: --seeds 0,1,2"),
+        (["--seeds=0,", "1", "--epochs", "2"], "seeds: 0, 1: commas .*: --seeds 0,1"),
         (["--seeds=0,-1"], "seeds: '0,-1' .*whole numbers"),
         (["--seeds=1,"], "seeds: '1,' .*whole numbers"),
         (["--seeds=5"], "seeds: 5 is one seed, which has no spread; name two or more, as in 0,1,2, or give --seed 5"),
