@@ -21,7 +21,7 @@ from preprocessing.text.vocabulary import Vocabulary
 from tests.commands import run_module, sentence, succeed
 from tests.corpora import reviews, write_csv
 from tests.datasets import write_dataset
-from tests.runs import final, kill, launch, wait_for_step
+from tests.runs import final, kill, launch, steps_done, wait_for_step, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 SEEDS = ("--seeds", "0,1,2")
@@ -42,11 +42,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.timeout(500, func_only=True)
+@pytest.mark.timeout(900, func_only=True)
 def test_seeds_killed_in_the_second_end_in_the_same_table(whole: Path, tmp_path: Path) -> None:
     data, run = whole.with_name("data"), tmp_path / "killed" / "run"
     process = launch(data, run, *SEEDS)
-    wait_for_step(process, run / "seed-1", 20)
+    wait_until(lambda: process.poll() is not None or steps_done(run / "seed-1") >= 20, 300)
     kill(process)
     made = (run / "seed-0" / "bundle" / "bundle.json").stat().st_mtime_ns
     assert not (run / "seeds.json").exists()
