@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import takewhile
 
 from harness.config import Recipe
 from preprocessing.base.errors import ConfigError, require
@@ -40,6 +42,17 @@ class LaunchRecipe(Recipe):
     def recipe(self) -> Recipe:
         """The training alone."""
         return Recipe(**{one.name: getattr(self, one.name) for one in fields(Recipe)})
+
+
+def check_blanks(words: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for ``--seeds 0 1 2``, which a command line cuts at its blanks."""
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        following = takewhile(lambda one: not one.startswith("--"), words[place + 1 :])
+        given = [*([value] if equals else []), *following]
+        if name == "--seeds" and len(given) > 1:
+            joined = ",".join(part for one in given for part in one.split(",") if part)
+            raise ConfigError(f"seeds: {' '.join(given)}: commas stand between them and no blanks: --seeds {joined}")
 
 
 def seeds_of(text: str) -> list[int]:

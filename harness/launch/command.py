@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from harness.config import FIRST_KEYS
 from harness.launch import many, rounds
-from harness.launch.asked import LaunchRecipe
+from harness.launch.asked import LaunchRecipe, check_blanks
 from harness.launch.launcher import PROG, accelerate_parser, split_arguments, train
 from harness.ranks import devices
 from preprocessing.base import cli, help_page
@@ -27,6 +27,7 @@ def main(argv: list[str]) -> int:
         accelerate_parser().print_help()
         return 0
     options, training = split_arguments(argv or ["--help"], LaunchRecipe)
+    check_blanks(training)
     asked = cli.parse(LaunchRecipe, training, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
     if asked.seeds is not None or asked.folds is not None:
         return many.train(options, training, asked)

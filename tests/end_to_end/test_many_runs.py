@@ -21,7 +21,7 @@ from preprocessing.text.vocabulary import Vocabulary
 from tests.commands import run_module, sentence, succeed
 from tests.corpora import reviews, write_csv
 from tests.datasets import write_dataset
-from tests.runs import final, kill, launch, wait_for_step
+from tests.runs import final, kill, launch, steps_done, wait_for_step, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 SEEDS = ("--seeds", "0,1,2")
@@ -38,15 +38,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three seeds that nobody disturbed; the dataset lies beside."""
     run = tmp_path_factory.mktemp("whole") / "run"
     write_dataset(run.with_name("data"), {"train": 300, "validation": 80, "test": 60})
-    assert launch(run.with_name("data"), run, *SEEDS).wait(200) == 0, (run.parent / "log").read_text()[-3000:]
+    assert launch(run.with_name("data"), run, *SEEDS).wait(400) == 0, (run.parent / "log").read_text()[-3000:]
     return run
 
 
-@pytest.mark.timeout(500, func_only=True)
+@pytest.mark.timeout(900, func_only=True)
 def test_seeds_killed_in_the_second_end_in_the_same_table(whole: Path, tmp_path: Path) -> None:
     data, run = whole.with_name("data"), tmp_path / "killed" / "run"
     process = launch(data, run, *SEEDS)
-    wait_for_step(process, run / "seed-1", 20)
+    wait_until(lambda: process.poll() is not None or steps_done(run / "seed-1") >= 20, 300)
     kill(process)
     made = (run / "seed-0" / "bundle" / "bundle.json").stat().st_mtime_ns
     assert not (run / "seeds.json").exists()
@@ -55,7 +55,7 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(whole: Path, tmp_path:
     psutil.Process(process.pid).terminate()
     assert process.wait(100) == 85
     assert not (run / "seed-2").exists()
-    assert launch(data, run, *SEEDS).wait(200) == 0, (run.parent / "log").read_text()[-3000:]
+    assert launch(data, run, *SEEDS).wait(300) == 0, (run.parent / "log").read_text()[-3000:]
     assert (run / "seed-0" / "bundle" / "bundle.json").stat().st_mtime_ns == made
     for seed in ("seed-0", "seed-1", "seed-2"):
         assert final(run / seed) == final(whole / seed)
@@ -84,7 +84,7 @@ def test_new_texts_start_from_one_of_many(whole: Path, tmp_path: Path) -> None:
     assert new.tokens.to_pylist()[: len(old)] == old.tokens.to_pylist()
     assert "unheard" in new.tokens.to_pylist()[len(old) :]
     words = ("--init.weights", str(donor), "--seeds", "0,1", "--epochs", "1")
-    assert launch(data, run, *words).wait(200) == 0, (run.parent / "log").read_text()[-3000:]
+    assert launch(data, run, *words).wait(300) == 0, (run.parent / "log").read_text()[-3000:]
     for seed in (0, 1):
         started = read_info(run / f"seed-{seed}" / "bundle").started_from
         assert started is not None
@@ -100,7 +100,7 @@ def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> N
     keys = ["--executor.workers", "1", "--vocabulary.min_count", "1", "--text.max_tokens", "64", "--quiet"]
     keys += ["--splits.folds", "3", "--splits.group_column", "film"]
     assert cli.run(preprocess, ["run", str(corpus), "--output", str(data), *keys]) == 0
-    assert launch(data, run, "--folds", "3", "--epochs", "2").wait(250) == 0, (run.parent / "log").read_text()[-3000:]
+    assert launch(data, run, "--folds", "3", "--epochs", "2").wait(400) == 0, (run.parent / "log").read_text()[-3000:]
     manifest = read_manifest(data)
     folds = {
         int(row): shard.info.fold

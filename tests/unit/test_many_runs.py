@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_dataset(root, {"train": 120, "validation": 30, "test": 30}, widths=(8, 16, 24, 32, 40, 48, 64))
     cut_into_folds(root, 3)
     return root
+
+
+LISTEN = launcher.listen
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +105,18 @@ def test_a_signal_between_two_runs_ends_the_command_there(
     assert [one.seed for one in seen.trained] == [0]
 
 
+def test_a_signal_is_heard_while_no_rank_is_there() -> None:
+    before = {name: signal.getsignal(getattr(signal, name)) for name in launcher.SIGNALS}
+    try:
+        LISTEN()
+        signal.raise_signal(signal.SIGUSR2)
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+    assert launcher.HEARD == ["SIGUSR2", "SIGTERM"]
+
+
 def test_a_launcher_that_was_told_to_stop_starts_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     launcher.HEARD.append("SIGUSR2")
     failure = launcher.start(launcher.accelerate_arguments([], []))
@@ -128,6 +144,8 @@ def test_rounds_of_each_seed(tmp_path: Path, seen: Recorded, monkeypatch: pytest
         (["--seeds=0,0"], "seeds: 0 stands there twice"),
         (["--seeds=a"], "seeds: 'a' .*whole numbers from 0 with commas between, as in 0,1,2"),
         (["--seeds="], "seeds: '' .*whole numbers"),
+        (["--seeds", "0", "1", "2"], "seeds: 0 1 2: commas stand between them and no blanks: --seeds 0,1,2"),
+        (["--seeds=0,", "1", "--epochs", "2"], "seeds: 0, 1: commas .*: --seeds 0,1"),
         (["--seeds=0,-1"], "seeds: '0,-1' .*whole numbers"),
         (["--seeds=1,"], "seeds: '1,' .*whole numbers"),
         (["--seeds=5"], "seeds: 5 is one seed, which has no spread; name two or more, as in 0,1,2, or give --seed 5"),
