@@ -26,13 +26,8 @@ QUIET = 3
 class OnnxScorer:
     """The network of an export folder, with the text→ids code that it was trained with."""
 
-    def __init__(
-        self, directory: Path, batch_rows: int = 128, *, int8: bool = False, threads: int | None = None
-    ) -> None:
-        """Load and verify the files of an export; ``threads`` is as for ``session_of``.
-
-        Raises ``DataError``; ``ConfigError`` without ONNX Runtime.
-        """
+    def __init__(self, directory: Path, batch_rows: int = 128, *, int8: bool = False) -> None:
+        """Load and verify the files of an export. Raises ``DataError``; ``ConfigError`` without ONNX Runtime."""
         name = INT8 if int8 else ONNX
         self.info, vocabulary = read_sealed(directory)
         export = read_export(directory, self.info)
@@ -41,7 +36,7 @@ class OnnxScorer:
             raise DataError(f"{directory / EXPORT}: missing: {directory} is no export; {made}")
         data = read_model(directory, export, name)
         needed("onnxruntime", f"{directory / name}", "onnx")
-        self.session = session_of(data, str(directory / name), threads)
+        self.session = session_of(data, str(directory / name))
         if self.session.get_modelmeta().custom_metadata_map.get(BUNDLE) != export.bundle:
             raise DataError(f"{directory / name}: the network of another bundle; export this one again")
         self.encoder = encoder_of(self.info, vocabulary)
@@ -68,8 +63,8 @@ class OnnxScorer:
         return self.score(self.encode(texts))
 
 
-def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
-    """An ONNX Runtime session on the CPU with so many threads; None: as ``OMP_NUM_THREADS`` says, or one for each core.
+def session_of(data: bytes, name: str) -> Any:
+    """An ONNX Runtime session on the CPU, with as many threads as ``OMP_NUM_THREADS`` says, or as there are cores.
 
     Raises ``DataError`` that calls the file ``name`` for what is no ONNX file, or none of padless.
     """
@@ -78,8 +73,7 @@ def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = QUIET
     told = os.environ.get("OMP_NUM_THREADS", "")
-    users = int(told) if told.isdecimal() else 0
-    options.intra_op_num_threads = threads or users or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = int(told) if told.isdecimal() and int(told) else len(os.sched_getaffinity(0))
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no class, and none of them is ours

@@ -39,32 +39,19 @@ class Scorer(Protocol):
 def open_scorer(place: str | Path, engine: str = "auto", batch_rows: int = 128) -> Scorer:
     """Load and verify the model of a run, a bundle, an export folder, or a repository of the hub (``hf://owner/name``).
 
-    Raises ``UserError`` with one sentence.
+    ``auto`` is torch, and ONNX Runtime where torch cannot be imported. Raises ``UserError`` with one sentence.
     """
+    require(engine in ENGINES, "engine", engine, f"one of {', '.join(ENGINES)}")
     directory = bundle_directory(local(place))
-    chosen = engine_for(directory, engine)
-    if chosen == "torch":
+    read_info(directory)  # what a place lacks is said before what this machine lacks
+    if engine == "torch" or (engine == "auto" and is_importable("torch")):
+        if not is_importable("torch"):
+            raise ConfigError("engine: torch cannot be imported here; pip install torch brings it")
         from harness.inference.torch_scorer import TorchScorer
 
         return TorchScorer(directory, batch_rows)
-    return OnnxScorer(directory, batch_rows, int8=chosen == "onnx-int8")
-
-
-def engine_for(directory: Path, engine: str) -> str:
-    """The engine that reads a bundle directory here: ``auto`` is torch, or ONNX Runtime where torch cannot be imported.
-
-    Raises ``DataError`` for a directory that is no bundle, ``ConfigError`` for an engine that is not there.
-    """
-    require(engine in ENGINES, "engine", engine, f"one of {', '.join(ENGINES)}")
-    read_info(directory)  # what a place lacks is said before what this machine lacks
-    if engine in ("auto", "torch") and is_importable("torch"):
-        return "torch"
-    if engine == "torch":
-        raise ConfigError("engine: torch cannot be imported here; pip install torch brings it")
-    if engine == "auto":
-        forms = [name for name in (ONNX, INT8) if (directory / name).is_file()]
-        if not forms:
-            without = f"torch cannot be imported here, and {directory} holds no {ONNX}"
-            raise ConfigError(f"{without}: install torch, or export the run with `python -m harness export --onnx`")
-        return "onnx-int8" if forms == [INT8] else "onnx"
-    return engine
+    forms = [name for name in (ONNX, INT8) if (directory / name).is_file()]
+    if engine == "auto" and not forms:
+        without = f"torch cannot be imported here, and {directory} holds no {ONNX}"
+        raise ConfigError(f"{without}: install torch, or export the run with `python -m harness export --onnx`")
+    return OnnxScorer(directory, batch_rows, int8=engine == "onnx-int8" or (engine == "auto" and forms == [INT8]))
