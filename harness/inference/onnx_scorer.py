@@ -17,8 +17,6 @@ from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import needed
 
-MOST_TOKENS = 4096
-"""Of a batch, padding included, so that what a layer computes stays near the processor."""
 QUIET = 3
 """ONNX Runtime's severity of errors: warnings are for whoever builds graphs."""
 
@@ -47,20 +45,10 @@ class OnnxScorer:
         """How the logits become probabilities and labels."""
         return Decision(self.info.temperature, self.info.threshold)
 
-    def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """The ids of each text."""
-        encoded = self.encoder(texts)
-        return np.split(encoded.ids, encoded.offsets[1:-1]) if texts else []
-
-    def score(self, encoded: list[np.ndarray]) -> np.ndarray:
-        """Logits of what ``encode`` gave, before calibration: float64 ``[texts]`` for two classes, else ``[texts,
-        classes]``.
-        """
-        return onnx_logits(self.session, encoded, self.batch_rows)
-
     def logits(self, texts: list[str]) -> np.ndarray:
-        """Logits of texts likewise."""
-        return self.score(self.encode(texts))
+        """The network's own, before calibration: float64 ``[texts]`` for two classes, ``[texts, classes]`` for more."""
+        encoded = self.encoder(texts)
+        return onnx_logits(self.session, np.split(encoded.ids, encoded.offsets[1:-1]), self.batch_rows)
 
 
 def session_of(data: bytes, name: str) -> Any:
@@ -91,4 +79,4 @@ def onnx_logits(session: Any, texts: Sequence[np.ndarray], batch_rows: int) -> n
         found: np.ndarray = session.run([LOGITS], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]
         return found
 
-    return in_batches(texts, batch_rows, read, MOST_TOKENS)
+    return in_batches(texts, batch_rows, read)

@@ -22,17 +22,7 @@ class TorchScorer:
         self.labels = self.bundle.info.labels
         self.decision = self.bundle.decision
 
-    def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """The ids of each text."""
-        encoded = self.encoder(texts)
-        return np.split(encoded.ids, encoded.offsets[1:-1]) if texts else []
-
-    def score(self, encoded: list[np.ndarray]) -> np.ndarray:
-        """Logits of what ``encode`` gave, before calibration: float64 ``[texts]`` for two classes, else ``[texts,
-        classes]``.
-        """
-        return logits_of(self.bundle.model, encoded, self.batch_rows)
-
     def logits(self, texts: list[str]) -> np.ndarray:
-        """Logits of texts likewise."""
-        return self.score(self.encode(texts))
+        """The model's own, before calibration: float64 ``[texts]`` for two classes, ``[texts, classes]`` for more."""
+        encoded = self.encoder(texts)
+        return logits_of(self.bundle.model, np.split(encoded.ids, encoded.offsets[1:-1]), self.batch_rows)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from preprocessing.base import aliases, cli
 from preprocessing.base.errors import ConfigError
@@ -60,13 +60,9 @@ def converted(key: str, text: str, kind: Any) -> Any:
         if text not in ("true", "false"):
             raise ConfigError(f"{key}: expected true or false, got {text}")
         return text == "true"
-    if NoneType in get_args(kind) and text == cli.NULL:
-        return None
-    if get_origin(kind) in (Union, UnionType):
+    if NoneType in get_args(kind):
         others = [one for one in get_args(kind) if one is not NoneType]
-        lists = [one for one in others if get_origin(one) is list]
-        plain = [one for one in others if one not in lists]
-        return converted(key, text, (lists if lists and text.startswith("[") else plain or lists)[0])
+        return None if text == cli.NULL else converted(key, text, others[0] if len(others) == 1 else kind)
     if kind not in PLAIN:
         raise ConfigError(f"--{key}: is read by {MISSING_HERE}")
     try:

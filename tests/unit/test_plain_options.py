@@ -29,8 +29,6 @@ class Options:
     """A word."""
     json: bool = False
     """A switch."""
-    place: str | list[str] | None = None
-    """One, or several, which only jsonargparse reads."""
     names: list[str] = field(default_factory=list)
     """What only jsonargparse reads."""
 
@@ -42,8 +40,6 @@ SAME = [
     (["--json=true", "--run=a=b", "--kind", "csv"], []),
     (["--run", "a", "--text_column", "t", "--limit", "0.5"], []),
     (["--run", "a", "--column=null", "--limit=null"], []),
-    (["--run", "a", "--place", "*.csv"], []),
-    (["--run", "a", "--place=null"], []),
     (["--run", "a", "--", "--json"], ["--json"]),
 ]
 
@@ -66,7 +62,6 @@ def test_the_same_words_mean_the_same(argv: list[str], words: list[str]) -> None
         (["--run", "a", "--json=yes"], "json: expected true or false, got yes"),
         (["--run"], "--run: a value follows it, as in --run VALUE"),
         (["--run", "a", "--config", "f"], "--config: YAML is read by jsonargparse, which is not installed here"),
-        (["--run", "a", "--place", "[b, c]"], "--place: is read by jsonargparse, which is not installed here"),
         (["--run", "a", "--names", "[b]"], "--names: is read by jsonargparse, which is not installed here"),
     ],
 )
