@@ -241,20 +241,20 @@ def half_written(path: Path) -> None:
 
 def test_a_folder_has_its_name_when_it_is_whole_and_not_before(tmp_path: Path) -> None:
     target = tmp_path / "folder"
-    with pytest.raises(RuntimeError, match="in the middle"):
-        new_folder(target, "one", fails=True)
+
+    def half() -> None:
+        with atomic.new_folder(target) as temporary:
+            (temporary / "one").write_text("1")
+            assert atomic.TEMPORARY_MARK in temporary.name
+            assert not target.exists()
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        half()
     assert list(tmp_path.iterdir()) == []
-    new_folder(target, "one")
-    assert contents(target) == {"one": b"1"}
-    with pytest.raises(FileExistsError):
-        new_folder(target, "other")
-    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "one"]
-
-
-def new_folder(target: Path, name: str, *, fails: bool = False) -> None:
     with atomic.new_folder(target) as temporary:
-        (temporary / name).write_text("1")
-        assert atomic.TEMPORARY_MARK in temporary.name
-        assert not (target / name).exists()
-        if fails:
-            raise RuntimeError("in the middle")
+        (temporary / "one").write_text("1")
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"one": "1"}
+    with pytest.raises(FileExistsError), atomic.new_folder(target) as temporary:
+        (temporary / "other").write_text("2")
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "one"]
