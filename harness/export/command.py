@@ -3,40 +3,14 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from harness.export.card import render
 from harness.export.config import ExportConfig
-from harness.export.graph import check_exportable, onnx_model
-from harness.export.int8 import Cost, cost_of, dataset_for, quantized
-from harness.export.parity import Parity, compare
 from harness.export.push import check_push, push
-from harness.export.records import Card, Place, bare, place_of, read_records
-from harness.inference.bundle import Bundle, read_bundle
+from harness.export.records import Place, place_of
 from harness.inference.hub import SCHEME
-from harness.inference.onnx_scorer import session_of
-from harness.model.size import num_parameters
-from harness.rundir.bundle_files import BundleInfo, content_of, read_weights, seal_of, write_info
-from harness.rundir.export_files import (
-    BUNDLE,
-    CARD,
-    INT8,
-    ONNX,
-    ExportInfo,
-    facts_of,
-    read_export,
-    write_export,
-)
-from harness.rundir.training_facts import FILE as TRAINING
-from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, StorageError
-from preprocessing.base.installed import needed
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.screen import Screen
-from preprocessing.base.version import VERSION
-from preprocessing.dataset.shards import VOCABULARY, Manifest
 
 
 def main(config: ExportConfig, words: list[str]) -> int:
@@ -45,114 +19,30 @@ def main(config: ExportConfig, words: list[str]) -> int:
     if named.startswith(SCHEME):
         raise ConfigError(f"{named}: is exported already; name the run that it came from")
     place = place_of(Path(named))
+    folder = folder_of(config, place)
+    check_push(config.push)
     if config.output is None:
-        folder = already(place)
-        check_push(config.push)
+        from harness.inference.bundle import read_bundle
+
+        read_bundle(folder)  # which holds its files against its index
     else:
-        check_push(config.push)
-        folder = Path(config.output)
+        from harness.export.folder import write
+
         write(config, place, folder, screen)
     if config.push is not None:
         screen.say(f"pushed: {push(folder, config.push)}")
     return 0
 
 
-def already(place: Place) -> Path:
-    """An export folder that is to be pushed as it is. Raises ``ConfigError`` for what is none."""
-    if not place.is_export:
-        raise ConfigError(f"output: missing: {place.bundle} is no export folder yet; name the folder to write")
-    read_export(place.bundle, read_bundle(place.bundle).info)
-    return place.bundle
-
-
-def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> None:
-    """Write the folder beside its name, then give it the name. Raises ``UserError``; nothing is left in that case."""
+def folder_of(config: ExportConfig, place: Place) -> Path:
+    """The folder to write, or the export folder that is to be pushed as it is. Raises ``ConfigError``."""
+    if config.output is None:
+        if not place.is_export:
+            raise ConfigError(f"output: missing: {place.bundle} is no export folder yet; name the folder to write")
+        return place.bundle
+    folder = Path(config.output)
     if folder.exists() or folder.is_symlink():
         raise ConfigError(f"output: {folder} is there already; name another folder, or remove it")
     if place.is_export:
         raise ConfigError(f"{place.bundle}: is an export already; name the run that it came from")
-    bundle = read_bundle(place.bundle)
-    bundle.encoder()
-    if config.onnx or config.int8:
-        needed("onnx", "--onnx", "onnx")
-        needed("onnxruntime", "--onnx", "onnx")
-        check_exportable(bundle.model)
-    records = read_records(place, bundle.info)
-    data = dataset_for(bundle.info, config.data, records.config) if config.int8 else None
-    info = replace(bundle.info, vectors=bare(bundle.info.vectors), started_from=bare(bundle.info.started_from))
-    seal = seal_of(content_of(info))
-    try:
-        with atomic.new_folder(folder) as temporary:
-            copy_bundle(place.bundle, temporary, info)
-            wanted = config.onnx or config.int8
-            forms = networks(config, bundle, seal, data, temporary, screen) if wanted else {}
-            names = sorted(path.name for path in temporary.iterdir())
-            files = {name: facts_of(temporary / name, **forms.get(name, {})) for name in names}
-            write_export(temporary, ExportInfo(seal, info.weights_sha256, files, padless=VERSION))
-            card = Card(
-                name=config.name or (config.push or place.name).rpartition("/")[2],
-                license=config.license,
-                language=config.language or info.text["spec"]["language"],
-                repository=config.push,
-                info=info,
-                parameters=num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels)),
-                records=records,
-                files=files,
-            )
-            atomic.write_text(temporary / CARD, render(card))
-    except OSError as error:
-        what = error.strerror or error
-        raise StorageError(f"output: {folder} cannot be written ({what}); make room, or name another folder") from None
-    screen.say(f"written to {folder}: {', '.join([*files, CARD])}")
-
-
-def copy_bundle(source: Path, target: Path, info: BundleInfo) -> None:
-    """The files of a bundle; its index says no folders of this machine. Raises ``DataError`` for weights that a
-    training has replaced meanwhile.
-    """
-    (target / info.weights).write_bytes(read_weights(source, info))
-    shutil.copyfile(source / VOCABULARY, target / VOCABULARY)
-    if (source / TRAINING).is_file():
-        shutil.copyfile(source / TRAINING, target / TRAINING)
-    write_info(target, info)
-
-
-def networks(
-    config: ExportConfig, bundle: Bundle, seal: str, data: tuple[Path, Manifest] | None, folder: Path, screen: Screen
-) -> dict[str, dict[str, Any]]:
-    """Write the ONNX forms of the network; for each file name what was measured of it. ``seal``: that of the bundle.
-
-    Raises ``DataError`` where a form is not the network.
-    """
-    info, decision = bundle.info, bundle.decision
-    network = onnx_model(bundle.model, info.temperature, {BUNDLE: seal, "text_hash": info.text_hash})
-    session = session_of(network, ONNX)
-    longest = bundle.pipeline.spec.max_tokens
-    parity = compare(bundle.model, session, decision, info.vocabulary_size, longest, config.batch)
-    (folder / ONNX).write_bytes(network)
-    screen.fact("onnx", told(parity))
-    found = {ONNX: {"precision": "fp32", **parity.to_json()}}
-    if data is not None:
-        small = quantized(network)
-        cost = cost_of((session, session_of(small, INT8)), data[0], data[1], decision, config.batch)
-        (folder / INT8).write_bytes(small)
-        screen.fact("int8", told_cost(cost, len(network), len(small)))
-        found[INT8] = {"precision": "int8", "cost": cost.to_json()}
-    return found
-
-
-def told(parity: Parity) -> str:
-    """What the comparison with torch found, in a sentence."""
-    return (
-        f"no probability of {parity.texts:,} random texts, of every length up to {parity.longest}, differs from "
-        f"torch's by more than {parity.difference:.2g}"
-    )
-
-
-def told_cost(cost: Cost, whole: int, small: int) -> str:
-    """What int8 costs and gives, in a sentence."""
-    return (
-        f"accuracy {cost.accuracy:.4f} becomes {cost.accuracy_int8:.4f} on {cost.rows:,} rows of {cost.split}, "
-        f"labels that change: {cost.changed:,}; {small / whole:.0%} of the bytes, "
-        f"{cost.rows_per_s_int8 / cost.rows_per_s:.2f} times the rows/s"
-    )
+    return folder

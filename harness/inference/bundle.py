@@ -20,6 +20,7 @@ from harness.config import ModelConfig, model_from_dict, to_dict
 from harness.data.folds import fold_of
 from harness.inference.sealed import encoder_of, read_sealed
 from harness.model.classifier import Classifier
+from harness.model.registry import check_model
 from harness.model.size import num_parameters
 from harness.model.tasks import AnyNetwork, task_of
 from harness.rundir.bundle_files import (
@@ -32,7 +33,7 @@ from harness.rundir.bundle_files import (
 from harness.rundir.training_facts import write_training
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
-from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
@@ -109,13 +110,20 @@ def read_bundle(directory: str | Path) -> Bundle:
     directory = Path(directory)
     info, vocabulary = read_sealed(directory)
     data = read_weights(directory, info)
-    config: ModelConfig = model_from_dict(info.model)
+    try:
+        config: ModelConfig = model_from_dict(info.model)
+        check_model(config)
+    except TypeError as error:
+        raise DataError(f"{directory / INDEX}: model holds what no model has ({error}); restore it") from None
     if len(data) < SMALLEST * num_parameters(config, info.vocabulary_size, len(info.labels)):
         raise DataError(f"{directory / info.weights}: not the weights of the model in {INDEX}: it has too few bytes")
-    model = Classifier(config, info.vocabulary_size, len(info.labels))
+    if len(vocabulary) != info.vocabulary_size:
+        wrong = f"vocabulary_size is {info.vocabulary_size}, and {VOCABULARY} has {len(vocabulary):,} entries"
+        raise DataError(f"{directory / INDEX}: {wrong}: edited or damaged; restore it")
     try:
+        model = Classifier(config, info.vocabulary_size, len(info.labels))
         model.load_state_dict(load(data))
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, TypeError, OverflowError) as error:
         path = directory / info.weights
         raise DataError(f"{path}: not the weights of the model in {INDEX} ({' '.join(str(error).split())})") from None
     return Bundle(info, model.eval(), vocabulary, TextPipeline.from_json(info.text))

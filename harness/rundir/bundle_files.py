@@ -15,6 +15,8 @@ Here are bytes and plain values; what they mean to a model is for ``harness.infe
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,12 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     **{"model": dict, "text": dict, "labels": list, "temperature": NUMBER, "threshold": NUMBER},
 }
 """What values the keys of ``bundle.json`` have that a prediction needs."""
+SOUND: dict[str, Callable[[Any], bool]] = {
+    "temperature": lambda value: 0 < value < math.inf,
+    "threshold": lambda value: 0 <= value <= 1,
+    "labels": lambda value: all(isinstance(name, str) for name in value),
+}
+"""What else is true of some of them."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ def read_info(directory: Path) -> BundleInfo:
     if seal is not None and seal != seal_of(content):
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; restore it")
     for name in KINDS.keys() & content.keys():
-        if not isinstance(content[name], KINDS[name]):
+        if not isinstance(content[name], KINDS[name]) or not SOUND.get(name, anything)(content[name]):
             raise DataError(f"{path}: {name} is {content[name]!r}: edited or damaged; restore it")
     try:
         return BundleInfo(**content)
@@ -147,6 +155,11 @@ def check_classifier(directory: Path, info: BundleInfo) -> None:
             f"{directory / INDEX}: a pretrained language model, which knows no labels; train a classifier that starts "
             f"from it, with --init.weights {directory}, and name that run"
         )
+
+
+def anything(value: Any) -> bool:
+    """True of every value."""
+    return True
 
 
 def seal_of(content: dict[str, Any]) -> str:
@@ -169,7 +182,7 @@ def read_fold(directory: Path) -> int | None:
 def read_weights(directory: Path, info: BundleInfo) -> bytes:
     """The safetensors file that ``info`` names. Raises ``DataError`` if it is missing or was changed."""
     path = directory / info.weights
-    if Path(info.weights).name != info.weights:
+    if Path(info.weights).name != info.weights or "\0" in info.weights:
         raise DataError(f"{directory / INDEX}: names weights outside its own folder ({info.weights}); restore it")
     try:
         data = path.read_bytes()

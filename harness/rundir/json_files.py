@@ -25,7 +25,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); restore it, or name another run") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON ({error}); restore it, or name another run") from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds no JSON object; restore it, or name another run")

@@ -202,7 +202,7 @@ class Shard:
         try:
             reader = pa.ipc.open_file(source(self.path, info))
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        except (pa.ArrowInvalid, OSError) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: not a readable Arrow file ({error}); {REBUILD}") from None
         self.blocks = [self._block(batch) for batch in batches]
         rows = sum(len(block.row) for block in self.blocks)

@@ -18,7 +18,8 @@ import padless
 from harness.__main__ import main
 from harness.baseline.linear import RECIPE
 from harness.baseline.results import write_results
-from harness.export import command, parity
+from harness.export import folder as writing
+from harness.export import parity
 from harness.export.graph import onnx_model
 from harness.export.int8 import quantized
 from harness.export.parity import compare
@@ -255,13 +256,13 @@ def test_nothing_is_left_of_an_export_that_differs(run: Path, tmp_path: Path, mo
 
 
 def test_an_output_that_appears_meanwhile_is_not_touched(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    render = command.render
+    render = writing.render
 
     def late(card: Any) -> str:
         (tmp_path / "out").mkdir()
         return render(card)
 
-    monkeypatch.setattr(command, "render", late)
+    monkeypatch.setattr(writing, "render", late)
     assert export(run, "--output", tmp_path / "out") == 4
     assert "File exists" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -270,7 +271,7 @@ def test_an_output_that_appears_meanwhile_is_not_touched(run: Path, tmp_path: Pa
 
 def test_a_pooling_that_has_no_form_in_onnx_is_refused(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     bundle = read_bundle(run / BUNDLE)
-    monkeypatch.setattr(command, "read_bundle", lambda place: bundle)
+    monkeypatch.setattr(writing, "read_bundle", lambda place: bundle)
     monkeypatch.setitem(registry.POOLINGS, "max+mean", PoolingEntry(code="somebody.else:Pooling", vectors=2))
     assert export(run, "--output", tmp_path / "out", "--onnx") == 2
     said = capsys.readouterr().err

@@ -130,6 +130,14 @@ def test_a_network_of_somebody_elses_is_refused(folder: Path) -> None:
     assert attempt(folder, "onnx")[0].endswith("not a network that padless has exported: it takes x")
 
 
+def test_an_index_of_endless_depth_is_refused(folder: Path) -> None:
+    for name in (EXPORT, INDEX):
+        kept = (folder / name).read_bytes()
+        (folder / name).write_text("[" * 200_000)
+        assert f"{folder / name}: not readable as JSON" in attempt(folder, "onnx")[0]
+        (folder / name).write_bytes(kept)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -173,3 +181,21 @@ def test_a_vocabulary_that_claims_more_than_memory_is_refused(folder: Path) -> N
         path.write_bytes(whole[:place] + (1 << 46).to_bytes(8, "little") + whole[place + 8 :])
         refused, found = attempt(folder, "torch")
         assert str(path) in refused or np.array_equal(found, expected)
+
+
+def test_no_value_of_an_index_ends_in_a_traceback(folder: Path) -> None:
+    (folder / EXPORT).unlink()
+    path = folder / INDEX
+    whole = json.loads(path.read_text())
+    places = [(whole, name) for name in whole if name != SEAL] + [(whole["model"], name) for name in whole["model"]]
+    refused = 0
+    for holder, name in places:
+        kept = holder[name]
+        for junk in ("8", -1, None, [1], 10**30):
+            holder[name] = junk
+            del whole[SEAL]
+            whole[SEAL] = seal_of(whole)
+            path.write_text(json.dumps(whole))
+            refused += attempt(folder, "torch")[0] != ""
+        holder[name] = kept
+    assert refused > 3 * len(places)
