@@ -163,7 +163,7 @@ def show(values: dict[str, Any], kind: Kind, screen: Screen) -> None:
         "rows: other rows would."
     )
     if (linear := values.get("linear")) is not None:
-        apart = in_words("the runs are above it by", linear["difference"])
+        apart = in_words("the runs' less its own:", linear["difference"])
         screen.say(
             f"linear model on the same folds: {in_words('accuracy', linear['spread']['accuracy'])}; {apart}, ahead in "
             f"{linear['ahead']} of {len(names)}"
