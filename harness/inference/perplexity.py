@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well a language model predicts a split: exact on any number of processes, every token once (law 5)."""
+"""How well a language model predicts a split: exact on any number of processes, every prediction once (law 5)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from harness.batch import Layout
 from harness.inference.scoring import PAUSE_EVERY, loader_over
 from harness.model.language import LanguageModel
+from harness.model.targets import NEXT_TOKEN, Targets
 from harness.ranks.distributed import World
 from preprocessing.dataset.shards import Split
 
@@ -26,9 +27,9 @@ class Perplexity:
 
     rows: int
     targets: int
-    """Tokens that each direction predicts: all but one of each row."""
+    """Predictions of each direction; of next tokens, all tokens but one of each row."""
     log_losses: tuple[float, ...]
-    """Nats for each predicted token, of each direction."""
+    """Nats for each prediction, of each direction; a mean with the weights that predictions have."""
 
     @property
     def log_loss(self) -> float:
@@ -62,6 +63,7 @@ def measure(
     device: torch.device,
     pause: Callable[[], None] | None = None,
     guard: Callable[[], None] | None = None,
+    targets: Targets = NEXT_TOKEN,
 ) -> Perplexity:
     """Run ``model`` over a split in the arithmetic of its weights, each rank over its own rows.
 
@@ -77,15 +79,18 @@ def measure(
             if pause is not None and step.step % PAUSE_EVERY == 0:
                 pause()
             for batch in step.micro_batches:
-                facts = (batch.rows.view(np.float64), (batch.lengths.numpy() - 1).view(np.float64))
-                parts.append(np.column_stack([*facts, model.row_log_losses(batch).cpu().numpy()]))
+                facts = (batch.rows.view(np.float64), batch.lengths.numpy().view(np.float64))
+                sums = torch.cat(model.row_log_losses(batch, targets), 1)
+                parts.append(np.column_stack([*facts, sums.cpu().numpy()]))
     model.train(was_training)
-    table = np.concatenate(parts) if parts else np.empty((0, 2 + model.num_directions))
+    table = np.concatenate(parts) if parts else np.empty((0, 2 + 2 * model.num_directions))
     table = world.gather_rows(table, f"the log losses of split {split.name}")
-    numbers, targets = np.ascontiguousarray(table[:, :2].T).view(np.int64)
-    tokens = sum(shard.info.tokens for shard in split.shards)
+    numbers, lengths = np.ascontiguousarray(table[:, :2].T).view(np.int64)
     assert len(numbers) == len(np.unique(numbers)) == len(split), "a row was measured twice, or not at all"
-    assert targets.sum() == tokens - len(split), "a token was predicted twice, or not at all"
-    sums = table[np.argsort(numbers), 2:].sum(0)
-    total = int(targets.sum())
-    return Perplexity(len(split), total, tuple(float(value) / max(1, total) for value in sums))
+    tokens = sum(shard.info.tokens for shard in split.shards)
+    assert lengths.sum() == tokens, "a token was read twice, or not at all"
+    predictions = sum(int(np.maximum(lengths - distance, 0).sum()) for distance in targets.all)
+    losses, counts = np.split(table[np.argsort(numbers), 2:].sum(0), 2)
+    assert targets.weights is not None or (counts == predictions).all(), "a token was predicted twice, or not at all"
+    both = zip(losses, counts, strict=True)
+    return Perplexity(len(split), predictions, tuple(float(loss / count) if count else 0.0 for loss, count in both))

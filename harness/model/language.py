@@ -29,8 +29,9 @@ from harness.model.embedded import build_embedding
 from harness.model.recurrent import PackedIndex, VariableLengthLSTM
 from harness.model.registry import CELLS, check_model
 from harness.model.sampled_softmax import elements_at_once, pieces
+from harness.model.targets import NEXT_TOKEN, Targets
 from preprocessing.base.named import load
-from preprocessing.text.vocabulary import UNK
+from preprocessing.text.vocabulary import PAD, UNK
 
 EXACT = 4
 """So many times more logits exist at once when perplexity is measured: a row of them is the whole vocabulary."""
@@ -40,12 +41,19 @@ EXACT = 4
 class Direction:
     """Who predicts what in one direction of a batch; ``N`` predictions, later ones further from where it began."""
 
-    states: torch.Tensor
-    """``[positions, hidden]``: what the recurrent layer gave, in its own order."""
     at: torch.Tensor
     """int64 ``[N]``: the state that predicts."""
     target: torch.Tensor
     """int64 ``[N]``: the position, in the order of ids, of the token that is predicted."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """All pairs of tokens at one distance in their text: each predicts the other, in one of the directions."""
+
+    rows: torch.Tensor
+    """int64 ``[N]``: the row of each pair."""
+    directions: list[Direction]
 
 
 @dataclass(frozen=True)
@@ -58,9 +66,14 @@ class Reading:
     """``[positions, embedding_dim]``: the tokens' own, before anything was dropped."""
     candidates: torch.Tensor
     """``[candidates, embedding_dim]``."""
-    directions: list[Direction]
-    rows: torch.Tensor
-    """int64 ``[N]``: the row of each prediction, the same in every direction."""
+    states: list[torch.Tensor]
+    """``[positions, hidden]`` of each direction: what the recurrent layer gave, in its own order."""
+    batch: Batch
+    index: PackedIndex
+
+    def pairs(self, distance: int) -> Pairs:
+        """Who predicts what at a distance."""
+        return pairs_of(self.batch, self.index, len(self.states), distance)
 
 
 class OutputLayer(nn.Module):
@@ -157,9 +170,7 @@ class LanguageModel(nn.Module):
             assert batch.batch_sizes is not None
             packed, _ = self.recurrent.forward_packed(PackedSequence(inputs, batch.batch_sizes), None, dtype)
             states = list(packed.data.split(self.recurrent.hidden_size, dim=1))
-        return Reading(
-            ids, vectors, candidate_vectors, directions_of(batch, index, states), index.row[batch.num_rows :]
-        )
+        return Reading(ids, vectors, candidate_vectors, states, batch, index)
 
     def _dropped(
         self, vectors: torch.Tensor, unknown: torch.Tensor, batch: Batch, index: PackedIndex, masks: Masks | None
@@ -187,22 +198,27 @@ class LanguageModel(nn.Module):
         assert isinstance(weight, torch.Tensor)
         return functional.linear(states.to(dtype), weight.to(dtype)).to(weight.dtype)
 
-    def row_log_losses(self, batch: Batch) -> torch.Tensor:
-        """float64 ``[rows, directions]``: what each row's tokens, all but the one that a direction reads first, cost in
-        nats, summed; by an exact softmax over all tokens, whose logits exist a piece at a time.
+    def row_log_losses(self, batch: Batch, targets: Targets = NEXT_TOKEN) -> tuple[torch.Tensor, torch.Tensor]:
+        """float64 ``[rows, directions]`` each: what each row's predictions cost in nats, and what they count, summed.
+
+        They are all that ``targets`` means, by an exact softmax over all tokens, whose logits exist a piece at a time.
         """
         with torch.autocast(batch.ids.device.type, enabled=False):
             reading = self.read(batch)
             vectors, bias = self.embedding.weight[FIRST:], self.language_model.bias[FIRST:]
-            sums = torch.zeros(self.num_directions, batch.num_rows, dtype=torch.float64, device=vectors.device)
-            for number, direction in enumerate(reading.directions):
-                for piece in pieces(len(reading.rows), len(vectors), EXACT * elements_at_once(vectors.device)):
-                    states = direction.states[direction.at[piece]]
-                    logits = torch.addmm(bias, self.projected(number, states, bias.dtype), vectors.t())
-                    target = reading.ids[direction.target[piece]].long() - FIRST
-                    losses = torch.logsumexp(logits, 1) - logits.gather(1, target[:, None]).squeeze(1)
-                    sums[number].index_add_(0, reading.rows[piece], losses.double())
-        return sums.t()
+            sums = torch.zeros(2, self.num_directions, batch.num_rows, dtype=torch.float64, device=vectors.device)
+            for number, (states, wanted) in enumerate(zip(reading.states, tokens_ahead(reading, targets), strict=True)):
+                pairs = reading.pairs(1)
+                for piece in pieces(len(pairs.rows), len(vectors), EXACT * elements_at_once(vectors.device)):
+                    at = pairs.directions[number].at[piece]
+                    logits = torch.addmm(bias, self.projected(number, states[at], bias.dtype), vectors.t())
+                    found = wanted[at]
+                    losses = torch.logsumexp(logits, 1)[:, None] - logits.gather(1, (found - FIRST).clamp(min=0))
+                    counts = targets.counts(found, losses.dtype) * (found != PAD)
+                    both = torch.stack(((losses * counts).sum(1), counts.sum(1))).double()
+                    sums[:, number].index_add_(1, pairs.rows[piece], both)
+        losses, counts = sums.transpose(1, 2)
+        return losses, counts
 
 
 def longest(batch: Batch) -> int:
@@ -210,20 +226,34 @@ def longest(batch: Batch) -> int:
     return batch.ids.shape[1] if batch.batch_sizes is None else len(batch.batch_sizes)
 
 
-def directions_of(batch: Batch, index: PackedIndex, states: list[torch.Tensor]) -> list[Direction]:
-    """Who predicts what, given the states of each direction: a token and the one before it predict each other.
+def pairs_of(batch: Batch, index: PackedIndex, num_directions: int, distance: int) -> Pairs:
+    """Who predicts what: a token and the one ``distance`` before it predict each other.
 
     The pairs come in one order in both layouts: time by time, and within a time step row by row.
     """
-    rows, row, time = batch.num_rows, index.row[batch.num_rows :], index.time[batch.num_rows :]
-    if batch.batch_sizes is None:
+    rows, sizes = batch.num_rows, batch.batch_sizes
+    first = int(batch.lengths.clamp(max=distance).sum())  # tokens that have none so far before them
+    row, time = index.row[first:], index.time[first:]
+    if sizes is None:
         later = time * rows + row
-        before = later - rows
+        before = later - distance * rows
         # Each row of the backward direction is reversed within its own length.
         mirrored = (batch.device_lengths[row] - 1 - time) * rows + row
     else:
-        later = torch.arange(rows, len(index.row), device=row.device)
-        before = later - send(batch.batch_sizes, row.device)[time - 1]
+        later = torch.arange(first, len(index.row), device=row.device)
+        starts = send(torch.cumsum(sizes, 0) - sizes, row.device)
+        before = starts[time - distance] + row
         mirrored = later
-    forward = Direction(states[0], before, later)
-    return [forward] if len(states) == 1 else [forward, Direction(states[1], mirrored, before)]
+    forward = Direction(before, later)
+    return Pairs(row, [forward, Direction(mirrored, before)][:num_directions])
+
+
+def tokens_ahead(reading: Reading, targets: Targets) -> list[torch.Tensor]:
+    """int64 ``[positions, window]`` for each direction: the ids that the state at each position predicts, by distance;
+    ``PAD`` where the text is over.
+    """
+    found = [reading.ids.new_full((len(reading.ids), targets.window), PAD, dtype=torch.int64) for _ in reading.states]
+    for distance in targets.all:
+        for wanted, direction in zip(found, reading.pairs(distance).directions, strict=True):
+            wanted[direction.at, distance - 1] = reading.ids[direction.target].long()
+    return found

@@ -9,8 +9,9 @@ from torch import nn
 from harness.batch import Batch, StepBatch, send
 from harness.model.candidates import LogUniformSampler
 from harness.model.dropout import HEAD, Masks
-from harness.model.language import LanguageModel, Reading
+from harness.model.language import LanguageModel, Pairs, Reading
 from harness.model.sampled_softmax import sampled_softmax
+from harness.model.targets import NEXT_TOKEN, Targets
 
 
 class LanguageObjective(nn.Module):
@@ -30,14 +31,17 @@ class LanguageObjective(nn.Module):
         candidates: int,
         seed: int = 0,
         recurrent_dtype: torch.dtype | None = None,
+        targets: Targets = NEXT_TOKEN,
     ) -> None:
         """``candidates``: how many tokens each right one is told from. ``seed`` is that of the run: with the step it
-        decides which, and with step and row what is dropped. ``recurrent_dtype``: what the recurrent layer computes in.
+        decides which, and how far ahead the ``targets`` are, and with step and row what is dropped.
+        ``recurrent_dtype``: what the recurrent layer computes in.
         """
         super().__init__()
         self.classifier = model
         """The network that is trained, by the name that it has in every objective."""
         self.seed = seed
+        self.targets = targets
         self.recurrent_dtype = recurrent_dtype
         own = model.embedding.weight.dtype
         # fp16 has no numbers for the chance of a rare token.
@@ -48,7 +52,7 @@ class LanguageObjective(nn.Module):
         self._drawn: tuple[int, torch.Tensor, int] | None = None
 
     def divisor(self, batch: StepBatch) -> int:
-        """Predictions of the step over all processes: what the losses are divided by."""
+        """Next tokens of the step over all processes: what losses are divided by, however far ahead is predicted."""
         return max(1, self.classifier.num_directions * (batch.global_tokens - batch.global_rows))
 
     def candidates(self, step: int, device: torch.device) -> tuple[torch.Tensor, int]:
@@ -65,15 +69,15 @@ class LanguageObjective(nn.Module):
         candidates, tries = self.candidates(step, batch.ids.device)
         with torch.autocast(batch.ids.device.type, enabled=False):
             reading = model.read(batch, candidates, masks, self.recurrent_dtype)
-            total, losses = self.losses(reading, candidates, tries, masks)
-        found = losses.new_zeros(batch.num_rows)
-        self.row_losses = found.index_add_(0, reading.rows, losses)
-        return total
+            distances = self.targets.drawn(self.seed, step)
+            found = [self.losses(reading, reading.pairs(one), candidates, tries, masks) for one in distances]
+        self.row_losses = torch.stack([rows for _, rows in found]).sum(0) / len(found)
+        return torch.stack([total for total, _ in found]).sum() / len(found)
 
     def losses(
-        self, reading: Reading, candidates: torch.Tensor, tries: int, masks: Masks | None
+        self, reading: Reading, pairs: Pairs, candidates: torch.Tensor, tries: int, masks: Masks | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sum of all losses, and those of each pair of tokens ``[N]`` over the directions, without a gradient."""
+        """The sum of the losses of pairs of tokens, and of those of each row ``[rows]``, without a gradient."""
         model, dropout, hidden = self.classifier, self.classifier.config.dropout, self.classifier.recurrent.hidden_size
         bias, number_of = model.language_model.bias, len(candidates)
         place = candidates.new_full((len(bias),), number_of)
@@ -83,10 +87,10 @@ class LanguageObjective(nn.Module):
         if masks is not None and dropout:
             kept = masks.features(HEAD, model.recurrent.output_size, dropout, bias.dtype)
         totals, losses = [], []
-        for number, direction in enumerate(reading.directions):
-            states = direction.states.index_select(0, direction.at)
+        for number, direction in enumerate(pairs.directions):
+            states = reading.states[number].index_select(0, direction.at)
             if kept is not None:
-                states = states * kept[:, number * hidden : (number + 1) * hidden].to(states.dtype)[reading.rows]
+                states = states * kept[:, number * hidden : (number + 1) * hidden].to(states.dtype)[pairs.rows]
             target = reading.ids[direction.target].long()
             total, each = sampled_softmax(
                 model.projected(number, states, self.output_dtype),
@@ -96,10 +100,12 @@ class LanguageObjective(nn.Module):
                 candidate_bias,
                 place[target],
                 self.output_dtype,
+                None if self.targets.weights is None else self.targets.counts(target, bias.dtype),
             )
             totals.append(total)
             losses.append(each)
-        return torch.stack(totals).sum(), torch.stack(losses).sum(0)
+        each = torch.stack(losses).sum(0)
+        return torch.stack(totals).sum(), each.new_zeros(reading.batch.num_rows).index_add_(0, pairs.rows, each)
 
     def log_expected(self, ids: torch.Tensor, tries: int) -> torch.Tensor:
         """The logarithm of how often tokens are expected among the candidates, ``[ids]``; 0 where all are."""

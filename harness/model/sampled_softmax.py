@@ -43,6 +43,7 @@ class _SampledSoftmax(torch.autograd.Function):
         candidate_bias: torch.Tensor,
         hits: torch.Tensor,
         dtype: torch.dtype,
+        counts: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See ``sampled_softmax``."""
         candidates = len(candidate_vectors)
@@ -65,6 +66,10 @@ class _SampledSoftmax(torch.autograd.Function):
             losses[piece] = -chances[:, candidates]
             chances.exp_()
             right_gradient[piece] = chances[:, candidates] - 1
+            if counts is not None:
+                losses[piece] *= counts[piece]
+                right_gradient[piece] *= counts[piece]
+                chances *= counts[piece, None]
             offsets_gradient += chances.sum(0)
             weights = chances.to(dtype)
             gradient[piece] = weights @ turned
@@ -83,7 +88,7 @@ class _SampledSoftmax(torch.autograd.Function):
         scale = gradients[0]
         right = right_gradient * scale
         both = (gradient * scale, right[:, None] * projected, right)
-        return (*both, rows_gradient * scale, offsets_gradient * scale, None, None)
+        return (*both, rows_gradient * scale, offsets_gradient * scale, None, None, None)
 
 
 def sampled_softmax(
@@ -94,6 +99,7 @@ def sampled_softmax(
     candidate_bias: torch.Tensor,
     hits: torch.Tensor,
     dtype: torch.dtype | None = None,
+    counts: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The sum of the losses of all predictions, and each loss ``[predictions]``, without a gradient.
 
@@ -102,8 +108,10 @@ def sampled_softmax(
     ``bias`` ``[predictions]`` are those of the right tokens, the other two those of the candidates. ``hits`` int64
     ``[predictions]`` is the place of the right token among the candidates, where it does not count a second time; the
     number of candidates where it is not there. Products are computed in ``dtype``, all else in the dtype of
-    ``projected``.
+    ``projected``. ``counts`` ``[predictions]`` multiplies each loss; None: 1.
     """
     wanted = projected.dtype if dtype is None else dtype
-    total, losses = _SampledSoftmax.apply(projected, vectors, bias, candidate_vectors, candidate_bias, hits, wanted)
+    total, losses = _SampledSoftmax.apply(
+        projected, vectors, bias, candidate_vectors, candidate_bias, hits, wanted, counts
+    )
     return total, losses

@@ -12,6 +12,7 @@ from harness.model.adversarial import Adversary
 from harness.model.classifier import Objective
 from harness.model.language import LanguageModel
 from harness.model.language_objective import LanguageObjective
+from harness.model.targets import Targets
 from harness.model.tasks import AnyNetwork, AnyObjective
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.text.vocabulary import Vocabulary
@@ -22,8 +23,12 @@ def build_objective(
 ) -> AnyObjective:
     """The loss around a network that lies on its device; recurrent layers compute in ``dtype``."""
     if isinstance(network, LanguageModel):
+        counts = Vocabulary.read(Path(config.data, VOCABULARY)).counts
+        targets = Targets.of(config.language_model, counts, device)
         candidates = config.language_model.candidates
-        return LanguageObjective(network, candidates=candidates, seed=config.seed, recurrent_dtype=dtype)
+        return LanguageObjective(
+            network, candidates=candidates, seed=config.seed, recurrent_dtype=dtype, targets=targets
+        )
     weights = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]
     return Objective(
         network,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.data.checks import VALIDATION
 from harness.inference.perplexity import measure
-from harness.model.language import LanguageModel
+from harness.model.language_objective import LanguageObjective
 from harness.training.run import Run
 
 
@@ -20,8 +20,9 @@ class PretrainingRun(Run):
         world = self.session.world
         with world.together("checking that the dataset is unchanged"):
             self.data.guard.check()
-        model = self.trainer.objective.classifier
-        assert isinstance(model, LanguageModel)
+        objective = self.trainer.objective
+        assert isinstance(objective, LanguageObjective)
+        model = objective.classifier
         found = measure(
             model,
             self.data.splits[VALIDATION],
@@ -31,6 +32,7 @@ class PretrainingRun(Run):
             device=self.session.device,
             pause=self.pause,
             guard=self.data.guard.check_sizes,
+            targets=objective.targets,
         )
         better = self.selection.consider(found.figures(), step)
         if better:

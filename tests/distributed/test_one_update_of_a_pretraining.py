@@ -25,6 +25,7 @@ from harness.inference.perplexity import measure
 from harness.model.dropout import Masks
 from harness.model.language import LanguageModel
 from harness.model.language_objective import LanguageObjective
+from harness.model.targets import Targets
 from harness.ranks.session import Session, open_session
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import learning_rate
@@ -42,6 +43,7 @@ GLOBAL_BATCH, STEPS, VALIDATION = 12, 4, 17
 ACCUMULATION = (1, 3)
 LAYOUTS = ("padded", "packed")
 OPTIONS = ("plain", "every option", "gru, one direction, all tokens")
+WINDOW, DISTANCES, FREQUENT = 5, 2, 0.001
 
 
 def make_config(options: str) -> RunConfig:
@@ -53,15 +55,24 @@ def make_config(options: str) -> RunConfig:
         model = ModelConfig(cell="gru", embedding_dim=8, hidden_size=6, bidirectional=False)
         candidates = 5000
     common = {"task": "language_model", "global_batch": GLOBAL_BATCH, "epochs": 1, "seed": 3, "precision": "fp32"}
-    language_model = LanguageModelConfig(candidates=candidates)
+    ahead = {"window": WINDOW, "distances": DISTANCES, "frequent": FREQUENT} if options == "every option" else {}
+    language_model = LanguageModelConfig(candidates=candidates, **ahead)
     return RunConfig(**common, model=model, optim=optim, language_model=language_model)
 
 
 def make_model(config: RunConfig, vocabulary_size: int) -> LanguageModel:
     torch.manual_seed(5)
     model = LanguageModel(config.model, vocabulary_size)
-    model.start_bias(np.arange(vocabulary_size)[::-1].copy())
+    model.start_bias(counts_of(vocabulary_size))
     return model.double()
+
+
+def counts_of(vocabulary_size: int) -> np.ndarray:
+    return np.arange(vocabulary_size)[::-1].copy()
+
+
+def targets_of(config: RunConfig, vocabulary_size: int) -> Targets:
+    return Targets.of(config.language_model, counts_of(vocabulary_size), torch.device("cpu"))
 
 
 def opened(data: str) -> tuple[Manifest, Split]:
@@ -87,7 +98,12 @@ def train_case(
     model = make_model(config, manifest.vocabulary_size)
     trainer = Trainer(
         config,
-        LanguageObjective(model, candidates=config.language_model.candidates, seed=config.seed),
+        LanguageObjective(
+            model,
+            candidates=config.language_model.candidates,
+            seed=config.seed,
+            targets=targets_of(config, manifest.vocabulary_size),
+        ),
         loader,
         session.accelerator,
         world,
@@ -140,7 +156,9 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
     vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     decayed = {"params": matrices, "weight_decay": optim.weight_decay}
     optimizer = torch.optim.AdamW([decayed, {"params": vectors, "weight_decay": 0.0}], lr=optim.lr)
+    counts = plain.token_counts(counts_of(size), config.language_model.frequent)
     for step in range(STEPS):
+        distances = targets_of(config, size).drawn(config.seed, step)
         candidates, corrections = list(range(1, size)), None
         if 2 * config.language_model.candidates < size - 1:
             candidates, tries = plain.draw(size, config.language_model.candidates, config.seed, step)
@@ -149,8 +167,10 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
         for row in order.batch_rows(0, step):
             ids, source = rows[row]
             masks = Masks.of(config.seed, step, source, torch.device("cpu")) if model.drops else None
-            losses = plain.row_losses(model, ids, candidates, corrections, masks)
-            total, predictions = total + sum(losses), predictions + len(losses) * (len(ids) - 1)
+            for distance in distances:
+                losses = plain.row_losses(model, ids, candidates, corrections, masks, distance, counts)
+                total = total + sum(losses) / len(distances)
+            predictions += model.num_directions * (len(ids) - 1)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, STEPS, optim)
         optimizer.zero_grad()
@@ -192,14 +212,17 @@ def test_same_update(data: str, tmp_path: Path) -> None:
 
 
 def measure_on_a_rank(data: str) -> list[dict[str, Any]]:
-    """Of both layouts, and of one and two directions."""
+    """Of both layouts, of one and two directions, and of next tokens and a window."""
     results = []
     with open_session("cpu", "fp32", 60) as session:
         manifest = pretraining_rows(read_manifest(data), data)
         split = Split(data, manifest, "validation")
-        for options, layout in itertools.product((OPTIONS[0], OPTIONS[2]), LAYOUTS):
+        for options, layout in itertools.product(OPTIONS, LAYOUTS):
             model = make_model(make_config(options), manifest.vocabulary_size)
-            found = measure(model, split, session.world, batch_rows=5, layout=layout, device=session.device)
+            targets = targets_of(make_config(options), manifest.vocabulary_size)
+            found = measure(
+                model, split, session.world, batch_rows=5, layout=layout, device=session.device, targets=targets
+            )
             results.append(found.figures())
     return results
 
@@ -209,15 +232,26 @@ def test_perplexity_is_exact_on_any_number_of_processes(data: str) -> None:
     rows = rows_of(Split(data, manifest, "validation"))
     everything = range(1, manifest.vocabulary_size)
     expected = []
-    for options in (OPTIONS[0], OPTIONS[2]):
-        model = make_model(make_config(options), manifest.vocabulary_size)
+    for options in OPTIONS:
+        config = make_config(options)
+        model = make_model(config, manifest.vocabulary_size)
+        counts = plain.token_counts(counts_of(manifest.vocabulary_size), config.language_model.frequent)
+        distances = range(1, config.language_model.window + 1)
         with torch.no_grad():
-            sums = np.sum([plain.row_losses(model, ids, everything, None) for ids, _ in rows], axis=0)
-        expected += [sums / sum(len(ids) - 1 for ids, _ in rows)] * len(LAYOUTS)
+            costs = [
+                plain.row_losses(model, ids, everything, None, None, distance, counts)
+                for ids, _ in rows
+                for distance in distances
+            ]
+        pairs = [(ids[:-distance], ids[distance:]) for ids, _ in rows for distance in distances]
+        ahead, behind = (sum(counts[token] for pair in pairs for token in pair[side]) for side in (1, 0))
+        sums = np.sum(costs, axis=0)
+        number = sum(len(pair[0]) for pair in pairs)
+        expected += [(number, sums / np.array([ahead, behind])[: len(sums)])] * len(LAYOUTS)
     for world_size in (1, 2, 3):
         for results in run_ranks(measure_on_a_rank, world_size, data):
-            for figures, losses in zip(results, expected, strict=True):
-                assert (figures["rows"], figures["targets"]) == (VALIDATION, sum(len(ids) - 1 for ids, _ in rows))
+            for figures, (number, losses) in zip(results, expected, strict=True):
+                assert (figures["rows"], figures["targets"]) == (VALIDATION, number)
                 assert figures["log_loss"] == pytest.approx(np.mean(losses), rel=1e-12)
                 assert figures["perplexity"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-12)
                 both = [figures.get(f"perplexity_{name}") for name in ("forward", "backward")]

@@ -66,17 +66,19 @@ def row_losses(
     candidates: Sequence[int],
     corrections: Sequence[float] | None,
     masks: Masks | None = None,
+    distance: int = 1,
+    counts: Sequence[float] | None = None,
 ) -> list[torch.Tensor]:
-    """What a row costs in each direction, in nats: the sum over its predictions.
+    """What a row costs in each direction, in nats: the sum over its predictions of tokens at a distance.
 
-    ``corrections`` are the logarithms of expected counts, None for none.
+    ``corrections`` are the logarithms of expected counts, None for none; ``counts`` what predictions of a token count.
     """
     weight, bias = model.embedding.weight, model.language_model.bias
     totals = []
     for number, states in enumerate(states_of(model, ids, masks)):
         total = torch.zeros((), dtype=weight.dtype)
         for place in range(len(ids)):
-            other = place + 1 if number == 0 else place - 1
+            other = place + distance if number == 0 else place - distance
             if not 0 <= other < len(ids):
                 continue
             projected = model.language_model.projection[number].weight @ states[place]
@@ -84,6 +86,16 @@ def row_losses(
             logits = weight[among] @ projected + bias[among]
             if corrections is not None:
                 logits = logits - torch.tensor([corrections[token] for token in among], dtype=logits.dtype)
-            total = total + torch.logsumexp(logits, 0) - logits[0]
+            total = total + (torch.logsumexp(logits, 0) - logits[0]) * (1 if counts is None else counts[ids[other]])
         totals.append(total)
     return totals
+
+
+def token_counts(counts: Sequence[int], frequent: float | None) -> list[float]:
+    """What the predictions of each token count: as word2vec keeps tokens, on average 1."""
+    if frequent is None:
+        return [1.0] * len(counts)
+    shares = [(count + 1) / (sum(counts) + len(counts)) for count in counts]
+    kept = [min(1.0, math.sqrt(frequent / share) + frequent / share) for share in shares]
+    mean = sum(share * chance for share, chance in zip(shares, kept, strict=True))
+    return [chance / mean for chance in kept]

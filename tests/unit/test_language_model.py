@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from harness.model.classifier import Classifier
 from harness.model.language import LanguageModel
 from harness.model.language_objective import LanguageObjective
 from harness.model.size import language_model_parameters
+from harness.model.targets import Targets
 from harness.rundir.bundle_files import read_info
 from harness.training import preflight
 from harness.training.rules import resolve
@@ -171,6 +173,53 @@ def test_both_layouts_and_a_plain_loop_give_the_same_loss() -> None:
         assert rows[number].item() == pytest.approx(expected, rel=1e-12)
     assert rows[4:].tolist() == [0, 0]  # a row of one token has nothing to predict
     assert rows.sum().item() == pytest.approx(total.item(), rel=1e-12)
+
+
+def test_a_window_is_predicted_at_distances_that_the_step_decides() -> None:
+    """Rows shorter than a distance cost nothing at it, in both layouts."""
+    torch.manual_seed(1)
+    model = LanguageModel(ModelConfig(embedding_dim=5, hidden_size=4), 80).double()
+    counts = np.arange(80)[::-1].copy()
+    targets = Targets.of(LanguageModelConfig(window=6, distances=3, frequent=0.002), counts, torch.device("cpu"))
+    drawn = [targets.drawn(7, step) for step in range(200)]
+    assert all(len(set(some)) == 3 and set(some) <= set(range(1, 7)) for some in drawn)
+    assert np.bincount(np.ravel(drawn))[1:].tolist() == pytest.approx([100] * 6, abs=25)
+    assert drawn[4] == targets.drawn(7, 4) != targets.drawn(8, 4)
+    assert targets.weights is not None
+    weights = plain.token_counts(counts.tolist(), 0.002)
+    assert targets.weights.tolist() == pytest.approx(weights)
+    assert weights[0] == min(weights) < 1 < max(weights)
+    assert Targets.of(LanguageModelConfig(window=6), counts, torch.device("cpu")) == Targets(window=6)
+    objective = LanguageObjective(model, candidates=10, seed=7, targets=targets)
+    padded = padded_batch([9, 7, 4, 2, 1], 80)
+    total = objective(padded, 4)
+    rows = objective.row_losses.clone()
+    torch.testing.assert_close(objective(packed_batch(padded), 4), total, rtol=1e-12, atol=0)
+    candidates, tries = plain.draw(80, 10, 7, 4)
+    corrections = plain.log_expected(80, tries)
+    for number, length in enumerate(padded.lengths.tolist()):
+        ids = padded.ids[number, :length].tolist()
+        costs = [
+            loss.item()
+            for distance in drawn[4]
+            for loss in plain.row_losses(model, ids, candidates, corrections, None, distance, weights)
+        ]
+        assert rows[number].item() == pytest.approx(sum(costs) / 3, rel=1e-12, abs=1e-12)
+    assert rows.sum().item() == pytest.approx(total.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"window": 0}, "language_model.window: 0 is out of range: expected at least 1"),
+        ({"window": 4, "distances": 5}, "language_model.distances: 5 is out of range: expected from 1 to the window"),
+        ({"frequent": 0.0}, "language_model.frequent: 0.0 is out of range: expected above 0 and at most 1, or null"),
+    ],
+)
+def test_a_window_that_makes_no_sense(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        LanguageModelConfig(**values)
+    assert str(caught.value).startswith(sentence)
 
 
 def test_a_step_is_divided_by_its_predictions_over_all_processes() -> None:
