@@ -26,6 +26,7 @@ from harness.bench.corpora import FIGURES, accuracy_of, read_table, run, sha256
 from harness.bench.curve_picture import draw
 from harness.bench.curve_table import render, summary
 from harness.config import Recipe, require
+from harness.rundir.bundle_files import bundle_directory, read_info
 from preprocessing.base import recipes
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import permutation
@@ -62,6 +63,9 @@ class CurveConfig:
     vectors: str | None = None
     """Word vectors for the trainings on all texts, learned once: those have one vocabulary, whichever rows keep their
     label. null: each learns them anew."""
+    weights: str | None = None
+    """Pretrained run or bundle that the trainings on all texts start from, made once for the same reason; its word
+    vectors are in it. null: the recipe's."""
     text_column: str = "text"
     """Column that holds the text, in both files."""
     label_column: str = "label"
@@ -106,6 +110,8 @@ def main(config: CurveConfig, files: list[str]) -> int:
     for name in (file, *filter(None, (config.unlabelled, config.vectors))):
         if not Path(name).is_file():
             raise ConfigError(f"{name}: no such file")
+    if config.weights:
+        read_info(bundle_directory(config.weights))
     source, folder = sha256(Path(file)), Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     table = read_corpus(config, Path(file))
@@ -145,6 +151,8 @@ def key_of(config: CurveConfig, source: str, case: Case) -> str:
         "all texts": (config.text, config.recipe, config.unlabelled, config.vectors),
     }[case.method]
     contents = [sha256(Path(name)) if name else "" for name in files]
+    if config.weights and case.method == "all texts":
+        contents.append(read_info(bundle_directory(config.weights)).weights_sha256)
     columns = [config.text_column, config.label_column, config.split_column, config.split]
     facts = json.dumps([source, case.labels, case.draw, case.method, *contents, *columns])
     return hashlib.sha256(facts.encode()).hexdigest()[:12]
@@ -278,5 +286,8 @@ def train(config: CurveConfig, recipe: str | None, data: Path, directory: Path, 
     """Train a recipe; the exit code."""
     named = [] if recipe is None else ["--config", recipe]
     place = ["--data", data, "--run", directory, "--seed", case.draw]
-    start = ["--init.vectors", config.vectors] if config.vectors and case.method == "all texts" else []
+    start: list[object] = []
+    if case.method == "all texts":
+        start += ["--init.vectors", config.vectors] if config.vectors else []
+        start += ["--init.weights", Path(config.weights).resolve()] if config.weights else []
     return run("harness", "launch", "--num_processes", config.processes, *named, *place, *start)

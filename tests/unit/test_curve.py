@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,24 @@ def test_a_case_is_known_by_all_that_decides_it(tmp_path: Path) -> None:
         case = Case(100, 0, method)
         assert (key_of(first, "source", case) == key_of(second, "source", case)) is same
         assert key_of(first, "source", case) != key_of(first, "another", case)
+
+
+def test_trainings_on_all_texts_start_from_weights(tmp_path: Path, monkeypatch) -> None:
+    """Made once, they decide those figures alone; what is no run is refused before anything is done."""
+    commands: list[tuple[object, ...]] = []
+    monkeypatch.setattr(curve, "run", lambda *words: commands.append(words) or 0)
+    monkeypatch.setattr(curve, "read_info", lambda directory: SimpleNamespace(weights_sha256=str(directory)))
+    plain, config = CurveConfig(), CurveConfig(weights=str(tmp_path / "language"), vectors="words.npy")
+    start = ("--init.vectors", "words.npy", "--init.weights", tmp_path / "language")
+    for method in ("all texts", "labelled"):
+        case = Case(100, 0, method)
+        curve.train(config, "recipe.yaml", tmp_path / "data", tmp_path / "run", case)
+        assert (commands.pop()[-4:] == start) is (method == "all texts")
+        other = CurveConfig(weights=str(tmp_path / "language"))
+        assert (key_of(other, "source", case) == key_of(plain, "source", case)) is (method == "labelled")
+    monkeypatch.undo()
+    with pytest.raises(DataError, match=r"there is no folder .*nothing; name a run directory, or a bundle"):
+        main(CurveConfig(weights=str(tmp_path / "nothing")), [str(write_corpus(tmp_path / "mine.csv"))])
 
 
 @pytest.mark.parametrize(
