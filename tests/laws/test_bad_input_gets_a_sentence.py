@@ -325,7 +325,11 @@ def test_unlabelled_rows_and_soft_labels_that_are_not_there_are_found_by_launch(
     code, line = refuse(capsys, "label", "--data", dataset, "--baseline", "true")
     assert (code, line.split(";")[0]) == (3, f"{dataset}/dataset.json: has no unlabelled rows")
     code, line = refuse(capsys, "label", "--data", dataset, "--run", tmp_path / "none")
-    assert (code, line.split(";")[0]) == (3, f"{dataset}/dataset.json: has no unlabelled rows")
+    assert (code, line) == (
+        3,
+        f"{tmp_path}/none/bundle/bundle.json: missing: there is no folder {tmp_path}/none; name a run directory, or a "
+        "bundle",
+    )
     code, line = refuse(capsys, "label", "--data", dataset)
     assert (code, line) == (2, "no teacher, or two: give --run RUN, or --baseline")
     assert not (tmp_path / "run").exists()
