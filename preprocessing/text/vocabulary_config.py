@@ -37,7 +37,7 @@ class VocabularyConfig:
         if self.base is not None and not self.extend and self.min_count != "auto":
             raise ConfigError(
                 "vocabulary.min_count: no token is added to those of vocabulary.base; set vocabulary.extend to true, "
-                "or leave this out"
+                "or this to auto"
             )
 
     def of(self, tokens: int) -> VocabularyConfig:
