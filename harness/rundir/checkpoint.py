@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.rundir.json_files import read_object
-from harness.rundir.layout import CHECKPOINTS
+from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 
@@ -222,8 +222,14 @@ def prune(run: str | Path, *, last: int, best: int | None) -> None:
 
 
 def sweep(run: str | Path) -> None:
-    """Delete what killed processes left unfinished; for the one process that owns the run."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for name in os.listdir(Path(run, CHECKPOINTS)):
-            if atomic.TEMPORARY_MARK in name:
-                remove(Path(run, CHECKPOINTS, name))
+    """Delete what killed processes left unfinished; for the one process that owns the run.
+
+    Nobody else writes into ``checkpoints/`` and ``bundle/``. Beside them a report or an evaluation may be written at
+    this moment, so there only what a process left that is no more.
+    """
+    for folder in (CHECKPOINTS, BUNDLE, EVALUATION, ""):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for name in os.listdir(Path(run, folder)):
+                owned = folder in (CHECKPOINTS, BUNDLE)
+                if atomic.TEMPORARY_MARK in name and (owned or atomic.is_abandoned(name)):
+                    remove(Path(run, folder, name))

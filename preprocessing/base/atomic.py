@@ -17,6 +17,20 @@ TEMPORARY_MARK = ".tmp-"
 """Every unfinished file carries this in its name; whatever carries it may be deleted at any time."""
 
 
+def is_abandoned(name: str) -> bool:
+    """Whether an unfinished file of this name was left by a process of this machine that is no more."""
+    host, _, process = name.rpartition(TEMPORARY_MARK)[2].rpartition("-")
+    if host != os.uname().nodename or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success fsync it and rename it to ``path``, on failure remove it.

@@ -79,7 +79,8 @@ def test_the_command_predicts_a_file(run: Path, tmp_path: Path) -> None:
     lines = out.read_text().splitlines()
     assert lines[0] == "id,text,predicted,probability_negative,probability_positive"
     expected = padless.load(run.parent / "out", "onnx-int8").predict_proba(["a fine film", "awful w1"])
-    np.testing.assert_allclose([float(line.split(",")[-1]) for line in lines[1:]], expected[:, 1], atol=1e-6)
+    # The range that eight bits are spread over is that of a batch, so 8-bit figures depend on who is scored together.
+    np.testing.assert_allclose([float(line.split(",")[-1]) for line in lines[1:]], expected[:, 1], atol=1e-3)
 
 
 @pytest.mark.parametrize(

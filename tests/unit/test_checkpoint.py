@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -133,13 +134,27 @@ def test_retention_keeps_the_last_the_best_and_every_nth(tmp_path: Path) -> None
     assert checkpoint.steps(tmp_path) == [20, 35, 40]
 
 
+@pytest.mark.processes
 def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
     write(tmp_path, 5)
     left = tmp_path / "checkpoints" / "step-00000006.tmp-host-1"
     left.mkdir()
     (left / checkpoint.MODEL).write_bytes(b"half")
+    here, gone = (
+        os.uname().nodename,
+        subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True),
+    )
+    dead, alive = f"{here}-{gone.stdout.strip()}", f"{here}-{os.getpid()}"
+    for folder in ("bundle", "evaluation", "."):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for owner in (dead, alive, "elsewhere-1"):
+            (tmp_path / folder / f"a.json.tmp-{owner}").write_bytes(b"half")
     checkpoint.sweep(tmp_path)
     assert [item.name for item in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+    assert list((tmp_path / "bundle").iterdir()) == []
+    for folder in ("evaluation", "."):  # others may be writing there
+        kept = sorted(item.name for item in (tmp_path / folder).glob("a.json*"))
+        assert kept == sorted((f"a.json.tmp-{alive}", "a.json.tmp-elsewhere-1"))
 
 
 FAULTS = """
