@@ -33,7 +33,7 @@ lint: setup ## ruff, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## Lint, types and every test that is neither slow nor night (about six minutes on two cores)
+test: lint ## Lint, types and every test that is neither slow nor night (seven to eight minutes on two cores)
 	$(PYTEST) -n 2 --dist loadfile -m 'not slow and not night'
 
 test-fast: lint ## Lint, types and the tests that start no process (under two minutes)
