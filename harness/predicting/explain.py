@@ -47,7 +47,8 @@ class ExplainConfig:
     run: str | None = None
     """Run directory (or bundle directory) whose best weights are explained; unless it is the first word."""
     input: str | None = None
-    """File with one text a row: .csv, .tsv, .jsonl, .parquet, or .txt with one text a line; - is standard input."""
+    """File, glob or folder with one text a row, here or remote: .csv, .tsv, .jsonl, .parquet, or .txt with one text a
+    line; - is standard input."""
     column: str | None = field(default=None, metadata={"also": ("text_column", "source.text_column")})
     """Column of the input that holds the text; null: the one of the corpus of the training, or text."""
     input_format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"

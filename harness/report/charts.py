@@ -10,7 +10,8 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,6 +74,22 @@ class Chart:
     """Label, colour and look of each series; empty where there is only one."""
 
 
+@contextmanager
+def blank(title: str) -> Iterator[tuple[Any, Any]]:
+    """An empty, see-through matplotlib figure and its axes; the ids in its SVG are a function of ``title``."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({**SETTINGS, "svg.hashsalt": title}):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        FigureCanvasSVG(figure)
+        figure.patch.set_visible(False)
+        axes = figure.add_subplot()
+        axes.patch.set_visible(False)
+        yield figure, axes
+
+
 def draw(
     title: str,
     series: Sequence[Series],
@@ -91,20 +108,12 @@ def draw(
     ``percent`` writes y as a percentage; ``dots`` marks the points of a line that has few; ``steep`` lets y be
     logarithmic where a few large values would press all others onto the axis.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
     shown = [item for item in series if len(item.x)]
     if not shown:
         return None
-    with mpl.rc_context({**SETTINGS, "svg.hashsalt": title}):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        FigureCanvasSVG(figure)
-        figure.patch.set_visible(False)
-        axes = figure.add_subplot()
-        axes.patch.set_visible(False)
+    with blank(title) as (figure, axes):
         if diagonal is not None:
             axes.plot(diagonal, diagonal, color=QUIET, linestyle=":", linewidth=1.2)
         for item in shown:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.report.charts import QUIET, SETTINGS, SIZE, Chart, page_svg, slot_colour
+from harness.report.charts import QUIET, Chart, blank, page_svg, slot_colour
 from harness.scores.spread import FIGURES
 
 NAMED = 12
@@ -31,17 +31,9 @@ def dots(
     """Draw one figure of a split; ``found`` is its spread, ``numbers`` the runs' seeds or folds, in whose order they
     stand.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    with mpl.rc_context({**SETTINGS, "svg.hashsalt": title}):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        FigureCanvasSVG(figure)
-        figure.patch.set_visible(False)
-        axes = figure.add_subplot()
-        axes.patch.set_visible(False)
+    with blank(title) as (figure, axes):
         mean, low, high = (found[name] for name in ("mean", "low", "high"))
         assert mean is not None
         axes.axhline(mean, color=QUIET, linewidth=1.2)

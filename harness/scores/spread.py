@@ -14,20 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from harness.scores.on_screen import METRICS
 from preprocessing.base.terminal import Column, table
 
 LEVEL = 0.95
 METHOD = "Student's t over the runs"
-FIGURES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "f1": "F1",
-    "roc_auc": "ROC AUC",
-    "pr_auc": "PR AUC",
-    "log_loss": "log loss",
-    "ece": "calibration error",
-    "perplexity": "perplexity",
-}
+FIGURES = {**METRICS, "perplexity": "perplexity"}
 """Key and title of each figure whose spread is told, in the order of tables; a run has those of its task."""
 WEIGHTS = {"ece": 5, "pr_auc": 4, "balanced_accuracy": 3, "roc_auc": 2, "interval": 1}
 """Columns that give way in a narrow terminal, those of the largest weight first."""

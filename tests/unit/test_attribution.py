@@ -76,7 +76,9 @@ def test_scores_add_up_to_the_logit(cell: str, pooling: str, layout: str) -> Non
             num_classes, wide, cell=cell, pooling=pooling, num_layers=num_layers, bidirectional=bidirectional
         )
         columns = [0] * len(TEXTS) if num_classes == 2 else [0, 1, 2, 1, 0]
-        check_complete(model, attributions(model, TEXTS, columns, cast("Layout", layout)), columns)
+        found = attributions(model, TEXTS, columns, cast("Layout", layout))
+        assert len(found) == len(TEXTS)
+        check_complete(model, found, columns)
 
 
 def test_both_layouts_and_any_company_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
