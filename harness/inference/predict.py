@@ -8,9 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from harness.inference.scorers import Engine, open_scorer
+from harness.inference.scorers import Engine, Scorer, open_scorer
 from harness.rundir.results import prediction_columns
 from harness.scores.metrics import predicted_labels, probabilities
+
+
+def predictions(scorer: Scorer, encoded: list[np.ndarray]) -> dict[str, Any]:
+    """Columns ``predicted`` and ``probability_LABEL`` of texts that are encoded, calibrated, with the temperature and
+    threshold of the weights.
+    """
+    logits = scorer.decision.calibrated(scorer.score(encoded))
+    return prediction_columns(predicted_labels(logits, scorer.decision.threshold), probabilities(logits), scorer.labels)
 
 
 class Predictor:
@@ -26,6 +34,5 @@ class Predictor:
         return self.scorer.score(self.scorer.encode(texts))
 
     def __call__(self, texts: list[str]) -> dict[str, Any]:
-        """Columns ``predicted`` and ``probability_LABEL``, calibrated, with the bundle's temperature and threshold."""
-        logits = self.decision.calibrated(self.logits(texts))
-        return prediction_columns(predicted_labels(logits, self.decision.threshold), probabilities(logits), self.labels)
+        """The columns of ``predictions``."""
+        return predictions(self.scorer, self.scorer.encode(texts))

@@ -19,11 +19,11 @@ import numpy as np
 
 from harness.inference.outputs import Columns
 from harness.inference.pieces import Piece, Table
+from harness.inference.predict import predictions
 from harness.inference.tables import open_output
 from harness.predicting.plan import Plan
 from harness.predicting.scorers import SAMPLE, Scorer, scorer_class
-from harness.rundir.results import prediction_columns
-from harness.scores.metrics import predicted_labels, probabilities
+from harness.scores.metrics import probabilities
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, StorageError
 from preprocessing.corpus import addresses
@@ -156,9 +156,7 @@ def ahead(table: Table, scorer: Scorer) -> Iterator[tuple[Piece, list[Any]]]:
 
 def columns(scorer: Scorer, encoded: list[Any], names: list[str]) -> Columns:
     """What is predicted, by the names of the new columns."""
-    logits = scorer.decision.calibrated(scorer.score(encoded))
-    said = prediction_columns(predicted_labels(logits, scorer.decision.threshold), probabilities(logits), scorer.labels)
-    return dict(zip(names, said.values(), strict=True))
+    return dict(zip(names, predictions(scorer, encoded).values(), strict=True))
 
 
 def difference(scorer: Scorer, encoded: list[Any]) -> float:
