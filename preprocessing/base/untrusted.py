@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a file is read that a stranger may have written: regular files only, no more bytes than expected, strict JSON.
+
+What such a file can do at worst is to be refused, with one ``DataError``. ``typed`` in ``preprocessing.base.typed`` then
+gives the values their types and ranges.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from preprocessing.base.errors import DataError
+
+MOST_JSON = 64 << 20
+"""Bytes of a JSON file, unless its reader expects more."""
+MOST_DEPTH = 32
+"""Lists and objects inside each other."""
+INTEGERS = range(-(1 << 63), 1 << 63)
+"""What every other program can hold."""
+LONGEST_SHOWN = 60
+"""Characters of a foreign value in a sentence."""
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def shown(value: object) -> str:
+    """A foreign value for a sentence: short, on one line, control characters escaped."""
+    text = repr(value[: LONGEST_SHOWN + 1] if isinstance(value, str | bytes | list | tuple) else value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def check_regular(path: str | Path, mode: int) -> None:
+    """Raise ``DataError`` for what is no regular file: reading it might wait for ever, or never end."""
+    if stat.S_ISREG(mode):
+        return
+    kind = next((name for test, name in KINDS if test(mode)), "something else")
+    raise DataError(f"{path}: is {kind}, not a file; put the file itself there")
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file without ever waiting. Raises ``DataError`` for what is none, ``OSError`` as ``open``."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        check_regular(path, os.fstat(descriptor).st_mode)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """All of a regular file of at most ``most`` bytes. Raises ``DataError`` for another, ``OSError`` as ``open``."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise DataError(f"{path}: {size:,} bytes, where at most {most:,} are expected: not what its name says")
+        return file.read(most + 1)[:most]
+
+
+def parse_json(data: bytes) -> Any:
+    """The value of strict JSON in UTF-8. Raises ``ValueError`` that says what is wrong with it.
+
+    Refused beside what is no JSON: NaN and infinities, also as ``1e999``; integers beyond 64 bits; a key that stands
+    twice in an object; characters that no text can hold; lists and objects more than ``MOST_DEPTH`` deep.
+    """
+    text = data.decode("utf-8")
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_number, parse_int=_integer
+        )
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    if not is_shallow(value):
+        raise ValueError(TOO_DEEP)
+    if SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()  # a pair is a character, half a pair raises
+    return value
+
+
+TOO_DEEP = f"lists or objects more than {MOST_DEPTH} deep"
+
+
+def read_json(path: str | Path, mend: str, *, most: int = MOST_JSON) -> Any:
+    """The value in a JSON file; ``mend`` says what to do about a damaged one.
+
+    Raises ``DataError``, and ``FileNotFoundError`` where there is no such file.
+    """
+    try:
+        return parse_json(read_bytes(path, most))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DataError(f"{path}: not readable ({error.strerror}); {mend}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not readable as JSON ({error}); {mend}") from None
+
+
+def is_shallow(value: Any) -> bool:
+    """Whether lists and objects stand at most ``MOST_DEPTH`` deep in each other."""
+    level: Sequence[Any] = [value]
+    for _ in range(MOST_DEPTH):
+        inside = [part for part in level if isinstance(part, dict | list)]
+        if not inside:
+            return True
+        level = [part for whole in inside for part in (whole.values() if isinstance(whole, dict) else whole)]
+    return not any(isinstance(part, dict | list) for part in level)
+
+
+def confined(root: str | Path, name: str) -> Path:
+    """``root/name`` for a relative name that stays inside. Raises ``ValueError`` for one that leads out."""
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts or not name.isprintable() or path == PurePosixPath("."):
+        raise ValueError(f"leads out of its folder: {shown(name)}")
+    return Path(root, path)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {shown(next(name for name in found if names.count(name) > 1))} stands twice")
+    return found
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _number(text: str) -> float:
+    if math.isfinite(value := float(text)):
+        return value
+    raise ValueError(f"the number {text[:20]} is too large")
+
+
+def _integer(text: str) -> int:
+    if len(text) <= 20 and (value := int(text)) in INTEGERS:
+        return value
+    raise ValueError(f"the number {text[:20]}… is too large")
