@@ -26,7 +26,7 @@ from tests.bundles import write_run
 from tests.corpora import contents, reviews, write_csv
 from tests.datasets import write_dataset
 from tests.kills import arguments as preprocessing
-from tests.ranks import start_ranks
+from tests.ranks import PRELOADED, start_ranks
 from tests.runs import arguments as training
 from tests.runs import final
 
@@ -37,6 +37,7 @@ LATEST, GROWTH = 1.1, 1.03
 begins again and again on a machine that has become slow is let through in the end.
 """
 LOG = "log"
+PRELOADED.append("tests.warm")
 
 
 @dataclass(frozen=True)
