@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib
 
-import torch._dynamo
 from jsonargparse import ArgumentParser
 
 from harness.config import Recipe
@@ -13,7 +12,13 @@ from harness.predicting.config import PredictConfig
 from preprocessing.base import cli
 from preprocessing.config import PreprocessConfig
 
-for name in ("harness.baseline.compare", "harness.report.sink", "harness.training.assembly", "tests.killed"):
+for name in (
+    "torch._dynamo",
+    "harness.baseline.compare",
+    "harness.report.sink",
+    "harness.training.assembly",
+    "tests.killed",
+):
     importlib.import_module(name)
 for name in ("harness.predict", "harness.predicting.torch_scorer", "preprocessing.job.entry", "preprocessing.__main__"):
     importlib.import_module(name)
