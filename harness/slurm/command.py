@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def main(config: SubmitConfig, commands: list[str]) -> None:
     screen = Screen(errors=True)
     screen.say(paragraph(jobs))
     if config.print:
+        if not Path(config.logs).is_dir():
+            screen.say(f"Make the folder {config.logs} before you submit this: SLURM does not, and the job would fail.")
         print("\n".join(render(job) for job in jobs), end="")
     elif config.output is not None:
         write(jobs, Path(config.output))
@@ -35,15 +38,22 @@ def main(config: SubmitConfig, commands: list[str]) -> None:
 
 
 def write(jobs: list[Job], folder: Path) -> None:
-    """Write the scripts, and print the commands that submit them. Raises ``StorageError``."""
-    for place, job in enumerate(jobs):
-        path = folder / f"{place + 1}-{job.command}.sbatch"
+    """Write the scripts, and print the commands that submit them.
+
+    Raises ``ConfigError`` before anything is written if one was changed there, and ``StorageError``.
+    """
+    scripts = {folder / f"{place}-{job.command}.sbatch": render(job) for place, job in enumerate(jobs, 1)}
+    for path, text in scripts.items():
+        if path.exists() and (not path.is_file() or path.read_bytes() != text.encode()):
+            raise ConfigError(f"{path}: is there already and differs; move it away, or name another --output")
+    make_folder(jobs[0].logs)
+    for place, (path, text) in enumerate(scripts.items()):
         try:
-            atomic.write_text(path, render(job))
+            atomic.write_text(path, text)
         except OSError as error:
             raise StorageError(f"{path}: cannot be written ({error.strerror}); name another --output") from None
         before = f"--dependency=afterok:JOB {' '.join(AFTER)} " if place else ""
-        print(f"sbatch {before}{path}")
+        print(f"sbatch {before}{shlex.quote(str(path))}")
 
 
 def submit(jobs: list[Job]) -> None:

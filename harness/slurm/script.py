@@ -104,7 +104,11 @@ def directives(job: Job) -> str:
     lines.append(("output", job.log))
     if job.mail:
         lines += [("mail-user", job.mail), ("mail-type", job.mail_type)]
-    lines += [("open-mode", "append"), ("requeue", None), ("signal", SIGNALS[job.body])]
+    lines += [
+        ("open-mode", "append"),
+        ("requeue" if job.restarts else "no-requeue", None),
+        ("signal", SIGNALS[job.body]),
+    ]
     lines += job.lines
     return "".join(f"#SBATCH {directive(name, value)}\n" for name, value in lines)
 

@@ -1,6 +1,8 @@
 # How every job begins: it counts its starts, then reads the site's hook.
 : "${SLURM_JOB_ID:?submit this with sbatch}"
-job="job ${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID, }$SLURM_JOB_ID"
+number=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+number=${number:-$SLURM_JOB_ID} # the number alone of one task means the whole array to SLURM
+job="job $number"
 restarts=${SLURM_RESTART_COUNT:-0}
 
 # End the job with one sentence and a code.
@@ -34,7 +36,11 @@ fi
 set -euo pipefail
 
 type -P "${python[0]}" > /dev/null || refuse "${python[0]}: no such program on $HOSTNAME; --python and the hook say which"
-[[ ! -f padless.py ]] || export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # a checkout that nobody installed
+if [[ -f padless.py ]]; then
+    export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # a checkout that nobody installed
+else
+    export PYTHONSAFEPATH=1 # a user's folder may have a harness of its own
+fi
 
 # A signal ends wait, not what is waited for: then wait again. Sets code.
 signals=0 code=0

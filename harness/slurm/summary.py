@@ -13,10 +13,13 @@ def paragraph(jobs: Sequence[Job]) -> str:
     """All that the site is asked for, and what happens to the jobs there."""
     sentences = [sentence(job, place, len(jobs)) for place, job in enumerate(jobs)]
     first = jobs[0]
-    sentences.append(
-        f"A job is started again at most {first.restarts} times, after a preemption or a lost node, in training also "
-        "after the time limit or a lost process."
-    )
+    if first.restarts:
+        sentences.append(
+            f"A job is started again at most {first.restarts} times, after a preemption or a lost node, in training "
+            "also after the time limit or a lost process."
+        )
+    else:
+        sentences.append("No job is started again.")
     if first.hook:
         sentences.append(f"Each reads {first.hook} first.")
     sentences.append(f"Each runs {' '.join(map(shlex.quote, first.python))}.")

@@ -71,9 +71,9 @@ why_not() {
         echo "done"
     elif ((code >= 2 && code <= 4)); then
         echo "no restart mends this; a line above says why"
-    elif [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) != RUNNING ]]; then
+    elif [[ $(squeue --noheader --jobs="$number" --format=%T) != RUNNING ]]; then
         echo "SLURM is ending the job"
-    elif scontrol show job "$SLURM_JOB_ID" | grep -q "PreemptTime=[0-9]"; then
+    elif scontrol show job "$number" | grep -q "PreemptTime=[0-9]"; then
         echo "preempted, so SLURM requeues it" # a second requeue, by the job, would start it again after its end
     elif ((now_at <= began_at)); then
         echo "not requeued, since no checkpoint is later than step $began_at, where this start began"
@@ -86,6 +86,6 @@ echo "$job: exit $code at step $now_at, $((now_at - began_at)) after that of the
     "${reason:-requeued}"
 if [[ -z $reason ]]; then
     trap - USR2 TERM
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "$number"
 fi
 exit "$code"

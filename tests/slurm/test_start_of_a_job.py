@@ -87,7 +87,7 @@ def test_each_task_has_its_own(tmp_path: Path) -> None:
     say = 'printf "%s|" "$job" "$run" "$@"'
     for number, expected in enumerate(("run/a b|--all|0|--seed|1|", "run/$(c)|--all|0|--note|x; y|")):
         result = begin(array, tmp_path, say, SLURM_ARRAY_JOB_ID="5", SLURM_ARRAY_TASK_ID=str(number))
-        assert result.stdout == f"job 5_{number}, 7|{expected}", result.stderr
+        assert result.stdout == f"job 5_{number}|{expected}", result.stderr
     for wrong in ({}, {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}):
         result = begin(array, tmp_path, say, **wrong)
         assert (result.returncode, result.stdout) == (2, "")

@@ -18,9 +18,9 @@ from tests.commands import CPU, run_module, succeed
 from tests.corpora import reviews, write_csv
 from tests.datasets import write_dataset
 from tests.slurm.conftest import Cluster, ask
-from tests.slurm.test_train_job import BATCH, SETTINGS, outcome, starts, status
+from tests.slurm.test_train_job import BATCH, SETTINGS, checkpoints, outcome, rank_of, starts, status
 
-pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(420, func_only=True)]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
 
 SMALL = {**SETTINGS, "epochs": 1, "threads": 1}
 STEPS = 2000 // BATCH
@@ -50,7 +50,7 @@ def container(cluster: Cluster) -> str:
 def local(config: Path, run: Path, *arguments: object, processes: int = 1) -> None:
     """The same training as a command of this machine."""
     words = ("launch", *CPU, "--num_processes", processes, "--config", config, *arguments, "--run", run)
-    succeed(run_module("harness", *words, timeout_s=240))
+    succeed(run_module("harness", *words, timeout_s=600))
 
 
 def last(log: str) -> str:
@@ -69,11 +69,11 @@ def test_an_array_of_three_has_three_directories_and_ports(cluster: Cluster, con
     words = shlex.join(["train", "--config", str(config), "--run", str(run)])
     job = cluster.submit(words, options=("--array.seeds", "3,4,5", *ONE))
     for task in range(3):
-        cluster.complete(f"{job}_{task}", 300)
+        cluster.complete(f"{job}_{task}", 400)
     ports = set()
     for task in range(3):
         log = cluster.log(f"{job}_{task}")
-        ended = rf"job {job}_{task}, \d+: exit 0 at step {STEPS}, {STEPS} after that of the start: done"
+        ended = rf"job {job}_{task}: exit 0 at step {STEPS}, {STEPS} after that of the start: done"
         assert re.fullmatch(ended, last(log)), log
         ports |= set(re.findall(r"rank 0 is at \S+:(\d+);", log))
     assert len(ports) == 3
@@ -83,6 +83,24 @@ def test_an_array_of_three_has_three_directories_and_ports(cluster: Cluster, con
     local(config, run, "--seeds", "3,4,5")  # trains nothing, and says what they say together
     assert all(len(starts(run / name)) == 1 for name in ("seed-3", "seed-4", "seed-5"))
     assert (run / "seeds.json").is_file()
+
+
+def test_a_task_that_loses_a_process_is_requeued_alone(cluster: Cluster, config: Path) -> None:
+    """The last task of an array has the array's own number, by which SLURM would requeue all of them."""
+    run = cluster.folder / "many"
+    words = ["train", "--config", str(config), "--run", str(run), "--epochs", "24", "--checkpoint.every_steps", "25"]
+    job = cluster.submit(shlex.join(words), options=("--array.seeds", "1,2", *ONE))
+    cluster.until(f"{job}_1", lambda: bool(checkpoints(run / "seed-2")), "checkpoint", 200)
+    assert cluster.field(f"{job}_1", "JobId") == job
+    rank_of(run / "seed-2", 0).kill()
+    for task in range(2):
+        cluster.complete(f"{job}_{task}", 400)
+    assert [cluster.field(f"{job}_{task}", "Restarts") for task in range(2)] == ["0", "1"]
+    assert [len(starts(run / name)) for name in ("seed-1", "seed-2")] == [1, 2]
+    requeued = [line for line in cluster.log(f"{job}_1").splitlines() if line.endswith(": requeued")]
+    assert len(requeued) == 1
+    assert requeued[0].startswith(f"job {job}_1: exit 1 at step ")
+    assert status(run / "seed-2")["step"] == 24 * STEPS
 
 
 def test_an_array_of_options_goes_on_after_one_failed(cluster: Cluster, config: Path) -> None:

@@ -92,11 +92,16 @@ def checkpoints(run: Path) -> list[int]:
 
 def rank_1(run: Path) -> psutil.Process:
     """The process that trains into ``run`` on the second node."""
+    return rank_of(run, 1)
+
+
+def rank_of(run: Path, rank: int) -> psutil.Process:
+    """One of the processes that train into ``run``."""
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
-        if "harness.train" in command and str(run) in command and process.environ().get("RANK") == "1":
+        if "harness.train" in command and str(run) in command and process.environ().get("RANK") == str(rank):
             return process
-    raise AssertionError(f"no rank 1 trains into {run}")
+    raise AssertionError(f"no rank {rank} trains into {run}")
 
 
 @pytest.fixture(scope="module")

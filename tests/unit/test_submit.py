@@ -16,7 +16,7 @@ from harness.slurm import config as limits
 from harness.slurm import jobs, script, summary
 from harness.slurm.config import ArrayConfig, Resources, SubmitConfig
 from preprocessing.base import cli
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, StorageError
 from tests.commands import ROOT
 
 CHAIN = (
@@ -77,8 +77,11 @@ def test_directives_come_before_any_command() -> None:
 def test_the_printed_chain_is_its_scripts_and_the_paragraph_says_what_is_asked(capsys) -> None:
     assert harness(["submit", *SITE, *CHAIN, "--print"]) == 0
     shown = capsys.readouterr()
+    said = " ".join(shown.err.split())
     assert shown.out == "\n".join((ROOT / name).read_text() for name in list(GOLDEN)[:3])
-    assert " ".join(shown.err.split()) == (
+    assert said.removesuffix(
+        " Make the folder logs before you submit this: SLURM does not, and the job would fail."
+    ) == (
         "1 of 3: preprocess asks for 4 nodes with 32 cores each of partition cpu on account lab for at most 04:00:00. "
         "2 of 3: train asks for 2 nodes with 4 GPUs, 32 cores and 200G of memory each of partition gpu on account lab "
         "for at most 12:00:00, for runs/imdb, once the job before it has ended well. "
@@ -98,15 +101,45 @@ def test_an_array_says_how_many_and_where() -> None:
 
 
 def test_scripts_are_written_with_the_commands_that_chain_them(tmp_path: Path, capsys) -> None:
-    assert harness(["submit", *SITE, *CHAIN, "--output", str(tmp_path)]) == 0
+    folder, logs = tmp_path / "my scripts", tmp_path / "logs"
+    words = ["submit", *SITE, *CHAIN, "--logs", str(logs), "--output", str(folder)]
+    assert harness(words) == 0
     names = [Path(name).name for name in list(GOLDEN)[:3]]
     for name in names:
-        assert (tmp_path / name).read_text() == (ROOT / "launch/slurm" / name).read_text()
+        expected = (ROOT / "launch/slurm" / name).read_text().replace("logs=logs", f"logs={logs}")
+        assert (folder / name).read_text() == expected.replace("=logs/%x", f"={logs}/%x")
     after = "sbatch --dependency=afterok:JOB --kill-on-invalid-dep=yes"
-    assert capsys.readouterr().out.splitlines() == [
-        f"sbatch {tmp_path}/{names[0]}",
-        *(f"{after} {tmp_path}/{name}" for name in names[1:]),
-    ]
+    said = [f"sbatch '{folder}/{names[0]}'", *(f"{after} '{folder}/{name}'" for name in names[1:])]
+    assert capsys.readouterr().out.splitlines() == said
+    assert logs.is_dir()
+    assert harness(words) == 0
+    (folder / names[2]).write_text("changed by its user")
+    with pytest.raises(
+        ConfigError, match=re.escape(f"{folder / names[2]}: is there already and differs; move it away")
+    ):
+        harness(words)
+    assert (folder / names[2]).read_text() == "changed by its user"
+
+
+def test_no_restart_is_asked_for_where_none_may_be() -> None:
+    (job,) = made("report r", "--restarts", "0")
+    assert "#SBATCH --no-requeue\n" in script.directives(job)
+    assert "No job is started again." in summary.paragraph([job])
+
+
+@pytest.mark.processes
+def test_without_slurm_and_with_logs_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="sbatch: not found here; submit on a machine of the cluster, or --print"):
+        harness(["submit", "report r"])
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"logs: file/logs: cannot be made \(Not a directory\); name another folder"):
+        harness(["submit", "report r", "--logs", "file/logs"])
+    capsys.readouterr()
+    assert harness(["submit", "report r", "--logs", "later", "--print"]) == 0
+    assert "Make the folder later before you submit this" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
 
 
 def test_commands_of_one_process_are_read_as_their_program_reads_them() -> None:
