@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
+from typing import ClassVar
 
 from harness.config import require
 from harness.launch.asked import seeds_of
@@ -119,6 +120,8 @@ class SubmitConfig(Resources):
     Each JOB is a command in quotes with its own options: preprocess, train, doctor, evaluate, predict or report.
     Keys of the site may stand in a file, --config site.yaml. --print shows the scripts and submits nothing.
     """
+
+    HINT: ClassVar[str] = " (a job's options stand in its quotes)"
 
     processes: int | None = None
     """Processes of each node in training; null: one per GPU, or one where there are none."""

@@ -88,7 +88,7 @@ def test_an_array_of_three_has_three_directories_and_ports(cluster: Cluster, con
 def test_a_task_that_loses_a_process_is_requeued_alone(cluster: Cluster, config: Path) -> None:
     """The last task of an array has the array's own number, by which SLURM would requeue all of them."""
     run = cluster.folder / "many"
-    words = ["train", "--config", str(config), "--run", str(run), "--epochs", "24", "--checkpoint.every_steps", "25"]
+    words = ["train", "--config", str(config), "--run", str(run), "--epochs", "8", "--checkpoint.every_steps", "25"]
     job = cluster.submit(shlex.join(words), options=("--array.seeds", "1,2", *ONE))
     cluster.until(f"{job}_1", lambda: bool(checkpoints(run / "seed-2")), "checkpoint", 200)
     assert cluster.field(f"{job}_1", "JobId") == job
@@ -100,7 +100,7 @@ def test_a_task_that_loses_a_process_is_requeued_alone(cluster: Cluster, config:
     requeued = [line for line in cluster.log(f"{job}_1").splitlines() if line.endswith(": requeued")]
     assert len(requeued) == 1
     assert requeued[0].startswith(f"job {job}_1: exit 1 at step ")
-    assert status(run / "seed-2")["step"] == 24 * STEPS
+    assert status(run / "seed-2")["step"] == 8 * STEPS
 
 
 def test_an_array_of_options_goes_on_after_one_failed(cluster: Cluster, config: Path) -> None:

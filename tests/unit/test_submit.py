@@ -174,6 +174,10 @@ def test_python_is_this_one_unless_a_hook_brings_it() -> None:
     ("words", "sentence"),
     [
         (["tain"], "'tain': no command that runs as a job; did you mean train?"),
+        (
+            ["train", "--run", "r"],
+            "--run: no such option; --help all lists them (a job's options stand in its quotes)",
+        ),
         (["x"], "'x': no command that runs as a job; there are preprocess, train, doctor, evaluate, predict, report"),
         (["train --run 'r"], '"train --run \'r": No closing quotation; a command and its'),
         (["train --epoch 0"], "train: --epoch: no such option; it is --epochs here"),
