@@ -26,6 +26,7 @@ ELSEWHERE = {
     "checkpoints": "checkpoint list",
     "sync": "wandb-sync",
     "benchmark": "bench",
+    **dict.fromkeys(("slurm", "sbatch", "srun"), "submit"),
 }
 """What other tools call a command, and the one that is meant."""
 ONE_RUN = Words(spelling="RUN", noun="run", takes="one run directory")
@@ -106,6 +107,20 @@ COMMANDS = (
         summary="Whether a training would run here, and what to change.",
         main="harness.launch.doctor:main",
         keys=("harness.launch.asked:LaunchRecipe", "harness.launch.doctor:DoctorConfig"),
+    ),
+    Command(
+        name="submit",
+        summary="Job scripts for SLURM, printed or submitted in a chain.",
+        main="harness.slurm.command:main",
+        config="harness.slurm.config:SubmitConfig",
+        words=Words(
+            spelling='"JOB …" …',
+            noun="job",
+            takes="commands with their options, each in quotes",
+            most=None,
+        ),
+        first=("nodes", "gpus", "cpus", "time", "print"),
+        example='python -m harness submit "train --config mine.yaml" --gpus 4 --time 60',
     ),
     Command(
         name="baseline",

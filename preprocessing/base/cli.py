@@ -64,10 +64,10 @@ def parse(
     """Read ``argv`` into an instance of ``config_class``; ``defaults`` replace those of some of its fields.
 
     A class attribute ``DEFAULT`` names the configuration file that is read when ``argv`` names none, and ``RECIPES``
-    the kind of recipes that ``--config`` finds by name. ``page`` is what
-    ``--help`` shows, which ends the program. ``in_front`` are options of a launcher, which stand before these. Raises
-    ``ConfigError`` with one sentence for an unknown key (what it is called here, or the nearest known one), a value of
-    the wrong type or out of range, or a configuration file that cannot be read.
+    the kind of recipes that ``--config`` finds by name; ``HINT`` ends the sentence on a key that is not known. ``page``
+    is what ``--help`` shows, which ends the program. ``in_front`` are options of a launcher, which stand before these.
+    Raises ``ConfigError`` with one sentence for an unknown key (what it is called here, or the nearest known one), a
+    value of the wrong type or out of range, or a configuration file that cannot be read.
     """
     needed("jsonargparse", prog)
     from jsonargparse import ArgumentError
@@ -88,9 +88,12 @@ def parse(
     if default is not None and not config_files(argv):
         argv = ["--config", str(default), *argv]
     argv.sort(key=lambda word: word.startswith("--print_config"))  # it prints what came before it, so it goes last
-    check_arguments(argv, known, in_front)
-    for path in config_files(argv):
-        check_config_file(path, known)
+    try:
+        check_arguments(argv, known, in_front)
+        for path in config_files(argv):
+            check_config_file(path, known)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{getattr(config_class, 'HINT', '')}") from None
     argv = verbatim.quoted_arguments(argv, set(verbatim.verbatim_keys(config_class)))
     try:
         namespace = parser.parse_args(argv)
