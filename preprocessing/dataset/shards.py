@@ -26,10 +26,9 @@ import pyarrow as pa
 
 from preprocessing.base import arrow, atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import NO_LABEL
 from preprocessing.base.typed import Between, Count, Like, Positive, Sha256, typed
 from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes, shown
-from preprocessing.dataset import agreement, facts
+from preprocessing.dataset import agreement, facts, values
 
 FORMAT = "padless-dataset"
 FORMAT_VERSION = 1
@@ -230,19 +229,6 @@ class Shard:
             raise ValueError("its numbers are not aligned")
         return Block(arrays[0].reshape(-1, self.info.width), *arrays[1:])
 
-    def check_values(self, vocabulary_size: int, labels: int, *, labelled: bool = True) -> None:
-        """Read every row. Raises ``DataError`` for a length, a label or an id that would lead outside an array."""
-        width, low, high = self.info.width, *((0, labels - 1) if labelled else (NO_LABEL, NO_LABEL))
-        for number, block in enumerate(self.blocks):
-            wrong = (
-                (block.length.min() < 1 or block.length.max() > width, f"a length outside 1..{width}"),
-                (block.label.min() < low or block.label.max() > high, f"a label outside {low}..{high}"),
-                (block.ids.min() < 0 or block.ids.max() >= vocabulary_size, f"an id outside 0..{vocabulary_size - 1}"),
-            )
-            for is_wrong, what in wrong:
-                if is_wrong:
-                    raise DataError(f"{self.path}: record batch {number} holds {what}; {REBUILD}")
-
 
 def check_size(path: Path, size: int, what: str) -> None:
     """Raise ``DataError`` for a file of the manifest that is missing, no file, or of another size."""
@@ -321,15 +307,33 @@ class Split:
 
     def __init__(self, root: str | Path, manifest: Manifest, name: str, source: Source = mapped) -> None:
         """Map the split's shards; raises ``DataError`` as ``open_split`` and ``Shard`` do."""
-        self.name = name
+        self.name, self.manifest = name, manifest
         self.shards = open_split(root, manifest, name, source)
         self.blocks = [block for shard in self.shards for block in shard.blocks]
+        self._shard_of = [shard for shard in self.shards for _ in shard.blocks]
+        self._checked = bytearray(len(self.blocks))
         self.block_starts = np.cumsum([0, *(len(block.row) for block in self.blocks)])
         """int64 ``[blocks + 1]``: global row ``r`` lies in the block with ``starts[b] <= r < starts[b + 1]``."""
 
     def __len__(self) -> int:
         """Number of rows."""
         return int(self.block_starts[-1])
+
+    def checked(self, number: int) -> Block:
+        """A block whose numbers lead nowhere outside: the first time, all of it is read. Raises ``DataError``."""
+        if not self._checked[number]:
+            shard = self._shard_of[number]
+            labels = values.labels_of(shard.info, self.manifest, self.name)
+            if wrong := values.outside(self.blocks[number], self.manifest.vocabulary_size, labels):
+                raise DataError(f"{shard.path}: it holds {wrong}; {REBUILD}")
+            self._checked[number] = True
+        return self.blocks[number]
+
+    def check(self) -> Split:
+        """This split, all blocks of which are ``checked``: for who reads all of it anyway. Raises ``DataError``."""
+        for number in range(len(self.blocks)):
+            self.checked(number)
+        return self
 
     @cached_property
     def block_widths(self) -> np.ndarray:
