@@ -33,9 +33,9 @@ CODES = {
 RESTORE = "restore the bundle, or train again"
 
 
-def shapes_of(network: torch.nn.Module) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Dtype and shape of every tensor that a network keeps, by name, as files have them."""
-    return {name: (CODES[tensor.dtype], tuple(tensor.shape)) for name, tensor in network.state_dict().items()}
+def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of each tensor, as files have them."""
+    return {name: (CODES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
 def outlined(info: BundleInfo, config: ModelConfig) -> Classifier | LanguageModel:
@@ -60,7 +60,7 @@ def read_tensors(directory: Path, info: BundleInfo, config: ModelConfig) -> dict
         raise DataError(f"{directory / INDEX}: {error}; {RESTORE}") from None
     if numbers(found) < smallest(info, config):  # before the layers of the network are even counted
         raise DataError(f"{what}: it has too few bytes; {RESTORE}")
-    check_tensors(found, shapes_of(outlined(info, config)), what)
+    check_tensors(found, shapes_of(outlined(info, config).state_dict()), what)
     try:
         tensors = load(read_weights(directory, info))
     except SafetensorError as error:

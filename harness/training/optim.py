@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from harness.config import OptimConfig
+from harness.rundir.checkpoint_state import MOMENTS
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW keeps for each parameter, beside the number of its steps."""
 
 
 class FusedAdamW(torch.optim.AdamW):
