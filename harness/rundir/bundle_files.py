@@ -29,7 +29,7 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.typed import Between, Count, Positive, Sha256, typed
 from preprocessing.base.untrusted import read_bytes, shown
-from preprocessing.dataset.shards import VOCABULARY
+from preprocessing.dataset.shards import REBUILD, VOCABULARY
 
 FORMAT, FORMAT_VERSION = "padless-bundle", 2
 INDEX = "bundle.json"
@@ -85,8 +85,16 @@ def bundle_directory(run: str | Path) -> Path:
 
 
 def write_vocabulary(directory: Path, dataset: Path) -> None:
-    """Copy the dataset's vocabulary into a bundle that is about to be written."""
-    atomic.write_bytes(directory / VOCABULARY, (dataset / VOCABULARY).read_bytes())
+    """Copy the dataset's vocabulary into a bundle that is about to be written.
+
+    Raises ``DataError`` where it is gone, ``OSError`` where it cannot be written.
+    """
+    path = dataset / VOCABULARY
+    try:
+        data = read_bytes(path, memory())
+    except OSError as error:
+        raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
+    atomic.write_bytes(directory / VOCABULARY, data)
 
 
 def write_weights(directory: Path, data: bytes) -> tuple[str, str]:
@@ -126,8 +134,8 @@ def read_info(directory: Path) -> BundleInfo:
     if content.get("format_version") != FORMAT_VERSION:
         found = content.get("format_version")
         raise DataError(
-            f"{path}: format version {shown(found)}, this padless reads version {FORMAT_VERSION} (which holds a temperature): "
-            "train again, or use the padless that wrote it"
+            f"{path}: format version {shown(found)}, this padless reads version {FORMAT_VERSION} (which holds a "
+            "temperature): train again, or use the padless that wrote it"
         )
     seal = content.pop(SEAL, None)  # bundles were written without one before
     if seal is not None and seal != seal_of(content):
@@ -168,7 +176,9 @@ def read_fold(directory: Path) -> int | None:
 def weights_path(directory: Path, info: BundleInfo) -> Path:
     """The file of the weights. Raises ``DataError`` for a name that leads out of the bundle."""
     if "/" in info.weights or not info.weights.isprintable() or info.weights in (".", ".."):
-        raise DataError(f"{directory / INDEX}: names weights outside its own folder ({shown(info.weights)}); restore it")
+        raise DataError(
+            f"{directory / INDEX}: names weights outside its own folder ({shown(info.weights)}); restore it"
+        )
     return directory / info.weights
 
 
@@ -176,9 +186,14 @@ def read_weights(directory: Path, info: BundleInfo) -> bytes:
     """The safetensors file that ``info`` names. Raises ``DataError`` if it is missing or was changed."""
     path = weights_path(directory, info)
     try:
-        data = read_bytes(path, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        data = read_bytes(path, memory())
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}: the bundle names these weights") from None
     if hashlib.sha256(data).hexdigest() != info.weights_sha256:
         raise DataError(f"{path}: its sha256 is not the one in {INDEX}: bytes were changed")
     return data
+
+
+def memory() -> int:
+    """Bytes that this machine has: more than that is read of no file."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -33,7 +33,7 @@ from harness.rundir.tensor_files import read_header
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.typed import typed
-from preprocessing.base.untrusted import open_regular, shown
+from preprocessing.base.untrusted import open_regular, sha256_of, shown
 
 if TYPE_CHECKING:
     import torch
@@ -153,10 +153,10 @@ def verify(path: Path) -> Checkpoint:
     content = read_part(path / MANIFEST)
     if content.get("format") != FORMAT:
         raise DataError(f"{path / MANIFEST}: not the manifest of a padless checkpoint; {MEND}")
-    if content.get("format_version") != FORMAT_VERSION:
+    if (found := content.get("format_version")) != FORMAT_VERSION:
         raise OtherVersionError(
-            f"{path}: a checkpoint of format version {shown(content.get('format_version'))}, this padless reads version "
-            f"{FORMAT_VERSION}: go on with the padless that wrote it, or name another run directory"
+            f"{path}: a checkpoint of format version {shown(found)}, this padless reads version {FORMAT_VERSION}: "
+            "go on with the padless that wrote it, or name another run directory"
         )
     manifest = typed(CheckpointManifest, content, str(path / MANIFEST), MEND)
     if not {MODEL, OPTIMIZER, STATE} <= manifest.files.keys():
@@ -178,7 +178,7 @@ def check_file(path: Path, line: FileFacts) -> None:
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if size == line.bytes else ""
+            digest = sha256_of(file) if size == line.bytes else ""
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}: {MANIFEST} names this file") from None
     if size != line.bytes:

@@ -37,9 +37,7 @@ class Float:
 
 
 Hexadecimal = Annotated[str, Float()]
-Vectors = Annotated[
-    dict[str, Any] | None, having(source=str, sha256=str, words=Count, vocabulary=Count, tokens=float)
-]
+Vectors = Annotated[dict[str, Any] | None, having(source=str, sha256=str, words=Count, vocabulary=Count, tokens=float)]
 StartedFrom = Annotated[
     dict[str, Any] | None,
     having(

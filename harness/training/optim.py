@@ -13,7 +13,6 @@ from harness.config import OptimConfig
 from harness.rundir.checkpoint_state import MOMENTS
 
 
-
 class FusedAdamW(torch.optim.AdamW):
     """torch's fused AdamW, number for number, without its search for devices and dtypes at every step: there is one."""
 

@@ -260,7 +260,6 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.meter.load(values["counted"], self.world.rank, self.world.world_size)
 
-
     def check_place(self, values: dict[str, Any], where: object) -> None:
         """Raise ``DataError`` for a step that lies in none of the epochs that are under way, or over.
 

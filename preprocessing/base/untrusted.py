@@ -7,6 +7,7 @@ values their types and ranges.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -68,6 +69,14 @@ def read_bytes(path: str | Path, most: int) -> bytes:
         if size > most:
             raise DataError(f"{path}: {size:,} bytes, where at most {most:,} are expected: not what its name says")
         return file.read(size)  # what is appended meanwhile is for the next reader
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """The sha256 of all that is left of an open file, as hex."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def parse_json(data: bytes) -> Any:

@@ -21,7 +21,6 @@ from preprocessing.base.errors import ConfigError
 from tests import checkpoints
 from tests.commands import unwrapped
 
-
 STAYED = {"largest_change": 0.0, "relative_norm": 0.0}
 
 
