@@ -60,14 +60,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """How many damaged files ``tests/fuzz`` has tried, and how fast."""
-    reports = [
-        report for found in terminalreporter.stats.values() for report in found if hasattr(report, "user_properties")
-    ]
-    figures = [
-        value for report in reports if report.when == "call" for name, value in report.user_properties if name == "fuzz"
-    ]
+    every = [report for found in terminalreporter.stats.values() for report in found]
+    calls = [report for report in every if isinstance(report, pytest.TestReport) and report.when == "call"]
+    figures = [value for report in calls for name, value in report.user_properties if name == "fuzz"]
     if figures:
-        cases, seconds = sum(cases for cases, _ in figures), sum(seconds for _, seconds in figures)
+        cases, seconds = map(sum, zip(*figures, strict=True))
         terminalreporter.write_line(f"fuzz: {cases:,} damaged files in {seconds:.1f} s, {cases / seconds:.0f} a second")
 
 

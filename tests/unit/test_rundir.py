@@ -118,9 +118,8 @@ def test_damaged_metrics_are_cut_back_to_whole_lines_and_it_is_said(tmp_path: Pa
     again.write("train", {"step": 6, "loss": 0.25})
     again.close()
     gone = known[layout.METRICS] - sum(map(len, lines[:4])) - 3
-    assert again.mended == [
-        f"{path}: damaged: 3 damaged lines are left out and {gone} bytes at its end are gone; its 2 whole lines are kept"
-    ]
+    wrong = f"3 damaged lines are left out and {gone} bytes at its end are gone"
+    assert again.mended == [f"{path}: damaged: {wrong}; its 2 whole lines are kept"]
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 4, 6]
     path.unlink()
     (sentence,) = MetricsLog(tmp_path, known).mended
