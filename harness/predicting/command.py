@@ -202,6 +202,7 @@ def begun(config: PredictConfig, found: Place) -> Job | None:
         return None
     if old is not None:
         place.check_same(found, old, plan)
+        old.check_sources(listed, found.work / place.PLAN)
         job = Job(found, old, opening, verified(found, old))
         total = counted(len(old.parts), "part")
         screen.say(f"continuing: {len(job.done):,} of {total} are there")

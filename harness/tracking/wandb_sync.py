@@ -22,7 +22,7 @@ from harness.rundir import many_runs
 from harness.rundir.configuration import read_config
 from harness.rundir.layout import METRICS, tracker_folder, tracker_journal
 from harness.rundir.metrics_log import read_metrics, read_throughput
-from harness.rundir.status import read_status
+from harness.rundir.status import known_status
 from harness.tracking.journal import Journal
 from harness.tracking.trackers import has_wandb_key, is_installed, wandb_url
 from harness.tracking.wandb_run import KINDS, attempt_folder, define_metrics, row_of, set_folders
@@ -152,7 +152,7 @@ class Sync:
         import wandb
 
         project = read_config(self.run)["tracking"]["project"]
-        status = read_status(self.run) or {}
+        status = known_status(self.run)
         run = wandb.init(
             project=project,
             id=self.run_id,
