@@ -42,6 +42,12 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
+def one_line(error: BaseException) -> str:
+    """What another library says of a file, for a sentence: short, on one line, control characters escaped."""
+    text = " ".join(str(error).split())[: 4 * LONGEST_SHOWN] or type(error).__name__
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def check_regular(path: str | Path, mode: int) -> None:
     """Raise ``DataError`` for what is no regular file: reading it might wait for ever, or never end."""
     if stat.S_ISREG(mode):

@@ -55,7 +55,7 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
     """Everything that is shown, as JSON. Raises ``DataError`` where there is no readable dataset."""
     manifest = read_manifest(root)
     vocabulary = Vocabulary.read(Path(root, VOCABULARY))
-    splits = {name: Split(root, manifest, name) for name in manifest.splits}
+    splits = {name: Split(root, manifest, name).check() for name in manifest.splits}
     tokens = vocabulary.tokens.slice(2, FREQUENT).to_pylist()
     total = max(int(vocabulary.counts.sum()), 1)
     frequent = [

@@ -118,7 +118,7 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Callable[[str], N
     cannot be kept, ``UserError`` if another process learns them for too long.
     """
     manifest = read_manifest(data)
-    splits = [Split(data, manifest, name) for name in present(config.splits, manifest, data)]
+    splits = [Split(data, manifest, name).check() for name in present(config.splits, manifest, data)]
     settings = resolve(config, splits)
     folder = folder_of(data) if config.output is None else Path(config.output)
     array = array_of(folder, manifest.fingerprint, settings)

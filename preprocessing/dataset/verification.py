@@ -13,7 +13,16 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
 from preprocessing.dataset import folds
-from preprocessing.dataset.shards import MANIFEST, REBUILD, VOCABULARY, Manifest, Shard, histogram, read_manifest
+from preprocessing.dataset.shards import (
+    MANIFEST,
+    REBUILD,
+    VOCABULARY,
+    Manifest,
+    Shard,
+    check_size,
+    histogram,
+    read_manifest,
+)
 from preprocessing.text.vocabulary import Vocabulary
 
 
@@ -22,12 +31,27 @@ def verify_hashes(root: str | Path, manifest: Manifest) -> Iterator[str]:
     for shards in manifest.splits.values():
         for info in shards:
             try:
-                Shard(root, info)
+                Shard(root, info, id_dtype=manifest.id_dtype)
             except DataError as error:
                 yield str(error)
                 continue
             if atomic.sha256_file(Path(root, info.path)) != info.sha256:
                 yield f"{Path(root, info.path)}: its sha256 is not the manifest's: bytes were changed; {REBUILD}"
+
+
+def check_vocabulary(root: str | Path, manifest: Manifest) -> None:
+    """Raise ``DataError`` for a vocabulary that is not as large as the manifest says; its words are not read."""
+    path = Path(root, VOCABULARY)
+    if (size := Vocabulary.size(path)) != manifest.vocabulary_size:
+        raise DataError(f"{path}: {size} words, the manifest says {manifest.vocabulary_size}; {REBUILD}")
+
+
+def check_files(root: str | Path, manifest: Manifest) -> None:
+    """Raise ``DataError`` unless every file that the manifest names is there in its size; nothing is read of shards."""
+    check_vocabulary(root, manifest)
+    for shards in manifest.splits.values():
+        for info in shards:
+            check_size(Path(root, info.path), info.bytes, "shard")
 
 
 def verify(root: str | Path) -> list[str]:
@@ -43,7 +67,7 @@ def verify(root: str | Path) -> list[str]:
         problems.append(f"{path}: its spaces or line ends are not those that were written; {REBUILD}")
     try:
         vocabulary = Vocabulary.read(Path(root, VOCABULARY))
-        same_bytes = atomic.sha256_file(Path(root, VOCABULARY)) == content["vocabulary_sha256"]
+        same_bytes = atomic.sha256_file(Path(root, VOCABULARY)) == content.get("vocabulary_sha256")
         if vocabulary.hash != manifest.vocabulary_hash or not same_bytes:
             problems.append(f"{Path(root, VOCABULARY)}: its hash is not the manifest's; {REBUILD}")
     except DataError as error:
