@@ -24,13 +24,21 @@ def printable(text: str) -> str:
     return text if text.isascii() and text.isprintable() else CONTROL.sub(_spelt, text)
 
 
-def one_line(text: str) -> str:
-    """``text`` that does nothing to a terminal and stays on its line."""
-    return text if text.isascii() and text.isprintable() else BREAK.sub(_spelt, printable(text))
+def one_line(text: str, *, strict: bool = False) -> str:
+    """``text`` that does nothing to a terminal and stays on its line; ``strict``: and has no invisible letter."""
+    if text.isprintable():
+        return text
+    if strict:
+        return "".join(letter if letter.isprintable() else _named(letter) for letter in text)
+    return BREAK.sub(_spelt, printable(text))
 
 
 def _spelt(found: re.Match[str]) -> str:
-    return SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}"
+    return _named(found[0])
+
+
+def _named(letter: str) -> str:
+    return SHORT.get(letter) or (f"\\u{ord(letter):04x}" if ord(letter) < 0x10000 else f"\\U{ord(letter):08x}")
 
 
 def tell(sentence: str) -> None:
