@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import read_bytes
 from preprocessing.text import nltk_data
+from preprocessing.text.nfc import nfc
 
 MOST_BYTES = 16 << 20
 """Of a file of stop words."""
@@ -50,8 +49,8 @@ def load(source: str, language: str, lowercase: bool, keep_negations: bool) -> t
 
 
 def _normal(word: str, lowercase: bool) -> str:
-    word = unicodedata.normalize("NFC", word.strip().replace("’", "'"))
-    return unicodedata.normalize("NFC", word.lower()) if lowercase else word
+    word = nfc(word.strip().replace("’", "'"))
+    return nfc(word.lower()) if lowercase else word
 
 
 def _read(source: str, language: str) -> list[str]:
