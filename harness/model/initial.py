@@ -52,6 +52,11 @@ def coverage(facts: dict[str, Any]) -> str:
 def from_kept(kept: KeptVectors, vocabulary: Vocabulary) -> StartVectors:
     """Vectors that were learned from the dataset's own texts. Raises ``DataError`` for damaged ones."""
     vectors = kept.read()
+    if len(vectors) != len(vocabulary):
+        raise DataError(
+            f"{kept.path}: vectors of {len(vectors)} words, the vocabulary has {len(vocabulary)}; learn those of this "
+            "dataset with `python -m preprocessing vectors`"
+        )
     facts = {"source": str(kept.path), "format": "own texts", "sha256": kept.info.sha256}
     return described(vectors, np.asarray(vectors.any(axis=1)), vocabulary, facts)
 
