@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from harness.bench import check_sizes
 from harness.config import ModelConfig, require
 from harness.data.checks import TRAIN
 from harness.ranks.precision import configure_threads, full_fp32
@@ -47,8 +48,7 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("batch", "max_length", "steps", "rounds"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        check_sizes(self, "batch", "max_length", "steps", "rounds")
         shape, plain = self.model, ModelConfig()
         for name in ("cell", "pooling", "dropout", "word_dropout", "embedding_std", "freeze_embedding", "wide"):
             value, only = getattr(shape, name), getattr(plain, name)
