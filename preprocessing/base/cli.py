@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from preprocessing.base import aliases, familiar, help_page, recipes
+from preprocessing.base import aliases, familiar, help_page, recipes, stopping
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.help_page import Page
 from preprocessing.base.installed import needed
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 Config = TypeVar("Config")
-INTERRUPTED = 130
 UNION = re.compile(
     r"(?P<key>.*?)Does not validate against any of the Union subtypes Subtypes: \[(?P<types>.*?)\] Errors: .* "
     r"Given value type: \S+ Given value: (?P<value>.*)"
@@ -293,14 +292,26 @@ def one_line(message: str) -> str:
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Call ``main(argv)`` and turn what it raises into one line on stderr and a documented exit code."""
+    return stopping.settle(answered(main, list(sys.argv[1:] if argv is None else argv)))
+
+
+def answered(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """The exit code of ``main(argv)``. What it raises on the way out of a signal is of no interest any more."""
     try:
-        return main(list(sys.argv[1:] if argv is None else argv)) or 0
-    except UserError as error:
-        print(as_typed(f"error: {error}"), file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        stopping.armed()
+        return main(argv) or 0
     except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        pass
+    except BrokenPipeError:
+        if stopping.heard() is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+    except UserError as error:
+        if stopping.heard() is None:
+            print(as_typed(f"error: {error}"), file=sys.stderr)
+            return error.exit_code
+    except Exception:
+        if stopping.heard() is None:
+            raise
+    print(f"error: {stopping.sentence()}", file=sys.stderr)
+    return stopping.exit_code()
