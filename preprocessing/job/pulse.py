@@ -50,7 +50,7 @@ class Unknown:
 
 
 class LocalPulse:
-    """Processes of this machine as ``/proc`` shows them. Time in which this process itself is stopped does not count."""
+    """Processes of this machine as ``/proc`` shows them. Time in which this one is stopped does not count."""
 
     def __init__(self, workers: Callable[[], Sequence[BaseProcess]]) -> None:
         """``workers`` gives the processes that there are."""
