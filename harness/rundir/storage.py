@@ -72,7 +72,7 @@ def claim(config: RunConfig) -> TextIO:
     path = Path(config.run)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = open(path / LOCK, "w")  # noqa: SIM115 - held for as long as the run
+        lock = open(path / LOCK, "a+")  # noqa: SIM115 - held for as long as the run
     except OSError as error:
         raise StorageError(f"run: {path} cannot be written: {error.strerror}; name a directory you may write") from None
     try:

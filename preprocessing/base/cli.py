@@ -292,26 +292,28 @@ def one_line(message: str) -> str:
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Call ``main(argv)`` and turn what it raises into one line on stderr and a documented exit code."""
-    return stopping.settle(answered(main, list(sys.argv[1:] if argv is None else argv)))
+    try:
+        stopping.armed()
+        return stopping.settle(answered(main, list(sys.argv[1:] if argv is None else argv)))
+    except KeyboardInterrupt:
+        return stopping.told()
 
 
 def answered(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
-    """The exit code of ``main(argv)``. What it raises on the way out of a signal is of no interest any more."""
+    """The exit code of ``main(argv)``. Errors on the way out of a stop signal are of no interest any more."""
     try:
-        stopping.armed()
         return main(argv) or 0
-    except KeyboardInterrupt:
-        pass
     except BrokenPipeError:
-        if stopping.heard() is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+        if stopping.heard() is not None:
+            return stopping.told()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except UserError as error:
-        if stopping.heard() is None:
-            print(as_typed(f"error: {error}"), file=sys.stderr)
-            return error.exit_code
+        if stopping.heard() is not None:
+            return stopping.told()
+        print(as_typed(f"error: {error}"), file=sys.stderr)
+        return error.exit_code
     except Exception:
-        if stopping.heard() is None:
-            raise
-    print(f"error: {stopping.sentence()}", file=sys.stderr)
-    return stopping.exit_code()
+        if stopping.heard() is not None:
+            return stopping.told()
+        raise

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stop signals to a command: it ends with a sentence, a documented exit code and nothing half-written, and soon.
 
-A signal raises :class:`Stopped` in the main thread, so that what was begun is put in order on the way out. A thread
-ends the process where that takes too long, or where the main thread is in a library that does not come back. Nothing
-is lost even then: files get their names when they are whole. ``python -m harness launch`` has ranks to ask first and
+A signal raises :class:`Stopped` in the main thread, so that what was begun is put in order on the way out. While a
+module is imported the process is ended at once, and a thread ends it where all that takes too long, or where the main
+thread is in a library that does not come back. Nothing is lost even then: files get their names when they are whole. ``python -m harness launch`` has ranks to ask first and
 takes the signals over (``harness.launch.stop``).
 """
 
@@ -32,11 +32,13 @@ LIMIT_S = 10.0
 """How long a command may take to put in order what it has begun."""
 ONE_PRESS_S = 0.1
 """Two SIGINT so close together are one: a terminal sends it to all processes, and some wrappers pass it on as well."""
+AGAIN_S = 0.5
+"""How often the main thread is told again."""
 NOTHING = "nothing half-done is left; the same command begins again"
 
 _heard: list[str] = []
 _kept: list[str] = []
-_state = {"listens": False, "armed": False, "raised": False}
+_state = {"listens": False, "armed": False}
 _settled: list[int] = []
 
 
@@ -83,6 +85,13 @@ def settle(code: int) -> int:
     return code
 
 
+def told() -> int:
+    """Say why the command ends, for good; the exit code."""
+    code = settle(exit_code())
+    print(f"error: {sentence()}", file=sys.stderr)
+    return code
+
+
 @contextmanager
 def keeping(what: str) -> Iterator[None]:
     """If the block is stopped, the sentence says ``what`` is kept and how to go on."""
@@ -106,25 +115,50 @@ def exit_code() -> int:
     return BASE_CODE + int(getattr(signal, heard() or KEYBOARD))
 
 
-def _raise(number: int, _: FrameType | None) -> None:
-    _heard.append(signal.Signals(number).name)
-    if not _state["armed"]:
+def _raise(number: int, frame: FrameType | None) -> None:
+    if not _settled:
+        _heard.append(signal.Signals(number).name)
+    if not _state["armed"] or _imports(frame):
         _leave(sentence())
-    if not _state["raised"]:
-        _state["raised"] = True
+    if not _settled and not _unwinds(sys.exc_info()[1]):
         raise Stopped(_heard[0])
 
 
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: native ones abort the process, or pass over what is raised meanwhile."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _unwinds(error: BaseException | None) -> bool:
+    """Whether what is being handled in the main thread began with a stop: then it is on its way out."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__context__
+    return False
+
+
 def _watch(pipe: int) -> None:
-    """See each signal as it comes, also while the main thread is in a library; end the process where it does not."""
+    """See each signal as it comes, also while the main thread is in a library, and see to it that the process ends.
+
+    Some libraries catch whatever is raised, so ``Stopped`` is raised until it is on its way.
+    """
+    main = threading.main_thread().ident
     deadline: float | None = None
     pressed: float | None = None
     while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not select.select([pipe], [], [], left)[0]:
+        ready = select.select([pipe], [], [], None if deadline is None else AGAIN_S)[0]
+        now = time.monotonic()
+        if deadline is not None and now > deadline:
             _leave(sentence())
-        for number in os.read(pipe, 64):
-            name, now = signal.Signals(number).name, time.monotonic()
+        if not ready and main is not None and not _settled:
+            signal.pthread_kill(main, signal.SIGTERM)
+        for number in os.read(pipe, 64) if ready else ():
+            name = signal.Signals(number).name
             if name in SIGNALS and not _settled:
                 _heard.append(name)
                 deadline = deadline or now + LIMIT_S

@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait as wait_for_sentinel
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
@@ -97,7 +98,7 @@ class Workers:
                 done, _ = wait(waiting, POLL_S, FIRST_COMPLETED)
                 quiet_s = 0.0 if done else quiet_s + POLL_S
                 for future in done:
-                    yield waiting.pop(future), future.result()
+                    yield waiting.pop(future), future.result()  # cannot hang: it is done
                 tick(alive)
                 if waiting and (why := pulse.look(POLL_S, bool(done))) is not None:
                     raise UserError(f"{what}: {why}")
@@ -125,6 +126,8 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
     if number == 1:
         yield Workers(Inline(), lambda: 1, config.timeout_s)
         return
+    with deaf():  # Python's own, which keeps account of semaphores: killed before us, it complains
+        resource_tracker.ensure_running()
     pool = ProcessPoolExecutor(number, mp_context=Spawning(), initializer=start_worker)
     pulse, fate = partial(LocalPulse, partial(processes_of, pool)), partial(killed, pool)
     try:
@@ -138,16 +141,23 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
     pool.shutdown()
 
 
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Processes that are started in the block hear no stop signal until they take this mask off."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Worker(SpawnProcess):
     """A process that is born deaf to stop signals: those are for the parent, which ends its workers."""
 
     def start(self) -> None:
         """Start it with a mask that ``start_worker`` takes off again."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        try:
+        with deaf():
             super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Spawning(SpawnContext):
@@ -196,7 +206,7 @@ def end_with_parent() -> None:
     """Wait for the parent to end, then end this process. The workers of a killed parent would wait for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        wait_for_sentinel([parent.sentinel])
+        wait_for_sentinel([parent.sentinel])  # for as long as the parent lives, in a thread of its own
         os._exit(1)
 
 

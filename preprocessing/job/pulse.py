@@ -8,12 +8,9 @@ slowest so far is no slow part. A worker that computes is never given up before 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from preprocessing.base import processes
-
-if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
 
 HELD_S = 20.0
 """Shortest time for which a worker must have been stopped, seen at every look."""
@@ -23,6 +20,14 @@ IDLE_S = 120.0
 """Shortest time for which no worker may have computed nor finished anything."""
 IDLE_FACTOR = 20
 """The same, in longest waits for a part so far."""
+
+
+class Process(Protocol):
+    """A process of this machine, however it was started."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its number; None before it was started."""
 
 
 class Pulse(Protocol):
@@ -52,7 +57,7 @@ class Unknown:
 class LocalPulse:
     """Processes of this machine as ``/proc`` shows them. Time in which this one is stopped does not count."""
 
-    def __init__(self, workers: Callable[[], Sequence[BaseProcess]]) -> None:
+    def __init__(self, workers: Callable[[], Sequence[Process]]) -> None:
         """``workers`` gives the processes that there are."""
         self.workers = workers
         self.held_s: dict[int, float] = {}
