@@ -3,8 +3,8 @@
 
 A signal raises :class:`Stopped` in the main thread, so that what was begun is put in order on the way out. While a
 module is imported the process is ended at once, and a thread ends it where all that takes too long, or where the main
-thread is in a library that does not come back. Nothing is lost even then: files get their names when they are whole. ``python -m harness launch`` has ranks to ask first and
-takes the signals over (``harness.launch.stop``).
+thread is in a library that does not come back. Nothing is lost even then: files get their names when they are whole.
+``python -m harness launch`` has ranks to ask first and takes the signals over (``harness.launch.stop``).
 """
 
 from __future__ import annotations
