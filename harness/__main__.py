@@ -5,6 +5,11 @@ from __future__ import annotations
 
 import sys
 
+from harness.launch import stop
+
+if __name__ == "__main__":  # before the other imports: a signal may come that early
+    stop.listen(sys.argv[1:])
+
 from preprocessing.base import cli, completion
 from preprocessing.base.commands import Command, Words, dispatch
 from preprocessing.base.invocation import keep_folder_out
@@ -213,6 +218,7 @@ def main(argv: list[str]) -> int:
 
 def script() -> int:
     """The console script ``padless``."""
+    stop.listen(sys.argv[1:])
     completion.answer(COMMANDS)
     keep_folder_out()
     return cli.run(main)

@@ -137,6 +137,7 @@ def prepare(config: CorporaConfig, file: Path, data: Path) -> int:
 
 def run(*arguments: object) -> int:
     """``python -m arguments``, its output passed on; the exit code."""
+    # cannot hang: padless's own commands, whose waits have limits
     return subprocess.run([sys.executable, "-m", *map(str, arguments)], check=False).returncode
 
 

@@ -161,7 +161,7 @@ class RunWriter:
         HEARTBEAT.last_words = None
         if self.checkpointer is not None:
             try:
-                self.checkpointer.wait()
+                self.checkpointer.wait()  # cannot hang: see there
             except StorageError as late:
                 self.failed = self.failed or late
         ended = error if error is not None and not isinstance(error, Preempted) else self.failure or error

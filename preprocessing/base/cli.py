@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from preprocessing.base import aliases, familiar, help_page, recipes
+from preprocessing.base import aliases, familiar, help_page, recipes, stopping
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.help_page import Page
 from preprocessing.base.installed import needed
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 Config = TypeVar("Config")
-INTERRUPTED = 130
 UNION = re.compile(
     r"(?P<key>.*?)Does not validate against any of the Union subtypes Subtypes: \[(?P<types>.*?)\] Errors: .* "
     r"Given value type: \S+ Given value: (?P<value>.*)"
@@ -320,21 +319,32 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     """Call ``main(argv)`` and turn what it raises into one line on stderr and a documented exit code."""
     with guards():
         try:
-            return main(list(sys.argv[1:] if argv is None else argv)) or 0
-        except UserError as error:
-            tell(as_typed(f"error: {error}"))
-            return error.exit_code
-        except MemoryError as error:
-            tell(f"error: not enough memory ({error}); ask for less at once, or take a machine with more")
-            return 1
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        except OSError as error:
-            if error.errno not in UNUSABLE or error.filename is None:
-                raise
-            tell(f"error: {error.filename}: {error.strerror}; name another")
-            return ConfigError.exit_code
+            stopping.armed()
+            return stopping.settle(answered(main, list(sys.argv[1:] if argv is None else argv)))
         except KeyboardInterrupt:
-            tell("error: interrupted")
-            return INTERRUPTED
+            return stopping.told()
+
+
+def answered(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """The exit code of ``main(argv)``. Errors on the way out of a stop signal are of no interest any more."""
+    try:
+        return main(argv) or 0
+    except Exception as error:
+        return stopping.told() if stopping.heard() is not None else said(error)
+
+
+def said(error: Exception) -> int:
+    """Say in one line what a command raised; its exit code. What is a fault of ours is raised again."""
+    if isinstance(error, UserError):
+        tell(as_typed(f"error: {error}"))
+        return error.exit_code
+    if isinstance(error, MemoryError):
+        tell(f"error: not enough memory ({error}); ask for less at once, or take a machine with more")
+        return 1
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
+        tell(f"error: {error.filename}: {error.strerror}; name another")
+        return ConfigError.exit_code
+    raise error
