@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from harness.rundir.json_files import read_object
 from harness.rundir.layout import ENVIRONMENT
 from harness.rundir.storage import storage
 from preprocessing.base import atomic
+
+PACKAGES = ("harness", "preprocessing")
 
 
 def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
@@ -74,3 +78,14 @@ def git_revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() or None if result.returncode == 0 else None
+
+
+@cache
+def code_hash() -> str:
+    """The first digits of a hash over all modules of this version, which tells two revisions apart without git."""
+    root = Path(__file__).resolve().parents[2]
+    hashed = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            hashed.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return hashed.hexdigest()[:12]

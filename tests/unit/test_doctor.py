@@ -214,12 +214,6 @@ def test_what_a_run_needs_and_what_would_become_of_it(tmp_path: Path) -> None:
     assert few.problem == f"{tmp_path / 'data' / 'dataset.json'}: 64 training rows for 100 processes; start fewer"
 
 
-def test_the_interface_of_the_default_route() -> None:
-    table = "Iface\tDestination\tGateway\neth0\t0011A8C0\t00000000\neth1\t00000000\t0111A8C0\n"
-    assert machine.default_interface(table) == "eth1"
-    assert machine.default_interface("Iface\tDestination\n") is None
-
-
 def test_each_rank_tries_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
     monkeypatch.setattr(machine, "choose_device", lambda wanted: Choice("cuda", "made up"))
