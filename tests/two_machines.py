@@ -31,11 +31,11 @@ from tests.datasets import write_dataset
 from tests.machines import PORT, Two, launch_on, shifted_clock, two_machines, why_not
 from tests.runs import arguments, steps_done, wait_until
 
-LIMIT_S = 25
+LIMIT_S = 30
 """``timeout_s`` of the trainings."""
-START_S, END_S = 150, 240
-STEP = 20
-"""Faults come after so many steps of 114."""
+START_S, END_S = 300, 400
+STEP = 12
+"""Faults come after so many steps of 60."""
 
 
 @dataclass
@@ -183,7 +183,7 @@ def other_revision(place: Place) -> dict[str, Any]:
 
 def other_dataset(place: Place) -> dict[str, Any]:
     """Machine b has another dataset at the same place."""
-    write_dataset(place.folder / "other", {"train": 600, "validation": 100, "test": 100}, seed=7)
+    write_dataset(place.folder / "other", {"train": 320, "validation": 60, "test": 60}, seed=7)
     return {"own": {place.data: place.folder / "other"}}
 
 
@@ -275,7 +275,7 @@ def main() -> int:
     endings: list[Ending] = []
     undisturbed = None
     with tempfile.TemporaryDirectory() as folder:
-        write_dataset(Path(folder, "data"), {"train": 600, "validation": 100, "test": 100})
+        write_dataset(Path(folder, "data"), {"train": 320, "validation": 60, "test": 60})
         for number, fault in enumerate(["undisturbed", *(asked.faults or list(FAULTS)[1:])]):
             ending, weights = suffer(fault, Path(folder, "data"), Path(folder, str(number)), undisturbed)
             undisturbed = undisturbed or weights

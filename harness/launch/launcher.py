@@ -148,6 +148,7 @@ def with_quiet(options: Sequence[str], training: Sequence[str]) -> tuple[list[st
 
 def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
     """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch would warn of every address that has no name
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 
     parser = accelerate_parser()

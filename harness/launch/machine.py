@@ -76,8 +76,7 @@ def look_at_machine(config: RunConfig, manifest: Manifest | None) -> Machine:
         shm=shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,
         machines=launched_world_size() // launched_local_world_size(),
         own_address=own_address(),
-        gloo_interface=os.environ.get("GLOO_SOCKET_IFNAME"),
-        route=network.default_interface(),
+        route=network.find(os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))),
     )
 
 

@@ -58,7 +58,6 @@ def name_network(place: Place, say: Callable[[str], None]) -> None:
     if not route.address and route.interface not in network.interfaces():
         raise ConfigError(f"{network.GLOO}: {route.interface}: no such network interface is up here; see ip address")
     network.use(route)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns of every address that has no name
     say(f"network interface {route}")
 
 
@@ -71,6 +70,15 @@ def meet(place: Place, config: RunConfig, facts: dict[str, Any], say: Callable[[
         if place.rank == 0:
             note_end(config, str(error), error.exit_code)
         raise
+
+
+def try_meeting(arguments: Any, timeout_s: float, say: Callable[[str], None]) -> None:
+    """Name the network and meet the other machines, if there are any, with nothing to train. Raises ``UserError``."""
+    place = place_of(arguments)
+    if place is not None:
+        name_network(place, say)
+        facts = {"--num_processes": arguments.num_processes, "the code": code(), "torch": installed_version("torch")}
+        roll_call.meet(place, Hello(place.rank, facts), "", timeout_s, say)
 
 
 def facts_of(config: RunConfig, fingerprint: str, arguments: Any) -> dict[str, Any]:

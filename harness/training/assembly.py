@@ -139,7 +139,6 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             start = point.checkpoint
         manifest = preflight.check_data(config, world.world_size, start, hashes=world.is_main)
         start = None if config.dry_run else start  # a rehearsal is checked as its run, and begins at step 0
-        preflight.check_device(config, session.device.type)
         if world.is_main and start is None:
             preflight.check_start(config, manifest)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
