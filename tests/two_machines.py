@@ -34,8 +34,8 @@ from tests.runs import arguments, steps_done, wait_until
 LIMIT_S = 30
 """``timeout_s`` of the trainings."""
 START_S, END_S = 300, 400
-STEP = 12
-"""Faults come after so many steps of 60."""
+STEP = 8
+"""Faults come so many steps, of 60, after the last of the start before."""
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Place:
         assert "Traceback" not in text, text
         return lines[0].removeprefix("error: ") if lines else ""
 
-    def until_step(self, processes: list[Popen[str]], step: int = STEP) -> None:
+    def until_step(self, processes: list[Popen[str]], step: int) -> None:
         """Wait until the run has come so far."""
         wait_until(lambda: steps_done(self.run) >= step or any(one.poll() is not None for one in processes), START_S)
         assert steps_done(self.run) >= step, (self.log("a").read_text(), self.log("b").read_text())
@@ -126,8 +126,9 @@ def during(happen: Callable[[Place], None], ends: str = "ab") -> Act:
     """A fault that comes in mid-training; ``ends``: the machines that must end by themselves."""
 
     def act(place: Place) -> tuple[float, tuple[int | None, ...]]:
+        before = steps_done(place.run)
         processes = place.start()
-        place.until_step(processes)
+        place.until_step(processes, before + STEP)
         since = time.monotonic()
         happen(place)
         codes = wait_for([process for process, side in zip(processes, "ab", strict=True) if side in ends])
@@ -188,7 +189,7 @@ def other_dataset(place: Place) -> dict[str, Any]:
 
 
 def take_port(place: Place) -> dict[str, Any]:
-    """Another program on machine a has the port."""
+    """Another program on machine a has the port; it ends with the machine's other processes."""
     words = (
         f"import socket, time; held = socket.create_server(('', {PORT})); print('held', flush=True); time.sleep(900)"
     )
@@ -201,7 +202,7 @@ def nothing_at(where: Callable[[Place], Path]) -> Callable[[Place], dict[str, An
     """Machine b has an empty directory there."""
 
     def differs(place: Place) -> dict[str, Any]:
-        place.run.parent.mkdir(parents=True)
+        place.run.parent.mkdir(parents=True, exist_ok=True)
         return {"own": {where(place): None}}
 
     return differs
@@ -228,25 +229,54 @@ FAULTS: dict[str, Act] = {
 }
 
 
-def suffer(fault: str, data: Path, folder: Path, undisturbed: str | None) -> tuple[Ending, str]:
-    """Make two machines and let a training on them suffer; what came of it, and the weights that it had in the end."""
+CHAINS = (
+    ("undisturbed",),
+    (
+        "another revision",
+        "another dataset",
+        "another configuration",
+        "other number of processes",
+        "run directory not shared",
+        "dataset on one side only",
+        "port taken",
+        "machine 1 never comes",
+        "machine 0 never comes",
+        "clock an hour ahead",
+    ),
+    (
+        "a machine loses power",
+        "a machine frozen",
+        "processes of a machine killed",
+        "link cut for ever",
+        "link cut for 10 s",
+    ),
+    ("10 % of packets lost",),
+)
+"""Faults that one training suffers one after the other, which is then started once more if it has not finished."""
+
+
+def suffer(faults: tuple[str, ...], data: Path, folder: Path, undisturbed: str | None) -> tuple[list[Ending], str]:
+    """Make two machines, and let one training on them suffer one fault after the other, the same command each time;
+    what came of each, and the weights that it had in the end.
+    """
     folder.mkdir(parents=True)
+    endings = []
     with two_machines() as two:
         place = Place(two, data, folder)
-        seconds, codes = FAULTS[fault](place)
-        said = {side: place.said(side) for side in "ab"}
-        ending = Ending(fault, seconds, codes, said, place.status())
-        for machine in two.both:
-            machine.send(signal.SIGCONT)
-            machine.kill()
-        two.mend()
-        if ending.status.get("state") != "finished":
-            assert wait_for(place.start(), START_S) == (0, 0), (
-                place.log("a").read_text()[-3000:] + place.log("b").read_text()[-3000:]
-            )
+        for fault in faults:
+            seconds, codes = FAULTS[fault](place)
+            said = {side: place.said(side) for side in "ab"}
+            endings.append(Ending(fault, seconds, codes, said, place.status()))
+            for machine in two.both:
+                machine.kill()
+            two.mend()
+        if place.status().get("state") != "finished":
+            codes = wait_for(place.start())
+            assert codes == (0, 0), place.log("a").read_text()[-3000:] + place.log("b").read_text()[-3000:]
         weights = place.weights()
+    for ending in endings:
         ending.equal = undisturbed is None or weights == undisturbed
-    return ending, weights
+    return endings, weights
 
 
 def markdown(endings: list[Ending]) -> str:
@@ -272,15 +302,19 @@ def main() -> int:
     if reason is not None:
         print(f"error: {reason}", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # the machines are removed
     endings: list[Ending] = []
     undisturbed = None
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder, "data"), {"train": 320, "validation": 60, "test": 60})
-        for number, fault in enumerate(["undisturbed", *(asked.faults or list(FAULTS)[1:])]):
-            ending, weights = suffer(fault, Path(folder, "data"), Path(folder, str(number)), undisturbed)
+        for number, chain in enumerate(CHAINS):
+            faults = tuple(fault for fault in chain if not asked.faults or fault in asked.faults or not number)
+            if not faults:
+                continue
+            some, weights = suffer(faults, Path(folder, "data"), Path(folder, str(number)), undisturbed)
             undisturbed = undisturbed or weights
-            endings.append(ending)
-            print(json.dumps(vars(ending)), flush=True)
+            endings += some
+            print("\n".join(json.dumps(vars(one)) for one in some), flush=True)
             if asked.markdown is not None:
                 asked.markdown.write_text(markdown(endings))
     print(markdown(endings))

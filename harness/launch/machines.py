@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.config import RunConfig, flat, to_dict
 from harness.launch import roll_call
-from harness.launch.roll_call import Hello, Place
+from harness.launch.roll_call import CODE, DATASET, TORCH, Hello, Place
 from harness.ranks import network
 from harness.rundir.environment import code_hash, git_revision, installed_version
 from harness.rundir.status import LAUNCH_ID, read_status, write_status
@@ -63,7 +63,7 @@ def name_network(place: Place, say: Callable[[str], None]) -> None:
 
 def meet(place: Place, config: RunConfig, facts: dict[str, Any], say: Callable[[str], None]) -> str:
     """Meet the launchers of the other machines; the name of this start. Raises ``UserError``, the same on each."""
-    hello = Hello(place.rank, {**facts, "the code": code(), "torch": installed_version("torch")})
+    hello = Hello(place.rank, {**facts, CODE: code(), TORCH: installed_version("torch")})
     try:
         return roll_call.meet(place, hello, os.environ[LAUNCH_ID], config.timeout_s, say)
     except UserError as error:
@@ -77,7 +77,7 @@ def try_meeting(arguments: Any, timeout_s: float, say: Callable[[str], None]) ->
     place = place_of(arguments)
     if place is not None:
         name_network(place, say)
-        facts = {"--num_processes": arguments.num_processes, "the code": code(), "torch": installed_version("torch")}
+        facts = {"--num_processes": arguments.num_processes, CODE: code(), TORCH: installed_version("torch")}
         roll_call.meet(place, Hello(place.rank, facts), "", timeout_s, say)
 
 
@@ -86,7 +86,7 @@ def facts_of(config: RunConfig, fingerprint: str, arguments: Any) -> dict[str, A
     return {
         "--num_machines": arguments.num_machines,
         "--num_processes": arguments.num_processes,
-        "the dataset's fingerprint": fingerprint[:16],
+        DATASET: fingerprint[:16],
         "configuration": {key: str(value) for key, value in flat(to_dict(config)).items()},
     }
 

@@ -28,6 +28,14 @@ EXCUSE_S = 60.0
 """Longest wait for the others of a machine that has only to say that it cannot train."""
 APART_S = 60.0
 """Clocks that differ more are said."""
+CODE, DATASET, TORCH = "the code", "the dataset's fingerprint", "torch"
+MEND = "start the same command on all machines"
+MENDS = {
+    CODE: "install the same revision on all machines",
+    DATASET: "give all machines the same dataset, best in a directory that they share",
+    TORCH: "install the same version on all machines",
+}
+"""Facts that no command changes, and what does."""
 PROTOCOL = "padless roll call 1"
 
 Say = Callable[[str], None]
@@ -204,7 +212,8 @@ def judge(place: Place, hellos: list[Hello], launch: str, timeout_s: float) -> A
     for one in hellos[1:]:
         said = unlike(hellos[0], one)
         if said:
-            return refused(f"{said}: start the same command on all machines", notes, ConfigError.exit_code)
+            mend = next((mend for fact, mend in MENDS.items() if said.startswith(fact)), MEND)
+            return refused(f"{said}: {mend}", notes, ConfigError.exit_code)
     return Answer(launch, notes=notes)
 
 

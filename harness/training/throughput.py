@@ -265,6 +265,7 @@ def summarize(
         "tokens_per_s": tokens / elapsed,
         "padding": 1 - tokens / padded_tokens,
         "data_wait": float((ranks["wait_s"] / ranks["seconds"]).max()),
+        "all_reduce": None,
         "mfu": flops_per_token * tokens / elapsed / peak_flops if peak_flops else None,
         "memory_bytes": int(ranks["memory_bytes"].max()),
         "skipped": int(ranks["skipped"].max()),
