@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -81,6 +81,7 @@ class Machine:
     address: str
     device: str
     rank: int
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(
         self,
@@ -97,7 +98,7 @@ class Machine:
         script = " && ".join([*setup, f"exec {shlex.join(command)}"])
         known = {name: value for name, value in os.environ.items() if not name.endswith("_SOCKET_IFNAME")}
         with open(log, "a") as file:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 ["ip", "netns", "exec", self.namespace, "unshare", "--uts", "sh", "-c", script],
                 cwd=ROOT,
                 env={**known, "PATH": search_path(), "PYTHONPATH": str(ROOT), **environment},
@@ -107,6 +108,8 @@ class Machine:
                 text=True,
                 start_new_session=True,
             )
+        self.started.append(process)
+        return process
 
     def processes(self) -> list[psutil.Process]:
         """All that run here."""
@@ -129,6 +132,8 @@ class Machine:
             assert time.monotonic() < deadline, alive
             self.send(signal.SIGKILL)
             time.sleep(0.05)
+        while self.started:
+            self.started.pop().wait(20)
 
     def inside(self, *words: str) -> None:
         """A command of the system in this machine's network."""

@@ -99,6 +99,8 @@ def choose(
     if len(outward) == 1:
         name, addresses = next(iter(outward.items()))
         return Route(name, addresses[0])
+    if not outward and local:  # no network at all: all machines can only be this one
+        return Route(*next(((name, addresses[0]) for name, addresses in found.items() if addresses), ("lo", local[0])))
     return None
 
 
