@@ -16,16 +16,18 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harness.config import Recipe, RunConfig
+from harness.launch import machines
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP
 from harness.ranks import devices, threads
+from harness.ranks.last_words import FOLLOWS, MESSAGE, TIMESTAMP
 from harness.ranks.preemption import EXIT_CODE
 from harness.rundir.status import LAUNCH_ID, State, read_status, write_status
 from harness.rundir.storage import is_free
@@ -58,25 +60,32 @@ def train(options: list[str], training: list[str], recipe: Recipe) -> int:
     """
     module = "harness.pretrain" if recipe.task == LANGUAGE_MODEL else "harness.train"
     arguments = accelerate_arguments(options, training, module)
-    config = resolve(recipe).config
-    screen = Screen(quiet=config.quiet)
-    point = preflight.check_run(config, screen.say)
-    if point.finished and not config.dry_run:
-        screen.say(f"{config.run} has finished already; name another run directory to train again")
-        return 0
-    manifest = preflight.check_data(config, arguments.num_processes or 1, point.checkpoint)
-    if point.checkpoint is None and not arguments.machine_rank:
-        preflight.check_start(config, manifest)
-    check_devices(config, options, arguments)
+    screen, place = Screen(quiet=recipe.quiet), machines.place_of(arguments)
+    with machines.told(place, recipe.timeout_s):
+        config = resolve(recipe).config
+        point = preflight.check_run(config, screen.say)
+        if point.finished and not config.dry_run:
+            screen.say(f"{config.run} has finished already; name another run directory to train again")
+            return 0
+        manifest = preflight.check_data(config, arguments.num_processes or 1, point.checkpoint)
+        if point.checkpoint is None and not arguments.machine_rank:
+            preflight.check_start(config, manifest)
+        check_devices(config, options, arguments)
+        if place is not None:
+            machines.name_network(place, screen.say)
+    os.environ[LAUNCH_ID] = machines.name_launch(arguments, place)
+    if place is not None:
+        facts = machines.facts_of(config, manifest.fingerprint, arguments)
+        os.environ[LAUNCH_ID] = machines.meet(place, config, facts, screen.say)
     restarts, arguments.max_restarts = arguments.max_restarts or 0, 0
     return run_with_restarts(config, arguments, restarts)
 
 
 def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
     """Start the ranks; when one is lost, start all of them again, at most so often, from the last checkpoint."""
-    run, code = Path(config.run), EXIT_CODE
+    run, launch, code = Path(config.run), os.environ[LAUNCH_ID], EXIT_CODE
     for attempt in range(restarts + 1):
-        launch_id = name_launch(arguments)
+        launch_id = f"{launch}-{attempt}" if attempt else launch
         os.environ[LAUNCH_ID] = launch_id
         shared = (arguments.num_machines or 1) > 1  # the ranks of other machines may have begun what is not seen here
         with STOP.ranks(partial(has_begun, run, launch_id, shared), partial(given_up, run, launch_id, config.dry_run)):
@@ -85,6 +94,8 @@ def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
                 return 0
             if failure is None and (arguments.machine_rank or 0) > 0:
                 wait_for_end(run, launch_id)
+            if failure is not None and failure.code == 1 and failure.signal is None and not arguments.machine_rank:
+                machines.note_end(config, failure.sentence, 1)
             with STOP.deciding:
                 code = outcome(run, launch_id, failure, config.dry_run)
         if code != 1 or failure is None or STOP.heard or attempt == restarts:
@@ -133,6 +144,7 @@ def with_quiet(options: Sequence[str], training: Sequence[str]) -> tuple[list[st
 
 def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
     """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch would warn of every address that has no name
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 
     parser = accelerate_parser()
@@ -146,6 +158,9 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     settings = load_config_from_file(file) if file is not None else None
     if arguments.num_processes is None:
         arguments.num_processes = settings.num_processes if settings is not None else 1
+    for name in ("machine_rank", "main_process_ip", "main_process_port"):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, getattr(settings, name, None))
     arguments.num_machines = arguments.num_machines or (settings.num_machines if settings is not None else 1)
     if settings is None:
         arguments.mixed_precision = arguments.mixed_precision or "no"
@@ -196,14 +211,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def name_launch(arguments: Any) -> str:
-    """A name for this start of the ranks; the launchers of several machines give the same one."""
-    if arguments.num_machines == 1:
-        return uuid.uuid4().hex
-    job = [os.environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")]
-    return "-".join([*job, str(arguments.main_process_ip), str(arguments.main_process_port)])
-
-
 def wait_for_end(run: Path, launch_id: str) -> None:
     """Until rank 0, which runs on another machine, has written how the run ended; it may still be closing trackers."""
     deadline = time.monotonic() + END_LIMIT_S
@@ -226,6 +233,8 @@ class Failure:
     """The stop signal that the launcher was sent, by name."""
     said: bool = False
     """A rank has already printed why."""
+    follows: bool = False
+    """It left because another rank, perhaps on another machine, was gone."""
 
 
 def start(arguments: Any) -> Failure | None:
@@ -254,28 +263,38 @@ def describe_failure(error: Exception) -> Failure:
     """What an exception of the elastic launcher says: the rank that failed first."""
     failures = getattr(error, "failures", None)
     if failures:
-        rank, first = min(failures.items(), key=lambda item: (blame(item[1].exitcode), item[1].timestamp, item[0]))
-        return describe_exit(int(rank), int(first.exitcode))
+        rank, first = min(failures.items(), key=lambda item: (*blame(item[1]), item[0]))
+        return describe_exit(int(rank), int(first.exitcode), words_of(first))
     return Failure(1, f"the launcher stopped: {' '.join(str(error).split()) or type(error).__name__}")
 
 
-def blame(code: int) -> int:
-    """How late to look for the cause of a failure at a rank with this exit code; failures of one second look alike.
+def words_of(failure: Any) -> dict[str, Any]:
+    """What a rank has left as its last words; nothing of one that was killed."""
+    return dict(getattr(failure, "error_file_data", {})) if failure.exitcode > 0 else {}
 
-    A rank that was killed comes first, then those that left by themselves, as they do when a peer is gone; the elastic
-    agent sends SIGTERM to all that are left.
+
+def blame(failure: Any) -> tuple[int, float]:
+    """How late to look for the cause at a rank that failed so; failures of one second look alike without its words.
+
+    A rank that was killed comes first, then those that left by themselves, and last of these the ones that left because
+    a peer was gone; the elastic agent sends SIGTERM to all that are left.
     """
-    return 2 if code == -signal.SIGTERM else 0 if code < 0 else 1
+    words = words_of(failure)
+    if failure.exitcode < 0:
+        return (3 if failure.exitcode == -signal.SIGTERM else 0), failure.timestamp
+    return (2 if words.get(FOLLOWS) else 1), words.get(TIMESTAMP, failure.timestamp)
 
 
-def describe_exit(rank: int, code: int) -> Failure:
-    """What the exit code of the rank that left first means; below 0 it is the signal that killed it."""
+def describe_exit(rank: int, code: int, words: Mapping[str, Any] = MappingProxyType({})) -> Failure:
+    """What the exit code of the rank that left first means, below 0 the signal that killed it; and its last words."""
     if code == -signal.SIGBUS:
         return Failure(3, f"rank {rank} was killed by SIGBUS: {LOST_PAGES}")
     if code < 0:
         return Failure(1, f"rank {rank} was killed by {signal.Signals(-code).name}")
     known = code in DOCUMENTED
-    return Failure(code if known else 1, f"rank {rank} ended with exit code {code}", said=known)
+    said = words.get(MESSAGE)
+    sentence = said if isinstance(said, str) else f"rank {rank} ended with exit code {code}"
+    return Failure(code if known else 1, sentence, None, known or sentence == said, bool(words.get(FOLLOWS)))
 
 
 def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = False) -> int:
@@ -306,7 +325,7 @@ def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = 
         return int(status["exit_code"])
     if failure is None:
         failure = Failure(1, "the processes ended without saying how the run ended")
-    if state is not None:
+    if state == "running" or (state is not None and not failure.follows):  # rank 0 may know better who was lost
         with contextlib.suppress(StorageError):
             write_status(run, "failed", step=step, exit_code=failure.code, reason=failure.sentence)
     if not failure.said:
