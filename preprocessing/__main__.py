@@ -5,6 +5,11 @@ from __future__ import annotations
 
 import sys
 
+from preprocessing.base import stopping
+
+if __name__ == "__main__":  # before the other imports: a signal may come that early
+    stopping.listen()
+
 from preprocessing.base import cli, completion
 from preprocessing.base.commands import Command, Words, dispatch
 from preprocessing.base.invocation import keep_folder_out
@@ -79,6 +84,7 @@ def main(argv: list[str]) -> int:
 
 def script() -> int:
     """The console script ``padless-preprocess``."""
+    stopping.listen()
     completion.answer(COMMANDS)
     keep_folder_out()
     return cli.run(main)

@@ -27,6 +27,10 @@ WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps", "too_few_for_a_g
 """What may go wrong, by its key: how its line begins."""
 
 
+MOST_WORLD = 1 << 20
+"""Processes of a training that is planned."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
     """What a run will do, before it does it.
@@ -41,7 +45,8 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.world_size >= 1, "world_size", self.world_size, "at least 1")
+        fits = 1 <= self.world_size <= MOST_WORLD
+        require(fits, "world_size", self.world_size, f"from 1 to {MOST_WORLD:,}")
 
 
 def main(config: PlanConfig, asked: LaunchRecipe) -> None:

@@ -19,11 +19,14 @@ from harness.report.originals import NOT_LOOKED, Originals, find_originals
 from harness.rundir.bundle_files import read_fingerprint
 from harness.rundir.configuration import read_config
 from harness.rundir.environment import read_environment
+from harness.rundir.figures_schema import check_shown
 from harness.rundir.json_files import Line
 from harness.rundir.layout import BUNDLE, CONFIG, METRICS
 from harness.rundir.measured import Measured, read_measured
 from harness.rundir.metrics_log import read_metrics, read_throughput
-from harness.rundir.status import read_attempts, read_status
+from harness.rundir.results import figures_name
+from harness.rundir.status import known_status, read_attempts
+from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 
@@ -137,6 +140,8 @@ def read_run(directory: str | Path) -> RunFacts:
     train = kinds[TRAIN]
     speed = read_throughput(directory) or train
     measured = read_measured(directory)
+    if measured is not None and config.get("task") != LANGUAGE_MODEL:
+        check_shown(measured.figures, str(measured.directory / figures_name(measured.split)))
     fingerprint = read_fingerprint(directory / BUNDLE) or (measured.figures.get("dataset") if measured else None)
     manifest, note = dataset_of(config, fingerprint)
     known = fingerprint or (manifest.fingerprint if manifest else None)
@@ -147,7 +152,7 @@ def read_run(directory: str | Path) -> RunFacts:
         directory=directory,
         config=config,
         environment=read_environment(directory),
-        status=read_status(directory) or {},
+        status=known_status(directory),
         train=train,
         validation=kinds[VALIDATION],
         speed=[line for line in speed if "rows_per_s" in line],

@@ -17,7 +17,7 @@ from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.many_runs import Member, in_words, read_summary
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_figures
-from harness.rundir.status import read_status
+from harness.rundir.status import known_status
 from harness.scores.spread import FIGURES, LEVEL, METHOD, spread, spreads
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
@@ -133,4 +133,4 @@ def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str,
 
 def finished(runs: Sequence[Member]) -> list[Member]:
     """Those of the runs that ended well."""
-    return [one for one in runs if (read_status(one.path) or {}).get("state") == "finished"]
+    return [one for one in runs if known_status(one.path).get("state") == "finished"]

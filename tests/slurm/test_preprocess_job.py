@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from tests.commands import ROOT, run_module, succeed
+from tests.commands import run_module, succeed
 from tests.corpora import contents, reviews, write_csv
 from tests.slurm.conftest import Cluster, ask
 
 pytest.importorskip("distributed", reason="needs distributed (extra dask)")
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240, func_only=True)]
 
-SCRIPT = ROOT / "launch" / "slurm" / "preprocess.sbatch"
 SETTINGS = ("--text.max_tokens", 64, "--vocabulary.min_count", 1, "--shards.rows", 2000, "--source.part_mb", 0.006)
 
 
@@ -36,16 +36,8 @@ def submit(cluster: Cluster, source: Path, **env: str) -> tuple[str, Path]:
     """Start the job; returns its number and the dataset that it writes."""
     output, config = cluster.folder / "dataset", cluster.folder / "job.yaml"
     config.write_text(f"source: {{path: {source}}}\n")
-    where = (f"--chdir={cluster.folder}",)
-    return cluster.submit(SCRIPT, *SETTINGS, options=where, CONFIG=str(config), OUTPUT=str(output), **env), output
-
-
-def test_what_a_user_edits_is_at_the_top_and_directives_come_first() -> None:
-    lines = SCRIPT.read_text().splitlines()
-    first = next(at for at, line in enumerate(lines) if line and not line.startswith("#"))
-    assert first < 12
-    assert not any(line.startswith("#SBATCH") for line in lines[first:])
-    assert [line.partition("=")[0] for line in lines[first : first + 3]] == ["CONFIG", "OUTPUT", "PYTHON"]
+    command = shlex.join(map(str, ("preprocess", "--config", config, "--output", output, *SETTINGS)))
+    return cluster.submit(command, options=("--sbatch", f"chdir={cluster.folder}"), **env), output
 
 
 @pytest.mark.slow

@@ -1,31 +1,16 @@
-#!/usr/bin/env bash
-# SPDX-License-Identifier: Apache-2.0
-# Preprocess a corpus on all nodes of an allocation:   sbatch launch/slurm/preprocess.sbatch [--any.key value …]
-#
-# Edit these four: nodes, CONFIG, OUTPUT, PYTHON. All nodes must see OUTPUT; PYTHON's environment needs padless[dask].
-# Submit the same command again after a time-out or a failure: what is finished is not done again.
-#SBATCH --nodes=2 --ntasks-per-node=1 --cpus-per-task=2 --time=04:00:00
-#SBATCH --job-name=padless-preprocess --output=%x-%j.log --open-mode=append --requeue --signal=B:TERM@60
-CONFIG="${CONFIG:-configs/preprocess/imdb.yaml}"
-OUTPUT="${OUTPUT:-data/imdb}"
-PYTHON="${PYTHON:-python}"
-
-set -euo pipefail
-
-: "${SLURM_JOB_ID:?submit this with sbatch}"
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 # srun does not inherit --cpus-per-task, and one thread per process is what the workers are made for.
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"
 export OMP_NUM_THREADS=1
 export DASK_LOGGING__DISTRIBUTED="${DASK_LOGGING__DISTRIBUTED:-warning}"
 
-dask_log="$PWD/$SLURM_JOB_NAME-$SLURM_JOB_ID-dask.log"
+dask_log="$PWD/$logs/$SLURM_JOB_NAME-$SLURM_JOB_ID-dask.log"
+[[ $logs != /* ]] || dask_log="$logs/$SLURM_JOB_NAME-$SLURM_JOB_ID-dask.log"
 meeting_point="$PWD/.padless-dask-$SLURM_JOB_ID"
 scheduler_file="$meeting_point/scheduler.json"
 rm -rf "$meeting_point" # left by a start of this job that was killed
 mkdir "$meeting_point"
 steps=()
-echo "job $SLURM_JOB_ID, start ${SLURM_RESTART_COUNT:-0}: $SRUN_CPUS_PER_TASK workers on each of $SLURM_JOB_NODELIST;" \
+echo "$job, restart $restarts: $SRUN_CPUS_PER_TASK workers on each of $SLURM_JOB_NODELIST;" \
     "what Dask has to say is in $dask_log"
 
 # Whatever is still there at the limit, SLURM ends with the job.
@@ -36,23 +21,30 @@ wait_for_steps() {
 }
 
 finish() {
+    local code=$?
     trap - EXIT TERM INT
     for pid in "${steps[@]}"; do
         kill -TERM "$pid" 2>/dev/null || true
     done
     wait_for_steps
     rm -rf "$meeting_point"
+    if ((code == 0)); then
+        echo "$job: exit 0: done"
+    else
+        echo "$job: exit $code: a line above says why; submitted again, it goes on"
+    fi
 }
 trap finish EXIT
-trap 'exit 143' TERM INT
+trap 'echo "$job: asked to stop"; exit 143' TERM INT
 
 # The scheduler shares a core of the first node; each node has one task that starts a worker per core.
 srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --overlap --open-mode=append --output="$dask_log" \
-    "$PYTHON" -m distributed.cli.dask_scheduler --scheduler-file "$scheduler_file" --port 0 --dashboard-address :0 &
+    "${python[@]}" -m distributed.cli.dask_scheduler --scheduler-file "$scheduler_file" --port 0 \
+    --dashboard-address :0 &
 steps+=("$!")
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --overlap --label \
     --open-mode=append --output="$dask_log" \
-    "$PYTHON" -m distributed.cli.dask_worker --scheduler-file "$scheduler_file" --death-timeout 300 \
+    "${python[@]}" -m distributed.cli.dask_worker --scheduler-file "$scheduler_file" --death-timeout 300 \
     --nworkers "$SRUN_CPUS_PER_TASK" --nthreads 1 --local-directory "${TMPDIR:-/tmp}" --no-dashboard &
 steps+=("$!")
 
@@ -62,19 +54,18 @@ for ((second = 0; second < 120; second++)); do
     sleep 1
 done
 if [[ ! -s "$scheduler_file" ]]; then
-    echo "error: no Dask scheduler after $second s; can '$PYTHON -m distributed.cli.dask_scheduler' start there?" >&2
     tail -n 20 "$dask_log" >&2
+    echo "error: no Dask scheduler after $second s; can '${python[*]} -m distributed.cli.dask_scheduler' start there?" >&2
     exit 1
 fi
 
 # In the background, so that the trap can act while we wait.
-"$PYTHON" -m preprocessing run --config "$CONFIG" --output "$OUTPUT" \
-    --executor.kind dask --executor.scheduler "$scheduler_file" "$@" &
-job="$!"
-steps+=("$job")
-wait "$job"
+"${python[@]}" -m preprocessing run --executor.kind dask --executor.scheduler "$scheduler_file" "$@" &
+pipeline=$!
+steps+=("$pipeline")
+wait "$pipeline"
 
 # The dataset is there: a worker that does not leave when asked can no longer make the job fail.
-timeout 30 "$PYTHON" -c 'import sys; from distributed import Client; Client(scheduler_file=sys.argv[1]).shutdown()' \
+timeout 30 "${python[@]}" -c 'import sys; from distributed import Client; Client(scheduler_file=sys.argv[1]).shutdown()' \
     "$scheduler_file" || true
 wait_for_steps
