@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FREQUENT = 25
 SAMPLE_CHARACTERS = 240
+COUNTED = {"rows_read", "rows_kept", "dropped", "duplicates", "contradictions"}
+"""What a manifest's statistics hold of the whole corpus, unless it was made otherwise than by a job."""
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 
@@ -155,7 +157,7 @@ def render(found: dict[str, Any]) -> str:
     lines = [f"{found['dataset']}: vocabulary {found['vocabulary_size']:,} ({found['id_dtype']})", ""]
     lines += [pd.DataFrame(table).fillna("0").to_string(), ""]
     corpus = found["corpus"]
-    if corpus:
+    if corpus.keys() >= COUNTED:
         dropped = ", ".join(f"{name} {count:,}" for name, count in corpus["dropped"].items() if count) or "none"
         lines += [f"rows read {corpus['rows_read']:,}, kept {corpus['rows_kept']:,}; left out: {dropped}"]
         repeated = corpus["duplicates"]
@@ -164,11 +166,11 @@ def render(found: dict[str, Any]) -> str:
             f"{repeated['across_splits']:,} rows across splits; contradictory labels: {corpus['contradictions']:,}",
             "",
         ]
-        if UNLABELLED in corpus:
-            kept = found["splits"].get(UNLABELLED, {"rows": 0})["rows"]
-            lines += [f"unlabelled: {unlabelled.in_words(corpus[UNLABELLED], kept)}", ""]
-        lines += [f"splits {line}" for line in groups.in_words(corpus["groups"])] + [""] if "groups" in corpus else []
-        lines += [f"folds: {folds.in_words(corpus['folds'])}", ""] if "folds" in corpus else []
+    if UNLABELLED in corpus:
+        kept = found["splits"].get(UNLABELLED, {"rows": 0})["rows"]
+        lines += [f"unlabelled: {unlabelled.in_words(corpus[UNLABELLED], kept)}", ""]
+    lines += [f"splits {line}" for line in groups.in_words(corpus["groups"])] + [""] if "groups" in corpus else []
+    lines += [f"folds: {folds.in_words(corpus['folds'])}", ""] if "folds" in corpus else []
     lines += ["most frequent tokens: " + " ".join(one_line(one["token"]) for one in found["frequent_tokens"]), ""]
     for name, rows in found["samples"].items():
         for row in rows:
