@@ -46,11 +46,10 @@ class MetricsLog:
         """
         self.run = run
         self.files = {}
-        self.mended = []
         with storage(run):
+            found = [mend(run / name, (keep or {}).get(name, 0)) for name in FILES]
+            self.mended = [sentence for sentence in found if sentence]
             for name in FILES:
-                if sentence := mend(run / name, (keep or {}).get(name, 0)):
-                    self.mended.append(sentence)
                 file = open(run / name, "ab", buffering=0)  # noqa: SIM115 - held for as long as the run
                 size = (keep or {}).get(name, 0)
                 if os.fstat(file.fileno()).st_size > size:
