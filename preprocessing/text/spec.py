@@ -106,6 +106,9 @@ class TextPipeline:
                     f"the text pipeline was written by another version of padless: unknown keys {unknown}, "
                     f"missing keys {missing}; run preprocessing again with this version"
                 )
+            texts = [*stop_words, *dict(resources).values()]
+            if not isinstance(stop_words, list | tuple) or not all(isinstance(text, str) for text in texts):
+                raise TypeError("stop words and resources are texts")
             return cls(TextSpec(**spec), tuple(stop_words), dict(resources))
         except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise DataError(
