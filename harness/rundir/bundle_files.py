@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -161,16 +161,31 @@ def seal_of(content: dict[str, Any]) -> str:
     return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
 
 
+@dataclass(frozen=True)
+class Peek:
+    """What a bundle of any version says, before anything of it is needed."""
+
+    dataset: str | None = None
+    step: Count | None = None
+    fold: Count | None = None
+    labels: list[str] = field(default_factory=list)
+
+
+def peek(directory: Path) -> Peek:
+    """What ``bundle.json`` says of a few things; nothing without one. Raises ``DataError`` for a damaged one."""
+    path = directory / INDEX
+    content = read_object(path) or {}
+    return typed(Peek, {one.name: content[one.name] for one in fields(Peek) if one.name in content}, str(path), DAMAGED)
+
+
 def read_fingerprint(directory: Path) -> str | None:
     """Fingerprint of the dataset behind a bundle of any version; None without a bundle."""
-    found = (read_object(directory / INDEX) or {}).get("dataset")
-    return found if isinstance(found, str) else None
+    return peek(directory).dataset
 
 
 def read_fold(directory: Path) -> int | None:
     """The fold that the training of a bundle held out; None if it held none out, and without a bundle."""
-    found = (read_object(directory / INDEX) or {}).get("fold")
-    return found if isinstance(found, int) else None
+    return peek(directory).fold
 
 
 def weights_path(directory: Path, info: BundleInfo) -> Path:

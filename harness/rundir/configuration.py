@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +69,9 @@ class Known:
     run: str = ""
     task: Task = CLASSIFIER
     fold: Count | None = None
+    seed: Count = 0
+    model: dict[str, Any] = field(default_factory=dict)
+    optim: dict[str, Any] = field(default_factory=dict)
     tracking: Annotated[dict[str, Any], having(project=str)] | None = None
 
 

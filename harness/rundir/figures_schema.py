@@ -34,8 +34,8 @@ class Bin:
     """Rows of similar confidence."""
 
     rows: Count
-    confidence: Maybe
-    accuracy: Maybe
+    confidence: Share
+    accuracy: Share
 
 
 @dataclass(frozen=True)

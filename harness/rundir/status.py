@@ -18,13 +18,15 @@ from harness.rundir.layout import ATTEMPTS, STATUS
 from harness.rundir.storage import storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.typed import Between, Count, typed
+from preprocessing.base.typed import Between, Count, having, typed
 from preprocessing.base.untrusted import read_bytes
 
 LAUNCH_ID = "PADLESS_LAUNCH_ID"
 """Environment variable that marks a launch: it is copied into the status, so a launcher knows its own run's."""
 
 REBUILD = "start the run again, which rebuilds it"
+STARTED = having(started=Annotated[float, Between(0, 1e11)])
+"""Seconds since 1970 that are a date."""
 State = Literal["running", "finished", "preempted", "failed"]
 
 
@@ -92,4 +94,5 @@ def note_attempt(run: str | Path, facts: dict[str, Any]) -> int:
 
 def read_attempts(run: str | Path) -> list[Line]:
     """One line for each start of a run, oldest first; a line that a kill has cut off is left out."""
-    return read_lines(Path(run, ATTEMPTS), several_writers=True)
+    lines = read_lines(Path(run, ATTEMPTS), several_writers=True)
+    return [line for line in lines if "started" not in line or STARTED.holds(line)]
