@@ -12,7 +12,7 @@ import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.printable import one_line, printable
+from preprocessing.base.printable import plain_line, printable
 from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
 from preprocessing.dataset import folds, groups, remote, unlabelled
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
@@ -147,7 +147,7 @@ def render(found: dict[str, Any]) -> str:
     for name, split in found["splits"].items():
         column = {"rows": f"{split['rows']:,}"}
         shares = {label: split["labels"][label] / split["rows"] for label in labels if split["labels"]}
-        column |= {one_line(label): f"{shares[label]:.1%}" if shares else "-" for label in labels}
+        column |= {plain_line(label): f"{shares[label]:.1%}" if shares else "-" for label in labels}
         column |= {f"length, {p} %": f"{value:,}" for p, value in split["length_percentiles"].items()}
         column |= {f"width {width}": f"{rows:,}" for width, rows in split["rows_per_width"].items()}
         column["padding on disk"] = f"{split['padding_on_disk']:.1%}"
@@ -171,10 +171,10 @@ def render(found: dict[str, Any]) -> str:
         lines += [f"unlabelled: {unlabelled.in_words(corpus[UNLABELLED], kept)}", ""]
     lines += [f"splits {line}" for line in groups.in_words(corpus["groups"])] + [""] if "groups" in corpus else []
     lines += [f"folds: {folds.in_words(corpus['folds'])}", ""] if "folds" in corpus else []
-    lines += ["most frequent tokens: " + " ".join(one_line(one["token"]) for one in found["frequent_tokens"]), ""]
+    lines += ["most frequent tokens: " + " ".join(plain_line(one["token"]) for one in found["frequent_tokens"]), ""]
     for name, rows in found["samples"].items():
         for row in rows:
-            label = "no label" if row["label"] is None else one_line(row["label"])
+            label = "no label" if row["label"] is None else plain_line(row["label"])
             lines.append(f"{name} row {row['row']} ({label}, {row['length']} tokens): {row['text']}")
     return printable("\n".join(lines))
 

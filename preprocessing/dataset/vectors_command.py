@@ -25,6 +25,7 @@ from preprocessing.dataset import word2vec
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from preprocessing.dataset.vectors import (
     LEARN_FROM,
+    MOST_DIM,
     KeptVectors,
     VectorSettings,
     array_of,
@@ -40,7 +41,7 @@ REPEATABLE_WORK = 100_000_000
 """Up to so many tokens times epochs, minutes of one core, one thread learns, and the same seed gives the same bytes."""
 FIRST_WORD = 2
 """Ids below it, <pad> and <unk>, are no words."""
-MOST_DIM, MOST_WORDS, MOST_EPOCHS = 1 << 16, 1024, 10_000
+MOST_WORDS, MOST_EPOCHS = 1024, 10_000
 """Beyond what anybody learns."""
 WORDS_PER_S = 500_000
 """About what one thread learns from in a second, at 128 numbers and 10 negatives."""

@@ -26,7 +26,7 @@ from harness.scores.calibration import Decision
 from harness.scores.figures import figures
 from preprocessing import __main__ as preprocessing
 from preprocessing.base import cli, screen
-from preprocessing.base.printable import Guarded, guarded, guards, one_line, printable
+from preprocessing.base.printable import Guarded, guarded, guards, plain_line, printable
 from preprocessing.base.screen import Screen
 from preprocessing.dataset.shards import read_manifest
 from tests.corpora import write_csv
@@ -174,7 +174,7 @@ def test_a_name_that_is_not_utf8_is_printed(tmp_path: Path, capsys: pytest.Captu
 
 def test_what_is_escaped() -> None:
     assert printable("a\nb\tc é 日本 \u200f") == "a\nb\tc é 日本 \u200f"
-    assert one_line("a\nb\tc\r") == r"a\nb\tc\r"
+    assert plain_line("a\nb\tc\r") == r"a\nb\tc\r"
     assert printable("\x1b\x7f\x85\u2028\u202e\ud800") == r"\u001b\u007f\u0085\u2028\u202e\ud800"
     text = "".join(map(chr, [*range(0x300), *range(0x2000, 0x2100), 0xD800, 0xFEFF, 0x1F600]))
     assert not FOREIGN.search(printable(text))
