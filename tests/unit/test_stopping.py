@@ -34,7 +34,7 @@ def begin(body: str) -> subprocess.Popen[str]:
     """A command whose ``main`` is ``body``; it has begun."""
     code = COMMAND.replace("{body}", READY + body)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, **pipes)  # type: ignore[call-overload]
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, **pipes)
     assert process.stdout.readline() == "ready\n"
     assert process.stdout.readline() == "in it\n"
     return process  # type: ignore[no-any-return]
