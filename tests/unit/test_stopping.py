@@ -33,11 +33,11 @@ READY = "print('in it', flush=True); "
 def begin(body: str) -> subprocess.Popen[str]:
     """A command whose ``main`` is ``body``; it has begun."""
     code = COMMAND.replace("{body}", READY + body)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, **pipes)  # type: ignore[call-overload]
-    assert process.stdout.readline() == "ready\n"
-    assert process.stdout.readline() == "in it\n"
-    return process  # type: ignore[no-any-return]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, stdout=pipe, stderr=pipe)
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "in it\n"]
+    return process
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, list[str], float]:
