@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,10 +13,11 @@ from typing import Any
 
 from harness.config import RunConfig, flat, to_dict
 from harness.launch import roll_call
-from harness.launch.roll_call import CODE, DATASET, TORCH, Hello, Place
+from harness.launch.roll_call import CODE, DATASET, TORCH, Hello, MeetingError, Place
 from harness.ranks import network
+from harness.ranks.preemption import EXIT_CODE, SIGNALS
 from harness.rundir.environment import code_hash, git_revision, installed_version
-from harness.rundir.status import LAUNCH_ID, read_status, write_status
+from harness.rundir.status import LAUNCH_ID, State, read_status, write_status
 from harness.rundir.storage import claim
 from preprocessing.base.errors import ConfigError, UserError
 
@@ -65,11 +67,29 @@ def meet(place: Place, config: RunConfig, facts: dict[str, Any], say: Callable[[
     """Meet the launchers of the other machines; the name of this start. Raises ``UserError``, the same on each."""
     hello = Hello(place.rank, {**facts, CODE: code(), TORCH: installed_version("torch")})
     try:
-        return roll_call.meet(place, hello, os.environ[LAUNCH_ID], config.timeout_s, say)
+        with stoppable():
+            return roll_call.meet(place, hello, os.environ[LAUNCH_ID], config.timeout_s, say)
     except UserError as error:
         if place.rank == 0:
             note_end(config, str(error), error.exit_code)
         raise
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let a stop signal end the wait in the block with a ``MeetingError`` whose exit code asks to be started again."""
+
+    def stop(number: int, _: Any) -> None:
+        error = MeetingError(f"{signal.Signals(number).name} received while waiting for the other machines")
+        error.exit_code = EXIT_CODE
+        raise error
+
+    before = {name: signal.signal(getattr(signal, name), stop) for name in SIGNALS}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
 
 
 def try_meeting(arguments: Any, timeout_s: float, say: Callable[[str], None]) -> None:
@@ -126,4 +146,5 @@ def note_end(config: RunConfig, reason: str, exit_code: int) -> None:
         with lock:
             status = read_status(config.run) or {}
             if status.get("state") != "finished" and status.get("launch") != os.environ.get(LAUNCH_ID):
-                write_status(config.run, "failed", step=status.get("step", 0), exit_code=exit_code, reason=reason)
+                state: State = "preempted" if exit_code == EXIT_CODE else "failed"
+                write_status(config.run, state, step=status.get("step", 0), exit_code=exit_code, reason=reason)

@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.config import RunConfig
 from harness.launch import machines, roll_call
 from harness.launch.roll_call import Hello, MeetingError, Place, judge
+from harness.rundir.status import LAUNCH_ID, read_status, write_status
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from tests.commands import free_port
 
@@ -177,3 +182,39 @@ def test_meeting_errors_keep_the_code_of_what_they_are_about() -> None:
     answer = judge(Place("a", 1, 0, 2), [Hello(0), Hello(1, problem="full", exit_code=4)], "", 20)
     assert answer.exit_code == 4
     assert MeetingError("x").exit_code == 1
+
+
+def test_a_stop_signal_ends_the_wait_and_asks_for_another_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machines, "code", lambda: "this one")
+    monkeypatch.setenv(LAUNCH_ID, "mine")
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stop(_: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(MeetingError, match="SIGTERM received while waiting for the other machines") as caught:
+        machines.meet(places(2)[0], RunConfig(run=str(tmp_path / "run"), timeout_s=30), {}, stop)
+    assert caught.value.exit_code == 85
+    assert signal.getsignal(signal.SIGTERM) == before
+    status = read_status(tmp_path / "run") or {}
+    assert (status["state"], status["exit_code"], status["launch"]) == ("preempted", 85, "mine")
+    assert status["reason"] == str(caught.value)
+
+
+def test_a_run_that_has_finished_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machines, "code", lambda: "this one")
+    monkeypatch.setenv(LAUNCH_ID, "before")
+    write_status(tmp_path, "finished", step=9)
+    monkeypatch.setenv(LAUNCH_ID, "mine")
+    with pytest.raises(MeetingError, match=r"machine 1 of 2 did not come to 127\.0\.0\.1"):
+        machines.meet(places(2)[0], RunConfig(run=str(tmp_path), timeout_s=1), {}, lambda text: None)
+    assert (read_status(tmp_path) or {})["state"] == "finished"
+    write_status(tmp_path, "failed", step=9)
+    monkeypatch.setenv(LAUNCH_ID, "again")
+    with pytest.raises(MeetingError):
+        machines.meet(places(2)[0], RunConfig(run=str(tmp_path), timeout_s=1), {}, lambda text: None)
+    status = read_status(tmp_path) or {}
+    assert (status["state"], status["step"], status["launch"]) == ("failed", 9, "again")
+    assert status["reason"].startswith("machine 1 of 2 did not come to 127.0.0.1:")
