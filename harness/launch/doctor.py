@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from preprocessing.base import cli
 from preprocessing.base.commands import Command, read
 from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen, Tone
+from preprocessing.base.storage import temporary_folder
 
 PROG = "python -m harness doctor"
 MODULE = "harness.launch.doctor"
@@ -80,8 +80,8 @@ def launch(options: list[str], keys: list[str]) -> int:
 
     The ranks hand it over in a file and leave with 0, since a launcher makes a noise when a rank does not.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "exit_code")
+    with temporary_folder() as folder:
+        path = folder / "exit_code"
         os.environ[EXIT_CODE_FILE] = str(path)
         launcher.tell_devices(options)
         failure = launcher.start(launcher.accelerate_arguments(options, keys, MODULE))

@@ -188,7 +188,8 @@ class RunWriter:
         try:
             write_status(self.directory, ending.state, **facts)  # type: ignore[arg-type]
         except StorageError as full:
-            print(f"warning: {full}", file=sys.stderr)
+            if ending.exit_code != full.exit_code:  # else it is about to be said of another file
+                print(f"warning: {full}", file=sys.stderr)
 
 
 def bundle_step(bundle: Path) -> int | None:

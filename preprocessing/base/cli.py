@@ -8,6 +8,7 @@ name the file and the nearest key, and every error of its own is folded into one
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 import os
@@ -17,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from preprocessing.base import aliases, familiar, help_page, recipes
+from preprocessing.base import aliases, familiar, help_page, recipes, storage
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.help_page import Page
 from preprocessing.base.installed import needed
@@ -294,13 +295,45 @@ def one_line(message: str) -> str:
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Call ``main(argv)`` and turn what it raises into one line on stderr and a documented exit code."""
     try:
-        return main(list(sys.argv[1:] if argv is None else argv)) or 0
+        code = printed(main, list(sys.argv[1:] if argv is None else argv))
     except UserError as error:
-        print(as_typed(f"error: {error}"), file=sys.stderr)
-        return error.exit_code
+        return say(error)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print_nowhere()
         return 0
+    except OSError as error:
+        refusal = storage.told(error)
+        if refusal is None:
+            raise
+        return say(refusal)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return INTERRUPTED
+    return code
+
+
+def printed(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """Call ``main``, and see that what it has printed arrives: at the exit nobody could say that it did not."""
+    try:
+        code = main(argv) or 0
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return code
+
+
+def say(error: UserError) -> int:
+    """Print the one line of an error; its exit code."""
+    with contextlib.suppress(OSError):  # a log on a full disk
+        print(as_typed(f"error: {error}"), file=sys.stderr, flush=True)
+    try:
+        sys.stdout.flush()
+    except OSError:  # it takes no more, which is said by now
+        print_nowhere()
+    return error.exit_code
+
+
+def print_nowhere() -> None:
+    """Let what is still to be printed vanish; Python would complain of it at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

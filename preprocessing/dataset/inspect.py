@@ -13,6 +13,7 @@ import numpy as np
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
+from preprocessing.base.storage import storing
 from preprocessing.dataset import folds, groups, remote, unlabelled
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK, Vocabulary
@@ -199,9 +200,9 @@ def plot(found: dict[str, Any], path: str) -> None:
         axes.bar_label(bars, fmt="%.2f")
         axes.set_title(title)
     try:
-        with atomic.replacing(path) as temporary:
+        with storing(path, otherwise="name another file with --plot"), atomic.replacing(path) as temporary:
             figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:] or "png")
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"inspect --plot: {path}: {error}") from None
 
 

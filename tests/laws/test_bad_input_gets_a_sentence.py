@@ -89,7 +89,7 @@ def test_a_directory_with_other_files_is_left_alone(tmp_path: Path, command: Com
 def test_an_output_that_is_a_file(tmp_path: Path, command: Command) -> None:
     source = corpus(tmp_path)
     assert command.build(source, source) == 2
-    assert "output:" in command.sentence
+    assert "name another directory with --output" in command.sentence
     assert "Not a directory" in command.sentence or "File exists" in command.sentence
 
 
@@ -101,7 +101,7 @@ def test_a_disk_that_takes_no_more(
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(atomic, "fsync", fail)
-    assert command.build(corpus(tmp_path), tmp_path / "out") == 2
+    assert command.build(corpus(tmp_path), tmp_path / "out") == 4
     assert os.strerror(number) in command.sentence
     assert not (tmp_path / "out" / "dataset.json").exists()
     monkeypatch.undo()
