@@ -32,6 +32,7 @@ from harness.training.rules import resolve
 from preprocessing.base import cli, recipes
 from preprocessing.base.errors import ConfigError, DataError, StorageError
 from preprocessing.base.screen import Screen
+from preprocessing.base.storage import told
 
 PROG = "python -m harness launch"
 QUIET = "--quiet"
@@ -265,6 +266,8 @@ def start(arguments: Any) -> Failure | None:
             return None
         return describe_exit(0, int(error.code) if isinstance(error.code, int) else 1, *forwarded[:1])
     except Exception as error:
+        if isinstance(error, OSError) and (refusal := told(error)) is not None:  # it needs temporary files
+            raise refusal from None
         return describe_failure(error)
     return None
 

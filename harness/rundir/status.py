@@ -39,8 +39,7 @@ def note_attempt(run: str | Path, facts: dict[str, Any]) -> int:
     with storage(path):
         number = 1 + (path.read_text(encoding="utf-8").count("\n") if path.exists() else 0)
         line = {"attempt": number, "started": time.time(), "host": platform.node(), **facts}
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        atomic.append_line(path, json.dumps(line))
     return number
 
 

@@ -27,7 +27,11 @@ OTHER_KIND = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMP
 """What is there is no file, or no directory, as it was wanted; or the name cannot be one."""
 CONTINUE = "make room and run the same command to continue"
 ANOTHER = "name a directory that can be written"
-NOWHERE = "no folder for temporary files can be written (TMPDIR, /tmp)"
+NOWHERE = (
+    "no folder for temporary files can be written (TMPDIR, /tmp); make room there, or set TMPDIR to a folder with room"
+)
+NO_TEMPORARY = "No usable temporary directory"
+"""How Python begins to say so; the error's number is that of a missing file."""
 
 
 def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER, room: str = CONTINUE) -> UserError:
@@ -61,6 +65,8 @@ def storing(path: str | Path, *, otherwise: str = ANOTHER, room: str = CONTINUE)
 
 def told(error: OSError) -> UserError | None:
     """The sentence for an error that no block has made one of; None for what is no failure to write."""
+    if str(error.strerror).startswith(NO_TEMPORARY):
+        return StorageError(NOWHERE)
     if error.errno in NO_ROOM or (error.errno in NOT_ALLOWED and error.filename):
         return refusal(error, "standard output" if is_about_output(error) else "a temporary file (TMPDIR, /dev/shm)")
     return None
@@ -87,9 +93,9 @@ def temporary_folder() -> Iterator[Path]:
     """A folder that is gone after the block. Raises ``StorageError`` where there is none, or no room in it."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="padless-")
-    except FileNotFoundError:  # none of the folders that Python tries can be written
-        raise StorageError(f"{NOWHERE}; make room there, or set TMPDIR to a folder with room") from None
     except OSError as error:
+        if str(error.strerror).startswith(NO_TEMPORARY):
+            raise StorageError(NOWHERE) from None
         raise refusal(error, tempfile.gettempdir(), otherwise="set TMPDIR to a folder with room") from None
     with folder as name:
         try:
