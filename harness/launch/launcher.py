@@ -30,7 +30,7 @@ from harness.settings.task import LANGUAGE_MODEL
 from harness.training import preflight
 from harness.training.rules import resolve
 from preprocessing.base import cli, recipes
-from preprocessing.base.errors import ConfigError, DataError, StorageError
+from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.screen import Screen
 from preprocessing.base.storage import told
 
@@ -323,7 +323,7 @@ def outcome(run: Path, launch_id: str, failure: Failure | None) -> int:
         write_status(run, "preempted", step=step, exit_code=EXIT_CODE, reason=f"{failure.signal} received")
         return EXIT_CODE
     if state is not None:
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(UserError):
             write_status(run, "failed", step=step, exit_code=failure.code, reason=failure.sentence)
     if not failure.said:
         print(f"error: {failure.sentence}; what it said is above", file=sys.stderr)

@@ -73,11 +73,11 @@ def told(error: OSError) -> UserError | None:
 
 
 def is_about_output(error: OSError) -> bool:
-    """Whether it is standard output that takes no more: what is still to be printed fails in the same way."""
-    if error.filename:
+    """Whether it is standard output that takes no more: then it does not take an end of line either."""
+    if error.filename or sys.stdout.isatty():
         return False
     try:
-        sys.stdout.flush()
+        print(flush=True)
     except OSError:
         return True
     return False

@@ -219,4 +219,5 @@ def draw_lengths(axes: Any, found: dict[str, Any]) -> None:
     axes.set_title("Length before truncation, and the ladder of widths", pad=16)
     axes.set_xlabel("tokens")
     axes.set_ylabel("share of rows")
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()

@@ -60,7 +60,7 @@ def preload() -> None:
 
 
 def outcomes(folder: Path, only: str | None = None, *, quick: bool = False) -> Iterator[Outcome]:
-    """Every trial of every command whose name has ``only`` in it."""
+    """Every trial of every command whose name has ``only`` in it; ``others: NAME`` is one of the other faults."""
     preload()
     inputs = Inputs(folder / "inputs")
     for make in (lambda: inputs.make() and 0, inputs.make_run):
@@ -71,7 +71,7 @@ def outcomes(folder: Path, only: str | None = None, *, quick: bool = False) -> I
             if only is None or only in scenario.name:
                 yield from Sweep(scenario, inputs, disk).trials(quick)
         for fault in others.every():
-            if only is None or only in f"others: {fault.name}":
+            if only is None or f"others: {fault.name}".startswith(only):
                 yield others.outcome(fault, inputs, disk, folder)
 
 

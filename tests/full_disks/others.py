@@ -82,7 +82,11 @@ def kinds() -> Iterator[Fault]:
         return lambda disk: [os.removedirs(disk.root / name) for name in names] and None
 
     def file_at(name: str) -> Callable[[Disk], None]:
-        return lambda disk: (disk.root / name).write_text("mine") and None
+        def make(disk: Disk) -> None:
+            (disk.root / name).parent.mkdir(exist_ok=True)
+            (disk.root / name).write_text("mine")
+
+        return make
 
     def removed(name: str) -> Callable[[Disk], None]:
         return lambda disk: (disk.root / name).unlink()
@@ -103,6 +107,8 @@ def kinds() -> Iterator[Fault]:
         "out": of(preprocessing, "run", "--source.path", "{packed.csv.gz}", "--output", "DISK/out", *SMALL),
         "vectors": of(preprocessing, "vectors", "{data}", "--output", "DISK/vectors", "--dim", "4", "--epochs", "1"),
         "run": training(),
+        "run/checkpoints": training(),
+        "run/bundle": training(),
         "stage": training("--stage_dir", "DISK/stage"),
         "eval": of(harness, "evaluate", "--run", "{run}", "--data", "{data}", "--output", "DISK/eval", *CPU[:2]),
         "export": of(harness, "export", "{run}", "--output", "DISK/export", "--quiet"),

@@ -164,7 +164,7 @@ def concluded(inputs: Inputs, disk: Path) -> int:
 
     def main(_: list[str]) -> int:
         folder = disk / "many"
-        asked = LaunchRecipe(data=inputs.data, run=str(folder), seeds="2")
+        asked = LaunchRecipe(data=inputs.data, run=str(folder), seeds="0,1")
         conclude(folder, many_runs.members(folder), asked, Screen())
         return 0
 
