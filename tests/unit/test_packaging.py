@@ -20,7 +20,7 @@ from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import main as harness
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import cli, completion, invocation, recipes
+from preprocessing.base import answering, cli, completion, invocation, recipes
 from preprocessing.base.commands import Command
 from preprocessing.base.named import load
 from tests.requirements import CORE, groups_of, requirements
@@ -150,7 +150,7 @@ def test_whoever_types_padless_reads_padless(capsys: pytest.CaptureFixture[str],
     shown = capsys.readouterr().out
     assert shown.startswith("usage: padless predict [")
     assert '\n  padless predict --run runs/mine "a fine film"\n' in shown
-    assert cli.run(harness, ["prepare"]) == 2
+    assert answering.run(harness, ["prepare"]) == 2
     said = "error: padless: prepare: no such command; it is padless-preprocess run here\n"
     assert capsys.readouterr().err == said
     assert (
