@@ -57,9 +57,7 @@ def test_each_distribution_has_one_lowest_version() -> None:
 @pytest.mark.parametrize("kind", ["lowest", "newest"])
 def test_it_works_with_these_versions(kind: str, tmp_path: Path) -> None:
     python = str(environment(kind, tmp_path))
-    listed = succeed(
-        run_command([python, "-m", "pip", "list", "--format", "json"], COMMAND_S, {"PYTHONPATH": ""})
-    ).stdout
+    listed = succeed(run_command([python, "-m", "pip", "list", "--format", "json"], COMMAND_S, {"PYTHONPATH": ""}))
     versions = {one["name"].lower().replace("_", "-"): one["version"] for one in json.loads(listed.stdout)}
     direct = {one.name: versions[one.name] for one in requirements() if one.group not in LEFT_OUT}
     if kind == "lowest":
