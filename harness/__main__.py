@@ -72,6 +72,7 @@ BENCHES = tuple(
         ("loader", "LoaderConfig", "Loading batches, beside loaders of today."),
         ("pretrain", "PretrainBenchConfig", "A step of pretraining, beside a classifier's."),
         ("predict", "PredictBenchConfig", "Predictions of raw texts, beside loops of today."),
+        ("limits", "LimitsConfig", "How far rows, classes, texts, … go, and what then."),
     )
 )
 BENCHES += (

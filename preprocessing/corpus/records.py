@@ -48,7 +48,8 @@ def cuts(
     """Cut a stream into runs of whole records of about ``part_bytes``, and count them.
 
     ``header`` takes the first record for the header: it belongs to no run. Blank lines are no records. The first
-    ``mark`` bytes, a byte order mark, are passed over. Raises ``DataError`` for a quote that never closes.
+    ``mark`` bytes, a byte order mark, are passed over. Raises ``DataError`` for a quote that never closes, and
+    for a record longer than ``MAX_RECORD_BYTES``.
     """
     start, rows, first_row, offset, rest = mark, 0, 1, mark, b""
     for whole, last in marked(pieces):
@@ -59,9 +60,13 @@ def cuts(
         counted = np.concatenate([[0], np.cumsum(filled)])
         if len(data) - used > (0 if last else MAX_RECORD_BYTES):
             row = first_row + rows + int(counted[-1]) - header
-            raise DataError(
-                f"{name}: row {row}: a quote opens and never closes; set source.quote to '' if quotes are text"
-            )
+            what = "a quote opens and never closes; set source.quote to '' if quotes are text"
+            if not last:
+                what = (
+                    f"is longer than {MAX_RECORD_BYTES >> 20} MiB; split its text, or, if it holds a quote that never "
+                    "closes, mend that or set source.quote to ''"
+                )
+            raise DataError(f"{name}: row {row}: {what}")
         at = 0
         if header and filled.any():
             at, header = int(np.flatnonzero(filled)[0]) + 1, False
