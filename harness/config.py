@@ -21,8 +21,9 @@ from harness.settings.self_training import SelfTrainingConfig
 from harness.settings.task import CLASSIFIER, LanguageModelConfig, Task
 from harness.settings.tracking import TrackingConfig
 from preprocessing.base import recipes
-from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.meant import check_processes, check_wait
+from preprocessing.base.typed import typed
 
 __all__ = [
     "WINDOW_BYTES_PER_ROW",
@@ -48,6 +49,7 @@ __all__ = [
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Recurrence = Literal["auto", "packed", "padded"]
+DAMAGED = "edited or damaged; restore it"
 FIRST_KEYS = ("data", "run", "epochs", "global_batch", "optim.lr")
 """The keys of a training that matter most: the first screen of ``--help`` has these."""
 
@@ -239,11 +241,18 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def model_from_dict(values: dict[str, Any]) -> ModelConfig:
-    """The model part of a stored configuration; unknown keys mean that another version wrote it."""
+def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
+    """The model part of a configuration that a file ``where`` holds. Raises ``DataError`` for what no model has.
+
+    Unknown keys mean that another version wrote it.
+    """
     unknown = set(values) - {item.name for item in fields(ModelConfig)}
     if unknown:
-        raise ConfigError(
-            f"model.{sorted(unknown)[0]}: unknown key: the weights were written by another version of padless"
+        raise DataError(
+            f"{where}: model.{sorted(unknown)[0]!s:.60}: unknown key: the weights were written by another version of "
+            "padless; use that one, or restore the file"
         )
-    return ModelConfig(**values)
+    try:
+        return typed(ModelConfig, values, f"{where}: model", DAMAGED)
+    except ConfigError as error:
+        raise DataError(f"{where}: {error}; {DAMAGED}") from None

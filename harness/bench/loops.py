@@ -74,7 +74,7 @@ class Apart:
     def _answer(self) -> tuple[int, float]:
         if not self.connection.poll(TURN_LIMIT_S):
             raise TimeoutError(f"no answer from a loop of the bench in {TURN_LIMIT_S} s")
-        answer = self.connection.recv()
+        answer = self.connection.recv()  # cannot hang: polled
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -89,7 +89,7 @@ class Apart:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.process.kill()
-        self.process.join()
+        self.process.join(TURN_LIMIT_S)
 
 
 def serve(connection: Connection, config: LoopConfig, device: str, packed: bool) -> None:
@@ -102,7 +102,7 @@ def serve(connection: Connection, config: LoopConfig, device: str, packed: bool)
         loop = Plain(config, torch.device(device), manifest.vocabulary_size, batches, packed)
         connection.send((0, 0.0))
         while True:
-            number = connection.recv()
+            number = connection.recv()  # cannot hang: ends with EOFError when the bench does
             synchronize(loop.device)
             started = time.perf_counter()
             tokens = loop.turn(number)

@@ -14,7 +14,7 @@ from harness.config import RunConfig, flat, to_dict
 from harness.data import order
 from harness.rundir import layout, many_runs
 from harness.rundir.checkpoint import Checkpoint, newest
-from harness.rundir.status import read_status
+from harness.rundir.status import known_status
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import Manifest
 
@@ -136,7 +136,7 @@ class ResumePoint:
 
 
 def find_resume_point(config: RunConfig, say: Callable[[str], None]) -> ResumePoint:
-    """What there is to go on from. ``say`` hears of damaged checkpoints and of keys that differ.
+    """What there is to go on from. ``say`` hears of damaged files and of keys that differ.
 
     Raises ``ConfigError`` if the run must not go on from here.
     """
@@ -147,6 +147,7 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None]) -> ResumePo
     layout.check_directory(config.run)
     if not layout.holds_run(config.run):
         return ResumePoint(False, False, [], None)
+    status = known_status(config.run, say)
     checkpoint = newest(config.run, lambda error: say(f"damaged checkpoint: {error}; looking at the one before"))
     if checkpoint is None:
         return ResumePoint(True, False, [], None)
@@ -154,7 +155,7 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None]) -> ResumePo
     if found:
         say("\n".join([f"the configuration differs from that of {checkpoint.path}:", *map(str, found)]))
     check_continuity(found, config.allowed)
-    finished = (read_status(config.run) or {}).get("state") == "finished"
+    finished = status.get("state") == "finished"
     return ResumePoint(True, finished and not any(one.breaks for one in found), found, checkpoint)
 
 

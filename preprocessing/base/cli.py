@@ -13,25 +13,21 @@ import errno
 import itertools
 import os
 import re
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from preprocessing.base import aliases, familiar, help_page, recipes
-from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import Page
 from preprocessing.base.installed import needed
-from preprocessing.base.invocation import as_typed
 from preprocessing.base.meant import check_meant
-from preprocessing.base.printable import guards, tell
 from preprocessing.base.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 Config = TypeVar("Config")
-INTERRUPTED = 130
 UNION = re.compile(
     r"(?P<key>.*?)Does not validate against any of the Union subtypes Subtypes: \[(?P<types>.*?)\] Errors: .* "
     r"Given value type: \S+ Given value: (?P<value>.*)"
@@ -72,10 +68,10 @@ def parse(
     """Read ``argv`` into an instance of ``config_class``; ``defaults`` replace those of some of its fields.
 
     A class attribute ``DEFAULT`` names the configuration file that is read when ``argv`` names none, and ``RECIPES``
-    the kind of recipes that ``--config`` finds by name. ``page`` is what
-    ``--help`` shows, which ends the program. ``in_front`` are options of a launcher, which stand before these. Raises
-    ``ConfigError`` with one sentence for an unknown key (what it is called here, or the nearest known one), a value of
-    the wrong type or out of range, or a configuration file that cannot be read.
+    the kind of recipes that ``--config`` finds by name; ``HINT`` ends the sentence on a key that is not known. ``page``
+    is what ``--help`` shows, which ends the program. ``in_front`` are options of a launcher, which stand before these.
+    Raises ``ConfigError`` with one sentence for an unknown key (what it is called here, or the nearest known one), a
+    value of the wrong type or out of range, or a configuration file that cannot be read.
     """
     needed("jsonargparse", prog)
     from jsonargparse import ArgumentError
@@ -96,11 +92,14 @@ def parse(
     if default is not None and not config_files(argv):
         argv = ["--config", str(default), *argv]
     argv.sort(key=lambda word: word.startswith("--print_config"))  # it prints what came before it, so it goes last
-    check_arguments(argv, known, in_front)
-    for path in config_files(argv):
-        check_config_file(path, known)
-    for key, path in part_files(argv, known):
-        check_config_file(path, {name.removeprefix(f"{key}.") for name in known if name.startswith(f"{key}.")})
+    try:
+        check_arguments(argv, known, in_front)
+        for path in config_files(argv):
+            check_config_file(path, known)
+        for key, path in part_files(argv, known):
+            check_config_file(path, {name.removeprefix(f"{key}.") for name in known if name.startswith(f"{key}.")})
+    except ConfigError as error:
+        raise ConfigError(f"{error}{getattr(config_class, 'HINT', '')}") from None
     argv = verbatim.quoted_arguments(argv, set(verbatim.verbatim_keys(config_class)))
     try:
         namespace = parser.parse_args(argv)
@@ -311,27 +310,3 @@ def one_line(message: str) -> str:
         kinds = [NULL if part == "NoneType" else part.removeprefix("one of ") for part in parts]
         return f"{union['key']}expected {' or '.join(kinds)}, got {union['value']}"
     return re.sub(r"\. Got value: (.*)$", r", got \1", text)
-
-
-def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
-    """Call ``main(argv)`` and turn what it raises into one line on stderr and a documented exit code."""
-    with guards():
-        try:
-            return main(list(sys.argv[1:] if argv is None else argv)) or 0
-        except UserError as error:
-            tell(as_typed(f"error: {error}"))
-            return error.exit_code
-        except MemoryError as error:
-            tell(f"error: not enough memory ({error}); ask for less at once, or take a machine with more")
-            return 1
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        except OSError as error:
-            if error.errno not in UNUSABLE or error.filename is None:
-                raise
-            tell(f"error: {error.filename}: {error.strerror}; name another")
-            return ConfigError.exit_code
-        except KeyboardInterrupt:
-            tell("error: interrupted")
-            return INTERRUPTED

@@ -3,7 +3,8 @@
 
 Understood: ``int`` (a bool is none), ``float`` (finite; an int is one), ``str``, ``bool``, ``None``, ``Any``, unions,
 ``Literal``, ``list[...]``, ``dict[str, ...]`` (also with ``Literal`` keys), ``tuple[...]``, dataclasses in each other,
-``Annotated[int, Between(0, 9)]``, and ``TypedDict``: a plain dict whose named keys are typed, the others are let be.
+``Annotated[int, Between(0, 9)]`` or another condition that has ``holds`` and says what it is, and ``TypedDict``: a
+plain dict whose named keys are typed, the others are let be.
 """
 
 from __future__ import annotations
@@ -42,6 +43,31 @@ class Between:
         if self.most == MOST:
             return f"at least {self.least:g}"
         return f"from {self.least:g} to {self.most:g}"
+
+
+@dataclass(frozen=True)
+class Having:
+    """An object that has these keys, with values of these types, whatever else it has."""
+
+    keys: tuple[tuple[str, Any], ...]
+
+    def holds(self, value: Any) -> bool:
+        """Whether it has them."""
+        try:
+            for name, kind in self.keys:
+                _value(kind, value[name], name)
+        except (KeyError, MismatchError):
+            return False
+        return True
+
+    def __str__(self) -> str:
+        """For a sentence."""
+        return f"an object with {', '.join(name for name, _ in self.keys)}"
+
+
+def having(**keys: Any) -> Having:
+    """``Having`` with keys that are names."""
+    return Having(tuple(keys.items()))
 
 
 @dataclass(frozen=True)

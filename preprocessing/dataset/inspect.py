@@ -14,6 +14,7 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.printable import plain_line, printable
 from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
+from preprocessing.base.storage import storing
 from preprocessing.dataset import folds, groups, remote, unlabelled
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK, Vocabulary
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 FREQUENT = 25
 SAMPLE_CHARACTERS = 240
+COUNTED = {"rows_read", "rows_kept", "dropped", "duplicates", "contradictions"}
+"""What a manifest's statistics hold of the whole corpus, unless it was made otherwise than by a job."""
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 
@@ -155,7 +158,7 @@ def render(found: dict[str, Any]) -> str:
     lines = [f"{found['dataset']}: vocabulary {found['vocabulary_size']:,} ({found['id_dtype']})", ""]
     lines += [pd.DataFrame(table).fillna("0").to_string(), ""]
     corpus = found["corpus"]
-    if corpus:
+    if corpus.keys() >= COUNTED:
         dropped = ", ".join(f"{name} {count:,}" for name, count in corpus["dropped"].items() if count) or "none"
         lines += [f"rows read {corpus['rows_read']:,}, kept {corpus['rows_kept']:,}; left out: {dropped}"]
         repeated = corpus["duplicates"]
@@ -164,11 +167,11 @@ def render(found: dict[str, Any]) -> str:
             f"{repeated['across_splits']:,} rows across splits; contradictory labels: {corpus['contradictions']:,}",
             "",
         ]
-        if UNLABELLED in corpus:
-            kept = found["splits"].get(UNLABELLED, {"rows": 0})["rows"]
-            lines += [f"unlabelled: {unlabelled.in_words(corpus[UNLABELLED], kept)}", ""]
-        lines += [f"splits {line}" for line in groups.in_words(corpus["groups"])] + [""] if "groups" in corpus else []
-        lines += [f"folds: {folds.in_words(corpus['folds'])}", ""] if "folds" in corpus else []
+    if UNLABELLED in corpus:
+        kept = found["splits"].get(UNLABELLED, {"rows": 0})["rows"]
+        lines += [f"unlabelled: {unlabelled.in_words(corpus[UNLABELLED], kept)}", ""]
+    lines += [f"splits {line}" for line in groups.in_words(corpus["groups"])] + [""] if "groups" in corpus else []
+    lines += [f"folds: {folds.in_words(corpus['folds'])}", ""] if "folds" in corpus else []
     lines += ["most frequent tokens: " + " ".join(plain_line(one["token"]) for one in found["frequent_tokens"]), ""]
     for name, rows in found["samples"].items():
         for row in rows:
@@ -204,9 +207,9 @@ def plot(found: dict[str, Any], path: str) -> None:
         axes.bar_label(bars, fmt="%.2f")
         axes.set_title(title)
     try:
-        with atomic.replacing(path) as temporary:
+        with storing(path, otherwise="name another file with --plot"), atomic.replacing(path) as temporary:
             figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:] or "png")
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"inspect --plot: {path}: {error}") from None
 
 
@@ -223,4 +226,5 @@ def draw_lengths(axes: Any, found: dict[str, Any]) -> None:
     axes.set_title("Length before truncation, and the ladder of widths", pad=16)
     axes.set_xlabel("tokens")
     axes.set_ylabel("share of rows")
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from preprocessing.base import atomic
+from preprocessing.base import atomic, npy
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.base.typed import Between, Count, Positive, Sha256, typed
@@ -111,24 +111,17 @@ class KeptVectors:
 
 
 def of_npy(data: bytes, dim: int) -> np.ndarray | None:
-    """float32 ``[rows, dim]`` of numpy's file format, as ``np.save`` writes it; None for another array, or none."""
-    file = io.BytesIO(data)
-    try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            return None
-        shape, is_fortran, kind = np.lib.format.read_array_header_1_0(file)
-    except (ValueError, SyntaxError, TypeError, RecursionError):
+    """float32 ``[rows, dim]`` of a file as ``np.save`` writes it; None for another array, or none.
+
+    The head of such a file is Python's text of a dict. It is never read: it must be the one that such an array has.
+    """
+    start = 10 + int.from_bytes(data[8:10], "little")
+    shape = (max(0, len(data) - start) // (4 * dim), dim)
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    if data[:start] != head.getvalue() or len(data) != start + 4 * dim * shape[0]:
         return None
-    start = file.tell()
-    if (
-        len(shape) != 2
-        or shape[1] != dim
-        or kind != np.dtype("<f4")
-        or is_fortran
-        or len(data) - start != 4 * dim * shape[0]
-    ):
-        return None
-    return np.frombuffer(data, kind, offset=start).reshape(shape).copy()
+    return np.frombuffer(data, "<f4", offset=start).reshape(shape).copy()
 
 
 def folder_of(data: str | Path) -> Path:
@@ -179,7 +172,7 @@ def write_kept(array: Path, vectors: np.ndarray, **facts: Any) -> KeptVectors:
     """Write vectors and, last, their index with these ``facts``; those of a dataset that is no more are removed."""
     with atomic.replacing(array) as temporary:
         with open(temporary, "wb") as file:
-            np.save(file, np.ascontiguousarray(vectors, np.float32))
+            npy.save(file, np.ascontiguousarray(vectors, np.float32))
         digest, size = atomic.sha256_file(temporary), temporary.stat().st_size
         index_of(array).unlink(missing_ok=True)  # never an index beside the bytes of another array
     info = VectorsInfo(**facts, file=array.name, sha256=digest, bytes=size)

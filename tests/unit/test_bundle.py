@@ -122,7 +122,7 @@ def test_a_pickle_in_place_of_the_weights_is_refused_and_not_executed(directory:
     info = bundle_files.read_info(directory)
     changed = {**info.__dict__, "weights_sha256": atomic.sha256_file(path)}
     atomic.write_json(directory / bundle_files.INDEX, changed)
-    with pytest.raises(DataError, match="not the weights of the model"):
+    with pytest.raises(DataError, match="not a safetensors file"):
         read_bundle(directory)
     assert not trace.exists()
 
