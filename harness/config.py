@@ -169,7 +169,7 @@ class Recipe:
         require(tokens is None or tokens >= 1, "global_batch_tokens", tokens, "at least 1, or null")
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
         require(self.fold is None or self.fold >= 0, "fold", self.fold, "a fold's number, from 0, or null")
-        require(bool(self.run) and len(self.run.splitlines()) == 1, "run", self.run, "a directory's name, on one line")
+        require(self.run.splitlines() == [self.run], "run", self.run, "a directory's name, on one line")
         require(bool(self.stage_dir), "stage_dir", self.stage_dir, "auto, none or a directory's name")
         require(bool(self.data), "data", self.data, "a directory's name")
         self.optim.check_moves(self.model.embedding_dim)

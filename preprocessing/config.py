@@ -280,7 +280,7 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         """Refuse parts that contradict each other."""
-        fits = len(self.output.splitlines()) == 1
+        fits = self.output.splitlines() == [self.output]
         require(fits, "output", self.output, "the name of a directory, on one line")
         if self.staging and "://" not in self.output:
             raise ConfigError(f"staging: {self.staging!r} has no use: output {self.output!r} is built where it is")
