@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Recipe, RunConfig
-from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP
+from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices, threads
 from harness.ranks.preemption import EXIT_CODE
 from harness.rundir.status import LAUNCH_ID, State, read_status, write_status
@@ -44,6 +44,7 @@ IDLE = {"gradient_accumulation_steps"}
 UNKNOWN = "no key of the training, no option of accelerate launch"
 DOCUMENTED = {2, 3, 4}
 """Exit codes that a rank chooses; any other one of a rank becomes 1."""
+TOLD = "told to stop before the first step ({}); the same command goes on"
 LOST_PAGES = (
     "part of a mapped file was gone when it was read, as when a shard is cut short under a running job; "
     "look at the dataset with python -m preprocessing check, and at its disk"
@@ -87,6 +88,8 @@ def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
                 wait_for_end(run, launch_id)
             with STOP.deciding:
                 code = outcome(run, launch_id, failure, config.dry_run)
+                if STOP.heard and code:
+                    leave(code)  # an interpreter with torch takes seconds to end
         if code != 1 or failure is None or STOP.heard or attempt == restarts:
             break
         print(f"restart {attempt + 1} of {restarts}, from the last checkpoint", file=sys.stderr, flush=True)
@@ -300,7 +303,7 @@ def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = 
         if not dry_run and (mine or is_free(run)):
             with contextlib.suppress(StorageError):
                 write_status(run, to, step=step, exit_code=code, reason=reason)
-        print(f"error: {reason}", file=sys.stderr)
+        print(f"error: {TOLD.format(reason) if to == 'preempted' else reason}", file=sys.stderr)
         return code
     if status is not None and state == "failed" and (failure is None or status["exit_code"] != 1):
         return int(status["exit_code"])

@@ -105,7 +105,7 @@ SEQUENCES = [
 
 
 @pytest.mark.parametrize("names", SEQUENCES, ids=" ".join)
-@pytest.mark.parametrize("phase", ["start", "training"])
+@pytest.mark.parametrize("phase", ["start", "ranks", "training"])
 def test_exit_code_and_status_agree_whatever_signals_come(
     data: Path, tmp_path: Path, names: tuple[str, ...], phase: str
 ) -> None:
@@ -113,7 +113,9 @@ def test_exit_code_and_status_agree_whatever_signals_come(
     process = launch(data, run, "--epochs", "300")
     if phase == "training":
         wait_until(lambda: process.poll() is not None or (run / "metrics.jsonl").exists())
-    time.sleep(draw.uniform(0, 2) if phase == "training" else draw.uniform(0.5, 8))
+    if phase == "ranks":
+        wait_until(lambda: process.poll() is not None or bool(psutil.Process(process.pid).children()))
+    time.sleep(draw.uniform(0, 2) if phase != "start" else draw.uniform(0.5, 8))
     for name in names:
         os.killpg(process.pid, getattr(signal, f"SIG{name}"))
         time.sleep(draw.choice([0.0, 0.15, 0.5]))
@@ -126,6 +128,7 @@ def test_exit_code_and_status_agree_whatever_signals_come(
         assert "before any process was started" in said
     else:
         assert (status["exit_code"], status["state"]) == (code, "preempted" if code == 85 else "failed")
+    assert phase == "start" or status is not None or not run.is_dir()
     assert phase != "training" or status is not None
 
 
