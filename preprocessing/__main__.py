@@ -15,7 +15,10 @@ from preprocessing.base.commands import Command, Words, dispatch
 from preprocessing.base.invocation import keep_folder_out
 
 PROG = "python -m preprocessing"
-NOTE = "exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is wrong, 3 the data is wrong, 143 told to stop"
+NOTE = (
+    "exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is wrong, 3 the data is wrong, "
+    "143 told to stop"
+)
 ELSEWHERE = {
     **dict.fromkeys(("preprocess", "prepare", "build", "encode"), "run"),
     **dict.fromkeys(("verify", "validate"), "check"),
