@@ -82,14 +82,14 @@ def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
         shared = (arguments.num_machines or 1) > 1  # the ranks of other machines may have begun what is not seen here
         with STOP.ranks(partial(has_begun, run, launch_id, shared), partial(given_up, run, launch_id, config.dry_run)):
             failure = start(arguments)
-            if config.dry_run and failure is None:
-                return 0
-            if failure is None and (arguments.machine_rank or 0) > 0:
-                wait_for_end(run, launch_id)
-            with STOP.deciding:
-                code = outcome(run, launch_id, failure, config.dry_run)
-                if STOP.heard and code:
-                    leave(code)  # an interpreter with torch takes seconds to end
+        if config.dry_run and failure is None:
+            return 0
+        if failure is None and (arguments.machine_rank or 0) > 0:
+            wait_for_end(run, launch_id)
+        with STOP.deciding:
+            code = outcome(run, launch_id, failure, config.dry_run)
+        if STOP.heard and code:
+            leave(code)  # an interpreter with torch takes seconds to end
         if code != 1 or failure is None or STOP.heard or attempt == restarts:
             break
         print(f"restart {attempt + 1} of {restarts}, from the last checkpoint", file=sys.stderr, flush=True)
