@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.commands import ROOT, run_module, succeed, unwrapped
+from tests.commands import ROOT, listens, run_module, succeed, unwrapped
 from tests.datasets import sentences, write_dataset
 from tests.runs import arguments, launch, wait_until
 
@@ -64,14 +64,6 @@ def start(command: list[str]) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
-
-
-def listens(pid: int) -> bool:
-    """Whether a process catches SIGTERM, or holds it back for a thread: until the interpreter comes to our first line
-    it does neither, which takes a tenth of a second, and longer on a busy machine.
-    """
-    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return any(int(lines[mask], 16) & 1 << (signal.SIGTERM - 1) for mask in ("SigCgt", "SigBlk"))
 
 
 def tree(root: Path) -> dict[str, bytes]:
