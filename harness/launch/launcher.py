@@ -25,7 +25,7 @@ from typing import Any
 
 from harness.config import Recipe, RunConfig
 from harness.launch import machines
-from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP
+from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices, threads
 from harness.ranks.last_words import FOLLOWS, MESSAGE, TIMESTAMP
 from harness.ranks.preemption import EXIT_CODE
@@ -47,6 +47,7 @@ IDLE = {"gradient_accumulation_steps"}
 UNKNOWN = "no key of the training, no option of accelerate launch"
 DOCUMENTED = {2, 3, 4}
 """Exit codes that a rank chooses; any other one of a rank becomes 1."""
+TOLD = "told to stop before the first step ({}); the same command goes on"
 LOST_PAGES = (
     "part of a mapped file was gone when it was read, as when a shard is cut short under a running job; "
     "look at the dataset with python -m preprocessing check, and at its disk"
@@ -91,14 +92,16 @@ def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
         shared = (arguments.num_machines or 1) > 1  # the ranks of other machines may have begun what is not seen here
         with STOP.ranks(partial(has_begun, run, launch_id, shared), partial(given_up, run, launch_id, config.dry_run)):
             failure = start(arguments)
-            if config.dry_run and failure is None:
-                return 0
-            if failure is None and (arguments.machine_rank or 0) > 0:
-                wait_for_end(run, launch_id)
-            if failure is not None and failure.code == 1 and failure.signal is None and not arguments.machine_rank:
-                machines.note_end(config, failure.sentence, 1)
-            with STOP.deciding:
-                code = outcome(run, launch_id, failure, config.dry_run)
+        if config.dry_run and failure is None:
+            return 0
+        if failure is None and (arguments.machine_rank or 0) > 0:
+            wait_for_end(run, launch_id)
+        if failure is not None and failure.code == 1 and failure.signal is None and not arguments.machine_rank:
+            machines.note_end(config, failure.sentence, 1)
+        with STOP.deciding:
+            code = outcome(run, launch_id, failure, config.dry_run)
+        if STOP.heard and code:
+            leave(code)  # an interpreter with torch takes seconds to end
         if code != 1 or failure is None or STOP.heard or attempt == restarts:
             break
         print(f"restart {attempt + 1} of {restarts}, from the last checkpoint", file=sys.stderr, flush=True)
@@ -322,7 +325,7 @@ def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = 
         if not dry_run and (mine or is_free(run)):
             with contextlib.suppress(UserError):
                 write_status(run, to, step=step, exit_code=code, reason=reason)
-        print(f"error: {reason}", file=sys.stderr)
+        print(f"error: {TOLD.format(reason) if to == 'preempted' else reason}", file=sys.stderr)
         return code
     if status is not None and state == "failed" and (failure is None or status["exit_code"] != 1):
         return int(status["exit_code"])
