@@ -33,7 +33,7 @@ from tests.runs import arguments, steps_done, wait_until
 
 LIMIT_S = 30
 """``timeout_s`` of the trainings."""
-START_S, END_S = 300, 400
+START_S, END_S = 600, 900
 STEP = 8
 """Faults come so many steps, of 60, after the last of the start before."""
 
