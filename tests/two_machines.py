@@ -33,7 +33,7 @@ from tests.runs import arguments, steps_done, wait_until
 
 LIMIT_S = 30
 """``timeout_s`` of the trainings."""
-START_S, END_S = 300, 400
+START_S, END_S = 600, 900
 STEP = 8
 """Faults come so many steps, of 60, after the last of the start before."""
 
@@ -107,6 +107,7 @@ class Ending:
     said: dict[str, str] = field(default_factory=dict)
     """The sentence of each machine, by its letter."""
     status: dict[str, Any] = field(default_factory=dict)
+    """``status.json``; empty if this start did not write it."""
     equal: bool | None = None
     """Whether the run, started again if it had not finished, has the weights of the undisturbed one."""
 
@@ -264,9 +265,11 @@ def suffer(faults: tuple[str, ...], data: Path, folder: Path, undisturbed: str |
     with two_machines() as two:
         place = Place(two, data, folder)
         for fault in faults:
+            before = place.status().get("launch")
             seconds, codes = FAULTS[fault](place)
             said = {side: place.said(side) for side in "ab"}
-            endings.append(Ending(fault, seconds, codes, said, place.status()))
+            status = place.status()
+            endings.append(Ending(fault, seconds, codes, said, status if status.get("launch") != before else {}))
             for machine in two.both:
                 machine.kill()
             two.mend()

@@ -162,10 +162,10 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     settings = load_config_from_file(file) if file is not None else None
     if arguments.num_processes is None:
         arguments.num_processes = settings.num_processes if settings is not None else 1
-    for name in ("machine_rank", "main_process_ip", "main_process_port"):
+    arguments.num_machines = arguments.num_machines or (settings.num_machines if settings is not None else 1)
+    for name in ("machine_rank", "main_process_ip", "main_process_port") if arguments.num_machines > 1 else ():
         if getattr(arguments, name) is None:
             setattr(arguments, name, getattr(settings, name, None))
-    arguments.num_machines = arguments.num_machines or (settings.num_machines if settings is not None else 1)
     if settings is None:
         arguments.mixed_precision = arguments.mixed_precision or "no"
         arguments.dynamo_backend = arguments.dynamo_backend or "no"

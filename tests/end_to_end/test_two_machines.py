@@ -24,9 +24,9 @@ pytestmark = [
     pytest.mark.processes,
     pytest.mark.skipif(why_not() is not None, reason=f"two machines on this one: {why_not()}"),
 ]
-SLOW_S = 90
+SLOW_S = 240
 """What starting, noticing and leaving may take, beside a time limit, while other tests run."""
-LOST = r"rank {} at step \d+ waited for .* from 1 other ranks"
+LOST = r"rank {} at step \d+ waited .*from 1 other ranks"
 REFUSED = {
     "another revision": r"the code is .* on machine 1 \(machine-b\) and .* on machine 0 \(machine-a\): install",
     "another dataset": r"the dataset's fingerprint is \w+ on machine 1 \(machine-b\) and \w+ on machine 0",
@@ -47,7 +47,7 @@ LASTING: dict[str, tuple[tuple[int | None, ...], str, str, str]] = {
         "=",
     ),
     "machine 1 never comes": ((1,), "machine 1 of 2 did not come to .* within 30 s", "", "="),
-    "machine 0 never comes": ((1,), "", "machine 1 of 2: machine 0 did not answer at .* within 30 s", "machine 1 of 2"),
+    "machine 0 never comes": ((1,), "", "machine 1 of 2: machine 0 did not answer at .* within 30 s", ""),
     "a machine loses power": ((1,), LOST.format(0), "", "="),
     "a machine frozen": ((1,), LOST.format(0), "", "="),
     "processes of a machine killed": ((1,), LOST.format(0), "", "="),
@@ -157,4 +157,6 @@ def test_the_doctor_looks_at_the_network_of_both(tmp_path: Path) -> None:
         alone = launch_on(two.a, two.a, "--device", "cpu", "--timeout_s", "3", log=tmp_path / "alone", command="doctor")
         assert wait_for([alone]) == (2,)
         said = unwrapped((tmp_path / "alone").read_text())
-        assert re.search(r"^fix +rendezvous +machine 1 of 2 did not come to .* within 3 s", said, re.MULTILINE), said
+        assert re.search(
+            r"^fix +rendezvous +machine-a: machine 1 of 2 did not come to .* within 3 s", said, re.MULTILINE
+        ), said
