@@ -96,7 +96,7 @@ def train(more: tuple[str, ...], *, report: bool = False) -> int:
 
     if not report:
         sink.write_report_quietly = lambda run: None
-    sys.argv = ["harness.train", *more, *TRAINING, *SAVING]
+    sys.argv = ["harness.train", *TRAINING, *SAVING, *more]
     leave(run_rank(entry.main))
 
 
