@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
 import sys
 import tempfile
 import warnings
@@ -100,6 +101,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", default="", help="a pattern")
     parser.add_argument("--quick", action="store_true", help="one trial a place")
     options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the small disk is taken away then, too
     found = []
     with tempfile.TemporaryDirectory() as folder:
         if reason := why_not(Path(folder)):
