@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import shutil
 import sys
@@ -96,7 +95,7 @@ def train(more: tuple[str, ...], *, report: bool = False) -> int:
 
     if not report:
         sink.write_report_quietly = lambda run: None
-    sys.argv = ["harness.train", *more, *TRAINING, *SAVING]
+    sys.argv = ["harness.train", *TRAINING, *SAVING, *more]
     leave(run_rank(entry.main))
 
 
@@ -327,49 +326,3 @@ SCENARIOS = (
     Scenario("many runs", concluded, before=many, only_said=(r"report\.html",), changing=(r"report\.html",)),
     Scenario("recipes", of(harness, "recipes", "imdb", "--output", "DISK/configs")),
 )
-
-
-def whole(path: Path) -> str | None:
-    """What is wrong with a file that has its final name; None if it is whole."""
-    try:
-        check(path)
-    except Exception as error:
-        return f"{path.name}: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
-    return None
-
-
-def check(path: Path) -> None:
-    """Read a file to its end. Raises anything for one that was cut short."""
-    data = path.read_bytes()
-    match path.suffix:
-        case ".json":
-            json.loads(data)
-        case ".jsonl":
-            assert not data or data.endswith(b"\n"), "a line is cut"
-            [json.loads(line) for line in data.splitlines()]
-        case ".arrow":
-            import pyarrow as pa
-
-            pa.ipc.open_file(data).read_all()
-        case ".parquet":
-            import pyarrow.parquet as pq
-
-            pq.read_table(path)
-        case ".npy":
-            import numpy as np
-
-            np.load(path)
-        case ".safetensors":
-            from safetensors.numpy import load_file
-
-            load_file(path)
-        case ".html":
-            assert data.rstrip().endswith(b"</html>"), "cut"
-        case ".png":
-            assert data.endswith(b"IEND\xaeB`\x82"), "cut"
-        case ".yaml" | ".md":
-            assert data.endswith(b"\n"), "cut"
-        case ".onnx":
-            import onnx
-
-            onnx.load_from_string(data)

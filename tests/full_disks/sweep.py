@@ -21,7 +21,8 @@ from preprocessing.base.atomic import TEMPORARY_MARK
 from tests.corpora import contents
 from tests.full_disks.disk import BALLAST, PAGE, Disk
 from tests.full_disks.places import spelling, watch
-from tests.full_disks.scenarios import Inputs, Scenario, whole
+from tests.full_disks.scenarios import Inputs, Scenario
+from tests.full_disks.whole import whole
 
 LIMIT_S = 120
 TEMPORARY = "tmp"

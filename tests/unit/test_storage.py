@@ -16,6 +16,8 @@ import pytest
 
 from harness.config import RunConfig
 from harness.ranks.distributed import RankError, World
+from harness.tracking.journal import Journal
+from harness.tracking.tracking import Observer
 from harness.training.console import Log
 from preprocessing.base import answering, atomic, npy
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
@@ -192,3 +194,30 @@ def test_standard_output_that_is_full(words: list[str]) -> None:
     assert result.returncode == 4
     assert " ".join(result.stderr.split()).startswith("error: standard output: cannot be written (No space left")
     assert "Exception ignored" not in result.stderr
+
+
+def test_wandb_sync_is_named_only_where_it_can_send(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def warning() -> str:
+        observer = Observer.__new__(Observer)
+        observer.name, observer.run, observer.warned = "wandb", tmp_path, False
+        observer.warn("raised OSError: no room")
+        return capsys.readouterr().err
+
+    assert warning() == "warning: wandb raised OSError: no room; training is not affected\n"
+    Journal(tmp_path, "wandb").note(run_id="abc")
+    assert warning().endswith(f"; python -m harness wandb-sync {tmp_path} sends what is missing\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lines"
+    atomic.append_line(path, "one")
+
+    class Short(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(bytes(data)[:2])
+
+    monkeypatch.setattr(atomic, "open", lambda path, mode, buffering: Short(path, "a"), raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        atomic.append_line(path, "two")
+    assert path.read_text() == "one\n"
