@@ -196,7 +196,7 @@ def test_what_is_no_base(base: Path, source: Path, tmp_path: Path, command: Comm
         tmp_path / "run", 3
     )
     (tmp_path / "run" / BUNDLE / VOCABULARY).unlink()
-    assert "cannot be read as a vocabulary" in refused(tmp_path / "run", 3)
+    assert "vocabulary.arrow is missing" in refused(tmp_path / "run", 3)
     assert command("run", "--output", tmp_path / "out", "--vocabulary.extend", "true") == 2
     assert "vocabulary.extend: there is nothing to extend; name vocabulary.base" in command.sentence
 
