@@ -23,6 +23,7 @@ from harness.settings.tracking import TrackingConfig
 from preprocessing.base import recipes
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.typed import typed
+from preprocessing.base.untrusted import readable
 
 __all__ = [
     "WINDOW_BYTES_PER_ROW",
@@ -247,7 +248,7 @@ def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
     unknown = set(values) - {item.name for item in fields(ModelConfig)}
     if unknown:
         raise DataError(
-            f"{where}: model.{sorted(unknown)[0]!s:.60}: unknown key: the weights were written by another version of "
+            f"{where}: model.{readable(sorted(unknown)[0])}: unknown key: the weights were written by another version of "
             "padless; use that one, or restore the file"
         )
     try:

@@ -19,6 +19,8 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from harness.config import CheckpointConfig, EvaluationConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
@@ -153,8 +155,8 @@ class Stage:
 
     def begin_predictions(self) -> Path:
         """A folder in which the first of two parts is made, and the second is not."""
-        source = self.root / "input.csv"
-        source.write_text("text\n" + "".join(f"{text or 'dull'} {row}\n" for row, text in enumerate(TEXTS * 3)))
+        texts = [f"{text or 'dull'} {row}" for row, text in enumerate(TEXTS * 3)]
+        pq.write_table(pa.table({"text": texts}), self.root / "input.parquet")
         output = self.root / "begun"
         made, make = [], predicted_parts.make
 
@@ -174,7 +176,7 @@ class Stage:
     def predicting(self, output: Path) -> PredictConfig:
         """Predictions of the input, in this process, in small parts."""
         options = {"processes": 1, "part_mb": 5e-5, "batch": 4, "quiet": True, "device": "cpu"}
-        return PredictConfig(run=str(self.run), input=str(self.root / "input.csv"), output=f"{output}/", **options)
+        return PredictConfig(run=str(self.run), input=str(self.root / "input.parquet"), output=f"{output}/", **options)
 
     # What is done with each of them.
 
