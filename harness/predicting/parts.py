@@ -154,6 +154,7 @@ def ahead(table: Table, scorer: Scorer) -> Iterator[tuple[Piece, list[Any]]]:
 
     with ThreadPoolExecutor(1) as pool:
         waiting: deque[Future[tuple[Piece, list[Any]] | None]] = deque(pool.submit(step) for _ in range(AHEAD))
+        # cannot hang: the next piece is read from a regular file and encoded
         while (found := waiting.popleft().result()) is not None:
             waiting.append(pool.submit(step))
             yield found

@@ -203,7 +203,10 @@ def read_log(file: Path) -> list[dict[str, Any]]:
     if not file.is_file() or file.stat().st_size == 0:
         return []
     command = wandb_command("leet", "inspect", "--json", str(file))
-    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, timeout=SYNC_S, check=False).stdout
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{file}: not read by wandb within {SYNC_S:.0f} s; nothing is lost, try again") from None
     return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
 

@@ -33,6 +33,7 @@ from harness.training.sinks import Ending, MetricsFiles, Sinks
 from harness.training.state import Tensors, load_weights
 from harness.training.trainer import Trainer
 from preprocessing.base.errors import DataError, StorageError, UserError
+from preprocessing.base.printable import tell
 from preprocessing.base.screen import Screen
 from preprocessing.dataset.shards import Manifest
 
@@ -160,7 +161,7 @@ class RunWriter:
         HEARTBEAT.last_words = None
         if self.checkpointer is not None:
             try:
-                self.checkpointer.wait()
+                self.checkpointer.wait()  # cannot hang: see there
             except StorageError as late:
                 self.failed = self.failed or late
         ended = error if error is not None and not isinstance(error, Preempted) else self.failure or error
@@ -186,7 +187,7 @@ class RunWriter:
         """Say how the run ended; on stderr too what nobody else will say: a bug, or a full disk."""
         if ending.state == "failed" and not said:
             where = self.directory / layout.STATUS
-            print(f"error: {ending.reason} (at step {ending.step}; {where} says so too)", file=sys.stderr)
+            tell(f"error: {ending.reason} (at step {ending.step}; {where} says so too)")
         facts = {"step": ending.step, "exit_code": ending.exit_code, "reason": ending.reason}
         try:
             write_status(self.directory, ending.state, **facts)  # type: ignore[arg-type]

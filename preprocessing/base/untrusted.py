@@ -80,7 +80,10 @@ def read_bytes(path: str | Path, most: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise DataError(f"{path}: {size:,} bytes, where at most {most:,} are expected: not what its name says")
-        return file.read(size)  # what is appended meanwhile is for the next reader
+        try:
+            return file.read(size)  # what is appended meanwhile is for the next reader
+        except MemoryError:
+            raise DataError(f"{path}: {size:,} bytes do not fit into memory: not what its name says") from None
 
 
 def sha256_of(file: BinaryIO) -> str:

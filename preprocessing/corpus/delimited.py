@@ -19,7 +19,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.corpus import addresses
 from preprocessing.corpus.records import Dialect, record_ends
 
-LONE_RETURNS = re.compile(rb"\r(?!\r*\n)")
+RETURNS = re.compile(rb"(\r+)(\n?)")
 STAND_INS = bytes([*range(1, 9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F])
 """Control characters, one of which hides a carriage return."""
 
@@ -70,9 +70,9 @@ def without_lone_returns(data: bytes) -> tuple[bytes, bytes | None]:
         return data, None
     end = len(data) - 1 if data.endswith(b"\r") else len(data)
     free = next((bytes([code]) for code in STAND_INS if code not in data), None)
-    if free is None or not LONE_RETURNS.search(data, 0, end):
+    if free is None or all(found[2] for found in RETURNS.finditer(data, 0, end)):
         return data, None
-    return LONE_RETURNS.sub(free, data[:end]) + data[end:], free
+    return RETURNS.sub(lambda found: found[0] if found[2] else free * len(found[1]), data[:end]) + data[end:], free
 
 
 def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:

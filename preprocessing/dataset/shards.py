@@ -29,6 +29,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.typed import Between, Count, Like, Positive, Sha256, typed
 from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes, shown
 from preprocessing.dataset import agreement, facts, values
+from preprocessing.text.spec import MOST_TOKENS
 
 FORMAT = "padless-dataset"
 FORMAT_VERSION = 1
@@ -37,7 +38,7 @@ VOCABULARY = "vocabulary.arrow"
 BLOCK_ROWS = 8192
 MOST_MANIFEST = 1 << 28
 """Bytes of a manifest, each shard of which has a few thousand."""
-MOST_WIDTH, MOST_WORDS = 1 << 24, (1 << 31) - 1
+MOST_WIDTH, MOST_WORDS = MOST_TOKENS, (1 << 31) - 1
 """Ids of a row, and of a vocabulary."""
 
 Source = Callable[[Path, "ShardInfo"], Any]

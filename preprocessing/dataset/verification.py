@@ -27,7 +27,24 @@ from preprocessing.text.vocabulary import Vocabulary
 
 
 def verify_hashes(root: str | Path, manifest: Manifest) -> Iterator[str]:
-    """One sentence per file that is missing or whose bytes are not those the manifest vouches for."""
+    """One sentence per file that is missing or is not the one that the manifest vouches for."""
+    yield from verify_vocabulary(root, manifest)
+    yield from verify_shards(root, manifest)
+
+
+def verify_vocabulary(root: str | Path, manifest: Manifest, sha256: str | None = None) -> Iterator[str]:
+    """A sentence on a vocabulary that is not the manifest's; its bytes must have the ``sha256``, if one is given."""
+    path = Path(root, VOCABULARY)
+    try:
+        same = Vocabulary.read(path).hash == manifest.vocabulary_hash
+        if not same or (sha256 is not None and atomic.sha256_file(path) != sha256):
+            yield f"{path}: its hash is not the manifest's; {REBUILD}"
+    except DataError as error:
+        yield str(error)
+
+
+def verify_shards(root: str | Path, manifest: Manifest) -> Iterator[str]:
+    """One sentence per shard that is missing or whose bytes are not those the manifest vouches for."""
     for shards in manifest.splits.values():
         for info in shards:
             try:
@@ -65,14 +82,8 @@ def verify(root: str | Path) -> list[str]:
     content = json.loads(path.read_bytes())
     if path.read_text() != json.dumps(content, indent=2) + "\n":
         problems.append(f"{path}: its spaces or line ends are not those that were written; {REBUILD}")
-    try:
-        vocabulary = Vocabulary.read(Path(root, VOCABULARY))
-        same_bytes = atomic.sha256_file(Path(root, VOCABULARY)) == content.get("vocabulary_sha256")
-        if vocabulary.hash != manifest.vocabulary_hash or not same_bytes:
-            problems.append(f"{Path(root, VOCABULARY)}: its hash is not the manifest's; {REBUILD}")
-    except DataError as error:
-        problems.append(str(error))
-    damaged = list(verify_hashes(root, manifest))
+    problems += verify_vocabulary(root, manifest, content.get("vocabulary_sha256", ""))
+    damaged = list(verify_shards(root, manifest))
     problems += damaged
     problems += [f"{path}: {problem}; {REBUILD}" for problem in folds.problems(manifest)]
     for split, shards in manifest.splits.items():

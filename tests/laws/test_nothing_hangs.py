@@ -126,6 +126,48 @@ def test_every_collective_stands_in_a_block_that_names_it() -> None:
     assert nameless(planted) == [1, 3]
 
 
+# Every other wait has a limit, or says why it cannot hang.
+
+ALONE = {"join", "get", "wait", "result", "recv", "acquire", "communicate"}
+"""Methods that wait for ever when they are given nothing."""
+STARTS = {"run", "call", "check_call", "check_output"}
+WHY = "cannot hang"
+
+
+def endless(source: str) -> list[int]:
+    """Lines that wait for a thread, a queue, a process or a lock without a limit and without a word on why they may."""
+    lines = source.splitlines()
+
+    def explained(call: ast.Call) -> bool:
+        first = call.lineno - 1
+        while first > 0 and lines[first - 1].lstrip().startswith("#"):
+            first -= 1
+        return WHY in " ".join(lines[first : call.end_lineno])
+
+    return [
+        call.lineno
+        for of, name, call in calls(ast.parse(source))
+        if (
+            (name in ALONE and not call.args and not call.keywords)
+            or (of == "subprocess" and name in STARTS and "timeout" not in {word.arg for word in call.keywords})
+            or (of == "urllib.request" and name == "urlopen" and "timeout" not in {word.arg for word in call.keywords})
+            or (of == "fcntl" and name == "flock" and "LOCK_NB" not in ast.unparse(call))
+        )
+        and not explained(call)
+    ]
+
+
+def test_every_wait_has_a_limit_or_a_reason() -> None:
+    sources = [path for room in ("harness", "preprocessing") for path in sorted((ROOT / room).rglob("*.py"))]
+    found = {path.relative_to(ROOT).as_posix(): endless(path.read_text()) for path in sources if path != COLLECTIVES}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+    planted = (
+        "thread.join()\nthread.join(5)\n', '.join(words)\n# cannot hang: it is done\nfuture.result()\nqueue.get()\n"
+        "subprocess.run(x)\nsubprocess.run(x, timeout=3)\nfcntl.flock(file, fcntl.LOCK_EX)\nvalues.get(key)\n"
+    )
+    assert endless(planted) == [1, 6, 7, 9]
+
+
 # A peer that is silent, and one that is dead.
 
 WAITS: dict[str, Callable[[World], object]] = {

@@ -19,6 +19,7 @@ NAMES = (
     "launch",
     "plan",
     "doctor",
+    "submit",
     "baseline",
     "predict",
     "explain",

@@ -189,7 +189,7 @@ def test_what_is_no_base(base: Path, source: Path, tmp_path: Path, command: Comm
     assert f"a folder of runs; name one of them, as in {tmp_path / 'many' / 'seed-1'}" in refused(tmp_path / "many")
     shutil.copytree(base / "run" / BUNDLE, tmp_path / "run" / BUNDLE)
     (tmp_path / "run" / BUNDLE / INDEX).write_text("{")
-    assert "bundle.json: damaged (" in refused(tmp_path / "run", 3)
+    assert "bundle.json: not readable as JSON (" in refused(tmp_path / "run", 3)
     index = index_of(read_manifest(base / "data"))
     (tmp_path / "run" / BUNDLE / INDEX).write_text(json.dumps({**index, "vocabulary_hash": "another"}))
     assert "vocabulary.arrow: not the vocabulary that the files beside it name; restore it" in refused(
