@@ -250,8 +250,8 @@ def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
     unknown = set(values) - {item.name for item in fields(ModelConfig)}
     if unknown:
         raise DataError(
-            f"{where}: model.{readable(sorted(unknown)[0])}: unknown key: the weights were written by another version of "
-            "padless; use that one, or restore the file"
+            f"{where}: model.{readable(sorted(unknown)[0])}: unknown key: the weights were written by another version "
+            "of padless; use that one, or restore the file"
         )
     try:
         return typed(ModelConfig, values, f"{where}: model", DAMAGED)

@@ -119,9 +119,10 @@ def check_continuity(found: list[Difference], allowed: set[str]) -> None:
             was, now = readable(one.was), readable(one.now)
             raise ConfigError(f"{readable(one.key)}: was {was}, now {now}: {one.effect}; name another run directory")
         if one.breaks and not is_allowed(one.key, allowed):
+            key, was, now = map(readable, (one.key, one.was, one.now))
             raise ConfigError(
-                f"{readable(one.key)}: the run began with {readable(one.was)}, now {readable(one.now)} ({one.effect}); put "
-                f"it back, name another run directory, or go on all the same with --allow {readable(one.key)}"
+                f"{key}: the run began with {was}, now {now} ({one.effect}); put it back, name another run "
+                f"directory, or go on all the same with --allow {key}"
             )
 
 
