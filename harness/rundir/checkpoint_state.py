@@ -99,10 +99,7 @@ class Counted:
     hash: Annotated[int, Between(0, MOST_HASH)]
     loss: Hexadecimal
     unlabelled_rows: Count = 0
-    unlabelled_loss: Name = Annotated[str, Spelt("[!-~]{0,128}", "a hash")]
-
-
-Hexadecimal = "0x0p+0"
+    unlabelled_loss: Hexadecimal = "0x0p+0"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from harness.rundir.storage import storage
 from harness.settings.task import CLASSIFIER, Task
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.typed import Count, having, typed
+from preprocessing.base.typed import Count, Spelt, having, typed
 from preprocessing.base.untrusted import one_line, parse_json, read_bytes
 
 MOST_CONFIG = 4 << 20
@@ -61,12 +61,15 @@ def read_config(run: str | Path) -> dict[str, Any]:
     return content
 
 
+Place = Annotated[str, Spelt(r"[^\0]{0,4096}", "a place")]
+
+
 @dataclass(frozen=True)
 class Known:
     """What other parts of padless ask of a stored configuration, whichever version wrote it."""
 
-    data: str = ""
-    run: str = ""
+    data: Place = ""
+    run: Place = ""
     task: Task = CLASSIFIER
     fold: Count | None = None
     seed: Count = 0
