@@ -35,8 +35,9 @@ from harness.settings.task import LANGUAGE_MODEL
 from harness.training import preflight
 from harness.training.rules import resolve
 from preprocessing.base import cli, recipes
-from preprocessing.base.errors import ConfigError, DataError, StorageError
+from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.screen import Screen
+from preprocessing.base.storage import told
 
 PROG = "python -m harness launch"
 QUIET = "--quiet"
@@ -253,6 +254,8 @@ def start(arguments: Any) -> Failure | None:
         if error.code:
             failure = describe_exit(0, int(error.code) if isinstance(error.code, int) else 1)
     except Exception as error:
+        if isinstance(error, OSError) and (refusal := told(error)) is not None:  # it needs temporary files
+            raise refusal from None
         failure = describe_failure(error)
     if STOP.heard and (failure is not None or STOP.unbegun):
         return replace(failure or Failure(1, "the launcher was told to stop"), signal=STOP.heard[0])
@@ -317,7 +320,7 @@ def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = 
     if ended is not None:
         to, code, reason = ended
         if not dry_run and (mine or is_free(run)):
-            with contextlib.suppress(StorageError):
+            with contextlib.suppress(UserError):
                 write_status(run, to, step=step, exit_code=code, reason=reason)
         print(f"error: {reason}", file=sys.stderr)
         return code
@@ -326,7 +329,7 @@ def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = 
     if failure is None:
         failure = Failure(1, "the processes ended without saying how the run ended")
     if state == "running" or (state is not None and not failure.follows):  # rank 0 may know better who was lost
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(UserError):
             write_status(run, "failed", step=step, exit_code=failure.code, reason=failure.sentence)
     if not failure.said:
         print(f"error: {failure.sentence}; what it said is above", file=sys.stderr)

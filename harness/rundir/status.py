@@ -87,9 +87,7 @@ def note_attempt(run: str | Path, facts: dict[str, Any]) -> int:
         before = read_bytes(path, MOST_LINES) if path.exists() else b""
         number = 1 + sum(1 for _ in pieces(before))
         line = {"attempt": number, "started": time.time(), "host": platform.node(), **facts}
-        torn = b"\n" if before and not before.endswith(b"\n") else b""
-        with open(path, "ab") as file:
-            file.write(torn + json.dumps(line).encode() + b"\n")
+        atomic.append_line(path, json.dumps(line))
     return number
 
 

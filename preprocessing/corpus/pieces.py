@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +24,7 @@ from preprocessing.base.split_names import (
     VALIDATION_NUMBER,
     split_number,
 )
+from preprocessing.base.storage import temporary_folder
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus.detection import resolved
 from preprocessing.corpus.readers import as_text, fail, read_table
@@ -134,9 +133,9 @@ def put_apart(part: Part, label: np.ndarray, split: np.ndarray, rows: np.ndarray
 def first_texts(source: SourceConfig, splits: SplitConfig, number: int) -> list[str]:
     """Some texts from the start of a source, for measurements."""
     texts: list[str] = []
-    with tempfile.TemporaryDirectory() as stage:
+    with temporary_folder() as stage:
         for file in resolved(list(files(source, splits))).files:
-            for part in scan(file, Path(stage)).parts:
+            for part in scan(file, stage).parts:
                 texts += read(part).texts.slice(0, number - len(texts)).to_pylist()
                 if len(texts) == number:
                     return texts

@@ -14,6 +14,7 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.printable import plain_line, printable
 from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
+from preprocessing.base.storage import storing
 from preprocessing.dataset import folds, groups, remote, unlabelled
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK, Vocabulary
@@ -206,9 +207,9 @@ def plot(found: dict[str, Any], path: str) -> None:
         axes.bar_label(bars, fmt="%.2f")
         axes.set_title(title)
     try:
-        with atomic.replacing(path) as temporary:
+        with storing(path, otherwise="name another file with --plot"), atomic.replacing(path) as temporary:
             figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:] or "png")
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"inspect --plot: {path}: {error}") from None
 
 
@@ -225,4 +226,5 @@ def draw_lengths(axes: Any, found: dict[str, Any]) -> None:
     axes.set_title("Length before truncation, and the ladder of widths", pad=16)
     axes.set_xlabel("tokens")
     axes.set_ylabel("share of rows")
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()

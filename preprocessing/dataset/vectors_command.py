@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import json
 import os
@@ -14,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, StorageError, UserError, require
+from preprocessing.base import atomic, storage
+from preprocessing.base.errors import ConfigError, UserError, require
 from preprocessing.base.locks import locked
 from preprocessing.base.meant import check_processes
 from preprocessing.base.readable import duration
@@ -240,10 +239,5 @@ def gensim_version() -> str:
 @contextmanager
 def storing(folder: Path) -> Iterator[None]:
     """Turn a failure to write below ``folder`` into a ``StorageError``."""
-    try:
+    with storage.storing(folder, otherwise="name another directory with --output"):
         yield
-    except OSError as error:
-        hint = "name a directory that can be written with --output"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "free some space, or name a directory elsewhere with --output"
-        raise StorageError(f"{folder}: vectors cannot be kept there ({error.strerror or error}); {hint}") from None
