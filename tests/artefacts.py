@@ -175,7 +175,7 @@ class Stage:
 
     def predicting(self, output: Path) -> PredictConfig:
         """Predictions of the input, in this process, in small parts."""
-        options = {"processes": 1, "part_mb": 5e-5, "batch": 4, "quiet": True, "device": "cpu"}
+        options: dict[str, Any] = {"processes": 1, "part_mb": 5e-5, "batch": 4, "quiet": True, "device": "cpu"}
         return PredictConfig(run=str(self.run), input=str(self.root / "input.parquet"), output=f"{output}/", **options)
 
     # What is done with each of them.
@@ -249,10 +249,13 @@ class Stage:
         return found.run_id, found.is_new("train", {"step": 2}), sorted(found.finished), found.sent
 
 
-def copied(source: str, target: str) -> object:
+def copied(source: str, target: str) -> str:
     """Copy a file; what is none is made again as what it is."""
     path = Path(source)
-    return shutil.copy(source, target) if path.is_file() else Path(target).symlink_to(path.resolve())
+    if path.is_file():
+        return shutil.copy(source, target)
+    Path(target).symlink_to(path.resolve())
+    return target
 
 
 def agree_checkpoint(folder: Path, name: str) -> None:
