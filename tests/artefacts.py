@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from harness.config import CheckpointConfig, EvaluationConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
+from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
 from harness.data import checks, soft_labels
 from harness.inference.predict import Predictor
 from harness.model.vector_files import read_vectors
@@ -127,11 +127,13 @@ class Stage:
         self.config = RunConfig(
             data=str(self.data),
             run=str(self.run),
-            **{"device": "cpu", "precision": "fp32", "epochs": 2, "global_batch": 10},
+            device="cpu",
+            precision="fp32",
+            epochs=2,
+            global_batch=10,
             model=ModelConfig(embedding_dim=DIM, hidden_size=4, wide=64),
             optim=OptimConfig(ema=0.9),
             checkpoint=CheckpointConfig(every_steps=3, keep_last=2),
-            evaluation=EvaluationConfig(),
             tracking=TrackingConfig(log_every=1),
         )
         with mock.patch.object(assembly, "measure_peak", return_value=1e9):
