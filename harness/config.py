@@ -24,6 +24,7 @@ from preprocessing.base import recipes
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.meant import check_processes, check_wait
 from preprocessing.base.typed import typed
+from preprocessing.base.untrusted import readable
 
 __all__ = [
     "WINDOW_BYTES_PER_ROW",
@@ -249,8 +250,8 @@ def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
     unknown = set(values) - {item.name for item in fields(ModelConfig)}
     if unknown:
         raise DataError(
-            f"{where}: model.{sorted(unknown)[0]!s:.60}: unknown key: the weights were written by another version of "
-            "padless; use that one, or restore the file"
+            f"{where}: model.{readable(sorted(unknown)[0])}: unknown key: the weights were written by another version "
+            "of padless; use that one, or restore the file"
         )
     try:
         return typed(ModelConfig, values, f"{where}: model", DAMAGED)

@@ -19,9 +19,11 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
-from harness.config import CheckpointConfig, EvaluationConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
+from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
 from harness.data import checks, soft_labels
 from harness.inference.predict import Predictor
 from harness.model.vector_files import read_vectors
@@ -125,11 +127,13 @@ class Stage:
         self.config = RunConfig(
             data=str(self.data),
             run=str(self.run),
-            **{"device": "cpu", "precision": "fp32", "epochs": 2, "global_batch": 10},
+            device="cpu",
+            precision="fp32",
+            epochs=2,
+            global_batch=10,
             model=ModelConfig(embedding_dim=DIM, hidden_size=4, wide=64),
             optim=OptimConfig(ema=0.9),
             checkpoint=CheckpointConfig(every_steps=3, keep_last=2),
-            evaluation=EvaluationConfig(),
             tracking=TrackingConfig(log_every=1),
         )
         with mock.patch.object(assembly, "measure_peak", return_value=1e9):
@@ -153,8 +157,8 @@ class Stage:
 
     def begin_predictions(self) -> Path:
         """A folder in which the first of two parts is made, and the second is not."""
-        source = self.root / "input.csv"
-        source.write_text("text\n" + "".join(f"{text or 'dull'} {row}\n" for row, text in enumerate(TEXTS * 3)))
+        texts = [f"{text or 'dull'} {row}" for row, text in enumerate(TEXTS * 3)]
+        pq.write_table(pa.table({"text": texts}), self.root / "input.parquet")
         output = self.root / "begun"
         made, make = [], predicted_parts.make
 
@@ -173,8 +177,8 @@ class Stage:
 
     def predicting(self, output: Path) -> PredictConfig:
         """Predictions of the input, in this process, in small parts."""
-        options = {"processes": 1, "part_mb": 5e-5, "batch": 4, "quiet": True, "device": "cpu"}
-        return PredictConfig(run=str(self.run), input=str(self.root / "input.csv"), output=f"{output}/", **options)
+        options: dict[str, Any] = {"processes": 1, "part_mb": 5e-5, "batch": 4, "quiet": True, "device": "cpu"}
+        return PredictConfig(run=str(self.run), input=str(self.root / "input.parquet"), output=f"{output}/", **options)
 
     # What is done with each of them.
 
@@ -247,10 +251,13 @@ class Stage:
         return found.run_id, found.is_new("train", {"step": 2}), sorted(found.finished), found.sent
 
 
-def copied(source: str, target: str) -> object:
+def copied(source: str, target: str) -> str:
     """Copy a file; what is none is made again as what it is."""
     path = Path(source)
-    return shutil.copy(source, target) if path.is_file() else Path(target).symlink_to(path.resolve())
+    if path.is_file():
+        return shutil.copy(source, target)
+    Path(target).symlink_to(path.resolve())
+    return target
 
 
 def agree_checkpoint(folder: Path, name: str) -> None:

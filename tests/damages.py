@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
+import os
 import pickle
 import random
 import sys
@@ -132,7 +132,7 @@ def tried(one: Artefact, damage: Callable[[], None], whole: Any, trace: Path, ro
     def fits(result: Any) -> bool:
         return one.free or result == whole or is_said(result)
 
-    with one.undone(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with one.undone(), silent():
         damage()
         try:
             outcome(use, fits)
@@ -148,6 +148,13 @@ def tried(one: Artefact, damage: Callable[[], None], whole: Any, trace: Path, ro
     return ("same" if found[0] == whole else "other"), ""
 
 
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Nothing is printed."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
 def is_said(result: Any) -> bool:
     """Whether a run went on from what was whole, and told so."""
     return isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple) and bool(result[1])
@@ -157,7 +164,7 @@ def run(root: Path, seed: int = 0) -> list[Row]:
     """Every case below ``root``."""
     trace, rows = root / "executed", []
     generator = random.Random(seed)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with silent():
         stage = staged(root / "stage")
         made = stage.__enter__()
     try:

@@ -27,13 +27,14 @@ from harness.rundir.places import instead
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.typed import Between, Count, Positive, Sha256, typed
+from preprocessing.base.typed import Between, Count, Positive, Sha256, Spelt, typed
 from preprocessing.base.untrusted import read_bytes, shown
 from preprocessing.dataset.shards import REBUILD, VOCABULARY
 
 FORMAT, FORMAT_VERSION = "padless-bundle", 2
 INDEX = "bundle.json"
 SEAL = "sha256"
+Hash = Annotated[str, Spelt("[!-~]{0,128}", "a hash")]
 LEAST_LABELS = 2
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
 """Far beyond those between which one is fitted."""
@@ -49,9 +50,9 @@ class BundleInfo:
     model: dict[str, Any]
     """The ``ModelConfig``."""
     vocabulary_size: Positive
-    vocabulary_hash: str
+    vocabulary_hash: Hash
     text: dict[str, Any]
-    text_hash: str
+    text_hash: Hash
     labels: list[str]
     temperature: Annotated[float, Between(LEAST_TEMPERATURE, MOST_TEMPERATURE)]
     """Logits are divided by it before they become probabilities; fitted on the validation split."""
@@ -59,7 +60,7 @@ class BundleInfo:
     """Probability of class 1 from which on it is predicted; two classes only."""
     step: Count
     """Optimizer steps behind these weights."""
-    dataset: str
+    dataset: Hash
     """Fingerprint of the dataset they were trained on."""
     task: Task = CLASSIFIER
     """What the network has learned."""

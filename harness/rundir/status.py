@@ -32,7 +32,8 @@ State = Literal["running", "finished", "preempted", "failed"]
 
 def write_status(run: str | Path, state: State, *, step: int = 0, exit_code: int = 0, reason: str = "") -> None:
     """Say where the run stands. Rank 0 alone calls this. Raises ``StorageError``."""
-    content = {"state": state, "exit_code": exit_code, "reason": reason, "step": step}
+    told = reason.encode("utf-8", "backslashreplace").decode()  # it may name a file whose name is no text
+    content = {"state": state, "exit_code": exit_code, "reason": told, "step": step}
     with storage(Path(run, STATUS)):
         atomic.write_json(Path(run, STATUS), {**content, "launch": os.environ.get(LAUNCH_ID)})
 
