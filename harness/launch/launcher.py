@@ -11,23 +11,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from harness.config import Recipe, RunConfig
 from harness.launch import machines
+from harness.launch.failure import Failure, describe_exit, describe_failure
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices, threads
-from harness.ranks.last_words import FOLLOWS, MESSAGE, TIMESTAMP
 from harness.ranks.preemption import EXIT_CODE
 from harness.rundir.status import LAUNCH_ID, State, read_status, write_status
 from harness.rundir.storage import is_free
@@ -45,14 +43,7 @@ END_LIMIT_S = 60
 IDLE = {"gradient_accumulation_steps"}
 """Options that accelerate takes and passes on to DeepSpeed alone."""
 UNKNOWN = "no key of the training, no option of accelerate launch"
-DOCUMENTED = {2, 3, 4}
-"""Exit codes that a rank chooses; any other one of a rank becomes 1."""
 TOLD = "told to stop before the first step ({}); the same command goes on"
-LOST_PAGES = (
-    "part of a mapped file was gone when it was read, as when a shard is cut short under a running job; "
-    "look at the dataset with python -m preprocessing check, and at its disk"
-)
-"""What SIGBUS means to a process whose data is mapped."""
 
 
 def train(options: list[str], training: list[str], recipe: Recipe) -> int:
@@ -226,21 +217,6 @@ def wait_for_end(run: Path, launch_id: str) -> None:
         time.sleep(0.5)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """What the launcher saw of an end that was not a good one."""
-
-    code: int
-    """The exit code to hand on, if the run itself does not say."""
-    sentence: str
-    signal: str | None = None
-    """The stop signal that the launcher was sent, by name."""
-    said: bool = False
-    """A rank has already printed why."""
-    follows: bool = False
-    """It left because another rank, perhaps on another machine, was gone."""
-
-
 def start(arguments: Any) -> Failure | None:
     """Run accelerate's launcher to its end; None if all ranks left with 0, else what is known of the failure."""
     from accelerate.commands.launch import launch_command
@@ -263,44 +239,6 @@ def start(arguments: Any) -> Failure | None:
     if STOP.heard and (failure is not None or STOP.unbegun):
         return replace(failure or Failure(1, "the launcher was told to stop"), signal=STOP.heard[0])
     return failure
-
-
-def describe_failure(error: Exception) -> Failure:
-    """What an exception of the elastic launcher says: the rank that failed first."""
-    failures = getattr(error, "failures", None)
-    if failures:
-        rank, first = min(failures.items(), key=lambda item: (*blame(item[1]), item[0]))
-        return describe_exit(int(rank), int(first.exitcode), words_of(first))
-    return Failure(1, f"the launcher stopped: {' '.join(str(error).split()) or type(error).__name__}")
-
-
-def words_of(failure: Any) -> dict[str, Any]:
-    """What a rank has left as its last words; nothing of one that was killed."""
-    return dict(getattr(failure, "error_file_data", {})) if failure.exitcode > 0 else {}
-
-
-def blame(failure: Any) -> tuple[int, float]:
-    """How late to look for the cause at a rank that failed so; failures of one second look alike without its words.
-
-    A rank that was killed comes first, then those that left by themselves, and last of these the ones that left because
-    a peer was gone; the elastic agent sends SIGTERM to all that are left.
-    """
-    words = words_of(failure)
-    if failure.exitcode < 0:
-        return (3 if failure.exitcode == -signal.SIGTERM else 0), failure.timestamp
-    return (2 if words.get(FOLLOWS) else 1), words.get(TIMESTAMP, failure.timestamp)
-
-
-def describe_exit(rank: int, code: int, words: Mapping[str, Any] = MappingProxyType({})) -> Failure:
-    """What the exit code of the rank that left first means, below 0 the signal that killed it; and its last words."""
-    if code == -signal.SIGBUS:
-        return Failure(3, f"rank {rank} was killed by SIGBUS: {LOST_PAGES}")
-    if code < 0:
-        return Failure(1, f"rank {rank} was killed by {signal.Signals(-code).name}")
-    known = code in DOCUMENTED
-    said = words.get(MESSAGE)
-    sentence = said if isinstance(said, str) else f"rank {rank} ended with exit code {code}"
-    return Failure(code if known else 1, sentence, None, known or sentence == said, bool(words.get(FOLLOWS)))
 
 
 def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = False) -> int:
