@@ -217,7 +217,14 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
         def write(self, data: Any) -> int:
             return super().write(bytes(data)[:2])
 
-    monkeypatch.setattr(atomic, "open", lambda path, mode, buffering: Short(path, "a"), raising=False)
+    monkeypatch.setattr(atomic, "open", lambda path, mode, buffering: Short(path, "a+"), raising=False)
     with pytest.raises(OSError, match="No space left"):
         atomic.append_line(path, "two")
     assert path.read_text() == "one\n"
+
+
+def test_a_line_that_was_cut_short_is_ended_before_another_is_appended(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_text("one\ntw")
+    atomic.append_line(path, "three")
+    assert path.read_text() == "one\ntw\nthree\n"
