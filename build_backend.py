@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from setuptools import build_meta
-from setuptools.build_meta import *  # noqa: F403 - what a frontend asks for besides
+from setuptools import build_meta  # type: ignore[import-untyped]
+from setuptools.build_meta import *  # type: ignore[import-untyped] # noqa: F403 - what a frontend asks for besides
 
 FIXED = 1_580_601_600
 """2020-02-02, in seconds since 1970."""

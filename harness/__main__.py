@@ -10,7 +10,7 @@ from harness.launch import stop
 if __name__ == "__main__":  # before the other imports: a signal may come that early
     stop.listen(sys.argv[1:])
 
-from preprocessing.base import cli, completion
+from preprocessing.base import answering, completion
 from preprocessing.base.commands import Command, Words, dispatch
 from preprocessing.base.invocation import keep_folder_out
 
@@ -72,6 +72,7 @@ BENCHES = tuple(
         ("loader", "LoaderConfig", "Loading batches, beside loaders of today."),
         ("pretrain", "PretrainBenchConfig", "A step of pretraining, beside a classifier's."),
         ("predict", "PredictBenchConfig", "Predictions of raw texts, beside loops of today."),
+        ("limits", "LimitsConfig", "How far rows, classes, texts, … go, and what then."),
     )
 )
 BENCHES += (
@@ -221,8 +222,8 @@ def script() -> int:
     stop.listen(sys.argv[1:])
     completion.answer(COMMANDS)
     keep_folder_out()
-    return cli.run(main)
+    return answering.run(main)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(answering.run(main))

@@ -24,6 +24,7 @@ from preprocessing.base import recipes
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.meant import check_processes, check_wait
 from preprocessing.base.typed import typed
+from preprocessing.base.untrusted import readable
 
 __all__ = [
     "WINDOW_BYTES_PER_ROW",
@@ -169,7 +170,7 @@ class Recipe:
         require(tokens is None or tokens >= 1, "global_batch_tokens", tokens, "at least 1, or null")
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
         require(self.fold is None or self.fold >= 0, "fold", self.fold, "a fold's number, from 0, or null")
-        require(bool(self.run) and len(self.run.splitlines()) == 1, "run", self.run, "a directory's name, on one line")
+        require(self.run.splitlines() == [self.run], "run", self.run, "a directory's name, on one line")
         require(bool(self.stage_dir), "stage_dir", self.stage_dir, "auto, none or a directory's name")
         require(bool(self.data), "data", self.data, "a directory's name")
         self.optim.check_moves(self.model.embedding_dim)
@@ -249,8 +250,8 @@ def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
     unknown = set(values) - {item.name for item in fields(ModelConfig)}
     if unknown:
         raise DataError(
-            f"{where}: model.{sorted(unknown)[0]!s:.60}: unknown key: the weights were written by another version of "
-            "padless; use that one, or restore the file"
+            f"{where}: model.{readable(sorted(unknown)[0])}: unknown key: the weights were written by another version "
+            "of padless; use that one, or restore the file"
         )
     try:
         return typed(ModelConfig, values, f"{where}: model", DAMAGED)

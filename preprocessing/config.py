@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.meant import check_processes, check_wait
 from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.typed import MOST
 from preprocessing.labels import AUTO, PAIR, LabelMap, as_recorded, spelling
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary_config import VocabularyConfig
@@ -202,7 +203,7 @@ class ShardConfig:
         climbing = all(low < high for low, high in zip(self.widths, self.widths[1:], strict=False))
         require(climbing, "shards.widths", self.widths, "widths that ascend")
         require(all(width > 0 for width in self.widths), "shards.widths", self.widths, "widths above 0")
-        require(self.rows >= 1, "shards.rows", self.rows, "at least 1")
+        require(1 <= self.rows <= MOST, "shards.rows", self.rows, f"at least 1, at most {MOST:,}")
 
     def ladder(self, max_tokens: int) -> list[int]:
         """The widths, narrowest first; the last is ``max_tokens``."""
@@ -279,7 +280,7 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         """Refuse parts that contradict each other."""
-        fits = len(self.output.splitlines()) == 1
+        fits = self.output.splitlines() == [self.output]
         require(fits, "output", self.output, "the name of a directory, on one line")
         if self.staging and "://" not in self.output:
             raise ConfigError(f"staging: {self.staging!r} has no use: output {self.output!r} is built where it is")

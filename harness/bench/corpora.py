@@ -25,6 +25,7 @@ from harness.baseline.results import read_results
 from harness.config import Recipe, require
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import figures_name, read_figures
+from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.meant import check_processes
 from preprocessing.base.readable import duration
@@ -121,8 +122,7 @@ def measure(config: CorporaConfig, file: Path) -> int:
             "linear_on_shards": linear["accuracy"],
             "linear_on_shards_s": linear["seconds"],
         }
-        with open(Path(config.output, FIGURES), "a", encoding="utf-8") as figures:
-            figures.write(json.dumps(line) + "\n")
+        atomic.append_line(Path(config.output, FIGURES), json.dumps(line))
     return 0
 
 
@@ -148,7 +148,7 @@ def read_or_learn(config: CorporaConfig, file: Path, data: Path, manifest: Manif
         return json.loads(path.read_text())
     print(f"{file.stem}: a linear model of the raw texts", flush=True)
     found = learn_from_texts(config, file, manifest, split)
-    path.write_text(json.dumps(found))
+    atomic.write_json(path, found)
     return found
 
 

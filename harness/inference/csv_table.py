@@ -14,6 +14,7 @@ import pyarrow.csv
 
 from harness.inference.pieces import Line, Piece, Source, Wanted, chosen_column, decoded, lines_of, together
 from preprocessing.base.errors import DataError
+from preprocessing.corpus.delimited import read_records
 from preprocessing.corpus.records import Dialect
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -73,27 +74,15 @@ class CsvTable:
             return []
         data = b"".join(filled)
         ragged: list[Any] = []
-
-        def remember(wrong: Any) -> str:
-            ragged.append(wrong)
-            return "skip"
-
         names = [str(place) for place in range(len(self.names))]
         chosen: dict[str, Any] = {"include_columns": [names[place] for place in places]}
         chosen["column_types"] = dict.fromkeys(names, pa.large_binary())
         try:
-            table = pa.csv.read_csv(
-                pa.BufferReader(data),
-                pa.csv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),
-                pa.csv.ParseOptions(
-                    delimiter=self.delimiter,
-                    quote_char=QUOTE,
-                    newlines_in_values=True,
-                    ignore_empty_lines=False,
-                    invalid_row_handler=remember,
-                ),
-                pa.csv.ConvertOptions(**chosen, strings_can_be_null=False),
+            options = pa.csv.ParseOptions(
+                delimiter=self.delimiter, quote_char=QUOTE, newlines_in_values=True, ignore_empty_lines=False
             )
+            conversion = pa.csv.ConvertOptions(**chosen, strings_can_be_null=False)
+            table = read_records(data, names, options, conversion, ragged.append)
         except pa.ArrowInvalid as error:
             raise DataError(f"{self.source.name}: near row {row}: {' '.join(str(error).split())}") from None
         if ragged:

@@ -23,6 +23,7 @@ from harness.rundir.bundle_files import INDEX, BundleInfo, read_weights, weights
 from harness.rundir.tensor_files import BYTES, Tensors, check_tensors, read_header
 from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.untrusted import one_line
 
 CODES = {
     **{torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"},
@@ -64,7 +65,7 @@ def read_tensors(directory: Path, info: BundleInfo, config: ModelConfig) -> dict
     try:
         tensors = load(read_weights(directory, info))
     except SafetensorError as error:
-        raise DataError(f"{what} ({' '.join(str(error).split())}); {RESTORE}") from None
+        raise DataError(f"{what} ({one_line(error)}); {RESTORE}") from None
     check_finite(tensors, path)
     return tensors
 

@@ -24,7 +24,7 @@ from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_clas
 from harness.rundir.results import probability_column
 from preprocessing.base import stopping
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import one_line
+from preprocessing.base.printable import plain_line
 from preprocessing.base.readable import counted
 from preprocessing.base.screen import Screen
 from preprocessing.base.terminal import cells, shortened
@@ -65,7 +65,7 @@ def show(predictor: Predictor, texts: list[str], as_json: bool) -> None:
             print(json.dumps({"text": text, **values}))
             continue
         chance = values[probability_column(values["predicted"])]
-        head = f"{one_line(values['predicted'])}  {chance:.4f}  "
+        head = f"{plain_line(values['predicted'])}  {chance:.4f}  "
         screen.write([head + shortened(text, max(screen.width - cells(head), FEWEST) if screen.is_live else MOST)])
     sys.stdout.flush()
 

@@ -25,7 +25,8 @@ from harness.predicting.plan import Plan
 from harness.predicting.scorers import SAMPLE, Scorer, scorer_class
 from harness.scores.metrics import probabilities
 from preprocessing.base import atomic
-from preprocessing.base.errors import DataError, StorageError
+from preprocessing.base.errors import DataError
+from preprocessing.base.storage import storing
 from preprocessing.base.typed import Count, Sha256, typed
 from preprocessing.base.untrusted import open_regular, read_json, sha256_of
 from preprocessing.corpus import addresses
@@ -110,7 +111,7 @@ def make(task: Task) -> Made:
     table = plan.table(0)
     rows, differences = 0, list[float]()
     is_exact = task.opening.settled["precision"] == "fp32"
-    try:
+    with storing(task.target, otherwise="name another --output"):
         with atomic.replacing(task.path) as temporary:
             output = open_output(temporary, plan.kind, table, plan.names, same=plan.same)
             try:
@@ -126,12 +127,6 @@ def make(task: Task) -> Made:
         size, digest = task.path.stat().st_size, atomic.sha256_file(task.path)
         done = Made(task.key, rows, size, digest, len(output.header), max(differences, default=None))
         atomic.write_json(task.marker, vars(done))
-    except OSError as error:
-        what = error.strerror or error
-        raise StorageError(
-            f"{task.target}: cannot be written ({what}); make room and run the same command to continue, "
-            "or name another --output"
-        ) from None
     return done
 
 

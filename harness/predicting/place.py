@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +19,9 @@ from harness.predicting.parts import Made
 from harness.predicting.plan import Basis, Plan
 from harness.rundir.json_files import read_object
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
+from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.locks import locked
+from preprocessing.base.storage import storing
 from preprocessing.base.typed import Count, Sha256, typed
 from preprocessing.base.untrusted import shown
 from preprocessing.corpus import addresses
@@ -32,6 +32,7 @@ WORK, PLAN, LOCK = ".work", "plan.json", "lock"
 FORMAT, FORMAT_VERSION = "padless-predictions", 1
 DIGITS = 5
 COPY_BYTES = 1 << 20
+OTHERWISE = "name another --output"
 BESIDE = "name another --output, or set --overwrite true"
 
 
@@ -129,14 +130,8 @@ def claimed(place: Place) -> Iterator[None]:
 @contextmanager
 def writing(place: Place) -> Iterator[None]:
     """Turn a failure to write into a ``StorageError`` that names the output."""
-    try:
+    with storing(place.target, otherwise=OTHERWISE):
         yield
-    except OSError as error:
-        what = error.strerror or error
-        room = "make room and run the same command to continue" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-        raise StorageError(
-            f"{place.target}: cannot be written ({what}); {room or 'make room'}, or name another --output"
-        ) from None
 
 
 def is_whole(place: Place, plan: Plan) -> bool:

@@ -136,8 +136,8 @@ class Plan:
         for part in self.parts:
             if before is None or part.file != before.file:
                 row = 1
-            fits = part.file < len(self.files) and part.stop >= part.start and part.first_row == row
-            if not fits or (before is not None and part.file not in (before.file, before.file + 1)):
+            known = part.file < len(self.files) and (before is None or part.file >= before.file)
+            if not known or part.stop < part.start or part.first_row != row:
                 raise DataError(f"{path}: its parts do not follow one another; {ANEW}")
             row, before = row + part.rows, part
         if self.basis["inputs"] != named or not self.parts or self.kind not in WRITTEN:

@@ -8,6 +8,7 @@ when it runs out the sentence says what was being waited for.
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ import torch
 import torch.distributed as dist
 
 from harness.ranks.heartbeat import HEARTBEAT
+from harness.ranks.network import GLOO
 from preprocessing.base.errors import UserError
+from preprocessing.base.storage import told
 
 Value = TypeVar("Value")
 
@@ -32,6 +35,12 @@ class RankError(UserError):
     """Ranks could not go on together: one is missing, or they were not started alike."""
 
     exit_code = 1
+
+
+class LostPeerError(RankError):
+    """Another rank is gone or silent; why, that one may know."""
+
+    follows = True
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ class World:
             reason = " ".join(str(error).split())[:200]
             if not any(word in reason.lower() for word in LOST):
                 raise
-            raise RankError(
+            raise LostPeerError(
                 f"rank {self.rank} at step {HEARTBEAT.step} waited for {what} from {self.world_size - 1} other ranks, "
                 f"and at least one of them is gone or took longer than {self.timeout_s} s ({reason})"
             ) from error
@@ -152,9 +161,10 @@ class World:
     def together(self, what: str) -> Iterator[None]:
         """Run a block without collectives on every rank; if it fails on one, all raise.
 
-        A ``UserError`` is raised as it is by all ranks, the first rank's if there are several. Any other exception is
-        raised by the rank that met it, and all others raise a ``RankError`` that names it. So ranks agree before they
-        leave: none is killed half-way by a launcher, none waits for one that is gone.
+        A ``UserError``, and what a failure to write becomes, is raised as it is by all ranks, the first rank's if there
+        are several. Any other exception is raised by the rank that met it, and all others raise a ``RankError`` that
+        names it. So ranks agree before they leave: none is killed half-way by a launcher, none waits for one that is
+        gone.
         """
         error: UserError | None = None
         own: Exception | None = None
@@ -163,8 +173,10 @@ class World:
         except UserError as caught:
             error = caught
         except Exception as caught:
-            reason = " ".join(str(caught).split())[:300]
-            own, error = caught, RankError(f"rank {self.rank}: {type(caught).__name__}: {reason}")
+            error = told(caught) if isinstance(caught, OSError) else None
+            if error is None:
+                reason = " ".join(str(caught).split())[:300]
+                own, error = caught, RankError(f"rank {self.rank}: {type(caught).__name__}: {reason}")
         errors = self.gather_objects(error, f"the end of {what}")
         first = next((item for item in errors if item is not None), None)
         if own is not None:
@@ -183,6 +195,43 @@ class World:
                         raise RankError(
                             f"rank {rank} has {name} {theirs[name]}, rank 0 has {value}: start all ranks alike"
                         )
+
+
+@contextmanager
+def joining(timeout_s: int) -> Iterator[None]:
+    """Name the block in which this rank joins the others: what torch says of one that does not come is a sentence."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if launched_world_size() == 1:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        where = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+        raise LostPeerError(
+            f"rank {launched_rank()} of {launched_world_size()} on {platform.node()} did not join the others through "
+            f"{where} within {timeout_s} s ({reason}); see whether all machines reach each other, and "
+            f"{GLOO}, here {os.environ.get(GLOO, 'not set')}"
+        ) from error
+
+
+def sum_in_bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """A hook of DDP for CPUs: the mean of a bucket of gradients over ranks, sent and added up as bf16.
+
+    Each rank's share is rounded once, to eight bits, and so is each addition: a sum over N ranks is off by no more
+    than N / 256 of the sum of magnitudes. torch's own hook of this kind is refused where torch knows no CUDA.
+    """
+    gradients = bucket.buffer()
+    sent = gradients.to(torch.bfloat16).div_(dist.get_world_size(group))
+    work = dist.all_reduce(sent, group=group, async_op=True)
+
+    def unpack(done: torch.futures.Future[list[torch.Tensor]]) -> torch.Tensor:
+        return gradients.copy_(done.value()[0])
+
+    return work.get_future().then(unpack)
+
+
+# DDP compares them with the classes themselves.
+sum_in_bf16.__annotations__.update({"bucket": dist.GradBucket, "return": torch.futures.Future[torch.Tensor]})
 
 
 def connect(timeout_s: int) -> World:
@@ -217,3 +266,8 @@ def launched_local_rank() -> int:
 def launched_local_world_size() -> int:
     """How many processes the launcher started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def launched_machines() -> int:
+    """On how many machines the launcher starts processes; it tells its ranks, others are taken for one machine."""
+    return int(os.environ.get("GROUP_WORLD_SIZE", "1"))

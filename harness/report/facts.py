@@ -88,7 +88,7 @@ class RunFacts:
     @cached_property
     def speed_summary(self) -> dict[str, float]:
         """Training time in seconds, and means over that time of what the log lines say; empty without lines."""
-        rows = {line["step"]: line.get("rows", 0) for line in self.train}
+        rows = {line["step"]: line.get("rows") or 0 for line in self.train}
         lines = [line for line in self.speed if line["rows_per_s"]]
         seconds = [rows.get(line["step"], 0) / line["rows_per_s"] for line in lines]
         if not sum(seconds):
@@ -97,9 +97,9 @@ class RunFacts:
         for name in WEIGHED:
             pairs = zip(lines, seconds, strict=True)
             known = [(line[name], weight) for line, weight in pairs if line.get(name) is not None]
-            if known:
+            if known and sum(weight for _, weight in known):
                 result[name] = float(np.average([value for value, _ in known], weights=[weight for _, weight in known]))
-        padding = [line["padding"] for line in self.train if "padding" in line]
+        padding = [line["padding"] for line in self.train if line.get("padding") is not None]
         if padding:
             result["padding"] = float(np.mean(padding))
         memory = [line["memory_bytes"] for line in lines if line.get("memory_bytes")]

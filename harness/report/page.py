@@ -25,8 +25,8 @@ from harness.rundir import many_runs
 from harness.rundir.environment import installed_version
 from harness.rundir.layout import REPORT
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError
 from preprocessing.base.printable import tell
+from preprocessing.base.storage import storing
 
 TEMPLATE = "report.html.j2"
 
@@ -57,10 +57,9 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -
     shown = shown if spread is None else [[one.path for one in spread["runs"]]]
     facts = [read_run(path) for paths in shown for path in paths]
     target = Path(output) if output is not None else places[0] / REPORT if len(places) == 1 else Path(REPORT)
-    try:
-        atomic.write_text(target, render(facts, spread))
-    except OSError as error:
-        raise ConfigError(f"--output {target}: {error.strerror}; name a file that can be written") from None
+    page = render(facts, spread)
+    with storing(target, otherwise="name another --output"):
+        atomic.write_text(target, page)
     return target
 
 

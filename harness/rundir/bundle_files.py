@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,13 +27,14 @@ from harness.rundir.places import instead
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.typed import Between, Count, Positive, Sha256, typed
+from preprocessing.base.typed import Between, Count, Positive, Sha256, Spelt, typed
 from preprocessing.base.untrusted import read_bytes, shown
 from preprocessing.dataset.shards import REBUILD, VOCABULARY
 
 FORMAT, FORMAT_VERSION = "padless-bundle", 2
 INDEX = "bundle.json"
 SEAL = "sha256"
+Hash = Annotated[str, Spelt("[!-~]{0,128}", "a hash")]
 LEAST_LABELS = 2
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
 """Far beyond those between which one is fitted."""
@@ -49,9 +50,9 @@ class BundleInfo:
     model: dict[str, Any]
     """The ``ModelConfig``."""
     vocabulary_size: Positive
-    vocabulary_hash: str
+    vocabulary_hash: Hash
     text: dict[str, Any]
-    text_hash: str
+    text_hash: Hash
     labels: list[str]
     temperature: Annotated[float, Between(LEAST_TEMPERATURE, MOST_TEMPERATURE)]
     """Logits are divided by it before they become probabilities; fitted on the validation split."""
@@ -59,7 +60,7 @@ class BundleInfo:
     """Probability of class 1 from which on it is predicted; two classes only."""
     step: Count
     """Optimizer steps behind these weights."""
-    dataset: str
+    dataset: Hash
     """Fingerprint of the dataset they were trained on."""
     task: Task = CLASSIFIER
     """What the network has learned."""
@@ -161,16 +162,31 @@ def seal_of(content: dict[str, Any]) -> str:
     return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
 
 
+@dataclass(frozen=True)
+class Peek:
+    """What a bundle of any version says, before anything of it is needed."""
+
+    dataset: str | None = None
+    step: Count | None = None
+    fold: Count | None = None
+    labels: list[str] = field(default_factory=list)
+
+
+def peek(directory: Path) -> Peek:
+    """What ``bundle.json`` says of a few things; nothing without one. Raises ``DataError`` for a damaged one."""
+    path = directory / INDEX
+    content = read_object(path) or {}
+    return typed(Peek, {one.name: content[one.name] for one in fields(Peek) if one.name in content}, str(path), DAMAGED)
+
+
 def read_fingerprint(directory: Path) -> str | None:
     """Fingerprint of the dataset behind a bundle of any version; None without a bundle."""
-    found = (read_object(directory / INDEX) or {}).get("dataset")
-    return found if isinstance(found, str) else None
+    return peek(directory).dataset
 
 
 def read_fold(directory: Path) -> int | None:
     """The fold that the training of a bundle held out; None if it held none out, and without a bundle."""
-    found = (read_object(directory / INDEX) or {}).get("fold")
-    return found if isinstance(found, int) else None
+    return peek(directory).fold
 
 
 def weights_path(directory: Path, info: BundleInfo) -> Path:

@@ -33,7 +33,7 @@ from harness.rundir.tensor_files import read_header
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.typed import typed
-from preprocessing.base.untrusted import open_regular, sha256_of, shown
+from preprocessing.base.untrusted import one_line, open_regular, sha256_of, shown
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,7 @@ class Checkpoint:
         try:
             return load_file(self.path / name)
         except (SafetensorError, OSError) as error:
-            raise DataError(f"{self.path / name}: not a safetensors file ({' '.join(str(error).split())})") from None
+            raise DataError(f"{self.path / name}: not a safetensors file ({one_line(error)})") from None
 
 
 def path_of(run: str | Path, step: int) -> Path:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from harness.rundir.tensor_files import Tensors
 from preprocessing.base.errors import DataError
-from preprocessing.base.typed import Between, Count, Sha256, having, typed
+from preprocessing.base.typed import Between, Count, Sha256, Spelt, having, typed
 from preprocessing.base.untrusted import shown
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -36,17 +36,18 @@ class Float:
         return "a number as float.hex spells it"
 
 
+Name = Annotated[str, Spelt("[!-~]{0,128}", "a hash")]
 Hexadecimal = Annotated[str, Float()]
-Vectors = Annotated[dict[str, Any] | None, having(source=str, sha256=str, words=Count, vocabulary=Count, tokens=float)]
+Vectors = Annotated[dict[str, Any] | None, having(source=str, sha256=Name, words=Count, vocabulary=Count, tokens=float)]
 StartedFrom = Annotated[
     dict[str, Any] | None,
     having(
-        **{"source": str, "task": str, "sha256": str, "words": Count, "vocabulary": Count, "tokens": float},
+        **{"source": str, "task": str, "sha256": Name, "words": Count, "vocabulary": Count, "tokens": float},
         taken=list[str],
         as_usual=dict[str, str],
     ),
 ]
-SoftLabels = Annotated[dict[str, Any] | None, having(sha256=str)]
+SoftLabels = Annotated[dict[str, Any] | None, having(sha256=Name)]
 Some = Annotated[float, Between(1e-30, 1e30)]
 
 
@@ -139,8 +140,8 @@ class CheckpointState:
     step: Count
     trainer: TrainerState
     selection: SelectionState
-    dataset: str
-    text_hash: str
+    dataset: Name
+    text_hash: Name
     config: dict[str, Any]
     log_bytes: dict[str, Count]
     order_version: Count = 1

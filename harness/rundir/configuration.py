@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +18,8 @@ from harness.rundir.storage import storage
 from harness.settings.task import CLASSIFIER, Task
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.typed import Count, having, typed
-from preprocessing.base.untrusted import parse_json, read_bytes
+from preprocessing.base.typed import Count, Spelt, having, typed
+from preprocessing.base.untrusted import one_line, parse_json, read_bytes
 
 MOST_CONFIG = 4 << 20
 """Bytes of ``config.yaml``; one is a few kilobytes."""
@@ -54,21 +54,27 @@ def read_config(run: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {MEND}") from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise DataError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:200]}); {MEND}") from None
+        raise DataError(f"{path}: not readable as YAML ({one_line(error)}); {MEND}") from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds no keys: damaged; {MEND}")
     typed(Known, {name: content[name] for name in KNOWN if name in content}, str(path), MEND)
     return content
 
 
+Place = Annotated[str, Spelt(r"[^\0]{0,4096}", "a place")]
+
+
 @dataclass(frozen=True)
 class Known:
     """What other parts of padless ask of a stored configuration, whichever version wrote it."""
 
-    data: str = ""
-    run: str = ""
+    data: Place = ""
+    run: Place = ""
     task: Task = CLASSIFIER
     fold: Count | None = None
+    seed: Count = 0
+    model: dict[str, Any] = field(default_factory=dict)
+    optim: dict[str, Any] = field(default_factory=dict)
     tracking: Annotated[dict[str, Any], having(project=str)] | None = None
 
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from harness.rundir.layout import ENVIRONMENT
 from harness.rundir.storage import storage
 from preprocessing.base import atomic
 from preprocessing.base.typed import Count, typed
+
+PACKAGES = ("harness", "preprocessing")
 
 
 def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
@@ -94,3 +98,14 @@ def git_revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() or None if result.returncode == 0 else None
+
+
+@cache
+def code_hash() -> str:
+    """The first digits of a hash over all modules of this version, which tells two revisions apart without git."""
+    root = Path(__file__).resolve().parents[2]
+    hashed = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            hashed.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return hashed.hexdigest()[:12]

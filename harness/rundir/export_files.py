@@ -25,7 +25,7 @@ from harness.rundir.json_files import read_object
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.typed import Count, Sha256, having, typed
-from preprocessing.base.untrusted import open_regular, read_bytes, sha256_of, shown
+from preprocessing.base.untrusted import open_regular, read_bytes, readable, sha256_of, shown
 
 FORMAT, FORMAT_VERSION = "padless-export", 1
 EXPORT = "export.json"
@@ -79,7 +79,7 @@ def read_export(directory: Path, bundle: BundleInfo) -> ExportInfo | None:
     if content is None:
         return None
     if (content.get("format"), content.get("format_version")) != (FORMAT, FORMAT_VERSION):
-        found = f"{content.get('format')!s:.40} {content.get('format_version')!s:.40}"
+        found = f"{readable(content.get('format'))} {readable(content.get('format_version'))}"
         raise DataError(f"{path}: {found}, this padless reads {FORMAT} {FORMAT_VERSION}: export the run again")
     seal = content.pop(SEAL, None)
     if seal != seal_of(content):

@@ -34,8 +34,8 @@ class Bin:
     """Rows of similar confidence."""
 
     rows: Count
-    confidence: Maybe
-    accuracy: Maybe
+    confidence: Share
+    accuracy: Share
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,10 @@ class Calibrated:
     after: list[Bin]
 
 
-Slice = Annotated[dict[str, Any], having(by=str, name=str, rows=Count, accuracy=Maybe)]
+Slice = Annotated[
+    dict[str, Any],
+    having(by=str, name=str, rows=Count, accuracy=Maybe, accuracy_interval=Interval, log_loss=Loss | None),
+]
 Mistake = Annotated[dict[str, Any], having(row=Count, label=str, predicted=str, probability=Share)]
 
 

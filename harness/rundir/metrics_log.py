@@ -25,12 +25,16 @@ from harness.rundir.layout import METRICS, THROUGHPUT
 from harness.rundir.storage import storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.typed import Count, having
 from preprocessing.base.untrusted import check_regular, read_bytes, shown
 
 FILES = (METRICS, THROUGHPUT)
 SPELT = ("nan", "inf", "-inf")
 TEXTS = ("kind", "row_hash", "verdict")
 """What is a text in a line; all else is a number, or nothing."""
+STEP = having(step=Count)
+MOST = 1e100
+"""No finite figure is larger."""
 
 
 class MetricsLog:
@@ -46,11 +50,10 @@ class MetricsLog:
         """
         self.run = run
         self.files = {}
-        self.mended = []
         with storage(run):
+            found = [mend(run / name, (keep or {}).get(name, 0)) for name in FILES]
+            self.mended = [sentence for sentence in found if sentence]
             for name in FILES:
-                if sentence := mend(run / name, (keep or {}).get(name, 0)):
-                    self.mended.append(sentence)
                 file = open(run / name, "ab", buffering=0)  # noqa: SIM115 - held for as long as the run
                 size = (keep or {}).get(name, 0)
                 if os.fstat(file.fileno()).st_size > size:
@@ -103,10 +106,12 @@ def damage(line: Line) -> str:
     """Why a line is none of ours, whatever a damaged disk or another hand made of it; empty for one that is."""
     if not isinstance(line.get("kind"), str):
         return "has no kind"
-    if not isinstance(line.get("step"), int) or isinstance(line["step"], bool):
+    if not STEP.holds(line):
         return "has no step"
     for name, value in line.items():
-        if not isinstance(number_of(value), int | float | None) and not (name in TEXTS and isinstance(value, str)):
+        number = number_of(value)
+        is_number = number is None or (isinstance(number, int | float) and not MOST < abs(number) < math.inf)
+        if not is_number and not (name in TEXTS and isinstance(value, str)):
             return f"has {shown(value)} under {shown(name)}"
     return ""
 

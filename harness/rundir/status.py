@@ -18,19 +18,22 @@ from harness.rundir.layout import ATTEMPTS, STATUS
 from harness.rundir.storage import storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.typed import Between, Count, typed
+from preprocessing.base.typed import Between, Count, having, typed
 from preprocessing.base.untrusted import read_bytes
 
 LAUNCH_ID = "PADLESS_LAUNCH_ID"
 """Environment variable that marks a launch: it is copied into the status, so a launcher knows its own run's."""
 
 REBUILD = "start the run again, which rebuilds it"
+STARTED = having(started=Annotated[float, Between(0, 1e11)])
+"""Seconds since 1970 that are a date."""
 State = Literal["running", "finished", "preempted", "failed"]
 
 
 def write_status(run: str | Path, state: State, *, step: int = 0, exit_code: int = 0, reason: str = "") -> None:
     """Say where the run stands. Rank 0 alone calls this. Raises ``StorageError``."""
-    content = {"state": state, "exit_code": exit_code, "reason": reason, "step": step}
+    told = reason.encode("utf-8", "backslashreplace").decode()  # it may name a file whose name is no text
+    content = {"state": state, "exit_code": exit_code, "reason": told, "step": step}
     with storage(Path(run, STATUS)):
         atomic.write_json(Path(run, STATUS), {**content, "launch": os.environ.get(LAUNCH_ID)})
 
@@ -84,12 +87,11 @@ def note_attempt(run: str | Path, facts: dict[str, Any]) -> int:
         before = read_bytes(path, MOST_LINES) if path.exists() else b""
         number = 1 + sum(1 for _ in pieces(before))
         line = {"attempt": number, "started": time.time(), "host": platform.node(), **facts}
-        torn = b"\n" if before and not before.endswith(b"\n") else b""
-        with open(path, "ab") as file:
-            file.write(torn + json.dumps(line).encode() + b"\n")
+        atomic.append_line(path, json.dumps(line))
     return number
 
 
 def read_attempts(run: str | Path) -> list[Line]:
     """One line for each start of a run, oldest first; a line that a kill has cut off is left out."""
-    return read_lines(Path(run, ATTEMPTS), several_writers=True)
+    lines = read_lines(Path(run, ATTEMPTS), several_writers=True)
+    return [line for line in lines if "started" not in line or STARTED.holds(line)]

@@ -55,7 +55,7 @@ class OptimRecipe:
     virtual_adversarial_weight: float = 1.0
     """What that loss counts."""
     gradient_compression: Literal["none", "bf16"] = "none"
-    """What gradients travel as between processes."""
+    """What gradients travel as between processes: bf16 halves them, for a slow network between machines."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

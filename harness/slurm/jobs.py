@@ -98,8 +98,9 @@ def job_of(config: SubmitConfig, words: Sequence[str]) -> Job:
 def checked(config: SubmitConfig, name: str, arguments: list[str]) -> tuple[Body, dict[str, Any]]:
     """Which script a command runs in, and what sets the job apart. Raises ``ConfigError`` as the command would."""
     if name == "preprocess":
-        cli.parse(PreprocessConfig, arguments, prog="python -m preprocessing run")
-        return "preprocess", {}
+        asked = cli.parse(PreprocessConfig, arguments, prog="python -m preprocessing run")
+        built_in = asked.staging or asked.output
+        return "preprocess", {"run": "" if "://" in built_in else built_in}
     if name in TRAINING:
         return "train", training_of(config, name, arguments)
     read(next(one for one in SINGLE if one.name == name), arguments, f"python -m harness {name}")

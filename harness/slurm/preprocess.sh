@@ -20,22 +20,44 @@ wait_for_steps() {
     done
 }
 
+# What is finished lies in the dataset directory, file by file; elsewhere than on a disk ($output is empty) nobody counts.
+files() {
+    [[ -z $output ]] || { find "$output" -type f 2> /dev/null || true; } | wc -l
+}
+began_with=$(files)
+
+# Why the job is not to start again, if there is a reason.
+asked=
+why_not() {
+    local reason
+    if (($1 == 0)); then
+        echo "done"
+    elif [[ -z $asked ]]; then
+        echo "a line above says why; submitted again, it goes on"
+    elif reason=$(decided) && [[ -n $reason ]]; then
+        echo "$reason"
+    elif [[ -n $output ]] && (($(files) <= began_with)); then
+        echo "not requeued, since this start finished nothing; give it more --time"
+    elif ((restarts >= max_restarts)); then
+        echo "not requeued, since it was restarted $restarts times already, as --restarts allows"
+    fi
+}
+
 finish() {
-    local code=$?
-    trap - EXIT TERM INT
+    local code=$? reason
+    trap - EXIT
+    trap '' TERM INT
     for pid in "${steps[@]}"; do
         kill -TERM "$pid" 2>/dev/null || true
     done
     wait_for_steps
     rm -rf "$meeting_point"
-    if ((code == 0)); then
-        echo "$job: exit 0: done"
-    else
-        echo "$job: exit $code: a line above says why; submitted again, it goes on"
-    fi
+    reason=$(why_not "$code")
+    echo "$job: exit $code: ${reason:-requeued}"
+    [[ -n $reason ]] || scontrol requeue "$number"
 }
 trap finish EXIT
-trap 'echo "$job: asked to stop"; exit 143' TERM INT
+trap 'asked=1; echo "$job: asked to stop"; exit 143' TERM INT
 
 # The scheduler shares a core of the first node; each node has one task that starts a worker per core.
 srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --overlap --open-mode=append --output="$dask_log" \

@@ -61,7 +61,7 @@ class Job:
     body: Body
     arguments: tuple[str, ...]
     run: str = ""
-    """Run directory of a training."""
+    """Run directory of a training, or where a dataset is built; empty: on no disk of this machine."""
     tasks: tuple[Task, ...] = ()
     at_once: int | None = None
     resources: Resources
@@ -133,7 +133,7 @@ def variables(job: Job) -> str:
         f"max_restarts={job.restarts} # of this job, by itself or by SLURM",
     ]
     if job.body == "preprocess":
-        lines.append(f"logs={shlex.quote(job.logs)}")
+        lines += [f"output={shlex.quote(job.run)}", f"logs={shlex.quote(job.logs)}"]
     if job.body == "train":
         lines.append(f"per_node={job.processes or 0} # processes of each node; 0: one for each GPU, or one")
         lines.append(f"run={shlex.quote(job.run)}")

@@ -42,6 +42,16 @@ else
     export PYTHONSAFEPATH=1 # a user's folder may have a harness of its own
 fi
 
+# Why SLURM has decided already what becomes of this job, or nothing. RUNNING: nobody is ending it, as scancel does.
+# shellcheck disable=SC2317 # jobs that requeue themselves call it
+decided() {
+    if [[ $(squeue --noheader --jobs="$number" --format=%T) != RUNNING ]]; then
+        echo "SLURM is ending the job"
+    elif scontrol show job "$number" | grep -q "PreemptTime=[0-9]"; then
+        echo "preempted, so SLURM requeues it" # a second requeue, by the job, would start it again after its end
+    fi
+}
+
 # A signal ends wait, not what is waited for: then wait again. Sets code.
 signals=0 code=0
 wait_for() {

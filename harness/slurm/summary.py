@@ -15,8 +15,8 @@ def paragraph(jobs: Sequence[Job]) -> str:
     first = jobs[0]
     if first.restarts:
         sentences.append(
-            f"A job is started again at most {first.restarts} times, after a preemption or a lost node, in training "
-            "also after the time limit or a lost process."
+            f"A job is started again at most {first.restarts} times, after a preemption or a lost node; preprocessing "
+            "and training also after the time limit, training after a lost process."
         )
     else:
         sentences.append("No job is started again.")

@@ -65,16 +65,15 @@ launchers=$!
 wait_for "$launchers" # the code is the highest of all nodes
 
 now_at="$(newest_step)"
-# Why the job is not to start again, if there is a reason. RUNNING: nobody is ending it, as scancel does.
+# Why the job is not to start again, if there is a reason.
 why_not() {
+    local reason
     if ((code == 0)); then
         echo "done"
     elif ((code >= 2 && code <= 4)); then
         echo "no restart mends this; a line above says why"
-    elif [[ $(squeue --noheader --jobs="$number" --format=%T) != RUNNING ]]; then
-        echo "SLURM is ending the job"
-    elif scontrol show job "$number" | grep -q "PreemptTime=[0-9]"; then
-        echo "preempted, so SLURM requeues it" # a second requeue, by the job, would start it again after its end
+    elif reason=$(decided) && [[ -n $reason ]]; then
+        echo "$reason"
     elif ((now_at <= began_at)); then
         echo "not requeued, since no checkpoint is later than step $began_at, where this start began"
     elif ((restarts >= max_restarts)); then

@@ -16,7 +16,7 @@ from harness.config import CheckpointConfig
 from harness.rundir import checkpoint
 from harness.rundir.storage import storage
 from harness.training.state import Snapshots, Tensors
-from preprocessing.base.errors import StorageError
+from preprocessing.base.errors import UserError
 
 NICENESS = 19
 """Priority of the writing thread: training needs the cores more. While training waits for it, they are idle."""
@@ -31,7 +31,7 @@ class Checkpointer:
         self.snapshots = Snapshots(device)
         self.on_cuda = device.type == "cuda"
         self.thread: threading.Thread | None = None
-        self.failure: StorageError | None = None
+        self.failure: UserError | None = None
         self.saved_at = time.monotonic()
 
     def prepare(self, tensors: Tensors) -> None:
@@ -84,7 +84,7 @@ class Checkpointer:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
             try:
                 work()
-            except StorageError as error:
+            except UserError as error:
                 self.failure = error
 
         self.thread = threading.Thread(target=run, name="padless-checkpoint", daemon=True)

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,26 @@ from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
 from preprocessing.base.readable import duration
-from preprocessing.base.screen import Screen
+from preprocessing.base.screen import Screen, Tone
 from preprocessing.dataset.shards import Manifest
 
 PURPOSE = {CLASSIFIER: "predict", LANGUAGE_MODEL: "--init.weights"}
 """What the weights of a task are for."""
+
+
+class Log(Screen):
+    """A screen that a training can lose: when its stream takes no more (a full disk, a terminal that is gone), it falls
+    silent, and the training goes on.
+    """
+
+    def write(self, lines: Sequence[str], tone: Tone = "", head: int = 0) -> None:
+        """As a screen's, as long as somebody can read it."""
+        try:
+            super().write(lines, tone, head)
+        except OSError:
+            self.quiet = True
+            with contextlib.suppress(OSError, ValueError):  # what is left in its buffer would fail again at the exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 class Console(Sink):
@@ -40,7 +57,7 @@ class Console(Sink):
         """``total_steps`` and the step that this start goes on from are what the time left is computed from."""
         self.config, self.manifest, self.directory = config, manifest, Path(config.run)
         self.total_steps, self.first_step = total_steps, first_step
-        self.screen = Screen(quiet=config.quiet)
+        self.screen = Log(quiet=config.quiet)
         self.watched = self.screen.is_live
         self.rows = StepTable(total_steps)
         self.step, self.doing, self.loss = first_step, "", ""

@@ -16,6 +16,7 @@ from harness.rundir import layout, many_runs
 from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.status import known_status
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.untrusted import readable
 from preprocessing.dataset.shards import Manifest
 
 FREE = {
@@ -80,7 +81,7 @@ class Difference:
 
     def __str__(self) -> str:
         """One line of the list."""
-        return f"  {self.key}: was {self.was}, now {self.now} ({self.effect})"
+        return f"  {readable(self.key)}: was {readable(self.was)}, now {readable(self.now)} ({self.effect})"
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
@@ -115,11 +116,13 @@ def check_continuity(found: list[Difference], allowed: set[str]) -> None:
             and (one.key not in BREAKING or one.key in IMPOSSIBLE)
             and one.key.partition(".")[0] in IMPOSSIBLE
         ):
-            raise ConfigError(f"{one.key}: was {one.was}, now {one.now}: {one.effect}; name another run directory")
+            was, now = readable(one.was), readable(one.now)
+            raise ConfigError(f"{readable(one.key)}: was {was}, now {now}: {one.effect}; name another run directory")
         if one.breaks and not is_allowed(one.key, allowed):
+            key, was, now = map(readable, (one.key, one.was, one.now))
             raise ConfigError(
-                f"{one.key}: the run began with {one.was}, now {one.now} ({one.effect}); put it back, name another run "
-                f"directory, or go on all the same with --allow {one.key}"
+                f"{key}: the run began with {was}, now {now} ({one.effect}); put it back, name another run "
+                f"directory, or go on all the same with --allow {key}"
             )
 
 

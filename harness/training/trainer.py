@@ -16,7 +16,7 @@ from harness.config import RunConfig
 from harness.data.loader import Loader
 from harness.model.stored import shapes_of
 from harness.model.tasks import AnyObjective
-from harness.ranks.distributed import World
+from harness.ranks.distributed import World, launched_machines, sum_in_bf16
 from harness.rundir.checkpoint import MODEL, OPTIMIZER
 from harness.rundir.checkpoint_state import AVERAGE
 from harness.rundir.tensor_files import check_tensors
@@ -33,7 +33,7 @@ from harness.training.optim import (
 )
 from harness.training.profiling import StepProfiler
 from harness.training.state import State, described, load_weights
-from harness.training.throughput import Meter
+from harness.training.throughput import Gradients, Meter
 from harness.training.wide import WideDescent
 from preprocessing.base.errors import DataError
 
@@ -79,7 +79,7 @@ class Trainer:
         self.guard, self.meter, self.profiler = guard, meter, profiler
         several = config.micro_batch is not None or loader.micro_batch is not None
         accumulates = several or config.order.unlabelled_batch > 0
-        accelerator.ddp_handler = ddp_options(config, accumulates=accumulates)
+        accelerator.ddp_handler = ddp_options(config, accumulates=accumulates, cuda=accelerator.device.type == "cuda")
         optimizer = build_optimizer(objective.classifier, config.optim)
         self.model, self.optimizer = accelerator.prepare(objective, optimizer)
         if objective.adversary is not None:
@@ -87,6 +87,7 @@ class Trainer:
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
             # Buffers are constants or the wide part's, which all ranks change alike; DDP would send them at every step.
             self.model.broadcast_buffers = False
+            self.send_gradients(self.model)
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
         decay = config.optim.ema
@@ -101,6 +102,18 @@ class Trainer:
         """Epochs that are over; one behind while a validation is still to be done."""
         self.stopped = False
         """A validation said stop."""
+
+    def send_gradients(self, model: torch.nn.parallel.DistributedDataParallel) -> None:
+        """Compress what CPUs send each other, if asked to; between machines, time what it costs."""
+        parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
+        if parameters[0].device.type != "cpu":
+            return
+        compressed = self.config.optim.gradient_compression == "bf16"
+        if compressed:
+            model.register_comm_hook(None, sum_in_bf16)
+        if launched_machines() > 1:
+            sent = sum(parameter.numel() for parameter in parameters) * (2 if compressed else 4)
+            self.meter.watch_gradients(parameters, Gradients(sent, compressed))
 
     def fit(self) -> None:
         """Train from where the run stands to the last epoch, or until a validation says stop."""
@@ -149,7 +162,8 @@ class Trainer:
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.meter.forward():
                     loss = self.model(micro_batch, self.step)
-                self.backward(loss, self.world.world_size / rows)
+                with self.meter.reducing() if last else nullcontext():
+                    self.backward(loss, self.world.world_size / rows)
             losses.append(loss.detach())
             row_losses.append(self.objective.row_losses)
             part = self.objective.touched
@@ -278,10 +292,11 @@ def summed(losses: list[torch.Tensor]) -> torch.Tensor:
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
-def ddp_options(config: RunConfig, *, accumulates: bool) -> DistributedDataParallelKwargs:
-    """How DDP is set up. The graph never changes, but DDP's static graph fails when the first backward pass runs under
-    ``no_sync``, so it is left out where micro-batches are accumulated, or may be.
+def ddp_options(config: RunConfig, *, accumulates: bool, cuda: bool) -> DistributedDataParallelKwargs:
+    """How DDP is set up; its own compression is for CUDA alone. The graph never changes, but DDP's static graph fails
+    when the first backward pass runs under ``no_sync``, so it is left out where micro-batches are accumulated, or may
+    be.
     """
-    compressed = config.optim.gradient_compression == "bf16"
+    compressed = config.optim.gradient_compression == "bf16" and cuda
     hook = DDPCommunicationHookType.BF16 if compressed else DDPCommunicationHookType.NO
     return DistributedDataParallelKwargs(gradient_as_bucket_view=True, static_graph=not accumulates, comm_hook=hook)

@@ -32,7 +32,7 @@ from harness.training.selection import Selection
 from harness.training.sinks import Ending, MetricsFiles, Sinks
 from harness.training.state import Tensors, load_weights
 from harness.training.trainer import Trainer
-from preprocessing.base.errors import DataError, StorageError, UserError
+from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.printable import tell
 from preprocessing.base.screen import Screen
 from preprocessing.dataset.shards import Manifest
@@ -58,7 +58,7 @@ class RunWriter:
         """The run that was there when this start claimed the directory had ended well."""
         self.files: MetricsFiles | None = None
         self.checkpointer: Checkpointer | None = None
-        self.failed: StorageError | None = None
+        self.failed: UserError | None = None
         self.origin: dict[str, dict[str, Any] | None] = {}
         """What is known of where the weights come from: vectors, other weights, soft labels."""
 
@@ -102,7 +102,7 @@ class RunWriter:
         try:
             whole = state | {"log_bytes": self.files.files.sizes()}
             self.checkpointer.save(tensors, whole, best_step, wait=wait)
-        except StorageError as error:
+        except UserError as error:
             self.failed = self.failed or error
 
     def is_due(self) -> bool:
@@ -110,7 +110,7 @@ class RunWriter:
         return self.checkpointer is not None and self.checkpointer.is_due()
 
     @property
-    def failure(self) -> StorageError | None:
+    def failure(self) -> UserError | None:
         """What could not be written, if anything."""
         parts = (self.files, self.checkpointer)
         return self.failed or next((part.failure for part in parts if part is not None and part.failure), None)
@@ -162,7 +162,7 @@ class RunWriter:
         if self.checkpointer is not None:
             try:
                 self.checkpointer.wait()  # cannot hang: see there
-            except StorageError as late:
+            except UserError as late:
                 self.failed = self.failed or late
         ended = error if error is not None and not isinstance(error, Preempted) else self.failure or error
         ending = Ending.of(ended, self.step)
@@ -191,8 +191,9 @@ class RunWriter:
         facts = {"step": ending.step, "exit_code": ending.exit_code, "reason": ending.reason}
         try:
             write_status(self.directory, ending.state, **facts)  # type: ignore[arg-type]
-        except StorageError as full:
-            print(f"warning: {full}", file=sys.stderr)
+        except UserError as full:
+            if ending.exit_code != full.exit_code:  # else it is about to be said of another file
+                print(f"warning: {full}", file=sys.stderr)
 
 
 def bundle_step(bundle: Path) -> int | None:

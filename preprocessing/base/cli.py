@@ -13,18 +13,15 @@ import errno
 import itertools
 import os
 import re
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from preprocessing.base import aliases, familiar, help_page, recipes, stopping
-from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base import aliases, familiar, help_page, recipes
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import Page
 from preprocessing.base.installed import needed
-from preprocessing.base.invocation import as_typed
 from preprocessing.base.meant import check_meant
-from preprocessing.base.printable import guards, tell
 from preprocessing.base.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -313,38 +310,3 @@ def one_line(message: str) -> str:
         kinds = [NULL if part == "NoneType" else part.removeprefix("one of ") for part in parts]
         return f"{union['key']}expected {' or '.join(kinds)}, got {union['value']}"
     return re.sub(r"\. Got value: (.*)$", r", got \1", text)
-
-
-def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
-    """Call ``main(argv)`` and turn what it raises into one line on stderr and a documented exit code."""
-    with guards():
-        try:
-            stopping.armed()
-            return stopping.settle(answered(main, list(sys.argv[1:] if argv is None else argv)))
-        except KeyboardInterrupt:
-            return stopping.told()
-
-
-def answered(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
-    """The exit code of ``main(argv)``. Errors on the way out of a stop signal are of no interest any more."""
-    try:
-        return main(argv) or 0
-    except Exception as error:
-        return stopping.told() if stopping.heard() is not None else said(error)
-
-
-def said(error: Exception) -> int:
-    """Say in one line what a command raised; its exit code. What is a fault of ours is raised again."""
-    if isinstance(error, UserError):
-        tell(as_typed(f"error: {error}"))
-        return error.exit_code
-    if isinstance(error, MemoryError):
-        tell(f"error: not enough memory ({error}); ask for less at once, or take a machine with more")
-        return 1
-    if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
-        tell(f"error: {error.filename}: {error.strerror}; name another")
-        return ConfigError.exit_code
-    raise error

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from preprocessing.base.printable import one_line
+from preprocessing.base.printable import plain_line
 
 LONGEST = 1500
 """Characters of a sentence."""
@@ -17,7 +17,7 @@ class UserError(Exception):
     def __init__(self, sentence: object = "") -> None:
         """The sentence; what it quotes of files and options does nothing to whoever shows it, and stays short."""
         text = str(sentence)
-        super().__init__(one_line(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…", strict=True))
+        super().__init__(plain_line(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…", strict=True))
 
 
 class ConfigError(UserError):

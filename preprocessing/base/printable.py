@@ -24,7 +24,7 @@ def printable(text: str) -> str:
     return text if text.isascii() and text.isprintable() else CONTROL.sub(_spelt, text)
 
 
-def one_line(text: str, *, strict: bool = False) -> str:
+def plain_line(text: str, *, strict: bool = False) -> str:
     """``text`` that does nothing to a terminal and stays on its line; ``strict``: and has no invisible letter."""
     if text.isprintable():
         return text
@@ -43,7 +43,7 @@ def _named(letter: str) -> str:
 
 def tell(sentence: str) -> None:
     """One line on stderr."""
-    print(one_line(sentence), file=sys.stderr, flush=True)
+    print(plain_line(sentence), file=sys.stderr, flush=True)
 
 
 class Guarded:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal as signals
 from pathlib import Path
 
 STATES = {"T": "T (stopped)", "t": "t (held by a debugger)", "D": "D (waiting for a disk)", "Z": "Z (ended)"}
@@ -39,6 +42,15 @@ def has_taken(pid: int, signal: int) -> bool:
     bit = 1 << (signal - 1)
     waiting = any(masks.get(name, 0) & bit for name in ("SigPnd", "ShdPnd"))
     return not waiting or bool(masks.get("SigBlk", 0) & bit)
+
+
+def end_spawned() -> None:
+    """Kill the workers of this process, also one that is just being started, which would complain of a broken pipe."""
+    with contextlib.suppress(OSError):
+        for children in Path("/proc/self/task").glob("*/children"):
+            for pid in map(int, children.read_text().split()):
+                if b"multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signals.SIGKILL)
 
 
 MASKS = ("SigPnd", "ShdPnd", "SigBlk")

@@ -17,7 +17,7 @@ from typing import Any, Literal, TextIO
 
 from preprocessing.base import terminal
 from preprocessing.base.installed import is_importable
-from preprocessing.base.printable import bare, guarded, one_line, printable
+from preprocessing.base.printable import bare, guarded, plain_line, printable
 
 Tone = Literal["", "head", "good", "warn", "bad"]
 STYLES: dict[str, str] = {"head": "bold", "good": "green", "warn": "yellow", "bad": "red"}
@@ -152,7 +152,7 @@ def foot(before: str, share: float | None, after: str, width: int) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    before, after = one_line(before), one_line(after)
+    before, after = plain_line(before), plain_line(after)
     free = width - 1 - terminal.cells(before)
     room = free - terminal.cells(after) - 2 * terminal.GAP
     parts: list[Any] = [Text(before)]

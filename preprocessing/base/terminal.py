@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from preprocessing.base.printable import one_line, printable
+from preprocessing.base.printable import plain_line, printable
 
 WIDTH = 80
 """Columns of a file, and of a terminal that does not say."""
@@ -35,7 +35,7 @@ def cells(text: str) -> int:
 
 def shortened(text: str, most: int) -> str:
     """``text`` on one line with single blanks, cut to ``most`` cells with an ellipsis where it is longer."""
-    return cut(one_line(" ".join(text.split())), most)
+    return cut(plain_line(" ".join(text.split())), most)
 
 
 def cut(text: str, most: int) -> str:
@@ -105,9 +105,9 @@ def laid_out(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width
     """The columns that fit into ``width`` cells, each with the cells that it takes. Empty columns are left out."""
     taken = {}
     for column in columns:
-        texts = [one_line(row.get(column.key, "")) for row in rows]
+        texts = [plain_line(row.get(column.key, "")) for row in rows]
         if not rows or any(texts):
-            taken[column.key] = max(column.least, cells(one_line(column.title)), *map(cells, texts), 0)
+            taken[column.key] = max(column.least, cells(plain_line(column.title)), *map(cells, texts), 0)
     shown = [column for column in columns if column.key in taken]
 
     def excess() -> int:
@@ -129,7 +129,7 @@ def row_line(layout: Iterable[tuple[Column, int]], row: Mapping[str, str]) -> st
     """One row of a table that was laid out."""
     texts = []
     for column, width in layout:
-        text = one_line(row.get(column.key, ""))
+        text = plain_line(row.get(column.key, ""))
         texts.append(padded(shortened(text, width) if column.shrinks else text, width, right=column.right))
     return (" " * GAP).join(texts).rstrip()
 

@@ -49,6 +49,12 @@ def one_line(error: BaseException) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
+def readable(value: object) -> str:
+    """A foreign value as it is where that is short and on one line, else ``shown``."""
+    text = str(value)
+    return text if text.isprintable() and len(text) <= LONGEST_SHOWN else shown(value)
+
+
 def check_regular(path: str | Path, mode: int) -> None:
     """Raise ``DataError`` for what is no regular file: reading it might wait for ever, or never end."""
     if stat.S_ISREG(mode):

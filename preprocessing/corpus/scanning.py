@@ -125,7 +125,7 @@ def scan_parquet(file: File, stage: Path) -> Scan:
     with addresses.open_file(file.address) as opened:
         try:
             footer = pa.parquet.read_metadata(opened)
-        except pa.ArrowException as error:
+        except addresses.FAILURES as error:
             raise DataError(f"{file.name}: not a Parquet file ({addresses.sentence(error)})") from None
     schema = footer.schema.to_arrow_schema()
     file = file.having(schema.names)

@@ -12,8 +12,9 @@ import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.printable import one_line, printable
+from preprocessing.base.printable import plain_line, printable
 from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
+from preprocessing.base.storage import storing
 from preprocessing.dataset import folds, groups, remote, unlabelled
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK, Vocabulary
@@ -147,7 +148,7 @@ def render(found: dict[str, Any]) -> str:
     for name, split in found["splits"].items():
         column = {"rows": f"{split['rows']:,}"}
         shares = {label: split["labels"][label] / split["rows"] for label in labels if split["labels"]}
-        column |= {one_line(label): f"{shares[label]:.1%}" if shares else "-" for label in labels}
+        column |= {plain_line(label): f"{shares[label]:.1%}" if shares else "-" for label in labels}
         column |= {f"length, {p} %": f"{value:,}" for p, value in split["length_percentiles"].items()}
         column |= {f"width {width}": f"{rows:,}" for width, rows in split["rows_per_width"].items()}
         column["padding on disk"] = f"{split['padding_on_disk']:.1%}"
@@ -171,10 +172,10 @@ def render(found: dict[str, Any]) -> str:
         lines += [f"unlabelled: {unlabelled.in_words(corpus[UNLABELLED], kept)}", ""]
     lines += [f"splits {line}" for line in groups.in_words(corpus["groups"])] + [""] if "groups" in corpus else []
     lines += [f"folds: {folds.in_words(corpus['folds'])}", ""] if "folds" in corpus else []
-    lines += ["most frequent tokens: " + " ".join(one_line(one["token"]) for one in found["frequent_tokens"]), ""]
+    lines += ["most frequent tokens: " + " ".join(plain_line(one["token"]) for one in found["frequent_tokens"]), ""]
     for name, rows in found["samples"].items():
         for row in rows:
-            label = "no label" if row["label"] is None else one_line(row["label"])
+            label = "no label" if row["label"] is None else plain_line(row["label"])
             lines.append(f"{name} row {row['row']} ({label}, {row['length']} tokens): {row['text']}")
     return printable("\n".join(lines))
 
@@ -206,9 +207,9 @@ def plot(found: dict[str, Any], path: str) -> None:
         axes.bar_label(bars, fmt="%.2f")
         axes.set_title(title)
     try:
-        with atomic.replacing(path) as temporary:
+        with storing(path, otherwise="name another file with --plot"), atomic.replacing(path) as temporary:
             figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:] or "png")
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"inspect --plot: {path}: {error}") from None
 
 
@@ -225,4 +226,5 @@ def draw_lengths(axes: Any, found: dict[str, Any]) -> None:
     axes.set_title("Length before truncation, and the ladder of widths", pad=16)
     axes.set_xlabel("tokens")
     axes.set_ylabel("share of rows")
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 from preprocessing.base import atomic
 from preprocessing.base.typed import Between, Count, Like, Positive, Sha256
 from preprocessing.dataset import facts
+from preprocessing.text.spec import MOST_TOKENS
 
 FORMAT = "padless-dataset"
 FORMAT_VERSION = 1
-MOST_WIDTH, MOST_WORDS = 1 << 24, (1 << 31) - 1
+MOST_WIDTH, MOST_WORDS = MOST_TOKENS, (1 << 31) - 1
 """Ids of a row, and of a vocabulary."""
 
 

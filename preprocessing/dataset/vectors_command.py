@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.metadata
 import json
 import os
@@ -14,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, StorageError, UserError, require
+from preprocessing.base import atomic, storage
+from preprocessing.base.errors import ConfigError, UserError, require
 from preprocessing.base.locks import locked
 from preprocessing.base.meant import check_processes
 from preprocessing.base.readable import duration
@@ -25,6 +24,7 @@ from preprocessing.dataset import word2vec
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from preprocessing.dataset.vectors import (
     LEARN_FROM,
+    MOST_DIM,
     KeptVectors,
     VectorSettings,
     array_of,
@@ -40,7 +40,7 @@ REPEATABLE_WORK = 100_000_000
 """Up to so many tokens times epochs, minutes of one core, one thread learns, and the same seed gives the same bytes."""
 FIRST_WORD = 2
 """Ids below it, <pad> and <unk>, are no words."""
-MOST_DIM, MOST_WORDS, MOST_EPOCHS = 1 << 16, 1024, 10_000
+MOST_WORDS, MOST_EPOCHS = 1024, 10_000
 """Beyond what anybody learns."""
 WORDS_PER_S = 500_000
 """About what one thread learns from in a second, at 128 numbers and 10 negatives."""
@@ -239,10 +239,5 @@ def gensim_version() -> str:
 @contextmanager
 def storing(folder: Path) -> Iterator[None]:
     """Turn a failure to write below ``folder`` into a ``StorageError``."""
-    try:
+    with storage.storing(folder, otherwise="name another directory with --output"):
         yield
-    except OSError as error:
-        hint = "name a directory that can be written with --output"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "free some space, or name a directory elsewhere with --output"
-        raise StorageError(f"{folder}: vectors cannot be kept there ({error.strerror or error}); {hint}") from None

@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from preprocessing.base import atomic, ragged
+from preprocessing.base import atomic, npy, ragged
 from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, SPLITS, UNLABELLED, split_number
@@ -164,7 +164,7 @@ def lookup(task: LookupTask) -> None:
         if not path.exists():
             ids = vocabulary.lookup(parts.load_types(task.work, number))
             with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
-                np.save(file, ids)
+                npy.save(file, ids)
 
 
 def ids_path(work: Path, number: int, key: str) -> Path:

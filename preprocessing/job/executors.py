@@ -126,8 +126,7 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
     if number == 1:
         yield Workers(Inline(), lambda: 1, config.timeout_s)
         return
-    with deaf():  # Python's own, which keeps account of semaphores: killed before us, it complains
-        resource_tracker.ensure_running()
+    start_tracker()
     pool = ProcessPoolExecutor(number, mp_context=Spawning(), initializer=start_worker)
     pulse, fate = partial(LocalPulse, partial(processes_of, pool)), partial(killed, pool)
     try:
@@ -149,6 +148,22 @@ def deaf() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_tracker() -> None:
+    """Start Python's own process that keeps account of semaphores, so that it neither dies before us nor complains.
+
+    It removes what a process that was ended at once has left, and would warn of it.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
+    try:
+        with deaf():
+            resource_tracker.ensure_running()
+    finally:
+        os.environ.pop("PYTHONWARNINGS")
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 class Worker(SpawnProcess):

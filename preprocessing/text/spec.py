@@ -20,6 +20,8 @@ from preprocessing.base.typed import typed
 from preprocessing.base.untrusted import one_line, shown
 from preprocessing.text.tokenizers import TOKENIZERS
 
+MOST_TOKENS = 1 << 24
+"""Of one text: the widest row of a shard."""
 ALWAYS = {
     *("html", "lowercase", "tokenizer", "stop_words", "keep_negations", "lemmatizer", "wordnet_pos", "language"),
     *("max_tokens", "truncate"),
@@ -70,7 +72,8 @@ class TextSpec:
                 require(value in choices, f"text.{name}", value, f"one of {', '.join(choices)}")
             else:
                 require(type(value) is kind, f"text.{name}", value, f"a value of type {kind.__name__}")
-        require(self.max_tokens >= 1, "text.max_tokens", self.max_tokens, "at least 1")
+        fits = 1 <= self.max_tokens <= MOST_TOKENS
+        require(fits, "text.max_tokens", self.max_tokens, f"at least 1, at most {MOST_TOKENS:,}")
         require(bool(self.stop_words), "text.stop_words", "", "none, nltk, stop-words or the path of a file")
         if self.lemmatizer == "wordnet" and self.language != "en":
             raise ConfigError(

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +30,7 @@ from harness.data.order import Order, OrderSpec
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import RankError, World
 from harness.ranks.session import open_session
+from tests.commands import listens, unwrapped
 from tests.ranks import Gone, run_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -246,3 +250,21 @@ def test_a_killed_peer_becomes_the_same_sentence_long_before_the_limit(tmp_path:
         assert sentence.startswith(
             f"rank 0 at step 0 waited for {what} from 1 other ranks, and at least one of them is gone or"
         )
+
+
+# A stop signal, at any instant; many more in tests/unit/test_stop.py and tests/end_to_end/test_stop_signals.py.
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("module", "command", "code"), [("preprocessing", "run", 143), ("harness", "launch", 85)])
+def test_a_command_that_is_told_to_stop_says_so(module: str, command: str, code: int) -> None:
+    """From the first line of padless on, while modules are imported and options are read."""
+    words = [sys.executable, "-m", module, command, "--nobody", "knows"]
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while not listens(process.pid):
+        time.sleep(0.002)
+    process.terminate()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert re.fullmatch(r"error: told to stop by SIGTERM.* the same command (goes on|begins again)\n", unwrapped(said))

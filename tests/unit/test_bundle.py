@@ -127,6 +127,17 @@ def test_a_pickle_in_place_of_the_weights_is_refused_and_not_executed(directory:
     assert not trace.exists()
 
 
+def test_weights_that_are_not_finite_are_refused(directory: Path, dataset: Path) -> None:
+    """Nobody is told that a text is negative, with a probability of nan."""
+    manifest = read_manifest(dataset)
+    model = make_model(manifest, 1)
+    with torch.no_grad():
+        model.head.weight[0, 0] = float("nan")
+    write_bundle(directory, model, manifest, step=8)
+    with pytest.raises(DataError, match=r"safetensors: head\.weight holds numbers that are not finite"):
+        read_bundle(directory)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -16,7 +16,7 @@ from harness.config import OptimConfig, RunConfig, to_dict
 from harness.rundir import checkpoint
 from harness.training import preflight
 from harness.training.selection import Selection
-from preprocessing.base import cli
+from preprocessing.base import answering
 from preprocessing.base.errors import ConfigError
 from tests import checkpoints
 from tests.commands import unwrapped
@@ -94,7 +94,7 @@ def test_mistakes_of_diff(run: Path, words: tuple[str, ...], sentence: str) -> N
 
 def test_what_is_no_run_directory_is_wrong_data(tmp_path: Path, capsys) -> None:
     for name in ("list", "verify", "diff"):
-        assert cli.run(main, ["checkpoint", name, str(tmp_path)]) == 3
+        assert answering.run(main, ["checkpoint", name, str(tmp_path)]) == 3
         assert capsys.readouterr().err == f"error: {tmp_path}: is not a run directory\n"
 
 
@@ -109,11 +109,3 @@ def test_a_dry_run_is_checked_as_the_run_that_it_rehearses(run: Path, dry_run: b
         preflight.check_run(replace(config, optim=OptimConfig(lr=0.1)), said.append)
     with pytest.raises(ConfigError, match="already holds a run"):
         preflight.check_run(replace(config, resume="never"), said.append)
-
-
-def test_gradients_of_16_bits_need_a_gpu() -> None:
-    config = RunConfig(optim=OptimConfig(gradient_compression="bf16"))
-    preflight.check_device(config, "cuda")
-    preflight.check_device(RunConfig(), "cpu")
-    with pytest.raises(ConfigError, match=r"optim.gradient_compression: bf16 gradients need CUDA devices"):
-        preflight.check_device(config, "cpu")

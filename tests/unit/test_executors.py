@@ -153,7 +153,7 @@ def test_how_long_is_too_long_depends_on_the_slowest_part(monkeypatch: pytest.Mo
     ticks = iter(range(1000))
     monkeypatch.setattr(processes, "cpu_ticks", lambda pid: next(ticks))
     monkeypatch.setattr(processes, "state", lambda pid: "S")
-    told = LocalPulse(lambda: [Fixed(1), Fixed(2)])  # type: ignore[list-item]
+    told = LocalPulse(lambda: [Fixed(1), Fixed(2)])
     assert told.look(50.0, finished=True) is None
     monkeypatch.setattr(processes, "state", lambda pid: "T" if pid == 1 else "S")
     assert [told.look(40.0, finished=False) for _ in range(3)] == [None, None, None], "3 times 50 s"

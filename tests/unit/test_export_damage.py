@@ -138,17 +138,21 @@ def test_an_index_of_endless_depth_is_refused(folder: Path) -> None:
         (folder / name).write_bytes(kept)
 
 
+FACTS = {"bytes": 1, "sha256": "0" * 64}
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda content: content["files"].update({"../x": {"bytes": 1}}), "names a file outside its own folder (../x)"),
-        (lambda content: content["files"].update({"/etc/passwd": {"bytes": 1}}), "names a file outside its own folder"),
-        (lambda content: content["files"].update({"..": {"bytes": 1}}), "names a file outside its own folder (..)"),
-        (lambda content: content["files"][ONNX].update(bytes=10**18), "and export.json says 1,000,000,000,000,000,000"),
-        (lambda content: content["files"][ONNX].update(bytes="many"), "says no bytes of model.onnx: edited or damaged"),
-        (lambda content: content.update(files=[]), "files is []: edited or damaged"),
+        (lambda content: content["files"].update({"../x": FACTS}), "names a file outside its own folder ('../x')"),
+        (lambda content: content["files"].update({"/etc/passwd": FACTS}), "names a file outside its own folder"),
+        (lambda content: content["files"].update({"..": FACTS}), "names a file outside its own folder ('..')"),
+        (lambda content: content["files"][ONNX].update(bytes=10**15), "and export.json says 1,000,000,000,000,000"),
+        (lambda content: content["files"][ONNX].update(bytes=10**18), "expected an object with bytes, sha256"),
+        (lambda content: content["files"][ONNX].update(bytes="many"), "expected an object with bytes, sha256"),
+        (lambda content: content.update(files=[]), "files is [], expected an object; edited or damaged"),
         (lambda content: content.update(format_version=9), "padless-export 9, this padless reads padless-export 1"),
-        (lambda content: content.update(more=1), "damaged (ExportInfo"),
+        (lambda content: content.update(more=1), "more is 1, expected no such key"),
         (lambda content: content.update(bundle="0"), "belongs to another bundle"),
     ],
 )

@@ -25,8 +25,8 @@ from harness.rundir.results import write_figures
 from harness.scores.calibration import Decision
 from harness.scores.figures import figures
 from preprocessing import __main__ as preprocessing
-from preprocessing.base import cli, screen
-from preprocessing.base.printable import Guarded, guarded, guards, one_line, printable
+from preprocessing.base import answering, screen
+from preprocessing.base.printable import Guarded, guarded, guards, plain_line, printable
 from preprocessing.base.screen import Screen
 from preprocessing.dataset.shards import read_manifest
 from tests.corpora import write_csv
@@ -52,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append((f"{WORD} w{number} {' '.join(random.choice(['a', 'b', 'c', WORD], 4))}", label))
     write_csv(place / "rows.csv", rows)
     keys = ["--source.path", str(place / "rows.csv"), "--output", str(place / "data"), "--executor.workers", "1"]
-    assert cli.run(preprocessing.main, ["run", *keys, "--vocabulary.min_count", "1"]) == 0
+    assert answering.run(preprocessing.main, ["run", *keys, "--vocabulary.min_count", "1"]) == 0
     manifest = read_manifest(place / "data")
     bundle = place / "run" / BUNDLE
     bundle.mkdir(parents=True)
@@ -130,7 +130,7 @@ def test_no_command_passes_an_escape_sequence_on(
         monkeypatch.setenv("NO_COLOR", "1")
     shutil.rmtree(place / f"export{GOOD}", ignore_errors=True)
     capsys.readouterr()
-    code = cli.run(main, words)
+    code = answering.run(main, words)
     out, err = capsys.readouterr()
     assert code == expected, err
     drawn = re.compile("\x1b\\[(\\?25[hl]|[012]K|\\d*A)|\r") if live else re.compile("(?!)")  # rich's own bar
@@ -145,16 +145,16 @@ def test_no_command_passes_an_escape_sequence_on(
 
 
 def test_json_keeps_its_values_and_people_see_what_is_there(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(preprocessing.main, ["inspect", str(place / "data"), "--json"]) == 0
+    assert answering.run(preprocessing.main, ["inspect", str(place / "data"), "--json"]) == 0
     assert sorted(json.loads(capsys.readouterr().out)["labels"]) == sorted([BAD, GOOD])
-    assert cli.run(preprocessing.main, ["inspect", str(place / "data")]) == 0
+    assert answering.run(preprocessing.main, ["inspect", str(place / "data")]) == 0
     out = capsys.readouterr().out
     assert r"good\u001b]0;owned\u0007\u001b[2J\u202e" in out
     assert r"bad\u009b31m\u007f\u2066\u000b" in out
 
 
 def test_an_error_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(preprocessing.main, ["check", "no\nerror: all is well\n"]) == 3
+    assert answering.run(preprocessing.main, ["check", "no\nerror: all is well\n"]) == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(r"error: no\nerror: all is well\n")
 
@@ -162,11 +162,11 @@ def test_an_error_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_name_that_is_not_utf8_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = os.fsdecode(b"caf\xe9.csv")
     write_csv(tmp_path / name, [("a b", "x"), ("c d", "y")] * 10)
-    assert cli.run(preprocessing.main, ["check", str(tmp_path / name)]) == 3
+    assert answering.run(preprocessing.main, ["check", str(tmp_path / name)]) == 3
     assert r"caf\udce9.csv" in capsys.readouterr().err
     keys = ["--output", str(tmp_path / "data"), "--executor.workers", "1"]
     for source in (name, ""):  # the file itself, and a folder in which it lies
-        assert cli.run(preprocessing.main, ["run", str(tmp_path / source), *keys]) == 3
+        assert answering.run(preprocessing.main, ["run", str(tmp_path / source), *keys]) == 3
         err = capsys.readouterr().err
         assert r"caf\udce9.csv" in err
         assert err.endswith("its name is not UTF-8; rename it\n")
@@ -174,7 +174,7 @@ def test_a_name_that_is_not_utf8_is_printed(tmp_path: Path, capsys: pytest.Captu
 
 def test_what_is_escaped() -> None:
     assert printable("a\nb\tc é 日本 \u200f") == "a\nb\tc é 日本 \u200f"
-    assert one_line("a\nb\tc\r") == r"a\nb\tc\r"
+    assert plain_line("a\nb\tc\r") == r"a\nb\tc\r"
     assert printable("\x1b\x7f\x85\u2028\u202e\ud800") == r"\u001b\u007f\u0085\u2028\u202e\ud800"
     text = "".join(map(chr, [*range(0x300), *range(0x2000, 0x2100), 0xD800, 0xFEFF, 0x1F600]))
     assert not FOREIGN.search(printable(text))

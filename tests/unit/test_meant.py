@@ -12,7 +12,7 @@ import pytest
 
 from harness.__main__ import COMMANDS as HARNESS
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
-from preprocessing.base import cli
+from preprocessing.base import answering
 from preprocessing.base.commands import Command
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.meant import check_meant
@@ -94,7 +94,7 @@ def test_absurd_numbers_are_refused(name: str) -> None:
 def test_a_command_line_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
     from preprocessing.__main__ import main
 
-    assert cli.run(main, ["run", "--vocabulary.min_count", "1" + 20 * "0", "--output", "o"]) == 2
+    assert answering.run(main, ["run", "--vocabulary.min_count", "1" + 20 * "0", "--output", "o"]) == 2
     said = "vocabulary.min_count: 100000000000000000000 is out of range: expected a whole number of at most 19 digits"
     assert capsys.readouterr().err == f"error: {said}\n"
 

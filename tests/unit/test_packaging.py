@@ -20,7 +20,7 @@ from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import main as harness
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import cli, completion, invocation, recipes
+from preprocessing.base import answering, cli, completion, invocation, recipes
 from preprocessing.base.commands import Command
 from preprocessing.base.named import load
 from tests.requirements import CORE, groups_of, requirements
@@ -150,7 +150,7 @@ def test_whoever_types_padless_reads_padless(capsys: pytest.CaptureFixture[str],
     shown = capsys.readouterr().out
     assert shown.startswith("usage: padless predict [")
     assert '\n  padless predict --run runs/mine "a fine film"\n' in shown
-    assert cli.run(harness, ["prepare"]) == 2
+    assert answering.run(harness, ["prepare"]) == 2
     said = "error: padless: prepare: no such command; it is padless-preprocess run here\n"
     assert capsys.readouterr().err == said
     assert (
@@ -226,7 +226,7 @@ def test_completion_knows_the_words_of_a_type(typed: Any, words: list[str]) -> N
         ("padless train --num_processes 2 --optim.warm", {"--optim.warmup"}),
         ("padless plan --world", {"--world_size"}),
         ("padless plan --precision b", {"bf16"}),
-        ("padless plan --config imdb", {"imdb", "imdb-gpu", "imdb-unlabelled"}),
+        ("padless plan --config imdb", {"imdb", "imdb-gpu", "imdb-pretrained", "imdb-unlabelled"}),
     ],
 )
 def test_a_shell_completes_commands_keys_and_values(tmp_path: Path, line: str, offered: set[str]) -> None:

@@ -122,7 +122,9 @@ def test_damaged_metrics_are_cut_back_to_whole_lines_and_it_is_said(tmp_path: Pa
     assert again.mended == [f"{path}: damaged: {wrong}; its 2 whole lines are kept"]
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 4, 6]
     path.unlink()
-    (sentence,) = MetricsLog(tmp_path, known).mended
+    again = MetricsLog(tmp_path, known)
+    again.close()
+    (sentence,) = again.mended
     assert sentence.endswith(f"{known[layout.METRICS]} bytes at its end are gone; its 0 whole lines are kept")
 
 

@@ -17,7 +17,7 @@ from tests.commands import ROOT
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(60)]
 COMMAND = """
 import os, signal, sys, time
-from preprocessing.base import cli, stopping
+from preprocessing.base import answering, cli, stopping
 stopping.LIMIT_S = 2.0
 stopping.listen()
 
@@ -25,19 +25,19 @@ def main(words):
     {body}
 
 print("ready", flush=True)
-sys.exit(cli.run(main, []))
+sys.exit(answering.run(main, []))
 """
 READY = "print('in it', flush=True); "
 
 
 def begin(body: str) -> subprocess.Popen[str]:
-    """A command whose ``main`` is ``body``; it has begun."""
-    code = COMMAND.replace("{body}", READY + body)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, **pipes)  # type: ignore[call-overload]
-    assert process.stdout.readline() == "ready\n"
-    assert process.stdout.readline() == "in it\n"
-    return process  # type: ignore[no-any-return]
+    """A command whose ``main`` is ``body``; it has begun, or is where the body itself says so."""
+    code = COMMAND.replace("{body}", body if READY in body else READY + body)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, stdout=pipe, stderr=pipe)
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "in it\n"]
+    return process
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, list[str], float]:
@@ -68,7 +68,7 @@ def test_what_is_kept_is_said_and_what_was_begun_is_put_in_order(tmp_path: Path)
     body = f"""
     with stopping.keeping("all is kept"):
         try:
-            time.sleep(30)
+            {READY}time.sleep(30)
         finally:
             open({str(done)!r}, "w").close()
 """

@@ -87,7 +87,8 @@ def test_the_printed_chain_is_its_scripts_and_the_paragraph_says_what_is_asked(c
         "for at most 12:00:00, for runs/imdb, once the job before it has ended well. "
         "3 of 3: evaluate asks for 1 node with 1 GPU and 8 cores of partition gpu on account lab for at most 01:00:00, "
         "once the job before it has ended well. A job is started again at most 20 times, after a preemption or a lost "
-        "node, in training also after the time limit or a lost process. Each reads launch/slurm/site.sh first. "
+        "node; preprocessing and training also after the time limit, training after a lost process. "
+        "Each reads launch/slurm/site.sh first. "
         "Each runs python. Your own lines: --reservation=course. SLURM writes to you@example.org (END,FAIL). "
         "Logs: logs/padless-preprocess-JOB.log, logs/padless-train-JOB.log, logs/padless-evaluate-JOB.log."
     )
