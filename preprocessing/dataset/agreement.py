@@ -10,15 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, UNLABELLED
 from preprocessing.base.typed import Sha256
 from preprocessing.base.untrusted import confined, shown
 from preprocessing.dataset import facts
-
-if TYPE_CHECKING:
-    from preprocessing.dataset.shards import Manifest, ShardInfo
+from preprocessing.dataset.manifest import Manifest, ShardInfo
 
 TAKEN = ("dataset.json", "vocabulary.arrow")
 """Files of a dataset that are no shards."""

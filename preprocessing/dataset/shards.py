@@ -16,107 +16,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from preprocessing.base import arrow, atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.typed import Between, Count, Like, Positive, Sha256, typed
+from preprocessing.base.typed import typed
 from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes, shown
-from preprocessing.dataset import agreement, facts, values
-from preprocessing.text.spec import MOST_TOKENS
+from preprocessing.dataset import agreement, values
+from preprocessing.dataset.manifest import FORMAT, FORMAT_VERSION, Manifest, ShardInfo
 
-FORMAT = "padless-dataset"
-FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
 VOCABULARY = "vocabulary.arrow"
 BLOCK_ROWS = 8192
 MOST_MANIFEST = 1 << 28
 """Bytes of a manifest, each shard of which has a few thousand."""
-MOST_WIDTH, MOST_WORDS = MOST_TOKENS, (1 << 31) - 1
-"""Ids of a row, and of a vocabulary."""
 
-Source = Callable[[Path, "ShardInfo"], Any]
+Source = Callable[[Path, ShardInfo], Any]
 """Makes what ``pyarrow.ipc.open_file`` reads of a shard's path: mapped pages unless told otherwise."""
-
-
-@dataclass(frozen=True)
-class ShardInfo:
-    """What the manifest says of one shard."""
-
-    path: str
-    """Relative to the dataset directory, as in ``train/00000-w0128.arrow``."""
-    rows: Positive
-    width: Annotated[int, Between(1, MOST_WIDTH)]
-    bytes: Positive
-    sha256: Sha256
-    lengths: dict[str, int]
-    """How many rows have which length: ``{"17": 3}``; enough to plan a run without opening a shard."""
-    labels: dict[str, int]
-    """How many rows have which label index."""
-    tokens: Positive
-    """Sum of the lengths."""
-    fold: Count | None = None
-    """The fold that all its rows are in; None in a dataset without folds, and for rows that are in none."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """``dataset.json``. Whoever holds one may rely on every file it names being there, whole."""
-
-    labels: Annotated[list[str], Between(2)]
-    """Name of each class, two at least; a row's ``label`` is an index into it, or ``NO_LABEL`` in the split
-    ``unlabelled``.
-    """
-    splits: dict[str, list[ShardInfo]]
-    id_dtype: str
-    block_rows: Positive
-    vocabulary_size: Annotated[int, Between(3, MOST_WORDS)]
-    vocabulary_hash: Sha256
-    text: Annotated[dict[str, Any], Like(facts.Text)]
-    """The resolved text pipeline, as ``TextPipeline.to_json`` writes it."""
-    text_hash: Sha256
-    """Hash over text pipeline and vocabulary (law 1): checkpoints and bundles carry the same."""
-    statistics: Annotated[dict[str, Any], Like(facts.Statistics)] = field(default_factory=dict)
-    provenance: Annotated[dict[str, Any], Like(facts.Provenance)] = field(default_factory=dict)
-    format: str = FORMAT
-    format_version: int = FORMAT_VERSION
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 over all that decides what a trainer reads; statistics and provenance are left out."""
-        content = self.content()
-        del content["statistics"], content["provenance"]
-        return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
-
-    def content(self) -> dict[str, Any]:
-        """All of it as plain values; a shard says its fold only if it has one."""
-        content = asdict(self)
-        for shards in content["splits"].values():
-            for shard in shards:
-                if shard["fold"] is None:
-                    del shard["fold"]
-        return content
-
-    @property
-    def folds(self) -> int:
-        """Into how many folds rows of training and validation are cut; 0 where they are not."""
-        found = [info.fold for shards in self.splits.values() for info in shards if info.fold is not None]
-        return max(found, default=-1) + 1
-
-    def rows(self, split: str) -> int:
-        """Number of rows in a split."""
-        return sum(shard.rows for shard in self.splits[split])
-
-    def rows_by_width(self, split: str) -> dict[int, int]:
-        """Number of rows of a split in shards of each width."""
-        widths = sorted({shard.width for shard in self.splits[split]})
-        return {width: sum(shard.rows for shard in self.splits[split] if shard.width == width) for width in widths}
 
 
 def id_dtype(vocabulary_size: int) -> np.dtype:
@@ -186,6 +108,11 @@ class Block:
     length: np.ndarray
     label: np.ndarray
     row: np.ndarray
+
+    @property
+    def numbers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids, lengths and labels: what indices are made of."""
+        return self.ids, self.length, self.label
 
 
 def mapped(path: Path, _: ShardInfo) -> Any:
@@ -325,7 +252,7 @@ class Split:
         if not self._checked[number]:
             shard = self._shard_of[number]
             labels = values.labels_of(shard.info, self.manifest, self.name)
-            if wrong := values.outside(self.blocks[number], self.manifest.vocabulary_size, labels):
+            if wrong := values.outside(*self.blocks[number].numbers, self.manifest.vocabulary_size, labels):
                 raise DataError(f"{shard.path}: it holds {wrong}; {REBUILD}")
             self._checked[number] = True
         return self.blocks[number]

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
 
 from preprocessing.base.split_names import NO_LABEL, UNLABELLED
-
-if TYPE_CHECKING:
-    from preprocessing.dataset.shards import Block, Manifest, ShardInfo
+from preprocessing.dataset.manifest import Manifest, ShardInfo
 
 
 def labels_of(info: ShardInfo, manifest: Manifest, split: str) -> tuple[int, int] | None:
@@ -18,13 +16,18 @@ def labels_of(info: ShardInfo, manifest: Manifest, split: str) -> tuple[int, int
     return (NO_LABEL, NO_LABEL) if split == UNLABELLED else (0, len(manifest.labels) - 1)
 
 
-def outside(block: Block, vocabulary_size: int, labels: tuple[int, int] | None) -> str | None:
-    """What a record batch holds that no row may have, in words; None if there is no such thing. Reads all of it."""
-    width = block.ids.shape[1]
-    if block.length.min() < 1 or block.length.max() > width:
+def outside(
+    ids: np.ndarray, length: np.ndarray, label: np.ndarray, vocabulary_size: int, labels: tuple[int, int] | None
+) -> str | None:
+    """What a record batch ``ids`` ``[rows, width]`` holds that no row may have, in words; None if there is none of it.
+
+    Reads all of it.
+    """
+    width = ids.shape[1]
+    if length.min() < 1 or length.max() > width:
         return f"a length outside 1..{width}"
-    if labels is not None and (block.label.min() < labels[0] or block.label.max() > labels[1]):
+    if labels is not None and (label.min() < labels[0] or label.max() > labels[1]):
         return f"a label outside {labels[0]}..{labels[1]}"
-    if block.ids.max() >= vocabulary_size or (block.ids.dtype.kind == "i" and block.ids.min() < 0):
+    if ids.max() >= vocabulary_size or (ids.dtype.kind == "i" and ids.min() < 0):
         return f"an id beyond the vocabulary of {vocabulary_size}"
     return None

@@ -139,13 +139,13 @@ def test_a_block_is_looked_at_once(whole: Path, manifest: Manifest) -> None:
 
 def test_the_number_that_leads_outside_is_named(whole: Path, manifest: Manifest) -> None:
     block = Split(whole, manifest, "train").blocks[0]
-    assert outside(block, manifest.vocabulary_size, (0, 1)) is None
-    assert outside(block, manifest.vocabulary_size, (0, 0)) == "a label outside 0..0"
-    assert outside(block, manifest.vocabulary_size, None) is None
+    assert outside(*block.numbers, manifest.vocabulary_size, (0, 1)) is None
+    assert outside(*block.numbers, manifest.vocabulary_size, (0, 0)) == "a label outside 0..0"
+    assert outside(*block.numbers, manifest.vocabulary_size, None) is None
     long = replace(block, length=np.full_like(block.length, 9))
-    assert outside(long, manifest.vocabulary_size, (0, 1)) == "a length outside 1..8"
+    assert outside(*long.numbers, manifest.vocabulary_size, (0, 1)) == "a length outside 1..8"
     negative = replace(block, ids=np.full(block.ids.shape, -1, np.int32))
-    assert outside(negative, 100, (0, 1)) == "an id beyond the vocabulary of 100"
+    assert outside(*negative.numbers, 100, (0, 1)) == "an id beyond the vocabulary of 100"
 
 
 def test_verify_reads_on_where_the_vocabulary_is_another(whole: Path, tmp_path: Path) -> None:
