@@ -160,7 +160,8 @@ class Stage:
         texts = [f"{text or 'dull'} {row}" for row, text in enumerate(TEXTS * 3)]
         pq.write_table(pa.table({"text": texts}), self.root / "input.parquet")
         output = self.root / "begun"
-        made, make = [], predicted_parts.make
+        made: list[Any] = []
+        make = predicted_parts.make
 
         def once(task: Any) -> Any:
             if made:
