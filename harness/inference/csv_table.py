@@ -46,7 +46,10 @@ class CsvTable:
         if not self.top.bare:
             raise DataError(f"{source.name}: holds no rows")
         header = decoded(self.top.bare, f"{source.name}: the header")
-        found = {one: next(csv.reader(io.StringIO(header), delimiter=one)) for one in (delimiter, *DELIMITERS)}
+        try:
+            found = {one: next(csv.reader(io.StringIO(header), delimiter=one)) for one in (delimiter, *DELIMITERS)}
+        except csv.Error as error:
+            raise DataError(f"{source.name}: the header cannot be read ({error}); mend it") from None
         fitting = (one for one, names in found.items() if set(wanted) & set(names))
         self.delimiter = next(fitting, delimiter)
         self.names = found[self.delimiter]

@@ -22,7 +22,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import Page
 from preprocessing.base.installed import needed
 from preprocessing.base.meant import check_meant
-from preprocessing.base.yaml_files import read_yaml
+from preprocessing.base.yaml_files import ShapeError, compose, read_yaml
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -35,6 +35,7 @@ UNION = re.compile(
 """What jsonargparse says, on one line, of a value that is none of a key's types."""
 UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP)
 """What a system says of a path that can name nothing, wherever it is first asked."""
+MOST_DIGITS = 1000
 LONGEST_NAME = 4096
 """What a system takes for a path; other values are longer."""
 NULL = "null"
@@ -235,13 +236,35 @@ def config_files(argv: Sequence[str]) -> list[str]:
 
 
 def part_files(argv: Sequence[str], known: set[str]) -> Iterator[tuple[str, str]]:
-    """Keys that have others below them and get the name of a file with those, as in ``--text FILE``."""
+    """Keys that have others below them and get the name of a file with those, as in ``--text FILE``.
+
+    Raises ``ConfigError`` for a value that is deeper, or means more, than any parser should be given.
+    """
     given = [word[2:].split("=", 1) for word in argv if word.startswith("--") and "=" in word]
     given += [[name[2:], value] for name, value in itertools.pairwise(argv) if name.startswith("--")]
     for key, value in given:
+        check_shape(key, value)
         is_name = value and len(value) < LONGEST_NAME and "\0" not in value and os.path.exists(value)
         if is_name and any(name.startswith(f"{key}.") for name in known):
             yield key, value
+
+
+def check_shape(key: str, value: str) -> None:
+    """Refuse a list or mapping on the command line that a configuration file could not hold."""
+    if "\0" in value:
+        raise ConfigError(f"{key}: holds the character 0, which no name and no number has; leave it out")
+    if len(value) > MOST_DIGITS and value.lstrip("+-").isdigit():
+        raise ConfigError(f"{key}: a number of {len(value):,} digits, which nothing here counts to")
+    if not set(value) & set("[{*&"):
+        return
+    import yaml
+
+    try:
+        compose(value)
+    except ShapeError as error:
+        raise ConfigError(f"{key}: {error}") from None
+    except yaml.YAMLError:
+        return  # a text, or what the parser refuses, naming the key
 
 
 def check_config_file(path: str, known: set[str]) -> None:
