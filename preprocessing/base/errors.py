@@ -16,8 +16,8 @@ class UserError(Exception):
 
     def __init__(self, sentence: object = "") -> None:
         """The sentence; what it quotes of files and options does nothing to whoever shows it, and stays short."""
-        text = str(sentence)
-        super().__init__(plain_line(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…", strict=True))
+        text = plain_line(str(sentence)[: 2 * LONGEST], strict=True)
+        super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
 
 class ConfigError(UserError):
