@@ -68,7 +68,9 @@ def told(error: OSError) -> UserError | None:
     if str(error.strerror).startswith(NO_TEMPORARY):
         return StorageError(NOWHERE)
     if error.errno in NO_ROOM or (error.errno in NOT_ALLOWED and error.filename):
-        return refusal(error, "standard output" if is_about_output(error) else "a temporary file (TMPDIR, /dev/shm)")
+        if is_about_output(error):
+            return refusal(error, "standard output", otherwise="send the output elsewhere")
+        return refusal(error, "a temporary file (TMPDIR, /dev/shm)")
     return None
 
 

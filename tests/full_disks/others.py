@@ -126,7 +126,7 @@ def kinds() -> Iterator[Fault]:
         )
     for name, act in (
         ("report", of(harness, "report", "{run}", "--output", "/dev/full")),
-        ("explain", of(harness, "explain", "{bundle}", "a", "--output", "/dev/full", *CPU)),
+        ("explain", of(harness, "explain", "{bundle}", "a", "--format", "text", "--output", "/dev/full", *CPU)),
         ("predict", of(harness, "predict", "--run", "{bundle}", "--input", "{new.csv}", "--output", "/dev/full", *CPU)),
     ):
         yield Fault(f"{name} --output /dev/full", act, nothing, nothing, 2, "pipe or a device")
