@@ -6,15 +6,13 @@ from __future__ import annotations
 import csv
 import json
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from preprocessing.base.errors import UserError
 
 CLASSES = ("dull", "fine")
 MODEL = ("--model.embedding_dim", "8", "--model.hidden_size", "8", "--precision", "fp32", "--device", "cpu")
@@ -41,23 +39,34 @@ def table(folder: Path, rows: Iterable[tuple[str, str]]) -> Path:
     return path
 
 
+class RefusedError(Exception):
+    """A command said in one line that it does not do this."""
+
+
+def command(module: str, *words: object) -> None:
+    """Run a command of padless in a process of its own; what it prints goes to stderr. Raises ``RefusedError``."""
+    words = (sys.executable, "-m", module, *map(str, words))
+    done = subprocess.run(words, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        if not said:
+            raise SystemExit(f"exit code {done.returncode}: {done.stderr.strip()[-300:]}")
+        raise RefusedError(said[-1].removeprefix("error: "))
+
+
 def preprocess(folder: Path, *words: object) -> Path:
     """A dataset of the table of a folder, by one process."""
-    from preprocessing.__main__ import main
-
     data = folder / "data"
-    told = ("run", *words, "--output", data, "--executor.workers", 1, "--vocabulary.min_count", 1, "--quiet", "true")
-    main([str(word) for word in told])
+    told = ("--output", data, "--executor.workers", 1, "--vocabulary.min_count", 1, "--quiet", "true")
+    command("preprocessing", "run", *words, *told)
     return data
 
 
 def train(folder: Path, data: Path, *words: object) -> Path:
     """A run of a tiny network on one rank."""
-    from harness.train import main
-
     run, recipe = folder / "run", folder / "recipe.yaml"
     recipe.write_text("seed: 0\n")
-    main([str(word) for word in ("--config", recipe, "--data", data, "--run", run, *MODEL, *PLAIN, *words)])
+    command("harness.train", "--config", recipe, "--data", data, "--run", run, *MODEL, *PLAIN, *words)
     return run
 
 
@@ -68,10 +77,8 @@ def few(number: int = 200) -> Iterable[tuple[str, str]]:
 
 def rows(size: int, folder: Path) -> None:
     """So many short texts become a dataset, and its order is worked out."""
-    from harness.__main__ import main
-
     data = preprocess(folder, table(folder, few(size)))
-    main(["plan", "--data", str(data), "--world_size", "2"])
+    command("harness", "plan", "--data", data, "--world_size", 2)
 
 
 def classes(size: int, folder: Path) -> None:
@@ -99,10 +106,8 @@ def vocabulary(size: int, folder: Path) -> None:
 
 def shards(size: int, folder: Path) -> None:
     """So many shards of at most two rows each, and an epoch's order."""
-    from harness.__main__ import main
-
     data = preprocess(folder, table(folder, few(2 * size)), "--shards.rows", 2)
-    main(["plan", "--data", str(data), "--world_size", "2"])
+    command("harness", "plan", "--data", data, "--world_size", 2)
 
 
 def files(size: int, folder: Path) -> None:
@@ -122,25 +127,19 @@ def epochs(size: int, folder: Path) -> None:
 
 def checkpoints(size: int, folder: Path) -> None:
     """A checkpoint after every step, at most so many of them kept, and all of these verified."""
-    from harness.__main__ import main
-
     data = preprocess(folder, table(folder, few(400)))
     keep = ("--checkpoint.every_steps", 1, "--checkpoint.keep_last", size)
     run = train(folder, data, "--epochs", -(-size // 20), *keep)
-    main(["checkpoint", "verify", str(run)])
+    command("harness", "checkpoint", "verify", run)
 
 
 def ranks(size: int, folder: Path) -> None:
     """A training by so many processes of this machine."""
-    from harness.__main__ import main
-
     data, recipe = preprocess(folder, table(folder, few(400))), folder / "recipe.yaml"
     recipe.write_text("seed: 0\n")
     told = ("launch", "--config_file", "cpu", "--num_processes", size, "--config", recipe, "--epochs", 1)
     paths = ("--data", data, "--run", folder / "run")
-    code = main([str(word) for word in (*told, *paths, *MODEL, *PLAIN, "--global_batch", 32)])
-    if code:
-        raise SystemExit(code)
+    command("harness", *told, *paths, *MODEL, *PLAIN, "--global_batch", 32)
 
 
 CASES = {
@@ -157,22 +156,20 @@ CASES = {
 
 
 def peak_mb() -> float:
-    """The most memory that this process, or one that it started, has had (getrusage(2): kilobytes on Linux)."""
+    """The most memory that one of the commands' processes has had (getrusage(2): kilobytes on Linux)."""
     unit = 1 if sys.platform == "darwin" else 1024
-    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return most * unit / 1e6
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6
 
 
 def main(argv: list[str]) -> int:
-    """One attempt; what the commands print goes to stderr."""
+    """One attempt."""
     name, size, folder = argv
     answer: dict[str, Any] = {}
     began = time.monotonic()
-    with redirect_stdout(sys.stderr):
-        try:
-            CASES[name].run(int(size), Path(folder))
-        except UserError as error:
-            answer["refused"] = str(error)
+    try:
+        CASES[name].run(int(size), Path(folder))
+    except RefusedError as error:
+        answer["refused"] = str(error)
     print(json.dumps({"seconds": round(time.monotonic() - began, 1), "peak_mb": round(peak_mb()), **answer}))
     return 0
 
