@@ -45,8 +45,8 @@ class RefusedError(Exception):
 
 def command(module: str, *words: object) -> None:
     """Run a command of padless in a process of its own; what it prints goes to stderr. Raises ``RefusedError``."""
-    words = (sys.executable, "-m", module, *map(str, words))
-    done = subprocess.run(words, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
+    told = [sys.executable, "-m", module, *map(str, words)]
+    done = subprocess.run(told, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         if not said:
