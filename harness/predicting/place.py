@@ -150,10 +150,12 @@ def is_whole(place: Place, plan: Plan) -> bool:
 
 
 def check_same(place: Place, begun: Plan, plan: Plan) -> None:
-    """Raise ``ConfigError`` if what was begun is not what is wanted now."""
+    """Raise ``ConfigError`` if something else was begun, ``DataError`` if the plan of it contradicts itself."""
     if begun.key != plan.key:
         what = changed(begun.basis, plan.basis)
         raise ConfigError(f"{place.work}: a prediction was begun with {what}; {BESIDE} to begin anew")
+    if (begun.kind, begun.names, begun.wanted) != (plan.kind, plan.names, plan.wanted):
+        raise DataError(f"{place.work / PLAN}: says other columns than its settings mean: edited or damaged; {BESIDE}")
 
 
 def changed(before: dict[str, Any], now: dict[str, Any]) -> str:
