@@ -49,7 +49,7 @@ def families_of(name: str) -> list[str] | None:
     except metadata.PackageNotFoundError:
         return None
     classifiers = " ".join(line for line in found.get_all("Classifier", []) if line.startswith("License ::"))
-    for text in (found["License-Expression"], classifiers, found["License"]):
+    for text in (found.get("License-Expression"), classifiers, found.get("License")):
         if text and (families := families_in(text)):
             return families
     return []

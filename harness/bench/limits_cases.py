@@ -46,6 +46,7 @@ class RefusedError(Exception):
 def command(module: str, *words: object) -> None:
     """Run a command of padless in a process of its own; what it prints goes to stderr. Raises ``RefusedError``."""
     told = [sys.executable, "-m", module, *map(str, words)]
+    # cannot hang: whoever makes the attempt ends it when its time is over
     done = subprocess.run(told, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

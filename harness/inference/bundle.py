@@ -111,7 +111,7 @@ def read_bundle(directory: str | Path) -> Bundle:
     weights = read_tensors(directory, info, config)
     model = Classifier(config, info.vocabulary_size, len(info.labels))
     model.load_state_dict(weights)
-    return Bundle(info, model.eval(), vocabulary, TextPipeline.from_json(info.text))
+    return Bundle(info, model.eval(), vocabulary, TextPipeline.from_json(info.text, directory / INDEX))
 
 
 def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:

@@ -38,7 +38,7 @@ def read_sealed(directory: Path) -> tuple[BundleInfo, Vocabulary]:
 
 def encoder_of(info: BundleInfo, vocabulary: Vocabulary) -> Encoder:
     """The text→ids function; raises ``DataError`` where it is not that of the training (law 1)."""
-    encoder = Encoder(TextPipeline.from_json(info.text), vocabulary)
+    encoder = Encoder(TextPipeline.from_json(info.text, INDEX), vocabulary)
     if encoder.hash != info.text_hash:
         raise DataError(f"{INDEX}: its text pipeline is not the one the weights were trained with; restore it")
     return encoder

@@ -36,14 +36,18 @@ class Lengths:
         return "lengths of texts, as whole numbers"
 
 
+Plain = str | bool | int | float | None
+"""A value as a configuration file spells it: a label may be 0."""
+
+
 @dataclass(frozen=True)
 class SourceFacts:
     """Options of ``source``, as far as they say how a file like the corpus is read."""
 
     text_column: str | None = None
     label_column: str | None = None
-    labels: dict[str, list[str]] | str | None = None
-    neutral: str | list[str] | None = None
+    labels: dict[str, list[Plain]] | str | None = None
+    neutral: str | list[Plain] | None = None
     delimiter: str | None = None
     quote: str | None = None
     escape: str | None = None

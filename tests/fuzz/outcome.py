@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from preprocessing.base.errors import UserError
+from preprocessing.base.errors import ConfigError, UserError
 
 SECONDS = 20.0
 """Longer than any case may take, on a machine that does other things as well."""
@@ -38,7 +38,8 @@ def outcome(
 ) -> str:
     """``same`` if the result of ``function`` is the ``expected`` one, ``refused`` if it raises one project error.
 
-    Its sentence is one line that a terminal shows as it is and has one of ``names`` in it. Anything else raises
+    Its sentence is one line that a terminal shows as it is and has one of ``names`` in it, or is about a key of the
+    configuration. Anything else raises
     ``AssertionError``: another result, another exception, more time or memory than given. What even a signal does not
     wake from ends this process, with a traceback.
     """
@@ -48,7 +49,8 @@ def outcome(
         with limited(seconds):
             result = function()
     except UserError as error:
-        check_sentence(str(error), names)
+        named = isinstance(error, ConfigError)  # a key, where it is the configuration that a file does not fit
+        check_sentence(str(error), () if named else names)
         found = "refused"
     except SlowError:
         raise AssertionError(f"not done after {seconds:g} s") from None

@@ -144,7 +144,7 @@ def test_a_window_is_predicted_at_distances_that_the_step_decides() -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"window": 0}, "language_model.window: 0 is out of range: expected at least 1"),
+        ({"window": 0}, "language_model.window: 0 is out of range: expected from 1 to 1,024"),
         ({"window": 4, "distances": 5}, "language_model.distances: 5 is out of range: expected from 1 to the window"),
         ({"frequent": 0.0}, "language_model.frequent: 0.0 is out of range: expected above 0 and at most 1, or null"),
     ],

@@ -26,9 +26,10 @@ from harness.launch import forecast
 from harness.model.classifier import Classifier
 from harness.model.size import num_parameters
 from preprocessing.base import answering
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.terminal import cells
 from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.verification import check_files
 from tests.commands import PLAIN, unwrapped
 from tests.datasets import write_dataset
 
@@ -68,6 +69,16 @@ def test_the_plan_is_what_the_run_does(dataset: Path, capsys: pytest.CaptureFixt
 def test_the_manifest_alone_is_enough(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(dataset / "dataset.json", tmp_path)
     assert as_json(capsys, "--data", tmp_path) == as_json(capsys, "--data", dataset)
+
+
+def test_a_manifest_without_its_files_is_not_believed_everything(dataset: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(dataset)
+    rows = manifest.rows("train")
+    shard = replace(manifest.splits["train"][0], rows=10**15)
+    with pytest.raises(DataError, match=r"names 1,000,000,000,000,000 rows, and none of its files is there"):
+        check_files(tmp_path, replace(manifest, splits={"train": [shard]}))
+    check_files(tmp_path, manifest)
+    assert rows < 10**8
 
 
 def test_padding_is_that_of_the_real_rows(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -183,7 +183,9 @@ def test_the_exit_codes_are_those_of_the_code() -> None:
 
 def test_every_module_of_the_top_level_is_in_the_reference() -> None:
     text = (ROOT / "docs/reference/python.md").read_text()
-    assert [path.stem for path in ROOT.glob("*.py") if f"\n::: {path.stem}\n" not in text] == []
+    modules = [path.stem for path in ROOT.glob("*.py") if path.stem != "build_backend"]  # which pip alone imports
+    assert [name for name in modules if f"\n::: {name}\n" not in text] == []
+    assert modules == ["padless"]
 
 
 def test_nothing_is_fetched_while_the_site_is_built_or_read() -> None:

@@ -124,5 +124,5 @@ def test_the_plan_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
 
 
 def test_no_threads_at_all_are_refused() -> None:
-    with pytest.raises(ConfigError, match="threads: 0 is out of range: expected at least 1, or null"):
+    with pytest.raises(ConfigError, match="threads: 0 is out of range: expected from 1 to 4,096, or null"):
         RunConfig(threads=0)
