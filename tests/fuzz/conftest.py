@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import SearchStrategy
 
-FEW, MANY = 100, 2_000
+FEW, MANY = 100, 500
 
 
 @dataclass(frozen=True)
