@@ -27,8 +27,9 @@ from harness.bench.curve_picture import draw
 from harness.bench.curve_table import render, summary
 from harness.config import Recipe, require
 from harness.rundir.bundle_files import bundle_directory, read_info
-from preprocessing.base import recipes
+from preprocessing.base import atomic, recipes
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.meant import check_processes
 from preprocessing.base.randomness import permutation
 from preprocessing.base.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import read_manifest
@@ -88,7 +89,7 @@ class CurveConfig:
         for name, kind in (("labelled_recipe", "train"), ("recipe", "train"), ("text", "preprocess")):
             if value := getattr(self, name):
                 object.__setattr__(self, name, recipes.find(value, kind, f"--{name}"))
-        require(self.processes >= 1, "processes", self.processes, "at least 1")
+        check_processes("processes", self.processes)
         require(bool(self.labels) and min(self.labels) >= 0, "labels", self.labels, "numbers of rows, 0 for all")
         require(bool(self.draws) and min(self.draws) >= 0, "draws", self.draws, "at least one number from 0")
         known = bool(self.methods) and set(self.methods) <= set(METHODS)
@@ -123,8 +124,7 @@ def main(config: CurveConfig, files: list[str]) -> int:
         if code:
             return code
         line = {"key": key, "labels": case.labels, "draw": case.draw, "method": case.method, **figures}
-        with open(folder / FIGURES, "a", encoding="utf-8") as target:
-            target.write(json.dumps(line) + "\n")
+        atomic.append_line(folder / FIGURES, json.dumps(line))
     there = read_figures(folder)
     keys = [key for case in cases(config) if (key := key_of(config, source, case)) in there]
     lines = summary([there[key] for key in keys])
@@ -279,7 +279,8 @@ def write_rows(path: Path, config: CurveConfig, table: Table, places: Sequence[i
     if known:
         columns[config.label_column] = [table.labels[place] for place in places]
         columns[config.split_column] = [table.splits[place] for place in places]
-    parquet.write_table(pa.table(columns), path)
+    with atomic.replacing(path) as temporary:
+        parquet.write_table(pa.table(columns), temporary)
 
 
 def train(config: CurveConfig, recipe: str | None, data: Path, directory: Path, case: Case) -> int:

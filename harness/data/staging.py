@@ -13,6 +13,7 @@ from harness.data.files import read_chunks
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.locks import locked
+from preprocessing.base.storage import storing
 from preprocessing.dataset.shards import Manifest, ShardInfo
 
 LOCK = ".lock"
@@ -36,25 +37,21 @@ def stage(
 
     Several processes may call this at once: one copies, and the others wait for its lock, at most ``timeout_s``
     seconds. A copy gets its name once its sha256 is that of the manifest (law 2). A copy that is already there is used
-    if its sha256 is still right. Raises ``ConfigError`` if the directory cannot be written or the wait was too long,
-    ``DataError`` if a shard's bytes are not those of the manifest.
+    if its sha256 is still right. Raises ``StorageError`` where nothing can be written, ``ConfigError`` if the wait
+    was too long, ``DataError`` if a shard's bytes are not those of the manifest.
     """
     target = staged_path(directory, manifest)
     refusal = ConfigError(
         f"stage_dir: waited {timeout_s:.0f} s for {target / LOCK}, held by another process that stages; "
         f"raise timeout_s, or stop that process"
     )
-    try:
+    with storing(target, otherwise="name a local directory with room for the shards in stage_dir"):
         target.mkdir(parents=True, exist_ok=True, mode=0o700)
         with locked(target / LOCK, timeout_s, refusal):
             for name in manifest.splits if splits is None else splits:
                 for info in manifest.splits[name]:
                     if not is_whole(target / info.path, info):
                         copy(Path(data, info.path), target / info.path, info, open_file)
-    except OSError as error:
-        raise ConfigError(
-            f"stage_dir: {target} cannot be written ({error.strerror}); name a local directory with room for the shards"
-        ) from None
     return target
 
 

@@ -29,9 +29,9 @@ from harness.rundir.export_files import (
 )
 from harness.rundir.training_facts import FILE as TRAINING
 from preprocessing.base import atomic
-from preprocessing.base.errors import StorageError
 from preprocessing.base.installed import needed
 from preprocessing.base.screen import Screen
+from preprocessing.base.storage import storing
 from preprocessing.base.version import VERSION
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 
@@ -48,28 +48,24 @@ def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> N
     data = dataset_for(bundle.info, config.data, records.config) if config.int8 else None
     info = replace(bundle.info, vectors=bare(bundle.info.vectors), started_from=bare(bundle.info.started_from))
     seal = seal_of(content_of(info))
-    try:
-        with atomic.new_folder(folder) as temporary:
-            copy_bundle(place.bundle, temporary, info)
-            wanted = config.onnx or config.int8
-            forms = networks(config, bundle, seal, data, temporary, screen) if wanted else {}
-            names = sorted(path.name for path in temporary.iterdir())
-            files = {name: facts_of(temporary / name, **forms.get(name, {})) for name in names}
-            write_export(temporary, ExportInfo(seal, info.weights_sha256, files, padless=VERSION))
-            card = Card(
-                name=config.name or (config.push or place.name).rpartition("/")[2],
-                license=config.license,
-                language=config.language or info.text["spec"]["language"],
-                repository=config.push,
-                info=info,
-                parameters=num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels)),
-                records=records,
-                files=files,
-            )
-            atomic.write_text(temporary / CARD, render(card))
-    except OSError as error:
-        what = error.strerror or error
-        raise StorageError(f"output: {folder} cannot be written ({what}); make room, or name another folder") from None
+    with storing(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
+        copy_bundle(place.bundle, temporary, info)
+        wanted = config.onnx or config.int8
+        forms = networks(config, bundle, seal, data, temporary, screen) if wanted else {}
+        names = sorted(path.name for path in temporary.iterdir())
+        files = {name: facts_of(temporary / name, **forms.get(name, {})) for name in names}
+        write_export(temporary, ExportInfo(seal, info.weights_sha256, files, padless=VERSION))
+        card = Card(
+            name=config.name or (config.push or place.name).rpartition("/")[2],
+            license=config.license,
+            language=config.language or info.text["spec"]["language"],
+            repository=config.push,
+            info=info,
+            parameters=num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels)),
+            records=records,
+            files=files,
+        )
+        atomic.write_text(temporary / CARD, render(card))
     screen.say(f"written to {folder}: {', '.join([*files, CARD])}")
 
 

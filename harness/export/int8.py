@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +18,8 @@ from harness.scores.calibration import Decision
 from harness.scores.metrics import log_loss_per_row, predicted_labels
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import VALIDATION
-from preprocessing.dataset.shards import MANIFEST, Manifest, open_split, read_manifest
+from preprocessing.base.storage import temporary_folder
+from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 
 OPERATORS = ["LSTM", "Gather", "MatMul"]
 """What is quantized: recurrent layers, as far as ONNX Runtime can (no GRU), the embedding and the wide part's table."""
@@ -58,8 +58,8 @@ def quantized(network: bytes) -> bytes:
     model = onnx.load_from_string(network)
     facts = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**facts, **READY})
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "network.onnx")
+    with temporary_folder() as folder:
+        path = folder / "network.onnx"
         quantize_dynamic(model, path, op_types_to_quantize=OPERATORS, weight_type=QuantType.QInt8)
         made = onnx.load_from_string(path.read_bytes())
     onnx.helper.set_model_props(made, facts)
@@ -87,7 +87,7 @@ def rows_of(data: Path, manifest: Manifest) -> tuple[list[np.ndarray], np.ndarra
     """The ids of each row of the validation split, and the labels int64 ``[rows]``."""
     texts: list[np.ndarray] = []
     labels = []
-    for shard in open_split(data, manifest, VALIDATION):
+    for shard in Split(data, manifest, VALIDATION).check().shards:
         for block in shard.blocks:
             pairs = zip(block.ids, block.length, strict=True)
             texts += [np.asarray(ids[:length], np.int32) for ids, length in pairs]

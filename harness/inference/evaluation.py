@@ -22,6 +22,7 @@ from harness.scores.tables import show_figures
 from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED
+from preprocessing.base.storage import storing
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 
 __all__ = ["assess", "evaluate", "numbers_of", "write_results"]
@@ -65,10 +66,13 @@ def evaluate(config: EvaluateConfig, session: Session) -> None:
         resident=data.rows,
         guard=data.guard.check_sizes,
     )
+    directory = Path(config.output) if config.output else Path(config.run, EVALUATION)
+    values: dict[str, Any] = {}
+    with world.together("writing the results"), storing(directory, otherwise="name another --output"):
+        if world.is_main:
+            values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint}
+            write_results(directory, config.split, scores, manifest, values)
     if world.is_main:
-        values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint}
-        directory = Path(config.output) if config.output else Path(config.run, EVALUATION)
-        write_results(directory, config.split, scores, manifest, values)
         show_figures(screen, {config.split: values})
         screen.say(f"written to {directory / figures_name(config.split)} and {predictions_name(config.split)}")
 

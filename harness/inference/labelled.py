@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +15,8 @@ from harness.inference.bundle import Bundle
 from harness.inference.logits import logits_of
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.printable import tell
+from preprocessing.base.storage import temporary_folder
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, scanning, sources
 from preprocessing.corpus.detection import resolved
@@ -116,12 +115,12 @@ def parts_of(source: SourceConfig) -> Iterator[Piece]:
         if any(addresses.kind(found) == fs.FileType.NotFound for found in addresses.find(address[0])):
             raise DataError(f"{address[0]}: no such file; check --input")
     offset = 0
-    with tempfile.TemporaryDirectory() as stage:
+    with temporary_folder() as stage:
         found = resolved(list(sources.files(source, SplitConfig(column=None))))
         for line in found.lines:
-            print(line, file=sys.stderr)
+            tell(line)
         for file in found.files:
-            plan = scanning.scan(file, Path(stage))
+            plan = scanning.scan(file, stage)
             for part in scanning.numbered([plan]):
                 yield read(replace(part, offset=offset))
             offset += plan.rows

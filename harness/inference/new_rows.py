@@ -24,7 +24,8 @@ from harness.scores.drift import drift
 from harness.scores.figures import figures
 from harness.scores.metrics import predicted_labels, probabilities
 from harness.scores.on_screen import tables
-from preprocessing.base.errors import DataError, StorageError
+from preprocessing.base.errors import DataError
+from preprocessing.base.storage import storing
 from preprocessing.dataset.shards import read_manifest
 
 
@@ -98,9 +99,6 @@ def write(directory: Path, name: str, bundle: Bundle, rows: Rows, values: dict[s
     """Write predictions, then figures. Raises ``StorageError``."""
     logits = bundle.decision.calibrated(rows.logits)
     said = {"predicted": predicted_labels(logits, bundle.decision.threshold), "chances": probabilities(logits)}
-    try:
+    with storing(directory, otherwise="name another --output"):
         write_predictions(directory, name, bundle.info.labels, rows=rows.row, labels=rows.label, **said)
         write_figures(directory, name, {"split": name, **values})
-    except OSError as error:
-        what = error.strerror or error
-        raise StorageError(f"{directory}: cannot be written ({what}); make room, or name another --output") from None

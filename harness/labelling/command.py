@@ -26,10 +26,11 @@ from harness.rundir.bundle_files import bundle_directory
 from harness.rundir.layout import BUNDLE
 from harness.scores.calibration import Decision, decide
 from harness.scores.metrics import classification_metrics, probabilities
-from preprocessing.base.errors import DataError, StorageError
+from preprocessing.base.errors import DataError
 from preprocessing.base.readable import duration
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED, VALIDATION
+from preprocessing.base.storage import storing
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 
 
@@ -84,7 +85,7 @@ def label_with_baseline(config: LabelConfig) -> Path:
     columns: dict[str, dict[str, np.ndarray]] = {}
     for name in (VALIDATION, *config.names):
         began = time.monotonic()
-        split = Split(config.data, manifest, name)
+        split = Split(config.data, manifest, name).check()
         logits[name] = linear.logits(split)
         columns[name] = {one: column(split, one) for one in ("row", "label")}
         screen.fact(name, f"{len(split):,} rows scored in {duration(time.monotonic() - began)}")
@@ -182,12 +183,8 @@ def output_of(config: LabelConfig, teacher: Teacher) -> Path:
 
 def keep(path: Path, teacher: Teacher, splits: Mapping[str, Rows], screen: Screen) -> None:
     """Write the file and say what is in it. Raises ``StorageError``."""
-    try:
+    with storing(path, otherwise="name another file with --output"):
         digest = write_soft_labels(path, teacher, splits)
-    except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written ({error.strerror or error}); name another file with --output"
-        ) from None
     validation = teacher.validation
     screen.fact("teacher", f"accuracy {validation['accuracy']:.4f} on {validation['rows']:,} rows of validation")
     for name, (_, chances) in splits.items():

@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,10 +24,11 @@ from harness.launch.asked import LaunchRecipe
 from harness.launch.diagnosis import Finding
 from harness.launch.facts import NOTHING
 from harness.training.rules import resolve, resolve_without_data
-from preprocessing.base import cli
+from preprocessing.base import answering
 from preprocessing.base.commands import Command, read
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.screen import Screen, Tone
+from preprocessing.base.storage import temporary_folder
 
 PROG = "python -m harness doctor"
 MODULE = "harness.launch.doctor"
@@ -83,8 +83,8 @@ def launch(options: list[str], keys: list[str], timeout_s: int, *, as_json: bool
     Several machines meet before that, at the port where the ranks will; one that does not come ends it here. The ranks
     hand it over in a file and leave with 0, since a launcher makes a noise when a rank does not.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "exit_code")
+    with temporary_folder() as folder:
+        path = folder / "exit_code"
         os.environ[EXIT_CODE_FILE] = str(path)
         launcher.tell_devices(options)
         arguments = launcher.accelerate_arguments(options, keys, MODULE)
@@ -127,4 +127,4 @@ def report(findings: list[Finding], *, as_json: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(answering.run(main))

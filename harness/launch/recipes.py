@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocessing.base import atomic, recipes
-from preprocessing.base.errors import ConfigError, StorageError
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.invocation import as_typed
 from preprocessing.base.screen import Screen
+from preprocessing.base.storage import storing
 from preprocessing.base.terminal import wrapped
 
 EVERY = "all"
@@ -111,8 +112,6 @@ def copy(chosen: Sequence[Recipe], folder: Path, overwrite: bool) -> None:
                 f"{target}: is there already and differs; --overwrite replaces it, --output goes elsewhere"
             )
     for target, content in contents.items():
-        try:
+        with storing(target, otherwise="name another --output"):
             atomic.write_bytes(target, content)
-        except OSError as error:
-            raise StorageError(f"{target}: cannot be written ({error.strerror}); name another --output") from None
         Screen().say(str(target))

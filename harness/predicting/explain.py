@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +21,10 @@ from harness.predicting.config import STDIN, PredictConfig
 from harness.predicting.inputs import find, usual_columns
 from harness.rundir.bundle_files import bundle_directory, check_classifier, read_info
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError, StorageError
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.printable import bare
 from preprocessing.base.screen import Screen
+from preprocessing.base.storage import storing, temporary_folder
 
 Form = Literal["text", "json", "html"]
 ENDINGS: dict[str, Form] = {
@@ -110,7 +111,7 @@ def main(config: ExplainConfig, words: list[str]) -> int:
         raise DataError(f"{config.input}: holds no rows")
     found = explained(config, run, itertools.chain([first], numbered))
     if config.output is None:
-        FORMS[form](sys.stdout, run).write_all(found)
+        FORMS[form](bare(sys.stdout) if form == "html" else sys.stdout, run).write_all(found)
         return 0
     number = write_file(config, form, run, found)
     Screen(quiet=config.quiet).say(f"{number:,} explanation{'s' * (number != 1)} written to {config.output}")
@@ -138,8 +139,8 @@ def from_table(config: ExplainConfig, run: str, name: str, usual: list[str]) -> 
     """
     wanted = Wanted(usual if config.column is None else [config.column])
     number = 0
-    with tempfile.TemporaryDirectory(prefix="padless-") as work:
-        for one in find(PredictConfig(run=run, input=name, format=config.input_format, output=NOWHERE), Path(work)):
+    with temporary_folder() as work:
+        for one in find(PredictConfig(run=run, input=name, format=config.input_format, output=NOWHERE), work):
             table = one.table(wanted)
             if config.rows is None:
                 for _ in table.pieces():
@@ -171,9 +172,9 @@ def explained(config: ExplainConfig, run: str, numbered: Iterator[list[Numbered]
 def write_file(config: ExplainConfig, form: Form, run: str, found: Iterator[Explained]) -> int:
     """Write all of them to the output, which appears when it is whole; returns how many. Raises ``StorageError``."""
     assert config.output is not None
-    try:
-        with atomic.replacing(config.output) as temporary, open(temporary, "w", encoding="utf-8") as stream:
-            return FORMS[form](stream, run).write_all(found)
-    except OSError as error:
-        what = f"cannot be written ({error.strerror or error}); make room, or name another --output"
-        raise StorageError(f"{config.output}: {what}") from None
+    with (
+        storing(config.output, otherwise="name another --output"),
+        atomic.replacing(config.output) as temporary,
+        open(temporary, "w", encoding="utf-8") as stream,
+    ):
+        return FORMS[form](stream, run).write_all(found)

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.network import GLOO
 from preprocessing.base.errors import UserError
+from preprocessing.base.storage import told
 
 Value = TypeVar("Value")
 
@@ -160,9 +161,10 @@ class World:
     def together(self, what: str) -> Iterator[None]:
         """Run a block without collectives on every rank; if it fails on one, all raise.
 
-        A ``UserError`` is raised as it is by all ranks, the first rank's if there are several. Any other exception is
-        raised by the rank that met it, and all others raise a ``RankError`` that names it. So ranks agree before they
-        leave: none is killed half-way by a launcher, none waits for one that is gone.
+        A ``UserError``, and what a failure to write becomes, is raised as it is by all ranks, the first rank's if there
+        are several. Any other exception is raised by the rank that met it, and all others raise a ``RankError`` that
+        names it. So ranks agree before they leave: none is killed half-way by a launcher, none waits for one that is
+        gone.
         """
         error: UserError | None = None
         own: Exception | None = None
@@ -171,8 +173,10 @@ class World:
         except UserError as caught:
             error = caught
         except Exception as caught:
-            reason = " ".join(str(caught).split())[:300]
-            own, error = caught, RankError(f"rank {self.rank}: {type(caught).__name__}: {reason}")
+            error = told(caught) if isinstance(caught, OSError) else None
+            if error is None:
+                reason = " ".join(str(caught).split())[:300]
+                own, error = caught, RankError(f"rank {self.rank}: {type(caught).__name__}: {reason}")
         errors = self.gather_objects(error, f"the end of {what}")
         first = next((item for item in errors if item is not None), None)
         if own is not None:

@@ -21,7 +21,7 @@ from typing import NoReturn
 from harness.ranks import preemption
 from harness.ranks.last_words import leave_words
 from harness.rundir.status import LAUNCH_ID
-from preprocessing.base import cli
+from preprocessing.base import answering
 from preprocessing.base.errors import UserError
 
 GRACE_S = 5.0
@@ -43,8 +43,9 @@ def leave(code: int) -> NoReturn:
     The static destructors of C++ libraries race with their own threads in a process that had a process group: one rank
     in ten was ended by SIGABRT after all its work was done, and the launcher took that for a failure.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a log on a full disk
+            stream.flush()
     os._exit(code)
 
 
@@ -75,7 +76,7 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
             leave_words(f"rank {rank}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
             raise
 
-    code = cli.run(quiet, sys.argv[1:])
+    code = answering.run(quiet, sys.argv[1:])
     if code in REFUSALS and rank == 0:
         dismiss_launcher()
     return code

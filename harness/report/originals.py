@@ -8,17 +8,16 @@ and only if that costs little: a report is written at the end of every run.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.split_names import UNLABELLED
+from preprocessing.base.storage import temporary_folder
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.readers import as_text, read_table
@@ -55,7 +54,7 @@ def find_originals(provenance: Mapping[str, Any], rows: Iterable[int]) -> Origin
         if not here:
             continue
         try:
-            found |= texts_of(entry, provenance["config"], here)
+            found |= texts_of(entry, provenance.get("config", {}), here)
         except UnavailableError as reason:
             missing = str(reason)
         except (UserError, OSError) as error:
@@ -76,8 +75,8 @@ def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int
     """
     file = file_of(entry, config)
     check_cost(file, entry)
-    with tempfile.TemporaryDirectory() as stage:
-        plan = scan(file, Path(stage))
+    with temporary_folder() as stage:
+        plan = scan(file, stage)
         if plan.fingerprint != entry["fingerprint"] or plan.rows != entry["rows"]:
             raise UnavailableError(f"{file.name} has changed since the dataset was made of it")
         found: dict[int, str] = {}
@@ -96,7 +95,7 @@ def file_of(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
     """The file that an ``entry`` of the manifest speaks of, as the configuration beside it finds it today."""
     try:
         source, splits = SourceConfig(**config["source"]), SplitConfig(**config["splits"])
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError, AttributeError):  # values of any type, as a stranger wrote them
         raise UnavailableError("another version of padless has written down where they came from") from None
     without = entry.get("split") == UNLABELLED
     named = [(address, split) for address, split in source.addresses if (split == UNLABELLED) == without]

@@ -6,7 +6,6 @@ It is also written at the end of every run, where it can fail nothing.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,7 +25,8 @@ from harness.rundir import many_runs
 from harness.rundir.environment import installed_version
 from harness.rundir.layout import REPORT
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.printable import tell
+from preprocessing.base.storage import storing
 
 TEMPLATE = "report.html.j2"
 
@@ -57,10 +57,9 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -
     shown = shown if spread is None else [[one.path for one in spread["runs"]]]
     facts = [read_run(path) for paths in shown for path in paths]
     target = Path(output) if output is not None else places[0] / REPORT if len(places) == 1 else Path(REPORT)
-    try:
-        atomic.write_text(target, render(facts, spread))
-    except OSError as error:
-        raise ConfigError(f"--output {target}: {error.strerror}; name a file that can be written") from None
+    page = render(facts, spread)
+    with storing(target, otherwise="name another --output"):
+        atomic.write_text(target, page)
     return target
 
 
@@ -70,7 +69,7 @@ def write_report_quietly(run: str | Path) -> None:
         write_report([run])
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        print(f"warning: no report written ({reason}); python -m harness report {run} tries again", file=sys.stderr)
+        tell(f"warning: no report written ({reason}); python -m harness report {run} tries again")
 
 
 def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> str:

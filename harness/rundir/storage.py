@@ -14,7 +14,9 @@ from harness.config import RunConfig
 from harness.rundir.layout import LOCK
 from preprocessing.base.errors import ConfigError, StorageError
 from preprocessing.base.locks import acquire
+from preprocessing.base.storage import refusal, storing
 
+GO_ON = "make room and start again: the run goes on from its last checkpoint"
 CLAIM_LIMIT_S = 20.0
 """How long a start waits for another process to let go of the directory.
 
@@ -24,14 +26,9 @@ Ranks whose launcher was killed take a moment to leave.
 
 @contextmanager
 def storage(path: str | Path) -> Iterator[None]:
-    """Turn an ``OSError`` inside the block into a ``StorageError`` that names ``path``."""
-    try:
+    """Turn a failure to write ``path``, or below it, into a ``UserError`` that names the file."""
+    with storing(path, otherwise="name another directory", room=GO_ON):
         yield
-    except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written ({error.strerror or error}); make room or name another directory, then start "
-            f"again: the run goes on from its last checkpoint"
-        ) from None
 
 
 def taken(path: Path) -> ConfigError:
@@ -50,6 +47,19 @@ def check_claim(config: RunConfig) -> None:
             acquire(lock, 0, taken(path))
 
 
+def is_free(run: Path) -> bool:
+    """Whether a run directory is there and no process holds it."""
+    if not run.is_dir():
+        return False
+    if (run / LOCK).exists():
+        with (run / LOCK).open() as lock, contextlib.suppress(OSError):  # a file system without locks
+            try:
+                acquire(lock, 0, taken(run))
+            except ConfigError:
+                return False
+    return True
+
+
 def claim(config: RunConfig) -> TextIO:
     """Make the run directory and hold it against any other process, until the returned file is closed.
 
@@ -59,9 +69,9 @@ def claim(config: RunConfig) -> TextIO:
     path = Path(config.run)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = open(path / LOCK, "w")  # noqa: SIM115 - held for as long as the run
+        lock = open(path / LOCK, "a+")  # noqa: SIM115 - held for as long as the run
     except OSError as error:
-        raise StorageError(f"run: {path} cannot be written: {error.strerror}; name a directory you may write") from None
+        raise refusal(error, path, otherwise="name another directory with --run") from None
     try:
         acquire(lock, CLAIM_LIMIT_S, taken(path))
     except ConfigError:

@@ -9,6 +9,7 @@ trainer says when it is over.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -53,7 +54,7 @@ class Inbox:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Messages in order; the last one is the one that closes."""
         while True:
-            message = self.messages.get()
+            message = self.messages.get()  # cannot hang: the other thread puts "close" when the pipe ends
             yield message
             if message["do"] == "close":
                 return
@@ -143,7 +144,8 @@ def main(argv: list[str]) -> int:
     try:
         serve(name, run, inbox, wire)
     except Exception as error:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+            traceback.print_exc()
         inbox.give_up(f"raised {type(error).__name__}: {' '.join(str(error).split())[:300]}")
     assert inbox.last_clock is not None
     inbox.last_clock.cancel()

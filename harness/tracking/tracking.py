@@ -22,7 +22,9 @@ from typing import Any, Literal, TextIO
 
 from harness.config import RunConfig, to_dict
 from harness.rundir.layout import tracker_log
+from harness.tracking.journal import Journal
 from harness.tracking.trackers import active_trackers
+from preprocessing.base.errors import DataError
 
 State = Literal["finished", "preempted", "failed"]
 
@@ -185,7 +187,8 @@ class Observer:
     def warn(self, what: str) -> None:
         """Print one line, the first time only: the rest follows from it, and stands in the log."""
         if not self.warned:
-            rest = f"; python -m harness wandb-sync {self.run} sends what is missing" if self.name == "wandb" else ""
+            kept = self.name == "wandb" and can_be_sent(self.run)
+            rest = f"; python -m harness wandb-sync {self.run} sends what is missing" if kept else ""
             tell(f"warning: {self.name} {what}; training is not affected{rest}", sys.stderr)
         self.warned = True
 
@@ -225,6 +228,14 @@ class Observer:
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             pipe.close()
+
+
+def can_be_sent(run: Path) -> bool:
+    """Whether ``wandb-sync`` can send what a run's W&B lacks: it needs the id, which a full disk may not have taken."""
+    try:
+        return Journal(run, "wandb").run_id is not None
+    except (OSError, DataError):
+        return False
 
 
 def tell(line: str, stream: TextIO) -> None:

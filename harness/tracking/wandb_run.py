@@ -29,6 +29,8 @@ INIT_S = 80.0
 """How long W&B's server may take to answer before this attempt goes on offline."""
 LINEAGE_S = 5.0
 """How long the end waits for the question which the dataset's artifact asks the server."""
+PROBE_BYTES = 1 << 16
+"""What must fit into W&B's folder at the end; its log is flushed in smaller pieces."""
 KINDS = ("train", "validation", "test")
 
 
@@ -48,9 +50,9 @@ class WandbTracker(AccelerateTracker):
                 raise
             reason = " ".join(str(error).split())[:300]
             traceback.print_exc()
-            self.wire.tell(warn=f"could not be reached ({reason}); rows are kept offline")
             wandb.teardown(1)  # its service still holds the run's id
             self.tracker = self._make(self._options("offline"))
+            self.wire.tell(warn=f"could not be reached ({reason}); rows are kept offline")
         run = self.tracker.run
         self.tracker.store_init_configuration({**self.spec["config"], **self.spec["facts"]})
         define_metrics(run)
@@ -117,7 +119,10 @@ class WandbTracker(AccelerateTracker):
                 self._log_bundle()
         if state == "preempted":
             run.mark_preempting()
+        kept_here = run.offline
         run.finish(exit_code=0 if state == "finished" else 1)
+        if kept_here:
+            self._check_room(Path(run.dir).parent)
         self.journal.note(finished=attempt_folder(run))
 
     @contextmanager
@@ -128,6 +133,16 @@ class WandbTracker(AccelerateTracker):
         except Exception as error:
             traceback.print_exc()
             self.wire.tell(say=f"could not {what}: {' '.join(str(error).split())[:300]}")
+
+    def _check_room(self, folder: Path) -> None:
+        """Say so if W&B's folder takes no more: W&B itself drops the rows then, and says nothing."""
+        probe = folder / "room"
+        try:
+            probe.write_bytes(bytes(PROBE_BYTES))
+        except OSError as error:
+            self.wire.tell(warn=f"could not keep all rows: {folder} cannot be written ({error.strerror})")
+        finally:
+            probe.unlink(missing_ok=True)
 
     def _log_bundle(self) -> None:
         import wandb

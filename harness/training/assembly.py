@@ -44,6 +44,7 @@ from harness.training.pretraining import PretrainingRun
 from harness.training.probe import choose_micro_batch
 from harness.training.profiling import StepProfiler
 from harness.training.requests import RankRequests
+from harness.training.room import check_room
 from harness.training.run import Run
 from harness.training.scorer import Scorer
 from harness.training.selection import Selection
@@ -57,6 +58,7 @@ from harness.training.trainer import Trainer
 from harness.training.wide import count_features
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
+from preprocessing.base.machine import memory_bytes
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Manifest
@@ -139,6 +141,8 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             start = point.checkpoint
         manifest = preflight.check_data(config, world.world_size, start, hashes=world.is_main)
         start = None if config.dry_run else start  # a rehearsal is checked as its run, and begins at step 0
+        on_cuda = session.device.type == "cuda"
+        check_room(config, manifest, torch.cuda.mem_get_info(session.device)[1] if on_cuda else memory_bytes())
         if world.is_main and start is None:
             preflight.check_start(config, manifest)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]

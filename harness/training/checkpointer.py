@@ -16,7 +16,7 @@ from harness.config import CheckpointConfig
 from harness.rundir import checkpoint
 from harness.rundir.storage import storage
 from harness.training.state import Snapshots, Tensors
-from preprocessing.base.errors import StorageError
+from preprocessing.base.errors import UserError
 
 NICENESS = 19
 """Priority of the writing thread: training needs the cores more. While training waits for it, they are idle."""
@@ -31,7 +31,7 @@ class Checkpointer:
         self.snapshots = Snapshots(device)
         self.on_cuda = device.type == "cuda"
         self.thread: threading.Thread | None = None
-        self.failure: StorageError | None = None
+        self.failure: UserError | None = None
         self.saved_at = time.monotonic()
 
     def prepare(self, tensors: Tensors) -> None:
@@ -47,7 +47,7 @@ class Checkpointer:
 
         ``best``: the step of the best validation so far, whose checkpoint is kept.
         """
-        self.wait()
+        self.wait()  # cannot hang: see there
         files = self.snapshots.copy(tensors)
         copied = torch.cuda.Event() if self.on_cuda else None
         if copied is not None:
@@ -70,6 +70,8 @@ class Checkpointer:
     def wait(self) -> None:
         """Until nothing is being written. Raises ``StorageError`` if the last write failed."""
         if self.thread is not None:
+            # cannot hang but on a disk that never answers, which holds a process in the kernel beyond any limit of its
+            # own; the other ranks give up with a sentence, and the launcher after a stop signal
             self.thread.join()
             self.thread = None
         if self.failure is not None:
@@ -82,7 +84,7 @@ class Checkpointer:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
             try:
                 work()
-            except StorageError as error:
+            except UserError as error:
                 self.failure = error
 
         self.thread = threading.Thread(target=run, name="padless-checkpoint", daemon=True)

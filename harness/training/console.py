@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,26 @@ from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
 from preprocessing.base.readable import duration
-from preprocessing.base.screen import Screen
+from preprocessing.base.screen import Screen, Tone
 from preprocessing.dataset.shards import Manifest
 
 PURPOSE = {CLASSIFIER: "predict", LANGUAGE_MODEL: "--init.weights"}
 """What the weights of a task are for."""
+
+
+class Log(Screen):
+    """A screen that a training can lose: when its stream takes no more (a full disk, a terminal that is gone), it falls
+    silent, and the training goes on.
+    """
+
+    def write(self, lines: Sequence[str], tone: Tone = "", head: int = 0) -> None:
+        """As a screen's, as long as somebody can read it."""
+        try:
+            super().write(lines, tone, head)
+        except OSError:
+            self.quiet = True
+            with contextlib.suppress(OSError, ValueError):  # what is left in its buffer would fail again at the exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 class Console(Sink):
@@ -40,7 +57,7 @@ class Console(Sink):
         """``total_steps`` and the step that this start goes on from are what the time left is computed from."""
         self.config, self.manifest, self.directory = config, manifest, Path(config.run)
         self.total_steps, self.first_step = total_steps, first_step
-        self.screen = Screen(quiet=config.quiet)
+        self.screen = Log(quiet=config.quiet)
         self.watched = self.screen.is_live
         self.rows = StepTable(total_steps)
         self.step, self.doing, self.loss = first_step, "", ""
@@ -114,7 +131,7 @@ class Console(Sink):
         except DataError as error:
             self.screen.say(f"warning: no table of validation ({error})", "warn")
             lines = []
-        best = [line for line in lines if line["kind"] == VALIDATION and line["best"]]
+        best = [line for line in lines if line["kind"] == VALIDATION and line.get("best")]
         if best:
             self.screen.say(f"\nbest weights: step {best[-1]['step']:,}, epoch {best[-1]['epoch']}")
         splits: dict[str, Mapping[str, Any]] = {VALIDATION: before_calibration(best[-1])} if best else {}
@@ -134,7 +151,7 @@ class Console(Sink):
     def pretrained(self) -> None:
         """How well the best weights of a language model predict, and what they are for."""
         self.screen.end()
-        best = [line for line in read_metrics(self.directory) if line["kind"] == VALIDATION and line["best"]]
+        best = [line for line in read_metrics(self.directory) if line["kind"] == VALIDATION and line.get("best")]
         if best:
             line = best[-1]
             perplexity = f"perplexity {line['perplexity']:,.1f} on {line['targets']:,} tokens of {line['rows']:,} rows"

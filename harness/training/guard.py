@@ -23,6 +23,7 @@ from harness.batch import StepBatch
 from harness.ranks.distributed import World
 from harness.rundir.bad_batches import write_bad_rows
 from harness.rundir.layout import BAD_BATCHES
+from harness.rundir.storage import storage
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import NO_LABEL
@@ -149,7 +150,10 @@ class NonFiniteGuard:
             return
         self.in_a_row += 1
         self.total += 1
-        self._write_rows(verdict)
+        bad = ~np.isfinite(torch.cat(verdict.losses).double().cpu().numpy())
+        found = sum(self.world.gather_objects(int(bad.sum()), "the rows of a skipped step"))
+        with self.world.together("writing the rows of a skipped step"), storage(self.directory):
+            self._write_rows(verdict, found)
         if self.world.is_main:
             rows = f"rows in {self.directory / BAD_BATCHES}"
             warning = f"warning: step {verdict.step}: the gradient was not finite; skipped, {rows}"
@@ -161,12 +165,11 @@ class NonFiniteGuard:
                     f"{verdict.step}; lower optim.lr (now {lr:g}) or look at the rows in {self.directory / BAD_BATCHES}"
                 )
 
-    def _write_rows(self, verdict: Verdict) -> None:
-        """Each rank writes those of its rows whose loss is not finite; all rows if no rank has such a row."""
+    def _write_rows(self, verdict: Verdict, found: int) -> None:
+        """Each rank writes those of its rows whose loss is not finite, ``found`` on all ranks; all if there is none."""
         rows = np.concatenate(verdict.rows)
         losses = torch.cat(verdict.losses).double().cpu().numpy()
         bad = ~np.isfinite(losses)
-        found = sum(self.world.gather_objects(int(bad.sum()), "the rows of a skipped step"))
         chosen = bad if found else np.ones_like(bad)
         if chosen.any():
             beside = np.repeat(verdict.unlabelled, [len(part) for part in verdict.rows])

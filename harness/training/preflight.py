@@ -19,6 +19,7 @@ from harness.rundir.storage import check_claim
 from harness.tracking.trackers import check_trackers
 from harness.training import resume
 from harness.training.resume import ResumePoint
+from harness.training.room import check_room
 from preprocessing.dataset.shards import Manifest
 
 
@@ -50,6 +51,7 @@ def check_data(
         resume.check_dataset(checkpoint, manifest, config)
     checks.check_fit(config, manifest, world_size)
     checks.check_useful(config, manifest, world_size)
+    check_room(config, manifest)
     if hashes:
         soft = checks.open_soft_labels(config, manifest)
         if checkpoint is not None:

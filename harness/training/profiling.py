@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +13,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from harness.rundir.layout import trace_name
+from preprocessing.base import atomic
+from preprocessing.base.storage import refusal
+
+TAIL_BYTES = 64
+"""Enough for the end of a trace, which is JSON."""
 
 
 class StepProfiler:
@@ -34,6 +42,17 @@ class StepProfiler:
         """Stop and write the trace if ``step`` was the last to be recorded."""
         if self.running is not None and step == self.steps[1]:
             self.running.stop()
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self.running.export_chrome_trace(str(self.directory / trace_name(*self.steps)))
+            try:
+                self.write(self.running, self.directory / trace_name(*self.steps))
+            except OSError as error:  # a trace is not worth a training
+                print(f"warning: {refusal(error, self.directory)}; training goes on without it", file=sys.stderr)
             self.running = None
+
+    def write(self, recorded: profile, path: Path) -> None:
+        """Write the trace. Raises ``OSError``, which torch itself does not: it leaves the beginning of a file."""
+        with atomic.replacing(path) as temporary:
+            recorded.export_chrome_trace(str(temporary))
+            with open(temporary, "rb") as file:
+                file.seek(max(0, temporary.stat().st_size - TAIL_BYTES))
+                if not file.read().rstrip().endswith(b"}"):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

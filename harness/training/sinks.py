@@ -17,7 +17,7 @@ from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.status import State
 from harness.tracking.tracking import Trackers
 from harness.training.throughput import TIMING
-from preprocessing.base.errors import StorageError, UserError
+from preprocessing.base.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class MetricsFiles(Sink):
     def __init__(self, log: MetricsLog) -> None:
         """Nothing has failed yet."""
         self.files = log
-        self.failure: StorageError | None = None
+        self.failure: UserError | None = None
         """What could not be written; from then on nothing is."""
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ class MetricsFiles(Sink):
             self.files.write(kind, {key: value for key, value in values.items() if key not in TIMING})
             if kind == "train":
                 self.files.write(kind, {key: values[key] for key in ("step", *TIMING)}, layout.THROUGHPUT)
-        except StorageError as error:
+        except UserError as error:
             self.failure = error
 
     def close(self, ending: Ending) -> None:

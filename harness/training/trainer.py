@@ -14,9 +14,12 @@ from accelerate.utils import DDPCommunicationHookType
 from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data.loader import Loader
+from harness.model.stored import shapes_of
 from harness.model.tasks import AnyObjective
 from harness.ranks.distributed import World, launched_machines, sum_in_bf16
 from harness.rundir.checkpoint import MODEL, OPTIMIZER
+from harness.rundir.checkpoint_state import AVERAGE
+from harness.rundir.tensor_files import check_tensors
 from harness.training.ema import WeightAverage
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import (
@@ -29,7 +32,7 @@ from harness.training.optim import (
     set_learning_rate,
 )
 from harness.training.profiling import StepProfiler
-from harness.training.state import State, load_weights
+from harness.training.state import State, described, load_weights
 from harness.training.throughput import Gradients, Meter
 from harness.training.wide import WideDescent
 from preprocessing.base.errors import DataError
@@ -254,18 +257,34 @@ class Trainer:
         classifier, values = self.objective.classifier, state.values
         load_weights(classifier, state.tensors[MODEL], where)
         tensors = state.tensors[OPTIMIZER]
-        try:
-            load_optimizer_state(self.optimizer.optimizer, classifier, tensors)
-            if self.average is not None:
-                self.average.load(tensors)
-        except (KeyError, RuntimeError) as error:
-            raise DataError(f"{where}: not the optimizer of this model ({error})") from None
+        own = optimizer_state(self.optimizer.optimizer, classifier)
+        averaged = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{AVERAGE}.")}
+        what = f"{where}: not the optimizer of this model"
+        check_tensors(described({name: tensors[name] for name in tensors.keys() - averaged}), shapes_of(own), what)
+        load_optimizer_state(self.optimizer.optimizer, classifier, tensors)
+        if self.average is not None and averaged:
+            check_tensors(described(averaged), shapes_of(self.average.state()), what)
+        if self.average is not None:
+            self.average.load(tensors)
+        self.check_place(values, where)
         self.step, self.epochs_done = values["step"], values["epochs_done"]
         self.stopped = values["stopped"] and self.config.patience is not None
         self.guard.load(values["guard"])
         if self.accelerator.scaler is not None and values["scaler"]:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.meter.load(values["counted"], self.world.rank, self.world.world_size)
+
+    def check_place(self, values: dict[str, Any], where: object) -> None:
+        """Raise ``DataError`` for a step that lies in none of the epochs that are under way, or over.
+
+        A run whose rows may differ from those it began with has other epochs.
+        """
+        per_epoch, epoch = self.loader.order.steps_per_epoch, values["epochs_done"]
+        if not self.config.allowed and not epoch * per_epoch <= values["step"] <= (epoch + 1) * per_epoch:
+            raise DataError(
+                f"{where}: step {values['step']} with {epoch} epochs of {per_epoch} steps done: edited or damaged; "
+                "restore it, or remove this checkpoint"
+            )
 
 
 def summed(losses: list[torch.Tensor]) -> torch.Tensor:

@@ -25,14 +25,16 @@ from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.configuration import write_config
 from harness.rundir.environment import write_environment
 from harness.rundir.metrics_log import MetricsLog
-from harness.rundir.status import note_attempt, read_status, write_status
+from harness.rundir.status import known_status, note_attempt, write_status
 from harness.rundir.storage import claim, storage
 from harness.training.checkpointer import Checkpointer
 from harness.training.selection import Selection
 from harness.training.sinks import Ending, MetricsFiles, Sinks
 from harness.training.state import Tensors, load_weights
 from harness.training.trainer import Trainer
-from preprocessing.base.errors import DataError, StorageError, UserError
+from preprocessing.base.errors import DataError, UserError
+from preprocessing.base.printable import tell
+from preprocessing.base.screen import Screen
 from preprocessing.dataset.shards import Manifest
 
 
@@ -56,7 +58,7 @@ class RunWriter:
         """The run that was there when this start claimed the directory had ended well."""
         self.files: MetricsFiles | None = None
         self.checkpointer: Checkpointer | None = None
-        self.failed: StorageError | None = None
+        self.failed: UserError | None = None
         self.origin: dict[str, dict[str, Any] | None] = {}
         """What is known of where the weights come from: vectors, other weights, soft labels."""
 
@@ -64,7 +66,7 @@ class RunWriter:
         """Hold the directory against other processes. Raises ``ConfigError`` or ``StorageError``."""
         if self.active:
             self.lock = claim(self.config)
-            self.had_finished = (read_status(self.directory) or {}).get("state") == "finished"
+            self.had_finished = known_status(self.directory).get("state") == "finished"
 
     def begin(self, step: int) -> None:
         """Nothing speaks against this start: it goes on from ``step``. Raises ``StorageError``."""
@@ -86,6 +88,8 @@ class RunWriter:
             write_environment(self.directory, effective)
             write_vocabulary(self.bundle, Path(self.config.data))
         log = MetricsLog(self.directory, {} if start is None else start.state["log_bytes"])
+        for sentence in log.mended:
+            Screen(errors=True).say(f"warning: {sentence}", "warn")
         self.files = MetricsFiles(log)
         self.sinks.add(self.files, first=True)
         self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, trainer.device, log.sync)
@@ -98,7 +102,7 @@ class RunWriter:
         try:
             whole = state | {"log_bytes": self.files.files.sizes()}
             self.checkpointer.save(tensors, whole, best_step, wait=wait)
-        except StorageError as error:
+        except UserError as error:
             self.failed = self.failed or error
 
     def is_due(self) -> bool:
@@ -106,7 +110,7 @@ class RunWriter:
         return self.checkpointer is not None and self.checkpointer.is_due()
 
     @property
-    def failure(self) -> StorageError | None:
+    def failure(self) -> UserError | None:
         """What could not be written, if anything."""
         parts = (self.files, self.checkpointer)
         return self.failed or next((part.failure for part in parts if part is not None and part.failure), None)
@@ -157,8 +161,8 @@ class RunWriter:
         HEARTBEAT.last_words = None
         if self.checkpointer is not None:
             try:
-                self.checkpointer.wait()
-            except StorageError as late:
+                self.checkpointer.wait()  # cannot hang: see there
+            except UserError as late:
                 self.failed = self.failed or late
         ended = error if error is not None and not isinstance(error, Preempted) else self.failure or error
         ending = Ending.of(ended, self.step)
@@ -183,12 +187,13 @@ class RunWriter:
         """Say how the run ended; on stderr too what nobody else will say: a bug, or a full disk."""
         if ending.state == "failed" and not said:
             where = self.directory / layout.STATUS
-            print(f"error: {ending.reason} (at step {ending.step}; {where} says so too)", file=sys.stderr)
+            tell(f"error: {ending.reason} (at step {ending.step}; {where} says so too)")
         facts = {"step": ending.step, "exit_code": ending.exit_code, "reason": ending.reason}
         try:
             write_status(self.directory, ending.state, **facts)  # type: ignore[arg-type]
-        except StorageError as full:
-            print(f"warning: {full}", file=sys.stderr)
+        except UserError as full:
+            if ending.exit_code != full.exit_code:  # else it is about to be said of another file
+                print(f"warning: {full}", file=sys.stderr)
 
 
 def bundle_step(bundle: Path) -> int | None:

@@ -15,6 +15,8 @@ from typing import Any
 
 TEMPORARY_MARK = ".tmp-"
 """Every unfinished file carries this in its name; whatever carries it may be deleted at any time."""
+UNNAMED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Failures that can only be those of a write."""
 
 
 def is_abandoned(name: str) -> bool:
@@ -36,18 +38,29 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success fsync it and rename it to ``path``, on failure remove it.
 
     The directory entry is fsynced too, so the name survives a power cut. Readers see the old file or the new one.
+    Raises ``OSError`` before anything is written where the name is that of a directory, a pipe or a device.
     """
     path = Path(path)
+    refuse_other_kinds(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
     try:
         yield temporary
         fsync(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        name(error, path)
         raise
     fsync(path.parent)
+
+
+def refuse_other_kinds(path: Path) -> None:
+    """Raise ``OSError`` for a name that no file can take over: of a directory, or of a device, which would be gone."""
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
 
 @contextmanager
@@ -68,10 +81,17 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         if path.exists():
             raise FileExistsError(errno.EEXIST, "File exists", str(path))
         os.rename(temporary, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        name(error, path)
         raise
     fsync(path.parent)
+
+
+def name(error: BaseException, path: str | Path) -> None:
+    """Say which file a failure to write is about: the system says so when a file is opened, not when it is written."""
+    if isinstance(error, OSError) and error.errno in UNNAMED and error.filename is None:
+        error.filename = str(path)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -88,6 +108,21 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON; NaN is refused, since JSON has none."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Add a line to a file, whole or not at all: one that a full disk has cut is taken away again.
+
+    A line before it that a killed process has left without an end is ended.
+    """
+    with open(path, "a+b", buffering=0) as file:
+        before = os.fstat(file.fileno()).st_size
+        data = f"{line}\n".encode()
+        if before and os.pread(file.fileno(), 1, before - 1) != b"\n":
+            data = b"\n" + data
+        if file.write(data) != len(data):
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def canonical_json(value: Any) -> bytes:
@@ -109,5 +144,8 @@ def fsync(path: str | Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        name(error, path)
+        raise
     finally:
         os.close(descriptor)

@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocessing.base.errors import StorageError
+from preprocessing.base.storage import temporary_folder
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import standing_in
 from preprocessing.dataset.shards import Manifest
@@ -34,12 +32,9 @@ def prepare(frame: pd.DataFrame, config: PreprocessConfig) -> Manifest:
 
     Raises what ``pipeline.run`` does, and ``StorageError`` where the frame cannot be written to the temporary folder.
     """
-    with tempfile.TemporaryDirectory(prefix="padless-") as folder:
-        path = Path(folder, "frame.parquet")
-        try:
-            pq.write_table(table_of(frame), path, row_group_size=GROUP_ROWS, compression="lz4")
-        except OSError as error:
-            raise StorageError(f"{path}: {error.strerror or error}; set TMPDIR to a folder with room") from None
+    with temporary_folder() as folder:
+        path = folder / "frame.parquet"
+        pq.write_table(table_of(frame), path, row_group_size=GROUP_ROWS, compression="lz4")
         with standing_in(FRAME, str(path)):
             return run(config)
 

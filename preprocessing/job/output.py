@@ -7,7 +7,6 @@ it is whole, the two directories exchange their names in one step, and the old o
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -22,6 +21,7 @@ from preprocessing.base.atomic import TEMPORARY_MARK
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.locks import locked
 from preprocessing.base.split_names import ALL_SPLITS
+from preprocessing.base.storage import storing
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import Plan
@@ -75,7 +75,7 @@ def beside(target: Path) -> Path:
 def claimed(config: PreprocessConfig) -> Iterator[Place]:
     """Hold the output against other runs, and what an interrupted one left in order.
 
-    Raises ``ConfigError`` where nothing can be written (a full disk, too), ``UserError`` while another run writes.
+    Raises ``StorageError`` where nothing can be written, ``UserError`` while another run writes.
     """
     target = own_name(build_directory(config))
     with naming(target):
@@ -98,7 +98,7 @@ def claimed(config: PreprocessConfig) -> Iterator[Place]:
 def writable(root: Path) -> Iterator[None]:
     """Let one run at a time write below ``root``. The lock ends with the process that holds it, however that ends.
 
-    Raises ``ConfigError`` where nothing can be written (a full disk, too), ``UserError`` while another run writes.
+    Raises ``StorageError`` where nothing can be written, ``UserError`` while another run writes.
     """
     with naming(root):
         refuse_foreign(root)
@@ -109,14 +109,9 @@ def writable(root: Path) -> Iterator[None]:
 
 @contextmanager
 def naming(root: Path) -> Iterator[None]:
-    """Turn a failure to write into a sentence that names the output."""
-    try:
+    """Turn a failure to write into a sentence that names the file."""
+    with storing(root, otherwise="name another directory with --output"):
         yield
-    except OSError as error:
-        hint = "name a directory that can be written"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "free some space and run the same command to continue, or name a directory elsewhere"
-        raise ConfigError(f"output: {error.filename or root}: {error.strerror or error}; {hint}") from None
 
 
 def refuse_foreign(root: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.base import atomic
+from preprocessing.base import atomic, npy, stopping
 from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import SPLITS, UNLABELLED, UNLABELLED_NUMBER, VALIDATION_NUMBER
@@ -167,7 +167,7 @@ class Job:
     def keep(self, name: str, values_of_rows: np.ndarray) -> None:
         """Write what was decided of every row where the workers find it."""
         with atomic.replacing(self.work / f"{name}.npy") as temporary, open(temporary, "wb") as file:
-            np.save(file, values_of_rows)
+            npy.save(file, values_of_rows)
 
     def group_name(self, hash_of_group: int) -> str:
         """What the source calls a group."""
@@ -195,8 +195,10 @@ def run(config: PreprocessConfig) -> Manifest:
 
     Raises ``ConfigError``, ``DataError`` or ``UserError``, each a sentence.
     """
-    with output.claimed(config) as place, workers(config.executor, quiet=config.quiet) as found:
-        return Job(config, found, place).run()
+    with output.claimed(config) as place:
+        kept = f"what is finished is kept in {place.root / output.WORK}; the same command goes on"
+        with stopping.keeping(kept), workers(config.executor, quiet=config.quiet) as found:
+            return Job(config, found, place).run()
 
 
 def locate(plans: list[Plan], row: int) -> str:

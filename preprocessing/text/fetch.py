@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from preprocessing.base.errors import UserError
+from preprocessing.base.storage import told
 
 RESOURCES = ("stopwords", "wordnet", "punkt_tab")
 
@@ -37,6 +38,8 @@ def fetch_nltk(directory: str | None, index: str | None) -> str:
         try:
             messages = list(downloader.incr_download(resource, download_dir=directory))
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and (refused := told(error)) is not None:
+                raise refused from None
             raise UserError(
                 f"fetch-nltk: {resource}: {' '.join(str(error).split())}; is {downloader.url} reachable?"
             ) from None

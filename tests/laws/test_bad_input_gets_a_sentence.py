@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from harness import __main__ as harness_main
-from preprocessing.base import atomic, cli
+from preprocessing.base import answering, atomic
 from tests.commands import accelerate, sentence
 from tests.corpora import Command, reviews, write_csv
 from tests.datasets import write_dataset
@@ -89,7 +89,7 @@ def test_a_directory_with_other_files_is_left_alone(tmp_path: Path, command: Com
 def test_an_output_that_is_a_file(tmp_path: Path, command: Command) -> None:
     source = corpus(tmp_path)
     assert command.build(source, source) == 2
-    assert "output:" in command.sentence
+    assert "name another directory with --output" in command.sentence
     assert "Not a directory" in command.sentence or "File exists" in command.sentence
 
 
@@ -101,7 +101,7 @@ def test_a_disk_that_takes_no_more(
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(atomic, "fsync", fail)
-    assert command.build(corpus(tmp_path), tmp_path / "out") == 2
+    assert command.build(corpus(tmp_path), tmp_path / "out") == 4
     assert os.strerror(number) in command.sentence
     assert not (tmp_path / "out" / "dataset.json").exists()
     monkeypatch.undo()
@@ -176,7 +176,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def refuse(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str]:
     """Exit code and the one line of a command that is expected to fail before any process starts."""
-    code = cli.run(harness_main.main, [str(argument) for argument in argv])
+    code = answering.run(harness_main.main, [str(argument) for argument in argv])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     return code, lines[0].removeprefix("error: ")

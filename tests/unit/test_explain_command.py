@@ -22,7 +22,7 @@ from harness.inference.bundle import write_bundle
 from harness.model.language import LanguageModel
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE
-from preprocessing.base import cli, screen
+from preprocessing.base import answering, screen
 from preprocessing.dataset.shards import read_manifest
 from tests.explained import TEXT, make_run
 
@@ -35,7 +35,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def explain(*arguments: object) -> int:
-    return cli.run(main, ["explain", *map(str, arguments)])
+    return answering.run(main, ["explain", *map(str, arguments)])
 
 
 def lines(output: str) -> list[dict[str, Any]]:
@@ -220,7 +220,11 @@ def test_a_page_is_escaped_and_needs_nothing_else(two: Path) -> None:
         (["run", "--input", "in.csv"], 3, "in.csv: no column 'text'; it has number, review; use --column"),
         (["run", "--input", "in.csv", "--column", "reviews"], 3, "in.csv: no column 'reviews'; it has number, review"),
         (["run", "--input", "none.csv", "--column", "review"], 3, "none.csv"),
-        (["run", "a", "--output", "in.csv/out.html"], 4, "in.csv/out.html: cannot be written"),
+        (
+            ["run", "a", "--output", "in.csv/out.html"],
+            2,
+            "in.csv: cannot be written (File exists); name another --output",
+        ),
         (["run", "a", "--label", "1"], 2, "label: the model has no class '1'"),
         (["data", "a"], 3, "data"),
         (["nowhere", "a"], 3, "nowhere"),

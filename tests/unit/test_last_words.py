@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.launch import launcher
-from harness.launch.launcher import Failure
+from harness.launch.failure import Failure, describe_failure
 from harness.ranks import exit as ending
 from harness.ranks.last_words import FILE, leave_words
 from harness.rundir.status import LAUNCH_ID, read_status, write_status
@@ -100,7 +100,7 @@ def fell(**ranks: tuple[int, float, str, bool]) -> Failure:
         words = {"message": message, "timestamp": second, "follows": follows} if message else {}
         facts = SimpleNamespace(timestamp=int(second), exitcode=code, error_file_data=words)
         error.failures[int(rank[1:])] = facts
-    return launcher.describe_failure(error)
+    return describe_failure(error)
 
 
 def test_the_cause_is_what_the_rank_itself_said() -> None:

@@ -68,7 +68,7 @@ def test_a_full_disk_leaves_the_old_dataset_and_the_job_goes_on(
         fsync(path)
 
     monkeypatch.setattr(atomic, "fsync", full)
-    assert command.build(source, out, *OTHER) == 2
+    assert command.build(source, out, *OTHER) == 4
     assert "No space left" in command.err
     assert verify(out) == []
     assert read_manifest(out).fingerprint == before

@@ -19,7 +19,7 @@ import pytest
 from harness.__main__ import COMMANDS, main
 from harness.inference.outputs import SameLines
 from harness.predicting import inputs
-from preprocessing.base import atomic, cli
+from preprocessing.base import answering, atomic
 from preprocessing.base.commands import read
 from tests.stub_scorer import COLUMNS, LABELS, Stub, put_in
 
@@ -31,7 +31,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def run(*arguments: object) -> int:
-    return cli.run(main, ["predict", "--run", "run", *map(str, arguments)])
+    return answering.run(main, ["predict", "--run", "run", *map(str, arguments)])
 
 
 def table(source: Path | str, target: str, *more: object) -> int:
@@ -243,7 +243,7 @@ def test_an_output_that_cannot_be_written_leaves_the_old_one(
     code, line = refused(capsys, "--input", "in.csv", "--output", "out.csv")
     assert code == 4
     what = "make room and run the same command to continue, or name another --output"
-    assert line == f"out.csv: cannot be written (No space left on device); {what}"
+    assert line.endswith(f"out.csv.parts/part-00000.csv: cannot be written (No space left on device); {what}")
     assert Path("out.csv").read_text() == "old"
     assert list(Path().glob(f"*{atomic.TEMPORARY_MARK}*")) == []
 

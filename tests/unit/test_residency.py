@@ -201,7 +201,7 @@ def test_waiting_for_another_process_has_a_limit(dataset: Path, tmp_path: Path) 
 
 def test_a_stage_directory_that_cannot_be_written(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"stage_dir: .*/file/padless-.* cannot be written \(Not a directory\)"):
+    with pytest.raises(ConfigError, match=r"/file/padless-.*: cannot be written \(Not a directory\); name a local"):
         staging.stage(dataset, read_manifest(dataset), tmp_path / "file", timeout_s=5)
 
 

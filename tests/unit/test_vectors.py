@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
+from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.dataset import vectors_command as command
 from preprocessing.dataset import word2vec
 from preprocessing.dataset.shards import Split, read_manifest
@@ -259,7 +259,7 @@ def test_without_gensim_the_extra_is_named(data: Path, monkeypatch: pytest.Monke
 
 def test_where_nothing_can_be_written_is_said(data: Path) -> None:
     folder_of(data).write_text("a file in the folder's place")
-    with pytest.raises(StorageError, match=r"vectors cannot be kept there .*name a directory that can be written"):
+    with pytest.raises(ConfigError, match=r"cannot be written \(.*\); name another directory with --output"):
         keep_vectors(data, SMALL, quiet)
 
 

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is said where something cannot be written: one sentence that names the file, and the exit code that it has.
+
+Every failure to write comes through here, from a block that knows what else the user may name (``storing``), or as the
+last thing that a command or a rank does with it (``told``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from preprocessing.base.atomic import TEMPORARY_MARK
+from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""The disk is full, or a quota is used up."""
+NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+"""The disk is read-only, or the place is somebody else's."""
+OTHER_KIND = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP})
+"""What is there is no file, or no directory, as it was wanted; or the name cannot be one."""
+CONTINUE = "make room and run the same command to continue"
+ANOTHER = "name a directory that can be written"
+NOWHERE = (
+    "no folder for temporary files can be written (TMPDIR, /tmp); make room there, or set TMPDIR to a folder with room"
+)
+NO_TEMPORARY = "No usable temporary directory"
+"""How Python begins to say so; the error's number is that of a missing file."""
+
+
+def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER, room: str = CONTINUE) -> UserError:
+    """The sentence for a failure to write ``path``, or the file below it that the error itself names.
+
+    ``otherwise`` says what else may be named, ``room`` what to do on a full disk.
+    """
+    name = final_name(error.filename) if isinstance(error.filename, str | os.PathLike) else str(path)
+    what = os.strerror(error.errno) if error.errno else str(error)
+    if os.path.exists(name) and not (os.path.isfile(name) or os.path.isdir(name)):
+        what = "a pipe or a device"
+    if error.errno == errno.ENOENT:
+        return DataError(
+            f"{name}: gone while it was needed ({what}); put it back, and run the same command to continue"
+        )
+    if error.errno in OTHER_KIND:
+        return ConfigError(f"{name}: cannot be written ({what}); {otherwise}")
+    if error.errno in NOT_ALLOWED:
+        return StorageError(f"{name}: cannot be written ({what}); {otherwise}")
+    return StorageError(f"{name}: cannot be written ({what}); {room}, or {otherwise}")
+
+
+@contextmanager
+def storing(path: str | Path, *, otherwise: str = ANOTHER, room: str = CONTINUE) -> Iterator[None]:
+    """Turn a failure to write inside the block into the ``UserError`` that ``refusal`` makes of it."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(error, path, otherwise=otherwise, room=room) from None
+
+
+def told(error: OSError) -> UserError | None:
+    """The sentence for an error that no block has made one of; None for what is no failure to write."""
+    if str(error.strerror).startswith(NO_TEMPORARY):
+        return StorageError(NOWHERE)
+    if error.errno in NO_ROOM or (error.errno in NOT_ALLOWED and error.filename):
+        if is_about_output(error):
+            return refusal(error, "standard output", otherwise="send the output elsewhere")
+        return refusal(error, "a temporary file (TMPDIR, /dev/shm)")
+    return None
+
+
+def is_about_output(error: OSError) -> bool:
+    """Whether it is standard output that takes no more: then it does not take an end of line either."""
+    if error.filename or sys.stdout.isatty():
+        return False
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
+
+
+def final_name(path: str | os.PathLike[str]) -> str:
+    """The name that an unfinished file or folder would have had."""
+    return re.sub(rf"{re.escape(TEMPORARY_MARK)}[^/]*", "", os.fspath(path))
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is gone after the block. Raises ``StorageError`` where there is none, or no room in it."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="padless-")
+    except OSError as error:
+        if str(error.strerror).startswith(NO_TEMPORARY):
+            raise StorageError(NOWHERE) from None
+        raise refusal(error, tempfile.gettempdir(), otherwise="set TMPDIR to a folder with room") from None
+    with folder as name:
+        try:
+            yield Path(name)
+        except OSError as error:
+            if error.errno not in NO_ROOM or not str(error.filename or name).startswith(name):
+                raise
+            raise refusal(error, name, otherwise="set TMPDIR to a folder with room") from None

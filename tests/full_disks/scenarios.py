@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands whose writes are tried one by one, each with small inputs that lie on a disk with room."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.__main__ import main as harness
+from preprocessing.__main__ import main as preprocessing
+from preprocessing.base import answering
+from tests.bundles import write_run
+from tests.commands import PLAIN
+from tests.corpora import reviews, write_csv
+from tests.datasets import write_dataset, write_random_soft_labels
+
+SMALL = ("--text.max_tokens", "64", "--vocabulary.min_count", "1", "--executor.workers", "1", "--shards.rows", "60")
+MODEL = ("--model.embedding_dim", "8", "--model.hidden_size", "8", "--model.wide", "64", "--optim.ema", "0.9")
+TRAINING = (*PLAIN, *MODEL, "--epochs", "2", "--global_batch", "16", "--precision", "fp32", "--device", "cpu")
+SAVING = ("--checkpoint.every_steps", "6", "--tracking.log_every", "3", "--timeout_s", "60", "--stage_dir", "none")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the commands read; all of it lies on a disk with room."""
+
+    root: Path
+
+    def __getattr__(self, name: str) -> str:
+        """The path of an input."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return str(self.root / name)
+
+    def make(self) -> Inputs:
+        """Write them."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        rows = [(text, label, f"g{number % 40}") for number, (text, label) in enumerate(reviews(160))]
+        write_csv(self.root / "plain.csv", rows, header=("text", "label", "group"))
+        (self.root / "packed.csv.gz").write_bytes(gzip.compress((self.root / "plain.csv").read_bytes()))
+        (self.root / "plain.csv").rename(self.root / "plain")
+        shutil.copy(self.root / "plain", self.root / "new.csv")
+        write_csv(self.root / "more.csv", [(text,) for text, _ in reviews(70, seed=2)], header=("text",))
+        write_dataset(self.root / "data", {"train": 150, "validation": 40, "test": 30, "unlabelled": 30})
+        write_random_soft_labels(self.root / "data", "given")
+        write_run(self.root / "made")
+        shutil.move(self.root / "made" / "run", self.root / "bundle")
+        shutil.move(self.root / "made" / "data", self.root / "its")
+        return self
+
+    def make_run(self) -> int:
+        """A finished training, for the commands that read one; its exit code."""
+        return train(("--data", self.data, "--run", str(self.root / "run")))
+
+
+Act = Callable[[Inputs, Path], int]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command, with its output on the small disk."""
+
+    name: str
+    act: Act
+    before: Act | None = None
+    """What lies on the disk already: made with room, outside of the trial."""
+    only_said: tuple[str, ...] = ()
+    """Places without which the command still does what it is for: a warning and exit code 0 are right."""
+    only: str = ""
+    """The places that are tried, where others are another scenario's."""
+    changing: tuple[str, ...] = ()
+    """Files whose bytes are never the same twice: times, addresses, speeds."""
+
+
+def of(main: Callable[[list[str]], int], *words: str) -> Act:
+    """A command line; ``{NAME}`` is an input and ``DISK`` the small disk."""
+
+    def act(inputs: Inputs, disk: Path) -> int:
+        known = [getattr(inputs, word[1:-1]) if word[:1] == "{" else word.replace("DISK", str(disk)) for word in words]
+        return answering.run(main, known)
+
+    return act
+
+
+def train(more: tuple[str, ...], *, report: bool = False) -> int:
+    """A training of one process, in this one; leaves the process. Half of its time would be that of its report."""
+    from harness import train as entry
+    from harness.ranks.exit import leave, run_rank
+    from harness.report import sink
+
+    if not report:
+        sink.write_report_quietly = lambda run: None
+    sys.argv = ["harness.train", *TRAINING, *SAVING, *more]
+    leave(run_rank(entry.main))
+
+
+def training(*more: str, report: bool = False) -> Act:
+    """A training whose run directory lies on the small disk."""
+
+    def act(inputs: Inputs, disk: Path) -> int:
+        own = [word.replace("DISK", str(disk)) for word in more]
+        return train(("--data", inputs.data, "--run", str(disk / "run"), *own), report=report)
+
+    return act
+
+
+def from_stdin(inputs: Inputs, disk: Path) -> int:
+    """Texts through a pipe."""
+    read, write = os.pipe()
+    os.write(write, b"a fine film\nan awful one\n" * 50)
+    os.close(write)
+    os.dup2(read, 0)
+    sys.stdin = os.fdopen(0)
+    words = ["predict", "--run", inputs.bundle, "--input", "-", "--output", str(disk / "out.jsonl"), *CPU]
+    return answering.run(harness, words)
+
+
+def frame(inputs: Inputs, disk: Path) -> int:
+    """A dataset from a pandas frame, with the temporary folder on the small disk."""
+    import pandas as pd
+
+    import padless
+
+    table = pd.DataFrame(reviews(60), columns=["text", "label"])
+
+    def main(_: list[str]) -> int:
+        options = {"executor.workers": 1, "vocabulary.min_count": 1, "splits.test": 0.2}
+        padless.prepare(table, output=disk / "out", options=options)
+        return 0
+
+    return answering.run(main, [])
+
+
+def copied(*names: str) -> Act:
+    """Inputs that are changed where they lie: copied to the disk first."""
+
+    def act(inputs: Inputs, disk: Path) -> int:
+        for name in names:
+            shutil.copytree(inputs.root / name, disk / name)
+        return 0
+
+    return act
+
+
+def many(inputs: Inputs, disk: Path) -> int:
+    """A folder of two finished runs, as ``launch --seeds`` leaves it."""
+    for seed in (0, 1):
+        shutil.copytree(inputs.root / "run", disk / "many" / f"seed-{seed}")
+    return 0
+
+
+def concluded(inputs: Inputs, disk: Path) -> int:
+    """The last thing that ``launch --seeds`` does: figures of all runs, and their report."""
+    from harness.launch.asked import LaunchRecipe
+    from harness.launch.many import conclude
+    from harness.rundir import many_runs
+    from preprocessing.base.screen import Screen
+
+    def main(_: list[str]) -> int:
+        folder = disk / "many"
+        asked = LaunchRecipe(data=inputs.data, run=str(folder), seeds="0,1")
+        conclude(folder, many_runs.members(folder), asked, Screen())
+        return 0
+
+    return answering.run(main, [])
+
+
+PREPARE = of(preprocessing, "run", "--source.path", "{packed.csv.gz}", "--output", "DISK/out", *SMALL)
+RICH = ("--splits.group_column", "group", "--splits.folds", "2", "--source.unlabelled_path", "{more.csv}")
+CPU = ("--device", "cpu", "--quiet")
+READS_BUNDLE = ("--run", "{bundle}")
+SCENARIOS = (
+    Scenario(
+        "preprocessing",
+        of(
+            preprocessing,
+            "run",
+            "--source.path",
+            "{packed.csv.gz}",
+            *RICH,
+            *SMALL,
+            "--source.part_mb",
+            "0.02",
+            "--output",
+            "DISK/out",
+        ),
+    ),
+    Scenario(
+        "preprocessing over another",
+        of(
+            preprocessing,
+            "run",
+            "--source.path",
+            "{packed.csv.gz}",
+            *SMALL,
+            "--output",
+            "DISK/out",
+            "--overwrite",
+            "--seed",
+            "1",
+        ),
+        before=PREPARE,
+    ),
+    Scenario("a frame", frame),
+    Scenario(
+        "vectors",
+        of(preprocessing, "vectors", "{data}", "--output", "DISK/vectors", "--dim", "8", "--epochs", "1"),
+        changing=(r"vectors/cbow-.*\.json",),
+    ),
+    Scenario("inspect", of(preprocessing, "inspect", "{data}", "--plot", "DISK/plot.png")),
+    Scenario(
+        "a training's report",
+        training(report=True),
+        only="report",
+        only_said=("report",),
+        changing=("run/",),
+    ),
+    Scenario("profile", training("--profile", "[2,3]"), only="profile", only_said=("profile",), changing=("run/",)),
+    Scenario(
+        "training",
+        training(),
+        changing=(
+            r"attempts\.jsonl",
+            r"environment\.json",
+            r"throughput\.jsonl",
+            r"checkpoints/.*/(state|manifest)\.json",
+            r"config\.yaml",
+        ),
+    ),
+    Scenario(
+        "staging", training("--stage_dir", "DISK/stage"), only="stage/", only_said=("report",), changing=("run/",)
+    ),
+    Scenario(
+        "baseline",
+        of(harness, "baseline", "--data", "DISK/data"),
+        before=copied("data"),
+        only_said=("baseline",),
+        changing=("baseline/",),
+    ),
+    Scenario(
+        "evaluation",
+        of(harness, "evaluate", "--run", "{run}", "--data", "{data}", "--output", "DISK/e", "--device", "cpu"),
+    ),
+    Scenario(
+        "evaluation of new rows",
+        of(
+            harness, "evaluate", "--run", "{run}", "--input", "{packed.csv.gz}", "--output", "DISK/e", "--device", "cpu"
+        ),
+    ),
+    Scenario(
+        "prediction of a file",
+        of(
+            harness,
+            "predict",
+            *READS_BUNDLE,
+            "--input",
+            "{new.csv}",
+            "--output",
+            "DISK/out.csv",
+            "--processes",
+            "1",
+            "--part_mb",
+            "0.02",
+            *CPU,
+        ),
+    ),
+    Scenario(
+        "prediction into a folder",
+        of(
+            harness,
+            "predict",
+            *READS_BUNDLE,
+            "--input",
+            "{packed.csv.gz}",
+            "--output",
+            "DISK/out/",
+            "--processes",
+            "1",
+            "--part_mb",
+            "0.02",
+            *CPU,
+        ),
+    ),
+    Scenario(
+        "prediction into Parquet",
+        of(
+            harness,
+            "predict",
+            *READS_BUNDLE,
+            "--input",
+            "{packed.csv.gz}",
+            "--output",
+            "DISK/out.parquet",
+            "--processes",
+            "1",
+            "--part_mb",
+            "0.02",
+            *CPU,
+        ),
+    ),
+    Scenario("prediction from a pipe", from_stdin),
+    Scenario(
+        "explanation",
+        of(
+            harness, "explain", "{bundle}", "--input", "{packed.csv.gz}", "--rows", "3", "--output", "DISK/e.html", *CPU
+        ),
+    ),
+    Scenario(
+        "soft labels", of(harness, "label", "--run", "{run}", "--data", "{data}", "--output", "DISK/soft.arrow", *CPU)
+    ),
+    Scenario(
+        "soft labels of a linear model",
+        of(harness, "label", "--baseline", "--data", "{data}", "--output", "DISK/soft.arrow", *CPU),
+    ),
+    Scenario(
+        "export",
+        of(harness, "export", "{run}", "--output", "DISK/x", "--onnx", "--int8", "--quiet"),
+        changing=(r"export\.json", r"README\.md"),
+    ),
+    Scenario("report", of(harness, "report", "{run}", "--output", "DISK/r.html"), changing=(r"r\.html",)),
+    Scenario("many runs", concluded, before=many, only_said=(r"report\.html",), changing=(r"report\.html",)),
+    Scenario("recipes", of(harness, "recipes", "imdb", "--output", "DISK/configs")),
+)
