@@ -45,7 +45,7 @@ def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER, room:
         what = "a pipe or a device"
     if error.errno == errno.ENOENT:
         return DataError(
-            f"{name}: gone while it was needed ({what}); put it back, and run the same command to continue"
+            f"{missing(name)}: gone while it was needed ({what}); put it back, and run the same command to continue"
         )
     if error.errno in OTHER_KIND:
         return ConfigError(f"{name}: cannot be written ({what}); {otherwise}")
@@ -83,6 +83,12 @@ def is_about_output(error: OSError) -> bool:
     except OSError:
         return True
     return False
+
+
+def missing(path: str) -> str:
+    """What somebody would have to put back for ``path`` to be there: itself, or the folder above it that is gone."""
+    folder = os.path.dirname(path)
+    return path if folder in ("", path) or os.path.exists(folder) else missing(folder)
 
 
 def final_name(path: str | os.PathLike[str]) -> str:

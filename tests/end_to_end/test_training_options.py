@@ -59,11 +59,14 @@ def test_a_diverging_learning_rate_gets_a_sentence(data: Path, tmp_path: Path) -
 
 
 def test_gradients_of_16_bits_learn_as_much(data: Path, tmp_path: Path) -> None:
-    option, losses = ("--optim.gradient_compression", "bf16"), {}
-    for name, more in (("plain", ()), ("compressed", option)):
-        run = tmp_path / name
-        succeed(train_to_end("--data", data, "--run", run, *SMALL, "--device", "cpu", *more, processes=2))
-        losses[name] = [line["loss"] for line in read_metrics(run, "train")]
-    assert losses["plain"] != losses["compressed"]
-    assert losses["compressed"] == pytest.approx(losses["plain"], rel=0.02)
-    assert json.loads((tmp_path / "compressed" / "test.json").read_text())["accuracy"] > 0.8
+    longer = ("--device", "cpu", "--optim.lr", 0.02, "--epochs", 6, "--tracking.log_every", 1)
+    losses, accuracy = {}, {}
+    for compression in ("none", "bf16"):
+        run, option = tmp_path / compression, ("--optim.gradient_compression", compression)
+        succeed(train_to_end("--data", data, "--run", run, *SMALL, *longer, *option, processes=2))
+        losses[compression] = [line["loss"] for line in read_metrics(run, "train")]
+        accuracy[compression] = json.loads((run / "test.json").read_text())["accuracy"]
+    assert losses["none"] != losses["bf16"]
+    assert losses["bf16"][:16] == pytest.approx(losses["none"][:16], rel=0.005)
+    assert losses["bf16"] == pytest.approx(losses["none"], rel=0.1)
+    assert min(accuracy.values()) > 0.8, accuracy

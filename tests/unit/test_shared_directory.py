@@ -13,7 +13,7 @@ import pytest
 from harness.ranks.distributed import World
 from harness.training import shared_directory
 from harness.training.shared_directory import check_shared
-from preprocessing.base.errors import ConfigError, StorageError
+from preprocessing.base.errors import ConfigError, DataError
 
 
 class OnAnotherMachine(World):
@@ -33,7 +33,7 @@ def several(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rank_0_sees_its_own_file_and_removes_it(tmp_path: Path) -> None:
     check_shared(tmp_path, World())
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(StorageError, match="cannot be written"):
+    with pytest.raises(DataError, match=rf"^{tmp_path / 'gone'}: gone while it was needed .*; put it back"):
         check_shared(tmp_path / "gone", World())
 
 

@@ -60,10 +60,22 @@ def test_the_final_name_is_said_and_not_that_of_the_unfinished_file() -> None:
     assert str(error).startswith("/disk/step-06/model.safetensors: cannot be written ")
 
 
-def test_what_was_removed_meanwhile_is_no_full_disk() -> None:
-    error = refused(errno.ENOENT, "/data/vocabulary.arrow")
+@pytest.mark.parametrize(
+    ("wanted", "gone"),
+    [("file", "file"), ("run/file", "run"), ("run/checkpoints/step-06.tmp-host-17/model.safetensors", "run")],
+)
+def test_what_was_removed_meanwhile_is_no_full_disk_and_a_folder_that_is_gone_is_named(
+    tmp_path: Path, wanted: str, gone: str
+) -> None:
+    error = refused(errno.ENOENT, str(tmp_path / wanted))
     assert type(error) is DataError
-    assert str(error).startswith("/data/vocabulary.arrow: gone while it was needed (No such file or directory); ")
+    assert str(error).startswith(f"{tmp_path / gone}: gone while it was needed (No such file or directory); ")
+
+
+def test_a_relative_name_that_is_gone_is_said_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert str(refused(errno.ENOENT, "file")).startswith("file: gone while it was needed")
+    assert str(refused(errno.ENOENT, "runs/mine/file")).startswith("runs: gone while it was needed")
 
 
 def test_a_write_that_fails_names_the_file(tmp_path: Path) -> None:
