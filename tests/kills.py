@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import cli, swap
+from preprocessing.base import answering, cli, swap
 from preprocessing.dataset.shards import MANIFEST, read_manifest
 from preprocessing.dataset.verification import verify
 from tests.corpora import contents
@@ -80,7 +80,7 @@ def replace(source: Path, folder: Path, exchange: bool, changed: Callable[[int, 
 
     def work() -> int:
         watch(changed, exchange)
-        return cli.run(preprocessing, arguments(source, folder / "out", seed=1))
+        return answering.run(preprocessing, arguments(source, folder / "out", seed=1))
 
     return forked(work)
 
@@ -91,7 +91,7 @@ def check(source: Path, folder: Path, exchange: bool) -> int:
     fingerprints = {read_manifest(folder / name).fingerprint for name in ("old", "new")}
     there = output if exchange or (output / MANIFEST).exists() else stands_aside
     whole = verify(there) == [] and read_manifest(there).fingerprint in fingerprints
-    if not whole or cli.run(preprocessing, arguments(source, output, seed=1)) != 0:
+    if not whole or answering.run(preprocessing, arguments(source, output, seed=1)) != 0:
         return 1
     found = contents(output)
     kept = found.pop(STRANGER, None) == b"mine"

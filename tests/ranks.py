@@ -26,7 +26,7 @@ TIMEOUT_S = 150
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that the kernel sends when the parent dies."""
 PRELOADED = ["torch", "torch._dynamo", "accelerate", "pandas", "scipy.stats", "sklearn.metrics", "matplotlib.figure"]
-PRELOADED += ["harness.train", "harness.evaluate", "harness.training.run"]
+PRELOADED += ["harness.train", "harness.evaluate", "harness.training.run", "tests.runs"]
 """What ranks find imported; a module that is not there costs time, nothing else."""
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,6 +15,7 @@ from harness.rundir.results import figures_name
 from harness.scores.spread import spread_table
 from harness.scores.tables import show_figures
 from preprocessing.base.errors import DataError
+from preprocessing.base.printable import tell
 from preprocessing.base.readable import duration
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import VALIDATION
@@ -94,7 +95,7 @@ def known(data: str, manifest: Manifest) -> dict[str, dict[str, Any]]:
     try:
         return read_results(data, manifest.fingerprint)
     except DataError as error:
-        print(f"warning: {error}; made anew now", file=sys.stderr)
+        tell(f"warning: {error}; made anew now")
         return {}
 
 

@@ -77,7 +77,7 @@ class Linear:
     @classmethod
     def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
         """Fit it; ``check`` has found nothing wrong."""
-        train = Split(data, manifest, TRAIN)
+        train = Split(data, manifest, TRAIN).check()
         outputs = 1 if len(manifest.labels) == 2 else len(manifest.labels)
         vectorizer = Vectorizer.learn(train, manifest.vocabulary_size, MOST_WEIGHTS // outputs)
         matrix = vectorizer(train)
@@ -105,7 +105,7 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
     check(data, manifest)
     began = time.monotonic()
     linear = Linear.learn(data, manifest)
-    splits = {name: Split(data, manifest, name) for name in measured_splits(manifest)}
+    splits = {name: Split(data, manifest, name).check() for name in measured_splits(manifest)}
     logits = {name: linear.logits(split)[by_source(split)] for name, split in splits.items()}
     took = time.monotonic() - began
     labels = {name: in_order(split, "label")[by_source(split)] for name, split in splits.items()}

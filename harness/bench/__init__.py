@@ -11,7 +11,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from preprocessing.base.errors import require
 from preprocessing.base.screen import Screen
+
+LARGEST = 1 << 24
+"""Rows, features, repetitions: beyond it no machine measures anything."""
+
+
+def check_sizes(config: Any, *names: str) -> None:
+    """Raise ``ConfigError`` for a size of a bench that is below 1, or absurd."""
+    for name in names:
+        require(1 <= getattr(config, name) <= LARGEST, name, getattr(config, name), f"from 1 to {LARGEST:,}")
 
 
 def alternate(

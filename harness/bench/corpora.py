@@ -27,6 +27,7 @@ from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import figures_name, read_figures
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.meant import check_processes
 from preprocessing.base.readable import duration
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.dataset.shards import Manifest, read_manifest
@@ -58,8 +59,9 @@ class CorporaConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.processes >= 1, "processes", self.processes, "at least 1")
-        require(bool(self.seeds), "seeds", self.seeds, "at least one")
+        check_processes("processes", self.processes)
+        fits = bool(self.seeds) and min(self.seeds) >= 0
+        require(fits, "seeds", self.seeds, "at least one whole number from 0")
 
 
 def main(config: CorporaConfig, files: list[str]) -> int:
@@ -135,6 +137,7 @@ def prepare(config: CorporaConfig, file: Path, data: Path) -> int:
 
 def run(*arguments: object) -> int:
     """``python -m arguments``, its output passed on; the exit code."""
+    # cannot hang: padless's own commands, whose waits have limits
     return subprocess.run([sys.executable, "-m", *map(str, arguments)], check=False).returncode
 
 

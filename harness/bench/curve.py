@@ -29,6 +29,7 @@ from harness.config import Recipe, require
 from harness.rundir.bundle_files import bundle_directory, read_info
 from preprocessing.base import atomic, recipes
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.meant import check_processes
 from preprocessing.base.randomness import permutation
 from preprocessing.base.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import read_manifest
@@ -88,7 +89,7 @@ class CurveConfig:
         for name, kind in (("labelled_recipe", "train"), ("recipe", "train"), ("text", "preprocess")):
             if value := getattr(self, name):
                 object.__setattr__(self, name, recipes.find(value, kind, f"--{name}"))
-        require(self.processes >= 1, "processes", self.processes, "at least 1")
+        check_processes("processes", self.processes)
         require(bool(self.labels) and min(self.labels) >= 0, "labels", self.labels, "numbers of rows, 0 for all")
         require(bool(self.draws) and min(self.draws) >= 0, "draws", self.draws, "at least one number from 0")
         known = bool(self.methods) and set(self.methods) <= set(METHODS)

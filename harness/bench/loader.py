@@ -25,7 +25,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from harness.bench import alternate, result, show
+from harness.bench import alternate, check_sizes, result, show
 from harness.config import require
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
@@ -57,8 +57,7 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("rows", "batch", "rounds"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        check_sizes(self, "rows", "width", "batch", "rounds")
         require(self.width >= 2, "width", self.width, "at least 2")
 
 

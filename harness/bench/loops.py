@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from harness.bench import check_sizes
 from harness.config import ModelConfig, require
 from harness.data.checks import TRAIN
 from harness.ranks.precision import configure_threads, full_fp32
@@ -47,8 +48,7 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("batch", "max_length", "steps", "rounds"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        check_sizes(self, "batch", "max_length", "steps", "rounds")
         shape, plain = self.model, ModelConfig()
         for name in ("cell", "pooling", "dropout", "word_dropout", "embedding_std", "freeze_embedding", "wide"):
             value, only = getattr(shape, name), getattr(plain, name)
@@ -74,7 +74,7 @@ class Apart:
     def _answer(self) -> tuple[int, float]:
         if not self.connection.poll(TURN_LIMIT_S):
             raise TimeoutError(f"no answer from a loop of the bench in {TURN_LIMIT_S} s")
-        answer = self.connection.recv()
+        answer = self.connection.recv()  # cannot hang: polled
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -89,7 +89,7 @@ class Apart:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.process.kill()
-        self.process.join()
+        self.process.join(TURN_LIMIT_S)
 
 
 def serve(connection: Connection, config: LoopConfig, device: str, packed: bool) -> None:
@@ -102,7 +102,7 @@ def serve(connection: Connection, config: LoopConfig, device: str, packed: bool)
         loop = Plain(config, torch.device(device), manifest.vocabulary_size, batches, packed)
         connection.send((0, 0.0))
         while True:
-            number = connection.recv()
+            number = connection.recv()  # cannot hang: ends with EOFError when the bench does
             synchronize(loop.device)
             started = time.perf_counter()
             tokens = loop.turn(number)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.bench import alternate, result, show
+from harness.bench import alternate, check_sizes, result, show
 from harness.config import require
 from harness.inference.pieces import CHUNK_ROWS, Source, Wanted
 from harness.inference.tables import kind_of_input, open_table
@@ -65,8 +65,8 @@ class PredictBenchConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        check_sizes(self, "rows", "rounds")
         require(self.rows >= 2, "rows", self.rows, "at least 2")
-        require(self.rounds >= 1, "rounds", self.rounds, "at least 1")
 
 
 def main(config: PredictBenchConfig) -> None:

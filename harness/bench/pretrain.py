@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from harness.batch import Batch
-from harness.bench import alternate, result, show
+from harness.bench import alternate, check_sizes, result, show
 from harness.config import ModelConfig, OptimConfig, require
 from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel
@@ -47,8 +47,7 @@ class PretrainBenchConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("embedding_dim", "hidden_size", "candidates", "batch", "rounds"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        check_sizes(self, "vocabulary", "embedding_dim", "hidden_size", "candidates", "batch", "rounds")
         require(self.vocabulary >= 3, "vocabulary", self.vocabulary, "at least 3: two ids are reserved")
 
 

@@ -10,8 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from harness.bench import alternate, result, show
-from harness.config import require
+from harness.bench import alternate, check_sizes, result, show
 from harness.model.recurrent import VariableLengthLSTM
 from harness.ranks.precision import DTYPES, recurrent_dtype
 
@@ -33,8 +32,7 @@ class RecurrenceConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("batch", "hidden_size", "rounds"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        check_sizes(self, "batch", "hidden_size", "rounds")
 
 
 def main(config: RecurrenceConfig) -> None:

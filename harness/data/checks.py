@@ -13,11 +13,12 @@ from harness.data.soft_labels import SoftLabels, check_soft_labels, find_soft_la
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
-from preprocessing.dataset.shards import MANIFEST, Manifest, open_split, read_manifest
-from preprocessing.dataset.verification import verify_hashes
+from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
+from preprocessing.dataset.verification import check_vocabulary, verify_hashes
 
 HASH_LIMIT_BYTES = 4 << 30
-"""Up to this size of all shards, their sha256 is checked before training; beyond it only sizes, schemas and footers."""
+"""Up to this size of all shards, their sha256 and every row are checked before training; beyond it sizes and schemas,
+and rows when they are first read."""
 
 
 def check_dataset(
@@ -25,16 +26,19 @@ def check_dataset(
 ) -> Manifest:
     """Read the manifest and check every shard that it names; returns it as ``task`` sees it that holds out ``fold``.
 
-    ``hashes``: also read and hash the shards' bytes, up to ``HASH_LIMIT_BYTES``. Raises ``DataError`` with the first
-    thing that is wrong.
+    ``hashes``: also read and hash the shards' bytes, up to ``HASH_LIMIT_BYTES``, and look at every row. Raises
+    ``DataError`` with the first thing that is wrong.
     """
     manifest = rows_of_task(task, read_manifest(data), data, fold)
-    for split in (TRAIN, VALIDATION, *(name for name in (TEST, UNLABELLED) if manifest.splits.get(name))):
-        open_split(data, manifest, split)
+    check_vocabulary(data, manifest)
+    names = (TRAIN, VALIDATION, *(name for name in (TEST, UNLABELLED) if manifest.splits.get(name)))
+    splits = [Split(data, manifest, name) for name in names]
     size = sum(shard.bytes for shards in manifest.splits.values() for shard in shards)
     if hashes and size <= HASH_LIMIT_BYTES:
         for problem in verify_hashes(data, manifest):
             raise DataError(problem)
+        for split in splits:
+            split.check()
     return manifest
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from preprocessing.base.errors import DataError
+from preprocessing.base.untrusted import open_regular
 from preprocessing.dataset.shards import Manifest, ShardInfo, read_manifest
 
 NETWORK = {
@@ -81,7 +82,8 @@ def read_chunks(path: Path, size: int, open_file: Callable[[Path], RawIOBase] | 
 
 
 def open_unbuffered(path: Path) -> RawIOBase:
-    """Open for reading without a buffer, so that short reads are seen."""
+    """Open a regular file without a buffer, so that short reads are seen. Raises ``DataError`` for what is none."""
+    open_regular(path).close()
     return open(path, "rb", buffering=0)
 
 

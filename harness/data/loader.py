@@ -186,13 +186,13 @@ class Prefetch:
     def __exit__(self, *_: object) -> None:
         """Tell the thread to leave, and wait until it has."""
         self.queue.cancel()
-        self.thread.join()
+        self.thread.join()  # cannot hang: it looks at cancelled before each group, and waits for nothing else
 
     def __iter__(self) -> Iterator[StepBatch]:
         """The steps; raises what the thread raised."""
         while True:
             started = time.perf_counter()
-            item = self.queue.ready.get()
+            item = self.queue.ready.get()  # cannot hang: the thread ends with None or with what it raised
             if item is None:
                 return
             if isinstance(item, BaseException):
@@ -217,7 +217,7 @@ class BatchQueue:
 
     def free_buffer(self) -> Buffer | None:
         """Wait for a buffer to fill; None if the caller has left."""
-        buffer = self.free.get()
+        buffer = self.free.get()  # cannot hang: the loop gives every buffer back, or cancels
         return None if self.cancelled else buffer
 
     def cancel(self) -> None:

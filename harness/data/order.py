@@ -301,8 +301,8 @@ def stream_seed(seed: int) -> int:
 
 
 def order_over(split: Split, spec: OrderSpec) -> Order:
-    """The order of an open split's rows."""
-    return Order(split.block_starts, lambda block: split.blocks[block].length, spec, split.block_widths)
+    """The order of an open split's rows, each block of which is checked when a window first holds it."""
+    return Order(split.block_starts, lambda block: split.checked(block).length, spec, split.block_widths)
 
 
 def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> int:

@@ -188,7 +188,7 @@ class OpenData:
         source = files.in_memory if self.residency.value == "memory" else mapped
         self.splits = {name: Split(self.root, self.manifest, name, source) for name in self.names}
         on_device = self.residency.value == "device"
-        self.resident = {name: DeviceRows(self.splits[name], self.device) for name in self.read if on_device}
+        self.resident = {name: DeviceRows(self.splits[name].check(), self.device) for name in self.read if on_device}
         self.rows = self.resident.get(self.split)
         self.guard = files.FileWatch(
             self.placement.data, self.manifest, self.root, mapped=source is mapped, splits=self.names

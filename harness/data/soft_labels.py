@@ -18,13 +18,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
 
 from preprocessing.base import atomic
+from preprocessing.base.arrow import mapped, record_batches
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.split_names import ALL_SPLITS
+from preprocessing.base.typed import Between, Like, typed
+from preprocessing.base.untrusted import one_line, parse_json, shown
 from preprocessing.dataset.shards import Manifest, Split
 
 FOLDER, SUFFIX = "soft_labels", ".arrow"
@@ -38,21 +42,27 @@ Rows = tuple[np.ndarray, np.ndarray]
 """Row numbers, int64 ``[rows]``, and fp32 probabilities ``[rows, classes]``."""
 
 
+class Validation(TypedDict, total=False):
+    """Figures of a teacher, as far as they are read here."""
+
+    accuracy: Annotated[float, Between(0, 1)] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
     """What is known of a file of soft labels beside its numbers."""
 
     dataset: str
     """Fingerprint of the dataset whose rows were scored."""
-    labels: list[str]
+    labels: Annotated[list[str], Between(2)]
     """Name of each class, in the order of the probabilities."""
     teacher: str
     """Who gave them, in words."""
     weights_sha256: str | None = None
     """sha256 of the teacher's weights, where it is a run or a bundle."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Between(1e-6, 1e6)] = 1.0
     """What the teacher's logits were divided by; fitted on the validation split."""
-    validation: dict[str, Any] = field(default_factory=dict)
+    validation: Annotated[dict[str, Any], Like(Validation)] = field(default_factory=dict)
     """Of the teacher on the dataset's validation split: accuracy, log_loss, rows."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
@@ -108,17 +118,13 @@ def find_soft_labels(data: str | Path, name: str) -> Path:
 def write_soft_labels(path: str | Path, teacher: Teacher, splits: Mapping[str, Rows]) -> str:
     """Write the soft labels of some splits, whole or not at all; their sha256. Raises ``OSError``."""
     classes = len(teacher.labels)
-    values = pa.list_(pa.field("item", pa.float32(), nullable=False), classes)
-    names = pa.dictionary(pa.int8(), pa.string())
-    columns = {"split": names, "row": pa.int64(), "probability": values}
     plain = {
         name: (np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(chances, np.float32))
         for name, (rows, chances) in splits.items()
     }
     digest = digest_of(teacher, plain)
     about = {**asdict(teacher), "sha256": digest}
-    fields = [pa.field(name, kind, nullable=False) for name, kind in columns.items()]
-    schema = pa.schema(fields, metadata={KEY: json.dumps(about, allow_nan=False)})
+    layout = schema(classes).with_metadata({KEY: json.dumps(about, allow_nan=False)})
     counts = [len(rows) for rows, _ in plain.values()]
     places = np.repeat(np.arange(len(plain), dtype=np.int8), counts)
     rows = np.concatenate([rows for rows, _ in plain.values()])
@@ -127,15 +133,22 @@ def write_soft_labels(path: str | Path, teacher: Teacher, splits: Mapping[str, R
     arrays = [
         pa.DictionaryArray.from_arrays(pa.array(places), pa.array(list(plain), pa.string())),
         pa.array(rows),
-        pa.FixedSizeListArray.from_arrays(pa.array(chances.reshape(-1)), type=values),
+        pa.FixedSizeListArray.from_arrays(pa.array(chances.reshape(-1)), type=layout.field("probability").type),
     ]
     with (
         atomic.replacing(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_file(sink, schema) as writer,
+        pa.ipc.new_file(sink, layout) as writer,
     ):
-        writer.write_batch(pa.record_batch(arrays, schema=schema))
+        writer.write_batch(pa.record_batch(arrays, schema=layout))
     return digest
+
+
+def schema(classes: int) -> pa.Schema:
+    """The columns of a file of soft labels of so many classes."""
+    values = pa.list_(pa.field("item", pa.float32(), nullable=False), classes)
+    columns = {"split": pa.dictionary(pa.int8(), pa.string()), "row": pa.int64(), "probability": values}
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
 def digest_of(teacher: Teacher, splits: Mapping[str, Rows]) -> str:
@@ -152,30 +165,43 @@ def read_soft_labels(path: str | Path) -> SoftLabels:
     """Read a file of soft labels. Raises ``DataError`` if it is none, or damaged."""
     path = Path(path)
     try:
-        table = pa.ipc.open_file(path.read_bytes()).read_all()
-        about = json.loads(table.schema.metadata[KEY])
-        if about.get("format") != FORMAT or about.get("format_version") != FORMAT_VERSION:
-            raise DataError(f"{path}: not a file of soft labels of this version of padless; {REMAKE}")
-        claimed = about.pop("sha256")
-        teacher = Teacher(**about)
-        table = table.combine_chunks()
-        split, row, probability = (table.column(name) for name in ("split", "row", "probability"))
-        numbers = row.to_numpy()
-        chances = flat(probability).reshape(len(numbers), len(teacher.labels))
-        place = np.concatenate([chunk.indices.to_numpy() for chunk in split.chunks])
-        names = split.chunk(0).dictionary.to_pylist()
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: not a readable file of soft labels ({reason}); {REMAKE}") from None
-    splits = {name: (numbers[place == at], chances[place == at]) for at, name in enumerate(names)}
+        layout, batches = record_batches(mapped(path))
+        about = parse_json((layout.metadata or {}).get(KEY, b"null"))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{path}: not a readable file of soft labels ({one_line(error)}); {REMAKE}") from None
+    known = about if isinstance(about, dict) else {}
+    if (known.get("format"), known.get("format_version")) != (FORMAT, FORMAT_VERSION):
+        raise DataError(f"{path}: not a file of soft labels of this version of padless; {REMAKE}")
+    claimed = known.pop("sha256", None)
+    teacher = typed(Teacher, known, str(path), REMAKE)
+    if layout != schema(len(teacher.labels)):
+        raise DataError(f"{path}: its columns are not those of soft labels of {len(teacher.labels)} classes; {REMAKE}")
+    try:
+        splits = rows_of(batches, len(teacher.labels))
+    except (ValueError, pa.ArrowException) as error:
+        raise DataError(f"{path}: not a readable file of soft labels ({one_line(error)}); {REMAKE}") from None
     if digest_of(teacher, splits) != claimed:
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REMAKE}")
     return SoftLabels(path, teacher, claimed, splits)
 
 
-def flat(column: Any) -> np.ndarray:
-    """The values of a column of lists, fp32, end to end."""
-    return np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks]).astype(np.float32, copy=False)
+def rows_of(batches: Sequence[pa.RecordBatch], classes: int) -> dict[str, Rows]:
+    """The rows of each split, in memory of their own. Raises ``ValueError`` for what no such file holds."""
+    names, found = [], []
+    for batch in batches:
+        batch.validate(full=True)
+        split, row, probability = batch.columns
+        values = probability.values.slice(probability.offset * classes, len(probability) * classes)
+        if any(column.null_count for column in (*batch.columns, split.dictionary, values)):
+            raise ValueError("it holds nulls")
+        names.append(split.dictionary.to_pylist())
+        found.append((split.indices.to_numpy(), row.to_numpy(), values.to_numpy().reshape(-1, classes)))
+    if not batches or any(one != names[0] for one in names):
+        raise ValueError("it names no splits, or names them in more than one way")
+    if len(set(names[0])) < len(names[0]) or not set(names[0]) <= set(ALL_SPLITS):
+        raise ValueError(f"its splits are {shown(names[0])}")
+    place, numbers, chances = (np.concatenate(column) for column in zip(*found, strict=True))
+    return {name: (numbers[place == at], chances[place == at]) for at, name in enumerate(names[0])}
 
 
 def check_soft_labels(found: SoftLabels, data: str | Path, manifest: Manifest, splits: Sequence[str]) -> None:
@@ -183,12 +209,12 @@ def check_soft_labels(found: SoftLabels, data: str | Path, manifest: Manifest, s
     path, about = found.path, found.teacher
     if about.dataset != manifest.fingerprint:
         raise DataError(
-            f"{path}: soft labels of another dataset (fingerprint {about.dataset[:12]}, {data} has "
+            f"{path}: soft labels of another dataset (fingerprint {shown(about.dataset[:12])}, {data} has "
             f"{manifest.fingerprint[:12]}); {REMAKE}"
         )
     if about.labels != manifest.labels:
         raise DataError(
-            f"{path}: its classes are {', '.join(about.labels)}, those of {data} {', '.join(manifest.labels)}, in "
+            f"{path}: its classes are {shown(about.labels)}, those of {data} {shown(manifest.labels)}, in "
             f"this order; {REMAKE}"
         )
     for name in splits:
@@ -203,8 +229,8 @@ def check_soft_labels(found: SoftLabels, data: str | Path, manifest: Manifest, s
         if wrong.any():
             place = int(np.argmax(wrong))
             raise DataError(
-                f"{path}: row {rows[place]} of {name} has {chances[place].tolist()}, which are no probabilities that "
-                f"add up to 1; {REMAKE}"
+                f"{path}: row {rows[place]} of {name} has {shown(chances[place].tolist())}, which are no "
+                f"probabilities that add up to 1; {REMAKE}"
             )
 
 

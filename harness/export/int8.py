@@ -19,7 +19,7 @@ from harness.scores.metrics import log_loss_per_row, predicted_labels
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.storage import temporary_folder
-from preprocessing.dataset.shards import MANIFEST, Manifest, open_split, read_manifest
+from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 
 OPERATORS = ["LSTM", "Gather", "MatMul"]
 """What is quantized: recurrent layers, as far as ONNX Runtime can (no GRU), the embedding and the wide part's table."""
@@ -87,7 +87,7 @@ def rows_of(data: Path, manifest: Manifest) -> tuple[list[np.ndarray], np.ndarra
     """The ids of each row of the validation split, and the labels int64 ``[rows]``."""
     texts: list[np.ndarray] = []
     labels = []
-    for shard in open_split(data, manifest, VALIDATION):
+    for shard in Split(data, manifest, VALIDATION).check().shards:
         for block in shard.blocks:
             pairs = zip(block.ids, block.length, strict=True)
             texts += [np.asarray(ids[:length], np.int32) for ids, length in pairs]

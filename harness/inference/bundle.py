@@ -13,20 +13,17 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
-from harness.config import ModelConfig, model_from_dict, to_dict
+from harness.config import model_from_dict, to_dict
 from harness.data.folds import fold_of
 from harness.inference.sealed import encoder_of, read_sealed
 from harness.model.classifier import Classifier
-from harness.model.registry import check_model
-from harness.model.size import num_parameters
+from harness.model.stored import read_tensors
 from harness.model.tasks import AnyNetwork, task_of
 from harness.rundir.bundle_files import (
     INDEX,
     BundleInfo,
-    read_weights,
     write_info,
     write_weights,
 )
@@ -41,8 +38,6 @@ from preprocessing.text.vocabulary import Vocabulary
 NEUTRAL = Decision()
 FEW = 5
 """Classes that a sentence names."""
-SMALLEST = 4
-"""Bytes of a weight: a model that an index makes larger than its file is refused before memory is asked for it."""
 
 
 def write_bundle(
@@ -109,23 +104,13 @@ def read_bundle(directory: str | Path) -> Bundle:
     """
     directory = Path(directory)
     info, vocabulary = read_sealed(directory)
-    data = read_weights(directory, info)
-    try:
-        config: ModelConfig = model_from_dict(info.model)
-        check_model(config)
-    except TypeError as error:
-        raise DataError(f"{directory / INDEX}: model holds what no model has ({error}); restore it") from None
-    if len(data) < SMALLEST * num_parameters(config, info.vocabulary_size, len(info.labels)):
-        raise DataError(f"{directory / info.weights}: not the weights of the model in {INDEX}: it has too few bytes")
+    config = model_from_dict(info.model, str(directory / INDEX))
     if len(vocabulary) != info.vocabulary_size:
         wrong = f"vocabulary_size is {info.vocabulary_size}, and {VOCABULARY} has {len(vocabulary):,} entries"
         raise DataError(f"{directory / INDEX}: {wrong}: edited or damaged; restore it")
-    try:
-        model = Classifier(config, info.vocabulary_size, len(info.labels))
-        model.load_state_dict(load(data))
-    except (SafetensorError, RuntimeError, TypeError, OverflowError) as error:
-        path = directory / info.weights
-        raise DataError(f"{path}: not the weights of the model in {INDEX} ({' '.join(str(error).split())})") from None
+    weights = read_tensors(directory, info, config)
+    model = Classifier(config, info.vocabulary_size, len(info.labels))
+    model.load_state_dict(weights)
     return Bundle(info, model.eval(), vocabulary, TextPipeline.from_json(info.text))
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from harness.config import require
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.meant import check_processes, check_wait
 from preprocessing.config import SourceConfig
 
 
@@ -39,8 +40,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         require(self.batch >= 1, "batch", self.batch, "at least 1")
-        require(self.timeout_s >= 1, "timeout_s", self.timeout_s, "at least 1")
-        require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1, or null")
+        check_wait("timeout_s", self.timeout_s)
+        check_processes("threads", self.threads)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import pyarrow.csv
 
 from harness.inference.pieces import Line, Piece, Source, Wanted, chosen_column, decoded, lines_of, together
 from preprocessing.base.errors import DataError
+from preprocessing.corpus.delimited import read_records
 from preprocessing.corpus.records import Dialect
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -45,7 +46,10 @@ class CsvTable:
         if not self.top.bare:
             raise DataError(f"{source.name}: holds no rows")
         header = decoded(self.top.bare, f"{source.name}: the header")
-        found = {one: next(csv.reader(io.StringIO(header), delimiter=one)) for one in (delimiter, *DELIMITERS)}
+        try:
+            found = {one: next(csv.reader(io.StringIO(header), delimiter=one)) for one in (delimiter, *DELIMITERS)}
+        except csv.Error as error:
+            raise DataError(f"{source.name}: the header cannot be read ({error}); mend it") from None
         fitting = (one for one, names in found.items() if set(wanted) & set(names))
         self.delimiter = next(fitting, delimiter)
         self.names = found[self.delimiter]
@@ -73,27 +77,15 @@ class CsvTable:
             return []
         data = b"".join(filled)
         ragged: list[Any] = []
-
-        def remember(wrong: Any) -> str:
-            ragged.append(wrong)
-            return "skip"
-
         names = [str(place) for place in range(len(self.names))]
         chosen: dict[str, Any] = {"include_columns": [names[place] for place in places]}
         chosen["column_types"] = dict.fromkeys(names, pa.large_binary())
         try:
-            table = pa.csv.read_csv(
-                pa.BufferReader(data),
-                pa.csv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),
-                pa.csv.ParseOptions(
-                    delimiter=self.delimiter,
-                    quote_char=QUOTE,
-                    newlines_in_values=True,
-                    ignore_empty_lines=False,
-                    invalid_row_handler=remember,
-                ),
-                pa.csv.ConvertOptions(**chosen, strings_can_be_null=False),
+            options = pa.csv.ParseOptions(
+                delimiter=self.delimiter, quote_char=QUOTE, newlines_in_values=True, ignore_empty_lines=False
             )
+            conversion = pa.csv.ConvertOptions(**chosen, strings_can_be_null=False)
+            table = read_records(data, names, options, conversion, ragged.append)
         except pa.ArrowInvalid as error:
             raise DataError(f"{self.source.name}: near row {row}: {' '.join(str(error).split())}") from None
         if ragged:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from harness.inference.bundle import Bundle
 from harness.inference.logits import logits_of
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.printable import tell
 from preprocessing.base.storage import temporary_folder
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, scanning, sources
@@ -118,7 +118,7 @@ def parts_of(source: SourceConfig) -> Iterator[Piece]:
     with temporary_folder() as stage:
         found = resolved(list(sources.files(source, SplitConfig(column=None))))
         for line in found.lines:
-            print(line, file=sys.stderr)
+            tell(line)
         for file in found.files:
             plan = scanning.scan(file, stage)
             for part in scanning.numbered([plan]):

@@ -16,6 +16,7 @@ from harness.rundir.export_files import BUNDLE, EXPORT, IDS, INT8, LENGTHS, LOGI
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import needed
+from preprocessing.base.untrusted import one_line, readable
 
 QUIET = 3
 """ONNX Runtime's severity of errors: warnings are for whoever builds graphs."""
@@ -81,10 +82,11 @@ def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no class, and none of them is ours
-        raise DataError(f"{name}: ONNX Runtime cannot read it ({' '.join(str(error).split())[:200]})") from None
+        raise DataError(f"{name}: ONNX Runtime cannot read it ({one_line(error)})") from None
     taken, given = ({one.name for one in some} for some in (session.get_inputs(), session.get_outputs()))
     if taken != {IDS, LENGTHS} or LOGITS not in given:
-        raise DataError(f"{name}: not a network that padless has exported: it takes {', '.join(sorted(taken))}")
+        inputs = readable(", ".join(sorted(taken)))
+        raise DataError(f"{name}: not a network that padless has exported: it takes {inputs}")
     return session
 
 

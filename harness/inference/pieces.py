@@ -130,17 +130,17 @@ class LineTable(Table, Protocol):
 
 def lines_of(source: Source, dialect: Dialect) -> Iterator[Line]:
     """Every record of a text format, in order. Lines end at \\n or \\r\\n. Raises ``DataError`` for an open quote."""
-    rest, before, row = b"", b"", 0
+    rest, before, row = b"", bytearray(), 0
     for number, (piece, last) in enumerate(marked(source.stream())):
         data = rest + piece
         if number == 0 and data.startswith(BYTE_ORDER_MARK):
-            before, data = BYTE_ORDER_MARK, data[len(BYTE_ORDER_MARK) :]
+            before, data = bytearray(BYTE_ORDER_MARK), data[len(BYTE_ORDER_MARK) :]
         ends, filled = record_ends(data, dialect, last=last)
         start = 0
         for end, full in zip(ends.tolist(), filled.tolist(), strict=True):
             if full:
-                yield Line(before, data[start:end])
-                before, row = b"", row + 1
+                yield Line(bytes(before), data[start:end])
+                before, row = bytearray(), row + 1
             else:
                 before += data[start:end]
             start = end
@@ -148,7 +148,7 @@ def lines_of(source: Source, dialect: Dialect) -> Iterator[Line]:
             raise DataError(f"{source.name}: row {row}: a quote opens and never closes; close it")
         rest = data[start:]
     if before:
-        yield Line(before, b"")
+        yield Line(bytes(before), b"")
 
 
 def together(lines: Iterator[Line]) -> Iterator[list[Line]]:

@@ -85,7 +85,7 @@ def label_with_baseline(config: LabelConfig) -> Path:
     columns: dict[str, dict[str, np.ndarray]] = {}
     for name in (VALIDATION, *config.names):
         began = time.monotonic()
-        split = Split(config.data, manifest, name)
+        split = Split(config.data, manifest, name).check()
         logits[name] = linear.logits(split)
         columns[name] = {one: column(split, one) for one in ("row", "label")}
         screen.fact(name, f"{len(split):,} rows scored in {duration(time.monotonic() - began)}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.meant import check_processes, check_wait
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 
 LABELLED_SPLITS = (UNLABELLED, TRAIN)
@@ -47,8 +48,8 @@ class LabelConfig:
     def __post_init__(self) -> None:
         """Check ranges, and that there is one teacher."""
         require(self.batch >= 1, "batch", self.batch, "at least 1")
-        require(self.timeout_s >= 1, "timeout_s", self.timeout_s, "at least 1")
-        require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1, or null")
+        check_wait("timeout_s", self.timeout_s)
+        check_processes("threads", self.threads)
         if (self.run is None) == (not self.baseline):
             raise ConfigError("no teacher, or two: give --run RUN, or --baseline")
         for name in self.names:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.launch.facts import Data, Machine, Network, Rank, RunFolder
+from harness.ranks.network import GLOO
 from preprocessing.base.readable import size
 from preprocessing.base.terminal import WIDTH, wrapped
 
@@ -45,7 +46,7 @@ def judge_machine(machine: Machine) -> list[Finding]:
         "open files": judge_open_files(machine),
         "locked memory": judge_memlock(machine),
         "/dev/shm": judge_shm(machine),
-        **({"own address": judge_own_address(machine)} if machine.machines > 1 else {}),
+        **({"interface": judge_interface(machine)} if machine.machines > 1 else {}),
     }
     return [Finding(check, state, message, machine.host) for check, (state, message) in parts.items()]
 
@@ -131,16 +132,17 @@ def judge_shm(machine: Machine) -> tuple[State, str]:
     return "warn", f"{shown}: NCCL may find no room between GPUs; start the container with --shm-size=1g or --ipc=host"
 
 
-def judge_own_address(machine: Machine) -> tuple[State, str]:
-    """Gloo offers the address of a machine's own name to the other machines, which must be able to reach it."""
-    address = machine.own_address
-    if address is not None and not address.startswith("127."):
-        return "ok", f"{machine.host} is {address}"
-    interface = machine.route or "the interface that the other machines reach"
-    if machine.gloo_interface:
-        return "ok", f"GLOO_SOCKET_IFNAME is {machine.gloo_interface}"
+def judge_interface(machine: Machine) -> tuple[State, str]:
+    """The network interface that ranks will be told, since gloo would offer the address of the machine's own name."""
+    route, address = machine.route, machine.own_address
+    if route is None:
+        return "fix", f"none leads to the other machines for certain; export {GLOO}=NAME, see ip address"
+    if not route.address:
+        return "fix", f"{GLOO} is {route.interface}, and no such interface with an address is up here; see ip address"
+    if route.by_user or (address is not None and not address.startswith("127.")):
+        return "ok", str(route)
     shown = f"{machine.host} is {address} here" if address else f"{machine.host} is no address here"
-    return "warn", f"{shown}, where no other machine comes in; export GLOO_SOCKET_IFNAME={interface}"
+    return "ok", f"{route}; the ranks are told so, since {shown}, where no other machine comes in"
 
 
 def judge_data(seen: list[Data]) -> list[Finding]:

@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.config import RunConfig
-from harness.launch import diagnosis, launcher, many
+from harness.launch import diagnosis, launcher, machines, many
 from harness.launch.asked import LaunchRecipe
+from harness.launch.diagnosis import Finding
 from harness.launch.facts import NOTHING
 from harness.training.rules import resolve, resolve_without_data
-from preprocessing.base import cli
+from preprocessing.base import answering
 from preprocessing.base.commands import Command, read
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.screen import Screen, Tone
 from preprocessing.base.storage import temporary_folder
 
@@ -66,7 +68,7 @@ def main(argv: list[str]) -> int:
     options, keys = launcher.split_arguments(argv, DoctorConfig, LaunchRecipe)
     config, asked = read(KEYS, keys, f"{PROG} [options of accelerate launch]")
     if options:
-        return launch(options, keys)
+        return launch(options, keys, asked.timeout_s, as_json=config.json)
     training = asked.recipe if asked.data == NOTHING else many.first(asked)[0]
     try:
         resolved = resolve(training)
@@ -75,16 +77,22 @@ def main(argv: list[str]) -> int:
     return check(resolved.config, as_json=config.json)
 
 
-def launch(options: list[str], keys: list[str]) -> int:
+def launch(options: list[str], keys: list[str], timeout_s: int, *, as_json: bool) -> int:
     """Run this module on every rank under accelerate's launcher; the exit code that the report of this machine gives.
 
-    The ranks hand it over in a file and leave with 0, since a launcher makes a noise when a rank does not.
+    Several machines meet before that, at the port where the ranks will; one that does not come ends it here. The ranks
+    hand it over in a file and leave with 0, since a launcher makes a noise when a rank does not.
     """
     with temporary_folder() as folder:
         path = folder / "exit_code"
         os.environ[EXIT_CODE_FILE] = str(path)
         launcher.tell_devices(options)
-        failure = launcher.start(launcher.accelerate_arguments(options, keys, MODULE))
+        arguments = launcher.accelerate_arguments(options, keys, MODULE)
+        try:
+            machines.try_meeting(arguments, timeout_s, Screen(quiet=as_json).say)
+        except UserError as error:
+            return report([Finding("rendezvous", "fix", str(error), platform.node())], as_json=as_json)
+        failure = launcher.start(arguments)
         if failure is not None:
             print(f"error: {failure.sentence}; what it said is above", file=sys.stderr)
             return failure.code
@@ -99,19 +107,24 @@ def check(config: RunConfig, *, as_json: bool) -> int:
     findings = meeting.meet(config)
     if findings is None:
         return 0
-    findings = diagnosis.merged(findings)
-    code = diagnosis.exit_code(findings)
-    report = {"exit_code": code, "findings": [asdict(finding) for finding in findings]}
-    if as_json:
-        print(json.dumps(report, indent=2), flush=True)
-    screen = Screen(quiet=as_json)
-    for finding in findings:
-        screen.write(diagnosis.render([finding], screen.width).split("\n"), TONES[finding.state])
+    code = report(diagnosis.merged(findings), as_json=as_json)
     if EXIT_CODE_FILE in os.environ:
         Path(os.environ[EXIT_CODE_FILE]).write_text(str(code))
         return 0
     return code
 
 
+def report(findings: list[Finding], *, as_json: bool) -> int:
+    """Print the lines; the exit code that they make."""
+    code = diagnosis.exit_code(findings)
+    if as_json:
+        content = {"exit_code": code, "findings": [asdict(finding) for finding in findings]}
+        print(json.dumps(content, indent=2), flush=True)
+    screen = Screen(quiet=as_json)
+    for finding in findings:
+        screen.write(diagnosis.render([finding], screen.width).split("\n"), TONES[finding.state])
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    sys.exit(answering.run(main))

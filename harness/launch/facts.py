@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from harness.ranks.network import Route
+
 NOTHING = "none"
 """In place of a dataset, or of a run directory: there is none to look at."""
 
@@ -61,10 +63,8 @@ class Machine:
     """Machines of the launch, as far as the launcher told its ranks."""
     own_address: str | None = None
     """What this machine's name resolves to here; None if to nothing."""
-    gloo_interface: str | None = None
-    """GLOO_SOCKET_IFNAME, if it is set."""
-    route: str | None = None
-    """The network interface of the default route."""
+    route: Route | None = None
+    """How it comes to the other machines, where there are others; None if that cannot be told."""
 
 
 @dataclass(frozen=True)

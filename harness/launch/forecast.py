@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from harness.settings.task import LANGUAGE_MODEL
 from harness.tracking.trackers import check_names
 from preprocessing.base.randomness import permutation
 from preprocessing.base.split_names import TEST, UNLABELLED, VALIDATION
-from preprocessing.dataset.shards import Manifest, ShardInfo
+from preprocessing.dataset.shards import MANIFEST, Manifest, ShardInfo
 from preprocessing.text.spec import TextPipeline
 
 SAMPLED_ROWS = 1_000_000
@@ -124,7 +125,9 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
     """All figures. Raises ``UserError`` if the configuration does not fit the dataset or the processes."""
     check_model(config.model)
     check_names(config.tracking)
-    TextPipeline.from_json(manifest.text)  # raises for a tokenizer that this padless does not have
+    TextPipeline.from_json(
+        manifest.text, Path(config.data, MANIFEST)
+    )  # raises for a tokenizer that this padless does not have
     check_fit(config, manifest, world_size)
     spec, typical = order_spec(config), Typical(manifest, TRAIN)
     order = typical.order(spec)

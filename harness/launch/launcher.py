@@ -11,21 +11,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.config import Recipe, RunConfig
+from harness.launch import machines
+from harness.launch.failure import Failure, describe_exit, describe_failure
+from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices, threads
 from harness.ranks.preemption import EXIT_CODE
-from harness.rundir.status import LAUNCH_ID, read_status, write_status
+from harness.rundir.status import LAUNCH_ID, State, read_status, write_status
+from harness.rundir.storage import is_free
 from harness.settings.task import LANGUAGE_MODEL
 from harness.training import preflight
 from harness.training.rules import resolve
@@ -36,21 +39,11 @@ from preprocessing.base.storage import told
 
 PROG = "python -m harness launch"
 QUIET = "--quiet"
-SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR2")
-SHUTDOWN_TIMEOUT_S = 300
 END_LIMIT_S = 60
 IDLE = {"gradient_accumulation_steps"}
 """Options that accelerate takes and passes on to DeepSpeed alone."""
 UNKNOWN = "no key of the training, no option of accelerate launch"
-DOCUMENTED = {2, 3, 4}
-"""Exit codes that a rank chooses; any other one of a rank becomes 1."""
-HEARD: list[str] = []
-"""Stop signals that this launcher was sent, by name: a command of several trainings begins none after one."""
-LOST_PAGES = (
-    "part of a mapped file was gone when it was read, as when a shard is cut short under a running job; "
-    "look at the dataset with python -m preprocessing check, and at its disk"
-)
-"""What SIGBUS means to a process whose data is mapped."""
+TOLD = "told to stop before the first step ({}); the same command goes on"
 
 
 def train(options: list[str], training: list[str], recipe: Recipe) -> int:
@@ -60,55 +53,64 @@ def train(options: list[str], training: list[str], recipe: Recipe) -> int:
     """
     module = "harness.pretrain" if recipe.task == LANGUAGE_MODEL else "harness.train"
     arguments = accelerate_arguments(options, training, module)
-    config = resolve(recipe).config
-    screen = Screen(quiet=config.quiet)
-    point = preflight.check_run(config, screen.say)
-    if point.finished and not config.dry_run:
-        screen.say(f"{config.run} has finished already; name another run directory to train again")
-        return 0
-    manifest = preflight.check_data(config, arguments.num_processes or 1, point.checkpoint)
-    if point.checkpoint is None and not arguments.machine_rank:
-        preflight.check_start(config, manifest)
-    check_devices(config, options, arguments)
-    prepare()
+    screen, place = Screen(quiet=recipe.quiet), machines.place_of(arguments)
+    with machines.told(place, recipe.timeout_s):
+        config = resolve(recipe).config
+        point = preflight.check_run(config, screen.say)
+        if point.finished and not config.dry_run:
+            screen.say(f"{config.run} has finished already; name another run directory to train again")
+            return 0
+        manifest = preflight.check_data(config, arguments.num_processes or 1, point.checkpoint)
+        if point.checkpoint is None and not arguments.machine_rank:
+            preflight.check_start(config, manifest)
+        check_devices(config, options, arguments)
+        if place is not None:
+            machines.name_network(place, screen.say)
+    os.environ[LAUNCH_ID] = machines.name_launch(arguments, place)
+    if place is not None:
+        facts = machines.facts_of(config, manifest.fingerprint, arguments)
+        os.environ[LAUNCH_ID] = machines.meet(place, config, facts, screen.say)
     restarts, arguments.max_restarts = arguments.max_restarts or 0, 0
     return run_with_restarts(config, arguments, restarts)
 
 
-def prepare() -> None:
-    """Tell torch's elastic agent which signals to pass on, and how long ranks may take to act on them."""
-    os.environ["PET_SIGNALS_TO_HANDLE"] = ",".join(SIGNALS)
-    os.environ["PET_SHUTDOWN_TIMEOUT"] = str(SHUTDOWN_TIMEOUT_S)
-
-
-def listen() -> None:
-    """Note stop signals for as long as no rank is there to hear of them: between two trainings of one command."""
-
-    def note(number: int, _: Any) -> None:
-        HEARD.append(signal.Signals(number).name)
-
-    for name in SIGNALS:
-        signal.signal(getattr(signal, name), note)
-
-
 def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
     """Start the ranks; when one is lost, start all of them again, at most so often, from the last checkpoint."""
+    run, launch, code = Path(config.run), os.environ[LAUNCH_ID], EXIT_CODE
     for attempt in range(restarts + 1):
-        launch_id = name_launch(arguments)
+        launch_id = f"{launch}-{attempt}" if attempt else launch
         os.environ[LAUNCH_ID] = launch_id
-        failure = start(arguments)
+        shared = (arguments.num_machines or 1) > 1  # the ranks of other machines may have begun what is not seen here
+        with STOP.ranks(partial(has_begun, run, launch_id, shared), partial(given_up, run, launch_id, config.dry_run)):
+            failure = start(arguments)
         if config.dry_run and failure is None:
             return 0
         if failure is None and (arguments.machine_rank or 0) > 0:
-            wait_for_end(Path(config.run), launch_id)
-        code = outcome(Path(config.run), launch_id, failure)
-        lost = code == 1 and failure is not None and failure.signal is None
-        if not lost or attempt == restarts:
+            wait_for_end(run, launch_id)
+        if failure is not None and failure.code == 1 and failure.signal is None and not arguments.machine_rank:
+            machines.note_end(config, failure.sentence, 1)
+        with STOP.deciding:
+            code = outcome(run, launch_id, failure, config.dry_run)
+        if STOP.heard and code:
+            leave(code)  # an interpreter with torch takes seconds to end
+        if code != 1 or failure is None or STOP.heard or attempt == restarts:
             break
         print(f"restart {attempt + 1} of {restarts}, from the last checkpoint", file=sys.stderr, flush=True)
         if arguments.num_machines == 1:
             arguments.main_process_port = free_port()
     return code
+
+
+def has_begun(run: Path, launch_id: str, shared: bool) -> bool:
+    """Whether the ranks of this launch may have something to save."""
+    with contextlib.suppress(DataError):
+        return shared or (read_status(run) or {}).get("launch") == launch_id
+    return True
+
+
+def given_up(run: Path, launch_id: str, dry_run: bool) -> int:
+    """The exit code, when torch's agent does not come back after a stop signal."""
+    return outcome(run, launch_id, Failure(1, "the processes did not end", STOP.heard[0]), dry_run)
 
 
 def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[str]]:
@@ -137,6 +139,7 @@ def with_quiet(options: Sequence[str], training: Sequence[str]) -> tuple[list[st
 
 def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
     """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch would warn of every address that has no name
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 
     parser = accelerate_parser()
@@ -151,6 +154,9 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     if arguments.num_processes is None:
         arguments.num_processes = settings.num_processes if settings is not None else 1
     arguments.num_machines = arguments.num_machines or (settings.num_machines if settings is not None else 1)
+    for name in ("machine_rank", "main_process_ip", "main_process_port") if arguments.num_machines > 1 else ():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, getattr(settings, name, None))
     if settings is None:
         arguments.mixed_precision = arguments.mixed_precision or "no"
         arguments.dynamo_backend = arguments.dynamo_backend or "no"
@@ -200,14 +206,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def name_launch(arguments: Any) -> str:
-    """A name for this start of the ranks; the launchers of several machines give the same one."""
-    if arguments.num_machines == 1:
-        return uuid.uuid4().hex
-    job = [os.environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")]
-    return "-".join([*job, str(arguments.main_process_ip), str(arguments.main_process_port)])
-
-
 def wait_for_end(run: Path, launch_id: str) -> None:
     """Until rank 0, which runs on another machine, has written how the run ended; it may still be closing trackers."""
     deadline = time.monotonic() + END_LIMIT_S
@@ -219,112 +217,76 @@ def wait_for_end(run: Path, launch_id: str) -> None:
         time.sleep(0.5)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """What the launcher saw of an end that was not a good one."""
-
-    code: int
-    """The exit code to hand on, if the run itself does not say."""
-    sentence: str
-    signal: str | None = None
-    """The stop signal that the launcher was sent, by name."""
-    said: bool = False
-    """A rank has already printed why."""
-
-
 def start(arguments: Any) -> Failure | None:
     """Run accelerate's launcher to its end; None if all ranks left with 0, else what is known of the failure."""
-    import psutil
     from accelerate.commands.launch import launch_command
 
     threads.tell(arguments.num_cpu_threads_per_process)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    forwarded: list[str] = []
-
-    def forward_to_children(number: int, _: Any) -> None:
-        """Pass a stop signal to the rank. For one process only: with several, the elastic agent has its handlers.
-
-        What the rank has started in a session of its own, as it does its trackers, ends when the rank says so.
-        """
-        forwarded.append(signal.Signals(number).name)
-        HEARD.append(forwarded[-1])
-        for child in psutil.Process().children(recursive=True):
-            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-                if os.getsid(child.pid) == os.getsid(0):
-                    child.send_signal(number)
-
-    if HEARD:
-        return Failure(1, f"the launcher was told to stop by {HEARD[0]}", HEARD[0])
-    for name in SIGNALS:
-        signal.signal(getattr(signal, name), forward_to_children)
+    failure: Failure | None = None
     try:
-        launch_command(arguments)
+        if not STOP.heard:
+            launch_command(arguments)
     except subprocess.CalledProcessError as error:
-        return describe_exit(0, error.returncode, *forwarded[:1])
+        failure = describe_exit(0, error.returncode)
     except SystemExit as error:
-        if not error.code:
-            return None
-        return describe_exit(0, int(error.code) if isinstance(error.code, int) else 1, *forwarded[:1])
+        if error.code:
+            failure = describe_exit(0, int(error.code) if isinstance(error.code, int) else 1)
     except Exception as error:
         if isinstance(error, OSError) and (refusal := told(error)) is not None:  # it needs temporary files
             raise refusal from None
-        return describe_failure(error)
-    return None
+        failure = describe_failure(error)
+    if STOP.heard and (failure is not None or STOP.unbegun):
+        return replace(failure or Failure(1, "the launcher was told to stop"), signal=STOP.heard[0])
+    return failure
 
 
-def describe_failure(error: Exception) -> Failure:
-    """What an exception of the elastic launcher says: the rank that failed first, or the signal that stopped it."""
-    failures = getattr(error, "failures", None)
-    if failures:
-        rank, first = min(failures.items(), key=lambda item: (blame(item[1].exitcode), item[1].timestamp, item[0]))
-        return describe_exit(int(rank), int(first.exitcode))
-    number = getattr(error, "sigval", None)  # torch's SignalException
-    name = None if number is None else signal.Signals(number).name
-    return Failure(1, f"the launcher stopped: {' '.join(str(error).split()) or type(error).__name__}", name)
+def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = False) -> int:
+    """The exit code that ``status.json`` gives, if this launch wrote one; else what the launcher saw, and wrote there.
 
-
-def blame(code: int) -> int:
-    """How late to look for the cause of a failure at a rank with this exit code; failures of one second look alike.
-
-    A rank that was killed comes first, then those that left by themselves, as they do when a peer is gone; the elastic
-    agent sends SIGTERM to all that are left.
+    A dry run has no status.
     """
-    return 2 if code == -signal.SIGTERM else 0 if code < 0 else 1
-
-
-def describe_exit(rank: int, code: int, stopped_by: str | None = None) -> Failure:
-    """What the exit code of the rank that left first means; below 0 it is the signal that killed it."""
-    if code == -signal.SIGBUS:
-        return Failure(3, f"rank {rank} was killed by SIGBUS: {LOST_PAGES}", stopped_by)
-    if code < 0:
-        return Failure(1, f"rank {rank} was killed by {signal.Signals(-code).name}", stopped_by)
-    known = code in DOCUMENTED
-    return Failure(code if known else 1, f"rank {rank} ended with exit code {code}", stopped_by, said=known)
-
-
-def outcome(run: Path, launch_id: str, failure: Failure | None) -> int:
-    """The exit code that ``status.json`` gives, if this launch wrote one; else what the launcher saw."""
     try:
         status = read_status(run)
     except DataError:
         status = None
     mine = status is not None and status.get("launch") == launch_id
     state = status["state"] if status is not None and mine else None
-    if state == "finished" and failure is None:
+    if state == "finished" and (failure is None or STOP.now):
         return 0
     if state == "preempted":
         return EXIT_CODE
+    step = status["step"] if status is not None else 0
+    ended = stopped(state, failure)
+    if ended is not None:
+        to, code, reason = ended
+        if not dry_run and (mine or is_free(run)):
+            with contextlib.suppress(UserError):
+                write_status(run, to, step=step, exit_code=code, reason=reason)
+        print(f"error: {TOLD.format(reason) if to == 'preempted' else reason}", file=sys.stderr)
+        return code
     if status is not None and state == "failed" and (failure is None or status["exit_code"] != 1):
         return int(status["exit_code"])
     if failure is None:
         failure = Failure(1, "the processes ended without saying how the run ended")
-    step = status["step"] if status is not None else 0
-    if failure.signal is not None and state is None:  # the ranks had not come far enough to hear of it
-        write_status(run, "preempted", step=step, exit_code=EXIT_CODE, reason=f"{failure.signal} received")
-        return EXIT_CODE
-    if state is not None:
+    if state == "running" or (state is not None and not failure.follows):  # rank 0 may know better who was lost
         with contextlib.suppress(UserError):
             write_status(run, "failed", step=step, exit_code=failure.code, reason=failure.sentence)
     if not failure.said:
         print(f"error: {failure.sentence}; what it said is above", file=sys.stderr)
     return failure.code
+
+
+def stopped(state: str | None, failure: Failure | None) -> tuple[State, int, str] | None:
+    """How a run ended that a signal to this launcher ended, as state, exit code and reason; None if none did.
+
+    ``state`` is what the run's own status says, None where the ranks had not come so far.
+    """
+    if STOP.now:
+        return "failed", INTERRUPTED, AT_ONCE
+    if STOP.verdict is not None:
+        return "failed", 1, STOP.verdict
+    nothing_to_save = state is None or (state == "running" and STOP.unbegun)
+    if failure is not None and failure.signal is not None and nothing_to_save and not failure.said:
+        return "preempted", EXIT_CODE, f"{failure.signal} received"
+    return None

@@ -21,7 +21,7 @@ from harness.data.checks import TRAIN, UNLABELLED
 from harness.launch.facts import Data, Gpu, Machine, Rank, RunFolder
 from harness.model.recurrent import VariableLengthLSTM, try_recurrence
 from harness.model.size import parameters_of
-from harness.ranks import devices
+from harness.ranks import devices, network
 from harness.ranks.distributed import (
     launched_local_rank,
     launched_local_world_size,
@@ -76,8 +76,7 @@ def look_at_machine(config: RunConfig, manifest: Manifest | None) -> Machine:
         shm=shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,
         machines=launched_world_size() // launched_local_world_size(),
         own_address=own_address(),
-        gloo_interface=os.environ.get("GLOO_SOCKET_IFNAME"),
-        route=default_interface(),
+        route=network.find(os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))),
     )
 
 
@@ -96,17 +95,6 @@ def own_address() -> str | None:
         return socket.gethostbyname(socket.gethostname())
     except OSError:
         return None
-
-
-def default_interface(table: str | None = None) -> str | None:
-    """The interface of the default route; ``table`` is the text of ``/proc/net/route`` (proc_pid_net(5))."""
-    if table is None:
-        try:
-            table = Path("/proc/net/route").read_text(encoding="utf-8")
-        except OSError:
-            return None
-    fields = [line.split() for line in table.splitlines()[1:]]
-    return next((line[0] for line in fields if len(line) > 1 and line[1] == "00000000"), None)
 
 
 def unlimited(limit: int) -> int:

@@ -25,6 +25,7 @@ from harness.launch import launcher, rounds
 from harness.launch.asked import ALL, LaunchRecipe, seeds_of
 from harness.launch.launcher import PROG
 from harness.launch.sequence import TimeLeft, as_words, typed, without
+from harness.launch.stop import STOP
 from harness.ranks.preemption import EXIT_CODE
 from harness.report import many
 from harness.report.page import write_report_quietly
@@ -53,15 +54,17 @@ def train(options: list[str], training: list[str], asked: LaunchRecipe) -> int:
     words = without(training, LaunchRecipe, {"seeds", "folds"})
     left, screen = TimeLeft(asked.max_time), Screen(quiet=asked.quiet)
     for place, one in enumerate(runs, 1):
-        launcher.listen()
-        if launcher.HEARD or (limit := left.words()) is None:
+        STOP.between()
+        if STOP.heard or (limit := left.words()) is None:
             return EXIT_CODE
         screen.say("" if place == 1 else "\n")
         screen.fact(one.kind, f"{one.number}, {place} of {len(runs)}: {one.path}")
         code = train_one(options, [*words, *as_words(keys_of(one, asked) | limit)])
         if code or asked.dry_run:
             return code
-    launcher.listen()
+    STOP.between()
+    if STOP.heard:
+        return EXIT_CODE
     if not launcher.accelerate_arguments(options, []).machine_rank:
         conclude(folder, runs, asked, screen)
     return 0

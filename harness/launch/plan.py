@@ -21,9 +21,14 @@ from preprocessing.base.readable import counted, size
 from preprocessing.base.screen import Screen
 from preprocessing.base.terminal import TIE, Column, table
 from preprocessing.dataset.shards import Manifest, read_manifest
+from preprocessing.dataset.verification import check_files
 
 WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps", "too_few_for_a_gpu": "on a GPU"}
 """What may go wrong, by its key: how its line begins."""
+
+
+MOST_WORLD = 1 << 20
+"""Processes of a training that is planned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +45,8 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.world_size >= 1, "world_size", self.world_size, "at least 1")
+        fits = 1 <= self.world_size <= MOST_WORLD
+        require(fits, "world_size", self.world_size, f"from 1 to {MOST_WORLD:,}")
 
 
 def main(config: PlanConfig, asked: LaunchRecipe) -> None:
@@ -50,7 +56,9 @@ def main(config: PlanConfig, asked: LaunchRecipe) -> None:
     """
     training, runs = many.first(asked)
     resolved = resolve(training)
-    manifest = rows_of_task(training.task, read_manifest(training.data), training.data, training.fold)
+    manifest = read_manifest(training.data)
+    check_files(training.data, manifest)  # nothing is planned for rows that no file holds
+    manifest = rows_of_task(training.task, manifest, training.data, training.fold)
     values = forecast(resolved.config, manifest, config.world_size)
     if runs:
         values["runs"] = [str(one.path) for one in runs]

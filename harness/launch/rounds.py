@@ -25,6 +25,7 @@ from harness.data.soft_labels import read_soft_labels
 from harness.launch import launcher
 from harness.launch.launcher import PROG
 from harness.launch.sequence import TimeLeft, as_words
+from harness.launch.stop import INTERRUPTED, STOP
 from harness.ranks import devices
 from harness.ranks.preemption import EXIT_CODE
 from harness.rundir.bundle_files import bundle_directory, read_info
@@ -59,8 +60,8 @@ def train(options: list[str], training: list[str], recipe: Recipe) -> int:
             others |= {**ALONE, **recipe.self_training.first}
         else:
             others["self_training.labels"] = str(labels)
-        launcher.listen()
-        if launcher.HEARD or (limit := left.words()) is None:
+        STOP.between()
+        if STOP.heard or (limit := left.words()) is None:
             return EXIT_CODE
         others |= limit
         screen.say("" if number == 0 else "\n")
@@ -117,13 +118,13 @@ def label(options: list[str], recipe: Recipe, run: Path, output: Path) -> int:
     words = [*as_words(values), *([] if recipe.threads is None else [f"--threads={recipe.threads}"])]
     arguments = launcher.accelerate_arguments(options, words, "harness.label")
     arguments.max_restarts = 0
-    launcher.prepare()
     os.environ[launcher.LAUNCH_ID] = uuid.uuid4().hex
-    failure = launcher.start(arguments)
+    with STOP.ranks(begun=lambda: False, conclude=lambda: EXIT_CODE):
+        failure = launcher.start(arguments)
     if failure is None:
         return 0
     if failure.signal is not None:
-        return EXIT_CODE
+        return INTERRUPTED if STOP.now else EXIT_CODE
     if not failure.said:
         Screen(errors=True).say(f"error: {failure.sentence}; what it said is above")
     return failure.code

@@ -53,7 +53,7 @@ def find_donor(named: str, wanted: ModelConfig) -> Donor:
             f"init.weights: {named}: not a bundle, nor a run that has finished an epoch; name the directory of one"
         )
     info = read_info(directory)
-    model = model_from_dict(info.model)
+    model = model_from_dict(info.model, str(directory / INDEX))
     check_shape(named, model, wanted)
     vocabulary = Vocabulary.read(directory / VOCABULARY)
     if vocabulary.hash != info.vocabulary_hash:

@@ -22,6 +22,9 @@ from preprocessing.base.errors import DataError
 from preprocessing.dataset.vectors import KeptVectors
 from preprocessing.text.vocabulary import PAD, RESERVED, Vocabulary
 
+LARGEST = 1e6
+"""Vectors that are learned have numbers of about 1."""
+
 
 @dataclass(frozen=True)
 class StartVectors:
@@ -52,6 +55,11 @@ def coverage(facts: dict[str, Any]) -> str:
 def from_kept(kept: KeptVectors, vocabulary: Vocabulary) -> StartVectors:
     """Vectors that were learned from the dataset's own texts. Raises ``DataError`` for damaged ones."""
     vectors = kept.read()
+    if len(vectors) != len(vocabulary):
+        raise DataError(
+            f"{kept.path}: vectors of {len(vectors)} words, the vocabulary has {len(vocabulary)}; learn those of this "
+            "dataset with `python -m preprocessing vectors`"
+        )
     facts = {"source": str(kept.path), "format": "own texts", "sha256": kept.info.sha256}
     return described(vectors, np.asarray(vectors.any(axis=1)), vocabulary, facts)
 
@@ -71,9 +79,15 @@ def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVector
 
 
 def described(vectors: np.ndarray, has: np.ndarray, vocabulary: Vocabulary, facts: dict[str, Any]) -> StartVectors:
-    """Vectors with their coverage of a vocabulary; ``<pad>`` has none. Raises ``DataError`` if they are all alike."""
+    """Vectors with their coverage of a vocabulary; ``<pad>`` has none.
+
+    Raises ``DataError`` if they are all alike, or so large that nothing can be computed with them.
+    """
     has[PAD] = False
-    if not vectors[has].std() > 0:
+    largest = float(np.abs(vectors).max(initial=0))
+    if largest > LARGEST:
+        raise DataError(f"{facts['source']}: holds {largest:g}, and no vector has a number beyond {LARGEST:g}: damaged")
+    if not has.any() or not vectors[has].std() > 0:
         raise DataError(f"{facts['source']}: its vectors are all the same number; name another file")
     return StartVectors(vectors, has, {**facts, **covered(has, vocabulary)})
 

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import nn
 
 from harness.config import ModelConfig
 from harness.model.donor import Donor
 from harness.model.initial import covered
-from harness.rundir.bundle_files import CLASSIFIER, read_weights
+from harness.model.stored import read_tensors
+from harness.settings.task import CLASSIFIER
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import Manifest
 from preprocessing.text.vocabulary import PAD, RESERVED, Vocabulary
@@ -59,7 +58,7 @@ def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifes
 
     ``donor`` was found for this model, so that its layers have the same shape.
     """
-    weights = tensors_of(donor)
+    weights = read_tensors(donor.directory, donor.info, donor.model)
     ids, rows = matched(vocabulary, donor.vocabulary)
     if ids[-1] < len(RESERVED):
         raise DataError(
@@ -85,19 +84,6 @@ def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifes
     prefixes = tuple(prefix for one in taken.values() for prefix in one)
     fitting = {name: values for name, values in weights.items() if prefixes and name.startswith(prefixes)}
     return StartWeights(fitting, weights[EMBEDDING], ids, rows, facts)
-
-
-def tensors_of(donor: Donor) -> dict[str, torch.Tensor]:
-    """All weights of a bundle. Raises ``DataError`` for a damaged file, or one that is not of the model it names."""
-    data = read_weights(donor.directory, donor.info)
-    try:
-        weights = load(data)
-    except SafetensorError as error:
-        raise DataError(f"{donor.weights}: not readable ({error}); restore it, or train it again") from None
-    size = (len(donor.vocabulary), donor.model.embedding_dim)
-    if EMBEDDING not in weights or tuple(weights[EMBEDDING].shape) != size:
-        raise DataError(f"{donor.weights}: has no embedding of {size[0]:,} rows of {size[1]} numbers; train it again")
-    return weights
 
 
 def matched(own: Vocabulary, other: Vocabulary) -> tuple[np.ndarray, np.ndarray]:

@@ -17,20 +17,26 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
 
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.untrusted import one_line, open_regular
 from preprocessing.dataset.shards import Manifest
-from preprocessing.dataset.vectors import KeptVectors, read_kept
+from preprocessing.dataset.vectors import MOST_DIM, KeptVectors, read_kept
 
 READ_BYTES = 1 << 20
 SAMPLE_BYTES = 1 << 12
 """Longer than any first word."""
 DIGITS = frozenset(b"0123456789.+-eE \t\rnaifNAIF")
 """Bytes that the numbers of a text file are written with."""
+MOST_DIGITS = 16
+"""Of a number of words, or of numbers of each."""
+NUMBER_BYTES = 64
+"""Longer than a number in a text file is spelt, with the space before it."""
 CONTROL = frozenset(range(32)) - frozenset(b"\t\r\n")
 """Bytes that no text has."""
 
@@ -100,12 +106,13 @@ def read_head(path: str | Path) -> Head:
         if not fields or not line.endswith(b"\n"):
             raise DataError(f"{path}: its first line is no word with numbers; name a file of word vectors")
         if len(fields) == 2 and all(field.isdigit() for field in fields):
-            words, dim = map(int, fields)
-            if not words or not dim:
-                raise DataError(f"{path}: line 1 promises {words} words of {dim} numbers; name a file of word vectors")
+            words, dim = (int(field) if len(field) < MOST_DIGITS else MOST_DIM + 1 for field in fields)
+            if not words or not 0 < dim <= MOST_DIM:
+                promised = " words of ".join(field[:MOST_DIGITS].decode() for field in fields)
+                raise DataError(f"{path}: line 1 promises {promised} numbers; name a file of word vectors")
             binary = Path(path).suffix == ".bin" or is_binary(file.read(SAMPLE_BYTES + 4 * dim), dim)
             return Head("word2vec binary" if binary else "word2vec text", words, dim, len(line))
-    if len(fields) < 2 or not is_number(fields[-1]):
+    if not 2 <= len(fields) <= MOST_DIM + 1 or not is_number(fields[-1]):
         raise DataError(f"{path}: line 1 is no word followed by numbers; name a file of word vectors")
     return Head("GloVe", None, len(fields) - 1, 0)
 
@@ -187,7 +194,7 @@ def opened(path: str | Path) -> Iterator[tuple[BinaryIO, _Hashing]]:
     """A file's content, unpacked if it is gzipped, and what hashes its bytes. Failures to read become sentences."""
     path = Path(path)
     try:
-        with open(path, "rb") as raw:
+        with regular(path) as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             hashing = _Hashing(raw)
@@ -195,19 +202,31 @@ def opened(path: str | Path) -> Iterator[tuple[BinaryIO, _Hashing]]:
             unpacked = cast(io.RawIOBase, gzip.GzipFile(fileobj=buffered))
             yield (io.BufferedReader(unpacked, READ_BYTES) if zipped else buffered), hashing
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: damaged or cut short inside its gzip stream ({error}); fetch it again") from None
+        raise DataError(
+            f"{path}: damaged or cut short inside its gzip stream ({one_line(error)}); fetch it again"
+        ) from None
     except FileNotFoundError:
         raise ConfigError(f"init.vectors: {path}: there is no such file; name another, own, auto or none") from None
     except OSError as error:
         raise ConfigError(f"init.vectors: {path}: not readable ({error.strerror or error})") from None
 
 
+def regular(path: Path) -> BinaryIO:
+    """Open a file that a user names. Raises ``ConfigError`` for a directory or a pipe, ``OSError`` as ``open``."""
+    try:
+        return open_regular(path)
+    except DataError as error:
+        raise ConfigError(f"init.vectors: {error}") from None
+
+
 def text_rows(
     file: BinaryIO, path: Path, head: Head, ids: Mapping[bytes, int]
 ) -> Iterator[tuple[str, bytes, np.ndarray | None]]:
     """(place, word, numbers) of each line, the numbers of a word outside ``ids`` left out. Raises ``DataError``."""
-    dim = head.dim
-    for number, raw in enumerate(file, 2 if head.bytes else 1):
+    dim, most = head.dim, SAMPLE_BYTES + NUMBER_BYTES * head.dim
+    for number, raw in enumerate(iter(partial(file.readline, most), b""), 2 if head.bytes else 1):
+        if len(raw) == most:
+            raise DataError(f"{path}: line {number:,} has no end within {most:,} bytes: {excerpt(raw)}")
         line = raw.strip(b" \r\n")
         if not line:
             continue

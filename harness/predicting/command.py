@@ -22,7 +22,9 @@ from harness.predicting.plan import Plan, filled, read_plan
 from harness.predicting.scorers import scorer_class
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_classifier, read_info
 from harness.rundir.results import probability_column
+from preprocessing.base import stopping
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.printable import plain_line
 from preprocessing.base.readable import counted
 from preprocessing.base.screen import Screen
 from preprocessing.base.terminal import cells, shortened
@@ -63,7 +65,7 @@ def show(predictor: Predictor, texts: list[str], as_json: bool) -> None:
             print(json.dumps({"text": text, **values}))
             continue
         chance = values[probability_column(values["predicted"])]
-        head = f"{values['predicted']}  {chance:.4f}  "
+        head = f"{plain_line(values['predicted'])}  {chance:.4f}  "
         screen.write([head + shortened(text, max(screen.width - cells(head), FEWEST) if screen.is_live else MOST)])
     sys.stdout.flush()
 
@@ -126,7 +128,8 @@ def predict_here(config: PredictConfig) -> None:
             return
         default = 1 if job.opening.settled["device"] == "cuda" else min(available_cores(), worth(job, config))
         progress = progress_of(job, job.left, config)
-        with workers(config.workers(default), quiet=config.quiet) as crew:
+        kept = f"finished parts are kept in {found.work}; the same command goes on"
+        with stopping.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
             tasks = (job.task(number) for number in job.left)
             for task, made in crew.map(parts.make, tasks, what="predicting", tick=progress.tick):
                 job.done[task.number] = made
@@ -202,6 +205,7 @@ def begun(config: PredictConfig, found: Place) -> Job | None:
         return None
     if old is not None:
         place.check_same(found, old, plan)
+        old.check_sources(listed, found.work / place.PLAN)
         job = Job(found, old, opening, verified(found, old))
         total = counted(len(old.parts), "part")
         screen.say(f"continuing: {len(job.done):,} of {total} are there")

@@ -9,7 +9,8 @@ from typing import Literal
 from harness.config import require
 from harness.inference.scorers import Engine
 from preprocessing.base.errors import ConfigError
-from preprocessing.config import ExecutorConfig, known_encoding
+from preprocessing.base.meant import check_processes, check_wait
+from preprocessing.config import MOST_PART_MB, ExecutorConfig, known_encoding
 
 STDIN = "-"
 
@@ -67,8 +68,9 @@ class PredictConfig:
     def __post_init__(self) -> None:
         """Check ranges and that input and output come together."""
         require(self.batch >= 1, "batch", self.batch, "at least 1")
-        require(self.part_mb > 0, "part_mb", self.part_mb, "above 0")
-        require(self.processes is None or self.processes >= 1, "processes", self.processes, "at least 1, or null")
+        require(0 < self.part_mb <= MOST_PART_MB, "part_mb", self.part_mb, f"above 0, at most {MOST_PART_MB:,}")
+        check_processes("processes", self.processes)
+        check_wait("timeout_s", self.timeout_s)
         require(all(self.inputs), "input", self.input, "names that are not empty")
         require(self.output != "", "output", self.output, "the name of a file or a folder")
         if (self.input is None) != (self.output is None) and self.inputs != [STDIN]:

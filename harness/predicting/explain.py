@@ -22,6 +22,7 @@ from harness.predicting.inputs import find, usual_columns
 from harness.rundir.bundle_files import bundle_directory, check_classifier, read_info
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.printable import bare
 from preprocessing.base.screen import Screen
 from preprocessing.base.storage import storing, temporary_folder
 
@@ -110,7 +111,7 @@ def main(config: ExplainConfig, words: list[str]) -> int:
         raise DataError(f"{config.input}: holds no rows")
     found = explained(config, run, itertools.chain([first], numbered))
     if config.output is None:
-        FORMS[form](sys.stdout, run).write_all(found)
+        FORMS[form](bare(sys.stdout) if form == "html" else sys.stdout, run).write_all(found)
         return 0
     number = write_file(config, form, run, found)
     Screen(quiet=config.quiet).say(f"{number:,} explanation{'s' * (number != 1)} written to {config.output}")

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import select
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +23,13 @@ from harness.rundir.bundle_files import BundleInfo
 from harness.rundir.training_facts import read_training
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.printable import tell
 from preprocessing.corpus import addresses, forms
 from preprocessing.corpus.records import Dialect
 
 LINES = ("csv", "tsv", "jsonl", "txt")
 TEXT = "text"
+SAID_AFTER_S, PIPE_TIMEOUT_S = 2, 300
 HIDDEN = re.compile(r"(^|/)[._]")
 """Files and folders that hold no rows: of an earlier prediction, of Spark, of the system."""
 
@@ -92,7 +96,12 @@ def find(config: PredictConfig, work: Path, own: Sequence[Path] = ()) -> list[In
 
 def is_folder(name: str) -> bool:
     """Whether an address is a folder."""
-    return name != STDIN and addresses.kind(name) == fs.FileType.Directory
+    return not is_pipe(name) and addresses.kind(name) == fs.FileType.Directory
+
+
+def is_pipe(name: str) -> bool:
+    """Whether an address is standard input or a pipe."""
+    return name == STDIN or (not addresses.is_remote(name) and "\0" not in name and Path(name).is_fifo())
 
 
 def is_below(name: str, own: Sequence[Path]) -> bool:
@@ -104,8 +113,7 @@ def folder(name: str, own: Sequence[Path] = ()) -> list[Input]:
     """The files of a folder that hold tables; or the folder itself, if it holds nothing but text files."""
     root = name.rstrip("/")
     system, path = addresses.filesystem(root)
-    with addresses.naming(root):
-        infos = system.get_file_info(fs.FileSelector(path, recursive=True))
+    infos = addresses.below(root, system, path)
     start = addresses.prefix(root, path)
     files = {start + info.path: info for info in infos if info.type == fs.FileType.File}
     shown = sorted(one for one in files if not HIDDEN.search(one.removeprefix(root)))
@@ -121,15 +129,35 @@ def folder(name: str, own: Sequence[Path] = ()) -> list[Input]:
 
 def single(name: str, config: PredictConfig, work: Path, number: int) -> Input:
     """One file, or standard input or a pipe, which is kept in ``work`` so that it can be read twice."""
-    if name == STDIN or (not addresses.is_remote(name) and Path(name).is_fifo()):
+    if is_pipe(name):
         copy = work / f"input-{number:05d}"
         called = "standard input" if name == STDIN else name
         if name == STDIN and sys.stdin.isatty():
             print("one text a line; Ctrl-D ends", file=sys.stderr)
-        keep(sys.stdin.buffer if name == STDIN else open(name, "rb"), copy)  # noqa: SIM115 - closed by ``keep``
+        keep(sys.stdin.buffer if name == STDIN else open_pipe(name), copy)
         identity = {"bytes": copy.stat().st_size, "sha256": atomic.sha256_file(copy)}
         return Input(Source(called, str(copy)), "txt" if config.format == "auto" else config.format, identity)
     return Input(Source(name), kind_of_input(Source(name), config.format), addresses.identity(name))
+
+
+def open_pipe(name: str) -> IO[bytes]:
+    """A named pipe, once something comes out of it. Raises ``DataError`` where nothing does."""
+    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        if not poll.poll(1000 * SAID_AFTER_S):
+            tell(f"{name}: a named pipe, into which nothing has been written yet; waiting up to {PIPE_TIMEOUT_S} s")
+            if not poll.poll(1000 * PIPE_TIMEOUT_S):
+                raise DataError(
+                    f"{name}: nothing was written into this pipe for {PIPE_TIMEOUT_S} s; start the program that "
+                    "writes, or name a file"
+                )
+        os.set_blocking(descriptor, True)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def keep(pipe: IO[bytes], copy: Path) -> None:

@@ -6,7 +6,7 @@ What comes of a part depends on its rows and the plan alone. One thread reads an
 
 from __future__ import annotations
 
-import json
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -27,8 +27,11 @@ from harness.scores.metrics import probabilities
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.storage import storing
+from preprocessing.base.typed import Count, Sha256, typed
+from preprocessing.base.untrusted import open_regular, read_json, sha256_of
 from preprocessing.corpus import addresses
 
+AGAIN = "it is made again"
 AHEAD = 2
 """Pieces that are encoded before they are asked for."""
 KEPT = threading.local()
@@ -67,10 +70,10 @@ class Made:
     """What the marker of a part says."""
 
     key: str
-    rows: int
-    bytes: int
-    sha256: str
-    header: int
+    rows: Count
+    bytes: Count
+    sha256: Sha256
+    header: Count
     """Bytes above the first row, which a joined file has once."""
     difference: float | None = None
     """Where the arithmetic is not fp32: by how much a probability of some of the rows differs from that in fp32."""
@@ -82,11 +85,13 @@ def made(marker: Path, path: Path, key: str, *, thorough: bool = True) -> Made |
     ``thorough`` reads the part, too. Raises ``OSError`` where it cannot be read though it is there.
     """
     try:
-        found = Made(**json.loads(marker.read_bytes()))
-        if found.key != key or path.stat().st_size != found.bytes:
-            return None
-        return found if not thorough or atomic.sha256_file(path) == found.sha256 else None
-    except (FileNotFoundError, ValueError, TypeError):
+        found = typed(Made, read_json(marker, AGAIN), str(marker), AGAIN)
+        with open_regular(path) as file:
+            if found.key != key or os.fstat(file.fileno()).st_size != found.bytes or found.header > found.bytes:
+                return None
+            digest = sha256_of(file) if thorough else found.sha256
+            return found if digest == found.sha256 else None
+    except (FileNotFoundError, DataError):
         return None
 
 
@@ -144,6 +149,7 @@ def ahead(table: Table, scorer: Scorer) -> Iterator[tuple[Piece, list[Any]]]:
 
     with ThreadPoolExecutor(1) as pool:
         waiting: deque[Future[tuple[Piece, list[Any]] | None]] = deque(pool.submit(step) for _ in range(AHEAD))
+        # cannot hang: the next piece is read from a regular file and encoded
         while (found := waiting.popleft().result()) is not None:
             waiting.append(pool.submit(step))
             yield found

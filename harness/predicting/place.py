@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from harness.inference.outputs import Groups
 from harness.inference.tables import kind_of_output
 from harness.predicting.config import PredictConfig
 from harness.predicting.parts import Made
-from harness.predicting.plan import Plan
+from harness.predicting.plan import Basis, Plan
 from harness.rundir.json_files import read_object
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, UserError
+from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.locks import locked
 from preprocessing.base.storage import storing
+from preprocessing.base.typed import Count, Sha256, typed
+from preprocessing.base.untrusted import shown
 from preprocessing.corpus import addresses
 
 MANIFEST = "_predictions.json"
@@ -32,6 +34,30 @@ DIGITS = 5
 COPY_BYTES = 1 << 20
 OTHERWISE = "name another --output"
 BESIDE = "name another --output, or set --overwrite true"
+
+
+@dataclass(frozen=True)
+class WholePart:
+    """One file of a folder of predictions."""
+
+    file: str
+    rows: Count
+    bytes: Count
+    sha256: Sha256
+
+
+@dataclass(frozen=True)
+class Whole:
+    """``_predictions.json``."""
+
+    key: str
+    basis: Basis
+    parts: list[WholePart]
+    rows: Count = 0
+    columns: list[str] = field(default_factory=list)
+    difference: float | None = None
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True)
@@ -112,19 +138,24 @@ def is_whole(place: Place, plan: Plan) -> bool:
     """Whether a folder holds all of this plan already. Raises ``ConfigError`` for whole predictions of another one."""
     if not place.is_folder or not place.manifest.exists():
         return False
-    content = read_object(place.manifest) or {}
-    if content.get("key") != plan.key:
-        what = changed(content.get("basis", {}), plan.basis)
+    content = typed(Whole, read_object(place.manifest, BESIDE), str(place.manifest), BESIDE)
+    if content.key != plan.key:
+        what = changed(content.basis, plan.basis)
         raise ConfigError(f"--output {place.target}/: holds other predictions ({what}); {BESIDE}")
-    parts = [(place.target / part["file"], part["bytes"]) for part in content["parts"]]
-    return all(path.is_file() and path.stat().st_size == size for path, size in parts)
+    for part in content.parts:
+        if "/" in part.file:
+            raise DataError(f"{place.manifest}: names a file outside its own folder ({shown(part.file)}); {BESIDE}")
+    paths = [(place.target / part.file, part.bytes) for part in content.parts]
+    return bool(paths) and all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 
 def check_same(place: Place, begun: Plan, plan: Plan) -> None:
-    """Raise ``ConfigError`` if what was begun is not what is wanted now."""
+    """Raise ``ConfigError`` if something else was begun, ``DataError`` if the plan of it contradicts itself."""
     if begun.key != plan.key:
         what = changed(begun.basis, plan.basis)
         raise ConfigError(f"{place.work}: a prediction was begun with {what}; {BESIDE} to begin anew")
+    if (begun.kind, begun.names, begun.wanted) != (plan.kind, plan.names, plan.wanted):
+        raise DataError(f"{place.work / PLAN}: says other columns than its settings mean: edited or damaged; {BESIDE}")
 
 
 def changed(before: dict[str, Any], now: dict[str, Any]) -> str:

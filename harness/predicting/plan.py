@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from harness.inference.csv_table import CsvTable
 from harness.inference.json_table import JsonTable
@@ -23,10 +23,27 @@ from harness.inference.tables import check_free, open_table
 from harness.predicting.inputs import Input
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.typed import Count, Positive, having, typed
+from preprocessing.base.untrusted import read_json, shown
 
 VERSION = 1
+SEAL = "sha256"
+MOST_PLAN = 1 << 30
+ANEW = "set --overwrite true to begin anew"
 MOST_RUNS = 16
 """Parts that a row group of Parquet is cut into at most: each reads all that comes before it."""
+
+
+KNOWN = {
+    **dict.fromkeys(("csv", "tsv"), having(delimiter=str, names=list[str], column=str, before=str, header=str)),
+    "jsonl": having(kinds=dict[str, list[str]], column=str | None),
+    "parquet": having(column=str, types=list[str]),
+    "txt": having(column=str),
+    "folder": having(files=list[str]),
+}
+"""What is known of a file of each kind, to make its table again."""
+WRITTEN = ("csv", "tsv", "jsonl", "parquet")
+Known = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,24 +61,31 @@ class File:
 class Part:
     """Some rows of one file."""
 
-    file: int
-    start: int
+    file: Count
+    start: Count
     """First byte; of Parquet, first row of the row group; of a folder, first text."""
-    stop: int
-    first_row: int
-    rows: int
-    bytes: int
+    stop: Count
+    first_row: Positive
+    rows: Positive
+    bytes: Count
     """About how much is read."""
-    group: int | None = None
+    group: Count | None = None
     """Of Parquet: the first row group."""
-    groups: int = 1
+    groups: Positive = 1
+
+
+Basis = Annotated[
+    dict[str, Any],
+    having(inputs=list[tuple[str, str, dict[str, Any]]], weights=dict[str, Any], settings=dict[str, Any]),
+]
+"""All that decides a prediction."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is to be made, and of what."""
 
-    basis: dict[str, Any]
+    basis: Basis
     """``inputs``, ``weights`` and ``settings``: all that decides the result."""
     kind: str
     """What is written."""
@@ -100,23 +124,58 @@ class Plan:
         return replace(self, files=[file], parts=[replace(part, file=0)])
 
     def write(self, path: Path) -> None:
-        """Write the plan, whole or not at all. Raises ``OSError``."""
-        atomic.write_bytes(path, json.dumps({"version": VERSION, **asdict(self)}).encode())
+        """Write the plan with its hash, whole or not at all. Raises ``OSError``."""
+        content = {"version": VERSION, **asdict(self)}
+        atomic.write_bytes(path, json.dumps({**content, SEAL: seal_of(content)}).encode())
+
+    def check(self, path: Path) -> None:
+        """Raise ``DataError`` unless all parts lie in the files that the basis names, one behind the other."""
+        named = [[file.source.name, file.kind, file.identity] for file in self.files]
+        row = 1
+        before: Part | None = None
+        for part in self.parts:
+            if before is None or part.file != before.file:
+                row = 1
+            known = part.file < len(self.files) and (before is None or part.file >= before.file)
+            if not known or part.stop < part.start or part.first_row != row:
+                raise DataError(f"{path}: its parts do not follow one another; {ANEW}")
+            row, before = row + part.rows, part
+        if self.basis["inputs"] != named or not self.parts or self.kind not in WRITTEN:
+            raise DataError(f"{path}: its files are not those that it was made for; {ANEW}")
+        for file in self.files:
+            if file.kind not in KNOWN or not KNOWN[file.kind].holds(file.facts):
+                raise DataError(f"{path}: what it knows of {shown(file.source.name)} is damaged; {ANEW}")
+
+    def check_sources(self, listed: Sequence[Input], path: Path) -> None:
+        """Raise ``DataError`` for a plan that would open what is not among the inputs."""
+        mine = [(file.source, file.facts["files"] if file.kind == "folder" else []) for file in self.files]
+        theirs = [(one.source, [address for address, _ in one.texts]) for one in listed]
+        if mine != theirs:
+            raise DataError(f"{path}: its files are not those that --input names; {ANEW}")
+
+
+def seal_of(content: Mapping[str, Any]) -> str:
+    """The sha256 by which a plan vouches for itself."""
+    return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
 
 
 def read_plan(path: Path) -> Plan | None:
     """The plan that was written, None where there is none. Raises ``DataError`` for what is no plan."""
     try:
-        content = json.loads(path.read_bytes())
-        if content.pop("version") != VERSION:
-            raise DataError(f"{path}: another version of padless wrote it; use that one, or set --overwrite true")
-        files = [File(**{**file, "source": Source(**file["source"])}) for file in content.pop("files")]
-        parts, wanted = [Part(**part) for part in content.pop("parts")], Wanted(**content.pop("wanted"))
-        return Plan(**content, wanted=wanted, files=files, parts=parts)
+        content = read_json(path, ANEW, most=MOST_PLAN)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise DataError(f"{path}: is no plan of a prediction; set --overwrite true to begin anew") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: is no plan of a prediction; {ANEW}")
+    seal = content.pop(SEAL, None)
+    if content.get("version") != VERSION or seal is None:
+        raise DataError(f"{path}: is no plan of a prediction, or one of another version of padless; {ANEW}")
+    if seal != seal_of(content):
+        raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {ANEW}")
+    del content["version"]
+    plan = typed(Plan, content, str(path), ANEW)
+    plan.check(path)
+    return plan
 
 
 def filled(plan: Plan, inputs: Sequence[Input], part_bytes: int, tick: Callable[[int, int], None]) -> Plan:

@@ -8,6 +8,7 @@ when it runs out the sentence says what was being waited for.
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from harness.ranks.heartbeat import HEARTBEAT
+from harness.ranks.network import GLOO
 from preprocessing.base.errors import UserError
 from preprocessing.base.storage import told
 
@@ -33,6 +35,12 @@ class RankError(UserError):
     """Ranks could not go on together: one is missing, or they were not started alike."""
 
     exit_code = 1
+
+
+class LostPeerError(RankError):
+    """Another rank is gone or silent; why, that one may know."""
+
+    follows = True
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ class World:
             reason = " ".join(str(error).split())[:200]
             if not any(word in reason.lower() for word in LOST):
                 raise
-            raise RankError(
+            raise LostPeerError(
                 f"rank {self.rank} at step {HEARTBEAT.step} waited for {what} from {self.world_size - 1} other ranks, "
                 f"and at least one of them is gone or took longer than {self.timeout_s} s ({reason})"
             ) from error
@@ -189,6 +197,43 @@ class World:
                         )
 
 
+@contextmanager
+def joining(timeout_s: int) -> Iterator[None]:
+    """Name the block in which this rank joins the others: what torch says of one that does not come is a sentence."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if launched_world_size() == 1:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        where = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+        raise LostPeerError(
+            f"rank {launched_rank()} of {launched_world_size()} on {platform.node()} did not join the others through "
+            f"{where} within {timeout_s} s ({reason}); see whether all machines reach each other, and "
+            f"{GLOO}, here {os.environ.get(GLOO, 'not set')}"
+        ) from error
+
+
+def sum_in_bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """A hook of DDP for CPUs: the mean of a bucket of gradients over ranks, sent and added up as bf16.
+
+    Each rank's share is rounded once, to eight bits, and so is each addition: a sum over N ranks is off by no more
+    than N / 256 of the sum of magnitudes. torch's own hook of this kind is refused where torch knows no CUDA.
+    """
+    gradients = bucket.buffer()
+    sent = gradients.to(torch.bfloat16).div_(dist.get_world_size(group))
+    work = dist.all_reduce(sent, group=group, async_op=True)
+
+    def unpack(done: torch.futures.Future[list[torch.Tensor]]) -> torch.Tensor:
+        return gradients.copy_(done.value()[0])
+
+    return work.get_future().then(unpack)
+
+
+# DDP compares them with the classes themselves.
+sum_in_bf16.__annotations__.update({"bucket": dist.GradBucket, "return": torch.futures.Future[torch.Tensor]})
+
+
 def connect(timeout_s: int) -> World:
     """The world as the process group that is already up says, or a world of one when there is none."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
@@ -221,3 +266,8 @@ def launched_local_rank() -> int:
 def launched_local_world_size() -> int:
     """How many processes the launcher started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def launched_machines() -> int:
+    """On how many machines the launcher starts processes; it tells its ranks, others are taken for one machine."""
+    return int(os.environ.get("GROUP_WORLD_SIZE", "1"))

@@ -19,8 +19,9 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from harness.ranks import preemption
+from harness.ranks.last_words import leave_words
 from harness.rundir.status import LAUNCH_ID
-from preprocessing.base import cli
+from preprocessing.base import answering
 from preprocessing.base.errors import UserError
 
 GRACE_S = 5.0
@@ -51,15 +52,19 @@ def leave(code: int) -> NoReturn:
 def run_rank(main: Callable[[list[str]], int]) -> int:
     """Run a rank's ``main`` and return its exit code; user errors become one line on stderr."""
     rank = int(os.environ.get("RANK", "0"))
+    speaks = int(os.environ.get("LOCAL_RANK", rank)) == 0
 
     def quiet(argv: list[str]) -> int:
-        """``main``, but only rank 0 speaks of an error that all ranks have."""
+        """``main``, but only the first rank of each machine speaks of an error that all ranks have."""
         try:
             return main(argv)
         except UserError as error:
-            if rank == 0:
+            agreed = getattr(error, "agreed", False)
+            if speaks or not agreed:
+                leave_words(str(error), follows=getattr(error, "follows", False))
+            if rank == 0 or (speaks and agreed):
                 raise
-            if getattr(error, "agreed", False):
+            if agreed:
                 return 0
             deadline = time.monotonic() + GRACE_S
             while time.monotonic() < deadline:
@@ -67,8 +72,11 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
                     return error.exit_code
                 time.sleep(0.05)
             raise
+        except Exception as error:
+            leave_words(f"rank {rank}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            raise
 
-    code = cli.run(quiet, sys.argv[1:])
+    code = answering.run(quiet, sys.argv[1:])
     if code in REFUSALS and rank == 0:
         dismiss_launcher()
     return code

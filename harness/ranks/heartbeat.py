@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from harness.ranks.last_words import leave_words
+
 LOOK_EVERY_S = 0.5
 MARGIN_S = 10.0
 """A collective that has a time limit of its own gets so much longer to raise before the thread ends the process."""
@@ -88,6 +90,7 @@ class Heartbeat:
     def give_up(self, sentence: str) -> None:
         """Say why, and end this process with 1."""
         print(f"error: {sentence}", file=sys.stderr, flush=True)
+        leave_words(sentence, follows=True)
         if self.last_words is not None:
             with contextlib.suppress(Exception):  # whatever it is, leaving comes first
                 self.last_words(sentence)

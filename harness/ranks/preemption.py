@@ -18,10 +18,10 @@ from pathlib import Path
 
 from harness.ranks.heartbeat import HEARTBEAT
 from harness.rundir.status import LAUNCH_ID
+from preprocessing.base import stopping
 
-EXIT_CODE = 85
-"""Checkpointed on request: start me again."""
-SIGNALS = ("SIGTERM", "SIGUSR2", "SIGINT", "SIGHUP")
+EXIT_CODE = stopping.PREEMPTED
+SIGNALS = stopping.OF_TRAININGS
 LOOK_EVERY_S = 0.5
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that the kernel sends when the parent dies."""
@@ -35,7 +35,10 @@ class Preempted(Exception):  # noqa: N818 - it is no error
 
 
 def install() -> None:
-    """Take note of stop signals from here on, and of the launcher's death. Safe to call twice."""
+    """Take note of stop signals from here on, and of the launcher's death. Safe to call twice.
+
+    Those that came since this process was started by padless's launcher were blocked, and come now.
+    """
     global _pipe
     if _pipe is None:
         _pipe = os.pipe()
@@ -46,9 +49,15 @@ def install() -> None:
         number = getattr(signal, name)
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job: left ignored
             signal.signal(number, lambda number, frame: _note(number))
+    unblock()
     if LAUNCH_ID in os.environ and sys.platform == "linux":
         # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training for nobody.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGUSR2))
+
+
+def unblock() -> None:
+    """Let stop signals through: the launcher's ranks are born with a mask that holds them back."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {getattr(signal, name) for name in SIGNALS})
 
 
 def _listen(pipe: int) -> None:

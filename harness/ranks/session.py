@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from harness.config import Precision
+from harness.ranks import network
 from harness.ranks.allocator import keep_memory
-from harness.ranks.distributed import World, connect, disconnect
+from harness.ranks.distributed import World, connect, disconnect, joining, launched_machines
 from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.precision import (
     Arithmetic,
@@ -56,15 +58,17 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     threads_choice = configure_threads(device_choice.value, threads)
     full_fp32()
     kept = device_choice.value == "cpu" and keep_memory()
+    route = use_route()
     # NCCL aborts the process when its own limit is over; the heartbeat speaks before that.
     grace_s = NCCL_GRACE_S if device_choice.value == "cuda" else 0
-    accelerator = Accelerator(
-        cpu=device_choice.value == "cpu",
-        mixed_precision=MIXED[arithmetic],
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s + grace_s))],
-    )
+    with joining(timeout_s):
+        accelerator = Accelerator(
+            cpu=device_choice.value == "cpu",
+            mixed_precision=MIXED[arithmetic],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s + grace_s))],
+        )
+        world = connect(timeout_s)
     place = with_index(accelerator.device)
-    world = connect(timeout_s)
     if world.world_size > 1:
         HEARTBEAT.start(timeout_s)
     choices = {
@@ -72,12 +76,25 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
         "precision": precision_choice,
         "processes": Choice(str(world.world_size), "as launched"),
         "threads": threads_choice,
+        **({"network": route} if route is not None else {}),
         **({"allocator": Choice("keeps memory", "fresh pages at every step cost time")} if kept else {}),
     }
     try:
         yield Session(accelerator, world, place, arithmetic, choices)
     finally:
         disconnect()
+
+
+def use_route() -> Choice | None:
+    """Name the network interface to the other machines, and say which; None where there is one machine."""
+    if launched_machines() == 1:
+        return None
+    route = network.find(os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0")))
+    network.use(route)
+    if route is None:
+        return Choice("as torch chooses", f"no interface leads to the others for certain; {network.GLOO} names one")
+    interface, reason = str(route).split(": ", 1)
+    return Choice(interface, reason)
 
 
 def with_index(device: torch.device) -> torch.device:

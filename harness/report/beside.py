@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from harness.baseline.compare import Comparison, compare
@@ -15,6 +14,7 @@ from harness.rundir.results import read_figures
 from harness.scores.figures import numbers_of
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
+from preprocessing.base.printable import tell
 from preprocessing.base.split_names import TEST, VALIDATION
 
 SUMMARY = "baseline"
@@ -35,7 +35,7 @@ class BaselineSink(Sink):
         try:
             found = beside(self.run, self.data)
         except DataError as error:
-            print(f"warning: no linear model beside the run ({error})", file=sys.stderr)
+            tell(f"warning: no linear model beside the run ({error})")
             return
         if found is None:
             return

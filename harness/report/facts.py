@@ -19,11 +19,14 @@ from harness.report.originals import NOT_LOOKED, Originals, find_originals
 from harness.rundir.bundle_files import read_fingerprint
 from harness.rundir.configuration import read_config
 from harness.rundir.environment import read_environment
+from harness.rundir.figures_schema import check_shown
 from harness.rundir.json_files import Line
 from harness.rundir.layout import BUNDLE, CONFIG, METRICS
 from harness.rundir.measured import Measured, read_measured
 from harness.rundir.metrics_log import read_metrics, read_throughput
-from harness.rundir.status import read_attempts, read_status
+from harness.rundir.results import figures_name
+from harness.rundir.status import known_status, read_attempts
+from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 
@@ -85,7 +88,7 @@ class RunFacts:
     @cached_property
     def speed_summary(self) -> dict[str, float]:
         """Training time in seconds, and means over that time of what the log lines say; empty without lines."""
-        rows = {line["step"]: line.get("rows", 0) for line in self.train}
+        rows = {line["step"]: line.get("rows") or 0 for line in self.train}
         lines = [line for line in self.speed if line["rows_per_s"]]
         seconds = [rows.get(line["step"], 0) / line["rows_per_s"] for line in lines]
         if not sum(seconds):
@@ -94,9 +97,9 @@ class RunFacts:
         for name in WEIGHED:
             pairs = zip(lines, seconds, strict=True)
             known = [(line[name], weight) for line, weight in pairs if line.get(name) is not None]
-            if known:
+            if known and sum(weight for _, weight in known):
                 result[name] = float(np.average([value for value, _ in known], weights=[weight for _, weight in known]))
-        padding = [line["padding"] for line in self.train if "padding" in line]
+        padding = [line["padding"] for line in self.train if line.get("padding") is not None]
         if padding:
             result["padding"] = float(np.mean(padding))
         memory = [line["memory_bytes"] for line in lines if line.get("memory_bytes")]
@@ -137,6 +140,8 @@ def read_run(directory: str | Path) -> RunFacts:
     train = kinds[TRAIN]
     speed = read_throughput(directory) or train
     measured = read_measured(directory)
+    if measured is not None and config.get("task") != LANGUAGE_MODEL:
+        check_shown(measured.figures, str(measured.directory / figures_name(measured.split)))
     fingerprint = read_fingerprint(directory / BUNDLE) or (measured.figures.get("dataset") if measured else None)
     manifest, note = dataset_of(config, fingerprint)
     known = fingerprint or (manifest.fingerprint if manifest else None)
@@ -147,7 +152,7 @@ def read_run(directory: str | Path) -> RunFacts:
         directory=directory,
         config=config,
         environment=read_environment(directory),
-        status=read_status(directory) or {},
+        status=known_status(directory),
         train=train,
         validation=kinds[VALIDATION],
         speed=[line for line in speed if "rows_per_s" in line],

@@ -10,14 +10,13 @@ from typing import Any
 from harness.baseline.results import read_folds
 from harness.report import out_of_fold
 from harness.report.dots import spread_charts
-from harness.rundir.bundle_files import INDEX
+from harness.rundir.bundle_files import peek
 from harness.rundir.configuration import read_config
-from harness.rundir.json_files import read_object
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.many_runs import Member, in_words, read_summary
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_figures
-from harness.rundir.status import read_status
+from harness.rundir.status import known_status
 from harness.scores.spread import FIGURES, LEVEL, METHOD, spread, spreads
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
@@ -33,13 +32,13 @@ def collect(runs: Sequence[Member]) -> dict[str, Any]:
     """
     of_runs: list[dict[str, Any]] = [{"run": one.name, one.kind: one.number, "splits": figures_of(one)} for one in runs]
     splits = [split for split in SPLITS if of_runs and all(split in one["splits"] for one in of_runs)]
-    infos = [read_object(one.path / BUNDLE / INDEX) or {} for one in runs]
-    datasets = {info.get("dataset") for info in infos}
+    infos = [peek(one.path / BUNDLE) for one in runs]
+    datasets = {info.dataset for info in infos}
     if len(datasets) > 1:
         raise DataError(f"{runs[0].path.parent}: its runs were trained on different datasets, so they have no spread")
     return {
-        "dataset": infos[0].get("dataset") if infos else None,
-        "labels": infos[0].get("labels", []) if infos else [],
+        "dataset": infos[0].dataset if infos else None,
+        "labels": infos[0].labels if infos else [],
         "runs": of_runs,
         "interval": {"level": LEVEL, "method": METHOD},
         "splits": {split: spreads([one["splits"][split] for one in of_runs]) for split in splits},
@@ -55,8 +54,7 @@ def figures_of(run: Member) -> dict[str, dict[str, Any]]:
     test = read_figures(run.path, TEST)
     found = {} if test is None else {TEST: chosen(test)}
     measured = read_figures(run.path / EVALUATION, VALIDATION) if run.kind == "fold" or test is None else None
-    info = read_object(run.path / BUNDLE / INDEX) or {}
-    if measured is not None and measured.get("step") == info.get("step"):
+    if measured is not None and measured.get("step") == peek(run.path / BUNDLE).step:
         return {VALIDATION: chosen(measured), **found}
     best = [line for line in read_metrics(run.path) if line.get("kind") == VALIDATION and line.get("best")]
     return {VALIDATION: chosen(best[-1]), **found} if best else found
@@ -133,4 +131,4 @@ def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str,
 
 def finished(runs: Sequence[Member]) -> list[Member]:
     """Those of the runs that ended well."""
-    return [one for one in runs if (read_status(one.path) or {}).get("state") == "finished"]
+    return [one for one in runs if known_status(one.path).get("state") == "finished"]

@@ -54,7 +54,7 @@ def find_originals(provenance: Mapping[str, Any], rows: Iterable[int]) -> Origin
         if not here:
             continue
         try:
-            found |= texts_of(entry, provenance["config"], here)
+            found |= texts_of(entry, provenance.get("config", {}), here)
         except UnavailableError as reason:
             missing = str(reason)
         except (UserError, OSError) as error:
@@ -95,7 +95,7 @@ def file_of(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
     """The file that an ``entry`` of the manifest speaks of, as the configuration beside it finds it today."""
     try:
         source, splits = SourceConfig(**config["source"]), SplitConfig(**config["splits"])
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError, AttributeError):  # values of any type, as a stranger wrote them
         raise UnavailableError("another version of padless has written down where they came from") from None
     without = entry.get("split") == UNLABELLED
     named = [(address, split) for address, split in source.addresses if (split == UNLABELLED) == without]

@@ -6,7 +6,6 @@ It is also written at the end of every run, where it can fail nothing.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,6 +25,7 @@ from harness.rundir import many_runs
 from harness.rundir.environment import installed_version
 from harness.rundir.layout import REPORT
 from preprocessing.base import atomic
+from preprocessing.base.printable import tell
 from preprocessing.base.storage import storing
 
 TEMPLATE = "report.html.j2"
@@ -69,7 +69,7 @@ def write_report_quietly(run: str | Path) -> None:
         write_report([run])
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        print(f"warning: no report written ({reason}); python -m harness report {run} tries again", file=sys.stderr)
+        tell(f"warning: no report written ({reason}); python -m harness report {run} tries again")
 
 
 def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> str:

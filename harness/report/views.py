@@ -120,7 +120,7 @@ def reproduce(run: RunFacts) -> list[str]:
     if versions := environment.get("versions"):
         lines.append("# " + ", ".join(f"{name} {version}" for name, version in versions.items()))
     config = run.directory / CONFIG
-    processes = str(environment.get("effective", {}).get("processes", "1")).partition(":")[0].split()[0]
+    processes = str(environment.get("effective", {}).get("processes", "1")).partition(":")[0].strip()
     options = f"--config {shlex.quote(str(config))} --run {shlex.quote(f'{run.directory}-again')}"
     several = f"--num_processes {processes} " if processes != "1" else ""
     lines.append(f"python -m harness launch {several}{options}")

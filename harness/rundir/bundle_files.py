@@ -15,58 +15,52 @@ Here are bytes and plain values; what they mean to a model is for ``harness.infe
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import os
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from harness.config import DAMAGED, model_from_dict
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import BUNDLE
 from harness.rundir.places import instead
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.dataset.shards import VOCABULARY
+from preprocessing.base.typed import Between, Count, Positive, Sha256, Spelt, typed
+from preprocessing.base.untrusted import read_bytes, shown
+from preprocessing.dataset.shards import REBUILD, VOCABULARY
 
 FORMAT, FORMAT_VERSION = "padless-bundle", 2
 INDEX = "bundle.json"
 SEAL = "sha256"
-NUMBER = (int, float)
-KINDS: dict[str, type | tuple[type, ...]] = {
-    **{"weights": str, "weights_sha256": str, "vocabulary_size": int, "vocabulary_hash": str, "text_hash": str},
-    **{"model": dict, "text": dict, "labels": list, "temperature": NUMBER, "threshold": NUMBER},
-}
-"""What values the keys of ``bundle.json`` have that a prediction needs."""
-SOUND: dict[str, Callable[[Any], bool]] = {
-    "temperature": lambda value: 0 < value < math.inf,
-    "threshold": lambda value: 0 <= value <= 1,
-    "labels": lambda value: all(isinstance(name, str) for name in value),
-}
-"""What else is true of some of them."""
+Hash = Annotated[str, Spelt("[!-~]{0,128}", "a hash")]
+LEAST_LABELS = 2
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
+"""Far beyond those between which one is fitted."""
 
 
 @dataclass(frozen=True)
 class BundleInfo:
     """``bundle.json``."""
 
-    weights: str
+    weights: Annotated[str, Between(1, 255)]
     """File name of the safetensors file."""
-    weights_sha256: str
+    weights_sha256: Sha256
     model: dict[str, Any]
     """The ``ModelConfig``."""
-    vocabulary_size: int
-    vocabulary_hash: str
+    vocabulary_size: Positive
+    vocabulary_hash: Hash
     text: dict[str, Any]
-    text_hash: str
+    text_hash: Hash
     labels: list[str]
-    temperature: float
+    temperature: Annotated[float, Between(LEAST_TEMPERATURE, MOST_TEMPERATURE)]
     """Logits are divided by it before they become probabilities; fitted on the validation split."""
-    threshold: float
+    threshold: Annotated[float, Between(0, 1)]
     """Probability of class 1 from which on it is predicted; two classes only."""
-    step: int
+    step: Count
     """Optimizer steps behind these weights."""
-    dataset: str
+    dataset: Hash
     """Fingerprint of the dataset they were trained on."""
     task: Task = CLASSIFIER
     """What the network has learned."""
@@ -76,7 +70,7 @@ class BundleInfo:
     """Weights of another bundle that these started from: source, hashes, coverage, parts; None: there were none."""
     soft_labels: dict[str, Any] | None = None
     """Soft labels that were learned: sha256, teacher, its figures; None: none were."""
-    fold: int | None = None
+    fold: Count | None = None
     """The fold of the dataset that was held out; None: its own validation split was."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
@@ -92,8 +86,16 @@ def bundle_directory(run: str | Path) -> Path:
 
 
 def write_vocabulary(directory: Path, dataset: Path) -> None:
-    """Copy the dataset's vocabulary into a bundle that is about to be written."""
-    atomic.write_bytes(directory / VOCABULARY, (dataset / VOCABULARY).read_bytes())
+    """Copy the dataset's vocabulary into a bundle that is about to be written.
+
+    Raises ``DataError`` where it is gone, ``OSError`` where it cannot be written.
+    """
+    path = dataset / VOCABULARY
+    try:
+        data = read_bytes(path, memory())
+    except OSError as error:
+        raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
+    atomic.write_bytes(directory / VOCABULARY, data)
 
 
 def write_weights(directory: Path, data: bytes) -> tuple[str, str]:
@@ -129,23 +131,21 @@ def read_info(directory: Path) -> BundleInfo:
     if content is None:
         raise DataError(f"{path}: missing: {instead(directory)}")
     if content.get("format") != FORMAT:
-        raise DataError(f"{path}: not a padless bundle")
+        raise DataError(f"{path}: not a padless bundle; name a run directory, or a bundle")
     if content.get("format_version") != FORMAT_VERSION:
         found = content.get("format_version")
         raise DataError(
-            f"{path}: format version {found}, this padless reads version {FORMAT_VERSION} (which holds a temperature): "
-            "train again, or use the padless that wrote it"
+            f"{path}: format version {shown(found)}, this padless reads version {FORMAT_VERSION} (which holds a "
+            "temperature): train again, or use the padless that wrote it"
         )
     seal = content.pop(SEAL, None)  # bundles were written without one before
     if seal is not None and seal != seal_of(content):
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; restore it")
-    for name in KINDS.keys() & content.keys():
-        if not isinstance(content[name], KINDS[name]) or not SOUND.get(name, anything)(content[name]):
-            raise DataError(f"{path}: {name} is {content[name]!r}: edited or damaged; restore it")
-    try:
-        return BundleInfo(**content)
-    except TypeError as error:
-        raise DataError(f"{path}: damaged ({error})") from None
+    info = typed(BundleInfo, content, str(path), DAMAGED)
+    model_from_dict(info.model, str(path))
+    if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < LEAST_LABELS):
+        raise DataError(f"{path}: labels is {shown(info.labels)}, expected two or more different ones; {DAMAGED}")
+    return info
 
 
 def check_classifier(directory: Path, info: BundleInfo) -> None:
@@ -157,37 +157,59 @@ def check_classifier(directory: Path, info: BundleInfo) -> None:
         )
 
 
-def anything(value: Any) -> bool:
-    """True of every value."""
-    return True
-
-
 def seal_of(content: dict[str, Any]) -> str:
     """The sha256 by which ``bundle.json`` vouches for the rest of itself."""
     return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
 
 
+@dataclass(frozen=True)
+class Peek:
+    """What a bundle of any version says, before anything of it is needed."""
+
+    dataset: str | None = None
+    step: Count | None = None
+    fold: Count | None = None
+    labels: list[str] = field(default_factory=list)
+
+
+def peek(directory: Path) -> Peek:
+    """What ``bundle.json`` says of a few things; nothing without one. Raises ``DataError`` for a damaged one."""
+    path = directory / INDEX
+    content = read_object(path) or {}
+    return typed(Peek, {one.name: content[one.name] for one in fields(Peek) if one.name in content}, str(path), DAMAGED)
+
+
 def read_fingerprint(directory: Path) -> str | None:
     """Fingerprint of the dataset behind a bundle of any version; None without a bundle."""
-    content = read_object(directory / INDEX) or {}
-    return content.get("dataset")
+    return peek(directory).dataset
 
 
 def read_fold(directory: Path) -> int | None:
     """The fold that the training of a bundle held out; None if it held none out, and without a bundle."""
-    content = read_object(directory / INDEX) or {}
-    return content.get("fold")
+    return peek(directory).fold
+
+
+def weights_path(directory: Path, info: BundleInfo) -> Path:
+    """The file of the weights. Raises ``DataError`` for a name that leads out of the bundle."""
+    if "/" in info.weights or not info.weights.isprintable() or info.weights in (".", ".."):
+        raise DataError(
+            f"{directory / INDEX}: names weights outside its own folder ({shown(info.weights)}); restore it"
+        )
+    return directory / info.weights
 
 
 def read_weights(directory: Path, info: BundleInfo) -> bytes:
     """The safetensors file that ``info`` names. Raises ``DataError`` if it is missing or was changed."""
-    path = directory / info.weights
-    if Path(info.weights).name != info.weights or "\0" in info.weights:
-        raise DataError(f"{directory / INDEX}: names weights outside its own folder ({info.weights}); restore it")
+    path = weights_path(directory, info)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, memory())
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}: the bundle names these weights") from None
     if hashlib.sha256(data).hexdigest() != info.weights_sha256:
         raise DataError(f"{path}: its sha256 is not the one in {INDEX}: bytes were changed")
     return data
+
+
+def memory() -> int:
+    """Bytes that this machine has: more than that is read of no file."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

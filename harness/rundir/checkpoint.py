@@ -26,10 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.rundir.checkpoint_state import MEND, CheckpointManifest, FileFacts, check_moments, check_state
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
+from harness.rundir.tensor_files import read_header
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.typed import typed
+from preprocessing.base.untrusted import one_line, open_regular, sha256_of, shown
 
 if TYPE_CHECKING:
     import torch
@@ -59,10 +63,11 @@ class Checkpoint:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        read_header(self.path / name, MEND)
         try:
             return load_file(self.path / name)
         except (SafetensorError, OSError) as error:
-            raise DataError(f"{self.path / name}: not a safetensors file ({' '.join(str(error).split())})") from None
+            raise DataError(f"{self.path / name}: not a safetensors file ({one_line(error)})") from None
 
 
 def path_of(run: str | Path, step: int) -> Path:
@@ -141,42 +146,50 @@ def write_tensors(path: Path, tensors: Tensors) -> dict[str, Any]:
 
 
 def verify(path: Path) -> Checkpoint:
-    """Check a checkpoint byte by byte. Raises ``DataError`` that names the first file that is not as written."""
-    manifest = read_part(path / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise DataError(f"{path / MANIFEST}: not the manifest of a padless checkpoint")
-    if manifest.get("format_version") != FORMAT_VERSION:
+    """Check a checkpoint byte by byte, and that it is one which a training can go on from.
+
+    Raises ``DataError`` that names the first file that is not as written.
+    """
+    content = read_part(path / MANIFEST)
+    if content.get("format") != FORMAT:
+        raise DataError(f"{path / MANIFEST}: not the manifest of a padless checkpoint; {MEND}")
+    if (found := content.get("format_version")) != FORMAT_VERSION:
         raise OtherVersionError(
-            f"{path}: a checkpoint of format version {manifest.get('format_version')}, this padless reads version "
-            f"{FORMAT_VERSION}: go on with the padless that wrote it, or name another run directory"
+            f"{path}: a checkpoint of format version {shown(found)}, this padless reads version {FORMAT_VERSION}: "
+            "go on with the padless that wrote it, or name another run directory"
         )
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not {MODEL, OPTIMIZER, STATE} <= files.keys():
-        raise DataError(f"{path / MANIFEST}: does not name {MODEL}, {OPTIMIZER} and {STATE}: damaged")
-    for name, line in files.items():
+    manifest = typed(CheckpointManifest, content, str(path / MANIFEST), MEND)
+    if not {MODEL, OPTIMIZER, STATE} <= manifest.files.keys():
+        raise DataError(f"{path / MANIFEST}: does not name {MODEL}, {OPTIMIZER} and {STATE}: damaged; {MEND}")
+    for name, line in manifest.files.items():
+        if "/" in name or not name.isprintable() or name in ("", ".", ".."):
+            raise DataError(f"{path / MANIFEST}: names a file outside its own folder ({shown(name)}); {MEND}")
         check_file(path / name, line)
     state = read_part(path / STATE)
-    step = manifest.get("step")
-    if not isinstance(step, int) or state.get("step") != step or path != path_of(path.parents[1], step):
-        raise DataError(f"{path}: its name, {MANIFEST} and {STATE} tell of different steps: renamed by hand?")
-    return Checkpoint(path, step, state)
+    check_state(state, path / STATE)
+    if state["step"] != manifest.step or path != path_of(path.parents[1], manifest.step):
+        raise DataError(f"{path}: its name, {MANIFEST} and {STATE} tell of different steps: renamed by hand? {MEND}")
+    check_moments(read_header(path / MODEL, MEND), read_header(path / OPTIMIZER, MEND), path / OPTIMIZER)
+    return Checkpoint(path, manifest.step, state)
 
 
-def check_file(path: Path, line: Any) -> None:
-    """One file against its line in the manifest."""
+def check_file(path: Path, line: FileFacts) -> None:
+    """One file against its line in the manifest; a wrong size is enough, nothing is read then."""
     try:
-        size, digest = path.stat().st_size, atomic.sha256_file(path)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = sha256_of(file) if size == line.bytes else ""
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}: {MANIFEST} names this file") from None
-    if not isinstance(line, dict) or size != line.get("bytes"):
+    if size != line.bytes:
         raise DataError(f"{path}: {size} bytes, {MANIFEST} says otherwise: truncated or changed")
-    if digest != line.get("sha256"):
+    if digest != line.sha256:
         raise DataError(f"{path}: its sha256 is not the one in {MANIFEST}: bytes were changed")
 
 
 def read_part(path: Path) -> dict[str, Any]:
     """A JSON object that a checkpoint must have. Raises ``DataError``."""
-    content = read_object(path)
+    content = read_object(path, MEND)
     if content is None:
         raise DataError(f"{path}: missing: not a whole checkpoint")
     return content

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
+from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ from harness.rundir.json_files import read_object
 from harness.rundir.layout import ENVIRONMENT
 from harness.rundir.storage import storage
 from preprocessing.base import atomic
+from preprocessing.base.typed import Count, typed
+
+PACKAGES = ("harness", "preprocessing")
 
 
 def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
@@ -28,7 +34,25 @@ def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
 
 def read_environment(run: str | Path) -> dict[str, Any]:
     """What the last start of a run ran on; empty where nothing is known. Raises ``DataError``."""
-    return read_object(Path(run, ENVIRONMENT)) or {}
+    path, mend = Path(run, ENVIRONMENT), "start the run again, which writes it anew, or remove it"
+    content = read_object(path, mend) or {}
+    typed(Known, {name: content[name] for name in KNOWN if name in content}, str(path), mend)
+    return content
+
+
+@dataclass(frozen=True)
+class Known:
+    """What others ask of it, whichever version wrote it."""
+
+    effective: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    git_revision: str | None = None
+    host: str = ""
+    cores: Count = 0
+    command: list[str] = field(default_factory=list)
+
+
+KNOWN = tuple(one.name for one in fields(Known))
 
 
 def describe_environment(effective: dict[str, Any]) -> dict[str, Any]:
@@ -74,3 +98,14 @@ def git_revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() or None if result.returncode == 0 else None
+
+
+@cache
+def code_hash() -> str:
+    """The first digits of a hash over all modules of this version, which tells two revisions apart without git."""
+    root = Path(__file__).resolve().parents[2]
+    hashed = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            hashed.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return hashed.hexdigest()[:12]

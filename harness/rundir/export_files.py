@@ -14,15 +14,18 @@ The folder is a bundle directory, and whoever reads bundles reads it.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from harness.rundir.bundle_files import INDEX, SEAL, BundleInfo, content_of, seal_of
 from harness.rundir.json_files import read_object
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.typed import Count, Sha256, having, typed
+from preprocessing.base.untrusted import open_regular, read_bytes, readable, sha256_of, shown
 
 FORMAT, FORMAT_VERSION = "padless-export", 1
 EXPORT = "export.json"
@@ -32,7 +35,10 @@ IDS, LENGTHS, LOGITS, PROBABILITIES = "ids", "lengths", "logits", "probabilities
 """Inputs and outputs of the graphs."""
 BUNDLE = "bundle"
 """Under this name a graph says, as the index does, which bundle it belongs to."""
-KINDS: dict[str, type] = {"bundle": str, "weights_sha256": str, "files": dict}
+AGAIN = "export the run again"
+
+
+Facts = Annotated[dict[str, Any], having(bytes=Count, sha256=Sha256)]
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,9 @@ class ExportInfo:
 
     bundle: str
     """The sha256 by which the ``bundle.json`` beside it vouches for itself."""
-    weights_sha256: str
+    weights_sha256: Sha256
     """Of the safetensors file that every form of the network was made from."""
-    files: dict[str, dict[str, Any]]
+    files: dict[str, Facts]
     """By name: bytes, sha256, and for a form of the network what was measured of it."""
     padless: str = ""
     """The version that wrote it."""
@@ -73,18 +79,12 @@ def read_export(directory: Path, bundle: BundleInfo) -> ExportInfo | None:
     if content is None:
         return None
     if (content.get("format"), content.get("format_version")) != (FORMAT, FORMAT_VERSION):
-        found = f"{content.get('format')} {content.get('format_version')}"
+        found = f"{readable(content.get('format'))} {readable(content.get('format_version'))}"
         raise DataError(f"{path}: {found}, this padless reads {FORMAT} {FORMAT_VERSION}: export the run again")
     seal = content.pop(SEAL, None)
     if seal != seal_of(content):
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; export the run again")
-    for name, kind in KINDS.items():
-        if not isinstance(content.get(name), kind):
-            raise DataError(f"{path}: {name} is {content.get(name)!r}: edited or damaged; export the run again")
-    try:
-        info = ExportInfo(**content)
-    except TypeError as error:
-        raise DataError(f"{path}: damaged ({error}); export the run again") from None
+    info = typed(ExportInfo, content, str(path), f"edited or damaged; {AGAIN}")
     if info.bundle != seal_of(content_of(bundle)) or info.weights_sha256 != bundle.weights_sha256:
         raise DataError(f"{path}: belongs to another bundle than the {INDEX} beside it; export the run again")
     check_files(directory, info.files)
@@ -94,25 +94,24 @@ def read_export(directory: Path, bundle: BundleInfo) -> ExportInfo | None:
 def check_files(directory: Path, files: Mapping[str, Any]) -> None:
     """Raise ``DataError`` for a file that is not the one that the index names; one that is missing is not looked at."""
     for name, said in files.items():
+        if "/" in name or not name.isprintable() or name in ("", ".", ".."):
+            raise DataError(f"{directory / EXPORT}: names a file outside its own folder ({shown(name)}); {AGAIN}")
         path = directory / name
-        if Path(name).name != name or name in (".", ".."):
-            raise DataError(f"{directory / EXPORT}: names a file outside its own folder ({name}); export the run again")
-        if not isinstance(said, dict) or not isinstance(said.get("bytes"), int):
-            raise DataError(f"{directory / EXPORT}: says no bytes of {name}: edited or damaged; export the run again")
-        if path.exists():
+        if path.is_symlink() or path.exists():
             check_file(path, said)
 
 
 def check_file(path: Path, said: Mapping[str, Any]) -> None:
     """Raise ``DataError`` for a file of another size or content, the size first: nothing is read for a wrong one."""
     try:
-        size = path.stat().st_size
-        digest = atomic.sha256_file(path) if size == said["bytes"] else ""
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = sha256_of(file) if size == said["bytes"] else ""
     except OSError as error:
-        raise DataError(f"{path}: not readable ({error.strerror}); export the run again") from None
+        raise DataError(f"{path}: not readable ({error.strerror}); {AGAIN}") from None
     if size != said["bytes"]:
         raise DataError(f"{path}: has {size:,} bytes, and {EXPORT} says {said['bytes']:,}: not the file of this export")
-    if digest != said.get("sha256"):
+    if digest != said["sha256"]:
         raise DataError(f"{path}: its sha256 is not the one in {EXPORT}: bytes were changed, or it is another export's")
 
 
@@ -122,7 +121,7 @@ def read_model(directory: Path, info: ExportInfo, name: str) -> bytes:
         raise DataError(
             f"{directory}: holds no {name}; export the run again with --{'int8' if name == INT8 else 'onnx'}"
         )
-    data = (directory / name).read_bytes()
-    if hashlib.sha256(data).hexdigest() != info.files[name].get("sha256"):
+    data = read_bytes(directory / name, info.files[name]["bytes"])
+    if hashlib.sha256(data).hexdigest() != info.files[name]["sha256"]:
         raise DataError(f"{directory / name}: its sha256 is not the one in {EXPORT}: bytes were changed")
     return data

@@ -32,6 +32,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from preprocessing.base.errors import ConfigError
+from preprocessing.dataset.shards import MANIFEST
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -64,9 +65,17 @@ def check_free(run: str | Path) -> None:
 
 
 def check_directory(run: str | Path) -> None:
-    """Raise ``ConfigError`` if ``run`` cannot be a directory."""
+    """Raise ``ConfigError`` if ``run`` cannot be a directory, or would begin inside a dataset.
+
+    Whoever moves, publishes or overwrites a dataset does so with all that lies in its directory.
+    """
     if Path(run).exists() and not Path(run).is_dir():
         raise ConfigError(f"run: {run} is a file; name a directory")
+    if holds_run(run):
+        return
+    place = Path(run).resolve()
+    if inside := next((folder for folder in (place, *place.parents) if (folder / MANIFEST).is_file()), None):
+        raise ConfigError(f"run: {run} lies inside the dataset {inside}; name a directory outside of it")
 
 
 def tracker_log(run: str | Path, name: str) -> Path:

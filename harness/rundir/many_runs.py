@@ -22,11 +22,14 @@ from harness.rundir.layout import check_directory, holds_run
 from harness.rundir.storage import storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.typed import having
 
 Kind = Literal["seed", "fold"]
 KINDS: tuple[Kind, ...] = ("seed", "fold")
 OUT_OF_FOLD = "out-of-fold.parquet"
 FORMAT, FORMAT_VERSION = "padless-many-runs", 1
+Known = dict[str, Any]
+SUMMARY = having(runs=list[Known], splits=dict[str, Known], labels=list[str], dataset=str | None)
 SHOWN = 3
 """So many runs of a folder are named in a sentence."""
 
@@ -111,7 +114,9 @@ def write_summary(folder: str | Path, kind: Kind, values: dict[str, Any]) -> Non
 def read_summary(folder: str | Path, kind: Kind) -> dict[str, Any] | None:
     """The figures of many runs; None where there are none yet. Raises ``DataError`` for those of another version."""
     path = summary_path(folder, kind)
-    content = read_object(path)
+    content = read_object(path, "run the same launch again to make it anew")
     if content is not None and (content.get("format"), content.get("format_version")) != (FORMAT, FORMAT_VERSION):
         raise DataError(f"{path}: another version of padless wrote it; run the same launch again to make it anew")
+    if content is not None and not SUMMARY.holds(content):
+        raise DataError(f"{path}: holds no {SUMMARY}; run the same launch again to make it anew")
     return content

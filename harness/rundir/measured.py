@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.rundir.bundle_files import INDEX
-from harness.rundir.json_files import read_object
+from harness.rundir.bundle_files import peek
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.results import read_figures
 from preprocessing.base.split_names import TEST, VALIDATION
@@ -35,8 +34,8 @@ def read_measured(directory: Path) -> Measured | None:
         return Measured(TEST, test, directory)
     place = directory / EVALUATION
     figures = read_figures(place, VALIDATION)
-    info = read_object(directory / BUNDLE / INDEX) or {}
+    info = peek(directory / BUNDLE)
     known = figures is not None and {"dataset": figures.get("dataset"), "step": figures.get("step")}
-    if figures is None or known != {"dataset": info.get("dataset"), "step": info.get("step")}:
+    if figures is None or known != {"dataset": info.dataset, "step": info.step}:
         return None  # none, or of another dataset, or of weights that a longer training has replaced
     return Measured(VALIDATION, figures, place)

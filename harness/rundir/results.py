@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.rundir.figures_schema import check_figures
 from harness.rundir.json_files import read_object
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -61,6 +62,7 @@ def read_figures(directory: Path, split: str) -> dict[str, Any] | None:
             f"{path}: another version of padless wrote it; use that version's report, "
             "or evaluate the run again with this one"
         )
+    check_figures(content, str(path))
     return content
 
 

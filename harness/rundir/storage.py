@@ -47,6 +47,19 @@ def check_claim(config: RunConfig) -> None:
             acquire(lock, 0, taken(path))
 
 
+def is_free(run: Path) -> bool:
+    """Whether a run directory is there and no process holds it."""
+    if not run.is_dir():
+        return False
+    if (run / LOCK).exists():
+        with (run / LOCK).open() as lock, contextlib.suppress(OSError):  # a file system without locks
+            try:
+                acquire(lock, 0, taken(run))
+            except ConfigError:
+                return False
+    return True
+
+
 def claim(config: RunConfig) -> TextIO:
     """Make the run directory and hold it against any other process, until the returned file is closed.
 
@@ -56,7 +69,7 @@ def claim(config: RunConfig) -> TextIO:
     path = Path(config.run)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = open(path / LOCK, "w")  # noqa: SIM115 - held for as long as the run
+        lock = open(path / LOCK, "a+")  # noqa: SIM115 - held for as long as the run
     except OSError as error:
         raise refusal(error, path, otherwise="name another directory with --run") from None
     try:

@@ -8,18 +8,67 @@ the dataset nor its corpus is needed later.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from harness.rundir.json_files import read_object
+from harness.rundir.json_files import MEND, read_object
 from preprocessing.base import atomic
 from preprocessing.base.split_names import NO_LABEL
+from preprocessing.base.typed import Between, Count, typed
 from preprocessing.dataset.shards import Manifest
 
 FORMAT, FORMAT_VERSION = "padless-training", 1
 FILE = "training.json"
 READ_WITH = ("text_column", "label_column", "labels", "neutral", "delimiter", "quote", "escape", "columns")
 """Options of ``source`` that say how a file like the corpus is read."""
+
+
+class Lengths:
+    """An object whose keys are lengths of texts."""
+
+    def holds(self, value: dict[str, int]) -> bool:
+        """Whether they are."""
+        return all(name.isdecimal() and len(name) < 10 for name in value)
+
+    def __str__(self) -> str:
+        """For a sentence."""
+        return "lengths of texts, as whole numbers"
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """Options of ``source``, as far as they say how a file like the corpus is read."""
+
+    text_column: str | None = None
+    label_column: str | None = None
+    labels: dict[str, list[str]] | str | None = None
+    neutral: str | list[str] | None = None
+    delimiter: str | None = None
+    quote: str | None = None
+    escape: str | None = None
+    columns: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What the texts of a split were like."""
+
+    rows: Count
+    labels: dict[str, Count]
+    lengths: Annotated[dict[str, Count], Lengths()]
+    unknown_rate: Annotated[float, Between(0, 1)] | None
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """``training.json``."""
+
+    format: str
+    format_version: int
+    dataset: str
+    source: SourceFacts
+    splits: dict[str, SplitFacts]
 
 
 def training_facts(manifest: Manifest) -> dict[str, Any]:
@@ -60,4 +109,7 @@ def read_training(directory: Path, fingerprint: str) -> dict[str, Any] | None:
     """
     content = read_object(directory / FILE) or {}
     wanted = (FORMAT, FORMAT_VERSION, fingerprint)
-    return content if tuple(content.get(name) for name in ("format", "format_version", "dataset")) == wanted else None
+    if tuple(content.get(name) for name in ("format", "format_version", "dataset")) != wanted:
+        return None
+    typed(TrainingFacts, content, str(directory / FILE), MEND)
+    return content

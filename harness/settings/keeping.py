@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from preprocessing.base.errors import require
+from preprocessing.base.meant import check_wait
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.every_s > 0, "checkpoint.every_s", self.every_s, "above 0")
+        check_wait("checkpoint.every_s", self.every_s)
         require(self.keep_last >= 1, "checkpoint.keep_last", self.keep_last, "at least 1")
         steps = self.every_steps
         require(steps is None or steps >= 1, "checkpoint.every_steps", steps, "at least 1, or null")

@@ -7,12 +7,15 @@ in which rules have put a number in the place of ``auto`` (``harness.training.ru
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from harness.settings.auto import Auto
 from preprocessing.base.errors import require
 
+MOST_FEATURES, MOST_LAYERS = 1 << 20, 128
+"""Beyond what any machine trains; whether a network fits this one, ``harness.training.room`` computes."""
 MOST_BUCKETS = 1 << 26
 """A quarter of a gigabyte for each output of the wide part."""
 
@@ -48,9 +51,15 @@ class ModelRecipe:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("embedding_dim", "hidden_size", "num_layers"):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        require(self.embedding_std > 0, "model.embedding_std", self.embedding_std, "above 0")
+        for name, most in (
+            ("embedding_dim", MOST_FEATURES),
+            ("hidden_size", MOST_FEATURES),
+            ("num_layers", MOST_LAYERS),
+        ):
+            value = getattr(self, name)
+            require(1 <= value <= most, f"model.{name}", value, f"from 1 to {most:,}")
+        fits = 0 < self.embedding_std < math.inf
+        require(fits, "model.embedding_std", self.embedding_std, "above 0, and finite")
         for name in ("dropout", "word_dropout"):
             require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "at least 0 and below 1")
         fits = self.wide in (0, "auto") or (

@@ -55,16 +55,18 @@ class OptimRecipe:
     virtual_adversarial_weight: float = 1.0
     """What that loss counts."""
     gradient_compression: Literal["none", "bf16"] = "none"
-    """What gradients travel as between processes."""
+    """What gradients travel as between processes: bf16 halves them, for a slow network between machines."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.lr == "auto" or self.lr > 0, "optim.lr", self.lr, "above 0, or auto")
-        require(self.wide_lr == "auto" or self.wide_lr > 0, "optim.wide_lr", self.wide_lr, "above 0, or auto")
+        for key in ("lr", "wide_lr"):
+            rate = getattr(self, key)
+            require(rate == "auto" or 0 < rate < math.inf, f"optim.{key}", rate, "above 0, or auto")
         require(0 <= self.warmup <= 1, "optim.warmup", self.warmup, "a share of the steps, from 0 to 1")
-        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
+        require(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "at least 0, and finite")
         require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers from 0 to below 1")
-        require(self.clip_norm is None or self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "above 0, or null")
+        fits = self.clip_norm is None or 0 < self.clip_norm < math.inf
+        require(fits, "optim.clip_norm", self.clip_norm, "above 0, or null")
         ema = self.ema
         require(ema is None or ema == "auto" or 0 < ema < 1, "optim.ema", ema, "between 0 and 1, auto, or null")
         smoothing = self.label_smoothing
@@ -76,7 +78,7 @@ class OptimRecipe:
             used = 0 < weight < math.inf and (radius is not None or weight == 1)
             require(used, f"optim.{key}_weight", weight, f"above 0, and 1 while optim.{key} is null")
         for label, weight in self.class_weights.items():
-            require(weight > 0, f"optim.class_weights.{label}", weight, "above 0")
+            require(0 < weight < math.inf, f"optim.class_weights.{label}", weight, "above 0, and finite")
 
     def check_moves(self, embedding_dim: int) -> None:
         """Refuse to move texts so far that nothing is left of them: a word's vector of ``embedding_dim`` numbers is

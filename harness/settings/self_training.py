@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from preprocessing.base.errors import ConfigError, require
 
 NONE = "none"
 """No file of soft labels."""
+MOST_TRAININGS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +38,9 @@ class SelfTrainingConfig:
     def __post_init__(self) -> None:
         """Check ranges, and that nothing is set that soft labels alone give a meaning."""
         require(bool(self.labels), "self_training.labels", self.labels, "none, a file or the name of one")
-        require(self.weight > 0, "self_training.weight", self.weight, "above 0")
+        require(0 < self.weight < math.inf, "self_training.weight", self.weight, "above 0, and finite")
         require(0 <= self.train_share <= 1, "self_training.train_share", self.train_share, "from 0 to 1")
-        require(self.rounds >= 0, "self_training.rounds", self.rounds, "at least 0")
+        require(0 <= self.rounds <= MOST_TRAININGS, "self_training.rounds", self.rounds, f"from 0 to {MOST_TRAININGS}")
         if self.rounds and self.labels != NONE:
             raise ConfigError("self_training.labels: rounds make soft labels of their own; set one of the two")
         if self.first and not self.rounds:

@@ -11,6 +11,8 @@ from preprocessing.base.errors import require
 Task = Literal["classifier", "language_model"]
 CLASSIFIER: Task = "classifier"
 LANGUAGE_MODEL: Task = "language_model"
+FARTHEST = 1024
+"""Tokens between a state and what it predicts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +33,8 @@ class LanguageModelConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("candidates", "window"):
-            require(getattr(self, name) >= 1, f"language_model.{name}", getattr(self, name), "at least 1")
+        require(self.candidates >= 1, "language_model.candidates", self.candidates, "at least 1")
+        require(1 <= self.window <= FARTHEST, "language_model.window", self.window, f"from 1 to {FARTHEST:,}")
         fits = 1 <= self.distances <= self.window
         require(fits, "language_model.distances", self.distances, f"from 1 to the window ({self.window})")
         fits = self.frequent is None or 0 < self.frequent <= 1

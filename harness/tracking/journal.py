@@ -10,10 +10,26 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from harness.rundir.json_files import read_lines
+from harness.rundir.json_files import MOST_LINES, read_lines
 from harness.rundir.layout import tracker_journal
+from preprocessing.base.typed import Between, Count, having
+from preprocessing.base.untrusted import read_bytes
+
+ENTRIES = (
+    having(kept=dict[str, Annotated[int, Between(-1)]]),
+    having(run_id=str),
+    having(finished=str),
+    having(sent=str, rows=Count),
+)
+"""What a line may tell."""
+TOLD = {name: entry for entry in ENTRIES for name, _ in entry.keys}
+
+
+def is_entry(line: dict[str, Any]) -> bool:
+    """Whether all that a line tells is what a tracker would have told: another hand's line is as good as a torn one."""
+    return all(entry.holds(line) for name, entry in TOLD.items() if name in line and name != "rows")
 
 
 class Journal:
@@ -22,7 +38,9 @@ class Journal:
     def __init__(self, run: Path, name: str) -> None:
         """Read what earlier attempts wrote; a line that a kill has cut off is left out."""
         self.path = tracker_journal(run, name)
-        self.entries: list[dict[str, Any]] = read_lines(self.path, several_writers=True)
+        self.entries: list[dict[str, Any]] = [
+            line for line in read_lines(self.path, several_writers=True) if is_entry(line)
+        ]
         self.before: dict[str, int] = {}
         for kind, step in (item for entry in self.entries for item in entry.get("kept", {}).items()):
             self.before[kind] = max(step, self.before.get(kind, -1))
@@ -32,7 +50,7 @@ class Journal:
         """Add a line, and see that it is on the disk."""
         self.path.parent.mkdir(exist_ok=True)
         with self.path.open("ab") as file:
-            torn = file.tell() and not self.path.read_bytes().endswith(b"\n")
+            torn = file.tell() and not read_bytes(self.path, MOST_LINES).endswith(b"\n")
             file.write((b"\n" if torn else b"") + json.dumps(entry).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

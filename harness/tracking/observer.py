@@ -54,7 +54,7 @@ class Inbox:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Messages in order; the last one is the one that closes."""
         while True:
-            message = self.messages.get()
+            message = self.messages.get()  # cannot hang: the other thread puts "close" when the pipe ends
             yield message
             if message["do"] == "close":
                 return

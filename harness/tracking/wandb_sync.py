@@ -22,7 +22,7 @@ from harness.rundir import many_runs
 from harness.rundir.configuration import read_config
 from harness.rundir.layout import METRICS, tracker_folder, tracker_journal
 from harness.rundir.metrics_log import read_metrics, read_throughput
-from harness.rundir.status import read_status
+from harness.rundir.status import known_status
 from harness.tracking.journal import Journal
 from harness.tracking.trackers import has_wandb_key, is_installed, wandb_url
 from harness.tracking.wandb_run import KINDS, attempt_folder, define_metrics, row_of, set_folders
@@ -152,7 +152,7 @@ class Sync:
         import wandb
 
         project = read_config(self.run)["tracking"]["project"]
-        status = read_status(self.run) or {}
+        status = known_status(self.run)
         run = wandb.init(
             project=project,
             id=self.run_id,
@@ -203,7 +203,10 @@ def read_log(file: Path) -> list[dict[str, Any]]:
     if not file.is_file() or file.stat().st_size == 0:
         return []
     command = wandb_command("leet", "inspect", "--json", str(file))
-    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, timeout=SYNC_S, check=False).stdout
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{file}: not read by wandb within {SYNC_S:.0f} s; nothing is lost, try again") from None
     return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
 

@@ -24,11 +24,13 @@ from harness.data.streams import PairedLoader
 from harness.model.recurrent import try_recurrence
 from harness.model.registry import CELLS
 from harness.model.tasks import answers_of, build_network, predictions_of
+from harness.ranks.distributed import launched_machines
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
 from harness.ranks.preemption import StopWatch
 from harness.ranks.session import Session
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
+from harness.rundir.environment import code_hash
 from harness.rundir.layout import PROFILE, STOP
 from harness.rundir.status import LAUNCH_ID
 from harness.settings.task import LANGUAGE_MODEL
@@ -42,9 +44,11 @@ from harness.training.pretraining import PretrainingRun
 from harness.training.probe import choose_micro_batch
 from harness.training.profiling import StepProfiler
 from harness.training.requests import RankRequests
+from harness.training.room import check_room
 from harness.training.run import Run
 from harness.training.scorer import Scorer
 from harness.training.selection import Selection
+from harness.training.shared_directory import check_shared
 from harness.training.sinks import Sink, Sinks, TrackerSink
 from harness.training.start import Beginning, begin
 from harness.training.state import State
@@ -54,6 +58,7 @@ from harness.training.trainer import Trainer
 from harness.training.wide import count_features
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
+from preprocessing.base.machine import memory_bytes
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Manifest
@@ -136,12 +141,17 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             start = point.checkpoint
         manifest = preflight.check_data(config, world.world_size, start, hashes=world.is_main)
         start = None if config.dry_run else start  # a rehearsal is checked as its run, and begins at step 0
-        preflight.check_device(config, session.device.type)
+        on_cuda = session.device.type == "cuda"
+        check_room(config, manifest, torch.cuda.mem_get_info(session.device)[1] if on_cuda else memory_bytes())
         if world.is_main and start is None:
             preflight.check_start(config, manifest)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
     facts = {"configuration": settings, "dataset": manifest.fingerprint[:16], "torch": torch.__version__}
+    if launched_machines() > 1:
+        facts["code"] = code_hash()
     world.handshake(facts)
+    if not config.dry_run:
+        check_shared(config.run, world)
     step = world.gather_objects(None if start is None else start.step, "where the run goes on from")[0]
     with world.together("reading the checkpoint"):
         if step is not None and start is None:

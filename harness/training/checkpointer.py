@@ -47,7 +47,7 @@ class Checkpointer:
 
         ``best``: the step of the best validation so far, whose checkpoint is kept.
         """
-        self.wait()
+        self.wait()  # cannot hang: see there
         files = self.snapshots.copy(tensors)
         copied = torch.cuda.Event() if self.on_cuda else None
         if copied is not None:
@@ -70,6 +70,8 @@ class Checkpointer:
     def wait(self) -> None:
         """Until nothing is being written. Raises ``StorageError`` if the last write failed."""
         if self.thread is not None:
+            # cannot hang but on a disk that never answers, which holds a process in the kernel beyond any limit of its
+            # own; the other ranks give up with a sentence, and the launcher after a stop signal
             self.thread.join()
             self.thread = None
         if self.failure is not None:

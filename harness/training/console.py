@@ -131,7 +131,7 @@ class Console(Sink):
         except DataError as error:
             self.screen.say(f"warning: no table of validation ({error})", "warn")
             lines = []
-        best = [line for line in lines if line["kind"] == VALIDATION and line["best"]]
+        best = [line for line in lines if line["kind"] == VALIDATION and line.get("best")]
         if best:
             self.screen.say(f"\nbest weights: step {best[-1]['step']:,}, epoch {best[-1]['epoch']}")
         splits: dict[str, Mapping[str, Any]] = {VALIDATION: before_calibration(best[-1])} if best else {}
@@ -151,7 +151,7 @@ class Console(Sink):
     def pretrained(self) -> None:
         """How well the best weights of a language model predict, and what they are for."""
         self.screen.end()
-        best = [line for line in read_metrics(self.directory) if line["kind"] == VALIDATION and line["best"]]
+        best = [line for line in read_metrics(self.directory) if line["kind"] == VALIDATION and line.get("best")]
         if best:
             line = best[-1]
             perplexity = f"perplexity {line['perplexity']:,.1f} on {line['targets']:,} tokens of {line['rows']:,} rows"

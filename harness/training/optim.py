@@ -10,9 +10,7 @@ import torch
 from torch import nn
 
 from harness.config import OptimConfig
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW keeps for each parameter, beside the number of its steps."""
+from harness.rundir.checkpoint_state import MOMENTS
 
 
 class FusedAdamW(torch.optim.AdamW):

@@ -19,7 +19,7 @@ from harness.rundir.storage import check_claim
 from harness.tracking.trackers import check_trackers
 from harness.training import resume
 from harness.training.resume import ResumePoint
-from preprocessing.base.errors import ConfigError
+from harness.training.room import check_room
 from preprocessing.dataset.shards import Manifest
 
 
@@ -51,6 +51,7 @@ def check_data(
         resume.check_dataset(checkpoint, manifest, config)
     checks.check_fit(config, manifest, world_size)
     checks.check_useful(config, manifest, world_size)
+    check_room(config, manifest)
     if hashes:
         soft = checks.open_soft_labels(config, manifest)
         if checkpoint is not None:
@@ -67,9 +68,3 @@ def check_start(config: RunConfig, manifest: Manifest) -> None:
         find_donor(config.init.weights, config.model)
     if config.init.vectors not in ("none", "own"):
         check_named(config.init.vectors, manifest, config.model.embedding_dim)
-
-
-def check_device(config: RunConfig, device_type: str) -> None:
-    """Raise ``ConfigError`` for an option that the device of the training, ``cpu`` or ``cuda``, makes useless."""
-    if config.optim.gradient_compression != "none" and device_type != "cuda":
-        raise ConfigError("optim.gradient_compression: bf16 gradients need CUDA devices; leave it at none here")

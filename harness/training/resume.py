@@ -14,8 +14,9 @@ from harness.config import RunConfig, flat, to_dict
 from harness.data import order
 from harness.rundir import layout, many_runs
 from harness.rundir.checkpoint import Checkpoint, newest
-from harness.rundir.status import read_status
+from harness.rundir.status import known_status
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.untrusted import readable
 from preprocessing.dataset.shards import Manifest
 
 FREE = {
@@ -80,7 +81,7 @@ class Difference:
 
     def __str__(self) -> str:
         """One line of the list."""
-        return f"  {self.key}: was {self.was}, now {self.now} ({self.effect})"
+        return f"  {readable(self.key)}: was {readable(self.was)}, now {readable(self.now)} ({self.effect})"
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
@@ -115,11 +116,13 @@ def check_continuity(found: list[Difference], allowed: set[str]) -> None:
             and (one.key not in BREAKING or one.key in IMPOSSIBLE)
             and one.key.partition(".")[0] in IMPOSSIBLE
         ):
-            raise ConfigError(f"{one.key}: was {one.was}, now {one.now}: {one.effect}; name another run directory")
+            was, now = readable(one.was), readable(one.now)
+            raise ConfigError(f"{readable(one.key)}: was {was}, now {now}: {one.effect}; name another run directory")
         if one.breaks and not is_allowed(one.key, allowed):
+            key, was, now = map(readable, (one.key, one.was, one.now))
             raise ConfigError(
-                f"{one.key}: the run began with {one.was}, now {one.now} ({one.effect}); put it back, name another run "
-                f"directory, or go on all the same with --allow {one.key}"
+                f"{key}: the run began with {was}, now {now} ({one.effect}); put it back, name another run "
+                f"directory, or go on all the same with --allow {key}"
             )
 
 
@@ -136,7 +139,7 @@ class ResumePoint:
 
 
 def find_resume_point(config: RunConfig, say: Callable[[str], None]) -> ResumePoint:
-    """What there is to go on from. ``say`` hears of damaged checkpoints and of keys that differ.
+    """What there is to go on from. ``say`` hears of damaged files and of keys that differ.
 
     Raises ``ConfigError`` if the run must not go on from here.
     """
@@ -147,6 +150,7 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None]) -> ResumePo
     layout.check_directory(config.run)
     if not layout.holds_run(config.run):
         return ResumePoint(False, False, [], None)
+    status = known_status(config.run, say)
     checkpoint = newest(config.run, lambda error: say(f"damaged checkpoint: {error}; looking at the one before"))
     if checkpoint is None:
         return ResumePoint(True, False, [], None)
@@ -154,7 +158,7 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None]) -> ResumePo
     if found:
         say("\n".join([f"the configuration differs from that of {checkpoint.path}:", *map(str, found)]))
     check_continuity(found, config.allowed)
-    finished = (read_status(config.run) or {}).get("state") == "finished"
+    finished = status.get("state") == "finished"
     return ResumePoint(True, finished and not any(one.breaks for one in found), found, checkpoint)
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from harness.model.stored import check_finite, shapes_of
 from harness.rundir.checkpoint import MODEL, OPTIMIZER, Checkpoint
-from preprocessing.base.errors import DataError
+from harness.rundir.tensor_files import Stored, check_tensors
 
 Tensors = dict[str, dict[str, torch.Tensor]]
 """File of a checkpoint -> name -> tensor."""
@@ -31,8 +32,10 @@ class State:
 
     @classmethod
     def read(cls, checkpoint: Checkpoint) -> State:
-        """The state that a verified checkpoint holds. Raises ``DataError`` if its tensors are not readable."""
+        """The state that a verified checkpoint holds. Raises ``DataError`` if its tensors are not finite numbers."""
         tensors = {name: checkpoint.tensors(name) for name in (MODEL, OPTIMIZER)}
+        for name, named in tensors.items():
+            check_finite(named, checkpoint.path / name)
         return cls(tensors, checkpoint.state["trainer"])
 
 
@@ -72,8 +75,10 @@ class Snapshots:
 
 def load_weights(classifier: torch.nn.Module, weights: Mapping[str, torch.Tensor], where: object) -> None:
     """Give a model the weights of a file. Raises ``DataError`` that names ``where`` if they are of another model."""
-    try:
-        classifier.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(f"{where}: not the weights of this model ({reason})") from None
+    check_tensors(described(weights), shapes_of(classifier.state_dict()), f"{where}: not the weights of this model")
+    classifier.load_state_dict(dict(weights))
+
+
+def described(tensors: Mapping[str, torch.Tensor]) -> dict[str, Stored]:
+    """Tensors as a file describes them."""
+    return {name: Stored(*shape, (0, 0)) for name, shape in shapes_of(tensors).items()}

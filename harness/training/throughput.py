@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,10 +16,15 @@ import torch
 from harness.batch import StepBatch
 from harness.data.order import row_hash
 from harness.ranks.distributed import World
+from preprocessing.base.readable import size
 
 MASK = (1 << 64) - 1
 MUCH_WAIT, MUCH_PADDING, MUCH_SPREAD = 0.1, 0.2, 0.25
 """From which share of waiting, of padding, and of difference between ranks on a log line says so in words."""
+MUCH_REDUCE = 0.3
+"""From which share of the time that all ranks wait for gradients from other machines a log line says so."""
+LEAST_BYTES = 1 << 18
+"""Fewer bytes of gradients cost the way to and fro, which no compression shortens."""
 LEAST_S = 1.0
 """A shorter time between two log lines is too noisy to judge by."""
 MUCH_COST = 0.05
@@ -32,10 +37,13 @@ INTEGERS = ("rows", "tokens", "padded_tokens", "skipped", "hash")
 FLOATS = ("loss", "wait_s", "forward_s", "seconds", "memory_bytes")
 UNLABELLED = ("unlabelled_rows", "unlabelled_loss")
 """Two more, where steps have unlabelled rows."""
+REDUCE = "reduce_s"
+"""One more, where ranks on CPUs of several machines learn together."""
 TIMING = (
     "rows_per_s",
     "tokens_per_s",
     "data_wait",
+    "all_reduce",
     "mfu",
     "memory_bytes",
     "slowest_rank",
@@ -71,6 +79,15 @@ class SlowRank:
         return True
 
 
+@dataclass(frozen=True)
+class Gradients:
+    """What the ranks of several machines send each other at every step."""
+
+    bytes: int
+    compressed: bool = False
+    """They travel as bf16."""
+
+
 @dataclass
 class Meter:
     """Adds up what this rank did since the last log line; ``read`` sums over ranks and starts again.
@@ -86,6 +103,10 @@ class Meter:
     """Measured FLOP/s of all ranks' devices together; 0 when unknown."""
     predictions: int = 0
     """Predictions for each token but one of every row: the loss is a mean over them; 0: a mean over rows."""
+    gradients: Gradients | None = None
+    """Set where backward passes are timed for the wait for other machines, on all ranks."""
+    ready_at: float = 0.0
+    reduce_s: float = 0.0
     rows: int = 0
     tokens: int = 0
     padded_tokens: int = 0
@@ -137,6 +158,23 @@ class Meter:
         started = time.perf_counter()
         yield
         self.forward_s += time.perf_counter() - started
+
+    def watch_gradients(self, parameters: Iterable[torch.nn.Parameter], gradients: Gradients) -> None:
+        """Time from here on how long the sum of gradients takes longer than the backward pass that computes them."""
+        self.gradients = gradients
+
+        def ready(_: torch.Tensor) -> None:
+            self.ready_at = time.perf_counter()
+
+        for parameter in parameters:
+            parameter.register_post_accumulate_grad_hook(ready)
+
+    @contextmanager
+    def reducing(self) -> Iterator[None]:
+        """The backward pass at whose end the gradients of all ranks are summed."""
+        yield
+        if self.gradients is not None:
+            self.reduce_s += time.perf_counter() - self.ready_at
 
     def pause(self, seconds: float) -> None:
         """Leave out time that was not spent training, such as a validation."""
@@ -192,14 +230,16 @@ class Meter:
                 np.append(floats, [self.unlabelled_rows, value(self.unlabelled_loss_sum)]),
                 (*FLOATS, *UNLABELLED),
             )
+        if self.gradients is not None:
+            floats, names = np.append(floats, self.reduce_s), (*names, REDUCE)
         table = world.gather_numbers(np.concatenate((integers, floats.view(np.int64))), "the figures of a log line")
         ranks: dict[str, np.ndarray] = dict(zip(INTEGERS, table[:, : len(INTEGERS)].T, strict=True))
         ranks |= dict(zip(names, np.ascontiguousarray(table[:, len(INTEGERS) :]).view(np.float64).T, strict=True))
         self.rows = self.tokens = self.padded_tokens = self.skipped = self.unlabelled_rows = 0
-        self.wait_s = self.paused_s = self.forward_s = 0.0
+        self.wait_s = self.paused_s = self.forward_s = self.reduce_s = 0.0
         self.events.clear()
         self.loss_sum, self.unlabelled_loss_sum, self.started = None, None, time.perf_counter()
-        return summarize(ranks, self.flops_per_token, self.peak_flops, self.slow, self.predictions)
+        return summarize(ranks, self.flops_per_token, self.peak_flops, self.slow, self.predictions, self.gradients)
 
 
 def summarize(
@@ -208,9 +248,10 @@ def summarize(
     peak_flops: float,
     slow: SlowRank | None = None,
     predictions: int = 0,
+    gradients: Gradients | None = None,
 ) -> dict[str, Any]:
     """The figures of a log line from one column per rank; ``slow`` remembers which rank was slow on the lines before,
-    and all else is a pure function. ``predictions`` as in ``Meter``.
+    and all else is a pure function. ``predictions`` and ``gradients`` as in ``Meter``.
     """
     rows, tokens, padded_tokens = (int(ranks[name].sum()) for name in ("rows", "tokens", "padded_tokens"))
     elapsed = float(ranks["seconds"].max())
@@ -224,6 +265,7 @@ def summarize(
         "tokens_per_s": tokens / elapsed,
         "padding": 1 - tokens / padded_tokens,
         "data_wait": float((ranks["wait_s"] / ranks["seconds"]).max()),
+        "all_reduce": None,
         "mfu": flops_per_token * tokens / elapsed / peak_flops if peak_flops else None,
         "memory_bytes": int(ranks["memory_bytes"].max()),
         "skipped": int(ranks["skipped"].max()),
@@ -235,7 +277,9 @@ def summarize(
     if unlabelled:
         figures["unlabelled_loss"] = unlabelled["unlabelled_loss"] / unlabelled["unlabelled_rows"]
         figures["unlabelled_rows"] = int(unlabelled["unlabelled_rows"])
-    figures["verdict"] = verdict(ranks, figures, slow or SlowRank())
+    if REDUCE in ranks:  # the rank that waits least is the last to come, and waits for nobody but the network
+        figures["all_reduce"] = float((ranks[REDUCE] / ranks["seconds"]).min())
+    figures["verdict"] = verdict(ranks, figures, slow or SlowRank(), gradients)
     return figures
 
 
@@ -256,7 +300,9 @@ def cost_of_slowest(ranks: dict[str, np.ndarray], slowest: int) -> float:
     return max(0.0, float(share * (1 - speeds[slowest] / np.median(others))))
 
 
-def verdict(ranks: dict[str, np.ndarray], figures: dict[str, Any], before: SlowRank) -> str | None:
+def verdict(
+    ranks: dict[str, np.ndarray], figures: dict[str, Any], before: SlowRank, gradients: Gradients | None = None
+) -> str | None:
     """What is wrong and what to do, as one sentence; None when nothing is. ``before``: who was slow until now."""
     elapsed = float(ranks["seconds"].max())
     if elapsed < LEAST_S:
@@ -268,6 +314,13 @@ def verdict(ranks: dict[str, np.ndarray], figures: dict[str, Any], before: SlowR
     rank = int(waits.argmax())
     if waits[rank] > MUCH_WAIT:
         return f"data-bound on rank {rank}: it waited {waits[rank]:.0%} of the time; use faster storage or stage"
+    if gradients is not None and gradients.bytes > LEAST_BYTES and figures["all_reduce"] > MUCH_REDUCE:
+        share = f"{figures['all_reduce']:.0%} of the time goes by waiting for the sum of {size(gradients.bytes)} of"
+        mend = "" if gradients.compressed else "set optim.gradient_compression to bf16, which halves them, "
+        return (
+            f"network-bound: {share} gradients a step between machines; {mend}{'or ' if mend else ''}raise "
+            f"global_batch, which sends them less often"
+        )
     if figures["padding"] > MUCH_PADDING:
         return f"padding is {figures['padding']:.0%} of what is computed; raise order.window_rows or lower length_noise"
     if lasts:

@@ -14,9 +14,12 @@ from accelerate.utils import DDPCommunicationHookType
 from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data.loader import Loader
+from harness.model.stored import shapes_of
 from harness.model.tasks import AnyObjective
-from harness.ranks.distributed import World
+from harness.ranks.distributed import World, launched_machines, sum_in_bf16
 from harness.rundir.checkpoint import MODEL, OPTIMIZER
+from harness.rundir.checkpoint_state import AVERAGE
+from harness.rundir.tensor_files import check_tensors
 from harness.training.ema import WeightAverage
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import (
@@ -29,8 +32,8 @@ from harness.training.optim import (
     set_learning_rate,
 )
 from harness.training.profiling import StepProfiler
-from harness.training.state import State, load_weights
-from harness.training.throughput import Meter
+from harness.training.state import State, described, load_weights
+from harness.training.throughput import Gradients, Meter
 from harness.training.wide import WideDescent
 from preprocessing.base.errors import DataError
 
@@ -76,7 +79,7 @@ class Trainer:
         self.guard, self.meter, self.profiler = guard, meter, profiler
         several = config.micro_batch is not None or loader.micro_batch is not None
         accumulates = several or config.order.unlabelled_batch > 0
-        accelerator.ddp_handler = ddp_options(config, accumulates=accumulates)
+        accelerator.ddp_handler = ddp_options(config, accumulates=accumulates, cuda=accelerator.device.type == "cuda")
         optimizer = build_optimizer(objective.classifier, config.optim)
         self.model, self.optimizer = accelerator.prepare(objective, optimizer)
         if objective.adversary is not None:
@@ -84,6 +87,7 @@ class Trainer:
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
             # Buffers are constants or the wide part's, which all ranks change alike; DDP would send them at every step.
             self.model.broadcast_buffers = False
+            self.send_gradients(self.model)
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
         decay = config.optim.ema
@@ -98,6 +102,18 @@ class Trainer:
         """Epochs that are over; one behind while a validation is still to be done."""
         self.stopped = False
         """A validation said stop."""
+
+    def send_gradients(self, model: torch.nn.parallel.DistributedDataParallel) -> None:
+        """Compress what CPUs send each other, if asked to; between machines, time what it costs."""
+        parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
+        if parameters[0].device.type != "cpu":
+            return
+        compressed = self.config.optim.gradient_compression == "bf16"
+        if compressed:
+            model.register_comm_hook(None, sum_in_bf16)
+        if launched_machines() > 1:
+            sent = sum(parameter.numel() for parameter in parameters) * (2 if compressed else 4)
+            self.meter.watch_gradients(parameters, Gradients(sent, compressed))
 
     def fit(self) -> None:
         """Train from where the run stands to the last epoch, or until a validation says stop."""
@@ -146,7 +162,8 @@ class Trainer:
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.meter.forward():
                     loss = self.model(micro_batch, self.step)
-                self.backward(loss, self.world.world_size / rows)
+                with self.meter.reducing() if last else nullcontext():
+                    self.backward(loss, self.world.world_size / rows)
             losses.append(loss.detach())
             row_losses.append(self.objective.row_losses)
             part = self.objective.touched
@@ -240,12 +257,16 @@ class Trainer:
         classifier, values = self.objective.classifier, state.values
         load_weights(classifier, state.tensors[MODEL], where)
         tensors = state.tensors[OPTIMIZER]
-        try:
-            load_optimizer_state(self.optimizer.optimizer, classifier, tensors)
-            if self.average is not None:
-                self.average.load(tensors)
-        except (KeyError, RuntimeError) as error:
-            raise DataError(f"{where}: not the optimizer of this model ({error})") from None
+        own = optimizer_state(self.optimizer.optimizer, classifier)
+        averaged = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{AVERAGE}.")}
+        what = f"{where}: not the optimizer of this model"
+        check_tensors(described({name: tensors[name] for name in tensors.keys() - averaged}), shapes_of(own), what)
+        load_optimizer_state(self.optimizer.optimizer, classifier, tensors)
+        if self.average is not None and averaged:
+            check_tensors(described(averaged), shapes_of(self.average.state()), what)
+        if self.average is not None:
+            self.average.load(tensors)
+        self.check_place(values, where)
         self.step, self.epochs_done = values["step"], values["epochs_done"]
         self.stopped = values["stopped"] and self.config.patience is not None
         self.guard.load(values["guard"])
@@ -253,16 +274,29 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.meter.load(values["counted"], self.world.rank, self.world.world_size)
 
+    def check_place(self, values: dict[str, Any], where: object) -> None:
+        """Raise ``DataError`` for a step that lies in none of the epochs that are under way, or over.
+
+        A run whose rows may differ from those it began with has other epochs.
+        """
+        per_epoch, epoch = self.loader.order.steps_per_epoch, values["epochs_done"]
+        if not self.config.allowed and not epoch * per_epoch <= values["step"] <= (epoch + 1) * per_epoch:
+            raise DataError(
+                f"{where}: step {values['step']} with {epoch} epochs of {per_epoch} steps done: edited or damaged; "
+                "restore it, or remove this checkpoint"
+            )
+
 
 def summed(losses: list[torch.Tensor]) -> torch.Tensor:
     """The sum of the losses of some micro-batches."""
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
-def ddp_options(config: RunConfig, *, accumulates: bool) -> DistributedDataParallelKwargs:
-    """How DDP is set up. The graph never changes, but DDP's static graph fails when the first backward pass runs under
-    ``no_sync``, so it is left out where micro-batches are accumulated, or may be.
+def ddp_options(config: RunConfig, *, accumulates: bool, cuda: bool) -> DistributedDataParallelKwargs:
+    """How DDP is set up; its own compression is for CUDA alone. The graph never changes, but DDP's static graph fails
+    when the first backward pass runs under ``no_sync``, so it is left out where micro-batches are accumulated, or may
+    be.
     """
-    compressed = config.optim.gradient_compression == "bf16"
+    compressed = config.optim.gradient_compression == "bf16" and cuda
     hook = DDPCommunicationHookType.BF16 if compressed else DDPCommunicationHookType.NO
     return DistributedDataParallelKwargs(gradient_as_bucket_view=True, static_graph=not accumulates, comm_hook=hook)

@@ -30,6 +30,7 @@ from harness.rundir.layout import VECTORS
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.vectors import find_kept, folder_of
+from preprocessing.job.pulse import LocalPulse
 from preprocessing.text.vocabulary import Vocabulary
 
 LOOK_EVERY_S = 1.0
@@ -60,12 +61,17 @@ class Learning:
         command += [] if output is None else ["--output", str(output)]
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=self.errors)
+        self.pulse = LocalPulse(lambda: [self.process])
+        self.trouble: str | None = None
 
     def running(self, wait_s: float) -> bool:
-        """Whether it still learns after at most ``wait_s`` seconds."""
+        """Whether it still learns after at most ``wait_s`` seconds. One that is stopped is ended after a while."""
         try:
             self.process.wait(wait_s)
         except subprocess.TimeoutExpired:
+            self.trouble = self.trouble or self.pulse.look(wait_s, finished=False)
+            if self.trouble is not None:
+                self.process.kill()
             return True
         return False
 
@@ -76,13 +82,15 @@ class Learning:
         self.process.send_signal(signal.SIGINT)
         if self.running(STOP_S):
             self.process.kill()
-            self.process.wait()
+            self.running(STOP_S)  # one that hangs in the kernel is left behind
 
     def end(self) -> None:
         """It has ended. Raises its ``UserError`` if it could not do it."""
         with self.errors:
             self.errors.seek(0)
             said = self.errors.read().decode(errors="replace").strip()
+        if self.trouble is not None:
+            raise RankError(f"learning word vectors: {self.trouble}")
         if self.process.returncode:
             last = said.splitlines()[-1].removeprefix("error: ") if said else f"exit code {self.process.returncode}"
             raise ERRORS.get(self.process.returncode, RankError)(last)

@@ -25,7 +25,7 @@ from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.configuration import write_config
 from harness.rundir.environment import write_environment
 from harness.rundir.metrics_log import MetricsLog
-from harness.rundir.status import note_attempt, read_status, write_status
+from harness.rundir.status import known_status, note_attempt, write_status
 from harness.rundir.storage import claim, storage
 from harness.training.checkpointer import Checkpointer
 from harness.training.selection import Selection
@@ -33,6 +33,8 @@ from harness.training.sinks import Ending, MetricsFiles, Sinks
 from harness.training.state import Tensors, load_weights
 from harness.training.trainer import Trainer
 from preprocessing.base.errors import DataError, UserError
+from preprocessing.base.printable import tell
+from preprocessing.base.screen import Screen
 from preprocessing.dataset.shards import Manifest
 
 
@@ -64,7 +66,7 @@ class RunWriter:
         """Hold the directory against other processes. Raises ``ConfigError`` or ``StorageError``."""
         if self.active:
             self.lock = claim(self.config)
-            self.had_finished = (read_status(self.directory) or {}).get("state") == "finished"
+            self.had_finished = known_status(self.directory).get("state") == "finished"
 
     def begin(self, step: int) -> None:
         """Nothing speaks against this start: it goes on from ``step``. Raises ``StorageError``."""
@@ -86,6 +88,8 @@ class RunWriter:
             write_environment(self.directory, effective)
             write_vocabulary(self.bundle, Path(self.config.data))
         log = MetricsLog(self.directory, {} if start is None else start.state["log_bytes"])
+        for sentence in log.mended:
+            Screen(errors=True).say(f"warning: {sentence}", "warn")
         self.files = MetricsFiles(log)
         self.sinks.add(self.files, first=True)
         self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, trainer.device, log.sync)
@@ -157,7 +161,7 @@ class RunWriter:
         HEARTBEAT.last_words = None
         if self.checkpointer is not None:
             try:
-                self.checkpointer.wait()
+                self.checkpointer.wait()  # cannot hang: see there
             except UserError as late:
                 self.failed = self.failed or late
         ended = error if error is not None and not isinstance(error, Preempted) else self.failure or error
@@ -183,7 +187,7 @@ class RunWriter:
         """Say how the run ended; on stderr too what nobody else will say: a bug, or a full disk."""
         if ending.state == "failed" and not said:
             where = self.directory / layout.STATUS
-            print(f"error: {ending.reason} (at step {ending.step}; {where} says so too)", file=sys.stderr)
+            tell(f"error: {ending.reason} (at step {ending.step}; {where} says so too)")
         facts = {"step": ending.step, "exit_code": ending.exit_code, "reason": ending.reason}
         try:
             write_status(self.directory, ending.state, **facts)  # type: ignore[arg-type]

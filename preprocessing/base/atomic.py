@@ -111,10 +111,15 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def append_line(path: str | Path, line: str) -> None:
-    """Add a line to a file, whole or not at all: one that a full disk has cut is taken away again."""
-    with open(path, "ab", buffering=0) as file:
+    """Add a line to a file, whole or not at all: one that a full disk has cut is taken away again.
+
+    A line before it that a killed process has left without an end is ended.
+    """
+    with open(path, "a+b", buffering=0) as file:
         before = os.fstat(file.fileno()).st_size
         data = f"{line}\n".encode()
+        if before and os.pread(file.fileno(), 1, before - 1) != b"\n":
+            data = b"\n" + data
         if file.write(data) != len(data):
             file.truncate(before)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

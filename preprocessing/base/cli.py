@@ -8,32 +8,36 @@ name the file and the nearest key, and every error of its own is folded into one
 
 from __future__ import annotations
 
-import contextlib
 import difflib
+import errno
 import itertools
 import os
 import re
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from preprocessing.base import aliases, familiar, help_page, recipes, storage
-from preprocessing.base.errors import ConfigError, UserError
+from preprocessing.base import aliases, familiar, help_page, recipes
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import Page
 from preprocessing.base.installed import needed
-from preprocessing.base.invocation import as_typed
+from preprocessing.base.meant import check_meant
+from preprocessing.base.yaml_files import ShapeError, compose, read_yaml
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 Config = TypeVar("Config")
-INTERRUPTED = 130
 UNION = re.compile(
     r"(?P<key>.*?)Does not validate against any of the Union subtypes Subtypes: \[(?P<types>.*?)\] Errors: .* "
     r"Given value type: \S+ Given value: (?P<value>.*)"
 )
 """What jsonargparse says, on one line, of a value that is none of a key's types."""
+UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP)
+"""What a system says of a path that can name nothing, wherever it is first asked."""
+MOST_DIGITS = 1000
+LONGEST_NAME = 4096
+"""What a system takes for a path; other values are longer."""
 NULL = "null"
 """How a value that is None is written in YAML and on a command line."""
 
@@ -65,10 +69,10 @@ def parse(
     """Read ``argv`` into an instance of ``config_class``; ``defaults`` replace those of some of its fields.
 
     A class attribute ``DEFAULT`` names the configuration file that is read when ``argv`` names none, and ``RECIPES``
-    the kind of recipes that ``--config`` finds by name. ``page`` is what
-    ``--help`` shows, which ends the program. ``in_front`` are options of a launcher, which stand before these. Raises
-    ``ConfigError`` with one sentence for an unknown key (what it is called here, or the nearest known one), a value of
-    the wrong type or out of range, or a configuration file that cannot be read.
+    the kind of recipes that ``--config`` finds by name; ``HINT`` ends the sentence on a key that is not known. ``page``
+    is what ``--help`` shows, which ends the program. ``in_front`` are options of a launcher, which stand before these.
+    Raises ``ConfigError`` with one sentence for an unknown key (what it is called here, or the nearest known one), a
+    value of the wrong type or out of range, or a configuration file that cannot be read.
     """
     needed("jsonargparse", prog)
     from jsonargparse import ArgumentError
@@ -89,9 +93,14 @@ def parse(
     if default is not None and not config_files(argv):
         argv = ["--config", str(default), *argv]
     argv.sort(key=lambda word: word.startswith("--print_config"))  # it prints what came before it, so it goes last
-    check_arguments(argv, known, in_front)
-    for path in config_files(argv):
-        check_config_file(path, known)
+    try:
+        check_arguments(argv, known, in_front)
+        for path in config_files(argv):
+            check_config_file(path, known)
+        for key, path in part_files(argv, known):
+            check_config_file(path, {name.removeprefix(f"{key}.") for name in known if name.startswith(f"{key}.")})
+    except ConfigError as error:
+        raise ConfigError(f"{error}{getattr(config_class, 'HINT', '')}") from None
     argv = verbatim.quoted_arguments(argv, set(verbatim.verbatim_keys(config_class)))
     try:
         namespace = parser.parse_args(argv)
@@ -99,7 +108,9 @@ def parse(
     except ArgumentError as error:
         raise ConfigError(one_line(str(error))) from None
     fields = {name: value for name, value in vars(instance).items() if name != "config"}
-    return config_class(**fields)
+    config = config_class(**fields)
+    check_meant(config)
+    return config
 
 
 def show_help(page: Page, topic: str, parsers: Sequence[ArgumentParser], classes: Sequence[type]) -> NoReturn:
@@ -224,18 +235,50 @@ def config_files(argv: Sequence[str]) -> list[str]:
     return files
 
 
-def check_config_file(path: str, known: set[str]) -> None:
-    """Refuse a configuration file that is missing, is not YAML or holds a key that no field answers to."""
+def part_files(argv: Sequence[str], known: set[str]) -> Iterator[tuple[str, str]]:
+    """Keys that have others below them and get the name of a file with those, as in ``--text FILE``.
+
+    Raises ``ConfigError`` for a value that is deeper, or means more, than any parser should be given.
+    """
+    given = [word[2:].split("=", 1) for word in argv if word.startswith("--") and "=" in word]
+    given += [[name[2:], value] for name, value in itertools.pairwise(argv) if name.startswith("--")]
+    for key, value in given:
+        check_shape(key, value)
+        is_name = value and len(value) < LONGEST_NAME and "\0" not in value and os.path.exists(value)
+        if is_name and any(name.startswith(f"{key}.") for name in known):
+            yield key, value
+
+
+def check_shape(key: str, value: str) -> None:
+    """Refuse a list or mapping on the command line that a configuration file could not hold."""
+    if "\0" in value:
+        raise ConfigError(f"{key}: holds the character 0, which no name and no number has; leave it out")
+    if len(value) > MOST_DIGITS and value.lstrip("+-").isdigit():
+        raise ConfigError(f"{key}: a number of {len(value):,} digits, which nothing here counts to")
+    if not set(value) & set("[{*&"):
+        return
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        compose(value)
+    except ShapeError as error:
+        raise ConfigError(f"{key}: {error}") from None
+    except yaml.YAMLError:
+        return  # a text, or what the parser refuses, naming the key
+
+
+def check_config_file(path: str, known: set[str]) -> None:
+    """Refuse a configuration file that is missing, is not YAML or holds a key that no field answers to."""
+    try:
+        _, content = read_yaml(path)
     except OSError as error:
         raise ConfigError(f"{path}: {os.strerror(error.errno or 0)}: name a configuration file that exists") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a YAML file: {one_line(str(error))}") from None
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a YAML file: {error}") from None
     if content is None:
-        return
+        raise ConfigError(f"{path}: holds nothing, expected keys and values")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds a {type(content).__name__}, expected keys and values")
     for key in flatten(content, known):
@@ -290,50 +333,3 @@ def one_line(message: str) -> str:
         kinds = [NULL if part == "NoneType" else part.removeprefix("one of ") for part in parts]
         return f"{union['key']}expected {' or '.join(kinds)}, got {union['value']}"
     return re.sub(r"\. Got value: (.*)$", r", got \1", text)
-
-
-def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
-    """Call ``main(argv)`` and turn what it raises into one line on stderr and a documented exit code."""
-    try:
-        code = printed(main, list(sys.argv[1:] if argv is None else argv))
-    except UserError as error:
-        return say(error)
-    except BrokenPipeError:
-        print_nowhere()
-        return 0
-    except OSError as error:
-        refusal = storage.told(error)
-        if refusal is None:
-            raise
-        return say(refusal)
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    return code
-
-
-def printed(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
-    """Call ``main``, and see that what it has printed arrives: at the exit nobody could say that it did not."""
-    try:
-        code = main(argv) or 0
-    except SystemExit:
-        sys.stdout.flush()
-        raise
-    sys.stdout.flush()
-    return code
-
-
-def say(error: UserError) -> int:
-    """Print the one line of an error; its exit code."""
-    with contextlib.suppress(OSError):  # a log on a full disk
-        print(as_typed(f"error: {error}"), file=sys.stderr, flush=True)
-    try:
-        sys.stdout.flush()
-    except OSError:  # it takes no more, which is said by now
-        print_nowhere()
-    return error.exit_code
-
-
-def print_nowhere() -> None:
-    """Let what is still to be printed vanish; Python would complain of it at the exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,11 +3,21 @@
 
 from __future__ import annotations
 
+from preprocessing.base.printable import plain_line
+
+LONGEST = 1500
+"""Characters of a sentence."""
+
 
 class UserError(Exception):
     """Something the user can put right. The message is one sentence; docs/reference/exit-codes.md has the codes."""
 
     exit_code = 1
+
+    def __init__(self, sentence: object = "") -> None:
+        """The sentence; what it quotes of files and options does nothing to whoever shows it, and stays short."""
+        text = plain_line(str(sentence)[: 2 * LONGEST], strict=True)
+        super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
 
 class ConfigError(UserError):

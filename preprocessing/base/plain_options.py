@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from preprocessing.base import aliases, cli
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.help_page import asked_for
+from preprocessing.base.meant import check_meant
 
 Config = TypeVar("Config")
 MISSING_HERE = "jsonargparse, which is not installed here; pip install jsonargparse brings it"
@@ -47,7 +48,9 @@ def read(config_class: type[Config], argv: Sequence[str], prog: str) -> tuple[Co
     missing = [name for name, one in entries.items() if one.default is one.default_factory is MISSING]
     if absent := [f"--{name}" for name in missing if name not in values]:
         raise ConfigError(f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} missing; {prog} --help")
-    return config_class(**values), alone
+    config = config_class(**values)
+    check_meant(config)
+    return config, alone
 
 
 def converted(key: str, text: str, kind: Any) -> Any:

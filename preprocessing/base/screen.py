@@ -17,6 +17,7 @@ from typing import Any, Literal, TextIO
 
 from preprocessing.base import terminal
 from preprocessing.base.installed import is_importable
+from preprocessing.base.printable import bare, guarded, plain_line, printable
 
 Tone = Literal["", "head", "good", "warn", "bad"]
 STYLES: dict[str, str] = {"head": "bold", "good": "green", "warn": "yellow", "bad": "red"}
@@ -47,7 +48,7 @@ class Screen:
     @property
     def stream(self) -> TextIO:
         """Where lines go now."""
-        return self.given or (sys.stderr if self.errors else sys.stdout)
+        return bare(self.given or (sys.stderr if self.errors else sys.stdout))
 
     @property
     def is_live(self) -> bool:
@@ -124,7 +125,10 @@ class Screen:
             redirect_stdout=is_terminal(sys.stdout),
             redirect_stderr=is_terminal(sys.stderr),
         )
+        before = sys.stdout, sys.stderr
         drawn.start()
+        if (sys.stdout, sys.stderr) != before:  # rich takes what is printed, and gives back what was there
+            sys.stdout, sys.stderr = guarded(sys.stdout), guarded(sys.stderr)
         drawn.console.show_cursor(True)
         return drawn
 
@@ -137,9 +141,9 @@ class Screen:
 
 
 def spelt(text: str, stream: TextIO) -> str:
-    """``text`` with a question mark for each letter that the stream's encoding does not have."""
+    """``text`` that does nothing to a terminal, a question mark for each letter that the stream's encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)
+    return printable(text).encode(encoding, "replace").decode(encoding)
 
 
 def foot(before: str, share: float | None, after: str, width: int) -> Any:
@@ -148,6 +152,7 @@ def foot(before: str, share: float | None, after: str, width: int) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    before, after = plain_line(before), plain_line(after)
     free = width - 1 - terminal.cells(before)
     room = free - terminal.cells(after) - 2 * terminal.GAP
     parts: list[Any] = [Text(before)]

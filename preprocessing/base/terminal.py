@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from preprocessing.base.printable import plain_line, printable
+
 WIDTH = 80
 """Columns of a file, and of a terminal that does not say."""
 LONGEST = 100
@@ -24,7 +26,7 @@ GAP = 2
 
 
 def cells(text: str) -> int:
-    """How many cells of a terminal ``text`` takes."""
+    """How many cells of a terminal ``text`` takes that is ``printable``."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
@@ -33,7 +35,7 @@ def cells(text: str) -> int:
 
 def shortened(text: str, most: int) -> str:
     """``text`` on one line with single blanks, cut to ``most`` cells with an ellipsis where it is longer."""
-    return cut(" ".join(text.split()), most)
+    return cut(plain_line(" ".join(text.split())), most)
 
 
 def cut(text: str, most: int) -> str:
@@ -58,7 +60,7 @@ def wrapped(text: str, width: int, indent: int = 2, *, first: str = "") -> list[
     is cut. A word that is longer than a line, such as a path, stays whole. No line ends at a ``TIE``.
     """
     result: list[str] = []
-    for number, paragraph in enumerate(text.split("\n")):
+    for number, paragraph in enumerate(printable(text).split("\n")):
         start = first if number == 0 else " " * (indent if first else 0)
         if cells(start) + cells(paragraph) <= width:
             result.append(start + paragraph)
@@ -103,9 +105,9 @@ def laid_out(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width
     """The columns that fit into ``width`` cells, each with the cells that it takes. Empty columns are left out."""
     taken = {}
     for column in columns:
-        texts = [row.get(column.key, "") for row in rows]
+        texts = [plain_line(row.get(column.key, "")) for row in rows]
         if not rows or any(texts):
-            taken[column.key] = max(column.least, cells(column.title), *map(cells, texts), 0)
+            taken[column.key] = max(column.least, cells(plain_line(column.title)), *map(cells, texts), 0)
     shown = [column for column in columns if column.key in taken]
 
     def excess() -> int:
@@ -127,7 +129,7 @@ def row_line(layout: Iterable[tuple[Column, int]], row: Mapping[str, str]) -> st
     """One row of a table that was laid out."""
     texts = []
     for column, width in layout:
-        text = row.get(column.key, "")
+        text = plain_line(row.get(column.key, ""))
         texts.append(padded(shortened(text, width) if column.shrinks else text, width, right=column.right))
     return (" " * GAP).join(texts).rstrip()
 

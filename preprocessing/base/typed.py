@@ -2,18 +2,21 @@
 """Values of JSON as the dataclass that they claim to be: its fields' annotations are the schema.
 
 Understood: ``int`` (a bool is none), ``float`` (finite; an int is one), ``str``, ``bool``, ``None``, ``Any``, unions,
-``Literal``, ``list[...]``, ``dict[str, ...]``, ``tuple[...]``, dataclasses in each other, and
-``Annotated[int, Between(0, 9)]``.
+``Literal``, ``list[...]``, ``dict[str, ...]`` (also with ``Literal`` keys), ``tuple[...]``, dataclasses in each other,
+``Annotated[int, Between(0, 9)]`` or another condition that has ``holds`` and says what it is, and ``TypedDict``: a
+plain dict whose named keys are typed, the others are let be.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import shown
@@ -42,9 +45,57 @@ class Between:
         return f"from {self.least:g} to {self.most:g}"
 
 
+@dataclass(frozen=True)
+class Having:
+    """An object that has these keys, with values of these types, whatever else it has."""
+
+    keys: tuple[tuple[str, Any], ...]
+
+    def holds(self, value: Any) -> bool:
+        """Whether it has them."""
+        try:
+            for name, kind in self.keys:
+                _value(kind, value[name], name)
+        except (KeyError, MismatchError):
+            return False
+        return True
+
+    def __str__(self) -> str:
+        """For a sentence."""
+        return f"an object with {', '.join(name for name, _ in self.keys)}"
+
+
+def having(**keys: Any) -> Having:
+    """``Having`` with keys that are names."""
+    return Having(tuple(keys.items()))
+
+
+@dataclass(frozen=True)
+class Spelt:
+    """A text that a pattern describes; ``name`` says what it is."""
+
+    pattern: str
+    name: str
+
+    def holds(self, value: Any) -> bool:
+        """Whether the whole text is spelt so."""
+        return re.fullmatch(self.pattern, value) is not None
+
+    def __str__(self) -> str:
+        """For a sentence."""
+        return self.name
+
+
+@dataclass(frozen=True)
+class Like:
+    """A value that stays as it is where it fits another schema: a ``dict[str, Any]`` like a ``TypedDict``."""
+
+    kind: Any
+
+
 Count = Annotated[int, Between(0)]
 Positive = Annotated[int, Between(1)]
-Sha256 = Annotated[str, Between(64, 64)]
+Sha256 = Annotated[str, Spelt("[0-9a-f]{64}", "a sha256: 64 of 0-9 and a-f")]
 
 
 class MismatchError(Exception):
@@ -86,6 +137,17 @@ def _dataclass(kind: type, content: Any, at: str) -> Any:
     return kind(**{name: _value(_hints(kind)[name], value, _under(at, name)) for name, value in content.items()})
 
 
+def _typed_dict(kind: Any, content: Any, at: str) -> Any:
+    if not isinstance(content, dict):
+        raise MismatchError(at, content, "an object")
+    for name, hint in _hints(kind).items():
+        if name in content:
+            _value(hint, content[name], _under(at, name))
+        elif name in kind.__required_keys__:
+            raise MismatchError(_under(at, name), None, "a value: the key is missing")
+    return content
+
+
 def _under(at: str, name: str) -> str:
     name = name if name.isprintable() and len(name) <= 60 else shown(name)
     return f"{at}.{name}" if at else name
@@ -98,7 +160,9 @@ def _value(hint: Any, value: Any, at: str) -> Any:
     if origin is Annotated:
         built = _value(parts[0], value, at)
         for wanted in parts[1:]:
-            if built is not None and not wanted.holds(built):
+            if isinstance(wanted, Like):
+                _value(wanted.kind, value, at)
+            elif built is not None and not wanted.holds(built):
                 raise MismatchError(at, value, str(wanted))
         return built
     if origin in (Union, types.UnionType):
@@ -109,6 +173,8 @@ def _value(hint: Any, value: Any, at: str) -> Any:
         raise MismatchError(at, value, f"one of {', '.join(map(repr, parts))}")
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _dataclass(hint, value, at)
+    if is_typeddict(hint):
+        return _typed_dict(hint, value, at)
     if origin in (list, dict, tuple):
         return _container(origin, parts, value, at)
     return _plain(hint, value, at)
@@ -129,6 +195,11 @@ def _container(origin: Any, parts: tuple[Any, ...], value: Any, at: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise MismatchError(at, value, "an object")
+        if parts[0] is not str:
+            for name in value:
+                _value(parts[0], name, f"a key of {at}" if at else "a key")
+        if _are_plain(parts[1], value.values()):
+            return value
         return {name: _value(parts[1], part, _under(at, name)) for name, part in value.items()}
     if not isinstance(value, list):
         raise MismatchError(at, value, "a list")
@@ -136,7 +207,14 @@ def _container(origin: Any, parts: tuple[Any, ...], value: Any, at: str) -> Any:
         if len(parts) != len(value):
             raise MismatchError(at, value, f"{len(parts)} values")
         return tuple(_value(hint, part, f"{at}[{i}]") for i, (hint, part) in enumerate(zip(parts, value, strict=True)))
+    if origin is list and _are_plain(parts[0], value):
+        return value
     return origin(_value(parts[0], part, f"{at}[{i}]") for i, part in enumerate(value))
+
+
+def _are_plain(hint: Any, values: Iterable[Any]) -> bool:
+    """Whether all are of one plain type, found fast: a manifest has a million counts."""
+    return hint in (int, str) and set(map(type, values)) <= {hint}
 
 
 PLAIN = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}

@@ -7,6 +7,7 @@ values their types and ranges.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -22,8 +23,8 @@ MOST_JSON = 64 << 20
 """Bytes of a JSON file, unless its reader expects more."""
 MOST_DEPTH = 32
 """Lists and objects inside each other."""
-INTEGERS = range(-(1 << 63), 1 << 63)
-"""What every other program can hold."""
+INTEGERS = range(-(1 << 63), 1 << 64)
+"""What 64 bits can hold, with a sign or without one."""
 LONGEST_SHOWN = 60
 """Characters of a foreign value in a sentence."""
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -40,6 +41,18 @@ def shown(value: object) -> str:
     """A foreign value for a sentence: short, on one line, control characters escaped."""
     text = repr(value[: LONGEST_SHOWN + 1] if isinstance(value, str | bytes | list | tuple) else value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def one_line(error: BaseException) -> str:
+    """What another library says of a file, for a sentence: short, on one line, control characters escaped."""
+    text = " ".join(str(error).split())[: 4 * LONGEST_SHOWN] or type(error).__name__
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def readable(value: object) -> str:
+    """A foreign value as it is where that is short and on one line, else ``shown``."""
+    text = str(value)
+    return text if text.isprintable() and len(text) <= LONGEST_SHOWN else shown(value)
 
 
 def check_regular(path: str | Path, mode: int) -> None:
@@ -67,7 +80,18 @@ def read_bytes(path: str | Path, most: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise DataError(f"{path}: {size:,} bytes, where at most {most:,} are expected: not what its name says")
-        return file.read(most + 1)[:most]
+        try:
+            return file.read(size)  # what is appended meanwhile is for the next reader
+        except MemoryError:
+            raise DataError(f"{path}: {size:,} bytes do not fit into memory: not what its name says") from None
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """The sha256 of all that is left of an open file, as hex."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def parse_json(data: bytes) -> Any:

@@ -11,11 +11,13 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
 from jsonargparse import ActionConfigFile
+
+from preprocessing.base.errors import ConfigError
+from preprocessing.base.yaml_files import ShapeError, compose, read_yaml
 
 TEXT = "tag:yaml.org,2002:str"
 
@@ -30,6 +32,11 @@ def verbatim_keys(config_class: type, prefix: str = "") -> Iterator[str]:
             yield from verbatim_keys(hints[entry.name], f"{prefix}{entry.name}.")
 
 
+def is_file(value: str) -> bool:
+    """Whether a value names a file, and is not one itself."""
+    return "\0" not in value and os.path.isfile(value)
+
+
 def quoted_argument(key: str, value: str, keys: set[str]) -> str:
     """A value of the command line, its scalars quoted where ``key``, or what it lies below, is one of ``keys``.
 
@@ -38,12 +45,14 @@ def quoted_argument(key: str, value: str, keys: set[str]) -> str:
     below = {one.removeprefix(f"{key}.") for one in keys if one.startswith(f"{key}.")}
     try:
         if below:
-            return quoted(Path(value).read_text(encoding="utf-8") if os.path.isfile(value) else value, below) or value
+            return quoted(read_yaml(value)[0] if is_file(value) else value, below) or value
         if key not in keys and key.rpartition(".")[0] not in keys:
             return value
-        node = yaml.compose(value, yaml.SafeLoader)
+        node = compose(value)
     except yaml.YAMLError:
         return value  # the parser refuses it, naming the key
+    except ShapeError as error:
+        raise ConfigError(f"{key}: {error}") from None
     if node is None or isinstance(node, yaml.ScalarNode):
         return str(node.value) if node is not None and node.style in ("'", '"') else value
     quote(node)
@@ -66,7 +75,7 @@ def quoted_arguments(argv: list[str], keys: set[str]) -> list[str]:
 
 def quoted(content: str, keys: set[str]) -> str | None:
     """YAML with the scalars of ``keys`` quoted; None if it holds none of them."""
-    root = yaml.compose(content, yaml.SafeLoader)
+    root = compose(content)
     found = [node for key, node in entries(root) if key in keys] if root is not None else []
     for node in found:
         quote(node, whole=bool(node.value))
@@ -102,7 +111,7 @@ def config_action(keys: set[str]) -> type[ActionConfigFile]:
         @staticmethod
         def apply_config(parser: Any, cfg: Any, dest: str, value: str) -> None:
             """Read a file in place of the original, as text, if anything in it is to be quoted."""
-            content = quoted(Path(value).read_text(encoding="utf-8"), keys)
+            content = quoted(read_yaml(value)[0], keys)
             ActionConfigFile.apply_config(parser, cfg, dest, value if content is None else content)
 
     return Verbatim

@@ -7,6 +7,7 @@ import fnmatch
 import glob
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 from pyarrow import ArrowException, NativeFile, fs
 
 from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.untrusted import check_regular
 
 READ_BYTES = 8 << 20
 COMPRESSED = (".gz", ".zst", ".bz2")
@@ -47,7 +49,7 @@ def filesystem(address: str) -> tuple[fs.FileSystem, str]:
     fsspec answers where the protocol's package is installed, Arrow's own drivers (s3, gs, hdfs) elsewhere.
     """
     if not is_remote(address):
-        return fs.LocalFileSystem(), str(Path(address.removeprefix("file://")).expanduser())
+        return fs.LocalFileSystem(), local_path(address)
     protocol = address.split("://", 1)[0]
     try:
         import fsspec
@@ -61,6 +63,20 @@ def filesystem(address: str) -> tuple[fs.FileSystem, str]:
                 f"{address}: no driver for {protocol}:// ({missing or error}); pip install 'padless[remote]'"
             ) from None
     return fs.PyFileSystem(fs.FSSpecHandler(remote)), remote._strip_protocol(address)
+
+
+def local_path(address: str) -> str:
+    """The path of a local address. Raises ``DataError`` for a name that Arrow and JSON could not hold."""
+    path = address.removeprefix("file://")
+    if not path or "\0" in path:
+        raise DataError(f"{address!r}: no file has such a name")
+    try:
+        path.encode()
+        return str(Path(path).expanduser())
+    except UnicodeEncodeError:
+        raise DataError(f"{address}: its name is not UTF-8; rename it") from None
+    except RuntimeError:  # there is no such user, or no home
+        return path
 
 
 def absolute(address: str) -> str:
@@ -97,9 +113,7 @@ def find(address: str) -> list[str]:
         raise ConfigError(f"{address}: ** stands for whole folders; write it between slashes, as in **/*.csv")
     fixed = "/".join(itertools.takewhile(lambda name: not glob.has_magic(name), pattern))
     start = fixed or ("/" if path.startswith("/") else ".")
-    selector = fs.FileSelector(start, recursive=True, allow_not_found=True)
-    with naming(address):
-        found = [info.path for info in system.get_file_info(selector) if info.type == fs.FileType.File]
+    found = [info.path for info in below(address, system, start) if info.type == fs.FileType.File]
     names = sorted(name for name in (name.removeprefix("./") for name in found) if matches(name, pattern))
     if not names:
         raise DataError(f"{address}: no file matches; check the pattern")
@@ -119,21 +133,39 @@ def matches(path: str, pattern: Sequence[str]) -> bool:
     return match(path.split("/"), pattern)
 
 
-def kind(address: str) -> fs.FileType:
-    """Whether an address is a file, a folder or nothing."""
+def below(address: str, system: fs.FileSystem, path: str) -> list[fs.FileInfo]:
+    """All that lies below a folder, or nothing where it is none. Raises ``DataError`` for a name that is not UTF-8."""
+    with naming(address):
+        found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+        try:
+            return [info for info in found if info.path]
+        except UnicodeDecodeError as error:
+            raise DataError(f"{os.fsdecode(error.object)}: its name is not UTF-8; rename it") from None
+
+
+def info_of(address: str) -> fs.FileInfo:
+    """What is known of a file without reading it. Raises ``DataError`` for what is neither a file nor a folder."""
     system, path = filesystem(address)
     with naming(address):
-        return system.get_file_info(path).type
+        info = system.get_file_info(path)
+        if info.type == fs.FileType.Unknown and not is_remote(address):
+            check_regular(address, os.stat(path).st_mode)
+    return info
+
+
+def kind(address: str) -> fs.FileType:
+    """Whether an address is a file, a folder or nothing."""
+    return info_of(address).type
 
 
 def identity(address: str) -> dict[str, Any]:
     """What changes when a file does, without reading it: bytes, and the ETag where there is one, else the time."""
     system, path = filesystem(address)
+    info = info_of(address)
+    if info.type == fs.FileType.NotFound:
+        raise DataError(f"{address}: no such file; check source.path")
+    known: dict[str, Any] = {"bytes": info.size}
     with naming(address):
-        info = system.get_file_info(path)
-        if info.type == fs.FileType.NotFound:
-            raise DataError(f"{address}: no such file; check source.path")
-        known: dict[str, Any] = {"bytes": info.size}
         tag = etag(system, path)
     return {**known, "etag": tag} if tag else {**known, "modified": info.mtime_ns}
 

@@ -19,7 +19,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.corpus import addresses
 from preprocessing.corpus.records import Dialect, record_ends
 
-LONE_RETURNS = re.compile(rb"\r(?!\r*\n)")
+RETURNS = re.compile(rb"(\r+)(\n?)")
 STAND_INS = bytes([*range(1, 9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F])
 """Control characters, one of which hides a carriage return."""
 
@@ -40,28 +40,57 @@ def parse(
 ) -> pa.Table:
     """The wanted columns as large_binary, of records without a header.
 
-    ``ragged`` is told of each record with another number of fields than ``columns``; it is left out. Raises
-    ``pyarrow.ArrowInvalid`` for what is no CSV.
+    ``ragged`` is told of each record with another number of fields than ``columns``; it is left out, and bytes of the
+    others that are not UTF-8 are then read as Latin-1. Raises ``pyarrow.ArrowInvalid`` for what is no CSV.
     """
-
-    def remember(row: Any) -> str:
-        ragged(row)
-        return "skip"
-
     data, hidden = without_lone_returns(data)
-    table = pa.csv.read_csv(
-        pa.BufferReader(data),
-        pa.csv.ReadOptions(column_names=list(columns), use_threads=False, block_size=len(data) + 1),
-        options_of(dialect, invalid_row_handler=remember),
-        pa.csv.ConvertOptions(
-            include_columns=list(wanted),
-            column_types={name: pa.large_binary() for name in wanted},
-            strings_can_be_null=False,
-        ),
+    options = options_of(dialect)
+    conversion = pa.csv.ConvertOptions(
+        include_columns=list(wanted),
+        column_types={name: pa.large_binary() for name in wanted},
+        strings_can_be_null=False,
     )
+    table = read_records(data, columns, options, conversion, ragged)
     if hidden is None:
         return table
     return pa.table({name: pc.replace_substring(table[name], hidden, b"\r") for name in wanted})
+
+
+def read_records(
+    data: bytes,
+    columns: Sequence[str],
+    options: pa.csv.ParseOptions,
+    conversion: pa.csv.ConvertOptions,
+    ragged: Callable[[Any], None],
+) -> pa.Table:
+    """Arrow's table of records; ``ragged`` is told of each that has another number of fields, and it is left out.
+
+    Arrow decodes such a record before it tells of it, and may not be given one that is not UTF-8.
+    """
+    found: list[Any] = []
+
+    def read(content: bytes, handler: Callable[[Any], str] | None) -> pa.Table:
+        options.invalid_row_handler = handler
+        size = pa.csv.ReadOptions(column_names=list(columns), use_threads=False, block_size=len(content) + 1)
+        return pa.csv.read_csv(pa.BufferReader(content), size, options, conversion)
+
+    def remember(row: Any) -> str:
+        found.append(row)
+        return "skip"
+
+    plain = is_utf8(data)
+    table = read(data if plain else data.decode("latin-1").encode(), remember)
+    for row in found:
+        ragged(row)
+    return table if plain or found else read(data, None)
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether bytes are UTF-8."""
+    try:
+        return data.isascii() or bool(data.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def without_lone_returns(data: bytes) -> tuple[bytes, bytes | None]:
@@ -70,9 +99,9 @@ def without_lone_returns(data: bytes) -> tuple[bytes, bytes | None]:
         return data, None
     end = len(data) - 1 if data.endswith(b"\r") else len(data)
     free = next((bytes([code]) for code in STAND_INS if code not in data), None)
-    if free is None or not LONE_RETURNS.search(data, 0, end):
+    if free is None or all(found[2] for found in RETURNS.finditer(data, 0, end)):
         return data, None
-    return LONE_RETURNS.sub(free, data[:end]) + data[end:], free
+    return RETURNS.sub(lambda found: found[0] if found[2] else free * len(found[1]), data[:end]) + data[end:], free
 
 
 def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from preprocessing.corpus.records import Dialect, field_expression
+from preprocessing.corpus.records import Dialect, field_ends
 
 DELIMITERS = (",", ";", "\t", "|")
 QUICK_BYTES, SAMPLE_BYTES = 1 << 16, 1 << 18
@@ -67,10 +67,10 @@ def field_counts(sample: bytes, dialect: Dialect) -> tuple[list[int], int]:
     if not dialect.quote:
         pair = re.compile(re.escape(dialect.escape or "").encode() + b".", re.DOTALL)
         return [pair.sub(b"", line).count(dialect.delimiter.encode()) + 1 for line in lines], 0
-    match, counts, number, start, position = field_expression(dialect).match, [], 0, 0, 0
-    while found := match(sample, position):
-        position, number = found.end(), number + 1
-        if found[1] == b"\n":
+    counts, number, start = [], 0, 0
+    for position, is_last in field_ends(sample, dialect):
+        number += 1
+        if is_last:
             if sample[start:position].strip(b"\r\n"):
                 counts.append(number)
             number, start = 0, position

@@ -27,7 +27,7 @@ from preprocessing.base.split_names import (
 from preprocessing.base.storage import temporary_folder
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus.detection import resolved
-from preprocessing.corpus.readers import as_text, fail, read_table
+from preprocessing.corpus.readers import as_text, bad_utf8, fail, read_table
 from preprocessing.corpus.scanning import scan
 from preprocessing.corpus.sources import File, Part, files
 from preprocessing.labels import MAX_CLASSES, NEUTRAL, UNKNOWN, distinct, found_in, spelling
@@ -95,7 +95,12 @@ def read(part: Part) -> Piece:
 def labels_of(part: Part, table: pa.Table, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """int32: the class of every row, ``NEUTRAL`` or ``MISSING``; and the names of the classes."""
     if not part.file.is_unlabelled:
-        column = one_chunk(table[part.file.source.label_column])
+        name = part.file.source.label_column
+        column = one_chunk(table[name])
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            raise bad_utf8(part, table[name], rows, name) from None
         return class_numbers(part, hidden(part, column, table, rows), rows)
     given = part.file.source.label_map()
     return np.full(len(rows), MISSING, np.int32), given.names if given else []

@@ -48,7 +48,8 @@ def cuts(
     """Cut a stream into runs of whole records of about ``part_bytes``, and count them.
 
     ``header`` takes the first record for the header: it belongs to no run. Blank lines are no records. The first
-    ``mark`` bytes, a byte order mark, are passed over. Raises ``DataError`` for a quote that never closes.
+    ``mark`` bytes, a byte order mark, are passed over. Raises ``DataError`` for a quote that never closes, and
+    for a record longer than ``MAX_RECORD_BYTES``.
     """
     start, rows, first_row, offset, rest = mark, 0, 1, mark, b""
     for whole, last in marked(pieces):
@@ -59,9 +60,13 @@ def cuts(
         counted = np.concatenate([[0], np.cumsum(filled)])
         if len(data) - used > (0 if last else MAX_RECORD_BYTES):
             row = first_row + rows + int(counted[-1]) - header
-            raise DataError(
-                f"{name}: row {row}: a quote opens and never closes; set source.quote to '' if quotes are text"
-            )
+            what = "a quote opens and never closes; set source.quote to '' if quotes are text"
+            if not last:
+                what = (
+                    f"is longer than {MAX_RECORD_BYTES >> 20} MiB; split its text, or, if it holds a quote that never "
+                    "closes, mend that or set source.quote to ''"
+                )
+            raise DataError(f"{name}: row {row}: {what}")
         at = 0
         if header and filled.any():
             at, header = int(np.flatnonzero(filled)[0]) + 1, False
@@ -140,30 +145,81 @@ def escaped(array: np.ndarray, positions: np.ndarray, escape: int) -> np.ndarray
     return (run & 1).astype(bool)
 
 
-def field_expression(dialect: Dialect) -> re.Pattern[bytes]:
-    """One field and the delimiter or newline after it; a quote in mid-field is text."""
+def field_ends(data: bytes, dialect: Dialect) -> Iterator[tuple[int, bool]]:
+    """Where each field ends, just past the delimiter or newline behind it, and whether that is a newline.
+
+    A quote in mid-field is text. What follows the last delimiter or newline is no field.
+    """
     quote, delimiter = re.escape(dialect.quote.encode()), re.escape(dialect.delimiter.encode())
     escape = re.escape(dialect.escape.encode()) if dialect.escape else b""
-    anything = escape + b"." if escape else b"(?!)"
-    inner = b"(?:[^" + quote + escape + b"]|" + anything + b")*"
-    tail = b"(?:[^" + delimiter + b"\n" + escape + b"]|" + anything + b")*"
-    quoted = quote + inner + b"(?:" + quote + quote + inner + b")*" + quote + b"(?!" + quote + b")" + tail
-    plain = b"(?!" + quote + b")" + tail
-    return re.compile(b"(?:" + quoted + b"|" + plain + b")(" + delimiter + b"|\n)", re.DOTALL)
+    inside, outside = b"[^" + quote + escape + b"]*", b"[^" + delimiter + b"\n" + escape + b"]*"
+    quoted = quote + inside + quote + b"(?!" + quote + b")" + outside
+    plain = b"(?!" + quote + b")" + outside
+    usual = re.compile(b"(?:" + quoted + b"|" + plain + b")(" + delimiter + b"|\n)").match
+    long = LongField(dialect, re.compile(inside), re.compile(outside))
+    position = 0
+    while True:
+        if found := usual(data, position):
+            position = found.end()
+        elif (end := long.end(data, position)) >= 0:
+            position = end
+        else:
+            return
+        yield position, data[position - 1] == NEWLINE
+
+
+class LongField:
+    """A field that holds doubled quotes or escapes, step by step: an expression would remember each of millions."""
+
+    def __init__(self, dialect: Dialect, inside: re.Pattern[bytes], outside: re.Pattern[bytes]) -> None:
+        """``inside`` and ``outside`` match what holds neither quote nor escape, and neither delimiter nor escape."""
+        self.quote = dialect.quote.encode()
+        self.escape = dialect.escape.encode() if dialect.escape else None
+        self.inside, self.outside = inside, outside
+        self.quotes = re.compile(re.escape(self.quote) + b"+")
+
+    def end(self, data: bytes, position: int) -> int:
+        """Just past the delimiter or newline behind the field that begins here; -1 where there is none."""
+        if data[position : position + 1] == self.quote:
+            position = self.past_quotes(data, position + 1)
+        while position >= 0:
+            position = self._run(self.outside, data, position)
+            sign = data[position : position + 1]
+            if sign != self.escape:
+                return position + 1 if sign else -1
+            position = position + 2 if position + 2 <= len(data) else -1
+        return -1
+
+    def past_quotes(self, data: bytes, position: int) -> int:
+        """Just past the quote that closes, -1 where none does."""
+        while True:
+            position = self._run(self.inside, data, position)
+            sign = data[position : position + 1]
+            if not sign:
+                return -1
+            if sign == self.escape:
+                position += 2
+                if position > len(data):
+                    return -1
+            else:
+                run = self._run(self.quotes, data, position) - position
+                position += run
+                if run % 2:  # pairs are text, the one that is left over closes
+                    return position
+
+    @staticmethod
+    def _run(expression: re.Pattern[bytes], data: bytes, position: int) -> int:
+        found = expression.match(data, position)
+        return found.end() if found else position
 
 
 def ends_by_grammar(data: bytes, dialect: Dialect) -> np.ndarray:
     """Record ends, one field at a time."""
-    match, ends, position = field_expression(dialect).match, [], 0
-    while found := match(data, position):
-        position = found.end()
-        if found[1] == b"\n":
-            ends.append(position)
-    return np.array(ends, np.int64)
+    return np.array([end for end, is_last in field_ends(data, dialect) if is_last], np.int64)
 
 
 def closed(record: bytes, dialect: Dialect) -> bool:
     """Whether the last record, which has no newline, is whole."""
-    if not dialect.quote:
+    if not dialect.quote or (dialect.escape is None and dialect.quote.encode() not in record):
         return True
     return len(ends_by_grammar(record + b"\n", dialect)) > 0

@@ -125,7 +125,7 @@ def scan_parquet(file: File, stage: Path) -> Scan:
     with addresses.open_file(file.address) as opened:
         try:
             footer = pa.parquet.read_metadata(opened)
-        except pa.ArrowException as error:
+        except addresses.FAILURES as error:
             raise DataError(f"{file.name}: not a Parquet file ({addresses.sentence(error)})") from None
     schema = footer.schema.to_arrow_schema()
     file = file.having(schema.names)
@@ -163,8 +163,7 @@ def scan_folder(file: File, stage: Path) -> Scan:
     if file.splits.group_column:
         raise DataError(f"{file.name}: a folder has no column {file.splits.group_column!r}; unset splits.group_column")
     system, path = addresses.filesystem(file.address)
-    with addresses.naming(file.address):
-        infos = system.get_file_info(fs.FileSelector(path, recursive=True))
+    infos = addresses.below(file.address, system, path)
     prefix = addresses.prefix(file.address, path)
     found = []
     for info in infos:

@@ -79,7 +79,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         """The shards of a split, mapped. Raises ``KeyError`` with the splits there are."""
         if not self.manifest.splits.get(split):
             raise KeyError(f"{self.path}: has no split {split!r}; it has {', '.join(self)}")
-        return Split(self.path, self.manifest, split).shards
+        return Split(self.path, self.manifest, split).check().shards
 
     def __iter__(self) -> Iterator[str]:
         """The names of the splits."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.printable import plain_line, printable
 from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
 from preprocessing.base.storage import storing
 from preprocessing.dataset import folds, groups, remote, unlabelled
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 FREQUENT = 25
 SAMPLE_CHARACTERS = 240
+COUNTED = {"rows_read", "rows_kept", "dropped", "duplicates", "contradictions"}
+"""What a manifest's statistics hold of the whole corpus, unless it was made otherwise than by a job."""
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 
@@ -37,11 +40,15 @@ class InspectConfig:
     samples: int = 2
     """Rows of each split to read back."""
 
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.samples >= 0, "samples", self.samples, "at least 0")
+
 
 def main(config: InspectConfig, words: list[str]) -> None:
     """Show what is in a dataset."""
     (address,) = words
-    found = inspect(remote.local(address), max(config.samples, 0))
+    found = inspect(remote.local(address), config.samples)
     print(json.dumps(found, indent=2, ensure_ascii=False) if config.json else render(found))
     if config.plot is not None:
         plot(found, config.plot)
@@ -51,7 +58,7 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
     """Everything that is shown, as JSON. Raises ``DataError`` where there is no readable dataset."""
     manifest = read_manifest(root)
     vocabulary = Vocabulary.read(Path(root, VOCABULARY))
-    splits = {name: Split(root, manifest, name) for name in manifest.splits}
+    splits = {name: Split(root, manifest, name).check() for name in manifest.splits}
     tokens = vocabulary.tokens.slice(2, FREQUENT).to_pylist()
     total = max(int(vocabulary.counts.sum()), 1)
     frequent = [
@@ -141,7 +148,7 @@ def render(found: dict[str, Any]) -> str:
     for name, split in found["splits"].items():
         column = {"rows": f"{split['rows']:,}"}
         shares = {label: split["labels"][label] / split["rows"] for label in labels if split["labels"]}
-        column |= {label: f"{shares[label]:.1%}" if shares else "-" for label in labels}
+        column |= {plain_line(label): f"{shares[label]:.1%}" if shares else "-" for label in labels}
         column |= {f"length, {p} %": f"{value:,}" for p, value in split["length_percentiles"].items()}
         column |= {f"width {width}": f"{rows:,}" for width, rows in split["rows_per_width"].items()}
         column["padding on disk"] = f"{split['padding_on_disk']:.1%}"
@@ -151,7 +158,7 @@ def render(found: dict[str, Any]) -> str:
     lines = [f"{found['dataset']}: vocabulary {found['vocabulary_size']:,} ({found['id_dtype']})", ""]
     lines += [pd.DataFrame(table).fillna("0").to_string(), ""]
     corpus = found["corpus"]
-    if corpus:
+    if corpus.keys() >= COUNTED:
         dropped = ", ".join(f"{name} {count:,}" for name, count in corpus["dropped"].items() if count) or "none"
         lines += [f"rows read {corpus['rows_read']:,}, kept {corpus['rows_kept']:,}; left out: {dropped}"]
         repeated = corpus["duplicates"]
@@ -160,17 +167,17 @@ def render(found: dict[str, Any]) -> str:
             f"{repeated['across_splits']:,} rows across splits; contradictory labels: {corpus['contradictions']:,}",
             "",
         ]
-        if UNLABELLED in corpus:
-            kept = found["splits"].get(UNLABELLED, {"rows": 0})["rows"]
-            lines += [f"unlabelled: {unlabelled.in_words(corpus[UNLABELLED], kept)}", ""]
-        lines += [f"splits {line}" for line in groups.in_words(corpus["groups"])] + [""] if "groups" in corpus else []
-        lines += [f"folds: {folds.in_words(corpus['folds'])}", ""] if "folds" in corpus else []
-    lines += ["most frequent tokens: " + " ".join(entry["token"] for entry in found["frequent_tokens"]), ""]
+    if UNLABELLED in corpus:
+        kept = found["splits"].get(UNLABELLED, {"rows": 0})["rows"]
+        lines += [f"unlabelled: {unlabelled.in_words(corpus[UNLABELLED], kept)}", ""]
+    lines += [f"splits {line}" for line in groups.in_words(corpus["groups"])] + [""] if "groups" in corpus else []
+    lines += [f"folds: {folds.in_words(corpus['folds'])}", ""] if "folds" in corpus else []
+    lines += ["most frequent tokens: " + " ".join(plain_line(one["token"]) for one in found["frequent_tokens"]), ""]
     for name, rows in found["samples"].items():
         for row in rows:
-            label = "no label" if row["label"] is None else row["label"]
+            label = "no label" if row["label"] is None else plain_line(row["label"])
             lines.append(f"{name} row {row['row']} ({label}, {row['length']} tokens): {row['text']}")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def plot(found: dict[str, Any], path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pyarrow import fs
@@ -13,11 +14,13 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.locks import locked
 from preprocessing.corpus import addresses
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest
+from preprocessing.dataset.shards import MANIFEST, MOST_MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest
 from preprocessing.dataset.verification import verify_hashes
 
 CACHE_VARIABLE = "PADLESS_CACHE"
 FETCH_TIMEOUT_S = 3600.0
+MOST_VOCABULARY = 1 << 36
+"""Bytes of a vocabulary of the most words that there may be."""
 BESIDE = ".building"
 """Behind an address: where a dataset lies that is about to replace the one at that address."""
 
@@ -55,11 +58,12 @@ def local(address: str, cache: Path | None = None, timeout_s: float = FETCH_TIME
 def fetch(address: str, content: bytes, target: Path) -> None:
     """Copy a dataset to ``target`` and check every file against the manifest, which is written last."""
     manifest = parse_manifest(content, join(address, MANIFEST))
+    sizes = {info.path: info.bytes for infos in manifest.splits.values() for info in infos}
     for path in names(manifest):
         if (target / path).exists():
             continue
         with atomic.replacing(target / path) as temporary, open(temporary, "wb") as file:
-            for piece in addresses.stream(join(address, path)):
+            for piece in at_most(sizes.get(path, MOST_VOCABULARY), join(address, path)):
                 file.write(piece)
             file.flush()
     for problem in verify_hashes(target, manifest):
@@ -120,4 +124,13 @@ def manifest_bytes(address: str) -> bytes | None:
     target = join(address, MANIFEST)
     if addresses.kind(target) == fs.FileType.NotFound:
         return None
-    return b"".join(addresses.stream(target))
+    return b"".join(at_most(MOST_MANIFEST, target))
+
+
+def at_most(size: int, address: str) -> Iterator[bytes]:
+    """A remote file piece by piece. Raises ``DataError`` for one of more than ``size`` bytes, without reading on."""
+    for piece in addresses.stream(address):
+        size -= len(piece)
+        if size < 0:
+            raise DataError(f"{address}: more bytes came than it may have; publish the dataset again")
+        yield piece

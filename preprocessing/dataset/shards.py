@@ -15,9 +15,8 @@ trainer's order permutes and the array that its loader gathers from.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,89 +24,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.base import atomic
+from preprocessing.base import arrow, atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.typed import typed
+from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes, shown
+from preprocessing.dataset import agreement, values
+from preprocessing.dataset.manifest import FORMAT, FORMAT_VERSION, Manifest, ShardInfo
 
-FORMAT = "padless-dataset"
-FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
 VOCABULARY = "vocabulary.arrow"
 BLOCK_ROWS = 8192
+MOST_MANIFEST = 1 << 28
+"""Bytes of a manifest, each shard of which has a few thousand."""
 
-Source = Callable[[Path, "ShardInfo"], Any]
+Source = Callable[[Path, ShardInfo], Any]
 """Makes what ``pyarrow.ipc.open_file`` reads of a shard's path: mapped pages unless told otherwise."""
-
-
-@dataclass(frozen=True)
-class ShardInfo:
-    """What the manifest says of one shard."""
-
-    path: str
-    """Relative to the dataset directory, as in ``train/00000-w0128.arrow``."""
-    rows: int
-    width: int
-    bytes: int
-    sha256: str
-    lengths: dict[str, int]
-    """How many rows have which length: ``{"17": 3}``; enough to plan a run without opening a shard."""
-    labels: dict[str, int]
-    """How many rows have which label index."""
-    tokens: int
-    """Sum of the lengths."""
-    fold: int | None = None
-    """The fold that all its rows are in; None in a dataset without folds, and for rows that are in none."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """``dataset.json``. Whoever holds one may rely on every file it names being there, whole."""
-
-    labels: list[str]
-    """Name of each class; a row's ``label`` is an index into it, or ``NO_LABEL`` in the split ``unlabelled``."""
-    splits: dict[str, list[ShardInfo]]
-    id_dtype: str
-    block_rows: int
-    vocabulary_size: int
-    vocabulary_hash: str
-    text: dict[str, Any]
-    """The resolved text pipeline, as ``TextPipeline.to_json`` writes it."""
-    text_hash: str
-    """Hash over text pipeline and vocabulary (law 1): checkpoints and bundles carry the same."""
-    statistics: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    format: str = FORMAT
-    format_version: int = FORMAT_VERSION
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 over all that decides what a trainer reads; statistics and provenance are left out."""
-        content = self.content()
-        del content["statistics"], content["provenance"]
-        return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
-
-    def content(self) -> dict[str, Any]:
-        """All of it as plain values; a shard says its fold only if it has one."""
-        content = asdict(self)
-        for shards in content["splits"].values():
-            for shard in shards:
-                if shard["fold"] is None:
-                    del shard["fold"]
-        return content
-
-    @property
-    def folds(self) -> int:
-        """Into how many folds rows of training and validation are cut; 0 where they are not."""
-        found = [info.fold for shards in self.splits.values() for info in shards if info.fold is not None]
-        return max(found, default=-1) + 1
-
-    def rows(self, split: str) -> int:
-        """Number of rows in a split."""
-        return sum(shard.rows for shard in self.splits[split])
-
-    def rows_by_width(self, split: str) -> dict[int, int]:
-        """Number of rows of a split in shards of each width."""
-        widths = sorted({shard.width for shard in self.splits[split]})
-        return {width: sum(shard.rows for shard in self.splits[split] if shard.width == width) for width in widths}
 
 
 def id_dtype(vocabulary_size: int) -> np.dtype:
@@ -178,44 +109,66 @@ class Block:
     label: np.ndarray
     row: np.ndarray
 
+    @property
+    def numbers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids, lengths and labels: what indices are made of."""
+        return self.ids, self.length, self.label
+
 
 def mapped(path: Path, _: ShardInfo) -> Any:
     """A shard's bytes as pages of the file."""
-    return pa.memory_map(str(path))
+    return arrow.mapped(path)
 
 
 class Shard:
-    """A shard, mapped. Opening reads the footer only; pages come in when rows are touched."""
+    """A shard, mapped. Opening reads where its record batches lie; pages come in when rows are touched."""
 
-    def __init__(self, root: str | Path, info: ShardInfo, source: Source = mapped) -> None:
-        """Map ``root/info.path``; raises ``DataError`` if it is missing, cut short or not what ``info`` says."""
+    def __init__(self, root: str | Path, info: ShardInfo, source: Source = mapped, id_dtype: str | None = None) -> None:
+        """Map ``root/info.path``; raises ``DataError`` if it is missing, cut short or not what ``info`` says.
+
+        ``id_dtype`` is the manifest's; either unless given.
+        """
         self.info = info
         self.path = Path(root, info.path)
+        check_size(self.path, info.bytes, "shard")
         try:
-            size = self.path.stat().st_size
-        except FileNotFoundError:
-            raise DataError(f"{self.path}: the manifest names this shard, but it is missing; {REBUILD}") from None
-        if size != info.bytes:
-            raise DataError(
-                f"{self.path}: {size} bytes, the manifest says {info.bytes}: truncated or changed; {REBUILD}"
-            )
-        try:
-            reader = pa.ipc.open_file(source(self.path, info))
-            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            layout, batches = arrow.record_batches(source(self.path, info))
+            if layout not in [schema(info.width, np.dtype(kind)) for kind in (np.uint16, np.int32)]:
+                raise DataError(f"{self.path}: its columns are not those of a shard of width {info.width}; {REBUILD}")
+            self.blocks = [self._block(batch) for batch in batches]
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(f"{self.path}: not a readable Arrow file ({error}); {REBUILD}") from None
-        self.blocks = [self._block(batch) for batch in batches]
+            raise DataError(f"{self.path}: not a readable Arrow file ({one_line(error)}); {REBUILD}") from None
         rows = sum(len(block.row) for block in self.blocks)
         if rows != info.rows:
             raise DataError(f"{self.path}: {rows} rows, the manifest says {info.rows}; {REBUILD}")
+        if id_dtype is not None and self.blocks[0].ids.dtype != np.dtype(id_dtype):
+            raise DataError(
+                f"{self.path}: its ids are {self.blocks[0].ids.dtype}, the manifest says {id_dtype}; {REBUILD}"
+            )
 
     def _block(self, batch: pa.RecordBatch) -> Block:
-        width = self.info.width
-        kinds = [schema(width, np.dtype(kind)) for kind in (np.uint16, np.int32)]
-        if batch.schema not in kinds:
-            raise DataError(f"{self.path}: its columns are not those of a shard of width {width}; {REBUILD}")
+        """Raises ``ValueError`` for nulls, and for numbers that do not lie where a processor reads them."""
         ids, *columns = batch.columns
-        return Block(ids.flatten().to_numpy().reshape(-1, width), *(column.to_numpy() for column in columns))
+        flat = [ids.values.slice(ids.offset * self.info.width, len(ids) * self.info.width), *columns]
+        if any(column.null_count for column in (ids, *flat)):
+            raise ValueError("it holds nulls")
+        arrays = [column.to_numpy() for column in flat]
+        if not all(array.flags.aligned for array in arrays):
+            raise ValueError("its numbers are not aligned")
+        return Block(arrays[0].reshape(-1, self.info.width), *arrays[1:])
+
+
+def check_size(path: Path, size: int, what: str) -> None:
+    """Raise ``DataError`` for a file of the manifest that is missing, no file, or of another size."""
+    try:
+        found = path.stat()
+        check_regular(path, found.st_mode)
+    except FileNotFoundError:
+        raise DataError(f"{path}: the manifest names this {what}, but it is missing; {REBUILD}") from None
+    except OSError as error:
+        raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
+    if found.st_size != size:
+        raise DataError(f"{path}: {found.st_size} bytes, the manifest says {size}: truncated or changed; {REBUILD}")
 
 
 REBUILD = "build the dataset again with `python -m preprocessing run`"
@@ -236,36 +189,36 @@ def read_manifest(root: str | Path) -> Manifest:
     """Read and check ``dataset.json``. Raises ``DataError`` for a missing, foreign, damaged or newer one."""
     path = Path(root, MANIFEST)
     try:
-        return parse_manifest(path.read_bytes(), str(path))
+        return parse_manifest(read_bytes(path, MOST_MANIFEST), str(path))
     except FileNotFoundError:
         what = f"{root} is not a dataset directory, or one whose preprocessing has not finished"
         raise DataError(f"{path}: missing: {what}; {REBUILD}") from None
     except OSError as error:
-        raise DataError(f"{path}: not readable ({error}); {REBUILD}") from None
+        raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
 
 
 def parse_manifest(data: bytes, path: str) -> Manifest:
     """Check and take apart the bytes of a ``dataset.json``; errors call it ``path``. Raises ``DataError``."""
     try:
-        content = json.loads(data)
+        content = parse_json(data)
     except ValueError as error:
         raise DataError(f"{path}: not readable as JSON ({error}); {REBUILD}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path}: not a padless dataset manifest; name a directory that preprocessing has written")
     if (found := content.get("format_version")) != FORMAT_VERSION:
-        raise DataError(f"{path}: format version {found}, this padless reads version {FORMAT_VERSION}; {REBUILD}")
+        raise DataError(
+            f"{path}: format version {shown(found)}, this padless reads version {FORMAT_VERSION}; {REBUILD}"
+        )
     digest = content.pop("sha256", None)
     if hashlib.sha256(atomic.canonical_json(content)).hexdigest() != digest:
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REBUILD}")
-    stored = content.pop("fingerprint", None)
-    content.pop("vocabulary_sha256", None)
-    try:
-        splits = {name: [ShardInfo(**shard) for shard in shards] for name, shards in content.pop("splits").items()}
-        manifest = Manifest(splits=splits, **content)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: damaged ({error}); {REBUILD}") from None
-    if manifest.fingerprint != stored:
+    hashes = {name: content.pop(name, None) for name in agreement.HASHES}
+    typed(agreement.Hashes, hashes, path, REBUILD)
+    manifest = typed(Manifest, content, path, REBUILD)
+    if manifest.fingerprint != hashes["fingerprint"]:
         raise DataError(f"{path}: its content does not match its fingerprint: edited or damaged; {REBUILD}")
+    if wrong := agreement.contradiction(manifest, str(id_dtype(manifest.vocabulary_size))):
+        raise DataError(f"{path}: {wrong}; {REBUILD}")
     return manifest
 
 
@@ -274,7 +227,7 @@ def open_split(root: str | Path, manifest: Manifest, split: str, source: Source 
     if not manifest.splits.get(split):
         names = ", ".join(sorted(name for name, shards in manifest.splits.items() if shards))
         raise DataError(f"{root}: has no split {split!r}; it has {names}")
-    return [Shard(root, info, source) for info in manifest.splits[split]]
+    return [Shard(root, info, source, manifest.id_dtype) for info in manifest.splits[split]]
 
 
 class Split:
@@ -282,15 +235,33 @@ class Split:
 
     def __init__(self, root: str | Path, manifest: Manifest, name: str, source: Source = mapped) -> None:
         """Map the split's shards; raises ``DataError`` as ``open_split`` and ``Shard`` do."""
-        self.name = name
+        self.name, self.manifest = name, manifest
         self.shards = open_split(root, manifest, name, source)
         self.blocks = [block for shard in self.shards for block in shard.blocks]
+        self._shard_of = [shard for shard in self.shards for _ in shard.blocks]
+        self._checked = bytearray(len(self.blocks))
         self.block_starts = np.cumsum([0, *(len(block.row) for block in self.blocks)])
         """int64 ``[blocks + 1]``: global row ``r`` lies in the block with ``starts[b] <= r < starts[b + 1]``."""
 
     def __len__(self) -> int:
         """Number of rows."""
         return int(self.block_starts[-1])
+
+    def checked(self, number: int) -> Block:
+        """A block whose numbers lead nowhere outside: the first time, all of it is read. Raises ``DataError``."""
+        if not self._checked[number]:
+            shard = self._shard_of[number]
+            labels = values.labels_of(shard.info, self.manifest, self.name)
+            if wrong := values.outside(*self.blocks[number].numbers, self.manifest.vocabulary_size, labels):
+                raise DataError(f"{shard.path}: it holds {wrong}; {REBUILD}")
+            self._checked[number] = True
+        return self.blocks[number]
+
+    def check(self) -> Split:
+        """This split, all blocks of which are ``checked``: for who reads all of it anyway. Raises ``DataError``."""
+        for number in range(len(self.blocks)):
+            self.checked(number)
+        return self
 
     @cached_property
     def block_widths(self) -> np.ndarray:

@@ -12,19 +12,23 @@ The key is a hash over fingerprint and settings, so vectors of other settings li
 from __future__ import annotations
 
 import hashlib
-import json
+import io
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from preprocessing.base import atomic, npy
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN, UNLABELLED
+from preprocessing.base.typed import Between, Count, Positive, Sha256, typed
+from preprocessing.base.untrusted import read_bytes, read_json, shown
 
 FORMAT, FORMAT_VERSION = "padless-vectors", 1
 FOLDER = "vectors"
+MOST_DIM = 1 << 20
+"""Numbers of a vector."""
 LEARN_FROM = (TRAIN, UNLABELLED)
 """The splits that are learned from, as far as a dataset has them. What is measured on is never among them."""
 REMAKE = "delete it, and `python -m preprocessing vectors` makes it anew"
@@ -34,10 +38,10 @@ REMAKE = "delete it, and `python -m preprocessing vectors` makes it anew"
 class VectorSettings:
     """What decides vectors, beside the dataset."""
 
-    dim: int = 128
-    window: int = 8
-    negative: int = 10
-    epochs: int
+    dim: Annotated[int, Between(1, MOST_DIM)] = 128
+    window: Positive = 8
+    negative: Count = 10
+    epochs: Positive
     seed: int = 0
     splits: list[str] = field(default_factory=lambda: list(LEARN_FROM))
 
@@ -61,20 +65,20 @@ class VectorsInfo:
     dataset: str
     """Fingerprint of the dataset that they were learned from."""
     settings: VectorSettings
-    threads: int
+    threads: Positive
     """One: the same seed gives the same bytes. With more, threads overwrite each other's updates as they come."""
-    rows: int
-    tokens: int
+    rows: Count
+    tokens: Count
     """Tokens of one epoch."""
-    words: int
+    words: Count
     """Ids that have a vector."""
-    seconds: float
+    seconds: Annotated[float, Between(0)]
     versions: dict[str, str]
     made: str
     """When, ISO 8601, UTC."""
     file: str
-    sha256: str
-    bytes: int
+    sha256: Sha256
+    bytes: Count
     vocabulary: str = ""
     """Hash of the vocabulary whose ids they belong to: a dataset with the same one may take them too. Empty: nobody
     wrote it down."""
@@ -93,14 +97,31 @@ class KeptVectors:
     def read(self) -> np.ndarray:
         """float32 ``[vocabulary, dim]``. Raises ``DataError`` for bytes that are not those of the index."""
         try:
-            if atomic.sha256_file(self.path) != self.info.sha256:
-                raise DataError(f"{self.path}: its sha256 is not the one in {index_of(self.path).name}; {REMAKE}")
-            vectors = np.load(self.path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.path}: not readable ({error}); {REMAKE}") from None
-        if vectors.ndim != 2 or vectors.shape[1] != self.info.settings.dim or vectors.dtype != np.float32:
+            data = read_bytes(self.path, self.info.bytes)
+        except OSError as error:
+            raise DataError(f"{self.path}: not readable ({error.strerror}); {REMAKE}") from None
+        if hashlib.sha256(data).hexdigest() != self.info.sha256:
+            raise DataError(f"{self.path}: its sha256 is not the one in {index_of(self.path).name}; {REMAKE}")
+        vectors = of_npy(data, self.info.settings.dim)
+        if vectors is None:
             raise DataError(f"{self.path}: holds no vectors of {self.info.settings.dim} numbers; {REMAKE}")
+        if not np.isfinite(vectors).all():
+            raise DataError(f"{self.path}: holds a number that is not finite; {REMAKE}")
         return vectors
+
+
+def of_npy(data: bytes, dim: int) -> np.ndarray | None:
+    """float32 ``[rows, dim]`` of a file as ``np.save`` writes it; None for another array, or none.
+
+    The head of such a file is Python's text of a dict. It is never read: it must be the one that such an array has.
+    """
+    start = 10 + int.from_bytes(data[8:10], "little")
+    shape = (max(0, len(data) - start) // (4 * dim), dim)
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    if data[:start] != head.getvalue() or len(data) != start + 4 * dim * shape[0]:
+        return None
+    return np.frombuffer(data, "<f4", offset=start).reshape(shape).copy()
 
 
 def folder_of(data: str | Path) -> Path:
@@ -122,16 +143,18 @@ def read_kept(array: str | Path) -> KeptVectors | None:
     """What is known of the vectors in this file; None if they are not there. Raises ``DataError`` for a damaged one."""
     path = index_of(Path(array))
     try:
-        content = json.loads(path.read_bytes())
-        if content["format"] != FORMAT or content["format_version"] != FORMAT_VERSION:
-            raise DataError(f"{path}: not of this version of padless; {REMAKE}")
-        info = VectorsInfo(**{**content, "settings": VectorSettings(**content["settings"])})
+        path.stat()
+        content = read_json(path, REMAKE)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {REMAKE}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged ({error}); {REMAKE}") from None
+    head = (content.get("format"), content.get("format_version")) if isinstance(content, dict) else None
+    if head != (FORMAT, FORMAT_VERSION):
+        raise DataError(f"{path}: not of this version of padless; {REMAKE}")
+    info = typed(VectorsInfo, content, str(path), REMAKE)
+    if info.file != path.with_suffix(".npy").name:
+        raise DataError(f"{path}: names {shown(info.file)}, which is not the file beside it; {REMAKE}")
     return KeptVectors(path.with_name(info.file), info)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from preprocessing.base import atomic, storage
 from preprocessing.base.errors import ConfigError, UserError, require
 from preprocessing.base.locks import locked
+from preprocessing.base.meant import check_processes
 from preprocessing.base.readable import duration
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.corpus import addresses
@@ -23,6 +24,7 @@ from preprocessing.dataset import word2vec
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from preprocessing.dataset.vectors import (
     LEARN_FROM,
+    MOST_DIM,
     KeptVectors,
     VectorSettings,
     array_of,
@@ -38,6 +40,8 @@ REPEATABLE_WORK = 100_000_000
 """Up to so many tokens times epochs, minutes of one core, one thread learns, and the same seed gives the same bytes."""
 FIRST_WORD = 2
 """Ids below it, <pad> and <unk>, are no words."""
+MOST_WORDS, MOST_EPOCHS = 1024, 10_000
+"""Beyond what anybody learns."""
 WORDS_PER_S = 500_000
 """About what one thread learns from in a second, at 128 numbers and 10 negatives."""
 WORTH_SAYING_S = 2.0
@@ -76,11 +80,11 @@ class VectorsConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("dim", "window", "negative"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("epochs", "threads"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "at least 1, or null")
+        for name, most in (("dim", MOST_DIM), ("window", MOST_WORDS), ("negative", MOST_WORDS)):
+            require(1 <= getattr(self, name) <= most, name, getattr(self, name), f"from 1 to {most:,}")
+        fits = self.epochs is None or 1 <= self.epochs <= MOST_EPOCHS
+        require(fits, "epochs", self.epochs, f"from 1 to {MOST_EPOCHS:,}, or null")
+        check_processes("threads", self.threads)
         require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 2**32 - 1")
         require(self.output != "", "output", self.output, "a directory's name, or null")
         require(bool(self.splits), "splits", self.splits, "at least one split")
@@ -114,7 +118,7 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Callable[[str], N
     cannot be kept, ``UserError`` if another process learns them for too long.
     """
     manifest = read_manifest(data)
-    splits = [Split(data, manifest, name) for name in present(config.splits, manifest, data)]
+    splits = [Split(data, manifest, name).check() for name in present(config.splits, manifest, data)]
     settings = resolve(config, splits)
     folder = folder_of(data) if config.output is None else Path(config.output)
     array = array_of(folder, manifest.fingerprint, settings)

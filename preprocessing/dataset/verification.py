@@ -13,21 +13,62 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
 from preprocessing.dataset import folds
-from preprocessing.dataset.shards import MANIFEST, REBUILD, VOCABULARY, Manifest, Shard, histogram, read_manifest
+from preprocessing.dataset.shards import (
+    MANIFEST,
+    REBUILD,
+    VOCABULARY,
+    Manifest,
+    Shard,
+    check_size,
+    histogram,
+    read_manifest,
+)
 from preprocessing.text.vocabulary import Vocabulary
 
 
 def verify_hashes(root: str | Path, manifest: Manifest) -> Iterator[str]:
-    """One sentence per file that is missing or whose bytes are not those the manifest vouches for."""
+    """One sentence per file that is missing or is not the one that the manifest vouches for."""
+    yield from verify_vocabulary(root, manifest)
+    yield from verify_shards(root, manifest)
+
+
+def verify_vocabulary(root: str | Path, manifest: Manifest, sha256: str | None = None) -> Iterator[str]:
+    """A sentence on a vocabulary that is not the manifest's; its bytes must have the ``sha256``, if one is given."""
+    path = Path(root, VOCABULARY)
+    try:
+        same = Vocabulary.read(path).hash == manifest.vocabulary_hash
+        if not same or (sha256 is not None and atomic.sha256_file(path) != sha256):
+            yield f"{path}: its hash is not the manifest's; {REBUILD}"
+    except DataError as error:
+        yield str(error)
+
+
+def verify_shards(root: str | Path, manifest: Manifest) -> Iterator[str]:
+    """One sentence per shard that is missing or whose bytes are not those the manifest vouches for."""
     for shards in manifest.splits.values():
         for info in shards:
             try:
-                Shard(root, info)
+                Shard(root, info, id_dtype=manifest.id_dtype)
             except DataError as error:
                 yield str(error)
                 continue
             if atomic.sha256_file(Path(root, info.path)) != info.sha256:
                 yield f"{Path(root, info.path)}: its sha256 is not the manifest's: bytes were changed; {REBUILD}"
+
+
+def check_vocabulary(root: str | Path, manifest: Manifest) -> None:
+    """Raise ``DataError`` for a vocabulary that is not as large as the manifest says; its words are not read."""
+    path = Path(root, VOCABULARY)
+    if (size := Vocabulary.size(path)) != manifest.vocabulary_size:
+        raise DataError(f"{path}: {size} words, the manifest says {manifest.vocabulary_size}; {REBUILD}")
+
+
+def check_files(root: str | Path, manifest: Manifest) -> None:
+    """Raise ``DataError`` unless every file that the manifest names is there in its size; nothing is read of shards."""
+    check_vocabulary(root, manifest)
+    for shards in manifest.splits.values():
+        for info in shards:
+            check_size(Path(root, info.path), info.bytes, "shard")
 
 
 def verify(root: str | Path) -> list[str]:
@@ -41,14 +82,8 @@ def verify(root: str | Path) -> list[str]:
     content = json.loads(path.read_bytes())
     if path.read_text() != json.dumps(content, indent=2) + "\n":
         problems.append(f"{path}: its spaces or line ends are not those that were written; {REBUILD}")
-    try:
-        vocabulary = Vocabulary.read(Path(root, VOCABULARY))
-        same_bytes = atomic.sha256_file(Path(root, VOCABULARY)) == content["vocabulary_sha256"]
-        if vocabulary.hash != manifest.vocabulary_hash or not same_bytes:
-            problems.append(f"{Path(root, VOCABULARY)}: its hash is not the manifest's; {REBUILD}")
-    except DataError as error:
-        problems.append(str(error))
-    damaged = list(verify_hashes(root, manifest))
+    problems += verify_vocabulary(root, manifest, content.get("vocabulary_sha256", ""))
+    damaged = list(verify_shards(root, manifest))
     problems += damaged
     problems += [f"{path}: {problem}; {REBUILD}" for problem in folds.problems(manifest)]
     for split, shards in manifest.splits.items():

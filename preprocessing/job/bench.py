@@ -24,7 +24,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import DataError, require
+from preprocessing.base.meant import MOST_ROUNDS
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.pieces import first_texts
 from preprocessing.text import lemmas, stopwords
@@ -53,11 +54,16 @@ class BenchConfig:
     texts: int = 25_000
     """Texts to read at most."""
 
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(1 <= self.rounds <= MOST_ROUNDS, "rounds", self.rounds, f"from 1 to {MOST_ROUNDS:,}")
+        require(self.texts >= 1, "texts", self.texts, "at least 1")
+
 
 def main(config: BenchConfig, job: PreprocessConfig) -> None:
     """Measure documents per second beside what people use today."""
-    texts = first_texts(job.source, job.splits, max(config.texts, 1))
-    result = run_bench(texts, job.text, max(config.rounds, 1))
+    texts = first_texts(job.source, job.splits, config.texts)
+    result = run_bench(texts, job.text, config.rounds)
     print(json.dumps(result, indent=2, ensure_ascii=False) if config.json else render(result))
 
 

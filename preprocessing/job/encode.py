@@ -19,8 +19,11 @@ from typing import TypeAlias
 import numpy as np
 
 from preprocessing.base import atomic, npy, ragged
+from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, SPLITS, UNLABELLED, split_number
+from preprocessing.base.typed import Count, typed
+from preprocessing.base.untrusted import confined, read_json
 from preprocessing.dataset.shards import VOCABULARY, ShardInfo, id_dtype, write_shard
 from preprocessing.job import parts
 from preprocessing.job.executors import Workers
@@ -76,6 +79,15 @@ class Written:
     shards: dict[str, list[ShardInfo]]
     unknown: dict[str, int]
     """Per split: kept tokens that are ``<unk>``, without those that stand for an empty text."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What the completion marker of a bucket says."""
+
+    key: str
+    shards: dict[str, list[ShardInfo]]
+    unknown: dict[str, Count]
 
 
 def buckets_for(label: np.ndarray, rows: int) -> dict[Splits, int]:
@@ -205,15 +217,14 @@ def folds_of(columns: dict[str, np.ndarray], inside: np.ndarray) -> list[int | N
 def finished(marker: Path, task: ShardTask) -> Written | None:
     """What an earlier run wrote of this bucket, if it is whole and still wanted."""
     try:
-        content = json.loads(marker.read_bytes())
-        if content["key"] != task.key:
+        done = typed(Done, read_json(marker, ""), str(marker), "")
+        if done.key != task.key:
             return None
-        shards = {name: [ShardInfo(**info) for info in infos] for name, infos in content["shards"].items()}
-        for info in (info for infos in shards.values() for info in infos):
-            if atomic.sha256_file(task.root / info.path) != info.sha256:
+        for info in (info for infos in done.shards.values() for info in infos):
+            if atomic.sha256_file(confined(task.root, info.path)) != info.sha256:
                 return None
-        return Written(shards, content["unknown"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return Written(done.shards, done.unknown)
+    except (OSError, ValueError, DataError):
         return None
 
 

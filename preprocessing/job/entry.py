@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 
 from preprocessing.base.errors import DataError
+from preprocessing.base.printable import tell
 from preprocessing.base.screen import Screen
 from preprocessing.config import EMBEDDED, PreprocessConfig
 from preprocessing.dataset import remote
@@ -39,7 +39,7 @@ def check(_: CheckConfig, words: list[str]) -> int:
     root = remote.local(address)
     problems = verify(root)
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        tell(f"error: {problem}")
     if problems:
         return DataError.exit_code
     print(f"ok: {address}: {pipeline.summary_line(read_manifest(root))}")

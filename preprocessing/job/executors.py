@@ -8,12 +8,17 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait as wait_for_sentinel
+from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +26,9 @@ import pyarrow as pa
 
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.screen import Screen
+from preprocessing.base.stopping import SIGNALS
 from preprocessing.config import ExecutorConfig
+from preprocessing.job.pulse import LocalPulse, Pulse, Unknown
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -29,6 +36,11 @@ POLL_S = 1.0
 OUTSTANDING = 1024
 """How many tasks are handed out before the first is back."""
 CONNECT_TIMEOUT_S = 60.0
+SCHEDULER_S = 60.0
+"""How long a Dask scheduler may take to say how many workers it has."""
+SILENT_S = 10.0
+"""Workers of Dask send a sign of life every second or so."""
+STOP_SIGNALS = {getattr(signal, name) for name in SIGNALS}
 
 
 class Inline(Executor):
@@ -53,6 +65,10 @@ class Workers:
     timeout_s: float
     losses: tuple[type[BaseException], ...] = (BrokenProcessPool,)
     """What a task raises when its worker is gone for good."""
+    pulse: Callable[[], Pulse] = Unknown
+    """Makes what looks after the workers during one pass."""
+    fate: Callable[[], str] = lambda: ""
+    """What became of workers that died, as a phrase that ends a sentence; empty if nothing is known."""
 
     def map(
         self, function: Callable[[Task], Result], tasks: Iterable[Task], *, what: str, tick: Callable[[int], None]
@@ -69,7 +85,7 @@ class Workers:
             return
         coming = itertools.chain(first, coming)
         waiting: dict[Future[Result], Task] = {}
-        quiet_s = 0.0
+        pulse, quiet_s = self.pulse(), 0.0
         try:
             while True:
                 alive = self.alive()
@@ -82,14 +98,17 @@ class Workers:
                 done, _ = wait(waiting, POLL_S, FIRST_COMPLETED)
                 quiet_s = 0.0 if done else quiet_s + POLL_S
                 for future in done:
-                    yield waiting.pop(future), future.result()
+                    yield waiting.pop(future), future.result()  # cannot hang: it is done
                 tick(alive)
+                if waiting and (why := pulse.look(POLL_S, bool(done))) is not None:
+                    raise UserError(f"{what}: {why}")
                 if quiet_s >= self.timeout_s:
-                    limit = f"none was finished within {self.timeout_s:g} s (executor.timeout_s)"
+                    limit = f"none was finished within {self.timeout_s:g} s (executor.timeout_s){pulse.told()}"
                     raise UserError(f"{what}: waited for {len(waiting)} tasks on {alive} workers, and {limit}")
         except self.losses:
-            reason = "were they killed for their memory? Use fewer of them or a smaller source.part_mb"
-            raise UserError(f"{what}: workers died; {reason}, and run the same command to continue") from None
+            reason = f"workers died{self.fate()}; were they killed for their memory?"
+            mend = "Use fewer of them or a smaller source.part_mb, and run the same command to continue"
+            raise UserError(f"{what}: {reason} {mend}") from None
         finally:
             # A pool of local processes is ended by ``workers``: cancelling its futures here would break its own thread.
             for future in waiting if not isinstance(self.executor, ProcessPoolExecutor) else ():
@@ -107,22 +126,80 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
     if number == 1:
         yield Workers(Inline(), lambda: 1, config.timeout_s)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(number, mp_context=context, initializer=start_worker)
+    start_tracker()
+    pool = ProcessPoolExecutor(number, mp_context=Spawning(), initializer=start_worker)
+    pulse, fate = partial(LocalPulse, partial(processes_of, pool)), partial(killed, pool)
     try:
-        yield Workers(pool, lambda: living(pool), config.timeout_s)
+        yield Workers(pool, lambda: living(pool), config.timeout_s, pulse=pulse, fate=fate)
     except BaseException:
-        processes = list((pool._processes or {}).values())
+        left = processes_of(pool)
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
+        for process in left:
             process.kill()
         raise
     pool.shutdown()
 
 
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Processes that are started in the block hear no stop signal until they take this mask off."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_tracker() -> None:
+    """Start Python's own process that keeps account of semaphores, so that it neither dies before us nor complains.
+
+    It removes what a process that was ended at once has left, and would warn of it.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
+    try:
+        with deaf():
+            resource_tracker.ensure_running()
+    finally:
+        os.environ.pop("PYTHONWARNINGS")
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
+
+
+class Worker(SpawnProcess):
+    """A process that is born deaf to stop signals: those are for the parent, which ends its workers."""
+
+    def start(self) -> None:
+        """Start it with a mask that ``start_worker`` takes off again."""
+        with deaf():
+            super().start()
+
+
+class Spawning(SpawnContext):
+    """New interpreters, which inherit nothing of this process but a mask."""
+
+    Process = Worker
+
+
+def processes_of(pool: ProcessPoolExecutor) -> list[BaseProcess]:
+    """The processes of a pool."""
+    return list((pool._processes or {}).values())
+
+
 def living(pool: ProcessPoolExecutor) -> int:
     """How many processes of a pool are alive."""
-    return sum(process.is_alive() for process in list((pool._processes or {}).values()))
+    return sum(process.is_alive() for process in processes_of(pool))
+
+
+def killed(pool: ProcessPoolExecutor) -> str:
+    """Which process of a broken pool was killed, and how; the pool itself sends SIGTERM to the others."""
+    codes = {process.pid: process.exitcode or 0 for process in processes_of(pool)}
+    said = [
+        f"process {pid} by {signal.Signals(-code).name}"
+        for pid, code in codes.items()
+        if code < 0 and code != -signal.SIGTERM
+    ]
+    return f" ({', '.join(said)})" if said else ""
 
 
 def available_cores() -> int:
@@ -131,10 +208,12 @@ def available_cores() -> int:
 
 
 def start_worker() -> None:
-    """Prepare a new worker: one Arrow thread, Ctrl-C left to the parent, and an end when the parent ends."""
+    """Prepare a new worker: one Arrow thread, stop signals left to the parent, and an end when the parent ends."""
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
@@ -142,8 +221,37 @@ def end_with_parent() -> None:
     """Wait for the parent to end, then end this process. The workers of a killed parent would wait for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        wait_for_sentinel([parent.sentinel])
+        wait_for_sentinel([parent.sentinel])  # for as long as the parent lives, in a thread of its own
         os._exit(1)
+
+
+class DaskCluster:
+    """What a scheduler knows of its workers. It gives the tasks of a lost one to others (``worker-ttl``)."""
+
+    def __init__(self, client: Any, place: str) -> None:
+        """``place`` is what the user calls the scheduler."""
+        self.client, self.place = client, place
+
+    def alive(self) -> int:
+        """How many workers there are. Raises ``UserError`` if the scheduler does not say."""
+        try:
+            return len(self.client.nthreads(callback_timeout=SCHEDULER_S))
+        except TimeoutError:
+            limit = f"did not answer within {SCHEDULER_S:g} s; look after it, and run the same command to continue"
+            raise UserError(f"executor.scheduler: {self.place}: the scheduler {limit}") from None
+
+    def look(self, passed_s: float, finished: bool) -> str | None:
+        """Wait: the scheduler decides who is lost."""
+
+    def told(self) -> str:
+        """Workers that the scheduler has not heard of for a while."""
+        try:
+            known = self.client.sync(self.client.scheduler.identity, callback_timeout=SCHEDULER_S)["workers"]
+        except TimeoutError:
+            return "; nor does the scheduler answer"
+        ago = {address: time.time() - worker["last_seen"] for address, worker in known.items()}
+        said = [f"{address} was last heard of {s:.0f} s ago" for address, s in ago.items() if s > SILENT_S]
+        return f" ({'; '.join(said)})" if said else ""
 
 
 @contextmanager
@@ -166,4 +274,5 @@ def dask_workers(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
         Screen(errors=True, quiet=quiet).say(f"dask: {place}, dashboard at {client.dashboard_link}")
         losses = (KilledWorker, CommClosedError, CancelledError)
         executor = client.get_executor(pure=False)
-        yield Workers(executor, lambda: len(client.nthreads()), config.timeout_s, losses=losses)
+        cluster = DaskCluster(client, place)
+        yield Workers(executor, cluster.alive, config.timeout_s, losses=losses, pulse=lambda: cluster)

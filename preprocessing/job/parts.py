@@ -18,6 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.base import atomic, ragged
+from preprocessing.base.errors import DataError
+from preprocessing.base.typed import Count, Sha256, typed
+from preprocessing.base.untrusted import read_json
 from preprocessing.corpus import pieces
 from preprocessing.corpus.sources import Part
 from preprocessing.job.hashes import content_sum, exact_hashes, shuffle_keys, text_hashes
@@ -34,18 +37,18 @@ class Summary:
 
     key: str
     """Hash over everything that decides the content; another key means that the part is to be done again."""
-    rows: int
-    tokens: int
-    missing: int
-    neutral: int
-    filtered: int
-    content: str
+    rows: Count
+    tokens: Count
+    missing: Count
+    neutral: Count
+    filtered: Count
+    content: Sha256
     """Folder: the sum of the sha256 of every text, modulo 2**256, as hex; adding up parts gives that of the folder."""
     classes: list[str]
     """Names of the classes that the labels of this part are numbers of."""
     files: dict[str, str]
     """Name -> sha256 of the files of the part."""
-    without_label: int = 0
+    without_label: Count = 0
     """Rows left out because they have no label."""
 
 
@@ -100,11 +103,11 @@ def finished(work: Path, number: int, key: str) -> Summary | None:
     """The summary of a part that is done, whole and still wanted."""
     marker = paths(work, number)[-1]
     try:
-        summary = Summary(**json.loads(marker.read_bytes()))
+        summary = typed(Summary, read_json(marker, ""), str(marker), "")
         files = summary.files.items()
         if summary.key == key and all(atomic.sha256_file(marker.with_name(name)) == sha for name, sha in files):
             return summary
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, DataError):
         return None
     return None
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.base import atomic, npy
+from preprocessing.base import atomic, npy, stopping
 from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import SPLITS, UNLABELLED, UNLABELLED_NUMBER, VALIDATION_NUMBER
@@ -195,8 +195,10 @@ def run(config: PreprocessConfig) -> Manifest:
 
     Raises ``ConfigError``, ``DataError`` or ``UserError``, each a sentence.
     """
-    with output.claimed(config) as place, workers(config.executor, quiet=config.quiet) as found:
-        return Job(config, found, place).run()
+    with output.claimed(config) as place:
+        kept = f"what is finished is kept in {place.root / output.WORK}; the same command goes on"
+        with stopping.keeping(kept), workers(config.executor, quiet=config.quiet) as found:
+            return Job(config, found, place).run()
 
 
 def locate(plans: list[Plan], row: int) -> str:

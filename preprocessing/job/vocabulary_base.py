@@ -6,13 +6,14 @@ A bundle is read as the plain files that it is; what is in it belongs to the har
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.screen import Screen
+from preprocessing.base.typed import Sha256, typed
+from preprocessing.base.untrusted import read_json
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, read_manifest
@@ -38,6 +39,14 @@ class Base:
         return {"source": self.address, "vocabulary_hash": self.vocabulary.hash, "size": len(self.vocabulary)}
 
 
+@dataclass(frozen=True)
+class BundleText:
+    """What is read of a ``bundle.json`` here."""
+
+    text: dict[str, Any]
+    vocabulary_hash: Sha256
+
+
 def read_base(config: VocabularyConfig, pipeline: TextPipeline) -> Base | None:
     """The base of a vocabulary for texts that go through ``pipeline``; None where there is none.
 
@@ -46,7 +55,7 @@ def read_base(config: VocabularyConfig, pipeline: TextPipeline) -> Base | None:
     if config.base is None:
         return None
     folder, text, digest = find(config.base)
-    check_text(config.base, TextPipeline.from_json(text), pipeline)
+    check_text(config.base, TextPipeline.from_json(text, folder), pipeline)
     vocabulary = Vocabulary.read(folder / VOCABULARY)
     if vocabulary.hash != digest:
         raise DataError(f"{folder / VOCABULARY}: not the vocabulary that the files beside it name; restore it")
@@ -79,13 +88,12 @@ def find(address: str) -> tuple[Path, dict[str, Any], str]:
 
 def bundle_text(path: Path) -> tuple[dict[str, Any], str]:
     """Text pipeline and vocabulary hash of a ``bundle.json``. Raises ``DataError`` for one that is damaged."""
-    try:
-        content = json.loads(path.read_bytes())
-        if content["format"] != BUNDLE_FORMAT:
-            raise DataError(f"{path}: not a padless bundle; name another vocabulary.base")
-        return content["text"], content["vocabulary_hash"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged ({error}); restore it, or name another vocabulary.base") from None
+    mend = "restore it, or name another vocabulary.base"
+    content = read_json(path, mend)
+    if not isinstance(content, dict) or content.get("format") != BUNDLE_FORMAT:
+        raise DataError(f"{path}: not a padless bundle; name another vocabulary.base")
+    known = typed(BundleText, {name: content.get(name) for name in ("text", "vocabulary_hash")}, str(path), mend)
+    return known.text, known.vocabulary_hash
 
 
 def check_text(address: str, base: TextPipeline, own: TextPipeline) -> None:

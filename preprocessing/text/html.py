@@ -29,7 +29,7 @@ def clean(text: str) -> str:
     if "<" in text:
         text = " ".join(text[start:end] for start, end in visible(text))
     if "&" in text:
-        text = html.unescape(text)
+        text = html.unescape(_LONG_NUMBER.sub(_short_number, text))
     return text
 
 
@@ -102,6 +102,17 @@ class _Markup:
             self.missing.add(closer)
             return -1
         return found + len(closer)
+
+
+_LONG_NUMBER = re.compile("&#(?=[0-9]{9})0*([0-9]*)")
+
+
+def _short_number(found: re.Match[str]) -> str:
+    """A numeric entity of at most eight digits: zeros before them mean nothing, and no character has more than seven.
+
+    Python refuses to read a number of thousands of digits.
+    """
+    return f"&#{found[1][:8] or '0'}"
 
 
 _LETTER = np.zeros(256, bool)

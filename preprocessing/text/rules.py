@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.text import html
+from preprocessing.text.nfc import nfc
 
 if TYPE_CHECKING:
     from preprocessing.text.spec import TextSpec
@@ -57,5 +57,5 @@ class PerText:
 
 def prepare(text: str, strip_html: bool, lowercase: bool) -> str:
     """A clean text: without markup if asked, in NFC, in lower case if asked."""
-    text = unicodedata.normalize("NFC", html.clean(text) if strip_html else text)
-    return unicodedata.normalize("NFC", text.lower()) if lowercase else text
+    text = nfc(html.clean(text) if strip_html else text)
+    return nfc(text.lower()) if lowercase else text

@@ -16,8 +16,12 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from preprocessing.base.atomic import canonical_json
 from preprocessing.base.errors import ConfigError, DataError, require
+from preprocessing.base.typed import typed
+from preprocessing.base.untrusted import one_line, shown
 from preprocessing.text.tokenizers import TOKENIZERS
 
+MOST_TOKENS = 1 << 24
+"""Of one text: the widest row of a shard."""
 ALWAYS = {
     *("html", "lowercase", "tokenizer", "stop_words", "keep_negations", "lemmatizer", "wordnet_pos", "language"),
     *("max_tokens", "truncate"),
@@ -68,7 +72,8 @@ class TextSpec:
                 require(value in choices, f"text.{name}", value, f"one of {', '.join(choices)}")
             else:
                 require(type(value) is kind, f"text.{name}", value, f"a value of type {kind.__name__}")
-        require(self.max_tokens >= 1, "text.max_tokens", self.max_tokens, "at least 1")
+        fits = 1 <= self.max_tokens <= MOST_TOKENS
+        require(fits, "text.max_tokens", self.max_tokens, f"at least 1, at most {MOST_TOKENS:,}")
         require(bool(self.stop_words), "text.stop_words", "", "none, nltk, stop-words or the path of a file")
         if self.lemmatizer == "wordnet" and self.language != "en":
             raise ConfigError(
@@ -95,24 +100,36 @@ class TextPipeline:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> TextPipeline:
-        """The pipeline that :meth:`to_json` described; raises :class:`DataError` when the value is not one."""
-        known = {field.name for field in fields(TextSpec)}
-        try:
-            spec, stop_words, resources = value["spec"], value["stop_words"], value["resources"]
-            unknown, missing = sorted(set(spec) - known), sorted(ALWAYS - set(spec))
-            if unknown or missing:
-                raise DataError(
-                    f"the text pipeline was written by another version of padless: unknown keys {unknown}, "
-                    f"missing keys {missing}; run preprocessing again with this version"
-                )
-            return cls(TextSpec(**spec), tuple(stop_words), dict(resources))
-        except (KeyError, TypeError, ValueError, ConfigError) as error:
+    def from_json(cls, value: Any, where: object = None) -> TextPipeline:
+        """The pipeline that :meth:`to_json` described in the file ``where``.
+
+        Raises :class:`DataError` when the value is not one.
+        """
+        known, place = {field.name for field in fields(TextSpec)}, "" if where is None else f"{where}: "
+        again = "run preprocessing again"
+        recorded = typed(_Recorded, value, f"{place}this is not a description of a text pipeline", again)
+        unknown, missing = sorted(set(recorded.spec) - known), sorted(ALWAYS - set(recorded.spec))
+        if unknown or missing:
             raise DataError(
-                f"this is not a description of a text pipeline ({error}); run preprocessing again"
-            ) from error
+                f"{place}the text pipeline was written by another version of padless: unknown keys {shown(unknown)}, "
+                f"missing keys {shown(missing)}; {again} with this version"
+            )
+        try:
+            return cls(TextSpec(**recorded.spec), tuple(recorded.stop_words), recorded.resources)
+        except (TypeError, ConfigError) as error:  # a list has no place in a set of choices
+            what = f"this is not a description of a text pipeline ({one_line(error)})"
+            raise DataError(f"{place}{what}; {again}") from error
 
     @cached_property
     def hash(self) -> str:
         """sha256 (hex) over the canonical JSON of :meth:`to_json`."""
         return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What ``TextPipeline.to_json`` gives."""
+
+    spec: dict[str, Any]
+    stop_words: list[str]
+    resources: dict[str, str]

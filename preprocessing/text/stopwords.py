@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import unicodedata
-from pathlib import Path
-
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.untrusted import read_bytes
 from preprocessing.text import nltk_data
+from preprocessing.text.nfc import nfc
 
+MOST_BYTES = 16 << 20
+"""Of a file of stop words."""
 _NEGATIONS = {
     "de": "nein nicht nichts nie niemals niemand kein keine keinem keinen keiner keines ohne weder",
     "en": "no not nor none nobody nothing nowhere neither never without cannot n't hardly barely scarcely "
@@ -48,8 +49,8 @@ def load(source: str, language: str, lowercase: bool, keep_negations: bool) -> t
 
 
 def _normal(word: str, lowercase: bool) -> str:
-    word = unicodedata.normalize("NFC", word.strip().replace("’", "'"))
-    return unicodedata.normalize("NFC", word.lower()) if lowercase else word
+    word = nfc(word.strip().replace("’", "'"))
+    return nfc(word.lower()) if lowercase else word
 
 
 def _read(source: str, language: str) -> list[str]:
@@ -59,12 +60,12 @@ def _read(source: str, language: str) -> list[str]:
     if source == "stop-words":
         return _from_package(language)
     try:
-        return Path(source).read_text(encoding="utf-8-sig").split("\n")
+        return read_bytes(source, MOST_BYTES).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"the stop-word file {source} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name may hold what no system takes
         raise DataError(
-            f"the stop-word file {source} cannot be read ({error.strerror}); "
+            f"the stop-word file {source} cannot be read ({getattr(error, 'strerror', error)}); "
             "stop_words is none, nltk, stop-words or a path"
         ) from error
 

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.base import atomic
-from preprocessing.base.arrow import one_chunk
+from preprocessing.base.arrow import mapped, one_chunk, record_batches
 from preprocessing.base.errors import DataError, require
+from preprocessing.base.untrusted import one_line, shown
 from preprocessing.text.tokens import Tokens
 
 PAD, UNK = 0, 1
@@ -25,6 +26,8 @@ TINY, HUGE = 10_000, 50_000_000
 RESERVED = ("<pad>", "<unk>")
 _SCHEMA = pa.schema([("token", pa.large_string()), ("count", pa.int64())])
 _HASH_KEY = b"padless.vocabulary.sha256"
+MOST_COUNTED = 1 << 62
+"""Occurrences of all tokens together, so that no sum of them overflows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,18 +173,51 @@ class Vocabulary:
     @classmethod
     def read(cls, path: str | Path) -> Vocabulary:
         """Read what :meth:`write` wrote; raises :class:`DataError` naming ``path`` when anything is not as written."""
+        metadata, batch = cls._batch(path)
         try:
-            with pa.OSFile(str(path), "rb") as source:
-                table = pa.ipc.open_file(source).read_all()
-            table.validate(full=True)
-        except (OSError, ValueError, pa.ArrowException) as error:  # it may claim more than memory holds, too
-            raise DataError(f"{path} cannot be read as a vocabulary ({error}); run preprocessing again") from error
-        if not table.schema.equals(_SCHEMA) or any(column.null_count for column in table.columns):
-            raise DataError(f"{path} is not a vocabulary: its columns are {table.schema.names}, not token and count")
-        vocabulary = cls(one_chunk(table["token"]), table["count"].to_numpy().astype(np.int64))
-        recorded = (table.schema.metadata or {}).get(_HASH_KEY, b"").decode()
-        if vocabulary.hash != recorded:
+            batch.validate(full=True)
+            # In memory of its own: what reads it later outlives the file.
+            tokens, counts = (pa.concat_arrays([column, column.slice(0, 0)]) for column in batch.columns)
+        except (ValueError, pa.ArrowException) as error:
+            raise DataError(
+                f"{path} cannot be read as a vocabulary ({one_line(error)}); run preprocessing again"
+            ) from None
+        vocabulary = cls(tokens, counts.to_numpy().astype(np.int64))
+        if vocabulary.hash.encode() != metadata.get(_HASH_KEY):
             raise DataError(
                 f"{path} is damaged: its contents do not match the hash it carries; run preprocessing again"
             )
+        if wrong := vocabulary._wrong():
+            raise DataError(f"{path} is not a vocabulary: {wrong}; run preprocessing again")
         return vocabulary
+
+    @classmethod
+    def size(cls, path: str | Path) -> int:
+        """How many ids the vocabulary in a file has; its tokens are not read. Raises :class:`DataError`."""
+        return len(cls._batch(path)[1])
+
+    @staticmethod
+    def _batch(path: str | Path) -> tuple[dict[bytes, bytes], pa.RecordBatch]:
+        """Metadata and record batch of a file, mapped; raises :class:`DataError` naming it."""
+        try:
+            schema, batches = record_batches(mapped(path))
+        except FileNotFoundError:
+            raise DataError(f"{path} is missing; put the vocabulary back, or run preprocessing again") from None
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise DataError(
+                f"{path} cannot be read as a vocabulary ({one_line(error)}); run preprocessing again"
+            ) from None
+        if not schema.equals(_SCHEMA) or len(batches) != 1 or any(column.null_count for column in batches[0].columns):
+            names = ", ".join(map(shown, schema.names[:4]))
+            raise DataError(f"{path} is not a vocabulary: its columns are {names}, not token and count")
+        return schema.metadata or {}, batches[0]
+
+    def _wrong(self) -> str | None:
+        """What no vocabulary has, as a clause; None if there is no such thing."""
+        if len(self) <= len(RESERVED) or self.tokens.slice(0, len(RESERVED)).to_pylist() != list(RESERVED):
+            return f"it does not begin with {' and '.join(RESERVED)}, with a token behind them"
+        if pc.count_distinct(self.tokens).as_py() != len(self):
+            return "a token stands there twice"
+        if self.counts.min() < 0 or self.counts.sum(dtype=np.float64) > MOST_COUNTED:
+            return "a count is negative, or too large"
+        return None

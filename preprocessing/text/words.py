@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.text import html
+from preprocessing.text.nfc import nfc
 
 if TYPE_CHECKING:
     from preprocessing.text.spec import TextSpec
@@ -47,11 +48,11 @@ _CLASSES = _Classes()
 
 def words_of(chunk: str, lowercase: bool) -> list[str]:
     """The words of a text, the precise way, whatever characters it holds."""
-    chunk = unicodedata.normalize("NFC", chunk.translate(_REPLACED))
+    chunk = nfc(chunk.translate(_REPLACED))
     spans = (match.span() for match in _WORD.finditer(chunk.translate(_CLASSES)))
     if not lowercase:
         return [chunk[start:end] for start, end in spans]
-    return [unicodedata.normalize("NFC", chunk[start:end].lower()) for start, end in spans]
+    return [nfc(chunk[start:end].lower()) for start, end in spans]
 
 
 def _table(lowercase: bool) -> bytes:

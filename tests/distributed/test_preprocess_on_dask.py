@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from preprocessing.base.errors import UserError
+from preprocessing.config import ExecutorConfig
+from preprocessing.job import executors
+from preprocessing.job.executors import workers
 from tests.corpora import Command, contents, reviews, write_csv
 
 pytest.importorskip("distributed", reason="needs distributed (extra dask)")
@@ -113,3 +117,24 @@ def test_a_scheduler_that_does_not_answer_is_named(
     dask = ("--executor.kind", "dask", "--executor.scheduler", "tcp://127.0.0.1:9")
     assert command("run", "--source.path", source, "--output", tmp_path / "out", *dask) == 2
     assert "executor.scheduler: tcp://127.0.0.1:9: no scheduler with workers answers there" in command.sentence
+
+
+@pytest.mark.timeout(120)
+def test_a_silent_worker_is_named_and_a_silent_scheduler_has_a_limit(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "SILENT_S", 3.0)
+    monkeypatch.setattr(executors, "SCHEDULER_S", 3.0)
+    worker = cluster.worker()
+    config = ExecutorConfig(kind="dask", scheduler=str(cluster.file), timeout_s=8)
+    with workers(config, quiet=True) as found:
+        assert found.alive() == 1
+        worker.send_signal(signal.SIGSTOP)
+        silent = r"^encode: waited for 2 tasks on 1 workers, and none .* \(tcp://[\d.:]+ was last heard of \d+ s ago\)$"
+        with pytest.raises(UserError, match=silent):
+            list(found.map(abs, [1, 2], what="encode", tick=lambda alive: None))
+        cluster.processes[0].send_signal(signal.SIGSTOP)
+        with pytest.raises(UserError, match=r"scheduler.json: the scheduler did not answer within 3 s; look after it"):
+            found.alive()
+        for process in cluster.processes:
+            process.send_signal(signal.SIGCONT)

@@ -23,7 +23,8 @@ from tests.datasets import sentences
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "padless.py", "harness", "preprocessing", "configs")
+SOURCES = ("pyproject.toml", "MANIFEST.in", "build_backend.py", "README.md", "LICENSE", "padless.py")
+SOURCES += ("harness", "preprocessing", "configs")
 SMALL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--epochs", "1", "--precision", "fp32")
 THREE_LINES = """
 import json, sys
@@ -108,6 +109,7 @@ def test_the_wheel_says_which_names_it_brings(wheel: Path) -> None:
     assert {"harness/py.typed", "preprocessing/py.typed", "padless_configs/train/imdb.yaml"} <= set(names)
     assert "padless-stubs/__init__.pyi" in names
     assert {"harness/report/report.css", "harness/report/report.html.j2"} <= set(names)
+    assert {f"harness/slurm/{name}.sh" for name in ("start", "preprocess", "train", "single")} <= set(names)
     files = {
         path.relative_to(ROOT) for folder in ("harness", "preprocessing") for path in (ROOT / folder).rglob("*.py")
     }
@@ -120,6 +122,14 @@ def test_scripts_work_in_any_folder(scripts: Path, folder: Path) -> None:
     listed = json.loads(run(folder, scripts / "padless", "recipes", "--json"))
     assert {(one["kind"], one["name"]) for one in listed} >= {("train", "imdb"), ("accelerate", "cpu")}
     assert all(one["path"].startswith(str(scripts.parent)) for one in listed)
+
+
+def test_a_job_script_is_made_in_any_folder(scripts: Path, folder: Path) -> None:
+    made = run(folder, scripts / "padless", "submit", "train --config small --run runs/mine", "--time", 60, "--print")
+    assert made.startswith("#!/usr/bin/env bash\n")
+    assert "\n#SBATCH --time=60\n" in made
+    assert f"\npython=({scripts / 'python'})\n" in made
+    assert made.endswith('\nexit "$code"\n')
 
 
 def test_from_a_csv_to_three_lines_without_a_checkout(scripts: Path, folder: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from harness import __main__ as harness_main
-from preprocessing.base import atomic, cli
+from preprocessing.base import answering, atomic
 from tests.commands import accelerate, sentence
 from tests.corpora import Command, reviews, write_csv
 from tests.datasets import write_dataset
@@ -176,7 +176,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def refuse(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str]:
     """Exit code and the one line of a command that is expected to fail before any process starts."""
-    code = cli.run(harness_main.main, [str(argument) for argument in argv])
+    code = answering.run(harness_main.main, [str(argument) for argument in argv])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     return code, lines[0].removeprefix("error: ")

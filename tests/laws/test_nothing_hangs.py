@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +30,7 @@ from harness.data.order import Order, OrderSpec
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import RankError, World
 from harness.ranks.session import open_session
+from tests.commands import listens, unwrapped
 from tests.ranks import Gone, run_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,6 +130,48 @@ def test_every_collective_stands_in_a_block_that_names_it() -> None:
     assert nameless(planted) == [1, 3]
 
 
+# Every other wait has a limit, or says why it cannot hang.
+
+ALONE = {"join", "get", "wait", "result", "recv", "acquire", "communicate"}
+"""Methods that wait for ever when they are given nothing."""
+STARTS = {"run", "call", "check_call", "check_output"}
+WHY = "cannot hang"
+
+
+def endless(source: str) -> list[int]:
+    """Lines that wait for a thread, a queue, a process or a lock without a limit and without a word on why they may."""
+    lines = source.splitlines()
+
+    def explained(call: ast.Call) -> bool:
+        first = call.lineno - 1
+        while first > 0 and lines[first - 1].lstrip().startswith("#"):
+            first -= 1
+        return WHY in " ".join(lines[first : call.end_lineno])
+
+    return [
+        call.lineno
+        for of, name, call in calls(ast.parse(source))
+        if (
+            (name in ALONE and not call.args and not call.keywords)
+            or (of == "subprocess" and name in STARTS and "timeout" not in {word.arg for word in call.keywords})
+            or (of == "urllib.request" and name == "urlopen" and "timeout" not in {word.arg for word in call.keywords})
+            or (of == "fcntl" and name == "flock" and "LOCK_NB" not in ast.unparse(call))
+        )
+        and not explained(call)
+    ]
+
+
+def test_every_wait_has_a_limit_or_a_reason() -> None:
+    sources = [path for room in ("harness", "preprocessing") for path in sorted((ROOT / room).rglob("*.py"))]
+    found = {path.relative_to(ROOT).as_posix(): endless(path.read_text()) for path in sources if path != COLLECTIVES}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+    planted = (
+        "thread.join()\nthread.join(5)\n', '.join(words)\n# cannot hang: it is done\nfuture.result()\nqueue.get()\n"
+        "subprocess.run(x)\nsubprocess.run(x, timeout=3)\nfcntl.flock(file, fcntl.LOCK_EX)\nvalues.get(key)\n"
+    )
+    assert endless(planted) == [1, 6, 7, 9]
+
+
 # A peer that is silent, and one that is dead.
 
 WAITS: dict[str, Callable[[World], object]] = {
@@ -204,3 +250,21 @@ def test_a_killed_peer_becomes_the_same_sentence_long_before_the_limit(tmp_path:
         assert sentence.startswith(
             f"rank 0 at step 0 waited for {what} from 1 other ranks, and at least one of them is gone or"
         )
+
+
+# A stop signal, at any instant; many more in tests/unit/test_stop.py and tests/end_to_end/test_stop_signals.py.
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("module", "command", "code"), [("preprocessing", "run", 143), ("harness", "launch", 85)])
+def test_a_command_that_is_told_to_stop_says_so(module: str, command: str, code: int) -> None:
+    """From the first line of padless on, while modules are imported and options are read."""
+    words = [sys.executable, "-m", module, command, "--nobody", "knows"]
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while not listens(process.pid):
+        time.sleep(0.002)
+    process.terminate()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert re.fullmatch(r"error: told to stop by SIGTERM.* the same command (goes on|begins again)\n", unwrapped(said))

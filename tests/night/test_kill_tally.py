@@ -1,94 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 6, counted: a training of two ranks is killed again and again at random instants, and every run that was killed
-must end, bit for bit, where an undisturbed one ends.
+"""Law 6, counted: preprocessing, training and prediction are killed again and again at random instants, and every job
+that was killed must end, bit for bit, where an undisturbed one ends.
 
-Every kill, and every end, appends a line to ``night.jsonl`` (or the file that ``PADLESS_NIGHT`` names); the runs are in
-``night/`` beside it. So the tally can be stopped at any time and goes on from there: that is one more kill.
+Every kill, and every end, appends a line to ``night.jsonl``. So the tally can be stopped at any time and goes on from
+there: that is one more kill. ``PADLESS_NIGHT_KILLS`` says how many there are to be, ``PADLESS_NIGHT_KINDS`` a word in
+the names of the only kinds of a sitting.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
-import time
-from datetime import datetime, timezone
-from functools import cache
+from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.commands import ROOT, read_metrics, run_command
-from tests.datasets import write_dataset
-from tests.runs import Ranks, final, start, steps_done, wait_for_step
+from tests import tally
+from tests.killed import KINDS, LOG, Kind, killed_to_its_end, prepare, undisturbed
 
 pytestmark = pytest.mark.night
 
-TALLY = Path(os.environ.get("PADLESS_NIGHT", ROOT / "night.jsonl"))
+TEST = "kill tally"
+WORD = os.environ.get("PADLESS_NIGHT_KINDS", "")
 KILLS = int(os.environ.get("PADLESS_NIGHT_KILLS", "1000"))
-KILLS_A_RUN = 10
-
-
-def lines(event: str) -> list[dict[str, Any]]:
-    """What has been counted so far; a line that a stop has cut off is no line."""
-    found = TALLY.read_bytes().split(b"\n")[:-1] if TALLY.exists() else []
-    return [line for line in map(json.loads, found) if (line["test"], line["event"]) == ("kill tally", event)]
-
-
-def append(event: str, **figures: object) -> None:
-    """One more line, on the disk when this returns; what a stop has cut off before it goes."""
-    with TALLY.open("a+b") as file:
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        line = {"test": "kill tally", "event": event, "time": now, "revision": revision(), **figures}
-        file.write(json.dumps(line).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@cache
-def revision() -> str:
-    """Of the whole test, whatever is edited meanwhile."""
-    return run_command(["git", "describe", "--always", "--dirty"], 30, {}).stdout.strip()
 
 
 @pytest.fixture
 def folder() -> Path:
-    """The runs of this revision; those of another one are gone."""
-    folder = TALLY.parent / "night" / "kill-tally"
-    if not (folder / revision() / "data" / "dataset.json").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        write_dataset(folder / revision() / "data", {"train": 1500, "validation": 300, "test": 300})
-    return folder / revision()
+    """The jobs of this revision; those of another one are gone."""
+    folder = tally.folder_of("kill-tally")
+    if not (folder / "ready").exists():
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        folder.mkdir(parents=True)
+        prepare(folder)
+        (folder / "ready").touch()
+    return folder
 
 
-def kill_once(process: Ranks, run: Path, instant: float) -> dict[str, object]:
-    """Kill a run shortly after a step: whether it was alive, and what it was about to write."""
-    wait_for_step(process, run, int(instant))
-    time.sleep(instant % 1 * 0.2)
-    alive = process.poll() is None
-    process.kill()
-    unfinished = sorted(path.name for path in run.rglob("*.tmp-*"))
-    return {"step": steps_done(run), "alive": alive, "unfinished": unfinished}
+def of_this_revision(event: str, kind: Kind) -> list[dict]:
+    """The lines of one kind of jobs."""
+    wanted = (kind.name, tally.revision())
+    return [line for line in tally.lines(TEST, event) if (line["kind"], line["revision"]) == wanted]
+
+
+def usual_time(kind: Kind, folder: Path) -> float:
+    """Seconds of an undisturbed job of this kind, which is made where there is none."""
+    if known := of_this_revision("undisturbed", kind):
+        return known[-1]["seconds"]
+    place = folder / kind.name / "undisturbed"
+    shutil.rmtree(place, ignore_errors=True)
+    undisturbed(kind, folder, place)  # the first one also pays for what is imported once
+    shutil.rmtree(place)
+    seconds = undisturbed(kind, folder, place)
+    tally.append(TEST, "undisturbed", kind=kind.name, seconds=seconds)
+    return seconds
+
+
+def kill_one(kind: Kind, folder: Path) -> None:
+    """One job, killed until it ends; it goes on where an earlier sitting was stopped."""
+    usual_s, number = usual_time(kind, folder), len(of_this_revision("end", kind))
+    place = folder / kind.name / str(number)
+    if not place.exists():
+        begun = folder / kind.name / "begun"
+        shutil.rmtree(begun, ignore_errors=True)
+        begun.mkdir()
+        kind.before(folder, begun)
+        begun.rename(place)
+    before = sum(line["job"] == number for line in of_this_revision("kill", kind))
+    dice = random.Random(f"{kind.name} {number} {before}")
+    note = partial(tally.append, TEST, "kill", kind=kind.name, job=number)
+    codes = killed_to_its_end(kind, folder, place, usual_s, dice, note)
+    equal = codes == [0] * kind.processes and kind.end(place) == kind.end(place.parent / "undisturbed")
+    tally.append(TEST, "end", kind=kind.name, job=number, codes=codes, equal=equal)
+    said = (place / LOG).read_text()[-3000:]
+    assert equal, f"{place}: ended with {codes}, elsewhere than the undisturbed job beside it\n{said}"
+    shutil.rmtree(place)
 
 
 def test_every_kill_leads_to_the_same_end(folder: Path) -> None:
-    data, undisturbed = folder / "data", folder / "undisturbed" / "run"
-    assert start(data, undisturbed).wait(600) == 0
-    total = read_metrics(undisturbed, "train")[-1]["step"]
-    while sum(line["alive"] for line in lines("kill")) < KILLS:
-        number = len(lines("end"))
-        run, dice = folder / str(number) / "run", random.Random(number)
-        instants = sorted(dice.uniform(0, total) for _ in range(KILLS_A_RUN))
-        before = sum((line["run"], line["revision"]) == (number, revision()) for line in lines("kill"))
-        for instant in instants[before:]:
-            append("kill", run=number, **kill_once(start(data, run), run, instant))
-        assert start(data, run).wait(600) == 0, (run.parent / "log").read_text()[-3000:]
-        equal = final(run) == final(undisturbed)
-        append("end", run=number, equal=equal)
-        assert equal, f"{run}, killed {KILLS_A_RUN} times, ended elsewhere than {undisturbed}"
-        shutil.rmtree(run.parent)
-    assert all(line["equal"] for line in lines("end"))
+    while True:
+        kills = Counter(line["kind"] for line in tally.lines(TEST, "kill") if "kind" in line)
+        if kills.total() >= KILLS:
+            break
+        wanted = [kind for kind in KINDS if WORD in kind.name]
+        kill_one(min(wanted, key=lambda kind: kills[kind.name] / kind.share), folder)
+    assert all(line["equal"] for line in tally.lines(TEST, "end"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -55,15 +57,15 @@ class Cluster:
         self.folder = folder
         self.jobs: list[str] = []
 
-    def submit(self, script: Path, *arguments: object, options: tuple[str, ...] = (), **env: str) -> str:
-        """``sbatch options script arguments`` from the repository's root; returns the job's number."""
-        log = f"--output={self.folder}/%j.log"
-        limits = ("--partition=low", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", "--time=10")
-        environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT), **env}
-        command = ["sbatch", "--parsable", log, *limits, *options, str(script), *map(str, arguments)]
-        result = run(command, COMMAND_LIMIT_S, environment)
+    def submit(self, *commands: str, options: tuple[object, ...] = (), **env: str) -> str:
+        """``padless submit`` from the repository's root; returns the number of the last job."""
+        limits = ("--partition", "low", "--nodes", 2, "--cpus", 2, "--time", 10)
+        whose = ("--logs", self.folder, "--python", shlex.quote(sys.executable))
+        words = [sys.executable, "-m", "harness", "submit", *commands, *limits, *whose, *options]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+        result = run([*map(str, words)], COMMAND_LIMIT_S, environment)
+        self.jobs += re.findall(r"^job (\d+): ", result.stdout, re.MULTILINE)
         assert result.returncode == 0, result.stderr
-        self.jobs.append(result.stdout.strip())
         return self.jobs[-1]
 
     def field(self, job: str, name: str) -> str:
@@ -72,9 +74,8 @@ class Cluster:
         return fields[name]
 
     def log(self, job: str) -> str:
-        """What the job has printed so far."""
-        path = self.folder / f"{job}.log"
-        return path.read_text() if path.exists() else ""
+        """What the job, or ``JOB_TASK`` of an array, has printed so far."""
+        return "".join(path.read_text() for path in self.folder.glob(f"*-{job}.log"))
 
     def until(self, job: str, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
         """Wait for something to become true while a job is at work; fails, showing the log, when it does not."""

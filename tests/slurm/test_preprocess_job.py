@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.commands import ROOT, run_module, succeed
+from tests.commands import run_module, succeed
 from tests.corpora import contents, reviews, write_csv
 from tests.slurm.conftest import Cluster, ask
 
 pytest.importorskip("distributed", reason="needs distributed (extra dask)")
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(240, func_only=True)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(400, func_only=True)]
 
-SCRIPT = ROOT / "launch" / "slurm" / "preprocess.sbatch"
 SETTINGS = ("--text.max_tokens", 64, "--vocabulary.min_count", 1, "--shards.rows", 2000, "--source.part_mb", 0.006)
 
 
@@ -32,20 +33,21 @@ def expected(source: Path) -> dict[str, bytes]:
     return contents(output)
 
 
-def submit(cluster: Cluster, source: Path, **env: str) -> tuple[str, Path]:
+def pipeline_into(output: Path) -> psutil.Process:
+    """The process of the job that preprocesses into a directory."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if "preprocessing" in command and "run" in command and str(output) in command:
+            return process
+    raise AssertionError(f"nothing preprocesses into {output}")
+
+
+def submit(cluster: Cluster, source: Path, *more: object, lines: str = "", **env: str) -> tuple[str, Path]:
     """Start the job; returns its number and the dataset that it writes."""
     output, config = cluster.folder / "dataset", cluster.folder / "job.yaml"
     config.write_text(f"source: {{path: {source}}}\n")
-    where = (f"--chdir={cluster.folder}",)
-    return cluster.submit(SCRIPT, *SETTINGS, options=where, CONFIG=str(config), OUTPUT=str(output), **env), output
-
-
-def test_what_a_user_edits_is_at_the_top_and_directives_come_first() -> None:
-    lines = SCRIPT.read_text().splitlines()
-    first = next(at for at, line in enumerate(lines) if line and not line.startswith("#"))
-    assert first < 12
-    assert not any(line.startswith("#SBATCH") for line in lines[first:])
-    assert [line.partition("=")[0] for line in lines[first : first + 3]] == ["CONFIG", "OUTPUT", "PYTHON"]
+    command = shlex.join(map(str, ("preprocess", "--config", config, "--output", output, *SETTINGS)))
+    return cluster.submit(command, options=("--sbatch", f"chdir={cluster.folder} {lines}", *more), **env), output
 
 
 @pytest.mark.slow
@@ -81,6 +83,28 @@ def test_requeued_in_mid_run_it_goes_on_to_the_same_bytes(
     assert int(again[1]) >= done, log
     assert contents(output) == expected, log
     assert not list(cluster.folder.glob(".padless-dask-*"))
+
+
+@pytest.mark.slow
+def test_at_its_time_limit_it_is_requeued_and_goes_on_to_the_same_bytes(
+    cluster: Cluster, source: Path, expected: dict[str, bytes]
+) -> None:
+    """SLURM looks at limits every 30 seconds; the pipeline stands still meanwhile, so that it does not end before."""
+    job, output = submit(cluster, source, "--time", 1, lines="signal=B:TERM@25")
+    parts = output / ".work" / "parts"
+    cluster.until(job, lambda: len(list(parts.glob("*.json"))) >= 5, "part was finished", 50)
+    pipeline = pipeline_into(output)
+    pipeline.suspend()
+    cluster.until(job, lambda: "asked to stop" in cluster.log(job), "signal before the limit", 90)
+    pipeline.resume()
+    cluster.until(job, lambda: cluster.field(job, "Restarts") == "1", "requeue", 90)
+    ask("scontrol", "update", f"JobId={job}", "TimeLimit=10")
+    cluster.complete(job, 200)
+    log = cluster.log(job)
+    ends = [line for line in log.splitlines() if line.startswith(f"job {job}: exit")]
+    assert ends == [f"job {job}: exit 143: requeued", f"job {job}: exit 0: done"], log
+    assert "parts were done before" in log
+    assert contents(output) == expected
 
 
 @pytest.mark.slow

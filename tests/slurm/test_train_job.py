@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""launch/slurm/train.sbatch on a real cluster of two nodes: however it is interrupted, it ends where an undisturbed
+"""A job of training on a real cluster of two nodes: however it is interrupted, it ends where an undisturbed
 run of two processes ends, bit for bit.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,12 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.commands import CPU, ROOT, run_command, succeed
+from tests.commands import CPU, run_command, succeed
 from tests.datasets import write_dataset
 from tests.slurm.conftest import Cluster, ask, missing
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(420, func_only=True)]
 
-SCRIPT = ROOT / "launch" / "slurm" / "train.sbatch"
 ROWS, BATCH, EPOCHS = 12_000, 16, 2
 EPOCH = ROWS // BATCH
 SETTINGS = {
@@ -52,10 +52,12 @@ class Training:
         )
         self.python.chmod(0o755)
 
-    def submit(self, cluster: Cluster, *arguments: object, options: tuple[str, ...] = (), **env: str) -> str:
+    def submit(
+        self, cluster: Cluster, *arguments: object, command: str = "train", options: tuple[object, ...] = ()
+    ) -> str:
         """Send the job to both nodes; its run directory is ``run`` in the cluster's folder."""
-        env = {"CONFIG": str(self.config), "RUN": str(cluster.folder / "run"), "PYTHON": str(self.python), **env}
-        return cluster.submit(SCRIPT, *arguments, options=("--gpus-per-node=0", *options), **env)
+        words = [command, "--config", self.config, "--run", cluster.folder / "run", *arguments]
+        return cluster.submit(shlex.join(map(str, words)), options=("--python", self.python, *options))
 
 
 def outcome(run: Path) -> dict[str, Any]:
@@ -90,11 +92,16 @@ def checkpoints(run: Path) -> list[int]:
 
 def rank_1(run: Path) -> psutil.Process:
     """The process that trains into ``run`` on the second node."""
+    return rank_of(run, 1)
+
+
+def rank_of(run: Path, rank: int) -> psutil.Process:
+    """One of the processes that train into ``run``."""
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
-        if "harness.train" in command and str(run) in command and process.environ().get("RANK") == "1":
+        if "harness.train" in command and str(run) in command and process.environ().get("RANK") == str(rank):
             return process
-    raise AssertionError(f"no rank 1 trains into {run}")
+    raise AssertionError(f"no rank {rank} trains into {run}")
 
 
 @pytest.fixture(scope="module")
@@ -122,14 +129,6 @@ def undisturbed(training: Training) -> dict[str, Any]:
     ]
     succeed(run_command(command, 300, {}))
     return outcome(run)
-
-
-def test_what_a_user_edits_is_at_the_top_and_directives_come_first() -> None:
-    lines = SCRIPT.read_text().splitlines()
-    first = next(at for at, line in enumerate(lines) if line and not line.startswith("#"))
-    assert first < 12
-    assert not any(line.startswith("#SBATCH") for line in lines[first:])
-    assert [line.partition("=")[0] for line in lines[first : first + 3]] == ["CONFIG", "RUN", "PYTHON"]
 
 
 @pytest.mark.slow
@@ -187,7 +186,7 @@ def test_at_its_time_limit_it_is_requeued_and_goes_on_to_the_same_end(
     cluster: Cluster, training: Training, undisturbed: dict[str, Any]
 ) -> None:
     """SLURM looks at limits every 30 seconds; a node that stands still meanwhile keeps the run from ending before."""
-    job = training.submit(cluster, options=("--time=1", "--signal=B:USR2@15"))
+    job = training.submit(cluster, options=("--time", 1, "--sbatch", "signal=B:USR2@15"))
     run = cluster.folder / "run"
     cluster.until(job, lambda: step(run) >= 50, "step 50", 60)
     slow = rank_1(run)
@@ -223,7 +222,8 @@ def test_cancelled_it_stays_so_and_the_same_command_goes_on(
 
 @pytest.mark.slow
 def test_a_crash_loop_ends_at_the_cap_and_one_without_progress_at_once(cluster: Cluster, training: Training) -> None:
-    job, run = training.submit(cluster, "--checkpoint.every_steps", 50, MAX_RESTARTS="1"), cluster.folder / "run"
+    job = training.submit(cluster, "--checkpoint.every_steps", 50, options=("--restarts", 1))
+    run = cluster.folder / "run"
     for start in (0, 1):
         before = checkpoints(run)
         cluster.until(job, lambda known=before: checkpoints(run)[-1:] > known[-1:], f"checkpoint of start {start}", 120)  # type: ignore[misc]
@@ -233,10 +233,10 @@ def test_a_crash_loop_ends_at_the_cap_and_one_without_progress_at_once(cluster: 
     assert cluster.wait(job, 120) == "FAILED"
     log = cluster.log(job)
     assert cluster.field(job, "Restarts") == "1", log
-    assert "not requeued, since it was restarted 1 times already (MAX_RESTARTS)" in log
+    assert "not requeued, since it was restarted 1 times already, as --restarts allows" in log
     assert len(starts(run)) == 2
 
-    job = training.submit(cluster, MAX_RESTARTS="5")
+    job = training.submit(cluster, options=("--restarts", 5))
     cluster.until(job, lambda: len(starts(run)) == 3, "start", 120)
     rank_1(run).kill()
     assert cluster.wait(job, 120) == "FAILED"
@@ -246,7 +246,7 @@ def test_a_crash_loop_ends_at_the_cap_and_one_without_progress_at_once(cluster: 
 
 @pytest.mark.slow
 def test_what_no_restart_mends_is_not_requeued(cluster: Cluster, training: Training) -> None:
-    job = training.submit(cluster, "--data", cluster.folder / "nowhere", MAX_RESTARTS="5")
+    job = training.submit(cluster, "--data", cluster.folder / "nowhere", options=("--restarts", 5))
     assert cluster.wait(job, 120) == "FAILED"
     log = cluster.log(job)
     assert cluster.field(job, "ExitCode") == "3:0", log
@@ -256,7 +256,7 @@ def test_what_no_restart_mends_is_not_requeued(cluster: Cluster, training: Train
 
 @pytest.mark.slow
 def test_the_doctor_lets_both_nodes_meet(cluster: Cluster, training: Training) -> None:
-    job = training.submit(cluster, COMMAND="doctor", PYTHON=sys.executable)
+    job = training.submit(cluster, command="doctor", options=("--python", sys.executable))
     cluster.complete(job, 120)
     log = cluster.log(job)
     assert "ok    rendezvous     2 ranks on 2 machines met in " in log
@@ -265,7 +265,7 @@ def test_the_doctor_lets_both_nodes_meet(cluster: Cluster, training: Training) -
     assert "\nfix" not in log
     assert not (cluster.folder / "run").exists()
 
-    job = training.submit(cluster, "--device", "cuda", COMMAND="doctor", PYTHON=sys.executable)
+    job = training.submit(cluster, "--device", "cuda", command="doctor", options=("--python", sys.executable))
     assert cluster.wait(job, 120) == "FAILED"
     log = cluster.log(job)
     assert cluster.field(job, "ExitCode") == "2:0", log

@@ -32,6 +32,7 @@ FLOORS = (
     ("harness.training", "harness.labelling", "harness.predicting", "harness.export"),
     ("harness.report",),
     ("harness.launch", "harness.bench"),
+    ("harness.slurm",),
     ("harness.__main__", "harness.train", "harness.pretrain", "harness.evaluate", "harness.label", "harness.predict"),
 )
 """Rooms from the ground up. A room imports itself and lower floors; a room beside it only as ``NEIGHBOURS`` says."""

@@ -12,7 +12,7 @@ import pytest
 from harness.__main__ import main
 from harness.bench import predict
 from harness.inference.predict import Predictor
-from preprocessing.base import cli
+from preprocessing.base import answering
 from tests.bundles import write_run
 
 
@@ -29,7 +29,7 @@ def test_a_table_and_json(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(predict, "available_cores", lambda: 1)
     words = ["bench", "predict", "--run", str(root / "run"), "--input", str(root / "in.txt"), "--rounds", "1"]
     words += ["--precision", "fp32"]
-    assert cli.run(main, [*words, "--json"]) == 0
+    assert answering.run(main, [*words, "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["unit"] == "rows/s"
     assert set(values["peers"]) == {predict.LOOP, predict.LINEAR}
@@ -40,7 +40,7 @@ def test_a_table_and_json(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert sum(values["ours_details"].values()) == pytest.approx(1)
     assert set(values["single_text_ms"]) == {"ours", predict.LOOP, predict.LINEAR}
     assert all(0 < times["p50"] <= times["p99"] for times in values["single_text_ms"].values())
-    assert cli.run(main, words) == 0
+    assert answering.run(main, words) == 0
     assert "a single text" in capsys.readouterr().out
 
 
@@ -56,5 +56,5 @@ def test_ours_computes_what_predict_does(root: Path) -> None:
 def test_too_few_rows_are_a_sentence(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "one.txt").write_text("one\n")
     words = ["bench", "predict", "--run", str(root / "run"), "--input", str(root / "one.txt")]
-    assert cli.run(main, words) == 3
+    assert answering.run(main, words) == 3
     assert "one.txt: holds too few rows to measure with" in capsys.readouterr().err

@@ -122,9 +122,20 @@ def test_a_pickle_in_place_of_the_weights_is_refused_and_not_executed(directory:
     info = bundle_files.read_info(directory)
     changed = {**info.__dict__, "weights_sha256": atomic.sha256_file(path)}
     atomic.write_json(directory / bundle_files.INDEX, changed)
-    with pytest.raises(DataError, match="not the weights of the model"):
+    with pytest.raises(DataError, match="not a safetensors file"):
         read_bundle(directory)
     assert not trace.exists()
+
+
+def test_weights_that_are_not_finite_are_refused(directory: Path, dataset: Path) -> None:
+    """Nobody is told that a text is negative, with a probability of nan."""
+    manifest = read_manifest(dataset)
+    model = make_model(manifest, 1)
+    with torch.no_grad():
+        model.head.weight[0, 0] = float("nan")
+    write_bundle(directory, model, manifest, step=8)
+    with pytest.raises(DataError, match=r"safetensors: head\.weight holds numbers that are not finite"):
+        read_bundle(directory)
 
 
 @pytest.mark.parametrize(

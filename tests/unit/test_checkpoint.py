@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,26 +17,25 @@ from safetensors.torch import load_file
 
 from harness.rundir import checkpoint
 from preprocessing.base.errors import DataError
+from tests import checkpoints
 from tests.commands import ROOT
 
-TENSORS = {
-    checkpoint.MODEL: {
-        "weight": torch.arange(12, dtype=torch.float32).reshape(3, 4),
-        "half": torch.tensor([1.5, -2.25], dtype=torch.bfloat16),
-        "empty": torch.empty(0, 7),
-    },
-    checkpoint.OPTIMIZER: {"step.weight": torch.tensor(3.0), "count": torch.tensor([1, -(2**62)])},
+WEIGHTS = {
+    "weight": torch.arange(12, dtype=torch.float32).reshape(3, 4),
+    "half": torch.tensor([1.5, -2.25], dtype=torch.bfloat16),
+    "empty": torch.empty(0, 7),
 }
+TENSORS = {checkpoint.MODEL: WEIGHTS, checkpoint.OPTIMIZER: checkpoints.moments_of(WEIGHTS)}
 
 
-def write(run: Path, step: int) -> Path:
-    return checkpoint.write(run, step, TENSORS, {"step": step, "best": 0.1})
+def write(run: Path, step: int, **changes: Any) -> Path:
+    return checkpoints.write(run, step, WEIGHTS, **changes)
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     path = write(tmp_path, 7)
     read = checkpoint.verify(path)
-    assert (read.step, read.state) == (7, {"step": 7, "best": 0.1})
+    assert (read.step, read.state) == (7, checkpoints.state_of(7))
     for name, tensors in TENSORS.items():
         for key, tensor in load_file(path / name).items():
             assert torch.equal(tensor, tensors[key])
@@ -94,7 +94,9 @@ def test_a_pickle_in_place_of_a_checkpoint_is_refused_and_never_run(tmp_path: Pa
     manifest["files"][checkpoint.MODEL] = checkpoint.write_file(weights, bomb)  # as somebody would who means it
     (path / checkpoint.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(DataError, match=r"model\.safetensors: not a safetensors file"):
-        checkpoint.verify(path).tensors(checkpoint.MODEL)
+        checkpoint.verify(path)
+    with pytest.raises(DataError, match=r"model\.safetensors: not a safetensors file"):
+        checkpoint.Checkpoint(path, 5, {}).tensors(checkpoint.MODEL)
     assert not sprung.exists()
 
 
@@ -223,3 +225,74 @@ def test_a_fault_at_any_file_operation_leaves_a_whole_checkpoint(tmp_path: Path,
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert int(result.stdout.split()[-1]) >= 20, "fewer operations than a checkpoint has"
+
+
+def changed_state(trainer: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Changes to a state at step 5 whose trainer has other values."""
+    return {"trainer": {**checkpoints.state_of(5)["trainer"], **trainer}, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"trainer": {}}, r"state\.json: trainer\.step is None, expected a value: the key is missing; restore it, or"),
+        ({"trainers": 1}, r"state\.json: trainers is 1, expected no such key"),
+        ({"log_bytes": {"metrics.jsonl": -1}}, r"log_bytes\.metrics\.jsonl is -1, expected at least 0"),
+        (changed_state({"counted": []}), r"trainer\.counted is \[\], expected at least 1"),
+        (changed_state({"epochs_done": "1"}), r"trainer\.epochs_done is '1', expected a whole number"),
+        (changed_state({"step": 4}), r"trainer\.step is 4, and step 5"),
+        (changed_state({"scaler": {"scale": 0.0}}), r"trainer\.scaler\.growth_factor is None, expected a value"),
+        ({"started_from": {"source": "x"}}, r"started_from is .*, expected an object with source, task, sha256"),
+        ({"config": []}, r"config is \[\], expected an object"),
+    ],
+)
+def test_a_state_that_no_training_could_go_on_from_is_passed_over(
+    tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    """Its hashes agree, as those of a stranger's checkpoint would."""
+    write(tmp_path, 2)
+    path = write(tmp_path, 5, **changes)
+    with pytest.raises(DataError, match=sentence):
+        checkpoint.verify(path)
+    told: list[str] = []
+    found = checkpoint.newest(tmp_path, lambda error: told.append(str(error)))
+    assert (found is not None and found.step, len(told)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("exp_avg.weight", None, r"optimizer\.safetensors: exp_avg\.weight is missing"),
+        ("step.half", None, r"optimizer\.safetensors: step\.half is missing"),
+        ("average.weight", torch.zeros(3, 4), r"average\.empty is missing"),
+        ("exp_avg_sq.weight", torch.zeros(1), r"'exp_avg_sq\.weight' has shape \[1\], expected \[3, 4\]"),
+        ("exp_avg.other", torch.zeros(1), r"'exp_avg\.other' belongs to no weight of this model"),
+    ],
+)
+def test_an_optimizer_that_is_not_whole_is_refused(
+    tmp_path: Path, name: str, value: torch.Tensor | None, sentence: str
+) -> None:
+    """One number would fill a whole moment, and a moment that is not there begins anew."""
+    moments = {key: tensor for key, tensor in TENSORS[checkpoint.OPTIMIZER].items() if key != name}
+    moments |= {} if value is None else {name: value}
+    files = {checkpoint.MODEL: WEIGHTS, checkpoint.OPTIMIZER: moments}
+    with pytest.raises(DataError, match=sentence):
+        checkpoint.verify(checkpoint.write(tmp_path, 5, files, checkpoints.state_of(5)))
+    files[checkpoint.OPTIMIZER] = {}
+    with pytest.raises(DataError, match="holds no moments of the optimizer"):
+        checkpoint.verify(checkpoint.write(tmp_path, 6, files, checkpoints.state_of(6)))
+
+
+def test_files_outside_a_checkpoint_are_not_opened_and_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """Whatever a manifest says."""
+    path = write(tmp_path, 5)
+    manifest = json.loads((path / checkpoint.MANIFEST).read_text())
+    manifest["files"]["../../secret"] = manifest["files"][checkpoint.STATE]
+    (path / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"names a file outside its own folder \('\.\./\.\./secret'\)"):
+        checkpoint.verify(path)
+    path = write(tmp_path, 6)
+    (path / checkpoint.MODEL).unlink()
+    os.mkfifo(path / checkpoint.MODEL)
+    with pytest.raises(DataError, match=r"model\.safetensors: is a named pipe, not a file"):
+        checkpoint.verify(path)

@@ -19,6 +19,7 @@ NAMES = (
     "launch",
     "plan",
     "doctor",
+    "submit",
     "baseline",
     "predict",
     "explain",
@@ -32,6 +33,7 @@ NAMES = (
     "dashboard",
     "bench",
 )
+BENCHES = ("recurrence", "train", "loader", "pretrain", "predict", "limits", "corpora", "curve")
 STEPS = "run, check, inspect, vectors, bench, fetch-nltk"
 HELP_WITHOUT_TORCH = """
 import contextlib, io, sys
@@ -69,7 +71,7 @@ def test_no_help_waits_for_torch() -> None:
         (
             harness,
             ["bench"],
-            ["  recurrence ", "  train ", "  loader ", "  pretrain ", "  predict ", "  corpora ", "  curve "],
+            [f"  {name} " for name in BENCHES],
         ),
         (preprocessing, [], ["  run ", "  check D ", "  inspect D ", "  vectors D ", "  bench ", "  fetch-nltk "]),
     ],

@@ -15,10 +15,12 @@ from harness.launch import diagnosis, machine
 from harness.launch.diagnosis import Finding
 from harness.launch.facts import Data, Gpu, Machine, Network, Rank, RunFolder
 from harness.model.classifier import Classifier
+from harness.ranks.network import Route
 from harness.ranks.precision import Choice
 from tests.datasets import write_dataset
 
 GB = 10**9
+ETH1 = Route("eth1", "10.1.2.3")
 H100 = Gpu("H100", 80 * GB, 79 * GB)
 NODE = Machine(
     "n1", processes=2, gpus=(H100, H100), driver=True, cuda_build="12.8", cores=16, all_cores=64, threads=5, shm=64 * GB
@@ -50,15 +52,17 @@ def test_a_good_machine_has_nothing_but_ok() -> None:
         ("gpus", {"processes": 3, "asked": "gpu"}, "fix", "3 processes on 2; start 2 on each machine, with --num"),
         ("gpus", {"processes": 3}, "warn", "not used, since 3 processes cannot share 2; --num_processes 2"),
         ("gpus", {"asked": "cpu"}, "ok", "not used, since accelerate's configuration names no gpu_ids"),
-        ("own address", {"machines": 2, "own_address": "10.1.2.3"}, "ok", "is 10.1.2.3"),
+        ("interface", {"machines": 2, "own_address": "10.1.2.3", "route": ETH1}, "ok", "eth1 (10.1.2.3): the route to"),
         (
-            "own address",
-            {"machines": 2, "own_address": "127.0.1.1", "route": "eth1"},
-            "warn",
-            "is 127.0.1.1 here, where no other machine comes in; export GLOO_SOCKET_IFNAME=eth1",
+            "interface",
+            {"machines": 2, "own_address": "127.0.1.1", "route": ETH1},
+            "ok",
+            "the ranks are told so, since n1 is 127.0.1.1 here, where no other machine comes in",
         ),
-        ("own address", {"machines": 2, "gloo_interface": "ib0"}, "ok", "GLOO_SOCKET_IFNAME is ib0"),
-        ("own address", {"machines": 2}, "warn", "is no address here, where no other machine comes in"),
+        ("interface", {"machines": 2, "own_address": None, "route": ETH1}, "ok", "since n1 is no address here"),
+        ("interface", {"machines": 2}, "fix", "none leads to the other machines for certain"),
+        ("interface", {"machines": 2, "route": Route("ib0", "", True)}, "fix", "GLOO_SOCKET_IFNAME is ib0, and no"),
+        ("interface", {"machines": 2, "route": Route("ib0", "10.9.0.1", True)}, "ok", "as GLOO_SOCKET_IFNAME says"),
         ("gpus", {"processes": 1}, "warn", "1 of 2 used; pass --num_processes to use all"),
         ("gpus", {"gpus": (H100, replace(H100, free=9 * GB))}, "warn", "other programs take memory of GPU 1"),
         ("cores", {"slurm_cpus": 32}, "fix", "SLURM gave 32 to the task; export SRUN_CPUS_PER_TASK=32 before srun"),
@@ -212,12 +216,6 @@ def test_what_a_run_needs_and_what_would_become_of_it(tmp_path: Path) -> None:
     assert "already holds a run" in never.problem
     few, _ = machine.look_at_data(config, 100)
     assert few.problem == f"{tmp_path / 'data' / 'dataset.json'}: 64 training rows for 100 processes; start fewer"
-
-
-def test_the_interface_of_the_default_route() -> None:
-    table = "Iface\tDestination\tGateway\neth0\t0011A8C0\t00000000\neth1\t00000000\t0111A8C0\n"
-    assert machine.default_interface(table) == "eth1"
-    assert machine.default_interface("Iface\tDestination\n") is None
 
 
 def test_each_rank_tries_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

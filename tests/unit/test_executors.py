@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from preprocessing.base import processes, stopping
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import ExecutorConfig
+from preprocessing.job import pulse
 from preprocessing.job.executors import Workers, available_cores, workers
+from preprocessing.job.pulse import LocalPulse
 
 
 def square(number: int) -> int:
@@ -31,6 +35,31 @@ def process_of(number: int) -> int:
 
 def sleep(seconds: float) -> None:
     time.sleep(seconds)
+
+
+def be_killed(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stand_still(number: int) -> int:
+    """The worker that has task 1 is stopped for good; the others go on."""
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return number
+
+
+def signalled(number: int) -> int:
+    """Sends its own process every signal that asks a command to stop, and goes on."""
+    for name in stopping.SIGNALS:
+        os.kill(os.getpid(), getattr(signal, name))
+    return number
+
+
+class Fixed:
+    """A process that is there for the sake of its number."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
 
 
 def silent(alive: int) -> None:
@@ -88,6 +117,57 @@ def test_waiting_has_a_limit_and_says_for_what() -> None:
     ):
         list(found.map(sleep, [50, 50], what="encode", tick=silent))
     assert time.monotonic() - begin < 40
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(60)
+def test_a_worker_that_is_killed_is_named_with_the_signal() -> None:
+    killed = r"^tokenize: workers died \(process \d+ by SIGKILL.*\); were they killed for their memory\?"
+    with pytest.raises(UserError, match=killed), workers(ExecutorConfig(workers=2)) as found:
+        list(found.map(be_killed, [1, 2, 3], what="tokenize", tick=silent))
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(60)
+def test_a_stopped_worker_is_named_long_before_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "HELD_S", 3.0)
+    named = r"^encode: a worker, process (\d+), T \(stopped\), has done nothing for \d+ s; .* kill -CONT \1, or end it"
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=named), workers(ExecutorConfig(workers=2)) as found:
+        list(found.map(stand_still, range(6), what="encode", tick=silent))
+    assert time.monotonic() - begin < 40
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(60)
+def test_workers_that_all_do_nothing_are_noticed_before_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulse, "IDLE_S", 4.0)
+    with (
+        pytest.raises(UserError, match=r"^encode: no worker has computed anything for 4 s; see what they wait for"),
+        workers(ExecutorConfig(workers=2)) as found,
+    ):
+        list(found.map(sleep, [50, 50], what="encode", tick=silent))
+
+
+def test_how_long_is_too_long_depends_on_the_slowest_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(1000))
+    monkeypatch.setattr(processes, "cpu_ticks", lambda pid: next(ticks))
+    monkeypatch.setattr(processes, "state", lambda pid: "S")
+    told = LocalPulse(lambda: [Fixed(1), Fixed(2)])
+    assert told.look(50.0, finished=True) is None
+    monkeypatch.setattr(processes, "state", lambda pid: "T" if pid == 1 else "S")
+    assert [told.look(40.0, finished=False) for _ in range(3)] == [None, None, None], "3 times 50 s"
+    assert told.look(40.0, finished=False) == (
+        "a worker, process 1, T (stopped), has done nothing for 160 s; let it go on with kill -CONT 1, or end it, "
+        "and run the same command to continue"
+    )
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(60)
+def test_stop_signals_are_for_the_parent_alone() -> None:
+    with workers(ExecutorConfig(workers=2)) as found:
+        assert dict(found.map(signalled, range(4), what="test", tick=silent)) == {0: 0, 1: 1, 2: 2, 3: 3}
 
 
 def test_work_begins_while_tasks_are_still_found() -> None:

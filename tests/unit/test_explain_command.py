@@ -22,7 +22,7 @@ from harness.inference.bundle import write_bundle
 from harness.model.language import LanguageModel
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE
-from preprocessing.base import cli, screen
+from preprocessing.base import answering, screen
 from preprocessing.dataset.shards import read_manifest
 from tests.explained import TEXT, make_run
 
@@ -35,7 +35,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def explain(*arguments: object) -> int:
-    return cli.run(main, ["explain", *map(str, arguments)])
+    return answering.run(main, ["explain", *map(str, arguments)])
 
 
 def lines(output: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.data.order import row_hash
 from harness.launch import launcher
-from harness.launch.launcher import Failure
+from harness.launch.failure import LOST_PAGES, Failure, describe_failure
 from harness.model.classifier import Classifier
 from harness.rundir.status import LAUNCH_ID, State, read_status, write_status
 from harness.training.console import duration
@@ -126,8 +126,8 @@ def test_the_rank_that_was_killed_is_blamed_and_not_those_that_fell_with_it() ->
         error.failures = {  # type: ignore[attr-defined] # as torch's ChildFailedError has them
             int(rank[1:]): SimpleNamespace(timestamp=second, exitcode=code) for rank, (second, code) in codes.items()
         }
-        return launcher.describe_failure(error)
+        return describe_failure(error)
 
     assert fell(r0=(5, -15), r1=(5, -9), r2=(4, 1)) == Failure(1, "rank 1 was killed by SIGKILL")
     assert fell(r0=(5, -15), r1=(5, 3)) == Failure(3, "rank 1 ended with exit code 3", said=True)
-    assert fell(r0=(5, -7), r1=(5, -15)) == Failure(3, f"rank 0 was killed by SIGBUS: {launcher.LOST_PAGES}")
+    assert fell(r0=(5, -7), r1=(5, -15)) == Failure(3, f"rank 0 was killed by SIGBUS: {LOST_PAGES}")

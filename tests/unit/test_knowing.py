@@ -21,7 +21,7 @@ from harness.training import probe
 from harness.training.ema import WeightAverage
 from harness.training.flops import flops_per_token, measure_peak
 from harness.training.probe import heaviest_batch
-from harness.training.throughput import FLOATS, INTEGERS, SlowRank, summarize
+from harness.training.throughput import FLOATS, INTEGERS, Gradients, SlowRank, summarize
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
@@ -43,6 +43,21 @@ def test_figures_of_a_log_line() -> None:
     assert figures["mfu"] == pytest.approx(0.5)
     assert figures["verdict"] is None
     assert summarize(ranks(), 1000, 0.0)["mfu"] is None
+
+
+def test_gradients_that_machines_wait_for_are_said_with_what_halves_them() -> None:
+    columns = ranks(reduce_s=[1.9, 1.4])
+    figures = summarize(columns, 0, 0.0, gradients=Gradients(8_000_000))
+    assert figures["all_reduce"] == pytest.approx(0.7)
+    assert figures["verdict"] == (
+        "network-bound: 70% of the time goes by waiting for the sum of 8 MB of gradients a step between machines; "
+        "set optim.gradient_compression to bf16, which halves them, or raise global_batch, which sends them less often"
+    )
+    compressed = summarize(columns, 0, 0.0, gradients=Gradients(4_000_000, compressed=True))["verdict"]
+    assert "4 MB of gradients a step between machines; raise global_batch, which sends" in compressed
+    some = summarize(ranks(reduce_s=[1.9, 0.4]), 0, 0.0, gradients=Gradients(8_000_000))
+    assert (some["all_reduce"], some["verdict"]) == (pytest.approx(0.2), None)
+    assert summarize(ranks(), 0, 0.0)["all_reduce"] is None
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from harness.rundir.training_facts import read_training, training_facts, write_t
 from harness.scores.calibration import Decision
 from harness.scores.drift import drift, stability
 from harness.scores.on_screen import tables
-from preprocessing.base import cli
+from preprocessing.base import answering
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from tests.corpora import write_csv
@@ -61,7 +61,7 @@ def with_rates(manifest: Manifest) -> Manifest:
 
 
 def evaluate(run: Path, *arguments: object) -> int:
-    return cli.run(main, ["evaluate", "--run", str(run), "--device", "cpu", *map(str, arguments)])
+    return answering.run(main, ["evaluate", "--run", str(run), "--device", "cpu", *map(str, arguments)])
 
 
 def figures(run: Path, name: str = "labelled.csv") -> dict[str, Any]:

@@ -18,7 +18,6 @@ from harness.config import CheckpointConfig, ModelConfig, RunConfig, to_dict
 from harness.data import order
 from harness.ranks.preemption import Preempted
 from harness.ranks.session import Session, open_session
-from harness.rundir import checkpoint
 from harness.rundir.status import read_status
 from harness.rundir.storage import check_claim, claim
 from harness.training import assembly, writer
@@ -26,6 +25,7 @@ from harness.training.assembly import assemble
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import read_manifest
+from tests import checkpoints
 from tests.datasets import write_dataset
 
 pytestmark = pytest.mark.processes  # the environment of a run names git's revision
@@ -143,9 +143,7 @@ def with_checkpoint(config: RunConfig, run: Path, changes: dict[str, Any]) -> No
     """A run directory as a run of ``config`` leaves it at step 7; ``changes`` to what its checkpoint says."""
     manifest = read_manifest(config.data)
     facts = {"text_hash": manifest.text_hash, "dataset": manifest.fingerprint, "order_version": order.VERSION}
-    state = {"step": 7, "config": to_dict(config), **facts, **changes}
-    tensors = {"weight": torch.zeros(1)}
-    checkpoint.write(run, 7, {checkpoint.MODEL: tensors, checkpoint.OPTIMIZER: tensors}, state)
+    checkpoints.write(run, 7, {"weight": torch.zeros(1)}, **{"config": to_dict(config), **facts, **changes})
     (run / "status.json").write_text('{"state": "preempted", "exit_code": 85, "reason": "", "step": 7}')
 
 

@@ -20,13 +20,25 @@ from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import main as harness
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import cli, completion, invocation, recipes
+from preprocessing.base import answering, cli, completion, invocation, recipes
 from preprocessing.base.commands import Command
 from preprocessing.base.named import load
-from tests.unit.test_architecture import ROOT, all_imports, brings, own_modules
+from tests.requirements import CORE, groups_of, requirements
+from tests.unit.test_architecture import DISTRIBUTION_OF, ROOT, all_imports, brings, imports_of, own_modules
 from tests.unit.test_documentation import DOCUMENTS, unknown_words
 
 NOT_FOR_TRAINING = {"nltk", "simplemma", "stop_words", "matplotlib", "sklearn"}
+NOT_IMPORTED = {
+    "transformers": "mosaicml-streaming brings it, and pip needs the bound",
+    "s3fs": "fsspec opens s3:// with it",
+    "tensorboard": "torch.utils.tensorboard needs it",
+    "mkdocs-material": "mkdocs.yml names the theme",
+    "mkdocstrings-python": "mkdocs.yml names the plugin",
+    **dict.fromkeys(("mypy", "ruff"), "the Makefile runs it"),
+    **dict.fromkeys(("pandas-stubs", "types-psutil", "types-pyyaml"), "mypy reads it"),
+    **dict.fromkeys(("pytest-timeout", "pytest-xdist"), "pytest loads it"),
+}
+"""Distributions that are needed though no file names what they bring, and why."""
 FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SCRIPT = re.compile(r"^[!$]? ?(padless(?:-preprocess)?) (.+)$", re.MULTILINE)
 
@@ -50,6 +62,56 @@ def test_the_wheel_has_every_folder_with_code_and_the_recipes(project) -> None:
         named |= {path for glob in globs for path in folder.glob(glob)}
     everything = [path for folder in ("configs", "harness", "preprocessing") for path in (ROOT / folder).rglob("*.*")]
     assert {path for path in everything if path.suffix not in (".py", ".pyc")} == named
+
+
+def named_in(paths: dict[str, Path]) -> set[str]:
+    """The distributions that files import, or name as a string for what imports them (``importorskip``)."""
+    found = set()
+    for name, path in paths.items():
+        text = path.read_text()
+        roots = {one.target.partition(".")[0] for one in imports_of(name, text, ())}
+        constants = (node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
+        roots |= {value.partition(".")[0] for value in constants if isinstance(value, str)}
+        found |= {DISTRIBUTION_OF.get(root, root.replace("_", "-")) for root in roots}
+    return found
+
+
+def imported_in(paths: dict[str, Path]) -> set[str]:
+    """The distributions that files import; neither Python's own modules nor ours."""
+    ours = {"harness", "preprocessing", "padless", "tests", "docs", "build_backend"}
+    roots = {
+        one.target.partition(".")[0] for name, path in paths.items() for one in imports_of(name, path.read_text(), ())
+    }
+    return {DISTRIBUTION_OF.get(root, root.replace("_", "-")) for root in roots - ours - sys.stdlib_module_names}
+
+
+def test_every_dependency_is_needed_where_it_stands() -> None:
+    """What everybody installs, the code imports; what an extra brings, the code names; the rest has a reason."""
+    others = {str(path): path for folder in ("tests", "docs") for path in (ROOT / folder).rglob("*.py")}
+    others.pop(str(Path(__file__).resolve()))  # the names above
+    code = own_modules()
+    imported, named = imported_in(code), named_in(code)
+    tested = named | named_in(others)
+    lines = requirements()
+    assert {line.name for line in lines if line.group == CORE} - imported == set()
+    extras = {line.name for line in lines if line.group not in (CORE, "dev", "docs")}
+    assert extras - named - tested - set(NOT_IMPORTED) == set()
+    assert {line.name for line in lines} - tested - set(NOT_IMPORTED) == set()
+    assert {name for name in NOT_IMPORTED if name in imported} | (NOT_IMPORTED.keys() - groups_of(lines)) == set()
+
+
+def test_what_users_run_needs_nothing_that_only_developers_have() -> None:
+    groups = groups_of(requirements())
+    assert {name for name in imported_in(own_modules()) if set(groups[name]) <= {"dev"}} == set()
+
+
+def test_what_is_needed_without_an_extra_is_imported_without_one() -> None:
+    """A module that others import at their top may need no extra: all those are imported late."""
+    core = {line.name for line in requirements() if line.group == CORE}
+    along = {
+        DISTRIBUTION_OF.get(root, root.replace("_", "-")) for found in brings(all_imports()).values() for root in found
+    }
+    assert along - core - {name.replace("_", "-") for name in sys.stdlib_module_names} == set()
 
 
 def test_what_type_checkers_read_is_what_there_is() -> None:
@@ -88,7 +150,7 @@ def test_whoever_types_padless_reads_padless(capsys: pytest.CaptureFixture[str],
     shown = capsys.readouterr().out
     assert shown.startswith("usage: padless predict [")
     assert '\n  padless predict --run runs/mine "a fine film"\n' in shown
-    assert cli.run(harness, ["prepare"]) == 2
+    assert answering.run(harness, ["prepare"]) == 2
     said = "error: padless: prepare: no such command; it is padless-preprocess run here\n"
     assert capsys.readouterr().err == said
     assert (
@@ -164,7 +226,7 @@ def test_completion_knows_the_words_of_a_type(typed: Any, words: list[str]) -> N
         ("padless train --num_processes 2 --optim.warm", {"--optim.warmup"}),
         ("padless plan --world", {"--world_size"}),
         ("padless plan --precision b", {"bf16"}),
-        ("padless plan --config imdb", {"imdb", "imdb-gpu", "imdb-unlabelled"}),
+        ("padless plan --config imdb", {"imdb", "imdb-gpu", "imdb-pretrained", "imdb-unlabelled"}),
     ],
 )
 def test_a_shell_completes_commands_keys_and_values(tmp_path: Path, line: str, offered: set[str]) -> None:

@@ -25,7 +25,7 @@ from harness.data.order import Order, OrderSpec, order_over
 from harness.launch import forecast
 from harness.model.classifier import Classifier
 from harness.model.size import num_parameters
-from preprocessing.base import cli
+from preprocessing.base import answering
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.terminal import cells
 from preprocessing.dataset.shards import Split, read_manifest
@@ -226,7 +226,7 @@ def test_mistakes_get_a_sentence(dataset: Path, options: tuple[str, ...], senten
 
 
 def test_no_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(main, ["plan", "--data", str(tmp_path)]) == 3
+    assert answering.run(main, ["plan", "--data", str(tmp_path)]) == 3
     assert capsys.readouterr().err.count("\n") == 1
 
 

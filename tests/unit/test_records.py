@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from preprocessing.base.errors import DataError
+from preprocessing.corpus import records
 from preprocessing.corpus.records import Cut, Dialect, cuts
 
 COMMA = Dialect(",", '"')
@@ -90,6 +91,15 @@ def test_the_last_line_needs_no_line_end() -> None:
 def test_an_open_quote_is_named_by_its_row() -> None:
     with pytest.raises(DataError, match=r"^x.csv: row 2: a quote opens and never closes"):
         list(cuts([b'text,label\na,1\n"b,2\nc,3\n'], COMMA, 1000, "x.csv", header=True))
+
+
+def test_a_record_of_any_length_up_to_the_limit_is_one(monkeypatch) -> None:
+    """A long one is told from a quote that never closes, which is known at the end of the file alone."""
+    monkeypatch.setattr(records, "MAX_RECORD_BYTES", 1 << 20)
+    pieces = [b"text,label\na,1\n", *[b"x" * 1000] * 1040, b",0\n"]
+    assert [cut.rows for cut in cuts(pieces, COMMA, 1, "x.csv", header=True)] == [1, 1]
+    with pytest.raises(DataError, match=r"^x.csv: row 2: is longer than 1 MiB; split its text, or, if it"):
+        list(cuts([*pieces[:-1], *[b"x" * 1000] * 10, b",0\n"], COMMA, 1000, "x.csv", header=True))
 
 
 def test_a_json_line_ends_at_its_newline_whatever_its_quotes() -> None:

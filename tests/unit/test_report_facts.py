@@ -133,7 +133,7 @@ def test_a_few_large_values_do_not_press_the_others_onto_the_axis() -> None:
 def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_report_quietly(tmp_path)
     (tmp_path / "config.yaml").write_text("data: nowhere\n")
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"kind": "train", "step": 1, "loss": [1]}) + "\n")
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"kind": "train", "step": 1, "loss": None}) + "\n")
     (tmp_path / "report.html").mkdir()
     write_report_quietly(tmp_path)
     first, second = capsys.readouterr().err.splitlines()

@@ -17,11 +17,11 @@ import pytest
 
 from harness.config import RunConfig
 from harness.rundir import layout, results, storage
-from harness.rundir.bundle_files import bundle_directory, read_fingerprint
+from harness.rundir.bundle_files import bundle_directory, read_fingerprint, write_vocabulary
 from harness.rundir.configuration import read_config, write_config
 from harness.rundir.json_files import read_lines, read_object
 from harness.rundir.metrics_log import MetricsLog, jsonable, read_metrics, read_throughput
-from harness.rundir.status import note_attempt, read_attempts, read_status, write_status
+from harness.rundir.status import known_status, note_attempt, read_attempts, read_status, write_status
 from preprocessing.base.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ def test_a_last_line_that_was_cut_short_never_counts_and_any_other_damage_is_nam
     path.write_text('{"step": 1}\n\n{"step": 2}\n{"step": 3, "lo')
     assert read_lines(path) == [{"step": 1}, {"step": 2}]
     path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
-    with pytest.raises(DataError, match=r"metrics\.jsonl: line 2 is not JSON; remove it, or restore the file"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl: line 2 is not JSON \(.*\); remove it, or restore the file"):
         read_lines(path)
     assert read_lines(path, several_writers=True) == [{"step": 1}, {"step": 3}]
     path.write_text("[1]\n")
@@ -57,7 +57,7 @@ def test_a_last_line_that_was_cut_short_never_counts_and_any_other_damage_is_nam
         read_lines(path)
     assert read_lines(path, several_writers=True) == []
     path.write_bytes(b'{"step": "\xff"}\n')
-    with pytest.raises(DataError, match=r"metrics\.jsonl: not readable"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl: line 1 is not readable"):
         read_lines(path)
 
 
@@ -66,13 +66,107 @@ def test_an_object_is_there_or_missing_or_damaged(tmp_path: Path) -> None:
     assert read_object(path) is None
     assert read_status(tmp_path) is None
     path.write_text("{")
-    with pytest.raises(DataError, match=r"status\.json: not readable as JSON .*; restore it, or name another run"):
+    with pytest.raises(
+        DataError, match=r"status\.json: not readable as JSON .*; start the run again, which rebuilds it"
+    ):
         read_status(tmp_path)
     path.write_text("[]")
     with pytest.raises(DataError, match=r"status\.json: holds no JSON object"):
         read_status(tmp_path)
     write_status(tmp_path, "failed", step=3, exit_code=4, reason="full")
     assert read_status(tmp_path) == {"state": "failed", "exit_code": 4, "reason": "full", "step": 3, "launch": None}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"state": "fini', b'{"state": "over"}', b"[]", b'{"state": "running", "step": NaN}']
+)
+def test_a_damaged_status_is_rebuilt_from_the_checkpoints(tmp_path: Path, content: bytes) -> None:
+    """It names the newest step, and no good end: a run that had ended ends again."""
+    (tmp_path / layout.CHECKPOINTS / "step-00000012").mkdir(parents=True)
+    (tmp_path / layout.STATUS).write_bytes(content)
+    said: list[str] = []
+    found = known_status(tmp_path, said.append)
+    assert (found["state"], found["step"], found["launch"]) == ("failed", 12, None)
+    assert len(said) == 1
+    assert "status.json" in said[0]
+    assert "the newest checkpoint is that of step 12" in said[0]
+    (tmp_path / layout.STATUS).unlink()
+    (tmp_path / layout.STATUS).mkdir()
+    with pytest.raises(DataError, match=r"status\.json: is a directory, not a file"):
+        known_status(tmp_path)
+
+
+def test_damaged_metrics_are_cut_back_to_whole_lines_and_it_is_said(tmp_path: Path) -> None:
+    """What the checkpoint knows of decides; a line that is JSON, but none of ours, is damaged too."""
+    log = MetricsLog(tmp_path)
+    for step in range(1, 6):
+        log.write("train", {"step": step, "loss": 0.5})
+    known = log.sizes()
+    log.write("train", {"step": 6, "loss": 0.5})
+    log.close()
+    path = tmp_path / layout.METRICS
+    whole = path.read_bytes()
+    again = MetricsLog(tmp_path, known)
+    again.close()
+    assert again.mended == []
+    assert path.read_bytes() == whole[: known[layout.METRICS]]
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(
+        lines[0] + lines[1].replace(b"0.5", b"[1]") + lines[2].replace(b"loss", b"lo\xffs") + lines[3] + b'{"k'
+    )
+    again = MetricsLog(tmp_path, known)
+    again.write("train", {"step": 6, "loss": 0.25})
+    again.close()
+    gone = known[layout.METRICS] - sum(map(len, lines[:4])) - 3
+    wrong = f"3 damaged lines are left out and {gone} bytes at its end are gone"
+    assert again.mended == [f"{path}: damaged: {wrong}; its 2 whole lines are kept"]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 4, 6]
+    path.unlink()
+    again = MetricsLog(tmp_path, known)
+    again.close()
+    (sentence,) = again.mended
+    assert sentence.endswith(f"{known[layout.METRICS]} bytes at its end are gone; its 0 whole lines are kept")
+
+
+def test_a_run_does_not_begin_inside_a_dataset(tmp_path: Path) -> None:
+    """One that did before goes on."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "dataset.json").write_text("{}")
+    for run in (data, data / "runs" / "mine"):
+        with pytest.raises(ConfigError, match=rf"run: {run} lies inside the dataset {data}; name a directory outside"):
+            layout.check_free(run)
+    layout.check_free(tmp_path / "run")
+    old = data / "old"
+    old.mkdir()
+    write_status(old, "failed")
+    layout.check_directory(old)
+
+
+def test_a_vocabulary_that_is_gone_is_not_a_full_disk(tmp_path: Path) -> None:
+    """Making room would not bring it back."""
+    with storage.storage(tmp_path), pytest.raises(DataError, match=r"vocabulary\.arrow: not readable \(No such file"):
+        write_vocabulary(tmp_path / "bundle", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("a: &x [1]\nb: *x\n", "found an alias, which is not read"),
+        ("data: !!python/object/apply:os.system ['false']\n", "could not determine a constructor"),
+        ("data: 3\n", r"config\.yaml: data is 3, expected a text"),
+        ("fold: -1\n", r"fold is -1, expected at least 0"),
+        ("a: .nan\n", "NaN is no number"),
+        ("a: 2020-01-01\n", "not JSON serializable"),
+        ("[" * 5000, "not readable as YAML"),
+        ("- 1\n", "holds no keys"),
+    ],
+)
+def test_a_configuration_of_a_stranger_is_plain_values_or_refused(tmp_path: Path, content: str, sentence: str) -> None:
+    """Nothing is executed, nothing unfolds."""
+    (tmp_path / layout.CONFIG).write_text(content)
+    with pytest.raises(DataError, match=sentence):
+        read_config(tmp_path)
 
 
 def test_metrics_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from harness.config import RunConfig
 from harness.data.checks import check_dataset
 from harness.data.folds import held_out
 from harness.launch import command, launcher, many, rounds
+from harness.launch.stop import STOP
 from harness.report import many as together
 from harness.report import out_of_fold
 from harness.report.page import write_report
@@ -47,13 +47,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-LISTEN = launcher.listen
-
-
 @pytest.fixture(autouse=True)
-def quiet_signals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "listen", lambda: None)
-    monkeypatch.setattr(launcher, "HEARD", [])
+def nothing_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(STOP, "heard", [])
 
 
 def launch(data: Path, run: Path, *words: str) -> int:
@@ -100,25 +96,14 @@ def test_a_signal_between_two_runs_ends_the_command_there(
     data: Path, tmp_path: Path, seen: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = launcher.train
-    monkeypatch.setattr(launcher, "train", lambda *asked: launcher.HEARD.append("SIGTERM") or train(*asked))
+    monkeypatch.setattr(launcher, "train", lambda *asked: STOP.heard.append("SIGTERM") or train(*asked))
     assert launch(data, tmp_path / "r", "--seeds=0,1,2") == 85
     assert [one.seed for one in seen.trained] == [0]
 
 
-def test_a_signal_is_heard_while_no_rank_is_there() -> None:
-    before = {name: signal.getsignal(getattr(signal, name)) for name in launcher.SIGNALS}
-    try:
-        LISTEN()
-        signal.raise_signal(signal.SIGUSR2)
-        signal.raise_signal(signal.SIGTERM)
-    finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
-    assert launcher.HEARD == ["SIGUSR2", "SIGTERM"]
-
-
 def test_a_launcher_that_was_told_to_stop_starts_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    launcher.HEARD.append("SIGUSR2")
+    STOP.heard.append("SIGUSR2")
+    monkeypatch.setattr(STOP, "unbegun", True)
     failure = launcher.start(launcher.accelerate_arguments([], []))
     assert failure is not None
     assert (failure.code, failure.signal) == (1, "SIGUSR2")

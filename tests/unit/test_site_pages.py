@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -177,7 +178,7 @@ def test_every_page_stands_in_the_navigation_once() -> None:
 def test_the_exit_codes_are_those_of_the_code() -> None:
     rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/reference/exit-codes.md").read_text(), re.MULTILINE)
     errors = [error.exit_code for error in (UserError, ConfigError, DataError, StorageError)]
-    assert [int(row) for row in rows] == [0, *errors, PREEMPTED, cli.INTERRUPTED]
+    assert [int(row) for row in rows] == [0, *errors, PREEMPTED, 128 + signal.SIGINT, 128 + signal.SIGTERM]
 
 
 def test_every_module_of_the_top_level_is_in_the_reference() -> None:

@@ -207,7 +207,7 @@ def test_what_cannot_be_started_from_is_refused_before_any_process_starts(own: P
     with pytest.raises(DataError, match=r"weights-.*safetensors: missing: bundle\.json beside it names these weights"):
         check(tmp_path / "run")
     (tmp_path / "run" / "bundle" / VOCABULARY).unlink()
-    with pytest.raises(DataError, match=r"vocabulary\.arrow cannot be read as a vocabulary"):
+    with pytest.raises(DataError, match=r"vocabulary\.arrow is missing"):
         check(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"init\.weights: '' is out of range: expected the directory of a run or bun"):
         InitConfig(weights="")

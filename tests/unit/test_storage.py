@@ -19,7 +19,7 @@ from harness.ranks.distributed import RankError, World
 from harness.tracking.journal import Journal
 from harness.tracking.tracking import Observer
 from harness.training.console import Log
-from preprocessing.base import atomic, cli, npy
+from preprocessing.base import answering, atomic, npy
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.base.storage import refusal, storing, temporary_folder, told
 
@@ -118,7 +118,7 @@ def test_a_command_ends_with_a_sentence_whoever_failed_to_write(
     def main(_: list[str]) -> int:
         raise error
 
-    assert cli.run(main, []) == code
+    assert answering.run(main, []) == code
     said = capsys.readouterr().err
     assert said.startswith(f"error: {error.filename or 'a temporary file (TMPDIR, /dev/shm)'}: cannot be written (")
     assert said.count("\n") == 1
@@ -129,7 +129,7 @@ def test_another_error_of_the_system_is_a_bug_and_stays_one() -> None:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     with pytest.raises(OSError, match="Bad file descriptor"):
-        cli.run(main, [])
+        answering.run(main, [])
     assert told(OSError(errno.EACCES, "Permission denied")) is None  # of no file: a port, a device
 
 
@@ -217,7 +217,14 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
         def write(self, data: Any) -> int:
             return super().write(bytes(data)[:2])
 
-    monkeypatch.setattr(atomic, "open", lambda path, mode, buffering: Short(path, "a"), raising=False)
+    monkeypatch.setattr(atomic, "open", lambda path, mode, buffering: Short(path, "a+"), raising=False)
     with pytest.raises(OSError, match="No space left"):
         atomic.append_line(path, "two")
     assert path.read_text() == "one\n"
+
+
+def test_a_line_that_was_cut_short_is_ended_before_another_is_appended(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_text("one\ntw")
+    atomic.append_line(path, "three")
+    assert path.read_text() == "one\ntw\nthree\n"

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import html as standard
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 import nltk.data
@@ -13,9 +15,10 @@ import pyarrow as pa
 import pytest
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.text import stopwords
+from preprocessing.text import html, stopwords
 from preprocessing.text import tokenizer as tokenizer_module
 from preprocessing.text.lemmas import WordNet
+from preprocessing.text.nfc import nfc
 from preprocessing.text.resolve import resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
@@ -204,3 +207,22 @@ def test_stop_words_and_lemmas_apply_to_each_token_of_a_chunk_that_holds_several
     assert tokenizer(**fields, tokenizer="nltk_line")(["The dogs, (cats) aren't: the end."]).to_lists() == [
         ["dog", ",", "(", "cat", ")", "n't", ":", "end", "."]
     ]
+
+
+def test_nfc_of_any_number_of_accents_is_unicodes() -> None:
+    marks = [chr(point) for point in range(0x300, 0x1E00) if unicodedata.combining(chr(point))]
+    marks += ["\u0f73", "\u0344", "\u3099", "\u302e", "\U0001d165"]
+    random = np.random.default_rng(1)
+    for size in (1, 5, 63, 64, 65, 300):
+        for start in ("", "e", "\u1e69", "\u200d", "\U0001f600"):
+            text = start + "".join(random.choice(marks, size)) + "x" + "".join(random.choice(marks, 70))
+            assert nfc(text) == unicodedata.normalize("NFC", text)
+
+
+@pytest.mark.parametrize("digits", ["65", "0", "1114111", "1114112", "99999999999", "55296", "128"])
+def test_numbers_of_entities_are_those_of_python(digits: str) -> None:
+    for zeros in (0, 1, 7, 30):
+        for end in ("", ";", "x", "&#66;"):
+            text = f"a &#{zeros * '0'}{digits}{end} b"
+            assert html.clean(text) == standard.unescape(text)
+    assert html.clean(f"a&#{9000 * '9'};b&#{9000 * '0'}65;") == "a\ufffdbA"

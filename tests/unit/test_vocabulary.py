@@ -102,7 +102,7 @@ def test_a_flipped_byte_or_a_cut_is_named(tmp_path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"vocabulary\.arrow cannot be read"):
         Vocabulary.read(path)
-    with pytest.raises(DataError, match=r"missing\.arrow cannot be read"):
+    with pytest.raises(DataError, match=r"missing\.arrow is missing"):
         Vocabulary.read(tmp_path / "missing.arrow")
 
 

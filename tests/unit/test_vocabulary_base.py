@@ -189,14 +189,14 @@ def test_what_is_no_base(base: Path, source: Path, tmp_path: Path, command: Comm
     assert f"a folder of runs; name one of them, as in {tmp_path / 'many' / 'seed-1'}" in refused(tmp_path / "many")
     shutil.copytree(base / "run" / BUNDLE, tmp_path / "run" / BUNDLE)
     (tmp_path / "run" / BUNDLE / INDEX).write_text("{")
-    assert "bundle.json: damaged (" in refused(tmp_path / "run", 3)
+    assert "bundle.json: not readable as JSON (" in refused(tmp_path / "run", 3)
     index = index_of(read_manifest(base / "data"))
-    (tmp_path / "run" / BUNDLE / INDEX).write_text(json.dumps({**index, "vocabulary_hash": "another"}))
+    (tmp_path / "run" / BUNDLE / INDEX).write_text(json.dumps({**index, "vocabulary_hash": "0" * 64}))
     assert "vocabulary.arrow: not the vocabulary that the files beside it name; restore it" in refused(
         tmp_path / "run", 3
     )
     (tmp_path / "run" / BUNDLE / VOCABULARY).unlink()
-    assert "cannot be read as a vocabulary" in refused(tmp_path / "run", 3)
+    assert "vocabulary.arrow is missing" in refused(tmp_path / "run", 3)
     assert command("run", "--output", tmp_path / "out", "--vocabulary.extend", "true") == 2
     assert "vocabulary.extend: there is nothing to extend; name vocabulary.base" in command.sentence
 

@@ -16,7 +16,7 @@ from harness.inference.bundle import read_bundle
 from harness.launch import launcher
 from harness.predicting import command
 from harness.ranks import precision
-from preprocessing.base import cli
+from preprocessing.base import answering
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import read_manifest
 from tests.datasets import write_dataset
@@ -31,7 +31,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def refuse(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str]:
     """Exit code and the one line of a command that is expected to fail before any process starts."""
-    code = cli.run(harness_main.main, [str(argument) for argument in argv])
+    code = answering.run(harness_main.main, [str(argument) for argument in argv])
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     return code, lines[0].removeprefix("error: ")

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stop signals to ``python -m harness launch``: passed on to the ranks, which save and leave, or are ended in time.
+
+From ``begin`` on the signals are blocked in the launcher and, since a mask is inherited, in its ranks until these
+listen (``harness.ranks.preemption``): none is lost, and none ends a process half-way through its imports. A thread
+takes them. What a signal does depends on what is there:
+
+- no rank yet, or between two trainings of one command: the launcher leaves at once;
+- ranks that have not begun their run: they are killed, since there is nothing to save;
+- ranks at work: they are asked. One that does not take the signal, being stopped (SIGSTOP) or stuck in the kernel, is
+  let go on (SIGCONT) and killed after ``ANSWER_S``; the others then have ``OTHERS_S``, and all of them ``LIMIT_S``;
+- a second Ctrl-C: all are killed now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from preprocessing.base import processes, stopping
+from preprocessing.base.stopping import KEYBOARD, OF_TRAININGS, ONE_PRESS_S, PREEMPTED
+
+if TYPE_CHECKING:
+    import psutil
+
+LAUNCHES = ("launch", "train")
+"""The commands of ``python -m harness`` that start ranks, and ask them first when they are told to stop."""
+ANSWER_S = 15.0
+"""How long a rank may stand still after a stop signal. With ``OTHERS_S`` less than the 30 s of SLURM's KillWait."""
+OTHERS_S = 8.0
+"""How long the other ranks have to leave when one was killed for its silence."""
+LIMIT_S = 300.0
+"""How long ranks that are at work may take to save."""
+BACKSTOP_S = 10.0
+"""How long torch's agent may take to notice that all ranks are gone."""
+NOW_S = 1.0
+"""The same, after a second Ctrl-C."""
+LOOK_EVERY_S = 0.1
+GOES_ON = "the last whole checkpoint is kept, and the same command goes on"
+AT_ONCE = f"interrupted twice from the keyboard: ended at once; {GOES_ON}"
+INTERRUPTED = stopping.BASE_CODE + signal.SIGINT
+
+
+class Stop:
+    """What this launcher was told. There is one, ``STOP``, since signals are sent to a process."""
+
+    def __init__(self) -> None:
+        """Nothing was heard, and nobody listens."""
+        self.heard: list[str] = []
+        """Stop signals, by name, in their order: a command of several trainings begins none after one."""
+        self.now = False
+        """A second Ctrl-C came."""
+        self.unbegun = False
+        """The ranks were killed before they had begun their run."""
+        self.verdict: str | None = None
+        """Which rank did not answer and was killed."""
+        self.deciding = threading.Lock()
+        """Held by whoever writes how the run ended."""
+        self._phase = "nothing"
+        self._pressed: float | None = None
+        self._begun: Callable[[], bool] = lambda: True
+        self._conclude: Callable[[], int] = lambda: PREEMPTED
+
+    def begin(self) -> None:
+        """Take the signals from here on. Before any other thread is there: a thread has the mask of its maker."""
+        numbers = {getattr(signal, name) for name in OF_TRAININGS}
+        numbers = {number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}  # nohup's stay so
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        threading.Thread(target=self._take, args=(numbers,), name="padless-stop", daemon=True).start()
+
+    def between(self) -> None:
+        """No rank is there: a stop signal ends the command at once, one that has come already at the next question."""
+        self._phase = "nothing"
+
+    @contextmanager
+    def ranks(self, begun: Callable[[], bool], conclude: Callable[[], int]) -> Iterator[None]:
+        """For the block ranks are there; after it signals are noted and change nothing.
+
+        ``begun``: whether they have anything to save. ``conclude`` writes how the run ended and returns the exit code,
+        for the case that the block does not come to its end.
+        """
+        self._begun, self._conclude, self._phase = begun, conclude, "ranks"
+        try:
+            yield
+        finally:
+            self._phase = "over"
+
+    def _take(self, numbers: set[int]) -> None:
+        while True:
+            name, now = signal.Signals(signal.sigwait(numbers)).name, time.monotonic()
+            again = name == KEYBOARD and self._pressed is not None and now - self._pressed > ONE_PRESS_S
+            self._pressed = self._pressed or (now if name == KEYBOARD else None)
+            self.heard.append(name)
+            if self._phase == "nothing":
+                leave(PREEMPTED, f"told to stop by {name} before any process was started; the same command goes on")
+            if self._phase == "ranks":
+                self.now = self.now or again
+                if len(self.heard) == 1:
+                    threading.Thread(target=self._enforce, args=(name,), name="padless-end", daemon=True).start()
+
+    def _enforce(self, name: str) -> None:
+        """Until the ranks have left: ask each, and kill those that do not answer, or all when it is time."""
+        self.unbegun = not self._begun()
+        if not self.unbegun and name == KEYBOARD:
+            print("stopping: a checkpoint is written; Ctrl-C again ends at once, without", file=sys.stderr, flush=True)
+        asked: set[int] = set()
+        still: dict[int, float] = {}
+        began, number = time.monotonic(), int(getattr(signal, name))
+        killed: float | None = None
+        others: float | None = None
+        while self._phase == "ranks":
+            now, ranks = time.monotonic(), children()
+            for rank in ranks:
+                if rank.pid not in asked and not self.unbegun:
+                    asked.add(rank.pid)
+                    send(rank, number)
+                    send(rank, signal.SIGCONT)
+                if stands_still(rank.pid, number):
+                    still.setdefault(rank.pid, now)
+                else:
+                    still.pop(rank.pid, None)
+                if now - still.get(rank.pid, now) > ANSWER_S:
+                    self.verdict = self.verdict or silent(rank, name)
+                    send(rank, signal.SIGKILL)
+                    others = others or now
+            if now - began > LIMIT_S and self.verdict is None:
+                self.verdict = f"the ranks had not left {LIMIT_S:.0f} s after {name}, and were killed; {GOES_ON}"
+                others = now - OTHERS_S
+            if self.now or self.unbegun or (others is not None and now - others >= OTHERS_S):
+                killed = killed or now
+                for rank in ranks:
+                    send(rank, signal.SIGKILL)
+            late = began + ANSWER_S if not asked else None  # torch's agent waits for other machines, and for no rank
+            late = killed + (NOW_S if self.now else BACKSTOP_S) if killed is not None else late
+            if late is not None and now > late:
+                with self.deciding:
+                    leave(self._conclude())
+            time.sleep(LOOK_EVERY_S)
+
+
+STOP = Stop()
+
+
+def listen(argv: Sequence[str]) -> None:
+    """The first thing that ``python -m harness`` does: from here on, a stop signal to it gets a sentence."""
+    if argv and argv[0] in LAUNCHES:
+        STOP.begin()
+    else:
+        stopping.listen()
+
+
+def children() -> list[psutil.Process]:
+    """The ranks that this launcher has started and that have not ended."""
+    import psutil
+
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found
+
+
+def send(rank: psutil.Process, number: int) -> None:
+    """Send a signal to a rank and to what it has started in its own session.
+
+    A tracker has another session, and ends when the rank says so or is gone.
+    """
+    import psutil
+
+    with contextlib.suppress(OSError, psutil.Error):
+        session = os.getsid(rank.pid)
+        for member in [*rank.children(recursive=True), rank]:
+            with contextlib.suppress(OSError, psutil.Error):
+                if os.getsid(member.pid) == session:
+                    member.send_signal(number)
+
+
+def stands_still(pid: int, number: int) -> bool:
+    """Whether a process is held, or has not taken a signal that it does not block."""
+    return processes.state(pid) in processes.HELD or not processes.has_taken(pid, number)
+
+
+def silent(rank: psutil.Process, name: str) -> str:
+    """The sentence for a rank that does not answer."""
+    import psutil
+
+    values: dict[str, Any] = {}
+    with contextlib.suppress(OSError, psutil.Error):
+        values = rank.environ()
+    who = f"rank {values.get('RANK', 0)} ({processes.in_words(rank.pid)})"
+    return f"{who} did not answer {name} within {ANSWER_S:.0f} s and was killed; {GOES_ON}"
+
+
+def leave(code: int, sentence: str | None = None) -> None:
+    """End the launcher from any thread."""
+    if sentence is not None:
+        print(f"error: {sentence}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network interface that leads to the other machines, found by asking the kernel for the route to the main one.
+
+Gloo offers the address that the machine's own name resolves to, which on many systems is 127.0.1.1, where no other
+machine comes in; and it says so only by a time limit. So the interface is named before any rank starts, unless the user
+has named one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
+
+
+@dataclass(frozen=True)
+class Route:
+    """How this machine comes to the others."""
+
+    interface: str
+    address: str
+    """This machine's own address on that interface; empty if the user named an interface that has none."""
+    by_user: bool = False
+    """GLOO_SOCKET_IFNAME was set."""
+
+    def __str__(self) -> str:
+        """``eth0 (10.0.0.2): the route to the others``."""
+        shown = f"{self.interface} ({self.address})" if self.address else self.interface
+        return f"{shown}: {f'as {GLOO} says' if self.by_user else 'the route to the others'}"
+
+
+def local_addresses(host: str, port: int) -> list[str]:
+    """This machine's addresses on the routes to ``host``, best first; no packet is sent. Empty if there is no route."""
+    found = []
+    try:
+        targets = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except OSError:
+        return []
+    for family, kind, protocol, _, target in targets:
+        with socket.socket(family, kind, protocol) as probe:
+            try:
+                probe.connect(target)
+                found.append(str(probe.getsockname()[0]))
+            except OSError:
+                continue
+    return found
+
+
+def interfaces() -> dict[str, list[str]]:
+    """Network interfaces that are up, with their addresses."""
+    import psutil
+
+    up = {name for name, facts in psutil.net_if_stats().items() if facts.isup}
+    wanted = (socket.AF_INET, socket.AF_INET6)
+    return {
+        name: [one.address.partition("%")[0] for one in addresses if one.family in wanted]
+        for name, addresses in psutil.net_if_addrs().items()
+        if name in up
+    }
+
+
+def is_loopback(address: str) -> bool:
+    """Whether no other machine can reach this address."""
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether ``host`` means this machine on every machine: then all of them are this one."""
+    return host == "localhost" or is_loopback(host)
+
+
+def choose(
+    host: str, local: list[str], found: dict[str, list[str]], default: str | None, users: str | None = None
+) -> Route | None:
+    """The interface to the others; None if it cannot be told. A pure function.
+
+    ``host``: the main machine's address as it was given; ``local``: this machine's addresses on the routes to it;
+    ``found``: interfaces with their addresses; ``default``: that of the default route; ``users``: that of the user.
+    On the main machine its own name may be a loopback address. Then it is the default route's, or the only one.
+    """
+    if users:
+        return Route(users, next(iter(found.get(users, [])), ""), by_user=True)
+    for address in local:
+        for name, addresses in found.items():
+            if address in addresses and (is_this_machine(host) or not is_loopback(address)):
+                return Route(name, address)
+    outward = {
+        name: addresses for name, addresses in found.items() if addresses and not all(map(is_loopback, addresses))
+    }
+    if default in outward:
+        return Route(default, outward[default][0])
+    if len(outward) == 1:
+        name, addresses = next(iter(outward.items()))
+        return Route(name, addresses[0])
+    if not outward and local:  # no network at all: all machines can only be this one
+        return Route(*next(((name, addresses[0]) for name, addresses in found.items() if addresses), ("lo", local[0])))
+    return None
+
+
+def find(host: str, port: int) -> Route | None:
+    """``choose`` for this machine."""
+    return choose(host, local_addresses(host, port), interfaces(), default_interface(), os.environ.get(GLOO))
+
+
+def use(route: Route | None) -> None:
+    """Tell gloo and NCCL, in this process and those that it starts; what a user has set stays as it is."""
+    if route is not None and not route.by_user:
+        os.environ[GLOO] = route.interface
+    if route is not None:
+        os.environ.setdefault(NCCL, f"={route.interface}")  # without the sign NCCL takes every name that begins so
+
+
+def default_interface(table: str | None = None) -> str | None:
+    """The interface of the default route; ``table`` is the text of ``/proc/net/route`` (proc_pid_net(5))."""
+    if table is None:
+        try:
+            table = Path("/proc/net/route").read_text(encoding="utf-8")
+        except OSError:
+            return None
+    fields = [line.split() for line in table.splitlines()[1:]]
+    return next((line[0] for line in fields if len(line) > 1 and line[1] == "00000000"), None)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what was typed to jobs: each command is read as its own program reads it, so that a mistake is said before any
+job waits in a queue.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.launch import doctor, launcher, many
+from harness.launch.asked import LaunchRecipe, check_blanks
+from harness.launch.sequence import as_words, typed, without
+from harness.ranks import devices
+from harness.slurm.config import Resources, SubmitConfig, python_words, site_lines
+from harness.slurm.script import Body, Job, Task
+from preprocessing.base import cli
+from preprocessing.base.commands import Command, Words, read
+from preprocessing.base.errors import ConfigError
+from preprocessing.config import PreprocessConfig
+
+MOST_TASKS = 1000
+SINGLE = (
+    Command(name="evaluate", summary="", config="harness.inference.config:EvaluateHereConfig"),
+    Command(
+        name="predict",
+        summary="",
+        config="harness.predicting.config:PredictConfig",
+        words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None),
+    ),
+    Command(
+        name="report",
+        summary="",
+        config="harness.report.page:ReportConfig",
+        words=Words(spelling="RUN [RUN …]", noun="run", takes="one run directory or several", most=None),
+    ),
+)
+"""Commands of one process, as far as reading them goes."""
+TRAINING = {"train": "launch", "doctor": "doctor"}
+"""What starts on every node of a training's job."""
+ALSO = {"launch": "train", "run": "preprocess"}
+NAMES = ("preprocess", *TRAINING, *(one.name for one in SINGLE))
+
+
+def jobs_of(config: SubmitConfig, commands: Sequence[str]) -> list[Job]:
+    """The jobs of a command line, in their order. Raises ``ConfigError``, also for what a command would refuse."""
+    split = [words_of(command) for command in commands]
+    trainings = [words for words in split if words[0] == "train"]
+    if config.array.asked and len(trainings) != 1:
+        raise ConfigError(f"array: it is one of trainings, and there are {len(trainings)} among the commands; name one")
+    return [job_of(config, words) for words in split]
+
+
+def words_of(command: str) -> list[str]:
+    """A command and its options. Raises ``ConfigError`` for one that no job runs, with the nearest."""
+    try:
+        name, *rest = shlex.split(command) or [""]
+    except ValueError as error:
+        raise ConfigError(f"{command!r}: {error}; a command and its options stand in one pair of quotes") from None
+    name = ALSO.get(name, name)
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}"
+        raise ConfigError(f"{name!r}: no command that runs as a job; {hint}")
+    return [name, *rest]
+
+
+def job_of(config: SubmitConfig, words: Sequence[str]) -> Job:
+    """One job."""
+    name, *arguments = words
+    try:
+        body, own = checked(config, name, arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    hook = config.hook if config.hook is None or "/" in config.hook else f"./{config.hook}"  # not one on the PATH
+    if hook and not os.path.isfile(hook):
+        raise ConfigError(f"hook: {hook}: no such file; it holds the shell lines that every job reads first")
+    python = python_words(config.python) or ["python" if hook else sys.executable]
+    keys = ("restarts", "name", "logs", "mail", "mail_type")
+    return Job(
+        command=name,
+        body=body,
+        resources=resources_of(config, body),
+        hook=hook,
+        python=tuple(python),
+        lines=tuple(site_lines(config.sbatch)),
+        **{key: getattr(config, key) for key in keys},
+        **{"arguments": tuple(arguments), **own},
+    )
+
+
+def checked(config: SubmitConfig, name: str, arguments: list[str]) -> tuple[Body, dict[str, Any]]:
+    """Which script a command runs in, and what sets the job apart. Raises ``ConfigError`` as the command would."""
+    if name == "preprocess":
+        asked = cli.parse(PreprocessConfig, arguments, prog="python -m preprocessing run")
+        built_in = asked.staging or asked.output
+        return "preprocess", {"run": "" if "://" in built_in else built_in}
+    if name in TRAINING:
+        return "train", training_of(config, name, arguments)
+    read(next(one for one in SINGLE if one.name == name), arguments, f"python -m harness {name}")
+    return "single", {}
+
+
+def resources_of(config: SubmitConfig, body: Body) -> Resources:
+    """What a job asks for: its own keys before those of all."""
+    own: Resources = getattr(config, body)
+    asked = own.over(config)
+    if body == "preprocess":
+        return replace(asked, gpus=own.gpus, gres=own.gres, nodes=asked.nodes or 1)
+    return replace(asked, nodes=1 if body == "single" else asked.nodes or 1)
+
+
+def training_of(config: SubmitConfig, name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """What the job of a training has beside others. Raises ``ConfigError``."""
+    keys = list(arguments)
+    for word in keys:
+        if word.startswith("--") and word[2:].partition("=")[0] in devices.LAUNCHER_OPTIONS:
+            raise ConfigError(
+                f"{word}: the job gives accelerate launch its options; --nodes and --processes say how many"
+            )
+    if name == "doctor":
+        _, asked = read(doctor.KEYS, keys, doctor.PROG)
+    else:
+        check_blanks(keys)
+        asked = cli.parse(LaunchRecipe, keys, prog=launcher.PROG)
+    found = {"run": asked.run, "processes": config.processes, "arguments": tuple(keys)}
+    if name == "train" and config.array.asked:
+        found |= {"tasks": tasks_of(config, keys, asked), "at_once": config.array.at_once}
+    return found
+
+
+def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tuple[Task, ...]:
+    """The trainings of an array, each read as its job will read it. Raises ``ConfigError``."""
+    if asked.seeds is not None or asked.folds is not None:
+        raise ConfigError("--seeds and --folds train one after the other; leave them out, or the array")
+    if config.array.seeds is not None:
+        if "seed" in {key for key, _ in typed(keys, LaunchRecipe)}:
+            raise ConfigError("--seed: --array.seeds names every one already; leave --seed out")
+        every = replace(asked, seeds=config.array.seeds)
+        each = [many.keys_of(one, every) for one in many.planned(every)]
+        return tuple(Task(own["run"], tuple(as_words(without_run(own)))) for own in each)
+    tasks: list[Task] = []
+    for number, line in option_lines(config.array.options or ""):
+        where = f"array.options: {config.array.options}: line {number}"
+        try:
+            words = shlex.split(line)
+            if without(words, LaunchRecipe, {"run"}) != words:
+                raise ConfigError("each training has a directory of its own; leave --run out")
+            cli.parse(LaunchRecipe, [*keys, *words], prog=launcher.PROG)
+        except (ConfigError, ValueError) as error:
+            raise ConfigError(f"{where}: {error}") from None
+        tasks.append(Task(str(Path(asked.run, f"task-{len(tasks)}")), tuple(words)))
+    if not 1 <= len(tasks) <= MOST_TASKS:
+        raise ConfigError(
+            f"array.options: {config.array.options}: {len(tasks)} tasks; expected 1 to {MOST_TASKS} lines of options"
+        )
+    return tuple(tasks)
+
+
+def without_run(own: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a training but its directory, which the script itself names."""
+    return {key: value for key, value in own.items() if key != "run"}
+
+
+def option_lines(path: str) -> list[tuple[int, str]]:
+    """Number and text of every line that is neither empty nor a comment. Raises ``ConfigError``."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"array.options: {path}: cannot be read ({error}); name a file of options") from None
+    lines = enumerate(text.splitlines(), 1)
+    return [(number, line) for number, line in lines if line.strip() and not line.lstrip().startswith("#")]

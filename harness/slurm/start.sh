@@ -1,0 +1,63 @@
+# How every job begins: it counts its starts, then reads the site's hook.
+: "${SLURM_JOB_ID:?submit this with sbatch}"
+number=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+number=${number:-$SLURM_JOB_ID} # the number alone of one task means the whole array to SLURM
+job="job $number"
+restarts=${SLURM_RESTART_COUNT:-0}
+
+# End the job with one sentence and a code.
+refuse() {
+    trap - EXIT
+    echo "error: $job: $1" >&2
+    exit "${2:-1}"
+}
+
+((restarts <= max_restarts)) ||
+    refuse "not started, since it was restarted $restarts times and --restarts allows $max_restarts; submit it again to go on"
+
+# What a hook exports reaches every process of the job, and it may set python. It ends at the first command that fails.
+failed=
+# shellcheck disable=SC2317 # the trap calls it
+hook_failed() {
+    refuse "the hook $hook failed${failed:+ at $failed} with exit code $1; nothing else was run" "$(($1 > 0 ? $1 : 1))"
+}
+if [[ -n $hook ]]; then
+    [[ -r $hook ]] || refuse "the hook $hook cannot be read on $HOSTNAME; --hook names a file that every node sees"
+    trap 'hook_failed "$?"' EXIT
+    trap 'failed="line $LINENO, ${BASH_COMMAND%%[[:cntrl:]]*},"' ERR
+    set -eE
+    # shellcheck disable=SC1090 # any file
+    source "$hook"
+    code=$? failed= # it may have said set +e
+    ((code == 0)) || hook_failed "$code"
+    trap - EXIT ERR
+    set +E
+fi
+set -euo pipefail
+
+type -P "${python[0]}" > /dev/null || refuse "${python[0]}: no such program on $HOSTNAME; --python and the hook say which"
+if [[ -f padless.py ]]; then
+    export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # a checkout that nobody installed
+else
+    export PYTHONSAFEPATH=1 # a user's folder may have a harness of its own
+fi
+
+# Why SLURM has decided already what becomes of this job, or nothing. RUNNING: nobody is ending it, as scancel does.
+# shellcheck disable=SC2317 # jobs that requeue themselves call it
+decided() {
+    if [[ $(squeue --noheader --jobs="$number" --format=%T) != RUNNING ]]; then
+        echo "SLURM is ending the job"
+    elif scontrol show job "$number" | grep -q "PreemptTime=[0-9]"; then
+        echo "preempted, so SLURM requeues it" # a second requeue, by the job, would start it again after its end
+    fi
+}
+
+# A signal ends wait, not what is waited for: then wait again. Sets code.
+signals=0 code=0
+wait_for() {
+    local heard=-1
+    while [[ $heard != "$signals" ]]; do
+        heard=$signals code=0
+        wait "$1" || code=$?
+    done
+}

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a terminal is told: letters of labels, texts, paths and options, never a command to it.
+
+Escape sequences, other control characters and those that turn the direction of writing are spelt as JSON spells them,
+``\\u001b``. So a person sees them, and what a program reads as JSON keeps its values.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""C0 but for newline and tab, DEL, C1, separators of lines, overrides of direction, halves of surrogate pairs."""
+BREAK = re.compile("[\n\t]")
+SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def printable(text: str) -> str:
+    """``text`` that does nothing to a terminal; newlines and tabs are left."""
+    return text if text.isascii() and text.isprintable() else CONTROL.sub(_spelt, text)
+
+
+def plain_line(text: str, *, strict: bool = False) -> str:
+    """``text`` that does nothing to a terminal and stays on its line; ``strict``: and has no invisible letter."""
+    if text.isprintable():
+        return text
+    if strict:
+        return "".join(letter if letter.isprintable() else _named(letter) for letter in text)
+    return BREAK.sub(_spelt, printable(text))
+
+
+def _spelt(found: re.Match[str]) -> str:
+    return _named(found[0])
+
+
+def _named(letter: str) -> str:
+    return SHORT.get(letter) or (f"\\u{ord(letter):04x}" if ord(letter) < 0x10000 else f"\\U{ord(letter):08x}")
+
+
+def tell(sentence: str) -> None:
+    """One line on stderr."""
+    print(plain_line(sentence), file=sys.stderr, flush=True)
+
+
+class Guarded:
+    """A text stream through which no control character goes; and no letter is lost that the encoding lacks.
+
+    Files and pipes get the same as a terminal: logs are read in one. JSON means what it meant; whoever writes another
+    format for programs takes the stream's ``bare`` self.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """``stream`` is where the text goes."""
+        self.guarded = stream
+
+    def write(self, text: str) -> int:
+        """Write; returns how many characters were given."""
+        encoding = getattr(self.guarded, "encoding", None) or "utf-8"
+        self.guarded.write(printable(text).encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write one after the other."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.guarded, name)
+
+
+def guarded(stream: TextIO) -> TextIO:
+    """The stream behind a guard; one that has a guard keeps it."""
+    return stream if isinstance(stream, Guarded) else cast(TextIO, Guarded(stream))
+
+
+def bare(stream: TextIO) -> TextIO:
+    """The stream without its guard, for whoever escapes what is foreign and moves the cursor, or writes no text."""
+    return stream.guarded if isinstance(stream, Guarded) else stream
+
+
+@contextmanager
+def guards() -> Iterator[None]:
+    """Guard stdout and stderr for as long as a command lasts."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(guarded, before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before

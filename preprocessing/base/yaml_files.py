@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration files: YAML of plain values, of bounded size and depth, each key once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from preprocessing.base.untrusted import MOST_DEPTH, read_bytes, shown
+
+MOST_BYTES = 1 << 18
+MOST_VALUES = 100_000
+"""Values of a file after each alias stands for what it means."""
+MERGE = "tag:yaml.org,2002:merge"
+
+
+def read_yaml(path: str | Path) -> tuple[str, Any]:
+    """The text of a YAML file, and its value.
+
+    Raises ``OSError`` as ``open``, ``ValueError`` for what is no YAML of plain values, ``DataError`` for what is no
+    regular file or is larger than any configuration.
+    """
+    content = read_bytes(path, MOST_BYTES).decode("utf-8")
+    return content, parse_yaml(content)
+
+
+def parse_yaml(content: str) -> Any:
+    """The value of YAML. Raises ``ValueError`` that says what is wrong.
+
+    Refused beside what is no YAML: tags of other languages' objects; a key that stands twice; more than ``MOST_DEPTH``
+    levels; aliases that mean themselves, or more values than anybody writes.
+    """
+    import yaml
+
+    try:
+        compose(content)
+        return yaml.safe_load(content)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except ShapeError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"a value is not what its tag or its form says ({error})") from None
+
+
+class ShapeError(ValueError):
+    """YAML that would take for ever: too deep, too large, or a value within itself; or a key that stands twice."""
+
+
+def compose(content: str) -> Any:
+    """The tree of YAML, each key once; None for nothing. Raises ``YAMLError`` for what is none, and ``ShapeError``."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(content, yaml.SafeLoader):  # one by one: the tree is built by recursion
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            raise ShapeError(f"values more than {MOST_DEPTH} deep")
+    root = yaml.compose(content, yaml.SafeLoader)
+    if root is not None:
+        _weigh(root, {})
+    return root
+
+
+def _weigh(node: Any, known: dict[int, int]) -> int:
+    """How many values a node means. Raises ``ShapeError``."""
+    import yaml
+
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) in known:
+        if not known[id(node)]:
+            raise ShapeError("an alias means what it stands in")
+        return known[id(node)]
+    known[id(node)] = 0
+    parts = node.value
+    if isinstance(node, yaml.MappingNode):
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != MERGE]
+        if len(set(names)) < len(names):
+            raise ShapeError(f"the key {shown(next(name for name in names if names.count(name) > 1))} stands twice")
+        parts = [part for pair in node.value for part in pair]
+    total = 1
+    for part in parts:
+        total += _weigh(part, known)
+        if total > MOST_VALUES:
+            raise ShapeError(f"more than {MOST_VALUES:,} values")
+    known[id(node)] = total
+    return total

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint in milliseconds: made-up tensors, and all that a state has to say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.rundir import checkpoint
+from harness.rundir.checkpoint_state import MOMENTS, STEP
+from harness.training.selection import Selection
+
+COUNTED = {"rows": 8, "tokens": 90, "padded_tokens": 100, "skipped": 0, "hash": (1 << 64) - 1, "loss": "0x1.8p+2"}
+
+
+def state_of(step: int, **changes: Any) -> dict[str, Any]:
+    """The state of a training at a step, with other values where ``changes`` has them."""
+    trainer = {
+        **{"step": step, "epochs_done": 0, "stopped": False, "guard": {"in_a_row": 0, "total": 0}},
+        **{"scaler": None, "counted": [COUNTED]},
+    }
+    state = {
+        **{"step": step, "trainer": trainer, "selection": Selection("accuracy").state(), "dataset": "d"},
+        **{"text_hash": "t", "config": {}, "log_bytes": {"metrics.jsonl": 0, "throughput.jsonl": 0}},
+    }
+    return state | changes
+
+
+def moments_of(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What an optimizer would keep for weights."""
+    moments = {f"{kind}.{name}": torch.zeros_like(tensor) for name, tensor in weights.items() for kind in MOMENTS}
+    return moments | {f"{STEP}.{name}": torch.tensor(3.0) for name in weights}
+
+
+def write(run: Path, step: int, weights: Mapping[str, torch.Tensor], **changes: Any) -> Path:
+    """Write a checkpoint of these weights."""
+    files = {checkpoint.MODEL: weights, checkpoint.OPTIMIZER: moments_of(weights)}
+    return checkpoint.write(run, step, files, state_of(step, **changes))

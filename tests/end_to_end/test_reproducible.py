@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wheel and the source distribution are the same bytes, whoever builds them, where and when."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import stat
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.commands import ROOT, run_command, succeed
+from tests.end_to_end.test_installed import SOURCES
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
+
+ELSEWHERE = {
+    "here": ("a", 0o022, 1_700_000_000, {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "1"}),
+    "there": ("ö/b c", 0o077, 1_000_000_000, {"TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2"}),
+}
+"""Folder, umask, time of the first file, environment."""
+PLAIN = """
+from pathlib import Path
+from setuptools import build_meta
+Path("dist").mkdir()
+build_meta.build_sdist("dist")
+build_meta.build_wheel("dist")
+"""
+
+
+def checkout(folder: Path, umask: int, first: int) -> Path:
+    """A copy whose files have other times and modes, and are listed in another order."""
+    folder.mkdir(parents=True)
+    sources = [path for name in SOURCES for path in (ROOT / name, *(ROOT / name).rglob("*"))]
+    files = [path for path in sources if path.is_file() and "__pycache__" not in path.parts]
+    for number, path in enumerate(sorted(files, reverse=umask > 0o022)):
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+        target.chmod((0o777 if path.stat().st_mode & stat.S_IXUSR else 0o666) & ~umask)
+        os.utime(target, (first + number, first + number))
+    return folder
+
+
+def build(source: Path, umask: int, env: dict[str, str], script: str = "build_backend.py") -> dict[str, bytes]:
+    """Both archives, by the hooks that frontends call."""
+    command = ["sh", "-c", f'umask {umask:o}; exec "$0" "$@"', sys.executable, script, "dist"]
+    succeed(run_command(command, 300, {"SOURCE_DATE_EPOCH": str(1_600_000_000), **env, "PYTHONPATH": ""}, cwd=source))
+    return {path.name: path.read_bytes() for path in sorted((source / "dist").iterdir())}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, bytes]]:
+    """What was built in both places."""
+    if importlib.util.find_spec("setuptools") is None:
+        pytest.skip("needs setuptools beside the tests, to build without downloading it")
+    root = tmp_path_factory.mktemp("places")
+    return {
+        name: build(checkout(root / folder, umask, first), umask, env)
+        for name, (folder, umask, first, env) in ELSEWHERE.items()
+    }
+
+
+def test_two_places_build_the_same_bytes(built: dict[str, dict[str, bytes]]) -> None:
+    here, there = built.values()
+    assert sorted(path.rpartition(".")[2] for path in here) == ["gz", "whl"]
+    assert here == there
+
+
+def test_no_entry_tells_who_built_it(built: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
+    for name, content in built["there"].items():
+        (tmp_path / name).write_bytes(content)
+    (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.gz")
+    zipped = zipfile.ZipFile(wheel).infolist()
+    assert {one.date_time for one in zipped} == {(2020, 9, 13, 12, 26, 40)}
+    assert {one.external_attr >> 16 for one in zipped} == {stat.S_IFREG | 0o644}
+    assert zipped[-1].filename.endswith(".dist-info/RECORD")
+    with tarfile.open(sdist) as opened:
+        members = opened.getmembers()
+    assert {(one.mtime, one.uid, one.gid, one.uname, one.gname) for one in members} == {(1_600_000_000, 0, 0, "", "")}
+    assert {one.mode for one in members} == {0o644, 0o755}
+
+
+def test_the_source_distribution_builds_the_same_wheel(built: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
+    sdist, wheel = sorted(built["here"], key=lambda name: name.endswith(".whl"))
+    (tmp_path / sdist).write_bytes(built["here"][sdist])
+    with tarfile.open(tmp_path / sdist) as opened:
+        opened.extractall(tmp_path, filter="data")
+    (source,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert build(source, 0o022, {})[wheel] == built["here"][wheel]
+
+
+def test_setuptools_alone_would_not(built: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
+    """The comparison can fail: without the second writing, the archives differ."""
+    plain = []
+    for name, (folder, umask, first, env) in ELSEWHERE.items():
+        source = checkout(tmp_path / name / folder, umask, first)
+        (source / "plain.py").write_text(PLAIN)
+        plain.append(build(source, umask, env, "plain.py"))
+    assert plain[0].keys() == plain[1].keys()
+    assert all(plain[0][name] != plain[1][name] for name in plain[0])

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many damaged files a fuzz test tries: as many as take seconds in ``make test``, as take minutes when ``slow``.
+
+``PADLESS_FUZZ`` sets another number for both. The short run is the same every time; the long one tries others each
+time, and prints what to decorate the test with to try a failing case again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import SearchStrategy
+
+FEW, MANY = 100, 2_000
+
+
+@dataclass(frozen=True)
+class Fuzz:
+    """Tries a check on many cases, and keeps the figures for the end of the session (``tests/conftest.py``)."""
+
+    examples: int
+    is_short: bool
+    record: Callable[[str, object], None]
+
+    def __call__(self, cases: SearchStrategy[Any], check: Callable[[Any], str], share: float = 1.0) -> Counter[str]:
+        """Draw ``share`` of the examples from ``cases`` and check each; how often each outcome came."""
+        outcomes: Counter[str] = Counter()
+
+        @settings(
+            max_examples=max(1, int(self.examples * share)),
+            deadline=None,
+            derandomize=self.is_short,
+            database=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(cases)
+        def run(case: Any) -> None:
+            outcomes[check(case)] += 1
+
+        began = time.monotonic()
+        run()
+        self.record("fuzz", [outcomes.total(), time.monotonic() - began])
+        return outcomes
+
+
+@pytest.fixture(params=[pytest.param(FEW, id="short"), pytest.param(MANY, id="long", marks=pytest.mark.slow)])
+def fuzz(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Fuzz:
+    """What runs a check over many damaged files."""
+    return Fuzz(int(os.environ.get("PADLESS_FUZZ", request.param)), request.param == FEW, record_property)

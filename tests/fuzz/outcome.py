@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one question that every fuzz test asks: the same result as undamaged, or one project error, or else a fault."""
+
+from __future__ import annotations
+
+import faulthandler
+import re
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from preprocessing.base.errors import UserError
+
+SECONDS = 20.0
+"""Longer than any case may take, on a machine that does other things as well."""
+GROWTH = 512 << 20
+"""Bytes that a case may add to the memory in use."""
+ADDRESSES = 6 << 30
+"""Bytes of addresses that it may ask for; what asks for more gets a MemoryError."""
+LONGEST = 2_000
+"""Characters of a sentence."""
+
+
+class SlowError(BaseException):
+    """A case took too long; no ``except Exception`` stops it."""
+
+
+def outcome(
+    function: Callable[[], Any],
+    expected: Callable[[Any], bool],
+    *names: object,
+    seconds: float = SECONDS,
+    growth: int = GROWTH,
+) -> str:
+    """``same`` if the result of ``function`` is the ``expected`` one, ``refused`` if it raises one project error.
+
+    Its sentence is one line that a terminal shows as it is and has one of ``names`` in it. Anything else raises
+    ``AssertionError``: another result, another exception, more time or memory than given. What even a signal does not
+    wake from ends this process, with a traceback.
+    """
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew, see proc(5)
+    try:
+        with limited(seconds):
+            result = function()
+    except UserError as error:
+        check_sentence(str(error), names)
+        found = "refused"
+    except SlowError:
+        raise AssertionError(f"not done after {seconds:g} s") from None
+    except Exception as error:
+        raise AssertionError(f"neither a result nor a project error: {type(error).__name__}: {error}") from error
+    else:
+        assert expected(result), "another result than that of the undamaged file"
+        found = "same"
+    grown = memory("VmHWM") - before
+    assert grown <= growth, f"{grown >> 20} MiB more memory than before"
+    return found
+
+
+def check_sentence(sentence: str, names: tuple[object, ...]) -> None:
+    """Raise ``AssertionError`` for a sentence that a terminal would obey, or that does not say which file it is."""
+    assert sentence.isprintable(), f"not one line of printable characters: {sentence!r}"
+    assert len(sentence) <= LONGEST, f"{len(sentence)} characters: {sentence[:200]}…"
+    assert not names or any(str(name) in sentence for name in names), f"names no file: {sentence}"
+
+
+def memory(kind: str) -> int:
+    """Bytes of this process: ``VmRSS`` in use, ``VmHWM`` the most that were, ``VmSize`` addresses."""
+    found = re.search(rf"^{kind}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) << 10
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """``SlowError`` after so many seconds, MemoryError for too many addresses; limits of others go on behind it."""
+
+    def late(_: int, __: FrameType | None) -> None:
+        raise SlowError
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = memory("VmSize") + ADDRESSES
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    handler = signal.signal(signal.SIGALRM, late)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(3 * seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, left)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration files and values of options: read, or refused with one sentence, whatever stands in them."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import strategies as st
+
+from preprocessing.__main__ import main
+from preprocessing.base import answering, cli
+from preprocessing.base.errors import ConfigError
+from preprocessing.base.yaml_files import MOST_BYTES, parse_yaml
+from preprocessing.config import PreprocessConfig
+from tests.fuzz.conftest import Fuzz
+from tests.fuzz.damage import NASTY, REPLACEMENTS, byte_damages
+from tests.fuzz.outcome import outcome
+
+pytestmark = pytest.mark.thorough
+
+WHOLE = """\
+seed: 7
+source:
+  path: [a.csv, b.csv]
+  labels: {good: [1, yes], bad: [0, no]}
+  where: &where {lang: en}
+text:
+  max_tokens: 256
+  html: true
+splits: {test: 0.2, validation: 1.0e-1}
+"""
+PIECES = (
+    *(
+        "a: ",
+        "- ",
+        "[",
+        "]",
+        "{",
+        "}",
+        ", ",
+        "? ",
+        ": ",
+        "\n",
+        "  ",
+        "\t",
+        "#",
+        "|",
+        ">",
+        "---\n",
+        "...\n",
+        "%TAG ! x\n",
+    ),
+    *("&a ", "*a", "<<: *a", "!!set", "!!binary", "!!int ", "!!float ", "!!timestamp ", "!!python/object:os.system "),
+    *('"', "'", "\\x", "~", "null", "yes", "0x1F", "0o7", "1:60", "2020-13-45", ".nan", "1e999", "é", "\ud800", "\0"),
+    *("seed", "text", "source", "path", "max_tokens", "1" * 5000, "a" * 2000),
+)
+LAUGHS = "a: &a0 [" + ", ".join("1" * 9) + "]\n"
+LAUGHS += "".join(f"b{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+HOSTILE = {
+    "laughs": LAUGHS,
+    "itself": "a: &a [*a]\n",
+    "itself as a key": "&a {? *a : 1}\n",
+    "brackets": "a: " + "[" * 100_000,
+    "braces": "a: " + "{" * 100_000,
+    "lists": "- " * 50_000,
+    "indented": "".join(" " * depth + "a:\n" for depth in range(400)),
+    "a class": "a: !!python/object/apply:os.system [touch executed]\n",
+    "a name": "a: !!python/name:os.system\n",
+    "twice": "seed: 1\nseed: 2\n",
+    "twice below": "text: {html: true, html: false}\n",
+    "digits": "seed: " + "1" * 6000 + "\n",
+    "no date": "seed: 2020-13-45\n",
+    "no number": "seed: !!int ''\n",
+    "a key that is a list": "? [a]\n: 1\n",
+    "two documents": "seed: 1\n---\nseed: 2\n",
+    "a bell": "seed: \x07\n",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_yaml_is_refused_at_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(HOSTILE[name])
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=r"^c\.yaml: not a YAML file: "):
+        cli.parse(PreprocessConfig, ["--config", "c.yaml", "--output", "o"], prog="run")
+    assert time.monotonic() - began < 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yaml"]  # nothing was executed
+
+
+def said(content: bytes) -> object:
+    """The value of YAML, or of what some take for it; ``ConfigError`` for what is refused."""
+    try:
+        return parse_yaml(content.decode("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"c.yaml: {error}") from None
+
+
+def test_damaged_yaml_is_read_or_refused(fuzz: Fuzz) -> None:
+    whole = WHOLE.encode()
+    made = st.lists(st.sampled_from((*PIECES, *NASTY.values())), max_size=30).map(
+        lambda drawn: "".join(drawn).encode("utf-8", "replace")
+    )
+    cases = st.one_of(byte_damages(whole).map(lambda damage: damage.data), made)
+    found = fuzz(cases, lambda data: outcome(partial(said, data), lambda value: True, "c.yaml"))
+    assert found["refused"] > 0
+    assert found["same"] > 0
+
+
+@pytest.mark.parametrize("what", REPLACEMENTS)
+def test_what_is_no_file(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(WHOLE)
+    REPLACEMENTS[what](path)
+    for words in (["--config", str(path)], [f"--config={path}"]):
+        parse = partial(cli.parse, PreprocessConfig, [*words, "--output", "o"], prog="run")
+        assert outcome(parse, lambda found: False, path, seconds=10) == "refused"
+
+
+@pytest.mark.parametrize("what", ["a named pipe", "a directory", "a device"])
+def test_what_is_no_file_of_a_part(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "text.yaml"
+    path.write_text("html: false\n")
+    words = ["--text", str(path), "--output", "o"]
+    assert cli.parse(PreprocessConfig, words, prog="run").text.html is False
+    REPLACEMENTS[what](path)
+    parse = partial(cli.parse, PreprocessConfig, words, prog="run")
+    assert outcome(parse, lambda found: False, path, seconds=10) == "refused"
+
+
+VALUES = ("[" * 5000, "&a [*a]", "{a: &a [*a], b: [1]}", "\0", "1" * 5000)
+KEYS = ("source.path", "source.labels", "text", "text.stop_words")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_hostile_values_of_options(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for value in (*VALUES, "/dev/zero"):
+        words = ["run", f"--{key}={value}", "--output", str(tmp_path / "o")]
+        if key != "source.path":
+            words += ["--source.path", str(tmp_path / "none.csv")]
+        code = answering.run(main, words)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert code in (2, 3), line
+        assert line.startswith("error: ")
+        assert len(line) < 2000
+
+
+def test_a_file_larger_than_any_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("# nothing\n" * (MOST_BYTES // 10 + 1))
+    with pytest.raises(ConfigError, match="not what its name says"):
+        cli.parse(PreprocessConfig, ["--config", str(path), "--output", "o"], prog="run")

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of texts as people and programs get them wrong: read for a dataset, and for predictions, or refused.
+
+Another byte in a text is another text, so what is read may be anything but a fault; the undamaged file is read whole.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import strategies as st
+
+from harness.inference.pieces import Wanted
+from harness.predicting.config import PredictConfig
+from harness.predicting.inputs import find
+from preprocessing.config import SourceConfig, SplitConfig
+from preprocessing.corpus import scanning, sources
+from preprocessing.corpus.detection import resolved
+from preprocessing.corpus.pieces import read
+from tests.fuzz.conftest import Fuzz
+from tests.fuzz.damage import NASTY, REPLACEMENTS, Damage, byte_damages
+from tests.fuzz.outcome import outcome
+
+pytestmark = pytest.mark.thorough
+
+TEXTS = [f'the film no. {number} was "fine", café {number * 7919}\nand é {number}' for number in range(24)]
+LABELS = [("good", "bad")[number % 2] for number in range(24)]
+WORDS = (
+    "the",
+    "film",
+    "good",
+    "bad",
+    "was",
+    "fine",
+    "é",
+    "日本",
+    "text",
+    "label",
+    "train",
+    "0",
+    "1",
+    "-1",
+    "1e999",
+    "",
+)
+SIGNS = (",", ";", "\t", "|", '"', "'", "\\", "\n", "\r\n", "\r", "\0", "\ufeff", "\x1b[2J", "\u2028", "\x0b", "#")
+FIELDS = ("a fine film", '"a, b"', '"a ""b"""', '"open', 'sh"ut"')
+HEADERS = ("text,label\n", "text\tlabel\n", "", "text,text\n", '"text","label"\r\n', "text\n", "label,text\r")
+BROKEN = ('{"text": "a"', '{"text": "a", "text": "b", "label": 1}', "[", "{", "}", '{"a":' * 900)
+
+
+def write(kind: str, path: Path) -> None:
+    """An undamaged file."""
+    pairs = list(zip(TEXTS, LABELS, strict=True))
+    quoted = [text.replace('"', '""') for text in TEXTS]
+    lines = [f'"{text}",{label}' for text, label in zip(quoted, LABELS, strict=True)]
+    rows = [{"text": text, "label": label} for text, label in pairs]
+    contents = {
+        "csv": "\n".join(["text,label", *lines]).encode(),
+        "utf16.csv": "\r\n".join(["text,label", *lines]).encode("utf-16"),
+        "tsv": "\n".join(
+            ["text\tlabel", *(f"{row['text'].split(chr(10))[0]}\t{row['label']}" for row in rows)]
+        ).encode(),
+        "jsonl": "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode(),
+    }
+    contents["csv.gz"] = gzip.compress(contents["csv"], mtime=0)
+    if kind == "parquet":
+        table = pa.table({"text": TEXTS, "label": pa.array(LABELS).dictionary_encode(), "n": list(range(24))})
+        pq.write_table(table, path, row_group_size=10)
+    else:
+        path.write_bytes(contents[kind])
+
+
+KINDS = ("csv", "utf16.csv", "tsv", "jsonl", "csv.gz", "parquet")
+
+
+def dataset_rows(path: Path) -> list[str]:
+    """Texts, labels and splits as preprocessing reads them."""
+    source, found = SourceConfig(path=str(path)), []
+    for file in resolved(list(sources.files(source, SplitConfig()))).files:
+        for part in scanning.numbered([scanning.scan(file, path.parent)]):
+            piece = read(part)
+            names = [piece.classes[label] if label >= 0 else "" for label in piece.label.tolist()]
+            found += list(zip(piece.texts.to_pylist(), names, strict=True))
+    return [text for text, _ in found]
+
+
+def prediction_rows(path: Path) -> list[str]:
+    """Texts as predict reads them."""
+    config = PredictConfig(run="run", input=str(path), output="out.csv", missing="keep")
+    texts: list[str] = []
+    for one in find(config, path.parent):
+        table = one.table(Wanted(["text"]))
+        pieces = list(table.pieces())
+        for piece in pieces:
+            texts += piece.texts
+            assert len(table.values(piece)) == len(piece.texts)
+    return texts
+
+
+READERS = {"dataset": dataset_rows, "prediction": prediction_rows}
+
+
+def lines_of(kind: str) -> st.SearchStrategy[Damage]:
+    """Files of words and signs that mean something to the reader, in any order."""
+    pieces: st.SearchStrategy[str] = st.sampled_from((*WORDS, *SIGNS))
+    if kind == "jsonl":
+        values = st.sampled_from(list(NASTY.values()))
+        record = st.tuples(values, values).map(lambda both: f'{{"text": {both[0]}, "label": {both[1]}}}')
+        fair = st.just('{"text": "a fine film", "label": "good"}')
+        deep = st.tuples(st.sampled_from(("[", "{", '"')), st.integers(1, 90_000)).map(
+            lambda drawn: drawn[0] * drawn[1]
+        )
+        lines = st.lists(st.one_of(record, fair, st.sampled_from(BROKEN), pieces, deep), max_size=12)
+        return lines.map(lambda drawn: as_damage("\n".join(drawn)))
+    rows = st.lists(st.one_of(pieces, st.sampled_from(FIELDS)), max_size=60)
+    return st.tuples(st.sampled_from(HEADERS), rows).map(
+        lambda drawn: as_damage(drawn[0] + ",".join(drawn[1][:3]) + "".join(drawn[1][3:]))
+    )
+
+
+def as_damage(text: str) -> Damage:
+    """A file that was never whole."""
+    return Damage(repr(text[:200]), text.encode("utf-8", "surrogatepass"))
+
+
+def cases(kind: str, whole: bytes) -> st.SearchStrategy[Damage]:
+    """Damaged files of a kind."""
+    made = [] if kind in ("parquet", "csv.gz", "utf16.csv") else [lines_of(kind)]
+    return st.one_of(byte_damages(whole), *made)
+
+
+@pytest.fixture(params=KINDS)
+def whole(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """An undamaged file of every kind."""
+    path = tmp_path / f"rows.{request.param}"
+    write(request.param, path)
+    return path
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_damaged_rows_are_read_or_refused(reader: str, whole: Path, fuzz: Fuzz) -> None:
+    kind, data = whole.name.partition(".")[2], whole.read_bytes()
+    texts = [text.split("\n")[0] for text in TEXTS] if kind == "tsv" else TEXTS
+    read_rows = READERS[reader]
+    found = [text.replace("\r", "") for text in read_rows(whole)]
+    assert found == texts
+
+    def check(damage: Damage) -> str:
+        whole.write_bytes(damage.data)
+        return outcome(partial(read_rows, whole), lambda found: all(isinstance(text, str) for text in found))
+
+    assert fuzz(cases(kind, data), check)["refused"] > 0
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("what", [one for one in REPLACEMENTS if one != "a terabyte of zeros"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_what_is_no_file(kind: str, what: str, reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a named pipe predict reads, if something comes."""
+    monkeypatch.setattr("harness.predicting.inputs.PIPE_TIMEOUT_S", 0)
+    monkeypatch.setattr("harness.predicting.inputs.SAID_AFTER_S", 0)
+    path = tmp_path / f"rows.{kind}"
+    write(kind, path)
+    REPLACEMENTS[what](path)
+    found = outcome(lambda: READERS[reader](path), lambda rows: not rows and what == "an empty file", path, seconds=9)
+    assert found == ("same" if kind == "jsonl" and what == "an empty file" else "refused")
+
+
+def test_parts_of_any_size_hold_the_same_rows(tmp_path: Path) -> None:
+    """A part that begins in the middle of a quoted field would be another row."""
+    path = tmp_path / "rows.csv"
+    write("csv", path)
+    for part_mb in (1e-300, 1e-6, 1e-4, 4096):
+        source, texts = SourceConfig(path=str(path), part_mb=part_mb), []
+        for file in resolved(list(sources.files(source, SplitConfig()))).files:
+            for part in scanning.numbered([scanning.scan(replace(file), tmp_path)]):
+                texts += read(part).texts.to_pylist()
+        assert texts == TEXTS
+
+
+def test_lines_without_an_end(tmp_path: Path) -> None:
+    """Four megabytes of one sign: no time or memory that grows faster than it."""
+    for sign in ("a", '"', ",", "\r", "[", "{", "\\"):
+        for kind in ("csv", "jsonl"):
+            path = tmp_path / f"rows.{kind}"
+            path.write_text("text,label\n" * (kind == "csv") + sign * 4_000_000)
+            for read_rows in READERS.values():
+                assert outcome(partial(read_rows, path), lambda found: True, growth=1 << 30) in ("same", "refused")

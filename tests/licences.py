@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m tests.licences``: the table of docs/licences.md, from the metadata of what is installed here.
+
+The line of a distribution that is not installed stays as the page has it.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+
+from tests.requirements import CORE, ROOT, groups_of, requirements
+
+PAGE = ROOT / "docs" / "licences.md"
+HEAD = "| distribution | licence | copyleft | comes with |\n|---|---|---|---|\n"
+ROW = re.compile(
+    r"^\| `(?P<name>[a-z0-9-]+)` \| (?P<licence>[^|]+) \| (?P<copyleft>yes|) ?\| (?P<groups>[^|]+) \|$", re.M
+)
+FAMILIES = {
+    "AGPL": r"AGPL|Affero",
+    "LGPL": r"LGPL|Lesser General Public",
+    "GPL": r"(?<![AL])GPL(?!.*exception)|(?<!Lesser )(?<!Affero )General Public Licen",
+    "MPL-2.0": r"MPL|Mozilla",
+    "EPL": r"EPL-|Eclipse",
+    "Apache-2.0": r"Apache",
+    "BSD": r"BSD|Redistribution and use in source and binary forms",
+    "MIT": r"\bMIT\b",
+    "ISC": r"\bISC\b",
+    "PSF": r"PSF|Python Software Foundation|PYTHON SOFTWARE FOUNDATION",
+    "Zlib": r"Zlib",
+    "CC0-1.0": r"CC0",
+    "BSL-1.0": r"BSL",
+}
+COPYLEFT = {"AGPL", "LGPL", "GPL", "MPL-2.0", "EPL"}
+
+
+def families_in(text: str) -> list[str]:
+    """The families of licences that a text names."""
+    return [family for family, words in FAMILIES.items() if re.search(words, text)]
+
+
+def families_of(name: str) -> list[str] | None:
+    """The licences of a distribution that is installed, by its own metadata; None for one that is not.
+
+    The expression (PEP 639) is taken where there is one, else the classifiers, else the free text.
+    """
+    try:
+        found = metadata.metadata(name)
+    except metadata.PackageNotFoundError:
+        return None
+    classifiers = " ".join(line for line in found.get_all("Classifier", []) if line.startswith("License ::"))
+    for text in (found["License-Expression"], classifiers, found["License"]):
+        if text and (families := families_in(text)):
+            return families
+    return []
+
+
+def rows_of(page: str) -> dict[str, tuple[list[str], bool, list[str]]]:
+    """Name -> licences, whether one is copyleft, and what brings it, as a page has them."""
+    return {
+        match["name"]: (match["licence"].split(", "), match["copyleft"] == "yes", match["groups"].split(", "))
+        for match in ROW.finditer(page)
+    }
+
+
+def table() -> str:
+    """The table, with what is installed here."""
+    known, lines = rows_of(PAGE.read_text()), []
+    for name, groups in sorted(groups_of(requirements()).items(), key=lambda item: (item[1][0] != CORE, item[0])):
+        families = families_of(name) or known.get(name, (["unknown"], False, []))[0]
+        mark = "yes" if COPYLEFT & set(families) else ""
+        lines.append(f"| `{name}` | {', '.join(families)} | {mark} | {', '.join(groups)} |")
+    return HEAD + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")

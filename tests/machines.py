@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two machines on this one: network namespaces that a pair of veth devices joins, each with an address, a host name and
+a ``/etc/hosts`` of its own, in which, as on Debian, its own name is 127.0.1.1.
+
+They share the file system, except what a command is told to have for itself. Needs root and iproute2; losses and cuts
+need iptables. ``why_not`` says what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import psutil
+
+from tests.commands import ROOT
+
+PORT = 29500
+TOOLS = ("ip", "tc", "iptables", "unshare")
+SHIFTED = """
+import time
+_time, _time_ns = time.time, time.time_ns
+time.time = lambda: _time() + {seconds}
+time.time_ns = lambda: _time_ns() + {seconds} * 10**9
+"""
+"""A ``sitecustomize`` module: the clock of every interpreter is wrong."""
+
+
+def why_not() -> str | None:
+    """Why there can be no two machines here; None if there can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    missing = [tool for tool in TOOLS if shutil.which(tool, path=search_path()) is None]
+    if missing:
+        return f"needs {', '.join(missing)}"
+    name = f"padless-probe-{uuid.uuid4().hex[:6]}"
+    made = quietly("ip", "netns", "add", name)
+    quietly("ip", "netns", "del", name)
+    return None if made else "network namespaces are refused here"
+
+
+def search_path() -> str:
+    """Where the tools of an administrator are, too."""
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def tool(*words: str) -> str:
+    """Run a command of the system; what it printed."""
+    environment = {**os.environ, "PATH": search_path()}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, f"{words}: {done.stderr}"
+    return done.stdout
+
+
+def quietly(*words: str) -> bool:
+    """Whether a command of the system succeeds."""
+    with contextlib.suppress(AssertionError, OSError):
+        tool(*words)
+        return True
+    return False
+
+
+@dataclass
+class Machine:
+    """One of the two."""
+
+    namespace: str
+    host: str
+    address: str
+    device: str
+    rank: int
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(
+        self,
+        *command: str,
+        log: Path,
+        own: Mapping[Path, Path | None] = MappingProxyType({}),
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> subprocess.Popen[str]:
+        """Run a command here; ``own``: what lies at a place on this machine alone, where None is an empty directory."""
+        setup = [f"hostname {self.host}"]
+        for place, source in own.items():
+            what = f"--bind {shlex.quote(str(source))}" if source else "-t tmpfs tmpfs"
+            setup.append(f"mount {what} {shlex.quote(str(place))}")
+        script = " && ".join([*setup, f"exec {shlex.join(command)}"])
+        known = {name: value for name, value in os.environ.items() if not name.endswith("_SOCKET_IFNAME")}
+        with open(log, "a") as file:
+            process = subprocess.Popen(
+                ["ip", "netns", "exec", self.namespace, "unshare", "--uts", "sh", "-c", script],
+                cwd=ROOT,
+                env={**known, "PATH": search_path(), "PYTHONPATH": str(ROOT), **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        self.started.append(process)
+        return process
+
+    def processes(self) -> list[psutil.Process]:
+        """All that run here."""
+        found = []
+        for pid in tool("ip", "netns", "pids", self.namespace).split():
+            with contextlib.suppress(psutil.Error):
+                found.append(psutil.Process(int(pid)))
+        return found
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to every process here."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL for all, until none is left."""
+        deadline = time.monotonic() + 20
+        while alive := self.processes():
+            assert time.monotonic() < deadline, alive
+            self.send(signal.SIGKILL)
+            time.sleep(0.05)
+        while self.started:
+            self.started.pop().wait(20)
+
+    def inside(self, *words: str) -> None:
+        """A command of the system in this machine's network."""
+        tool("ip", "netns", "exec", self.namespace, *words)
+
+    def lose(self, share: float) -> None:
+        """Drop this share of the packets that come in from the other machine; all of them are a cut."""
+        some = () if share == 1 else ("-m", "statistic", "--mode", "random", "--probability", str(share))
+        self.inside("iptables", "-A", "INPUT", "-i", self.device, *some, "-j", "DROP")
+
+    def mend(self) -> None:
+        """Let all packets in again."""
+        self.inside("iptables", "-F", "INPUT")
+
+    def slow_down(self, rate: str) -> None:
+        """Send to the other machine no faster than ``rate``, as in 20mbit."""
+        self.inside(
+            "tc", "qdisc", "add", "dev", self.device, "root", "tbf", "rate", rate, "burst", "32kb", "latency", "1s"
+        )
+
+
+@dataclass
+class Two:
+    """Both machines, and what can happen between them."""
+
+    a: Machine
+    b: Machine
+
+    @property
+    def both(self) -> tuple[Machine, Machine]:
+        """Machine 0, where rank 0 is, and machine 1."""
+        return self.a, self.b
+
+    def cut(self) -> None:
+        """No packet arrives any more, and nobody is told."""
+        for machine in self.both:
+            machine.lose(1)
+
+    def lose(self, share: float) -> None:
+        """Packets are lost at random in both directions."""
+        for machine in self.both:
+            machine.lose(share)
+
+    def mend(self) -> None:
+        """The link is whole again."""
+        for machine in self.both:
+            machine.mend()
+
+    def slow_down(self, rate: str) -> None:
+        """The link carries no more than ``rate``."""
+        for machine in self.both:
+            machine.slow_down(rate)
+
+
+@contextmanager
+def two_machines() -> Iterator[Two]:
+    """Make them; at the end all their processes are killed and nothing of them is left."""
+    tag = uuid.uuid4().hex[:6]
+    subnet = f"10.{77 + os.getpid() % 100}.{int(tag[:2], 16)}"
+    machines = [
+        Machine(f"padless-{tag}-{side}", f"machine-{side}", f"{subnet}.{place + 1}", f"pl{tag}{side}", place)
+        for place, side in enumerate("ab")
+    ]
+    two = Two(*machines)
+    try:
+        for machine in two.both:
+            tool("ip", "netns", "add", machine.namespace)
+            folder = Path("/etc/netns", machine.namespace)
+            folder.mkdir(parents=True)
+            (folder / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {machine.host}\n")
+            (folder / "resolv.conf").write_text("")
+        tool("ip", "link", "add", two.a.device, "type", "veth", "peer", "name", two.b.device)
+        for machine in two.both:
+            tool("ip", "link", "set", machine.device, "netns", machine.namespace)
+            tool("ip", "-n", machine.namespace, "addr", "add", f"{machine.address}/24", "dev", machine.device)
+            for device in ("lo", machine.device):
+                tool("ip", "-n", machine.namespace, "link", "set", device, "up")
+        yield two
+    finally:
+        for machine in two.both:
+            with contextlib.suppress(AssertionError):
+                machine.kill()
+            quietly("ip", "link", "del", machine.device)  # if it did not come so far as its namespace
+            quietly("ip", "netns", "del", machine.namespace)
+            shutil.rmtree(Path("/etc/netns", machine.namespace), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            Path("/etc/netns").rmdir()
+
+
+def launch_options(machine: Machine, main: Machine, processes: int = 2) -> list[str]:
+    """The options of accelerate for one of two machines."""
+    values = {
+        "config_file": ROOT / "configs/accelerate/multi_node.yaml",
+        "num_machines": 2,
+        "machine_rank": machine.rank,
+        "num_processes": processes,
+        "main_process_ip": main.address,
+        "main_process_port": PORT,
+    }
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def launch_on(
+    machine: Machine,
+    main: Machine,
+    *keys: str,
+    log: Path,
+    processes: int = 2,
+    command: str = "launch",
+    own: Mapping[Path, Path | None] = MappingProxyType({}),
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.Popen[str]:
+    """``python -m harness launch`` on one of two machines, with one process on each."""
+    words = [sys.executable, "-m", "harness", command, *launch_options(machine, main, processes), *keys]
+    return machine.start(*words, log=log, own=own, environment=environment)
+
+
+def shifted_clock(folder: Path, seconds: int) -> dict[str, str]:
+    """An environment in which clocks are ahead."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(SHIFTED.format(seconds=seconds))
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How every job begins, in bash without a cluster: values arrive as they were typed, starts are counted, a hook that
+fails ends the job with a sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.slurm.config import Resources
+from harness.slurm.script import HERE, Job, Task, variables
+
+pytestmark = pytest.mark.processes
+
+HOSTILE = (
+    "a b",
+    "it's",
+    'say "x"',
+    "$(touch here)",
+    "`touch here`",
+    "two\nlines",
+    "#SBATCH --account=x",
+    "\\",
+    "*",
+    "",
+    "é",
+)
+
+
+def job(**values: Any) -> Job:
+    given: dict[str, Any] = {
+        "command": "train",
+        "body": "train",
+        "arguments": (),
+        "run": "run",
+        "python": (sys.executable,),
+    }
+    given |= {"resources": Resources(), "restarts": 2, "name": "padless", "logs": "."}
+    return Job(**given | values)
+
+
+def begin(job: Job, folder: Path, then: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the beginning of a job's script in a folder, and ``then`` in place of its body."""
+    script = "\n".join([variables(job), (HERE / "start.sh").read_text(), then or r"""printf '%s\0' "$@" """])
+    given = {**os.environ, "SLURM_JOB_ID": "7", **env}
+    for name in ("SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        if name not in env:
+            given.pop(name, None)
+    return subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=given, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_hostile_values_arrive_as_they_were_typed(tmp_path: Path) -> None:
+    result = begin(job(arguments=HOSTILE, run="$(touch here) '"), tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert tuple(result.stdout.split("\0")[:-1]) == HOSTILE
+    result = begin(
+        job(python=("/usr/bin/env", "A=b c", "python"), run="$x '\n"), tmp_path, 'printf "%s|" "${python[@]}" "$run"'
+    )
+    assert result.stdout == "/usr/bin/env|A=b c|python|$x '\n|"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.thorough
+@settings(max_examples=60, deadline=None)
+@given(words=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), max_size=5))
+def test_any_words_arrive(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("words")
+    result = begin(job(arguments=tuple(words)), folder, r"""printf '%s\0' "$@" | od -An -v -tx1 """)
+    found = bytes.fromhex("".join(result.stdout.split())).decode().split("\0")[:-1]
+    assert found == (words or [""])  # printf prints its format once
+    assert list(folder.iterdir()) == []
+
+
+def test_each_task_has_its_own(tmp_path: Path) -> None:
+    tasks = (Task("run/a b", ("--seed", "1")), Task("run/$(c)", ("--note", "x; y")))
+    array = job(arguments=("--all", "0"), tasks=tasks)
+    say = 'printf "%s|" "$job" "$run" "$@"'
+    for number, expected in enumerate(("run/a b|--all|0|--seed|1|", "run/$(c)|--all|0|--note|x; y|")):
+        result = begin(array, tmp_path, say, SLURM_ARRAY_JOB_ID="5", SLURM_ARRAY_TASK_ID=str(number))
+        assert result.stdout == f"job 5_{number}|{expected}", result.stderr
+    for wrong in ({}, {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "2"}):
+        result = begin(array, tmp_path, say, **wrong)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr == "error: no such task in this array\n"
+
+
+def test_starts_are_counted_and_bounded(tmp_path: Path) -> None:
+    assert begin(job(), tmp_path, "echo $restarts", SLURM_RESTART_COUNT="2").stdout == "2\n"
+    result = begin(job(), tmp_path, SLURM_RESTART_COUNT="3")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "error: job 7: not started, since it was restarted 3 times and --restarts allows 2; submit it again to go on\n"
+    )
+
+
+def test_a_hook_gives_what_it_exports_and_python(tmp_path: Path) -> None:
+    hook = tmp_path / "my hook.sh"
+    hook.write_text('echo "$unset_before"\nexport SITE="a b"\npython=(env -u X python3)\nfalse || true\n')
+    result = begin(job(hook=str(hook)), tmp_path, 'bash -c \'echo "$SITE"\'; echo "${python[@]}"')
+    assert (result.returncode, result.stdout) == (0, "\na b\nenv -u X python3\n"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("lines", "at", "code", "exit_code"),
+    [
+        ("true\nmodule load cuda/99\ntouch reached", " at line 2, module load cuda/99,", 127, 127),
+        ("f() { return 5; }\nf\ntouch reached", " at line 2, return 5,", 5, 5),
+        ("set +e\nfalse\nreturn 3", "", 3, 3),
+        ("exit 0", "", 0, 1),
+        ("exit 9", "", 9, 9),
+        ("cd nowhere", " at line 1, cd nowhere,", 1, 1),
+    ],
+)
+def test_a_hook_that_fails_ends_the_job(tmp_path: Path, lines: str, at: str, code: int, exit_code: int) -> None:
+    hook = tmp_path / "site.sh"
+    hook.write_text(f"{lines}\n")
+    result = begin(job(hook=str(hook)), tmp_path, "touch reached")
+    assert (result.returncode, result.stdout) == (exit_code, "")
+    last = result.stderr.splitlines()[-1]
+    assert last == f"error: job 7: the hook {hook} failed{at} with exit code {code}; nothing else was run"
+    assert not (tmp_path / "reached").exists()
+
+
+def test_a_hook_or_a_python_that_is_not_there(tmp_path: Path) -> None:
+    result = begin(job(hook=str(tmp_path / "gone.sh")), tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: job 7: the hook {tmp_path}/gone.sh cannot be read on ")
+    result = begin(job(python=("apptainer-9", "exec")), tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: job 7: apptainer-9: no such program on ")

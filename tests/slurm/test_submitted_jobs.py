@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``submit`` makes, on a real cluster of two nodes: an array, a chain, a limit of restarts, a hook that fails, a
+Python of several words. Each log ends with one sentence, and what is learned is what an undisturbed run learns.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import CPU, run_module, succeed
+from tests.corpora import reviews, write_csv
+from tests.datasets import write_dataset
+from tests.slurm.conftest import Cluster, ask
+from tests.slurm.test_train_job import BATCH, SETTINGS, checkpoints, outcome, rank_of, starts, status
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
+
+SMALL = {**SETTINGS, "epochs": 1, "threads": 1}
+STEPS = 2000 // BATCH
+ONE = ("--nodes", 1, "--cpus", 1)
+"""A job on half of a node."""
+
+
+@pytest.fixture
+def config(cluster: Cluster) -> Path:
+    """A training of a second or two, in the cluster's folder."""
+    data = cluster.folder / "data"
+    write_dataset(data, {"train": 2000, "validation": 200, "test": 200})
+    path = cluster.folder / "train.json"
+    path.write_text(json.dumps({"data": str(data), **SMALL}))
+    return path
+
+
+@pytest.fixture
+def container(cluster: Cluster) -> str:
+    """A Python of several words: a program like apptainer, in a path with a blank, that runs one only as it should."""
+    path = cluster.folder / "my container"
+    path.write_text('#!/usr/bin/env bash\n[[ $1 == exec && $2 == "image 1.sif" ]] || exit 99\nshift 2 && exec "$@"\n')
+    path.chmod(0o755)
+    return shlex.join([str(path), "exec", "image 1.sif", sys.executable])
+
+
+def local(config: Path, run: Path, *arguments: object, processes: int = 1) -> None:
+    """The same training as a command of this machine."""
+    words = ("launch", *CPU, "--num_processes", processes, "--config", config, *arguments, "--run", run)
+    succeed(run_module("harness", *words, timeout_s=600))
+
+
+def last(log: str) -> str:
+    """The last line of a log, which is a sentence of the job, said once."""
+    lines = log.splitlines()
+    assert lines.count(lines[-1]) == 1, log
+    return lines[-1]
+
+
+def of_many(folder: Path) -> dict[str, Any]:
+    return {path.name: outcome(path) for path in sorted(folder.glob("seed-*"))}
+
+
+def test_an_array_of_three_has_three_directories_and_ports(cluster: Cluster, config: Path) -> None:
+    run = cluster.folder / "many"
+    words = shlex.join(["train", "--config", str(config), "--run", str(run)])
+    job = cluster.submit(words, options=("--array.seeds", "3,4,5", *ONE))
+    for task in range(3):
+        cluster.complete(f"{job}_{task}", 400)
+    ports = set()
+    for task in range(3):
+        log = cluster.log(f"{job}_{task}")
+        ended = rf"job {job}_{task}: exit 0 at step {STEPS}, {STEPS} after that of the start: done"
+        assert re.fullmatch(ended, last(log)), log
+        ports |= set(re.findall(r"rank 0 is at \S+:(\d+);", log))
+    assert len(ports) == 3
+    assert sorted(path.name for path in run.iterdir()) == ["seed-3", "seed-4", "seed-5"]
+    local(config, cluster.folder / "local", "--seeds", "3,4,5")
+    assert of_many(run) == of_many(cluster.folder / "local")
+    local(config, run, "--seeds", "3,4,5")  # trains nothing, and says what they say together
+    assert all(len(starts(run / name)) == 1 for name in ("seed-3", "seed-4", "seed-5"))
+    assert (run / "seeds.json").is_file()
+
+
+def test_a_task_that_loses_a_process_is_requeued_alone(cluster: Cluster, config: Path) -> None:
+    """The last task of an array has the array's own number, by which SLURM would requeue all of them."""
+    run = cluster.folder / "many"
+    words = ["train", "--config", str(config), "--run", str(run), "--epochs", "8", "--checkpoint.every_steps", "25"]
+    job = cluster.submit(shlex.join(words), options=("--array.seeds", "1,2", *ONE))
+    cluster.until(f"{job}_1", lambda: bool(checkpoints(run / "seed-2")), "checkpoint", 200)
+    assert cluster.field(f"{job}_1", "JobId") == job
+    rank_of(run / "seed-2", 0).kill()
+    for task in range(2):
+        cluster.complete(f"{job}_{task}", 400)
+    assert [cluster.field(f"{job}_{task}", "Restarts") for task in range(2)] == ["0", "1"]
+    assert [len(starts(run / name)) for name in ("seed-1", "seed-2")] == [1, 2]
+    requeued = [line for line in cluster.log(f"{job}_1").splitlines() if line.endswith(": requeued")]
+    assert len(requeued) == 1
+    assert requeued[0].startswith(f"job {job}_1: exit 1 at step ")
+    assert status(run / "seed-2")["step"] == 8 * STEPS
+
+
+def test_an_array_of_options_goes_on_after_one_failed(cluster: Cluster, config: Path) -> None:
+    lines = cluster.folder / "lines.txt"
+    lines.write_text(f"--data {shlex.quote(str(cluster.folder / 'no where'))}\n# skipped\n--seed 7\n")
+    run = cluster.folder / "many"
+    words = shlex.join(["train", "--config", str(config), "--run", str(run)])
+    job = cluster.submit(words, options=("--array.options", lines, "--array.at_once", 1, *ONE))
+    assert cluster.wait(f"{job}_0", 200) == "FAILED"
+    assert "no where/dataset.json: missing" in cluster.log(f"{job}_0")
+    assert "exit 3 at step 0, 0 after that of the start: no restart mends this" in last(cluster.log(f"{job}_0"))
+    cluster.complete(f"{job}_1", 200)
+    assert status(run / "task-1")["state"] == "finished"
+
+
+def test_a_chain_of_three_waits_also_for_a_training_that_is_requeued(
+    cluster: Cluster, container: str, tmp_path: Path
+) -> None:
+    """Preprocessing, training, evaluation, each by a Python of several words; the bytes are those of three commands."""
+    source = write_csv(tmp_path / "reviews.csv", reviews(2000, words=30))
+    config = tmp_path / "chain.json"
+    config.write_text(json.dumps(SMALL))
+    data, run = tmp_path / "dataset", tmp_path / "run"
+
+    def commands(data: Path, run: Path) -> list[list[str]]:
+        preprocess = ["--source.path", str(source), "--output", str(data), "--vocabulary.min_count", "1"]
+        train = ["--config", str(config), "--data", str(data), "--run", str(run)]
+        return [preprocess, train, ["--run", str(run), "--data", str(data), "--device", "cpu"]]
+
+    names = ("preprocess", "train", "evaluate")
+    typed = [shlex.join([name, *words]) for name, words in zip(names, commands(data, run), strict=True)]
+    evaluate = cluster.submit(*typed, options=("--python", container, "--sbatch", f"chdir={tmp_path}", *ONE))
+    preprocess, train, _ = cluster.jobs[-3:]
+    assert cluster.field(evaluate, "Dependency").startswith(f"afterok:{train}")
+    cluster.until(train, lambda: "restart 0" in cluster.log(train), "start of the training", 200)
+    assert cluster.field(preprocess, "JobState") == "COMPLETED"
+    assert (data / "dataset.json").is_file()
+    ask("scontrol", "requeue", train)
+    cluster.complete(train, 200)
+    assert cluster.field(train, "Restarts") == "1"
+    cluster.complete(evaluate, 200)
+    for job in (preprocess, evaluate):
+        assert last(cluster.log(job)) == f"job {job}: exit 0: done"
+    assert re.fullmatch(
+        rf"job {train}: exit 0 at step \d+, \d+ after that of the start: done", last(cluster.log(train))
+    )
+    assert f"job {evaluate}, restart 0: evaluate on n" in cluster.log(evaluate)
+
+    again, alone = tmp_path / "local dataset", tmp_path / "local"
+    first, second, third = commands(again, alone)
+    succeed(run_module("preprocessing", "run", *first))
+    succeed(run_module("harness", "launch", *CPU, "--num_processes", 1, *second))
+    succeed(run_module("harness", "evaluate", *third))
+    assert outcome(run) == outcome(alone)
+    assert (run / "evaluation/test.json").read_bytes() == (alone / "evaluation/test.json").read_bytes()
+
+
+def test_what_follows_a_failure_in_a_chain_ends_too(cluster: Cluster, config: Path) -> None:
+    hook = cluster.folder / "site.sh"
+    hook.write_text("export A=b\nmodule load cuda/99\n")
+    run = cluster.folder / "run"
+    train = shlex.join(["train", "--config", str(config), "--run", str(run)])
+    second = cluster.submit(train, f"report {run}", options=("--hook", hook, *ONE))
+    first = cluster.jobs[-2]
+    assert cluster.wait(first, 120) == "FAILED"
+    assert cluster.field(first, "ExitCode") == "127:0"
+    expected = f"the hook {hook} failed at line 2, module load cuda/99, with exit code 127; nothing else was run"
+    assert last(cluster.log(first)) == f"error: job {first}: {expected}"
+    assert cluster.wait(second, 120) == "CANCELLED"
+    assert cluster.log(second) == ""
+    assert not run.exists()
+
+
+def test_a_job_that_was_requeued_too_often_ends_with_a_sentence(cluster: Cluster, config: Path) -> None:
+    words = shlex.join(["train", "--config", str(config), "--run", str(cluster.folder / "run"), "--epochs", "50"])
+    job = cluster.submit(words, options=("--restarts", 1, *ONE))
+    for restart in range(2):
+        cluster.until(job, lambda said=f"restart {restart}:": said in cluster.log(job), f"start {restart}", 120)  # type: ignore[misc]
+        ask("scontrol", "requeue", job)
+    assert cluster.wait(job, 120) == "FAILED"
+    assert cluster.field(job, "ExitCode") == "1:0"
+    said = "not started, since it was restarted 2 times and --restarts allows 1; submit it again to go on"
+    assert last(cluster.log(job)) == f"error: job {job}: {said}"
+
+
+def test_two_nodes_by_a_python_of_several_words_that_a_hook_brings(
+    cluster: Cluster, config: Path, container: str
+) -> None:
+    hook = cluster.folder / "site.sh"
+    hook.write_text(f"python=({container})\n")
+    run = cluster.folder / "run"
+    words = shlex.join(["train", "--config", str(config), "--run", str(run)])
+    job = cluster.submit(words, options=("--hook", hook, "--python", "not-there", "--processes", 1))
+    cluster.complete(job, 240)
+    assert last(cluster.log(job)).endswith(f": exit 0 at step {STEPS}, {STEPS} after that of the start: done")
+    local(config, cluster.folder / "local", processes=2)
+    assert outcome(run) == outcome(cluster.folder / "local")
+
+
+def test_slurm_reads_values_as_they_were_typed(cluster: Cluster) -> None:
+    hostile = """two "words" \\ it's #1 $(touch /tmp/x) `id`"""
+    job = cluster.submit("report r", options=("--sbatch", f"hold comment={shlex.quote(hostile)}", "--name", "a.b"))
+    assert f"   Comment={hostile}" in [line.rstrip() for line in ask("scontrol", "show", "job", job).splitlines()]
+    assert cluster.field(job, "JobName") == "a.b-report"
+
+
+def test_nothing_is_left_of_a_chain_that_slurm_refuses(cluster: Cluster) -> None:
+    options = ("--single.partition", "none", "--logs", cluster.folder, "--nodes", 1, "--time", 5)
+    result = run_module("harness", "submit", "train --run r", "report r", *options, timeout_s=60)
+    assert result.returncode == 2
+    submitted = re.fullmatch(r"job (\d+): train\n", result.stdout)
+    assert submitted is not None, result.stdout
+    cluster.jobs.append(submitted[1])
+    said = result.stderr.splitlines()[-1]
+    assert said.startswith("error: sbatch refused the job: ")
+    assert "invalid partition specified: none" in said
+    assert said.endswith(f"; cancelled: {submitted[1]}, submitted before it")
+    assert cluster.wait(submitted[1], 60) == "CANCELLED"

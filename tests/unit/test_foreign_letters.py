@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No command lets escape sequences of labels, texts, paths and options through to a terminal (docs/security.md)."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from harness import __main__ as harness
+from harness.inference.bundle import write_bundle
+from harness.rundir.bundle_files import write_vocabulary
+from harness.rundir.layout import BUNDLE, CONFIG
+from harness.rundir.results import write_figures
+from harness.scores.calibration import Decision
+from harness.scores.figures import figures
+from preprocessing import __main__ as preprocessing
+from preprocessing.base import answering, screen
+from preprocessing.base.printable import Guarded, guarded, guards, plain_line, printable
+from preprocessing.base.screen import Screen
+from preprocessing.dataset.shards import read_manifest
+from tests.corpora import write_csv
+from tests.exports import make_model
+from tests.report_runs import write_log
+
+GOOD = "good\x1b]0;owned\x07\x1b[2J\u202e"
+BAD = "bad\x9b31m\x7f\u2066\x0b"
+WORD = "fine\x1b[8mhidden\u202d"
+FOLDER = "da\x1b[31mta\u202e"
+FOREIGN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus, a dataset and a run in a folder, all with names that are commands to a terminal."""
+    place = tmp_path_factory.mktemp("foreign") / FOLDER
+    place.mkdir()
+    random = np.random.default_rng(1)
+    rows = []
+    for number in range(60):
+        label = (GOOD, BAD)[number % 2]
+        rows.append((f"{WORD} w{number} {' '.join(random.choice(['a', 'b', 'c', WORD], 4))}", label))
+    write_csv(place / "rows.csv", rows)
+    keys = ["--source.path", str(place / "rows.csv"), "--output", str(place / "data"), "--executor.workers", "1"]
+    assert answering.run(preprocessing.main, ["run", *keys, "--vocabulary.min_count", "1"]) == 0
+    manifest = read_manifest(place / "data")
+    bundle = place / "run" / BUNDLE
+    bundle.mkdir(parents=True)
+    write_vocabulary(bundle, place / "data")
+    torch.manual_seed(1)
+    write_bundle(bundle, make_model(manifest.vocabulary_size), manifest, step=7, decision=Decision(0.5, 0.4))
+    (place / "run" / CONFIG).write_text(yaml.safe_dump({"data": str(place / "data"), "run": str(place / "run")}))
+    labels, scores = random.integers(0, 2, 10), random.normal(size=10)
+    found = figures(
+        scores,
+        labels,
+        lengths=np.arange(1, 11),
+        unknown=np.zeros(10, np.int64),
+        names=manifest.labels,
+        decision=Decision(0.5, 0.4),
+    )
+    write_log(place / "run", manifest, place / "data", 3.0, 1, 5)
+    head = {"split": "test", "dataset": manifest.fingerprint, "step": 7, "mistakes": [], "mistakes_method": "none"}
+    write_figures(place / "run", "test", head | found)
+    return place
+
+
+def commands(place: Path) -> dict[str, tuple[Any, list[str], int]]:
+    """A command line each: the program, its words, its exit code."""
+    run, data, rows = str(place / "run"), str(place / "data"), str(place / "rows.csv")
+    cpu = ["--device", "cpu"]
+    return {
+        "inspect": (preprocessing.main, ["inspect", data], 0),
+        "inspect --json": (preprocessing.main, ["inspect", data, "--json"], 0),
+        "check": (preprocessing.main, ["check", data], 0),
+        "check of nothing": (preprocessing.main, ["check", str(place / f"no{GOOD}")], 3),
+        "run of nothing": (preprocessing.main, ["run", str(place / f"no{GOOD}.csv"), "--output", data], 3),
+        "a label that is not there": (
+            preprocessing.main,
+            ["run", rows, "--output", str(place / "out"), "--source.labels", json.dumps({"a": ["x"], "b": ["y"]})],
+            3,
+        ),
+        "an option": (preprocessing.main, ["run", f"--{GOOD}", "1"], 2),
+        "a value": (preprocessing.main, ["run", "--text.max_tokens", BAD], 2),
+        "a choice": (preprocessing.main, ["run", "--source.format", GOOD], 2),
+        "a configuration": (preprocessing.main, ["run", "--config", f"{GOOD}.yaml"], 2),
+        "a word": (harness.main, [GOOD], 2),
+        "a word too many": (preprocessing.main, ["check", data, GOOD], 2),
+        "plan": (harness.main, ["plan", "--data", data, "--config", "tests/plain.yaml"], 0),
+        "plan of nothing": (harness.main, ["plan", "--data", str(place / GOOD)], 3),
+        "baseline": (harness.main, ["baseline", "--data", data], 0),
+        "predict": (harness.main, ["predict", "--run", run, f"{WORD} \x1b[2J"], 0),
+        "predict --json": (harness.main, ["predict", "--run", run, f"{WORD} \x1b[2J", "--json"], 0),
+        "predict a file": (harness.main, ["predict", "--run", run, "--input", f"{GOOD}.csv", "--output", "x.csv"], 3),
+        "explain": (harness.main, ["explain", run, f"{WORD} \x1b[2J b"], 0),
+        "explain as JSON": (harness.main, ["explain", run, f"{WORD} \u202e b", "--format", "json"], 0),
+        "explain another label": (harness.main, ["explain", run, "a", "--label", f"{GOOD}?"], 2),
+        "evaluate": (harness.main, ["evaluate", "--run", run, "--input", rows, *cpu], 0),
+        "report": (harness.main, ["report", run, "--output", str(place / f"{GOOD}.html")], 0),
+        "report of nothing": (harness.main, ["report", str(place / GOOD)], 3),
+        "export": (harness.main, ["export", run, "--output", str(place / f"export{GOOD}")], 0),
+        "checkpoint list": (harness.main, ["checkpoint", "list", run], 0),
+        "recipes": (harness.main, ["recipes", GOOD], 2),
+        "label": (harness.main, ["label", "--run", run, "--data", str(place / GOOD)], 3),
+        "vectors": (preprocessing.main, ["vectors", str(place / GOOD)], 3),
+    }
+
+
+NAMES = list(commands(Path()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("live", [False, True], ids=["pipe", "terminal"])
+def test_no_command_passes_an_escape_sequence_on(
+    name: str, live: bool, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main, words, expected = commands(place)[name]
+    if live:
+        monkeypatch.setattr(screen, "is_terminal", lambda stream: True)
+        monkeypatch.setenv("NO_COLOR", "1")
+    shutil.rmtree(place / f"export{GOOD}", ignore_errors=True)
+    capsys.readouterr()
+    code = answering.run(main, words)
+    out, err = capsys.readouterr()
+    assert code == expected, err
+    drawn = re.compile("\x1b\\[(\\?25[hl]|[012]K|\\d*A)|\r") if live else re.compile("(?!)")  # rich's own bar
+    for said in (out, err):
+        assert not FOREIGN.search(drawn.sub("", said)), said
+    if code:
+        assert err.startswith("error: ")
+        assert len(err.splitlines()) == 1
+    if "--json" in words:
+        found = json.loads(out)
+        assert GOOD in (found["labels"] if "labels" in found else [found["predicted"], GOOD])
+
+
+def test_json_keeps_its_values_and_people_see_what_is_there(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert answering.run(preprocessing.main, ["inspect", str(place / "data"), "--json"]) == 0
+    assert sorted(json.loads(capsys.readouterr().out)["labels"]) == sorted([BAD, GOOD])
+    assert answering.run(preprocessing.main, ["inspect", str(place / "data")]) == 0
+    out = capsys.readouterr().out
+    assert r"good\u001b]0;owned\u0007\u001b[2J\u202e" in out
+    assert r"bad\u009b31m\u007f\u2066\u000b" in out
+
+
+def test_an_error_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert answering.run(preprocessing.main, ["check", "no\nerror: all is well\n"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(r"error: no\nerror: all is well\n")
+
+
+def test_a_name_that_is_not_utf8_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(b"caf\xe9.csv")
+    write_csv(tmp_path / name, [("a b", "x"), ("c d", "y")] * 10)
+    assert answering.run(preprocessing.main, ["check", str(tmp_path / name)]) == 3
+    assert r"caf\udce9.csv" in capsys.readouterr().err
+    keys = ["--output", str(tmp_path / "data"), "--executor.workers", "1"]
+    for source in (name, ""):  # the file itself, and a folder in which it lies
+        assert answering.run(preprocessing.main, ["run", str(tmp_path / source), *keys]) == 3
+        err = capsys.readouterr().err
+        assert r"caf\udce9.csv" in err
+        assert err.endswith("its name is not UTF-8; rename it\n")
+
+
+def test_what_is_escaped() -> None:
+    assert printable("a\nb\tc é 日本 \u200f") == "a\nb\tc é 日本 \u200f"
+    assert plain_line("a\nb\tc\r") == r"a\nb\tc\r"
+    assert printable("\x1b\x7f\x85\u2028\u202e\ud800") == r"\u001b\u007f\u0085\u2028\u202e\ud800"
+    text = "".join(map(chr, [*range(0x300), *range(0x2000, 0x2100), 0xD800, 0xFEFF, 0x1F600]))
+    assert not FOREIGN.search(printable(text))
+    assert json.loads(printable(json.dumps(text, ensure_ascii=False))) == text
+    assert printable(printable(text)) == printable(text)
+
+
+class Ascii(io.TextIOWrapper):
+    """A stream that knows few letters."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), encoding="ascii", newline="")
+
+    def said(self) -> bytes:
+        """What came through."""
+        self.flush()
+        return self.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+def test_what_an_encoding_lacks_is_spelt_too() -> None:
+    stream = Ascii()
+    print("é\ud800\x1b", file=guarded(stream))
+    guarded(stream).writelines(["日", "a\n"])
+    assert stream.said() == b"\\xe9\\ud800\\u001b\n\\u65e5a\n"
+    assert guarded(guarded(stream)).guarded is stream  # type: ignore[attr-defined]
+
+
+def test_what_others_print_below_a_live_line_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    watched = Terminal()
+    monkeypatch.setattr(sys, "stdout", watched)
+    monkeypatch.setattr(sys, "stderr", watched)
+    monkeypatch.setenv("TERM", "xterm")
+    with guards():
+        live = Screen()
+        live.live("before \x1b[2J", 0.5, "after \x1b[2J\nmore", now=True)
+        print("a label: \x1b[2J\x1b]0;x\x07")
+        live.say("said \x1b[2J")
+        live.end()
+        assert isinstance(sys.stdout, Guarded)
+    assert sys.stdout is watched
+    said = watched.getvalue()
+    assert "\x1b[2J" not in said
+    assert "\x1b]0" not in said
+    assert r"a label: \u001b[2J\u001b]0;x\u0007" in said
+    assert r"before \u001b[2J" in said
+    assert r"\nmore" in said

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a rank leaves: the file for its launcher, what the launcher makes of several, and what the status then says."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.launch import launcher
+from harness.launch.failure import Failure, describe_failure
+from harness.ranks import exit as ending
+from harness.ranks.last_words import FILE, leave_words
+from harness.rundir.status import LAUNCH_ID, read_status, write_status
+from preprocessing.base.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(FILE, str(tmp_path / "error.json"))
+    return tmp_path / "error.json"
+
+
+def test_the_first_reason_stays(file: Path, tmp_path: Path) -> None:
+    before = time.time()
+    leave_words("the disk is gone")
+    leave_words("and so is the network", follows=True)
+    words = json.loads(file.read_text())
+    assert (words["message"], words["follows"]) == ("the disk is gone", False)
+    assert before <= words["timestamp"] <= time.time()
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_under_no_launcher_nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(FILE, "")
+    leave_words("nobody reads it")
+    monkeypatch.setenv(FILE, str(tmp_path / "gone" / "error.json"))
+    leave_words("nowhere to write it")
+    assert list(tmp_path.iterdir()) == []
+
+
+def agreed(error: Exception) -> Exception:
+    error.agreed = True  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("rank", "local_rank", "error", "code", "said"),
+    [
+        (0, 0, agreed(DataError("rows are missing")), 3, "rows are missing"),
+        (1, 1, agreed(DataError("rows are missing")), 0, None),
+        (2, 0, agreed(DataError("rows are missing")), 3, "rows are missing"),  # the first one of another machine
+        (0, 0, ConfigError("no such key"), 2, "no such key"),
+        (1, 1, ConfigError("no such key"), 2, "no such key"),
+    ],
+)
+def test_who_speaks(
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rank: int,
+    local_rank: int,
+    error: Exception,
+    code: int,
+    said: str | None,
+) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    monkeypatch.setattr(ending, "GRACE_S", 0.0)
+    monkeypatch.setattr(ending, "dismiss_launcher", lambda: None)
+
+    def main(_: list[str]) -> int:
+        raise error
+
+    assert ending.run_rank(main) == code
+    assert capsys.readouterr().err == ("" if said is None else f"error: {said}\n")
+    assert (json.loads(file.read_text())["message"] if file.exists() else None) == said
+
+
+def test_a_bug_has_last_words_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+
+    def main(_: list[str]) -> int:
+        raise KeyError("mood")
+
+    with pytest.raises(KeyError):
+        ending.run_rank(main)
+    assert json.loads(file.read_text())["message"] == "rank 1: KeyError: 'mood'"
+
+
+def fell(**ranks: tuple[int, float, str, bool]) -> Failure:
+    """What the launcher says of ranks that left with an exit code, at a second, with last words, following others."""
+    error: Any = RuntimeError()
+    error.failures = {}
+    for rank, (code, second, message, follows) in ranks.items():
+        words = {"message": message, "timestamp": second, "follows": follows} if message else {}
+        facts = SimpleNamespace(timestamp=int(second), exitcode=code, error_file_data=words)
+        error.failures[int(rank[1:])] = facts
+    return describe_failure(error)
+
+
+def test_the_cause_is_what_the_rank_itself_said() -> None:
+    waited = "rank 0 at step 3 waited for the gradients"
+    found = fell(r0=(1, 5.1, waited, True), r1=(1, 5.9, "rank 1: KeyError: 'mood'", False))
+    assert found == Failure(1, "rank 1: KeyError: 'mood'", said=True)
+    assert fell(r0=(1, 5.1, waited, True), r1=(-15, 5.0, "", False)) == Failure(1, waited, said=True, follows=True)
+    assert fell(r0=(1, 5.1, waited, True), r1=(-9, 5.0, "", False)) == Failure(1, "rank 1 was killed by SIGKILL")
+    assert fell(r0=(1, 5.9, "later", False), r1=(1, 5.2, "sooner", False)).sentence == "sooner"
+    assert fell(r0=(1, 5.0, "", False)) == Failure(1, "rank 0 ended with exit code 1")
+
+
+def test_the_status_has_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LAUNCH_ID, "mine")
+
+    def reason(failure: Failure) -> str:
+        write_status(tmp_path, "failed", step=7, exit_code=1, reason="rank 0 waited for the gradients")
+        assert launcher.outcome(tmp_path, "mine", failure) == 1
+        return str((read_status(tmp_path) or {})["reason"])
+
+    assert reason(Failure(1, "rank 1: KeyError: 'mood'", said=True)) == "rank 1: KeyError: 'mood'"
+    late = Failure(1, "rank 1 waited for the gradients", said=True, follows=True)
+    assert reason(late) == "rank 0 waited for the gradients"
+    write_status(tmp_path, "running", step=7)
+    assert launcher.outcome(tmp_path, "mine", late) == 1
+    assert (read_status(tmp_path) or {})["reason"] == "rank 1 waited for the gradients"

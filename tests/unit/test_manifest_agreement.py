@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a manifest may not say, though each value is of the right type; and what Arrow files may not be."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from preprocessing.base.arrow import mapped, record_batches
+from preprocessing.base.errors import DataError
+from preprocessing.base.typed import Like, typed
+from preprocessing.dataset import facts
+from preprocessing.dataset.agreement import contradiction
+from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.dataset.values import outside
+from preprocessing.dataset.verification import check_files, verify
+from tests.datasets import write_dataset
+
+
+@dataclass(frozen=True)
+class Known:
+    known: Annotated[dict[str, Any], Like(facts.Statistics)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 60, "validation": 20, "unlabelled": 20}, longest=16, widths=(8, 16), block_rows=32)
+    return root
+
+
+@pytest.fixture
+def manifest(whole: Path) -> Manifest:
+    return read_manifest(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"path": "../x"}, r"splits.train\[0\].path leads out of its folder: '../x'"),
+        (
+            {"path": "vocabulary.arrow"},
+            r"splits.train\[0\].path is 'vocabulary.arrow', which is another file of it too",
+        ),
+        ({"rows": 10**6}, "rows is 1000000 of width 8, more than [0-9]+ bytes hold"),
+        ({"width": 10**6}, "of width 1000000, more than"),
+        ({"lengths": {"9": 1}}, "lengths are not numbers of rows by length, from 1 to 8"),
+        ({"lengths": {"01": 1}}, "lengths are not numbers"),
+        ({"lengths": {"x": 1}}, "lengths are not numbers"),
+        ({"lengths": {"1": 0}}, "lengths are not numbers"),
+        ({"lengths": {}}, "lengths are not numbers"),
+        ({"lengths": {"1": 1}}, "lengths do not add up to [0-9]+ rows with [0-9]+ tokens"),
+        ({"labels": {"2": 1}}, "labels are not numbers of rows by label, from 0 to 1"),
+        ({"labels": {"-1": 1}}, "labels are not numbers of rows by label, from 0 to 1"),
+        ({"labels": {"0": 1}}, "labels do not add up to [0-9]+ rows"),
+        ({"fold": 7}, r"splits.train\[0\].fold is 7, but there are only [0-9] shards"),
+    ],
+)
+def test_counts_of_a_shard_agree(manifest: Manifest, change: dict[str, Any], sentence: str) -> None:
+    first, *rest = manifest.splits["train"]
+    changed = replace(manifest, splits={**manifest.splits, "train": [replace(first, **change), *rest]})
+    assert re.search(sentence, str(contradiction(changed, "uint16")))
+
+
+def test_a_whole_manifest_agrees(manifest: Manifest) -> None:
+    assert contradiction(manifest, "uint16") is None
+
+
+def test_classes_splits_and_ids_agree(manifest: Manifest) -> None:
+    assert contradiction(manifest, "int32") == f"id_dtype is 'uint16', that of {manifest.vocabulary_size} ids is int32"
+    assert contradiction(replace(manifest, labels=["a", "b", "a"]), "uint16") == "labels has 'a' twice"
+    named = replace(manifest, splits={"\x1b[2J": []})
+    wrong = contradiction(named, "uint16")
+    assert wrong == r"splits has '\x1b[2J', which is none of train, validation, test, unlabelled"
+    twice = replace(manifest, splits={"train": manifest.splits["train"], "test": manifest.splits["train"]})
+    assert "which is another file of it too" in str(contradiction(twice, "uint16"))
+
+
+@pytest.mark.parametrize(
+    ("statistics", "sentence"),
+    [
+        ({"rows_read": -1}, "rows_read is -1, expected at least 0"),
+        ({"duplicates": {"exact": 1}}, "duplicates.normalised is None, expected a value: the key is missing"),
+        ({"splits": {"x": {}}}, "splits is 'x', expected one of 'train'"),
+        ({"splits": {"train": {"unknown_rate": 2}}}, "splits.train.unknown_rate is 2, expected from 0 to 1"),
+        ({"folds": {"rows": []}}, "folds.rows is .*, expected at least 1"),
+    ],
+)
+def test_statistics_are_of_their_types(statistics: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(DataError, match=f"^file: (a key of )?known.{sentence}.*; mend$"):
+        typed(Known, {"known": statistics}, "file", "mend")
+
+
+def test_statistics_that_nobody_reads_are_let_be() -> None:
+    held = {"another": [1.5], "splits": {"train": {"more": None, "unknown_rate": 1}}}
+    found = typed(Known, {"known": held}, "file", "mend").known
+    assert json.dumps(found) == json.dumps(held)  # 1 has not become 1.0, which another hash would belong to
+
+
+@pytest.mark.parametrize(
+    ("statistics", "sentence"),
+    [
+        ({"splits": {"train": {"length_histogram": {"edges": [0, 2, 1], "rows": [1, 1]}}}}, "has no ascending edges"),
+        ({"splits": {"train": {"length_histogram": {"edges": [0, 1], "rows": [1, 1]}}}}, "has no ascending edges"),
+        ({"groups": {"cut": {"test": {}}}}, "statistics.groups.off is missing where groups were cut"),
+        ({"unlabelled": {"shared": {"train": 1}}}, "does not name each split of labelled rows"),
+    ],
+)
+def test_statistics_agree(statistics: dict[str, Any], sentence: str) -> None:
+    assert sentence in str(facts.contradiction(statistics))
+
+
+def test_files_are_there_in_their_size(whole: Path, manifest: Manifest) -> None:
+    check_files(whole, manifest)
+    path = manifest.splits["train"][0].path
+    with pytest.raises(DataError, match="the manifest names this shard, but it is missing"):
+        check_files(whole, replace(manifest, splits={"train": [replace(manifest.splits["train"][0], path="x")]}))
+    with pytest.raises(DataError, match=f"{path}: [0-9]+ bytes, the manifest says 10"):
+        check_files(whole, replace(manifest, splits={"train": [replace(manifest.splits["train"][0], bytes=10)]}))
+    with pytest.raises(DataError, match=f"{VOCABULARY}: {manifest.vocabulary_size} words, the manifest says 9"):
+        check_files(whole, replace(manifest, vocabulary_size=9))
+
+
+def test_a_block_is_looked_at_once(whole: Path, manifest: Manifest) -> None:
+    split = Split(whole, manifest, "train")
+    assert split.checked(0) is split.blocks[0]
+    split.manifest = replace(manifest, vocabulary_size=3)  # is not looked at again
+    assert split.checked(0) is split.blocks[0]
+    with pytest.raises(DataError, match="it holds an id beyond the vocabulary of 3; build the dataset again"):
+        split.checked(1)
+
+
+def test_the_number_that_leads_outside_is_named(whole: Path, manifest: Manifest) -> None:
+    block = Split(whole, manifest, "train").blocks[0]
+    assert outside(*block.numbers, manifest.vocabulary_size, (0, 1)) is None
+    assert outside(*block.numbers, manifest.vocabulary_size, (0, 0)) == "a label outside 0..0"
+    assert outside(*block.numbers, manifest.vocabulary_size, None) is None
+    long = replace(block, length=np.full_like(block.length, 9))
+    assert outside(*long.numbers, manifest.vocabulary_size, (0, 1)) == "a length outside 1..8"
+    negative = replace(block, ids=np.full(block.ids.shape, -1, np.int32))
+    assert outside(*negative.numbers, 100, (0, 1)) == "an id beyond the vocabulary of 100"
+
+
+def test_verify_reads_on_where_the_vocabulary_is_another(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_bytes((whole / "dataset.json").read_bytes())
+    found = verify(tmp_path)
+    assert f"{tmp_path / VOCABULARY} is missing" in found[0]
+    shards = json.loads((whole / "dataset.json").read_bytes())["splits"].values()
+    assert len(found) == 1 + sum(map(len, shards))
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd", None])
+def test_record_batches_are_mapped_or_refused(tmp_path: Path, compression: str | None) -> None:
+    batch = pa.RecordBatch.from_pydict({"a": pa.array([1, 2, 3]), "b": pa.array(["x", "y", "x"]).dictionary_encode()})
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with (
+        pa.OSFile(str(tmp_path / "file"), "wb") as sink,
+        pa.ipc.new_file(sink, batch.schema, options=options) as writer,
+    ):
+        writer.write_batch(batch)
+    if compression:
+        with pytest.raises(ValueError, match="its record batches are compressed, which cannot be mapped"):
+            record_batches(mapped(tmp_path / "file"))
+        return
+    before = pa.total_allocated_bytes()
+    schema, found = record_batches(mapped(tmp_path / "file"))
+    assert schema == batch.schema
+    assert found[0].equals(batch)
+    assert pa.total_allocated_bytes() == before  # nothing was copied
+
+
+def test_a_file_without_the_magic_word_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"PK\x03\x04 and more")
+    with pytest.raises(ValueError, match="does not begin as an Arrow file does"):
+        record_batches(mapped(tmp_path / "file"))

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which interface leads to the other machines: what the kernel and the interfaces say, and what a user says."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from harness.ranks import network
+from harness.ranks.network import GLOO, NCCL, Route
+
+FOUND = {"lo": ["127.0.0.1", "::1"], "eth0": ["192.168.1.5"], "eth1": ["10.0.0.5", "fe80::1"]}
+
+
+@pytest.mark.parametrize(
+    ("host", "local", "found", "default", "route"),
+    [
+        ("10.0.0.1", ["10.0.0.5"], FOUND, "eth0", Route("eth1", "10.0.0.5")),
+        ("node-1", ["127.0.1.1"], FOUND, "eth0", Route("eth0", "192.168.1.5")),
+        ("node-1", ["127.0.0.1", "10.0.0.5"], FOUND, None, Route("eth1", "10.0.0.5")),
+        ("node-1", [], {"lo": ["127.0.0.1"], "ib0": ["10.9.0.1"]}, None, Route("ib0", "10.9.0.1")),
+        ("node-1", [], FOUND, None, None),
+        ("node-1", ["127.0.1.1"], {"lo": ["127.0.0.1"]}, None, Route("lo", "127.0.0.1")),
+        ("node-1", [], {"lo": ["127.0.0.1"]}, None, None),
+        ("127.0.0.1", ["127.0.0.1"], FOUND, "eth0", Route("lo", "127.0.0.1")),
+        ("localhost", ["::1"], FOUND, "eth0", Route("lo", "::1")),
+        ("fe80::2", ["fe80::1"], FOUND, "eth0", Route("eth1", "fe80::1")),
+    ],
+)
+def test_the_interface_of_the_route(
+    host: str, local: list[str], found: dict[str, list[str]], default: str | None, route: Route | None
+) -> None:
+    assert network.choose(host, local, found, default) == route
+
+
+def test_the_users_interface_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    route = network.choose("10.0.0.1", ["10.0.0.5"], FOUND, None, "eth0")
+    assert route == Route("eth0", "192.168.1.5", by_user=True)
+    assert str(route) == "eth0 (192.168.1.5): as GLOO_SOCKET_IFNAME says"
+    monkeypatch.setenv(GLOO, "eth0")
+    monkeypatch.setenv(NCCL, "ib")
+    network.use(route)
+    assert (os.environ[GLOO], os.environ[NCCL]) == ("eth0", "ib")
+    assert network.choose("10.0.0.1", [], FOUND, None, "eth9") == Route("eth9", "", by_user=True)
+
+
+def test_the_ranks_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (GLOO, NCCL):
+        monkeypatch.setenv(name, "to be removed in the end")
+        monkeypatch.delenv(name)
+    network.use(None)
+    assert GLOO not in os.environ
+    network.use(Route("eth1", "10.0.0.5"))
+    assert (os.environ[GLOO], os.environ[NCCL]) == ("eth1", "=eth1")
+
+
+def test_this_machine_comes_to_itself_by_the_loopback() -> None:
+    assert network.local_addresses("127.0.0.1", 29500) == ["127.0.0.1"]
+    assert "127.0.0.1" in network.interfaces()["lo"]
+    assert network.find("127.0.0.1", 29500) == Route("lo", "127.0.0.1")
+    assert network.local_addresses("no-such-host.invalid", 1) == []
+
+
+def test_the_interface_of_the_default_route() -> None:
+    table = "Iface\tDestination\tGateway\neth0\t0011A8C0\t00000000\neth1\t00000000\t0111A8C0\n"
+    assert network.default_interface(table) == "eth1"
+    assert network.default_interface("Iface\tDestination\n") is None

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paths that nobody means, for every option that takes one: one sentence at once, and nothing waits for a pipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import __main__ as harness
+from preprocessing import __main__ as preprocessing
+from preprocessing.base import answering
+from preprocessing.base.errors import ConfigError
+from preprocessing.config import PreprocessConfig, SourceConfig
+from preprocessing.corpus import addresses
+from tests.bundles import write_run
+from tests.corpora import write_csv
+from tests.fuzz.outcome import limited
+
+KINDS: dict[str, Callable[[Path], str]] = {
+    "a named pipe": lambda folder: str(folder / "pipe"),
+    "a device": lambda folder: "/dev/zero",
+    "a name of 300 letters": lambda folder: str(folder / ("x" * 300)),
+    "a name that is not UTF-8": lambda folder: os.fsdecode(os.fsencode(folder) + b"/caf\xe9"),
+    "nobody's home": lambda folder: "~nobody-at-all/x",
+    "nothing": lambda folder: "",
+    "a line break": lambda folder: str(folder / "a\nerror: all is well"),
+    "a link to itself": lambda folder: str(folder / "loop"),
+}
+PLAIN = ["--config", "tests/plain.yaml"]
+OPTIONS: dict[str, tuple[Any, Callable[[str, Path], list[str]]]] = {
+    "source.path": (
+        preprocessing.main,
+        lambda path, folder: ["run", "--source.path", path, "--output", str(folder / "o")],
+    ),
+    "unlabelled_path": (
+        preprocessing.main,
+        lambda path, folder: [
+            *("run", "--source.path", str(folder / "rows.csv"), "--output", str(folder / "o")),
+            *("--source.unlabelled_path", path),
+        ],
+    ),
+    "config": (preprocessing.main, lambda path, folder: ["run", "--config", path, "--output", str(folder / "o")]),
+    "stop words": (
+        preprocessing.main,
+        lambda path, folder: [
+            *("run", "--source.path", str(folder / "rows.csv"), "--output", str(folder / "o")),
+            *("--text.stop_words", path),
+        ],
+    ),
+    "vocabulary.base": (
+        preprocessing.main,
+        lambda path, folder: [
+            *("run", "--source.path", str(folder / "rows.csv"), "--output", str(folder / "o")),
+            *("--vocabulary.base", path),
+        ],
+    ),
+    "check": (preprocessing.main, lambda path, folder: ["check", path]),
+    "inspect": (preprocessing.main, lambda path, folder: ["inspect", path]),
+    "plan": (harness.main, lambda path, folder: ["plan", "--data", path, *PLAIN]),
+    "predict --run": (harness.main, lambda path, folder: ["predict", "--run", path, "a"]),
+    "predict --input": (
+        harness.main,
+        lambda path, folder: [
+            *("predict", "--run", str(folder / "run"), "--input", path, "--output", str(folder / "out.csv")),
+            *("--format", "csv"),
+        ],
+    ),
+    "explain": (harness.main, lambda path, folder: ["explain", path, "a"]),
+    "evaluate": (harness.main, lambda path, folder: ["evaluate", "--run", str(folder / "run"), "--input", path]),
+    "report": (harness.main, lambda path, folder: ["report", path]),
+    "export": (harness.main, lambda path, folder: ["export", path, "--output", str(folder / "e")]),
+    "baseline": (harness.main, lambda path, folder: ["baseline", "--data", path]),
+    "checkpoint list": (harness.main, lambda path, folder: ["checkpoint", "list", path]),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows, a run, a pipe that nobody writes to, and a link to itself."""
+    folder = tmp_path_factory.mktemp("odd")
+    write_run(folder)
+    write_csv(folder / "rows.csv", [("a b", "x"), ("c d", "y")] * 10)
+    os.mkfifo(folder / "pipe")
+    (folder / "loop").symlink_to("loop")
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_odd_path_gets_one_sentence(
+    option: str, kind: str, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.predicting.inputs.PIPE_TIMEOUT_S", 0)
+    monkeypatch.setattr("harness.predicting.inputs.SAID_AFTER_S", 0)
+    main, words = OPTIONS[option]
+    capfd.readouterr()
+    with limited(20):
+        code = answering.run(main, words(KINDS[kind](folder), folder))
+    out, err = capfd.readouterr()
+    last = err.splitlines()[-1]
+    assert code in (2, 3, 4), (out, err)
+    assert last.startswith("error: ")
+    assert last.isprintable()
+    assert "error: all is well" not in err.replace(last, "")
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\nb", "", "a\r"])
+def test_a_directory_that_is_to_be_made_has_a_name(path: str) -> None:
+    from harness.config import RunConfig
+    from preprocessing.base.meant import check_meant
+
+    with pytest.raises(ConfigError, match=r"^output"):
+        check_meant(PreprocessConfig(output=path))
+    with pytest.raises(ConfigError, match=r"^run"):
+        check_meant(RunConfig(run=path))
+
+
+def test_a_source_with_a_null_character(tmp_path: Path) -> None:
+    from preprocessing.base.errors import DataError
+    from preprocessing.base.meant import check_meant
+
+    with pytest.raises(ConfigError, match="holds the character 0"):
+        check_meant(SourceConfig(path="a\0b"))
+    with pytest.raises(DataError, match="no file has such a name"):
+        addresses.kind("a\0b")

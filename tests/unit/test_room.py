@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network that no memory holds is refused before anything is allocated, with what it would take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.__main__ import main
+from harness.config import ModelConfig, OptimConfig, RunConfig
+from harness.model.size import parameters_of
+from harness.training.preflight import check_data
+from harness.training.room import check_room
+from preprocessing.base import answering
+from preprocessing.base.errors import ConfigError
+from preprocessing.base.machine import memory_bytes
+from preprocessing.dataset.shards import read_manifest
+from tests.datasets import write_dataset
+
+SIZES = {"train": 80, "validation": 20}
+
+
+def test_a_million_features_are_refused_with_what_they_would_take(tmp_path: Path) -> None:
+    write_dataset(tmp_path, SIZES)
+    manifest = read_manifest(tmp_path)
+    config = RunConfig(data=str(tmp_path), device="cpu", model=ModelConfig(hidden_size=1_000_000), global_batch=16)
+    with pytest.raises(ConfigError) as refused:
+        check_data(config, 1)
+    parameters = parameters_of(config, manifest)
+    assert parameters > 8e12  # four gates, two directions, a million squared
+    assert f"model: {parameters:,} parameters take {16 * parameters / 1e9:,.1f} GB (weights, gradients" in str(
+        refused.value
+    )
+    assert "lower model.hidden_size (1,000,000)" in str(refused.value)
+
+
+def test_the_limit_is_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path, SIZES)
+    manifest = read_manifest(tmp_path)
+    config = RunConfig(data=str(tmp_path), device="cpu")
+    need = 16 * parameters_of(config, manifest)
+    check_room(config, manifest, need)
+    with pytest.raises(ConfigError, match="parameters take"):
+        check_room(config, manifest, need - 1)
+    with pytest.raises(ConfigError, match="parameters take"):  # an average of the weights is as large as they
+        check_room(RunConfig(data=str(tmp_path), device="cpu", optim=OptimConfig(ema=0.9)), manifest, need)
+    unknown = RunConfig(data=str(tmp_path), device="auto")  # a device that nobody has looked at has memory of its own
+    monkeypatch.setattr("harness.training.room.memory_bytes", lambda: need // 4)
+    check_room(unknown, manifest)
+    monkeypatch.setattr("harness.training.room.memory_bytes", lambda: need // 4 - 1)
+    with pytest.raises(ConfigError, match=r"\(weights\)"):
+        check_room(unknown, manifest)
+
+
+def test_a_plan_for_another_machine_is_no_matter_of_this_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(tmp_path / "data", SIZES)
+    words = ["--config", "tests/plain.yaml", "--data", str(tmp_path / "data"), "--model.hidden_size", "1000000"]
+    assert answering.run(main, ["plan", *words]) == 0
+    assert "GB" in capsys.readouterr().out
+
+
+def test_a_control_group_bounds_the_memory(tmp_path: Path) -> None:
+    whole = memory_bytes(tmp_path, "")
+    assert whole > 1 << 28
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "memory.max").write_text("1000000\n")
+    (tmp_path / "a" / "b" / "memory.max").write_text("max\n")
+    assert memory_bytes(tmp_path, "1:cpu:/x\n0::/a/b\n") == 1_000_000
+    assert memory_bytes(tmp_path, "0::/elsewhere\n") == whole

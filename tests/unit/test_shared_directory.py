@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run directory for all machines: what rank 0 writes there is looked for, and nothing of it is left."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.ranks.distributed import World
+from harness.training import shared_directory
+from harness.training.shared_directory import check_shared
+from preprocessing.base.errors import ConfigError, StorageError
+
+
+class OnAnotherMachine(World):
+    """A rank that is told of a file by rank 0; with ``together`` as of one process."""
+
+    def gather_objects(self, value: Any, what: str) -> list[Any]:
+        return [("node-a", ".seen-there") if "file" in what else value]
+
+
+@pytest.fixture
+def several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+
+
+@pytest.mark.usefixtures("several")
+def test_rank_0_sees_its_own_file_and_removes_it(tmp_path: Path) -> None:
+    check_shared(tmp_path, World())
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(StorageError, match="cannot be written"):
+        check_shared(tmp_path / "gone", World())
+
+
+@pytest.mark.usefixtures("several")
+def test_a_machine_with_a_directory_of_its_own_says_so(tmp_path: Path) -> None:
+    started = time.monotonic()
+    said = rf"run: {tmp_path} on .* is not the directory of that name on node-a, which holds the checkpoints"
+    with pytest.raises(ConfigError, match=said):
+        check_shared(tmp_path, OnAnotherMachine(rank=1, timeout_s=1))
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.usefixtures("several")
+def test_a_file_system_may_take_a_moment(tmp_path: Path) -> None:
+    later = threading.Timer(0.6, (tmp_path / ".seen-there").touch)
+    later.start()
+    check_shared(tmp_path, OnAnotherMachine(rank=1, timeout_s=60))
+    later.join()
+
+
+def test_one_machine_looks_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "1")
+    monkeypatch.setattr(shared_directory, "appears", lambda path, limit_s: pytest.fail("nobody else is there"))
+    check_shared(tmp_path / "gone", World())

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stop signals to the launcher, with real processes in the place of ranks: who is asked, who is killed, and when."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.launch.failure import Failure
+from harness.launch.launcher import stopped
+from harness.launch.stop import STOP
+from tests.commands import ROOT
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(60)]
+LAUNCHER = """
+import subprocess, sys, time
+from harness.launch import stop
+stop.ANSWER_S, stop.OTHERS_S, stop.BACKSTOP_S = 2.0, 1.0, 2.0
+STOP = stop.STOP
+STOP.begin()
+print("begun", flush=True)
+time.sleep({before})
+
+def conclude():
+    print("concluded", STOP.verdict or STOP.heard[0], flush=True)
+    return 7
+
+code = 0
+with STOP.ranks(begun=lambda: {begun}, conclude=conclude):
+    rank = subprocess.Popen([sys.executable, "-c", {rank!r}])
+    code = rank.wait()
+print(STOP.heard, STOP.now, STOP.unbegun, STOP.verdict, flush=True)
+time.sleep({after})
+sys.exit(code % 256)
+"""
+POLITE = """
+import signal, sys, time
+from harness.ranks import preemption
+preemption.install()
+print("rank", flush=True)
+while preemption.received() is None:
+    time.sleep(0.01)
+time.sleep(0.5)
+sys.exit(5)
+"""
+STUBBORN = POLITE.replace("time.sleep(0.5)", "time.sleep(60)")
+
+
+def launcher(rank: str, begun: bool = True, before: float = 0, after: float = 0) -> subprocess.Popen[str]:
+    code = LAUNCHER.format(rank=rank, begun=begun, before=before, after=after)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+def rank_is_there(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline() == "rank\n"
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str, float]:
+    began = time.monotonic()
+    out, _ = process.communicate(timeout=30)
+    return process.returncode, out, time.monotonic() - began
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"])
+def test_a_rank_is_asked_and_given_its_time(name: str) -> None:
+    process = launcher(POLITE)
+    rank_is_there(process)
+    process.send_signal(getattr(signal, name))
+    assert end(process)[:2] == (5, f"['{name}'] False False None\n")
+
+
+def test_a_stopped_rank_is_let_go_on() -> None:
+    process = launcher(POLITE)
+    rank_is_there(process)
+    (rank,) = psutil.Process(process.pid).children()
+    rank.suspend()
+    process.terminate()
+    assert end(process)[:2] == (5, "['SIGTERM'] False False None\n")
+
+
+def test_a_rank_that_stays_stopped_is_killed_and_named() -> None:
+    process = launcher(STUBBORN)
+    rank_is_there(process)
+    (rank,) = psutil.Process(process.pid).children()
+    rank.suspend()
+    process.terminate()
+    deadline = time.monotonic() + 20
+    while process.poll() is None and time.monotonic() < deadline:
+        if psutil.pid_exists(rank.pid) and rank.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+            rank.suspend()
+        time.sleep(0.02)
+    code, out, _ = end(process)
+    assert code == -signal.SIGKILL % 256
+    assert f"rank 0 (process {rank.pid}, T (stopped)) did not answer SIGTERM within 2 s and was killed" in out
+
+
+def test_a_second_ctrl_c_ends_all_now() -> None:
+    process = launcher(STUBBORN)
+    rank_is_there(process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    code, out, seconds = end(process)
+    assert (code, out) == (-signal.SIGKILL % 256, "['SIGINT', 'SIGINT'] True False None\n")
+    assert seconds < 5
+
+
+@pytest.mark.parametrize("second", ["SIGTERM", "SIGHUP"])
+def test_any_other_second_signal_is_the_same_wish(second: str) -> None:
+    process = launcher(POLITE)
+    rank_is_there(process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(getattr(signal, second))
+    assert end(process)[:2] == (5, f"['SIGINT', '{second}'] False False None\n")
+
+
+def test_ranks_that_have_begun_nothing_are_killed() -> None:
+    process = launcher(STUBBORN, begun=False)
+    rank_is_there(process)
+    process.terminate()
+    assert end(process)[:2] == (-signal.SIGKILL % 256, "['SIGTERM'] False True None\n")
+
+
+def test_without_any_rank_the_launcher_leaves_at_once() -> None:
+    process = launcher(STUBBORN, before=30)
+    process.send_signal(signal.SIGUSR2)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 85
+    assert err == "error: told to stop by SIGUSR2 before any process was started; the same command goes on\n"
+
+
+def test_after_the_end_nothing_changes_the_code() -> None:
+    process = launcher("print('rank', flush=True)", after=1.5)
+    rank_is_there(process)
+    time.sleep(0.7)
+    process.terminate()
+    process.send_signal(signal.SIGINT)
+    assert end(process)[0] == 0
+
+
+def test_a_rank_is_born_deaf_until_it_listens(tmp_path: Path) -> None:
+    """A signal while its modules are imported would end it half-way: it waits, and is then heard."""
+    late = f"import time, pathlib; time.sleep(1.5); pathlib.Path({str(tmp_path / 'lived')!r}).touch()\n"
+    process = launcher(late + POLITE)
+    time.sleep(0.7)
+    process.terminate()
+    rank_is_there(process)
+    assert end(process)[:2] == (5, "['SIGTERM'] False False None\n")
+    assert (tmp_path / "lived").exists()
+
+
+def test_how_a_stopped_run_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Failure(1, "rank 0 was killed by SIGKILL", "SIGTERM")
+    assert stopped(None, told) == ("preempted", 85, "SIGTERM received")
+    assert stopped("running", told) is None, "a rank was lost while it saved"
+    monkeypatch.setattr(STOP, "unbegun", True)
+    assert stopped("running", told) == ("preempted", 85, "SIGTERM received")
+    assert stopped(None, Failure(2, "rank 0 ended with exit code 2", "SIGTERM", said=True)) is None
+    monkeypatch.setattr(STOP, "verdict", "rank 1 did not answer")
+    assert stopped("running", told) == ("failed", 1, "rank 1 did not answer")
+    monkeypatch.setattr(STOP, "now", True)
+    assert stopped("running", told)[:2] == ("failed", 130)  # type: ignore[index]
