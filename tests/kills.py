@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import answering, cli, swap
+from preprocessing.base import answering, swap
 from preprocessing.dataset.shards import MANIFEST, read_manifest
 from preprocessing.dataset.verification import verify
 from tests.corpora import contents
@@ -104,7 +104,7 @@ def main(source: Path, folder: Path, instants: str, exchange: bool) -> dict[str,
     os.fsync = lambda descriptor: None
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what hundreds of runs say
     for name, seed in (("old", 0), ("new", 1)):
-        assert forked(partial(cli.run, preprocessing, arguments(source, folder / name, seed))) == 0
+        assert forked(partial(answering.run, preprocessing, arguments(source, folder / name, seed))) == 0
     log = folder / "changes"
 
     def note(number: int, name: str) -> None:

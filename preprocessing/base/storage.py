@@ -43,6 +43,8 @@ def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER, room:
     what = os.strerror(error.errno) if error.errno else str(error)
     if os.path.exists(name) and not (os.path.isfile(name) or os.path.isdir(name)):
         what = "a pipe or a device"
+    elif error.errno == errno.EEXIST and os.path.isfile(name):
+        what = "it is a file, and a directory is needed here"
     if error.errno == errno.ENOENT:
         return DataError(
             f"{missing(name)}: gone while it was needed ({what}); put it back, and run the same command to continue"

@@ -207,7 +207,7 @@ def plot(found: dict[str, Any], path: str) -> None:
         axes.bar_label(bars, fmt="%.2f")
         axes.set_title(title)
     try:
-        with storing(path, otherwise="name another file with --plot"), atomic.replacing(path) as temporary:
+        with storing(path, otherwise="name another file with `inspect --plot`"), atomic.replacing(path) as temporary:
             figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:] or "png")
     except ValueError as error:
         raise ConfigError(f"inspect --plot: {path}: {error}") from None

@@ -242,7 +242,7 @@ def outcome(fault: Fault, inputs: Inputs, disk: Disk, temporary_folder: Path) ->
     found.code_again = again.code
     if again.code != (fault.code if fault.name.endswith("/dev/full") and "--output" in fault.name else 0):
         found.faults.append(f"again: exit code {again.code}: {again.err[-400:]}")
-    if "send" in found.said and not sends(disk):
+    if "wandb-sync" in found.said and not sends(disk):
         found.faults.append("wandb-sync is promised, and has no id to send under")
     unmount(disk)
     return found

@@ -81,6 +81,8 @@ def forked(work: Callable[[], int], temporary: Path) -> Ended:
                 os.environ["TMPDIR"], tempfile.tempdir = str(temporary), str(temporary)
                 limit()
                 code = work()
+            except SystemExit as left:  # --help
+                code = int(left.code or 0)
             except BaseException:
                 traceback.print_exc()
             finally:

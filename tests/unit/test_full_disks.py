@@ -31,7 +31,10 @@ def sweep(tmp_path: Path, *words: str, timeout_s: float) -> dict[str, object]:
 @pytest.mark.thorough
 def test_recipes_on_a_full_disk(tmp_path: Path) -> None:
     found = sweep(tmp_path, "--only", "recipes", timeout_s=250)
-    assert (found["faults"], found["places"], found["trials"]) == (0, 7, 11), found
+    assert found["faults"] == 0, found
+    folders = sum(path.is_dir() for path in (ROOT / "configs").iterdir())
+    assert found["places"] >= folders  # type: ignore[operator]
+    assert found["trials"] > found["places"]  # type: ignore[operator]
 
 
 @pytest.mark.slow

@@ -59,7 +59,9 @@ def test_inspect_draws(dataset: Path, tmp_path: Path, command: Command) -> None:
     assert command("inspect", dataset, "--plot", tmp_path / "out.png") == 0
     assert (tmp_path / "out.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert command("inspect", dataset, "--plot", tmp_path / "out.png" / "below.png") == 2
-    assert "inspect --plot" in command.sentence
+    assert "out.png: cannot be written (it is a file, and a directory is needed here)" in command.sentence
+    assert command("inspect", dataset, "--plot", dataset) == 2
+    assert "(Is a directory); name another file with `inspect --plot`" in command.sentence
 
 
 def test_a_dataset_without_statistics_is_inspected_too(tmp_path: Path, command: Command) -> None:

@@ -138,5 +138,5 @@ def test_a_report_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pyt
     write_report_quietly(tmp_path)
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith(f"warning: no report written ({tmp_path}/config.yaml: missing")
-    assert second.startswith(f"warning: no report written (--output {tmp_path}/report.html: Is a directory")
+    assert second.startswith(f"warning: no report written ({tmp_path}/report.html: cannot be written (Is a directory)")
     assert second.endswith(f"python -m harness report {tmp_path} tries again")
