@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -243,11 +243,12 @@ def launch_on(
     log: Path,
     processes: int = 2,
     command: str = "launch",
+    options: Sequence[str] = (),
     own: Mapping[Path, Path | None] = MappingProxyType({}),
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.Popen[str]:
-    """``python -m harness launch`` on one of two machines, with one process on each."""
-    words = [sys.executable, "-m", "harness", command, *launch_options(machine, main, processes), *keys]
+    """``python -m harness launch`` on one of two machines, with one process on each; ``options`` are accelerate's."""
+    words = [sys.executable, "-m", "harness", command, *launch_options(machine, main, processes), *options, *keys]
     return machine.start(*words, log=log, own=own, environment=environment)
 
 

@@ -34,7 +34,7 @@ from tests.runs import arguments, steps_done, wait_until
 LIMIT_S = 30
 """``timeout_s`` of the trainings."""
 START_S, END_S = 600, 900
-STEP = 8
+STEP = 6
 """Faults come so many steps, of 60, after the last of the start before."""
 
 
@@ -168,10 +168,14 @@ def lose_packets(place: Place) -> dict[str, Any]:
     return {}
 
 
-def lose_power(place: Place) -> None:
-    """Machine b is gone, and its kernel says goodbye to nobody."""
-    place.two.cut()
-    place.two.b.kill()
+def lose_power(side: str) -> Callable[[Place], None]:
+    """Machine ``side`` is gone, and its kernel says goodbye to nobody."""
+
+    def happen(place: Place) -> None:
+        place.two.cut()
+        (place.two.a if side == "a" else place.two.b).kill()
+
+    return happen
 
 
 def other_revision(place: Place) -> dict[str, Any]:
@@ -214,9 +218,11 @@ FAULTS: dict[str, Act] = {
     "link cut for ever": during(lambda place: place.two.cut()),
     "link cut for 10 s": during(cut_for(10)),
     "10 % of packets lost": at_start(lose_packets),
-    "a machine loses power": during(lose_power, "a"),
+    "a machine loses power": during(lose_power("b"), "a"),
+    "machine 0 loses power": during(lose_power("a"), "b"),
     "a machine frozen": during(lambda place: place.two.b.send(signal.SIGSTOP), "a"),
     "processes of a machine killed": during(lambda place: place.two.b.kill(), "a"),
+    "processes of machine 0 killed": during(lambda place: place.two.a.kill(), "b"),
     "another revision": at_start(other_revision),
     "another dataset": at_start(other_dataset),
     "another configuration": at_start(lambda place: {"keys": ("--optim.lr", "0.01")}),
@@ -246,8 +252,10 @@ CHAINS = (
     ),
     (
         "a machine loses power",
+        "machine 0 loses power",
         "a machine frozen",
         "processes of a machine killed",
+        "processes of machine 0 killed",
         "link cut for ever",
         "link cut for 10 s",
     ),

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from harness.launch.failure import Failure, describe_exit, describe_failure
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices, threads
 from harness.ranks.preemption import EXIT_CODE
-from harness.rundir.status import LAUNCH_ID, State, read_status, write_status
+from harness.rundir.status import State, read_status, write_status
 from harness.rundir.storage import is_free
 from harness.settings.task import LANGUAGE_MODEL
 from harness.training import preflight
@@ -66,20 +66,20 @@ def train(options: list[str], training: list[str], recipe: Recipe) -> int:
         check_devices(config, options, arguments)
         if place is not None:
             machines.name_network(place, screen.say)
-    os.environ[LAUNCH_ID] = machines.name_launch(arguments, place)
-    if place is not None:
-        facts = machines.facts_of(config, manifest.fingerprint, arguments)
-        os.environ[LAUNCH_ID] = machines.meet(place, config, facts, screen.say)
     restarts, arguments.max_restarts = arguments.max_restarts or 0, 0
-    return run_with_restarts(config, arguments, restarts)
+    facts = machines.facts_of(config, manifest.fingerprint, arguments)
+    begin = partial(machines.name_start, place, config, facts, screen.say, machines.name_launch(arguments, place))
+    return run_with_restarts(config, arguments, restarts, begin)
 
 
-def run_with_restarts(config: RunConfig, arguments: Any, restarts: int) -> int:
-    """Start the ranks; when one is lost, start all of them again, at most so often, from the last checkpoint."""
-    run, launch, code = Path(config.run), os.environ[LAUNCH_ID], EXIT_CODE
+def run_with_restarts(config: RunConfig, arguments: Any, restarts: int, begin: Callable[[int], str]) -> int:
+    """Start the ranks; when one is lost, start all of them again, at most so often, from the last checkpoint.
+
+    ``begin`` gives each attempt its name, when all machines are ready for it.
+    """
+    run, code = Path(config.run), EXIT_CODE
     for attempt in range(restarts + 1):
-        launch_id = f"{launch}-{attempt}" if attempt else launch
-        os.environ[LAUNCH_ID] = launch_id
+        launch_id = begin(attempt)
         shared = (arguments.num_machines or 1) > 1  # the ranks of other machines may have begun what is not seen here
         with STOP.ranks(partial(has_begun, run, launch_id, shared), partial(given_up, run, launch_id, config.dry_run)):
             failure = start(arguments)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import uuid
@@ -63,12 +64,32 @@ def name_network(place: Place, say: Callable[[str], None]) -> None:
     say(f"network interface {route}")
 
 
-def meet(place: Place, config: RunConfig, facts: dict[str, Any], say: Callable[[str], None]) -> str:
+def name_start(
+    place: Place | None,
+    config: RunConfig,
+    facts: dict[str, Any],
+    say: Callable[[str], None],
+    launch: str,
+    attempt: int,
+) -> str:
+    """The name of the first start of the ranks, or of another attempt, told to them; several machines meet for each.
+
+    Raises ``UserError``, the same on each machine. A lost rank is noticed at once on its own machine, and within
+    ``timeout_s`` on another, so that they wait for each other twice as long before another attempt.
+    """
+    os.environ[LAUNCH_ID] = f"{launch}-{attempt}" if attempt else launch
+    if place is not None:
+        gc.collect()  # what torch leaves of an attempt that failed may hold the port
+        os.environ[LAUNCH_ID] = meet(place, config, facts, say, config.timeout_s * (2 if attempt else 1))
+    return os.environ[LAUNCH_ID]
+
+
+def meet(place: Place, config: RunConfig, facts: dict[str, Any], say: Callable[[str], None], timeout_s: float) -> str:
     """Meet the launchers of the other machines; the name of this start. Raises ``UserError``, the same on each."""
     hello = Hello(place.rank, {**facts, CODE: code(), TORCH: installed_version("torch")})
     try:
         with stoppable():
-            return roll_call.meet(place, hello, os.environ[LAUNCH_ID], config.timeout_s, say)
+            return roll_call.meet(place, hello, os.environ[LAUNCH_ID], timeout_s, say)
     except UserError as error:
         if place.rank == 0:
             note_end(config, str(error), error.exit_code)

@@ -29,6 +29,7 @@ from harness.launch.stop import INTERRUPTED, STOP
 from harness.ranks import devices
 from harness.ranks.preemption import EXIT_CODE
 from harness.rundir.bundle_files import bundle_directory, read_info
+from harness.rundir.status import LAUNCH_ID
 from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
@@ -118,7 +119,7 @@ def label(options: list[str], recipe: Recipe, run: Path, output: Path) -> int:
     words = [*as_words(values), *([] if recipe.threads is None else [f"--threads={recipe.threads}"])]
     arguments = launcher.accelerate_arguments(options, words, "harness.label")
     arguments.max_restarts = 0
-    os.environ[launcher.LAUNCH_ID] = uuid.uuid4().hex
+    os.environ[LAUNCH_ID] = uuid.uuid4().hex
     with STOP.ranks(begun=lambda: False, conclude=lambda: EXIT_CODE):
         failure = launcher.start(arguments)
     if failure is None:

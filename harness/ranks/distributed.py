@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,9 +90,10 @@ class World:
             with HEARTBEAT.waiting(f"{what} from {self.world_size - 1} other ranks"):
                 yield
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            if not any(word in reason.lower() for word in LOST):
+            said = " ".join(str(error).split())
+            if not any(word in said[:200].lower() for word in LOST):
                 raise
+            reason = in_short(said)
             raise LostPeerError(
                 f"rank {self.rank} at step {HEARTBEAT.step} waited for {what} from {self.world_size - 1} other ranks, "
                 f"and at least one of them is gone or took longer than {self.timeout_s} s ({reason})"
@@ -212,6 +214,11 @@ def joining(timeout_s: int) -> Iterator[None]:
             f"{where} within {timeout_s} s ({reason}); see whether all machines reach each other, and "
             f"{GLOO}, here {os.environ.get(GLOO, 'not set')}"
         ) from error
+
+
+def in_short(said: str) -> str:
+    """What torch says of a broken collective, without the line in its source and its advice."""
+    return re.sub(r"\[\S+\.cc:\d+\] ", "", said).partition(". This is typically")[0][:200]
 
 
 def sum_in_bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:

@@ -40,7 +40,7 @@ class Heartbeat:
         self.stopped_at: float | None = None
         self.in_loop = False
         """Training has begun: before it, building may take its time even after a stop signal."""
-        self.last_words: Callable[[str], None] | None = None
+        self.last_words: Callable[[str], object] | None = None
         """Takes the reason before the process ends, as the writer of ``status.json`` does."""
         self._limit_s: float | None = None
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
+FOUND = "PADLESS_NETWORK"
+"""Has the interface that ``use`` has named, so that it is not taken for the user's choice later."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +107,16 @@ def choose(
 
 
 def find(host: str, port: int) -> Route | None:
-    """``choose`` for this machine."""
-    return choose(host, local_addresses(host, port), interfaces(), default_interface(), os.environ.get(GLOO))
+    """``choose`` for this machine; what ``use`` has named stays."""
+    named = os.environ.get(GLOO)
+    route = choose(host, local_addresses(host, port), interfaces(), default_interface(), named)
+    return replace(route, by_user=False) if route is not None and named == os.environ.get(FOUND) else route
 
 
 def use(route: Route | None) -> None:
     """Tell gloo and NCCL, in this process and those that it starts; what a user has set stays as it is."""
     if route is not None and not route.by_user:
-        os.environ[GLOO] = route.interface
+        os.environ[GLOO] = os.environ[FOUND] = route.interface
     if route is not None:
         os.environ.setdefault(NCCL, f"={route.interface}")  # without the sign NCCL takes every name that begins so
 

@@ -14,10 +14,23 @@ import numpy as np
 import pytest
 
 from harness.ranks import heartbeat
+from harness.ranks.distributed import LostPeerError, World
 from harness.ranks.heartbeat import Heartbeat
 from tests.commands import free_port
 
+BROKEN = (
+    "[/src/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:6046: Connection reset by peer. This "
+    "is typically caused by a remote worker hanging or bugs in the application. Check it"
+)
 LEFT = "another rank is gone or stands still"
+
+
+def test_what_torch_says_of_a_peer_that_is_gone_is_said_in_short() -> None:
+    said = r"gone or took longer than 9 s \(Read error \[10\.0\.0\.2\]:6046: Connection reset by peer\)$"
+    with pytest.raises(LostPeerError, match=said), World(1, 2, None, 9).waiting("an answer"):
+        raise RuntimeError(BROKEN)
+    with pytest.raises(RuntimeError, match=r"^shapes do not fit$"), World(1, 2, None, 9).waiting("an answer"):
+        raise RuntimeError("shapes do not fit")
 
 
 def test_only_the_innermost_wait_is_judged() -> None:

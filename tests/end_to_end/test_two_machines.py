@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.commands import unwrapped
 from tests.datasets import write_dataset
-from tests.machines import launch_on, tool, two_machines, why_not
-from tests.runs import arguments
-from tests.two_machines import CHAINS, LIMIT_S, suffer, wait_for
+from tests.machines import Machine, launch_on, tool, two_machines, why_not
+from tests.runs import arguments, final, steps_done, wait_until
+from tests.two_machines import CHAINS, LIMIT_S, START_S, suffer, wait_for
 
 pytestmark = [
     pytest.mark.processes,
@@ -49,8 +50,10 @@ LASTING: dict[str, tuple[tuple[int | None, ...], str, str, str]] = {
     "machine 1 never comes": ((1,), "machine 1 of 2 did not come to .* within 30 s", "", "="),
     "machine 0 never comes": ((1,), "", "machine 1 of 2: machine 0 did not answer at .* within 30 s", ""),
     "a machine loses power": ((1,), LOST.format(0), "", "="),
+    "machine 0 loses power": ((1,), "", LOST.format(1), LOST.format(1)),
     "a machine frozen": ((1,), LOST.format(0), "", "="),
     "processes of a machine killed": ((1,), LOST.format(0), "", "="),
+    "processes of machine 0 killed": ((1,), "", LOST.format(1), LOST.format(1)),
     "link cut for ever": ((1, 1), LOST.format(0), LOST.format(1), "="),
 }
 """Fault -> exit codes, what machine a says, what b says, the reason in the status (=: what a says)."""
@@ -119,6 +122,50 @@ def test_faults_end_in_time_and_the_run_goes_on_to_the_same_end(tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900, func_only=True)
+@pytest.mark.parametrize("lost", ["a", "b"])
+def test_a_rank_that_is_lost_is_started_again_on_both(tmp_path: Path, lost: str) -> None:
+    write_dataset(tmp_path / "data", {"train": 320, "validation": 60, "test": 60})
+    ends = {}
+    with two_machines() as two:
+        for name in ("undisturbed", "lost"):
+            run = tmp_path / name
+            keys, options = arguments(tmp_path / "data", run, "--timeout_s", str(LIMIT_S)), ("--max_restarts=1",)
+            logs = [tmp_path / f"{name}-{one.host}" for one in two.both]
+            both = zip(two.both, logs, strict=True)
+            started = [launch_on(one, two.a, *keys, log=log, options=options) for one, log in both]
+            if name == "lost":
+                wait_until(lambda: steps_done(tmp_path / "lost") >= 20, START_S)
+                rank_of(two.a if lost == "a" else two.b).kill()
+            assert wait_for(started, SLOW_S + 2 * LIMIT_S) == (0, 0), logs[0].read_text() + logs[1].read_text()
+            ends[name] = final(run)
+    assert all("restart 1 of 1, from the last checkpoint" in log.read_text() for log in logs)
+    assert ends["lost"] == ends["undisturbed"]
+
+
+def rank_of(machine: Machine) -> psutil.Process:
+    """The only rank of a machine."""
+    ranks = [process for process in machine.processes() if "RANK" in process.environ()]
+    assert len(ranks) == 1, ranks
+    return ranks[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600, func_only=True)
+def test_several_trainings_in_one_command_meet_for_each(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", {"train": 160, "validation": 30, "test": 30})
+    keys = arguments(tmp_path / "data", tmp_path / "run", "--timeout_s", "120", "--epochs", "1", "--seeds", "0,1")
+    with two_machines() as two:
+        started = [launch_on(one, two.a, *keys, log=tmp_path / one.host) for one in two.both]
+        assert wait_for(started, SLOW_S) == (0, 0), (tmp_path / "machine-a").read_text()
+        for one in two.both:
+            said = unwrapped((tmp_path / one.host).read_text())
+            assert said.count(f"network interface {one.device} ({one.address}): the route to the others") == 2, said
+    summary = json.loads((tmp_path / "run" / "seeds.json").read_text())
+    assert [one["run"] for one in summary["runs"]] == ["seed-0", "seed-1"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900, func_only=True)
 def test_a_slow_link_is_said_and_half_the_bytes_take_half_the_time(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", {"train": 256, "validation": 16, "test": 16}, longest=20)
     size = ("--model.hidden_size", "256", "--global_batch", "16", "--epochs", "1", "--tracking.log_every", "4")
@@ -149,8 +196,10 @@ def test_the_doctor_looks_at_the_network_of_both(tmp_path: Path) -> None:
         assert wait_for(both) == (0, 0), (tmp_path / "machine-a").read_text() + (tmp_path / "machine-b").read_text()
         said = unwrapped((tmp_path / "machine-a").read_text())
         for one in two.both:
-            own = f"{one.device} ({one.address}): as GLOO_SOCKET_IFNAME says"
-            assert re.search(rf"^ok +interface +{one.host}: {re.escape(own)}$", said, re.MULTILINE), said
+            own = f"{one.device} ({one.address}): the route to the others"
+            assert re.search(
+                rf"^ok +interface +{one.host}: {re.escape(own)}; .* since {one.host} is 127.0.1.1", said, re.MULTILINE
+            ), said
         assert re.search(r"^ok +rendezvous +2 ranks on 2 machines met in", said, re.MULTILINE), said
         for one in two.both:
             assert one.processes() == []

@@ -46,13 +46,17 @@ def test_the_users_interface_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_ranks_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (GLOO, NCCL):
+    for name in (GLOO, NCCL, network.FOUND):
         monkeypatch.setenv(name, "to be removed in the end")
         monkeypatch.delenv(name)
     network.use(None)
     assert GLOO not in os.environ
     network.use(Route("eth1", "10.0.0.5"))
     assert (os.environ[GLOO], os.environ[NCCL]) == ("eth1", "=eth1")
+    network.use(Route("lo", "127.0.0.1"))
+    assert network.find("127.0.0.1", 29500) == Route("lo", "127.0.0.1"), "what was found is not the user's"
+    monkeypatch.delenv(network.FOUND)
+    assert network.find("127.0.0.1", 29500) == Route("lo", "127.0.0.1", by_user=True)
 
 
 def test_this_machine_comes_to_itself_by_the_loopback() -> None:

@@ -195,7 +195,7 @@ def test_a_stop_signal_ends_the_wait_and_asks_for_another_start(
         os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(MeetingError, match="SIGTERM received while waiting for the other machines") as caught:
-        machines.meet(places(2)[0], RunConfig(run=str(tmp_path / "run"), timeout_s=30), {}, stop)
+        machines.meet(places(2)[0], RunConfig(run=str(tmp_path / "run"), timeout_s=30), {}, stop, 30)
     assert caught.value.exit_code == 85
     assert signal.getsignal(signal.SIGTERM) == before
     status = read_status(tmp_path / "run") or {}
@@ -209,12 +209,33 @@ def test_a_run_that_has_finished_stays_so(tmp_path: Path, monkeypatch: pytest.Mo
     write_status(tmp_path, "finished", step=9)
     monkeypatch.setenv(LAUNCH_ID, "mine")
     with pytest.raises(MeetingError, match=r"machine 1 of 2 did not come to 127\.0\.0\.1"):
-        machines.meet(places(2)[0], RunConfig(run=str(tmp_path), timeout_s=1), {}, lambda text: None)
+        machines.meet(places(2)[0], RunConfig(run=str(tmp_path), timeout_s=1), {}, lambda text: None, 1)
     assert (read_status(tmp_path) or {})["state"] == "finished"
     write_status(tmp_path, "failed", step=9)
     monkeypatch.setenv(LAUNCH_ID, "again")
     with pytest.raises(MeetingError):
-        machines.meet(places(2)[0], RunConfig(run=str(tmp_path), timeout_s=1), {}, lambda text: None)
+        machines.meet(places(2)[0], RunConfig(run=str(tmp_path), timeout_s=1), {}, lambda text: None, 1)
     status = read_status(tmp_path) or {}
     assert (status["state"], status["step"], status["launch"]) == ("failed", 9, "again")
     assert status["reason"].startswith("machine 1 of 2 did not come to 127.0.0.1:")
+
+
+@pytest.mark.parametrize(("attempt", "seconds"), [(0, 30), (1, 60)])
+def test_machines_meet_for_every_attempt_and_wait_longer_for_another(
+    monkeypatch: pytest.MonkeyPatch, attempt: int, seconds: int
+) -> None:
+    waits = []
+
+    def meet(place: Place, mine: Hello, launch: str, timeout_s: float, say: object) -> str:
+        waits.append((launch, timeout_s))
+        return "the name of machine 0"
+
+    monkeypatch.setenv(LAUNCH_ID, "before")
+    monkeypatch.setattr(machines, "code", lambda: "this one")
+    monkeypatch.setattr(machines.roll_call, "meet", meet)
+    config = RunConfig(timeout_s=30)
+    name = machines.name_start(places(2)[1], config, {}, lambda text: None, "mine", attempt)
+    assert name == os.environ[LAUNCH_ID] == "the name of machine 0"
+    assert waits == [("mine-1" if attempt else "mine", seconds)]
+    assert machines.name_start(None, config, {}, lambda text: None, "mine", attempt) == waits[0][0]
+    assert len(waits) == 1, "one machine meets nobody"
