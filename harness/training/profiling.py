@@ -49,10 +49,24 @@ class StepProfiler:
             self.running = None
 
     def write(self, recorded: profile, path: Path) -> None:
-        """Write the trace. Raises ``OSError``, which torch itself does not: it leaves the beginning of a file."""
+        """Write the trace. Raises ``OSError``, which torch itself does not.
+
+        On a full disk torch leaves the beginning of a file, under the name or under that of a temporary file of its
+        own, which it forgets.
+        """
         with atomic.replacing(path) as temporary:
-            recorded.export_chrome_trace(str(temporary))
-            with open(temporary, "rb") as file:
-                file.seek(max(0, temporary.stat().st_size - TAIL_BYTES))
-                if not file.read().rstrip().endswith(b"}"):
+            try:
+                recorded.export_chrome_trace(str(temporary))
+                if not ends_whole(temporary):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            finally:
+                temporary.with_name(f"{temporary.name}.tmp").unlink(missing_ok=True)
+
+
+def ends_whole(trace: Path) -> bool:
+    """Whether a trace is there to its end."""
+    if not trace.exists():
+        return False
+    with open(trace, "rb") as file:
+        file.seek(max(0, trace.stat().st_size - TAIL_BYTES))
+        return file.read().rstrip().endswith(b"}")

@@ -166,11 +166,14 @@ class RunWriter:
                 self.failed = self.failed or late
         ended = error if error is not None and not isinstance(error, Preempted) else self.failure or error
         ending = Ending.of(ended, self.step)
+        unwritten = None
         if self.lock is not None and not self.is_refusal(ended):
-            self.write_ending(ending, said=isinstance(ended, UserError))
+            unwritten = self.write_ending(ending, said=isinstance(ended, UserError))
         self.sinks.close(ending)
         if self.lock is not None:
             self.lock.close()
+        if ended is None and unwritten is not None:  # no job script could know that it has finished
+            raise unwritten
         if ended is not None and ended is not error:
             raise ended
         return isinstance(ended, Preempted)
@@ -183,8 +186,8 @@ class RunWriter:
         """Whether a start was refused on a run that had finished, which stays so."""
         return self.had_finished and not self.begun and isinstance(error, UserError)
 
-    def write_ending(self, ending: Ending, *, said: bool) -> None:
-        """Say how the run ended; on stderr too what nobody else will say: a bug, or a full disk."""
+    def write_ending(self, ending: Ending, *, said: bool) -> UserError | None:
+        """Say how the run ended; on stderr too what nobody else will say: a bug, or a full disk. Returns why not."""
         if ending.state == "failed" and not said:
             where = self.directory / layout.STATUS
             tell(f"error: {ending.reason} (at step {ending.step}; {where} says so too)")
@@ -192,8 +195,10 @@ class RunWriter:
         try:
             write_status(self.directory, ending.state, **facts)  # type: ignore[arg-type]
         except UserError as full:
-            if ending.exit_code != full.exit_code:  # else it is about to be said of another file
+            if ending.exit_code not in (0, full.exit_code):  # else it is about to be said, of this file or another
                 print(f"warning: {full}", file=sys.stderr)
+            return full
+        return None
 
 
 def bundle_step(bundle: Path) -> int | None:

@@ -39,7 +39,8 @@ def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER, room:
 
     ``otherwise`` says what else may be named, ``room`` what to do on a full disk.
     """
-    name = final_name(error.filename) if isinstance(error.filename, str | os.PathLike) else str(path)
+    named = error.filename2 if isinstance(error.filename2, str | os.PathLike) else error.filename  # a copy's target
+    name = final_name(named) if isinstance(named, str | os.PathLike) else str(path)
     what = os.strerror(error.errno) if error.errno else str(error)
     if os.path.exists(name) and not (os.path.isfile(name) or os.path.isdir(name)):
         what = "a pipe or a device"

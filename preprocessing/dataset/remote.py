@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyarrow import fs
@@ -13,6 +14,7 @@ from pyarrow import fs
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.locks import locked
+from preprocessing.base.storage import NO_ROOM, NOT_ALLOWED, refusal
 from preprocessing.corpus import addresses
 from preprocessing.dataset.shards import MANIFEST, MOST_MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest
 from preprocessing.dataset.verification import verify_hashes
@@ -91,7 +93,8 @@ def publish(root: Path, address: str) -> None:
             send(root, system, f"{base}{BESIDE}", every, f"{address.rstrip('/')}{BESIDE}")
             system.delete_file(f"{base}/{MANIFEST}")
             for path in every:
-                system.copy_file(f"{base}{BESIDE}/{path}", f"{base}/{path}")
+                with whole(system, f"{base}/{path}", join(address, path)):
+                    system.copy_file(f"{base}{BESIDE}/{path}", f"{base}/{path}")
         left = fs.FileSelector(f"{base}{BESIDE}", recursive=True, allow_not_found=True)
         for info in system.get_file_info(left):  # also those of an earlier job that was interrupted
             if info.type == fs.FileType.File and info.path.endswith((MANIFEST, ".arrow")):
@@ -99,14 +102,33 @@ def publish(root: Path, address: str) -> None:
 
 
 def send(root: Path, system: fs.FileSystem, base: str, paths: list[str], address: str) -> None:
-    """Copy files of a directory below ``base``. Raises ``DataError`` for one that did not arrive whole."""
+    """Copy files of a directory below ``base``. Raises ``DataError`` for one that did not arrive whole,
+    ``StorageError`` where there is no room for it.
+    """
     for path in paths:
-        with open(root / path, "rb") as file, system.open_output_stream(f"{base}/{path}") as sink:
+        with (
+            whole(system, f"{base}/{path}", join(address, path)),
+            open(root / path, "rb") as file,
+            system.open_output_stream(f"{base}/{path}") as sink,
+        ):
             while piece := file.read(addresses.READ_BYTES):
                 sink.write(piece)
         size = system.get_file_info(f"{base}/{path}").size
         if size != (root / path).stat().st_size:
             raise DataError(f"{join(address, path)}: {size} bytes arrived of {(root / path).stat().st_size}")
+
+
+@contextmanager
+def whole(system: fs.FileSystem, target: str, address: str) -> Iterator[None]:
+    """Take away what a failure to write ``target`` leaves: a store on a file system keeps the beginning of a file."""
+    try:
+        yield
+    except OSError as error:
+        with suppress(Exception):  # the failure to write is the one to tell of
+            system.delete_file(target)
+        if error.errno in NO_ROOM | NOT_ALLOWED:
+            raise refusal(error, address, otherwise="name another --output") from None
+        raise
 
 
 def names(manifest: Manifest) -> list[str]:

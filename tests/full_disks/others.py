@@ -185,6 +185,22 @@ def tracked(tracker: str, folder: str) -> Act:
     return act
 
 
+def workers() -> Iterator[Fault]:
+    """Processes that a command starts, on a disk that is full after so many kilobytes: it is they who write."""
+    words = ["run", "--source.path", "{new.csv}", "--source.part_mb", "0.005", "--output", "DISK/out", *SMALL]
+    words[words.index("--executor.workers") + 1] = "2"
+    for room in (20, 60, 100):
+        name = f"preprocessing with two workers: full after {room} kB"
+        yield Fault(
+            name, of(preprocessing, *words), filling(room), make_room, 4, r"No space left on device\); make room"
+        )
+
+
+def filling(kilobytes: int) -> Callable[[Disk], None]:
+    """Leave so much room."""
+    return lambda disk: disk.fill(kilobytes << 10)
+
+
 def temporary() -> Iterator[Fault]:
     """No room for temporary files, and room for the output."""
     using = ("evaluation of new rows", "explanation", "export", "soft labels", "preprocessing")
@@ -213,7 +229,7 @@ def without_tmpdir(one: Scenario) -> Act:
 
 def every() -> Iterator[Fault]:
     """All of them."""
-    yield from (*whole_disks(), *kinds(), *outputs(), *temporary(), *trackers())
+    yield from (*whole_disks(), *kinds(), *outputs(), *workers(), *temporary(), *trackers())
 
 
 def outcome(fault: Fault, inputs: Inputs, disk: Disk, temporary_folder: Path) -> Outcome:

@@ -80,5 +80,6 @@ def spelling(root: Path, path: str) -> str:
     name = os.path.relpath(path, root)
     name = re.sub(r"\.tmp-[^/]*", ".tmp", name)
     name = re.sub(r"padless-[a-z0-9_]{8}\b|\btmp[a-z0-9_]{8}\b", "padless-~", name)
+    name = re.sub(r"ort\.quant\.[a-z0-9_]{8}\b", "ort.quant.~", name)
     name = re.sub(r"(?<![a-z])[0-9a-f]{8,}(?![a-z])", "~", name)
     return re.sub(r"\d{2,}", "#", name)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import os
 import shutil
 import sys
@@ -87,15 +88,15 @@ def of(main: Callable[[list[str]], int], *words: str) -> Act:
     return act
 
 
-def train(more: tuple[str, ...], *, report: bool = False) -> int:
+def train(more: tuple[str, ...], *, report: bool = False, module: str = "harness.train") -> int:
     """A training of one process, in this one; leaves the process. Half of its time would be that of its report."""
-    from harness import train as entry
     from harness.ranks.exit import leave, run_rank
     from harness.report import sink
 
     if not report:
         sink.write_report_quietly = lambda run: None
-    sys.argv = ["harness.train", *TRAINING, *SAVING, *more]
+    entry = importlib.import_module(module)
+    sys.argv = [module, *TRAINING, *SAVING, *more]
     leave(run_rank(entry.main))
 
 
@@ -107,6 +108,12 @@ def training(*more: str, report: bool = False) -> Act:
         return train(("--data", inputs.data, "--run", str(disk / "run"), *own), report=report)
 
     return act
+
+
+def pretraining(inputs: Inputs, disk: Path) -> int:
+    """A language model whose run directory lies on the small disk."""
+    words = ("--data", inputs.data, "--run", str(disk / "run"), "--language_model.candidates", "20")
+    return train((*words, "--model.wide", "0"), module="harness.pretrain")
 
 
 def from_stdin(inputs: Inputs, disk: Path) -> int:
@@ -147,6 +154,13 @@ def copied(*names: str) -> Act:
     return act
 
 
+def store(inputs: Inputs, disk: Path) -> int:
+    """The folders of a place to publish to: an object store needs none, this file system does."""
+    for split in ("train", "validation", "test"):
+        (disk / "store" / split).mkdir(parents=True)
+    return 0
+
+
 def many(inputs: Inputs, disk: Path) -> int:
     """A folder of two finished runs, as ``launch --seeds`` leaves it."""
     for seed in (0, 1):
@@ -173,6 +187,7 @@ def concluded(inputs: Inputs, disk: Path) -> int:
 PREPARE = of(preprocessing, "run", "--source.path", "{packed.csv.gz}", "--output", "DISK/out", *SMALL)
 RICH = ("--splits.group_column", "group", "--splits.folds", "2", "--source.unlabelled_path", "{more.csv}")
 CPU = ("--device", "cpu", "--quiet")
+TO_STORE = ("--staging", "DISK/staging", "--output", "local://DISK/store")
 READS_BUNDLE = ("--run", "{bundle}")
 SCENARIOS = (
     Scenario(
@@ -208,6 +223,12 @@ SCENARIOS = (
     ),
     Scenario("a frame", frame),
     Scenario(
+        "publication",
+        of(preprocessing, "run", "--source.path", "{packed.csv.gz}", *SMALL, *TO_STORE),
+        before=store,
+        only="store",
+    ),
+    Scenario(
         "vectors",
         of(preprocessing, "vectors", "{data}", "--output", "DISK/vectors", "--dim", "8", "--epochs", "1"),
         changing=(r"vectors/cbow-.*\.json",),
@@ -232,6 +253,7 @@ SCENARIOS = (
             r"config\.yaml",
         ),
     ),
+    Scenario("pretraining", pretraining, only="run/bundle", changing=("run/",)),
     Scenario(
         "staging", training("--stage_dir", "DISK/stage"), only="stage/", only_said=("report",), changing=("run/",)
     ),

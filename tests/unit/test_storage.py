@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow import fs
 
 from harness.config import RunConfig
 from harness.ranks.distributed import RankError, World
@@ -22,6 +23,7 @@ from harness.training.console import Log
 from preprocessing.base import answering, atomic, npy
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.base.storage import refusal, storing, temporary_folder, told
+from preprocessing.dataset import remote
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -240,3 +242,20 @@ def test_a_line_that_was_cut_short_is_ended_before_another_is_appended(tmp_path:
     path.write_text("one\ntw")
     atomic.append_line(path, "three")
     assert path.read_text() == "one\ntw\nthree\n"
+
+
+def test_a_failed_copy_is_about_its_target(tmp_path: Path) -> None:
+    copy = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "from"), None, str(tmp_path / "to"))
+    assert str(refusal(copy, tmp_path)).startswith(f"{tmp_path}/to: cannot be written (No space left on device)")
+
+
+def test_a_store_without_room_is_left_without_a_part_of_a_file(tmp_path: Path) -> None:
+    target = tmp_path / "dataset.json"
+    target.write_text("{")
+    says = r"^local://store/dataset\.json: cannot be written .*name another --output"
+    with (
+        pytest.raises(StorageError, match=says),
+        remote.whole(fs.LocalFileSystem(), str(target), "local://store/dataset.json"),
+    ):
+        raise FULL
+    assert not target.exists()
