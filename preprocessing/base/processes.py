@@ -46,11 +46,14 @@ def has_taken(pid: int, signal: int) -> bool:
 
 def end_spawned() -> None:
     """Kill the workers of this process, also one that is just being started, which would complain of a broken pipe."""
-    with contextlib.suppress(OSError):
-        for children in Path("/proc/self/task").glob("*/children"):
-            for pid in map(int, children.read_text().split()):
-                if b"multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    os.kill(pid, signals.SIGKILL)
+    found: list[int] = []
+    for children in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            found += map(int, children.read_text().split())
+    for pid in found:
+        with contextlib.suppress(OSError):  # a process that has
+            if b"multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signals.SIGKILL)
 
 
 MASKS = ("SigPnd", "ShdPnd", "SigBlk")
