@@ -118,6 +118,7 @@ def claimed(place: Place) -> Iterator[None]:
             raise ConfigError(f"--output {place.target}/: holds {there[0]}, and no predictions; name an empty folder")
     refusal = UserError(f"{place.target}: another process is predicting to it; wait for it, or stop it")
     with writing(place), locked(place.work / LOCK, 0, refusal):
+        atomic.sweep(place.target)
         try:
             yield
         finally:

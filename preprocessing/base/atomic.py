@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -31,6 +32,17 @@ def is_abandoned(name: str) -> bool:
     except (PermissionError, OverflowError):
         return False
     return False
+
+
+def sweep(path: str | Path) -> None:
+    """Remove what killed processes of this machine have left of a file or folder that was to have this name."""
+    path = Path(path)
+    for left in path.parent.glob(f"{glob.escape(path.name)}{TEMPORARY_MARK}*"):
+        if is_abandoned(left.name):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -70,6 +82,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path)
     temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)  # of a process with this number that was killed
     temporary.mkdir()

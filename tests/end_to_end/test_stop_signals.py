@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,6 +202,7 @@ def test_other_commands_stop_at_random_instants(data: Path, corpus: Path, tmp_pa
     out.mkdir()
     for name, words in commands.items():
         for signal_name, code in (("SIGTERM", 143), ("SIGINT", 130)):
+            shutil.rmtree(out / "export", ignore_errors=True)  # of one that was done before its signal
             process = start([sys.executable, "-m", "harness", name, *map(str, words)])
             wait_until(partial(listens, process.pid), 30)
             time.sleep(draw.uniform(0, 8))

@@ -223,7 +223,7 @@ def test_a_page_is_escaped_and_needs_nothing_else(two: Path) -> None:
         (
             ["run", "a", "--output", "in.csv/out.html"],
             2,
-            "in.csv: cannot be written (File exists); name another --output",
+            "in.csv: cannot be written (it is a file, and a directory is needed here); name another --output",
         ),
         (["run", "a", "--label", "1"], 2, "label: the model has no class '1'"),
         (["data", "a"], 3, "data"),

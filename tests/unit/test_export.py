@@ -201,7 +201,11 @@ def test_figures_of_other_weights_are_not_told(run: Path, tmp_path: Path) -> Non
         (["--output", "new", "--push", "mine"], 2, "push: 'mine' names no repository of the hub; it is OWNER/NAME"),
         (["--push", "me/mine"], 2, "is no export folder yet; name the folder to write"),
         (["--output", "new", "--int8", "--data", "there"], 3, "there is not a dataset directory"),
-        (["--output", "there/file/new"], 2, "there/file: cannot be written (File exists); name another --output"),
+        (
+            ["--output", "there/file/new"],
+            2,
+            "there/file: cannot be written (it is a file, and a directory is needed here); name another --output",
+        ),
     ],
 )
 def test_what_is_refused(

@@ -324,3 +324,13 @@ def test_remote_files() -> None:
     assert predict("memory://predict", "out.csv") == 0
     assert Stub.seen == ["fine", "so so"]
     assert predict("memory://predict/c.csv", "out.csv") == 3
+
+
+def test_what_killed_processes_have_left_of_the_output_is_removed() -> None:
+    dead, elsewhere = (
+        Path(f"out.csv{atomic.TEMPORARY_MARK}{host}-4194303") for host in (os.uname().nodename, "another")
+    )
+    for left in (dead, elsewhere):
+        left.write_text("half")
+    assert predict(write("csv"), "out.csv") == 0
+    assert [path.name for path in sorted(Path().glob("out.csv*"))] == ["out.csv", elsewhere.name]
