@@ -201,6 +201,7 @@ class Vocabulary:
         """Metadata and record batch of a file, mapped; raises :class:`DataError` naming it."""
         try:
             schema, batches = record_batches(mapped(path))
+            names = schema.names  # raises for names that are not UTF-8
         except FileNotFoundError:
             raise DataError(f"{path} is missing; put the vocabulary back, or run preprocessing again") from None
         except (OSError, ValueError, pa.ArrowException) as error:
@@ -208,8 +209,8 @@ class Vocabulary:
                 f"{path} cannot be read as a vocabulary ({one_line(error)}); run preprocessing again"
             ) from None
         if not schema.equals(_SCHEMA) or len(batches) != 1 or any(column.null_count for column in batches[0].columns):
-            names = ", ".join(map(shown, schema.names[:4]))
-            raise DataError(f"{path} is not a vocabulary: its columns are {names}, not token and count")
+            found = ", ".join(map(shown, names[:4]))
+            raise DataError(f"{path} is not a vocabulary: its columns are {found}, not token and count")
         return schema.metadata or {}, batches[0]
 
     def _wrong(self) -> str | None:

@@ -169,10 +169,11 @@ def test_what_verify_says_of_a_hostile_manifest_is_said_in_sentences(fuzz: Fuzz,
             check_sentence(problem, (root,))
         return True
 
-    fuzz(
+    outcomes = fuzz(
         json_damages(content, seal),
         lambda damage: outcome(written(path, damage.data, verified), lambda found: found, root),
     )
+    assert outcomes["refused"] > 0
 
 
 SHARDS = ("train/00000-w0016.arrow", "train/00000-w0032.arrow", "validation/00000-w0016.arrow")
@@ -221,7 +222,8 @@ def test_a_hostile_shard_is_refused_or_leads_nowhere(fuzz: Fuzz, root: Path) -> 
     cases = st.one_of(
         *(byte_damages(data).map(lambda damage, name=name: (name, damage)) for name, data in whole.items())
     )
-    fuzz(cases, check)
+    outcomes = fuzz(cases, check)
+    assert outcomes["refused"] > 0
 
 
 def test_a_hostile_vocabulary_is_refused_or_leads_nowhere(fuzz: Fuzz, root: Path) -> None:
@@ -232,7 +234,8 @@ def test_a_hostile_vocabulary_is_refused_or_leads_nowhere(fuzz: Fuzz, root: Path
         agreeing(root, VOCABULARY, damage.data)
         return outcome(lambda: used(root), lambda found: True, root)
 
-    fuzz(byte_damages(data), check)
+    outcomes = fuzz(byte_damages(data), check)
+    assert outcomes["refused"] > 0
 
 
 @pytest.mark.parametrize("what", REPLACEMENTS)

@@ -81,12 +81,13 @@ def written(path: Path, data: bytes, function: Callable[[], Any]) -> Callable[[]
 def test_damaged_vectors_of_a_dataset_are_refused(fuzz: Fuzz, root: Path) -> None:
     """By the hash in their index."""
     path, expected = own(root), started(root, own(root))
-    fuzz(
+    outcomes = fuzz(
         byte_damages(path.read_bytes()),
         lambda damage: outcome(
             written(path, damage.data, lambda: started(root, path)), lambda found: found == expected, root
         ),
     )
+    assert outcomes["refused"] > 0
 
 
 def test_hostile_vectors_of_a_dataset_are_refused(fuzz: Fuzz, root: Path) -> None:
@@ -100,17 +101,20 @@ def test_hostile_vectors_of_a_dataset_are_refused(fuzz: Fuzz, root: Path) -> Non
         index_of(path).write_text(json.dumps(agreeing))
         return outcome(lambda: started(root, path), lambda found: True, root)
 
-    fuzz(byte_damages(data[:160]), check)
-    fuzz(byte_damages(data), check)
+    outcomes = fuzz(byte_damages(data[:160]), check)
+    assert outcomes["refused"] > 0
+    outcomes = fuzz(byte_damages(data), check)
+    assert outcomes["refused"] > 0
 
 
 def test_a_hostile_index_of_vectors_is_refused(fuzz: Fuzz, root: Path) -> None:
     """Planted values, missing and doubled keys."""
     path, index = own(root), index_of(own(root))
-    fuzz(
+    outcomes = fuzz(
         json_damages(json.loads(index.read_bytes())),
         lambda damage: outcome(written(index, damage.data, lambda: started(root, path)), lambda found: True, root),
     )
+    assert outcomes["refused"] > 0
 
 
 def named_file(root: Path, kind: str) -> Path:
@@ -139,8 +143,10 @@ def test_damaged_vectors_of_others_are_read_or_refused(fuzz: Fuzz, root: Path, k
         path.write_bytes(damage.data)
         return outcome(lambda: started(root, path), lambda found: True, path)
 
-    fuzz(byte_damages(data[:40]), check)
-    fuzz(byte_damages(data), check)
+    outcomes = fuzz(byte_damages(data[:40]), check)
+    assert outcomes["refused"] > 0
+    outcomes = fuzz(byte_damages(data), check)
+    assert outcomes["refused"] > 0
 
 
 HEADS = {
@@ -203,10 +209,11 @@ def taught(root: Path) -> bytes:
 def test_damaged_soft_labels_are_refused(fuzz: Fuzz, root: Path) -> None:
     """They carry their own hash; what is in the footer is not read."""
     path, expected = path_of(root, "dice"), taught(root)
-    fuzz(
+    outcomes = fuzz(
         byte_damages(path.read_bytes()),
         lambda damage: outcome(written(path, damage.data, lambda: taught(root)), lambda found: found == expected, root),
     )
+    assert outcomes["refused"] > 0
 
 
 def soft_file(batch: pa.RecordBatch, about: bytes) -> bytes:
@@ -235,12 +242,13 @@ def test_hostile_facts_of_soft_labels_are_refused(fuzz: Fuzz, root: Path) -> Non
             digest.update(name.encode() + rows.tobytes() + chances.tobytes())
         return {"sha256": digest.hexdigest()}
 
-    fuzz(
+    outcomes = fuzz(
         json_damages(about, seal),
         lambda damage: outcome(
             written(path, soft_file(batch, damage.data), lambda: taught(root)), lambda found: True, root
         ),
     )
+    assert outcomes["refused"] > 0
 
 
 def test_a_hostile_batch_of_soft_labels_is_refused(root: Path) -> None:

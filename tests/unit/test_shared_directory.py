@@ -50,7 +50,9 @@ def test_a_machine_with_a_directory_of_its_own_says_so(tmp_path: Path) -> None:
 def test_a_file_system_may_take_a_moment(tmp_path: Path) -> None:
     later = threading.Timer(0.6, (tmp_path / ".seen-there").touch)
     later.start()
+    began = time.monotonic()
     check_shared(tmp_path, OnAnotherMachine(rank=1, timeout_s=60))
+    assert time.monotonic() - began > 0.3
     later.join()
 
 
