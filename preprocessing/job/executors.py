@@ -37,6 +37,8 @@ POLL_S = 1.0
 OUTSTANDING = 1024
 """How many tasks are handed out before the first is back."""
 CONNECT_TIMEOUT_S = 60.0
+FATE_S = 2.0
+"""How long the exit code of a worker that died may take to be known."""
 SCHEDULER_S = 60.0
 """How long a Dask scheduler may take to say how many workers it has."""
 SILENT_S = 10.0
@@ -194,14 +196,21 @@ def living(pool: ProcessPoolExecutor) -> int:
 
 
 def killed(pool: ProcessPoolExecutor) -> str:
-    """Which process of a broken pool was killed, and how; the pool itself sends SIGTERM to the others."""
-    codes = {process.pid: process.exitcode or 0 for process in processes_of(pool)}
-    said = [
-        f"process {pid} by {signal.Signals(-code).name}"
-        for pid, code in codes.items()
-        if code < 0 and code != -signal.SIGTERM
-    ]
+    """Which process of a broken pool was killed, and how; the pool itself sends SIGTERM to the others.
+
+    The pool's own thread waits for the same processes: one that it has just collected has no exit code yet.
+    """
+    ends_s = time.monotonic() + FATE_S
+    while not (codes := own_ends(processes_of(pool))) and time.monotonic() < ends_s:
+        time.sleep(0.01)
+    said = [f"process {pid} by {signal.Signals(-code).name}" for pid, code in codes.items() if code < 0]
     return f" ({', '.join(said)})" if said else ""
+
+
+def own_ends(found: Iterable[BaseProcess]) -> dict[int | None, int]:
+    """Process → exit code, of those that have ended and not by SIGTERM."""
+    codes = {process.pid: process.exitcode for process in found}
+    return {pid: code for pid, code in codes.items() if code not in (None, -signal.SIGTERM)}
 
 
 def available_cores() -> int:
