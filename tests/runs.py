@@ -7,6 +7,7 @@ whose point is not the launcher.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -21,7 +22,6 @@ from typing import Any
 
 import psutil
 
-from harness import train
 from harness.ranks.exit import leave, run_rank
 from tests.commands import CPU, PLAIN, ROOT
 from tests.ranks import start_ranks
@@ -105,13 +105,17 @@ def start(data: Path, run: Path, *more: str, processes: int = 2, before: Callabl
 
 
 def train_to_end(
-    *argv: object, processes: int = 1, before: Callable[[], object] | None = None, timeout_s: float = 150
+    *argv: object,
+    processes: int = 1,
+    before: Callable[[], object] | None = None,
+    timeout_s: float = 150,
+    module: str = "harness.train",
 ) -> subprocess.CompletedProcess[str]:
-    """``harness.train argv`` on ranks of its own, with the exit code of rank 0 and what all ranks printed."""
+    """``module argv`` on ranks of its own, with the exit code of rank 0 and what all ranks printed."""
     words = tuple(map(str, argv))
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        ranks = start_ranks(_train, processes, words, out, err, before)
+        ranks = start_ranks(_train, processes, words, out, err, before, module)
         try:
             for rank in ranks:
                 rank.join(timeout_s)
@@ -122,15 +126,21 @@ def train_to_end(
         return subprocess.CompletedProcess(words, ranks[0].exitcode, out.read_text(), err.read_text())
 
 
-def _train(argv: tuple[str, ...], out: Path, err: Path, before: Callable[[], object] | None) -> None:
-    """What ``python -m harness.train`` does."""
+def _train(
+    argv: tuple[str, ...],
+    out: Path,
+    err: Path,
+    before: Callable[[], object] | None,
+    module: str = "harness.train",
+) -> None:
+    """What ``python -m module`` does."""
     for number, path in ((1, out), (2, err)):
         with open(path, "a") as file:
             os.dup2(file.fileno(), number)
     if before is not None:
         before()
-    sys.argv = ["harness.train", *argv]
-    leave(run_rank(train.main))
+    sys.argv = [module, *argv]
+    leave(run_rank(importlib.import_module(module).main))
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -181,6 +181,7 @@ def killed_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_every_attempt_goes_on_with_one_run(killed_run: Path) -> None:
     folders = sorted((killed_run / "wandb").glob("offline-run-*"))
     run_id = Journal(killed_run, "wandb").run_id
