@@ -33,17 +33,16 @@ lint: setup ## ruff, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## Lint, types and every test that is neither slow nor night (seven to eight minutes on two cores)
+test: lint ## Lint, types and every test that is neither slow nor night (five minutes at most on two quiet cores)
 	$(PYTEST) -n 2 --dist loadfile -m 'not slow and not night'
 
-test-fast: lint ## Lint, types and the tests that start no process (under two minutes)
+test-fast: lint ## Lint, types and the tests that start no process (a minute at most)
 	$(PYTEST) -n 2 --dist loadfile -m 'not processes and not thorough and not slow and not night'
 
-test-slow: setup ## The long proofs: kills under the launcher, a million rows, SLURM jobs
-	$(PYTEST) -n 2 --dist loadfile -m slow --timeout 2400 --ignore tests/slurm
-	$(PYTEST) -m slow tests/slurm
+test-slow: setup ## The long proofs: kills under the launcher, a million rows, SLURM jobs (half an hour at most)
+	$(BIN)/python -m tests.slow
 
-test-night: setup ## Tallies that take hours: they go on where they were stopped, and append to night.jsonl
+test-night: setup ## Tallies of hours, which go on where they were stopped, and large counts of what is slow
 	$(PYTEST) -m night --timeout 0
 
 format: setup ## Mend what ruff can

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing.process
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,13 @@ def may_start(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
-    """Refuse to start processes in a test that is not marked."""
+    """Refuse to start processes in a test that is not marked; end what one that is marked has launched and left."""
     if may_start(item):
-        return (yield)
+        try:
+            return (yield)
+        finally:
+            if runs := sys.modules.get("tests.runs"):
+                runs.end_what_was_launched()
 
     def refuse(*_: object, **__: object) -> None:
         pytest.fail(f"{item.name} starts a process: mark it processes", pytrace=True)

@@ -7,6 +7,7 @@ whose point is not the launcher.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -14,13 +15,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from harness import train
 from harness.ranks.exit import leave, run_rank
 from tests.commands import CPU, PLAIN, ROOT
 from tests.ranks import start_ranks
@@ -28,6 +29,8 @@ from tests.ranks import start_ranks
 MODEL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--model.dropout", "0.2", "--optim.ema", "0.99")
 WIDE = ("--model.wide", "256")
 TRAINING = (*PLAIN, *MODEL, *WIDE, "--epochs", "3", "--global_batch", "16", "--precision", "fp32", "--device", "cpu")
+LAUNCHED: list[subprocess.Popen[str]] = []
+"""What this test has launched: ``tests/conftest.py`` ends what a test that failed has left running."""
 SAVING = ("--checkpoint.every_steps", "11", "--tracking.log_every", "4", "--timeout_s", "60")
 
 
@@ -36,19 +39,34 @@ def arguments(data: Path, run: Path, *more: str) -> tuple[str, ...]:
     return ("--data", str(data), "--run", str(run), *TRAINING, *SAVING, *more)
 
 
-def launch(data: Path, run: Path, *more: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """The launcher and its two ranks, in a process group of their own; ``options`` are accelerate's."""
+def launch(
+    data: Path, run: Path, *more: str, options: tuple[str, ...] = (), paths: str = str(ROOT)
+) -> subprocess.Popen[str]:
+    """The launcher and its two ranks, in a process group of their own; ``options`` are accelerate's, ``paths`` is
+    their PYTHONPATH.
+    """
     run.parent.mkdir(parents=True, exist_ok=True)
     with open(run.parent / "log", "a") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "harness", "launch", *CPU, *options, *arguments(data, run, *more)],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": paths},
             stdout=log,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
+    LAUNCHED.append(process)
+    return process
+
+
+def end_what_was_launched() -> None:
+    """SIGKILL for every launcher that nobody has waited for to the end, and for its ranks."""
+    while LAUNCHED:
+        process = LAUNCHED.pop()
+        if process.poll() is None:
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                kill(process)
 
 
 @dataclass(frozen=True)
@@ -87,13 +105,17 @@ def start(data: Path, run: Path, *more: str, processes: int = 2, before: Callabl
 
 
 def train_to_end(
-    *argv: object, processes: int = 1, before: Callable[[], object] | None = None, timeout_s: float = 150
+    *argv: object,
+    processes: int = 1,
+    before: Callable[[], object] | None = None,
+    timeout_s: float = 150,
+    module: str = "harness.train",
 ) -> subprocess.CompletedProcess[str]:
-    """``harness.train argv`` on ranks of its own, with the exit code of rank 0 and what all ranks printed."""
+    """``module argv`` on ranks of its own, with the exit code of rank 0 and what all ranks printed."""
     words = tuple(map(str, argv))
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        ranks = start_ranks(_train, processes, words, out, err, before)
+        ranks = start_ranks(_train, processes, words, out, err, before, module)
         try:
             for rank in ranks:
                 rank.join(timeout_s)
@@ -104,15 +126,21 @@ def train_to_end(
         return subprocess.CompletedProcess(words, ranks[0].exitcode, out.read_text(), err.read_text())
 
 
-def _train(argv: tuple[str, ...], out: Path, err: Path, before: Callable[[], object] | None) -> None:
-    """What ``python -m harness.train`` does."""
+def _train(
+    argv: tuple[str, ...],
+    out: Path,
+    err: Path,
+    before: Callable[[], object] | None,
+    module: str = "harness.train",
+) -> None:
+    """What ``python -m module`` does."""
     for number, path in ((1, out), (2, err)):
         with open(path, "a") as file:
             os.dup2(file.fileno(), number)
     if before is not None:
         before()
-    sys.argv = ["harness.train", *argv]
-    leave(run_rank(train.main))
+    sys.argv = [module, *argv]
+    leave(run_rank(importlib.import_module(module).main))
 
 
 def kill(process: subprocess.Popen[str]) -> None:

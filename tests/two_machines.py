@@ -262,6 +262,8 @@ CHAINS = (
     ("10 % of packets lost",),
 )
 """Faults that one training suffers one after the other, which is then started once more if it has not finished."""
+FEW = (("undisturbed",), ("another dataset", "link cut for ever"))
+"""One before the start and one in mid-training."""
 
 
 def suffer(faults: tuple[str, ...], data: Path, folder: Path, undisturbed: str | None) -> tuple[list[Ending], str]:

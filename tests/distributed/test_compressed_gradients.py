@@ -31,7 +31,7 @@ def gradients_of(compressed: bool) -> tuple[np.ndarray, np.ndarray]:
         return own.numpy(), network.weight.grad.numpy().copy()
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_error_is_bounded_in_every_number(processes: int) -> None:
     plain = run_ranks(gradients_of, processes, False, timeout_s=60)
     sent = run_ranks(gradients_of, processes, True, timeout_s=60)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -16,7 +15,7 @@ import pytest
 from harness.ranks import heartbeat
 from harness.ranks.distributed import LostPeerError, World
 from harness.ranks.heartbeat import Heartbeat
-from tests.commands import free_port
+from tests.ranks import start_ranks
 
 BROKEN = (
     "[/src/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:6046: Connection reset by peer. This "
@@ -51,10 +50,9 @@ def test_only_the_innermost_wait_is_judged() -> None:
     assert beat.overdue(late) is None
 
 
-def rank_main(rank: int, port: int, way: str, said: Path) -> None:
+def rank_main(way: str, said: Path) -> None:
     """Rank 0 waits in a collective for rank 1, which never comes."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    rank = int(os.environ["RANK"])
     from harness.ranks import preemption
     from harness.ranks.heartbeat import HEARTBEAT
     from harness.ranks.session import open_session
@@ -82,14 +80,14 @@ def rank_main(rank: int, port: int, way: str, said: Path) -> None:
     ("way", "sentence"),
     [
         ("signal", "rank 0 was told to stop at step 7 and waited 2 s for the gradients of step 7 from 1 other ranks"),
-        ("limit", "rank 0 at step 7 waited 2 s for the gradients of step 7 from 1 other ranks"),
+        pytest.param(
+            *("limit", "rank 0 at step 7 waited 2 s for the gradients of step 7 from 1 other ranks"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_silent_peer_inside_a_collective(tmp_path: Path, way: str, sentence: str) -> None:
-    context, port = multiprocessing.get_context("spawn"), free_port()
-    ranks = [context.Process(target=rank_main, args=(rank, port, way, tmp_path), daemon=True) for rank in (0, 1)]
-    for rank in ranks:
-        rank.start()
+    ranks = start_ranks(rank_main, 2, way, tmp_path)
     try:
         ranks[0].join(60)
         assert ranks[0].exitcode == 1

@@ -204,7 +204,7 @@ def references(data: str) -> dict[str, dict[str, np.ndarray]]:
     return {options: reference_weights(data, options) for options in OPTIONS}
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_same_update(world_size: int, data: str, references: dict, tmp_path: Path) -> None:
     for results in run_ranks(train_on_a_rank, world_size, data, str(tmp_path)):
         assert len(results) == len(OPTIONS) * len(LAYOUTS) * len(ACCUMULATION)

@@ -197,9 +197,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(root)
 
 
-def test_same_update(data: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sizes", [(1, 2), pytest.param((4,), marks=pytest.mark.slow)])
+def test_same_update(data: str, tmp_path: Path, sizes: tuple[int, ...]) -> None:
     references = {options: reference_weights(data, options) for options in OPTIONS}
-    for world_size in (1, 2, 4):
+    for world_size in sizes:
         for results in run_ranks(train_on_a_rank, world_size, data, str(tmp_path)):
             assert len(results) == len(OPTIONS) * len(LAYOUTS) * len(ACCUMULATION)
             for (options, layout, accumulation), (counts, weights) in results.items():

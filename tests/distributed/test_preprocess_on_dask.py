@@ -123,10 +123,9 @@ def test_a_scheduler_that_does_not_answer_is_named(
 def test_a_silent_worker_is_named_and_a_silent_scheduler_has_a_limit(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executors, "SILENT_S", 3.0)
-    monkeypatch.setattr(executors, "SCHEDULER_S", 3.0)
+    monkeypatch.setattr(executors, "SILENT_S", 2.0)
     worker = cluster.worker()
-    config = ExecutorConfig(kind="dask", scheduler=str(cluster.file), timeout_s=8)
+    config = ExecutorConfig(kind="dask", scheduler=str(cluster.file), timeout_s=4)
     with workers(config, quiet=True) as found:
         assert found.alive() == 1
         worker.send_signal(signal.SIGSTOP)
@@ -134,7 +133,8 @@ def test_a_silent_worker_is_named_and_a_silent_scheduler_has_a_limit(
         with pytest.raises(UserError, match=silent):
             list(found.map(abs, [1, 2], what="encode", tick=lambda alive: None))
         cluster.processes[0].send_signal(signal.SIGSTOP)
-        with pytest.raises(UserError, match=r"scheduler.json: the scheduler did not answer within 3 s; look after it"):
+        monkeypatch.setattr(executors, "SCHEDULER_S", 2.0)
+        with pytest.raises(UserError, match=r"scheduler.json: the scheduler did not answer within 2 s; look after it"):
             found.alive()
         for process in cluster.processes:
             process.send_signal(signal.SIGCONT)

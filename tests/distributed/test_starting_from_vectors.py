@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from harness.__main__ import main as harness
 from harness.training import vectors
+from preprocessing.base import answering
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.vectors import KeptVectors, find_kept, folder_of
-from tests.commands import CPU, run_module, sentence
+from tests.commands import CPU, unwrapped
 from tests.datasets import write_dataset
 from tests.runs import start, train_to_end, wait_until
 
@@ -149,10 +151,11 @@ def test_what_learning_says_is_what_the_run_says(data: Path, tmp_path: Path) -> 
     assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 4, "D/vectors: no room")
 
 
-def test_the_launcher_refuses_a_file_before_it_starts_ranks(data: Path, tmp_path: Path) -> None:
+def test_the_launcher_refuses_a_file_before_it_starts_ranks(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ("--data", data, "--run", tmp_path / "run", *MODEL[:-1], tmp_path / "glove.txt", *TRAINING)
-    result = run_module("harness", "launch", *CPU, *words)
-    assert result.returncode == 2
-    assert sentence(result) == (
-        f"init.vectors: {tmp_path / 'glove.txt'}: there is no such file; name another, own, auto or none"
+    assert answering.run(harness, ["launch", *CPU, *map(str, words)]) == 2
+    assert unwrapped(capsys.readouterr().err) == (
+        f"error: init.vectors: {tmp_path / 'glove.txt'}: there is no such file; name another, own, auto or none\n"
     )

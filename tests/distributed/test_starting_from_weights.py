@@ -13,9 +13,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from harness.__main__ import main as harness
+from preprocessing.base import answering
 from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.text.vocabulary import Vocabulary
-from tests.commands import CPU, run_module, sentence
+from tests.commands import CPU, unwrapped
 from tests.datasets import write_dataset
 from tests.donors import make_bundle, make_language_model
 from tests.runs import arguments, final, launch, start, train_to_end, wait_for_step
@@ -132,12 +134,11 @@ def test_what_rank_0_cannot_read_ends_all_ranks(
 
 
 def test_the_launcher_refuses_another_width_before_it_starts_ranks(
-    data: Path, pretrained: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path
+    data: Path, pretrained: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     donor = pretrained[0] / "lm"
     words = arguments(data, tmp_path / "run", *options(donor), "--model.hidden_size", "32")
-    result = run_module("harness", "launch", *CPU, *words)
-    assert result.returncode == 2
-    assert sentence(result) == (
-        f"init.weights: {donor} has layers of another shape; set model.hidden_size to 16 (now 32)"
+    assert answering.run(harness, ["launch", *CPU, *map(str, words)]) == 2
+    assert unwrapped(capsys.readouterr().err) == (
+        f"error: init.weights: {donor} has layers of another shape; set model.hidden_size to 16 (now 32)\n"
     )

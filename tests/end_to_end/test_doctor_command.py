@@ -31,7 +31,7 @@ def test_two_ranks_meet_and_sum(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-@pytest.mark.parametrize("options", [(), (*CPU, "--num_processes", "1")])
+@pytest.mark.parametrize("options", [(), pytest.param((*CPU, "--num_processes", "1"), marks=pytest.mark.slow)])
 def test_what_must_be_fixed_gives_exit_code_2(tmp_path: Path, options: tuple[str, ...]) -> None:
     result = run_module("harness", "doctor", *options, "--data", tmp_path / "none", "--device", "cpu", timeout_s=60)
     assert result.returncode == 2

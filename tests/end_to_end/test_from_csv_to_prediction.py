@@ -12,8 +12,11 @@ import pandas as pd
 import pytest
 import yaml
 
+from harness.__main__ import main as harness
+from preprocessing.__main__ import main as preprocess
+from preprocessing.base import answering
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.commands import CPU, PLAIN, accelerate, read_metrics, run_module, sentence, succeed, unwrapped
+from tests.commands import CPU, PLAIN, read_metrics, run_module, sentence, succeed, unwrapped
 from tests.datasets import sentences
 from tests.runs import train_to_end
 
@@ -80,7 +83,7 @@ def test_one_and_two_processes_learn_the_same_from_the_same_rows(run: Path, data
 def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path) -> None:
     stage = data.parent / "stage"
     where = ("--data", data, "--stage_dir", stage)
-    result = succeed(accelerate("harness.evaluate", "--run", run, *where, "--split", "test"))
+    result = succeed(train_to_end("--run", run, *where, "--split", "test", processes=2, module="harness.evaluate"))
     assert re.search(rf"^staging +{stage}: asked for$", unwrapped(result.stdout), re.MULTILINE)
     assert {path.parent.name for path in stage.rglob("*.arrow")} == {"test"}  # no other split is copied
     again = json.loads((run / "evaluation" / "test.json").read_text())
@@ -98,7 +101,8 @@ def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path) -> N
 def test_temperature_and_threshold_come_from_the_validation_split(run: Path, data: Path) -> None:
     test, bundle = (json.loads((run / name).read_text()) for name in ("test.json", "bundle/bundle.json"))
     assert (bundle["temperature"], bundle["threshold"]) == (test["temperature"], test["threshold"])
-    result = succeed(accelerate("harness.evaluate", "--run", run, "--data", data, "--split", "validation"))
+    words = ("--run", run, "--data", data, "--split", "validation")
+    result = succeed(train_to_end(*words, module="harness.evaluate"))
     validation = json.loads((run / "evaluation" / "validation.json").read_text())
     assert "calibration on validation: temperature" in result.stdout
     logged = [line for line in read_metrics(run, "validation") if line["best"]][-1]
@@ -116,7 +120,8 @@ def test_predictions_of_raw_texts_are_those_of_the_evaluation(run: Path, data: P
     assert set(evaluated["label"]) == {"negative", "positive"}
     chosen, output = corpus.parent / "chosen.csv", corpus.parent / "predicted.parquet"
     raw.iloc[evaluated["row"].to_numpy() - ROW_BASE].to_csv(chosen, index=False)
-    succeed(run_module("harness", "predict", "--run", run, "--input", chosen, "--output", output))
+    words = ("predict", "--run", run, "--input", chosen, "--output", output)
+    assert answering.run(harness, [*map(str, words)]) == 0
     predicted = pd.read_parquet(output)
     assert list(predicted["predicted"]) == list(evaluated["predicted"])
     for name in ("probability_negative", "probability_positive"):
@@ -131,18 +136,19 @@ def test_one_sentence_on_the_command_line(run: Path) -> None:
     assert values["probability_positive"] > 0.5
 
 
-def test_a_run_directory_is_not_written_twice(run: Path, data: Path) -> None:
+def test_a_run_directory_is_not_written_twice(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "metrics.jsonl").read_bytes()
-    result = run_module("harness", "launch", "--data", data, "--run", run, *TRAINING, "--resume", "never")
-    assert result.returncode == 2
-    assert sentence(result) == f"run: {run} already holds a run; name another directory, or remove it"
+    words = ("launch", "--data", data, "--run", run, *TRAINING, "--resume", "never")
+    assert answering.run(harness, [*map(str, words)]) == 2
+    said = unwrapped(capsys.readouterr().err)
+    assert said == f"error: run: {run} already holds a run; name another directory, or remove it\n"
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
 def test_weights_and_dataset_with_different_vocabularies_are_not_mixed(run: Path, corpus: Path) -> None:
     other = corpus.parent / "other"
     arguments = ("--source.path", corpus, "--output", other, "--text.max_tokens", 64, "--vocabulary.min_count", 5)
-    succeed(run_module("preprocessing", "run", *arguments))
-    result = run_module("harness.evaluate", "--run", run, "--data", other)
+    assert answering.run(preprocess, ["run", *map(str, arguments)]) == 0
+    result = train_to_end("--run", run, "--data", other, module="harness.evaluate")
     assert result.returncode == 3
     assert "its vocabulary is not the one the weights were trained with" in sentence(result)

@@ -115,11 +115,13 @@ def costs(imdb: list[str], folder: Path, number: int, *, unlabelled: bool) -> tu
     return took, job, max(each)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_a_million_rows_without_labels_cost_what_labelled_ones_do(imdb: list[str], tmp_path: Path) -> None:
-    labelled = costs(imdb, tmp_path / "labelled", 1_000_000, unlabelled=False)
-    others = costs(imdb, tmp_path / "unlabelled", 1_000_000, unlabelled=True)
+@pytest.mark.parametrize(
+    "number", [pytest.param(250_000, marks=pytest.mark.slow), pytest.param(1_000_000, marks=pytest.mark.night)]
+)
+def test_rows_without_labels_cost_what_labelled_ones_do(imdb: list[str], tmp_path: Path, number: int) -> None:
+    labelled = costs(imdb, tmp_path / "labelled", number, unlabelled=False)
+    others = costs(imdb, tmp_path / "unlabelled", number, unlabelled=True)
     assert max(others[1:]) < GIB
     ratios = [mine / theirs for mine, theirs in zip(others, labelled, strict=True)]
     assert max(ratios) < 1.2, f"seconds, job and worker are {ratios} times those of labelled rows"

@@ -66,11 +66,12 @@ def second(place: Path, data: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def elsewhere(place: Path) -> Path:
-    """A run of three labels on another dataset."""
-    write_dataset(place / "three", {"train": 200, "validation": 60, "test": 60}, num_classes=3)
-    run = place / "elsewhere"
-    succeed(train_to_end("--data", place / "three", "--run", run, *TRAINING))
+def untested(place: Path) -> Path:
+    """A run of three labels on another dataset, which has no test split."""
+    write_dataset(place / "no test", {"train": 200, "validation": 60}, num_classes=3)
+    run = place / "untested"
+    result = succeed(train_to_end("--data", place / "no test", "--run", run, *TRAINING))
+    assert "has no test split" in unwrapped(result.stdout)
     return run
 
 
@@ -143,8 +144,8 @@ def test_two_runs_side_by_side(run: Path, second: Path, tmp_path: Path, capsys: 
     assert best[0] == f"{max(reached.values()):.4f}"
 
 
-def test_runs_on_different_datasets_are_marked(run: Path, elsewhere: Path, tmp_path: Path) -> None:
-    output = write_report([run, elsewhere], tmp_path / "apart.html")
+def test_runs_on_different_datasets_are_marked(run: Path, untested: Path, tmp_path: Path) -> None:
+    output = write_report([run, untested], tmp_path / "apart.html")
     assert "different datasets: their figures are shown side by side but are not comparable" in words(output)
     assert 'class="best"' not in output.read_text()
     assert re.findall(r'<b class="badge">(\w)</b>', output.read_text()) == ["A", "B"]
@@ -169,11 +170,8 @@ def test_a_run_under_way_is_shown_as_far_as_it_is(run: Path, tmp_path: Path) -> 
     assert "2 2023-11-14 22:14:20 UTC 8 4 n2" in page
 
 
-def test_without_a_test_split_the_weights_are_measured_on_validation(place: Path) -> None:
-    write_dataset(place / "no test", {"train": 200, "validation": 60}, num_classes=3)
-    run = place / "untested"
-    result = succeed(train_to_end("--data", place / "no test", "--run", run, *TRAINING))
-    assert "has no test split" in unwrapped(result.stdout)
+def test_without_a_test_split_the_weights_are_measured_on_validation(untested: Path) -> None:
+    run = untested
     assert not (run / "test.json").exists()
     figures = json.loads((run / "evaluation" / "validation.json").read_text())
     best = [line for line in read_metrics(run, "validation") if line["best"]][-1]

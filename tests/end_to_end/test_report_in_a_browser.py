@@ -94,8 +94,11 @@ KINDS = (
     "three seeds",
     "different datasets",
 )
-VIEWS = [(kind, *view) for kind in KINDS for view in ((DESK, "light"), (PHONE, "dark"))]
-VIEWS += [("2 classes", DESK, "dark"), ("2 classes", PHONE, "light")]
+TWO = ((DESK, "light"), (PHONE, "dark"))
+VIEWS = [(kind, *TWO[number % 2]) for number, kind in enumerate(KINDS)]
+OTHERS = [(kind, *TWO[1 - number % 2]) for number, kind in enumerate(KINDS)]
+OTHERS += [("2 classes", DESK, "dark"), ("2 classes", PHONE, "light")]
+VIEWS += [pytest.param(*view, marks=pytest.mark.slow) for view in OTHERS]
 
 
 @pytest.mark.parametrize(("kind", "width", "scheme"), VIEWS)
@@ -133,7 +136,7 @@ def test_a_browser_without_network_shows_it_whole(
         context.close()
 
 
-@pytest.mark.parametrize("kind", ["77 classes", "nine runs"])
+@pytest.mark.parametrize("kind", ["77 classes", pytest.param("nine runs", marks=pytest.mark.slow)])
 def test_on_paper_it_is_light_and_nothing_is_folded_away(browser: Any, pages: Pages, kind: str) -> None:
     context = browser.new_context(viewport={"width": PAPER, "height": 1050}, color_scheme="dark", offline=True)
     try:

@@ -7,6 +7,7 @@ import json
 import re
 import resource
 import signal
+import subprocess
 import time
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
+from harness.__main__ import main as harness
 from harness.model.classifier import Classifier
-from tests.commands import CPU, read_metrics, run_module, sentence, succeed, unwrapped
+from preprocessing.base import answering
+from tests.commands import CPU, read_metrics, sentence, succeed, unwrapped
 from tests.datasets import write_dataset
 from tests.runs import final, launch, start, wait_for_step, wait_until
 
@@ -27,7 +30,7 @@ PLAIN = ("--model.dropout", "0.0")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("survive") / "data"
-    write_dataset(path, {"train": 1500, "validation": 300, "test": 300})
+    write_dataset(path, {"train": 900, "validation": 150, "test": 150})
     return path
 
 
@@ -53,7 +56,7 @@ def status(run: Path) -> dict[str, object]:
 @pytest.mark.slow
 def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    for processes, steps in ((2, 50), (1, 130), (4, 10_000)):
+    for processes, steps in ((2, 30), (1, 80), (4, 10_000)):
         process = start(data, run, *PLAIN, processes=processes)
         wait_for_step(process, run, steps)
         if processes != 4:
@@ -92,13 +95,13 @@ def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tm
     """The first epoch's steps are all logged, its validation is not, and each of its batches takes a while."""
     run = tmp_path / "run"
     process = start(data, run, *PLAIN, "--eval_batch", "1", before=partial(validate_slowly, run))
-    wait_for_step(process, run, 92)  # the last log line of the first epoch of 94 steps
+    wait_for_step(process, run, 56)  # the last log line of the first epoch of 57 steps
     wait_until((tmp_path / "validating").exists)
     (run / "STOP").touch()
     finish(process, run, 85)
     newest = max((run / "checkpoints").iterdir())
     assert json.loads((newest / "state.json").read_text())["trainer"]["epochs_done"] == 0
-    assert (status(run)["step"], read_metrics(run, "validation")) == (94, [])
+    assert (status(run)["step"], read_metrics(run, "validation")) == (57, [])
     finish(start(data, run, *PLAIN), run)
     assert read_metrics(run, "train") == read_metrics(undisturbed, "train")
     assert final(run) == final(undisturbed)
@@ -114,7 +117,8 @@ def test_out_of_time_before_the_first_step(data: Path, undisturbed: Path, tmp_pa
     assert final(run) == final(undisturbed)
 
 
-@pytest.mark.parametrize("restarts", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("restarts", [0, 1])
 def test_a_rank_that_dies_is_named_and_the_run_goes_on(
     data: Path, undisturbed: Path, tmp_path: Path, restarts: int
 ) -> None:
@@ -145,7 +149,7 @@ def allow_files_of(size: int) -> None:
 def test_a_full_disk_is_a_sentence_and_loses_nothing(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(data, run, *PLAIN)
-    wait_for_step(process, run, 40)
+    wait_for_step(process, run, 24)
     (run / "STOP").touch()
     finish(process, run, 85)
     before = {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()}
@@ -163,19 +167,26 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(data: Path, undisturbed: Pa
     assert final(run) == final(undisturbed)
 
 
-def test_a_run_that_differs_is_shown_and_refused(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_run_that_differs_is_shown_and_refused(
+    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def launched(*more: object) -> subprocess.CompletedProcess[str]:
+        code = answering.run(harness, ["launch", *CPU, "--config", str(config), *map(str, more)])
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(more, code, out, unwrapped(err))
+
     before = (undisturbed / "metrics.jsonl").read_bytes()
     same = json.loads((max((undisturbed / "checkpoints").iterdir()) / "state.json").read_text())["config"]
     config = tmp_path / "config.yaml"
     config.write_text(json.dumps(same | {"epochs": 4}))
-    refused = run_module("harness", "launch", *CPU, "--config", config, "--epochs", 3, "--model.embedding_dim", 8)
+    refused = launched("--epochs", 3, "--model.embedding_dim", 8)
     assert refused.returncode == 2
     assert sentence(refused).startswith("model.embedding_dim: was 16, now 8: the weights do not fit another model")
-    refused = run_module("harness", "launch", *CPU, "--config", config)
+    refused = launched()
     assert refused.returncode == 2
     assert sentence(refused).startswith("epochs: the run began with 3, now 4 (another schedule of the learning rate)")
     assert "\n  epochs: was 3, now 4 (another schedule of the learning rate)\n" in refused.stdout
-    again = succeed(run_module("harness", "launch", *CPU, "--config", config, "--epochs", 3))
+    again = succeed(launched("--epochs", 3))
     assert "has finished already" in unwrapped(again.stdout)
     assert (undisturbed / "metrics.jsonl").read_bytes() == before
 
@@ -207,6 +218,7 @@ def test_only_one_process_trains_in_a_directory(data: Path, tmp_path: Path) -> N
         process.kill()
 
 
+@pytest.mark.slow
 def test_validates_after_every_second_epoch_and_after_the_last(tmp_path: Path) -> None:
     """A run that ends in between goes on to the same validations."""
     data, run, killed = tmp_path / "data", tmp_path / "whole" / "run", tmp_path / "killed" / "run"

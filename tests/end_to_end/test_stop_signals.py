@@ -28,7 +28,6 @@ from tests.datasets import sentences, write_dataset
 from tests.runs import arguments, launch, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
-INSTANTS = 30
 PTRACE_ATTACH = 16
 """ptrace(2): hold a process, as a debugger does; unlike a stopped one, it cannot be let go on by others."""
 KEPT = "what is finished is kept in"
@@ -75,12 +74,15 @@ def tree(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def test_preprocessing_told_to_stop_at_thirty_instants_goes_on_to_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("instants", [8, pytest.param(30, marks=pytest.mark.night)])
+def test_preprocessing_told_to_stop_again_and_again_goes_on_to_the_same_bytes(
+    corpus: Path, tmp_path: Path, instants: int
+) -> None:
     """Each start goes on from the one before; every second signal is for the whole process group, as SLURM sends it."""
     began = time.monotonic()
     succeed(run_module("preprocessing", *build(corpus, tmp_path / "whole")[3:]))
-    out, kept, apart_s = tmp_path / "out", 0, max(0.05, (time.monotonic() - began) / INSTANTS)
-    for number in range(INSTANTS):
+    out, kept, apart_s = tmp_path / "out", 0, max(0.05, (time.monotonic() - began) / instants)
+    for number in range(instants):
         process = start(build(corpus, out))
         wait_until(partial(listens, process.pid), 30)
         time.sleep(number * apart_s)
@@ -109,12 +111,24 @@ SEQUENCES = [
     ("INT", "INT"),
     ("TERM", "INT", "INT"),
 ]
+OFTEN = {
+    "start": ("TERM", "INT INT"),
+    "ranks": ("HUP", "TERM INT"),
+    "training": ("INT", "USR2", "INT TERM", "TERM INT INT"),
+}
+"""Phase -> the sequences that are not left to the night."""
+CASES = [
+    pytest.param(
+        phase, names, id=f"{phase} {' '.join(names)}", marks=[] if " ".join(names) in often else pytest.mark.night
+    )
+    for phase, often in OFTEN.items()
+    for names in SEQUENCES
+]
 
 
-@pytest.mark.parametrize("names", SEQUENCES, ids=" ".join)
-@pytest.mark.parametrize("phase", ["start", "ranks", "training"])
+@pytest.mark.parametrize(("phase", "names"), CASES)
 def test_exit_code_and_status_agree_whatever_signals_come(
-    data: Path, tmp_path: Path, names: tuple[str, ...], phase: str
+    data: Path, tmp_path: Path, phase: str, names: tuple[str, ...]
 ) -> None:
     run, draw = tmp_path / "run", random.Random(f"{names} {phase}")
     process = launch(data, run, "--epochs", "300")

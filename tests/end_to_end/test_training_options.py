@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import PLAIN, read_metrics, run_module, sentence, succeed
+from tests.commands import PLAIN, read_metrics, sentence, succeed
 from tests.datasets import write_dataset
 from tests.runs import train_to_end
 
@@ -26,7 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_dry_run_measures_and_leaves_nothing_behind(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    result = succeed(run_module("harness", "launch", "--data", data, "--run", run, "--dry_run", *SMALL))
+    result = succeed(train_to_end("--data", data, "--run", run, "--dry_run", *SMALL))
     lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
     assert "longest step (20 rows)" in result.stdout
     assert "MiB at most in one process" in lines["memory"]
@@ -58,6 +58,7 @@ def test_a_diverging_learning_rate_gets_a_sentence(data: Path, tmp_path: Path) -
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
 
 
+@pytest.mark.slow
 def test_gradients_of_16_bits_learn_as_much(data: Path, tmp_path: Path) -> None:
     longer = ("--device", "cpu", "--optim.lr", 0.02, "--epochs", 6, "--tracking.log_every", 1)
     losses, accuracy = {}, {}

@@ -19,7 +19,7 @@ from tests.commands import unwrapped
 from tests.datasets import write_dataset
 from tests.machines import Machine, launch_on, tool, two_machines, why_not
 from tests.runs import arguments, final, steps_done, wait_until
-from tests.two_machines import CHAINS, LIMIT_S, START_S, suffer, wait_for
+from tests.two_machines import CHAINS, FEW, LIMIT_S, START_S, suffer, wait_for
 
 pytestmark = [
     pytest.mark.processes,
@@ -92,12 +92,17 @@ def test_two_machines_see_each_other_until_the_link_is_cut(tmp_path: Path) -> No
     assert not set(names) & set(tool("ip", "netns", "list").split())
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(3000, func_only=True)
-def test_faults_end_in_time_and_the_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "chains",
+    [pytest.param(FEW, id="few", marks=pytest.mark.slow), pytest.param(CHAINS, id="all", marks=pytest.mark.night)],
+)
+def test_faults_end_in_time_and_the_run_goes_on_to_the_same_end(
+    tmp_path: Path, chains: tuple[tuple[str, ...], ...]
+) -> None:
     write_dataset(tmp_path / "data", {"train": 320, "validation": 60, "test": 60})
     undisturbed = None
-    for number, chain in enumerate(CHAINS):
+    for number, chain in enumerate(chains):
         endings, weights = suffer(chain, tmp_path / "data", tmp_path / str(number), undisturbed)
         undisturbed = undisturbed or weights
         for one in endings:
@@ -122,7 +127,7 @@ def test_faults_end_in_time_and_the_run_goes_on_to_the_same_end(tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900, func_only=True)
-@pytest.mark.parametrize("lost", ["a", "b"])
+@pytest.mark.parametrize("lost", ["a", pytest.param("b", marks=pytest.mark.night)])
 def test_a_rank_that_is_lost_is_started_again_on_both(tmp_path: Path, lost: str) -> None:
     write_dataset(tmp_path / "data", {"train": 320, "validation": 60, "test": 60})
     ends = {}

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,6 +23,7 @@ from harness.tracking.journal import Journal
 from harness.tracking.tracking import FINISH_S, KILL_AFTER_S, kill_tree
 from tests.commands import ROOT, read_metrics, run_command, run_module, sentence, succeed
 from tests.datasets import write_dataset
+from tests.patient import LIMIT_S, patience
 from tests.runs import kill, launch, steps_done, wait_for_step
 from tests.wandb_server import KEY, Store, StoredRun, wandb_server
 
@@ -47,7 +49,7 @@ def observers_of(run: Path) -> list[psutil.Process]:
     ]
 
 
-def wait_until(condition: Any, what: str, limit_s: float = 60) -> None:
+def wait_until(condition: Any, what: str, limit_s: float = LIMIT_S) -> None:
     """Until ``condition()`` is true, or the time is up."""
     deadline = time.monotonic() + limit_s
     while not condition():
@@ -56,15 +58,15 @@ def wait_until(condition: Any, what: str, limit_s: float = 60) -> None:
 
 
 def offline(run: Path) -> dict[str, str]:
-    """Variables of a node without key and network."""
-    return {"HOME": str(run.parent), "WANDB_MODE": "offline"}
+    """Variables of a node without key and network, where W&B has all the time it needs."""
+    return {"HOME": str(run.parent), "WANDB_MODE": "offline", "PYTHONPATH": patience(run.parent)}
 
 
 @contextmanager
 def attempt_to_kill(run: Path, data: Path, first: int, last: int) -> Iterator[subprocess.Popen[str]]:
     """An attempt that has logged its last step and now waits."""
     command = [sys.executable, "-m", "tests.attempt", str(run), str(data), str(first), str(last), "killed"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **offline(run)}
+    environment = {**os.environ, **offline(run)}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -79,7 +81,8 @@ def attempt_to_kill(run: Path, data: Path, first: int, last: int) -> Iterator[su
 
 def attempt(run: Path, data: Path, first: int, last: int, state: str, **env: str) -> dict[str, float]:
     """An attempt that ends in ``state``; how long its calls took."""
-    result = succeed(run_module("tests.attempt", run, data, first, last, state, **env))
+    env["PYTHONPATH"] = patience(run.parent)
+    result = succeed(run_module("tests.attempt", run, data, first, last, state, timeout_s=2 * LIMIT_S, **env))
     assert "warning" not in result.stderr, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
 
@@ -120,20 +123,22 @@ def kill_trainer(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(280, func_only=True)
+@pytest.mark.timeout(900, func_only=True)
 def test_a_real_run_over_two_kills_and_a_preemption_is_one_curve(tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "job" / "run"
     write_dataset(data, {"train": 3000, "validation": 60, "test": 60})
     tracked = ("--tracking.tracker", "wandb", "--tracking.project", "p", "--epochs", "20")
-    with patch.dict(os.environ, {"HOME": str(tmp_path), "WANDB_MODE": "offline"}):
+    environment = offline(tmp_path / "run")
+    begin = partial(launch, data, run, *tracked, paths=environment["PYTHONPATH"])
+    with patch.dict(os.environ, environment):
         for number, stop in enumerate((kill, kill_trainer, lambda process: process.send_signal(signal.SIGUSR2)), 1):
-            process = launch(data, run, *tracked)
+            process = begin()
             wait_until(lambda n=number: len(list((run / "wandb").glob("*/*.wandb"))) >= n, f"attempt {number} at W&B")
             wait_for_step(process, run, steps_done(run) + 60)
             assert process.poll() is None
             stop(process)
-        assert process.wait(90) == 85
-        assert launch(data, run, *tracked).wait(150) == 0
+        assert process.wait(2 * LIMIT_S) == 85
+        assert begin().wait(2 * LIMIT_S) == 0
     log = (tmp_path / "job" / "log").read_text()
     assert "warning" not in log, log
     folders = sorted((run / "wandb").glob("offline-run-*"))
@@ -176,6 +181,7 @@ def killed_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_every_attempt_goes_on_with_one_run(killed_run: Path) -> None:
     folders = sorted((killed_run / "wandb").glob("offline-run-*"))
     run_id = Journal(killed_run, "wandb").run_id
@@ -288,8 +294,8 @@ def test_a_server_that_refuses_the_project_costs_one_warning_and_the_attempt_is_
     with wandb_server() as store:
         store.refuse = 403
         environment = {"HOME": str(tmp_path), **store.environment()}
-        with_time = {"ATTEMPT_STEP_S": "0.5", **environment}
-        result = succeed(run_module("tests.attempt", run, data, 1, 40, "finished", **with_time))
+        with_time = {"ATTEMPT_STEP_S": "0.5", "PYTHONPATH": patience(tmp_path), **environment}
+        result = succeed(run_module("tests.attempt", run, data, 1, 40, "finished", timeout_s=2 * LIMIT_S, **with_time))
         (warning,) = [line for line in result.stderr.splitlines() if line.startswith("warning:")]
         assert warning.startswith("warning: wandb could not be reached (")
         assert warning.endswith(f"python -m harness wandb-sync {run} sends what is missing")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many damaged files a fuzz test tries: as many as take seconds in ``make test``, as take minutes when ``slow``.
+"""How many damaged files a fuzz test tries: few in ``make test``, more when ``slow``, many at ``night``.
 
-``PADLESS_FUZZ`` sets another number for both. The short run is the same every time; the long one tries others each
-time, and prints what to decorate the test with to try a failing case again.
+``PADLESS_FUZZ`` sets another number for all. The short run is the same every time; the others try other files each
+time, and print what to decorate the test with to try a failing case again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import SearchStrategy
 
-FEW, MANY = 100, 500
+FEW, MORE, MANY = 40, 200, 5000
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,13 @@ class Fuzz:
         return outcomes
 
 
-@pytest.fixture(params=[pytest.param(FEW, id="short"), pytest.param(MANY, id="long", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=[
+        pytest.param(FEW, id="short"),
+        pytest.param(MORE, id="long", marks=pytest.mark.slow),
+        pytest.param(MANY, id="night", marks=pytest.mark.night),
+    ]
+)
 def fuzz(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Fuzz:
     """What runs a check over many damaged files."""
     return Fuzz(int(os.environ.get("PADLESS_FUZZ", request.param)), request.param == FEW, record_property)

@@ -53,8 +53,13 @@ PIECES = (
         ".",
     ),
 )
-SIZES = [pytest.param(1 << 14, id="short"), pytest.param(1 << 18, id="long", marks=pytest.mark.slow)]
+SHORT, LONGER, LONG = 1 << 14, 1 << 16, 1 << 18
 """Characters of the longer text of a pair; half of it is the shorter one."""
+SIZES = [
+    *(pytest.param(name, SHORT, id=f"{name}-short") for name in ("word", "nltk_line", "nltk")),
+    *(pytest.param(name, LONGER, id=f"{name}-long", marks=pytest.mark.slow) for name in ("word", "nltk_line", "nltk")),
+    *(pytest.param(name, LONG, id=f"{name}-night", marks=pytest.mark.night) for name in ("word", "nltk_line", "nltk")),
+]
 FAMILIES: dict[str, Callable[[int], str]] = {
     "one letter": lambda size: "a" * size,
     "one sign": lambda size: "." * size,
@@ -170,9 +175,8 @@ def is_linear(name: str, family: Callable[[int], str], most: int) -> tuple[bool,
     return False, said
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("name", "size"), SIZES)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["word", "nltk_line", "nltk"])
 def test_twice_the_text_takes_twice_the_time(name: str, family: str, size: int, request: pytest.FixtureRequest) -> None:
     if name == "nltk":
         request.getfixturevalue("nltk_data")

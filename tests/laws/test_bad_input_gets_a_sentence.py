@@ -226,7 +226,10 @@ def test_a_misspelt_key_in_a_file_names_file_and_nearest_key(capsys, tmp_path: P
 @pytest.mark.parametrize(
     ("module", "keys", "expected"),
     [
-        ("harness.train", ("--optim.lrr", "1"), "--optim.lrr: no such option; did you mean --optim.lr?"),
+        pytest.param(
+            *("harness.train", ("--optim.lrr", "1"), "--optim.lrr: no such option; did you mean --optim.lr?"),
+            marks=pytest.mark.slow,
+        ),
         (
             "harness.evaluate",
             ("--run", "nowhere", "--data", "d"),

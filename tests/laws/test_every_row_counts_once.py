@@ -82,7 +82,7 @@ def test_metrics_are_those_of_scikit_learn(alone: dict[str, Any]) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize("world_size", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_evaluation_is_the_same_on_any_number_of_ranks(dataset: Path, alone: dict, world_size: int) -> None:
     for result in run_ranks(evaluate_on_a_rank, world_size, str(dataset)):
         assert_equal_to_scikit_learn(result)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.processes
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("killed") / "data"
-    write_dataset(path, {"train": 1500, "validation": 300, "test": 300})
+    write_dataset(path, {"train": 900, "validation": 150, "test": 150})
     return path
 
 
@@ -63,6 +63,7 @@ def test_killed_at_some_moments(data: Path, undisturbed: Path, tmp_path: Path) -
     assert final(tmp_path / "run") == final(undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280, func_only=True)
 def test_killed_before_and_after_its_vectors_are_let_go(tmp_path: Path) -> None:
     """A run that goes on has its vectors in its weights: they may be gone by then."""
@@ -81,6 +82,7 @@ def test_killed_before_and_after_its_vectors_are_let_go(tmp_path: Path) -> None:
     assert not (data / "vectors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280, func_only=True)
 def test_killed_with_unlabelled_rows_in_every_step(tmp_path: Path) -> None:
     """Their passes end at other steps than the epochs, and nothing of them is saved."""
@@ -104,8 +106,9 @@ def test_killed_with_unlabelled_rows_in_every_step(tmp_path: Path) -> None:
     assert "self_training.labels: the run of" in log(run)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280, func_only=True)
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [1, 2])
 def test_killed_while_it_pretrains(tmp_path: Path, processes: int) -> None:
     data = tmp_path / "data"
     write_dataset(data, {"train": 200, "validation": 40, "unlabelled": 200}, longest=30)
@@ -125,11 +128,11 @@ def test_killed_while_it_pretrains(tmp_path: Path, processes: int) -> None:
     assert not (whole / "test.json").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900, func_only=True)
-def test_killed_thirty_times_with_its_launcher(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [pytest.param(6, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.night)])
+def test_killed_again_and_again_with_its_launcher(data: Path, undisturbed: Path, tmp_path: Path, kills: int) -> None:
     total = read_metrics(undisturbed, "train")[-1]["step"]
-    assert kill_again_and_again(launch, data, tmp_path / "run", total, 30) >= 10
+    assert kill_again_and_again(launch, data, tmp_path / "run", total, kills) >= kills // 3
     assert final(tmp_path / "run") == final(undisturbed)
 
 
@@ -151,9 +154,9 @@ def stop_rank(process: Ranks) -> None:
 @pytest.mark.parametrize(
     ("begin", "stop"),
     [
-        pytest.param(launch, stop_launcher, id="launcher"),
+        pytest.param(launch, stop_launcher, id="launcher", marks=pytest.mark.slow),
         pytest.param(launch, stop_rank_under_launcher, id="rank under a launcher", marks=pytest.mark.slow),
-        pytest.param(start, stop_rank, id="rank"),
+        pytest.param(start, stop_rank, id="rank", marks=pytest.mark.slow),
     ],
 )
 def test_stopped_on_request_and_started_again(
@@ -161,7 +164,7 @@ def test_stopped_on_request_and_started_again(
 ) -> None:
     run = tmp_path / "run"
     process = begin(data, run)
-    wait_for_step(process, run, 40)
+    wait_for_step(process, run, 24)
     stop(process)
     assert process.wait(60) == 85, log(run)
     status = json.loads((run / "status.json").read_text())

@@ -85,7 +85,7 @@ def test_requeued_in_mid_run_it_goes_on_to_the_same_bytes(
     assert not list(cluster.folder.glob(".padless-dask-*"))
 
 
-@pytest.mark.slow
+@pytest.mark.night
 def test_at_its_time_limit_it_is_requeued_and_goes_on_to_the_same_bytes(
     cluster: Cluster, source: Path, expected: dict[str, bytes]
 ) -> None:

@@ -165,7 +165,7 @@ def test_preempted_by_a_higher_partition_it_goes_on_to_the_same_end(
     assert outcome(run) == undisturbed
 
 
-@pytest.mark.slow
+@pytest.mark.night
 def test_requeued_in_mid_epoch_it_goes_on_to_the_same_end(
     cluster: Cluster, training: Training, undisturbed: dict[str, Any]
 ) -> None:

@@ -30,8 +30,7 @@ def test_every_size_leaves_a_line_and_is_not_tried_again(tmp_path: Path, capsys,
     assert [json.loads(text) for text in output.read_text().splitlines()] == [line]
 
 
-@pytest.mark.processes
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_what_is_refused_has_its_sentence(tmp_path: Path) -> None:
     line = limits.attempt("rows", 0, 60)
     assert "texts.csv" in line["refused"]

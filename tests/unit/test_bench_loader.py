@@ -19,7 +19,7 @@ OURS = ("numpy copy", "numpy take", "TensorDataset + DataLoader")
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("made_up", [True, False])
+@pytest.mark.parametrize("made_up", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_ratios_and_megabytes_follow_from_the_rates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_up: bool
 ) -> None:

@@ -24,7 +24,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_a_table_and_json(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(predict, "available_cores", lambda: 1)
     words = ["bench", "predict", "--run", str(root / "run"), "--input", str(root / "in.txt"), "--rounds", "1"]

@@ -219,7 +219,7 @@ print(tried - 1)
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("mode", ["kill", "full"])
+@pytest.mark.parametrize("mode", ["kill", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_fault_at_any_file_operation_leaves_a_whole_checkpoint(tmp_path: Path, mode: str) -> None:
     command = [sys.executable, "-c", FAULTS, mode, str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)

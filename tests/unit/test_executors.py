@@ -141,9 +141,9 @@ def test_a_stopped_worker_is_named_long_before_the_limit(monkeypatch: pytest.Mon
 @pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_workers_that_all_do_nothing_are_noticed_before_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulse, "IDLE_S", 4.0)
+    monkeypatch.setattr(pulse, "IDLE_S", 2.0)
     with (
-        pytest.raises(UserError, match=r"^encode: no worker has computed anything for 4 s; see what they wait for"),
+        pytest.raises(UserError, match=r"^encode: no worker has computed anything for 2 s; see what they wait for"),
         workers(ExecutorConfig(workers=2)) as found,
     ):
         list(found.map(sleep, [50, 50], what="encode", tick=silent))

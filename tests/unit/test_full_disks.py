@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A full disk at every place that writes: ``python -m tests.full_disks``, all of it, and one command of it quickly."""
+"""A full disk at every place that writes: ``python -m tests.full_disks``, all of it, and a few commands of it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ def sweep(tmp_path: Path, *words: str, timeout_s: float) -> dict[str, object]:
     return json.loads(result.stdout)
 
 
-@pytest.mark.processes
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_recipes_on_a_full_disk(tmp_path: Path) -> None:
     found = sweep(tmp_path, "--only", "recipes", timeout_s=250)
     assert found["faults"] == 0, found
@@ -38,6 +37,14 @@ def test_recipes_on_a_full_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_place_where_a_dataset_and_predictions_are_written(tmp_path: Path) -> None:
+    found = sweep(tmp_path, "--quick", "--only", "^(preprocessing|prediction of a file)$", timeout_s=1100)
+    assert found["faults"] == 0, [one for one in found["trials_of"] if one["faults"]]  # type: ignore[attr-defined]
+    assert found["places"] >= 30  # type: ignore[operator]
+
+
+@pytest.mark.night
 @pytest.mark.timeout(3600)
 def test_every_place_that_writes_on_a_full_disk(tmp_path: Path) -> None:
     found = sweep(tmp_path, "--quick", timeout_s=3500)

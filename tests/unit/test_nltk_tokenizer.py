@@ -109,7 +109,9 @@ def test_cleaned_lower_case_text(nltk_data: Path, imdb: list[str]) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("every", [100, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "every", [100, pytest.param(10, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.night)]
+)
 def test_imdb(pair: tuple[Tokenizer, Callable[[str], list[str]]], imdb: list[str], every: int) -> None:
     ours, theirs = pair
     texts = imdb[::every]

@@ -85,6 +85,7 @@ def imported_in(paths: dict[str, Path]) -> set[str]:
     return {DISTRIBUTION_OF.get(root, root.replace("_", "-")) for root in roots - ours - sys.stdlib_module_names}
 
 
+@pytest.mark.thorough
 def test_every_dependency_is_needed_where_it_stands() -> None:
     """What everybody installs, the code imports; what an extra brings, the code names; the rest has a reason."""
     others = {str(path): path for folder in ("tests", "docs") for path in (ROOT / folder).rglob("*.py")}

@@ -49,6 +49,7 @@ while preemption.received() is None:
 time.sleep(0.5)
 sys.exit(5)
 """
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("SIGHUP", "SIGQUIT", "SIGUSR1")]
 STUBBORN = POLITE.replace("time.sleep(0.5)", "time.sleep(60)")
 
 
@@ -73,7 +74,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, float]:
     return process.returncode, out, time.monotonic() - began
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR2", *OTHERS])
 def test_a_rank_is_asked_and_given_its_time(name: str) -> None:
     process = launcher(POLITE)
     rank_is_there(process)
@@ -117,7 +118,7 @@ def test_a_second_ctrl_c_ends_all_now() -> None:
     assert seconds < 5
 
 
-@pytest.mark.parametrize("second", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("second", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
 def test_any_other_second_signal_is_the_same_wish(second: str) -> None:
     process = launcher(POLITE)
     rank_is_there(process)

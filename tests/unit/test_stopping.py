@@ -54,9 +54,9 @@ def end(process: subprocess.Popen[str]) -> tuple[int, list[str], float]:
     [
         ("SIGTERM", 143, "told to stop by SIGTERM"),
         ("SIGINT", 130, "interrupted from the keyboard"),
-        ("SIGHUP", 129, "told to stop by SIGHUP"),
-        ("SIGUSR1", 138, "told to stop by SIGUSR1"),
         ("SIGUSR2", 140, "told to stop by SIGUSR2"),
+        pytest.param("SIGHUP", 129, "told to stop by SIGHUP", marks=pytest.mark.slow),
+        pytest.param("SIGUSR1", 138, "told to stop by SIGUSR1", marks=pytest.mark.slow),
     ],
 )
 def test_every_stop_signal_gets_a_sentence_and_a_code(name: str, code: int, why: str) -> None:

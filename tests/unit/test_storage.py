@@ -194,7 +194,7 @@ def test_a_training_goes_on_when_its_log_is_full(capfd: pytest.CaptureFixture[st
 
 @pytest.mark.processes
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("words", [["recipes"], ["--help"], ["launch", "--help"]])
+@pytest.mark.parametrize("words", [["recipes"], pytest.param(["--help"], marks=pytest.mark.slow), ["launch", "--help"]])
 def test_standard_output_that_is_full(words: list[str]) -> None:
     import subprocess
 

@@ -79,8 +79,9 @@ def test_what_the_user_reads_in_the_documentation(text: str, expected: list[str]
 
 
 @pytest.mark.thorough
-def test_hostile_texts_batch_single_and_reference() -> None:
-    texts = hostile_texts(10_000)
+@pytest.mark.parametrize("number", [2008, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_hostile_texts_batch_single_and_reference(number: int) -> None:
+    texts = hostile_texts(number)
     tokenizer = TOKENIZERS[True, True]
     batch = tokenizer(texts).to_lists()
     assert [tokenizer([text]).to_lists()[0] for text in texts] == batch
@@ -89,7 +90,9 @@ def test_hostile_texts_batch_single_and_reference() -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("every", [50, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "every", [100, pytest.param(10, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.night)]
+)
 def test_imdb_in_the_notebooks_configuration(imdb: list[str], nltk_data: object, every: int) -> None:
     from nltk.stem import WordNetLemmatizer
 

@@ -133,7 +133,7 @@ def test_ranks_other_than_zero_start_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.processes
+@pytest.mark.slow
 def test_tensorboard_shows_one_curve_over_two_attempts(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
     for first, last in ((1, 4), (3, 6)):

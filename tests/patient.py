@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trackers that have minutes to begin and to end, in a command and in all that it starts.
+
+A tracker runs at a low priority, and W&B alone takes seconds of a core to begin: beside other tests it may need more
+than the quarter of a minute that a short run waits for it. Tests whose point is what W&B is told, and not how long it
+is waited for, give it ``LIMIT_S``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tests.commands import ROOT
+
+LIMIT_S = 150
+SITE = f"""
+from harness.tracking import tracking
+tracking.FINISH_S = tracking.SHORT_FINISH_S = {LIMIT_S}.0
+"""
+"""A ``sitecustomize`` module: every interpreter waits so long, that of the tracker too."""
+
+
+def patience(folder: Path) -> str:
+    """Write the module below ``folder``, once; the PYTHONPATH with which interpreters find it, and padless."""
+    site = folder / "site"
+    site.mkdir(parents=True, exist_ok=True)
+    (site / "sitecustomize.py").write_text(SITE)
+    return f"{site}{os.pathsep}{ROOT}"

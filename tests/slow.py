@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m tests.slow``: the long proofs, which ``make test-slow`` runs.
+
+Those of ``tests/slurm`` take turns at the cluster and wait most of their time, so they run beside all others. What they
+print comes when both are done; the exit code is that of the others, or theirs if that is 0. What a shell starts with
+``&`` ignores SIGINT, and so would the commands that tests interrupt: hence a program.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+
+PYTEST = (sys.executable, "-m", "pytest", "-m", "slow and not night")
+CLUSTER = (*PYTEST, "tests/slurm")
+OTHERS = (*PYTEST, "-n", "2", "--dist", "loadfile", "--timeout", "2400", "--ignore", "tests/slurm")
+
+
+def side_by_side(command: Sequence[str], beside: Sequence[str]) -> int:
+    """Run two commands at once, and show what ``beside`` printed when both have ended; the first exit code not 0."""
+    with tempfile.TemporaryFile() as said:
+        waiting = subprocess.Popen(beside, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            code = subprocess.run(command, check=False).returncode
+            return code or waiting.wait()
+        finally:  # Ctrl-C is for both: this one puts its jobs in order, too
+            waiting.wait()
+            said.seek(0)
+            sys.stdout.flush()
+            shutil.copyfileobj(said, sys.stdout.buffer)
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(side_by_side(OTHERS, CLUSTER))
