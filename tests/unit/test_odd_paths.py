@@ -146,7 +146,7 @@ def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
         assert answering.run(main, words) == 2, words
         sentence = capfd.readouterr().err
         assert sentence.startswith(f"error: {key} "), sentence
-        assert "is not UTF-8, which configurations and records are; give it another name, or a link with one" in sentence
+        assert "is not UTF-8, which configurations and records are; give it another name, or a link" in sentence
     assert sorted(path.name for path in data.iterdir()) == sorted(path.name for path in (folder / "data").iterdir())
 
 
