@@ -140,7 +140,7 @@ COMMANDS = (
         summary="Predict texts, or every row of a file, with a trained run.",
         main="harness.predicting.command:main",
         config="harness.predicting.config:PredictConfig",
-        words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None),
+        words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None, texts=True),
         first=("run", "input", "output", "column", "processes"),
         example='python -m harness predict --run runs/mine "a fine film"',
     ),
@@ -149,7 +149,9 @@ COMMANDS = (
         summary="What each word of a text adds to a class.",
         main="harness.predicting.explain:main",
         config="harness.predicting.explain:ExplainConfig",
-        words=Words(spelling="RUN TEXT …", noun="run", takes="one run directory, then texts", least=0, most=None),
+        words=Words(
+            spelling="RUN TEXT …", noun="run", takes="one run directory, then texts", least=0, most=None, texts=True
+        ),
         example='python -m harness explain runs/mine "a fine film"',
     ),
     Command(

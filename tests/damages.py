@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m tests.damages``: every kind of file, damaged in every way, used again; a table of what was said.
 
-One small run is made with all that belongs to it (``tests/artefacts.py``). Then one file at a time is damaged and used
+One small run is made with all that belongs to it (``tests/stage.py``). Then one file at a time is damaged and used
 as commands use it: by a disk (bits, cuts, another kind of file) and by a stranger, whose hashes agree (a pickle that
 runs code, paths that lead out, numbers beyond all sense, labels that a terminal would obey). Each case ends with the
 same result, with one project error, or is a FAULT; a file without a hash may also say something else in its range.
@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.base.errors import UserError
-from tests.artefacts import Artefact, artefacts, staged
+from tests.artefacts import Artefact, artefacts
 from tests.fuzz.damage import NASTY, REPLACEMENTS, doubled, flip, places, plant, sealed, swap, without
 from tests.fuzz.outcome import outcome
+from tests.stage import staged
 
 FLIPS, VALUES = 4, 6
 """Of each file: bits, and places in its JSON for each kind of value."""

@@ -18,7 +18,7 @@ from harness.scores.calibration import Decision
 from harness.scores.metrics import log_loss_per_row, predicted_labels
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import VALIDATION
-from preprocessing.base.storage import temporary_folder
+from preprocessing.base.storage import TMPDIR, storing, temporary_folder
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 
 OPERATORS = ["LSTM", "Gather", "MatMul"]
@@ -58,7 +58,7 @@ def quantized(network: bytes) -> bytes:
     model = onnx.load_from_string(network)
     facts = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**facts, **READY})
-    with temporary_folder() as folder:
+    with temporary_folder() as folder, storing(folder, otherwise=TMPDIR):  # the quantizer makes another beside it
         path = folder / "network.onnx"
         quantize_dynamic(model, path, op_types_to_quantize=OPERATORS, weight_type=QuantType.QInt8)
         made = onnx.load_from_string(path.read_bytes())

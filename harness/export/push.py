@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.inference.hub import without_bars
 from preprocessing.base.errors import ConfigError, StorageError
 from preprocessing.base.installed import needed
 
@@ -29,7 +30,8 @@ def push(folder: Path, repository: str) -> str:
     api = HfApi()
     try:
         api.create_repo(repository, private=True, exist_ok=True)
-        commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A model of padless")
+        with without_bars():
+            commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A model of padless")
     except Exception as error:  # its errors share no class, and nothing of ours is called
         said = " ".join(str(error).split())[:300]
         again = f"`python -m harness export {folder} --push {repository}` tries again"

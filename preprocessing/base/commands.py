@@ -17,6 +17,7 @@ from preprocessing.base.errors import ConfigError
 from preprocessing.base.help_page import Page, paragraph, two_columns
 from preprocessing.base.installed import is_importable
 from preprocessing.base.invocation import SCRIPTS, as_typed
+from preprocessing.base.meant import RENAME, is_utf8
 from preprocessing.base.named import load
 from preprocessing.base.version import VERSION
 
@@ -34,6 +35,8 @@ class Words:
     least: int = 1
     most: int | None = 1
     """None: any number."""
+    texts: bool = False
+    """Some are texts, which may hold any bytes; names are UTF-8."""
 
 
 NO_WORDS = Words(spelling="", noun="word", takes="options only", least=0, most=0)
@@ -157,8 +160,11 @@ def page_of(command: Command, prog: str, about: str) -> Page:
 
 
 def check_words(words: Words, given: Sequence[str], prog: str) -> None:
-    """Raise ``ConfigError`` for too few words or too many."""
+    """Raise ``ConfigError`` for too few words or too many, or one that should be a name and cannot be written down."""
     if len(given) < words.least:
         raise ConfigError(f"no {words.noun} named: {prog} {words.spelling} takes {words.takes}")
     if words.most is not None and len(given) > words.most:
         raise ConfigError(f"{given[words.most]!r}: {prog} {words.spelling} takes {words.takes}")
+    for word in given:
+        if not words.texts and not is_utf8(word):
+            raise ConfigError(f"{words.noun} {word!r} is not UTF-8, which configurations and records are; {RENAME}")

@@ -18,6 +18,8 @@ MOST_ROUNDS = 1_000_000
 """Repetitions of a measurement."""
 LARGEST = (1 << 63) - 1
 """What the libraries below hold."""
+RENAME = "give it another name, or a link with one"
+"""What helps where the bytes of a name are no text."""
 
 
 def check_meant(config: Any) -> None:
@@ -31,6 +33,17 @@ def check_meant(config: Any) -> None:
             require(math.isfinite(value), key, value, "a finite number")
         elif isinstance(value, str) and "\0" in value:
             raise ConfigError(f"{key}: {value!r} holds the character 0, which no name has; leave it out")
+        elif isinstance(value, str) and not is_utf8(value):
+            raise ConfigError(f"{key}: {value!r} is not UTF-8, which configurations and records are; {RENAME}")
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written down; Python has a spelling for names of other bytes too, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_wait(key: str, seconds: float) -> None:

@@ -27,6 +27,8 @@ OTHER_KIND = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMP
 """What is there is no file, or no directory, as it was wanted; or the name cannot be one."""
 CONTINUE = "make room and run the same command to continue"
 ANOTHER = "name a directory that can be written"
+TMPDIR = "set TMPDIR to a folder with room"
+"""What else may be named for a temporary file."""
 NOWHERE = (
     "no folder for temporary files can be written (TMPDIR, /tmp); make room there, or set TMPDIR to a folder with room"
 )
@@ -107,11 +109,11 @@ def temporary_folder() -> Iterator[Path]:
     except OSError as error:
         if str(error.strerror).startswith(NO_TEMPORARY):
             raise StorageError(NOWHERE) from None
-        raise refusal(error, tempfile.gettempdir(), otherwise="set TMPDIR to a folder with room") from None
+        raise refusal(error, tempfile.gettempdir(), otherwise=TMPDIR) from None
     with folder as name:
         try:
             yield Path(name)
         except OSError as error:
             if error.errno not in NO_ROOM or not str(error.filename or name).startswith(name):
                 raise
-            raise refusal(error, name, otherwise="set TMPDIR to a folder with room") from None
+            raise refusal(error, name, otherwise=TMPDIR) from None

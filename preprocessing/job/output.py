@@ -34,6 +34,8 @@ LOCK = "lock"
 UNPACKED = "unpacked"
 """Folder for the unpacked copies of compressed files, below ``WORK``."""
 OURS = {MANIFEST, VOCABULARY, WORK, *ALL_SPLITS}
+OF_A_RUN = ("config.yaml", "status.json")
+"""What every run directory has from its first second on."""
 REPLACE = "choose another --output, or replace it with --overwrite true"
 
 
@@ -102,6 +104,7 @@ def writable(root: Path) -> Iterator[None]:
     """
     with naming(root):
         refuse_foreign(root)
+        refuse_inside_run(root)
         refusal = UserError(f"{root}: another run is writing this dataset; wait for it, or stop it")
         with locked(root / WORK / LOCK, 0, refusal):
             yield
@@ -123,6 +126,15 @@ def refuse_foreign(root: Path) -> None:
             raise ConfigError(
                 f"output: {root}: holds {strangers[0]!r} and no dataset; name an empty or a new directory"
             )
+
+
+def refuse_inside_run(root: Path) -> None:
+    """Do not begin a dataset inside a run directory: whoever moves or removes the run takes along what lies in it."""
+    if any((root / name).exists() for name in (MANIFEST, WORK)):
+        return
+    inside = next((one for one in root.resolve().parents if all((one / name).is_file() for name in OF_A_RUN)), None)
+    if inside is not None:
+        raise ConfigError(f"output: {root}: lies inside the run {inside}; name a directory outside of it")
 
 
 def existing(address: str, overwrite: bool) -> Manifest | None:

@@ -208,6 +208,8 @@ class Sweep:
                 found.faults.append("no file is named")
             elif not ROOM.search(errors[0]):
                 found.faults.append("nothing about room")
+            elif place.startswith(TEMPORARY) and "TMPDIR" not in errors[0]:
+                found.faults.append("nothing about TMPDIR")
         found.faults += self.damaged()
         if done:
             return found

@@ -8,10 +8,12 @@ time, and print what to decorate the test with to try a failing case again.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,3 +63,21 @@ class Fuzz:
 def fuzz(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Fuzz:
     """What runs a check over many damaged files."""
     return Fuzz(int(os.environ.get("PADLESS_FUZZ", request.param)), request.param == FEW, record_property)
+
+
+@pytest.fixture(scope="module")
+def whole_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undamaged dataset."""
+    from preprocessing.dataset.verification import verify
+    from tests.fuzz.hostile_dataset import write_whole  # imports torch
+
+    root = tmp_path_factory.mktemp("whole")
+    write_whole(root)
+    assert verify(root) == []
+    return root
+
+
+@pytest.fixture
+def root(whole_dataset: Path, tmp_path: Path) -> Path:
+    """A dataset to be damaged."""
+    return Path(shutil.copytree(whole_dataset, tmp_path / "data"))

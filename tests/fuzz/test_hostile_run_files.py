@@ -18,10 +18,11 @@ import pytest
 from hypothesis import strategies as st
 
 from tests import damages
-from tests.artefacts import Artefact, Stage, artefacts, staged
+from tests.artefacts import Artefact, artefacts
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages
 from tests.fuzz.outcome import outcome
+from tests.stage import Stage, staged
 
 pytestmark = [pytest.mark.thorough, pytest.mark.processes]  # the environment of a run names git's revision
 NAMES = (

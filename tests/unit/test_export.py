@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import yaml
 from huggingface_hub import ModelCard
@@ -31,7 +33,7 @@ from harness.rundir.bundle_files import INDEX, read_info
 from harness.rundir.export_files import CARD, EXPORT, INT8, ONNX
 from harness.rundir.layout import BUNDLE
 from harness.scores.calibration import Decision
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import DataError, StorageError
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from tests.exports import TEXTS, export, make_model, make_run
 
@@ -238,6 +240,17 @@ def test_places_that_hold_nothing_to_export(run: Path, folder: Path, tmp_path: P
         assert export(place, "--output", tmp_path / "new") == code
         assert sentence in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room_for_the_quantizers_own_folder_is_said_of_tmpdir(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another --output would not help."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/ort.quant.abc/model.onnx")
+
+    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", full)
+    with pytest.raises(StorageError, match=r"^/tmp/ort\.quant\.abc/model\.onnx: .*; make room .*, or set TMPDIR to a"):
+        quantized(onnx.helper.make_model(onnx.helper.make_graph([], "none", [], [])).SerializeToString())
 
 
 def test_int8_without_its_dataset_asks_for_one(run: Path, tmp_path: Path, capsys) -> None:

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import are_progress_bars_disabled
 
 import padless
+from harness.__main__ import main
 from harness.inference import hub as ours
 from harness.rundir.export_files import CARD, EXPORT
+from preprocessing.base import answering
 from tests.exports import TEXTS, export, make_run
 from tests.hub_server import Hub, serving
 
@@ -87,6 +90,20 @@ def test_a_push_without_a_token_or_the_library(hub: Hub, run: Path, tmp_path: Pa
     assert not (tmp_path / "more").exists()
     with pytest.raises(padless.UserError, match=r"hf://me/mine: huggingface_hub cannot be imported here; pip install"):
         ours.local("hf://me/mine")
+
+
+def test_a_command_shows_no_bars_of_the_hub(hub: Hub, run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """In a notebook they stay, and so they do where the environment asks for them."""
+    assert export(run, "--output", tmp_path / "out", "--push", "me/mine", "--quiet") == 0
+    predict = ["predict", "--run", "hf://me/mine", "a fine film", "--device", "cpu"]
+    assert answering.run(main, predict) == 0
+    assert capsys.readouterr().err == ""
+    assert not are_progress_bars_disabled()
+    padless.load("hf://me/mine@main")
+    assert "Fetching" in capsys.readouterr().err
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", False)
+    assert answering.run(main, [*predict[:2], "hf://me/mine@main", *predict[3:]]) == 0
+    assert "Fetching" in capsys.readouterr().err
 
 
 def test_addresses_that_hold_no_model(hub: Hub) -> None:

@@ -119,6 +119,7 @@ class Outer:
         (Outer(values=-(1 << 63)), "values"),
         (Outer(values={"a": {"b": math.inf}}), "values.a.b"),
         (Outer(values=("a", "b\0")), "values"),
+        (Outer(values={"a": ["b", "caf\udce9"]}), "values.a"),
     ],
 )
 def test_wherever_it_stands(config: Outer, key: str) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,29 @@ def test_a_source_with_a_null_character(tmp_path: Path) -> None:
         check_meant(SourceConfig(path="a\0b"))
     with pytest.raises(DataError, match="no file has such a name"):
         addresses.kind("a\0b")
+
+
+def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing else would be said than that a file is damaged, or a checkpoint's state would be."""
+    data = folder / os.fsdecode(b"caf\xe9") / "data"
+    shutil.copytree(folder / "data", data)
+    run = ["--run", str(data / "run")]
+    for main, words, key in (
+        (preprocessing.main, ["check", str(data)], "dataset"),
+        (preprocessing.main, ["run", str(folder / "rows.csv"), "--output", str(data / "new")], "output:"),
+        (harness.main, ["launch", *PLAIN, "--data", str(folder / "data"), *run], "run:"),
+        (harness.main, ["plan", *PLAIN, "--data", str(data)], "data:"),
+    ):
+        assert answering.run(main, words) == 2, words
+        sentence = capfd.readouterr().err
+        assert sentence.startswith(f"error: {key} "), sentence
+        assert "is not UTF-8, which configurations and records are; give it another name, or a link" in sentence
+    assert sorted(path.name for path in data.iterdir()) == sorted(path.name for path in (folder / "data").iterdir())
+
+
+def test_a_text_may_hold_any_bytes(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    text = os.fsdecode(b"a fine caf\xe9")
+    assert answering.run(harness.main, ["predict", "--run", str(folder / "run"), text, "--device", "cpu"]) == 0
+    assert "a fine caf\\udce9" in capfd.readouterr().out

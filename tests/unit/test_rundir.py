@@ -23,6 +23,8 @@ from harness.rundir.json_files import read_lines, read_object
 from harness.rundir.metrics_log import MetricsLog, jsonable, read_metrics, read_throughput
 from harness.rundir.status import known_status, note_attempt, read_attempts, read_status, write_status
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.config import PreprocessConfig
+from preprocessing.job import output
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -141,6 +143,23 @@ def test_a_run_does_not_begin_inside_a_dataset(tmp_path: Path) -> None:
     old.mkdir()
     write_status(old, "failed")
     layout.check_directory(old)
+
+
+def test_a_dataset_does_not_begin_inside_a_run(tmp_path: Path) -> None:
+    """One that did before goes on; a folder that has a config.yaml of its own is no run."""
+    assert output.OF_A_RUN == (layout.CONFIG, layout.STATUS)
+    run, new = tmp_path / "run", tmp_path / "run" / "sets" / "mine"
+    run.mkdir()
+    (run / layout.CONFIG).write_text("epochs: 1\n")
+    output.refuse_inside_run(new)
+    write_status(run, "failed")
+    sentence = rf"^output: {new}: lies inside the run {run}; name a directory outside of it$"
+    with pytest.raises(ConfigError, match=sentence), output.claimed(PreprocessConfig(output=str(new))):
+        pass
+    assert sorted(path.name for path in run.iterdir()) == [layout.CONFIG, layout.STATUS]
+    (new / output.WORK).mkdir(parents=True)
+    with output.claimed(PreprocessConfig(output=str(new))) as place:
+        assert place.root == new
 
 
 def test_a_vocabulary_that_is_gone_is_not_a_full_disk(tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small dataset to be damaged, what training does with it, and hashes that agree with what it then is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.config import ModelConfig, OrderConfig, RunConfig
+from harness.data.checks import check_dataset, order_spec
+from harness.data.loader import Loader
+from harness.data.order import order_over
+from harness.launch.forecast import forecast
+from harness.model.classifier import Classifier
+from preprocessing.base.split_names import TRAIN
+from preprocessing.dataset import inspect
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split
+from tests.datasets import write_dataset
+
+HASHED = {field.name for field in fields(Manifest)} - {"statistics", "provenance"}
+
+
+def fingerprint_of(content: dict[str, Any]) -> str:
+    """As ``Manifest.fingerprint``, for content of any kind."""
+    return digest({name: value for name, value in content.items() if name in HASHED})
+
+
+def digest(value: Any) -> str:
+    """sha256 of canonical JSON, NaN and infinities included."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def seal(content: dict[str, Any]) -> dict[str, str]:
+    """The hashes of a manifest that agree with its content."""
+    inner = {
+        name: value for name, value in content.items() if name not in ("sha256", "fingerprint", "vocabulary_sha256")
+    }
+    known = fingerprint_of(inner)
+    return {
+        "fingerprint": known,
+        "sha256": digest({**{k: v for k, v in content.items() if k != "sha256"}, "fingerprint": known}),
+    }
+
+
+SHARDS = ("train/00000-w0016.arrow", "train/00000-w0032.arrow", "validation/00000-w0016.arrow")
+
+
+def write_whole(root: Path) -> None:
+    """An undamaged dataset with statistics as a job writes them."""
+    write_dataset(
+        root, {"train": 60, "validation": 20, "unlabelled": 20}, longest=20, widths=(8, 16, 32), block_rows=16
+    )
+    content = json.loads((root / MANIFEST).read_bytes())
+    histogram = {"edges": [0, 10, 20], "rows": [30, 30]}
+    content["statistics"] = {
+        "rows_read": 100,
+        "rows_kept": 100,
+        "dropped": {"empty": 0},
+        "contradictions": 0,
+        "leaks": 0,
+        "duplicates": {"exact": 0, "normalised": 0, "across_splits": 0},
+        "unlabelled": {
+            "rows": 20,
+            "shared": dict.fromkeys(("train", "validation", "test"), 0),
+            "duplicates": 0,
+            "empty": 0,
+        },
+        "splits": {"train": {"truncated": 1, "empty": 1, "unknown_rate": 0.1, "length_histogram": histogram}},
+    }
+    content["provenance"] = {
+        "sources": [{"name": "a.csv", "rows": 100, "first_row": 1, "fingerprint": {"sha256": "0" * 64}, "split": None}],
+        "config": {"source": {"path": ["a.csv"]}},
+    }
+    (root / MANIFEST).write_bytes(rehashed(content))
+
+
+def rehashed(content: dict[str, Any]) -> bytes:
+    """A manifest as it is written, its hashes in agreement."""
+    content |= seal(content)
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def used(root: Path, *, hashes: bool = True) -> list[float]:
+    """What training does with a dataset until its first step, and what ``inspect`` shows: the logits of two steps."""
+    config = RunConfig(
+        data=str(root), model=ModelConfig(embedding_dim=2, hidden_size=2), order=OrderConfig(), global_batch=16
+    )
+    manifest = check_dataset(root, hashes=hashes)
+    forecast(config, manifest, 1)
+    inspect.render(inspect.inspect(root, samples=1))
+    split = Split(root, manifest, TRAIN)
+    torch.manual_seed(0)
+    model = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels)).eval()
+    loader = Loader(
+        split, order_over(split, order_spec(config)), rank=0, world_size=1, layout="packed", device=torch.device("cpu")
+    )
+    logits: list[float] = []
+    with torch.inference_mode():
+        for step in loader.steps(0, 0, 2):
+            for batch in step.micro_batches:
+                logits += model(batch).flatten().tolist()
+                assert int(batch.labels.max()) < len(manifest.labels)
+    return logits
+
+
+def written(path: Path, data: bytes, function: Callable[[], Any]) -> Callable[[], Any]:
+    """Damage a file before the function runs."""
+    path.write_bytes(data)
+    return function
+
+
+def agreeing(root: Path, name: str, data: bytes) -> None:
+    """A changed shard, or vocabulary, and a manifest that says that this is how it is to be."""
+    (root / name).write_bytes(data)
+    content = json.loads((root / MANIFEST).read_bytes())
+    new = hashlib.sha256(data).hexdigest()
+    if name == VOCABULARY:
+        content["vocabulary_sha256"] = new
+    for info in (info for infos in content["splits"].values() for info in infos):
+        if info["path"] == name:
+            info |= {"sha256": new, "bytes": len(data)}
+    (root / MANIFEST).write_bytes(rehashed(content))
