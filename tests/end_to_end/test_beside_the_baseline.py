@@ -30,8 +30,8 @@ def test_a_run_is_held_against_the_linear_model(tmp_path: Path) -> None:
     write_dataset(data, {"train": 200, "validation": 60, "test": 80}, num_classes=3)
     linear = json.loads(succeed(run_module("harness", "baseline", "--data", data, "--json")).stdout)["test"]
     tracked = ("--tracking.tracker", "wandb")
-    words = ("launch", "--data", data, "--run", run, *SMALL, *tracked)
-    result = succeed(run_module("harness", *words, timeout_s=4 * LIMIT_S, **offline(run)))
+    launched = ("launch", "--data", data, "--run", run, *SMALL, *tracked)
+    result = succeed(run_module("harness", *launched, timeout_s=4 * LIMIT_S, **offline(run)))
 
     network = json.loads((run / "test.json").read_text())
     low, high = network["intervals"]["accuracy"]
