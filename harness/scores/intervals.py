@@ -68,12 +68,12 @@ class Statistics:
             order = np.argsort(-logits, kind="stable")
             logits, labels = logits[order], labels[order]
         predicted = predicted_labels(logits, threshold)
-        every = np.eye(self.classes)
         self.loss = log_loss_per_row(logits, labels)
-        self.true, self.said = every[labels], every[predicted]
-        self.hits = self.true * self.said
+        self.true, self.said, self.right = labels, predicted, labels == predicted
         if self.classes == 2:
             self.rankings = [Ranking(logits, labels == 1)]
+        elif len(np.unique(labels)) < self.classes:
+            self.rankings = []  # a mean over classes of which one has no area is no area, whatever is drawn
         else:
             chances = probabilities(logits)
             self.rankings = [Ranking(chances[:, number], labels == number) for number in range(self.classes)]
@@ -82,12 +82,13 @@ class Statistics:
         """Each metric ``[resamples]`` for int64 ``weights`` ``[resamples, rows]``; nan where it is not defined."""
         floats = weights.astype(np.float64)
         total = floats.sum(axis=1)
-        true, said, hits = floats @ self.true, floats @ self.said, floats @ self.hits
+        true, said = self.by_class(weights, self.true), self.by_class(weights, self.said)
+        hits = self.by_class(weights * self.right, self.true)
         with np.errstate(invalid="ignore"):
             recall = hits / true
             f1 = np.nan_to_num(2 * hits / (true + said), nan=0.0)
         present = np.isfinite(recall)
-        areas = [ranking.areas(floats) for ranking in self.rankings]
+        areas = [ranking.areas(floats) for ranking in self.rankings] or [np.full((2, len(weights)), np.nan)]
         roc_auc, pr_auc = (np.mean([pair[number] for pair in areas], axis=0) for number in (0, 1))
         return {
             "accuracy": hits.sum(axis=1) / total,
@@ -97,6 +98,12 @@ class Statistics:
             "pr_auc": pr_auc,
             "log_loss": floats @ self.loss / total,
         }
+
+    def by_class(self, weights: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """float64 ``[resamples, classes]``: the sum of the weights of each class's rows."""
+        places = np.arange(len(weights))[:, None] * self.classes + classes
+        size = len(weights) * self.classes
+        return np.bincount(places.reshape(-1), weights.reshape(-1), size).reshape(-1, self.classes)
 
 
 class Ranking:
