@@ -88,7 +88,8 @@ class Statistics:
             recall = hits / true
             f1 = np.nan_to_num(2 * hits / (true + said), nan=0.0)
         present = np.isfinite(recall)
-        areas = [ranking.areas(floats) for ranking in self.rankings] or [np.full((2, len(weights)), np.nan)]
+        nowhere = np.full(len(weights), np.nan)
+        areas = [ranking.areas(floats) for ranking in self.rankings] or [(nowhere, nowhere)]
         roc_auc, pr_auc = (np.mean([pair[number] for pair in areas], axis=0) for number in (0, 1))
         return {
             "accuracy": hits.sum(axis=1) / total,
