@@ -61,6 +61,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         slope, curvature = slope_and_curvature(scores, inverse)
         low, high = (low, inverse) if slope > 0 else (inverse, high)
         proposed = inverse - slope / curvature if curvature > 0 else low
+        if proposed <= low == 1 / HIGHEST and slope_and_curvature(scores, low)[0] >= 0:
+            return HIGHEST  # logits that say nothing: the bracket would be halved some forty times
         if not low < proposed < high:
             proposed = float(np.sqrt(low * high))
         if abs(proposed - inverse) <= 1e-12 * inverse:

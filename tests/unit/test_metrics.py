@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.config import EvaluationConfig
+from harness.scores import calibration
 from harness.scores.calibration import (
     SHARES,
     Decision,
@@ -86,6 +87,18 @@ def test_metrics_of_four_classes_are_those_of_scikit_learn() -> None:
         theirs = report[str(number)]
         assert (entry["precision"], entry["recall"]) == pytest.approx((theirs["precision"], theirs["recall"]))
         assert (entry["f1"], entry["rows"]) == pytest.approx((theirs["f1-score"], theirs["support"]))
+
+
+def test_logits_that_say_nothing_get_the_highest_temperature_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    random, looked = np.random.default_rng(0), []
+    logits, labels = 50 * random.normal(size=(200, 6)), random.integers(0, 6, 200)
+    logits[np.arange(200), labels] -= 20
+    real = calibration.slope_and_curvature
+    monkeypatch.setattr(calibration, "slope_and_curvature", lambda *told: looked.append(told[1]) or real(*told))
+    assert fit_temperature(logits, labels) == calibration.HIGHEST
+    assert len(looked) < 8
+    losses = [log_loss_per_row(logits / value, labels).mean() for value in (50, 90, calibration.HIGHEST)]
+    assert losses == sorted(losses, reverse=True)
 
 
 def test_log_loss_of_certain_logits_is_finite_and_exact() -> None:
