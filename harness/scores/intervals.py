@@ -18,6 +18,8 @@ RESAMPLES = 1000
 FEWEST_RESAMPLES = 200
 WORK = 100_000_000
 """Rows times classes that may be drawn in all: above it there are fewer resamples, but not fewer than the fewest."""
+MOST_RANKED = 20_000_000
+"""Rows times classes up to which areas are drawn too: each resample ranks all rows once for every class."""
 CHUNK = 250_000
 """Rows that are drawn at once."""
 WILSON_Z = 1.959963984540054
@@ -29,7 +31,7 @@ def bootstrap(
 ) -> dict[str, Any]:
     """``[low, high]`` of each metric of ``classification_metrics`` that is a mean or an area, and how they were made.
 
-    An area's interval is None where a class has no row. The same rows and ``seed`` always give the same intervals.
+    An area's interval is None where a class has no row, and above ``MOST_RANKED``. The same rows and ``seed`` always give the same intervals.
     """
     rows, classes = len(labels), num_classes_of(logits)
     if resamples is None:
@@ -72,7 +74,7 @@ class Statistics:
         self.true, self.said, self.right = labels, predicted, labels == predicted
         if self.classes == 2:
             self.rankings = [Ranking(logits, labels == 1)]
-        elif len(np.unique(labels)) < self.classes:
+        elif len(np.unique(labels)) < self.classes or logits.size > MOST_RANKED:
             self.rankings = []  # a mean over classes of which one has no area is no area, whatever is drawn
         else:
             chances = probabilities(logits)

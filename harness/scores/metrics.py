@@ -114,11 +114,22 @@ def areas(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
             "pr_auc": float(average_precision_score(labels, logits)),
         }
     chances = probabilities(logits)
-    pairs = [(labels == number, chances[:, number]) for number in range(num_classes)]
-    return {
-        "roc_auc": float(np.mean([roc_auc_score(*pair) for pair in pairs])),
-        "pr_auc": float(np.mean([average_precision_score(*pair) for pair in pairs])),
-    }
+    roc_auc, pr_auc = np.mean([areas_of(chances[:, one], labels == one) for one in range(num_classes)], axis=0)
+    return {"roc_auc": float(roc_auc), "pr_auc": float(pr_auc)}
+
+
+def areas_of(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    """Areas of one class against the rest, as scikit-learn's functions have them, which take ten times as long for it.
+
+    ``scores`` are float ``[rows]``, ``positive`` bool ``[rows]``, with both kinds of rows.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    last = np.append(ordered[1:] < ordered[:-1], True)  # the last row of each run of equal scores
+    found, taken = np.cumsum(positive[order])[last], np.flatnonzero(last) + 1
+    gained, wrong = np.diff(found, prepend=0), taken - found
+    ahead = gained * (wrong[-1] - wrong + np.diff(wrong, prepend=0) / 2)
+    return float(ahead.sum() / (found[-1] * wrong[-1])), float((gained * found / taken).sum() / found[-1])
 
 
 def per_class(confusion: Confusion, names: Sequence[str]) -> list[dict[str, Any]]:

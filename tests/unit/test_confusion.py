@@ -19,7 +19,15 @@ from harness.scores.calibration import Decision
 from harness.scores.confusion import CELLS, MATRIX, Confusion
 from harness.scores.figures import figures
 from harness.scores.intervals import bootstrap
-from harness.scores.metrics import BLOCK, blocks, log_loss_per_row, most_probable, per_class, probabilities
+from harness.scores.metrics import (
+    BLOCK,
+    blocks,
+    classification_metrics,
+    log_loss_per_row,
+    most_probable,
+    per_class,
+    probabilities,
+)
 from harness.scores.on_screen import confusion as shown
 from preprocessing.base.errors import DataError
 
@@ -113,6 +121,15 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (classes == chances.argmax(axis=1)).all()
     assert (highest == chances.max(axis=1)).all()
     assert (log_loss_per_row(logits, labels) == losses).all()
+
+
+def test_areas_are_not_drawn_of_too_many_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = drawn()
+    few = bootstrap(logits, labels, resamples=50)
+    monkeypatch.setattr("harness.scores.intervals.MOST_RANKED", logits.size - 1)
+    many = bootstrap(logits, labels, resamples=50)
+    assert few["roc_auc"][0] < classification_metrics(logits, labels)["roc_auc"] < few["roc_auc"][1]
+    assert many == {**few, "roc_auc": None, "pr_auc": None}
 
 
 def test_intervals_of_counts_are_those_of_every_resample_by_itself() -> None:
