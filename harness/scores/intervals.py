@@ -31,8 +31,8 @@ def bootstrap(
 ) -> dict[str, Any]:
     """``[low, high]`` of each metric of ``classification_metrics`` that is a mean or an area, and how they were made.
 
-    An area's interval is None where a class has no row, and above ``MOST_RANKED``. The same rows and ``seed`` always give
-    the same intervals.
+    An area's interval is None where a class has no row, and above ``MOST_RANKED``. The same rows and ``seed`` always
+    give the same intervals.
     """
     rows, classes = len(labels), num_classes_of(logits)
     if resamples is None:
