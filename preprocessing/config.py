@@ -49,7 +49,7 @@ class SourceConfig:
     missing_label: MissingLabel = "error"
     """Rows whose label is an empty field, null or absent: refused, put into the split unlabelled (those of validation
     and test are refused), or left out and counted."""
-    labels: dict[str, list[str]] | str = field(default=AUTO, metadata=VERBATIM)
+    labels: dict[str, Any] | str = field(default=AUTO, metadata=VERBATIM)  # LabelMap looks at the values
     """auto: each value found is a class, sorted, numbers as numbers; neg/negative/0 and pos/positive/1, if there is
     nothing else, are the classes negative and positive. Or class name -> the values that mean it, as they are written;
     the order of the names numbers the classes."""

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.untrusted import shown
 
 AUTO = "auto"
 PAIR: dict[str, list[Any]] = {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
@@ -62,7 +63,11 @@ def as_recorded(value: Any) -> Any:
 
 
 class LabelMap:
-    """Class names in order, and the raw values that mean each."""
+    """Class names in order, and the raw values that mean each.
+
+    Types are checked here, not by jsonargparse, which copies the whole mapping once for each value of a list in it: a
+    thousand classes took it ten seconds, ten thousand would take a quarter of an hour.
+    """
 
     def __init__(self, labels: Mapping[str, Sequence[Any]], neutral: Sequence[Any] = ()) -> None:
         """Raises ``ConfigError`` for fewer than two classes, a class without values or a value with two meanings."""
@@ -73,8 +78,11 @@ class LabelMap:
         meanings = [(name, number, values) for number, (name, values) in enumerate(labels.items())]
         for name, number, values in [*meanings, ("neutral", NEUTRAL, neutral)]:
             if not isinstance(values, (list, tuple)) or (not values and number != NEUTRAL):
-                raise ConfigError(f"source.labels.{name}: {values!r} is no list of values: name those that mean it")
+                what = f"source.labels.{name}: {shown(values)}"
+                raise ConfigError(f"{what} is no list of values: name those that mean it, as in [{name}]")
             for value in values:
+                if isinstance(value, (list, tuple, dict)):
+                    raise ConfigError(f"source.labels.{name}: {shown(value)} is no text: name each value by itself")
                 key = spelling(value)
                 if key is None or key in self.numbers:
                     why = "is no label" if key is None else "already has a meaning; name each value once"

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy.testing  # noqa: F401  here: numpy 1.26 starts a process (lscpu) for it, and scipy imports it inside a test
 import pytest
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from harness.inference.hub import without_bars
@@ -30,7 +31,11 @@ def push(folder: Path, repository: str) -> str:
     api = HfApi()
     try:
         api.create_repo(repository, private=True, exist_ok=True)
-        with without_bars():
+        with (
+            without_bars(),
+            warnings.catch_warnings(),
+        ):  # old versions take the vocabulary, an .arrow file, for somebody's data
+            warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
             commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A model of padless")
     except Exception as error:  # its errors share no class, and nothing of ours is called
         said = " ".join(str(error).split())[:300]

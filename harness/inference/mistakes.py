@@ -16,7 +16,7 @@ import numpy as np
 from harness.inference.logits import logits_of
 from harness.model.classifier import Classifier
 from harness.scores.calibration import Decision
-from harness.scores.metrics import predicted_labels, probabilities
+from harness.scores.metrics import blocks, predicted_labels, probabilities
 from preprocessing.dataset.shards import Split
 from preprocessing.text.vocabulary import UNK, Vocabulary
 
@@ -41,9 +41,11 @@ def most_confident_mistakes(
 
     ``rows`` and ``labels`` are int64 ``[rows]`` and ``logits`` the model's own, as ``Scores`` holds them.
     """
-    chances = probabilities(decision.calibrated(logits))
-    predicted = predicted_labels(decision.calibrated(logits), decision.threshold)
-    said = chances[np.arange(len(rows)), predicted]
+    calibrated = decision.calibrated(logits)
+    predicted = predicted_labels(calibrated, decision.threshold)
+    said = np.empty(len(rows), np.float64)
+    for some in blocks(calibrated):
+        said[some] = probabilities(calibrated[some])[np.arange(len(rows[some])), predicted[some]]
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-said[wrong], kind="stable")][:LISTED]
     texts = read_ids(split, rows[worst])

@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +42,8 @@ from preprocessing.base.storage import told
 PROG = "python -m harness launch"
 QUIET = "--quiet"
 END_LIMIT_S = 60
+LOGS = "padless-launch-"
+"""How a folder begins that torch's agent gets in the place of one of its own."""
 IDLE = {"gradient_accumulation_steps"}
 """Options that accelerate takes and passes on to DeepSpeed alone."""
 UNKNOWN = "no key of the training, no option of accelerate launch"
@@ -60,7 +64,8 @@ def train(options: list[str], training: list[str], recipe: Recipe) -> int:
         if point.finished and not config.dry_run:
             screen.say(f"{config.run} has finished already; name another run directory to train again")
             return 0
-        manifest = preflight.check_data(config, arguments.num_processes or 1, point.checkpoint)
+        here = on_this_machine(arguments)
+        manifest = preflight.check_data(config, arguments.num_processes or 1, point.checkpoint, here=here)
         if point.checkpoint is None and not arguments.machine_rank:
             preflight.check_start(config, manifest)
         check_devices(config, options, arguments)
@@ -81,7 +86,8 @@ def run_with_restarts(config: RunConfig, arguments: Any, restarts: int, begin: C
     for attempt in range(restarts + 1):
         launch_id = begin(attempt)
         shared = (arguments.num_machines or 1) > 1  # the ranks of other machines may have begun what is not seen here
-        with STOP.ranks(partial(has_begun, run, launch_id, shared), partial(given_up, run, launch_id, config.dry_run)):
+        late = partial(given_up, run, launch_id, config.dry_run, arguments)
+        with STOP.ranks(partial(has_begun, run, launch_id, shared), late):
             failure = start(arguments)
         if config.dry_run and failure is None:
             return 0
@@ -108,8 +114,10 @@ def has_begun(run: Path, launch_id: str, shared: bool) -> bool:
     return True
 
 
-def given_up(run: Path, launch_id: str, dry_run: bool) -> int:
-    """The exit code, when torch's agent does not come back after a stop signal."""
+def given_up(run: Path, launch_id: str, dry_run: bool, arguments: Any) -> int:
+    """The exit code, when torch's agent does not come back after a stop signal; its folder is removed for it."""
+    if Path(arguments.log_dir or "").name.startswith(LOGS):
+        shutil.rmtree(arguments.log_dir, ignore_errors=True)
     return outcome(run, launch_id, Failure(1, "the processes did not end", STOP.heard[0]), dry_run)
 
 
@@ -195,8 +203,12 @@ def check_devices(config: RunConfig, options: list[str], arguments: Any) -> None
     """Tell the ranks who asked for GPUs, and refuse here, before any of them starts, if there are too few."""
     asked = tell_devices(options)
     if config.device == "cuda" or (asked == "gpu" and config.device == "auto"):
-        here = -(-(arguments.num_processes or 1) // (arguments.num_machines or 1))
-        devices.choose(config.device, asked, here, devices.see())
+        devices.choose(config.device, asked, on_this_machine(arguments), devices.see())
+
+
+def on_this_machine(arguments: Any) -> int:
+    """How many of all processes are started here."""
+    return -(-(arguments.num_processes or 1) // (arguments.num_machines or 1))
 
 
 def free_port() -> int:
@@ -226,7 +238,8 @@ def start(arguments: Any) -> Failure | None:
     failure: Failure | None = None
     try:
         if not STOP.heard:
-            launch_command(arguments)
+            with own_logs(arguments):
+                launch_command(arguments)
     except subprocess.CalledProcessError as error:
         failure = describe_exit(0, error.returncode)
     except SystemExit as error:
@@ -239,6 +252,20 @@ def start(arguments: Any) -> Failure | None:
     if STOP.heard and (failure is not None or STOP.unbegun):
         return replace(failure or Failure(1, "the launcher was told to stop"), signal=STOP.heard[0])
     return failure
+
+
+@contextlib.contextmanager
+def own_logs(arguments: Any) -> Iterator[None]:
+    """A folder for what torch's agent keeps of a launch, gone with it; torch itself would leave one in TMPDIR."""
+    if arguments.log_dir is not None:
+        yield
+        return
+    try:
+        with tempfile.TemporaryDirectory(prefix=LOGS, ignore_cleanup_errors=True) as folder:
+            arguments.log_dir = folder
+            yield
+    finally:
+        arguments.log_dir = None
 
 
 def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = False) -> int:

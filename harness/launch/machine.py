@@ -130,7 +130,7 @@ def look_at_data(config: RunConfig, world_size: int) -> tuple[Data, Manifest | N
     """The dataset, checked as training checks it, hashes apart; and where its rows would live."""
     host, kind = platform.node(), files.filesystem(config.data)
     try:
-        manifest = preflight.check_data(config, world_size, hashes=False)
+        manifest = preflight.check_data(config, world_size, here=launched_local_world_size(), hashes=False)
     except UserError as error:
         return Data(host, config.data, kind, problem=str(error)), None
     cuda = config.device != "cpu" and torch.cuda.is_available()

@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from harness.data.checks import TRAIN
+from harness.scores.confusion import Confusion
 from preprocessing.base.split_names import NO_LABEL
 from preprocessing.dataset.shards import Manifest
 
@@ -53,21 +52,11 @@ def labels_of_split(manifest: Manifest, split: str) -> dict[str, int]:
 
 def confusions(figures: Mapping[str, Any], most: int | None = LISTED_CONFUSIONS) -> list[dict[str, Any]]:
     """The pairs of a true and another predicted class with the most rows, the largest first."""
-    counts = np.array(figures["confusion"], np.int64)
-    rows = counts.sum(axis=1)
-    np.fill_diagonal(counts, 0)
-    order = np.argsort(-counts, axis=None, kind="stable")[:most]
-    pairs = [(int(place) // len(counts), int(place) % len(counts)) for place in order]
-    labels = figures["labels"]
+    confusion, labels = Confusion.read(figures), figures["labels"]
+    support = confusion.support.tolist()
     return [
-        {
-            "label": labels[true],
-            "predicted": labels[said],
-            "rows": int(counts[true, said]),
-            "share": float(counts[true, said] / rows[true]),
-        }
-        for true, said in pairs
-        if counts[true, said]
+        {"label": labels[true], "predicted": labels[said], "rows": rows, "share": rows / support[true]}
+        for true, said, rows in confusion.largest(most)
     ]
 
 
@@ -75,7 +64,7 @@ def matrix(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """For each true class the count of each predicted one, and its share of the row; empty for too many classes."""
     if len(figures["labels"]) > MATRIX_CLASSES:
         return []
-    rows = zip(figures["labels"], figures["confusion"], strict=True)
+    rows = zip(figures["labels"], Confusion.read(figures).matrix().tolist(), strict=True)
     return [
         {"label": label, "cells": [(count, count / max(sum(counts), 1)) for count in counts]} for label, counts in rows
     ]

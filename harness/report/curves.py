@@ -13,6 +13,7 @@ import numpy as np
 from harness.report.classes import worst_first
 from harness.rundir.json_files import Line
 from harness.rundir.results import read_predictions
+from harness.scores.confusion import Confusion
 
 CURVE_POINTS = 300
 MOST_CURVES = 6
@@ -49,9 +50,9 @@ def most_errors(figures: Mapping[str, Any], most: int = MOST_CURVES) -> list[str
 
     A class of two rows may well have the worst F1, but its curves are two steps and say nothing.
     """
-    confusion = figures["confusion"]
+    hits = Confusion.read(figures).hits.tolist()
     errors = {
-        entry["label"]: entry["rows"] + entry["predicted"] - 2 * confusion[number][number]
+        entry["label"]: entry["rows"] + entry["predicted"] - 2 * hits[number]
         for number, entry in enumerate(figures["per_class"])
     }
     ordered = [entry["label"] for entry in worst_first(figures["per_class"]) if entry["rows"]]

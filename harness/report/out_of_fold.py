@@ -19,13 +19,14 @@ from harness.rundir.layout import EVALUATION
 from harness.rundir.many_runs import OUT_OF_FOLD, Member
 from harness.rundir.results import predictions_name, probability_column
 from harness.rundir.storage import storage
+from harness.scores.confusion import CELLS, MATRIX, Confusion
 from harness.scores.intervals import bootstrap
 from harness.scores.metrics import classification_metrics, per_class
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import VALIDATION
 
-DECIDED = ("accuracy", "balanced_accuracy", "f1", "confusion")
+DECIDED = ("accuracy", "balanced_accuracy", "f1", MATRIX, CELLS)
 """Figures of predicted labels; all others are of probabilities."""
 SMALLEST = np.finfo(np.float64).tiny
 
@@ -80,5 +81,6 @@ def figures(table: pa.Table, names: Sequence[str], thresholds: dict[int, float])
     values, by_label = classification_metrics(logits, labels), classification_metrics(decided, labels)
     intervals, of_labels = bootstrap(logits, labels), bootstrap(decided, labels)
     intervals |= {name: of_labels[name] for name in DECIDED if name in of_labels}
-    values |= {name: by_label[name] for name in DECIDED}
-    return {**values, "intervals": intervals, "per_class": per_class(values["confusion"], names)}
+    values |= {name: by_label[name] for name in DECIDED if name in by_label}
+    by_class = per_class(Confusion.read({**values, "labels": names}), names)
+    return {**values, "intervals": intervals, "per_class": by_class}

@@ -74,6 +74,7 @@ class Figures:
     ece: Maybe = None
     labels: list[str] = field(default_factory=list)
     confusion: list[list[Count]] = field(default_factory=list)
+    confusion_cells: list[list[Count]] = field(default_factory=list)
     intervals: dict[str, Interval | str | float] = field(default_factory=dict)
     per_class: list[Class] = field(default_factory=list)
     calibration: Calibrated | None = None
@@ -92,6 +93,9 @@ def check_figures(content: dict[str, Any], where: str) -> None:
     found = typed(Figures, {name: content[name] for name in KNOWN if name in content}, where, AGAIN)
     if found.confusion and {len(found.confusion), *map(len, found.confusion)} != {len(found.labels)}:
         raise DataError(f"{where}: confusion is not that of its {len(found.labels)} labels: damaged; {AGAIN}")
+    for place, cell in enumerate(found.confusion_cells):
+        if len(cell) != 3 or max(cell[:2]) >= len(found.labels):
+            raise DataError(f"{where}: confusion_cells[{place}] is no pair of classes and its rows: damaged; {AGAIN}")
     if [one.label for one in found.per_class] not in ([], found.labels):
         raise DataError(f"{where}: per_class is not that of its {len(found.labels)} labels: damaged; {AGAIN}")
     for name, interval in found.intervals.items():
@@ -108,7 +112,8 @@ PIECES = having(tokens=list[str], weights=list[float])
 
 def check_shown(content: dict[str, Any], where: str) -> None:
     """Raise ``DataError`` for figures of a classifier that lack what a page about it shows."""
-    for name in SHOWN:
+    cells = "confusion_cells"
+    for name in (cells if name == "confusion" and cells in content else name for name in SHOWN):
         if not content.get(name) and name not in ("slices", "mistakes", "step"):
             raise DataError(f"{where}: has no {name}: another version of padless wrote it, or it is damaged; {AGAIN}")
         if name not in content:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.config import EvaluationConfig
-from harness.scores.metrics import log_loss_per_row, probabilities
+from harness.scores.metrics import blocks, log_loss_per_row, probabilities
 
 LOWEST, HIGHEST = 0.01, 100.0
 """Temperatures are looked for between these."""
@@ -52,7 +52,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """
     scores = np.stack((np.zeros_like(logits), logits), axis=1) if logits.ndim == 1 else logits
     scores = scores.astype(np.float64)
-    scores = scores - scores[np.arange(len(labels)), labels][:, None]  # of each class, beyond the true one
+    scores -= scores[np.arange(len(labels)), labels][:, None]  # of each class, beyond the true one
     low, high = 1 / HIGHEST, 1 / LOWEST
     if slope_and_curvature(scores, high)[0] <= 0:
         return 1.0
@@ -61,6 +61,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         slope, curvature = slope_and_curvature(scores, inverse)
         low, high = (low, inverse) if slope > 0 else (inverse, high)
         proposed = inverse - slope / curvature if curvature > 0 else low
+        if proposed <= low == 1 / HIGHEST and slope_and_curvature(scores, low)[0] >= 0:
+            return HIGHEST  # logits that say nothing: the bracket would be halved some forty times
         if not low < proposed < high:
             proposed = float(np.sqrt(low * high))
         if abs(proposed - inverse) <= 1e-12 * inverse:
@@ -90,9 +92,12 @@ def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> f
 
 def slope_and_curvature(scores: np.ndarray, inverse: float) -> tuple[float, float]:
     """First and second derivative of the mean log loss by the inverse temperature, for scores beyond the true class."""
-    chances = probabilities(scores * inverse)
-    mean = (chances * scores).sum(axis=1)
-    return float(mean.mean()), float(((chances * scores**2).sum(axis=1) - mean**2).mean())
+    mean, square = np.empty(len(scores)), np.empty(len(scores))
+    for rows in blocks(scores):
+        chances = probabilities(scores[rows] * inverse)
+        mean[rows] = (chances * scores[rows]).sum(axis=1)
+        square[rows] = (chances * scores[rows] ** 2).sum(axis=1)
+    return float(mean.mean()), float((square - mean**2).mean())
 
 
 def choose_threshold(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> float:

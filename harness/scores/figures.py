@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.scores.calibration import Decision
+from harness.scores.confusion import Confusion
 from harness.scores.intervals import bootstrap
 from harness.scores.metrics import Reliability, classification_metrics, log_loss_per_row, per_class
 from harness.scores.subgroups import subgroups
@@ -37,7 +38,7 @@ def figures(
         **metrics,
         "labels": list(names),
         "intervals": bootstrap(logits, labels, decision.threshold),
-        "per_class": per_class(metrics["confusion"], names),
+        "per_class": per_class(Confusion.read({**metrics, "labels": names}), names),
         "calibration": {
             "bins": len(before.rows),
             "ece_before": before.error,

@@ -18,6 +18,8 @@ RESAMPLES = 1000
 FEWEST_RESAMPLES = 200
 WORK = 100_000_000
 """Rows times classes that may be drawn in all: above it there are fewer resamples, but not fewer than the fewest."""
+MOST_RANKED = 20_000_000
+"""Rows times classes up to which areas are drawn too: each resample ranks all rows once for every class."""
 CHUNK = 250_000
 """Rows that are drawn at once."""
 WILSON_Z = 1.959963984540054
@@ -29,7 +31,8 @@ def bootstrap(
 ) -> dict[str, Any]:
     """``[low, high]`` of each metric of ``classification_metrics`` that is a mean or an area, and how they were made.
 
-    An area's interval is None where a class has no row. The same rows and ``seed`` always give the same intervals.
+    An area's interval is None where a class has no row, and above ``MOST_RANKED``. The same rows and ``seed`` always
+    give the same intervals.
     """
     rows, classes = len(labels), num_classes_of(logits)
     if resamples is None:
@@ -68,12 +71,12 @@ class Statistics:
             order = np.argsort(-logits, kind="stable")
             logits, labels = logits[order], labels[order]
         predicted = predicted_labels(logits, threshold)
-        every = np.eye(self.classes)
         self.loss = log_loss_per_row(logits, labels)
-        self.true, self.said = every[labels], every[predicted]
-        self.hits = self.true * self.said
+        self.true, self.said, self.right = labels, predicted, labels == predicted
         if self.classes == 2:
             self.rankings = [Ranking(logits, labels == 1)]
+        elif len(np.unique(labels)) < self.classes or logits.size > MOST_RANKED:
+            self.rankings = []  # a mean over classes of which one has no area is no area, whatever is drawn
         else:
             chances = probabilities(logits)
             self.rankings = [Ranking(chances[:, number], labels == number) for number in range(self.classes)]
@@ -82,12 +85,14 @@ class Statistics:
         """Each metric ``[resamples]`` for int64 ``weights`` ``[resamples, rows]``; nan where it is not defined."""
         floats = weights.astype(np.float64)
         total = floats.sum(axis=1)
-        true, said, hits = floats @ self.true, floats @ self.said, floats @ self.hits
+        true, said = self.by_class(weights, self.true), self.by_class(weights, self.said)
+        hits = self.by_class(weights * self.right, self.true)
         with np.errstate(invalid="ignore"):
             recall = hits / true
             f1 = np.nan_to_num(2 * hits / (true + said), nan=0.0)
         present = np.isfinite(recall)
-        areas = [ranking.areas(floats) for ranking in self.rankings]
+        nowhere = np.full(len(weights), np.nan)
+        areas = [ranking.areas(floats) for ranking in self.rankings] or [(nowhere, nowhere)]
         roc_auc, pr_auc = (np.mean([pair[number] for pair in areas], axis=0) for number in (0, 1))
         return {
             "accuracy": hits.sum(axis=1) / total,
@@ -97,6 +102,12 @@ class Statistics:
             "pr_auc": pr_auc,
             "log_loss": floats @ self.loss / total,
         }
+
+    def by_class(self, weights: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """float64 ``[resamples, classes]``: the sum of the weights of each class's rows."""
+        places = np.arange(len(weights))[:, None] * self.classes + classes
+        size = len(weights) * self.classes
+        return np.bincount(places.reshape(-1), weights.reshape(-1), size).reshape(-1, self.classes)
 
 
 class Ranking:

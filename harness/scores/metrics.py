@@ -3,14 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from harness.scores.confusion import Confusion
+
 CALIBRATION_BINS = 15
 """Equal-width bins of confidence, as in Guo et al. (2017), On Calibration of Modern Neural Networks."""
+BLOCK = 1 << 22
+"""Logits that are worked on at once, 32 MB in float64; their probabilities take a few times that."""
+
+
+def blocks(logits: np.ndarray) -> Iterator[slice]:
+    """Rows, so many at a time that what is computed of them takes little beside the logits of all."""
+    step = max(1, BLOCK // max(1, logits[:1].size))
+    yield from (slice(start, start + step) for start in range(0, len(logits), step))
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -25,12 +35,25 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 def log_loss_per_row(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Negative log-likelihood of each row in float64, computed from logits so that no probability is rounded to 0."""
-    logits = logits.astype(np.float64)
     if logits.ndim == 1:
+        logits = logits.astype(np.float64)
         return np.logaddexp(0.0, np.where(labels == 1, -logits, logits))
-    highest = logits.max(axis=1, keepdims=True)
-    normalizer = np.log(np.exp(logits - highest).sum(axis=1)) + highest[:, 0]
-    return normalizer - logits[np.arange(len(labels)), labels]
+    losses = np.empty(len(labels), np.float64)
+    for rows in blocks(logits):
+        some = logits[rows].astype(np.float64)
+        highest = some.max(axis=1, keepdims=True)
+        normalizer = np.log(np.exp(some - highest).sum(axis=1)) + highest[:, 0]
+        losses[rows] = normalizer - some[np.arange(len(some)), labels[rows]]
+    return losses
+
+
+def most_probable(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The most probable class of each row, int64 ``[rows]``, and its probability, float64 ``[rows]``."""
+    classes, highest = np.empty(len(logits), np.int64), np.empty(len(logits), np.float64)
+    for rows in blocks(logits):
+        chances = probabilities(logits[rows])
+        classes[rows], highest[rows] = chances.argmax(axis=1), chances.max(axis=1)
+    return classes, highest
 
 
 def predicted_labels(logits: np.ndarray, threshold: float = 0.5) -> np.ndarray:
@@ -46,19 +69,17 @@ def num_classes_of(logits: np.ndarray) -> int:
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> dict[str, Any]:
-    """Accuracy, F1, areas, log loss, calibration and confusion counts (rows: true class, columns: predicted class).
+    """Accuracy, F1, areas, log loss, calibration and the confusion, in one of its two forms (``Confusion.to_json``).
 
     With two classes F1 and the areas under the ROC and the precision-recall curve (average precision) are those of
     class 1; with more they are macro averages, one class against the rest. Balanced accuracy is the mean recall of the
     classes that have rows. An area is None where a class has no row, since it is not defined there. The calibration
     error (ECE) is that of the more probable class, whatever the threshold.
     """
-    from sklearn.metrics import confusion_matrix
-
     predicted = predicted_labels(logits, threshold)
-    confusion = confusion_matrix(labels, predicted, labels=np.arange(num_classes_of(logits)))
-    support = confusion.sum(axis=1)
-    recall = np.diag(confusion)[support > 0] / support[support > 0]
+    confusion = Confusion.of(labels, predicted, num_classes_of(logits))
+    support = confusion.support
+    recall = confusion.hits[support > 0] / support[support > 0]
     return {
         "rows": len(labels),
         "accuracy": float((predicted == labels).mean()),
@@ -67,7 +88,7 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, threshold: fl
         **areas(logits, labels),
         "log_loss": float(log_loss_per_row(logits, labels).mean()),
         "ece": Reliability.of(logits, labels).error,
-        "confusion": confusion.tolist(),
+        **confusion.to_json(),
     }
 
 
@@ -93,19 +114,29 @@ def areas(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
             "pr_auc": float(average_precision_score(labels, logits)),
         }
     chances = probabilities(logits)
-    each = np.eye(num_classes, dtype=np.int64)[labels]
-    return {
-        "roc_auc": float(roc_auc_score(each, chances, average="macro")),
-        "pr_auc": float(average_precision_score(each, chances, average="macro")),
-    }
+    roc_auc, pr_auc = np.mean([areas_of(chances[:, one], labels == one) for one in range(num_classes)], axis=0)
+    return {"roc_auc": float(roc_auc), "pr_auc": float(pr_auc)}
 
 
-def per_class(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> list[dict[str, Any]]:
+def areas_of(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    """Areas of one class against the rest, as scikit-learn's functions have them, which take ten times as long for it.
+
+    ``scores`` are float ``[rows]``, ``positive`` bool ``[rows]``, with both kinds of rows.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    last = np.append(ordered[1:] < ordered[:-1], True)  # the last row of each run of equal scores
+    found, taken = np.cumsum(positive[order])[last], np.flatnonzero(last) + 1
+    gained, wrong = np.diff(found, prepend=0), taken - found
+    ahead = gained * (wrong[-1] - wrong + np.diff(wrong, prepend=0) / 2)
+    return float(ahead.sum() / (found[-1] * wrong[-1])), float((gained * found / taken).sum() / found[-1])
+
+
+def per_class(confusion: Confusion, names: Sequence[str]) -> list[dict[str, Any]]:
     """Rows, precision, recall and F1 of each class; None where there is nothing to divide by."""
-    counts = np.array(confusion)
+    columns = (column.tolist() for column in (confusion.hits, confusion.support, confusion.predicted))
     result = []
-    for number, name in enumerate(names):
-        hits, rows, predicted = int(counts[number, number]), int(counts[number].sum()), int(counts[:, number].sum())
+    for name, hits, rows, predicted in zip(names, *columns, strict=True):
         result.append(
             {
                 "label": name,
@@ -133,8 +164,8 @@ class Reliability:
     @classmethod
     def of(cls, logits: np.ndarray, labels: np.ndarray) -> Reliability:
         """Sort every row into its bin."""
-        chances = probabilities(logits)
-        confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
+        said, confidence = most_probable(logits)
+        right = said == labels
         places = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
         rows = np.bincount(places, minlength=CALIBRATION_BINS)
         some = np.maximum(rows, 1)

@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.scores.confusion import Confusion
+
 METRICS = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -64,23 +66,16 @@ def classes(values: Mapping[str, Any]) -> str:
 
 def confusion(values: Mapping[str, Any]) -> str:
     """Rows of each true class by predicted class, or the largest confusions."""
-    names, counts = values["labels"], values["confusion"]
+    names, counts = values["labels"], Confusion.read(values)
     if len(names) <= WHOLE_CONFUSION:
         width = (WIDTH - NAME_WIDTH) // len(names) - len(GAP)
         head = ["true \\ predicted", *(shortened(name, width) for name in names)]
-        return aligned(
-            [head, *([name, *(f"{cell:,}" for cell in row)] for name, row in zip(names, counts, strict=True))]
-        )
-    pairs = [
-        (counts[true][said], names[true], names[said])
-        for true in range(len(names))
-        for said in range(len(names))
-        if true != said and counts[true][said]
-    ]
-    largest = sorted(pairs, key=lambda pair: -pair[0])[:LISTED]
+        rows = zip(names, counts.matrix().tolist(), strict=True)
+        return aligned([head, *([name, *(f"{cell:,}" for cell in row)] for name, row in rows)])
+    largest = counts.largest(LISTED)
     lines = [
         ["true", "predicted", "rows"],
-        *([true, shortened(said, NAME_WIDTH), f"{rows:,}"] for rows, true, said in largest),
+        *([names[true], shortened(names[said], NAME_WIDTH), f"{rows:,}"] for true, said, rows in largest),
     ]
     return "largest confusions\n" + aligned(lines) if largest else "no row is confused"
 

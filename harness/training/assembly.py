@@ -24,7 +24,7 @@ from harness.data.streams import PairedLoader
 from harness.model.recurrent import try_recurrence
 from harness.model.registry import CELLS
 from harness.model.tasks import answers_of, build_network, predictions_of
-from harness.ranks.distributed import launched_machines
+from harness.ranks.distributed import launched_local_world_size, launched_machines
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
 from harness.ranks.preemption import StopWatch
 from harness.ranks.session import Session
@@ -139,10 +139,13 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             told = LAUNCH_ID in os.environ  # by the launcher
             point = preflight.check_run(config, (lambda text: None) if told else Screen(quiet=config.quiet).say)
             start = point.checkpoint
-        manifest = preflight.check_data(config, world.world_size, start, hashes=world.is_main)
+        here = launched_local_world_size()
+        manifest = preflight.check_data(config, world.world_size, start, here=here, hashes=world.is_main)
         start = None if config.dry_run else start  # a rehearsal is checked as its run, and begins at step 0
-        on_cuda = session.device.type == "cuda"
-        check_room(config, manifest, torch.cuda.mem_get_info(session.device)[1] if on_cuda else memory_bytes())
+        if session.device.type == "cuda":  # which no other process has
+            check_room(config, manifest, torch.cuda.mem_get_info(session.device)[1])
+        else:
+            check_room(config, manifest, memory_bytes(), processes=here)
         if world.is_main and start is None:
             preflight.check_start(config, manifest)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]

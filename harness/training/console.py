@@ -17,6 +17,7 @@ from harness.ranks.precision import Choice
 from harness.rundir import layout
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import figures_name, predictions_name
+from harness.scores.confusion import Confusion
 from harness.scores.figures import describe_calibration
 from harness.scores.intervals import wilson
 from harness.scores.learning import Course, verdicts
@@ -111,7 +112,7 @@ class Console(Sink):
 
     def best(self, values: Mapping[str, Any]) -> None:
         """The figures of the best validation so far, of which a log line has no confusion."""
-        self.classes = per_class(values["confusion"], self.manifest.labels)
+        self.classes = per_class(Confusion.read({**values, "labels": self.manifest.labels}), self.manifest.labels)
 
     def rehearsal(self, cost: Rehearsal, tokens: int) -> None:
         """What a dry run found; ``tokens`` per process in a full run."""

@@ -39,10 +39,11 @@ def check_run(config: RunConfig, say: Callable[[str], None]) -> ResumePoint:
 
 
 def check_data(
-    config: RunConfig, world_size: int, checkpoint: Checkpoint | None = None, *, hashes: bool = True
+    config: RunConfig, world_size: int, checkpoint: Checkpoint | None = None, *, here: int = 1, hashes: bool = True
 ) -> Manifest:
     """The dataset: whole, that of ``checkpoint`` if there is one, and enough of it for every process and option.
 
+    ``here`` of the ``world_size`` processes run on this machine, and share its memory.
     ``hashes``: also read and hash its bytes, and soft labels if they are asked for, which one process of a run does.
     Raises ``DataError`` or ``ConfigError`` with the first thing that is wrong.
     """
@@ -51,7 +52,7 @@ def check_data(
         resume.check_dataset(checkpoint, manifest, config)
     checks.check_fit(config, manifest, world_size)
     checks.check_useful(config, manifest, world_size)
-    check_room(config, manifest)
+    check_room(config, manifest, processes=here)
     if hashes:
         soft = checks.open_soft_labels(config, manifest)
         if checkpoint is not None:

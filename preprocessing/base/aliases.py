@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other names of an option: a field with ``metadata={"also": ("column",)}`` is understood as ``--column`` too."""
+"""Options that are typed in more ways than one.
+
+A field with ``metadata={"also": ("column",)}`` is understood as ``--column`` too, and of one with ``{"dashed": True}``
+the value may begin with dashes, as in ``--sbatch "--exclusive"``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import get_type_hints
 
@@ -24,4 +28,20 @@ def renamed(argv: Sequence[str], config_class: type) -> list[str]:
     for word in argv:
         name, equals, value = word.removeprefix("--").partition("=")
         words.append(f"--{keys[name]}{equals}{value}" if word.startswith("--") and name in keys else word)
+    return words
+
+
+def joined(argv: Sequence[str], config_class: type, known: Collection[str]) -> list[str]:
+    """A command line in which each value that begins with dashes is one word with its option, as in ``--key=--value``.
+
+    What begins with one of the ``known`` keys is no value: the option before it has none.
+    """
+    dashed = {f"--{entry.name}" for entry in fields(config_class) if entry.metadata.get("dashed")}
+    words: list[str] = []
+    for word in argv:
+        is_value = word.startswith("--") and word[2:].partition("=")[0] not in known
+        if is_value and words and words[-1] in dashed:
+            words[-1] = f"{words[-1]}={word}"
+        else:
+            words.append(word)
     return words

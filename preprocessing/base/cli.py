@@ -86,7 +86,8 @@ def parse(
         page = page or Page(usage=f"{prog} [--key value …]", about=config_class.__doc__ or "")
         show_help(page, topic, [parser], [config_class])
     known = known_keys(parser)
-    argv = spelt_out(aliases.renamed(argv, config_class), switches(parser))
+    argv = aliases.joined(aliases.renamed(argv, config_class), config_class, known)
+    argv = spelt_out(argv, switches(parser))
     if (kind := getattr(config_class, "RECIPES", None)) is not None:
         argv = recipes.named(argv, kind)
     default = getattr(config_class, "DEFAULT", None)

@@ -37,6 +37,8 @@ Run = Callable[[Sequence[str]], object]
 SLOW_SAMPLE, SAMPLE = 400, 4000
 """Texts given to a peer per round: the ones that take milliseconds per text get fewer."""
 _HTML_TAG = re.compile(r"<[^>]+>")
+DISTRIBUTIONS = {"bs4": "beautifulsoup4"}
+"""Whose name is not that of their module."""
 _WORD = re.compile(r"\w+")
 
 
@@ -215,7 +217,9 @@ def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise UnavailableError(f"the module {error.name} is not installed") from error
+        root = str(error.name).partition(".")[0]
+        name = DISTRIBUTIONS.get(root, root)
+        raise UnavailableError(f"{root} is not installed; pip install {name} brings it") from error
 
 
 @contextmanager

@@ -49,9 +49,15 @@ def data(corpus: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run(data: Path) -> Path:
-    directory = data.parent / "two"
-    succeed(run_module("harness", "launch", *CPU, "--data", data, "--run", directory, *TRAINING))
+    directory, temporary = data.parent / "two", data.parent / "tmp"
+    temporary.mkdir()
+    told = (*CPU, "--data", data, "--run", directory, *TRAINING)
+    succeed(run_module("harness", "launch", *told, TMPDIR=str(temporary)))
     return directory
+
+
+def test_a_launch_leaves_no_temporary_files(run: Path) -> None:
+    assert list((run.parent / "tmp").iterdir()) == []
 
 
 def test_the_run_directory_holds_everything(run: Path, data: Path) -> None:

@@ -2,21 +2,31 @@
 """The lowest and the newest versions that ``pyproject.toml`` allows, each installed into an environment of its own, in
 which the tests that start no process pass and a corpus becomes a dataset, a model and a prediction.
 
-torch has the newest version that pip finds in both: an old one without CUDA is on an index of its own. What each
-environment was made of, and how it went, is a line of ``night.jsonl``.
+torch has the newest version that pip finds in both: an old one without CUDA is on an index of its own. Lines of
+``night.jsonl`` say what each environment was made of, and how every group of tests went in it. It can be stopped at any
+time and goes on from there: an environment that is whole is used again (the newest one for a week), and a group that
+has passed there is not run again, unless the working tree differs from its revision.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from datetime import date
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from preprocessing.base import atomic
 from tests import tally
 from tests.commands import PLAIN, ROOT, run_command, succeed
 from tests.corpora import reviews, write_csv
@@ -26,11 +36,17 @@ pytestmark = pytest.mark.night
 
 TEST = "requirements"
 INSTALL_S, TESTS_S, COMMAND_S = 3600, 7200, 600
+TOGETHER = 20
+"""Files of tests in a group."""
+NO_TESTS = 5
+"""What pytest leaves with where every test of a group is left out."""
 LEFT_OUT = {"bench"}
 """Extras whose distributions are held against padless, and are never part of it."""
 SMALL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--epochs", "2", "--precision", "fp32")
 OLD = "ignore::DeprecationWarning"
 WANTED = "not processes and not thorough and not slow and not night"
+WHOLE = "versions.json"
+"""Written last into the folder of an environment."""
 
 
 def lines_for(kind: str, asked: list[Requirement]) -> list[str]:
@@ -56,34 +72,84 @@ def test_each_distribution_has_one_lowest_version() -> None:
 
 @pytest.mark.parametrize("kind", ["lowest", "newest"])
 def test_it_works_with_these_versions(kind: str, tmp_path: Path) -> None:
-    python = str(environment(kind, tmp_path))
-    listed = succeed(run_command([python, "-m", "pip", "list", "--format", "json"], COMMAND_S, {"PYTHONPATH": ""}))
-    versions = {one["name"].lower().replace("_", "-"): one["version"] for one in json.loads(listed.stdout)}
-    direct = {one.name: versions[one.name] for one in requirements() if one.group not in LEFT_OUT}
+    folder, versions = environment(kind)
     if kind == "lowest":
         lowest = {one.name: one.lowest for one in requirements() if one.group not in LEFT_OUT}
-        apart = {name for name in lowest if numbers_of(direct[name]) != numbers_of(lowest[name])}
-        print(f"not the lowest: {', '.join(f'{name} {direct[name]}' for name in sorted(apart))}")
+        apart = {name for name in lowest if numbers_of(versions[name]) != numbers_of(lowest[name])}
+        print(f"not the lowest: {', '.join(f'{name} {versions[name]}' for name in sorted(apart))}")
         assert apart <= UNPINNED
+    python = str(folder / "venv" / "bin" / "python")
+    failed = [group[0] for group in groups() if not passed(group, kind, folder.name, python)]
+    assert failed == []
+    started = time.monotonic()
+    from_a_csv_to_a_prediction(python, tmp_path)
+    tally.append(TEST, "prediction", kind=kind, environment=folder.name, seconds=round(time.monotonic() - started))
+
+
+def groups() -> Iterator[tuple[str, ...]]:
+    """Files of tests, some at a time, each folder apart."""
+    for folder in sorted(path for path in (ROOT / "tests").iterdir() if path.is_dir()):
+        files = (str(path.relative_to(ROOT)) for path in sorted(folder.glob("test_*.py")))
+        while group := tuple(islice(files, TOGETHER)):
+            yield group
+
+
+def test_every_test_is_in_one_group() -> None:
+    every = [name for group in groups() for name in group]
+    assert len(every) == len(set(every))
+    assert set(every) == {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
+    assert str(Path(__file__).relative_to(ROOT)) in every
+
+
+def passed(group: tuple[str, ...], kind: str, name: str, python: str) -> bool:
+    """Whether a group passes in an environment; one that has passed there is not run again."""
+    facts = {"kind": kind, "environment": name, "files": list(group), "passed": True, "revision": tally.revision()}
+    known = any(facts.items() <= line.items() for line in tally.lines(TEST, "tests"))
+    if known and not tally.revision().endswith("-dirty"):
+        return True
     started = time.monotonic()
     quietly = ("-W", OLD) if kind == "lowest" else ()  # old versions of two libraries may warn of each other
-    words = [python, "-m", "pytest", *quietly, "-m", WANTED, "-n", "2", "--dist", "loadfile", "tests"]
-    tested = run_command(words, TESTS_S, {})
-    summary = tested.stdout.splitlines()[-1:]
-    tally.append(TEST, kind, versions=direct, tests=summary, seconds=round(time.monotonic() - started))
-    succeed(tested)
-    from_a_csv_to_a_prediction(python, tmp_path)
+    words = ("-p", "no:cacheprovider", "-m", WANTED, "-n", "2", "--dist", "loadfile")
+    tested = run_command([python, "-m", "pytest", *quietly, *words, *group], TESTS_S, {})
+    facts["passed"] = tested.returncode in (0, NO_TESTS)
+    if not facts["passed"]:
+        print(tested.stdout[-8000:], tested.stderr[-2000:])
+    del facts["revision"]  # of every line
+    summary, seconds = " ".join(tested.stdout.splitlines()[-1:]), round(time.monotonic() - started)
+    tally.append(TEST, "tests", **facts, summary=summary, seconds=seconds)
+    return bool(facts["passed"])
 
 
-def environment(kind: str, folder: Path) -> Path:
-    """The interpreter of a fresh environment."""
-    asked = folder / f"{kind}.txt"
-    asked.write_text("\n".join(lines_for(kind, requirements())) + "\n")
+def environment(kind: str) -> tuple[Path, dict[str, str]]:
+    """The folder of an environment, and the version of each distribution that ``pyproject.toml`` names."""
+    lines = lines_for(kind, requirements())
+    basis = [*lines, platform.python_version(), *(date.today().isocalendar()[:2] if kind == "newest" else ())]
+    name = f"{kind}-{hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:10]}"
+    folder = tally.TALLY.parent / "night" / TEST / name
+    if (folder / WHOLE).exists():
+        return folder, json.loads((folder / WHOLE).read_text())
+    for old in folder.parent.glob(f"{kind}-*"):
+        shutil.rmtree(old)
+    folder.mkdir(parents=True)
+    started = time.monotonic()
+    versions = install(lines, folder)
+    direct = {one.name: versions[one.name] for one in requirements() if one.group not in LEFT_OUT}
+    atomic.write_json(folder / WHOLE, direct)
+    seconds = round(time.monotonic() - started)
+    tally.append(TEST, "environment", kind=kind, environment=name, versions=direct, seconds=seconds)
+    return folder, direct
+
+
+def install(lines: list[str], folder: Path) -> dict[str, str]:
+    """Make an environment of what pip is asked for; the version of everything that is then there."""
+    asked = folder / "requirements.txt"
+    asked.write_text("\n".join(lines) + "\n")
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True, timeout=300)
-    python = folder / "venv" / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", "--only-binary", ":all:", "-r", str(asked)]
-    succeed(run_command(install, INSTALL_S, {"PYTHONPATH": ""}))
-    return python
+    pip: list[Any] = [folder / "venv" / "bin" / "python", "-m", "pip"]
+    alone = {"PYTHONPATH": ""}
+    succeed(run_command([*pip, "install", "--quiet", "--only-binary", ":all:", "-r", str(asked)], INSTALL_S, alone))
+    listed = succeed(run_command([*pip, "list", "--format", "json"], COMMAND_S, alone))
+    return {one["name"].lower().replace("_", "-"): one["version"] for one in json.loads(listed.stdout)}
 
 
 def from_a_csv_to_a_prediction(python: str, folder: Path) -> None:

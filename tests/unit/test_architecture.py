@@ -77,7 +77,9 @@ def imports_of(name: str, text: str, known: Iterable[str]) -> Iterator[Import]:
             in_function = inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
             for_types = typing or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test))
             targets: list[str] = []
-            if isinstance(child, ast.Import):
+            if isinstance(child, ast.Call) and getattr(child.func, "id", "") == "_import":  # a peer of a bench
+                targets = [node.value for node in child.args if isinstance(node, ast.Constant)]
+            elif isinstance(child, ast.Import):
                 targets = [alias.name for alias in child.names]
             elif isinstance(child, ast.ImportFrom) and child.module and child.module != "__future__":
                 whole = [f"{child.module}.{alias.name}" for alias in child.names]

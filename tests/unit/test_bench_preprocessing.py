@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from preprocessing.base.errors import DataError
@@ -27,6 +29,12 @@ def test_ratios_are_ours_by_theirs_and_the_absent_are_explained(monkeypatch: pyt
     table = bench.render(result).splitlines()
     assert table[1].startswith("ours (steady state)")
     assert any(line.endswith("not measured: the module tokenizers is not installed") for line in table)
+
+
+def test_a_missing_peer_is_named_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bs4", None)
+    with pytest.raises(bench.UnavailableError, match=r"^bs4 is not installed; pip install beautifulsoup4 brings it$"):
+        bench.notebook(TextSpec())
 
 
 def test_no_texts_is_a_sentence() -> None:

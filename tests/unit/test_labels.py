@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from preprocessing.base import cli
+from preprocessing.base.errors import ConfigError
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.labels import NEUTRAL, UNKNOWN, alike, as_recorded, found_in, in_order
@@ -63,6 +66,32 @@ def test_values_are_what_was_written(quoted: bool, tmp_path: Path) -> None:
         assert (config.vocabulary.min_count, config.splits.validation) == (7, 0.1)
         assert config.splits.names == {"train": ["off", "0"]}
         assert parsed("--config", str(tmp_path / "a.yaml"), "--source.labels", "auto").source.labels == "auto"
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ("{a: [[x]], b: [y]}", "source.labels.a: ['x'] is no text: name each value by itself"),
+        ("{a: [{x: z}], b: [y]}", "source.labels.a: {'x': 'z'} is no text: name each value by itself"),
+        ("{a: x, b: [y]}", "source.labels.a: 'x' is no list of values: name those that mean it, as in [a]"),
+        ("{a: {x: z}, b: [y]}", "source.labels.a: {'x': 'z'} is no list of values"),
+        ("[a, b]", "source.labels: "),
+    ],
+)
+def test_values_that_are_no_texts(labels: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"source: {{labels: {labels}}}\n")
+    for given in (("--source.labels", labels), ("--config", str(tmp_path / "a.yaml"))):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            parsed(*given)
+
+
+@pytest.mark.thorough
+def test_thousands_of_names_take_seconds(tmp_path: Path) -> None:
+    labels = {f"class{number}": [f"class{number}"] for number in range(2000)}
+    (tmp_path / "a.yaml").write_text(json.dumps({"source": {"labels": labels}}))
+    began = time.process_time()
+    assert parsed("--config", str(tmp_path / "a.yaml")).source.labels == labels
+    assert time.process_time() - began < 20  # one here; a minute where each value copies the whole mapping
 
 
 @pytest.mark.parametrize("place", ["command line", "file"])

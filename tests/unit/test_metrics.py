@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.config import EvaluationConfig
+from harness.scores import calibration
 from harness.scores.calibration import (
     SHARES,
     Decision,
@@ -21,6 +22,7 @@ from harness.scores.calibration import (
     decide,
     fit_temperature,
 )
+from harness.scores.confusion import Confusion
 from harness.scores.intervals import Statistics, bootstrap, wilson
 from harness.scores.metrics import (
     Reliability,
@@ -81,10 +83,22 @@ def test_metrics_of_four_classes_are_those_of_scikit_learn() -> None:
     }
     assert {name: values[name] for name in METRICS} == pytest.approx(expected, abs=1e-9)
     report = sklearn.metrics.classification_report(labels, predicted, output_dict=True)
-    for number, entry in enumerate(per_class(values["confusion"], ["a", "b", "c", "d"])):
+    for number, entry in enumerate(per_class(Confusion.read(values), ["a", "b", "c", "d"])):
         theirs = report[str(number)]
         assert (entry["precision"], entry["recall"]) == pytest.approx((theirs["precision"], theirs["recall"]))
         assert (entry["f1"], entry["rows"]) == pytest.approx((theirs["f1-score"], theirs["support"]))
+
+
+def test_logits_that_say_nothing_get_the_highest_temperature_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    random, looked = np.random.default_rng(0), []
+    logits, labels = 50 * random.normal(size=(200, 6)), random.integers(0, 6, 200)
+    logits[np.arange(200), labels] -= 20
+    real = calibration.slope_and_curvature
+    monkeypatch.setattr(calibration, "slope_and_curvature", lambda *told: looked.append(told[1]) or real(*told))
+    assert fit_temperature(logits, labels) == calibration.HIGHEST
+    assert len(looked) < 8
+    losses = [log_loss_per_row(logits / value, labels).mean() for value in (50, 90, calibration.HIGHEST)]
+    assert losses == sorted(losses, reverse=True)
 
 
 def test_log_loss_of_certain_logits_is_finite_and_exact() -> None:
@@ -100,7 +114,7 @@ def test_a_class_without_rows_leaves_areas_undefined_and_the_rest_defined() -> N
     assert values["balanced_accuracy"] == values["accuracy"] == pytest.approx(2 / 3)
     intervals = bootstrap(logits, labels, resamples=50)
     assert (intervals["roc_auc"], intervals["pr_auc"]) == (None, None)
-    assert per_class(values["confusion"], ["no", "yes"])[0] == {
+    assert per_class(Confusion.read(values), ["no", "yes"])[0] == {
         "label": "no", "rows": 0, "predicted": 1, "precision": 0.0, "recall": None, "f1": 0.0
     }  # fmt: skip
 

@@ -53,6 +53,22 @@ def test_the_limit_is_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         check_room(unknown, manifest)
 
 
+def test_the_processes_of_a_machine_share_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path, SIZES)
+    manifest = read_manifest(tmp_path)
+    config = RunConfig(data=str(tmp_path), device="cpu", global_batch=16)
+    parameters = parameters_of(config, manifest)
+    monkeypatch.setattr("harness.training.room.memory_bytes", lambda: 4 * 16 * parameters)
+    check_data(config, 8, here=4)  # on two machines
+    with pytest.raises(ConfigError, match=r"parameters take .*, .* in each of 8 processes"):
+        check_data(config, 8, here=8)
+    monkeypatch.setattr("harness.training.room.memory_bytes", lambda: 2 * 4 * parameters)
+    unknown = RunConfig(data=str(tmp_path), device="auto", global_batch=16)  # all draw their weights here first
+    check_room(unknown, manifest, processes=2)
+    with pytest.raises(ConfigError, match=r"in each of 3 processes \(weights\)"):
+        check_room(unknown, manifest, processes=3)
+
+
 def test_a_plan_for_another_machine_is_no_matter_of_this_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

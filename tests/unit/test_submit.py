@@ -261,3 +261,13 @@ def test_a_list_of_site_lines_and_both_spellings() -> None:
     found = [("reservation", "week"), ("exclusive", None), ("comment", "a b")]
     assert limits.site_lines(config.sbatch) == found
     assert ArrayConfig().asked is False
+
+
+@pytest.mark.parametrize("between", [" ", "="])
+def test_site_lines_with_dashes_are_taken_as_they_are_typed(between: str) -> None:
+    words = f"--sbatch{between}--exclusive --comment='a b'".split(" ", 1 if between == " " else 0)
+    config, _ = typed("train", *words, "--name", "n")
+    assert limits.site_lines(config.sbatch) == [("exclusive", None), ("comment", "a b")]
+    assert config.name == "n"
+    with pytest.raises(ConfigError, match="sbatch"):  # what follows is a key of submit, so there is no value
+        typed("train", "--sbatch", "--name", "n")
