@@ -28,7 +28,7 @@ class ParquetTable:
         self.source, self.wanted = source, wanted
         with self.opened() as file:
             self.schema, self.footer = file.schema_arrow, file.metadata
-        self.names = list(self.schema.names)
+            self.names = list(self.schema.names)
         self.column = chosen_column(source, self.names, wanted.columns if facts is None else [facts["column"]])
         kind = self.schema.field(self.column).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -50,7 +50,7 @@ class ParquetTable:
                 pq.ParquetFile(opened, buffer_size=BUFFER_BYTES) as file,
             ):
                 yield file
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             what = " ".join(str(error).split())
             raise DataError(f"{self.source.name}: not readable as Parquet ({what})") from None
 

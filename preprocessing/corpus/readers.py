@@ -132,12 +132,14 @@ def scalar(part: Part, row: int, name: str, value: Any, is_text: bool) -> str | 
 
 def read_parquet(part: Part, wanted: list[str]) -> pa.Table:
     """A run of rows of one row group; the rows before it are skipped batch by batch."""
-    batches, position = [], 0
+    batches, position, asked = [], 0, part.cut.stop - part.cut.start
     with (
         addresses.naming(part.data, f"{part.file.name}: row group {part.group}"),
         addresses.open_file(part.data) as opened,
         pa.parquet.ParquetFile(opened, buffer_size=1 << 20) as file,
     ):
+        fields = [field for field in file.schema_arrow if field.name in wanted]
+        batches.append(decoded(pa.RecordBatch.from_pylist([], schema=pa.schema(fields))))  # a row group may be empty
         for batch in file.iter_batches(BATCH_ROWS, row_groups=[part.group], columns=wanted, use_threads=False):
             start, stop = part.cut.start - position, part.cut.stop - position
             position += len(batch)
@@ -145,7 +147,11 @@ def read_parquet(part: Part, wanted: list[str]) -> pa.Table:
                 batches.append(decoded(batch.slice(max(start, 0), min(stop, len(batch)) - max(start, 0))))
             if stop <= len(batch):
                 break
-    return pa.Table.from_batches(batches).select(wanted)
+    table = pa.Table.from_batches(batches).select(wanted)
+    if len(table) != asked:
+        which = f"row group {part.group}: has {len(table):,} of the {asked:,} rows from row {part.cut.first_row:,} on"
+        raise DataError(f"{part.file.name}: {which} that its footer tells of: damaged; restore it")
+    return table
 
 
 def plain(content: bytes, name: str, encoding: str) -> bytes:

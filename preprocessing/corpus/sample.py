@@ -133,7 +133,7 @@ def of_parquet(file: File) -> Sample:
     with addresses.open_file(file.address) as opened:
         try:
             columns = list(pa.parquet.read_schema(opened).names)
-        except addresses.FAILURES as error:
+        except (*addresses.FAILURES, UnicodeDecodeError) as error:
             raise DataError(f"{file.name}: not a Parquet file ({addresses.sentence(error)})") from None
     return Sample(file, columns, lambda: rows_of_parquet(file))
 

@@ -125,23 +125,22 @@ def scan_parquet(file: File, stage: Path) -> Scan:
     with addresses.open_file(file.address) as opened:
         try:
             footer = pa.parquet.read_metadata(opened)
-        except addresses.FAILURES as error:
+            schema = footer.schema.to_arrow_schema()
+            names = schema.names
+        except (*addresses.FAILURES, UnicodeDecodeError) as error:
             raise DataError(f"{file.name}: not a Parquet file ({addresses.sentence(error)})") from None
-    schema = footer.schema.to_arrow_schema()
-    file = file.having(schema.names)
-    check_columns(file, schema.names)
+    file = file.having(names)
+    check_columns(file, names)
     for name in file.wanted:
         if pa.types.is_nested(schema.field(name).type):
             text = name == file.source.text_column
             what = "text; join its values into one text, or" if text else "one value a row;"
             key = key_of(file, name)
             raise DataError(f"{file.name}: column {name!r} holds {schema.field(name).type}, not {what} set {key}")
-    index = {footer.schema.column(i).path: i for i in range(footer.num_columns)}
-    wanted = [index[name] for name in file.wanted if name in index]
     parts, row, identity = [], 1, json.dumps(known)
     for group in range(footer.num_row_groups):
         rows = footer.row_group(group).num_rows
-        size = sum(footer.row_group(group).column(i).total_uncompressed_size for i in wanted)
+        size = max(0, footer.row_group(group).total_byte_size)  # of all columns: one of a damaged footer is an abort
         runs = min(max(1, round(size / part_bytes(file))), MAX_CUTS_OF_A_ROW_GROUP, max(rows, 1))
         bounds = [rows * i // runs for i in range(runs + 1)]
         for start, stop in itertools.pairwise(bounds):

@@ -196,6 +196,16 @@ def test_more_than_two_classes(tmp_path: Path) -> None:
     assert [row[1] for row in rows_of(tmp_path, path=str(news), labels=labels)] == [2, 0, 1, 2]
 
 
+def test_a_row_group_without_rows(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a", "b", "c"], "label": pa.array(["x", "y", "x"]).dictionary_encode()})
+    with pq.ParquetWriter(tmp_path / "a.parquet", table.schema) as writer:
+        for start, size in ((0, 2), (2, 0), (2, 1)):
+            writer.write_table(table.slice(start, size))
+    assert pq.read_metadata(tmp_path / "a.parquet").num_row_groups == 3
+    found = [text for piece in pieces(tmp_path, path=str(tmp_path / "a.parquet")) for text in piece.texts.to_pylist()]
+    assert found == ["a", "b", "c"]
+
+
 def test_where_leaves_rows_out_but_not_out_of_the_count(tmp_path: Path) -> None:
     rows = [("a", 1, "x"), ("b", 0, "y"), ("c", 0, "x")]
     path = write_csv(tmp_path / "a.csv", rows, header=("text", "label", "source"))
