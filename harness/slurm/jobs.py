@@ -32,7 +32,7 @@ SINGLE = (
         name="predict",
         summary="",
         config="harness.predicting.config:PredictConfig",
-        words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None),
+        words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None, texts=True),
     ),
     Command(
         name="report",

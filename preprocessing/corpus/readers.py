@@ -138,13 +138,15 @@ def read_parquet(part: Part, wanted: list[str]) -> pa.Table:
         addresses.open_file(part.data) as opened,
         pa.parquet.ParquetFile(opened, buffer_size=1 << 20) as file,
     ):
-        fields = [field for field in file.schema_arrow if field.name in wanted]
+        names = [name for name in wanted if name in file.schema_arrow.names]
+        fields = [file.schema_arrow.field(name) for name in names]
         batches.append(decoded(pa.RecordBatch.from_pylist([], schema=pa.schema(fields))))  # a row group may be empty
         for batch in file.iter_batches(BATCH_ROWS, row_groups=[part.group], columns=wanted, use_threads=False):
             start, stop = part.cut.start - position, part.cut.stop - position
             position += len(batch)
             if stop > 0 and start < len(batch):
-                batches.append(decoded(batch.slice(max(start, 0), min(stop, len(batch)) - max(start, 0))))
+                rows = batch.select(names).slice(max(start, 0), min(stop, len(batch)) - max(start, 0))
+                batches.append(decoded(rows))
             if stop <= len(batch):
                 break
     table = pa.Table.from_batches(batches).select(wanted)

@@ -162,14 +162,16 @@ def test_an_error_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_name_that_is_not_utf8_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = os.fsdecode(b"caf\xe9.csv")
     write_csv(tmp_path / name, [("a b", "x"), ("c d", "y")] * 10)
-    assert answering.run(preprocessing.main, ["check", str(tmp_path / name)]) == 3
-    assert r"caf\udce9.csv" in capsys.readouterr().err
     keys = ["--output", str(tmp_path / "data"), "--executor.workers", "1"]
-    for source in (name, ""):  # the file itself, and a folder in which it lies
-        assert answering.run(preprocessing.main, ["run", str(tmp_path / source), *keys]) == 3
+    for words in (["check"], ["run", *keys]):
+        assert answering.run(preprocessing.main, [*words, str(tmp_path / name)]) == 2
         err = capsys.readouterr().err
-        assert r"caf\udce9.csv" in err
-        assert err.endswith("its name is not UTF-8; rename it\n")
+        assert r"caf\udce9.csv' is not UTF-8" in err
+        assert err.endswith("give it another name, or a link with one\n")
+    assert answering.run(preprocessing.main, ["run", str(tmp_path), *keys]) == 3  # the folder in which it lies
+    err = capsys.readouterr().err
+    assert r"caf\udce9.csv" in err
+    assert err.endswith("its name is not UTF-8; rename it\n")
 
 
 def test_what_is_escaped() -> None:
