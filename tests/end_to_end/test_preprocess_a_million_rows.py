@@ -50,8 +50,10 @@ def peaks_of(command: list[str]) -> tuple[int, list[int]]:
 
 
 def children(pid: int) -> list[int]:
+    """The workers of a job; a child that has not yet become one still has its parent's command line, and memory."""
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
     except OSError:
         return []
 
