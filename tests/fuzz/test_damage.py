@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 
 from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import read_bytes
+from tests.commands import ROOT
 from tests.fuzz import damage
 from tests.fuzz.outcome import outcome
 
@@ -90,7 +94,6 @@ def raises(error: Exception) -> Callable[[], Any]:
         (raises(RawError("file " * 1_000)), "5000 characters"),
         (lambda: time.sleep(5), "not done after 0.2 s"),
         (lambda: 2, "another result"),
-        (lambda: bytearray(b"x" * (600 << 20)), "MiB more memory"),
         (lambda: bytearray(1 << 45), "MemoryError"),
     ],
 )
@@ -98,6 +101,17 @@ def test_each_fault_is_noticed(function: Callable[[], Any], fault: str) -> None:
     """Another exception, a sentence that says nothing or too much, a hang, another result, too much memory."""
     with pytest.raises(AssertionError, match=fault):
         outcome(function, lambda result: isinstance(result, bytearray), "file", seconds=0.2 if "0.2" in fault else 20)
+
+
+@pytest.mark.processes
+def test_too_much_memory_is_noticed() -> None:
+    """In a process of its own: what others have let go of in this one may count against what is new."""
+    lines = ["from tests.fuzz.outcome import outcome", "outcome(lambda: bytearray(b'x' * (600 << 20)), bool)"]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert re.search(r"AssertionError: \d{3,4} MiB more memory than before$", done.stderr.strip())
 
 
 def test_the_same_result_and_a_sentence_are_well() -> None:
