@@ -33,13 +33,13 @@ lint: setup ## ruff, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## Lint, types and every test that is neither slow nor night (five minutes at most on two quiet cores)
+test: lint ## Lint, types and every test that is neither slow nor night (six minutes on two quiet cores)
 	$(PYTEST) -n 2 --dist loadfile -m 'not slow and not night'
 
-test-fast: lint ## Lint, types and the tests that start no process (a minute at most)
+test-fast: lint ## Lint, types and the tests that start no process (two to four minutes)
 	$(PYTEST) -n 2 --dist loadfile -m 'not processes and not thorough and not slow and not night'
 
-test-slow: setup ## The long proofs: kills under the launcher, a million rows, SLURM jobs (half an hour at most)
+test-slow: setup ## The long proofs: kills under the launcher, a million rows, SLURM jobs (20 minutes)
 	$(BIN)/python -m tests.slow
 
 test-night: setup ## Tallies of hours, which go on where they were stopped, and large counts of what is slow
