@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy.testing  # noqa: F401  here: numpy 1.26 starts a process (lscpu) for it, and scipy imports it inside a test
 import pytest
+import sklearn  # noqa: F401  here: old threadpoolctl starts one (ldconfig)
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 NLTK_DATA = _SHARED / "nltk_data"
