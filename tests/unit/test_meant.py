@@ -128,4 +128,7 @@ def test_wherever_it_stands(config: Outer, key: str) -> None:
 
 
 def test_what_is_meant_passes() -> None:
-    check_meant(Outer(inner=Inner(number=1e300, verbatim="\0"), values=[True, None, (1 << 63) - 1, "é\n", -5]))
+    config = Outer(inner=Inner(number=1e300, verbatim="\0"), values=[True, None, (1 << 63) - 1, "é\n", -5])
+    before = repr(config)
+    check_meant(config)
+    assert repr(config) == before

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input to a training gets one sentence before anything starts: options, keys, files, damaged datasets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness import __main__ as harness_main
+from preprocessing.base import answering
+from tests.commands import accelerate, sentence
+from tests.datasets import write_dataset
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 90, "validation": 20, "test": 20})
+    return root
+
+
+def refuse(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str]:
+    """Exit code and the one line of a command that is expected to fail before any process starts."""
+    code = answering.run(harness_main.main, [str(argument) for argument in argv])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return code, lines[0].removeprefix("error: ")
+
+
+WRONG_COMMANDS = {
+    ("--optim.lrr", "1"): "--optim.lrr: no such option; did you mean --optim.lr?",
+    (
+        "--learning_rate",
+        "1",
+        "--epochs",
+        "2",
+    ): "--learning_rate: no key of the training, no option of accelerate launch; it is --optim.lr here",
+    ("--epochs", "0"): "epochs: 0 is out of range: expected at least 1",
+    ("--epochs", "many"): "epochs: expected int or 'auto', got many",
+    ("--model.pooling", "median"): "model.pooling: 'median' is out of range: expected one of last, max, mean, max+mean",
+    ("--model.cell", "transformer"): "model.cell: 'transformer' is out of range: expected one of lstm, gru",
+    ("--model.dropout", "1"): "model.dropout: 1.0 is out of range",
+    ("--model.embedding_std", "0"): "model.embedding_std: 0.0 is out of range: expected above 0",
+    ("--model.word_dropout", "1"): "model.word_dropout: 1.0 is out of range: expected at least 0 and below 1",
+    ("--optim.lr", "-1"): "optim.lr: -1.0 is out of range: expected above 0",
+    ("--config", "nowhere.yaml"): "nowhere.yaml: No such file or directory",
+    ("--global_batch", "1", "--micro_batch", "0"): "micro_batch: 0 is out of range",
+    ("--epochs", "1", "stray"): "'stray' belongs to no option",
+    ("--data", "nowhere"): "nowhere/dataset.json: missing",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG_COMMANDS, ids=" ".join)
+def test_launch_refuses_before_anything_starts(capsys, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    run = tmp_path / "run"
+    code, line = refuse(capsys, "launch", *arguments, "--run", run)
+    assert code == (3 if "--data" in arguments else 2)
+    assert line.startswith(WRONG_COMMANDS[arguments])
+    assert not run.exists()
+
+
+def test_a_misspelt_key_in_a_file_names_file_and_nearest_key(capsys, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("optim:\n  lr: 0.1\n  weight_decai: 0.1\n")
+    code, line = refuse(capsys, "launch", "--config", file)
+    assert code == 2
+    assert line == f"{file}: unknown key 'optim.weight_decai'; did you mean optim.weight_decay?"
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("module", "keys", "expected"),
+    [
+        pytest.param(
+            *("harness.train", ("--optim.lrr", "1"), "--optim.lrr: no such option; did you mean --optim.lr?"),
+            marks=pytest.mark.slow,
+        ),
+        (
+            "harness.evaluate",
+            ("--run", "nowhere", "--data", "d"),
+            "nowhere/bundle/bundle.json: missing: there is no folder nowhere",
+        ),
+    ],
+)
+def test_bare_accelerate_launch_prints_the_line_and_nothing_else(
+    module: str, keys: tuple[str, ...], expected: str
+) -> None:
+    """Before the ranks have met, and after. Its traceback would hide the line, so the ranks end it."""
+    result = accelerate(module, *keys)
+    assert result.returncode == -signal.SIGUSR1
+    assert sentence(result).startswith(expected)
+
+
+def flip_byte(root: Path) -> str:
+    path = next(root.glob("train/*.arrow"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return f"{path}: its sha256 is not the manifest's"
+
+
+def truncate(root: Path) -> str:
+    path = next(root.glob("train/*.arrow"))
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-100])
+    return f"{path}: {size - 100} bytes, the manifest says {size}"
+
+
+def remove(root: Path) -> str:
+    path = next(root.glob("test/*.arrow"))
+    path.unlink()
+    return f"{path}: the manifest names this shard, but it is missing"
+
+
+def future_version(root: Path) -> str:
+    content = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps({**content, "format_version": 99}))
+    return f"{root / 'dataset.json'}: format version 99, this padless reads version 1"
+
+
+def edited(root: Path) -> str:
+    content = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps({**content, "labels": ["a", "b"]}))
+    return f"{root / 'dataset.json'}: its content does not match its sha256"
+
+
+def half_a_manifest(root: Path) -> str:
+    content = (root / "dataset.json").read_text()
+    (root / "dataset.json").write_text(content[: len(content) // 2])
+    return f"{root / 'dataset.json'}: not readable as JSON"
+
+
+@pytest.mark.parametrize("damage", [flip_byte, truncate, remove, future_version, edited, half_a_manifest])
+def test_a_damaged_dataset_is_named(capsys, tmp_path: Path, dataset: Path, damage: Callable[[Path], str]) -> None:
+    root = tmp_path / "damaged"
+    shutil.copytree(dataset, root)
+    expected = damage(root)
+    code, line = refuse(capsys, "launch", "--data", root, "--run", tmp_path / "run")
+    assert code == 3
+    assert line.startswith(expected)
+
+
+@pytest.mark.parametrize("more", [(), ("--dry_run",)])
+def test_a_run_that_must_not_go_on_is_found_by_launch(capsys, tmp_path: Path, dataset: Path, more: tuple) -> None:
+    """A dry run is refused as the run would be that it rehearses."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "status.json").write_text('{"state": "failed", "step": 3}')
+    arguments = ("--data", dataset, "--run", tmp_path / "run", "--resume", "never")
+    code, line = refuse(capsys, "launch", *arguments, *more)
+    assert (code, "already holds a run" in line) == (2, True), line
+
+
+def test_a_global_batch_smaller_than_the_processes_is_found_by_launch(capsys, tmp_path: Path, dataset: Path) -> None:
+    arguments = ("--num_processes", 4, "--data", dataset, "--run", tmp_path / "run", "--global_batch", 3)
+    code, line = refuse(capsys, "launch", *arguments)
+    assert (code, line.split(":")[0]) == (2, "global_batch")
+
+
+def test_unlabelled_rows_and_soft_labels_that_are_not_there_are_found_by_launch(
+    capsys, tmp_path: Path, dataset: Path
+) -> None:
+    arguments = ("launch", "--data", dataset, "--run", tmp_path / "run")
+    code, line = refuse(capsys, *arguments, "--order.unlabelled_batch", 8, "--self_training.labels", "mine")
+    assert code == 2
+    assert line.startswith(f"order.unlabelled_batch: {dataset} has no unlabelled rows; build it with source.")
+    code, line = refuse(capsys, *arguments, "--self_training.labels", "mine")
+    assert (code, line.split(";")[0]) == (2, "self_training.labels: no row learns them")
+    code, line = refuse(capsys, *arguments, "--self_training.labels", "mine", "--self_training.train_share", 0.5)
+    assert (code, line.split(";")[0]) == (
+        2,
+        f"self_training.labels: there is no file mine and no {dataset}/soft_labels/mine.arrow",
+    )
+    code, line = refuse(capsys, "label", "--data", dataset, "--baseline", "true")
+    assert (code, line.split(";")[0]) == (3, f"{dataset}/dataset.json: has no unlabelled rows")
+    code, line = refuse(capsys, "label", "--data", dataset, "--run", tmp_path / "none")
+    assert (code, line) == (
+        3,
+        f"{tmp_path}/none/bundle/bundle.json: missing: there is no folder {tmp_path}/none; name a run directory, or a "
+        "bundle",
+    )
+    code, line = refuse(capsys, "label", "--data", dataset)
+    assert (code, line) == (2, "no teacher, or two: give --run RUN, or --baseline")
+    assert not (tmp_path / "run").exists()
+
+
+def test_trackers_that_do_not_exist_or_are_not_installed(capsys, tmp_path: Path, dataset: Path) -> None:
+    arguments = ("launch", "--data", dataset, "--run", tmp_path / "run", "--tracking.tracker")
+    code, line = refuse(capsys, *arguments, "wandbb")
+    assert code == 2
+    assert line.startswith("tracking.tracker: 'wandbb' is no tracker; there are none, aim, ")
+    missing = "tracking.tracker: dvclive needs the package dvclive: pip install dvclive, or use none"
+    assert refuse(capsys, *arguments, "dvclive") == (2, missing)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_command_names_the_nearest(capsys) -> None:
+    assert refuse(capsys, "predicct") == (2, "python -m harness: predicct: no such command; did you mean predict?")
