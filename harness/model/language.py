@@ -26,15 +26,13 @@ from harness.config import ModelConfig
 from harness.model.candidates import FIRST
 from harness.model.dropout import EMBEDDING, HEAD, Masks
 from harness.model.embedded import build_embedding
+from harness.model.full_softmax import PREDICTIONS, log_losses
 from harness.model.recurrent import PackedIndex, VariableLengthLSTM
 from harness.model.registry import CELLS, check_model
-from harness.model.sampled_softmax import elements_at_once, pieces
+from harness.model.sampled_softmax import pieces
 from harness.model.targets import NEXT_TOKEN, Targets
 from preprocessing.base.named import load
 from preprocessing.text.vocabulary import PAD, UNK
-
-EXACT = 4
-"""So many times more logits exist at once when perplexity is measured: a row of them is the whole vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +199,7 @@ class LanguageModel(nn.Module):
     def row_log_losses(self, batch: Batch, targets: Targets = NEXT_TOKEN) -> tuple[torch.Tensor, torch.Tensor]:
         """float64 ``[rows, directions]`` each: what each row's predictions cost in nats, and what they count, summed.
 
-        They are all that ``targets`` means, by an exact softmax over all tokens, whose logits exist a piece at a time.
+        They are all that ``targets`` means, by an exact softmax over all tokens (``full_softmax``).
         """
         with torch.autocast(batch.ids.device.type, enabled=False):
             reading = self.read(batch)
@@ -209,11 +207,11 @@ class LanguageModel(nn.Module):
             sums = torch.zeros(2, self.num_directions, batch.num_rows, dtype=torch.float64, device=vectors.device)
             for number, (states, wanted) in enumerate(zip(reading.states, tokens_ahead(reading, targets), strict=True)):
                 pairs = reading.pairs(1)
-                for piece in pieces(len(pairs.rows), len(vectors), EXACT * elements_at_once(vectors.device)):
+                for piece in pieces(len(pairs.rows), 1, PREDICTIONS):
                     at = pairs.directions[number].at[piece]
-                    logits = torch.addmm(bias, self.projected(number, states[at], bias.dtype), vectors.t())
                     found = wanted[at]
-                    losses = torch.logsumexp(logits, 1)[:, None] - logits.gather(1, (found - FIRST).clamp(min=0))
+                    projected = self.projected(number, states[at], bias.dtype)
+                    losses = log_losses(projected, vectors, bias, (found - FIRST).clamp(min=0))
                     counts = targets.counts(found, losses.dtype) * (found != PAD)
                     both = torch.stack(((losses * counts).sum(1), counts.sum(1))).double()
                     sums[:, number].index_add_(1, pairs.rows[piece], both)

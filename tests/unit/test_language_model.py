@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -21,6 +22,7 @@ from harness.data.pretraining import pretraining_rows
 from harness.inference.bundle import read_bundle, write_bundle
 from harness.model import language, sampled_softmax
 from harness.model.classifier import Classifier
+from harness.model.full_softmax import log_losses
 from harness.model.language import LanguageModel
 from harness.model.language_objective import LanguageObjective
 from harness.model.size import language_model_parameters
@@ -85,6 +87,18 @@ def test_memory_grows_with_vocabulary_plus_tokens_and_not_times(monkeypatch: pyt
     assert training.elements == vocabulary * dim  # the gradient of the embedding
     assert validation.elements <= vocabulary * dim
     assert vocabulary * dim < tokens * candidates / 10 < tokens * vocabulary / 100
+
+
+@pytest.mark.parametrize("elements", [1, 512 * 7, 1 << 20])
+def test_losses_of_a_whole_vocabulary_do_not_depend_on_the_blocks(
+    elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampled_softmax, "CPU_ELEMENTS", elements)
+    torch.manual_seed(3)
+    projected, vectors, bias = torch.randn(5, 4).double() * 30, torch.randn(23, 4).double(), torch.randn(23).double()
+    wanted = torch.tensor([[0, 22], [7, 7], [21, 1], [6, 8], [14, 13]])
+    expected = -functional.log_softmax(projected @ vectors.t() + bias, 1).gather(1, wanted)
+    torch.testing.assert_close(log_losses(projected, vectors, bias, wanted), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_both_layouts_and_a_plain_loop_give_the_same_loss() -> None:

@@ -15,7 +15,7 @@ from preprocessing.base import cli, recipes
 from preprocessing.base.errors import ConfigError
 from preprocessing.config import PreprocessConfig
 
-TRAIN = "default, imdb, imdb-gpu, imdb-pretrained, imdb-unlabelled, quickstart, seed"
+TRAIN = "default, imdb, imdb-gpu, imdb-pretrained, imdb-quick, imdb-unlabelled, quickstart, seed"
 
 
 @pytest.fixture(autouse=True)
