@@ -227,10 +227,7 @@ def test_completion_knows_the_words_of_a_type(typed: Any, words: list[str]) -> N
         ("padless train --num_processes 2 --optim.warm", {"--optim.warmup"}),
         ("padless plan --world", {"--world_size"}),
         ("padless plan --precision b", {"bf16"}),
-        (
-            "padless plan --config imdb",
-            {"imdb", "imdb-gpu", "imdb-pretrained", "imdb-unlabelled", "imdb-unlabelled-quick"},
-        ),
+        ("padless plan --config imdb", {"imdb", "imdb-gpu", "imdb-pretrained", "imdb-quick", "imdb-unlabelled"}),
     ],
 )
 def test_a_shell_completes_commands_keys_and_values(tmp_path: Path, line: str, offered: set[str]) -> None:
