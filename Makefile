@@ -37,7 +37,7 @@ test: lint ## Lint, types and every test that is neither slow nor night (six min
 	$(PYTEST) -n 2 --dist loadfile -m 'not slow and not night'
 
 test-fast: lint ## Lint, types and the tests that start no process (two to four minutes)
-	$(PYTEST) -n 2 --dist loadfile -m 'not processes and not thorough and not slow and not night'
+	$(PYTEST) tests/unit tests/laws -n 2 --dist loadfile -m 'not processes and not thorough and not slow and not night'
 
 test-slow: setup ## The long proofs: kills under the launcher, a million rows, SLURM jobs (20 minutes)
 	$(BIN)/python -m tests.slow

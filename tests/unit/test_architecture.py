@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import subprocess
 import sys
@@ -93,6 +94,7 @@ def imports_of(name: str, text: str, known: Iterable[str]) -> Iterator[Import]:
     yield from visit(ast.parse(text), False, False)
 
 
+@functools.cache
 def all_imports(root: Path = ROOT) -> list[Import]:
     modules = own_modules(root)
     return [one for name, path in modules.items() for one in imports_of(name, path.read_text(), modules)]

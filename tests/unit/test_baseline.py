@@ -33,6 +33,8 @@ from tests import datasets
 from tests.commands import ROOT, unwrapped
 from tests.datasets import sentences, write_dataset
 
+pytestmark = pytest.mark.thorough
+
 ROWS = {"train": 400, "validation": 120, "test": 90}
 
 

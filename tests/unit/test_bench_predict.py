@@ -15,6 +15,8 @@ from harness.inference.predict import Predictor
 from preprocessing.base import answering
 from tests.bundles import write_run
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:

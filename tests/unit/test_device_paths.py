@@ -29,6 +29,8 @@ from harness.model.language import LanguageModel
 from harness.model.language_objective import LanguageObjective
 from harness.training.ema import WeightAverage
 
+pytestmark = pytest.mark.thorough
+
 CARD = torch.device("meta")
 LENGTHS = torch.tensor([9, 7, 7, 4, 2])
 VALUES_NEEDED = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}

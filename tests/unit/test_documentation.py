@@ -19,6 +19,8 @@ from preprocessing.base.commands import Command
 from preprocessing.base.named import load
 from tests.unit.test_architecture import FLOORS, own_modules, room_of
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "launch/slurm/README.md")
 DOCUMENTS += tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))

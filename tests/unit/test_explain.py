@@ -17,6 +17,8 @@ from harness.inference.text_classifier import TextClassifier
 from harness.scores.calibration import Decision
 from tests.explained import TEXT, make_run
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module", params=[2, 3])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -26,6 +26,8 @@ from preprocessing.base import answering, screen
 from preprocessing.dataset.shards import read_manifest
 from tests.explained import TEXT, make_run
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -37,6 +37,8 @@ from preprocessing.base.errors import DataError, StorageError
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from tests.exports import TEXTS, export, make_model, make_run
 
+pytestmark = pytest.mark.thorough
+
 SHAPES: list[tuple[int, dict[str, Any]]] = [
     (2, {}),
     (2, {"pooling": "max+mean", "wide": 64}),

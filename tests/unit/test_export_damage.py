@@ -21,6 +21,8 @@ from preprocessing.dataset.shards import VOCABULARY
 from tests.exports import TEXTS, export, make_run
 from tests.unit.test_bundle import Trap
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -33,6 +33,8 @@ from preprocessing.text.spec import ALWAYS, TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from tests.datasets import write_dataset
 
+pytestmark = pytest.mark.thorough
+
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text()
 HEADINGS = {
     "A pooling": (registry, registry.POOLINGS),

@@ -23,6 +23,8 @@ from preprocessing.job.folds import assign_folds, decide_folds, filled
 from tests.corpora import Command, contents, reviews, write_csv
 from tests.unit.test_splits import rows_of
 
+pytestmark = pytest.mark.thorough
+
 ROWS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2)), min_size=1, max_size=150)
 
 

@@ -33,6 +33,8 @@ from tests.corpora import write_csv
 from tests.exports import make_model
 from tests.report_runs import write_log
 
+pytestmark = pytest.mark.thorough
+
 GOOD = "good\x1b]0;owned\x07\x1b[2J\u202e"
 BAD = "bad\x9b31m\x7f\u2066\x0b"
 WORD = "fine\x1b[8mhidden\u202d"

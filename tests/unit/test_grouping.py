@@ -23,6 +23,8 @@ from preprocessing.job.quality import decide
 from preprocessing.job.rows import Rows
 from preprocessing.job.splits import assign
 
+pytestmark = pytest.mark.thorough
+
 SIZES = st.lists(st.integers(1, 25), min_size=6, max_size=60)
 FRACTIONS = st.sampled_from([0.0, 0.1, 0.25])
 

@@ -26,6 +26,8 @@ from preprocessing.base import cli, familiar, help_page
 from preprocessing.base.errors import ConfigError
 from preprocessing.config import PreprocessConfig
 
+pytestmark = pytest.mark.thorough
+
 SCREEN = (24, 80)
 """Lines and columns of a terminal."""
 BIG = [

@@ -15,6 +15,8 @@ import pytest
 from tests.corpora import Command, reviews, write_csv
 from tests.datasets import write_dataset
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:

@@ -22,6 +22,8 @@ from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.labels import NEUTRAL, UNKNOWN, alike, as_recorded, found_in, in_order
 from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
 
+pytestmark = pytest.mark.thorough
+
 AS_WRITTEN = ("yes", "no", "on", "off", "012", "1e3", "1_000", "0x1F", "1:30", "null", "~", "2012-01-01", ".5", "NaN")
 """What YAML, left to itself, reads as booleans, numbers, dates or nothing."""
 

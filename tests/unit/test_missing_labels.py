@@ -25,6 +25,8 @@ from preprocessing.corpus.sources import files
 from preprocessing.dataset.shards import read_manifest
 from tests.corpora import Command, reviews, write_csv
 
+pytestmark = pytest.mark.thorough
+
 TEXTS = [f"text number {row} of these" for row in range(6)]
 LABELS = ["pos", None, "neg", "pos", None, "neg"]
 ROWS = list(zip(TEXTS, LABELS, strict=True))

@@ -32,6 +32,8 @@ from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from tests.corpora import write_csv
 from tests.datasets import write_dataset
 
+pytestmark = pytest.mark.thorough
+
 SPLITS = {"train": 80, "validation": 30, "test": 60}
 
 

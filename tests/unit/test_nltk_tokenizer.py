@@ -23,6 +23,8 @@ from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from tests.reference.hostile import hostile_texts
 
+pytestmark = pytest.mark.thorough
+
 PIECES = st.sampled_from(
     [
         ".", "..", "...", "?", "!", "?!", ",", ":", ";", "'", '"', "''", "``", "`", "(", ")", "[",

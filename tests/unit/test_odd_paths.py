@@ -21,6 +21,8 @@ from tests.bundles import write_run
 from tests.corpora import write_csv
 from tests.fuzz.outcome import limited
 
+pytestmark = pytest.mark.thorough
+
 KINDS: dict[str, Callable[[Path], str]] = {
     "a named pipe": lambda folder: str(folder / "pipe"),
     "a device": lambda folder: "/dev/zero",

@@ -15,6 +15,8 @@ from preprocessing.dataset.verification import verify
 from preprocessing.job import output, parts
 from tests.corpora import Command, contents, reviews, write_csv
 
+pytestmark = pytest.mark.thorough
+
 SMALL = ("--shards.rows", 200, "--source.part_mb", 0.004)
 OTHER = (*SMALL, "--seed", 1, "--overwrite", "true")
 

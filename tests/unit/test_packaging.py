@@ -27,6 +27,8 @@ from tests.requirements import CORE, groups_of, requirements
 from tests.unit.test_architecture import DISTRIBUTION_OF, ROOT, all_imports, brings, imports_of, own_modules
 from tests.unit.test_documentation import DOCUMENTS, unknown_words
 
+pytestmark = pytest.mark.thorough
+
 NOT_FOR_TRAINING = {"nltk", "simplemma", "stop_words", "matplotlib", "sklearn"}
 NOT_IMPORTED = {
     "transformers": "mosaicml-streaming brings it, and pip needs the bound",

@@ -17,6 +17,8 @@ from harness.rundir import results
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.verification import verify
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).resolve().parents[2]
 INLINE = {"executor.workers": 1, "vocabulary.min_count": 1, "text.max_tokens": 16}
 ROWS = 60

@@ -23,6 +23,8 @@ from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Vocabulary, count, freeze
 from tests.corpora import Command, contents, reviews, write_csv
 
+pytestmark = pytest.mark.thorough
+
 FIRST = reviews(900, words=80)
 ROWS = [*FIRST, *FIRST[:5], ("<b>Quite</b> the same", "negative"), ("quite the same", "negative")]
 SMALL = ("--shards.rows", 200, "--source.part_mb", 0.01)

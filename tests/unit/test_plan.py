@@ -33,6 +33,8 @@ from preprocessing.dataset.verification import check_files
 from tests.commands import PLAIN, unwrapped
 from tests.datasets import write_dataset
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -22,6 +22,8 @@ from harness.predicting.place import MANIFEST
 from preprocessing.base import answering, atomic
 from tests.stub_scorer import COLUMNS, Stub, put_in
 
+pytestmark = pytest.mark.thorough
+
 ROWS = 300
 SMALL = ("--part_mb", 0.001, "--processes", 1)
 

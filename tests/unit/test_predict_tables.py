@@ -23,6 +23,8 @@ from preprocessing.base import answering, atomic
 from preprocessing.base.commands import read
 from tests.stub_scorer import COLUMNS, LABELS, Stub, put_in
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(autouse=True)
 def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

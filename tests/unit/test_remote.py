@@ -23,6 +23,8 @@ from preprocessing.dataset.shards import parse_manifest, read_manifest
 from preprocessing.dataset.verification import verify
 from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
 
+pytestmark = pytest.mark.thorough
+
 moto = pytest.importorskip("moto.server", reason="needs moto[server] (extra dev)")
 pytest.importorskip("s3fs", reason="needs s3fs (extra remote)")
 ROOT = Path(__file__).resolve().parents[2]

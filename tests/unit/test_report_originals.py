@@ -23,6 +23,8 @@ from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from tests.corpora import reviews, write_csv, write_jsonl
 
+pytestmark = pytest.mark.thorough
+
 ROWS = [(f'{text}.\n<br />It\'s, "so"!', label) for text, label in reviews(60, words=8)]
 
 

@@ -19,6 +19,8 @@ from harness.rundir.metrics_log import read_metrics
 from tests.corpora import write_csv
 from tests.report_runs import write_data, write_run
 
+pytestmark = pytest.mark.thorough
+
 HOSTILE = "<script>alert(1)</script>"
 QUOTED = "\"'><img src=x onerror=alert(2)>"
 

@@ -16,6 +16,8 @@ from preprocessing.base.errors import ConfigError, DataError
 from tests.commands import PLAIN
 from tests.datasets import write_dataset
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -26,6 +26,8 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import PreprocessConfig
 from preprocessing.job import output
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

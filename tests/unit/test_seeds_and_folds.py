@@ -38,6 +38,8 @@ from tests.datasets import cut_into_folds, write_dataset
 from tests.report_runs import write_data, write_run
 from tests.unit.test_rounds import Recorded
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -19,6 +19,8 @@ from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, StorageError
 from tests.commands import ROOT
 
+pytestmark = pytest.mark.thorough
+
 CHAIN = (
     "preprocess --config imdb --output data/imdb",
     "train --config imdb --data data/imdb --run runs/imdb",

@@ -23,6 +23,8 @@ from preprocessing.text.resolve import resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.thorough
+
 
 def tokenizer(**fields: object) -> Tokenizer:
     return Tokenizer(resolve(TextSpec(**fields)))  # type: ignore[arg-type]

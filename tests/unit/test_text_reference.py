@@ -17,6 +17,8 @@ from preprocessing.text.tokenizer import Tokenizer
 from tests.reference import plain
 from tests.reference.hostile import TEXT, hostile_texts
 
+pytestmark = pytest.mark.thorough
+
 
 def pipeline(**fields: object) -> TextPipeline:
     spec = TextSpec(**fields)  # type: ignore[arg-type]

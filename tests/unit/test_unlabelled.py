@@ -17,6 +17,8 @@ from preprocessing.job import parts
 from preprocessing.text.vocabulary import Vocabulary
 from tests.corpora import Command, contents, reviews, write_csv
 
+pytestmark = pytest.mark.thorough
+
 ROWS = reviews(120)
 OTHERS = [f"unseen {text}" for text, _ in reviews(150, seed=1)]
 

@@ -23,6 +23,8 @@ from preprocessing.text.vocabulary_config import VocabularyConfig
 from tests.corpora import Command, reviews, write_csv
 from tests.datasets import write_dataset
 
+pytestmark = pytest.mark.thorough
+
 NEW = [*reviews(120, seed=3), *[(f"brandnew word{number % 3} number {number}", "positive") for number in range(30)]]
 
 

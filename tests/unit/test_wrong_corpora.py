@@ -12,6 +12,8 @@ import pytest
 
 from tests.corpora import Command, reviews, write_csv, write_jsonl
 
+pytestmark = pytest.mark.thorough
+
 ROWS = reviews(60)
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.corpora import Command, reviews, write_csv
 
+pytestmark = pytest.mark.thorough
+
 ROWS, MANY = reviews(60), reviews(1001)
 
 
