@@ -57,7 +57,7 @@ class CurveConfig:
     """Which rows those are, and the seed of the training: a number for each repetition."""
     labelled_recipe: str | None = None
     """Configuration file of the training on labelled texts alone, or the name of a recipe; null: the default one."""
-    recipe: str = "imdb-unlabelled"
+    recipe: str = "imdb-pretrained"
     """Configuration file of the training on all texts, or the name of a recipe."""
     text: str | None = None
     """Configuration file of the preprocessing, or the name of a recipe; null: its defaults."""

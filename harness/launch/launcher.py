@@ -34,7 +34,7 @@ from harness.rundir.storage import is_free
 from harness.settings.task import LANGUAGE_MODEL
 from harness.training import preflight
 from harness.training.rules import resolve
-from preprocessing.base import cli, recipes
+from preprocessing.base import atomic, cli, recipes
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.screen import Screen
 from preprocessing.base.storage import told
@@ -256,12 +256,19 @@ def start(arguments: Any) -> Failure | None:
 
 @contextlib.contextmanager
 def own_logs(arguments: Any) -> Iterator[None]:
-    """A folder for what torch's agent keeps of a launch, gone with it; torch itself would leave one in TMPDIR."""
+    """A folder for what torch's agent keeps of a launch, gone with it; torch itself would leave one in TMPDIR.
+
+    Those of launchers that were killed go too.
+    """
     if arguments.log_dir is not None:
         yield
         return
+    for left in Path(tempfile.gettempdir()).glob(f"{LOGS}*"):
+        if atomic.is_abandoned(left.name):
+            shutil.rmtree(left, ignore_errors=True)
+    mark = f"{atomic.TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}"
     try:
-        with tempfile.TemporaryDirectory(prefix=LOGS, ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(mark, LOGS, ignore_cleanup_errors=True) as folder:
             arguments.log_dir = folder
             yield
     finally:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,3 +129,20 @@ def test_the_status_has_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     write_status(tmp_path, "running", step=7)
     assert launcher.outcome(tmp_path, "mine", late) == 1
     assert (read_status(tmp_path) or {})["reason"] == "rank 1 waited for the gradients"
+
+
+def test_a_launch_takes_along_what_killed_launches_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    host = os.uname().nodename
+    dead, alive = f"padless-launch-a.tmp-{host}-{2**22 + 1}", f"padless-launch-b.tmp-{host}-{os.getppid()}"
+    elsewhere = f"padless-launch-c.tmp-not-{host}-{2**22 + 1}"
+    for name in (dead, alive, elsewhere, "of-somebody-else"):
+        (tmp_path / name / "none").mkdir(parents=True)
+    arguments = SimpleNamespace(log_dir=None)
+    with launcher.own_logs(arguments):
+        (own,) = {path.name for path in tmp_path.iterdir()} - {alive, elsewhere, "of-somebody-else"}
+        assert arguments.log_dir == str(tmp_path / own)
+        assert own.startswith("padless-launch-")
+        assert own.endswith(f".tmp-{host}-{os.getpid()}")
+    assert {path.name for path in tmp_path.iterdir()} == {alive, elsewhere, "of-somebody-else"}
+    assert arguments.log_dir is None
