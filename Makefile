@@ -36,7 +36,7 @@ lint: setup ## ruff, formatting, types
 test: lint ## Lint, types and every test that is neither slow nor night (six minutes on two quiet cores)
 	$(PYTEST) -n 2 --dist loadfile -m 'not slow and not night'
 
-test-fast: lint ## Lint, types and the tests that start no process (two to four minutes)
+test-fast: lint ## Lint, types and the tests that start no process (under a minute)
 	$(PYTEST) tests/unit tests/laws -n 2 --dist loadfile -m 'not processes and not thorough and not slow and not night'
 
 test-slow: setup ## The long proofs: kills under the launcher, a million rows, SLURM jobs (20 minutes)
