@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import __main__ as harness_main
-from preprocessing.base import answering
 from tests.commands import accelerate, sentence
 from tests.datasets import write_dataset
+from tests.refusals import refuse
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +21,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_dataset(root, {"train": 90, "validation": 20, "test": 20})
     return root
-
-
-def refuse(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str]:
-    """Exit code and the one line of a command that is expected to fail before any process starts."""
-    code = answering.run(harness_main.main, [str(argument) for argument in argv])
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    return code, lines[0].removeprefix("error: ")
 
 
 WRONG_COMMANDS = {

@@ -9,17 +9,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness import __main__ as harness_main
 from harness.config import RunConfig
 from harness.data import checks
 from harness.inference.bundle import read_bundle
 from harness.launch import launcher
 from harness.predicting import command
 from harness.ranks import precision
-from preprocessing.base import answering
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import read_manifest
 from tests.datasets import write_dataset
+from tests.refusals import refuse
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +26,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_dataset(root, {"train": 90, "validation": 20, "test": 20})
     return root
-
-
-def refuse(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str]:
-    """Exit code and the one line of a command that is expected to fail before any process starts."""
-    code = answering.run(harness_main.main, [str(argument) for argument in argv])
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    return code, lines[0].removeprefix("error: ")
 
 
 @pytest.mark.parametrize("option", [("pooling", "mean", "'max'"), ("dropout", "0.5", "0.0")])
