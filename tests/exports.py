@@ -14,6 +14,8 @@ from harness.__main__ import main
 from harness.config import ModelConfig
 from harness.inference.bundle import write_bundle
 from harness.model.classifier import Classifier
+from harness.model.ngrams import NONE, keys_of
+from harness.model.wide import WidePart
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.results import write_figures
@@ -26,6 +28,14 @@ from tests.datasets import write_dataset
 TEXTS = ["a fine film", "awful w1 w2 awful w1 w2", "", "w1 w2 w3 w4 odd"]
 
 
+def own_everything(wide: WidePart, ids: torch.Tensor) -> None:
+    """Give each bucket to one of the n-grams of ``ids`` int64 ``[1, time]``, if it has one."""
+    keys = keys_of(ids, torch.tensor([ids.shape[1]]), wide.longest)
+    keys = keys[keys < NONE]
+    assert wide.owners is not None
+    wide.owners[wide.bucket_of(keys)] = wide.name_of(keys).to(torch.int32)
+
+
 def make_model(vocabulary_size: int, num_classes: int = 2, *, seed: int = 1, **shape: Any) -> Classifier:
     """A network whose wide part, if it has one, says something."""
     torch.manual_seed(seed)
@@ -35,6 +45,8 @@ def make_model(vocabulary_size: int, num_classes: int = 2, *, seed: int = 1, **s
         model.wide.weights.uniform_(0, 2)
         model.wide.bias.normal_()
         model.wide.share.fill_(0.75)
+        if model.wide.owners is not None:
+            own_everything(model.wide, torch.arange(vocabulary_size)[None])
     return model.eval()
 
 

@@ -107,7 +107,8 @@ def model(card: Card) -> str:
     """How it reads a text."""
     shape, spec = card.info.model, card.info.text["spec"]
     directions = "both directions" if shape["bidirectional"] else "one direction"
-    wide = f", beside a linear part with {shape['wide']:,} buckets of words and pairs" if shape.get("wide") else ""
+    ngrams = f"{shape.get('wide', 0):,} buckets of n-grams of up to {shape.get('wide_ngrams', 2)} words"
+    wide = f", beside a linear part with {ngrams}" if shape.get("wide") else ""
     read = [f"`{name}: {spec[name]}`" for name in ("tokenizer", "lowercase", "html", "stop_words", "lemmatizer")]
     rows = [
         ["network", f"{shape['num_layers']} × {shape['cell']} of {shape['hidden_size']}, {directions}, pooling "

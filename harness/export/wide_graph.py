@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 
 from harness.export.nodes import Graph
-from harness.model.wide import FIRST, MASK, ROUNDS, SECOND, WORD, WidePart
+from harness.model.ngrams import FIRST, MASK, ROUNDS, SECOND, WORD
+from harness.model.wide import WidePart
 
 
 def wide_logits(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
@@ -52,28 +53,43 @@ def features(graph: Graph, wide: WidePart, ids: str, lengths: str) -> tuple[str,
 
 
 def places_of(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
-    """The bucket of each word and pair, int64 ``[rows, 2 * time - 1]``; ``buckets`` behind a row's length."""
+    """The bucket of each n-gram, int64 ``[rows, places]``; ``buckets`` where there is none: ``WidePart.places``."""
     time = graph.count(graph.size(ids, 1))
     real = graph.add("Less", [time, graph.add("Unsqueeze", [lengths, graph.constant([1])])])
+    none, divisor = graph.constant(wide.buckets), graph.constant(1 << wide.shift)
+    owners = None if wide.owners is None else graph.constant(wide.owners.cpu().numpy(), np.int32, "wide_owners")
+    places = []
+    for number, key in enumerate(keys_of(graph, ids, wide.longest)):
+        bucket, there = graph.add("Div", [key, divisor]), graph.part(real, number, 1 << 62, 1)
+        if owners is not None:
+            owner = graph.add("Gather", [owners, bucket])
+            mine = graph.add("Equal", [owner, graph.cast(graph.add("Mod", [key, divisor]), np.int32)])
+            there = graph.add("And", [there, mine])
+        places.append(graph.add("Where", [there, bucket, none]))
+    return str(graph.add("Concat", places, axis=1))
+
+
+def keys_of(graph: Graph, ids: str, longest: int) -> list[str]:
+    """The key of each word, pair and so on, int64 ``[rows, time - n + 1]`` for each n: ``harness.model.ngrams``."""
     mask = graph.constant(MASK)
 
     def product(value: str, factor: int) -> str:
         return str(graph.add("Mul", [value, graph.constant(factor)]))
 
-    def bucket_of(key: str) -> str:
+    def mixed(key: str) -> str:
         for shift, factor in ROUNDS:
-            mixed = graph.add("BitwiseXor", [key, graph.add("Div", [key, graph.constant(1 << shift)])])
-            key = graph.add("BitwiseAnd", [product(mixed, factor), mask])
-        return str(graph.add("Div", [key, graph.constant(1 << wide.shift)]))
+            key = graph.add("BitwiseXor", [key, graph.add("Div", [key, graph.constant(1 << shift)])])
+            key = graph.add("BitwiseAnd", [product(key, factor), mask])
+        return key
 
-    none = graph.constant(wide.buckets)
-    word = bucket_of(graph.add("BitwiseAnd", [product(ids, WORD), mask]))
-    before, after = graph.part(ids, 0, -1, 1), graph.part(ids, 1, 1 << 62, 1)
-    both = graph.add("Add", [product(before, FIRST), product(after, SECOND)])
-    pair = bucket_of(graph.add("BitwiseAnd", [graph.add("Add", [both, graph.constant(WORD)]), mask]))
-    words = graph.add("Where", [real, word, none])
-    pairs = graph.add("Where", [graph.part(real, 1, 1 << 62, 1), pair, none])
-    return str(graph.add("Concat", [words, pairs], axis=1))
+    keys = [mixed(graph.add("BitwiseAnd", [product(ids, WORD), mask]))]
+    before = ids
+    for number in range(1, longest):
+        both = [product(graph.part(before, 0, -1, 1), FIRST), product(graph.part(ids, number, 1 << 62, 1), SECOND)]
+        total = graph.add("Add", [graph.add("Add", both), graph.constant(WORD)])
+        before = mixed(graph.add("BitwiseAnd", [total, mask]))
+        keys.append(before)
+    return keys
 
 
 def joined(graph: Graph, *sizes: str) -> str:

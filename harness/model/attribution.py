@@ -213,10 +213,14 @@ def wide_scores(wide: WidePart, ids: torch.Tensor, column: int) -> np.ndarray:
     device = wide.table.device
     places = wide.places(ids[None].to(device), torch.tensor([len(ids)], device=device))[0]
     bucket, place, times = torch.unique(places, return_inverse=True, return_counts=True)
-    value = (1 + times.double().log()) * wide.weights[bucket].double()
+    there, bucket = bucket < wide.buckets, bucket.clamp(max=wide.buckets - 1)
+    value = there * (1 + times.double().log()) * wide.weights[bucket].double()
     value = value / value.square().sum().sqrt().clamp_min(1e-12)
     each = (wide.share.double() * value * wide.table[bucket, column].double() / times)[place].cpu().numpy()
-    scores, halves = each[: len(ids)].copy(), each[len(ids) :] / 2
-    scores[:-1] += halves
-    scores[1:] += halves
+    scores, start = np.zeros(len(ids)), 0
+    for number in range(1, min(wide.longest, len(ids)) + 1):  # an n-gram's part is shared by its words
+        own = each[start : start + len(ids) - number + 1] / number
+        for offset in range(number):
+            scores[offset : offset + len(own)] += own
+        start += len(own)
     return scores

@@ -46,7 +46,7 @@ class Classifier(nn.Module):
         pooled_size = self.recurrent.output_size * POOLINGS[config.pooling].vectors
         outputs = 1 if num_classes == 2 else num_classes
         self.head = nn.Linear(pooled_size, outputs)
-        self.wide = WidePart(config.wide, outputs) if config.wide else None
+        self.wide = WidePart(config.wide, outputs, config.wide_ngrams) if config.wide else None
 
     def forward(
         self, batch: Batch, masks: Masks | None = None, recurrent_dtype: torch.dtype | None = None

@@ -136,11 +136,13 @@ def head_differs(donor: Donor, model: ModelConfig, manifest: Manifest) -> str:
 
 
 def wide_differs(donor: Donor, model: ModelConfig, manifest: Manifest) -> str:
-    """Why the hashed words and pairs would mean something else, or nothing."""
+    """Why the hashed n-grams would mean something else, or nothing."""
     if donor.info.task != CLASSIFIER or not donor.model.wide:
         return "there is none"
     if donor.model.wide != model.wide:
         return f"of {donor.model.wide:,} buckets"
+    if donor.model.wide_ngrams != model.wide_ngrams:
+        return f"of n-grams of up to {donor.model.wide_ngrams} words"
     if donor.info.vocabulary_hash != manifest.vocabulary_hash:
         return "of another vocabulary"
     return "of other classes" if donor.info.labels != manifest.labels else ""

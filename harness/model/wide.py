@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wide part: a linear model over hashed words and pairs of neighbouring words, beside the recurrence.
+"""The wide part: a linear model over hashed n-grams, words and sequences of a few words, beside the recurrence.
 
 Cheng et al. (2016, Wide & Deep) put a linear model next to a network because it remembers what a network has to
-generalise: single words and pairs that decide. Its features are those of TF-IDF with words and pairs (1 + ln tf, times
-the idf of the training rows, each row of length 1), hashed into buckets as in Weinberger et al. (2009). They weigh more
-the more they tell of the label, as in Wang and Manning (2012, NB-SVM), whose log-count ratio is damped here: see
+generalise: single words and phrases that decide. Its features are those of TF-IDF with n-grams (1 + ln tf, times the
+idf of the training rows, each row of length 1), hashed into buckets as in Weinberger et al. (2009). They weigh more the
+more they tell of the label, as in Wang and Manning (2012, NB-SVM), whose log-count ratio is damped here: see
 ``set_weights``. A feature that fewer than two training rows have counts for nothing.
+
+Words and pairs that share a bucket share its weight. Most of what is longer occurs once and never again, and would blur
+whatever it shared a bucket with; so with triples and more each bucket has one owner, the n-gram that most rows have
+(``harness.training.owners`` finds it), and all others count for nothing.
 
 The table is no parameter but a buffer: torch's optimizer, the clipping, the average of weights and DDP do not see it.
 Its part of a step is a list of the features that the batch's rows have (``Touched``); ranks exchange those, and each
@@ -22,6 +26,7 @@ from torch import nn
 from torch.nn import functional
 
 from harness.batch import Batch
+from harness.model.ngrams import BITS, keys_of
 from harness.model.recurrent import PackedIndex
 
 MIN_ROWS = 2
@@ -30,9 +35,10 @@ FLOOR = 0.05
 """What is added to a log-count ratio, so that a word that tells nothing by itself still counts for something."""
 BIAS_SHARE = 0.1
 """Rate of the bias as a share of the table's."""
-MASK = 0xFFFFFFFF
-FIRST, SECOND, WORD, ROUNDS = 0x05EBCA6B, 0x42B2AE35, 0x1E3779B1, ((15, 0x2C1B3C6D), (12, 0x297A2D39))
-"""Odd 31-bit numbers, so that a product with 32 bits fits int64 anywhere a model may be exported to."""
+SHARED_UP_TO = 2
+"""Words of the longest n-grams that share buckets."""
+NOBODY = -1
+"""Owner of a bucket that belongs to no n-gram."""
 PIECE = 1 << 24
 """Numbers of an update that are held at once."""
 
@@ -71,7 +77,7 @@ def join(parts: Iterable[Touched]) -> Touched:
 
 
 class WidePart(nn.Module):
-    """Logits that are linear in hashed words and pairs."""
+    """Logits that are linear in hashed n-grams."""
 
     table: torch.Tensor
     """``[buckets, outputs]``: zero at the start."""
@@ -81,16 +87,21 @@ class WidePart(nn.Module):
     """``[outputs]``."""
     share: torch.Tensor
     """A scalar that multiplies the logits where they are added to the network's; each validation chooses it anew."""
+    owners: torch.Tensor | None
+    """int32 ``[buckets]``: the lower bits of the key of the n-gram that a bucket belongs to, or ``NOBODY``, as all are
+    at the start; None where n-grams share buckets."""
 
-    def __init__(self, buckets: int, outputs: int) -> None:
-        """``buckets`` is a power of two, at most 2 ** 30."""
+    def __init__(self, buckets: int, outputs: int, longest: int = SHARED_UP_TO) -> None:
+        """``buckets`` is a power of two, at most 2 ** 30; n-grams have up to ``longest`` words."""
         super().__init__()
-        self.buckets = buckets
-        self.shift = 32 - (buckets.bit_length() - 1)
+        self.buckets, self.longest = buckets, longest
+        self.shift = BITS - (buckets.bit_length() - 1)
         self.register_buffer("table", torch.zeros(buckets, outputs))
         self.register_buffer("weights", torch.zeros(buckets))
         self.register_buffer("bias", torch.zeros(outputs))
         self.register_buffer("share", torch.ones(()))
+        owned = longest > SHARED_UP_TO
+        self.register_buffer("owners", torch.full((buckets,), NOBODY, dtype=torch.int32) if owned else None)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits ``[rows, outputs]``, rows as in the batch."""
@@ -111,20 +122,24 @@ class WidePart(nn.Module):
         return bucket, value / value.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
 
     def places(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """The bucket of each word and pair of ``ids`` int64 ``[rows, time]``, int64 ``[rows, 2 * time - 1]``.
+        """Each n-gram's bucket of ``ids`` int64 ``[rows, time]``: int64 ``[rows, places]``, as ``keys_of`` has them.
 
-        Behind a row's ``lengths`` ``[rows]`` stands ``buckets``, which is none.
+        Where there is none, and for an n-gram that no bucket belongs to, stands ``buckets``, which is none.
         """
-        real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-        words = torch.where(real, self.bucket_of(ids * WORD & MASK), self.buckets)
-        pairs = self.bucket_of((ids[:, :-1] * FIRST + ids[:, 1:] * SECOND + WORD) & MASK)
-        return torch.cat((words, torch.where(real[:, 1:], pairs, self.buckets)), dim=1)
+        key = keys_of(ids, lengths, self.longest)
+        bucket = self.bucket_of(key)
+        if self.owners is None:
+            return bucket
+        owner = self.owners[bucket.clamp(max=self.buckets - 1)]
+        return torch.where(owner == self.name_of(key), bucket, self.buckets)
 
     def bucket_of(self, key: torch.Tensor) -> torch.Tensor:
-        """The upper bits of a key of 32 bits after its bits have been mixed (the rounds are a lowbias32 hash)."""
-        for shift, factor in ROUNDS:
-            key = (key ^ key >> shift) * factor & MASK
+        """The upper bits of an n-gram's key; ``buckets`` for none."""
         return key >> self.shift
+
+    def name_of(self, key: torch.Tensor) -> torch.Tensor:
+        """The lower bits of an n-gram's key, which tell apart those of a bucket."""
+        return key & ((1 << self.shift) - 1)
 
     def count(self, ids: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
         """In how many of these rows of each class each bucket is, int64 ``[buckets, classes]``."""

@@ -144,6 +144,12 @@ class World:
             with self.waiting(what):
                 dist.all_reduce(numbers)
 
+    def maximum_on_device(self, numbers: torch.Tensor, what: str) -> None:
+        """The largest over ranks of each number, in place, on the path that gradients take."""
+        if self.world_size > 1:
+            with self.waiting(what):
+                dist.all_reduce(numbers, dist.ReduceOp.MAX)
+
     def gather_on_device(self, values: torch.Tensor, what: str) -> list[torch.Tensor]:
         """``[n_r, …]`` of every rank, in rank order, on the path that gradients take; ``n_r`` may differ."""
         if self.world_size == 1:

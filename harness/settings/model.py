@@ -18,6 +18,8 @@ MOST_FEATURES, MOST_LAYERS = 1 << 20, 128
 """Beyond what any machine trains; whether a network fits this one, ``harness.training.room`` computes."""
 MOST_BUCKETS = 1 << 26
 """A quarter of a gigabyte for each output of the wide part."""
+MOST_NGRAM = 8
+"""Longer sequences of words hardly occur twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,11 @@ class ModelRecipe:
     word_dropout: float = 0.0
     """Chance that training reads a token as <unk>."""
     wide: int | Auto = 0
-    """Buckets of a linear part over hashed words and pairs of words, whose logits are added to the network's; 0: none.
-    auto: by the tokens of the corpus."""
+    """Buckets of a linear part over hashed n-grams, whose logits are added to the network's; 0: none. auto: by the
+    tokens of the corpus."""
+    wide_ngrams: int = 2
+    """Words of the longest n-grams of the linear part: 2, words and pairs. With 3 and more, which long texts are the
+    better for, a bucket belongs to the most frequent of its n-grams."""
     freeze_embedding: int | Literal["always"] | None = None
     """Optimizer steps, from the first, during which the vectors stay what they are; always: to the end; null: none."""
 
@@ -66,6 +71,8 @@ class ModelRecipe:
             isinstance(self.wide, int) and 2 <= self.wide <= MOST_BUCKETS and self.wide.bit_count() == 1
         )
         require(fits, "model.wide", self.wide, f"a power of two up to {MOST_BUCKETS}, 0 for none, or auto")
+        longest = f"from 1 to {MOST_NGRAM}"
+        require(1 <= self.wide_ngrams <= MOST_NGRAM, "model.wide_ngrams", self.wide_ngrams, longest)
         frozen = self.freeze_embedding
         fits = frozen in (None, "always") or (isinstance(frozen, int) and frozen >= 1)
         require(fits, "model.freeze_embedding", frozen, "a number of optimizer steps, always, or null")

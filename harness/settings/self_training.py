@@ -32,7 +32,7 @@ class SelfTrainingConfig:
     """Share of a soft label in what a labelled row is to learn, its label being the rest; the file must have the
     training rows too."""
     ratios: Literal["labelled", "all"] = "labelled"
-    """Rows by whose labels the wide part weighs words and pairs: the labelled ones, or all, soft labels counting by
+    """Rows by whose labels the wide part weighs n-grams: the labelled ones, or all, soft labels counting by
     their probabilities. How rare a word is, it counts over all rows."""
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ from harness.settings.task import LANGUAGE_MODEL
 from harness.tracking.tracking import Trackers
 from harness.training import preflight
 from harness.training.console import Console
+from harness.training.features import count_features
 from harness.training.flops import flops_of, measure_peak
 from harness.training.guard import NonFiniteGuard
 from harness.training.objectives import build_objective, start_at_frequencies
@@ -55,7 +56,6 @@ from harness.training.state import State
 from harness.training.teaching import Teaching, read_teaching
 from harness.training.throughput import Meter, reset_peak_memory
 from harness.training.trainer import Trainer
-from harness.training.wide import count_features
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.base.machine import memory_bytes

@@ -158,8 +158,9 @@ def start_of(recipe: Recipe, corpus: Corpus, reasons: Reasons) -> tuple[int, Ini
     """How large the wide part is, and what the embedding starts from."""
     wide, init = recipe.model.wide, recipe.init
     if wide == "auto":
-        wide = buckets_of(corpus)
-        reasons["wide part"] = (f"{wide:,} buckets", f"for words and pairs of {corpus.tokens + corpus.beside:,} tokens")
+        longest = recipe.model.wide_ngrams
+        wide, tokens = buckets_of(corpus, longest), corpus.tokens + corpus.beside
+        reasons["wide part"] = (f"{wide:,} buckets", f"for n-grams of up to {longest} words of {tokens:,} tokens")
     if init.vectors == "auto" and init.weights:
         init = replace(init, vectors="none")
         reasons["vectors"] = ("random", "for tokens that init.weights does not know; auto learns none beside it")
@@ -218,11 +219,12 @@ def epochs_of(rows: int, rows_a_step: int, passing: int = 0) -> tuple[int, str]:
     return needed, f"for at least {STEPS:,} steps"
 
 
-def buckets_of(corpus: Corpus) -> int:
-    """A power of two, not below the tokens, as far as its table stays small."""
+def buckets_of(corpus: Corpus, longest: int) -> int:
+    """A power of two, not below half of the n-grams of all tokens, as far as its table stays small."""
     outputs = 1 if corpus.classes == 2 else corpus.classes
     most = min(LARGEST_WIDE, MOST_BUCKETS, 2 ** int(math.log2(max(2, WIDE_NUMBERS // max(outputs, 1)))))
-    wanted = 2 ** math.ceil(math.log2(max(2, corpus.tokens + corpus.beside)))
+    ngrams = (corpus.tokens + corpus.beside) * max(2, longest)
+    wanted = 2 ** math.ceil(math.log2(max(2, ngrams / 2)))
     return int(min(most, max(SMALLEST_WIDE, wanted)))
 
 

@@ -13,7 +13,7 @@ from harness.config import RunConfig
 from harness.data.checks import open_soft_labels, taught_splits
 from harness.data.soft_labels import targets_of
 from harness.ranks.precision import Choice
-from harness.training.wide import Beside
+from harness.training.features import Beside
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Manifest, Split
 

@@ -11,7 +11,8 @@ import torch
 from harness.batch import Layout
 from harness.model.wide import WidePart
 from harness.ranks.distributed import World
-from harness.training.wide import WideDescent, count_features
+from harness.training.features import count_features
+from harness.training.wide import WideDescent
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.gpu.device import TORCH_DEVICE, on_device
 from tests.gpu.test_cuda import CPU, make_loader
@@ -19,9 +20,9 @@ from tests.gpu.test_cuda import CPU, make_loader
 pytestmark = on_device
 
 
-def trained(dataset: Path, layout: Layout, device: torch.device) -> WidePart:
+def trained(dataset: Path, layout: Layout, device: torch.device, longest: int) -> WidePart:
     """After an epoch of errors that are a function of the label and the logits."""
-    wide = WidePart(1 << 12, 1).to(device)
+    wide = WidePart(1 << 12, 1, longest).to(device)
     count_features(wide, Split(dataset, read_manifest(dataset), "train"), 2, World())
     descent = WideDescent(wide, 20.0, World())
     for step in make_loader(dataset, layout, device).steps(0):
@@ -34,9 +35,9 @@ def trained(dataset: Path, layout: Layout, device: torch.device) -> WidePart:
     return wide
 
 
-@pytest.mark.parametrize("layout", ["packed", "padded"])
-def test_the_wide_part_learns_on_cuda_what_it_learns_on_a_cpu(dataset: Path, layout: Layout) -> None:
-    expected, first, second = (trained(dataset, layout, device) for device in (CPU, TORCH_DEVICE, TORCH_DEVICE))
+@pytest.mark.parametrize(("layout", "longest"), [("packed", 2), ("padded", 2), ("padded", 4)])
+def test_the_wide_part_learns_on_cuda_what_it_learns_on_a_cpu(dataset: Path, layout: Layout, longest: int) -> None:
+    expected, first, second = (trained(dataset, layout, device, longest) for device in (CPU, *2 * [TORCH_DEVICE]))
     assert float(expected.table.abs().max()) > 0.1
     torch.testing.assert_close(first.table.cpu(), expected.table, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(first.weights.cpu(), expected.weights, rtol=1e-6, atol=1e-6)

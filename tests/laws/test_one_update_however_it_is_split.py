@@ -26,12 +26,12 @@ from harness.data.streams import PairedLoader
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
 from harness.ranks.session import Session, open_session
+from harness.training.features import Beside, count_features
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import learning_rate
 from harness.training.profiling import StepProfiler
 from harness.training.throughput import Meter
 from harness.training.trainer import Trainer
-from harness.training.wide import Beside, count_features
 from preprocessing.base.split_names import NO_LABEL
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
@@ -71,7 +71,8 @@ def make_config(options: str, labels: list[str]) -> RunConfig:
         model = ModelConfig(cell="gru", embedding_dim=8, hidden_size=6, num_layers=2, pooling="last", dropout=0.4)
         optim = OptimConfig(lr=0.01)
     elif options == "soft labels":
-        model = ModelConfig(embedding_dim=8, hidden_size=6, pooling="max+mean", dropout=0.3, word_dropout=0.1, wide=512)
+        wide = {"wide": 512, "wide_ngrams": 3}
+        model = ModelConfig(embedding_dim=8, hidden_size=6, pooling="max+mean", dropout=0.3, word_dropout=0.1, **wide)
         optim = OptimConfig(lr=0.01, label_smoothing=0.1, class_weights={labels[0]: 2.5})
         ratios: Any = "all" if len(labels) > 2 else "labelled"
         taught = SelfTrainingConfig(labels="drawn", weight=0.7, train_share=0.3, ratios=ratios)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from harness.model.ngrams import mixed
 from harness.model.wide import WidePart
 from preprocessing.dataset.shards import Split
 
@@ -29,6 +29,11 @@ def row_of(split: Split, number: int) -> tuple[list[int], int, np.ndarray]:
     return block.ids[row, : block.length[row]].tolist(), int(block.label[row]), block.row[row : row + 1]
 
 
+def mix(key: int) -> int:
+    """The 32 bits of a key, mixed."""
+    return int(mixed(torch.tensor(key % 2**32)))
+
+
 class PlainWide:
     """The wide part from its definition: TF-IDF row by row in dictionaries, gradient descent feature by feature."""
 
@@ -42,9 +47,11 @@ class PlainWide:
         wide, total = self.wide, Counter[int]()
         seen: defaultdict[tuple[int, int], float] = defaultdict(float)
         rows = 0
-        for source in (self.split, self.beside):
-            chances = draw_soft_labels(source, self.num_classes) if source is not None and every else None
-            for number in range(0 if source is None else len(source)):
+        if wide.owners is not None:
+            self.give()
+        for source in self.sources():
+            chances = draw_soft_labels(source, self.num_classes) if every else None
+            for number in range(len(source)):
                 ids, label, _ = row_of(source, number)
                 rows += 1
                 for bucket in set(self.buckets(ids)):
@@ -68,11 +75,42 @@ class PlainWide:
         for bucket in kept:
             wide.weights[bucket] *= math.sqrt(0.05 + (tells[bucket] if known[bucket] else 0.0))
 
+    def keys(self, ids: list[int]) -> list[int]:
+        """Words first, then pairs and so on; ``mixed`` is the one thing that is not told again here."""
+        keys = [mix(one * 0x1E3779B1) for one in ids]
+        before = ids
+        for number in range(1, self.wide.longest):
+            ends = zip(before[:-1], ids[number:], strict=True)
+            before = [mix(start * 0x05EBCA6B + one * 0x42B2AE35 + 0x1E3779B1) for start, one in ends]
+            keys += before
+        return keys
+
     def buckets(self, ids: list[int]) -> list[int]:
-        """Words first, then pairs; ``bucket_of`` is the one thing that is not told again here."""
-        words = [one * 0x1E3779B1 for one in ids]
-        pairs = [one * 0x05EBCA6B + two * 0x42B2AE35 + 0x1E3779B1 for one, two in itertools.pairwise(ids)]
-        return [int(self.wide.bucket_of(torch.tensor(key % 2**32))) for key in words + pairs]
+        """Those of all n-grams, or of those that own one."""
+        size = 2**32 // self.wide.buckets
+        if self.wide.owners is None:
+            return [key // size for key in self.keys(ids)]
+        return [key // size for key in self.keys(ids) if self.wide.owners[key // size] == key % size]
+
+    def give(self) -> None:
+        """Each bucket to its n-gram that most rows have, by a sketch; the largest key of several such."""
+        size = 2**32 // self.wide.buckets
+        sketch: Counter[tuple[int, int]] = Counter()
+        every = [row_of(source, number)[0] for source in self.sources() for number in range(len(source))]
+
+        def slots(key: int) -> list[tuple[int, int]]:
+            return [(0, key // (size // 8)), (1, mix(2**32 - 1 - key) // (size // 8))]
+
+        for ids in every:
+            sketch.update(slot for key in set(self.keys(ids)) for slot in slots(key))
+        rows_with = {key: min(sketch[slot] for slot in slots(key)) for ids in every for key in self.keys(ids)}
+        for key in sorted(rows_with, key=lambda key: (rows_with[key], key)):
+            if rows_with[key] > 1:
+                self.wide.owners[key // size] = key % size
+
+    def sources(self) -> list[Split]:
+        """The splits whose rows are counted."""
+        return [self.split] if self.beside is None else [self.split, self.beside]
 
     def learn(self, ids: list[int], loss_of: Callable[[torch.Tensor], torch.Tensor], rows: int) -> None:
         """``rows`` of its kind are in the step."""

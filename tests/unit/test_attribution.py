@@ -17,6 +17,7 @@ from harness.model.attribution import Attribution, attributions, batch_of, wide_
 from harness.model.classifier import Classifier, loss_per_row
 from harness.model.registry import CELLS, POOLINGS
 from harness.model.wide import WidePart
+from tests.exports import own_everything
 
 WORDS = 30
 TEXTS = [np.array(ids) for ids in ([2, 3, 4, 5, 6, 7, 8, 3, 4], [9, 10, 9, 10, 9], [11], [1, 1], [28, 5])]
@@ -121,9 +122,13 @@ def test_more_steps_only_where_they_are_needed(monkeypatch: pytest.MonkeyPatch) 
     assert bounded.missed == pytest.approx(abs(bounded.scores.sum() - bounded.logit + bounded.baseline))
 
 
-def test_the_wide_part_alone_is_shared_exactly() -> None:
-    wide = WidePart(1 << 12, 2)
+@pytest.mark.parametrize("longest", [1, 2, 4])
+def test_the_wide_part_alone_is_shared_exactly(longest: int) -> None:
+    wide = WidePart(1 << 12, 2, longest)
     fill(wide)
+    if wide.owners is not None:
+        own_everything(wide, torch.from_numpy(max(TEXTS, key=len))[None])
+        assert (wide.owners >= 0).sum() > 4
     for ids in map(torch.from_numpy, TEXTS):
         row = batch_of([ids.numpy()], "padded", torch.device("cpu"))
         for column in range(2):
@@ -139,6 +144,16 @@ def test_a_pair_belongs_to_both_of_its_words() -> None:
     assert int((places == places[6]).sum()) == 2
     wide.table[places[6], 0] = 8.0
     np.testing.assert_allclose(wide_scores(wide, ids, 0), [0, 2, 2, 2, 2])
+
+
+def test_a_triple_belongs_to_all_of_its_words() -> None:
+    wide = WidePart(1 << 12, 1, 3)
+    ids = torch.tensor([5, 6, 7, 8])
+    own_everything(wide, ids[None])
+    triple = wide.places(ids[None], torch.tensor([4]))[0, -1]
+    wide.weights[triple] = 1.0
+    wide.table[triple, 0] = 9.0
+    np.testing.assert_allclose(wide_scores(wide, ids, 0), [0, 3, 3, 3])
 
 
 PLANTED = 7

@@ -45,6 +45,8 @@ SHAPES: list[tuple[int, dict[str, Any]]] = [
     (3, {"pooling": "mean", "wide": 1024, "cell": "gru", "num_layers": 2}),
     (2, {"pooling": "last", "cell": "gru", "bidirectional": False}),
     (4, {"pooling": "last", "num_layers": 2, "wide": 2}),
+    (2, {"wide": 256, "wide_ngrams": 4}),
+    (3, {"wide": 128, "wide_ngrams": 1}),
 ]
 
 

@@ -123,7 +123,7 @@ def test_reasons_are_said_in_words() -> None:
     reasons = decide(recipe(), TREC).reasons
     assert reasons["epochs"] == ("15", "for at least 2,500 steps")
     assert reasons["batch"] == ("32 rows a step", "grows with the square root of 5,452 rows")
-    assert reasons["wide part"] == ("65,536 buckets", "for words and pairs of 55,000 tokens")
+    assert reasons["wide part"] == ("65,536 buckets", "for n-grams of up to 2 words of 55,000 tokens")
     assert list(reasons) == ["batch", "epochs", "patience", "wide part", "vectors", "rate", "average", "wide rate"]
 
 

@@ -143,6 +143,7 @@ def test_a_head_that_would_mean_something_else_is_not_taken(
     ("theirs", "reason"),
     [
         ({"wide": 128}, "of 128 buckets"),
+        ({"wide": 64, "wide_ngrams": 3}, "of n-grams of up to 3 words"),
         ({"wide": 0}, "there is none"),
         ({"wide": 64, "labels": ["positive", "negative"]}, "of other classes"),
     ],

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,13 @@ from sklearn.preprocessing import normalize
 from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.model.classifier import Classifier, Objective
+from harness.model.ngrams import NONE, keys_of, mixed
 from harness.model.size import num_parameters
-from harness.model.wide import FLOOR, Touched, WidePart, join, runs
+from harness.model.wide import FLOOR, NOBODY, Touched, WidePart, join, runs
 from harness.ranks.distributed import World
-from harness.training.wide import COUNTED_ROWS, Beside, as_message, count_features, from_message, pieces
+from harness.training import features
+from harness.training.features import COUNTED_ROWS, Beside, count_features, pieces
+from harness.training.wide import as_message, from_message
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
@@ -50,9 +54,9 @@ def ready(ids: torch.Tensor, lengths: torch.Tensor, outputs: int = 1) -> WidePar
     return wide
 
 
-def weighed(texts: list[str], labels: np.ndarray) -> sparse.csr_matrix:
+def weighed(texts: list[str], labels: np.ndarray, longest: int = 2) -> sparse.csr_matrix:
     """What scikit-learn counts, weighed and scaled by hand."""
-    counts = CountVectorizer(ngram_range=(1, 2), min_df=2).fit_transform(texts)
+    counts = CountVectorizer(ngram_range=(1, longest), min_df=2).fit_transform(texts)
     held = (counts > 0).toarray()
     idf = 1 + np.log((1 + len(texts)) / (1 + held.sum(0)))
     ones, others = 1 + held[labels == 1].sum(0), 1 + held[labels == 0].sum(0)
@@ -79,7 +83,7 @@ def test_features_are_counted_and_weighed_as_scikit_learn_and_a_plain_formula_do
 def test_a_word_that_tells_the_label_weighs_more_than_one_as_frequent_that_does_not() -> None:
     ids = torch.tensor([[2, 3], [2, 4], [2, 3], [2, 4]])
     wide = ready(ids, torch.full((4,), 2))
-    word, tells = (wide.weights[wide.bucket_of(torch.tensor(one * 0x1E3779B1 % 2**32))] for one in (2, 3))
+    word, tells = (wide.weights[wide.bucket_of(mixed(torch.tensor(one * 0x1E3779B1 % 2**32)))] for one in (2, 3))
     assert word == pytest.approx(np.sqrt(0.05))  # in every row, of each class
     assert tells > 4 * word
 
@@ -214,6 +218,78 @@ def test_what_only_unlabelled_rows_have_tells_of_no_label(tmp_path: Path) -> Non
     np.testing.assert_allclose(both.weights[new], idf * FLOOR**0.5, rtol=1e-12)
     assert not both.weights[everyone < 2].any()
     assert (both.weights[own >= 2] > 0).all()
+
+
+def taught_texts(tmp_path: Path, longest: int, buckets: int = BUCKETS) -> tuple[Split, WidePart]:
+    write_dataset(tmp_path, {"train": 300, "validation": 10})
+    split = Split(tmp_path, read_manifest(tmp_path), "train")
+    wide = WidePart(buckets, 1, longest).double()
+    count_features(wide, split, 2, World())
+    return split, wide
+
+
+@pytest.mark.parametrize("longest", [3, 5])
+def test_longer_ngrams_are_counted_and_weighed_as_scikit_learn_and_a_plain_formula_do(
+    longest: int, tmp_path: Path
+) -> None:
+    split, wide = taught_texts(tmp_path, longest)
+    rows = [
+        (row[:length].tolist(), int(label))
+        for ids, lengths, labels, _ in pieces(split, 1, 0)
+        for row, length, label in zip(ids, lengths, labels, strict=True)
+    ]
+    texts = [" ".join(f"w{one}" for one in row) for row, _ in rows]
+    theirs = weighed(texts, np.array([label for _, label in rows]), longest)
+    for number, (row, _) in enumerate(rows):
+        _, value = wide.features(make_batch(torch.tensor([row]), torch.tensor([len(row)]), packed=False))
+        np.testing.assert_allclose(np.sort(value[value > 0]), np.sort(theirs[number].data), atol=1e-12)
+
+
+def test_a_bucket_belongs_to_the_ngram_that_most_rows_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "SLOTS_A_BUCKET", 1 << 14)  # for counts that are exact
+    split, wide = taught_texts(tmp_path, 3, buckets=64)
+    rows_with: Counter[int] = Counter()
+    for ids, lengths, *_ in pieces(split, 1, 0):
+        for row in keys_of(ids, lengths, 3):
+            rows_with.update({int(key) for key in row if key < NONE})
+    assert wide.owners is not None
+    best: dict[int, int] = {}
+    for key, many in rows_with.items():
+        best[key >> wide.shift] = max(many, best.get(key >> wide.shift, 0))
+    found = {bucket: bucket << wide.shift | name for bucket, name in enumerate(wide.owners.tolist()) if name != NOBODY}
+    assert {bucket: rows_with[key] for bucket, key in found.items()} == best
+    assert len(found) == 64
+    assert len(rows_with) > 1000  # so that each bucket had many to choose from
+
+
+def test_a_frequent_ngram_keeps_its_bucket_though_the_sketch_is_crowded(tmp_path: Path) -> None:
+    split, wide = taught_texts(tmp_path, 3, buckets=256)
+    rows_with: Counter[int] = Counter()
+    for ids, lengths, *_ in pieces(split, 1, 0):
+        for row in keys_of(ids, lengths, 3):
+            rows_with.update({int(key) for key in row if key < NONE})
+    frequent = [key for key, _ in rows_with.most_common(20)]
+    assert len({key >> wide.shift for key in frequent}) == len(frequent)
+    assert wide.owners is not None
+    assert all(wide.owners[key >> wide.shift] == wide.name_of(torch.tensor(key)) for key in frequent)
+
+
+def test_an_ngram_that_owns_no_bucket_counts_for_nothing() -> None:
+    wide = WidePart(1 << 8, 1, 3)
+    wide.weights += 1
+    wide.table += 1
+    batch = make_batch(torch.tensor([[2, 3, 4]]), torch.tensor([3]), packed=True)
+    assert wide(batch).tolist() == [[0.0]]
+    key = keys_of(torch.tensor([[2, 3, 4]]), torch.tensor([3]), 3)[0, -1]
+    assert wide.owners is not None
+    wide.owners[wide.bucket_of(key)] = wide.name_of(key)
+    assert wide(batch).tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("longest", [0, 9])
+def test_ngrams_have_a_word_and_not_too_many(longest: int) -> None:
+    with pytest.raises(ConfigError, match=rf"^model\.wide_ngrams: .*{longest}"):
+        ModelConfig(wide=64, wide_ngrams=longest)
 
 
 @pytest.mark.parametrize("buckets", [1, 3, 1000, -4, 1 << 27])

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the features of the wide part weigh before it learns, and which n-gram each of its buckets belongs to.
+
+Both follow from counts of rows. Every rank counts a share of the rows, on the CPU, where they are; sums and maxima over
+ranks do not depend on who counted what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from harness.model.ngrams import BITS, MASK, NONE, keys_of, mixed
+from harness.model.wide import MIN_ROWS, NOBODY, WidePart, runs
+from harness.ranks.distributed import World
+from preprocessing.dataset.shards import Split
+
+COUNTED_ROWS = 200_000
+"""Rows of a split, spread evenly, of which the frequencies of features are counted."""
+PIECE_TOKENS = 1 << 18
+SLOTS_A_BUCKET, MOST_SLOTS = 1 << 3, 1 << 25
+"""Width of the sketch with which the most frequent n-gram of each bucket is found; at most 256 MiB for a moment."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Unlabelled rows whose features are counted beside those of the training rows."""
+
+    split: Split
+    targets: np.ndarray | None = None
+    """Their soft labels, as a ``Loader`` takes them, if these say what a feature tells too; None: labels alone do."""
+
+
+def count_features(wide: WidePart, split: Split, num_classes: int, world: World, beside: Beside | None = None) -> None:
+    """Set the weights of features by how many training rows have them, and the owners of buckets that have one.
+
+    With rows ``beside`` them, how rare a feature is is counted over both, and so is which features there are. The
+    linear model that soft labels came from may be no better than this one: what its probabilities say of a word is then
+    what it knew already, so that ratios of labelled rows alone are what is asked for unless told otherwise.
+    """
+    sources = [split] if beside is None else [split, beside.split]
+    counter = WidePart(wide.buckets, 1, wide.longest)
+    if wide.owners is not None:
+        counter.owners = owners_of(wide, sources, world)
+        wide.owners.copy_(counter.owners)
+    rows_with = torch.zeros(wide.buckets, num_classes, dtype=torch.float64)
+    total = torch.zeros(wide.buckets, dtype=torch.float64)
+    rows = 0
+    for source in sources:
+        for ids, lengths, labels, places in share_of(source, world):
+            rows += len(ids)
+            if source is split:
+                counts = counter.count(ids, lengths, labels, num_classes).to(torch.float64)
+                rows_with += counts
+                total += counts.sum(1)
+                continue
+            total += counter.count(ids, lengths, torch.zeros_like(labels), 1)[:, 0]
+            if beside is not None and beside.targets is not None:
+                chances = torch.from_numpy(beside.targets[places]).to(torch.float64)
+                both = chances if chances.dim() > 1 else torch.stack((1 - chances, chances), 1)
+                rows_with += counter.count_soft(ids, lengths, both)
+    sums = torch.cat((rows_with.view(-1), total, torch.tensor([rows], dtype=torch.float64))).to(wide.weights.device)
+    world.sum_on_device(sums, "the frequencies of n-grams")
+    by_label, total = sums[: rows_with.numel()].view_as(rows_with), sums[rows_with.numel() : -1]
+    wide.set_weights(by_label, int(sums[-1]), total)
+
+
+def owners_of(wide: WidePart, sources: Sequence[Split], world: World) -> torch.Tensor:
+    """int32 ``[buckets]``: the name of the n-gram that most rows have of those in a bucket, on the CPU.
+
+    Rows are counted in a count-min sketch (Cormode and Muthukrishnan, 2005), since most of the n-grams that there are
+    occur once: each counts in two places, of which the lower is nearer to the truth. Of several n-grams that as many
+    rows have, the one with the largest name is taken.
+    """
+    slots = max(wide.buckets, min(wide.buckets * SLOTS_A_BUCKET, MOST_SLOTS))
+    shift = BITS - (slots.bit_length() - 1)
+    sketch = torch.zeros(2, slots, dtype=torch.int32)
+
+    def places_in_sketch(key: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(sketch[0], key >> shift), (sketch[1], mixed(key ^ MASK) >> shift)]
+
+    for source in sources:
+        for ids, lengths, *_ in share_of(source, world):
+            key, first, _ = runs(keys_of(ids, lengths, wide.longest), NONE)
+            for counts, slot in places_in_sketch(key[first]):
+                counts.index_add_(0, slot, torch.ones_like(slot, dtype=torch.int32))
+    sums = sketch.to(wide.weights.device)
+    world.sum_on_device(sums, "the frequencies of n-grams")
+    sketch.copy_(sums)
+    best = torch.zeros(wide.buckets, dtype=torch.int64)
+    for source in sources:
+        for ids, lengths, *_ in share_of(source, world):
+            key = keys_of(ids, lengths, wide.longest).flatten()
+            key = key[key < NONE]
+            rows_with = torch.minimum(*(counts[slot] for counts, slot in places_in_sketch(key))).to(torch.int64)
+            key, rows_with = key[rows_with >= MIN_ROWS], rows_with[rows_with >= MIN_ROWS]
+            best.scatter_reduce_(0, wide.bucket_of(key), rows_with << BITS | wide.name_of(key), "amax")
+    best = best.to(wide.weights.device)
+    world.maximum_on_device(best, "the owners of buckets")
+    return torch.where(best > 0, best & MASK, NOBODY).to(torch.int32).cpu()
+
+
+def share_of(split: Split, world: World) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]]:
+    """This rank's share of the rows of a split that are counted, as ``pieces`` gives them."""
+    every = -(-len(split) // COUNTED_ROWS)
+    return pieces(split, every * world.world_size, every * world.rank)
+
+
+def pieces(
+    split: Split, every: int, first: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]]:
+    """Ids int64 ``[rows, time]``, lengths, labels, global rows of one row in ``every`` from ``first`` on, in pieces."""
+    seen = 0
+    for block in split.blocks:
+        begin = seen
+        chosen = np.arange((first - seen) % every, len(block.row), every)
+        seen += len(block.row)
+        size = max(1, PIECE_TOKENS // block.ids.shape[1])
+        for start in range(0, len(chosen), size):
+            rows = chosen[start : start + size]
+            lengths = block.length[rows].astype(np.int64)
+            ids = block.ids[rows, : lengths.max()].astype(np.int64)
+            labels = block.label[rows].astype(np.int64)
+            yield torch.from_numpy(ids), torch.from_numpy(lengths), torch.from_numpy(labels), begin + rows
