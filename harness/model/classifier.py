@@ -197,6 +197,7 @@ class Objective(nn.Module):
         *,
         seed: int = 0,
         label_smoothing: float = 0.0,
+        wide_smoothing: float | None = None,
         class_weights: torch.Tensor | None = None,
         recurrent_dtype: torch.dtype | None = None,
         soft_weight: float = 1.0,
@@ -204,6 +205,7 @@ class Objective(nn.Module):
         adversary: Adversary | None = None,
     ) -> None:
         """``classifier`` stays reachable as an attribute; ``class_weights`` ``[classes]`` lies on its device.
+        ``wide_smoothing`` is the ``label_smoothing`` of the wide part, the same unless given.
 
         ``seed`` is that of the run: with the step and the rows it decides what is dropped. ``recurrent_dtype``: what
         the recurrent layers compute in during training; see ``harness.ranks.precision.choose_recurrent_dtype``.
@@ -214,6 +216,7 @@ class Objective(nn.Module):
         self.classifier = classifier
         self.seed = seed
         self.label_smoothing = label_smoothing
+        self.wide_smoothing = label_smoothing if wide_smoothing is None else wide_smoothing
         self.class_weights = class_weights
         self.recurrent_dtype = recurrent_dtype
         self.soft_weight, self.soft_share = soft_weight, soft_share
@@ -264,9 +267,12 @@ class Objective(nn.Module):
         """Rows of the step over all processes: what the losses are divided by."""
         return batch.global_rows
 
-    def losses(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The loss of each row of a batch, ``[rows]``; zero for a row with neither a label nor a soft one."""
-        smoothing, weights = self.label_smoothing, self.class_weights
+    def losses(self, logits: torch.Tensor, batch: Batch, smoothing: float | None = None) -> torch.Tensor:
+        """The loss of each row of a batch, ``[rows]``; zero for a row with neither a label nor a soft one.
+
+        ``smoothing`` is that of labels, the network's unless given.
+        """
+        smoothing, weights = self.label_smoothing if smoothing is None else smoothing, self.class_weights
         if not batch.labelled:
             if batch.targets is None:
                 return logits.reshape(batch.num_rows, -1).sum(1) * 0  # with a graph, which DDP wants of every batch
@@ -289,6 +295,6 @@ class Objective(nn.Module):
                 outputs = wide.logits(bucket, value)
             outputs.requires_grad_()
             with torch.enable_grad():
-                loss = self.losses(self.classifier.shaped(outputs), batch).sum()
+                loss = self.losses(self.classifier.shaped(outputs), batch, self.wide_smoothing).sum()
             (error,) = torch.autograd.grad(loss, outputs)
         return wide.touched(bucket, value, error)

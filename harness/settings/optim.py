@@ -42,8 +42,10 @@ class OptimRecipe:
     class_weights: dict[str, float] = field(default_factory=dict)
     """Label -> factor for the loss of its rows, as in {positive: 2.0}; a label that is not named counts once."""
     wide_lr: float | Auto = 20.0
-    """Rate of the linear part (model.wide) at the first step; it falls to zero evenly. auto: by rows and steps.
-    """
+    """Rate of the linear part (model.wide) at the first step; it falls to zero evenly. auto: by rows and steps."""
+    wide_smoothing: float | None = None
+    """label_smoothing of the linear part, which with long n-grams knows the training rows by heart before it has
+    learned what they have in common; null: that of the network."""
     adversarial: float | None = None
     """Learn also from every text moved in the direction that raises its loss most: how far, over all of its vectors
     together, in standard deviations of the embedding (1 to 5). null: no text is moved."""
@@ -69,8 +71,10 @@ class OptimRecipe:
         require(fits, "optim.clip_norm", self.clip_norm, "above 0, or null")
         ema = self.ema
         require(ema is None or ema == "auto" or 0 < ema < 1, "optim.ema", ema, "between 0 and 1, auto, or null")
-        smoothing = self.label_smoothing
-        require(0 <= smoothing < 1, "optim.label_smoothing", smoothing, "at least 0 and below 1")
+        for key in ("label_smoothing", "wide_smoothing"):
+            share = getattr(self, key)
+            fits = share is None or 0 <= share < 1
+            require(fits, f"optim.{key}", share, "at least 0 and below 1")
         for key in ("adversarial", "virtual_adversarial"):
             radius, weight = getattr(self, key), getattr(self, f"{key}_weight")
             fits = radius is None or (0 < radius < math.inf)

@@ -34,6 +34,7 @@ def build_objective(
         network,
         seed=config.seed,
         label_smoothing=config.optim.label_smoothing,
+        wide_smoothing=config.optim.wide_smoothing,
         class_weights=torch.tensor(weights, device=device) if config.optim.class_weights else None,
         recurrent_dtype=dtype,
         soft_weight=config.self_training.weight,

@@ -73,7 +73,7 @@ def make_config(options: str, labels: list[str]) -> RunConfig:
     elif options == "soft labels":
         wide = {"wide": 512, "wide_ngrams": 3}
         model = ModelConfig(embedding_dim=8, hidden_size=6, pooling="max+mean", dropout=0.3, word_dropout=0.1, **wide)
-        optim = OptimConfig(lr=0.01, label_smoothing=0.1, class_weights={labels[0]: 2.5})
+        optim = OptimConfig(lr=0.01, label_smoothing=0.1, wide_smoothing=0.3, class_weights={labels[0]: 2.5})
         ratios: Any = "all" if len(labels) > 2 else "labelled"
         taught = SelfTrainingConfig(labels="drawn", weight=0.7, train_share=0.3, ratios=ratios)
     else:
@@ -146,6 +146,7 @@ def train_case(
         make_model(config, manifest.vocabulary_size, len(manifest.labels)),
         seed=config.seed,
         label_smoothing=config.optim.label_smoothing,
+        wide_smoothing=config.optim.wide_smoothing,
         class_weights=weights if config.optim.class_weights else None,
         soft_weight=config.self_training.weight,
         soft_share=config.self_training.train_share,
@@ -218,7 +219,7 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
             soft = chances[source.name][number] if teaching.is_on else None
             loss_of = partial(row_loss, config, weights, label, soft)
             if wide is not None:
-                wide.learn(ids, loss_of, counts[source.name])
+                wide.learn(ids, partial(loss_of, smoothing=optim.wide_smoothing), counts[source.name])
             total = total + loss_of(model.read(batch, masks)[0]) / counts[source.name]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, STEPS, optim)
@@ -240,12 +241,18 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
 
 
 def row_loss(
-    config: RunConfig, weights: list[float], label: int, soft: np.ndarray | None, logits: torch.Tensor
+    config: RunConfig,
+    weights: list[float],
+    label: int,
+    soft: np.ndarray | None,
+    logits: torch.Tensor,
+    smoothing: float | None = None,
 ) -> torch.Tensor:
     """The loss of one row from its definition. ``label`` is -1 where there is none, ``soft`` has a chance for each
     class.
     """
-    smoothing, teaching = config.optim.label_smoothing, config.self_training
+    smoothing = config.optim.label_smoothing if smoothing is None else smoothing
+    teaching = config.self_training
     taught = torch.zeros((), dtype=torch.float64)
     for number, chance in enumerate(() if soft is None else soft):
         taught = taught + chance * weights[number] * plain_loss(logits, number, 0.0)
