@@ -3,8 +3,8 @@
 
 The network: integrated gradients (Sundararajan, Taly and Yan, 2017, Axiomatic Attribution for Deep Networks) along the
 straight line from vectors of zeros, a text of as many tokens that say nothing, to the text's own. The wide part is
-linear in words and pairs: what each adds is shared evenly by the places where it stands, and by the two words of a
-pair; its baseline is a text without words, its bias.
+linear in n-grams: what each adds is shared evenly by the places where it stands, and by its words; its baseline is a
+text without words, its bias.
 
 The integral is taken piece by piece. On each piece of the line the network also says by how much its logit really
 changes, so Simpson's rule is known to be right or wrong there, and pieces where it is wrong are halved: where the
