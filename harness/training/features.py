@@ -46,19 +46,17 @@ def count_features(wide: WidePart, split: Split, num_classes: int, world: World,
     if wide.owners is not None:
         counter.owners = owners_of(wide, sources, world)
         wide.owners.copy_(counter.owners)
-    rows_with = torch.zeros(wide.buckets, num_classes, dtype=torch.float64)
-    total = torch.zeros(wide.buckets, dtype=torch.float64)
-    rows = 0
-    for source in sources:
-        for ids, lengths, labels, places in share_of(source, world):
-            rows += len(ids)
-            if source is split:
-                counts = counter.count(ids, lengths, labels, num_classes).to(torch.float64)
-                rows_with += counts
-                total += counts.sum(1)
-                continue
+    labelled, rows = torch.zeros(wide.buckets, num_classes, dtype=torch.int64), 0
+    for ids, lengths, labels, _ in share_of(split, world):
+        labelled += counter.count(ids, lengths, labels, num_classes)
+        rows += len(ids)
+    rows_with = labelled.to(torch.float64)
+    total = rows_with.sum(1)
+    if beside is not None:
+        for ids, lengths, labels, places in share_of(beside.split, world):
             total += counter.count(ids, lengths, torch.zeros_like(labels), 1)[:, 0]
-            if beside is not None and beside.targets is not None:
+            rows += len(ids)
+            if beside.targets is not None:
                 chances = torch.from_numpy(beside.targets[places]).to(torch.float64)
                 both = chances if chances.dim() > 1 else torch.stack((1 - chances, chances), 1)
                 rows_with += counter.count_soft(ids, lengths, both)
