@@ -119,6 +119,12 @@ def test_a_step_of_tokens_counts_as_its_rows() -> None:
     assert config.epochs == epochs_of(TREC.rows, round(640 * TREC.rows / TREC.tokens))[0]
 
 
+def test_longer_ngrams_get_more_buckets_as_far_as_their_table_stays_small() -> None:
+    small = [decide(recipe("--model.wide_ngrams", longest), TREC).config.model.wide for longest in ("1", "2", "4", "8")]
+    assert small == [2**16, 2**16, 2**17, 2**18]
+    assert decide(recipe("--model.wide_ngrams", "4"), IMDB).config.model.wide == 2**22
+
+
 def test_reasons_are_said_in_words() -> None:
     reasons = decide(recipe(), TREC).reasons
     assert reasons["epochs"] == ("15", "for at least 2,500 steps")

@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
 
 from harness.batch import Batch
-from harness.config import ModelConfig
+from harness.config import ModelConfig, OptimConfig
 from harness.model.classifier import Classifier, Objective
 from harness.model.ngrams import NONE, keys_of, mixed
 from harness.model.size import num_parameters
@@ -290,6 +290,27 @@ def test_an_ngram_that_owns_no_bucket_counts_for_nothing() -> None:
 def test_ngrams_have_a_word_and_not_too_many(longest: int) -> None:
     with pytest.raises(ConfigError, match=rf"^model\.wide_ngrams: .*{longest}"):
         ModelConfig(wide=64, wide_ngrams=longest)
+
+
+@pytest.mark.parametrize("smoothing", [None, 0.0, 0.4])
+def test_labels_of_the_wide_part_are_smoothed_apart(smoothing: float | None) -> None:
+    ids, lengths = make_rows(6)
+    batch = make_batch(ids, lengths, packed=False)
+    torch.manual_seed(0)
+    model = Classifier(ModelConfig(embedding_dim=4, hidden_size=3, wide=256), VOCABULARY)
+    objective = Objective(model, label_smoothing=0.2, wide_smoothing=smoothing)
+    loss = objective(batch, 0)
+    assert objective.touched is not None
+    own = 0.2 if smoothing is None else smoothing
+    expected = 0.5 - (batch.labels * (1 - own) + own / 2)  # a table of zeros says one half of every row
+    np.testing.assert_allclose(objective.touched.error[:, 0], expected, atol=1e-7)
+    assert loss == Objective(model, label_smoothing=0.2)(batch, 0)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_no_more_than_a_whole_label_is_smoothed(share: float) -> None:
+    with pytest.raises(ConfigError, match=rf"^optim\.wide_smoothing: {share} is out of range: expected at least 0"):
+        OptimConfig(wide_smoothing=share)
 
 
 @pytest.mark.parametrize("buckets", [1, 3, 1000, -4, 1 << 27])
