@@ -40,6 +40,7 @@ def test_what_must_be_fixed_gives_exit_code_2(tmp_path: Path, options: tuple[str
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_rank_that_nobody_meets_says_so() -> None:
     port = str(free_port())
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}

@@ -34,6 +34,7 @@ def test_a_dry_run_measures_and_leaves_nothing_behind(data: Path, tmp_path: Path
     assert not run.exists()
 
 
+@pytest.mark.slow
 def test_options_that_work_together(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ("--optim.ema", 0.9, "--optim.lr", 0.02, "--epochs", 6, "--micro_batch", 4)
