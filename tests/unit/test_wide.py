@@ -245,13 +245,19 @@ def test_longer_ngrams_are_counted_and_weighed_as_scikit_learn_and_a_plain_formu
         np.testing.assert_allclose(np.sort(value[value > 0]), np.sort(theirs[number].data), atol=1e-12)
 
 
-def test_a_bucket_belongs_to_the_ngram_that_most_rows_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "SLOTS_A_BUCKET", 1 << 14)  # for counts that are exact
-    split, wide = taught_texts(tmp_path, 3, buckets=64)
+def rows_of_triples(split: Split) -> Counter[int]:
+    """How many rows have each word, pair and triple, by its key."""
     rows_with: Counter[int] = Counter()
     for ids, lengths, *_ in pieces(split, 1, 0):
         for row in keys_of(ids, lengths, 3):
             rows_with.update({int(key) for key in row if key < NONE})
+    return rows_with
+
+
+def test_a_bucket_belongs_to_the_ngram_that_most_rows_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "SLOTS_A_BUCKET", 1 << 14)  # for counts that are exact
+    split, wide = taught_texts(tmp_path, 3, buckets=64)
+    rows_with = rows_of_triples(split)
     assert wide.owners is not None
     best: dict[int, int] = {}
     for key, many in rows_with.items():
@@ -264,10 +270,7 @@ def test_a_bucket_belongs_to_the_ngram_that_most_rows_have(tmp_path: Path, monke
 
 def test_a_frequent_ngram_keeps_its_bucket_though_the_sketch_is_crowded(tmp_path: Path) -> None:
     split, wide = taught_texts(tmp_path, 3, buckets=256)
-    rows_with: Counter[int] = Counter()
-    for ids, lengths, *_ in pieces(split, 1, 0):
-        for row in keys_of(ids, lengths, 3):
-            rows_with.update({int(key) for key in row if key < NONE})
+    rows_with = rows_of_triples(split)
     frequent = [key for key, _ in rows_with.most_common(20)]
     assert len({key >> wide.shift for key in frequent}) == len(frequent)
     assert wide.owners is not None
