@@ -9,7 +9,7 @@ more they tell of the label, as in Wang and Manning (2012, NB-SVM), whose log-co
 
 Words and pairs that share a bucket share its weight. Most of what is longer occurs once and never again, and would blur
 whatever it shared a bucket with; so with triples and more each bucket has one owner, the n-gram that most rows have
-(``harness.training.owners`` finds it), and all others count for nothing.
+(``harness.training.features`` finds it), and all others count for nothing.
 
 The table is no parameter but a buffer: torch's optimizer, the clipping, the average of weights and DDP do not see it.
 Its part of a step is a list of the features that the batch's rows have (``Touched``); ranks exchange those, and each
