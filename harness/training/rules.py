@@ -39,6 +39,9 @@ LARGEST_WIDE_LR = 300.0
 SMALLEST_WIDE, LARGEST_WIDE = 1 << 14, 1 << 22
 WIDE_NUMBERS = 1 << 24
 """Most numbers of the wide part's table, 64 MiB."""
+ROOM = 4
+"""Buckets for each n-gram of the training texts. A new text's n-grams are mostly unknown; each of them that falls into a
+bucket of a known one says something by chance."""
 LABELLED_ROWS = 8
 """Beside the unlabelled rows of a step there are as many labelled ones, rounded up to so many, as the dataset has."""
 PASSES = 3.5
@@ -220,11 +223,11 @@ def epochs_of(rows: int, rows_a_step: int, passing: int = 0) -> tuple[int, str]:
 
 
 def buckets_of(corpus: Corpus, longest: int) -> int:
-    """A power of two, not below half of the n-grams of all tokens, as far as its table stays small."""
+    """A power of two, not below ``ROOM`` times the n-grams of all tokens, as far as its table stays small."""
     outputs = 1 if corpus.classes == 2 else corpus.classes
     most = min(LARGEST_WIDE, MOST_BUCKETS, 2 ** int(math.log2(max(2, WIDE_NUMBERS // max(outputs, 1)))))
     ngrams = (corpus.tokens + corpus.beside) * max(2, longest)
-    wanted = 2 ** math.ceil(math.log2(max(2, ngrams / 2)))
+    wanted = 2 ** math.ceil(math.log2(max(2, ROOM * ngrams)))
     return int(min(most, max(SMALLEST_WIDE, wanted)))
 
 

@@ -121,7 +121,7 @@ def test_a_step_of_tokens_counts_as_its_rows() -> None:
 
 def test_longer_ngrams_get_more_buckets_as_far_as_their_table_stays_small() -> None:
     small = [decide(recipe("--model.wide_ngrams", longest), TREC).config.model.wide for longest in ("1", "2", "4", "8")]
-    assert small == [2**16, 2**16, 2**17, 2**18]
+    assert small == [2**19, 2**19, 2**20, 2**21]
     assert decide(recipe("--model.wide_ngrams", "4"), IMDB).config.model.wide == 2**22
 
 
@@ -129,7 +129,7 @@ def test_reasons_are_said_in_words() -> None:
     reasons = decide(recipe(), TREC).reasons
     assert reasons["epochs"] == ("15", "for at least 2,500 steps")
     assert reasons["batch"] == ("32 rows a step", "grows with the square root of 5,452 rows")
-    assert reasons["wide part"] == ("65,536 buckets", "for n-grams of up to 2 words of 55,000 tokens")
+    assert reasons["wide part"] == ("524,288 buckets", "for n-grams of up to 2 words of 55,000 tokens")
     assert list(reasons) == ["batch", "epochs", "patience", "wide part", "vectors", "rate", "average", "wide rate"]
 
 
