@@ -40,7 +40,7 @@ SMALLEST_WIDE, LARGEST_WIDE = 1 << 14, 1 << 22
 WIDE_NUMBERS = 1 << 24
 """Most numbers of the wide part's table, 64 MiB."""
 ROOM = 4
-"""Buckets for each n-gram of the training texts. A new text's n-grams are mostly unknown; each of them that falls into a
+"""Buckets for each n-gram of the training texts. Most n-grams of a new text are unknown, and each that falls into the
 bucket of a known one says something by chance."""
 LABELLED_ROWS = 8
 """Beside the unlabelled rows of a step there are as many labelled ones, rounded up to so many, as the dataset has."""
