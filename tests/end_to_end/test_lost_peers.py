@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -53,5 +54,6 @@ def test_a_stopped_rank_is_noticed(data: Path, tmp_path: Path, way: str, timeout
         assert status["reason"] in (run.parent / "log").read_text()
     finally:
         for one in [process, *family]:
-            one.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):  # the launcher has ended it in the meantime
+                one.send_signal(signal.SIGKILL)
         process.wait(30)
