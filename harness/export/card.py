@@ -108,6 +108,10 @@ def model(card: Card) -> str:
     shape, spec = card.info.model, card.info.text["spec"]
     directions = "both directions" if shape["bidirectional"] else "one direction"
     ngrams = f"{shape.get('wide', 0):,} buckets of n-grams of up to {shape.get('wide_ngrams', 2)} words"
+    if shape.get("wide_tail"):
+        ngrams += f", those of the last {shape['wide_tail']} once more"
+    if shape.get("wide_tf") == "binary":
+        ngrams += ", however often"
     wide = f", beside a linear part with {ngrams}" if shape.get("wide") else ""
     read = [f"`{name}: {spec[name]}`" for name in ("tokenizer", "lowercase", "html", "stop_words", "lemmatizer")]
     rows = [

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from harness.export.nodes import Graph
-from harness.model.ngrams import FIRST, MASK, ROUNDS, SECOND, WORD
+from harness.model.ngrams import END, END_LONGEST, FIRST, MASK, ROUNDS, SECOND, WORD
 from harness.model.wide import WidePart
 
 
@@ -40,13 +40,15 @@ def features(graph: Graph, wide: WidePart, ids: str, lengths: str) -> tuple[str,
     ones = graph.add("Expand", [graph.constant(1.0, np.float32), shape])
     zeros = graph.add("Expand", [graph.constant(0.0, np.float32), shape])
     bucket = graph.add("ScatterElements", [empty, run, ordered], axis=1)
-    times = graph.add("ScatterElements", [zeros, run, ones], axis=1, reduction="add")
     real = graph.add("Less", [bucket, none])
     bucket = graph.add("Min", [bucket, graph.constant(wide.buckets - 1)])
-    damped = graph.add("Add", [graph.add("Log", [graph.add("Max", [times, ones])]), ones])
     weights = graph.constant(wide.weights.cpu().numpy(), np.float32, "wide_weights")
-    weight = graph.add("Gather", [weights, bucket], name="wide_weight")
-    value = graph.add("Where", [real, graph.add("Mul", [damped, weight]), zeros])
+    value = graph.add("Gather", [weights, bucket], name="wide_weight")
+    if not wide.binary:
+        times = graph.add("ScatterElements", [zeros, run, ones], axis=1, reduction="add")
+        damped = graph.add("Add", [graph.add("Log", [graph.add("Max", [times, ones])]), ones])
+        value = graph.add("Mul", [damped, value])
+    value = graph.add("Where", [real, value, zeros])
     norm = graph.add("ReduceL2", [value, graph.constant([1])], keepdims=1)
     smallest = graph.constant(1e-12, np.float32)
     return bucket, str(graph.add("Div", [value, graph.add("Max", [norm, smallest])]))
@@ -54,42 +56,65 @@ def features(graph: Graph, wide: WidePart, ids: str, lengths: str) -> tuple[str,
 
 def places_of(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
     """The bucket of each n-gram, int64 ``[rows, places]``; ``buckets`` where there is none: ``WidePart.places``."""
-    time = graph.count(graph.size(ids, 1))
-    real = graph.add("Less", [time, graph.add("Unsqueeze", [lengths, graph.constant([1])])])
+    beside = graph.add("Unsqueeze", [lengths, graph.constant([1])])
+    real = graph.add("Less", [graph.count(graph.size(ids, 1)), beside])
     none, divisor = graph.constant(wide.buckets), graph.constant(1 << wide.shift)
     owners = None if wide.owners is None else graph.constant(wide.owners.cpu().numpy(), np.int32, "wide_owners")
-    places = []
-    for number, key in enumerate(keys_of(graph, ids, wide.longest)):
-        bucket, there = graph.add("Div", [key, divisor]), graph.part(real, number, 1 << 62, 1)
-        if owners is not None:
-            owner = graph.add("Gather", [owners, bucket])
-            mine = graph.add("Equal", [owner, graph.cast(graph.add("Mod", [key, divisor]), np.int32)])
-            there = graph.add("And", [there, mine])
-        places.append(graph.add("Where", [there, bucket, none]))
+
+    def places_among(keys: list[str], real: str) -> list[str]:
+        places = []
+        for number, key in enumerate(keys):
+            bucket, there = graph.add("Div", [key, divisor]), graph.part(real, number, 1 << 62, 1)
+            if owners is not None:
+                owner = graph.add("Gather", [owners, bucket])
+                mine = graph.add("Equal", [owner, graph.cast(graph.add("Mod", [key, divisor]), np.int32)])
+                there = graph.add("And", [there, mine])
+            places.append(graph.add("Where", [there, bucket, none]))
+        return places
+
+    places = places_among(keys_of(graph, ids, wide.longest), real)
+    if wide.tail:
+        last = last_tokens(graph, ids, beside, wide.tail)
+        keys = [mixed(graph, graph.add("BitwiseXor", [key, graph.constant(END)])) for key in last]
+        places += places_among(keys, graph.add("Less", [graph.constant(np.arange(wide.tail)), beside]))
     return str(graph.add("Concat", places, axis=1))
+
+
+def last_tokens(graph: Graph, ids: str, lengths: str, tail: int) -> list[str]:
+    """The keys of the last ``tail`` tokens of each row, words and pairs; ``lengths`` int64 ``[rows, 1]``."""
+    start = graph.add("Max", [graph.add("Sub", [lengths, graph.constant(tail)]), graph.constant(0)])
+    position = graph.add("Add", [start, graph.constant(np.arange(tail))])
+    end = graph.add("Sub", [graph.size(ids, 1), graph.constant([1])])
+    return keys_of(graph, graph.add("GatherElements", [ids, graph.add("Min", [position, end])], axis=1), END_LONGEST)
 
 
 def keys_of(graph: Graph, ids: str, longest: int) -> list[str]:
     """The key of each word, pair and so on, int64 ``[rows, time - n + 1]`` for each n: ``harness.model.ngrams``."""
     mask = graph.constant(MASK)
-
-    def product(value: str, factor: int) -> str:
-        return str(graph.add("Mul", [value, graph.constant(factor)]))
-
-    def mixed(key: str) -> str:
-        for shift, factor in ROUNDS:
-            key = graph.add("BitwiseXor", [key, graph.add("Div", [key, graph.constant(1 << shift)])])
-            key = graph.add("BitwiseAnd", [product(key, factor), mask])
-        return key
-
-    keys = [mixed(graph.add("BitwiseAnd", [product(ids, WORD), mask]))]
+    keys = [mixed(graph, graph.add("BitwiseAnd", [product(graph, ids, WORD), mask]))]
     before = ids
     for number in range(1, longest):
-        both = [product(graph.part(before, 0, -1, 1), FIRST), product(graph.part(ids, number, 1 << 62, 1), SECOND)]
+        both = [
+            product(graph, graph.part(before, 0, -1, 1), FIRST),
+            product(graph, graph.part(ids, number, 1 << 62, 1), SECOND),
+        ]
         total = graph.add("Add", [graph.add("Add", both), graph.constant(WORD)])
-        before = mixed(graph.add("BitwiseAnd", [total, mask]))
+        before = mixed(graph, graph.add("BitwiseAnd", [total, mask]))
         keys.append(before)
     return keys
+
+
+def product(graph: Graph, value: str, factor: int) -> str:
+    """A value times a constant."""
+    return str(graph.add("Mul", [value, graph.constant(factor)]))
+
+
+def mixed(graph: Graph, key: str) -> str:
+    """``harness.model.ngrams.mixed``."""
+    for shift, factor in ROUNDS:
+        key = graph.add("BitwiseXor", [key, graph.add("Div", [key, graph.constant(1 << shift)])])
+        key = graph.add("BitwiseAnd", [product(graph, key, factor), graph.constant(MASK)])
+    return key
 
 
 def joined(graph: Graph, *sizes: str) -> str:

@@ -22,6 +22,7 @@ import torch
 from harness.batch import Batch, Layout, send
 from harness.data.gather import pack
 from harness.model.classifier import Classifier
+from harness.model.ngrams import END_LONGEST
 from harness.model.wide import WidePart
 
 TOLERANCE = 1e-3
@@ -214,13 +215,23 @@ def wide_scores(wide: WidePart, ids: torch.Tensor, column: int) -> np.ndarray:
     places = wide.places(ids[None].to(device), torch.tensor([len(ids)], device=device))[0]
     bucket, place, times = torch.unique(places, return_inverse=True, return_counts=True)
     there, bucket = bucket < wide.buckets, bucket.clamp(max=wide.buckets - 1)
-    value = there * (1 + times.double().log()) * wide.weights[bucket].double()
+    value = there * wide.damped(times.double()) * wide.weights[bucket].double()
     value = value / value.square().sum().sqrt().clamp_min(1e-12)
     each = (wide.share.double() * value * wide.table[bucket, column].double() / times)[place].cpu().numpy()
     scores, start = np.zeros(len(ids)), 0
-    for number in range(1, min(wide.longest, len(ids)) + 1):  # an n-gram's part is shared by its words
-        own = each[start : start + len(ids) - number + 1] / number
-        for offset in range(number):
-            scores[offset : offset + len(own)] += own
+    for number in range(1, min(wide.longest, len(ids)) + 1):
+        own = each[start : start + len(ids) - number + 1]
+        share_out(own, number, scores)
         start += len(own)
+    if wide.tail:
+        last = scores[-wide.tail :]
+        for number in range(1, END_LONGEST + 1):
+            share_out(each[start : start + max(0, len(last) - number + 1)], number, last)
+            start += wide.tail - number + 1
     return scores
+
+
+def share_out(each: np.ndarray, number: int, scores: np.ndarray) -> None:
+    """Add what each n-gram of ``number`` words adds to the ``scores`` of its words, evenly."""
+    for offset in range(number):
+        scores[offset : offset + len(each)] += each / number

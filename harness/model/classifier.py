@@ -19,7 +19,7 @@ from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks
 from harness.model.embedded import Embedded, build_embedding
 from harness.model.recurrent import PackedIndex, VariableLengthLSTM
 from harness.model.registry import CELLS, POOLINGS, check_model
-from harness.model.wide import Touched, WidePart
+from harness.model.wide import Touched, WidePart, build_wide
 from preprocessing.base.named import load
 from preprocessing.text.vocabulary import UNK
 
@@ -46,7 +46,7 @@ class Classifier(nn.Module):
         pooled_size = self.recurrent.output_size * POOLINGS[config.pooling].vectors
         outputs = 1 if num_classes == 2 else num_classes
         self.head = nn.Linear(pooled_size, outputs)
-        self.wide = WidePart(config.wide, outputs, config.wide_ngrams) if config.wide else None
+        self.wide = build_wide(config, outputs) if config.wide else None
 
     def forward(
         self, batch: Batch, masks: Masks | None = None, recurrent_dtype: torch.dtype | None = None

@@ -14,14 +14,33 @@ NONE = 1 << BITS
 MASK = NONE - 1
 FIRST, SECOND, WORD, ROUNDS = 0x05EBCA6B, 0x42B2AE35, 0x1E3779B1, ((15, 0x2C1B3C6D), (12, 0x297A2D39))
 """Odd 31-bit numbers, so that a product with 32 bits fits int64."""
+END, END_LONGEST = 0x165667B1, 2
+"""What tells an n-gram near the end of a text from the same one anywhere, and the words of the longest such."""
 
 
-def keys_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int) -> torch.Tensor:
+def keys_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int, tail: int = 0) -> torch.Tensor:
     """The key of each n-gram of ``ids`` int64 ``[rows, time]``, for n from 1 to ``longest``: int64 ``[rows, places]``.
 
     First come the words, then the pairs, and so on, ``time - n + 1`` of each. ``NONE`` stands behind a row's
-    ``lengths`` ``[rows]``.
+    ``lengths`` ``[rows]``. Then come those of the last ``tail`` tokens of each row once more, words and pairs, under
+    keys of their own.
     """
+    keys = ngrams_of(ids, lengths, longest)
+    if not tail:
+        return keys
+    last = ids.gather(1, tail_positions(lengths, tail, ids.shape[1]))
+    again = ngrams_of(last, lengths.clamp(max=tail), END_LONGEST)
+    return torch.cat((keys, torch.where(again < NONE, mixed(again ^ END), NONE)), dim=1)
+
+
+def tail_positions(lengths: torch.Tensor, tail: int, time: int) -> torch.Tensor:
+    """Where the last ``tail`` tokens of each row are, int64 ``[rows, tail]``; what a shorter row lacks is anywhere."""
+    start = (lengths - tail).clamp(min=0)
+    return (start[:, None] + torch.arange(tail, device=lengths.device)).clamp(max=time - 1)
+
+
+def ngrams_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int) -> torch.Tensor:
+    """``keys_of`` without those of the end."""
     real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
     keys = [torch.where(real, mixed(ids * WORD & MASK), NONE)]
     before = ids

@@ -143,6 +143,10 @@ def wide_differs(donor: Donor, model: ModelConfig, manifest: Manifest) -> str:
         return f"of {donor.model.wide:,} buckets"
     if donor.model.wide_ngrams != model.wide_ngrams:
         return f"of n-grams of up to {donor.model.wide_ngrams} words"
+    if donor.model.wide_tail != model.wide_tail:
+        return f"of {donor.model.wide_tail} last tokens"
+    if donor.model.wide_tf != model.wide_tf:
+        return f"of {donor.model.wide_tf} counts"
     if donor.info.vocabulary_hash != manifest.vocabulary_hash:
         return "of another vocabulary"
     return "of other classes" if donor.info.labels != manifest.labels else ""

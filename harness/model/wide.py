@@ -5,7 +5,10 @@ Cheng et al. (2016, Wide & Deep) put a linear model next to a network because it
 generalise: single words and phrases that decide. Its features are those of TF-IDF with n-grams (1 + ln tf, times the
 idf of the training rows, each row of length 1), hashed into buckets as in Weinberger et al. (2009). They weigh more the
 more they tell of the label, as in Wang and Manning (2012, NB-SVM), whose log-count ratio is damped here: see
-``set_weights``. A feature that fewer than two training rows have counts for nothing.
+``set_weights``. A feature that few training rows have counts for nothing.
+
+What stands near the end of a text, where people come to their verdict, may be a feature of its own beside the same word
+or pair anywhere (``tail``).
 
 Words and pairs that share a bucket share its weight. Most of what is longer occurs once and never again, and would blur
 whatever it shared a bucket with; so with triples and more each bucket has one owner, the n-gram that most rows have
@@ -26,11 +29,12 @@ from torch import nn
 from torch.nn import functional
 
 from harness.batch import Batch
+from harness.config import ModelConfig
 from harness.model.ngrams import BITS, keys_of
 from harness.model.recurrent import PackedIndex
 
 MIN_ROWS = 2
-"""Training rows that must have a feature."""
+"""Training rows that must have a feature, unless ``Weighing`` says otherwise."""
 FLOOR = 0.05
 """What is added to a log-count ratio, so that a word that tells nothing by itself still counts for something."""
 BIAS_SHARE = 0.1
@@ -41,6 +45,19 @@ NOBODY = -1
 """Owner of a bucket that belongs to no n-gram."""
 PIECE = 1 << 24
 """Numbers of an update that are held at once."""
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """How features are weighed before anything is learned; see ``WidePart.set_weights``."""
+
+    min_rows: int = MIN_ROWS
+    """Training rows that must have a feature."""
+    power: float = 0.5
+    """The power of what a feature tells of the label."""
+
+
+USUAL = Weighing()
 
 
 @dataclass(frozen=True)
@@ -91,10 +108,14 @@ class WidePart(nn.Module):
     """int32 ``[buckets]``: the lower bits of the key of the n-gram that a bucket belongs to, or ``NOBODY``, as all are
     at the start; None where n-grams share buckets."""
 
-    def __init__(self, buckets: int, outputs: int, longest: int = SHARED_UP_TO) -> None:
-        """``buckets`` is a power of two, at most 2 ** 30; n-grams have up to ``longest`` words."""
+    def __init__(
+        self, buckets: int, outputs: int, longest: int = SHARED_UP_TO, tail: int = 0, *, binary: bool = False
+    ) -> None:
+        """``buckets`` is a power of two, at most 2 ** 30; n-grams have up to ``longest`` words. Those of the last
+        ``tail`` tokens are features of their own too. ``binary``: how often a row has a feature makes no difference.
+        """
         super().__init__()
-        self.buckets, self.longest = buckets, longest
+        self.buckets, self.longest, self.tail, self.binary = buckets, longest, tail, binary
         self.shift = BITS - (buckets.bit_length() - 1)
         self.register_buffer("table", torch.zeros(buckets, outputs))
         self.register_buffer("weights", torch.zeros(buckets))
@@ -118,15 +139,19 @@ class WidePart(nn.Module):
         """
         bucket, first, times = runs(self.places(*padded_ids(batch)), self.buckets)
         bucket = bucket.clamp(max=self.buckets - 1)
-        value = torch.where(first, (1 + times.to(self.weights.dtype).log()) * self.weights[bucket], 0)
+        value = torch.where(first, self.damped(times.to(self.weights.dtype)) * self.weights[bucket], 0)
         return bucket, value / value.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
+
+    def damped(self, times: torch.Tensor) -> torch.Tensor:
+        """What features count that a row has so many ``times``."""
+        return torch.ones_like(times) if self.binary else 1 + times.log()
 
     def places(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Each n-gram's bucket of ``ids`` int64 ``[rows, time]``: int64 ``[rows, places]``, as ``keys_of`` has them.
 
         Where there is none, and for an n-gram that no bucket belongs to, stands ``buckets``, which is none.
         """
-        key = keys_of(ids, lengths, self.longest)
+        key = keys_of(ids, lengths, self.longest, self.tail)
         bucket = self.bucket_of(key)
         if self.owners is None:
             return bucket
@@ -154,19 +179,21 @@ class WidePart(nn.Module):
         seen, shares = bucket[first], chances.to(torch.float64)[row]
         return torch.stack([torch.bincount(seen, one, minlength=self.buckets) for one in shares.unbind(1)], 1)
 
-    def set_weights(self, rows_with: torch.Tensor, rows: int, total: torch.Tensor | None = None) -> None:
+    def set_weights(
+        self, rows_with: torch.Tensor, rows: int, total: torch.Tensor | None = None, weighing: Weighing = USUAL
+    ) -> None:
         """Weigh features by how rare they are and how much they tell of the label.
 
         ``rows_with`` int64 ``[buckets, classes]`` has counts of rows by label. The first factor is the idf as
-        scikit-learn has it, ``1 + ln((1 + rows) / (1 + rows with it))``; the second ``sqrt(0.05 + r)``, where r is the
-        largest log-count ratio, as an absolute value, of a class against all others.
+        scikit-learn has it, ``1 + ln((1 + rows) / (1 + rows with it))``; the second ``(0.05 + r) ** power``, where r is
+        the largest log-count ratio, as an absolute value, of a class against all others.
 
         ``rows`` is how many rows were counted, and ``total`` ``[buckets]`` in how many of them each bucket is: the sums
         of ``rows_with`` unless given, as where some rows have no label. What only such rows have tells of none.
         """
         labelled = rows_with.sum(1)
         total = labelled if total is None else total
-        kept = total >= MIN_ROWS
+        kept = total >= weighing.min_rows
         if not kept.any():
             self.weights.zero_()
             return
@@ -178,7 +205,7 @@ class WidePart(nn.Module):
         tells = torch.where(known > 0, tells, 0.0)
         idf = 1 + torch.log((1 + rows) / (1 + everyone))
         self.weights.zero_()
-        self.weights[kept] = (idf * torch.sqrt(FLOOR + tells)).to(self.weights.dtype)
+        self.weights[kept] = (idf * (FLOOR + tells) ** weighing.power).to(self.weights.dtype)
 
     def touched(self, bucket: torch.Tensor, value: torch.Tensor, error: torch.Tensor) -> Touched:
         """What the ``features`` of some rows do, given ``error`` ``[rows, outputs]``, the gradient at their logits."""
@@ -197,6 +224,12 @@ class WidePart(nn.Module):
             else:
                 self.table.index_add_(0, touched.bucket[piece], change)
         self.bias -= BIAS_SHARE * step.sum(0)
+
+
+def build_wide(config: ModelConfig, outputs: int) -> WidePart:
+    """The linear part that a configuration describes."""
+    binary = config.wide_tf == "binary"
+    return WidePart(config.wide, outputs, config.wide_ngrams, config.wide_tail, binary=binary)
 
 
 def runs(places: torch.Tensor, none: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -20,6 +20,8 @@ MOST_BUCKETS = 1 << 26
 """A quarter of a gigabyte for each output of the wide part."""
 MOST_NGRAM = 8
 """Longer sequences of words hardly occur twice."""
+MOST_TAIL = 1024
+"""No end of a text is longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,12 @@ class ModelRecipe:
     wide_ngrams: int = 2
     """Words of the longest n-grams of the linear part: 2, words and pairs. With 3 and more, which long texts are the
     better for, a bucket belongs to the most frequent of its n-grams."""
+    wide_tail: int = 0
+    """Last tokens of a text whose words and pairs are features of the linear part once more, apart from the same ones
+    anywhere: people say last what they mean. 0: none."""
+    wide_tf: Literal["log", "binary"] = "log"
+    """What a feature of the linear part counts that a text has several times: 1 + ln of how often (log), or as much as
+    one that it has once (binary)."""
     freeze_embedding: int | Literal["always"] | None = None
     """Optimizer steps, from the first, during which the vectors stay what they are; always: to the end; null: none."""
 
@@ -73,6 +81,7 @@ class ModelRecipe:
         require(fits, "model.wide", self.wide, f"a power of two up to {MOST_BUCKETS}, 0 for none, or auto")
         longest = f"from 1 to {MOST_NGRAM}"
         require(1 <= self.wide_ngrams <= MOST_NGRAM, "model.wide_ngrams", self.wide_ngrams, longest)
+        require(0 <= self.wide_tail <= MOST_TAIL, "model.wide_tail", self.wide_tail, f"from 0 to {MOST_TAIL}")
         frozen = self.freeze_embedding
         fits = frozen in (None, "always") or (isinstance(frozen, int) and frozen >= 1)
         require(fits, "model.freeze_embedding", frozen, "a number of optimizer steps, always, or null")

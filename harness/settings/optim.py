@@ -14,6 +14,8 @@ from typing import Literal
 from harness.settings.auto import Auto
 from preprocessing.base.errors import require
 
+MOST_POWER = 4
+"""Beyond it one feature of a text is all that counts."""
 FARTHEST = 100
 """A text is moved by so many times the length of a word's vector at most."""
 
@@ -43,6 +45,14 @@ class OptimRecipe:
     """Label -> factor for the loss of its rows, as in {positive: 2.0}; a label that is not named counts once."""
     wide_lr: float | Auto = 20.0
     """Rate of the linear part (model.wide) at the first step; it falls to zero evenly. auto: by rows and steps."""
+    wide_warmup: float = 0.0
+    """Share of all steps during which that rate climbs first. Without it the first rows leave more in the linear part
+    than others, the more so with many features for each row."""
+    wide_ratio: float = 0.5
+    """Power of a feature's log-count ratio, which says how much it tells of the label, in what the linear part weighs
+    it before it learns; 0: rare features weigh most, whatever they tell."""
+    wide_min_rows: int = 2
+    """Training rows that must have a feature of the linear part, or it counts for nothing."""
     wide_smoothing: float | None = None
     """label_smoothing of the linear part, which with long n-grams knows the training rows by heart before it has
     learned what they have in common; null: that of the network."""
@@ -71,6 +81,9 @@ class OptimRecipe:
         require(fits, "optim.clip_norm", self.clip_norm, "above 0, or null")
         ema = self.ema
         require(ema is None or ema == "auto" or 0 < ema < 1, "optim.ema", ema, "between 0 and 1, auto, or null")
+        require(0 <= self.wide_warmup <= 1, "optim.wide_warmup", self.wide_warmup, "a share of the steps, from 0 to 1")
+        require(0 <= self.wide_ratio <= MOST_POWER, "optim.wide_ratio", self.wide_ratio, f"from 0 to {MOST_POWER}")
+        require(self.wide_min_rows >= 1, "optim.wide_min_rows", self.wide_min_rows, "a number of rows, at least 1")
         for key in ("label_smoothing", "wide_smoothing"):
             share = getattr(self, key)
             fits = share is None or 0 <= share < 1

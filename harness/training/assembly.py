@@ -24,6 +24,7 @@ from harness.data.streams import PairedLoader
 from harness.model.recurrent import try_recurrence
 from harness.model.registry import CELLS
 from harness.model.tasks import answers_of, build_network, predictions_of
+from harness.model.wide import Weighing
 from harness.ranks.distributed import launched_local_world_size, launched_machines
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
 from harness.ranks.preemption import StopWatch
@@ -113,7 +114,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     wide = trainer.objective.classifier.wide
     if wide is not None and start is None and not beginning.has_wide:
         counted = teaching.counted_beside(config, data.splits)
-        count_features(wide, data.splits[TRAIN], len(manifest.labels), world, counted)
+        weighing = Weighing(config.optim.wide_min_rows, config.optim.wide_ratio)
+        count_features(wide, data.splits[TRAIN], len(manifest.labels), world, counted, weighing)
     if config.micro_batch == "auto":
         choices["micro_batch"] = choose_micro_batch(trainer)
     with world.together("opening the run directory"):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from harness.model.ngrams import BITS, MASK, NONE, keys_of, mixed
-from harness.model.wide import MIN_ROWS, NOBODY, WidePart, runs
+from harness.model.wide import NOBODY, USUAL, Weighing, WidePart, runs
 from harness.ranks.distributed import World
 from preprocessing.dataset.shards import Split
 
@@ -34,7 +34,14 @@ class Beside:
     """Their soft labels, as a ``Loader`` takes them, if these say what a feature tells too; None: labels alone do."""
 
 
-def count_features(wide: WidePart, split: Split, num_classes: int, world: World, beside: Beside | None = None) -> None:
+def count_features(
+    wide: WidePart,
+    split: Split,
+    num_classes: int,
+    world: World,
+    beside: Beside | None = None,
+    weighing: Weighing = USUAL,
+) -> None:
     """Set the weights of features by how many training rows have them, and the owners of buckets that have one.
 
     With rows ``beside`` them, how rare a feature is is counted over both, and so is which features there are. The
@@ -42,9 +49,9 @@ def count_features(wide: WidePart, split: Split, num_classes: int, world: World,
     what it knew already, so that ratios of labelled rows alone are what is asked for unless told otherwise.
     """
     sources = [split] if beside is None else [split, beside.split]
-    counter = WidePart(wide.buckets, 1, wide.longest)
+    counter = WidePart(wide.buckets, 1, wide.longest, wide.tail)  # rows are counted, not how often they have it
     if wide.owners is not None:
-        counter.owners = owners_of(wide, sources, world)
+        counter.owners = owners_of(wide, sources, world, weighing.min_rows)
         wide.owners.copy_(counter.owners)
     labelled, rows = torch.zeros(wide.buckets, num_classes, dtype=torch.int64), 0
     for ids, lengths, labels, _ in share_of(split, world):
@@ -63,11 +70,12 @@ def count_features(wide: WidePart, split: Split, num_classes: int, world: World,
     sums = torch.cat((rows_with.view(-1), total, torch.tensor([rows], dtype=torch.float64))).to(wide.weights.device)
     world.sum_on_device(sums, "the frequencies of n-grams")
     by_label, total = sums[: rows_with.numel()].view_as(rows_with), sums[rows_with.numel() : -1]
-    wide.set_weights(by_label, int(sums[-1]), total)
+    wide.set_weights(by_label, int(sums[-1]), total, weighing)
 
 
-def owners_of(wide: WidePart, sources: Sequence[Split], world: World) -> torch.Tensor:
-    """int32 ``[buckets]``: the name of the n-gram that most rows have of those in a bucket, on the CPU.
+def owners_of(wide: WidePart, sources: Sequence[Split], world: World, min_rows: int) -> torch.Tensor:
+    """int32 ``[buckets]``: the name of the n-gram that most rows have, at least ``min_rows``, of those in a bucket, on
+    the CPU.
 
     Rows are counted in a count-min sketch (Cormode and Muthukrishnan, 2005), since most of the n-grams that there are
     occur once: each counts in two places, of which the lower is nearer to the truth. Of several n-grams that as many
@@ -82,7 +90,7 @@ def owners_of(wide: WidePart, sources: Sequence[Split], world: World) -> torch.T
 
     for source in sources:
         for ids, lengths, *_ in share_of(source, world):
-            key, first, _ = runs(keys_of(ids, lengths, wide.longest), NONE)
+            key, first, _ = runs(keys_of(ids, lengths, wide.longest, wide.tail), NONE)
             for counts, slot in places_in_sketch(key[first]):
                 counts.index_add_(0, slot, torch.ones_like(slot, dtype=torch.int32))
     sums = sketch.to(wide.weights.device)
@@ -91,10 +99,10 @@ def owners_of(wide: WidePart, sources: Sequence[Split], world: World) -> torch.T
     best = torch.zeros(wide.buckets, dtype=torch.int64)
     for source in sources:
         for ids, lengths, *_ in share_of(source, world):
-            key = keys_of(ids, lengths, wide.longest).flatten()
+            key = keys_of(ids, lengths, wide.longest, wide.tail).flatten()
             key = key[key < NONE]
             rows_with = torch.minimum(*(counts[slot] for counts, slot in places_in_sketch(key))).to(torch.int64)
-            key, rows_with = key[rows_with >= MIN_ROWS], rows_with[rows_with >= MIN_ROWS]
+            key, rows_with = key[rows_with >= min_rows], rows_with[rows_with >= min_rows]
             best.scatter_reduce_(0, wide.bucket_of(key), rows_with << BITS | wide.name_of(key), "amax")
     best = best.to(wide.weights.device)
     world.maximum_on_device(best, "the owners of buckets")

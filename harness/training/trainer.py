@@ -34,7 +34,7 @@ from harness.training.optim import (
 from harness.training.profiling import StepProfiler
 from harness.training.state import State, described, load_weights
 from harness.training.throughput import Gradients, Meter
-from harness.training.wide import WideDescent
+from harness.training.wide import WideDescent, wide_rate
 from preprocessing.base.errors import DataError
 
 
@@ -93,7 +93,7 @@ class Trainer:
         decay = config.optim.ema
         self.average = None if decay is None else WeightAverage(objective.classifier, decay)
         wide = objective.classifier.wide
-        self.wide = None if wide is None else WideDescent(wide, config.optim.wide_lr, world)
+        self.wide = None if wide is None else WideDescent(wide, world)
         self.milestones = Milestones()
         """Hears of every step, log line and epoch, on every rank."""
         self.total_steps = config.epochs * loader.order.steps_per_epoch
@@ -175,7 +175,7 @@ class Trainer:
         grad_norm = self.clip()
         skip = self.take_step(batch, grad_norm, row_losses)
         if self.wide is not None:
-            self.wide.step(touched, batch, self.step / self.total_steps, skip)
+            self.wide.step(touched, batch, wide_rate(self.step, self.total_steps, self.config.optim), skip)
         labelled = len(batch.micro_batches)
         if batch.unlabelled:
             self.meter.add_unlabelled(summed(losses[labelled:]))

@@ -3,7 +3,8 @@
 
 Rows of a TF-IDF matrix have length 1 and the loss is convex, so plain gradient descent with a large rate that falls to
 zero is enough, and there is no state beside the table. It needs no clipping, since a row's gradient is at most its
-label's weight, and no average, since its last steps are small.
+label's weight, and no average, since its last steps are small. Its first steps are not: with many features for each
+row, what the first batches happen to be stays in the table to the end, unless the rate climbs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from harness.batch import StepBatch
+from harness.config import OptimConfig
 from harness.model.wide import Touched, WidePart, join
 from harness.ranks.distributed import World
 
@@ -20,17 +22,13 @@ from harness.ranks.distributed import World
 class WideDescent:
     """Gradient descent on the table of a wide part."""
 
-    def __init__(self, wide: WidePart, lr: float, world: World) -> None:
-        """``lr`` is the rate at the first step."""
-        self.wide, self.lr, self.world = wide, lr, world
+    def __init__(self, wide: WidePart, world: World) -> None:
+        self.wide, self.world = wide, world
 
     @torch.no_grad()
-    def step(self, touched: Sequence[Touched], batch: StepBatch, progress: float, skip: torch.Tensor) -> None:
-        """Learn from this rank's micro-batches and those of all others; nothing where ``skip`` is 1.
-
-        ``progress`` is the share of all steps that are behind.
-        """
-        rate = (1 - skip.to(self.wide.table.dtype)) * (self.lr * (1 - progress) / batch.global_rows)
+    def step(self, touched: Sequence[Touched], batch: StepBatch, lr: float, skip: torch.Tensor) -> None:
+        """Learn from this rank's micro-batches and those of all others; nothing where ``skip`` is 1."""
+        rate = (1 - skip.to(self.wide.table.dtype)) * (lr / batch.global_rows)
         self.wide.update(self.exchange(join(touched)), rate)
 
     def exchange(self, mine: Touched) -> Touched:
@@ -41,6 +39,12 @@ class WideDescent:
             return mine
         messages = self.world.gather_on_device(as_message(mine), "what the wide part learned")
         return join(from_message(message, mine.error) for message in messages)
+
+
+def wide_rate(step: int, total_steps: int, config: OptimConfig) -> float:
+    """Rate of optimizer step ``step`` (from 0) of ``total_steps``: it falls to zero evenly, and climbs at first."""
+    climbing = config.wide_warmup * total_steps
+    return config.wide_lr * (1 - step / total_steps) * min(1.0, (step + 1) / max(1.0, climbing))
 
 
 def as_message(touched: Touched) -> torch.Tensor:

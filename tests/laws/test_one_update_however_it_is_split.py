@@ -25,6 +25,7 @@ from harness.data.order import Order, OrderSpec, stream_seed
 from harness.data.streams import PairedLoader
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
+from harness.model.wide import Weighing
 from harness.ranks.session import Session, open_session
 from harness.training.features import Beside, count_features
 from harness.training.guard import NonFiniteGuard
@@ -71,9 +72,10 @@ def make_config(options: str, labels: list[str]) -> RunConfig:
         model = ModelConfig(cell="gru", embedding_dim=8, hidden_size=6, num_layers=2, pooling="last", dropout=0.4)
         optim = OptimConfig(lr=0.01)
     elif options == "soft labels":
-        wide = {"wide": 512, "wide_ngrams": 3}
+        wide: dict[str, Any] = {"wide": 512, "wide_ngrams": 3, "wide_tail": 5, "wide_tf": "binary"}
         model = ModelConfig(embedding_dim=8, hidden_size=6, pooling="max+mean", dropout=0.3, word_dropout=0.1, **wide)
-        optim = OptimConfig(lr=0.01, label_smoothing=0.1, wide_smoothing=0.3, class_weights={labels[0]: 2.5})
+        linear = {"wide_smoothing": 0.3, "wide_warmup": 0.3, "wide_ratio": 0.8, "wide_min_rows": 3}
+        optim = OptimConfig(lr=0.01, label_smoothing=0.1, class_weights={labels[0]: 2.5}, **linear)
         ratios: Any = "all" if len(labels) > 2 else "labelled"
         taught = SelfTrainingConfig(labels="drawn", weight=0.7, train_share=0.3, ratios=ratios)
     else:
@@ -164,7 +166,8 @@ def train_case(
     if objective.classifier.wide is not None:
         every = targets["unlabelled"] if config.self_training.ratios == "all" else None
         counted = Beside(rows, every) if teaches else None
-        count_features(objective.classifier.wide, split, len(manifest.labels), world, counted)
+        weighing = Weighing(config.optim.wide_min_rows, config.optim.wide_ratio)
+        count_features(objective.classifier.wide, split, len(manifest.labels), world, counted, weighing)
     update, counts = trainer.update, []
 
     def observed(batch: StepBatch) -> Any:
@@ -203,7 +206,7 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
     weights = [optim.class_weights.get(label, 1.0) for label in manifest.labels]
     wide = None if model.wide is None else PlainWide(model.wide, split, num_classes, beside if teaching.is_on else None)
     if wide is not None:
-        wide.count(every=teaching.ratios == "all")
+        wide.count(every=teaching.ratios == "all", min_rows=optim.wide_min_rows, power=optim.wide_ratio)
     chances = {one.name: draw_soft_labels(one, num_classes) for one in (split, beside)}
     for step in range(STEPS):
         epoch, place = divmod(step, order.steps_per_epoch)
@@ -230,7 +233,8 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if wide is not None:
-            wide.step(optim.wide_lr * (1 - step / STEPS))
+            climbed = min(1.0, (step + 1) / (optim.wide_warmup * STEPS)) if optim.wide_warmup else 1.0
+            wide.step(optim.wide_lr * (1 - step / STEPS) * climbed)
         decay = min(optim.ema or 0.0, (1 + step) / (10 + step))
         for name, parameter in model.named_parameters():
             average[name] = decay * average[name] + (1 - decay) * parameter.detach()

@@ -42,13 +42,13 @@ class PlainWide:
         self.change = torch.zeros_like(wide.table)
         self.bias_change = torch.zeros_like(wide.bias)
 
-    def count(self, *, every: bool) -> None:
-        """``every``: soft labels of the rows beside count for what a feature tells."""
+    def count(self, *, every: bool, min_rows: int = 2, power: float = 0.5) -> None:
+        """``every``: soft labels of the rows beside count for what a feature tells, to this ``power``."""
         wide, total = self.wide, Counter[int]()
         seen: defaultdict[tuple[int, int], float] = defaultdict(float)
         rows = 0
         if wide.owners is not None:
-            self.give()
+            self.give(min_rows)
         for source in self.sources():
             chances = draw_soft_labels(source, self.num_classes) if every else None
             for number in range(len(source)):
@@ -61,7 +61,7 @@ class PlainWide:
                     elif chances is not None:
                         for one in range(self.num_classes):
                             seen[bucket, one] += chances[number, one]
-        kept = [bucket for bucket, many in total.items() if many > 1]
+        kept = [bucket for bucket, many in total.items() if many >= min_rows]
         known = {bucket: sum(seen[bucket, label] for label in range(self.num_classes)) for bucket in kept}
         for bucket in kept:
             wide.weights[bucket] = 1 + math.log((1 + rows) / (1 + total[bucket]))
@@ -73,13 +73,22 @@ class PlainWide:
                 own, rest = 1 + seen[bucket, label], 1 + known[bucket] - seen[bucket, label]
                 tells[bucket] = max(tells[bucket], abs(math.log(own / inside * outside / rest)))
         for bucket in kept:
-            wide.weights[bucket] *= math.sqrt(0.05 + (tells[bucket] if known[bucket] else 0.0))
+            wide.weights[bucket] *= (0.05 + (tells[bucket] if known[bucket] else 0.0)) ** power
 
     def keys(self, ids: list[int]) -> list[int]:
-        """Words first, then pairs and so on; ``mixed`` is the one thing that is not told again here."""
+        """Words first, then pairs and so on, then words and pairs of the end; ``mixed`` is the one thing that is not
+        told again here.
+        """
+        keys = self.sequences(ids, self.wide.longest)
+        if self.wide.tail:
+            keys += [mix(key ^ 0x165667B1) for key in self.sequences(ids[-self.wide.tail :], 2)]
+        return keys
+
+    def sequences(self, ids: list[int], longest: int) -> list[int]:
+        """Those of words, pairs and so on."""
         keys = [mix(one * 0x1E3779B1) for one in ids]
         before = ids
-        for number in range(1, self.wide.longest):
+        for number in range(1, longest):
             ends = zip(before[:-1], ids[number:], strict=True)
             before = [mix(start * 0x05EBCA6B + one * 0x42B2AE35 + 0x1E3779B1) for start, one in ends]
             keys += before
@@ -92,7 +101,7 @@ class PlainWide:
             return [key // size for key in self.keys(ids)]
         return [key // size for key in self.keys(ids) if self.wide.owners[key // size] == key % size]
 
-    def give(self) -> None:
+    def give(self, min_rows: int) -> None:
         """Each bucket to its n-gram that most rows have, by a sketch; the largest key of several such."""
         size = 2**32 // self.wide.buckets
         sketch: Counter[tuple[int, int]] = Counter()
@@ -105,7 +114,7 @@ class PlainWide:
             sketch.update(slot for key in set(self.keys(ids)) for slot in slots(key))
         rows_with = {key: min(sketch[slot] for slot in slots(key)) for ids in every for key in self.keys(ids)}
         for key in sorted(rows_with, key=lambda key: (rows_with[key], key)):
-            if rows_with[key] > 1:
+            if rows_with[key] >= min_rows:
                 self.wide.owners[key // size] = key % size
 
     def sources(self) -> list[Split]:
@@ -114,7 +123,8 @@ class PlainWide:
 
     def learn(self, ids: list[int], loss_of: Callable[[torch.Tensor], torch.Tensor], rows: int) -> None:
         """``rows`` of its kind are in the step."""
-        features = {bucket: 1 + math.log(many) for bucket, many in Counter(self.buckets(ids)).items()}
+        times = Counter(self.buckets(ids))
+        features = {bucket: 1.0 if self.wide.binary else 1 + math.log(many) for bucket, many in times.items()}
         features = {bucket: value * float(self.wide.weights[bucket]) for bucket, value in features.items()}
         length = math.sqrt(sum(value**2 for value in features.values())) or 1.0
         logits = self.wide.bias.clone()

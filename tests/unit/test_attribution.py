@@ -122,9 +122,9 @@ def test_more_steps_only_where_they_are_needed(monkeypatch: pytest.MonkeyPatch) 
     assert bounded.missed == pytest.approx(abs(bounded.scores.sum() - bounded.logit + bounded.baseline))
 
 
-@pytest.mark.parametrize("longest", [1, 2, 4])
-def test_the_wide_part_alone_is_shared_exactly(longest: int) -> None:
-    wide = WidePart(1 << 12, 2, longest)
+@pytest.mark.parametrize(("longest", "tail"), [(1, 0), (2, 0), (4, 0), (1, 3), (2, 100), (4, 1), (4, 4)])
+def test_the_wide_part_alone_is_shared_exactly(longest: int, tail: int) -> None:
+    wide = WidePart(1 << 12, 2, longest, tail, binary=tail > 3)
     fill(wide)
     if wide.owners is not None:
         own_everything(wide, torch.from_numpy(max(TEXTS, key=len))[None])
@@ -154,6 +154,15 @@ def test_a_triple_belongs_to_all_of_its_words() -> None:
     wide.weights[triple] = 1.0
     wide.table[triple, 0] = 9.0
     np.testing.assert_allclose(wide_scores(wide, ids, 0), [0, 3, 3, 3])
+
+
+def test_a_pair_of_the_end_belongs_to_both_of_its_words() -> None:
+    wide = WidePart(1 << 12, 1, 1, tail=3)
+    ids = torch.tensor([6, 7, 5, 6, 7])
+    pair = wide.places(ids[None], torch.tensor([5]))[0, -1]  # of 6 and 7, behind five words, three of the end, and 5 6
+    wide.weights[pair] = 1.0
+    wide.table[pair, 0] = 8.0
+    np.testing.assert_allclose(wide_scores(wide, ids, 0), [0, 0, 0, 4, 4])
 
 
 PLANTED = 7

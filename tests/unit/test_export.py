@@ -46,6 +46,8 @@ SHAPES: list[tuple[int, dict[str, Any]]] = [
     (2, {"pooling": "last", "cell": "gru", "bidirectional": False}),
     (4, {"pooling": "last", "num_layers": 2, "wide": 2}),
     (2, {"wide": 256, "wide_ngrams": 4}),
+    (2, {"wide": 256, "wide_ngrams": 3, "wide_tail": 5, "wide_tf": "binary"}),
+    (3, {"wide": 512, "wide_tail": 40}),
     (3, {"wide": 128, "wide_ngrams": 1}),
 ]
 

@@ -144,6 +144,8 @@ def test_a_head_that_would_mean_something_else_is_not_taken(
     [
         ({"wide": 128}, "of 128 buckets"),
         ({"wide": 64, "wide_ngrams": 3}, "of n-grams of up to 3 words"),
+        ({"wide": 64, "wide_tail": 4}, "of 4 last tokens"),
+        ({"wide": 64, "wide_tf": "binary"}, "of binary counts"),
         ({"wide": 0}, "there is none"),
         ({"wide": 64, "labels": ["positive", "negative"]}, "of other classes"),
     ],

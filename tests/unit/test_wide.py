@@ -18,11 +18,11 @@ from harness.config import ModelConfig, OptimConfig
 from harness.model.classifier import Classifier, Objective
 from harness.model.ngrams import NONE, keys_of, mixed
 from harness.model.size import num_parameters
-from harness.model.wide import FLOOR, NOBODY, Touched, WidePart, join, runs
+from harness.model.wide import FLOOR, NOBODY, USUAL, Touched, Weighing, WidePart, join, runs
 from harness.ranks.distributed import World
 from harness.training import features
 from harness.training.features import COUNTED_ROWS, Beside, count_features, pieces
-from harness.training.wide import as_message, from_message
+from harness.training.wide import as_message, from_message, wide_rate
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
@@ -54,16 +54,27 @@ def ready(ids: torch.Tensor, lengths: torch.Tensor, outputs: int = 1) -> WidePar
     return wide
 
 
-def weighed(texts: list[str], labels: np.ndarray, longest: int = 2) -> sparse.csr_matrix:
+def weighed(
+    texts: list[str],
+    labels: np.ndarray,
+    longest: int = 2,
+    min_rows: int = 2,
+    power: float = 0.5,
+    tail: int = 0,
+    binary: bool = False,
+) -> sparse.csr_matrix:
     """What scikit-learn counts, weighed and scaled by hand."""
-    counts = CountVectorizer(ngram_range=(1, longest), min_df=2).fit_transform(texts)
+    counts = CountVectorizer(ngram_range=(1, longest), min_df=min_rows).fit_transform(texts)
+    if tail:
+        ends = [" ".join(text.split()[-tail:]) for text in texts]
+        counts = sparse.hstack((counts, CountVectorizer(ngram_range=(1, 2), min_df=min_rows).fit_transform(ends)))
     held = (counts > 0).toarray()
     idf = 1 + np.log((1 + len(texts)) / (1 + held.sum(0)))
     ones, others = 1 + held[labels == 1].sum(0), 1 + held[labels == 0].sum(0)
     ratio = np.log(ones / ones.sum() / (others / others.sum()))
     counts = counts.astype(float)
-    counts.data = 1 + np.log(counts.data)
-    return normalize(sparse.csr_matrix(counts.multiply(idf * np.sqrt(0.05 + np.abs(ratio)))))
+    counts.data = np.ones_like(counts.data) if binary else 1 + np.log(counts.data)
+    return normalize(sparse.csr_matrix(counts.multiply(idf * (0.05 + np.abs(ratio)) ** power)))
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -220,26 +231,39 @@ def test_what_only_unlabelled_rows_have_tells_of_no_label(tmp_path: Path) -> Non
     assert (both.weights[own >= 2] > 0).all()
 
 
-def taught_texts(tmp_path: Path, longest: int, buckets: int = BUCKETS) -> tuple[Split, WidePart]:
+def taught_texts(
+    tmp_path: Path, longest: int, buckets: int = BUCKETS, tail: int = 0, weighing: Weighing = USUAL
+) -> tuple[Split, WidePart]:
     write_dataset(tmp_path, {"train": 300, "validation": 10})
     split = Split(tmp_path, read_manifest(tmp_path), "train")
-    wide = WidePart(buckets, 1, longest).double()
-    count_features(wide, split, 2, World())
+    wide = WidePart(buckets, 1, longest, tail).double()
+    count_features(wide, split, 2, World(), weighing=weighing)
     return split, wide
 
 
-@pytest.mark.parametrize("longest", [3, 5])
-def test_longer_ngrams_are_counted_and_weighed_as_scikit_learn_and_a_plain_formula_do(
-    longest: int, tmp_path: Path
+@pytest.mark.parametrize(
+    ("longest", "tail", "weighing"),
+    [
+        (3, 0, USUAL),
+        (5, 0, USUAL),
+        (2, 4, USUAL),
+        (3, 12, Weighing(3, 1.0)),
+        (4, 7, Weighing(4, 0.0)),
+    ],
+)
+def test_longer_ngrams_and_those_of_the_end_are_counted_and_weighed_as_scikit_learn_and_a_plain_formula_do(
+    longest: int, tail: int, weighing: Weighing, tmp_path: Path
 ) -> None:
-    split, wide = taught_texts(tmp_path, longest)
+    split, wide = taught_texts(tmp_path, longest, tail=tail, weighing=weighing)
+    wide.binary = tail > 9
     rows = [
         (row[:length].tolist(), int(label))
         for ids, lengths, labels, _ in pieces(split, 1, 0)
         for row, length, label in zip(ids, lengths, labels, strict=True)
     ]
     texts = [" ".join(f"w{one}" for one in row) for row, _ in rows]
-    theirs = weighed(texts, np.array([label for _, label in rows]), longest)
+    labels = np.array([label for _, label in rows])
+    theirs = weighed(texts, labels, longest, weighing.min_rows, weighing.power, tail, binary=wide.binary)
     for number, (row, _) in enumerate(rows):
         _, value = wide.features(make_batch(torch.tensor([row]), torch.tensor([len(row)]), packed=False))
         np.testing.assert_allclose(np.sort(value[value > 0]), np.sort(theirs[number].data), atol=1e-12)
@@ -287,6 +311,29 @@ def test_an_ngram_that_owns_no_bucket_counts_for_nothing() -> None:
     assert wide.owners is not None
     wide.owners[wide.bucket_of(key)] = wide.name_of(key)
     assert wide(batch).tolist() == [[1.0]]
+
+
+def test_the_rate_climbs_and_falls_to_zero() -> None:
+    rates = [wide_rate(step, 10, OptimConfig(wide_lr=100.0, wide_warmup=0.4)) for step in range(10)]
+    np.testing.assert_allclose(rates, [25, 45, 60, 70, 60, 50, 40, 30, 20, 10])
+    at_once = [wide_rate(step, 4, OptimConfig(wide_lr=8.0)) for step in range(4)]
+    assert at_once == [8, 6, 4, 2]
+    assert wide_rate(0, 3, OptimConfig(wide_lr=8.0, wide_warmup=0.1)) == 8.0  # less than a step
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("wide_warmup", 1.5), ("wide_warmup", -0.1), ("wide_ratio", -1.0), ("wide_ratio", 5.0), ("wide_min_rows", 0)],
+)
+def test_what_makes_no_sense_for_the_wide_part_is_refused(key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"^optim\.{key}: {value} is out of range: expected"):
+        OptimConfig(**{key: value})
+
+
+@pytest.mark.parametrize("tail", [-1, 1025])
+def test_an_end_is_not_longer_than_a_text(tail: int) -> None:
+    with pytest.raises(ConfigError, match=rf"^model\.wide_tail: {tail} is out of range: expected from 0 to 1024"):
+        ModelConfig(wide=64, wide_tail=tail)
 
 
 @pytest.mark.parametrize("longest", [0, 9])
