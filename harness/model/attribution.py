@@ -226,8 +226,9 @@ def wide_scores(wide: WidePart, ids: torch.Tensor, column: int) -> np.ndarray:
     if wide.tail:
         last = scores[-wide.tail :]
         for number in range(1, END_LONGEST + 1):
-            share_out(each[start : start + max(0, len(last) - number + 1)], number, last)
-            start += wide.tail - number + 1
+            own = each[start : start + len(last) - number + 1]
+            share_out(own, number, last)
+            start += len(own)
     return scores
 
 

@@ -28,15 +28,11 @@ def keys_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int, tail: int = 
     keys = ngrams_of(ids, lengths, longest)
     if not tail:
         return keys
-    last = ids.gather(1, tail_positions(lengths, tail, ids.shape[1]))
+    tail = min(tail, ids.shape[1])
+    start = (lengths - tail).clamp(min=0)
+    last = ids.gather(1, start[:, None] + torch.arange(tail, device=ids.device))
     again = ngrams_of(last, lengths.clamp(max=tail), END_LONGEST)
     return torch.cat((keys, torch.where(again < NONE, mixed(again ^ END), NONE)), dim=1)
-
-
-def tail_positions(lengths: torch.Tensor, tail: int, time: int) -> torch.Tensor:
-    """Where the last ``tail`` tokens of each row are, int64 ``[rows, tail]``; what a shorter row lacks is anywhere."""
-    start = (lengths - tail).clamp(min=0)
-    return (start[:, None] + torch.arange(tail, device=lengths.device)).clamp(max=time - 1)
 
 
 def ngrams_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int) -> torch.Tensor:
