@@ -85,6 +85,8 @@ class Bundle:
     model: Classifier
     vocabulary: Vocabulary
     pipeline: TextPipeline
+    directory: Path
+    """Where it was read."""
 
     @property
     def decision(self) -> Decision:
@@ -93,7 +95,7 @@ class Bundle:
 
     def encoder(self) -> Encoder:
         """The text→ids function; raises ``DataError`` where it is not that of the training (law 1)."""
-        return encoder_of(self.info, self.vocabulary)
+        return encoder_of(self.info, self.vocabulary, self.directory)
 
 
 def read_bundle(directory: str | Path) -> Bundle:
@@ -111,7 +113,7 @@ def read_bundle(directory: str | Path) -> Bundle:
     weights = read_tensors(directory, info, config)
     model = Classifier(config, info.vocabulary_size, len(info.labels))
     model.load_state_dict(weights)
-    return Bundle(info, model.eval(), vocabulary, TextPipeline.from_json(info.text, directory / INDEX))
+    return Bundle(info, model.eval(), vocabulary, TextPipeline.from_json(info.text, directory / INDEX), directory)
 
 
 def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:

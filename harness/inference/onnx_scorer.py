@@ -43,7 +43,7 @@ class OnnxScorer:
         self.session = session_of(data, str(directory / name), threads)
         if self.session.get_modelmeta().custom_metadata_map.get(BUNDLE) != export.bundle:
             raise DataError(f"{directory / name}: the network of another bundle; export this one again")
-        self.encoder = encoder_of(self.info, vocabulary)
+        self.encoder = encoder_of(self.info, vocabulary, directory)
         self.labels, self.batch_rows = self.info.labels, batch_rows
 
     @property

@@ -36,9 +36,12 @@ def read_sealed(directory: Path) -> tuple[BundleInfo, Vocabulary]:
     return info, vocabulary
 
 
-def encoder_of(info: BundleInfo, vocabulary: Vocabulary) -> Encoder:
-    """The text→ids function; raises ``DataError`` where it is not that of the training (law 1)."""
-    encoder = Encoder(TextPipeline.from_json(info.text, INDEX), vocabulary)
+def encoder_of(info: BundleInfo, vocabulary: Vocabulary, directory: Path) -> Encoder:
+    """The text→ids function of the bundle in ``directory``; raises ``DataError`` where it is not that of the training
+    (law 1).
+    """
+    index = directory / INDEX
+    encoder = Encoder(TextPipeline.from_json(info.text, index), vocabulary)
     if encoder.hash != info.text_hash:
-        raise DataError(f"{INDEX}: its text pipeline is not the one the weights were trained with; restore it")
+        raise DataError(f"{index}: its text pipeline is not the one the weights were trained with; restore it")
     return encoder
