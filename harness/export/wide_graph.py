@@ -62,6 +62,7 @@ def places_of(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
     owners = None if wide.owners is None else graph.constant(wide.owners.cpu().numpy(), np.int32, "wide_owners")
 
     def places_among(keys: list[str], real: str) -> list[str]:
+        """Of n-grams of 1, 2 and more words, where ``real`` says which words there are."""
         places = []
         for number, key in enumerate(keys):
             bucket, there = graph.add("Div", [key, divisor]), graph.part(real, number, 1 << 62, 1)
