@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,15 @@ import pyarrow as pa
 
 from harness.data.soft_labels import Teacher, path_of, write_soft_labels
 from preprocessing.base.split_names import NO_LABEL, TEST, UNLABELLED, VALIDATION
-from preprocessing.dataset.shards import VOCABULARY, Manifest, id_dtype, read_manifest, write_manifest, write_shard
+from preprocessing.dataset.shards import (
+    VOCABULARY,
+    Manifest,
+    Split,
+    id_dtype,
+    read_manifest,
+    write_manifest,
+    write_shard,
+)
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.resolve import resolve
 from preprocessing.text.spec import TextSpec
@@ -107,6 +116,17 @@ def write_dataset(
     )
     write_manifest(root, manifest)
     return {name: split_texts for name, (split_texts, _) in texts.items()}
+
+
+def rewritten(root: Path, split: str, **columns: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Write the shards of a split again, with columns that functions make of the old ones."""
+    manifest, found = read_manifest(root), []
+    for shard in Split(root, manifest, split).shards:
+        names = ("ids", "length", "label", "row")
+        now = {name: np.concatenate([getattr(block, name) for block in shard.blocks]) for name in names}
+        now |= {name: change(now[name]) for name, change in columns.items()}
+        found.append(write_shard(root, shard.info.path, **now, block_rows=manifest.block_rows))
+    write_manifest(root, replace(manifest, splits={**manifest.splits, split: found}))
 
 
 def cut_into_folds(root: Path, folds: int) -> Manifest:

@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import zlib
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from harness.config import RunConfig
 from harness.data.order import OrderSpec, step_rows, stream_seed, width_groups
 from harness.data.pretraining import rows_of_task
 from harness.data.soft_labels import SoftLabels, check_soft_labels, find_soft_labels, read_soft_labels
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
+from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
@@ -19,6 +27,11 @@ from preprocessing.dataset.verification import check_vocabulary, verify_hashes
 HASH_LIMIT_BYTES = 4 << 30
 """Up to this size of all shards, their sha256 and every row are checked before training; beyond it sizes and schemas,
 and rows when they are first read."""
+ROWS, TEXTS, SHARDS = "rows", "texts", "shards"
+IF_ROWS_ARE_SAME = ("splits", "labels", TEXTS)
+"""Parts of a dataset that are compared row by row, so only between datasets of the same rows."""
+OF_WEIGHTS = ("classes", "text pipeline", "vocabulary")
+"""Parts of a dataset that weights are made for."""
 
 
 def check_dataset(
@@ -40,6 +53,63 @@ def check_dataset(
         for split in splits:
             split.check()
     return manifest
+
+
+def parts_of(data: str | Path) -> dict[str, str]:
+    """A hash of each part of a dataset, by which ``other_parts`` says what differs between two.
+
+    Rows count by their numbers in the source, in any order. Beyond ``HASH_LIMIT_BYTES`` no row is read, and counts and
+    histograms of the manifest are compared in their place. Raises ``DataError``.
+    """
+    manifest = read_manifest(data)
+    shards = [(name, info) for name, infos in manifest.splits.items() for info in infos]
+    found: dict[str, Any] = {
+        "classes": manifest.labels,
+        "text pipeline": manifest.text,
+        "vocabulary": manifest.vocabulary_hash,
+        SHARDS: [manifest.block_rows, *([name, info.rows, info.width, info.fold] for name, info in shards)],
+    }
+    if sum(info.bytes for _, info in shards) <= HASH_LIMIT_BYTES:
+        found |= sums_of_rows(data, manifest)
+    else:
+        labels, lengths = Counter[str](), Counter[str]()
+        for _, info in shards:
+            labels.update(info.labels)
+            lengths.update(info.lengths)
+        counts = {name: manifest.rows(name) for name in manifest.splits}
+        found |= {ROWS: sum(counts.values()), "splits": counts, "labels": labels, TEXTS: lengths}
+    return {part: hashlib.sha256(atomic.canonical_json(value)).hexdigest() for part, value in found.items()}
+
+
+def sums_of_rows(data: str | Path, manifest: Manifest) -> dict[str, int]:
+    """For each part that rows have, a sum over all rows; of a text, its length."""
+    sums = Counter[str]()
+    for name in manifest.splits:
+        for shard in Split(data, manifest, name).shards if manifest.splits[name] else ():
+            place = zlib.crc32(f"{name} {shard.info.fold}".encode())
+            for block in shard.blocks:
+                row = mixed(block.row)
+                values = {"splits": place, "labels": block.label, TEXTS: block.length}
+                sums[ROWS] += int(row.sum())
+                for part, value in values.items():
+                    sums[part] += int(mixed(row + np.asarray(value).astype(np.uint64)).sum())
+    return {part: sums[part] % 2**64 for part in (ROWS, *IF_ROWS_ARE_SAME)}
+
+
+def mixed(numbers: np.ndarray) -> np.ndarray:
+    """Numbers spread over uint64, each to another one, so that sums over rows tell sets of rows apart (SplitMix64)."""
+    found = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        found = (found ^ (found >> np.uint64(shift))) * np.uint64(factor)
+    return found ^ (found >> np.uint64(31))
+
+
+def other_parts(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Which parts of two datasets with other fingerprints differ, as ``parts_of`` gave them; never empty."""
+    differ = {part for part in now if was.get(part) != now[part]}
+    compared = (ROWS,) if ROWS in differ else IF_ROWS_ARE_SAME
+    found = [part for part in (*compared, *OF_WEIGHTS) if part in differ]
+    return found or ([SHARDS] if SHARDS in differ else [TEXTS])  # what is left: texts of the same lengths
 
 
 def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:

@@ -183,4 +183,5 @@ def compare(first: Checkpoint, second: Checkpoint) -> dict[str, Any]:
             scale = float(before[key].double().norm()) or 1.0
             largest = float(moved.max()) if moved.numel() else 0.0
             tensors[key] = {"largest_change": largest, "relative_norm": float(moved.norm()) / scale}
-    return {"config": differences(first.state["config"], second.state["config"]), "state": state, "tensors": tensors}
+    settings = differences(first.state["config"], second.state["config"], same_data="dataset" not in state)
+    return {"config": settings, "state": state, "tensors": tensors}

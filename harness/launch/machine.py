@@ -163,9 +163,7 @@ def look_at_run(config: RunConfig, manifest: Manifest | None) -> RunFolder:
         return RunFolder(host, config.run, kind, problem=problem)
     try:
         point = preflight.check_run(config, lambda _: None)
-        if manifest is not None and point.checkpoint is not None:
-            resume.check_dataset(point.checkpoint, manifest, config)
-        elif manifest is not None:
+        if manifest is not None and point.checkpoint is None:
             preflight.check_start(config, manifest)
     except UserError as error:
         return RunFolder(host, config.run, kind, problem=str(error))

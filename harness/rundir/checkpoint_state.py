@@ -149,6 +149,7 @@ class CheckpointState:
     vectors: Vectors = None
     started_from: StartedFrom = None
     soft_labels: SoftLabels = None
+    dataset_parts: dict[str, Name] = field(default_factory=dict)
 
 
 def check_state(content: dict[str, Any], path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from harness.batch import Layout
 from harness.config import RunConfig, to_dict
+from harness.data import checks
 from harness.data.checks import TRAIN, order_spec, unlabelled_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
@@ -110,7 +111,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     selection = Selection("loss" if pretrains else config.select, config.patience)
     with world.together("loading the checkpoint"):
         if start is not None:
-            load(trainer, selection, start, choices)
+            load(trainer, selection, start, choices, same_data=start.state["dataset"] == manifest.fingerprint)
     wide = trainer.objective.classifier.wide
     if wide is not None and start is None and not beginning.has_wide:
         counted = teaching.counted_beside(config, data.splits)
@@ -120,6 +121,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
         choices["micro_batch"] = choose_micro_batch(trainer)
     with world.together("opening the run directory"):
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
+        if writer.active:
+            writer.origin |= {"dataset_parts": checks.parts_of(config.data)}
         writer.open(trainer, start, choices)
         writer.restore_bundle(manifest, selection)
     prepare_checkpoints(trainer, writer)
@@ -165,11 +168,14 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
     return manifest, start
 
 
-def load(trainer: Trainer, selection: Selection, start: Checkpoint, choices: dict[str, Choice]) -> None:
-    """Put every part where the checkpoint was taken. Raises ``DataError``."""
+def load(
+    trainer: Trainer, selection: Selection, start: Checkpoint, choices: dict[str, Choice], *, same_data: bool
+) -> None:
+    """Put every part where the checkpoint was taken; on other data no validation was yet. Raises ``DataError``."""
     state = State.read(start)
     trainer.load(state, start.path)
-    selection.load(start.state["selection"])
+    if same_data:
+        selection.load(start.state["selection"])
     choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
     before, now = len(state.values["counted"]), trainer.world.world_size
     if before != now:

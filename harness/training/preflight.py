@@ -24,12 +24,13 @@ from preprocessing.dataset.shards import Manifest
 
 
 def check_run(config: RunConfig, say: Callable[[str], None]) -> ResumePoint:
-    """Model and trackers, then the run directory: where the run would go on from. For one process of a run.
+    """Model and trackers, then the run directory: where the run would go on from, and whether its dataset is the same.
+    For one process of a run.
 
     ``say`` hears of damaged checkpoints and of keys that differ. A dry run is checked as the run that it rehearses,
     though it neither goes on from the checkpoint nor ends because the run has, and leaves nothing behind. Raises
-    ``ConfigError`` if a tracker is not there or the run must not go on, ``DataError`` or ``StorageError`` for a
-    directory that cannot be used.
+    ``ConfigError`` if a tracker is not there or the run must not go on, ``DataError`` for another dataset than the
+    run's, ``DataError`` or ``StorageError`` for a directory that cannot be used.
     """
     check_model(config.model)
     check_trackers(config.tracking)
@@ -41,15 +42,13 @@ def check_run(config: RunConfig, say: Callable[[str], None]) -> ResumePoint:
 def check_data(
     config: RunConfig, world_size: int, checkpoint: Checkpoint | None = None, *, here: int = 1, hashes: bool = True
 ) -> Manifest:
-    """The dataset: whole, that of ``checkpoint`` if there is one, and enough of it for every process and option.
+    """The dataset: whole, enough of it for every process and option, and with the soft labels of ``checkpoint``.
 
     ``here`` of the ``world_size`` processes run on this machine, and share its memory.
     ``hashes``: also read and hash its bytes, and soft labels if they are asked for, which one process of a run does.
     Raises ``DataError`` or ``ConfigError`` with the first thing that is wrong.
     """
     manifest = checks.check_dataset(config.data, hashes=hashes, task=config.task, fold=config.fold)
-    if checkpoint is not None:
-        resume.check_dataset(checkpoint, manifest, config)
     checks.check_fit(config, manifest, world_size)
     checks.check_useful(config, manifest, world_size)
     check_room(config, manifest, processes=here)

@@ -7,17 +7,21 @@ Nothing here imports torch: the launcher asks before any process starts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig, flat, to_dict
-from harness.data import order
+from harness.data import checks, order
 from harness.rundir import layout, many_runs
+from harness.rundir.bundle_files import read_fingerprint
 from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.status import known_status
+from harness.settings.task import CLASSIFIER
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import readable
-from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.shards import MANIFEST, read_manifest
 
 FREE = {
     "data": "the dataset is the same wherever it lies",
@@ -67,6 +71,7 @@ NOTHING: tuple[Any, ...] = (None, {}, [], "none")
 """Values that a key has where it is not there, as in what an older version has written."""
 IMPOSSIBLE = {"model", "task"}
 """What no ``--allow`` can make fit."""
+OTHER_DATA = "another dataset: other rows from here on; the best so far counts no more"
 
 
 @dataclass(frozen=True)
@@ -84,15 +89,19 @@ class Difference:
         return f"  {readable(self.key)}: was {readable(self.was)}, now {readable(self.now)} ({self.effect})"
 
 
-def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+def differences(was: Mapping[str, Any], now: Mapping[str, Any], *, same_data: bool) -> list[Difference]:
     """Every key whose value is another, in the order of the configuration; a key of one side alone is ``unset``.
 
     A key that the older configuration lacks did not exist then, and its default means what was done before it did.
+    ``same_data``: the datasets of both, wherever they lie, have one fingerprint.
     """
     before, after = flat(to_dict(RunConfig())) | flat(was), flat(now)
     found = []
     for key in [*after, *(key for key in before if key not in after)]:
         old, new = before.get(key, "unset"), after.get(key, "unset")
+        if key == "data" and not same_data:
+            found.append(Difference(key, old, new, OTHER_DATA, breaks=True))
+            continue
         if old == new or (old == "unset" and new in NOTHING) or (new == "unset" and old in NOTHING):
             continue
         first = key.partition(".")[0]
@@ -152,13 +161,15 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None]) -> ResumePo
         return ResumePoint(False, False, [], None)
     status = known_status(config.run, say)
     checkpoint = newest(config.run, lambda error: say(f"damaged checkpoint: {error}; looking at the one before"))
+    finished = status.get("state") == "finished"
+    same_data = check_dataset(checkpoint, config, finished=finished)
     if checkpoint is None:
         return ResumePoint(True, False, [], None)
-    found = differences(checkpoint.state["config"], to_dict(config))
+    check_order(checkpoint, config)
+    found = differences(checkpoint.state["config"], to_dict(config), same_data=same_data)
     if found:
         say("\n".join([f"the configuration differs from that of {checkpoint.path}:", *map(str, found)]))
     check_continuity(found, config.allowed)
-    finished = status.get("state") == "finished"
     return ResumePoint(True, finished and not any(one.breaks for one in found), found, checkpoint)
 
 
@@ -177,23 +188,43 @@ def check_soft_labels(checkpoint: Checkpoint, found: str | None, config: RunConf
         )
 
 
-def check_dataset(checkpoint: Checkpoint, manifest: Manifest, config: RunConfig) -> None:
-    """Refuse a dataset that is not the run's, or whose rows would come in another order now.
+def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished: bool) -> bool:
+    """Whether the dataset is the run's: that of its ``checkpoint``, else of its bundle. True where none can be read.
 
-    Raises ``DataError``, or ``ConfigError`` for what could be allowed.
+    Raises ``DataError`` for another one, unless the weights fit it and ``--allow`` names ``data``; in a run that has
+    ``finished`` also ``epochs``, without which nothing would be trained on it.
     """
-    state = checkpoint.state
-    if state["text_hash"] != manifest.text_hash:
-        raise DataError(
-            f"{config.data}: its texts became ids in another way than those of {checkpoint.path} (text hash "
-            f"{manifest.text_hash[:12]}, checkpoint {state['text_hash'][:12]}); restore the run's dataset"
-        )
-    if state["dataset"] != manifest.fingerprint and not is_allowed("data", config.allowed):
-        raise ConfigError(
-            f"data: {config.data} is not the dataset of {checkpoint.path} (fingerprint {manifest.fingerprint[:12]}, "
-            f"checkpoint {state['dataset'][:12]}): rows would be missed or repeated; restore it, or --allow data"
-        )
-    then = state.get("order_version", 1)
+    if not Path(config.data, MANIFEST).exists():
+        return True  # which is for the checks of the dataset to say
+    began: Mapping[str, Any] = {} if checkpoint is None else checkpoint.state
+    fingerprint = began.get("dataset")
+    if checkpoint is None:
+        with suppress(DataError):  # a damaged bundle is replaced
+            fingerprint = read_fingerprint(Path(config.run, layout.BUNDLE))
+    manifest = read_manifest(config.data)
+    if fingerprint in (None, manifest.fingerprint):
+        return True
+    parts = began.get("dataset_parts")
+    differ = checks.other_parts(parts, checks.parts_of(config.data)) if parts else []
+    fits = began.get("text_hash", manifest.text_hash) == manifest.text_hash
+    fits = fits and ("classes" not in differ or config.task != CLASSIFIER)
+    needed = ["data", "epochs"] if finished and checkpoint is not None else ["data"]
+    if fits and all(is_allowed(key, config.allowed) for key in needed):
+        return False
+    what = " and ".join(filter(None, (", ".join(differ[:-1]), *differ[-1:]))) or "rows, labels, texts or vocabulary"
+    place = began.get("config", {}).get("data", config.data)
+    where = "" if place == config.data else f" ({readable(place)})"
+    mend = f"go on with this one with {'more --epochs and ' * (len(needed) - 1)}--allow {','.join(needed)}"
+    mend = mend if fits else "restore the run's own, which alone its weights fit"
+    raise DataError(
+        f"{config.data}: not the dataset that {config.run} was trained on{where}: its {what} differ; name another "
+        f"--run to train on it, or {mend}"
+    )
+
+
+def check_order(checkpoint: Checkpoint, config: RunConfig) -> None:
+    """Refuse a run whose rows would come in another order now. Raises ``ConfigError``."""
+    then = checkpoint.state.get("order_version", 1)
     if then != order.VERSION and not is_allowed("order", config.allowed):
         raise ConfigError(
             f"order: {checkpoint.path} was written by a padless with version {then} of the order of rows, this one has "

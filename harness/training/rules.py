@@ -12,12 +12,14 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from harness.config import InitConfig, ModelConfig, OptimConfig, Recipe, RunConfig
+from harness.config import DAMAGED, InitConfig, ModelConfig, OptimConfig, Recipe, RunConfig, flat, to_dict
 from harness.data.pretraining import rows_of_task
 from harness.model.registry import check_model
+from harness.rundir.checkpoint import STATE, newest
 from harness.settings.model import MOST_BUCKETS
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL
 from preprocessing.base.split_names import TRAIN, UNLABELLED
+from preprocessing.base.typed import typed
 from preprocessing.dataset.shards import Manifest, read_manifest
 
 STEPS = 2500
@@ -52,6 +54,11 @@ PATIENT = 3
 """A run waits half of its epochs for a better validation, and so many at least."""
 
 
+BY_CORPUS = (
+    *("epochs", "global_batch", "patience", "model.wide", "init.vectors"),
+    *("optim.lr", "optim.ema", "optim.wide_lr"),
+)
+"""The keys that may be ``auto`` and follow from the corpus."""
 Reasons = dict[str, tuple[str, str]]
 """Key -> value in words and the reason."""
 
@@ -93,19 +100,39 @@ class Resolved:
 def resolve(recipe: Recipe) -> Resolved:
     """Give every key that is ``auto`` its number; the dataset is looked at only if there is one.
 
-    Raises ``DataError`` if the dataset's manifest cannot be read, ``ConfigError`` for keys that do not fit together and
-    for a part of the model that is not there, before the dataset is looked at.
+    A run that goes on with other data (``--allow data``) keeps the numbers that it began with. Raises ``DataError`` if
+    the dataset's manifest cannot be read, ``ConfigError`` for keys that do not fit together and for a part of the model
+    that is not there, before the dataset is looked at.
     """
     check_model(recipe.model)
     recipe = for_task(recipe)
-    asked = {recipe.epochs, recipe.global_batch, recipe.patience, recipe.model.wide, recipe.init.vectors}
-    if "auto" not in asked and "auto" not in {recipe.optim.lr, recipe.optim.ema, recipe.optim.wide_lr}:
+    if "data" in recipe.allowed and asked_of_corpus(recipe):
+        recipe = as_begun(recipe)
+    if not asked_of_corpus(recipe):
         return Resolved(as_run(recipe), {})
     taught = recipe.self_training.is_on or recipe.self_training.rounds > 0
     teaching = taught and recipe.order.unlabelled_batch > 0
     manifest = rows_of_task(recipe.task, read_manifest(recipe.data), recipe.data, recipe.fold)
     corpus = Corpus.of(manifest, teaching=teaching)
     return decide(recipe, corpus if recipe.task == CLASSIFIER else replace(corpus, classes=2))
+
+
+def asked_of_corpus(recipe: Recipe) -> list[str]:
+    """The keys that are ``auto`` and follow from the corpus."""
+    values = flat(to_dict(recipe))
+    return [key for key in BY_CORPUS if values[key] == "auto"]
+
+
+def as_begun(recipe: Recipe) -> Recipe:
+    """The recipe with what its run began with, if there is one, in the place of ``auto``. Raises ``DataError``."""
+    began = newest(recipe.run, lambda error: None)
+    if began is None:
+        return recipe
+    values, then = to_dict(recipe), flat(began.state["config"])
+    for key in asked_of_corpus(recipe):
+        part, _, name = key.rpartition(".")
+        (values[part] if part else values)[name] = then.get(key, "auto")
+    return typed(Recipe, values, str(began.path / STATE), DAMAGED)
 
 
 def resolve_without_data(recipe: Recipe) -> Resolved:

@@ -266,25 +266,27 @@ class Trainer:
             check_tensors(described(averaged), shapes_of(self.average.state()), what)
         if self.average is not None:
             self.average.load(tensors)
-        self.check_place(values, where)
-        self.step, self.epochs_done = values["step"], values["epochs_done"]
+        self.step, self.epochs_done = values["step"], self.epochs_before(values, where)
         self.stopped = values["stopped"] and self.config.patience is not None
         self.guard.load(values["guard"])
         if self.accelerator.scaler is not None and values["scaler"]:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.meter.load(values["counted"], self.world.rank, self.world.world_size)
 
-    def check_place(self, values: dict[str, Any], where: object) -> None:
-        """Raise ``DataError`` for a step that lies in none of the epochs that are under way, or over.
+    def epochs_before(self, values: dict[str, Any], where: object) -> int:
+        """The epochs that are over at the step of a state. Raises ``DataError`` where it lies in none of its epochs.
 
-        A run whose rows may differ from those it began with has other epochs.
+        A run that was allowed other rows goes on at this step of them, whose epochs may be longer or shorter.
         """
-        per_epoch, epoch = self.loader.order.steps_per_epoch, values["epochs_done"]
-        if not self.config.allowed and not epoch * per_epoch <= values["step"] <= (epoch + 1) * per_epoch:
-            raise DataError(
-                f"{where}: step {values['step']} with {epoch} epochs of {per_epoch} steps done: edited or damaged; "
-                "restore it, or remove this checkpoint"
-            )
+        per_epoch, epoch = self.loader.order.steps_per_epoch, int(values["epochs_done"])
+        if epoch * per_epoch <= values["step"] <= (epoch + 1) * per_epoch:
+            return epoch
+        if self.config.allowed:
+            return int(values["step"]) // per_epoch
+        raise DataError(
+            f"{where}: step {values['step']} with {epoch} epochs of {per_epoch} steps done: edited or damaged; "
+            "restore it, or remove this checkpoint"
+        )
 
 
 def summed(losses: list[torch.Tensor]) -> torch.Tensor:

@@ -13,15 +13,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
 from harness.__main__ import main as harness
 from harness.model.classifier import Classifier
+from harness.rundir.bundle_files import read_info
+from preprocessing.__main__ import main as preprocess
 from preprocessing.base import answering
+from preprocessing.dataset.shards import read_manifest
 from tests.commands import CPU, read_metrics, sentence, succeed, unwrapped
-from tests.datasets import write_dataset
-from tests.runs import final, launch, start, wait_for_step, wait_until
+from tests.datasets import rewritten, sentences, write_dataset
+from tests.runs import arguments, final, launch, start, train_to_end, wait_for_step, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(280, func_only=True)]
 PLAIN = ("--model.dropout", "0.0")
@@ -189,6 +194,53 @@ def test_a_run_that_differs_is_shown_and_refused(
     again = succeed(launched("--epochs", 3))
     assert "has finished already" in unwrapped(again.stdout)
     assert (undisturbed / "metrics.jsonl").read_bytes() == before
+
+
+def test_corrected_labels_are_not_taken_for_the_same_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A finished run is refused, not said to have finished, and goes on with the others if that is asked for."""
+    source, data, run = tmp_path / "reviews.csv", tmp_path / "data", tmp_path / "run"
+    texts, labels = sentences(200, 2, seed=3, longest=20)
+    for step, written in enumerate((labels, 1 - labels)):
+        pd.DataFrame({"text": texts, "label": np.array(["neg", "pos"])[written]}).to_csv(source, index=False)
+        prepared = ("run", "--source.path", source, "--output", data, "--overwrite", "--executor.workers", 1)
+        assert answering.run(preprocess, list(map(str, prepared))) == 0
+        auto = ("--epochs", "2", "--global_batch", "16", "--optim.ema", "auto", "--optim.lr", "auto")
+        words = [*map(str, arguments(data, run)), *auto]
+        if step == 0:
+            assert train_to_end(*words).returncode == 0
+    capsys.readouterr()
+    assert answering.run(harness, ["launch", *CPU, *words]) == 3
+    out, err = map(unwrapped, capsys.readouterr())
+    assert "has finished already" not in out
+    assert err == (
+        f"error: {data}: not the dataset that {run} was trained on: its labels differ; name another --run to train on "
+        "it, or go on with this one with more --epochs and --allow data,epochs\n"
+    )
+    assert status(run)["state"] == "finished"
+
+
+@pytest.mark.parametrize(("copies", "epochs", "steps"), [(2, 2, 24), (0.5, 6, 18)])
+def test_a_run_goes_on_at_its_step_of_other_data(tmp_path: Path, copies: float, epochs: int, steps: int) -> None:
+    """Whose epochs have more steps, or fewer; and the best validation is one of theirs."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    write_dataset(data, {"train": 120, "validation": 40}, widths=(64,))
+    keys = ("--global_batch", "20", "--tracking.log_every", "1", "--optim.lr", "0.01")
+    assert train_to_end(*arguments(data, run, *keys, "--epochs", "2")).returncode == 0
+    assert read_metrics(run, "train")[-1]["step"] == 12
+
+    def taken(column: np.ndarray) -> np.ndarray:
+        return np.concatenate([column, column]) if copies == 2 else column[:60]
+
+    changes = dict.fromkeys(("ids", "length", "row"), taken)
+    rewritten(data, "train", **changes, label=lambda column: 1 - taken(column))
+    rewritten(data, "validation", label=lambda column: 1 - column)
+    allowed = ("--epochs", epochs, "--allow", "data,epochs")
+    again = train_to_end(*arguments(data, run, *keys), *allowed)
+    assert again.returncode == 0, again.stderr
+    assert [line["step"] for line in read_metrics(run, "train")] == list(range(1, steps + 1))
+    best = [line["step"] for line in read_metrics(run, "validation") if line["best"]]
+    assert min(step for step in best if step > 12) == 12 + steps // epochs - (12 % (steps // epochs))
+    assert read_info(run / "bundle").dataset == read_manifest(data).fingerprint
 
 
 @pytest.mark.slow

@@ -3,71 +3,181 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from harness.config import RunConfig
-from harness.data import order
-from harness.training.resume import check_dataset
-from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.dataset.shards import Manifest, read_manifest
-from tests.datasets import write_dataset
+from harness.config import OptimRecipe, Recipe, RunConfig, to_dict
+from harness.data import checks, order
+from harness.training.resume import differences, find_resume_point
+from harness.training.rules import resolve
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import Manifest, read_manifest, write_manifest
+from tests import checkpoints
+from tests.datasets import rewritten, write_dataset
+
+STEP = 7
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    root = tmp_path_factory.mktemp("data")
-    write_dataset(root, {"train": 20, "validation": 5})
-    return read_manifest(root)
-
-
-def checkpoint(manifest: Manifest, **changes: Any) -> Any:
+def began(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset, and beside it a run that was trained on it."""
+    root = tmp_path_factory.mktemp("began")
+    write_dataset(root / "data", {"train": 60, "validation": 20, "unlabelled": 10})
+    manifest = read_manifest(root / "data")
     facts = {"text_hash": manifest.text_hash, "dataset": manifest.fingerprint, "order_version": order.VERSION}
-    return SimpleNamespace(path=Path("run/checkpoints/step-7"), state={**facts, **changes})
+    facts |= {"dataset_parts": checks.parts_of(root / "data"), "config": to_dict(config(root))}
+    checkpoints.write(root / "run", STEP, {"weight": torch.zeros(1)}, **facts)
+    return root
 
 
-def config(allow: str = "") -> RunConfig:
-    return RunConfig(data="data", run="run", allow=allow)
+@pytest.fixture
+def root(began: Path, tmp_path: Path) -> Path:
+    shutil.copytree(began, tmp_path / "root")
+    leave(tmp_path / "root", "preempted")
+    return tmp_path / "root"
 
 
-def test_the_same_rows_in_the_same_order(manifest: Manifest) -> None:
-    found = checkpoint(manifest)
-    check_dataset(found, manifest, config())  # raises nothing
-    assert found.state["order_version"] == order.VERSION == 2  # a new version wants a line in CHANGELOG.md
+def leave(root: Path, state: str) -> None:
+    content = f'{{"state": "{state}", "exit_code": 0, "reason": "", "step": {STEP}}}'
+    (root / "run" / "status.json").write_text(content)
 
 
-@pytest.mark.parametrize(
-    ("changes", "error", "words", "allow"),
-    [
-        ({"text_hash": "other"}, DataError, "became ids in another way", None),
-        ({"dataset": "other"}, ConfigError, "data: data is not the dataset of run/checkpoints/step-7", "data"),
-        ({"order_version": 1}, ConfigError, "order: run/checkpoints/step-7 was written by a padless", "order"),
-    ],
-)
-def test_what_would_miss_or_repeat_rows(
-    manifest: Manifest, changes: dict[str, Any], error: type[UserError], words: str, allow: str | None
+def config(root: Path, **values: Any) -> RunConfig:
+    return RunConfig(data=str(root / "data"), run=str(root / "run"), **values)
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def remade(root: Path, **changes: Any) -> None:
+    manifest: Manifest = read_manifest(root / "data")
+    write_manifest(root / "data", replace(manifest, **changes))
+
+
+def last_row_goes(root: Path) -> None:
+    shards = read_manifest(root / "data").splits["unlabelled"]
+    places = {name: (lambda column: column[:-1]) for name in ("ids", "length", "label", "row")}
+    assert all(info.rows > 1 for info in shards)
+    rewritten(root / "data", "unlabelled", **places)
+
+
+def splits_are_exchanged(root: Path) -> None:
+    splits = read_manifest(root / "data").splits
+    remade(root, splits={**splits, "train": splits["validation"], "validation": splits["train"]})
+
+
+CHANGES = {
+    "labels": lambda root: rewritten(root / "data", "train", label=lambda labels: 1 - labels),
+    "texts": lambda root: rewritten(
+        root / "data", "validation", ids=lambda ids: np.where(ids > 1, ids[::-1].max(), ids)
+    ),
+    "rows": last_row_goes,
+    "splits": splits_are_exchanged,
+    "shards": lambda root: remade(root, block_rows=128),
+    "classes": lambda root: remade(root, labels=["bad", "good"]),
+}
+ANOTHER_RUN = "name another --run to train on it, or "
+
+
+@pytest.mark.parametrize("limit", [checks.HASH_LIMIT_BYTES, 0])
+@pytest.mark.parametrize("part", CHANGES)
+def test_the_sentence_says_what_of_the_data_differs(
+    root: Path, part: str, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(error, match=words):
-        check_dataset(checkpoint(manifest, **changes), manifest, config())
-    if allow is not None:
-        check_dataset(checkpoint(manifest, **changes), manifest, config(allow))
+    """Of a large dataset, of which no row is read, too."""
+    monkeypatch.setattr(checks, "HASH_LIMIT_BYTES", limit)
+    was = checks.parts_of(root / "data")
+    CHANGES[part](root)
+    assert checks.other_parts(was, checks.parts_of(root / "data")) == [part]
 
 
-def test_another_order_of_the_same_dataset_is_no_other_dataset(manifest: Manifest) -> None:
-    with pytest.raises(ConfigError) as caught:
-        check_dataset(checkpoint(manifest, order_version=1), manifest, config())
-    assert "the same dataset comes in another order" in str(caught.value)
-    assert "is not the dataset" not in str(caught.value)
-    with pytest.raises(ConfigError) as caught:
-        check_dataset(checkpoint(manifest, order_version=1, dataset="other"), manifest, config())
-    assert "data is not the dataset" in str(caught.value)
+@pytest.mark.parametrize("part", CHANGES)
+@pytest.mark.parametrize("state", ["preempted", "finished"])
+def test_another_dataset_is_refused_with_a_sentence(began: Path, root: Path, part: str, state: str) -> None:
+    """Before any key that follows from it, and whether the run has finished or not."""
+    leave(root, state)
+    CHANGES[part](root)
+    keys = "more --epochs and --allow data,epochs" if state == "finished" else "--allow data"
+    mend = "restore the run's own, which alone its weights fit"
+    mend = mend if part == "classes" else f"go on with this one with {keys}"
+    said: list[str] = []
+    with pytest.raises(DataError) as caught:
+        find_resume_point(config(root, epochs=5), said.append)
+    sentence = (
+        f"{root / 'data'}: not the dataset that {root / 'run'} was trained on ({began / 'data'}): its {part} differ"
+    )
+    assert (str(caught.value), said) == (f"{sentence}; {ANOTHER_RUN}{mend}", [])
+    if part != "classes":
+        point = find_resume_point(config(root, epochs=5, allow="data,epochs"), said.append)
+        assert (point.finished, [one.key for one in point.differences]) == (False, ["data", "run", "epochs", "allow"])
+        assert "(another dataset: other rows from here on" in said[0]
+        assert "wherever it lies" not in said[0]
+    else:
+        with pytest.raises(DataError, match="its classes differ"):
+            find_resume_point(config(root, allow="data,epochs"), quiet)
 
 
-def test_a_checkpoint_without_a_version_has_the_first(manifest: Manifest) -> None:
-    old = checkpoint(manifest)
-    del old.state["order_version"]
-    with pytest.raises(ConfigError, match="version 1 of the order of rows"):
-        check_dataset(old, manifest, config())
+@pytest.mark.parametrize("state", ["preempted", "finished"])
+def test_a_dataset_that_was_moved_is_the_same(root: Path, state: str) -> None:
+    leave(root, state)
+    (root / "data").rename(root / "elsewhere")
+    said: list[str] = []
+    point = find_resume_point(replace(config(root), data=str(root / "elsewhere")), said.append)
+    assert point.finished == (state == "finished")
+    assert "(the dataset is the same wherever it lies)" in said[0]
+    assert find_resume_point(config(root), said.append).checkpoint is not None  # nothing there, which others say
+
+
+def test_other_words_and_runs_without_a_checkpoint(root: Path) -> None:
+    write_dataset(root / "data", {"train": 70, "validation": 20, "unlabelled": 10}, seed=5)
+    with pytest.raises(DataError, match=r"its rows and vocabulary differ; .* or restore the run's own, which alone"):
+        find_resume_point(config(root, allow="data"), quiet)
+    shutil.rmtree(root / "run" / "checkpoints")
+    assert find_resume_point(config(root), quiet).checkpoint is None  # nothing was learned
+    (root / "run" / "bundle").mkdir()
+    (root / "run" / "bundle" / "bundle.json").write_text('{"dataset": "another"}')
+    with pytest.raises(DataError, match=r"its rows, labels, texts or vocabulary differ; .* with --allow data"):
+        find_resume_point(config(root), quiet)
+    assert find_resume_point(config(root, allow="data"), quiet).begun
+
+
+def test_what_was_auto_stays_what_the_run_began_with(root: Path) -> None:
+    """Where other data are allowed: epochs, rates and buckets would follow from its rows, and weights not fit."""
+    recipe = Recipe(data=str(root / "data"), run=str(root / "run"), epochs="auto", optim=OptimRecipe(ema="auto"))
+    assert resolve(recipe).config.epochs == 40
+    allowed = resolve(replace(recipe, allow="data")).config
+    assert (allowed.epochs, allowed.optim.ema) == (config(root).epochs, config(root).optim.ema)
+    assert resolve(replace(recipe, allow="data", epochs=6)).config.epochs == 6
+    shutil.rmtree(root / "run")
+    assert resolve(replace(recipe, allow="data")).config.epochs == 40
+
+
+def test_another_order_of_the_same_dataset_is_no_other_dataset(root: Path) -> None:
+    assert order.VERSION == 2  # a new version wants a line in CHANGELOG.md
+    text_hash, dataset = read_manifest(root / "data").text_hash, read_manifest(root / "data").fingerprint
+    facts = {"text_hash": text_hash, "dataset": dataset, "config": to_dict(config(root))}
+    for changes in ({}, {"order_version": 1}):  # without a version it has the first
+        checkpoints.write(root / "run", STEP + 1, {"weight": torch.zeros(1)}, **facts, **changes)
+        with pytest.raises(
+            ConfigError, match=r"order: .* version 1 of the order .*: the same dataset comes in another"
+        ):
+            find_resume_point(config(root), quiet)
+    assert find_resume_point(config(root, allow="order"), quiet).checkpoint is not None
+    CHANGES["labels"](root)
+    with pytest.raises(DataError, match="its rows, labels, texts or vocabulary differ"):
+        find_resume_point(config(root), quiet)  # a checkpoint without hashes of its parts
+
+
+def test_a_key_of_another_dataset_breaks_a_run() -> None:
+    was, now = to_dict(RunConfig(data="a")), to_dict(RunConfig(data="b"))
+    assert [str(one) for one in differences(was, now, same_data=True)] == [
+        "  data: was a, now b (the dataset is the same wherever it lies)"
+    ]
+    assert [one.breaks for one in differences(was, was, same_data=False)] == [True]

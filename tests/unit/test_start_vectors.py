@@ -238,9 +238,9 @@ def test_what_freezes_nothing_is_refused(frozen: object) -> None:
 def test_a_run_that_goes_on_keeps_its_vectors() -> None:
     was = to_dict(RunConfig(epochs=3))
     before_there_were_any = {key: value for key, value in was.items() if key != "init"}
-    assert differences(before_there_were_any, was) == []
+    assert differences(before_there_were_any, was, same_data=True) == []
     now = RunConfig(epochs=3, init=InitConfig(vectors="own"), model=ModelConfig(freeze_embedding=5))
-    found = {one.key: one for one in differences(was, to_dict(now))}
+    found = {one.key: one for one in differences(was, to_dict(now), same_data=True)}
     assert found["init.vectors"].effect == "the run keeps the vectors that it began with"
     assert found["model.freeze_embedding"].effect == "other updates from here on"
     with pytest.raises(ConfigError, match=r"init\.vectors: the run began with none, now own"):
