@@ -10,7 +10,8 @@
         manifest.json            written last: bytes and sha256 of the others
 
 The directory is built under a temporary name, every file fsynced and hashed on its way to the disk, and then renamed:
-a name means completeness (law 2). Reading checks every hash before a byte is parsed.
+a name means completeness (law 2). A second one of a step takes the place of the first in one step, or in two that a
+kill between them leaves readable (``preprocessing.base.swap``). Reading checks every hash before a byte is parsed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from harness.rundir.checkpoint_state import MEND, CheckpointManifest, FileFacts,
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
 from harness.rundir.tensor_files import read_header
-from preprocessing.base import atomic
+from preprocessing.base import atomic, swap
 from preprocessing.base.errors import DataError
 from preprocessing.base.typed import typed
 from preprocessing.base.untrusted import one_line, open_regular, sha256_of, shown
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 FORMAT, FORMAT_VERSION = "padless-checkpoint", 2
 MANIFEST, STATE = "manifest.json", "state.json"
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
-NAME = re.compile(r"step-(\d{8,})")
+NAME = re.compile(rf"step-(\d{{8,}})({re.escape(swap.ASIDE)})?")
 
 Tensors = Mapping[str, "torch.Tensor"]
 
@@ -70,9 +71,15 @@ class Checkpoint:
             raise DataError(f"{self.path / name}: not a safetensors file ({one_line(error)})") from None
 
 
-def path_of(run: str | Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+def name_of(run: str | Path, step: int) -> Path:
+    """The name of the checkpoint of a step."""
     return Path(run, CHECKPOINTS, f"step-{step:08d}")
+
+
+def path_of(run: str | Path, step: int) -> Path:
+    """Where the checkpoint of a step lies: under its name, or beside it if a kill came between two renames."""
+    path = name_of(run, step)
+    return swap.aside(path) if swap.aside(path).is_dir() and not path.exists() else path
 
 
 def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
@@ -81,7 +88,7 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
     One that is there already under this step is replaced; it was damaged, or made before the epoch's validation.
     Raises ``OSError``; what was there before is then still there.
     """
-    target = path_of(run, step)
+    target = name_of(run, step)
     temporary = target.with_name(f"{target.name}{atomic.TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -93,19 +100,19 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
         atomic.fsync(temporary)
         replace_directory(temporary, target)
     except BaseException:
+        swap.recover(target)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
 
 
 def replace_directory(temporary: Path, target: Path) -> None:
-    """Give a finished directory its name; an older one of that name makes way first and is then deleted."""
-    old = target.with_name(f"{target.name}{atomic.TEMPORARY_MARK}old-{os.getpid()}")
+    """Give a finished directory its name; an older one of that name is there until then, and is then deleted."""
     if target.exists() or target.is_symlink():
-        os.rename(target, old)
-    os.rename(temporary, target)
-    atomic.fsync(target.parent)
-    remove(old)
+        remove(swap.take_place(temporary, target))
+    else:
+        os.rename(temporary, target)
+        atomic.fsync(target.parent)
 
 
 def remove(path: Path) -> None:
@@ -201,7 +208,7 @@ def steps(run: str | Path) -> list[int]:
         names = os.listdir(Path(run, CHECKPOINTS))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(int(match[1]) for name in names if (match := NAME.fullmatch(name)))
+    return sorted({int(match[1]) for name in names if (match := NAME.fullmatch(name))})
 
 
 def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint | None:
@@ -235,11 +242,15 @@ def prune(run: str | Path, *, last: int, best: int | None) -> None:
 
 
 def sweep(run: str | Path) -> None:
-    """Delete what killed processes left unfinished; for the one process that owns the run.
+    """Delete what killed processes left unfinished, and give checkpoints their names back; for the one process that
+    owns the run.
 
     Nobody else writes into ``checkpoints/`` and ``bundle/``. Beside them a report or an evaluation may be written at
     this moment, so there only what a process left that is no more.
     """
+    for step in steps(run):
+        swap.recover(name_of(run, step))
+        remove(swap.aside(name_of(run, step)))
     for folder in (CHECKPOINTS, BUNDLE, EVALUATION, ""):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for name in os.listdir(Path(run, folder)):

@@ -18,13 +18,15 @@ from preprocessing.base.atomic import fsync
 AT_FDCWD = -100
 EXCHANGE = 2
 """``RENAME_EXCHANGE`` of Linux, and ``RENAME_SWAP`` of macOS."""
+ASIDE = ".before"
+"""How the name ends under which an old directory waits for its removal."""
 NOT_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """What a file system answers that cannot exchange names."""
 
 
 def aside(target: Path) -> Path:
     """Where the old directory stands while two renames take the place of an exchange."""
-    return target.with_name(f"{target.name}.before")
+    return target.with_name(f"{target.name}{ASIDE}")
 
 
 def take_place(new: Path, target: Path) -> Path:

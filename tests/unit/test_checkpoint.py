@@ -163,9 +163,12 @@ FAULTS = """
 import os, signal, sys
 from pathlib import Path
 from harness.rundir import checkpoint
+from preprocessing.base import swap
 from tests.unit.test_checkpoint import write
 
-mode, run = sys.argv[1], Path(sys.argv[2])
+mode, step, run = sys.argv[1], int(sys.argv[2]), Path(sys.argv[4])
+if sys.argv[3] == "renames":
+    swap.exchanged = lambda one, other: False
 write(run, 5); write(run, 9)
 real_fsync, real_open = os.fsync, open
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "fsync"}
@@ -192,8 +195,8 @@ def attempt(limit):
     if child == 0:
         strike(limit)
         try:
-            write(run, 12)
-            checkpoint.prune(run, last=2, best=None)
+            write(run, step)
+            checkpoint.prune(run, last=1, best=None)
         except OSError:
             os._exit(28)
         os._exit(0)
@@ -205,23 +208,26 @@ while ended != 0:
     assert tried < 200
     ended = attempt(tried)
     found = checkpoint.newest(run, lambda error: sys.exit(f"damaged after fault {tried}: {error}"))
-    assert found.step in (9, 12), found
+    assert found is not None and found.step in (9, step), (tried, found)
     assert ended in ((-9, 0) if mode == "kill" else (28, 0)), ended
     checkpoint.sweep(run)
-    if found.step == 12:  # go back to where 9 is the newest
-        checkpoint.remove(checkpoint.path_of(run, 12))
-        if checkpoint.steps(run) == [9]:
-            write(run, 5)
-        found = checkpoint.newest(run, print)
-        assert found.step == 9
+    assert all(path.name.count(".") == 0 for path in (run / "checkpoints").iterdir()), tried
+    for other in set(checkpoint.steps(run)) - {5, 9}:
+        checkpoint.remove(checkpoint.path_of(run, other))
+    for other in {5, 9} - set(checkpoint.steps(run)):
+        write(run, other)
 print(tried - 1)
 """
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("mode", ["kill", pytest.param("full", marks=pytest.mark.slow)])
-def test_a_fault_at_any_file_operation_leaves_a_whole_checkpoint(tmp_path: Path, mode: str) -> None:
-    command = [sys.executable, "-c", FAULTS, mode, str(tmp_path)]
+@pytest.mark.parametrize(("step", "swaps"), [(12, "exchange"), (9, "exchange"), (9, "renames")])
+def test_a_fault_at_any_file_operation_leaves_a_whole_checkpoint(
+    tmp_path: Path, mode: str, step: int, swaps: str
+) -> None:
+    """Of a new step, and of one that has a checkpoint, with one kept beside the one that is written."""
+    command = [sys.executable, "-c", FAULTS, mode, str(step), swaps, str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert int(result.stdout.split()[-1]) >= 20, "fewer operations than a checkpoint has"
