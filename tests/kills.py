@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.kills SOURCE FOLDER INSTANTS EXCHANGE``: a dataset is replaced, and killed at every instant.
+"""``python -m tests.kills WHAT SOURCE FOLDER INSTANTS EXCHANGE``: a job is killed at every change of the disk.
 
-A child that this process forks replaces FOLDER/out, a copy of FOLDER/old, by a dataset of another seed. Before its n-th
-change of a name on the disk (a rename, an exchange, a removal) the child kills itself. Then one whole dataset must be
-there, and the same command must go on to the same bytes. INSTANTS is ``all`` or ``few``: those around the exchange and
-two others. EXCHANGE ``no`` takes the call that exchanges two names away.
+WHAT is ``dataset``: a child that this process forks replaces FOLDER/out, a copy of FOLDER/old, by a dataset of the
+corpus SOURCE with another seed. Or it is ``run``: the child trains on the dataset SOURCE, with checkpoints of which one
+is kept, some of them at a step that has one. Before its n-th change of a name on the disk (a rename, an exchange, a
+removal; in a run also a file that was written, a line of a log) the child kills itself. Then one whole dataset must be
+there, or the newest checkpoint and the bundle that were; and the same command must go on to the same bytes. INSTANTS is
+``all`` or ``few``: those around an exchange and some others, or ``3/10``: every tenth from the third on. EXCHANGE
+``no`` takes the call that exchanges two names away.
 
 Children are forked from a process that has imported everything and started no thread: a kill takes milliseconds. What
 SIGKILL leaves does not depend on the disk, so nothing waits for it.
@@ -12,26 +15,43 @@ SIGKILL leaves does not depend on the disk, so nothing waits for it.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
+from harness.inference.bundle import read_bundle
+from harness.ranks.session import open_session
+from harness.rundir import checkpoint
+from harness.rundir.bundle_files import INDEX
+from harness.rundir.configuration import read_config
+from harness.rundir.layout import BUNDLE, CONFIG
+from harness.rundir.metrics_log import MetricsLog
+from harness.rundir.status import read_attempts, read_status
+from harness.training import assembly
+from harness.training.checkpointer import Checkpointer
 from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import answering, swap
+from preprocessing.base import answering, atomic, swap
 from preprocessing.dataset.shards import MANIFEST, read_manifest
 from preprocessing.dataset.verification import verify
 from tests.corpora import contents
+from tests.ranks import PRELOADED
+from tests.runs import final
 
 STRANGER = "notes.txt"
 CHANGES = ((os, "replace"), (os, "rename"), (os, "unlink"), (os, "rmdir"), (swap, "exchanged"))
+OF_RUNS = ((os, "mkdir"), (os, "fsync"), (atomic, "append_line"), (MetricsLog, "write"))
+"""What else changes the disk in a training. A file is flushed when it was written and does not have its name yet."""
 DIFFERENT = 97
+Changed = Callable[[int, str], None]
 
 
 def arguments(source: Path, output: Path, seed: int) -> list[str]:
@@ -54,7 +74,7 @@ def forked(work: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def watch(changed: Callable[[int, str], None], exchange: bool) -> None:
+def watch(changed: Changed, exchange: bool, changes: Sequence[tuple[Any, str]] = CHANGES) -> None:
     """Call ``changed`` before each change of the disk by this process, with its number from 0 and its name."""
     counter = itertools.count()
     if not exchange:
@@ -67,11 +87,11 @@ def watch(changed: Callable[[int, str], None], exchange: bool) -> None:
 
         return call
 
-    for module, name in CHANGES:
+    for module, name in changes:
         setattr(module, name, watched(getattr(module, name), name))
 
 
-def replace(source: Path, folder: Path, exchange: bool, changed: Callable[[int, str], None]) -> int:
+def replace(source: Path, folder: Path, exchange: bool, changed: Changed) -> int:
     """Replace the dataset in FOLDER/out, in a child of its own; returns how that ended."""
     for name in ("out", "out.building", "out.before"):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -99,38 +119,120 @@ def check(source: Path, folder: Path, exchange: bool) -> int:
     return 0 if kept and not litter and found == contents(folder / "new") else DIFFERENT
 
 
-def main(source: Path, folder: Path, instants: str, exchange: bool) -> dict[str, Any]:
-    """How many kills there were, and those after which something was wrong."""
-    os.fsync = lambda descriptor: None
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what hundreds of runs say
+def train(source: Path, run: Path) -> int:
+    """Train on a small dataset, without what stands beside a training: report, linear model, trackers."""
+    config = RunConfig(
+        data=str(source),
+        run=str(run),
+        device="cpu",
+        precision="fp32",
+        epochs=2,
+        global_batch=20,
+        model=ModelConfig(embedding_dim=4, hidden_size=4, wide=64),
+        optim=OptimConfig(ema=0.9, lr=0.1),
+        checkpoint=CheckpointConfig(every_steps=1, keep_last=1),
+        tracking=TrackingConfig(log_every=1),
+    )
+    assembly.measure_peak = lambda device, precision: 1e9
+    Checkpointer._start = lambda self, work: work()  # in its own place among the changes
+    with open_session("cpu", "fp32", 60) as session, assembly.open_run(config, session) as opened:
+        opened.train()
+    return 0
+
+
+def begin(source: Path, folder: Path, exchange: bool, changed: Changed) -> int:
+    """Train in FOLDER/out, in a child of its own; returns how that ended.
+
+    Whatever had its name before a change is noted in FOLDER/seen: the step of the newest checkpoint, and other files.
+    """
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    seen: dict[str, int] = {}
+
+    def note(number: int, name: str) -> None:
+        here = {str(path): 1 for path in (Path(CONFIG), Path("status.json"), Path(BUNDLE, INDEX))}
+        there = {path: 1 for path in here if (folder / "out" / path).exists()}
+        seen.update({**there, "step": max([*checkpoint.steps(folder / "out"), seen.get("step", 0)])})
+        (folder / "seen").write_text(json.dumps(seen))
+        changed(number, name)
+
+    def work() -> int:
+        watch(note, exchange, (*CHANGES, *OF_RUNS))
+        return train(source, folder / "out")
+
+    return forked(work)
+
+
+def go_on(source: Path, folder: Path, exchange: bool) -> int:
+    """0 if all that was seen is there, whole, and the same training ends as one that nobody disturbed."""
+    run, seen = folder / "out", json.loads((folder / "seen").read_text())
+    damaged: list[Exception] = []
+    newest = checkpoint.newest(run, damaged.append)
+    step = 0 if newest is None else newest.step
+    if damaged or step < seen["step"]:
+        return 1
+    if seen.get(CONFIG):
+        read_config(run)
+    if seen.get("status.json"):
+        assert read_status(run) is not None
+    if seen.get(str(Path(BUNDLE, INDEX))):
+        read_bundle(run / BUNDLE)
+    if not exchange:
+        swap.exchanged = lambda one, other: False
+    if train(source, run):
+        return 1
+    litter = [path for path in run.rglob("*") if ".tmp-" in path.name or path.name.endswith(".before")]
+    same = final(run) == final(folder / "new")
+    return 0 if same and not litter and read_attempts(run)[-1]["resumed_from"] == (step or None) else DIFFERENT
+
+
+def make_new(what: str, source: Path, folder: Path) -> None:
+    """What nobody disturbs: the new dataset, and the one that it replaces, or a run."""
+    if what == "run":
+        assert forked(partial(train, source, folder / "new")) == 0
+        return
     for name, seed in (("old", 0), ("new", 1)):
         assert forked(partial(answering.run, preprocessing, arguments(source, folder / name, seed))) == 0
+
+
+def chosen(changes: list[str], instants: str) -> list[int]:
+    """The numbers of the changes at which the job is killed."""
+    if instants == "few":
+        here = changes.index("exchanged")
+        return sorted({3, here, here + 1, here + 2, len(changes) - 2})
+    first, _, every = instants.partition("/")
+    return list(range(len(changes)))[slice(int(first), None, int(every)) if every else slice(None)]
+
+
+def main(what: str, source: Path, folder: Path, instants: str, exchange: bool) -> dict[str, Any]:
+    """How many kills there were, of how many that could be, and those after which something was wrong."""
+    for module in PRELOADED if what == "run" else ():
+        importlib.import_module(module)
+    os.fsync = lambda descriptor: None
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what hundreds of runs say
+    work, examine = (begin, go_on) if what == "run" else (replace, check)
+    make_new(what, source, folder)
     log = folder / "changes"
 
     def note(number: int, name: str) -> None:
         with log.open("a") as file:
             file.write(f"{name}\n")
 
-    assert replace(source, folder, exchange, note) == 0
+    assert work(source, folder, exchange, note) == 0
     changes = log.read_text().split()
-    numbers = list(range(len(changes)))
-    if instants == "few":
-        here = changes.index("exchanged")
-        numbers = [3, here, here + 1, here + 2, len(changes) - 2]
-    wrong = []
+    numbers, wrong = chosen(changes, instants), []
     for number in numbers:
 
         def kill(at: int, name: str, number: int = number) -> None:
             if at == number:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        code = replace(source, folder, exchange, kill)
-        found = forked(partial(check, source, folder, exchange))
+        code = work(source, folder, exchange, kill)
+        found = forked(partial(examine, source, folder, exchange))
         if (code, found) != (-signal.SIGKILL, 0):
             wrong.append([number, changes[number], code, found])
-    return {"kills": len(numbers), "changes": sorted(set(changes)), "wrong": wrong}
+    return {"kills": len(numbers), "of": len(changes), "changes": sorted(set(changes)), "wrong": wrong}
 
 
 if __name__ == "__main__":
-    answer = main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4] == "yes")
+    answer = main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], sys.argv[5] == "yes")
     print(json.dumps(answer), file=sys.__stdout__)

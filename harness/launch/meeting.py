@@ -103,7 +103,7 @@ def blind_machines(config: RunConfig, world: World, everyone: list[Seen]) -> lis
     try:
         if token is not None:
             token.touch()
-        path = world.gather_objects(token, "a file in the run directory")[0]
+        path = world.from_main(token, "a file in the run directory")
         visible = path is not None and path.exists()
         answers = world.gather_objects((platform.node(), visible), "whether all see that file")
         return sorted({host for host, sees in answers if not sees})

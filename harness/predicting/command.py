@@ -157,7 +157,7 @@ def predict_on_ranks(config: PredictConfig, world: World) -> None:
             found = stack.enter_context(claimed(config) if world.is_main else nullcontext(place.place_of(config)))
         with world.together("planning the predictions"):
             job = begun(config, found) if world.is_main else None
-        left = world.gather_objects(None if job is None else job.left, "the parts that are left")[0]
+        left = world.from_main(None if job is None else job.left, "the parts that are left")
         if left is None:
             screen.say(f"{found.target}: these predictions are there already; nothing to do")
             return

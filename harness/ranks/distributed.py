@@ -108,6 +108,10 @@ class World:
             dist.all_gather_object(values, value, group=self.control)
         return values
 
+    def from_main(self, value: Value, what: str) -> Value:
+        """``value`` of rank 0, on every rank. Small and picklable; what the others give is not looked at."""
+        return self.gather_objects(value if self.is_main else None, what)[0]  # type: ignore[return-value]
+
     def gather_numbers(self, numbers: np.ndarray, what: str) -> np.ndarray:
         """``[world_size, n]`` from each rank's ``[n]`` of a 64-bit dtype: one small message."""
         if self.world_size == 1:

@@ -160,7 +160,7 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
     world.handshake(facts)
     if not config.dry_run:
         check_shared(config.run, world)
-    step = world.gather_objects(None if start is None else start.step, "where the run goes on from")[0]
+    step = world.from_main(None if start is None else start.step, "where the run goes on from")
     with world.together("reading the checkpoint"):
         if step is not None and start is None:
             start = checkpoint.verify(checkpoint.path_of(config.run, step))

@@ -15,6 +15,7 @@ from harness.data.balance import class_rows
 from harness.data.checks import TEST, VALIDATION
 from harness.ranks.precision import Choice
 from harness.rundir import layout
+from harness.rundir.json_files import Line
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import figures_name, predictions_name
 from harness.scores.confusion import Confusion
@@ -127,11 +128,7 @@ class Console(Sink):
         ``measured`` are all figures of a split, as ``SPLIT.json`` has them; empty where none was measured at the end.
         """
         self.screen.end()
-        try:
-            lines = read_metrics(self.directory)
-        except DataError as error:
-            self.screen.say(f"warning: no table of validation ({error})", "warn")
-            lines = []
+        lines = self.lines()
         best = [line for line in lines if line["kind"] == VALIDATION and line.get("best")]
         if best:
             self.screen.say(f"\nbest weights: step {best[-1]['step']:,}, epoch {best[-1]['epoch']}")
@@ -149,10 +146,18 @@ class Console(Sink):
         for sentence in verdicts(course) if course is not None else []:
             self.screen.fact("note", sentence, "warn", indent=6)
 
+    def lines(self) -> list[Line]:
+        """The lines of ``metrics.jsonl``; none, and a warning, where somebody has damaged it meanwhile."""
+        try:
+            return read_metrics(self.directory)
+        except DataError as error:
+            self.screen.say(f"warning: no table of validation ({error})", "warn")
+            return []
+
     def pretrained(self) -> None:
         """How well the best weights of a language model predict, and what they are for."""
         self.screen.end()
-        best = [line for line in read_metrics(self.directory) if line["kind"] == VALIDATION and line.get("best")]
+        best = [line for line in self.lines() if line["kind"] == VALIDATION and line.get("best")]
         if best:
             line = best[-1]
             perplexity = f"perplexity {line['perplexity']:,.1f} on {line['targets']:,} tokens of {line['rows']:,} rows"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exponential moving average of the weights, a pure function of the steps taken (Polyak and Juditsky, 1992)."""
+"""An exponential moving average of the weights over the steps that changed them (Polyak and Juditsky, 1992)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,18 @@ class WeightAverage:
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.decay = decay
 
-    def update(self, step: int) -> None:
-        """Move towards the weights after optimizer step ``step`` (from 0); early steps weigh more."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
+    @torch.no_grad()
+    def update(self, step: int, skip: torch.Tensor) -> None:
+        """Move towards the weights after optimizer step ``step`` (from 0); early steps weigh more.
+
+        Where ``skip`` is 1, the step changed nothing, and the average stays too. On CUDA the host does not read it.
+        """
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        if not skip.is_cpu:
+            shares = [share * (1 - skip)] * len(self.average)
+            torch._foreach_lerp_(self.average, self.parameters, shares)
+        elif not skip:
+            torch._foreach_lerp_(self.average, self.parameters, share)
 
     def state(self) -> dict[str, torch.Tensor]:
         """``average.NAME`` -> tensor for every parameter."""

@@ -34,7 +34,7 @@ class PretrainingRun(Run):
             guard=self.data.guard.check_sizes,
             targets=objective.targets,
         )
-        better = self.selection.consider(found.figures(), step)
+        better = self.selection.agree(world, found.figures(), step)
         if better:
             with world.together("keeping the best weights"):
                 self.writer.keep(model, self.manifest, self.selection)
@@ -42,5 +42,6 @@ class PretrainingRun(Run):
 
     def finish(self) -> None:
         """Say which weights were kept and what to do with them."""
-        if self.console is not None:
-            self.console.pretrained()
+        with self.session.world.together("saying how good the best weights are"):
+            if self.console is not None:
+                self.console.pretrained()

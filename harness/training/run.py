@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,9 @@ class Run(Milestones):
         """Measure the best weights, once, and say how good they are."""
         self.show("testing")
         test = self.scorer.test(self.writer.directory, self.trainer.step, self.writer.sinks, self.pause)
-        if self.console is not None:
-            self.console.results(test)
+        with self.session.world.together("saying how good the best weights are"):
+            if self.console is not None:
+                self.console.results(test)
 
     def rehearse(self) -> None:
         """A dry run: a few real steps of the longest batch, what they need, and what a full run would take."""
@@ -181,9 +183,9 @@ class Run(Milestones):
         values = classification_metrics(scores.logits, scores.labels)
         if self.config.select == "calibrated":
             values["calibrated_log_loss"] = calibrated_log_loss(scores.logits, scores.labels)
-        better = self.selection.consider(values, step)
+        deciding = partial(decide, scores.logits, scores.labels, self.config.evaluation)
+        better = self.selection.agree(world, values, step, deciding)
         if better:
-            self.selection.decision = decide(scores.logits, scores.labels, self.config.evaluation)
             with world.together("keeping the best weights"):
                 self.writer.keep(classifier, self.manifest, self.selection)
             if self.console is not None:

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from harness.ranks.distributed import World
 from harness.scores.calibration import Decision
 
 LOSSES = {"loss": "log_loss", "calibrated": "calibrated_log_loss"}
@@ -27,6 +29,19 @@ class Selection:
     epochs_since_best: int = 0
     decision: Decision = field(default_factory=Decision)
     """How the logits of the best weights become probabilities and labels."""
+
+    def agree(self, world: World, values: dict[str, Any], step: int, decide: Callable[[], Decision] = Decision) -> bool:
+        """What ``consider`` says on rank 0, on every rank: figures of other machines may differ in the last bit.
+
+        ``decide`` gives the decision that belongs to the weights if they are the best.
+        """
+        better = False
+        if world.is_main:
+            better = self.consider(values, step)
+            self.decision = decide() if better else self.decision
+        better, state = world.from_main((better, self.state()), "whether these weights are the best so far")
+        self.load(state)
+        return better
 
     def consider(self, values: dict[str, Any], step: int) -> bool:
         """Whether the validation ``values`` after ``step`` are the best so far; remembers them."""

@@ -27,7 +27,7 @@ def check_shared(run: str | Path, world: World) -> None:
             if token is not None:
                 with storage(token):
                     token.touch()
-        host, name = world.gather_objects((platform.node(), token and token.name), "a file in the run directory")[0]
+        host, name = world.from_main((platform.node(), token and token.name), "a file in the run directory")
         with world.together("looking at the run directory"):
             if launched_local_rank() == 0 and not appears(Path(run, str(name)), min(LOOK_LIMIT_S, world.timeout_s / 2)):
                 raise ConfigError(

@@ -109,5 +109,5 @@ def begin(config: RunConfig, manifest: Manifest, world: World, state: Mapping[st
             if config.init.weights:
                 donor = find_donor(config.init.weights, config.model)
                 weights = weights_of(donor, config.model, vocabulary, manifest)
-    facts = world.gather_objects(None if weights is None else weights.facts, "the weights to start from")[0]
+    facts = world.from_main(None if weights is None else weights.facts, "the weights to start from")
     return Beginning(start_vectors(config, manifest, world), weights, facts, counts)

@@ -208,7 +208,7 @@ class Trainer:
         for parameter in self.parameters:
             parameter.grad = None
         if self.average is not None:
-            self.average.update(self.step)
+            self.average.update(self.step, skip)
         self.meter.skipped += self.guard.record(self.step, batch, row_losses, skip, self.current_lr())
         return skip
 

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.commands import read_metrics
+from tests.commands import read_metrics, run_module, succeed
 from tests.datasets import write_dataset, write_random_soft_labels
 from tests.runs import Ranks, final, kill, launch, start, wait_for_step
 
@@ -61,6 +61,33 @@ def test_killed_at_some_moments(data: Path, undisturbed: Path, tmp_path: Path) -
     total = read_metrics(undisturbed, "train")[-1]["step"]
     assert kill_again_and_again(start, data, tmp_path / "run", total, 3) >= 1
     assert final(tmp_path / "run") == final(undisturbed)
+
+
+def killed_at_changes(folder: Path, instants: str, exchange: str) -> dict[str, Any]:
+    """What ``tests/kills.py`` says of a training with checkpoints at a step that has one."""
+    rows = {"train": 40, "validation": 16, "test": 16}
+    write_dataset(folder / "data", rows, longest=12, widths=(8, 16), block_rows=16)
+    words = ("run", folder / "data", folder, instants, exchange)
+    found: dict[str, Any] = json.loads(succeed(run_module("tests.kills", *words, timeout_s=1500)).stdout)
+    return found
+
+
+@pytest.mark.timeout(600, func_only=True)
+def test_killed_around_a_checkpoint_that_takes_the_place_of_another(tmp_path: Path) -> None:
+    """With one that is kept: the newest one has its name at any instant."""
+    found = killed_at_changes(tmp_path, "few", "yes")
+    assert (found["kills"], found["wrong"]) == (5, [])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1600, func_only=True)
+@pytest.mark.parametrize("exchange", ["yes", "no"])
+def test_killed_at_every_change_of_the_disk(tmp_path: Path, exchange: str) -> None:
+    """Of checkpoints, bundle and the files of the run."""
+    found = killed_at_changes(tmp_path, "all", exchange)
+    assert found["wrong"] == []
+    assert found["kills"] == found["of"] > 100
+    assert {"exchanged", "rename", "replace", "rmdir", "unlink", "fsync", "write"} <= set(found["changes"])
 
 
 @pytest.mark.slow

@@ -108,7 +108,9 @@ def test_killed_at_random_moments(
 
 def replaced_and_killed(folder: Path, instants: str, exchange: str) -> dict[str, Any]:
     source = write_csv(folder / "small.csv", reviews(240))
-    return json.loads(succeed(run_module("tests.kills", source, folder, instants, exchange, timeout_s=1500)).stdout)
+    return json.loads(
+        succeed(run_module("tests.kills", "dataset", source, folder, instants, exchange, timeout_s=1500)).stdout
+    )
 
 
 @pytest.mark.processes

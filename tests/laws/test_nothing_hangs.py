@@ -6,6 +6,7 @@ wait has a limit, and when it runs out a sentence says what was waited for.
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,11 +29,16 @@ from hypothesis import strategies as st
 from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.data.order import Order, OrderSpec
+from harness.inference import perplexity
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import RankError, World
 from harness.ranks.session import open_session
-from tests.commands import listens, unwrapped
+from harness.training import console
+from preprocessing.base.errors import DataError
+from tests.commands import listens, read_metrics, unwrapped
+from tests.datasets import write_dataset
 from tests.ranks import Gone, run_ranks
+from tests.runs import start
 
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTIVES = ROOT / "harness" / "ranks" / "distributed.py"
@@ -253,6 +260,38 @@ def test_a_killed_peer_becomes_the_same_sentence_long_before_the_limit(tmp_path:
 
 
 # A stop signal, at any instant; many more in tests/unit/test_stop.py and tests/end_to_end/test_stop_signals.py.
+
+
+def disagree() -> None:
+    """Each rank finds its own figures, as machines do in the last bit; and rank 0 cannot read its own log."""
+    rank = int(os.environ["RANK"])
+    calls, figures = itertools.count(1), perplexity.Perplexity.figures
+
+    def own(self: perplexity.Perplexity) -> dict[str, Any]:
+        return figures(self) | {"log_loss": 3.0 / (1 + rank * next(calls))}
+
+    perplexity.Perplexity.figures = own  # type: ignore[method-assign]
+
+    def unreadable(run: Path) -> None:
+        raise DataError(f"{run}: line 1 is no JSON object; remove it")
+
+    console.read_metrics = unreadable  # type: ignore[assignment]
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(280)
+def test_only_rank_0_decides_which_weights_are_best_and_when_to_stop(tmp_path: Path) -> None:
+    """A rank that kept what the others do not, or left alone, would leave them waiting."""
+    write_dataset(tmp_path / "data", {"train": 60, "validation": 20}, longest=12, widths=(16,))
+    keys = ("--task", "language_model", "--language_model.candidates", "10", "--patience", "2")
+    ranks = start(tmp_path / "data", tmp_path / "a" / "run", *keys, before=disagree)
+    assert ranks.wait(200) == 0, (tmp_path / "a" / "log").read_text()[-3000:]
+    assert [process.exitcode for process in ranks.processes] == [0, 0]
+    best = [line["best"] for line in read_metrics(tmp_path / "a" / "run", "validation")]
+    assert best == [True, False, False]
+    log = unwrapped((tmp_path / "a" / "log").read_text())
+    assert "stopping: 2 validations without a better one (patience)" in log
+    assert "warning: no table of validation" in log
 
 
 @pytest.mark.processes

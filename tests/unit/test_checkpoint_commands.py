@@ -13,6 +13,7 @@ import torch
 
 from harness.__main__ import main
 from harness.config import OptimConfig, RunConfig, to_dict
+from harness.data import order
 from harness.rundir import checkpoint
 from harness.training import preflight
 from harness.training.selection import Selection
@@ -29,7 +30,8 @@ def write(run: Path, step: int, config: RunConfig, **tensors: torch.Tensor) -> P
     trainer = {**checkpoints.state_of(step)["trainer"], "epochs_done": step // 10}
     trainer |= {"guard": {"in_a_row": 0, "total": step - 10}, "counted": [checkpoints.COUNTED] * 2}
     selection = Selection("accuracy", best=0.5, best_step=10).state()
-    return checkpoints.write(run, step, tensors, trainer=trainer, selection=selection, config=to_dict(config))
+    facts = {"trainer": trainer, "selection": selection, "config": to_dict(config), "order_version": order.VERSION}
+    return checkpoints.write(run, step, tensors, **facts)
 
 
 @pytest.fixture

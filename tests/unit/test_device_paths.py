@@ -159,14 +159,14 @@ def train_a_step(
         recurrent_dtype=dtype,
         adversary=adversary,
     )
-    average = WeightAverage(objective.classifier, 0.9)
+    average, skip = WeightAverage(objective.classifier, 0.9), torch.zeros((), device=CARD)
     batch = batch or make_batch(layout)
     objective.classifier.masks(0, 3, batch)  # a step before this one has sent what stays on the card
     with Watch() as watch:
         loss = objective(batch, 4)
         (loss * (2 / 64)).backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
-        average.update(4)
+        average.update(4, skip)
         with average.swapped():
             pass
     return objective, watch

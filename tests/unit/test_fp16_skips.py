@@ -67,7 +67,7 @@ def test_skipped_steps_are_counted_and_their_rows_written(
         epochs=1,
         global_batch=20,
         model=ModelConfig(embedding_dim=4, hidden_size=4),
-        optim=OptimConfig(clip_norm=clip_norm),
+        optim=OptimConfig(clip_norm=clip_norm, ema=0.5),
     )
     loader = Loader(
         split,
@@ -95,11 +95,15 @@ def test_skipped_steps_are_counted_and_their_rows_written(
     assert (trainer.guard.total, trainer.meter.skipped) == (0, 0)
     assert not torch.equal(classifier.head.weight, weights["head.weight"])
     weights = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    assert trainer.average is not None
+    averages = {name: tensor.clone() for name, tensor in trainer.average.state().items()}
     classifier.head.weight.register_hook(lambda gradient: gradient * torch.inf)
     trainer.step = 1
     trainer.update(bad)
     assert (trainer.guard.total, trainer.guard.in_a_row, trainer.meter.skipped) == (1, 1, 1)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in classifier.state_dict().items())
+    assert all(torch.equal(tensor, averages[name]) for name, tensor in trainer.average.state().items())
+    assert not torch.equal(averages["average.head.weight"], weights["head.weight"])
     lines = (tmp_path / "run" / BAD_BATCHES / "step-00000001-rank0.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["row"] for line in lines) == sorted(bad.micro_batches[0].rows.tolist())
     trainer.step = 2

@@ -107,16 +107,23 @@ def test_flops_count_the_gates_of_every_layer_and_direction() -> None:
     assert measure_peak(torch.device("cpu"), "fp32") > 1e8
 
 
-def test_average_follows_the_weights_and_is_only_lent() -> None:
+@pytest.mark.parametrize("on_host", [True, False])
+def test_average_follows_the_weights_and_is_only_lent(on_host: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays where a step was skipped, also where the host cannot read whether one was."""
+    monkeypatch.setattr(torch.Tensor, "is_cpu", on_host, raising=False)
+    go, skip = torch.zeros(()), torch.ones(())
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 0.0)
     average = WeightAverage(model, 0.5)
     torch.nn.init.constant_(model.weight, 8.0)
-    average.update(step=0)
+    average.update(0, skip)
+    assert average.average[0].item() == 0.0
+    average.update(0, go)
     with average.swapped():
         assert model.weight.item() == pytest.approx(8.0 * 0.9)
     assert model.weight.item() == 8.0
-    average.update(step=1000)
+    average.update(1000, go)
+    average.update(1001, skip)
     assert average.average[0].item() == pytest.approx((7.2 + 8.0) / 2)
 
 

@@ -71,7 +71,7 @@ def test_optimizer_and_average_take_up_what_they_gave() -> None:
     model, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     optimizer, average = build_optimizer(model, OptimConfig()), WeightAverage(model, 0.9)
     learn(optimizer, model)
-    average.update(3)
+    average.update(3, torch.zeros(()))
     again, new = build_optimizer(other, OptimConfig()), WeightAverage(other, 0.9)
     load_optimizer_state(again, other, optimizer_state(optimizer, model))
     new.load(average.state())

@@ -251,7 +251,7 @@ def test_a_run_goes_on_with_the_soft_labels_it_began_with() -> None:
 def test_soft_labels_may_move_and_their_weight_may_not() -> None:
     was = {"self_training": {"labels": "a.arrow", "weight": 1.0}, "order": {"unlabelled_batch": 8}}
     now = {"self_training": {"labels": "b.arrow", "weight": 2.0}, "order": {"unlabelled_batch": 9}}
-    found = {one.key: one.breaks for one in differences(was, now)}
+    found = {one.key: one.breaks for one in differences(was, now, same_data=True)}
     keys = {"self_training.labels": False, "self_training.weight": True, "order.unlabelled_batch": True}
     assert {key: found[key] for key in keys} == keys
     assert "self_training.labels" in FREE
