@@ -283,8 +283,8 @@ def test_the_check_sees_a_copy_that_does_not_come_from_pinned_memory(
 def test_the_check_sees_a_figure_that_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     update = WeightAverage.update
 
-    def curious(self: WeightAverage, step: int) -> None:
-        update(self, step)
+    def curious(self: WeightAverage, step: int, skip: torch.Tensor) -> None:
+        update(self, step, skip)
         self.average[0].cpu()
 
     monkeypatch.setattr(WeightAverage, "update", curious)
