@@ -24,7 +24,7 @@ from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_clas
 from harness.rundir.results import probability_column
 from preprocessing.base import stopping
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import plain_line
+from preprocessing.base.printable import plain_line, public
 from preprocessing.base.readable import counted
 from preprocessing.base.screen import Screen
 from preprocessing.base.terminal import cells, shortened
@@ -212,7 +212,7 @@ def begun(config: PredictConfig, found: Place) -> Job | None:
         return job
     for one in listed:
         if one.form:
-            screen.say(f"input: {one.source.name}: {one.form}")
+            screen.say(f"input: {public(one.source.name)}: {one.form}")
     size = sum(one.identity.get("bytes") or sum(length for _, length in one.texts) for one in listed)
     progress = Progress("looking at the input", size, screen=screen)
 
@@ -262,7 +262,7 @@ def planned(
         "labels": list(info.labels),
         "decision": [info.temperature, info.threshold],
     }
-    basis = {"inputs": [[one.source.name, one.kind, one.identity] for one in listed], "weights": weights}
+    basis = {"inputs": [[public(one.source.name), one.kind, one.identity] for one in listed], "weights": weights}
     return Plan(json.loads(json.dumps({**basis, "settings": settings})), found.kind, False, names, wanted)
 
 

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from harness.inference.word_marks import page_head, unix_lines
 from harness.report import many
 from harness.report.charts import SLOTS
 from harness.report.classes import LISTED_CLASSES, SMALL_MATRIX, metric_names
@@ -25,10 +26,13 @@ from harness.rundir import many_runs
 from harness.rundir.environment import installed_version
 from harness.rundir.layout import REPORT
 from preprocessing.base import atomic
-from preprocessing.base.printable import tell
+from preprocessing.base.printable import printable, tell
 from preprocessing.base.storage import storing
 
-TEMPLATE = "report.html.j2"
+FOLDER = Path(__file__).parent
+TEMPLATE, STYLE = "report.html.j2", "report.css"
+GENERATOR = "padless report"
+"""What a report says that it was made by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +79,13 @@ def write_report_quietly(run: str | Path) -> None:
 def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> str:
     """The page; ``spread`` is what ``many.together`` says of ``runs``, which then keep their order.
 
-    Every text is escaped by the template; only charts and the numbers in JSON go in as they are.
+    Every text is escaped by the template; only charts and the numbers in JSON go in as they are. Control characters
+    are spelt.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -92,8 +97,10 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
     groups = dataset_groups(runs)
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
     metrics = metric_names(max(len(each["labels"]) for each in views))
+    title = title_of(runs, names, spread)
     page = {
-        "title": title_of(runs, names, spread),
+        "title": title,
+        "head": page_head(f"{title} · padless", GENERATOR, (FOLDER / STYLE).read_text(encoding="utf-8")),
         "spread": spread,
         "numbering": "rank" if spread is None else spread["kind"],
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -118,7 +125,7 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
             page_numbers(runs, names, [each["mistakes"] for each in views], spread and spread["values"])
         ),
     }
-    return environment.get_template(TEMPLATE).render(page)
+    return printable(unix_lines(environment.get_template(TEMPLATE).render(page)))
 
 
 def title_of(runs: Sequence[RunFacts], names: Sequence[str], spread: dict[str, Any] | None) -> str:
