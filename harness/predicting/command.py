@@ -128,7 +128,8 @@ def predict_here(config: PredictConfig) -> None:
             return
         default = 1 if job.opening.settled["device"] == "cuda" else min(available_cores(), worth(job, config))
         progress = progress_of(job, job.left, config)
-        kept = f"finished parts are kept in {found.work}; the same command goes on"
+        same = "the same command without --overwrite" if config.overwrite else "the same command"
+        kept = f"finished parts are kept in {found.work}; {same} goes on"
         with stopping.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
             tasks = (job.task(number) for number in job.left)
             for task, made in crew.map(parts.make, tasks, what="predicting", tick=progress.tick):
@@ -193,13 +194,17 @@ def begun(config: PredictConfig, found: Place) -> Job | None:
     opening, directory = opening_of(config), bundle_directory(config.run)
     info = read_info(directory)
     check_classifier(directory, info)
+    place.refuse_inputs(found, config.inputs)
     if config.overwrite:
         place.clear(found, parts=True)
     old = read_plan(found.work / place.PLAN)
     if old is None:
         place.clear(found, parts=False)
     listed = inputs.find(config, found.work, (found.target.absolute(), found.work))
+    place.refuse_inputs(found, [one.source.name for one in listed])
     plan = planned(config, found, opening, info, listed)
+    if old is None and not config.overwrite:
+        place.refuse_replacing(found, plan)
     if place.is_whole(found, plan):
         place.discard(found)
         return None

@@ -24,10 +24,11 @@ from harness.report.ranking import best_values, dataset_groups, differing, ranke
 from harness.report.views import view
 from harness.rundir import many_runs
 from harness.rundir.environment import installed_version
-from harness.rundir.layout import REPORT
+from harness.rundir.layout import REPORT, holds_run
 from preprocessing.base import atomic
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.printable import printable, tell
-from preprocessing.base.storage import storing
+from preprocessing.base.storage import check_replaced, storing
 
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "report.html.j2", "report.css"
@@ -45,15 +46,21 @@ class ReportConfig:
     output: str | None = None
     """File to write; RUN/report.html for one run, or one folder of runs, report.html in the current directory for
     several."""
+    overwrite: bool = False
+    """Replace a file that is there and is no report."""
 
 
 def main(config: ReportConfig, runs: list[str]) -> None:
     """Write the report of the runs named and say where it is."""
-    print(f"written to {write_report(runs, config.output)}")
+    print(f"written to {write_report(runs, config.output, overwrite=config.overwrite)}")
 
 
-def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path:
-    """Write the report of ``runs`` and return its path. Raises ``DataError`` for what is no run or has no metrics."""
+def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *, overwrite: bool = False) -> Path:
+    """Write the report of ``runs`` and return its path.
+
+    Raises ``DataError`` for what is no run or has no metrics, ``ConfigError`` for a file of something else that may not
+    be replaced, or is one of a run.
+    """
     places = [Path(run) for run in dict.fromkeys(str(Path(run)) for run in runs)]
     found = [many_runs.members(place) for place in places]
     spread = many.together(places[0], found[0]) if len(places) == 1 and found[0] else None
@@ -61,6 +68,11 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -
     shown = shown if spread is None else [[one.path for one in spread["runs"]]]
     facts = [read_run(path) for paths in shown for path in paths]
     target = Path(output) if output is not None else places[0] / REPORT if len(places) == 1 else Path(REPORT)
+    is_report = atomic.says(target, GENERATOR)
+    above = list(target.resolve().parents)[:2]
+    if target.is_file() and not is_report and target.name != REPORT and any(map(holds_run, above)):
+        raise ConfigError(f"--output {target}: is a file of a run, from which reports are made; name another file")
+    check_replaced(target, overwrite, lambda: is_report)
     page = render(facts, spread)
     with storing(target, otherwise="name another --output"):
         atomic.write_text(target, page)
