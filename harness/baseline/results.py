@@ -7,6 +7,7 @@ and the recipe of the model. Those of another fingerprint or recipe count as not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def read_folds(data: str | Path, fingerprint: str | None, folds: int) -> list[di
 def write_folds(data: str | Path, results: Sequence[dict[str, Any]]) -> None:
     """Write the figures on each fold, and remove those of folds that are no more. Raises ``OSError``."""
     for path in folder_of(data).glob(figures_name("fold-*")):
-        path.unlink()
+        if re.fullmatch(r"fold-\d+\.json", path.name):
+            path.unlink()
     for fold, values in enumerate(results):
         write_figures(folder_of(data), fold_name(fold), values)
 

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Collection
 from io import RawIOBase
 from pathlib import Path
@@ -38,7 +40,7 @@ def stage(
     Several processes may call this at once: one copies, and the others wait for its lock, at most ``timeout_s``
     seconds. A copy gets its name once its sha256 is that of the manifest (law 2). A copy that is already there is used
     if its sha256 is still right. Raises ``StorageError`` where nothing can be written, ``ConfigError`` if the wait
-    was too long, ``DataError`` if a shard's bytes are not those of the manifest.
+    was too long or somebody else can write there, ``DataError`` if a shard's bytes are not those of the manifest.
     """
     target = staged_path(directory, manifest)
     refusal = ConfigError(
@@ -46,13 +48,35 @@ def stage(
         f"raise timeout_s, or stop that process"
     )
     with storing(target, otherwise="name a local directory with room for the shards in stage_dir"):
-        target.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(target.parent)
+        target.mkdir(exist_ok=True)
         with locked(target / LOCK, timeout_s, refusal):
             for name in manifest.splits if splits is None else splits:
                 for info in manifest.splits[name]:
                     if not is_whole(target / info.path, info):
                         copy(Path(data, info.path), target / info.path, info, open_file)
     return target
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder in which this user alone can write. Raises ``OSError``.
+
+    Its name is known to all: whoever made it before, or a link in its place, could lead the copies over other files.
+    Raises ``ConfigError`` for what is no folder, or one that others can write to or own.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700, parents=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        what = "is no folder"
+    elif found.st_uid != os.getuid():
+        what = f"belongs to user {found.st_uid}"
+    elif found.st_mode & 0o022:
+        what = "can be written by others"
+    else:
+        path.chmod(0o700)
+        return
+    raise ConfigError(f"stage_dir: {path} {what}, so shards are not copied there; remove it, or name another directory")
 
 
 def is_whole(path: Path, info: ShardInfo) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from harness.export.limits import limits
 from harness.export.records import Card
 from harness.rundir.export_files import INT8, ONNX
 from harness.scores.tables import METRICS, interval, title_of
+from preprocessing.base.printable import markdown, markdown_code, printable
 from preprocessing.base.version import VERSION
 
 CLASSES = 30
@@ -23,7 +25,7 @@ def render(card: Card) -> str:
     """The whole file."""
     head = yaml.safe_dump(front_matter(card), sort_keys=False, allow_unicode=True, width=1000)
     parts = [
-        f"---\n{head}---\n\n# {card.name}\n\n{opening(card)}",
+        f"---\n{head}---\n\n# {markdown(card.name)}\n\n{opening(card)}",
         f"## Use\n\n{use(card)}",
         f"## Results\n\n{results(card)}",
         f"## Data\n\n{data(card)}",
@@ -33,13 +35,13 @@ def render(card: Card) -> str:
         f"## Provenance\n\n{provenance(card)}",
         f"## Licence\n\n{licence(card)}",
     ]
-    return "\n\n".join(parts) + "\n"
+    return printable("\n\n".join(parts) + "\n")
 
 
 def opening(card: Card) -> str:
     """What it is, in a sentence or two."""
     names = card.info.labels
-    listed = ", ".join(f"`{name}`" for name in names[:CLASSES]) + (", …" if len(names) > CLASSES else "")
+    listed = ", ".join(map(markdown_code, names[:CLASSES])) + (", …" if len(names) > CLASSES else "")
     return (
         f"Tells {len(names)} classes of texts apart: {listed}. A recurrent network with {card.parameters:,} weights, "
         f"trained and exported with padless {VERSION}."
@@ -69,9 +71,11 @@ def results(card: Card) -> str:
     rows: list[list[str]] = [["rows", f"{values['rows']:,}", ""]]
     for key, title in METRICS:
         if values.get(key) is not None:
-            rows.append([title_of(key, title, card.info.labels), f"{values[key]:.4f}", interval(bounds.get(key))])
-    text = f"On the split `{values['split']}`, with the threshold and temperature below.\n\n"
-    text += table(["", values["split"], "95 %"], rows)
+            rows.append(
+                [markdown(title_of(key, title, card.info.labels)), f"{values[key]:.4f}", interval(bounds.get(key))]
+            )
+    text = f"On the split {markdown_code(values['split'])}, with the threshold and temperature below.\n\n"
+    text += table(["", markdown(values["split"]), "95 %"], rows)
     if (linear := card.records.linear.get("accuracy")) is not None:
         around = interval(card.records.linear.get("intervals", {}).get("accuracy"))
         text += f"\n\nA linear model over TF-IDF of words and pairs has accuracy {linear:.4f} ({around}) there."
@@ -80,7 +84,8 @@ def results(card: Card) -> str:
     if values.get("per_class"):
         shown = values["per_class"][:CLASSES]
         each = [
-            [one["label"], *(number(one[key]) for key in ("precision", "recall", "f1")), one["rows"]] for one in shown
+            [markdown(one["label"]), *(number(one[key]) for key in ("precision", "recall", "f1")), one["rows"]]
+            for one in shown
         ]
         text += "\n\n" + table(["class", "precision", "recall", "F1", "rows"], each)
     return text
@@ -91,15 +96,19 @@ def data(card: Card) -> str:
     splits = card.records.training.get("splits", {})
     rows = []
     for name, split in splits.items():
-        counts = [f"{label} {count:,}" for label, count in list(split["labels"].items())[:CLASSES] if count]
-        rows.append([name, f"{split['rows']:,}", ", ".join(counts)])
+        counts = [f"{markdown(label)} {count:,}" for label, count in list(split["labels"].items())[:CLASSES] if count]
+        rows.append([markdown(name), f"{split['rows']:,}", ", ".join(counts)])
     text = table(["split", "rows", "by class"], rows) if rows else "The bundle does not say what it learned from."
     if card.records.sources:
         text += "\n\nMade from these files:\n\n"
-        text += table(["file", "rows", "sha256"], [[one[key] for key in one] for one in card.records.sources])
+        text += table(
+            ["file", "rows", "sha256"],
+            [[markdown(one["name"]), one["rows"], one["sha256"]] for one in card.records.sources],
+        )
     soft = card.info.soft_labels
     if soft is not None:
-        text += f"\n\nRows without labels were learned with soft labels of {soft.get('teacher', 'another model')}."
+        teacher = markdown(soft.get("teacher") or "another model")
+        text += f"\n\nRows without labels were learned with soft labels of {teacher}."
     return text
 
 
@@ -113,7 +122,10 @@ def model(card: Card) -> str:
     if shape.get("wide_tf") == "binary":
         ngrams += ", however often"
     wide = f", beside a linear part with {ngrams}" if shape.get("wide") else ""
-    read = [f"`{name}: {spec[name]}`" for name in ("tokenizer", "lowercase", "html", "stop_words", "lemmatizer")]
+    read = [
+        markdown_code(f"{name}: {spec[name]}")
+        for name in ("tokenizer", "lowercase", "html", "stop_words", "lemmatizer")
+    ]
     rows = [
         ["network", f"{shape['num_layers']} × {shape['cell']} of {shape['hidden_size']}, {directions}, pooling "
          f"{shape['pooling']}, embedding of {shape['embedding_dim']}{wide}"],
@@ -123,9 +135,9 @@ def model(card: Card) -> str:
         ["temperature", f"{card.info.temperature:.4f}"],
     ]  # fmt: skip
     if len(card.info.labels) == 2:
-        rows.append(["threshold", f"{card.info.threshold:.4f}, for `{card.info.labels[1]}`"])
+        rows.append(["threshold", f"{card.info.threshold:.4f}, for {markdown_code(card.info.labels[1])}"])
     if card.info.vectors is not None:
-        rows.append(["vectors at the start", str(card.info.vectors.get("source", "given"))])
+        rows.append(["vectors at the start", markdown(str(card.info.vectors.get("source", "given")))])
     config = card.records.config
     if config:
         keys = {"epochs": config, "global_batch": config, "seed": config, "lr": config.get("optim", {})}
@@ -140,7 +152,9 @@ def kept(truncate: str) -> str:
 
 def files(card: Card) -> str:
     """What lies in the folder, and what was measured of it."""
-    rows = [[f"`{name}`", f"{said['bytes']:,}", f"`{said['sha256'][:16]}`"] for name, said in card.files.items()]
+    rows = [
+        [markdown_code(name), f"{said['bytes']:,}", f"`{said['sha256'][:16]}`"] for name, said in card.files.items()
+    ]
     text = table(["file", "bytes", "sha256"], rows)
     if (onnx := card.files.get(ONNX)) is not None:
         text += (
@@ -177,7 +191,7 @@ def provenance(card: Card) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "started from": (info.started_from or {}).get("source"),
     }
-    return table(["", ""], [[name, value] for name, value in known.items() if value])
+    return table(["", ""], [[name, markdown(str(value))] for name, value in known.items() if value])
 
 
 def licence(card: Card) -> str:
@@ -187,7 +201,7 @@ def licence(card: Card) -> str:
             "None was named at export. The texts that a model learned from may forbid some uses of it: ask whoever "
             "exported it."
         )
-    return f"`{card.license}`, as named at export. padless itself is Apache-2.0."
+    return f"{markdown_code(card.license)}, as named at export. padless itself is Apache-2.0."
 
 
 def number(value: float | None) -> str:
@@ -201,11 +215,11 @@ def bullets(sentences: Iterable[str]) -> str:
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table of Markdown; a bar in a cell stays a bar."""
+    """A table of Markdown, whose cells are Markdown; a bar in a cell stays a bar."""
     cells = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(cell(value) for value in row) + " |" for row in cells)
+    return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in cells)
 
 
 def cell(value: Any) -> str:
     """A value in a table."""
-    return "" if value is None else " ".join(str(value).split()).replace("|", "\\|")
+    return "" if value is None else re.sub(r"(?<!\\)\|", r"\\|", str(value))

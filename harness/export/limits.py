@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.export.records import Card
+from preprocessing.base.printable import markdown, markdown_code
 from preprocessing.base.readable import percent
 
 WEAKEST = 3
@@ -17,8 +18,8 @@ def limits(card: Card) -> list[str]:
     spec, labels = card.info.text["spec"], card.info.labels
     found = [
         f"It answers with one of its {len(labels)} classes whatever it reads, a text about anything else included.",
-        f"It knows texts like those it learned from, in the language `{card.language}`; how it does on others was not "
-        "measured here.",
+        f"It knows texts like those it learned from, in the language {markdown_code(card.language)}; how it does on "
+        "others was not measured here.",
     ]
     train = card.records.training.get("splits", {}).get(TRAIN, {})
     longest, lengths = spec["max_tokens"], train.get("lengths", {})
@@ -44,5 +45,5 @@ def limits(card: Card) -> list[str]:
 def group(one: dict[str, Any]) -> str:
     """A group of rows (``scores.subgroups``) in words that go after "texts"."""
     if one["by"] == "length":
-        return f"of {one['name']}"
-    return f"with {one['name']} words" if one["by"] == "unknown" else f"of the class {one['name']}"
+        return f"of {markdown(one['name'])}"
+    return f"with {markdown(one['name'])} words" if one["by"] == "unknown" else f"of the class {markdown(one['name'])}"

@@ -18,6 +18,7 @@ from harness.rundir.metrics_log import read_metrics
 from harness.rundir.training_facts import read_training
 from harness.scores.intervals import wilson
 from preprocessing.base.errors import DataError
+from preprocessing.base.printable import public
 from preprocessing.base.split_names import VALIDATION
 from preprocessing.dataset.shards import MANIFEST, read_manifest
 
@@ -132,7 +133,7 @@ def sources_of(data: str | None, fingerprint: str) -> list[dict[str, Any]]:
         return []
     return [
         {
-            "name": Path(str(source.get("name"))).name,
+            "name": Path(public(str(source.get("name")))).name,
             "rows": source.get("rows"),
             "sha256": source.get("fingerprint", {}).get("sha256"),
         }
@@ -144,4 +145,4 @@ def bare(value: dict[str, Any] | None) -> dict[str, Any] | None:
     """What a bundle says of where its weights come from, without the folders of the machine that made it."""
     if value is None or not isinstance(value.get("source"), str):
         return value
-    return {**value, "source": Path(value["source"]).name}
+    return {**value, "source": Path(public(value["source"])).name}

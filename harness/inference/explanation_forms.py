@@ -11,12 +11,15 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from harness.inference.explanation import Explanation
-from harness.inference.word_marks import STYLE, as_html, as_plain, as_rich, named, shown, strongest
+from harness.inference.word_marks import STYLE, as_html, as_plain, as_rich, named, page_head, shown, strongest
+from preprocessing.base.printable import plain_line, public
 from preprocessing.base.screen import Screen
 from preprocessing.text.words import encode
 
 Explained = tuple[int | None, Explanation]
 """A text's row in its file, if it has one, and the text explained."""
+EXPLANATIONS = "padless explain"
+"""What a page of explanations says that it was made by."""
 LEGEND = [("These words", 1.0), (" speak for the class, ", 0.0), ("these", -1.0), (" against it; ", 0.0)]
 PAGE_STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1b2026; --quiet: #5a6572; --line: #d9dee5; }
@@ -101,11 +104,10 @@ class WrittenPage(Written):
 
     def begin(self) -> None:
         """The head of the page and the legend."""
-        title = html.escape(shown(f"What words add: {self.run}"))
+        title = plain_line(public(f"What words add: {self.run}"))
+        head = page_head(title, EXPLANATIONS, PAGE_STYLE + STYLE)
         self.stream.write(
-            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{title}</title>\n<style>{PAGE_STYLE}{STYLE}</style></head>\n<body><h1>{title}</h1>\n"
+            f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body><h1>{html.escape(title)}</h1>\n'
             f'<p class="note"><span class="padless-words">{as_html(LEGEND)}</span>the stronger the colour, the more, '
             "within one text. Integrated gradients: the scores of all words together are the logit of the class less "
             "what the model says of as many words that mean nothing. Without colour: what the model has "

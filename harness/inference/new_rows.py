@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from harness.inference.labelled import Rows, meanings, read_and_score, source_of
 from harness.ranks.precision import choose_device
 from harness.rundir.bundle_files import bundle_directory
 from harness.rundir.configuration import read_config
+from harness.rundir.json_files import read_object
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
 from harness.rundir.training_facts import read_training, training_facts
@@ -25,7 +28,9 @@ from harness.scores.figures import figures
 from harness.scores.metrics import predicted_labels, probabilities
 from harness.scores.on_screen import tables
 from preprocessing.base.errors import DataError
+from preprocessing.base.printable import public
 from preprocessing.base.storage import storing
+from preprocessing.corpus import addresses
 from preprocessing.dataset.shards import read_manifest
 
 
@@ -43,8 +48,9 @@ def evaluate_input(config: EvaluateHereConfig) -> None:
     source = source_of(config.input, config.source, known)
     bundle.model.to(torch.device(choose_device(config.device).value))
     rows = read_and_score(bundle, config.input, source, classes, config.batch)
-    values = assess_rows(bundle, rows, training) | {"input": config.input}
-    target, name = Path(config.output) if config.output else Path(config.run, EVALUATION), name_of(config.input)
+    values = assess_rows(bundle, rows, training) | {"input": public(addresses.absolute(config.input))}
+    target = Path(config.output) if config.output else Path(config.run, EVALUATION)
+    name = name_of(config.input, target)
     write(target, name, bundle, rows, values)
     if config.json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
@@ -89,10 +95,21 @@ def assess_rows(bundle: Bundle, rows: Rows, training: Mapping[str, Any] | None) 
     }
 
 
-def name_of(address: str) -> str:
-    """What the files are called: the input's own name, with its ending, so that no split is called so."""
-    name = Path(address.rstrip("/")).name.replace("*", "_").replace("?", "_")
-    return name if "." in name else f"{name}.rows"
+def name_of(address: str, directory: Path) -> str:
+    """What the files are called: the input's own name, with its ending, so that no split is called so.
+
+    Where the figures of another input have that name, or a file of somebody else's, a hash of the address tells them
+    apart.
+    """
+    place = public(addresses.absolute(address))
+    name = Path(public(address).rstrip("/")).name.replace("*", "_").replace("?", "_")
+    name = name if "." in name else f"{name}.rows"
+    path = directory / figures_name(name)
+    with suppress(DataError):
+        if not path.exists() or (read_object(path) or {}).get("input") == place:
+            return name
+    stem, _, ending = name.rpartition(".")
+    return f"{stem}-{hashlib.sha256(place.encode()).hexdigest()[:8]}.{ending}"
 
 
 def write(directory: Path, name: str, bundle: Bundle, rows: Rows, values: dict[str, Any]) -> None:

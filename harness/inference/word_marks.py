@@ -8,6 +8,8 @@ colour, a sign does it: a solid line or a dotted one below the word, or its scor
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -49,6 +51,37 @@ _SHOWN: dict[int, str] = {
 def shown(text: str) -> str:
     """A text that does nothing to whoever shows it: control characters as their pictures, letter for letter."""
     return text.translate(_SHOWN)
+
+
+def unix_lines(text: str) -> str:
+    """``text`` whose lines all end with a newline, as a page ends them."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def page_head(title: str, generator: str, style: str) -> str:
+    """What stands in the head of every page: its title and style sheet, and that nothing else may act or be loaded.
+
+    The style sheet is known by its hash. Attributes of elements may hold styles, since charts and marks have them, and
+    every value in them is ours. ``generator`` says what wrote the page.
+    """
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            f"style-src 'sha256-{digest}'",
+            "style-src-attr 'unsafe-inline'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+    return (
+        f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<meta name="generator" content="{generator}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{style}</style>\n"
+    )
 
 
 def pieces_of(text: str, spans: Sequence[Span | None], scores: Sequence[float]) -> list[Piece]:
@@ -106,10 +139,10 @@ def as_html(pieces: Sequence[Piece]) -> str:
     for text, score, share in without_faint(pieces):
         if score:
             kind, strength = "for" if score > 0 else "against", 0.1 + 0.5 * abs(share)
-            written = html.escape(shown(text))
+            written = html.escape(shown(unix_lines(text)))
             parts.append(f'<mark class="{kind}" style="--a: {strength:.2f}" title="{score:+.3f}">{written}</mark>')
             continue
-        start, left_out, end = (html.escape(shown(part)) for part in shortened(text))
+        start, left_out, end = (html.escape(shown(unix_lines(part))) for part in shortened(text))
         parts.append(start + (f'<span class="cut">{left_out}</span>' if left_out else "") + end)
     return "".join(parts)
 

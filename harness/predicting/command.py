@@ -24,7 +24,7 @@ from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_clas
 from harness.rundir.results import probability_column
 from preprocessing.base import stopping
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import plain_line
+from preprocessing.base.printable import plain_line, public
 from preprocessing.base.readable import counted
 from preprocessing.base.screen import Screen
 from preprocessing.base.terminal import cells, shortened
@@ -128,7 +128,8 @@ def predict_here(config: PredictConfig) -> None:
             return
         default = 1 if job.opening.settled["device"] == "cuda" else min(available_cores(), worth(job, config))
         progress = progress_of(job, job.left, config)
-        kept = f"finished parts are kept in {found.work}; the same command goes on"
+        same = "the same command without --overwrite" if config.overwrite else "the same command"
+        kept = f"finished parts are kept in {found.work}; {same} goes on"
         with stopping.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
             tasks = (job.task(number) for number in job.left)
             for task, made in crew.map(parts.make, tasks, what="predicting", tick=progress.tick):
@@ -193,13 +194,17 @@ def begun(config: PredictConfig, found: Place) -> Job | None:
     opening, directory = opening_of(config), bundle_directory(config.run)
     info = read_info(directory)
     check_classifier(directory, info)
+    place.refuse_inputs(found, config.inputs)
     if config.overwrite:
         place.clear(found, parts=True)
     old = read_plan(found.work / place.PLAN)
     if old is None:
         place.clear(found, parts=False)
     listed = inputs.find(config, found.work, (found.target.absolute(), found.work))
+    place.refuse_inputs(found, [one.source.name for one in listed])
     plan = planned(config, found, opening, info, listed)
+    if old is None and not config.overwrite:
+        place.refuse_replacing(found, plan)
     if place.is_whole(found, plan):
         place.discard(found)
         return None
@@ -212,7 +217,7 @@ def begun(config: PredictConfig, found: Place) -> Job | None:
         return job
     for one in listed:
         if one.form:
-            screen.say(f"input: {one.source.name}: {one.form}")
+            screen.say(f"input: {public(one.source.name)}: {one.form}")
     size = sum(one.identity.get("bytes") or sum(length for _, length in one.texts) for one in listed)
     progress = Progress("looking at the input", size, screen=screen)
 
@@ -262,7 +267,7 @@ def planned(
         "labels": list(info.labels),
         "decision": [info.temperature, info.threshold],
     }
-    basis = {"inputs": [[one.source.name, one.kind, one.identity] for one in listed], "weights": weights}
+    basis = {"inputs": [[public(one.source.name), one.kind, one.identity] for one in listed], "weights": weights}
     return Plan(json.loads(json.dumps({**basis, "settings": settings})), found.kind, False, names, wanted)
 
 

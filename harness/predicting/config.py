@@ -40,7 +40,7 @@ class PredictConfig:
     prefix: str = ""
     """Stands before the names of the new columns, where the input has a column predicted already."""
     overwrite: bool = False
-    """Begin anew where another prediction was begun, or replace a folder of parts."""
+    """Begin anew where another prediction was begun, or replace a folder of parts, or a file of something else."""
     engine: Engine = "auto"
     """What computes: torch; onnx or onnx-int8, ONNX Runtime, of an export that has that form; auto takes torch where it
     can be imported, else onnx."""

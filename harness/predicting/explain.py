@@ -13,7 +13,7 @@ from typing import Literal
 
 from harness.config import require
 from harness.inference.explanation import check_label
-from harness.inference.explanation_forms import FORMS, Explained
+from harness.inference.explanation_forms import EXPLANATIONS, FORMS, Explained
 from harness.inference.pieces import Wanted
 from harness.inference.tables import KINDS
 from harness.predicting.command import lines_of_stdin
@@ -24,7 +24,8 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.printable import bare
 from preprocessing.base.screen import Screen
-from preprocessing.base.storage import storing, temporary_folder
+from preprocessing.base.storage import check_replaced, storing, temporary_folder
+from preprocessing.corpus import addresses
 
 Form = Literal["text", "json", "html"]
 ENDINGS: dict[str, Form] = {
@@ -32,6 +33,12 @@ ENDINGS: dict[str, Form] = {
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
     ".txt": "text",
 }
+SAID: dict[Form, tuple[str, ...]] = {
+    "html": (f'<meta name="generator" content="{EXPLANATIONS}">',),
+    "json": ('"tokens": ', '"scores": ', '"baseline": '),
+    "text": ("\nfor ", "\nagainst: "),
+}
+"""What a file of each form says that was written here."""
 NOWHERE = "explanations/"
 """Stands for an output where an input is looked for; nothing is written there."""
 Numbered = tuple[int | None, str]
@@ -62,6 +69,8 @@ class ExplainConfig:
     """What is written: words with colours or scores, a JSON object a text, or one page; auto goes by --output."""
     output: str | None = None
     """File to write (.html, .jsonl, .json, .txt) in place of printing."""
+    overwrite: bool = False
+    """Replace an output that is there and holds something else."""
     batch: int = 16
     """Texts explained together."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -106,6 +115,8 @@ def main(config: ExplainConfig, words: list[str]) -> int:
         numbered = from_words(texts)
     else:
         numbered = from_table(config, run, config.input, usual_columns(bundle, info))
+    if config.output is not None:
+        check_output(config, config.output, form)
     first = next(numbered, None)  # a wrong file is refused before weights are read
     if first is None:
         raise DataError(f"{config.input}: holds no rows")
@@ -116,6 +127,15 @@ def main(config: ExplainConfig, words: list[str]) -> int:
     number = write_file(config, form, run, found)
     Screen(quiet=config.quiet).say(f"{number:,} explanation{'s' * (number != 1)} written to {config.output}")
     return 0
+
+
+def check_output(config: ExplainConfig, output: str, form: Form) -> None:
+    """Raise ``ConfigError`` for an output that is the input, or that holds no explanations and may not be replaced."""
+    path = Path(output)
+    named = [] if config.input in (None, STDIN) else addresses.find(str(config.input))
+    if any(path.exists() and os.path.exists(name) and path.samefile(name) for name in named):
+        raise ConfigError(f"--output {output}: is the input; name another file")
+    check_replaced(path, config.overwrite, lambda: all(atomic.says(path, words) for words in SAID[form]))
 
 
 def run_and_texts(config: ExplainConfig, words: list[str]) -> tuple[str, list[str]]:

@@ -23,7 +23,7 @@ from harness.rundir.bundle_files import BundleInfo
 from harness.rundir.training_facts import read_training
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import tell
+from preprocessing.base.printable import public, tell
 from preprocessing.corpus import addresses, forms
 from preprocessing.corpus.records import Dialect
 
@@ -123,7 +123,7 @@ def folder(name: str, own: Sequence[Path] = ()) -> list[Input]:
         raise DataError(f"{name}: holds no .csv, .tsv, .jsonl, .parquet or .txt; check --input")
     if {kinds[one] for one in known} != {"txt"}:
         return [Input(Source(one), str(kinds[one]), addresses.identity(one)) for one in known]
-    identity = {"files": [[one, files[one].size, files[one].mtime_ns] for one in known]}
+    identity = {"files": [[public(one), files[one].size, files[one].mtime_ns] for one in known]}
     return [Input(Source(name), "folder", identity, texts=tuple((one, files[one].size) for one in known))]
 
 

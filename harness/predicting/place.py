@@ -3,34 +3,43 @@
 
 from __future__ import annotations
 
+import csv
+import os
+import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.inference.outputs import Groups
 from harness.inference.tables import kind_of_output
-from harness.predicting.config import PredictConfig
+from harness.predicting.config import STDIN, PredictConfig
 from harness.predicting.parts import Made
-from harness.predicting.plan import Basis, Plan
+from harness.predicting.plan import Basis, Plan, read_plan
 from harness.rundir.json_files import read_object
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.locks import locked
-from preprocessing.base.storage import storing
+from preprocessing.base.storage import check_replaced, storing
 from preprocessing.base.typed import Count, Sha256, typed
-from preprocessing.base.untrusted import shown
+from preprocessing.base.untrusted import open_regular, parse_json, shown
 from preprocessing.corpus import addresses
 
 MANIFEST = "_predictions.json"
 """Readers of a folder of Parquet files pass over names that begin with an underscore or a dot."""
 WORK, PLAN, LOCK = ".work", "plan.json", "lock"
 FORMAT, FORMAT_VERSION = "padless-predictions", 1
+BEFORE = "before.json"
+"""The manifest of parts that are being removed."""
 DIGITS = 5
+PART = re.compile(r"part-\d+\.[a-z]+")
+MOST_HEADER = 1 << 20
+"""Bytes of a first line that are looked at."""
 COPY_BYTES = 1 << 20
 OTHERWISE = "name another --output"
 BESIDE = "name another --output, or set --overwrite true"
@@ -112,20 +121,66 @@ def claimed(place: Place) -> Iterator[None]:
     Raises ``ConfigError`` for a folder of something else, ``StorageError`` where nothing can be written, ``UserError``
     while another prediction is being written there.
     """
-    if place.is_folder and place.target.is_dir() and not place.work.is_dir() and not place.manifest.exists():
-        there = sorted(path.name for path in place.target.iterdir())
+    made = place.is_folder and not place.target.exists()
+    refuse_foreign(place)
+    refusal = UserError(f"{place.target}: another process is predicting to it; wait for it, or stop it")
+    with writing(place):
+        if not atomic.is_signed(place.work, place.target):
+            with suppress(FileExistsError), atomic.new_folder(place.work) as work:  # another process may be faster
+                atomic.sign(work, place.target)
+        with locked(place.work / LOCK, 0, refusal):
+            atomic.sweep(place.target)
+            try:
+                yield
+            finally:
+                if place.work.is_dir() and not (place.work / PLAN).exists():  # nothing was begun
+                    atomic.vanish(place.work)
+                    if made and not any(place.target.iterdir()):
+                        place.target.rmdir()
+
+
+def refuse_foreign(place: Place) -> None:
+    """Raise ``ConfigError`` where the work would lie in a folder of somebody else, or a folder of parts holds more."""
+    begun = atomic.is_signed(place.work, place.target)
+    if os.path.lexists(place.work) and not begun:
+        raise ConfigError(
+            f"{place.work}: is where parts would lie, and no prediction made it; rename it, or {OTHERWISE}"
+        )
+    if place.is_folder and place.target.is_dir() and not begun and not atomic.says(place.manifest, FORMAT):
+        there = sorted(path.name for path in place.target.iterdir() if atomic.final_of(path.name) != WORK)
         if there:
             raise ConfigError(f"--output {place.target}/: holds {there[0]}, and no predictions; name an empty folder")
-    refusal = UserError(f"{place.target}: another process is predicting to it; wait for it, or stop it")
-    with writing(place), locked(place.work / LOCK, 0, refusal):
-        atomic.sweep(place.target)
-        try:
-            yield
-        finally:
-            if place.work.is_dir() and not (place.work / PLAN).exists():  # nothing was begun
-                shutil.rmtree(place.work)
-                if place.is_folder and not any(place.target.iterdir()):
-                    place.target.rmdir()
+
+
+def refuse_inputs(place: Place, names: Iterable[str]) -> None:
+    """Raise ``ConfigError`` if an output is one of the inputs, by whatever name, or a folder that holds one."""
+    for name in names:
+        path = Path(addresses.local_path(name)) if name != STDIN and not addresses.is_remote(name) else None
+        if path is None or not path.exists() or not place.target.exists():
+            continue
+        inside = place.is_folder and path.resolve().is_relative_to(place.target.resolve())
+        if inside or path.samefile(place.target):
+            raise ConfigError(f"--output {place.target}: {name} is the input, or lies there; name another --output")
+
+
+def refuse_replacing(place: Place, plan: Plan) -> None:
+    """Raise ``ConfigError`` for a file that holds no predictions of these classes."""
+    columns = [] if place.is_folder else columns_of(place)
+    check_replaced(place.target, False, lambda: place.is_folder or set(plan.names) <= set(columns))
+
+
+def columns_of(place: Place) -> list[str]:
+    """The columns of a file that was written before; none where it is another kind of file."""
+    try:
+        if place.kind == "parquet":
+            return list(pq.read_schema(place.target).names)
+        with open_regular(place.target) as file:
+            line = file.readline(MOST_HEADER).decode()
+        if place.kind == "jsonl":
+            return list(parse_json(line.encode()))
+        return next(csv.reader([line], delimiter="\t" if place.kind == "tsv" else ","), [])
+    except (OSError, ValueError, TypeError, pa.ArrowException, csv.Error, DataError):
+        return []
 
 
 @contextmanager
@@ -174,21 +229,55 @@ def changed(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def clear(place: Place, *, parts: bool) -> None:
-    """Remove the plan and the markers, but for the lock; of a folder, its ``parts`` and the manifest as well."""
-    (place.work / PLAN).unlink(missing_ok=True)
-    for path in place.work.iterdir():
-        if path.name != LOCK:
-            path.unlink()
+    """Remove the plan and the markers, but for the lock; of a folder, its ``parts`` and the manifest as well.
+
+    Raises ``ConfigError``, and removes nothing, where a part lies there that is not ours.
+    """
     if place.is_folder and parts:
-        place.manifest.unlink(missing_ok=True)
-        for path in place.target.glob("part-*"):
+        known = known_parts(place)
+        there = {path.name: atomic.final_of(path.name) or path.name for path in place.target.glob("part-*")}
+        if others := sorted(name for name, final in there.items() if final not in known):
+            raise ConfigError(
+                f"--output {place.target}/: holds {others[0]}, which no prediction wrote; move it away, or {OTHERWISE}"
+            )
+        with suppress(FileNotFoundError):
+            os.replace(place.manifest, place.work / BEFORE)
+        for name in known:
+            (place.target / name).unlink(missing_ok=True)
+        remove_unfinished(place, known)
+    last = [place.work / PLAN, place.work / BEFORE]
+    for path in place.work.iterdir():
+        if path not in last and path.name not in (LOCK, atomic.MARK):
+            atomic.remove(path)
+    for path in last:
+        path.unlink(missing_ok=True)
+
+
+def known_parts(place: Place) -> set[str]:
+    """The names of the parts that were written, or begun, as the manifest or the plan have them."""
+    known: set[str] = set()
+    for path in (place.manifest, place.work / BEFORE):
+        with suppress(DataError):
+            content = typed(Whole, read_object(path, BESIDE) or {}, str(path), BESIDE)
+            known |= {part.file for part in content.parts}
+    with suppress(DataError):
+        if (begun := read_plan(place.work / PLAN)) is not None:
+            kept = replace(place, kind=begun.kind)
+            known |= {kept.part(number, len(begun.parts)).name for number in range(len(begun.parts))}
+    return {name for name in known if PART.fullmatch(name)}
+
+
+def remove_unfinished(place: Place, names: Collection[str]) -> None:
+    """Remove what a killed process has left in a folder of parts of these ``names``, and of the manifest."""
+    for path in place.target.iterdir():
+        if (final := atomic.final_of(path.name)) is not None and (final in names or final == MANIFEST):
             path.unlink()
 
 
 def discard(place: Place) -> None:
     """Remove what only the work needed."""
     with writing(place):
-        shutil.rmtree(place.work)
+        atomic.vanish(place.work)
 
 
 def finish(place: Place, plan: Plan, found: Sequence[Made]) -> None:
@@ -196,13 +285,12 @@ def finish(place: Place, plan: Plan, found: Sequence[Made]) -> None:
     paths = [place.part(number, len(found)) for number in range(len(found))]
     with writing(place):
         if place.is_folder:
-            for left in place.target.glob(f"*{atomic.TEMPORARY_MARK}*"):  # by a process that was killed
-                left.unlink()
+            remove_unfinished(place, {path.name for path in paths})
             atomic.write_json(place.manifest, manifest(plan, paths, found))
         else:
             with atomic.replacing(place.target) as temporary:
                 (join_parquet if place.kind == "parquet" else join_lines)(paths, found, temporary)
-        shutil.rmtree(place.work)
+        atomic.vanish(place.work)
 
 
 def manifest(plan: Plan, paths: Sequence[Path], found: Sequence[Made]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from harness.inference.tables import check_free, open_table
 from harness.predicting.inputs import Input
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.printable import public
 from preprocessing.base.typed import Count, Positive, having, typed
 from preprocessing.base.untrusted import read_json, shown
 
@@ -130,7 +131,7 @@ class Plan:
 
     def check(self, path: Path) -> None:
         """Raise ``DataError`` unless all parts lie in the files that the basis names, one behind the other."""
-        named = [[file.source.name, file.kind, file.identity] for file in self.files]
+        named = [[public(file.source.name), file.kind, file.identity] for file in self.files]
         row = 1
         before: Part | None = None
         for part in self.parts:

@@ -28,6 +28,7 @@ from harness.rundir.results import figures_name
 from harness.rundir.status import known_status, read_attempts
 from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base.errors import DataError
+from preprocessing.base.printable import public_values
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 
 NEEDED = {TRAIN: ("step", "loss"), VALIDATION: ("step", "accuracy", "log_loss")}
@@ -151,8 +152,8 @@ def read_run(directory: str | Path) -> RunFacts:
     return RunFacts(
         directory=directory,
         config=config,
-        environment=read_environment(directory),
-        status=known_status(directory),
+        environment=public_values(read_environment(directory)),
+        status=public_values(known_status(directory)),
         train=train,
         validation=kinds[VALIDATION],
         speed=[line for line in speed if "rows_per_s" in line],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from preprocessing.base.printable import public
 from preprocessing.base.readable import duration
 
 
@@ -51,6 +52,7 @@ def by_value(values: Sequence[Any]) -> list[tuple[str, list[int]]]:
 FILTERS: dict[str, Callable[..., Any]] = {
     "by_value": by_value,
     "figure": figure,
+    "public": public,
     "short": short,
     "share": share,
     "count": count,

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from harness.inference.word_marks import page_head, unix_lines
 from harness.report import many
 from harness.report.charts import SLOTS
 from harness.report.classes import LISTED_CLASSES, SMALL_MATRIX, metric_names
@@ -23,12 +24,16 @@ from harness.report.ranking import best_values, dataset_groups, differing, ranke
 from harness.report.views import view
 from harness.rundir import many_runs
 from harness.rundir.environment import installed_version
-from harness.rundir.layout import REPORT
+from harness.rundir.layout import REPORT, holds_run
 from preprocessing.base import atomic
-from preprocessing.base.printable import tell
-from preprocessing.base.storage import storing
+from preprocessing.base.errors import ConfigError
+from preprocessing.base.printable import printable, tell
+from preprocessing.base.storage import check_replaced, storing
 
-TEMPLATE = "report.html.j2"
+FOLDER = Path(__file__).parent
+TEMPLATE, STYLE = "report.html.j2", "report.css"
+GENERATOR = "padless report"
+"""What a report says that it was made by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +46,21 @@ class ReportConfig:
     output: str | None = None
     """File to write; RUN/report.html for one run, or one folder of runs, report.html in the current directory for
     several."""
+    overwrite: bool = False
+    """Replace a file that is there and is no report."""
 
 
 def main(config: ReportConfig, runs: list[str]) -> None:
     """Write the report of the runs named and say where it is."""
-    print(f"written to {write_report(runs, config.output)}")
+    print(f"written to {write_report(runs, config.output, overwrite=config.overwrite)}")
 
 
-def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path:
-    """Write the report of ``runs`` and return its path. Raises ``DataError`` for what is no run or has no metrics."""
+def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *, overwrite: bool = False) -> Path:
+    """Write the report of ``runs`` and return its path.
+
+    Raises ``DataError`` for what is no run or has no metrics, ``ConfigError`` for a file of something else that may not
+    be replaced, or is one of a run.
+    """
     places = [Path(run) for run in dict.fromkeys(str(Path(run)) for run in runs)]
     found = [many_runs.members(place) for place in places]
     spread = many.together(places[0], found[0]) if len(places) == 1 and found[0] else None
@@ -57,6 +68,11 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None) -
     shown = shown if spread is None else [[one.path for one in spread["runs"]]]
     facts = [read_run(path) for paths in shown for path in paths]
     target = Path(output) if output is not None else places[0] / REPORT if len(places) == 1 else Path(REPORT)
+    is_report = atomic.says(target, GENERATOR)
+    above = list(target.resolve().parents)[:2]
+    if target.is_file() and not is_report and target.name != REPORT and any(map(holds_run, above)):
+        raise ConfigError(f"--output {target}: is a file of a run, from which reports are made; name another file")
+    check_replaced(target, overwrite, lambda: is_report)
     page = render(facts, spread)
     with storing(target, otherwise="name another --output"):
         atomic.write_text(target, page)
@@ -75,12 +91,13 @@ def write_report_quietly(run: str | Path) -> None:
 def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> str:
     """The page; ``spread`` is what ``many.together`` says of ``runs``, which then keep their order.
 
-    Every text is escaped by the template; only charts and the numbers in JSON go in as they are.
+    Every text is escaped by the template; only charts and the numbers in JSON go in as they are. Control characters
+    are spelt.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -92,8 +109,10 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
     groups = dataset_groups(runs)
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
     metrics = metric_names(max(len(each["labels"]) for each in views))
+    title = title_of(runs, names, spread)
     page = {
-        "title": title_of(runs, names, spread),
+        "title": title,
+        "head": page_head(f"{title} · padless", GENERATOR, (FOLDER / STYLE).read_text(encoding="utf-8")),
         "spread": spread,
         "numbering": "rank" if spread is None else spread["kind"],
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -118,7 +137,7 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
             page_numbers(runs, names, [each["mistakes"] for each in views], spread and spread["values"])
         ),
     }
-    return environment.get_template(TEMPLATE).render(page)
+    return printable(unix_lines(environment.get_template(TEMPLATE).render(page)))
 
 
 def title_of(runs: Sequence[RunFacts], names: Sequence[str], spread: dict[str, Any] | None) -> str:

@@ -16,6 +16,7 @@ from harness.report.facts import RunFacts
 from harness.report.marked import mistakes_of
 from harness.rundir.layout import CONFIG
 from harness.settings.task import LANGUAGE_MODEL
+from preprocessing.base.printable import public_values
 
 FEW_LABELS = 5
 """Up to so many labels the table of splits has a column for each."""
@@ -135,5 +136,5 @@ def evaluate_command(run: RunFacts) -> str:
 
 def dataset_config(run: RunFacts) -> str | None:
     """The configuration of the preprocessing, as YAML; None without a manifest."""
-    config = run.manifest.provenance.get("config") if run.manifest else None
+    config = public_values(run.manifest.provenance.get("config")) if run.manifest else None
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else None

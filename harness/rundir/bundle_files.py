@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +35,7 @@ from preprocessing.dataset.shards import REBUILD, VOCABULARY
 FORMAT, FORMAT_VERSION = "padless-bundle", 2
 INDEX = "bundle.json"
 SEAL = "sha256"
+WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
 Hash = Annotated[str, Spelt("[!-~]{0,128}", "a hash")]
 LEAST_LABELS = 2
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
@@ -111,7 +113,7 @@ def write_info(directory: Path, info: BundleInfo) -> None:
     content = content_of(info)
     atomic.write_json(directory / INDEX, {**content, SEAL: seal_of(content)})
     for old in directory.glob("weights-*.safetensors"):
-        if old.name != info.weights:
+        if WEIGHTS.fullmatch(old.name) and old.name != info.weights:
             old.unlink()
 
 

@@ -246,14 +246,18 @@ def sweep(run: str | Path) -> None:
     owns the run.
 
     Nobody else writes into ``checkpoints/`` and ``bundle/``. Beside them a report or an evaluation may be written at
-    this moment, so there only what a process left that is no more.
+    this moment, so there only what a process left that is no more. Nothing is swept through a link, and nothing that
+    has not the name of an unfinished file of ours.
     """
     for step in steps(run):
         swap.recover(name_of(run, step))
         remove(swap.aside(name_of(run, step)))
     for folder in (CHECKPOINTS, BUNDLE, EVALUATION, ""):
+        if folder and Path(run, folder).is_symlink():
+            continue
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for name in os.listdir(Path(run, folder)):
-                owned = folder in (CHECKPOINTS, BUNDLE)
-                if atomic.TEMPORARY_MARK in name and (owned or atomic.is_abandoned(name)):
+                final = atomic.final_of(name)
+                owned = (folder == CHECKPOINTS and NAME.fullmatch(final or "")) or folder == BUNDLE
+                if final is not None and (owned or atomic.is_abandoned(name)):
                     remove(Path(run, folder, name))

@@ -18,6 +18,7 @@ from harness.rundir.json_files import read_object
 from harness.rundir.layout import ENVIRONMENT
 from harness.rundir.storage import storage
 from preprocessing.base import atomic
+from preprocessing.base.printable import public
 from preprocessing.base.typed import Count, typed
 
 PACKAGES = ("harness", "preprocessing")
@@ -75,7 +76,7 @@ def describe_environment(effective: dict[str, Any]) -> dict[str, Any]:
         "platform": platform.platform(),
         "host": platform.node(),
         "cores": len(os.sched_getaffinity(0)),
-        "command": sys.argv,
+        "command": [public(word) for word in sys.argv],
         "git_revision": git_revision(),
         "versions": {name: version for name in names if (version := installed_version(name))},
     }

@@ -18,6 +18,7 @@ from harness.rundir.layout import ATTEMPTS, STATUS
 from harness.rundir.storage import storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.printable import public
 from preprocessing.base.typed import Between, Count, having, typed
 from preprocessing.base.untrusted import read_bytes
 
@@ -32,7 +33,7 @@ State = Literal["running", "finished", "preempted", "failed"]
 
 def write_status(run: str | Path, state: State, *, step: int = 0, exit_code: int = 0, reason: str = "") -> None:
     """Say where the run stands. Rank 0 alone calls this. Raises ``StorageError``."""
-    told = reason.encode("utf-8", "backslashreplace").decode()  # it may name a file whose name is no text
+    told = public(reason).encode("utf-8", "backslashreplace").decode()  # it may name a file whose name is no text
     content = {"state": state, "exit_code": exit_code, "reason": told, "step": step}
     with storage(Path(run, STATUS)):
         atomic.write_json(Path(run, STATUS), {**content, "launch": os.environ.get(LAUNCH_ID)})

@@ -7,6 +7,8 @@ import json
 import os
 import sys
 
+from preprocessing.base.printable import public
+
 
 class Wire:
     """The two pipes to the trainer, moved to file descriptors that the tracker's own code does not use."""
@@ -20,7 +22,8 @@ class Wire:
         os.dup2(2, 1)
 
     def tell(self, **reply: str) -> None:
-        """Answer the trainer, if it still lives."""
+        """Answer the trainer, if it still lives; addresses lose their passwords."""
+        reply = {key: public(value) for key, value in reply.items()}
         try:
             os.write(self.replies, json.dumps(reply).encode() + b"\n")
         except OSError:

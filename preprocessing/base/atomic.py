@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A name means completeness: files appear whole under their final name, or not at all (law 2)."""
+"""A name means completeness: files appear whole under their final name, or not at all (law 2).
+
+What a killed process leaves is removed only where it is known to be ours: an unfinished file by its name, a folder of
+work by the mark in it.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,75 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from preprocessing.base.errors import DataError
+from preprocessing.base.untrusted import open_regular, read_json
+
 TEMPORARY_MARK = ".tmp-"
-"""Every unfinished file carries this in its name; whatever carries it may be deleted at any time."""
+"""An unfinished file is called ``NAME.tmp-HOST-PROCESS``."""
+UNFINISHED = re.compile(rf"(.+?){re.escape(TEMPORARY_MARK)}[^/]*-\d+")
+MARK = "job.json"
+"""The file in a folder of work that says which job made it."""
+ENDS = 1 << 16
+"""Bytes at either end of a file that are searched for what it says of itself."""
 UNNAMED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Failures that can only be those of a write."""
+
+
+def final_of(name: str) -> str | None:
+    """The name that an unfinished file or folder was to have; None for what has the name of none."""
+    found = UNFINISHED.fullmatch(name)
+    return None if found is None else found[1]
+
+
+def sign(folder: Path, target: Path) -> None:
+    """Mark a folder as the work of a job that makes ``target``. A copy of the folder does not count as marked."""
+    write_json(folder / MARK, {"job": uuid.uuid4().hex, "makes": target.name, "inode": folder.stat().st_ino})
+
+
+def is_signed(folder: Path, target: Path) -> bool:
+    """Whether a folder, no link to one, is the work of a job that makes ``target``."""
+    try:
+        content = None if folder.is_symlink() else read_json(folder / MARK, "")
+        return isinstance(content, dict) and (content.get("makes"), content.get("inode")) == (
+            target.name,
+            folder.stat().st_ino,
+        )
+    except (OSError, DataError):
+        return False
+
+
+def says(path: str | Path, words: str) -> bool:
+    """Whether a regular file has these words near its beginning or its end, as a file of ours says what it is."""
+    try:
+        with open_regular(path) as file:
+            start = file.read(ENDS)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - ENDS))
+            return words.encode() in start or words.encode() in file.read(ENDS)
+    except (OSError, DataError):
+        return False
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def vanish(folder: Path) -> None:
+    """Remove a folder of ours in a way that never leaves its name on a part of it."""
+    gone = folder.with_name(f"{folder.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
+    os.rename(folder, gone)
+    shutil.rmtree(gone)
 
 
 def is_abandoned(name: str) -> bool:
@@ -38,11 +101,9 @@ def sweep(path: str | Path) -> None:
     """Remove what killed processes of this machine have left of a file or folder that was to have this name."""
     path = Path(path)
     for left in path.parent.glob(f"{glob.escape(path.name)}{TEMPORARY_MARK}*"):
-        if is_abandoned(left.name):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+        if is_abandoned(left.name) and final_of(left.name) == path.name:
+            with suppress(OSError):
+                remove(left)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from preprocessing.base.printable import plain_line
+from preprocessing.base.printable import plain_line, public
 
 LONGEST = 1500
 """Characters of a sentence."""
@@ -15,8 +15,11 @@ class UserError(Exception):
     exit_code = 1
 
     def __init__(self, sentence: object = "") -> None:
-        """The sentence; what it quotes of files and options does nothing to whoever shows it, and stays short."""
-        text = plain_line(str(sentence)[: 2 * LONGEST], strict=True)
+        """The sentence; what it quotes of files and options does nothing to whoever shows it, and stays short.
+
+        Addresses in it lose their passwords.
+        """
+        text = plain_line(public(str(sentence)[: 2 * LONGEST]), strict=True)
         super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
 

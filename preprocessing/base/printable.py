@@ -3,6 +3,8 @@
 
 Escape sequences, other control characters and those that turn the direction of writing are spelt as JSON spells them,
 ``\\u001b``. So a person sees them, and what a program reads as JSON keeps its values.
+
+Names, passwords and tokens of an address are cut (:func:`public`) from all that is said or written down.
 """
 
 from __future__ import annotations
@@ -16,6 +18,14 @@ from typing import Any, TextIO, cast
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """C0 but for newline and tab, DEL, C1, separators of lines, overrides of direction, halves of surrogate pairs."""
 BREAK = re.compile("[\n\t]")
+ADDRESS = re.compile(
+    r"""([a-z][a-z0-9+.-]*://)                              # the protocol
+    (?:[^\s/?\#"]*@ | [^\s/?\#@":]+:(?!\d+[/?\#\s])[^\s"]*@)?  # a name, and a password, which may hold a slash
+    ([^\s?\#"]*) ([?\#][^\s"]*)?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+MARKUP = re.compile(r"([\\`*_\[\]~|#!<>&])")
+"""Letters that begin something in Markdown."""
 SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
@@ -33,6 +43,46 @@ def plain_line(text: str, *, strict: bool = False) -> str:
     return BREAK.sub(_spelt, printable(text))
 
 
+def public(text: str) -> str:
+    """``text`` with every address in it as anybody may read it: without user, password, and what ``?`` or ``#`` begins.
+
+    A ``?`` of a pattern stays where the protocol has no queries.
+    """
+    return ADDRESS.sub(_without_secrets, text) if "://" in text else text
+
+
+def public_values(value: Any) -> Any:
+    """Plain values with every address in them as :func:`public` gives it."""
+    if isinstance(value, dict):
+        return {key: public_values(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [public_values(each) for each in value]
+    return public(value) if isinstance(value, str) else value
+
+
+def _without_secrets(found: re.Match[str]) -> str:
+    protocol, place, query = found[1], found[2], found[3] or ""
+    if protocol.lower().startswith("http") or "=" in query:
+        query = query[len(query.rstrip(".,:;)'")) :]  # of the sentence around it
+    return f"{protocol}{place}{query}"
+
+
+def markdown(text: str) -> str:
+    """A name as words of Markdown, none of which is markup, on one line."""
+    return MARKUP.sub(r"\\\1", _one_line(text))
+
+
+def markdown_code(text: str) -> str:
+    """A name as code of Markdown, whatever is in it."""
+    line = _one_line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if line.startswith("`") or line.endswith("`") else f"{fence}{line}{fence}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(plain_line(public(text), strict=True).split())
+
+
 def _spelt(found: re.Match[str]) -> str:
     return _named(found[0])
 
@@ -43,7 +93,7 @@ def _named(letter: str) -> str:
 
 def tell(sentence: str) -> None:
     """One line on stderr."""
-    print(plain_line(sentence), file=sys.stderr, flush=True)
+    print(plain_line(public(sentence)), file=sys.stderr, flush=True)
 
 
 class Guarded:

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,6 +66,18 @@ def storing(path: str | Path, *, otherwise: str = ANOTHER, room: str = CONTINUE)
         yield
     except OSError as error:
         raise refusal(error, path, otherwise=otherwise, room=room) from None
+
+
+def check_replaced(path: Path, overwrite: bool, is_ours: Callable[[], bool]) -> None:
+    """Raise ``ConfigError`` for an output that is there, holds something, and was not written by this command before.
+
+    ``overwrite`` is what the user set, ``is_ours`` looks at the file.
+    """
+    if not overwrite and path.is_file() and path.stat().st_size and not is_ours():
+        raise ConfigError(
+            f"--output {path}: is there already, and holds something else; name another, or set --overwrite true to "
+            "replace it"
+        )
 
 
 def told(error: OSError) -> UserError | None:

@@ -17,6 +17,7 @@ from typing import Any
 from pyarrow import fs
 
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.printable import public
 from preprocessing.base.split_names import TEST, UNLABELLED, VALIDATION
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig, also_labelled
 from preprocessing.corpus import addresses
@@ -32,7 +33,7 @@ class File:
     address: str
     """What is opened; absolute, since a worker may stand in another directory."""
     name: str
-    """What sentences and the manifest call it."""
+    """What sentences and the manifest call it: the address without its passwords."""
     format: str
     split: str | None
     source: SourceConfig
@@ -147,7 +148,7 @@ def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
                 key = "unlabelled_path" if split == UNLABELLED else "path"
                 raise DataError(f"{found}: no such file; check source.{key}")
             its_format = "folder" if kind == fs.FileType.Directory else format_of(found, source)
-            file = File(addresses.absolute(found), found, its_format, split, source, splits)
+            file = File(addresses.absolute(found), public(found), its_format, split, source, splits)
             if file.is_unlabelled and file.address in labelled:
                 raise ConfigError(f"source.unlabelled_path: {found!r} {also_labelled(labelled[file.address])}")
             if not file.is_unlabelled:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from preprocessing.base import atomic
-from preprocessing.base.errors import DataError, UserError
+from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.locks import locked
 from preprocessing.base.storage import NO_ROOM, NOT_ALLOWED, refusal
 from preprocessing.corpus import addresses
@@ -80,7 +81,8 @@ def publish(root: Path, address: str) -> None:
 
     Where another dataset lies, the new one is first sent beside it (``ADDRESS.building``), whole. Only then the old
     manifest is deleted and the files are copied into place, by the store itself. A job that is interrupted in between
-    still has the dataset in its staging directory, and goes on when it is started again.
+    still has the dataset in its staging directory, and goes on when it is started again. What lies beside without the
+    mark of such a job is somebody's own. Raises ``ConfigError`` if it is in the way.
     """
     manifest = read_manifest(root)
     system, base = addresses.filesystem(address)
@@ -90,15 +92,41 @@ def publish(root: Path, address: str) -> None:
         if system.get_file_info(f"{base}/{MANIFEST}").type == fs.FileType.NotFound:
             send(root, system, base, every, address)
         else:
+            mark_beside(system, base, address)
             send(root, system, f"{base}{BESIDE}", every, f"{address.rstrip('/')}{BESIDE}")
             system.delete_file(f"{base}/{MANIFEST}")
             for path in every:
                 with whole(system, f"{base}/{path}", join(address, path)):
                     system.copy_file(f"{base}{BESIDE}/{path}", f"{base}/{path}")
-        left = fs.FileSelector(f"{base}{BESIDE}", recursive=True, allow_not_found=True)
-        for info in system.get_file_info(left):  # also those of an earlier job that was interrupted
-            if info.type == fs.FileType.File and info.path.endswith((MANIFEST, ".arrow")):
-                system.delete_file(info.path)
+        left = files_beside(system, base)
+        if mark_of(base) in left:  # also those of an earlier job that was interrupted
+            for path in left:
+                if path.endswith((MANIFEST, ".arrow")):
+                    system.delete_file(path)
+            system.delete_file(mark_of(base))
+
+
+def mark_of(base: str) -> str:
+    """The file that says that a job of ours sends to the place beside a dataset."""
+    return f"{base}{BESIDE}/{atomic.MARK}"
+
+
+def files_beside(system: fs.FileSystem, base: str) -> list[str]:
+    """Every file where a dataset lies that is about to replace the one at ``base``."""
+    left = fs.FileSelector(f"{base}{BESIDE}", recursive=True, allow_not_found=True)
+    return [info.path for info in system.get_file_info(left) if info.type == fs.FileType.File]
+
+
+def mark_beside(system: fs.FileSystem, base: str, address: str) -> None:
+    """Mark the place beside a dataset as ours. Raises ``ConfigError`` where other files lie there."""
+    there = files_beside(system, base)
+    if there and mark_of(base) not in there:
+        raise ConfigError(
+            f"output: {address.rstrip('/')}{BESIDE}: is where the new dataset would be sent first, and holds files of "
+            "something else; move them, or name another --output"
+        )
+    with system.open_output_stream(mark_of(base)) as sink:
+        sink.write(atomic.canonical_json({"job": uuid.uuid4().hex}))
 
 
 def send(root: Path, system: fs.FileSystem, base: str, paths: list[str], address: str) -> None:

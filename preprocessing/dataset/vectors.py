@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -183,8 +184,9 @@ def write_kept(array: Path, vectors: np.ndarray, **facts: Any) -> KeptVectors:
 
 def remove_stale(folder: Path, fingerprint: str) -> None:
     """Remove vectors of another dataset than that with this fingerprint, and what was left unfinished."""
-    for path in folder.glob(f"*{atomic.TEMPORARY_MARK}*"):
-        path.unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if re.fullmatch(r"cbow-.+|corpus", atomic.final_of(path.name) or ""):
+            path.unlink(missing_ok=True)
     for path in folder.glob("cbow-*.json"):
         try:
             kept = read_kept(path)

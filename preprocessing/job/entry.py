@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import tell
+from preprocessing.base.printable import public, tell
 from preprocessing.base.screen import Screen
 from preprocessing.config import EMBEDDED, PreprocessConfig
 from preprocessing.dataset import remote
@@ -29,7 +29,7 @@ def run(config: PreprocessConfig, words: list[str]) -> None:
         named = [] if config.source.path == [EMBEDDED] else list(config.source.path)
         config = replace(config, source=replace(config.source, path=[*named, *words]))
     manifest = pipeline.run(config)
-    summary = f"{config.output}: {pipeline.summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}"
+    summary = f"{public(config.output)}: {pipeline.summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}"
     Screen(quiet=config.quiet).say(summary)
 
 
@@ -42,5 +42,5 @@ def check(_: CheckConfig, words: list[str]) -> int:
         tell(f"error: {problem}")
     if problems:
         return DataError.exit_code
-    print(f"ok: {address}: {pipeline.summary_line(read_manifest(root))}")
+    print(f"ok: {public(address)}: {pipeline.summary_line(read_manifest(root))}")
     return 0

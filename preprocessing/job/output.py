@@ -2,22 +2,23 @@
 """The output directory: who may write in it, what is there already, and how a new dataset takes its place.
 
 A dataset that replaces another is built beside it, in ``NAME.building``, which stays when the job is interrupted. When
-it is whole, the two directories exchange their names in one step, and the old one is removed last.
+it is whole, the two directories exchange their names in one step, and the old one is removed last. Both carry the mark
+of the job (``atomic.sign``); a directory of such a name without it is somebody's own, and left alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from preprocessing.base import swap
-from preprocessing.base.atomic import TEMPORARY_MARK
+from preprocessing.base import atomic, swap
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.locks import locked
 from preprocessing.base.split_names import ALL_SPLITS
@@ -26,6 +27,7 @@ from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import Plan
 from preprocessing.dataset import remote
+from preprocessing.dataset.manifest import FORMAT
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, ShardInfo, parse_manifest, read_manifest
 from preprocessing.job.provenance import BASE, recorded
 
@@ -34,6 +36,7 @@ LOCK = "lock"
 UNPACKED = "unpacked"
 """Folder for the unpacked copies of compressed files, below ``WORK``."""
 OURS = {MANIFEST, VOCABULARY, WORK, *ALL_SPLITS}
+SHARD = re.compile(r"\d{5}(-f\d+)?-w\d+\.arrow")
 OF_A_RUN = ("config.yaml", "status.json")
 """What every run directory has from its first second on."""
 REPLACE = "choose another --output, or replace it with --overwrite true"
@@ -81,7 +84,10 @@ def claimed(config: PreprocessConfig) -> Iterator[Place]:
     """
     target = own_name(build_directory(config))
     with naming(target):
-        swap.recover(target)
+        if is_left(swap.aside(target), target):
+            swap.recover(target)
+        for name in (swap.aside(target), beside(target)):
+            atomic.sweep(name)
     with writable(target):
         clear_leftovers(target)
         if not (config.overwrite and (target / MANIFEST).exists()):
@@ -92,6 +98,7 @@ def claimed(config: PreprocessConfig) -> Iterator[Place]:
                 f"output: {target} is a mount point, so no new dataset can take its place in one step; "
                 "name a directory below it"
             )
+        make_beside(target)
         with writable(beside(target)):  # after the exchange of names this lock holds what is then the output
             yield Place(beside(target), target)
 
@@ -117,15 +124,51 @@ def naming(root: Path) -> Iterator[None]:
         yield
 
 
-def refuse_foreign(root: Path) -> None:
-    """Do not write a dataset among files that are not one's."""
-    if root.is_dir():
-        strangers = sorted(path.name for path in root.iterdir() if path.name not in OURS)
-        ours = any((root / name).exists() for name in (MANIFEST, WORK))
-        if strangers and not ours:
+def make_beside(target: Path) -> None:
+    """Make the marked directory in which the dataset is built that will replace ``target``, unless it is there.
+
+    Raises ``ConfigError`` for a directory of that name that no such job has made.
+    """
+    root = beside(target)
+    if not is_left(root, target):
+        if os.path.lexists(root):
+            refuse_foreign(root)
             raise ConfigError(
-                f"output: {root}: holds {strangers[0]!r} and no dataset; name an empty or a new directory"
+                f"output: {root}: is where the new dataset would be built, and not of an earlier run of this command; "
+                "rename it, or name another --output"
             )
+        with naming(root), atomic.new_folder(root) as made:
+            (made / WORK).mkdir()
+            atomic.sign(made / WORK, target)
+
+
+def is_left(root: Path, target: Path) -> bool:
+    """Whether a job that replaces ``target`` made a directory, or put it aside."""
+    return not root.is_symlink() and atomic.is_signed(root / WORK, target)
+
+
+def refuse_foreign(root: Path) -> None:
+    """Do not write a dataset among files that are not one's, nor through a link in the place of a split."""
+    if not root.is_dir():
+        return
+    work = root / WORK
+    begun = any((work / name).is_file() for name in (LOCK, atomic.MARK)) and not work.is_symlink()
+    if os.path.lexists(work) and not begun and (not work.is_dir() or any(work.iterdir())):
+        strangers = [WORK]
+    elif is_dataset(root):
+        return
+    elif begun:
+        strangers = [name for name in ALL_SPLITS if (root / name).is_symlink()]
+    else:
+        strangers = sorted(path.name for path in root.iterdir() if path.name != WORK)
+    if strangers:
+        raise ConfigError(f"output: {root}: holds {strangers[0]!r} and no dataset; name an empty or a new directory")
+
+
+def is_dataset(root: Path) -> bool:
+    """Whether a directory holds a dataset, if perhaps with a damaged manifest."""
+    manifest = root / MANIFEST
+    return atomic.says(manifest, FORMAT) or (manifest.is_file() and (root / VOCABULARY).is_file())
 
 
 def refuse_inside_run(root: Path) -> None:
@@ -175,13 +218,31 @@ def remove_stale_shards(root: Path, splits: dict[str, list[ShardInfo]]) -> None:
     """Shards of an earlier configuration do not stay beside a manifest that does not name them."""
     named = {root / info.path for infos in splits.values() for info in infos}
     for split in ALL_SPLITS:
-        for path in (root / split).glob("*.arrow*"):
-            if path not in named:
-                path.unlink()
-        if (root / split).is_dir() and not any((root / split).iterdir()):
-            (root / split).rmdir()
-    for path in root.glob(f"*{TEMPORARY_MARK}*"):
-        path.unlink()
+        remove_shards(root / split, named)
+    remove_unfinished(root)
+
+
+def remove_shards(folder: Path, named: Collection[Path] = ()) -> None:
+    """Remove the shards in the folder of a split but those ``named``, and the folder if nothing else is in it."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path not in named and is_shard(path):
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def is_shard(path: Path) -> bool:
+    """Whether a file has the name of a shard, or of one that was not finished."""
+    return bool(SHARD.fullmatch(atomic.final_of(path.name) or path.name)) and path.is_file()
+
+
+def remove_unfinished(root: Path) -> None:
+    """Remove what a killed process has left of the files of a dataset."""
+    for path in root.iterdir():
+        if atomic.final_of(path.name) in (MANIFEST, VOCABULARY):
+            path.unlink()
 
 
 def finish(place: Place, config: PreprocessConfig, fresh: bool) -> str | None:
@@ -192,19 +253,19 @@ def finish(place: Place, config: PreprocessConfig, fresh: bool) -> str | None:
     if addresses.is_remote(config.output):
         if fresh:
             remote.publish(place.root, config.output)
-        for name in OURS:
-            shutil.rmtree(place.root / name, ignore_errors=True)
-            if (place.root / name).is_file():
-                (place.root / name).unlink()
+        discard(place.root)
         return None
     if fresh and place.beside:
         shutil.copymode(place.target, place.root)
+        atomic.sign(place.target / WORK, place.target)
         replaced(swap.take_place(place.root, place.target), place.target)
     shutil.rmtree(place.target / WORK, ignore_errors=True)
     left = beside(place.target)
+    if not is_left(left, place.target):
+        return f"{left}: kept: it holds files that are no part of a dataset" if place.beside and left.is_dir() else None
     if holds_work(left):
         return f"{left}: kept: unfinished work for another configuration; remove it if that dataset is not wanted"
-    if place.beside and left.is_dir():
+    if place.beside:
         discard(left)
     return None
 
@@ -212,7 +273,7 @@ def finish(place: Place, config: PreprocessConfig, fresh: bool) -> str | None:
 def holds_work(root: Path) -> bool:
     """Whether a directory holds the work of a job that was interrupted."""
     work = root / WORK
-    return work.is_dir() and any(path.name not in (LOCK, UNPACKED) for path in work.iterdir())
+    return work.is_dir() and any(path.name not in (LOCK, UNPACKED, atomic.MARK) for path in work.iterdir())
 
 
 def clear_leftovers(target: Path) -> None:
@@ -220,33 +281,45 @@ def clear_leftovers(target: Path) -> None:
     if not (target / MANIFEST).exists():
         return
     for path in (target / WORK).iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
+        if path.name != LOCK:
+            atomic.remove(path)
     for left in (swap.aside(target), beside(target)):
-        if any((left / name).exists() for name in (MANIFEST, WORK)) and not holds_work(left):
+        if is_left(left, target) and not holds_work(left):
             replaced(left, target)
-        elif left.is_dir() and not any(left.iterdir()):  # killed just before its last step
-            left.rmdir()
 
 
 def replaced(old: Path, target: Path) -> None:
     """Remove a dataset that another one has replaced; what else lay in its directory goes to the new one."""
+    remove_unfinished(old)
     for path in sorted(old.iterdir()):
-        if path.name not in OURS and TEMPORARY_MARK not in path.name and not (target / path.name).exists():
-            os.rename(path, target / path.name)
+        if path.name not in OURS:
+            move(path, target / path.name)
+    for split in ALL_SPLITS:
+        if (old / split).is_dir() and not (old / split).is_symlink():
+            for path in sorted((old / split).iterdir()):
+                if not is_shard(path):
+                    move(path, target / split / path.name)
     discard(old)
 
 
+def move(path: Path, to: Path) -> None:
+    """Move what is not ours to a place where it takes that of nothing."""
+    if not os.path.lexists(to):
+        to.parent.mkdir(exist_ok=True)
+        os.rename(path, to)
+
+
 def discard(root: Path) -> None:
-    """Remove a dataset or its beginnings: the manifest first, and last what says that the directory is ours."""
+    """Remove a dataset or its beginnings: the manifest first, and last what says that the directory is ours.
+
+    What else lies there stays, and the directory with it.
+    """
     (root / MANIFEST).unlink(missing_ok=True)
     (root / VOCABULARY).unlink(missing_ok=True)
-    for path in root.glob(f"*{TEMPORARY_MARK}*"):
-        path.unlink()
-    for name in (*ALL_SPLITS, WORK):
-        if (root / name).is_dir():
-            shutil.rmtree(root / name)
-    if not any(root.iterdir()):
-        root.rmdir()
+    remove_unfinished(root)
+    for name in ALL_SPLITS:
+        remove_shards(root / name)
+    if [path.name for path in root.iterdir()] == [WORK]:
+        atomic.vanish(root)
+    else:
+        shutil.rmtree(root / WORK, ignore_errors=True)

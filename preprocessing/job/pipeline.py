@@ -19,6 +19,7 @@ import numpy as np
 
 from preprocessing.base import atomic, npy, stopping
 from preprocessing.base.errors import DataError
+from preprocessing.base.printable import public
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import SPLITS, UNLABELLED, UNLABELLED_NUMBER, VALIDATION_NUMBER
 from preprocessing.config import PreprocessConfig
@@ -70,7 +71,7 @@ class Job:
         plans = scan(files, self.workers, self.work) if there or len(files) > 1 else []
         if there and output.is_current(there, self.config, self.pipeline.to_json(), plans, self.on_base):
             done = "already complete for this configuration and source; nothing to do"
-            self.screen.say(f"{self.config.output}: {done}")
+            self.screen.say(f"{public(self.config.output)}: {done}")
             manifest = there
         else:
             manifest = self.build(files, plans)

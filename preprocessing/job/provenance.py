@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
+from preprocessing.base.printable import public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import forms
 from preprocessing.corpus.sources import Part, Plan
@@ -45,8 +46,8 @@ def provenance(
 
 
 def recorded(config: PreprocessConfig, names: list[str]) -> dict[str, Any]:
-    """The configuration as a manifest holds it."""
-    content = config.deciding()
+    """The configuration as a manifest holds it: plain values, addresses without their passwords."""
+    content = public_values(config.deciding())
     if config.source.label_map() is None and names != list(PAIR):
         content["source"]["labels"] = AUTO
     return content

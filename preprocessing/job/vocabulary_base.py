@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.printable import public
 from preprocessing.base.screen import Screen
 from preprocessing.base.typed import Sha256, typed
 from preprocessing.base.untrusted import read_json
@@ -36,7 +37,7 @@ class Base:
     @property
     def facts(self) -> dict[str, Any]:
         """What a manifest says of it."""
-        return {"source": self.address, "vocabulary_hash": self.vocabulary.hash, "size": len(self.vocabulary)}
+        return {"source": public(self.address), "vocabulary_hash": self.vocabulary.hash, "size": len(self.vocabulary)}
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def frozen(counts: Counts, config: VocabularyConfig, base: Base | None, screen: 
         )
     share = 1 - unknown_among(counts, old) / total
     added = f"; {len(vocabulary) - len(old):,} added" if config.extend else ""
-    screen.say(f"vocabulary: the {len(old):,} ids of {base.address} cover {share:.1%} of the tokens{added}")
+    screen.say(f"vocabulary: the {len(old):,} ids of {public(base.address)} cover {share:.1%} of the tokens{added}")
     return vocabulary
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 from html.parser import HTMLParser
@@ -194,7 +195,8 @@ def test_a_page_is_escaped_and_needs_nothing_else(two: Path) -> None:
     ]
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     assert page.tags.count("article") == 2
-    assert "http" not in content
+    assert "http:" not in content
+    assert "https:" not in content
     assert content.endswith("</html>\n")
     model = padless.load(two)
     (score,) = model.explain("awful").scores
@@ -262,3 +264,21 @@ def test_a_notebook_shows_the_marked_text(two: Path) -> None:
     assert page.tags[0] == "style"
     assert "script" not in page.tags
     assert repr(one) == f"<padless explanation of 'superb <script>': 1 token, {one.label} {one.probability:.4f}>"
+
+
+@pytest.mark.parametrize("name", ["out.html", "out.jsonl", "out.txt"])
+def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(
+    two: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_text("mine\n")
+    assert explain(two, "a fine film", "--output", name) == 2
+    assert capsys.readouterr().err.startswith(f"error: --output {name}: is there already, and holds something else;")
+    assert Path(name).read_text() == "mine\n"
+    assert explain(two, "a fine film", "--output", name, "--overwrite", "true") == 0
+    assert explain(two, "a dull film", "--output", name) == 0  # which it wrote itself
+    Path("in.txt").write_text("a fine film\n")
+    os.link("in.txt", "hard.txt")
+    for more in ([], ["--overwrite", "true"]):
+        assert explain(two, "--input", "in.txt", "--output", "hard.txt", *more) == 2
+        assert capsys.readouterr().err == "error: --output hard.txt: is the input; name another file\n"
+    assert Path("in.txt").read_text() == "a fine film\n"

@@ -7,6 +7,7 @@ import errno
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from harness.baseline.linear import RECIPE
 from harness.baseline.results import write_results
 from harness.export import folder as writing
 from harness.export import parity
+from harness.export.card import render
 from harness.export.graph import onnx_model
 from harness.export.int8 import quantized
 from harness.export.parity import compare
@@ -156,6 +158,23 @@ def test_the_card_is_one_of_the_hub(run: Path, folder: Path) -> None:
     ):
         assert part in card.content
     assert "/home/somebody" not in card.content + (folder / INDEX).read_text()
+
+
+def test_names_are_no_markup_in_a_card(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cards: list[Any] = []
+    monkeypatch.setattr("harness.export.folder.render", lambda card: cards.append(card) or "")
+    assert export(run, "--output", tmp_path / "out", "--quiet") == 0
+    name = "<script>alert(1)</script> `x` [a](https://h/?token=SECRET) | b\x1b\n# c"
+    info = replace(cards[0].info, labels=[name, "b"], vectors={"source": name})
+    records = replace(cards[0].records, sources=[{"name": name, "rows": 3, "sha256": "f" * 64}])
+    text = render(replace(cards[0], name=name, info=info, records=records))
+    body = text.split("---\n", 2)[2]
+    assert "SECRET" not in body
+    assert "\x1b" not in text
+    assert "\n# c" not in body
+    outside = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", body.replace("\\`", ""))
+    assert "<script" not in outside.replace("\\<", "")
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 4 for line in body.splitlines() if "f" * 64 in line)
 
 
 def test_a_bundle_alone_has_a_card_that_says_what_is_not_known(run: Path, tmp_path: Path) -> None:

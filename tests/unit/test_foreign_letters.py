@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import os
@@ -26,7 +28,17 @@ from harness.scores.calibration import Decision
 from harness.scores.figures import figures
 from preprocessing import __main__ as preprocessing
 from preprocessing.base import answering, screen
-from preprocessing.base.printable import Guarded, guarded, guards, plain_line, printable
+from preprocessing.base.errors import DataError
+from preprocessing.base.printable import (
+    Guarded,
+    guarded,
+    guards,
+    markdown,
+    markdown_code,
+    plain_line,
+    printable,
+    public,
+)
 from preprocessing.base.screen import Screen
 from preprocessing.dataset.shards import read_manifest
 from tests.corpora import write_csv
@@ -146,6 +158,22 @@ def test_no_command_passes_an_escape_sequence_on(
         assert GOOD in (found["labels"] if "labels" in found else [found["predicted"], GOOD])
 
 
+@pytest.mark.parametrize("command", ["report", "explain"])
+def test_a_page_has_no_control_characters_and_says_what_it_may_do(command: str, place: Path, tmp_path: Path) -> None:
+    run, output = str(place / "run"), tmp_path / "page.html"
+    words = [command, run, *([f"{WORD} \r\x1b[2J b"] if command == "explain" else []), "--output", str(output)]
+    assert answering.run(harness.main, words) == 0
+    page = output.read_bytes().decode()
+    assert not FOREIGN.search(page)
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)
+    (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["style-src"] == f"'sha256-{digest}'"
+    assert "script-src" not in rules
+
+
 def test_json_keeps_its_values_and_people_see_what_is_there(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert answering.run(preprocessing.main, ["inspect", str(place / "data"), "--json"]) == 0
     assert sorted(json.loads(capsys.readouterr().out)["labels"]) == sorted([BAD, GOOD])
@@ -184,6 +212,35 @@ def test_what_is_escaped() -> None:
     assert not FOREIGN.search(printable(text))
     assert json.loads(printable(json.dumps(text, ensure_ascii=False))) == text
     assert printable(printable(text)) == printable(text)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("http://me:SECRET@host:80/a.csv: no such file", "http://host:80/a.csv: no such file"),
+        ("see 'https://me:SE@CRET@host/a.csv?token=SECRET': gone", "see 'https://host/a.csv': gone"),
+        ("s3://KEY:SEC/RET+x@bucket/p?region=SECRET", "s3://bucket/p"),
+        ("https://host/a.csv?X-Amz-Signature=SECRET; check it", "https://host/a.csv; check it"),
+        ("https://host/a?SECRET", "https://host/a"),
+        ("http://host/a#access_token=SECRET, and", "http://host/a, and"),
+        ("url=URL('http://SECRET@127.0.0.1:1/x.csv')", "url=URL('http://127.0.0.1:1/x.csv')"),
+        ("s3://bucket/part-?.csv", "s3://bucket/part-?.csv"),
+        ("http://host:8080/x@y/z.csv", "http://host:8080/x@y/z.csv"),
+        ("hf://owner/name@revision", "hf://owner/name@revision"),
+        ("a@b and c?d=e", "a@b and c?d=e"),
+    ],
+)
+def test_passwords_and_tokens_of_addresses_are_cut(address: str, expected: str) -> None:
+    assert public(address) == expected
+    assert str(DataError(address)) == expected
+
+
+def test_names_are_no_markup_in_a_model_card() -> None:
+    name = "<img src=x onerror=alert(1)> [a](http://me:SECRET@h/) `b` | *c*\n# d \x1b[31m"
+    assert markdown(name) == (r"\<img src=x onerror=alert(1)\> \[a\](http://h/) \`b\` \| \*c\*\\n\# d \\u001b\[31m")
+    assert markdown_code("a`b") == "``a`b``"
+    assert markdown_code("`") == "`` ` ``"
+    assert markdown_code("plain") == "`plain`"
 
 
 class Ascii(io.TextIOWrapper):

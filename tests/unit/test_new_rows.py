@@ -99,6 +99,21 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys
     assert "drift: nothing to speak of" in out
 
 
+def test_inputs_of_one_name_have_figures_of_their_own(run: Path, tmp_path: Path, capsys) -> None:
+    content = (run.parent / "labelled.csv").read_text().splitlines()
+    for folder, rows in (("jan", 21), ("feb", 31)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "new.csv").write_text("\n".join(content[:rows]) + "\n")
+    output = tmp_path / "found"
+    for _ in range(2):  # each goes on under its own name
+        for folder in ("jan", "feb"):
+            assert evaluate(run, "--input", tmp_path / folder / "new.csv", "--output", output) == 0
+    found = [json.loads(path.read_text()) for path in output.glob("*.json")]
+    assert {Path(one["input"]).parent.name: one["rows"] for one in found} == {"jan": 20, "feb": 30}
+    assert len(found) == len(list(output.glob("*-predictions.parquet"))) == 2
+    assert (output / "new.csv.json").exists()
+
+
 def test_drift_is_seen_and_said(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     names = read_bundle(run / "bundle").info.labels
     rows = [(f"zebra quagga {'okapi ' * 40} w{number}", names[number % 9 == 0]) for number in range(90)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -136,10 +137,80 @@ def test_without_an_exchange_two_renames_and_a_kill_between_them_is_mended(
     assert command.build(source, out, *OTHER) == 0
     assert read_manifest(out).provenance["config"]["seed"] == 1
     assert beside(tmp_path) == []
+    (out / output.WORK).mkdir()
+    atomic.sign(out / output.WORK, out)
     out.rename(swap.aside(out))  # as a process leaves it that was killed between the two
     assert command.build(source, out, *SMALL, "--seed", 1) == 0
     assert "already complete" in command.err
     assert beside(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["out.building", "out.before"])
+def test_a_dataset_of_such_a_name_that_no_job_left_is_not_touched(
+    name: str, out: Path, source: Path, tmp_path: Path, command: Command
+) -> None:
+    mine = tmp_path / name
+    shutil.copytree(out, mine)
+    (mine / output.WORK).mkdir()
+    (mine / output.WORK / output.LOCK).write_text("1 elsewhere")
+    before = contents(mine)
+    assert command.build(source, out, *SMALL, "--seed", 1) == 2  # refused: another dataset
+    assert contents(mine) == before
+    code = command.build(source, out, *OTHER)
+    assert code == (2 if name == "out.building" else 0)
+    if code:
+        assert f"output: {mine}: is where the new dataset would be built" in command.sentence
+    assert contents(mine) == before
+    shutil.rmtree(out)
+    assert command.build(source, out, *SMALL, "--seed", 2) == 0  # and does not become the output
+    assert read_manifest(out).provenance["config"]["seed"] == 2
+    assert contents(mine) == before
+
+
+def test_a_copy_of_work_is_not_taken_for_the_work(out: Path, tmp_path: Path) -> None:
+    output.make_beside(out)
+    assert output.is_left(output.beside(out), out)
+    output.beside(out).rename(tmp_path / "moved")
+    shutil.copytree(tmp_path / "moved", output.beside(out))
+    assert not output.is_left(output.beside(out), out)
+    shutil.rmtree(output.beside(out))
+    output.beside(out).symlink_to(tmp_path / "moved")
+    assert not output.is_left(output.beside(out), out)
+
+
+def test_files_among_a_dataset_that_are_not_ours_outlive_it(
+    out: Path, source: Path, tmp_path: Path, command: Command
+) -> None:
+    mine = ["notes.tmp-mine", "model.tmp-host-1", "train/mine.arrow", "train/notes.txt", "test/00000.arrow.tmp-mine"]
+    for name in mine:
+        (out / name).write_text("mine")
+    (out / "dataset.json.tmp-host-1").write_text("half")
+    assert command.build(source, out, *OTHER) == 0
+    found = contents(out)
+    assert [found.pop(name) for name in mine] == [b"mine"] * len(mine)
+    assert command.build(source, tmp_path / "fresh", *SMALL, "--seed", 1) == 0
+    assert found == contents(tmp_path / "fresh")
+    assert beside(tmp_path) == []
+
+
+@pytest.mark.parametrize("what", ["a folder train", "a link train", "a folder .work", "a file dataset.json"])
+def test_a_folder_of_somebody_else_is_refused(what: str, source: Path, tmp_path: Path, command: Command) -> None:
+    kind, name = what.split()[1:]
+    target, elsewhere = tmp_path / "theirs", tmp_path / "elsewhere"
+    for folder in (target, elsewhere):
+        folder.mkdir()
+    if kind == "file":
+        (target / name).write_text("{}")
+    elif kind == "link":
+        (elsewhere / "00000-w0064.arrow").write_text("mine")
+        (target / name).symlink_to(elsewhere)
+    else:
+        (target / name).mkdir()
+        (target / name / "00000-w0064.arrow").write_text("mine")
+    before = contents(tmp_path)
+    assert command.build(source, target, *OTHER) == 2
+    assert command.sentence == f"output: {target}: holds {name!r} and no dataset; name an empty or a new directory"
+    assert contents(tmp_path) == before
 
 
 def test_a_mount_point_and_somebody_elses_directory_are_named(

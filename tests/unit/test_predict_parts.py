@@ -336,3 +336,85 @@ def test_what_killed_processes_have_left_of_the_output_is_removed() -> None:
         left.write_text("half")
     assert predict(write("csv"), "out.csv") == 0
     assert [path.name for path in sorted(Path().glob("out.csv*"))] == ["out.csv", elsewhere.name]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(
+    ending: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, output = write("csv", 20), Path(f"out.{ending}")
+    output.write_text("mine\n1\n")
+    what = "is there already, and holds something else; name another, or set --overwrite true to replace it"
+    assert refused(capsys, name, output) == (2, f"--output {output}: {what}")
+    assert output.read_text() == "mine\n1\n"
+    assert predict(name, output, "--overwrite", "true") == 0
+    assert predict(name, output) == 0  # which it wrote itself
+    output.write_text("")
+    assert predict(name, output) == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["in.csv", output.name]
+
+
+def test_an_output_is_no_input(capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path(write("csv", 20)).read_bytes()
+    Path("link.csv").symlink_to("in.csv")
+    os.link("in.csv", "hard.csv")
+    for source, output in (("in.csv", "in.csv"), ("link.csv", "in.csv"), ("h*.csv", "in.csv"), ("in.csv", "hard.csv")):
+        for more in ([], ["--overwrite", "true"]):
+            code, said = refused(capsys, source, output, *more)
+            assert (code, said.split(": ")[0]) == (2, f"--output {output}")
+            assert "is the input, or lies there; name another --output" in said
+    assert Path("in.csv").read_bytes() == before
+    assert predict("in.csv", "o/") == 0
+    part = Path("o/part-00000.parquet").read_bytes()
+    assert refused(capsys, "o/part-00000.parquet", "o/", "--overwrite", "true")[0] == 2
+    assert Path("o/part-00000.parquet").read_bytes() == part
+
+
+@pytest.mark.parametrize("output", ["out.csv", "o/"])
+@pytest.mark.parametrize("link", [False, True])
+def test_a_folder_of_that_name_that_is_not_ours_is_left(
+    output: str, link: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = write("csv", 20)
+    place = Path("out.csv.parts") if output == "out.csv" else Path("o/.work")
+    mine = Path("mine") if link else place
+    mine.mkdir(parents=True)
+    (mine / "notes.txt").write_text("mine")
+    if link:
+        place.parent.mkdir(exist_ok=True)
+        place.symlink_to(mine.absolute())
+    for more in ([], ["--overwrite", "true"]):
+        code, said = refused(capsys, name, output, *more)
+        assert (code, said) == (
+            2, f"{place.absolute()}: is where parts would lie, and no prediction made it; rename it, or name another "
+            "--output",
+        )  # fmt: skip
+    assert [path.name for path in mine.iterdir()] == ["notes.txt"]
+
+
+def test_parts_that_no_prediction_wrote_are_left(capsys: pytest.CaptureFixture[str]) -> None:
+    name = write("csv")
+    assert predict(name, "o/", *SMALL) == 0
+    mine = [Path("o/part-mine.parquet"), Path("o/part-00001.tmp-mine"), Path("o/notes.txt")]
+    for path in mine:
+        path.write_text("mine")
+    code, said = refused(capsys, name, "o/", *SMALL, "--prefix", "new_", "--overwrite", "true")
+    assert (code, said) == (
+        2, "--output o/: holds part-00001.tmp-mine, which no prediction wrote; move it away, or name another --output"
+    )  # fmt: skip
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+    for path in mine[:2]:
+        path.unlink()
+    assert predict(name, "o/", *SMALL, "--prefix", "new_", "--overwrite", "true") == 0
+    assert pq.read_table("o/part-00000.parquet").column_names[2:] == [f"new_{column}" for column in COLUMNS]
+    assert mine[2].read_text() == "mine"
+
+
+def test_the_password_of_an_address_stays_out_of_what_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    store = pytest.importorskip("fsspec").filesystem("memory")
+    store.pipe("/me:SECRET@host/a.csv", b"text\nfine\n")
+    assert predict("memory://me:SECRET@host/a.csv", "o/") == 0
+    assert json.loads(Path("o", MANIFEST).read_text())["basis"]["inputs"][0][0] == "memory://host/a.csv"
+    assert predict("memory://me:SECRET@host/b.csv", "p/") == 3
+    out, err = capsys.readouterr()
+    assert "SECRET" not in out + err

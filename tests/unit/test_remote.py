@@ -215,3 +215,34 @@ def test_an_unknown_protocol_and_a_missing_driver_are_named(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(ConfigError, match=r"hf://datasets/a: no driver for hf:// .*padless\[remote\]"):
         addresses.find("hf://datasets/a")
+
+
+def test_files_beside_a_remote_dataset_that_no_job_sent_are_left(
+    s3: Any, published: str, tmp_path: Path, command: Command
+) -> None:
+    mine = f"{published.removeprefix('s3://')}{remote.BESIDE}/dataset.json"
+    s3.pipe(mine, b"mine")
+    source = write_csv(tmp_path / "other.csv", reviews(200))
+    assert command.build(source, published, "--overwrite", "true", "--seed", 9) == 2  # type: ignore[arg-type]
+    assert "is where the new dataset would be sent first, and holds files of something else" in command.err
+    assert s3.cat(mine) == b"mine"
+    s3.rm(mine)
+    assert command.build(source, published, "--overwrite", "true", "--seed", 9) == 0  # type: ignore[arg-type]
+    s3.invalidate_cache()
+    assert not s3.exists(f"{published.removeprefix('s3://')}{remote.BESIDE}")
+
+
+def test_the_password_of_an_address_is_neither_written_nor_said(tmp_path: Path, command: Command) -> None:
+    import fsspec
+
+    data = write_csv(tmp_path / "reviews.csv", reviews(120)).read_bytes()
+    fsspec.filesystem("memory").pipe("/me:SECRET@host/reviews.csv", data)
+    address: Any = "memory://me:SECRET@host/reviews.csv"
+    for _ in range(2):  # and is found again
+        assert command.build(address, tmp_path / "out", "--source.part_mb", 0.005) == 0
+        assert "SECRET" not in command.out + command.err
+    assert "nothing to do" in command.err
+    assert read_manifest(tmp_path / "out").provenance["sources"][0]["name"] == "memory://host/reviews.csv"
+    assert not [name for name, content in contents(tmp_path / "out").items() if b"SECRET" in content]
+    assert command.build(f"{address}.csv", tmp_path / "none") == 3  # type: ignore[arg-type]
+    assert command.sentence == "memory://host/reviews.csv.csv: no such file; check source.path"

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from harness.__main__ import main
 from harness.config import OptimConfig
 from harness.report.page import write_report
 from harness.rundir.metrics_log import read_metrics
+from preprocessing.base import answering
 from tests.corpora import write_csv
 from tests.report_runs import write_data, write_run
 
@@ -199,3 +201,32 @@ def test_no_text_becomes_an_element_or_an_attribute(place: Path) -> None:
         assert not [name for _, attributes in elements for name in attributes if name.startswith("on")]
         assert numbers(path)["runs"][0]["figures"]["labels"] == sorted([HOSTILE, QUOTED], key=str)
         assert "Content-Security-Policy" in path.read_text()
+
+
+def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(
+    place: Path, pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, output = write_run(tmp_path / "run", pair, skill=3.0), tmp_path / "page.html"
+    output.write_text("mine")
+
+    def report(*words: object) -> tuple[int, str]:
+        capsys.readouterr()
+        code = answering.run(main, ["report", str(run), "--output", *map(str, words)])
+        return code, capsys.readouterr().err
+
+    assert report(output)[0] == 2
+    assert output.read_text() == "mine"
+    assert report(output, "--overwrite", "true")[0] == 0
+    assert report(output)[0] == 0  # which it wrote itself
+    metrics = (run / "metrics.jsonl").read_bytes()
+    code, said = report(run / "metrics.jsonl", "--overwrite", "true")
+    assert code == 2
+    assert "is a file of a run, from which reports are made; name another file" in said
+    assert (run / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_passwords_that_an_older_version_wrote_down_stay_out_of_the_page(pair: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", pair, skill=3.0)
+    command = ["train", "--note", "http://me:SECRET@host/?token=SECRET"]
+    (run / "environment.json").write_text(json.dumps({"command": command}))
+    assert "SECRET" not in write_report([run]).read_text()

@@ -205,6 +205,35 @@ def test_a_stage_directory_that_cannot_be_written(dataset: Path, tmp_path: Path)
         staging.stage(dataset, read_manifest(dataset), tmp_path / "file", timeout_s=5)
 
 
+@pytest.mark.parametrize("place", ["link", "theirs", "open", "file"])
+def test_shards_are_copied_into_a_folder_of_this_user_alone(
+    dataset: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, stage = read_manifest(dataset), tmp_path / "stage"
+    folder, victim = staging.staged_path(stage, manifest).parent, tmp_path / "victim"
+    stage.mkdir()
+    victim.mkdir()
+    if place == "link":
+        folder.symlink_to(victim)
+    elif place == "file":
+        folder.write_text("theirs")
+    else:
+        folder.mkdir(mode=0o755 if place == "theirs" else 0o700)
+        folder.chmod(0o777 if place == "open" else 0o755)
+    if place == "theirs":
+        name = folder.name
+        monkeypatch.setattr(staging, "staged_path", lambda *_: stage / name / "there")
+        monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+    with pytest.raises(ConfigError, match=f"stage_dir: {folder} .*; remove it, or name another directory"):
+        staging.stage(dataset, manifest, stage, timeout_s=5)
+    assert list(victim.iterdir()) == []
+
+
+def test_the_folder_of_staged_copies_is_read_by_this_user_alone(dataset: Path, tmp_path: Path) -> None:
+    root = staging.stage(dataset, read_manifest(dataset), tmp_path / "stage", timeout_s=5)
+    assert root.parent.stat().st_mode & 0o777 == 0o700
+
+
 def open_data(dataset: Path, split: str, only: bool, **chosen: Any) -> OpenData:
     placement = DataPlacement(data=str(dataset), timeout_s=5, **chosen)
     opened = OpenData(placement, read_manifest(dataset), split, World(), torch.device("cpu"), only)

@@ -19,6 +19,7 @@ from harness.config import RunConfig
 from harness.rundir import layout, results, storage
 from harness.rundir.bundle_files import bundle_directory, read_fingerprint, write_vocabulary
 from harness.rundir.configuration import read_config, write_config
+from harness.rundir.environment import read_environment, write_environment
 from harness.rundir.json_files import read_lines, read_object
 from harness.rundir.metrics_log import MetricsLog, jsonable, read_metrics, read_throughput
 from harness.rundir.status import known_status, note_attempt, read_attempts, read_status, write_status
@@ -284,3 +285,12 @@ def test_reading_a_run_directory_brings_no_torch() -> None:
     modules = [f"harness.rundir.{path.stem}" for path in sorted((ROOT / "harness" / "rundir").glob("[a-z]*.py"))]
     script = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.processes  # the environment asks git for the revision
+def test_the_password_of_an_address_is_not_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "--data", "http://me:SECRET@host/data?token=SECRET"])
+    write_environment(tmp_path, {})
+    write_status(tmp_path, "failed", reason="http://me:SECRET@host/data: gone")
+    assert read_environment(tmp_path)["command"] == ["train", "--data", "http://host/data"]
+    assert known_status(tmp_path)["reason"] == "http://host/data: gone"
