@@ -27,7 +27,7 @@ from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import Plan
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, ShardInfo, parse_manifest, read_manifest
-from preprocessing.job.provenance import BASE, recorded
+from preprocessing.job.provenance import BASE
 
 WORK = ".work"
 LOCK = "lock"
@@ -163,7 +163,7 @@ def is_current(
     counted = manifest.statistics.get("vocabulary", {}).get("tokens_counted", 0)
     config = replace(config, vocabulary=config.vocabulary.of(counted))
     same_base = known.get(BASE) == on_base.get(BASE)
-    if known.get("config") == recorded(config, manifest.labels) and manifest.text == text and unchanged and same_base:
+    if known.get("config") == config.deciding() and manifest.text == text and unchanged and same_base:
         return True
     if not config.overwrite:
         other = "of another configuration" if unchanged else "made of another source, or of one that has changed since"
