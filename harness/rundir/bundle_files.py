@@ -79,7 +79,13 @@ class BundleInfo:
     format_version: int = FORMAT_VERSION
 
 
-UNSAID: dict[str, Any] = {"started_from": None, "soft_labels": None, "fold": None, "task": CLASSIFIER, "label_type": "text"}
+UNSAID: dict[str, Any] = {
+    "started_from": None,
+    "soft_labels": None,
+    "fold": None,
+    "task": CLASSIFIER,
+    "label_type": "text",
+}
 """What goes without saying: bundles were written before these keys were there."""
 
 

@@ -99,7 +99,7 @@ def read(part: Part) -> Piece:
 def labels_of(
     part: Part, table: pa.Table, rows: np.ndarray
 ) -> tuple[np.ndarray, list[str], LabelType | None, list[str]]:
-    """int32: the class of every row, ``NEUTRAL`` or ``MISSING``; and ``classes``, ``label_type``, ``known`` of a piece."""
+    """int32: the class of every row, ``NEUTRAL`` or ``MISSING``; and ``classes``, ``label_type``, ``known`` of it."""
     given = part.file.source.label_map()
     if not part.file.is_unlabelled:
         name = part.file.source.label_column

@@ -115,7 +115,8 @@ def read_jsonl(part: Part, wanted: list[str]) -> pa.Table:
                 raise fail(part, row, f"has no key {name!r}; it has {', '.join(map(repr, record))}")
             value = record.get(name)
             text = scalar(part, row, name, value, name == source.text_column)
-            values[name].append(value if name == source.label_column and isinstance(value, bool | int | float) else text)
+            is_typed = name == source.label_column and isinstance(value, bool | int | float)
+            values[name].append(value if is_typed else text)
     labels = {source.label_column: of_one_type(values.pop(source.label_column, []))}
     table = pa.table({name: pa.array(column, pa.large_string()) for name, column in values.items()} | labels)
     return table.select(wanted)
@@ -188,7 +189,8 @@ def by_name(part: Part, column: pa.ChunkedArray, names: list[str]) -> pa.Diction
     numbers = one_chunk(column).cast(pa.int64())
     beyond = pc.fill_null(pc.greater_equal(numbers, len(names)), False).to_numpy(zero_copy_only=False)
     if beyond.any():
-        what = f"label {numbers[at := int(np.argmax(beyond))]} has no name: the file's metadata names {len(names)} classes"
+        at = int(np.argmax(beyond))
+        what = f"label {numbers[at]} has no name: the file's metadata names {len(names)} classes"
         raise fail(part, part.cut.first_row + at, f"{what}; mend it, or say in source.labels what the numbers mean")
     neutral = {spelling(value) for value in part.file.source.neutral} - {spelling(name) for name in names}
     known = [str(number) if str(number) in neutral else name for number, name in enumerate(names)]

@@ -36,9 +36,9 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         """One line per row of a split, in the order of the source: row, label (none if it is ``unlabelled``), length,
         text.
 
-        ``row`` is the row's number in the source, from 1; ``label`` is of the type that the source has; ``length`` its number of tokens; ``text`` its tokens as the
-        network reads them, with spaces between, so that unknown ones are ``<unk>``. Where the split was cut into folds
-        there is a column ``fold``. Raises ``KeyError``.
+        ``row`` is the row's number in the source, from 1; ``label`` is of the source's own type; ``length`` its number
+        of tokens; ``text`` its tokens as the network reads them, with spaces between, so that unknown ones are
+        ``<unk>``. Where the split was cut into folds there is a column ``fold``. Raises ``KeyError``.
         """
         import pandas as pd
 
@@ -63,8 +63,8 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
     def batches(self, split: str) -> Iterator[pa.RecordBatch]:
         """A split piece by piece, in the order of its shards, so that memory does not grow with it.
 
-        Columns: row, label (of the type that the source has), length, ids (those of the tokens, without padding) and text. Raises
-        ``KeyError``.
+        Columns: row, label (of the source's own type), length, ids (those of the tokens, without padding) and text.
+        Raises ``KeyError``.
         """
         for block in self._blocks(split):
             yield batch_of(block, self.vocabulary, self._values)

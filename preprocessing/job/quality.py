@@ -28,7 +28,7 @@ SUSPECT = {
     "empty": "of whose text no token is left",
     "contradictions": "with contradictory labels: an equal text has another one",
     "leaks": "with a text, or of a group, that another split holds too",
-    "duplicates": "that repeat a text of their split",
+    "duplicates": "repeating an earlier text of their split",
 }
 """What is said of rows that are left out, and of those that a policy leaves out or keeps."""
 Where = Callable[[int], str]
@@ -135,7 +135,8 @@ def check_splits(
         inside = rows.label[decision == split]
         present = np.unique(inside)
         if not len(present):
-            raise DataError(f"split {SPLITS[split]}: no row is left for it: {why_empty(rows, decision, dropped, split)}")
+            why = why_empty(rows, decision, dropped, split)
+            raise DataError(f"split {SPLITS[split]}: no row is left for it: {why}")
         if len(present) == 1:
             only = f"all {len(inside)} rows have the label {names[int(present[0])]!r}"
             raise DataError(

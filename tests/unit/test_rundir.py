@@ -239,7 +239,9 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
         ("bool", ["false", "true"], [False, True]),
     ],
 )
-def test_predictions_are_read_as_they_were_written(kind: LabelType, names: list[str], values: Any, tmp_path: Path) -> None:
+def test_predictions_are_read_as_they_were_written(
+    kind: LabelType, names: list[str], values: Any, tmp_path: Path
+) -> None:
     chances = np.array([[0.25, 0.75], [0.5, 0.5]])
     rows, labels, predicted = np.array([7, 9]), np.array([1, 0]), np.array([1, 1])
     given = {"rows": rows, "labels": labels, "predicted": predicted, "chances": chances}
