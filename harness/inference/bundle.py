@@ -72,6 +72,7 @@ def write_bundle(
         started_from=facts.get("started_from"),
         soft_labels=facts.get("soft_labels"),
         fold=fold_of(manifest),
+        label_type=manifest.label_type,
     )
     write_training(directory, manifest)
     write_info(directory, info)

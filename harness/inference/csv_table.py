@@ -112,7 +112,8 @@ class CsvTable:
 
     def extended(self, line: Line, cells: dict[str, Any]) -> bytes:
         """A record with more cells behind it."""
-        return line.before + self.with_cells(line, [str(value) for value in cells.values()])
+        plain = [str(value).lower() if isinstance(value, bool) else str(value) for value in cells.values()]
+        return line.before + self.with_cells(line, plain)
 
     def with_cells(self, line: Line, cells: list[str]) -> bytes:
         """A record, the cells, its line end."""

@@ -109,6 +109,7 @@ def write_results(directory: Path, split: str, scores: Scores, manifest: Manifes
         directory,
         split,
         manifest.labels,
+        manifest.label_type,
         rows=scores.rows,
         labels=scores.labels,
         predicted=predicted_labels(logits, values["threshold"]),

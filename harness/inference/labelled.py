@@ -21,7 +21,7 @@ from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, scanning, sources
 from preprocessing.corpus.detection import resolved
 from preprocessing.corpus.pieces import Piece, read
-from preprocessing.labels import AUTO, PAIR, LabelMap, spelling
+from preprocessing.labels import AUTO, LabelMap, spelling
 from preprocessing.text.encoder import Encoded, Encoder
 from preprocessing.text.tokens import Tokens
 from preprocessing.text.vocabulary import UNK
@@ -103,8 +103,6 @@ def meanings(names: Sequence[str], given: Any, known: Any) -> dict[str, int]:
         return {value: names.index(list(given)[number]) for value, number in LabelMap(given).numbers.items()}
     if isinstance(known, Mapping) and list(known) == list(names):
         return dict(LabelMap(known).numbers)
-    if list(names) == list(PAIR):
-        return dict(LabelMap(PAIR).numbers)
     spellings = [str(spelling(name)) for name in names]
     return {one: number for number, one in enumerate(spellings) if spellings.count(one) == 1}
 

@@ -44,7 +44,7 @@ class OnnxScorer:
         if self.session.get_modelmeta().custom_metadata_map.get(BUNDLE) != export.bundle:
             raise DataError(f"{directory / name}: the network of another bundle; export this one again")
         self.encoder = encoder_of(self.info, vocabulary, directory)
-        self.labels, self.batch_rows = self.info.labels, batch_rows
+        self.labels, self.label_type, self.batch_rows = self.info.labels, self.info.label_type, batch_rows
 
     @property
     def decision(self) -> Decision:

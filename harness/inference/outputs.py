@@ -99,8 +99,8 @@ class WrittenParquet:
             return
         whole = self.table.values(piece)
         for name, values in added.items():
-            kind = pa.float64() if isinstance(values, np.ndarray) and values.dtype.kind == "f" else pa.string()
-            whole = whole.append_column(name, pa.array(list(values), kind))
+            kind = pa.string() if values.dtype == object else pa.from_numpy_dtype(values.dtype)
+            whole = whole.append_column(name, pa.array(values, kind))
         self.groups.add(whole)
 
     def close(self) -> None:

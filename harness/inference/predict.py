@@ -18,7 +18,8 @@ def predictions(scorer: Scorer, encoded: list[np.ndarray]) -> dict[str, Any]:
     threshold of the weights.
     """
     logits = scorer.decision.calibrated(scorer.score(encoded))
-    return prediction_columns(predicted_labels(logits, scorer.decision.threshold), probabilities(logits), scorer.labels)
+    found = predicted_labels(logits, scorer.decision.threshold), probabilities(logits)
+    return prediction_columns(*found, scorer.labels, scorer.label_type)
 
 
 class Predictor:

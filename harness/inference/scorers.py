@@ -15,6 +15,7 @@ from harness.rundir.export_files import INT8, ONNX
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.installed import is_importable
+from preprocessing.labels import LabelType
 
 Engine: TypeAlias = Literal["auto", "torch", "onnx", "onnx-int8"]
 ENGINES = ("auto", "torch", "onnx", "onnx-int8")
@@ -27,6 +28,8 @@ class Scorer(Protocol):
 
     labels: list[str]
     """The classes in the order of their numbers."""
+    label_type: LabelType
+    """What they are in predictions."""
 
     @property
     def decision(self) -> Decision:

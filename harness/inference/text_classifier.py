@@ -14,6 +14,7 @@ from harness.inference.scorers import Engine, Scorer, open_scorer
 from harness.rundir.results import prediction_columns
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.labels import as_found, typed_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,14 +37,16 @@ class TextClassifier:
     def __init__(self, scorer: Scorer, place: str | Path) -> None:
         """``scorer`` reads texts, ``place`` is where its weights came from."""
         self.place = place
-        self.classes_: np.ndarray = np.array(scorer.labels)
-        """The names of the classes, in the order of the columns of ``predict_proba``."""
+        self.classes_ = typed_values(scorer.labels, scorer.label_type)
+        """The classes, as values of the training's column of labels, in the order of the columns of
+        ``predict_proba``."""
         self._scorer = scorer
 
     def predict(self, texts: Texts) -> pd.DataFrame:
-        """A row for each text: ``predicted``, the name of its class, and ``probability_LABEL`` for each class.
+        """A row for each text: ``predicted``, its class, and ``probability_LABEL`` for each class.
 
-        The columns are those that the command ``predict`` writes. The rows have the index of a pandas column, so that
+        Classes are of the type of the training's column of labels (one of ``classes_``). The columns are those that the
+        command ``predict`` writes. The rows have the index of a pandas column, so that
         ``frame.join(model.predict(frame["text"]))`` puts predictions beside texts.
         """
         import pandas as pd
@@ -51,14 +54,15 @@ class TextClassifier:
         index = texts.index if isinstance(texts, pd.Series) else None
         logits = self._calibrated(texts)
         predicted = predicted_labels(logits, self._scorer.decision.threshold)
-        columns = prediction_columns(predicted, probabilities(logits), self._scorer.labels)
+        classes = self._scorer.labels, self._scorer.label_type
+        columns = prediction_columns(predicted, probabilities(logits), *classes)
         return pd.DataFrame(columns, index=index)
 
     def predict_proba(self, texts: Texts) -> np.ndarray:
         """Calibrated probabilities, float64 ``[texts, classes]``, with the classes in the order of ``classes_``."""
         return probabilities(self._calibrated(texts))
 
-    def explain(self, text: str, label: str | None = None) -> Explanation:
+    def explain(self, text: str, label: str | float | None = None) -> Explanation:
         """How much each word of a text adds to the logit of ``label``, or of the class predicted for the text.
 
         In a notebook the text is shown in colour; ``to_frame`` has a row for each token. Raises ``ConfigError`` for a
@@ -70,7 +74,7 @@ class TextClassifier:
             raise ConfigError(f"{self.place}: explanations need the weights and torch; load the run or its bundle")
         from harness.inference.explainer import Explainer
 
-        return Explainer(cast("TorchScorer", self._scorer))([text], label)[0]
+        return Explainer(cast("TorchScorer", self._scorer))([text], as_found(label))[0]
 
     def _calibrated(self, texts: Texts) -> np.ndarray:
         """Logits of the same shape as the scorer's, some texts at a time."""
@@ -79,7 +83,7 @@ class TextClassifier:
         return self._scorer.decision.calibrated(np.concatenate([np.empty((0, *outputs)), *parts]))
 
     def __repr__(self) -> str:
-        return f"<padless model {self.place}: {len(self.classes_)} classes: {', '.join(self.classes_)}>"
+        return f"<padless model {self.place}: {len(self.classes_)} classes: {', '.join(self._scorer.labels)}>"
 
 
 def load(place: str | Path, engine: Engine = "auto") -> TextClassifier:

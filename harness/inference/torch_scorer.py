@@ -23,7 +23,7 @@ class TorchScorer:
         self.bundle = read_bundle(directory)
         self.encoder = self.bundle.encoder()
         self.batch_rows = batch_rows
-        self.labels = self.bundle.info.labels
+        self.labels, self.label_type = self.bundle.info.labels, self.bundle.info.label_type
         self.decision = self.bundle.decision
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:

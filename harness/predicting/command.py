@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.inference.hub import local
+from harness.inference.outputs import rows_of
 from harness.inference.pieces import CHUNK_ROWS, Wanted, decoded
 from harness.inference.predict import Predictor
 from harness.inference.scorers import engine_of
@@ -30,6 +31,7 @@ from preprocessing.base.screen import Screen
 from preprocessing.base.terminal import cells, shortened
 from preprocessing.job.executors import available_cores, workers
 from preprocessing.job.progress import Progress
+from preprocessing.labels import as_found
 
 if TYPE_CHECKING:
     from harness.ranks.distributed import World
@@ -58,14 +60,13 @@ def main(config: PredictConfig, texts: list[str]) -> int:
 
 def show(predictor: Predictor, texts: list[str], as_json: bool) -> None:
     """Print a line for each text."""
-    columns, screen = predictor(texts), Screen()
-    for number, text in enumerate(texts):
-        values = {name: column[number] for name, column in columns.items()}
+    screen = Screen()
+    for text, values in zip(texts, rows_of(predictor(texts), len(texts)), strict=True):
         if as_json:
             print(json.dumps({"text": text, **values}))
             continue
-        chance = values[probability_column(values["predicted"])]
-        head = f"{plain_line(values['predicted'])}  {chance:.4f}  "
+        label = as_found(values["predicted"]) or ""
+        head = f"{plain_line(label)}  {values[probability_column(label)]:.4f}  "
         screen.write([head + shortened(text, max(screen.width - cells(head), FEWEST) if screen.is_live else MOST)])
     sys.stdout.flush()
 
@@ -264,7 +265,7 @@ def planned(
     weights = {
         "sha256": info.weights_sha256,
         "text": info.text_hash,
-        "labels": list(info.labels),
+        "labels": [info.label_type, *info.labels],
         "decision": [info.temperature, info.threshold],
     }
     basis = {"inputs": [[public(one.source.name), one.kind, one.identity] for one in listed], "weights": weights}

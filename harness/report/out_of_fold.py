@@ -25,6 +25,7 @@ from harness.scores.metrics import classification_metrics, per_class
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import VALIDATION
+from preprocessing.labels import as_found
 
 DECIDED = ("accuracy", "balanced_accuracy", "f1", MATRIX, CELLS)
 """Figures of predicted labels; all others are of probabilities."""
@@ -70,7 +71,7 @@ def figures(table: pa.Table, names: Sequence[str], thresholds: dict[int, float])
     ``names`` are the classes, ``thresholds`` has that of each fold, from which on class 1 of two is predicted.
     """
     places = {name: number for number, name in enumerate(names)}
-    labels = np.array([places[label] for label in table["label"].to_pylist()], np.int64)
+    labels = np.array([places[str(as_found(label))] for label in table["label"].to_pylist()], np.int64)
     chances = np.stack([table[probability_column(name)].to_numpy() for name in names], axis=1)
     logits = np.log(np.maximum(chances, SMALLEST))
     decided = logits

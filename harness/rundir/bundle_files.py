@@ -31,6 +31,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.typed import Between, Count, Positive, Sha256, Spelt, typed
 from preprocessing.base.untrusted import read_bytes, shown
 from preprocessing.dataset.shards import REBUILD, VOCABULARY
+from preprocessing.labels import LabelType, fits
 
 FORMAT, FORMAT_VERSION = "padless-bundle", 2
 INDEX = "bundle.json"
@@ -74,11 +75,19 @@ class BundleInfo:
     """Soft labels that were learned: sha256, teacher, its figures; None: none were."""
     fold: Count | None = None
     """The fold of the dataset that was held out; None: its own validation split was."""
+    label_type: LabelType = "text"
+    """The type of the dataset's column of labels, and so of predictions."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
 
-UNSAID: dict[str, Any] = {"started_from": None, "soft_labels": None, "fold": None, "task": CLASSIFIER}
+UNSAID: dict[str, Any] = {
+    "started_from": None,
+    "soft_labels": None,
+    "fold": None,
+    "task": CLASSIFIER,
+    "label_type": "text",
+}
 """What goes without saying: bundles were written before these keys were there."""
 
 
@@ -147,6 +156,8 @@ def read_info(directory: Path) -> BundleInfo:
     model_from_dict(info.model, str(path))
     if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < LEAST_LABELS):
         raise DataError(f"{path}: labels is {shown(info.labels)}, expected two or more different ones; {DAMAGED}")
+    if not fits(info.labels, info.label_type):
+        raise DataError(f"{path}: label_type is {info.label_type}, and labels are other values; {DAMAGED}")
     return info
 
 

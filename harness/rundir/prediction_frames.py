@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,8 @@ def open_predictions(place: str | Path, split: str | None = None) -> pd.DataFram
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         if path.suffix in (".jsonl", ".ndjson"):
-            return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+            with open(path, encoding="utf-8-sig") as lines:  # pandas' own reader makes dates of texts
+                return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, sep="\t" if path.suffix == ".tsv" else ",")
         chances = [name for name in frame.columns if str(name).startswith(probability_column(""))]
         return frame.astype(dict.fromkeys(chances, float))

@@ -18,6 +18,7 @@ from harness.rundir.figures_schema import check_figures
 from harness.rundir.json_files import read_object
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.labels import LabelType, as_found, typed_values
 
 FORMAT, FORMAT_VERSION = "padless-evaluation", 1
 
@@ -37,12 +38,15 @@ def probability_column(label: str) -> str:
     return f"probability_{label}"
 
 
-def prediction_columns(predicted: np.ndarray, chances: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """The columns of every table of predictions: the predicted label by name, and the probability of each label.
+def prediction_columns(
+    predicted: np.ndarray, chances: np.ndarray, names: Sequence[str], label_type: LabelType
+) -> dict[str, Any]:
+    """The columns of every table of predictions: the predicted label, and the probability of each label.
 
-    ``predicted`` is int64 ``[rows]`` and ``chances`` float64 ``[rows, labels]``; ``names`` are the labels' names.
+    ``predicted`` is int64 ``[rows]`` and ``chances`` float64 ``[rows, labels]``; ``names`` are the labels' names, which
+    become values of ``label_type``.
     """
-    columns: dict[str, Any] = {"predicted": np.array(names, dtype=object)[predicted]}
+    columns: dict[str, Any] = {"predicted": typed_values(names, label_type)[predicted]}
     return columns | {probability_column(name): chances[:, number] for number, name in enumerate(names)}
 
 
@@ -70,6 +74,7 @@ def write_predictions(
     directory: Path,
     split: str,
     names: Sequence[str],
+    label_type: LabelType,
     *,
     rows: np.ndarray,
     labels: np.ndarray,
@@ -81,9 +86,9 @@ def write_predictions(
     ``rows``, ``labels`` and ``predicted`` are int64 ``[rows]``, ``chances`` is float64 ``[rows, labels]``. Raises
     ``OSError``.
     """
-    columns = {"row": rows, "label": np.array(names, dtype=object)[labels]}
+    columns = {"row": rows, "label": typed_values(names, label_type)[labels]}
     with atomic.replacing(directory / predictions_name(split)) as temporary:
-        pq.write_table(pa.table(columns | prediction_columns(predicted, chances, names)), temporary)
+        pq.write_table(pa.table(columns | prediction_columns(predicted, chances, names, label_type)), temporary)
 
 
 def read_predictions(directory: Path, split: str, names: Sequence[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -94,4 +99,4 @@ def read_predictions(directory: Path, split: str, names: Sequence[str]) -> tuple
     path = directory / predictions_name(split)
     table = pq.read_table(path, columns=["label", *(probability_column(name) for name in names)])
     chances = {name: table[probability_column(name)].to_numpy() for name in names}
-    return np.array(table["label"].to_pylist(), dtype=object), chances
+    return np.array([as_found(label) for label in table["label"].to_pylist()], dtype=object), chances

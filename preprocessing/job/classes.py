@@ -11,7 +11,7 @@ import numpy as np
 from preprocessing.base.split_names import NO_LABEL, SPLITS
 from preprocessing.config import SourceConfig
 from preprocessing.job.parts import Summary
-from preprocessing.labels import alike, in_order
+from preprocessing.labels import LabelType, alike, common_type, in_order
 
 NAMED = 12
 """Classes that a line names before it says how many more there are."""
@@ -25,6 +25,8 @@ class Classes:
     """In the order of their numbers."""
     numbers: list[np.ndarray]
     """For each part int32 ``[its classes]``: what its class numbers are here."""
+    type: LabelType
+    """Of the column that they were found in."""
     found: dict[str, int] | None
     """``auto``: each value that was found, and the number of its class; None where the classes are given."""
 
@@ -33,10 +35,11 @@ class Classes:
         """Put what was found in all parts into one order."""
         given = source.label_map()
         if given is not None:
-            return cls(given.names, [np.arange(len(given.names), dtype=np.int32)] * len(summaries), None)
-        names, found = in_order({name for summary in summaries for name in summary.classes})
+            return cls(given.names, [np.arange(len(given.names), dtype=np.int32)] * len(summaries), "text", None)
+        known = list(dict.fromkeys(name for summary in summaries for name in summary.known))
+        names, found = in_order({name for summary in summaries for name in summary.classes}, known)
         own = [np.array([found[name] for name in summary.classes], np.int32) for summary in summaries]
-        return cls(names, own, found)
+        return cls(names, own, common_type((summary.label_type for summary in summaries), names), found)
 
 
 def in_words(classes: Classes, label: np.ndarray, decision: np.ndarray) -> list[str]:

@@ -13,6 +13,7 @@ from preprocessing.dataset import remote
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.verification import verify
 from preprocessing.job import pipeline
+from preprocessing.job.quality import in_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ def run(config: PreprocessConfig, words: list[str]) -> None:
     manifest = pipeline.run(config)
     summary = f"{public(config.output)}: {pipeline.summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}"
     Screen(quiet=config.quiet).say(summary)
+    for line in in_words(manifest):
+        Screen(errors=True).say(line)
 
 
 def check(_: CheckConfig, words: list[str]) -> int:

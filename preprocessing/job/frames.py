@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from preprocessing.base.screen import Screen
 from preprocessing.base.storage import temporary_folder
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import standing_in
 from preprocessing.dataset.shards import Manifest
 from preprocessing.job import pipeline
+from preprocessing.job.quality import in_words
 from preprocessing.text.words import encode
 
 if TYPE_CHECKING:
@@ -42,7 +44,10 @@ def prepare(frame: pd.DataFrame, config: PreprocessConfig) -> Manifest:
 def run(config: PreprocessConfig) -> Manifest:
     """``pipeline.run`` for a caller whose script is not to run again in each worker process."""
     with without_main():
-        return pipeline.run(config)
+        manifest = pipeline.run(config)
+    for line in in_words(manifest):
+        Screen(errors=True).say(line)
+    return manifest
 
 
 @contextmanager

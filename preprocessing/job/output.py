@@ -21,6 +21,7 @@ from typing import Any
 from preprocessing.base import atomic, swap
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.locks import locked
+from preprocessing.base.printable import public_values
 from preprocessing.base.split_names import ALL_SPLITS
 from preprocessing.base.storage import storing
 from preprocessing.config import PreprocessConfig
@@ -29,7 +30,7 @@ from preprocessing.corpus.sources import Plan
 from preprocessing.dataset import remote
 from preprocessing.dataset.manifest import FORMAT
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, ShardInfo, parse_manifest, read_manifest
-from preprocessing.job.provenance import BASE, recorded
+from preprocessing.job.provenance import BASE
 
 WORK = ".work"
 LOCK = "lock"
@@ -206,7 +207,7 @@ def is_current(
     counted = manifest.statistics.get("vocabulary", {}).get("tokens_counted", 0)
     config = replace(config, vocabulary=config.vocabulary.of(counted))
     same_base = known.get(BASE) == on_base.get(BASE)
-    if known.get("config") == recorded(config, manifest.labels) and manifest.text == text and unchanged and same_base:
+    if known.get("config") == public_values(config.deciding()) and manifest.text == text and unchanged and same_base:
         return True
     if not config.overwrite:
         other = "of another configuration" if unchanged else "made of another source, or of one that has changed since"

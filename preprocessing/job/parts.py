@@ -24,9 +24,10 @@ from preprocessing.base.untrusted import read_json
 from preprocessing.corpus import pieces
 from preprocessing.corpus.sources import Part
 from preprocessing.job.hashes import content_sum, exact_hashes, shuffle_keys, text_hashes
+from preprocessing.labels import LabelType
 from preprocessing.text.tokenizer import Tokenizer
 
-VERSION = 2
+VERSION = 3
 TOGETHER = 8
 """Parts whose tokens one task counts, or looks up."""
 
@@ -46,6 +47,9 @@ class Summary:
     """Folder: the sum of the sha256 of every text, modulo 2**256, as hex; adding up parts gives that of the folder."""
     classes: list[str]
     """Names of the classes that the labels of this part are numbers of."""
+    label_type: LabelType | None
+    known: list[str]
+    """As ``Piece`` has them."""
     files: dict[str, str]
     """Name -> sha256 of the files of the part."""
     without_label: Count = 0
@@ -151,6 +155,8 @@ def make(part: Part, number: int, work: Path, tokenizer: Tokenizer, seed: int, k
         piece.filtered,
         f"{content:064x}",
         piece.classes,
+        piece.label_type,
+        piece.known,
         {path.name: atomic.sha256_file(path) for path in written},
         piece.without_label,
     )

@@ -118,9 +118,10 @@ class Job:
             text_hash=Encoder(self.pipeline, vocabulary).hash,
             statistics=statistics,
             provenance=provenance(
-                replace(self.config, vocabulary=self.config.vocabulary.of(counted)), plans, cut, summaries, self.names
+                replace(self.config, vocabulary=self.config.vocabulary.of(counted)), plans, cut, summaries
             )
             | self.on_base,
+            label_type=found.type,
         )
         output.remove_stale_shards(self.root, infos)
         write_manifest(self.root, manifest)
@@ -129,11 +130,7 @@ class Job:
     def decide(self, rows: Rows, plans: list[Plan]) -> tuple[np.ndarray, dict[str, Any]]:
         """Each row's split, on disk for the workers, and what was found. Raises ``DataError`` for an unusable split."""
         config = self.config
-        if not len(rows.row):
-            names = ", ".join(plan.file.name for plan in plans)
-            keys = "source.missing_label, " if config.source.missing_label == "drop" else ""
-            keys += "source.where or source.neutral"
-            raise DataError(f"{names}: every row is left out by {keys}; loosen them")
+        check_files(plans, rows, config.source.missing_label)
         if (rows.named == UNLABELLED_NUMBER).all():
             names = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
             what = f"no row has a label in {config.source.label_column!r}"
@@ -146,7 +143,7 @@ class Job:
         fractions = (1.0, config.splits.validation, config.splits.test)
         wanted = [number for number in range(len(SPLITS)) if fractions[number] > 0 or (rows.named == number).any()]
         mend = "leave it out in source.neutral" if config.source.label_map() is None else "take it out of source.labels"
-        check_splits(decision, rows.label, self.names, wanted, mend)
+        check_splits(rows, decision, report["dropped"], self.names, wanted, mend)
         unlabelled.check(decision, rows, plans)
         for name, values_of_rows in (("decision", decision), ("label", rows.label)):
             self.keep(name, values_of_rows)
@@ -200,6 +197,20 @@ def run(config: PreprocessConfig) -> Manifest:
         kept = f"what is finished is kept in {place.root / output.WORK}; the same command goes on"
         with stopping.keeping(kept), workers(config.executor, quiet=config.quiet) as found:
             return Job(config, found, place).run()
+
+
+def check_files(plans: list[Plan], rows: Rows, missing_label: str) -> None:
+    """Refuse a source, or files that it names for a split, of which no row is left. Raises ``DataError``."""
+    ends = np.cumsum([plan.rows for plan in plans])
+    left = np.bincount(np.searchsorted(ends, rows.row), minlength=len(plans))
+    for split in (None, *SPLITS):
+        files = [(plan, left[at]) for at, plan in enumerate(plans) if split in (None, plan.file.split)]
+        if files and not any(count for _, count in files):
+            keys = ("source.missing_label, " if missing_label == "drop" else "") + "source.where or source.neutral"
+            why = f"every row is left out by {keys}; loosen them"
+            if not any(plan.rows for plan, _ in files):
+                why = f"holds no row; give it some, or leave it out of source.{split}_path"
+            raise DataError(f"{', '.join(plan.file.name for plan, _ in files)}: {why}")
 
 
 def locate(plans: list[Plan], row: int) -> str:

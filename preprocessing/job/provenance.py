@@ -11,7 +11,6 @@ from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import forms
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.job.parts import Summary
-from preprocessing.labels import AUTO, PAIR
 
 BASE = "vocabulary_base"
 """What a manifest's provenance calls the facts of ``vocabulary.base``."""
@@ -19,12 +18,9 @@ MADE_WITH = ("padless", "numpy", "pyarrow")
 
 
 def provenance(
-    config: PreprocessConfig, plans: list[Plan], cut: list[Part], summaries: list[Summary], names: list[str]
+    config: PreprocessConfig, plans: list[Plan], cut: list[Part], summaries: list[Summary]
 ) -> dict[str, Any]:
-    """Sources with their sizes and fingerprints, the configuration, and the versions of what did the work.
-
-    ``names`` are the classes. Where ``source.labels`` is ``auto`` and found others than ``PAIR``, it is recorded so.
-    """
+    """Sources with their sizes and fingerprints, the configuration, and the versions of what did the work."""
     contents = {plan.file.address: 0 for plan in plans if plan.file.format == "folder"}
     for part, summary in zip(cut, summaries, strict=True):
         if part.file.address in contents:
@@ -42,15 +38,7 @@ def provenance(
         entries.append(entry)
         first += plan.rows
     versions = {name: version_of(name) for name in MADE_WITH}
-    return {"sources": entries, "config": recorded(config, names), "versions": versions}
-
-
-def recorded(config: PreprocessConfig, names: list[str]) -> dict[str, Any]:
-    """The configuration as a manifest holds it: plain values, addresses without their passwords."""
-    content = public_values(config.deciding())
-    if config.source.label_map() is None and names != list(PAIR):
-        content["source"]["labels"] = AUTO
-    return content
+    return {"sources": entries, "config": public_values(config.deciding()), "versions": versions}
 
 
 def version_of(distribution: str) -> str:

@@ -10,14 +10,27 @@ from typing import Any
 import numpy as np
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import ALL_SPLITS, SPLITS, TRAIN, TRAIN_NUMBER, UNLABELLED
+from preprocessing.base.readable import counted
+from preprocessing.base.split_names import ALL_SPLITS, NO_SPLIT, SPLITS, TRAIN, TRAIN_NUMBER, UNLABELLED
 from preprocessing.config import QualityConfig, SplitConfig
-from preprocessing.dataset.shards import ShardInfo
+from preprocessing.dataset.shards import Manifest, ShardInfo
 from preprocessing.job.rows import Rows
-from preprocessing.job.splits import Groups
+from preprocessing.job.splits import FEWEST_TO_CUT, Groups
 from preprocessing.job.splitting import NameOf, split_rows
 
 DROPPED = -1
+LEFT_OUT = {
+    "filtered": "with another value than source.where says",
+    "neutral": "with a label of source.neutral",
+    "without_label": "without a label (source.missing_label)",
+}
+SUSPECT = {
+    "empty": "of whose text no token is left",
+    "contradictions": "with contradictory labels: an equal text has another one",
+    "leaks": "with a text, or of a group, that another split holds too",
+    "duplicates": "repeating an earlier text of their split",
+}
+"""What is said of rows that are left out, and of those that a policy leaves out or keeps."""
 Where = Callable[[int], str]
 """A row's number in the source -> ``FILE: row N``."""
 
@@ -110,18 +123,20 @@ def duplicates(rows: Rows, decision: np.ndarray, compared: np.ndarray) -> dict[s
     }
 
 
-def check_splits(decision: np.ndarray, label: np.ndarray, names: list[str], wanted: list[int], mend: str) -> None:
+def check_splits(
+    rows: Rows, decision: np.ndarray, dropped: dict[str, int], names: list[str], wanted: list[int], mend: str
+) -> None:
     """Refuse a split that nothing can be learnt from or measured on. Raises ``DataError``.
 
-    ``mend`` says what to do about a class without a row to learn from.
+    ``dropped`` are the rows that each policy has dropped; ``mend`` says what to do about a class without a row to learn
+    from.
     """
     for split in wanted:
-        inside = label[decision == split]
+        inside = rows.label[decision == split]
         present = np.unique(inside)
         if not len(present):
-            raise DataError(
-                f"split {SPLITS[split]}: no row is left for it; give more rows, or another splits.{SPLITS[split]}"
-            )
+            why = why_empty(rows, decision, dropped, split)
+            raise DataError(f"split {SPLITS[split]}: no row is left for it: {why}")
         if len(present) == 1:
             only = f"all {len(inside)} rows have the label {names[int(present[0])]!r}"
             raise DataError(
@@ -130,6 +145,28 @@ def check_splits(decision: np.ndarray, label: np.ndarray, names: list[str], want
         absent = [name for number, name in enumerate(names) if number not in present]
         if split == TRAIN_NUMBER and absent:
             raise DataError(f"split {TRAIN}: no row has the label {absent[0]!r}; add some, or {mend}")
+
+
+def why_empty(rows: Rows, decision: np.ndarray, dropped: dict[str, int], split: int) -> str:
+    """Why a split has no row, and what to do about it."""
+    name, is_named = SPLITS[split], split != TRAIN_NUMBER and bool((rows.named == split).any())
+    own = rows.named == split if is_named else np.isin(rows.named, [TRAIN_NUMBER, NO_SPLIT])
+    kept = own & (decision >= 0)
+    if not own.any():
+        return f"the source names another one for each of the {len(decision):,} rows; name {name} for some of them"
+    if not kept.any():
+        policies = " and ".join(f"quality.{policy}" for policy, count in dropped.items() if count)
+        whose = "that the source names for it" if is_named else "that it could have"
+        return f"{policies} left out all {int(own.sum()):,} rows {whose}; mend the rows, or set the policy to keep"
+    labels = np.unique(rows.label[kept], return_counts=True)[1]
+    texts = len(np.unique(rows.text_hash[kept]))
+    if split != TRAIN_NUMBER and labels.max() < FEWEST_TO_CUT:
+        what = f"it is cut from labels of {FEWEST_TO_CUT} rows or more, and each of the {len(labels):,} has"
+        return f"{what} {labels.max()} at most; check source.label_column, or give more rows of each label"
+    if split != TRAIN_NUMBER and texts < kept.sum():
+        what = f"{int(kept.sum()):,} rows hold {texts:,} different texts, and equal texts stay in one split"
+        return f"{what}; ask for a larger share in splits.{name}, or take repeated rows out of the source"
+    return f"{int(kept.sum()):,} rows are too few for all splits; give more rows, or another splits.{name}"
 
 
 def statistics(rows: Rows, decision: np.ndarray, names: list[str], max_tokens: int) -> dict[str, Any]:
@@ -187,6 +224,36 @@ def dataset_statistics(
         **found,
         "splits": splits,
     }
+
+
+def in_words(manifest: Manifest) -> list[str]:
+    """A line for each reason for which rows are left out, or are not in the dataset as the source has them."""
+    found, splits = manifest.statistics, manifest.statistics.get("splits", {}).values()
+    dropped, of_unlabelled = found.get("dropped", {}), found.get(UNLABELLED, {})
+    shared = of_unlabelled.get("shared", {})
+
+    def both(name: str) -> int:
+        return found.get(name, 0) + of_unlabelled.get(name, 0)
+
+    missing = both("missing_text")
+    kept = {
+        "empty": both("empty"),
+        "contradictions": found.get("contradictions", 0),
+        "leaks": found.get("leaks", 0) + sum(count for name, count in shared.items() if name != TRAIN),
+    }
+    told = [(f"left out: {{}} {what}", dropped.get(name, 0)) for name, what in LEFT_OUT.items()]
+    if not manifest.provenance["config"]["source"]["where"]:
+        del told[0]  # of the embedded corpus, which is a part of its file
+    for name, what in SUSPECT.items():
+        verb, count = ("left out", dropped[name]) if name in dropped else ("kept", kept.get(name, 0))
+        if name == "empty":
+            told.append((f"{verb}: {{}} without a text (quality.empty)", missing))
+            count -= missing
+        told.append((f"{verb}: {{}} {what} (quality.{name})", count))
+    most = manifest.text["spec"].get("max_tokens")
+    cut = sum(split.get("truncated", 0) for split in splits)
+    told.append((f"shortened: {{}} of more than {most:,} tokens (text.max_tokens)", cut))
+    return [line.format(counted(count, "row")) for line, count in told if count]
 
 
 def histogram_edges(max_tokens: int) -> list[int]:

@@ -10,6 +10,9 @@ import numpy as np
 from preprocessing.base.split_names import TEST_NUMBER, TRAIN_NUMBER, VALIDATION_NUMBER
 from preprocessing.job.hashes import keyed_hash
 
+FEWEST_TO_CUT = 3
+"""Rows of a label from which on validation and test get at least one of them."""
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -120,4 +123,4 @@ def share_of(total: int, fraction: float) -> int:
     """A fraction of a label's rows, at least one where that leaves others for training."""
     if fraction == 0:
         return 0
-    return max(int(total * fraction + 0.5), 1 if total >= 3 else 0)
+    return max(int(total * fraction + 0.5), 1 if total >= FEWEST_TO_CUT else 0)

@@ -6,20 +6,23 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from preprocessing.base import cli
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import PreprocessConfig
-from preprocessing.dataset.shards import Split, read_manifest
-from preprocessing.labels import NEUTRAL, UNKNOWN, alike, as_recorded, found_in, in_order
+from preprocessing.dataset.frames import Dataset
+from preprocessing.dataset.shards import Split, read_manifest, write_manifest
+from preprocessing.labels import NEUTRAL, UNKNOWN, alike, as_recorded, found_in, in_order, typed_values
 from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
 
 pytestmark = pytest.mark.thorough
@@ -126,9 +129,11 @@ def test_classes_as_found(tmp_path: Path, command: Command) -> None:
     [
         (["10", "9", "-1", "2.5"], ["-1", "2.5", "9", "10"]),
         (["b", "10", "a", "9"], ["9", "10", "a", "b"]),
-        (["0", "1"], ["negative", "positive"]),
-        (["pos", "Negative", "1"], ["negative", "positive"]),
-        (["1"], ["negative", "positive"]),
+        (["0", "1"], ["0", "1"]),
+        (["1.0", "0.0"], ["0.0", "1.0"]),
+        (["1", "0", "1.0"], ["0", "1"]),
+        (["pos", "Negative", "1"], ["1", "Negative", "pos"]),
+        (["true", "false"], ["false", "true"]),
         (["0", "1", "2"], ["0", "1", "2"]),
         (["neg", "neutral", "pos"], ["neg", "neutral", "pos"]),
         (["00", "01"], ["00", "01"]),
@@ -141,8 +146,8 @@ def test_the_order_of_classes(found: list[str], names: list[str]) -> None:
 
 def test_one_part_of_a_corpus() -> None:
     numbers, classes = found_in(pa.array(["b", "a", None, " ", "3.0", "b", "3"]), ["A"])
-    assert classes == ["3", "b"]
-    assert numbers.tolist() == [1, NEUTRAL, UNKNOWN, UNKNOWN, 0, 1, 0]
+    assert classes == ["3", "3.0", "b"]
+    assert numbers.tolist() == [2, NEUTRAL, UNKNOWN, UNKNOWN, 1, 2, 0]
     assert alike(["a", "A", " a", "b", "b c", "b  c"]) == [["a", "A", " a"], ["b c", "b  c"]]
 
 
@@ -176,7 +181,8 @@ def test_neutral_is_a_number_in_every_format(kind: str, tmp_path: Path, command:
     else:
         pq.write_table(pa.table({"text": texts, "label": COLUMNS[kind]}), source)
     assert command.build(source, tmp_path / "out", "--source.neutral", "[3]") == 0, command.err
-    assert counts(tmp_path / "out") == dict.fromkeys("1245", 20)
+    written = [f"{star}.0" if kind == "csv of floats" else star for star in "1245"]
+    assert counts(tmp_path / "out") == dict.fromkeys(written, 20)
     assert read_manifest(tmp_path / "out").statistics["dropped"]["neutral"] == 40
 
 
@@ -187,10 +193,11 @@ def test_booleans_keep_their_spelling(kind: str, tmp_path: Path, command: Comman
     pq.write_table(pa.table({"text": texts, "label": [label for _, label in rows]}), tmp_path / "a.parquet")
     source = {"parquet": tmp_path / "a.parquet", "json": write_jsonl(tmp_path / "a.jsonl", rows)}[kind]
     assert command.build(source, tmp_path / "out") == 0
-    assert read_manifest(tmp_path / "out").labels == ["negative", "positive"]
+    assert read_manifest(tmp_path / "out").labels == ["false", "true"]
     mixed = write_jsonl(tmp_path / "b.jsonl", [*rows, *[(f"more {text}", 2) for text in texts]])
     assert command.build(mixed, tmp_path / "mixed") == 0
-    assert counts(tmp_path / "mixed") == {"0": 30, "1": 30, "2": 60}
+    assert counts(tmp_path / "mixed") == {"2": 60, "false": 30, "true": 30}
+    assert read_manifest(tmp_path / "mixed").label_type == "text"
 
 
 def test_what_is_alike_and_what_is_rare_is_said(tmp_path: Path, command: Command) -> None:
@@ -201,9 +208,9 @@ def test_what_is_alike_and_what_is_rare_is_said(tmp_path: Path, command: Command
     assert "labels: 'Spam' and 'spam' differ only by case or spaces and stay apart; source.labels can" in command.err
     assert "labels: 'ham' and 'ham ' differ only by case or spaces" in command.err
     assert "labels: too few rows for every split: 'odd' (1 row, none in validation and test)" in command.err
-    spelt = write_csv(tmp_path / "b.csv", [(text, ("pos", "neg", "Neg")[at % 3]) for at, (text, _) in enumerate(rows)])
+    spelt = write_csv(tmp_path / "b.csv", [(text, ("1", "0", "1.0")[at % 3]) for at, (text, _) in enumerate(rows)])
     assert command.build(spelt, tmp_path / "pair") == 0
-    assert "labels: 'Neg', 'neg' are spellings of the class negative" in command.err
+    assert "labels: '1', '1.0' are spellings of the class 1" in command.err
 
 
 def test_a_map_is_recorded_as_before() -> None:
@@ -212,7 +219,7 @@ def test_a_map_is_recorded_as_before() -> None:
     labels = parsed("--source.labels", "{bad: [1, neg], good: [4.5, 'yes']}").deciding()["source"]["labels"]
     assert labels == {"bad": [1, "neg"], "good": [4.5, "yes"]}
     content = parsed().deciding()
-    assert content["source"]["labels"] == {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
+    assert content["source"]["labels"] == "auto"
     assert content["splits"] == {"validation": 0.1, "test": 0.1, "column": None}
 
 
@@ -231,3 +238,109 @@ def test_bytes_do_not_depend_on_where_classes_were_found(tmp_path: Path, command
     assert command.build(source, tmp_path / "b", "--shards.rows", 100, "--source.part_mb", 0.002) == 0
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert counts(tmp_path / "a") == {f"class {number}": 30 for number in range(10)}
+
+
+OWN: dict[str, tuple[pa.Array, str, list[str]]] = {
+    "int": (pa.array([0, 1], pa.int8()), "int", ["0", "1"]),
+    "uint": (pa.array([3, 250], pa.uint64()), "int", ["3", "250"]),
+    "beyond int64": (pa.array([1, 2**64 - 1], pa.uint64()), "text", ["1", str(2**64 - 1)]),
+    "bool": (pa.array([False, True]), "bool", ["false", "true"]),
+    "float": (pa.array([1.0, 2.5]), "float", ["1", "2.5"]),
+    "decimal": (pa.array([Decimal("1.00"), Decimal("2.50")]), "float", ["1", "2.5"]),
+    "numbers of a dictionary": (pa.array([4, 7]).dictionary_encode(), "int", ["4", "7"]),
+    "text": (pa.array(["1.0", "neg"]), "text", ["1.0", "neg"]),
+    "pair": (pa.array(["neg", "pos"]), "text", ["neg", "pos"]),
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_labels_stay_what_they_were(kind: str, tmp_path: Path, command: Command) -> None:
+    """Classes are called as they are written, and a dataset gives them back in the type of the column."""
+    values, label_type, names = OWN[kind]
+    texts = pa.array([text for text, _ in reviews(60)])
+    table = pa.table({"text": texts, "label": values.take(pa.array([at % 2 for at in range(60)]))})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert command.build(tmp_path / "a.parquet", tmp_path / "out") == 0, command.err
+    dataset = Dataset(tmp_path / "out")
+    assert (dataset.labels, dataset.manifest.label_type) == (names, label_type)
+    frames = pd.concat([dataset[split].astype({"label": object}) for split in dataset]).set_index("row")["label"]
+    expected = table.to_pandas()["label"] if label_type != "text" else table["label"].cast(pa.string()).to_pandas()
+    assert (frames.sort_index().to_numpy() == expected.to_numpy()).all()
+    assert dataset.arrow("train")["label"].chunk(0).dictionary.to_pylist() == list(typed_values(names, label_type))
+    assert command.build(tmp_path / "a.parquet", tmp_path / "out") == 0
+    assert "already complete" in command.err
+
+
+def test_the_type_of_labels_is_no_part_of_the_fingerprint(tmp_path: Path, command: Command) -> None:
+    """Only the names of classes are: the same labels in CSV, JSON lines and Parquet make one dataset."""
+    rows = [(text, at % 2) for at, (text, _) in enumerate(reviews(60))]
+    pq.write_table(
+        pa.table({"text": [text for text, _ in rows], "label": [n for _, n in rows]}), tmp_path / "a.parquet"
+    )
+    sources = [write_csv(tmp_path / "a.csv", rows), write_jsonl(tmp_path / "a.jsonl", rows), tmp_path / "a.parquet"]
+    assert [command.build(source, tmp_path / f"out{source.suffix}") for source in sources] == [0, 0, 0]
+    found = [read_manifest(tmp_path / f"out{source.suffix}") for source in sources]
+    assert [manifest.label_type for manifest in found] == ["text", "int", "int"]
+    assert len({manifest.fingerprint for manifest in found}) == 1
+    write_manifest(tmp_path / "out.csv", replace(found[0], label_type="bool"))
+    with pytest.raises(DataError, match=re.escape("label_type is bool, and labels are other values")):
+        read_manifest(tmp_path / "out.csv")
+
+
+def test_the_type_of_labels_over_parts_of_json(tmp_path: Path, command: Command) -> None:
+    """What a part holds alone decides nothing: bytes are the same wherever the file is cut."""
+    texts = [text for text, _ in reviews(200)]
+    rows = [(text, (1 if at < 150 else 1.5) if at % 2 else 2.0) for at, text in enumerate(texts)]
+    source = write_jsonl(tmp_path / "a.jsonl", rows)
+    assert command.build(source, tmp_path / "a") == 0
+    assert command.build(source, tmp_path / "b", "--source.part_mb", 0.002) == 0
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    manifest = read_manifest(tmp_path / "a")
+    assert (manifest.labels, manifest.label_type) == (["1", "1.5", "2"], "float")
+
+
+def class_label(names: list[str]) -> dict[bytes, bytes]:
+    """The metadata that Hugging Face's datasets write."""
+    features = {"text": {"dtype": "string", "_type": "Value"}, "label": {"names": names, "_type": "ClassLabel"}}
+    return {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+
+
+def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
+    """Each file's own metadata names its numbers; classes keep that order, and those without rows are none."""
+    texts = [text for text, _ in reviews(120)]
+    numbers = [(2, 0)[at % 2] for at in range(60)]
+    for name, some, labels, names in (
+        ("a", texts[:60], numbers, ["World", "Odd", "Business"]),
+        ("b", texts[60:], [1 - number // 2 for number in numbers], ["World", "Business"]),
+    ):
+        table = pa.table({"text": some, "label": pa.array(labels, pa.int64())})
+        pq.write_table(table.replace_schema_metadata(class_label(names)), tmp_path / f"{name}.parquet")
+    source = tmp_path / "*.parquet"
+    assert command.build(source, tmp_path / "out") == 0, command.err
+    assert counts(tmp_path / "out") == {"World": 60, "Business": 60}
+    assert (read_manifest(tmp_path / "out").labels, read_manifest(tmp_path / "out").label_type) == (
+        ["World", "Business"],
+        "text",
+    )
+    assert command.build(tmp_path / "a.parquet", tmp_path / "own", "--source.labels", "{x: [0], y: [2]}") == 0
+    assert counts(tmp_path / "own") == {"x": 30, "y": 30}
+
+
+@pytest.mark.parametrize(
+    ("number", "more", "said"),
+    [
+        (3, [], "row 7: label 3 has no name: the file's metadata names 3 classes; mend it, or say in source.labels"),
+        (-1, [], "row 7: there is no label"),
+        (-1, ["--source.missing_label", "drop"], ""),
+        (2, ["--source.neutral", "[2]"], ""),
+        (2, ["--source.neutral", "[odd]"], ""),
+    ],
+)
+def test_numbers_without_a_name(number: int, more: list[str], said: str, tmp_path: Path, command: Command) -> None:
+    labels = pa.array([number if at == 6 else at % 2 for at in range(60)], pa.int64())
+    table = pa.table({"text": [text for text, _ in reviews(60)], "label": labels})
+    pq.write_table(table.replace_schema_metadata(class_label(["bad", "good", "odd"])), tmp_path / "a.parquet")
+    assert command.build(tmp_path / "a.parquet", tmp_path / "out", *more) == (3 if said else 0)
+    assert said in command.err
+    if not said:
+        assert counts(tmp_path / "out") == {"bad": 29, "good": 30}

@@ -28,6 +28,7 @@ from harness.scores.drift import drift, stability
 from harness.scores.on_screen import tables
 from preprocessing.base import answering
 from preprocessing.base.errors import ConfigError
+from preprocessing.corpus.sources import EMBEDDED_LABELS
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from tests.corpora import write_csv
 from tests.datasets import write_dataset
@@ -191,8 +192,9 @@ def test_what_is_kept_of_a_training(run: Path) -> None:
 
 def test_what_labels_mean() -> None:
     pair = ["negative", "positive"]
-    assert meanings(pair, "auto", "auto")["pos"] == 1
-    assert meanings(pair, "auto", None)["0"] == 0
+    assert meanings(pair, "auto", EMBEDDED_LABELS) == {"negative": 0, "neg": 0, "0": 0, "positive": 1, "pos": 1, "1": 1}
+    assert meanings(pair, "auto", "auto") == {"negative": 0, "positive": 1}
+    assert meanings(["false", "true"], "auto", "auto") == {"0": 0, "1": 1}
     assert meanings(["bad", "good"], "auto", {"bad": [1, 2], "good": [5]}) == {"1": 0, "2": 0, "5": 1}
     assert meanings(["A", "a", "B"], "auto", "auto") == {"b": 2}  # 'A' and 'a' are told apart by their exact names
     assert meanings(["bad", "good"], {"good": ["x"], "bad": ["y"]}, "auto") == {"x": 1, "y": 0}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from preprocessing.base import ragged
@@ -66,6 +67,7 @@ def test_every_row_is_there_once_with_the_ids_of_the_encoder(source: Path, tmp_p
 
 
 def test_a_quiet_job_prints_nothing_and_writes_the_same_bytes(source: Path, tmp_path: Path, command: Command) -> None:
+    source = write_csv(tmp_path / "whole.csv", [(" ".join(text.split()[:60]), label) for text, label in ROWS])
     assert command.build(source, tmp_path / "a", *SMALL) == 0
     assert "tokenize: done in " in command.err
     assert command.build(source, tmp_path / "b", *SMALL, "--quiet") == 0
@@ -146,6 +148,73 @@ def test_statistics_say_what_is_there(source: Path, tmp_path: Path, command: Com
     assert statistics["splits"]["validation"]["unknown_rate"] > 0 == statistics["splits"]["train"]["unknown_rate"]
     (entry,) = manifest.provenance["sources"]
     assert (entry["rows"], entry["bytes"], entry["first_row"]) == (len(ROWS), source.stat().st_size, 1)
+
+
+DROPPED = [f"--quality.{name}=drop" for name in ("empty", "contradictions", "duplicates")]
+SUSPECT_ROWS: list[tuple[str | None, int | None, str, str]] = [
+    *[(text, number % 2, "train" if number % 3 else "test", "kept") for number, (text, _) in enumerate(FIRST[:90])],
+    *[(FIRST[number][0], number % 2, "train", "kept") for number in range(0, 21, 3)],  # seven texts of the test split
+    (FIRST[1][0], 0, "train", "kept"),  # which had the label 1
+    (FIRST[2][0], 0, "train", "kept"),
+    (None, 0, "train", "kept"),
+    ("", 1, "train", "kept"),
+    ("!", 1, "train", "kept"),
+    *[("of no use", 3, "train", "kept")] * 4,
+    *[("another", 1, "train", "x")] * 5,
+    *[("nobody knows", None, "train", "kept")] * 6,
+]
+
+
+@pytest.mark.parametrize(
+    ("policies", "said"),
+    [
+        (
+            [],
+            [
+                "kept: 1 row without a text (quality.empty)",
+                "kept: 2 rows of whose text no token is left (quality.empty)",
+                "kept: 2 rows with contradictory labels: an equal text has another one (quality.contradictions)",
+                "left out: 7 rows with a text, or of a group, that another split holds too (quality.leaks)",
+            ],
+        ),
+        (
+            [*DROPPED, "--quality.leaks=keep"],
+            [
+                "left out: 1 row without a text (quality.empty)",
+                "left out: 2 rows of whose text no token is left (quality.empty)",
+                "left out: 2 rows with contradictory labels: an equal text has another one (quality.contradictions)",
+                "kept: 7 rows with a text, or of a group, that another split holds too (quality.leaks)",
+                "left out: 1 row repeating an earlier text of their split (quality.duplicates)",
+            ],
+        ),
+    ],
+)
+@pytest.mark.parametrize("quiet", ["true", "false"])
+def test_rows_that_are_left_out_are_said(
+    policies: list[str], said: list[str], quiet: str, tmp_path: Path, command: Command
+) -> None:
+    names = ("text", "label", "split", "part")
+    columns = dict(zip(names, map(list, zip(*SUSPECT_ROWS, strict=True)), strict=True))
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    given = ["--source.where", "{part: kept}", "--source.neutral", "3", "--source.missing_label", "drop", *policies]
+    every = [
+        "left out: 5 rows with another value than source.where says",
+        "left out: 4 rows with a label of source.neutral",
+        "left out: 6 rows without a label (source.missing_label)",
+        *said,
+    ]
+    for _ in range(2):  # the second time the dataset is there already
+        assert command.build(tmp_path / "a.parquet", tmp_path / "out", *given, "--quiet", quiet) == 0, command.err
+        found = [line for line in command.err.splitlines() if line.startswith(("left out:", "kept:", "shortened:"))]
+        shortened = found.pop()
+        assert found == every
+        assert command.err.endswith(f"{shortened}\n")
+        assert (command.out == "") == (quiet == "true")
+    statistics = read_manifest(tmp_path / "out").statistics
+    cut = sum(split["truncated"] for split in statistics["splits"].values())
+    assert shortened == f"shortened: {cut} rows of more than 64 tokens (text.max_tokens)"
+    left_out = sum(int(line.split()[2]) for line in found if line.startswith("left out:"))
+    assert left_out == statistics["rows_read"] - statistics["rows_kept"] > 0
 
 
 def test_stale_shards_do_not_stay(source: Path, tmp_path: Path, command: Command) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,10 +23,12 @@ from harness.rundir.configuration import read_config, write_config
 from harness.rundir.environment import read_environment, write_environment
 from harness.rundir.json_files import read_lines, read_object
 from harness.rundir.metrics_log import MetricsLog, jsonable, read_metrics, read_throughput
+from harness.rundir.prediction_frames import open_predictions
 from harness.rundir.status import known_status, note_attempt, read_attempts, read_status, write_status
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import PreprocessConfig
 from preprocessing.job import output
+from preprocessing.labels import LabelType
 
 pytestmark = pytest.mark.thorough
 
@@ -226,16 +229,30 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     (tmp_path / "test.json").write_text('{"format": "padless-evaluation", "format_version": 9}')
     with pytest.raises(DataError, match=r"test\.json: another version of padless wrote it"):
         results.read_figures(tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "values"),
+    [
+        ("text", ["no", "yes"], ["no", "yes"]),
+        ("int", ["0", "1"], [0, 1]),
+        ("float", ["0.5", "1"], [0.5, 1.0]),
+        ("bool", ["false", "true"], [False, True]),
+    ],
+)
+def test_predictions_are_read_as_they_were_written(
+    kind: LabelType, names: list[str], values: Any, tmp_path: Path
+) -> None:
     chances = np.array([[0.25, 0.75], [0.5, 0.5]])
     rows, labels, predicted = np.array([7, 9]), np.array([1, 0]), np.array([1, 1])
-    names = ["no", "yes"]
-    results.write_predictions(tmp_path, "test", names, rows=rows, labels=labels, predicted=predicted, chances=chances)
-    true, found = results.read_predictions(tmp_path, "test", ["yes"])
-    assert true.tolist() == ["yes", "no"]
-    assert {name: values.tolist() for name, values in found.items()} == {"yes": [0.75, 0.5]}
-    columns = results.prediction_columns(predicted, chances, names)
-    assert list(columns) == ["predicted", "probability_no", "probability_yes"]
-    assert columns["predicted"].tolist() == ["yes", "yes"]
+    given = {"rows": rows, "labels": labels, "predicted": predicted, "chances": chances}
+    results.write_predictions(tmp_path, "test", names, kind, **given)
+    frame = open_predictions(tmp_path)
+    assert (frame["label"].tolist(), frame["predicted"].tolist()) == (values[::-1], [values[1], values[1]])
+    true, found = results.read_predictions(tmp_path, "test", names[1:])
+    assert true.tolist() == names[::-1]
+    assert {name: column.tolist() for name, column in found.items()} == {names[1]: [0.75, 0.5]}
+    assert list(frame) == ["row", "label", "predicted", *(f"probability_{name}" for name in names)]
 
 
 def test_a_bundle_is_found_from_its_run_and_tells_its_dataset_in_any_version(tmp_path: Path) -> None:

@@ -32,17 +32,13 @@ EXPECTED = [(text, 1 if label == "positive" else 0) for text, label in ROWS]
 
 def rows_of(stage: Path, splits: SplitConfig | None = None, **options: Any) -> list[tuple[str, int, str | None, int]]:
     """``(text, class, split, row)`` of a whole source."""
-    found = []
-    for piece in pieces(stage, splits, **options):
+    found, all_of = [], pieces(stage, splits, **options)
+    _, numbers = in_order({name for piece in all_of for name in piece.classes})
+    for piece in all_of:
         named = [None if number < 0 else SPLITS[number] for number in piece.split]
-        found += zip(piece.texts.to_pylist(), classes(piece), named, piece.row.tolist(), strict=True)
+        classes = [numbers[piece.classes[label]] for label in piece.label.tolist()]
+        found += zip(piece.texts.to_pylist(), classes, named, piece.row.tolist(), strict=True)
     return found
-
-
-def classes(piece: Piece) -> list[int]:
-    """The class of each row, numbered as in a corpus that has no other classes than this piece."""
-    _, numbers = in_order(piece.classes)
-    return [numbers[piece.classes[label]] for label in piece.label.tolist()]
 
 
 def plans(stage: Path, splits: SplitConfig | None = None, **options: Any) -> list[Plan]:
@@ -173,8 +169,8 @@ def test_dialects(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("1,fine\n0,dull\n")
     found = rows_of(tmp_path, path=str(tmp_path / "c.csv"), columns=["label", "text"])
     assert [row[:2] for row in found] == [("fine", 1), ("dull", 0)]
-    (tmp_path / "d.csv").write_bytes(b"\xef\xbb\xbftext,label\r\nfine,1\r\n")
-    assert [row[:2] for row in rows_of(tmp_path, path=str(tmp_path / "d.csv"))] == [("fine", 1)]
+    (tmp_path / "d.csv").write_bytes(b"\xef\xbb\xbftext,label\r\nfine,1\r\ndull,0\r\n")
+    assert [row[:2] for row in rows_of(tmp_path, path=str(tmp_path / "d.csv"))] == [("fine", 1), ("dull", 0)]
 
 
 def test_stars_with_a_neutral_band(tmp_path: Path) -> None:
@@ -233,7 +229,7 @@ def test_the_embedded_corpus_is_what_pandas_reads() -> None:
     frame = frame[frame["source"] == "imdb"]
     found = pieces(Path("unused"))
     assert [text for piece in found for text in piece.texts.to_pylist()] == frame["text"].tolist()
-    assert [label for piece in found for label in classes(piece)] == frame["label"].tolist()
+    assert [label for piece in found for label in piece.label.tolist()] == frame["label"].tolist()
     assert np.concatenate([piece.row for piece in found]).tolist() == (frame.index + 1).tolist()
 
 

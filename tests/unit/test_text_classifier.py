@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import padless
+from harness.__main__ import main
 from harness.config import ModelConfig
 from harness.inference import text_classifier
 from harness.inference.bundle import write_bundle
@@ -28,6 +29,7 @@ from harness.rundir.layout import BUNDLE
 from harness.scores.calibration import Decision
 from preprocessing.base import atomic
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
+from preprocessing.labels import as_found
 from tests.datasets import write_dataset
 
 TEXTS = ["a fine film", "awful w1 w2", "", "w1 w2 w3 w4 odd"]
@@ -36,6 +38,11 @@ TEXTS = ["a fine film", "awful w1 w2", "", "w1 w2 w3 w4 odd"]
 def make_run(root: Path, num_classes: int, seed: int = 1) -> Path:
     """A run directory with a bundle, and its dataset beside it."""
     write_dataset(root / "data", {"train": 50}, num_classes=num_classes, seed=seed)
+    return with_weights(root, num_classes, seed)
+
+
+def with_weights(root: Path, num_classes: int, seed: int) -> Path:
+    """A run directory with a bundle for the dataset beside it."""
     manifest = read_manifest(root / "data")
     torch.manual_seed(seed)
     model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4), manifest.vocabulary_size, num_classes)
@@ -74,6 +81,40 @@ def test_a_bundle_alone_is_loaded_too(run: Path) -> None:
     model = padless.load(str(run / BUNDLE))
     np.testing.assert_array_equal(model.predict_proba(TEXTS), padless.load(run).predict_proba(TEXTS))
     assert repr(model) == f"<padless model {run / BUNDLE}: {len(model.classes_)} classes: {', '.join(model.classes_)}>"
+
+
+COLUMNS: dict[str, tuple[Any, list[Any]]] = {
+    "int": ("int64", [0, 1]),
+    "Int64": ("Int64", [3, 10]),
+    "bool": ("bool", [False, True]),
+    "float": ("float64", [0.5, 1.0]),
+    "text": (object, ["neg", "pos"]),
+    "category": ("category", ["0", "1"]),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_predictions_have_the_type_of_the_labels(kind: str, tmp_path: Path) -> None:
+    """A frame's own labels are what predictions of it are compared with, in memory and in each kind of file."""
+    given, values = COLUMNS[kind]
+    random = np.random.default_rng(3)
+    texts = [" ".join(f"w{word}" for word in random.integers(0, 30, 12)) for _ in range(120)]
+    frame = pd.DataFrame({"text": texts, "label": pd.Series([values[at % 2] for at in range(120)], dtype=given)})
+    padless.prepare(frame, output=tmp_path / "data", options={"vocabulary.min_count": 1, "executor.workers": 1})
+    model = padless.load(with_weights(tmp_path, 2, seed=4))
+    found = model.predict(frame["text"])
+    right = (model.predict_proba(frame["text"])[:, 1] >= 0.4) == np.arange(120) % 2
+    assert 0 < right.mean() < 1
+    assert (frame["label"] == found["predicted"]).mean() == right.mean()
+    assert (found["predicted"].dtype, model.classes_.tolist()) == (pd.Series(values).dtype, values)
+    frame.to_parquet(tmp_path / "new.parquet")
+    for name in ("a.parquet", "a.jsonl", "a.csv"):
+        words = ["--run", tmp_path / "run", "--input", tmp_path / "new.parquet", "--output", tmp_path / name]
+        assert main(["predict", *map(str, words)]) == 0
+        read = padless.open_predictions(tmp_path / name)
+        assert (read["label"] == read["predicted"]).mean() == right.mean(), name
+    assert pd.read_parquet(tmp_path / "a.parquet")["predicted"].dtype == pd.Series(values).dtype
+    assert model.explain("w1 w2", values[0]).label == as_found(values[0])
 
 
 def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +234,7 @@ def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) 
         ({"model": {**info.model, "hidden_size": 10**6}}, "not the weights of the model in"),
         ({"labels": ["a", "b", "c"]}, "not the weights of the model in"),
         ({"labels": "ab"}, "labels is 'ab', expected a list; edited or damaged"),
+        ({"label_type": "int"}, "label_type is int, and labels are other values; edited or damaged"),
         ({"temperature": "warm"}, "temperature is 'warm', expected a number; edited or damaged"),
     ]
     for values, sentence in cases:

@@ -65,6 +65,49 @@ WRONG_DATA = {
         ["--splits.group_column", "film"],
         "splits.group_column: 'film' is empty in every row",
     ),
+    "texts that repeat": (
+        table([(f"text {at % 213} of them", f"class {at % 213 % 60}") for at in range(600)]),
+        [],
+        "split validation: no row is left for it: 600 rows hold 213 different texts, and equal texts stay in one "
+        "split; ask for a larger share in splits.validation, or take repeated rows out of the source",
+    ),
+    "labels that occur once": (
+        table([(text, f"id{at}") for at, (text, _) in enumerate(ROWS)]),
+        [],
+        "split validation: no row is left for it: it is cut from labels of 3 rows or more, and each of the 60 has 1 at "
+        "most; check source.label_column, or give more rows of each label",
+    ),
+    "every row named for another split": (
+        table([(*row, ("test", "dev")[at % 4 < 2]) for at, row in enumerate(ROWS)], header=("text", "label", "part")),
+        ["--splits.column", "part"],
+        "split train: no row is left for it: the source names another one for each of the 60 rows; name train for some",
+    ),
+    "every row of a split dropped": (
+        table(
+            [(*row, ("train", "test")[at // 60]) for at, row in enumerate(ROWS * 2)], header=("text", "label", "part")
+        ),
+        ["--splits.column", "part"],
+        "split train: no row is left for it: quality.leaks left out all 60 rows that it could have; mend the rows, or "
+        "set the policy to keep",
+    ),
+    "a split whose texts are empty": (
+        table(
+            [*((*row, "") for row in ROWS), *(("", label, "test") for _, label in ROWS[:6])],
+            header=("text", "label", "part"),
+        ),
+        ["--splits.column", "part", "--quality.empty", "drop"],
+        "split test: no row is left for it: quality.empty left out all 6 rows that the source names for it",
+    ),
+    "a file of a split whose rows are neutral": (
+        lambda folder: write_csv(folder / "reviews.csv", ROWS),
+        ["--source.validation_path", "neutral.csv", "--source.neutral", "[odd]"],
+        "neutral.csv: every row is left out by source.where or source.neutral; loosen them",
+    ),
+    "a file of a split without a row": (
+        lambda folder: write_csv(folder / "reviews.csv", ROWS),
+        ["--source.test_path", "empty.csv"],
+        "empty.csv: holds no row; give it some, or leave it out of source.test_path",
+    ),
     "groups too large for a split": (
         table([(*row, "ab"[at > 19]) for at, row in enumerate(ROWS)], header=("text", "label", "film")),
         ["--splits.group_column", "film"],
@@ -74,8 +117,13 @@ WRONG_DATA = {
 
 
 @pytest.mark.parametrize("case", WRONG_DATA)
-def test_wrong_data_is_named_and_ends_with_3(case: str, tmp_path: Path, command: Command) -> None:
+def test_wrong_data_is_named_and_ends_with_3(
+    case: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write, arguments, expected = WRONG_DATA[case]
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "neutral.csv", [(text, "odd") for text, _ in ROWS])
+    write_csv(tmp_path / "empty.csv", [])
     (tmp_path / "in").mkdir()
     code = command.build(write(tmp_path / "in"), tmp_path / "out", *arguments)
     assert (code, expected in command.sentence) == (3, True), command.sentence
