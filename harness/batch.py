@@ -85,6 +85,8 @@ class StepBatch:
     """Labelled rows of the step over all processes: what their loss is divided by."""
     global_tokens: int = 0
     """Real tokens of the step over all processes, where a loader was asked to count them; else 0."""
+    longest: int = 0
+    """Tokens of the longest row of the step over all processes, unlabelled ones included."""
     wait_s: float = 0.0
     """How long the training loop waited for this batch."""
     copied: torch.cuda.Event | None = None
