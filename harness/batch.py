@@ -95,3 +95,9 @@ class StepBatch:
     """Micro-batches of rows without labels, learned from in the same step; none without such a stream."""
     global_unlabelled_rows: int = 0
     """Unlabelled rows of the step over all processes: what their loss is divided by."""
+
+    def take_unlabelled(self, other: StepBatch) -> None:
+        """Learn from the rows of ``other``, which have no labels, in the same step."""
+        self.unlabelled, self.global_unlabelled_rows = other.micro_batches, other.global_rows
+        self.longest = max(self.longest, other.longest)
+        self.wait_s += other.wait_s
