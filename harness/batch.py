@@ -85,6 +85,8 @@ class StepBatch:
     """Labelled rows of the step over all processes: what their loss is divided by."""
     global_tokens: int = 0
     """Real tokens of the step over all processes, where a loader was asked to count them; else 0."""
+    longest: int = 0
+    """Tokens of the longest row of the step over all processes, unlabelled ones included."""
     wait_s: float = 0.0
     """How long the training loop waited for this batch."""
     copied: torch.cuda.Event | None = None
@@ -93,3 +95,9 @@ class StepBatch:
     """Micro-batches of rows without labels, learned from in the same step; none without such a stream."""
     global_unlabelled_rows: int = 0
     """Unlabelled rows of the step over all processes: what their loss is divided by."""
+
+    def take_unlabelled(self, other: StepBatch) -> None:
+        """Learn from the rows of ``other``, which have no labels, in the same step."""
+        self.unlabelled, self.global_unlabelled_rows = other.micro_batches, other.global_rows
+        self.longest = max(self.longest, other.longest)
+        self.wait_s += other.wait_s

@@ -34,6 +34,8 @@ class RankSlice:
         """
         self.steps = steps
         begins = window.cuts[steps.start - window.first_step : steps.stop - window.first_step + 1]
+        self.begins = begins
+        """int64 ``[steps + 1]``: where in ``window.places`` each step's rows begin, those of all processes."""
         sizes = np.diff(begins)
         own = (sizes - rank + world_size - 1) // world_size
         if world_size == 1:
@@ -60,13 +62,10 @@ class RankSlice:
         return range(self.ends[place - 1] if place else 0, self.ends[place])
 
 
-def tokens_of(split: Split, window: Window, steps: range) -> list[int]:
-    """Real tokens of some steps of a window, over all processes: every process knows the lengths of all rows."""
-    begins = window.cuts[steps.start - window.first_step : steps.stop - window.first_step + 1]
+def lengths_of(split: Split, window: Window, places: np.ndarray) -> np.ndarray:
+    """int64 ``[places]``: lengths of some rows of a window, which every process knows, whoever takes them."""
     lengths = np.concatenate([split.blocks[block].length for block in window.blocks.tolist()])
-    counted = lengths.take(window.places[begins[0] : begins[-1]]).astype(np.int64)
-    totals: list[int] = np.add.reduceat(counted, begins[:-1] - begins[0]).tolist()
-    return totals
+    return lengths.take(places).astype(np.int64)
 
 
 class Buffer:

@@ -20,7 +20,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from harness.batch import Layout, StepBatch
-from harness.data.batches import Assembler, Buffer, RankSlice, hand_over, tokens_of
+from harness.data.batches import Assembler, Buffer, RankSlice, hand_over, lengths_of
 from harness.data.device import DeviceRows
 from harness.data.order import Order, Window
 from preprocessing.dataset.shards import Split
@@ -150,7 +150,12 @@ class Loader:
             even=self.order.spec.shuffle,
         )
         assembler.enter(window, share)
-        tokens = tokens_of(self.split, window, steps) if self.counts_tokens else [0] * len(steps)
+        starts = share.begins[:-1]
+        longest = lengths_of(self.split, window, window.places[starts]).tolist()
+        tokens = [0] * len(steps)
+        if self.counts_tokens:
+            every = lengths_of(self.split, window, window.places[starts[0] : share.begins[-1]])
+            tokens = np.add.reduceat(every, starts - starts[0]).tolist()
         begin = steps.start
         while begin < steps.stop:
             end = begin + 1 if begin == alone else min(begin + self.group_steps, steps.stop)
@@ -163,8 +168,9 @@ class Loader:
             group = []
             for step, own in zip(range(begin, end), numbers, strict=True):
                 mine = batches[own.start - numbers[0].start : own.stop - numbers[0].start]
-                rows, all_tokens = share.global_rows[step - steps.start], tokens[step - steps.start]
-                group.append(StepBatch(epoch, step, mine, global_rows=rows, global_tokens=all_tokens, copied=copied))
+                place = step - steps.start
+                rows, counted = share.global_rows[place], {"global_tokens": tokens[place], "longest": longest[place]}
+                group.append(StepBatch(epoch, step, mine, global_rows=rows, copied=copied, **counted))
             batch_queue.ready.put((buffer, group))
             begin = end
 

@@ -38,6 +38,5 @@ class PairedLoader(Loader):
         unlabelled = self.unlabelled.stretch(before + first_step, before + stop)
         with unlabelled as beside, closing(super().steps(epoch, first_step, stop)) as labelled:
             for step, other in zip(labelled, beside, strict=True):
-                step.unlabelled, step.global_unlabelled_rows = other.micro_batches, other.global_rows
-                step.wait_s += other.wait_s
+                step.take_unlabelled(other)
                 yield step

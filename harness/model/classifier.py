@@ -297,4 +297,4 @@ class Objective(nn.Module):
             with torch.enable_grad():
                 loss = self.losses(self.classifier.shaped(outputs), batch, self.wide_smoothing).sum()
             (error,) = torch.autograd.grad(loss, outputs)
-        return wide.touched(bucket, value, error)
+        return Touched(bucket, value, error)

@@ -35,6 +35,13 @@ def keys_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int, tail: int = 
     return torch.cat((keys, torch.where(again < NONE, mixed(again ^ END), NONE)), dim=1)
 
 
+def num_places(time: int, longest: int, tail: int = 0) -> int:
+    """How many keys ``keys_of`` gives each row of ``time`` tokens."""
+    sequences = [time - number for number in range(longest)]
+    ends = [min(tail, time) - number for number in range(END_LONGEST)]
+    return sum(max(0, count) for count in sequences + ends)
+
+
 def ngrams_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int) -> torch.Tensor:
     """``keys_of`` without those of the end."""
     real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]

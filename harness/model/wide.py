@@ -15,13 +15,14 @@ whatever it shared a bucket with; so with triples and more each bucket has one o
 (``harness.training.features`` finds it), and all others count for nothing.
 
 The table is no parameter but a buffer: torch's optimizer, the clipping, the average of weights and DDP do not see it.
-Its part of a step is a list of the features that the batch's rows have (``Touched``); ranks exchange those, and each
-changes the rows of the table that are in it, and no others.
+Its part of a step is the features of the batch's rows and the error of each row (``Touched``); ranks exchange those,
+and each changes the rows of the table that are in it, and no others. A dense gradient would be as large as the table,
+up to 64 MiB, where the features of a batch are some hundred KiB.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ from torch.nn import functional
 
 from harness.batch import Batch
 from harness.config import ModelConfig
-from harness.model.ngrams import BITS, keys_of
+from harness.model.ngrams import BITS, keys_of, num_places
 from harness.model.recurrent import PackedIndex
 
 MIN_ROWS = 2
@@ -65,30 +66,27 @@ class Touched:
     """What a batch does to the table: the features of its rows and the loss's gradient at each row's logits."""
 
     bucket: torch.Tensor
-    """int64 ``[entries]``."""
+    """int64 or int32 ``[rows, places]``."""
     value: torch.Tensor
-    """``[entries]``: the weight of the feature in its row; 0 where there is none."""
-    row: torch.Tensor
-    """int64 ``[entries]``: the row of ``error`` that has it."""
+    """``[rows, places]``: the weight of the feature in its row; 0 where there is none."""
     error: torch.Tensor
     """``[rows, outputs]``: the gradient of each row's loss."""
 
     def times(self, factor: float) -> Touched:
         """The same with every row's loss multiplied by ``factor``."""
-        return Touched(self.bucket, self.value, self.row, self.error * factor)
+        return Touched(self.bucket, self.value, self.error * factor)
 
 
-def join(parts: Iterable[Touched]) -> Touched:
-    """Those of several batches, one after the other."""
-    parts = list(parts)
-    rows, moved = 0, []
-    for part in parts:
-        moved.append(part.row + rows)
-        rows += len(part.error)
+def join(parts: Sequence[Touched]) -> Touched:
+    """Those of several batches, one after the other; rows with fewer places get empty ones."""
+    places = max(part.value.shape[1] for part in parts)
+
+    def column(numbers: Iterable[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([functional.pad(one, (0, places - one.shape[1])) for one in numbers])
+
     return Touched(
-        torch.cat([part.bucket for part in parts]),
-        torch.cat([part.value for part in parts]),
-        torch.cat(moved),
+        column(part.bucket for part in parts),
+        column(part.value for part in parts),
         torch.cat([part.error for part in parts]),
     )
 
@@ -158,6 +156,10 @@ class WidePart(nn.Module):
         owner = self.owners[bucket.clamp(max=self.buckets - 1)]
         return torch.where(owner == self.name_of(key), bucket, self.buckets)
 
+    def num_places(self, time: int) -> int:
+        """How many places the features of rows of ``time`` tokens have."""
+        return num_places(time, self.longest, self.tail)
+
     def bucket_of(self, key: torch.Tensor) -> torch.Tensor:
         """The upper bits of an n-gram's key; ``buckets`` for none."""
         return key >> self.shift
@@ -207,22 +209,18 @@ class WidePart(nn.Module):
         self.weights.zero_()
         self.weights[kept] = (idf * (FLOOR + tells) ** weighing.power).to(self.weights.dtype)
 
-    def touched(self, bucket: torch.Tensor, value: torch.Tensor, error: torch.Tensor) -> Touched:
-        """What the ``features`` of some rows do, given ``error`` ``[rows, outputs]``, the gradient at their logits."""
-        row = torch.arange(len(error), device=error.device)[:, None].expand_as(bucket)
-        return Touched(bucket.reshape(-1), value.reshape(-1), row.reshape(-1), error)
-
     def update(self, touched: Touched, rate: torch.Tensor) -> None:
         """One step of gradient descent; ``rate`` is a scalar that divides by the rows of the step already."""
         step = touched.error * rate
-        size = max(1, PIECE // step.shape[1])
-        for start in range(0, len(touched.row), size):
-            piece = slice(start, start + size)
-            change = step[touched.row[piece]] * -touched.value[piece, None]
-            if change.is_cuda:  # sorts, where index_add_ would add in an order of chance
-                self.table.index_put_((touched.bucket[piece],), change, accumulate=True)
-            else:
-                self.table.index_add_(0, touched.bucket[piece], change)
+        size = max(1, PIECE // (step.shape[1] * touched.value.shape[1]))
+        parts = (one.split(size) for one in (touched.bucket, touched.value, step))
+        for bucket, value, change in zip(*parts, strict=True):
+            if value.is_cpu:
+                row, place = value.nonzero(as_tuple=True)
+                self.table.index_add_(0, bucket[row, place], change[row] * -value[row, place, None])
+            else:  # sorts, where index_add_ would add in an order of chance
+                changes = (change[:, None] * -value[..., None]).flatten(0, 1)
+                self.table.index_put_((spread(bucket, value, self.buckets).flatten(),), changes, accumulate=True)
         self.bias -= BIAS_SHARE * step.sum(0)
 
 
@@ -230,6 +228,15 @@ def build_wide(config: ModelConfig, outputs: int) -> WidePart:
     """The linear part that a configuration describes."""
     binary = config.wide_tf == "binary"
     return WidePart(config.wide, outputs, config.wide_ngrams, config.wide_tail, binary=binary)
+
+
+def spread(bucket: torch.Tensor, value: torch.Tensor, buckets: int) -> torch.Tensor:
+    """The same buckets ``[rows, places]``, with places of no ``value`` dealt out over all of them.
+
+    A card adds what goes to one bucket one by one; to leave such places out, the host would have to wait for a number.
+    """
+    anywhere = torch.arange(value.numel(), device=value.device).view_as(value) % buckets
+    return torch.where(value != 0, bucket, anywhere)
 
 
 def runs(places: torch.Tensor, none: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

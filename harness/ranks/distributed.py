@@ -154,20 +154,12 @@ class World:
             with self.waiting(what):
                 dist.all_reduce(numbers, dist.ReduceOp.MAX)
 
-    def gather_on_device(self, values: torch.Tensor, what: str) -> list[torch.Tensor]:
-        """``[n_r, …]`` of every rank, in rank order, on the path that gradients take; ``n_r`` may differ."""
-        if self.world_size == 1:
-            return [values]
+    def gather_on_device(self, values: torch.Tensor, what: str) -> torch.Tensor:
+        """``[world_size * n, …]`` from each rank's ``[n, …]``, of one shape, on the path that gradients take."""
+        table = values.new_empty(self.world_size, *values.shape)
         with self.waiting(what):
-            mine = torch.tensor([len(values)], device=values.device)
-            sizes = [torch.empty_like(mine) for _ in range(self.world_size)]
-            dist.all_gather(sizes, mine)
-            counts = torch.cat(sizes).tolist()
-            padded = values.new_zeros(max(counts), *values.shape[1:])
-            padded[: len(values)] = values
-            table = [torch.empty_like(padded) for _ in range(self.world_size)]
-            dist.all_gather(table, padded)
-        return [part[:count] for part, count in zip(table, counts, strict=True)]
+            dist.all_gather(list(table), values)
+        return table.flatten(0, 1)
 
     @contextmanager
     def together(self, what: str) -> Iterator[None]:

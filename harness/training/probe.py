@@ -31,7 +31,7 @@ def heaviest_batch(loader: Loader) -> StepBatch:
     if isinstance(loader, PairedLoader):
         heaviest = heaviest_step(loader.unlabelled)
         (other,) = loader.unlabelled.steps(0, heaviest, heaviest + 1)
-        batch.unlabelled, batch.global_unlabelled_rows = other.micro_batches, other.global_rows
+        batch.take_unlabelled(other)
     return batch
 
 

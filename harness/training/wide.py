@@ -28,40 +28,35 @@ class WideDescent:
     @torch.no_grad()
     def step(self, touched: Sequence[Touched], batch: StepBatch, lr: float, skip: torch.Tensor) -> None:
         """Learn from this rank's micro-batches and those of all others; nothing where ``skip`` is 1."""
+        mine = join(touched)
+        if self.world.world_size > 1:
+            streams = [
+                batch.global_rows,
+                batch.global_unlabelled_rows if len(touched) > len(batch.micro_batches) else 0,
+            ]
+            rows = sum(-(-rows // self.world.world_size) for rows in streams)
+            mine = self.exchange(mine, rows, self.wide.num_places(batch.longest))
         rate = (1 - skip.to(self.wide.table.dtype)) * (lr / batch.global_rows)
-        self.wide.update(self.exchange(join(touched)), rate)
+        self.wide.update(mine, rate)
 
-    def exchange(self, mine: Touched) -> Touched:
-        """What all ranks touched, in the order of ranks. Features travel, not rows of the table: a feature is two
-        numbers, a row of the table as many as there are classes.
+    def exchange(self, mine: Touched, rows: int, places: int) -> Touched:
+        """What all ranks touched, in the order of ranks, by one message; none has more than ``rows`` or ``places``.
+
+        The messages of all ranks are of one size that each rank knows, so the host asks no device for it. Features
+        travel, not rows of the table: a feature is two numbers, a row of the table as many as there are classes.
         """
-        if self.world.world_size == 1:
-            return mine
-        messages = self.world.gather_on_device(as_message(mine), "what the wide part learned")
-        return join(from_message(message, mine.error) for message in messages)
+        kind = torch.int32 if mine.value.dtype == torch.float32 else torch.int64  # buckets travel beside bits of floats
+        own, held = mine.value.shape
+        message = torch.zeros(rows, 2 * places + mine.error.shape[1], dtype=kind, device=mine.value.device)
+        message[:own, :held] = mine.bucket
+        message[:own, places : places + held] = mine.value.view(kind)
+        message[:own, 2 * places :] = mine.error.view(kind)
+        every = self.world.gather_on_device(message, "what the wide part learned")
+        bucket, value, error = every.split([places, places, mine.error.shape[1]], dim=1)
+        return Touched(bucket, value.view(mine.value.dtype), error.view(mine.error.dtype))
 
 
 def wide_rate(step: int, total_steps: int, config: OptimConfig) -> float:
     """Rate of optimizer step ``step`` (from 0) of ``total_steps``: it falls to zero evenly, and climbs at first."""
     climbing = config.wide_warmup * total_steps
     return config.wide_lr * (1 - step / total_steps) * min(1.0, (step + 1) / max(1.0, climbing))
-
-
-def as_message(touched: Touched) -> torch.Tensor:
-    """What there is as one int64 tensor, so that ranks wait once: entries, buckets, rows, values, errors.
-
-    Numbers travel as the bits of float64, which holds each of them.
-    """
-    there = touched.value != 0
-    bucket, row, value = touched.bucket[there], touched.row[there], touched.value[there]
-    head = torch.tensor([len(bucket)], device=bucket.device)
-    bits = [numbers.to(torch.float64).view(torch.int64).reshape(-1) for numbers in (value, touched.error)]
-    return torch.cat((head, bucket, row, *bits))
-
-
-def from_message(message: torch.Tensor, like: torch.Tensor) -> Touched:
-    """The other way round; ``like`` has the dtype and the outputs of the errors."""
-    entries, rest = int(message[0]), message[1:]
-    bucket, row, bits = rest[:entries], rest[entries : 2 * entries], rest[2 * entries :]
-    numbers = bits.view(torch.float64).to(like.dtype)
-    return Touched(bucket, numbers[:entries], row, numbers[entries:].reshape(-1, like.shape[1]))

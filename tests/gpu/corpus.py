@@ -8,6 +8,7 @@ nothing can be learned by code that loses the sign bit on the way.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,9 @@ SIGMA = float(np.sqrt(2 * np.log(MEAN / MEDIAN)))
 WIDTHS = (64, 128, 192, 256, 320, 400)
 VOCABULARY_SIZE = 40_000
 TELLING = 33_000
-"""Ids from here on show class 0, the next ``NUM_TELLING`` class 1."""
+"""Ids from here on show class 0, the next ``NUM_TELLING`` class 1, and so on."""
 NUM_TELLING = 50
+LABELS = ("negative", "positive")
 SHARE = 0.06
 """Share of a text's words that show its class."""
 
@@ -46,8 +48,10 @@ def review_ids(lengths: np.ndarray, labels: np.ndarray, random: np.random.Genera
     return np.where(np.arange(LONGEST) < lengths[:, None], ids, 0)
 
 
-def write_corpus(root: Path, rows: dict[str, int], *, seed: int = 0, block_rows: int = 1024) -> None:
-    """Write a dataset directory with these splits and two labels."""
+def write_corpus(
+    root: Path, rows: dict[str, int], *, seed: int = 0, block_rows: int = 1024, labels: Sequence[str] = LABELS
+) -> None:
+    """Write a dataset directory with these splits and labels."""
     random = np.random.default_rng(seed)
     root.mkdir(parents=True, exist_ok=True)
     words = [*RESERVED, *(f"w{number}" for number in range(len(RESERVED), VOCABULARY_SIZE))]
@@ -57,8 +61,8 @@ def write_corpus(root: Path, rows: dict[str, int], *, seed: int = 0, block_rows:
     kind = id_dtype(VOCABULARY_SIZE)
     splits = {}
     for name, size in rows.items():
-        lengths, labels = review_lengths(size, random), random.integers(0, 2, size)
-        ids = review_ids(lengths, labels, random).astype(kind)
+        lengths, classes = review_lengths(size, random), random.integers(0, len(labels), size)
+        ids = review_ids(lengths, classes, random).astype(kind)
         rung = np.searchsorted(WIDTHS, lengths)
         splits[name] = [
             write_shard(
@@ -66,7 +70,7 @@ def write_corpus(root: Path, rows: dict[str, int], *, seed: int = 0, block_rows:
                 f"{name}/00000-w{width:04d}.arrow",
                 ids[rung == place, :width],
                 lengths[rung == place],
-                labels[rung == place],
+                classes[rung == place],
                 np.flatnonzero(rung == place),
                 block_rows=block_rows,
             )
@@ -76,7 +80,7 @@ def write_corpus(root: Path, rows: dict[str, int], *, seed: int = 0, block_rows:
     write_manifest(
         root,
         Manifest(
-            labels=["negative", "positive"],
+            labels=list(labels),
             splits=splits,
             id_dtype=str(kind),
             block_rows=block_rows,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which device the tests of this folder use: CUDA, or the CPU with PADLESS_TEST_DEVICE=cpu to try their logic."""
+"""Which device the tests of this folder use: CUDA where there is a card, else the CPU, or PADLESS_TEST_DEVICE."""
 
 from __future__ import annotations
 
@@ -8,8 +8,20 @@ import os
 import pytest
 import torch
 
-DEVICE = os.environ.get("PADLESS_TEST_DEVICE", "cuda")
+from harness.ranks.precision import runnable
+
+DEVICE = os.environ.get("PADLESS_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
 ON_CUDA = DEVICE == "cuda"
 TORCH_DEVICE = torch.device("cuda", 0) if ON_CUDA else torch.device("cpu")
 on_device = pytest.mark.skipif(ON_CUDA and not torch.cuda.is_available(), reason="needs a CUDA device")
-cuda_alone = pytest.mark.skipif(not ON_CUDA, reason="means nothing without CUDA")
+cuda_alone = pytest.mark.skipif(not ON_CUDA, reason="a CPU cannot do it: only CUDA limits what a process may allocate")
+long_on_a_cpu = pytest.mark.slow if not ON_CUDA else pytest.mark.processes
+"""For commands that other tests of ``make test`` run on a CPU too."""
+
+
+def needs(precision: str) -> None:
+    """Skip where the device cannot compute in ``precision``."""
+    if ON_CUDA and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    if precision not in runnable(DEVICE):
+        pytest.skip(f"{precision}: this {DEVICE} device cannot compute in it")

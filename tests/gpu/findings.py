@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 SKIPPED = "skipped: needs CUDA"
+COMPARED_STEPS = 30
+"""Losses are compared over so many steps: what rounding changes grows from step to step without a bound."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,13 @@ class Setting:
     """The dataset that the driver has made."""
     device: str
     """``cuda`` or ``cpu``."""
+    cards: int = 1
+    """How many cards, or processes on a CPU, a training of several ranks may take; with one, two ranks share it."""
+
+    @property
+    def ranks(self) -> int:
+        """Of a training of several."""
+        return max(2, self.cards)
 
     @property
     def small(self) -> bool:

@@ -126,7 +126,7 @@ def tail(log: Path, length: int = 300) -> str:
     return " ".join(log.read_text(errors="replace").split())[-length:] if log.is_file() else ""
 
 
-def two_ranks() -> tuple[object, ...]:
-    """What bare ``accelerate launch`` is told for two ranks on one machine."""
-    plain = ("--num_processes", 2, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no")
+def ranks_of(number: int) -> tuple[object, ...]:
+    """What bare ``accelerate launch`` is told for so many ranks on one machine."""
+    plain = ("--num_processes", number, "--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no")
     return ("accelerate.commands.launch", "--multi_gpu", *plain, "--main_process_port", free_port())

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prove on one card what only a card can show: ``python tests/gpu/prove.py --out DIR [--device cuda] [--stages a,b]``.
+"""Prove what only a card can show: ``python tests/gpu/prove.py --out DIR [--device cuda] [--cards N] [--stages a,b]``.
+
+One card is enough: two ranks share it then, over gloo. With ``--cards N`` N ranks take one each, over NCCL.
 
 It takes at most nine minutes, makes its own data, and needs no network. Each stage runs in a process of its own within
 a limit of its own and writes what it finds to ``DIR/stages/NAME.json`` at once. When one crashes or hangs, the others
@@ -50,9 +52,9 @@ ROWS = {
 class Proof:
     """The stages, their processes, and what is known so far."""
 
-    def __init__(self, out: Path, scratch: Path, device: str, stages: list[Stage]) -> None:
+    def __init__(self, out: Path, scratch: Path, device: str, stages: list[Stage], cards: int = 1) -> None:
         """``out`` gets the results, ``scratch`` runs and logs."""
-        self.out, self.scratch, self.device, self.stages = out, scratch, device, stages
+        self.out, self.scratch, self.device, self.stages, self.cards = out, scratch, device, stages, cards
         self.deadline = time.monotonic() + LIMIT_S
         self.found: dict[str, Findings] = {}
         self.lock = threading.Lock()
@@ -83,7 +85,7 @@ class Proof:
         where = (self.out, self.scratch / stage.name, self.scratch / "data")
         with (self.out / "stages" / f"{stage.name}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.gpu.stages", stage.name, *map(str, where), self.device],
+                [sys.executable, "-m", "tests.gpu.stages", stage.name, *map(str, where), self.device, str(self.cards)],
                 cwd=ROOT,
                 env=environment(self.device),
                 stdout=log,
@@ -133,10 +135,10 @@ def wait(process: subprocess.Popen[bytes], limit_s: float) -> tuple[str, str | N
     return ("done", None) if code == 0 else ("failed", f"exit code {code}")
 
 
-def cuda_is_there() -> bool:
+def cards_seen() -> int:
     """Asked in a process of its own, since this one is to hold nothing of the card."""
-    asked = [sys.executable, "-c", "import sys, torch; sys.exit(not torch.cuda.is_available())"]
-    return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+    asked = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+    return int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
 
 
 def main(argv: list[str]) -> int:
@@ -144,19 +146,23 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="directory for the results")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--cards", type=int, default=1, metavar="N", help="cards for trainings of several ranks")
     parser.add_argument("--stages", default=",".join(stage.name for stage in STAGES), help="names, with commas")
     options = parser.parse_args(argv)
     wanted = options.stages.split(",")
     unknown = sorted(set(wanted) - {stage.name for stage in STAGES})
     if unknown:
         parser.error(f"--stages: {', '.join(unknown)}: no such stage; there are {', '.join(s.name for s in STAGES)}")
-    if options.device == "cuda" and not cuda_is_there():
-        parser.error("no CUDA device is visible to torch; --device cpu tries the script itself")
+    if options.device == "cuda" and (seen := cards_seen()) < options.cards:
+        parser.error(
+            f"{seen} CUDA devices are visible to torch, not {options.cards}; --device cpu tries the script itself"
+        )
     from tests.gpu.corpus import write_corpus
 
     with tempfile.TemporaryDirectory(prefix="padless-proof-") as folder:
         out = options.out.resolve()
-        proof = Proof(out, Path(folder), options.device, [stage for stage in STAGES if stage.name in wanted])
+        stages = [stage for stage in STAGES if stage.name in wanted]
+        proof = Proof(out, Path(folder), options.device, stages, options.cards)
         write_corpus(Path(folder, "data"), ROWS[options.device])
         failures = proof.run()
     print((out / "prove.md").read_text(encoding="utf-8"))

@@ -12,16 +12,16 @@ import pandas as pd
 import pytest
 
 from tests.commands import read_metrics, run_module, succeed
-from tests.gpu.device import DEVICE, ON_CUDA, on_device
+from tests.gpu.device import DEVICE, ON_CUDA, long_on_a_cpu, needs, on_device
 from tests.gpu.launching import finish, one_process, start_run, status_of, steps_done, wait_until
 
 pytestmark = [on_device, pytest.mark.processes]
-PRECISIONS = ["fp32", "bf16", "fp16"] if ON_CUDA else ["fp32"]
 
 
-@pytest.fixture(scope="module", params=PRECISIONS)
+@pytest.fixture(scope="module", params=["fp32", "bf16", "fp16"])
 def trained(request: pytest.FixtureRequest, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in each precision."""
+    needs(request.param)
     run = tmp_path_factory.mktemp(request.param) / "run"
     keys = ("--epochs", 3, "--precision", request.param, "--global_batch", 32)
     small = ("--model.embedding_dim", 32, "--model.hidden_size", 32, "--optim.lr", 0.01, "--device", DEVICE)
@@ -44,6 +44,7 @@ def test_a_run_on_one_card_ends_well(trained: Path) -> None:
     assert losses[-1] < losses[0]
 
 
+@long_on_a_cpu
 def test_evaluation_is_that_of_a_cpu(trained: Path, dataset: Path, tmp_path: Path) -> None:
     found = []
     for device in (DEVICE, "cpu"):
@@ -59,6 +60,7 @@ def test_evaluation_is_that_of_a_cpu(trained: Path, dataset: Path, tmp_path: Pat
         np.testing.assert_allclose(card[name], cpu[name], atol=1e-4)
 
 
+@long_on_a_cpu
 def test_a_stopped_run_goes_on(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     keys = ("--epochs", 30, "--global_batch", 16, "--precision", "fp32", "--tracking.log_every", 1)
@@ -73,6 +75,7 @@ def test_a_stopped_run_goes_on(dataset: Path, tmp_path: Path) -> None:
     assert [line["step"] for line in read_metrics(run, "train")] == list(range(1, 25 * (1 + step // 25) + 1))
 
 
+@long_on_a_cpu
 def test_the_doctor_finds_nothing_to_mend(dataset: Path, tmp_path: Path) -> None:
     keys = ("--data", dataset, "--run", tmp_path / "run", "--device", DEVICE, "--json")
     report = json.loads(succeed(run_module("harness", "doctor", *keys)).stdout)

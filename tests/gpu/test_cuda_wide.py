@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.batch import Layout
-from harness.model.wide import WidePart
+from harness.model.wide import Touched, WidePart
 from harness.ranks.distributed import World
 from harness.training.features import count_features
 from harness.training.wide import WideDescent
@@ -30,7 +30,7 @@ def trained(dataset: Path, layout: Layout, device: torch.device, longest: int, t
         for batch in step.micro_batches:
             bucket, value = wide.features(batch)
             error = torch.sigmoid(wide.logits(bucket, value)) - batch.labels[:, None]
-            touched.append(wide.touched(bucket, value, error))
+            touched.append(Touched(bucket, value, error))
         descent.step(touched, step, 20.0, torch.zeros((), device=device))
     return wide
 

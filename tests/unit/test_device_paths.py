@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from types import FrameType
 from typing import Any
@@ -16,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness.batch import Batch, Layout, send
+from harness.batch import Batch, Layout, StepBatch, send
 from harness.config import ModelConfig, OptimConfig
 from harness.model import recurrent
 from harness.model.adversarial import Adversary
@@ -27,7 +30,9 @@ from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
 from harness.model.language import LanguageModel
 from harness.model.language_objective import LanguageObjective
+from harness.ranks.distributed import World
 from harness.training.ema import WeightAverage
+from harness.training.wide import WideDescent
 
 pytestmark = pytest.mark.thorough
 
@@ -223,6 +228,36 @@ def test_no_step_of_a_pretraining_makes_the_host_wait(layout: Layout, dtype: tor
         for name, parameter in objective.named_parameters():
             assert parameter.grad is not None, name
             assert (parameter.grad.device, parameter.grad.dtype) == (CARD, torch.float32), name
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    """Three ranks of which two are torch's pretence: collectives are called as always and bring nothing."""
+    dist.init_process_group("fake", rank=0, world_size=3, store=FakeStore())
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("longest", "tail", "classes"), [(2, 0, 2), (4, 3, 3)])
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_the_wide_part_does_not_make_the_host_wait(
+    group: None, layout: Layout, world_size: int, longest: int, tail: int, classes: int
+) -> None:
+    config = ModelConfig(embedding_dim=6, hidden_size=5, wide=64, wide_ngrams=longest, wide_tail=tail)
+    objective = Objective(Classifier(config, 40, classes).to(CARD), label_smoothing=0.1)
+    assert objective.classifier.wide is not None
+    descent = WideDescent(objective.classifier.wide, World(0, world_size))
+    batches = [make_batch(layout) for _ in range(2)]
+    step = StepBatch(0, 0, batches, global_rows=2 * len(LENGTHS) * world_size)
+    step.longest = int(LENGTHS[0]) + 1  # another rank's
+    with Watch() as watch:
+        touched = []
+        for batch in batches:
+            objective(batch, 4)
+            touched.append(objective.touched)
+        descent.step(touched, step, 2.0, torch.empty((), device=CARD))
+    assert watch.copies == 0
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])

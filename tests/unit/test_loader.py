@@ -176,12 +176,14 @@ def test_rows_keep_the_place_that_the_order_gives_them(
     order = order_over(split, OrderSpec(seed=1, global_batch=30, window_rows=130, shuffle=shuffle))
     rows = DeviceRows(split, CPU) if resident else None
     numbers = np.concatenate([block.row for block in split.blocks])
+    lengths = np.concatenate([block.length for block in split.blocks])
     loader = make_loader(split, order, layout, rank=2, world_size=3, micro_batch=4, resident=rows)
     for step in loader.steps(1):
         found = np.concatenate([batch.rows for batch in step.micro_batches])
         np.testing.assert_array_equal(found, numbers[order.rank_rows(1, step.step, 2, 3)])
         sizes = [batch.num_rows for batch in step.micro_batches]
         assert sizes == ([4, 3, 3] if shuffle else [10])
+        assert step.longest == lengths[order.batch_rows(1, step.step)].max()  # of all processes
 
 
 def test_a_process_without_rows_gets_every_step(split: Split) -> None:

@@ -99,3 +99,11 @@ def test_a_stage_that_fails_or_hangs_stops_no_other(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "prove.json").read_text())
     assert "No module named 'tests.gpu.stages.none'" in found["none"]["error"]
     assert found["versions"]["lines"][0]["what"] == "Python, torch"
+
+
+@pytest.mark.slow
+def test_every_claim_holds_on_a_cpu(tmp_path: Path) -> None:
+    command = [sys.executable, "tests/gpu/prove.py", "--out", str(tmp_path), "--device", "cpu"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stdout
+    assert "Proof on cpu: every claim holds" in result.stdout

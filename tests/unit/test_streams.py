@@ -153,6 +153,7 @@ def test_the_longest_batch_is_the_longest_of_both(dataset: Path) -> None:
     found = heaviest_batch(loader)
     assert sum(batch.num_padded_tokens for batch in found.unlabelled) == max(beside)
     assert found.global_unlabelled_rows in (15, 16)
+    assert found.longest == max(int(batch.lengths[0]) for batch in [*found.micro_batches, *found.unlabelled])
 
 
 def loader_steps(loader: PairedLoader) -> list[StepBatch]:

@@ -3,20 +3,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.batch import Batch
+from harness.batch import Batch, StepBatch
 from harness.config import ModelConfig, OptimConfig
 from harness.model.classifier import Classifier, Objective
 from harness.model.ngrams import mixed
 from harness.model.size import num_parameters
-from harness.model.wide import Touched, WidePart, join, runs
-from harness.training.wide import as_message, from_message, wide_rate
+from harness.model.wide import Touched, WidePart, join, runs, spread
+from harness.ranks.distributed import World
+from harness.training.wide import WideDescent, wide_rate
 from preprocessing.base.errors import ConfigError
 
 VOCABULARY, BUCKETS = 40, 1 << 22
@@ -164,11 +169,12 @@ def test_only_the_table_tells_the_wide_part_from_none() -> None:
 
 
 def test_parts_are_joined_with_their_rows_apart() -> None:
-    part = Touched(torch.tensor([7, 8]), torch.tensor([0.5, 1.0]), torch.tensor([0, 1]), torch.tensor([[1.0], [2.0]]))
-    both = join([part, part])
-    assert both.row.tolist() == [0, 1, 2, 3]
-    assert both.bucket.tolist() == [7, 8, 7, 8]
-    assert both.error[both.row].ravel().tolist() == [1.0, 2.0, 1.0, 2.0]
+    short = Touched(torch.tensor([[7], [8]]), torch.tensor([[0.5], [1.0]]), torch.tensor([[1.0], [2.0]]))
+    long = Touched(torch.tensor([[3, 5]]), torch.tensor([[0.2, 0.1]]), torch.tensor([[4.0]]))
+    both = join([short, long])
+    assert both.bucket.tolist() == [[7, 0], [8, 0], [3, 5]]
+    assert torch.equal(both.value, torch.tensor([[0.5, 0], [1.0, 0], [0.2, 0.1]]))
+    assert both.error.tolist() == [[1.0], [2.0], [4.0]]
 
 
 def test_the_rate_climbs_and_falls_to_zero() -> None:
@@ -227,11 +233,66 @@ def test_buckets_are_a_power_of_two(buckets: int) -> None:
         ModelConfig(wide=buckets)
 
 
+@dataclass(frozen=True)
+class Echo(World):
+    """Two ranks that have the same rows."""
+
+    world_size: int = 2
+
+    def gather_on_device(self, values: torch.Tensor, what: str) -> torch.Tensor:
+        return torch.cat((values, values))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_message_brings_what_was_sent(dtype: torch.dtype) -> None:
-    value, error = torch.tensor([0.1, 0.0, 0.3], dtype=dtype), torch.tensor([[0.7, -0.2], [1e-30, 3.0]], dtype=dtype)
-    sent = Touched(torch.tensor([7, 0, 9]), value, torch.tensor([0, 0, 1]), error)
-    came = from_message(as_message(sent), error)
-    assert (came.bucket.tolist(), came.row.tolist()) == ([7, 9], [0, 1])  # a place that holds nothing stays at home
-    assert torch.equal(came.value, value[[0, 2]])
-    assert torch.equal(came.error, error)
+def test_ranks_get_what_was_sent_and_empty_rows_and_places(dtype: torch.dtype) -> None:
+    value, error = torch.tensor([[0.1, 0.0]], dtype=dtype), torch.tensor([[1e-30, 3.0]], dtype=dtype)
+    sent = Touched(torch.tensor([[7, (1 << 30) - 1]]), value, error)
+    came = WideDescent(WidePart(64, 2), Echo()).exchange(sent, rows=2, places=3)
+    assert came.bucket.tolist() == 2 * [[7, (1 << 30) - 1, 0], [0, 0, 0]]
+    for held, wanted in ((came.value[::2, :2], value), (came.error[::2], error)):
+        assert held.dtype == dtype
+        assert torch.equal(held, wanted.repeat(2, 1))
+    assert not came.value[:, 2:].any()
+    assert not came.value[1::2].any()
+    assert not came.error[1::2].any()
+
+
+@pytest.mark.parametrize("time", [1, 2, 3, 11])
+@pytest.mark.parametrize(("longest", "tail"), [(1, 0), (2, 0), (4, 0), (2, 1), (3, 5)])
+def test_the_number_of_places_is_known_from_the_longest_row(time: int, longest: int, tail: int) -> None:
+    wide = WidePart(64, 1, longest, tail)
+    found = wide.features(make_batch(torch.ones(1, time, dtype=torch.int64), torch.tensor([time]), packed=False))[1]
+    assert wide.num_places(time) == found.shape[1]
+
+
+class Added(TorchDispatchMode):
+    """Notes the rows of tables that numbers are added to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.index_add_.default:
+            self.rows += args[2].tolist()
+        return func(*args, **(kwargs or {}))
+
+
+def test_places_without_a_feature_do_not_all_add_to_one_bucket() -> None:
+    ids, lengths = make_rows(40)
+    batch = make_batch(ids, lengths, packed=False)
+    model = Classifier(ModelConfig(embedding_dim=4, hidden_size=3, wide=1 << 12), VOCABULARY).double()
+    assert model.wide is not None
+    model.wide.set_weights(model.wide.count(ids, lengths, batch.labels, 2), len(ids))
+    objective = Objective(model)
+    objective(batch, 0)
+    touched = objective.touched
+    assert touched is not None
+    with Added() as added:
+        WideDescent(model.wide, World()).step([touched], StepBatch(0, 0, [batch], len(ids)), 1.0, torch.zeros(()))
+    bucket, value = model.wide.features(batch)
+    assert sorted(added.rows) == sorted(bucket[value != 0].tolist())
+    absent = spread(bucket, value, 1 << 12)[value == 0]  # a card cannot leave them out without a wait of the host
+    assert len(absent) > 1000
+    assert int(absent.bincount().max()) == 1
+    assert torch.equal(spread(bucket, value, 1 << 12)[value != 0], bucket[value != 0])

@@ -23,9 +23,9 @@ STAGES = (
     Stage("versions", "Versions", 40),
     Stage("gradients", "Gradients against fp64 on the CPU", 150),
     Stage("suite", "pytest tests/gpu", 200),
-    Stage("launches", "Every precision, wherever the rows live", 150),
+    Stage("launches", "Every precision, wherever the rows live", 200),
     Stage("resume", "Stopped and resumed; run twice", 120),
-    Stage("ranks", "Two ranks on one card, over gloo", 150),
-    Stage("step", "The real step, and bench train", 170, alone=True),
+    Stage("ranks", "Several ranks: one state, and one that is lost", 200),
+    Stage("step", "The real step, and bench train", 195, alone=True),
     Stage("recurrence", "Packed or padded", 130, alone=True),
 )

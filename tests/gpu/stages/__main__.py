@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.gpu.stages NAME OUT SCRATCH DATA DEVICE``: one stage, as the driver starts it."""
+"""``python -m tests.gpu.stages NAME OUT SCRATCH DATA DEVICE CARDS``: one stage, as the driver starts it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from tests.gpu.findings import Findings, Setting
 
 
-def main(name: str, out: str, scratch: str, data: str, device: str) -> int:
+def main(name: str, out: str, scratch: str, data: str, device: str, cards: str) -> int:
     """Run it; 0 if it came to its end, whatever it found."""
-    setting = Setting(Path(out), Path(scratch), Path(data), device)
+    setting = Setting(Path(out), Path(scratch), Path(data), device, int(cards))
     setting.scratch.mkdir(parents=True, exist_ok=True)
     findings = Findings(setting.out / "stages" / f"{name}.json")
     findings.write()

@@ -13,12 +13,13 @@ from harness.batch import StepBatch
 from harness.config import ModelConfig, RunConfig
 from harness.data.loader import Loader
 from harness.model.classifier import Objective
+from harness.ranks.precision import runnable
 from harness.training.trainer import Trainer
 from tests.gpu.corpus import MEDIAN
 from tests.gpu.findings import Findings, Setting
 from tests.gpu.training import lstm_dtypes, make_trainer, session_for
 
-LIMITS = {"fp32": 2e-3, "bf16": 0.25, "fp16": 0.05}
+LIMITS = {"fp32": 2e-3, "bf16": 0.25, "fp16": 0.1}
 """Largest error of a parameter's gradient, relative to its norm: rounding moves the maximum of max pooling elsewhere,
 which changes whole entries, so that bf16 is far from its 2**-9."""
 LOST_LIMIT = 0.02
@@ -34,8 +35,8 @@ def run(setting: Setting, findings: Findings) -> None:
     batches, size = ((64, 128), 16) if setting.small else ((64, 512, 4096), 128)
     exact: dict[int, Gradients] = {}
     for precision in ("fp32", "bf16", "fp16"):
-        if precision == "fp16" and setting.small:
-            findings.skip("fp16")
+        if precision not in runnable(setting.device):
+            findings.add(precision, f"skipped: this {setting.device} device cannot compute in it")
             continue
         for rows in batches:
             config = configuration(setting, precision, rows, size)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two ranks on one card, over gloo: one save gives one checkpoint, all stop at one step, a killed peer is noticed."""
+"""Several ranks, two on one card over gloo or each on its own over NCCL.
+
+One save gives one checkpoint, all hold the same then and stop at one step, and a rank that is killed, stands still or
+runs out of memory is noticed.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,11 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+import psutil
 
 from harness.data.checks import TRAIN
 from harness.rundir import checkpoint
@@ -21,34 +28,44 @@ from tests.gpu.launching import (
     in_parallel,
     kill_all,
     rank_process,
+    ranks_of,
     start,
     status_of,
     steps_done,
     tail,
-    two_ranks,
     wait_until,
 )
 
-MODULE = "tests.gpu.one_card"
+MODULE = "tests.gpu.several_ranks"
 BATCH = 8
 """Small, so that an epoch takes several times ``EVERY_S``."""
 EVERY_S = 0.5
 NOTICE_S = 60
+SILENT_S = 15
+"""How long ranks wait for one that stands still, and the launcher for one that is to leave."""
 START_S = 70
+WIDE = ("--model.wide", 1 << 14, "--model.wide_ngrams", 3)
 
 
 def run(setting: Setting, findings: Findings) -> None:
-    """Two trainings of two ranks; at once on a card."""
-    calls = [partial(saved_and_stopped, setting, findings), partial(killed, setting, findings)]
-    in_parallel(calls, 1 if setting.small else 2)
+    """Four trainings, two at once."""
+    lost = partial(one_is_lost, setting, findings)
+    calls = [
+        partial(saved_and_stopped, setting, findings),
+        partial(lost, "killed", psutil.Process.kill),
+        partial(lost, "frozen", psutil.Process.suspend),
+        partial(lost, "out of memory", None),
+    ]
+    in_parallel(calls, 2)
 
 
-def train(setting: Setting, run: Path, *keys: object) -> subprocess.Popen[bytes]:
+def train(setting: Setting, run: Path, *keys: object, **env: str) -> subprocess.Popen[bytes]:
     """A training that would go on for long."""
     where = ("--data", setting.data, "--run", run, "--device", setting.device, "--precision", "fp32")
-    command = [*two_ranks(), "-m", MODULE, *where, *SMALL, "--epochs", 500, "--global_batch", BATCH, *keys]
-    signals = {"PET_SIGNALS_TO_HANDLE": STOP_SIGNALS, "PET_SHUTDOWN_TIMEOUT": "120"}
-    return start([*command, "--tracking.log_every", 2, "--timeout_s", 60], run.with_suffix(".log"), **signals)
+    size = ("--epochs", 500, "--global_batch", BATCH * setting.ranks // 2, "--tracking.log_every", 2)
+    command = [*ranks_of(setting.ranks), "-m", MODULE, *where, *SMALL, *WIDE, *size]
+    env = {"PET_SIGNALS_TO_HANDLE": STOP_SIGNALS, "PET_SHUTDOWN_TIMEOUT": "120", **env}
+    return start([*command, "--timeout_s", 60, *keys], run.with_suffix(".log"), **env)
 
 
 def saved_and_stopped(setting: Setting, findings: Findings) -> int:
@@ -66,16 +83,23 @@ def saved_and_stopped(setting: Setting, findings: Findings) -> int:
         kill_all(process)
     judge_saves(setting, findings, run)
     status = status_of(run)
-    last = {rank: steps[-1] for rank, steps in saves(run).items()}
-    stopped = status.get("state") == "preempted" and set(last.values()) == {status.get("step")} and len(last) == 2
+    last = {rank: max(steps) for rank, steps in saves(run).items()}
+    agree = set(last.values()) == {status.get("step")} and len(last) == setting.ranks
+    stopped = status.get("state") == "preempted" and agree
     text = f"{status.get('state')} at step {status.get('step')}; last saves {last}; exit code {code}"
-    findings.add("SIGUSR2 to rank 1 alone: both ranks stop at one step", text, stopped and code == 0)
+    findings.add("SIGUSR2 to rank 1 alone: all ranks stop at one step", text, stopped and code == 0)
     return code
 
 
 def judge_saves(setting: Setting, findings: Findings, run: Path) -> None:
-    """Both ranks save at the same steps, once at each; what the clock asks for comes ``EVERY_S`` after the last."""
-    said, written = saves(run), checkpoint.steps(run)
+    """All ranks save at the same steps, once at each, and hold the same weights and tables then; what the clock asks
+    for comes ``EVERY_S`` after the last.
+    """
+    held, written = saves(run), checkpoint.steps(run)
+    said = {rank: list(steps) for rank, steps in held.items()}
+    same = len(held) == setting.ranks and all(theirs == held[0] for theirs in held.values())
+    text = f"{len(held)} ranks, {len(written)} saves, {len(set(held.get(0, {}).values()))} different contents"
+    findings.add("all ranks hold the same weights and tables at each save", text, same)
     times = {step: checkpoint.path_of(run, step).stat().st_mtime for step in written}
     clock = [step for step in by_the_clock(setting, run)[:-1] if step != written[0]]  # the last one is the stop
     gaps = {step: times[step] - times[written[written.index(step) - 1]] for step in clock if step in times}
@@ -84,39 +108,50 @@ def judge_saves(setting: Setting, findings: Findings, run: Path) -> None:
         "one save gives one checkpoint",
         f"{len(written)} checkpoints, {len(clock)} of them due by the clock, each at least "
         f"{min(gaps.values(), default=0):.2f} s after the one before, with one due after {EVERY_S} s",
-        said.get(0) == said.get(1) == sorted(written) and min(gaps.values(), default=0) >= EVERY_S / 2,
+        all(steps == sorted(written) for steps in said.values()) and min(gaps.values(), default=0) >= EVERY_S / 2,
     )
 
 
 def by_the_clock(setting: Setting, run: Path) -> list[int]:
     """The steps of rank 0's saves that are no ends of epochs."""
-    per_epoch = -(-read_manifest(setting.data).rows(TRAIN) // BATCH)
-    return [step for step in saves(run).get(0, []) if step % per_epoch]
+    per_epoch = -(-read_manifest(setting.data).rows(TRAIN) // (BATCH * setting.ranks // 2))
+    return [step for step in saves(run).get(0, {}) if step % per_epoch]
 
 
-def saves(run: Path) -> dict[int, list[int]]:
-    """Rank -> the steps at which it said that it saves."""
-    found: dict[int, list[int]] = {}
-    for rank, step in re.findall(r"rank (\d+) saves at step (\d+)", run.with_suffix(".log").read_text()):
-        found.setdefault(int(rank), []).append(int(step))
+def saves(run: Path) -> dict[int, dict[int, str]]:
+    """Rank -> the steps at which it said that it saves -> the hash of what it held."""
+    found: dict[int, dict[int, str]] = {}
+    said = re.findall(r"rank (\d+) saves at step (\d+), holding (\w+)", run.with_suffix(".log").read_text())
+    for rank, step, held in said:
+        found.setdefault(int(rank), {})[int(step)] = held
     return found
 
 
-def killed(setting: Setting, findings: Findings) -> int:
-    """SIGKILL for rank 1: how long until rank 0 and the launcher have left."""
-    run = setting.scratch / "killed"
-    process = train(setting, run)
+def one_is_lost(setting: Setting, findings: Findings, how: str, lose: Callable[[psutil.Process], object] | None) -> int:
+    """Rank 1 is gone or silent: how long until all others and the launcher have left.
+
+    Without ``lose`` it runs out of memory.
+    """
+    run, what = setting.scratch / how.replace(" ", "-"), f"rank 1 {how}: noticed within {NOTICE_S} s"
+    log = run.with_suffix(".log")
+    greedy = {} if lose else {"PADLESS_TEST_OOM": "1:6"}
+    process = train(setting, run, "--timeout_s", SILENT_S, PET_SHUTDOWN_TIMEOUT=str(SILENT_S), **greedy)
+
+    def under_way() -> bool:
+        return steps_done(run) >= 4 if lose else "now out of memory" in log.read_text(errors="replace")
+
     try:
-        if not wait_until(lambda: process.poll() is not None or steps_done(run) >= 4, START_S):
-            findings.add("a killed peer", f"no step in {START_S} s: {tail(run.with_suffix('.log'))}", False)
+        if not wait_until(lambda: under_way() or process.poll() is not None, START_S) or not under_way():
+            findings.add(what, f"no step in {START_S} s: {tail(log)}", False)
             return 1
-        rank_process(process, 1, MODULE).kill()
+        if lose:
+            lose(rank_process(process, 1, MODULE))
         started = time.monotonic()
         code = finish(process, NOTICE_S + 30)
         seconds = time.monotonic() - started
     finally:
         kill_all(process)
-    said = re.findall(r"error: ([^\n]{0,160})", run.with_suffix(".log").read_text(errors="replace"))
-    text = f"all had left after {seconds:.1f} s, exit code {code}; rank 0 said: {said[0] if said else 'nothing'}"
-    findings.add("a killed peer is noticed within 60 s", text, seconds <= NOTICE_S and code not in (0, -signal.SIGKILL))
+    said = re.findall(r"(?:error: |OutOfMemoryError)([^\n]{0,160})", log.read_text(errors="replace"))
+    text = f"all had left after {seconds:.1f} s, exit code {code}; said: {said[0] if said else 'nothing'}"
+    findings.add(what, text, seconds <= NOTICE_S and code not in (0, -signal.SIGKILL) and bool(said))
     return code

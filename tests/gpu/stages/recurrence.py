@@ -76,23 +76,25 @@ def measured(
 def contender(
     layout: str, hidden: int, batch: int, dtype: torch.dtype, longest: int, device: torch.device
 ) -> tuple[Callable[[], None], int]:
-    """A step over rows of almost one length, as bucketing makes them, and its real tokens."""
+    """A step over rows of almost one length, as bucketing makes them, and its real tokens; as training does it, with
+    weights and gradients in fp32 that are cast at each step.
+    """
     torch.manual_seed(0)
-    lstm = VariableLengthLSTM(hidden, hidden).to(device, dtype)
+    lstm = VariableLengthLSTM(hidden, hidden).to(device)
     lstm.flatten_parameters()
     lengths = longest - torch.arange(batch) * 4 // batch
     tokens = int(lengths.sum())
     on_device = lengths.to(device)
     sizes = (torch.arange(longest)[:, None] < lengths).sum(1)
     shape = (longest, batch, hidden) if layout == "padded" else (tokens, hidden)
-    inputs = torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
+    inputs = torch.randn(shape, device=device, requires_grad=True)
     leaves = [inputs, *lstm.parameters()]
 
     def step() -> None:
         if layout == "padded":
-            outputs = lstm.forward_padded(inputs, on_device)
+            outputs = lstm.forward_padded(inputs, on_device, None, dtype)
         else:
-            outputs = [lstm.forward_packed(PackedSequence(inputs, sizes))[0].data]
+            outputs = [lstm.forward_packed(PackedSequence(inputs, sizes), None, dtype)[0].data]
         torch.autograd.backward(outputs, [torch.ones_like(one) for one in outputs])
         for leaf in leaves:
             leaf.grad = None
