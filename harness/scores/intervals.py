@@ -25,8 +25,8 @@ MOST_RANKED = 100_000_000
 Z = 1.959963984540054
 """Quantile of the normal distribution for ``LEVEL``."""
 MOST_WORTH = 8
-"""The ROC AUC ranks all pairs of rows, so it may be worth more rows than there are; so many times as many at most, since
-next to 1 its variance is hardly known."""
+"""The ROC AUC ranks all pairs of rows, so it may be worth more rows than there are; so many times as many at most,
+since next to 1 its variance is hardly known."""
 CERTAIN = 1e-12
 """A share nearer to 0 or 1 than this is 0 or 1: means of exact ones are off by the last bits."""
 
@@ -84,12 +84,11 @@ def of_areas(
         return
     scores, of_classes = (logits[:, None], [1]) if logits.ndim == 1 else (probabilities(logits), range(logits.shape[1]))
     means = values["roc_auc"], values["pr_auc"]
-    changes = [np.zeros(len(labels)), np.zeros(len(labels))]
+    changes = np.zeros((2, len(labels)))
     for place, number in enumerate(of_classes):
         positive = labels == number
         ranking = Ranking(scores[:, place], positive)
-        for total, added in zip(changes, ranking.changes(means if positive.sum() == 1 else ranking.areas), strict=True):
-            total += added / len(of_classes)
+        changes += ranking.changes(means if positive.sum() == 1 else ranking.areas) / len(of_classes)
     yield "roc_auc", changes[0], 0.0
     yield "pr_auc", changes[1], 0.0
 
@@ -130,7 +129,7 @@ def wilson(right: float, rows: float) -> list[float]:
 
 
 def of_difference(first: np.ndarray, second: np.ndarray) -> list[float]:
-    """``[low, high]`` for the share of right rows in ``first`` less that in ``second``, bool ``[rows]`` of the same rows.
+    """``[low, high]`` for the share of right rows in ``first`` less that in ``second``, bool ``[rows]`` each.
 
     Only rows count on which one of the two is right (Bonett and Price, 2012, Adjusted Wald confidence interval for a
     difference of binomial proportions based on paired data).

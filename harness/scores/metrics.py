@@ -73,8 +73,8 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, threshold: fl
 
     With two classes F1 and the areas under the ROC and the precision-recall curve (average precision) are those of
     class 1; with more they are macro averages, one class against the rest, and F1 leaves out classes that are nowhere.
-    Balanced accuracy is the mean recall of the classes that have rows. An area is None where a class has no row, since it is not defined there. The calibration
-    error (ECE) is that of the more probable class, whatever the threshold.
+    Balanced accuracy is the mean recall of the classes that have rows. An area is None where a class has no row, since
+    it is not defined there. The calibration error (ECE) is that of the more probable class, whatever the threshold.
     """
     predicted = predicted_labels(logits, threshold)
     confusion = Confusion.of(labels, predicted, num_classes_of(logits))
@@ -142,8 +142,8 @@ class Ranking:
         roc_auc = (gained * self.below).sum() / (positives * self.negatives)
         return float(roc_auc), float((gained * self.found / self.taken).sum() / positives)
 
-    def changes(self, means: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-        """The derivatives of both areas by the weight of each row, float64 ``[rows]``, about ``means``."""
+    def changes(self, means: tuple[float, float]) -> np.ndarray:
+        """The derivatives of both areas by the weight of each row, float64 ``[2, rows]``, about ``means``."""
         run = np.cumsum(self.last) - self.last  # of each row
         roc = np.where(
             self.positive,
@@ -151,13 +151,14 @@ class Ranking:
             (self.above[run] / self.positives - means[0]) / self.negatives,
         )
         precision = self.found / self.taken
+        # what a row that is taken does to the precision of all runs from its own on
         more, less = (
-            np.cumsum((self.gained * part / self.taken)[::-1])[::-1][run] for part in (np.ones_like(precision), precision)
-        )  # what a row that is taken does to the precision of all runs from its own on
+            np.cumsum((self.gained * part)[::-1])[::-1][run] for part in (1 / self.taken, precision / self.taken)
+        )
         pr = (np.where(self.positive, precision[run] - means[1] + more, 0.0) - less) / self.positives
         result = np.empty((2, len(run)))
         result[:, self.order] = roc, pr
-        return result[0], result[1]
+        return result
 
 
 def per_class(confusion: Confusion, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -265,7 +265,7 @@ def test_every_interval_holds_its_figure(data: st.DataObject) -> None:
     values, found = intervals_of(logits[:, 1] - logits[:, 0] if classes == 2 else logits, labels)
     for name, (low, high) in found.items():
         assert low <= values[name] <= high, name
-        assert 0 <= low
+        assert low >= 0
         assert name == "log_loss" or high <= 1
 
 
