@@ -55,6 +55,17 @@ def intervals(
     return {"level": LEVEL, "method": METHOD, **found}
 
 
+def above_chance(found: Mapping[str, Any], classes: int) -> bool:
+    """Whether one of the ``intervals`` of rows of so many ``classes`` lies above what guessing has.
+
+    True for rows of one class, which cannot show it.
+    """
+    if classes < 2:
+        return True
+    area, recall = found["roc_auc"], found["balanced_accuracy"]
+    return bool(recall[0] > 1 / classes or (area is not None and area[0] > 0.5))
+
+
 def of_labels(
     labels: np.ndarray, predicted: np.ndarray, counts: Confusion, values: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray, float]]:
