@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from harness.baseline.linear import RECIPE, measure, measured_splits
+from harness.baseline.linear import RECIPE, OnSplit, measure, measured_splits
 from harness.baseline.results import fold_name, folder_of, read_folds, read_results, write_folds, write_results
 from harness.data.folds import check_folds, held_out
 from harness.rundir.results import figures_name
@@ -46,9 +46,11 @@ def main(config: BaselineConfig) -> None:
         return
     results = known(config.data, manifest)
     again = set(results) == set(measured_splits(manifest)) != set()
+    written = again
     if not again:
-        results = measure(config.data, manifest)
-    written = again or keep(config.data, results)
+        found = measure(config.data, manifest)
+        written = keep(config.data, manifest, found)
+        results = {split: one.figures for split, one in found.items()}
     if config.json:
         print(json.dumps(results, indent=2))
         return
@@ -73,7 +75,7 @@ def measure_folds(config: BaselineConfig, manifest: Manifest) -> None:
     again = len(results) == len(folds)
     screen = Screen(quiet=config.json)
     if not again:
-        results = [measure(config.data, held_out(manifest, fold, config.data))[VALIDATION] for fold in folds]
+        results = [measure(config.data, held_out(manifest, fold, config.data))[VALIDATION].figures for fold in folds]
     try:
         if not again:
             write_folds(config.data, results)
@@ -99,10 +101,10 @@ def known(data: str, manifest: Manifest) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def keep(data: str, results: dict[str, dict[str, Any]]) -> bool:
+def keep(data: str, manifest: Manifest, results: dict[str, OnSplit]) -> bool:
     """Write the results beside the shards; where that cannot be done, say so in one line. Whether it was done."""
     try:
-        write_results(data, results)
+        write_results(data, manifest.labels, results)
     except OSError as error:
         where = folder_of(data)
         print(f"warning: {where} cannot be written ({error.strerror}); no run will find these figures", file=sys.stderr)

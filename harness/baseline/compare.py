@@ -1,28 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network beside the linear model on the same rows: which is ahead, by how much, and whether it is worth its time."""
+"""A network beside the linear model on the same rows: which is ahead, and whether so many rows can show it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from harness.scores.intervals import wilson
+import numpy as np
+
+from harness.baseline.results import MADE_ANEW, folder_of
+from harness.rundir.measured import Measured
+from harness.rundir.results import predictions_name, read_hits
+from harness.scores.intervals import of_difference
+from preprocessing.base.errors import DataError
 from preprocessing.base.readable import duration
-from preprocessing.base.split_names import TEST, VALIDATION
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both on one split: ``test`` if there is one, else ``validation``."""
+    """Both on one split, ``test`` if there is one, else ``validation``; the probabilities of both are calibrated."""
 
     split: str
     network: Mapping[str, Any]
-    """The network's figures: those of ``test.json``, or of its best validation."""
-    interval: tuple[float, float]
-    """Of the network's accuracy, 95 %."""
+    """The network's figures: those of ``SPLIT.json``."""
     linear: Mapping[str, Any]
     """The linear model's figures."""
+    low: float
+    high: float
+    """The interval (95 %) of the network's accuracy less the linear model's, over the rows that both predicted."""
 
     @property
     def difference(self) -> float:
@@ -30,50 +37,43 @@ class Comparison:
         return self.network["accuracy"] - self.linear["accuracy"]
 
     @property
-    def worth_it(self) -> bool:
-        """Whether the interval of the network's accuracy lies above the linear model's accuracy."""
-        return self.interval[0] > self.linear["accuracy"]
+    def standing(self) -> Literal["above", "below", "alike"]:
+        """Where the network stands; ``alike`` if the interval of the difference holds 0."""
+        return "above" if self.low > 0 else "below" if self.high < 0 else "alike"
 
     @property
     def figures(self) -> str:
         """Both accuracies and their difference, as one readable line."""
-        low, high = self.interval
-        points = round(100 * self.difference, 2)
-        where = "as good as" if points == 0 else f"{abs(points):.2f} points {'above' if points > 0 else 'below'}"
+        points, low, high = (f"{100 * value:+.2f}" for value in (self.difference, self.low, self.high))
         return (
-            f"accuracy on {self.split}: network {self.network['accuracy']:.4f} ({low:.4f} to {high:.4f}), "
-            f"linear model {self.linear['accuracy']:.4f}: the network is {where} the linear model"
+            f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, linear model "
+            f"{self.linear['accuracy']:.4f}: {points} points (95 %: {low} to {high}, both on the same "
+            f"{self.network['rows']:,} rows)"
         )
 
     @property
-    def verdict(self) -> str | None:
-        """A sentence if the network is not worth its time; None if it is."""
-        if self.worth_it:
-            return None
-        return (
-            f"the network is not worth its time here: the interval of its accuracy begins at {self.interval[0]:.4f}, "
-            f"which is not above the {self.linear['accuracy']:.4f} that the linear model reached in "
-            f"{duration(self.linear['seconds'])}"
-        )
+    def verdict(self) -> str:
+        """What follows, in a sentence."""
+        if self.standing == "above":
+            return "the network is above the linear model"
+        took = f"which took {duration(self.linear['seconds'])}"
+        if self.standing == "below":
+            return f"the network is below the linear model, {took}"
+        return f"no difference that these rows could show between the network and the linear model, {took}"
 
 
-def compare(
-    test: Mapping[str, Any] | None,
-    validations: Sequence[Mapping[str, Any]],
-    linear: Mapping[str, Mapping[str, Any]],
-) -> Comparison | None:
+def compare(measured: Measured | None, data: str | Path, linear: Mapping[str, Mapping[str, Any]]) -> Comparison | None:
     """A run beside the linear model; None where there is nothing to compare.
 
-    ``test`` holds the figures of ``test.json`` if there are any, ``validations`` the run's validation lines in order,
-    and ``linear`` the figures of the linear model on the same dataset, by split.
+    ``measured`` is what is known of the run's best weights, and ``linear`` the figures of the linear model on the same
+    dataset, ``data``, by split. Raises ``DataError`` for predictions that cannot be read.
     """
-    if test is not None and TEST in linear:
-        low, high = test["intervals"]["accuracy"]
-        return Comparison(TEST, test, (low, high), linear[TEST])
-    best = [line for line in validations if line.get("best")]
-    if test is not None or TEST in linear or VALIDATION not in linear or not best:
+    if measured is None or measured.split not in linear or "accuracy" not in measured.figures:
         return None
-    network = best[-1]
-    rows = linear[VALIDATION]["rows"]
-    low, high = wilson(round(network["accuracy"] * rows), rows)
-    return Comparison(VALIDATION, network, (low, high), linear[VALIDATION])
+    split = measured.split
+    rows, mine = read_hits(measured.directory, split, "evaluate the run again")
+    others, theirs = read_hits(folder_of(data), split, MADE_ANEW)
+    if not np.array_equal(rows, others):
+        path = folder_of(data) / predictions_name(split)
+        raise DataError(f"{path}: not the rows that {measured.directory} predicts; {MADE_ANEW}")
+    return Comparison(split, measured.figures, linear[split], *of_difference(mine, theirs))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ from threadpoolctl import threadpool_limits
 
 from harness.baseline.ngrams import MIN_ROWS, Vectorizer, counted
 from harness.config import EvaluationConfig
-from harness.scores.calibration import decide
+from harness.scores.calibration import Decision, decide
 from harness.scores.figures import figures
+from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split
 from preprocessing.text.vocabulary import UNK
 
-RECIPE = {"version": 1, "ngrams": "words and pairs", "tf": "sublinear", "min_rows": MIN_ROWS, "C": 10.0}
+RECIPE = {"version": 2, "ngrams": "words and pairs", "tf": "sublinear", "min_rows": MIN_ROWS, "C": 10.0}
 """What decides the figures beside the dataset; ``SPLIT.json`` carries it, and a result of another one is made anew."""
 TOLERANCE = 1e-5
 """Largest slope of the mean log loss at the end. With scikit-learn's 1e-4 it stops some rows short of the optimum."""
@@ -97,8 +99,18 @@ class Linear:
         )
 
 
-def measure(data: str | Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
-    """Learn from the training split; the figures of each measured split, as ``SPLIT.json`` holds them.
+@dataclass(frozen=True)
+class OnSplit:
+    """The linear model measured on a split."""
+
+    figures: dict[str, Any]
+    """As ``SPLIT.json`` holds them."""
+    predictions: dict[str, np.ndarray]
+    """As ``write_predictions`` takes them, in the order of the source."""
+
+
+def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
+    """Learn from the training split, and measure each split that ``measured_splits`` names.
 
     Raises ``DataError`` as ``check`` does, and for shards that are missing or damaged.
     """
@@ -108,29 +120,39 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, dict[str, Any]]:
     splits = {name: Split(data, manifest, name).check() for name in measured_splits(manifest)}
     logits = {name: linear.logits(split)[by_source(split)] for name, split in splits.items()}
     took = time.monotonic() - began
-    labels = {name: in_order(split, "label")[by_source(split)] for name, split in splits.items()}
-    decision = decide(logits[VALIDATION], labels[VALIDATION], EvaluationConfig())
-    return {
-        name: {
-            "split": name,
-            "dataset": manifest.fingerprint,
-            "recipe": RECIPE,
-            "features": len(linear.vectorizer.key),
-            "train_rows": linear.rows,
-            "steps": linear.steps,
-            "converged": linear.steps < linear.limit,
-            "seconds": took,
-            **figures(
-                logits[name],
-                labels[name],
-                lengths=in_order(split, "length")[by_source(split)],
-                unknown=unknown_tokens(split)[by_source(split)],
-                names=manifest.labels,
-                decision=decision,
-            ),
-        }
-        for name, split in splits.items()
+    decision = decide(logits[VALIDATION], in_source(splits[VALIDATION], "label"), EvaluationConfig())
+    about = {
+        "dataset": manifest.fingerprint,
+        "recipe": RECIPE,
+        "features": len(linear.vectorizer.key),
+        "train_rows": linear.rows,
+        "steps": linear.steps,
+        "converged": linear.steps < linear.limit,
+        "seconds": took,
     }
+    return {name: on_split(split, logits[name], manifest.labels, decision, about) for name, split in splits.items()}
+
+
+def on_split(
+    split: Split, logits: np.ndarray, names: Sequence[str], decision: Decision, about: dict[str, Any]
+) -> OnSplit:
+    """What these ``logits``, in the order of the source, make of a split; ``about`` goes into its figures."""
+    labels, calibrated = in_source(split, "label"), decision.calibrated(logits)
+    measured = figures(
+        logits,
+        labels,
+        lengths=in_source(split, "length"),
+        unknown=unknown_tokens(split)[by_source(split)],
+        names=names,
+        decision=decision,
+    )
+    predictions = {
+        "rows": in_source(split, "row"),
+        "labels": labels,
+        "predicted": predicted_labels(calibrated, decision.threshold),
+        "chances": probabilities(calibrated),
+    }
+    return OnSplit({"split": split.name, **about, **measured}, predictions)
 
 
 def step_limit(work: int) -> int:
@@ -175,6 +197,11 @@ def in_order(split: Split, column: str) -> np.ndarray:
 def by_source(split: Split) -> np.ndarray:
     """Places of a split's rows in the order of the source, in which an evaluation of a network has them."""
     return np.argsort(in_order(split, "row"), kind="stable")
+
+
+def in_source(split: Split, column: str) -> np.ndarray:
+    """``in_order``, in the order of the source."""
+    return in_order(split, column)[by_source(split)]
 
 
 def unknown_tokens(split: Split) -> np.ndarray:

@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """``DATA/baseline/``: what the linear model reached on a dataset, beside its shards, where every run on it looks.
 
-There is a ``SPLIT.json`` for each split, in the format of an evaluation. Each carries the fingerprint of the dataset
+There are ``SPLIT.json`` and ``SPLIT-predictions.parquet`` for each split, in the format of an evaluation. Each
+``SPLIT.json`` carries the fingerprint of the dataset
 and the recipe of the model. Those of another fingerprint or recipe count as not there.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.baseline.linear import RECIPE
-from harness.rundir.results import figures_name, read_figures, write_figures
+from harness.baseline.linear import RECIPE, OnSplit
+from harness.rundir.results import figures_name, predictions_name, read_figures, write_figures, write_predictions
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
 
 FOLDER = "baseline"
+MADE_ANEW = "delete it, and `python -m harness baseline` makes it anew"
 
 
 def folder_of(data: str | Path) -> Path:
@@ -36,7 +38,7 @@ def read_results(data: str | Path, fingerprint: str | None) -> dict[str, dict[st
             values = read_figures(folder_of(data), split)
         except DataError:
             path = folder_of(data) / figures_name(split)
-            raise DataError(f"{path}: damaged; delete it, and `python -m harness baseline` makes it anew") from None
+            raise DataError(f"{path}: damaged; {MADE_ANEW}") from None
         if values is not None and fingerprint is not None and is_of(values, fingerprint):
             found[split] = values
     return found
@@ -70,10 +72,16 @@ def is_of(values: dict[str, Any], fingerprint: str) -> bool:
     return (values.get("dataset"), values.get("recipe")) == (fingerprint, RECIPE)
 
 
-def write_results(data: str | Path, results: dict[str, dict[str, Any]]) -> None:
-    """Write the figures of each split; those of a split that is no more are removed. Raises ``OSError``."""
+def write_results(data: str | Path, names: Sequence[str], results: Mapping[str, OnSplit]) -> None:
+    """Write predictions and figures of each split; those of a split that is no more are removed. Raises ``OSError``.
+
+    ``names`` are the classes.
+    """
+    folder = folder_of(data)
     for split in (VALIDATION, TEST):
         if split in results:
-            write_figures(folder_of(data), split, results[split])
+            write_predictions(folder, split, names, **results[split].predictions)
+            write_figures(folder, split, results[split].figures)
         else:
-            (folder_of(data) / figures_name(split)).unlink(missing_ok=True)
+            for name in (figures_name(split), predictions_name(split)):
+                (folder / name).unlink(missing_ok=True)

@@ -60,9 +60,11 @@ def imbalance(rows: Mapping[str, int], weights: Mapping[str, float], threshold: 
     weighed = {name: rounded(math.sqrt(some[largest] / some[name])) for name in small_classes(some)}
     option = f"--optim.class_weights {shlex.quote(json.dumps(weighed, ensure_ascii=False, separators=(',', ':')))}"
     seen = f"{smallest!r} has {share} of the rows, {largest!r} {ratio:.0f} times as many: accuracy says little of it"
-    if len(rows) == 2:
-        return f"{seen}; look at F1, and weigh it ({option}) or choose --evaluation.threshold f1"
-    return f"{seen}; look at F1 (macro), and weigh small classes, as in {option}"
+    if len(rows) > 2:
+        return f"{seen}; look at balanced accuracy and macro F1, and weigh small classes, as in {option}"
+    second = list(rows)[1] == smallest  # whose F1 is the figure, and what the threshold is chosen for
+    also = " or choose --evaluation.threshold f1" if second else ""
+    return f"{seen}; look at balanced accuracy{' and F1' if second else ''}, and weigh it ({option}){also}"
 
 
 def small_classes(rows: Mapping[str, int], most: int = 3) -> list[str]:

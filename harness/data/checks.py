@@ -204,13 +204,20 @@ def taught_splits(config: RunConfig) -> list[str]:
 def open_soft_labels(config: RunConfig, manifest: Manifest) -> SoftLabels | None:
     """The soft labels that ``config`` asks for, read and checked; None if it asks for none.
 
-    Raises ``ConfigError`` if they are not there, ``DataError`` if they are damaged or not of this dataset.
+    Raises ``ConfigError`` if they are not there, ``DataError`` if they are damaged or not of this dataset, or if their
+    teacher knows nothing.
     """
     splits = taught_splits(config)
     if not splits:
         return None
     found = read_soft_labels(find_soft_labels(config.data, config.self_training.labels))
     check_soft_labels(found, config.data, manifest, splits)
+    if found.by_chance and not config.self_training.any_teacher:
+        raise DataError(
+            f"{found.path}: its teacher, {found.teacher.teacher}, is no better than chance on validation, so its soft "
+            "labels teach nothing; write those of a better one, or learn from them all the same with "
+            "--self_training.any_teacher true"
+        )
     return found
 
 

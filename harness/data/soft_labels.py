@@ -46,6 +46,7 @@ class Validation(TypedDict, total=False):
     """Figures of a teacher, as far as they are read here."""
 
     accuracy: Annotated[float, Between(0, 1)] | None
+    above_chance: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class Teacher:
     temperature: Annotated[float, Between(1e-6, 1e6)] = 1.0
     """What the teacher's logits were divided by; fitted on the validation split."""
     validation: Annotated[dict[str, Any], Like(Validation)] = field(default_factory=dict)
-    """Of the teacher on the dataset's validation split: accuracy, log_loss, rows."""
+    """Of the teacher on the dataset's validation split: accuracy, log_loss, rows, above_chance."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
@@ -90,10 +91,16 @@ class SoftLabels:
         }
 
     @property
+    def by_chance(self) -> bool:
+        """Whether its teacher is known to be no better than chance on validation."""
+        return self.teacher.validation.get("above_chance") is False
+
+    @property
     def in_words(self) -> str:
         """One line for people."""
         accuracy = self.teacher.validation.get("accuracy")
         good = "" if accuracy is None else f", accuracy {accuracy:.4f} on validation"
+        good += ", which is no better than chance" if self.by_chance else ""
         rows = ", ".join(f"{len(numbers):,} {split}" for split, (numbers, _) in self.splits.items())
         return f"of {self.teacher.teacher}{good}; rows: {rows}"
 

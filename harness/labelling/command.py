@@ -25,8 +25,10 @@ from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory
 from harness.rundir.layout import BUNDLE
 from harness.scores.calibration import Decision, decide
+from harness.scores.intervals import above_chance, intervals
 from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.base.errors import DataError
+from preprocessing.base.printable import tell
 from preprocessing.base.readable import duration
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED, VALIDATION
@@ -166,9 +168,13 @@ def column(split: Split, name: str) -> np.ndarray:
 
 
 def measured(logits: np.ndarray, labels: np.ndarray, decision: Decision) -> dict[str, Any]:
-    """How good the teacher is: accuracy of the most probable class, log loss of its probabilities, rows."""
-    values = classification_metrics(decision.calibrated(logits), labels)
-    return {name: values[name] for name in ("accuracy", "log_loss", "rows")}
+    """How good the teacher is: accuracy of the most probable class, log loss of its probabilities, rows; and whether
+    it is any better than chance.
+    """
+    calibrated = decision.calibrated(logits)
+    values = classification_metrics(calibrated, labels)
+    known = above_chance(intervals(calibrated, labels, values), len(np.unique(labels)))
+    return {**{name: values[name] for name in ("accuracy", "log_loss", "rows")}, "above_chance": known}
 
 
 def soft(rows: np.ndarray, logits: np.ndarray, decision: Decision) -> Rows:
@@ -187,6 +193,8 @@ def keep(path: Path, teacher: Teacher, splits: Mapping[str, Rows], screen: Scree
         digest = write_soft_labels(path, teacher, splits)
     validation = teacher.validation
     screen.fact("teacher", f"accuracy {validation['accuracy']:.4f} on {validation['rows']:,} rows of validation")
+    if not validation["above_chance"]:
+        tell("warning: the teacher is no better than chance on validation, so a training refuses these soft labels")
     for name, (_, chances) in splits.items():
         shares = np.bincount(chances.argmax(axis=1), minlength=len(teacher.labels)) / len(chances)
         most = [f"{teacher.labels[place]} {shares[place]:.1%}" for place in np.argsort(-shares, kind="stable")[:5]]

@@ -162,8 +162,8 @@ def show(values: dict[str, Any], kind: Kind, screen: Screen) -> None:
         first = next(iter(values["splits"][split]))
         screen.say(in_words(FIGURES[first], values["splits"][split][first]))
     screen.say(
-        f"The interval of the mean is {METHOD}: other {kind}s would move it so; that of a run is a bootstrap over its "
-        "rows: other rows would."
+        f"The interval of the mean is {METHOD}: other {kind}s would move it so; that of a run is about "
+        "its rows: other rows would."
     )
     if (linear := values.get("linear")) is not None:
         apart = in_words("the runs' less its own:", linear["difference"])

@@ -43,6 +43,7 @@ ALONE = {
     "self_training.weight": 1.0,
     "self_training.train_share": 0.0,
     "self_training.ratios": "labelled",
+    "self_training.any_teacher": False,
 }
 """Keys of a training from labelled rows alone."""
 ONCE = {"self_training.rounds": 0, "self_training.first": {}}

@@ -9,13 +9,12 @@ from harness.baseline.compare import Comparison, compare
 from harness.baseline.results import read_results
 from harness.rundir.bundle_files import read_fingerprint, read_fold
 from harness.rundir.layout import BUNDLE
-from harness.rundir.metrics_log import read_metrics
-from harness.rundir.results import read_figures
+from harness.rundir.measured import read_measured
 from harness.scores.figures import numbers_of
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
 from preprocessing.base.printable import tell
-from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.base.split_names import VALIDATION
 
 SUMMARY = "baseline"
 """What the linear model's figures are called by trackers: ``baseline/accuracy`` and so on."""
@@ -40,9 +39,9 @@ class BaselineSink(Sink):
         if found is None:
             return
         self.others.say(found.figures)
-        if found.verdict is not None:
-            self.others.say(found.verdict)
-        self.others.summarize(SUMMARY, {**numbers_of(dict(found.linear)), "difference": found.difference})
+        self.others.say(found.verdict)
+        bounds = {"difference_low": found.low, "difference_high": found.high}
+        self.others.summarize(SUMMARY, {**numbers_of(dict(found.linear)), "difference": found.difference, **bounds})
 
 
 def beside(run: Path, data: str | Path) -> Comparison | None:
@@ -50,5 +49,4 @@ def beside(run: Path, data: str | Path) -> Comparison | None:
     linear = read_results(data, read_fingerprint(run / BUNDLE))
     if read_fold(run / BUNDLE) is not None:  # its validation is another than the linear model's
         linear.pop(VALIDATION, None)
-    validations = [line for line in read_metrics(run) if line.get("kind") == VALIDATION]
-    return compare(read_figures(run, TEST), validations, linear)
+    return compare(read_measured(run), data, linear)

@@ -57,6 +57,8 @@ class Series:
     slot: int = 0
     """Number of its colour."""
     look: Literal["line", "dashed"] = "line"
+    ring: tuple[float, float] | None = None
+    """A point of it that is marked."""
 
     @property
     def dashed(self) -> bool:
@@ -118,6 +120,8 @@ def draw(
             axes.plot(diagonal, diagonal, color=QUIET, linestyle=":", linewidth=1.2)
         for item in shown:
             axes.plot(item.x, item.y, color=slot_colour(item.slot), **look_of(item, dots))
+            if item.ring is not None:
+                axes.plot(*item.ring, "o", color=slot_colour(item.slot), markersize=11, fillstyle="none", clip_on=False)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if x_range is not None:

@@ -60,8 +60,10 @@ class RunFacts:
     """Why there is no manifest."""
     linear: dict[str, dict[str, Any]]
     """Figures of the linear model on the same dataset, by split, as far as ``DATA/baseline`` has them."""
+    beside: Comparison | None
+    """The run beside the linear model; None where there is nothing to compare."""
     linear_note: str | None
-    """Why they cannot be read, if they are there."""
+    """Why there is not, if the figures of the linear model are there."""
 
     @property
     def name(self) -> str:
@@ -109,9 +111,16 @@ class RunFacts:
         return result
 
     @property
-    def beside(self) -> Comparison | None:
-        """The run beside the linear model; None where there is nothing to compare."""
-        return compare(self.test, self.validation, self.linear)
+    def linear_before_calibration(self) -> dict[str, Any] | None:
+        """The linear model on validation, to stand beside ``best_validation``, whose probabilities are not calibrated.
+
+        At the threshold 0.5 of both, the temperature changes no prediction.
+        """
+        values = self.linear.get(VALIDATION)
+        if values is None:
+            return None
+        before = values["calibration"]
+        return {**values, "log_loss": before["log_loss_before"], "ece": before["ece_before"]}
 
     @cached_property
     def curves(self) -> dict[str, dict[str, Curve]]:
@@ -146,9 +155,7 @@ def read_run(directory: str | Path) -> RunFacts:
     fingerprint = read_fingerprint(directory / BUNDLE) or (measured.figures.get("dataset") if measured else None)
     manifest, note = dataset_of(config, fingerprint)
     known = fingerprint or (manifest.fingerprint if manifest else None)
-    linear, linear_note = linear_of(config["data"], known)
-    if config.get("fold") is not None:  # its validation is another than the linear model's
-        linear.pop(VALIDATION, None)
+    linear, beside, linear_note = linear_of(config, known, measured)
     return RunFacts(
         directory=directory,
         config=config,
@@ -163,6 +170,7 @@ def read_run(directory: str | Path) -> RunFacts:
         manifest=manifest,
         manifest_note=note,
         linear=linear,
+        beside=beside,
         linear_note=linear_note,
     )
 
@@ -213,9 +221,15 @@ def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifes
     return held_out(manifest, fold if fold is not None and fold < manifest.folds else None, place), None
 
 
-def linear_of(data: str, fingerprint: str | None) -> tuple[dict[str, dict[str, Any]], str | None]:
-    """The figures of the linear model on a dataset, or a sentence on why they cannot be read."""
+def linear_of(
+    config: dict[str, Any], fingerprint: str | None, measured: Measured | None
+) -> tuple[dict[str, dict[str, Any]], Comparison | None, str | None]:
+    """The figures of the linear model on a run's dataset and the run beside them, or a sentence on why not."""
+    linear: dict[str, dict[str, Any]] = {}
     try:
-        return read_results(data, fingerprint), None
+        linear = read_results(config["data"], fingerprint)
+        if config.get("fold") is not None:  # its validation is another than the linear model's
+            linear.pop(VALIDATION, None)
+        return linear, compare(measured, config["data"], linear), None
     except DataError as error:
-        return {}, str(error)
+        return linear, None, str(error)

@@ -20,7 +20,7 @@ from harness.rundir.many_runs import OUT_OF_FOLD, Member
 from harness.rundir.results import predictions_name, probability_column
 from harness.rundir.storage import storage
 from harness.scores.confusion import CELLS, MATRIX, Confusion
-from harness.scores.intervals import bootstrap
+from harness.scores.intervals import intervals
 from harness.scores.metrics import classification_metrics, per_class
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -66,7 +66,7 @@ def write(folder: Path, table: pa.Table) -> None:
 
 
 def figures(table: pa.Table, names: Sequence[str], thresholds: dict[int, float]) -> dict[str, Any]:
-    """Metrics over all rows of ``gather``, each once, with bootstrap intervals, and each class.
+    """Metrics over all rows of ``gather``, each once, with intervals, and each class.
 
     ``names`` are the classes, ``thresholds`` has that of each fold, from which on class 1 of two is predicted.
     """
@@ -80,8 +80,8 @@ def figures(table: pa.Table, names: Sequence[str], thresholds: dict[int, float])
         limits = np.array([thresholds[int(fold)] for fold in table["fold"].to_numpy()])
         decided = logits - np.log(limits / (1 - limits))  # each fold's own threshold is then the common 0.5
     values, by_label = classification_metrics(logits, labels), classification_metrics(decided, labels)
-    intervals, of_labels = bootstrap(logits, labels), bootstrap(decided, labels)
-    intervals |= {name: of_labels[name] for name in DECIDED if name in of_labels}
+    found, of_labels = intervals(logits, labels, values), intervals(decided, labels, by_label)
+    found |= {name: of_labels[name] for name in DECIDED if name in of_labels}
     values |= {name: by_label[name] for name in DECIDED if name in by_label}
     by_class = per_class(Confusion.read({**values, "labels": names}), names)
-    return {**values, "intervals": intervals, "per_class": by_class}
+    return {**values, "intervals": found, "per_class": by_class}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,14 +12,28 @@ from harness.report.charts import Chart, Series, draw
 from harness.report.classes import metric_names
 from harness.report.curves import averaged
 from harness.report.facts import Measured, RunFacts
+from harness.report.ranking import selected
+from harness.scores.tables import CHOSEN_BY
 
 
 def over_steps(
     title: str, figure: str, y_label: str, runs: Sequence[RunFacts], names: Sequence[str], where: str, **how: Any
 ) -> Chart | None:
     """A figure over the steps, runs overlaid; ``where`` is ``train``, ``speed`` or ``validation``."""
-    series = [Series(name, *averaged(getattr(run, where), figure), slot) for slot, (run, name) in pairs(runs, names)]
+    series = [
+        Series(name, *averaged(getattr(run, where), figure), slot, ring=ring(run, figure, where))
+        for slot, (run, name) in pairs(runs, names)
+    ]
     return draw(title, series, "step", y_label, x_range=steps_of(runs), **how)
+
+
+def ring(run: RunFacts, figure: str, where: str) -> tuple[float, float] | None:
+    """The point of the epoch whose weights were kept, on the figure that chose it."""
+    best = run.best_validation
+    if where != VALIDATION or best is None or CHOSEN_BY.get(selected(run)) != figure:
+        return None
+    value = best.get(figure)
+    return (best["step"], value) if isinstance(value, float) and math.isfinite(value) else None
 
 
 def steps_of(runs: Sequence[RunFacts]) -> tuple[float, float]:
@@ -32,7 +47,9 @@ def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Char
     if len(runs) == 1:
         both = [
             Series("training", *averaged(runs[0].train, "loss"), 0),
-            Series("validation", *averaged(runs[0].validation, "log_loss"), 1),
+            Series(
+                "validation", *averaged(runs[0].validation, "log_loss"), 1, ring=ring(runs[0], "log_loss", VALIDATION)
+            ),
         ]
         charts = [draw("Loss", both, "step", "log loss", x_range=steps_of(runs), y_range=(0, None))]
     else:
@@ -42,6 +59,7 @@ def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Char
         ]
     charts += [
         over_steps("Validation perplexity", "perplexity", "perplexity", runs, names, "validation"),
+        over_steps("Validation loss, calibrated", "calibrated_log_loss", "log loss", runs, names, "validation"),
         over_steps("Validation accuracy", "accuracy", "accuracy", runs, names, "validation", percent=True),
         over_steps(f"Validation {f1}", "f1", f1, runs, names, "validation"),
         over_steps("Learning rate", "lr", "learning rate", runs, names, "train", y_range=(0, None)),

@@ -10,18 +10,17 @@ from typing import Any
 
 from harness.config import flat
 from harness.report.facts import RunFacts
+from harness.scores.tables import CHOSEN_BY
 from harness.settings.task import LANGUAGE_MODEL
 
-LOWER_IS_BETTER = ("log_loss", "ece")
-METRIC_OF = {"accuracy": "accuracy", "loss": "log_loss"}
-"""What ``select`` compares -> its name among the figures."""
+LOWER_IS_BETTER = ("log_loss", "calibrated_log_loss", "ece")
 UNSET = "unset"
 """Stands for a setting that a run does not have."""
 
 
 def ranking_metric(runs: Sequence[RunFacts]) -> str:
-    """The figure that runs are ranked by: the log loss if all of them chose their weights by it, else the accuracy."""
-    chosen = {METRIC_OF.get(selected(run), "accuracy") for run in runs}
+    """The figure that runs are ranked by: that by which all of them chose their weights, else the accuracy."""
+    chosen = {CHOSEN_BY.get(selected(run), "accuracy") for run in runs}
     return chosen.pop() if len(chosen) == 1 else "accuracy"
 
 

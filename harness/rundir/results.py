@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.rundir.figures_schema import check_figures
 from harness.rundir.json_files import read_object
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.untrusted import one_line
 from preprocessing.labels import LabelType, as_found, typed_values
 
 FORMAT, FORMAT_VERSION = "padless-evaluation", 1
@@ -89,6 +91,20 @@ def write_predictions(
     columns = {"row": rows, "label": typed_values(names, label_type)[labels]}
     with atomic.replacing(directory / predictions_name(split)) as temporary:
         pq.write_table(pa.table(columns | prediction_columns(predicted, chances, names, label_type)), temporary)
+
+
+def read_hits(directory: Path, split: str, again: str) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers in the source, int64 ``[rows]``, ascending, and whether each row was predicted rightly.
+
+    Raises ``DataError`` that ends with ``again`` where the file is missing or damaged.
+    """
+    path = directory / predictions_name(split)
+    try:
+        table = pq.read_table(path, columns=["row", "label", "predicted"]).sort_by("row")
+        right = pc.equal(table["label"], table["predicted"])
+        return table["row"].to_numpy(), np.asarray(right.to_numpy(), bool)
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: not readable ({one_line(error)}); {again}") from None
 
 
 def read_predictions(directory: Path, split: str, names: Sequence[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

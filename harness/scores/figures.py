@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.scores.calibration import Decision
 from harness.scores.confusion import Confusion
-from harness.scores.intervals import bootstrap
+from harness.scores.intervals import intervals
 from harness.scores.metrics import Reliability, classification_metrics, log_loss_per_row, per_class
 from harness.scores.subgroups import subgroups
 
@@ -37,7 +37,7 @@ def figures(
         "threshold": decision.threshold,
         **metrics,
         "labels": list(names),
-        "intervals": bootstrap(logits, labels, decision.threshold),
+        "intervals": intervals(logits, labels, metrics, decision.threshold),
         "per_class": per_class(Confusion.read({**metrics, "labels": names}), names),
         "calibration": {
             "bins": len(before.rows),

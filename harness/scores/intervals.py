@@ -1,163 +1,152 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a metric of so many rows can be trusted: percentile bootstrap over rows, and Wilson's interval for a share.
+"""How far a figure of so many rows can be trusted: an interval of 95 % for each, which always holds the figure itself.
 
-A resample is a weight for each row, how often it was drawn; all metrics are computed from the weights of many
-resamples at once (Efron and Tibshirani, 1993, An Introduction to the Bootstrap, chapter 13).
+A figure is a function of how much each row counts. Its derivatives by these weights give its variance (Efron, 1982, The
+Jackknife, the Bootstrap and Other Resampling Plans, chapter 6; of an area under the ROC curve this is DeLong's, 1988).
+A share of ``n`` rows has the variance ``p (1 - p) / n``, so the variance says how many rows a figure is worth, and its
+interval is Wilson's (1927) for a share of so many rows; the accuracy is worth all of them. Nothing is drawn, so the
+same rows always give the same intervals, and rows of a rare class are never left out of a resample.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from harness.scores.metrics import log_loss_per_row, num_classes_of, predicted_labels, probabilities
+from harness.scores.confusion import Confusion
+from harness.scores.metrics import Ranking, log_loss_per_row, num_classes_of, predicted_labels, probabilities
 
 LEVEL = 0.95
-RESAMPLES = 1000
-FEWEST_RESAMPLES = 200
-WORK = 100_000_000
-"""Rows times classes that may be drawn in all: above it there are fewer resamples, but not fewer than the fewest."""
-MOST_RANKED = 20_000_000
-"""Rows times classes up to which areas are drawn too: each resample ranks all rows once for every class."""
-CHUNK = 250_000
-"""Rows that are drawn at once."""
-WILSON_Z = 1.959963984540054
+METHOD = "Wilson's for as many rows as give the same variance"
+MOST_RANKED = 100_000_000
+"""Rows times classes up to which areas have intervals: all rows are ranked once more for every class."""
+Z = 1.959963984540054
 """Quantile of the normal distribution for ``LEVEL``."""
+MOST_WORTH = 8
+"""The ROC AUC ranks all pairs of rows, so it may be worth more rows than there are; so many times as many at most,
+since next to 1 its variance is hardly known."""
+CERTAIN = 1e-12
+"""A share nearer to 0 or 1 than this is 0 or 1: means of exact ones are off by the last bits."""
 
 
-def bootstrap(
-    logits: np.ndarray, labels: np.ndarray, threshold: float = 0.5, *, seed: int = 0, resamples: int | None = None
+def intervals(
+    logits: np.ndarray, labels: np.ndarray, values: Mapping[str, Any], threshold: float = 0.5
 ) -> dict[str, Any]:
-    """``[low, high]`` of each metric of ``classification_metrics`` that is a mean or an area, and how they were made.
+    """``[low, high]`` of each of the ``values`` of ``classification_metrics``, and how they were made.
 
-    An area's interval is None where a class has no row, and above ``MOST_RANKED``. The same rows and ``seed`` always
-    give the same intervals.
+    The calibration error has none. An area's interval is None where a class has no row, and above ``MOST_RANKED``.
     """
-    rows, classes = len(labels), num_classes_of(logits)
-    if resamples is None:
-        areas_per_row = 1 if classes == 2 else classes
-        resamples = int(np.clip(WORK // (rows * areas_per_row), FEWEST_RESAMPLES, RESAMPLES))
-    random = np.random.default_rng(seed)
-    statistics = Statistics(logits, labels, threshold)
-    chunk = max(1, CHUNK // rows)
-    values: dict[str, list[np.ndarray]] = {}
-    for start in range(0, resamples, chunk):
-        count = min(chunk, resamples - start)
-        drawn = random.integers(0, rows, (count, rows)) + np.arange(count)[:, None] * rows
-        weights = np.bincount(drawn.reshape(-1), minlength=count * rows).reshape(count, rows)
-        for name, column in statistics(weights).items():
-            values.setdefault(name, []).append(column)
-    result: dict[str, Any] = {"level": LEVEL, "resamples": resamples, "seed": seed, "method": "percentile bootstrap"}
-    return result | {name: percentile_interval(np.concatenate(columns)) for name, columns in values.items()}
+    predicted, classes = predicted_labels(logits, threshold), num_classes_of(logits)
+    counts = Confusion.of(labels, predicted, classes)
+    present = counts.support[counts.support > 0]
+    worth = len(present) ** 2 / (1 / present).sum()  # rows, if the share of right ones is the same in every class
+    found = {
+        "accuracy": wilson(values["accuracy"] * len(labels), len(labels)),
+        "log_loss": of_mean(log_loss_per_row(logits, labels)),
+        "roc_auc": None,
+        "pr_auc": None,
+    }
+    for name, changes, bias in (*of_labels(labels, predicted, counts, values), *of_areas(logits, labels, values)):
+        variance = variance_of(changes, labels, counts.support)
+        limit = MOST_WORTH * worth if name == "roc_auc" else worth
+        found[name] = of_share(values[name], variance, worth, limit, bias)
+    return {"level": LEVEL, "method": METHOD, **found}
 
 
-def percentile_interval(values: np.ndarray) -> list[float] | None:
-    """The middle ``LEVEL`` of the resampled values; resamples in which a metric is not defined are left out."""
-    values = values[np.isfinite(values)]
-    if not len(values):
+def above_chance(found: Mapping[str, Any], classes: int) -> bool:
+    """Whether one of the ``intervals`` of rows of so many ``classes`` lies above what guessing has.
+
+    True for rows of one class, which cannot show it.
+    """
+    if classes < 2:
+        return True
+    area, recall = found["roc_auc"], found["balanced_accuracy"]
+    return bool(recall[0] > 1 / classes or (area is not None and area[0] > 0.5))
+
+
+def of_labels(
+    labels: np.ndarray, predicted: np.ndarray, counts: Confusion, values: Mapping[str, Any]
+) -> Iterator[tuple[str, np.ndarray, float]]:
+    """Balanced accuracy and F1, each with its derivatives by the weights of the rows, and its bias for few rows.
+
+    A class of one row tells nothing of its own spread, so it counts by its distance from the mean over classes.
+    """
+    right, support = (labels == predicted).astype(np.float64), counts.support
+    alone = support == 1
+    recall = np.where(alone, values["balanced_accuracy"], counts.hits / np.maximum(support, 1))
+    yield "balanced_accuracy", (right - recall[labels]) / support[labels] / (support > 0).sum(), 0.0
+    rows = support + counts.predicted
+    size = np.maximum(rows, 1)
+    weight = np.array([0.0, 1.0]) if counts.classes == 2 else (rows > 0) / (rows > 0).sum()
+    pull, each = weight / size, 2 * counts.hits / size
+    bias = -float((pull * each * (1 - each)).sum())  # the second derivative's share
+    if counts.classes > 2:
+        each = np.where(alone, values["f1"], each)
+    yield "f1", 2 * right * pull[labels] - (pull * each)[labels] - (pull * each)[predicted], bias
+
+
+def of_areas(
+    logits: np.ndarray, labels: np.ndarray, values: Mapping[str, Any]
+) -> Iterator[tuple[str, np.ndarray, float]]:
+    """Both areas, as ``of_labels``; none where they have no value, or would take too long."""
+    if values["roc_auc"] is None or logits.size > MOST_RANKED:
+        return
+    scores, of_classes = (logits[:, None], [1]) if logits.ndim == 1 else (probabilities(logits), range(logits.shape[1]))
+    means = values["roc_auc"], values["pr_auc"]
+    changes = np.zeros((2, len(labels)))
+    for place, number in enumerate(of_classes):
+        positive = labels == number
+        ranking = Ranking(scores[:, place], positive)
+        changes += ranking.changes(means if positive.sum() == 1 else ranking.areas) / len(of_classes)
+    yield "roc_auc", changes[0], 0.0
+    yield "pr_auc", changes[1], 0.0
+
+
+def variance_of(changes: np.ndarray, labels: np.ndarray, support: np.ndarray) -> float:
+    """The variance of a figure with these derivatives: within each class, estimated from its rows, and between them."""
+    means = np.bincount(labels, changes, len(support)) / np.maximum(support, 1)
+    within = np.bincount(labels, (changes - means[labels]) ** 2, len(support))
+    return float((within * support / np.maximum(support - 1, 1) + support * means**2).sum())
+
+
+def of_share(value: float, variance: float, worth: float, limit: float, bias: float) -> list[float]:
+    """The interval of a figure from 0 to 1 with this variance and bias, which is worth ``limit`` rows at most.
+
+    A figure of exactly 0 or 1 shows no variance; it counts as a share of ``worth`` rows.
+    """
+    odds = value * (1 - value)
+    rows = worth if odds < CERTAIN else min(limit, odds / variance) if variance > 0 else worth
+    low, high = wilson(min(max(value - bias, 0.0), 1.0) * rows, rows)
+    return [min(low, value), max(high, value)]
+
+
+def of_mean(losses: np.ndarray) -> list[float] | None:
+    """The interval of a mean of positive numbers, symmetric in its logarithm; None for a single one."""
+    mean = float(losses.mean())
+    if len(losses) < 2 or not np.isfinite(mean):
         return None
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return [float(low), float(high)]
+    factor = np.exp(Z * losses.std(ddof=1) / len(losses) ** 0.5 / mean) if mean > 0 else 1.0
+    return [float(mean / factor), float(mean * factor)]
 
 
-class Statistics:
-    """Metrics of many resamples of the same rows."""
-
-    def __init__(self, logits: np.ndarray, labels: np.ndarray, threshold: float) -> None:
-        """Sort what can be sorted once."""
-        self.classes = num_classes_of(logits)
-        if self.classes == 2:  # the one ranking is then that of the rows themselves
-            order = np.argsort(-logits, kind="stable")
-            logits, labels = logits[order], labels[order]
-        predicted = predicted_labels(logits, threshold)
-        self.loss = log_loss_per_row(logits, labels)
-        self.true, self.said, self.right = labels, predicted, labels == predicted
-        if self.classes == 2:
-            self.rankings = [Ranking(logits, labels == 1)]
-        elif len(np.unique(labels)) < self.classes or logits.size > MOST_RANKED:
-            self.rankings = []  # a mean over classes of which one has no area is no area, whatever is drawn
-        else:
-            chances = probabilities(logits)
-            self.rankings = [Ranking(chances[:, number], labels == number) for number in range(self.classes)]
-
-    def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Each metric ``[resamples]`` for int64 ``weights`` ``[resamples, rows]``; nan where it is not defined."""
-        floats = weights.astype(np.float64)
-        total = floats.sum(axis=1)
-        true, said = self.by_class(weights, self.true), self.by_class(weights, self.said)
-        hits = self.by_class(weights * self.right, self.true)
-        with np.errstate(invalid="ignore"):
-            recall = hits / true
-            f1 = np.nan_to_num(2 * hits / (true + said), nan=0.0)
-        present = np.isfinite(recall)
-        nowhere = np.full(len(weights), np.nan)
-        areas = [ranking.areas(floats) for ranking in self.rankings] or [(nowhere, nowhere)]
-        roc_auc, pr_auc = (np.mean([pair[number] for pair in areas], axis=0) for number in (0, 1))
-        return {
-            "accuracy": hits.sum(axis=1) / total,
-            "balanced_accuracy": np.where(present, recall, 0).sum(axis=1) / present.sum(axis=1),
-            "f1": f1[:, 1] if self.classes == 2 else f1.mean(axis=1),
-            "roc_auc": roc_auc,
-            "pr_auc": pr_auc,
-            "log_loss": floats @ self.loss / total,
-        }
-
-    def by_class(self, weights: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """float64 ``[resamples, classes]``: the sum of the weights of each class's rows."""
-        places = np.arange(len(weights))[:, None] * self.classes + classes
-        size = len(weights) * self.classes
-        return np.bincount(places.reshape(-1), weights.reshape(-1), size).reshape(-1, self.classes)
-
-
-class Ranking:
-    """Rows of one class against the rest, by falling score."""
-
-    def __init__(self, scores: np.ndarray, positive: np.ndarray) -> None:
-        """``scores`` float ``[rows]``, ``positive`` bool ``[rows]``."""
-        self.order = np.argsort(-scores, kind="stable")
-        self.sorted = bool((self.order[1:] > self.order[:-1]).all())
-        self.positive = positive[self.order].astype(np.float64)
-        ordered = scores[self.order]
-        self.places = np.flatnonzero(self.positive)
-        last = np.append(ordered[1:] < ordered[:-1], True)
-        self.ends = None if last.all() else np.flatnonzero(last)
-        """Last row of each run of equal scores; None where no two are equal."""
-
-    def areas(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Areas under the ROC curve (trapezoids) and average precision, ``[resamples]``, with weighted rows.
-
-        They are nan where the class, or the rest, has no row.
-        """
-        if not len(self.places):
-            return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
-        ordered = weights if self.sorted else weights[:, self.order]
-        taken = np.cumsum(ordered, axis=1)
-        if self.ends is None:  # only the positive rows add to either sum
-            gained = ordered[:, self.places]
-            found = np.cumsum(gained, axis=1)
-            total = taken[:, -1].copy()
-            taken = taken[:, self.places]
-            wrong, tied = taken - found, 0.0
-        else:
-            found = np.cumsum(ordered * self.positive, axis=1)[:, self.ends]
-            total, taken = taken[:, -1].copy(), taken[:, self.ends]
-            gained = np.diff(found, axis=1, prepend=0.0)
-            wrong = taken - found
-            tied = np.einsum("ij,ij->i", gained, np.diff(wrong, axis=1, prepend=0.0)) / 2
-        positives = gained.sum(axis=1)
-        negatives = total - positives
-        ahead = positives * negatives - np.einsum("ij,ij->i", gained, wrong) + tied
-        np.divide(found, taken, out=found, where=taken > 0)  # precision; where nothing is taken nothing is gained
-        with np.errstate(invalid="ignore"):
-            roc_auc = ahead / (positives * negatives)
-            pr_auc = np.einsum("ij,ij->i", gained, found) / positives
-        return roc_auc, np.where(negatives > 0, pr_auc, np.nan)
-
-
-def wilson(right: int, rows: int) -> list[float]:
+def wilson(right: float, rows: float) -> list[float]:
     """``[low, high]`` for a share of ``right`` among ``rows``: sound for few rows and near 0 or 1 (Wilson, 1927)."""
-    share, z2 = right / rows, WILSON_Z**2
+    share, z2 = right / rows, Z**2
     middle = (share + z2 / (2 * rows)) / (1 + z2 / rows)
-    half = WILSON_Z / (1 + z2 / rows) * float(np.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2)))
-    return [max(0.0, middle - half), min(1.0, middle + half)]
+    half = Z / (1 + z2 / rows) * float(np.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2)))
+    return [max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))]
+
+
+def of_difference(first: np.ndarray, second: np.ndarray) -> list[float]:
+    """``[low, high]`` for the share of right rows in ``first`` less that in ``second``, bool ``[rows]`` each.
+
+    Only rows count on which one of the two is right (Bonett and Price, 2012, Adjusted Wald confidence interval for a
+    difference of binomial proportions based on paired data).
+    """
+    rows = len(first) + 2
+    ahead, behind = ((one & ~other).sum() + 1 for one, other in ((first, second), (second, first)))
+    middle = (ahead - behind) / rows
+    half = Z * np.sqrt(((ahead + behind) / rows - middle**2) / rows)
+    return [float(max(-1.0, middle - half)), float(min(1.0, middle + half))]

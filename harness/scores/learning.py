@@ -150,6 +150,20 @@ def worse_after_best(course: Course) -> str | None:
     return f"{head}: it overfits; fewer epochs, more model.dropout, or more data"
 
 
+def never_found(per_class: Sequence[Mapping[str, Any]]) -> str | None:
+    """Classes none of whose rows is recognised, which accuracy, and F1 of another class, do not show."""
+    lost = [entry for entry in per_class if entry["rows"] and not entry["recall"]]
+    if not lost or len(lost) == sum(entry["rows"] > 0 for entry in per_class):
+        return None
+    rarest = ", ".join(f"{entry['label']!r} ({entry['rows']:,} rows)" for entry in lost[:3])
+    more = f" and {len(lost) - 3:,} more classes" if len(lost) > 3 else ""
+    figures = "balanced accuracy and macro F1" if len(per_class) > 2 else "balanced accuracy"
+    return (
+        f"no row of {rarest}{more} is recognised: judge by {figures}, and weigh classes with optim.class_weights, or "
+        "add rows of them"
+    )
+
+
 def no_better_than_majority(course: Course) -> str | None:
     """The best accuracy is that of always naming the largest class, within one standard error."""
     largest = max(course.class_rows, key=lambda name: course.class_rows[name])
@@ -164,7 +178,7 @@ def no_better_than_majority(course: Course) -> str | None:
     if balanced > chance + noise:
         return (
             f"no better than the majority class in accuracy ({said}), though other classes are found: balanced "
-            f"accuracy {balanced:.4f}, by chance {chance:.4f}; judge by F1, and weigh classes with optim.class_weights"
+            f"accuracy {balanced:.4f}, by chance {chance:.4f}; judge by it, and weigh classes with optim.class_weights"
         )
     losses = [loss for loss in course.train_loss if loss is not None]
     shares = [count / course.rows for count in present]

@@ -2,9 +2,9 @@
 """How far figures of several runs lie apart: mean, standard deviation, and Student's interval of the mean.
 
 The interval is about runs: where the mean of ever more seeds, or folds, would lie. It says nothing about other rows,
-which the interval of each run (a bootstrap over its rows) is about. Runs of different folds share most of their
-training rows, so they are not independent, and their interval is somewhat too narrow (Bengio and Grandvalet, 2004, No
-Unbiased Estimator of the Variance of K-Fold Cross-Validation).
+which the interval of each run is about. Runs of different folds share most of their training rows, so they are not
+independent, and their interval is somewhat too narrow (Bengio and Grandvalet, 2004, No Unbiased Estimator of the
+Variance of K-Fold Cross-Validation).
 """
 
 from __future__ import annotations

@@ -20,9 +20,14 @@ METRICS = (
     ("roc_auc", "ROC AUC"),
     ("pr_auc", "PR AUC"),
     ("log_loss", "log loss"),
+    ("calibrated_log_loss", "calibrated log loss"),
     ("ece", "calibration error"),
 )
 """Key and title of each figure, in the order of the table."""
+CHOSEN_BY = {"accuracy": "accuracy", "loss": "log_loss", "calibrated": "calibrated_log_loss"}
+"""Value of ``select`` -> the figure of a validation by which the best epoch is chosen."""
+MARK = "*"
+"""Stands behind the figure that chose, wherever validations are shown."""
 LONGEST_NAME = 24
 CLASS_COLUMNS = (
     Column(key="label", title="class", right=False, shrinks=True),

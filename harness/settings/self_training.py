@@ -34,6 +34,8 @@ class SelfTrainingConfig:
     ratios: Literal["labelled", "all"] = "labelled"
     """Rows by whose labels the wide part weighs n-grams: the labelled ones, or all, soft labels counting by
     their probabilities. How rare a word is, it counts over all rows."""
+    any_teacher: bool = False
+    """Learn also from a teacher that is no better than chance on validation; such soft labels are refused otherwise."""
 
     def __post_init__(self) -> None:
         """Check ranges, and that nothing is set that soft labels alone give a meaning."""
@@ -46,7 +48,7 @@ class SelfTrainingConfig:
         if self.first and not self.rounds:
             raise ConfigError("self_training.first: is about rounds; set self_training.rounds, or leave it")
         if self.labels == NONE and not self.rounds:
-            given = {"weight": 1.0, "train_share": 0.0, "ratios": "labelled"}
+            given = {"weight": 1.0, "train_share": 0.0, "ratios": "labelled", "any_teacher": False}
             for key, default in given.items():
                 if getattr(self, key) != default:
                     raise ConfigError(

@@ -21,7 +21,7 @@ from harness.rundir.results import figures_name, predictions_name
 from harness.scores.confusion import Confusion
 from harness.scores.figures import describe_calibration
 from harness.scores.intervals import wilson
-from harness.scores.learning import Course, verdicts
+from harness.scores.learning import Course, never_found, verdicts
 from harness.scores.metrics import per_class
 from harness.scores.tables import classes_table, figures_table
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL
@@ -108,7 +108,9 @@ class Console(Sink):
             if values["verdict"]:
                 self.screen.say(f"  note: {values['verdict']}", "warn")
         elif kind == VALIDATION:
-            line = validation_line(values, self.config.epochs, len(self.manifest.labels), self.screen.width)
+            line = validation_line(
+                values, self.config.epochs, len(self.manifest.labels), self.config.select, self.screen.width
+            )
             self.screen.write([line], "good" if values["best"] else "")
 
     def best(self, values: Mapping[str, Any]) -> None:
@@ -143,7 +145,8 @@ class Console(Sink):
             self.screen.table(classes_table(entries, self.screen.width))
         self.screen.write([""])
         course = Course.of(lines, self.config.epochs, class_rows(self.manifest, VALIDATION))
-        for sentence in verdicts(course) if course is not None else []:
+        found = verdicts(course) if course is not None else []
+        for sentence in filter(None, [*found, never_found(entries)]):
             self.screen.fact("note", sentence, "warn", indent=6)
 
     def lines(self) -> list[Line]:

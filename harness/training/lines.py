@@ -11,12 +11,15 @@ from harness.data import balance
 from harness.data.checks import TRAIN
 from harness.model.size import parameters_of
 from harness.scores.intervals import wilson
+from harness.scores.tables import CHOSEN_BY, MARK
 from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base.readable import duration
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Column, fitted, head_line, laid_out, row_line
 from preprocessing.dataset.shards import Manifest
 
+BEST = {"accuracy": "highest accuracy", "loss": "lowest log loss", "calibrated": "lowest calibrated log loss"}
+"""What the best epoch has, by ``select``."""
 HEAD_EVERY = 20
 """Rows between two heads, so that the end of a log file can be read by itself."""
 
@@ -39,6 +42,7 @@ def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> tuple[dict
         "classes": balance.in_words(classes),
         "model": f"{layers}, {shape.pooling} pooling, {parameters:,} parameters",
         "steps": f"{total_steps:,} of {size}, {epochs}",
+        "best epoch": f"the one with the {BEST[config.select]} on validation, marked {MARK}",
     }
     beside = config.order.unlabelled_batch
     if beside:
@@ -61,7 +65,12 @@ def pretraining_facts(
     everything = 2 * candidates >= manifest.vocabulary_size - 1
     among = "all tokens of the vocabulary" if everything else f"{candidates:,} candidates a step"
     directions = "each direction predicts its next token" if config.model.bidirectional else "the next token"
-    facts = {**found, "classes": "", "model": found["model"].replace(f", {config.model.pooling} pooling", "")}
+    facts = {
+        **found,
+        "classes": "",
+        "best epoch": "",
+        "model": found["model"].replace(f", {config.model.pooling} pooling", ""),
+    }
     facts["task"] = f"language model: {directions}, among {among}; {tokens:,} tokens an epoch"
     return {name: text for name, text in facts.items() if text}, {}
 
@@ -107,20 +116,27 @@ class StepTable:
         return head if due else [], row_line(layout, row)
 
 
-def validation_line(values: Mapping[str, Any], epochs: int, num_classes: int, width: int) -> str:
-    """One validation, with half the width of the interval (95 %) of its accuracy; or of a language model."""
+def validation_line(values: Mapping[str, Any], epochs: int, num_classes: int, select: str, width: int) -> str:
+    """One validation, with half the width of the interval (95 %) of its accuracy; or of a language model.
+
+    The figure by which the best epoch is chosen, as ``select`` has it, never gives way, and is marked.
+    """
     if "perplexity" in values:
         return fitted(perplexity_parts(values, epochs), width)
     accuracy, rows = values["accuracy"], values["rows"]
     low, high = wilson(round(accuracy * rows), rows)
-    f1 = "F1" if num_classes == 2 else "macro F1"
-    parts = [
-        (f"epoch {values['epoch']}/{epochs}", 0),
-        (f"accuracy {accuracy:.4f} ± {(high - low) / 2:.4f}", 0),
-        (f"{f1} {values['f1']:.4f}", 2),
-        (f"log loss {values['log_loss']:.4f}", 1),
-    ]
-    return fitted([*parts, *([("best", 0)] if values["best"] else [])], width)
+    shown = {
+        "accuracy": (f"accuracy {accuracy:.4f} ± {(high - low) / 2:.4f}", 0),
+        "f1": (f"{'F1' if num_classes == 2 else 'macro F1'} {values['f1']:.4f}", 3),
+        "log_loss": (f"log loss {values['log_loss']:.4f}", 1),
+    }
+    if "calibrated_log_loss" in values:
+        shown["log_loss"] = (shown["log_loss"][0], 2)
+        shown["calibrated_log_loss"] = (f"calibrated {values['calibrated_log_loss']:.4f}", 0)
+    chosen = CHOSEN_BY[select]
+    shown[chosen] = (f"{shown[chosen][0]}{MARK}", 0)
+    best = [("best", 0)] if values["best"] else []
+    return fitted([(f"epoch {values['epoch']}/{epochs}", 0), *shown.values(), *best], width)
 
 
 def perplexity_parts(values: Mapping[str, Any], epochs: int) -> list[tuple[str, int]]:

@@ -45,6 +45,7 @@ FREE = {
     "tracking": "log lines or trackers differ",
     "evaluation": "figures are computed otherwise",
     "self_training.labels": "the same soft labels, wherever they lie",
+    "self_training.any_teacher": "which teachers are refused",
 }
 """Keys, or their first parts, that leave the order of rows and every update what they are; and what they do change."""
 BREAKING = {

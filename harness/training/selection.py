@@ -10,9 +10,7 @@ from typing import Any, Literal
 
 from harness.ranks.distributed import World
 from harness.scores.calibration import Decision
-
-LOSSES = {"loss": "log_loss", "calibrated": "calibrated_log_loss"}
-"""Metric -> the figure of a validation that is to be low."""
+from harness.scores.tables import CHOSEN_BY
 
 
 @dataclass
@@ -45,7 +43,7 @@ class Selection:
 
     def consider(self, values: dict[str, Any], step: int) -> bool:
         """Whether the validation ``values`` after ``step`` are the best so far; remembers them."""
-        value = values["accuracy"] if self.metric == "accuracy" else -values[LOSSES[self.metric]]
+        value = values[CHOSEN_BY[self.metric]] * (1 if self.metric == "accuracy" else -1)
         better = self.best is None or value > self.best or not math.isfinite(self.best)
         self.epochs_since_best = 0 if better else self.epochs_since_best + 1
         if better:

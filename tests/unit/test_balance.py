@@ -34,13 +34,17 @@ def test_imbalance_says_what_to_do() -> None:
     assert imbalance({"no": 450, "yes": 100}, {}) is None
     said = imbalance({"no": 9000, "yes": 100}, {})
     assert said == (
-        "'yes' has 1.1% of the rows, 'no' 90 times as many: accuracy says little of it; look at F1, and weigh it "
-        """(--optim.class_weights '{"yes":9.5}') or choose --evaluation.threshold f1"""
+        "'yes' has 1.1% of the rows, 'no' 90 times as many: accuracy says little of it; look at balanced accuracy and "
+        """F1, and weigh it (--optim.class_weights '{"yes":9.5}') or choose --evaluation.threshold f1"""
     )
+    said = imbalance({"no": 100, "yes": 9000}, {})  # F1 of 'yes' says nothing of 'no'
+    assert said is not None
+    assert said.endswith("""look at balanced accuracy, and weigh it (--optim.class_weights '{"no":9.5}')""")
     assert imbalance({"no": 9000, "yes": 100}, {"yes": 3.0}) is None
     assert imbalance({"no": 9000, "yes": 100}, {}, "f1") is None
     said = imbalance({"a": 1000, "b c": 10, "d": 40, "e": 190, "f": 900, "gone": 0}, {})
     assert said is not None
+    assert "look at balanced accuracy and macro F1, and" in said
     assert said.endswith("""weigh small classes, as in --optim.class_weights '{"b c":10.0,"d":5.0,"e":2.3}'""")
 
 

@@ -90,7 +90,9 @@ def test_it_is_what_scikit_learn_makes_of_the_texts(data: Path, monkeypatch: pyt
     reference = LogisticRegression(C=10.0, tol=1e-8, max_iter=1000).fit(theirs, labels)
     np.testing.assert_allclose(classifier.coef_, reference.coef_[:, columns], atol=1e-4)
     true = in_order(test, "label")
-    assert measure(data, manifest)["test"]["accuracy"] == reference.score(plain.transform(texts_of(data, test)), true)
+    assert measure(data, manifest)["test"].figures["accuracy"] == reference.score(
+        plain.transform(texts_of(data, test)), true
+    )
 
 
 def pair_or_word(key: int, size: int, tokens: list[str]) -> str:
@@ -150,7 +152,7 @@ def test_much_work_is_done_in_fewer_steps(
 
 def test_figures_have_the_form_of_an_evaluation(data: Path) -> None:
     manifest = read_manifest(data)
-    results = measure(data, manifest)
+    results = {split: one.figures for split, one in measure(data, manifest).items()}
     assert list(results) == ["validation", "test"]
     for split, values in results.items():
         json.dumps(values, allow_nan=False)
@@ -185,7 +187,8 @@ def test_it_is_measured_once_for_each_fingerprint(
     assert read_results(own, changed) == {}
     command.main(BaselineConfig(data=str(own)))
     assert list(read_results(own, changed)) == ["validation"]
-    assert [path.name for path in (own / "baseline").iterdir()] == ["validation.json"]
+    left = sorted(path.name for path in (own / "baseline").iterdir())
+    assert left == ["validation-predictions.parquet", "validation.json"]
     assert read_results(own, changed)["validation"]["accuracy"] == kept["validation"]["accuracy"]
     monkeypatch.setitem(RECIPE, "C", 1.0)
     assert read_results(own, changed) == {}

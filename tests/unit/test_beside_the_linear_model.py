@@ -8,16 +8,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.baseline import command
 from harness.baseline.command import BaselineConfig
-from harness.baseline.compare import compare
+from harness.baseline.compare import Comparison, compare
 from harness.baseline.results import read_results
 from harness.report.beside import BaselineSink
+from harness.rundir.measured import Measured
+from harness.rundir.results import write_figures, write_predictions
 from harness.training.sinks import Ending, Sink
+from preprocessing.base.errors import DataError
 from preprocessing.base.readable import duration
-from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 
 ROWS = {"train": 400, "validation": 120, "test": 90}
@@ -30,39 +34,72 @@ def own(tmp_path: Path) -> Path:
     return tmp_path / "own"
 
 
-def test_which_is_ahead_and_whether_it_is_worth_its_time() -> None:
-    linear_model = {"validation": {"accuracy": 0.88}, "test": {"accuracy": 0.90, "seconds": 3.2}}
-    better = {"accuracy": 0.95, "intervals": {"accuracy": [0.93, 0.97]}}
-    ahead = compare(better, [], linear_model)
-    assert ahead is not None
-    assert ahead.figures == (
-        "accuracy on test: network 0.9500 (0.9300 to 0.9700), linear model 0.9000: "
-        "the network is 5.00 points above the linear model"
-    )
-    assert ahead.verdict is None
-    behind = compare({"accuracy": 0.89, "intervals": {"accuracy": [0.87, 0.91]}}, [], linear_model)
-    assert behind is not None
-    assert behind.figures.endswith("the network is 1.00 points below the linear model")
-    assert behind.verdict == (
-        "the network is not worth its time here: the interval of its accuracy begins at 0.8700, "
-        "which is not above the 0.9000 that the linear model reached in 3s"
-    )
-    touching = compare({"accuracy": 0.91, "intervals": {"accuracy": [0.90, 0.92]}}, [], linear_model)
-    assert touching is not None
-    assert touching.verdict is not None
+def hits(rows: int, right: int, apart: int = 0) -> np.ndarray:
+    """Which rows are right: the first ``right`` of them, or as many of which ``apart`` lie at the end."""
+    found = np.arange(rows) < right - apart
+    found[rows - apart :] = True
+    return found
 
 
-def test_without_a_test_split_the_best_validation_stands_beside_it() -> None:
-    lines = [{"accuracy": value, "best": best} for value, best in ((0.70, True), (0.88, True), (0.86, False))]
-    found = compare(None, lines, {"validation": {"accuracy": 0.88, "rows": 400}})
+def stand(place: Path, split: str, right: np.ndarray) -> dict[str, Any]:
+    """Predictions and figures of a split of two classes, right where ``right`` says so."""
+    labels = np.arange(len(right)) % 2
+    predicted = np.where(right, labels, 1 - labels)
+    chances = np.stack((1 - predicted, predicted), axis=1).astype(float)
+    write_predictions(
+        place, split, ["no", "yes"], rows=np.arange(len(right)), labels=labels, predicted=predicted, chances=chances
+    )
+    return {"accuracy": float(right.mean()), "rows": len(right), "seconds": 3.2}
+
+
+def beside(folder: Path, network: np.ndarray, linear_model: np.ndarray, split: str = "test") -> Comparison:
+    """Both on the same rows."""
+    measured = Measured(split, stand(folder / "run", split, network), folder / "run")
+    found = compare(measured, folder / "data", {split: stand(folder / "data" / "baseline", split, linear_model)})
     assert found is not None
-    assert (found.split, found.network["accuracy"]) == ("validation", 0.88)
-    assert found.figures.endswith("the network is as good as the linear model")
-    assert found.interval == pytest.approx((0.8445, 0.9082), abs=1e-4)  # Wilson's, 352 of 400
-    assert compare(None, lines, {}) is None
-    assert compare(None, [], {"validation": {"accuracy": 0.88, "rows": 400}}) is None
-    both = {"validation": {"accuracy": 0.88, "rows": 400}, "test": {"accuracy": 0.9, "rows": 300}}
-    assert compare(None, lines, both) is None  # its test is still to come
+    return found
+
+
+@pytest.mark.parametrize(
+    ("network", "linear_model", "points", "standing", "verdict"),
+    [
+        (hits(1000, 950), hits(1000, 900), "+5.00 points (95 %: +3.6", "above",
+         "the network is above the linear model"),
+        (hits(750, 721), hits(750, 717), "+0.53 points (95 %: -0.1", "alike",
+         "no difference that these rows could show between the network and the linear model, which took 3s"),
+        (hits(1000, 890), hits(1000, 900), "-1.00 points (95 %: -1.6", "below",
+         "the network is below the linear model, which took 3s"),
+        (hits(1000, 900, 100), hits(1000, 905), "-0.50 points (95 %: -3.", "alike",
+         "no difference that these rows could show between the network and the linear model, which took 3s"),
+    ],
+)  # fmt: skip
+def test_the_verdict_is_about_the_rows_that_both_predicted(
+    tmp_path: Path, network: np.ndarray, linear_model: np.ndarray, points: str, standing: str, verdict: str
+) -> None:
+    """The intervals of the two accuracies overlap in all but the first."""
+    found = beside(tmp_path, network, linear_model)
+    assert (found.standing, found.verdict) == (standing, verdict)
+    said = f"accuracy on test: network {network.mean():.4f}, linear model {linear_model.mean():.4f}: {points}"
+    assert found.figures.startswith(said)
+    assert found.figures.endswith(f", both on the same {len(network):,} rows)")
+    assert found.low <= found.difference <= found.high
+
+
+def test_there_is_nothing_to_compare_without_both(tmp_path: Path) -> None:
+    found = beside(tmp_path, hits(90, 80), hits(90, 80), "validation")
+    assert (found.split, found.standing) == ("validation", "alike")
+    measured = Measured("validation", {"accuracy": 0.9, "rows": 90}, tmp_path / "run")
+    assert compare(None, tmp_path / "data", {"validation": {}}) is None
+    assert compare(measured, tmp_path / "data", {"test": {}}) is None
+
+
+def test_predictions_of_other_rows_are_not_compared(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"baseline/test-predictions\.parquet: not the rows that .*run predicts"):
+        beside(tmp_path, hits(90, 80), hits(91, 80))
+    (tmp_path / "data" / "baseline" / "test-predictions.parquet").write_bytes(b"damaged")
+    measured = Measured("test", {"accuracy": 0.9, "rows": 90}, tmp_path / "run")
+    with pytest.raises(DataError, match=r"baseline/test-predictions\.parquet: not readable \(.*\); delete it, and"):
+        compare(measured, tmp_path / "data", {"test": {"accuracy": 0.9}})
 
 
 class Heard(Sink):
@@ -77,17 +114,21 @@ class Heard(Sink):
         self.summaries |= {f"{name}/{key}": value for key, value in values.items()}
 
 
-def finished_run(run: Path, fingerprint: str) -> None:
-    """What of a run's directory tells how good it is."""
+def finished_run(run: Path, data: Path) -> None:
+    """What of a run's directory tells how good it is: on test, every second row is right."""
     (run / "bundle").mkdir(parents=True)
-    (run / "bundle" / "bundle.json").write_text(json.dumps({"dataset": fingerprint}))
-    test = {"format": "padless-evaluation", "format_version": 1, "accuracy": 0.5, "intervals": {"accuracy": [0.4, 0.6]}}
-    (run / "test.json").write_text(json.dumps(test))
+    manifest = read_manifest(data)
+    (run / "bundle" / "bundle.json").write_text(json.dumps({"dataset": manifest.fingerprint}))
+    rows = np.sort(np.concatenate([block.row for block in Split(data, manifest, "test").blocks]))
+    labels = np.arange(len(rows)) % 2
+    chances = np.full((len(rows), 2), 0.5)
+    write_predictions(run, "test", ["no", "yes"], rows=rows, labels=labels, predicted=0 * labels, chances=chances)
+    write_figures(run, "test", {"accuracy": 0.5, "rows": len(rows)})
 
 
 def test_the_end_of_a_run_says_how_the_linear_model_does(own: Path, tmp_path: Path) -> None:
     run, fingerprint = tmp_path / "run", read_manifest(own).fingerprint
-    finished_run(run, fingerprint)
+    finished_run(run, own)
     heard = Heard()
     sink = BaselineSink(run, own, heard)
     sink.close(Ending("finished", 10))
@@ -97,23 +138,23 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(own: Path, tmp_path: Pa
     sink.close(Ending("failed", 10, 1, "broken"))
     assert heard.lines == []
     sink.close(Ending("finished", 10))
-    points = 100 * (reached["accuracy"] - 0.5)
-    assert heard.lines == [
-        f"accuracy on test: network 0.5000 (0.4000 to 0.6000), linear model {reached['accuracy']:.4f}: "
-        f"the network is {points:.2f} points below the linear model",
-        "the network is not worth its time here: the interval of its accuracy begins at 0.4000, "
-        f"which is not above the {reached['accuracy']:.4f} that the linear model reached in "
-        f"{duration(reached['seconds'])}",
-    ]
+    points = 100 * (0.5 - reached["accuracy"])
+    first, second = heard.lines
+    assert first.startswith(
+        f"accuracy on test: network 0.5000, linear model {reached['accuracy']:.4f}: {points:+.2f} points (95 %: "
+    )
+    assert second == f"the network is below the linear model, which took {duration(reached['seconds'])}"
     assert heard.summaries["baseline/accuracy"] == reached["accuracy"]
     assert heard.summaries["baseline/difference"] == 0.5 - reached["accuracy"]
+    low, high = (heard.summaries[f"baseline/difference_{end}"] for end in ("low", "high"))
+    assert low < 0.5 - reached["accuracy"] < high < 0
     assert heard.summaries["baseline/rows"] == ROWS["test"]
 
 
 def test_the_end_of_a_run_survives_a_damaged_result(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    finished_run(tmp_path / "run", read_manifest(own).fingerprint)
+    finished_run(tmp_path / "run", own)
     (own / "baseline").mkdir()
     (own / "baseline" / "test.json").write_text("{")
     heard = Heard()

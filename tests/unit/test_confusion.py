@@ -18,7 +18,7 @@ from harness.scores import confusion
 from harness.scores.calibration import Decision
 from harness.scores.confusion import CELLS, MATRIX, Confusion
 from harness.scores.figures import figures
-from harness.scores.intervals import bootstrap
+from harness.scores.intervals import intervals
 from harness.scores.metrics import (
     BLOCK,
     blocks,
@@ -123,18 +123,11 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (log_loss_per_row(logits, labels) == losses).all()
 
 
-def test_areas_are_not_drawn_of_too_many_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_areas_of_too_many_classes_have_no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = drawn()
-    few = bootstrap(logits, labels, resamples=50)
+    values = classification_metrics(logits, labels)
+    few = intervals(logits, labels, values)
     monkeypatch.setattr("harness.scores.intervals.MOST_RANKED", logits.size - 1)
-    many = bootstrap(logits, labels, resamples=50)
-    assert few["roc_auc"][0] < classification_metrics(logits, labels)["roc_auc"] < few["roc_auc"][1]
+    many = intervals(logits, labels, values)
+    assert few["roc_auc"][0] < values["roc_auc"] < few["roc_auc"][1]
     assert many == {**few, "roc_auc": None, "pr_auc": None}
-
-
-def test_intervals_of_counts_are_those_of_every_resample_by_itself() -> None:
-    logits, labels = drawn(60, 4)
-    found = bootstrap(logits, labels, resamples=200)
-    random = np.random.default_rng(0)
-    right = (logits.argmax(axis=1) == labels)[random.integers(0, 60, (200, 60))].mean(axis=1)
-    assert found["accuracy"] == pytest.approx(np.quantile(right, [0.025, 0.975]).tolist())

@@ -17,7 +17,7 @@ from harness.scores.figures import figures, numbers_of
 from harness.scores.metrics import classification_metrics
 from harness.scores.tables import classes_table, figures_table
 from harness.training.console import Console
-from harness.training.lines import StepTable, validation_line
+from harness.training.lines import StepTable, facts, validation_line
 from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending
 from preprocessing.base.terminal import cells
@@ -201,9 +201,23 @@ def test_the_head_comes_again_after_twenty_rows_and_where_columns_change() -> No
 
 def test_a_validation_says_how_uncertain_it_is() -> None:
     values = {"epoch": 2, "rows": 400, "accuracy": 0.88, "f1": 0.8712, "log_loss": 0.3012, "best": True}
-    assert validation_line(values, 4, 2, 80) == "epoch 2/4  accuracy 0.8800 ± 0.0319  F1 0.8712  log loss 0.3012  best"
-    other = validation_line({**values, "best": False}, 4, 5, 60)
-    assert other == "epoch 2/4  accuracy 0.8800 ± 0.0319  log loss 0.3012"
+    line = validation_line(values, 4, 2, "accuracy", 80)
+    assert line == "epoch 2/4  accuracy 0.8800 ± 0.0319*  F1 0.8712  log loss 0.3012  best"
+    other = validation_line({**values, "best": False}, 4, 5, "accuracy", 60)
+    assert other == "epoch 2/4  accuracy 0.8800 ± 0.0319*  log loss 0.3012"
+
+
+@pytest.mark.parametrize("width", [80, 50])
+def test_the_figure_that_chooses_the_epoch_is_shown_and_marked(width: int) -> None:
+    values = {"epoch": 2, "rows": 400, "accuracy": 0.88, "f1": 0.8712, "log_loss": 0.3012, "best": True}
+    by_loss = validation_line(values, 4, 2, "loss", width)
+    assert by_loss.endswith("  log loss 0.3012*  best")
+    calibrated = validation_line({**values, "calibrated_log_loss": 0.2512}, 4, 2, "calibrated", width)
+    assert calibrated.endswith("  calibrated 0.2512*  best")
+    config, found = RunConfig(select="calibrated"), manifest(NAMES["two"])
+    assert facts(config, found, 100)[0]["best epoch"] == (
+        "the one with the lowest calibrated log loss on validation, marked *"
+    )
 
 
 def test_a_damaged_log_is_said_and_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from huggingface_hub import ModelCard
 import padless
 from harness.__main__ import main
 from harness.baseline.linear import RECIPE
-from harness.baseline.results import write_results
+from harness.baseline.results import folder_of
 from harness.export import folder as writing
 from harness.export import parity
 from harness.export.card import render
@@ -34,6 +34,7 @@ from harness.model.registry import PoolingEntry
 from harness.rundir.bundle_files import INDEX, read_info
 from harness.rundir.export_files import CARD, EXPORT, INT8, ONNX
 from harness.rundir.layout import BUNDLE
+from harness.rundir.results import write_figures
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError, StorageError
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
@@ -205,7 +206,7 @@ def test_the_linear_model_of_the_same_data_stands_beside_it(run: Path, tmp_path:
     data = run.parent / "data"
     shutil.copytree(run, tmp_path / "run")
     head = {"dataset": read_manifest(data).fingerprint, "recipe": RECIPE, "accuracy": 0.625}
-    write_results(data, {"test": {**head, "intervals": {"accuracy": [0.5, 0.75]}}})
+    write_figures(folder_of(data), "test", {**head, "intervals": {"accuracy": [0.5, 0.75]}})
     assert export(tmp_path / "run", "--output", tmp_path / "out", "--quiet") == 0
     said = "A linear model over TF-IDF of words and pairs has accuracy 0.6250 (0.5000 to 0.7500) there."
     assert said in (tmp_path / "out" / CARD).read_text()

@@ -6,7 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.scores.learning import Course, accuracy_error, loss_error, verdicts
+from harness.scores.confusion import Confusion
+from harness.scores.learning import Course, accuracy_error, loss_error, never_found, verdicts
+from harness.scores.metrics import per_class
 
 
 def course(
@@ -94,10 +96,26 @@ def test_no_better_than_the_majority_class() -> None:
     assert said.endswith("or look at the labels")  # 0.19 is what guessing costs here
     (said,) = verdicts(course([0.94, 0.95], rows=rare, balanced=[0.70, 0.72]))
     assert said.startswith("no better than the majority class in accuracy (")
-    assert "balanced accuracy 0.7200, by chance 0.5000; judge by F1" in said
+    assert "balanced accuracy 0.7200, by chance 0.5000; judge by it, and weigh classes" in said
     assert verdicts(course([0.97, 0.97], rows=rare, balanced=[0.80, 0.80])) == []
     assert verdicts(course([0.65, 0.65], rows={"a": 10, "b": 10})) == []  # twenty rows cannot tell
     assert verdicts(course([1.0, 1.0], rows={"a": 10})) == []  # one class: nothing to be better than
+
+
+def test_a_class_that_is_never_found_is_named() -> None:
+    """Two classes: F1 of the other one is 0.995."""
+    found = per_class(Confusion(2, np.array([0, 1]), np.array([1, 1]), np.array([10, 990])), ["rare", "usual"])
+    assert found[1]["f1"] > 0.99
+    assert never_found(found) == (
+        "no row of 'rare' (10 rows) is recognised: judge by balanced accuracy, and weigh classes with "
+        "optim.class_weights, or add rows of them"
+    )
+    many = per_class(Confusion(6, np.arange(6), np.zeros(6, int), np.array([9, 2, 3, 4, 5, 0])), list("abcdef"))
+    said = never_found(many)
+    assert said is not None
+    assert said.startswith("no row of 'b' (2 rows), 'c' (3 rows), 'd' (4 rows) and 1 more classes is recognised: judge")
+    assert "by balanced accuracy and macro F1" in said
+    assert never_found(per_class(Confusion(2, np.arange(2), np.arange(2), np.array([1, 9])), ["rare", "usual"])) is None
 
 
 @pytest.mark.parametrize("rows", [40, 400, 4000])

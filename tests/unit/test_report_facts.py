@@ -18,6 +18,7 @@ from harness.report.curves import averaged, thinned
 from harness.report.facts import RunFacts
 from harness.report.formats import by_value
 from harness.report.page import write_report_quietly
+from harness.report.plots import learning_charts
 from harness.report.views import reproduce
 
 NOTHING = RunFacts(
@@ -34,6 +35,7 @@ NOTHING = RunFacts(
     manifest=None,
     manifest_note=None,
     linear={},
+    beside=None,
     linear_note=None,
 )
 
@@ -97,6 +99,22 @@ def test_commands_that_make_the_run_again() -> None:
         "python -m harness launch --num_processes 4 --config 'runs/my run/config.yaml' --run 'runs/my run-again'",
     ]
     assert reproduce(facts()) == ["python -m harness launch --config runs/a/config.yaml --run runs/a-again"]
+
+
+@pytest.mark.parametrize(
+    ("select", "chart"),
+    [("accuracy", "Validation accuracy"), ("loss", "Loss"), ("calibrated", "Validation loss, calibrated")],
+)
+def test_a_ring_marks_the_best_epoch_on_the_figure_that_chose_it(select: str, chart: str) -> None:
+    lines = [
+        {"step": step, "accuracy": 0.8, "log_loss": 0.5, "calibrated_log_loss": 0.4, "f1": 0.7, "best": step == 10}
+        for step in (10, 20)
+    ]
+    run = facts(validation=lines, train=[{"step": 10, "loss": 0.5}], config={"select": select})
+    shown = {each.title: each.svg for each in learning_charts([run], ["one"])}
+    marked = {"config": {**run.config, "select": "none"}}
+    plain = {each.title: each.svg for each in learning_charts([dataclasses.replace(run, **marked)], ["one"])}
+    assert [title for title in shown if shown[title] != plain[title]] == [chart]
 
 
 def test_a_chart_has_the_page_s_colours_and_names_of_its_own() -> None:

@@ -36,6 +36,11 @@ def test_runs_stand_in_the_order_of_their_best_validation() -> None:
         "accuracy",
     )
     assert names(ranked(by_loss)) == ["b", "a"]
+    calibrated = [facts(directory=Path(name), fingerprint="a", config={"select": "calibrated"},
+                        validation=[{"step": 1, "accuracy": 0.9, "calibrated_log_loss": loss, "best": True}])
+                  for name, loss in (("a", 0.5), ("b", 0.3))]  # fmt: skip
+    assert ranking_metric(calibrated) == "calibrated_log_loss"
+    assert names(ranked(calibrated)) == ["b", "a"]
     assert names(ranked([run("a", float("nan"), 0.1), run("b", 0.1, 0.1)])) == ["b", "a"]
 
 

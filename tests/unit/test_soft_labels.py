@@ -29,10 +29,12 @@ from harness.data.soft_labels import (
     write_soft_labels,
 )
 from harness.inference.bundle import write_bundle
+from harness.labelling.command import measured
 from harness.model.classifier import Classifier, loss_per_row, soft_loss_per_row
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import read_info
 from harness.rundir.training_facts import training_facts
+from harness.scores.calibration import Decision
 from harness.training.resume import FREE, differences
 from harness.training.resume import check_soft_labels as check_resumed
 from preprocessing.base.errors import ConfigError, DataError
@@ -158,6 +160,34 @@ def test_rows_that_are_not_those_of_the_split(data: Path, manifest: Manifest, tm
         write_soft_labels(tmp_path / "soft.arrow", teacher_of(manifest), {"unlabelled": (changed, chances)})
         with pytest.raises(DataError, match=words):
             targets_of(read_soft_labels(tmp_path / "soft.arrow"), Split(data, manifest, "unlabelled"))
+
+
+@pytest.mark.parametrize("skill", [0.0, 4.0])
+def test_a_teacher_that_knows_nothing_is_refused_unless_asked_for(
+    data: Path, manifest: Manifest, tmp_path: Path, skill: float
+) -> None:
+    classes, random = len(manifest.labels), np.random.default_rng(3)
+    labels = np.arange(90) % classes
+    logits = random.normal(size=(90, classes)) + skill * np.eye(classes)[labels]
+    logits = logits[:, 1] - logits[:, 0] if classes == 2 else logits
+    validation = measured(logits, labels, Decision())
+    teacher = Teacher(dataset=manifest.fingerprint, labels=manifest.labels, teacher="run x", validation=validation)
+    path = tmp_path / "x.arrow"
+    write_soft_labels(path, teacher, {"unlabelled": draw(30, classes)})
+    assert ("no better than chance" in read_soft_labels(path).in_words) == (skill == 0)
+
+    def opened(**asked: Any) -> None:
+        taught = SelfTrainingConfig(labels=str(path), **asked)
+        checks.open_soft_labels(
+            RunConfig(data=str(data), self_training=taught, order=OrderConfig(unlabelled_batch=8)), manifest
+        )
+
+    if skill:
+        opened()
+        return
+    with pytest.raises(DataError, match=r"x\.arrow: its teacher, run x, is no better than chance on validation"):
+        opened()
+    opened(any_teacher=True)
 
 
 def test_a_name_or_a_path_finds_the_file(data: Path, manifest: Manifest, tmp_path: Path) -> None:
