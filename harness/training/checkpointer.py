@@ -32,7 +32,7 @@ class Checkpointer:
         """``sync`` flushes the metrics to the disk, before a checkpoint that knows of them gets its name."""
         self.run, self.config, self.sync = run, config, sync
         self.snapshots = Snapshots(device)
-        self.on_cuda = device.type == "cuda"
+        self.on_device = device.type != "cpu"
         self.thread: threading.Thread | None = None
         self.failure: UserError | None = None
         self.saved_at = time.monotonic()
@@ -57,7 +57,7 @@ class Checkpointer:
         """
         self.wait()  # cannot hang: see there
         files = self.snapshots.copy(tensors)
-        copied = torch.cuda.Event() if self.on_cuda else None
+        copied = torch.cuda.Event() if self.on_device else None
         if copied is not None:
             copied.record()
             if wait:

@@ -116,8 +116,8 @@ class NonFiniteGuard:
         """
         before = self.total
         event = None
-        if skip.device.type == "cuda":
-            host = torch.empty((), dtype=skip.dtype, pin_memory=True)
+        if not skip.is_cpu:
+            host = torch.empty((), dtype=skip.dtype, pin_memory=skip.is_cuda)
             host.copy_(skip, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
