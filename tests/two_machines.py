@@ -67,7 +67,8 @@ class Place:
         self.run.parent.mkdir(parents=True, exist_ok=True)
         machine = self.two.a if side == "a" else self.two.b
         words = arguments(self.data, self.run, "--timeout_s", str(LIMIT_S), *self.keys, *keys)
-        return launch_on(machine, self.two.a, *words, log=self.log(side), **more)
+        options = ("--max_restarts=0",)  # the same command goes on, but not by itself
+        return launch_on(machine, self.two.a, *words, log=self.log(side), options=options, **more)
 
     def said(self, side: str) -> str:
         """The line with which machine ``side`` said what is wrong; empty if it ended well."""

@@ -146,9 +146,9 @@ class Assembler:
             buffer.copied.synchronize()
         with self._on_stream():
             batches = list(self._gathered(buffer, numbers) if self.resident is None else self._resident(numbers))
+            if self.resident is None and self.device.type != "cpu":
+                self._to_device(buffer, batches)
             if self.stream is not None:
-                if self.resident is None:
-                    self._to_device(buffer, batches)
                 buffer.copied = torch.cuda.Event()
                 buffer.copied.record(self.stream)
         return batches, buffer.copied

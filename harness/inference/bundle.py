@@ -21,6 +21,7 @@ from harness.inference.sealed import encoder_of, read_sealed
 from harness.model.classifier import Classifier
 from harness.model.stored import read_tensors
 from harness.model.tasks import AnyNetwork, task_of
+from harness.ranks.heartbeat import HEARTBEAT
 from harness.rundir.bundle_files import (
     INDEX,
     BundleInfo,
@@ -52,7 +53,8 @@ def write_bundle(
 
     ``facts``: what is known of where they come from, by the names that ``BundleInfo`` has for it.
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with HEARTBEAT.waiting("the device to copy the best weights"):
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     name, digest = write_weights(directory, save(weights))
     info = BundleInfo(
         weights=name,

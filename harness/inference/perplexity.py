@@ -80,8 +80,9 @@ def measure(
                 pause()
             for batch in step.micro_batches:
                 facts = (batch.rows.view(np.float64), batch.lengths.numpy().view(np.float64))
-                sums = torch.cat(model.row_log_losses(batch, targets), 1)
-                parts.append(np.column_stack([*facts, sums.cpu().numpy()]))
+                with world.waiting(f"the device to measure split {split.name}, and with it what is due"):
+                    sums = torch.cat(model.row_log_losses(batch, targets), 1).cpu().numpy()
+                parts.append(np.column_stack([*facts, sums]))
     model.train(was_training)
     table = np.concatenate(parts) if parts else np.empty((0, 2 + 2 * model.num_directions))
     table = world.gather_rows(table, f"the log losses of split {split.name}")

@@ -79,7 +79,8 @@ def score(
         for step in loader.steps(0):
             if pause is not None and step.step % PAUSE_EVERY == 0:
                 pause()
-            parts += [facts_of(batch, (read or model)(batch)) for batch in step.micro_batches]
+            with world.waiting(f"the device to score split {split.name}, and with it what is due"):
+                parts += [facts_of(batch, (read or model)(batch)) for batch in step.micro_batches]
     model.train(was_training)
     outputs = 1 if model.num_classes == 2 else model.num_classes
     table = np.empty((0, FACTS + outputs), np.float64)

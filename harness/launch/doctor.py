@@ -23,6 +23,7 @@ from harness.launch import diagnosis, launcher, machines, many
 from harness.launch.asked import LaunchRecipe
 from harness.launch.diagnosis import Finding
 from harness.launch.facts import NOTHING
+from harness.ranks.exit import leave
 from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import answering
 from preprocessing.base.commands import Command, read
@@ -127,4 +128,4 @@ def report(findings: list[Finding], *, as_json: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(answering.run(main))
+    leave(answering.run(main))

@@ -45,29 +45,35 @@ def describe_failure(error: Exception) -> Failure:
 
 
 def words_of(failure: Any) -> dict[str, Any]:
-    """What a rank has left as its last words; nothing of one that was killed."""
-    return dict(getattr(failure, "error_file_data", {})) if failure.exitcode > 0 else {}
+    """What a rank has left as its last words; nothing of one that was killed, but by an abort after them."""
+    left = failure.exitcode > 0 or failure.exitcode == -signal.SIGABRT
+    return dict(getattr(failure, "error_file_data", {})) if left else {}
 
 
 def blame(failure: Any) -> tuple[int, float]:
     """How late to look for the cause at a rank that failed so; failures of one second look alike without its words.
 
-    A rank that was killed comes first, then those that left by themselves, and last of these the ones that left because
-    a peer was gone; the elastic agent sends SIGTERM to all that are left.
+    A rank that was killed comes first, then those that left by themselves, then those that were aborted, as NCCL's
+    watchdog does when a peer is gone, then those that left because of that and said so; the elastic agent sends SIGTERM
+    to all that are left.
     """
     words = words_of(failure)
+    if failure.exitcode == -signal.SIGTERM:
+        return 4, failure.timestamp
+    if words.get(FOLLOWS):
+        return 3, words[TIMESTAMP]
     if failure.exitcode < 0:
-        return (3 if failure.exitcode == -signal.SIGTERM else 0), failure.timestamp
-    return (2 if words.get(FOLLOWS) else 1), words.get(TIMESTAMP, failure.timestamp)
+        return (2 if failure.exitcode == -signal.SIGABRT else 0), failure.timestamp
+    return 1, words.get(TIMESTAMP, failure.timestamp)
 
 
 def describe_exit(rank: int, code: int, words: Mapping[str, Any] = MappingProxyType({})) -> Failure:
     """What the exit code of the rank that left first means, below 0 the signal that killed it; and its last words."""
     if code == -signal.SIGBUS:
         return Failure(3, f"rank {rank} was killed by SIGBUS: {LOST_PAGES}")
-    if code < 0:
+    said = words.get(MESSAGE)
+    if code < 0 and said is None:
         return Failure(1, f"rank {rank} was killed by {signal.Signals(-code).name}")
     known = code in DOCUMENTED
-    said = words.get(MESSAGE)
     sentence = said if isinstance(said, str) else f"rank {rank} ended with exit code {code}"
     return Failure(code if known else 1, sentence, None, known or sentence == said, bool(words.get(FOLLOWS)))

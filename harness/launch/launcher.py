@@ -42,6 +42,8 @@ from preprocessing.base.storage import told
 PROG = "python -m harness launch"
 QUIET = "--quiet"
 END_LIMIT_S = 60
+RESTARTS = 3
+"""Of several machines, where ``--max_restarts`` is not given: one of them is lost sooner or later."""
 LOGS = "padless-launch-"
 """How a folder begins that torch's agent gets in the place of one of its own."""
 IDLE = {"gradient_accumulation_steps"}
@@ -71,10 +73,16 @@ def train(options: list[str], training: list[str], recipe: Recipe) -> int:
         check_devices(config, options, arguments)
         if place is not None:
             machines.name_network(place, screen.say)
-    restarts, arguments.max_restarts = arguments.max_restarts or 0, 0
     facts = machines.facts_of(config, manifest.fingerprint, arguments)
     begin = partial(machines.name_start, place, config, facts, screen.say, machines.name_launch(arguments, place))
-    return run_with_restarts(config, arguments, restarts, begin)
+    return run_with_restarts(config, arguments, restarts_of(arguments), begin)
+
+
+def restarts_of(arguments: Any) -> int:
+    """How often the ranks may be started again."""
+    if arguments.max_restarts is not None:
+        return int(arguments.max_restarts)
+    return RESTARTS if arguments.num_machines > 1 else 0
 
 
 def run_with_restarts(config: RunConfig, arguments: Any, restarts: int, begin: Callable[[int], str]) -> int:
@@ -152,6 +160,7 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
 
     parser = accelerate_parser()
     check_options(options, {option for action in parser._actions for option in action.option_strings})
+    parser.set_defaults(max_restarts=None)
     arguments = parser.parse_args([*options, "--module", module, *training])
     file = arguments.config_file
     if file is not None and not Path(file).is_file():
@@ -233,6 +242,7 @@ def start(arguments: Any) -> Failure | None:
     """Run accelerate's launcher to its end; None if all ranks left with 0, else what is known of the failure."""
     from accelerate.commands.launch import launch_command
 
+    arguments.max_restarts = 0  # torch's agent would start ranks again beside those of other machines
     threads.tell(arguments.num_cpu_threads_per_process)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     failure: Failure | None = None

@@ -119,7 +119,6 @@ def label(options: list[str], recipe: Recipe, run: Path, output: Path) -> int:
     values |= {"timeout_s": recipe.timeout_s, "quiet": recipe.quiet}
     words = [*as_words(values), *([] if recipe.threads is None else [f"--threads={recipe.threads}"])]
     arguments = launcher.accelerate_arguments(options, words, "harness.label")
-    arguments.max_restarts = 0
     os.environ[LAUNCH_ID] = uuid.uuid4().hex
     with STOP.ranks(begun=lambda: False, conclude=lambda: EXIT_CODE):
         failure = launcher.start(arguments)

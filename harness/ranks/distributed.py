@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,8 +29,10 @@ from preprocessing.base.storage import told
 Value = TypeVar("Value")
 
 
-LOST = ("gloo", "nccl", "connection", "socket", "timed out waiting", "pair closure")
-"""What the messages of a broken collective have in them, and hardly any other error."""
+LOST = re.compile("gloo|connection|socket|timed out waiting|pair closure")
+"""What gloo's messages of a broken collective have in them, and hardly any other error."""
+LOST_BY_NCCL = re.compile("remote|time ?out|timed out|timing out|abort")
+"""The same of NCCL, which also says by such messages that this rank's device failed, or that it was called wrongly."""
 
 
 class RankError(UserError):
@@ -91,7 +94,7 @@ class World:
                 yield
         except RuntimeError as error:
             said = " ".join(str(error).split())
-            if not any(word in said[:200].lower() for word in LOST):
+            if not means_lost_peer(said):
                 raise
             reason = in_short(said)
             raise LostPeerError(
@@ -182,12 +185,10 @@ class World:
                 reason = " ".join(str(caught).split())[:300]
                 own, error = caught, RankError(f"rank {self.rank}: {type(caught).__name__}: {reason}")
         errors = self.gather_objects(error, f"the end of {what}")
-        first = next((item for item in errors if item is not None), None)
-        if own is not None:
-            raise own
-        if first is not None:
-            first.agreed = True  # type: ignore[attr-defined]
-            raise first
+        raised = own or next((item for item in errors if item is not None), None)
+        if raised is not None:
+            raised.agreed = True  # type: ignore[attr-defined]
+            raise raised
 
     def handshake(self, facts: dict[str, str]) -> None:
         """Check that every rank was started alike: same configuration, dataset and versions."""
@@ -216,6 +217,12 @@ def joining(timeout_s: int) -> Iterator[None]:
             f"{where} within {timeout_s} s ({reason}); see whether all machines reach each other, and "
             f"{GLOO}, here {os.environ.get(GLOO, 'not set')}"
         ) from error
+
+
+def means_lost_peer(said: str) -> bool:
+    """Whether the message of an error, in one line, means that another rank is gone or silent."""
+    said = said[:300].lower()
+    return (LOST_BY_NCCL if "nccl" in said else LOST).search(said) is not None
 
 
 def in_short(said: str) -> str:
@@ -248,13 +255,28 @@ def connect(timeout_s: int) -> World:
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return World(timeout_s=timeout_s)
     control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    HEARTBEAT.group_error = partial(error_of, dist.group.WORLD)
     return World(dist.get_rank(), dist.get_world_size(), control, timeout_s)
 
 
-def disconnect() -> None:
-    """Leave the process group; safe to call twice, or without one."""
+def error_of(group: Any) -> str | None:
+    """The error of a process group, by torch's name (TIMEOUT, REMOTE_ERROR, COMM_ERROR), as NCCL's watchdog found it;
+    None if there is none, or no backend that can be asked.
+    """
+    for device in group._device_types:
+        ask = getattr(group._get_backend(device), "get_error", None)
+        found = "SUCCESS" if ask is None else ask().name
+        if found != "SUCCESS":
+            return str(found)
+    return None
+
+
+def disconnect(world: World) -> None:
+    """Leave the process group; safe to call twice, or without one. NCCL waits here until every rank does the same."""
+    HEARTBEAT.group_error = None
     if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+        with world.waiting("the end"):
+            dist.destroy_process_group()
 
 
 def launched_rank() -> int:

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -50,7 +51,11 @@ def leave(code: int) -> NoReturn:
 
 
 def run_rank(main: Callable[[list[str]], int]) -> int:
-    """Run a rank's ``main`` and return its exit code; user errors become one line on stderr."""
+    """Run a rank's ``main`` and return its exit code; user errors become one line on stderr, a bug its traceback.
+
+    Nothing is raised, so that whoever calls this can ``leave``: at the end of an interpreter a process group would wait
+    for other ranks.
+    """
     rank = int(os.environ.get("RANK", "0"))
     speaks = int(os.environ.get("LOCAL_RANK", rank)) == 0
 
@@ -76,7 +81,11 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
             leave_words(f"rank {rank}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
             raise
 
-    code = answering.run(quiet, sys.argv[1:])
+    try:
+        code = answering.run(quiet, sys.argv[1:])
+    except Exception:
+        traceback.print_exc()
+        code = 1
     if code in REFUSALS and rank == 0:
         dismiss_launcher()
     return code

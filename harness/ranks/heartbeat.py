@@ -4,7 +4,8 @@
 Python's handlers do not run while the main thread is inside a collective, and under NCCL the collective itself says
 nothing: kernels are only enqueued, and torch's watchdog aborts the process without a sentence. So a thread of our own
 looks at what is being waited for. It speaks, leaves its reason in ``status.json`` and ends the process: after the time
-limit, or soon after a stop signal, when a peer is gone, stopped or silent.
+limit, or soon after a stop signal, when a peer is gone, stopped or silent; and as soon as the process group says that a
+collective is broken, before torch's watchdog aborts the process.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ MARGIN_S = 10.0
 STOP_LIMIT_S = 45.0
 """Longest wait for another rank after this one was asked to stop."""
 
+OF_ANOTHER = ("TIMEOUT", "REMOTE_ERROR")
+"""Errors of a process group that another rank is the cause of; COMM_ERROR may also be a fault of this rank's device."""
+
 Wait = tuple[str, float]
 """What is waited for, and since when (monotonic seconds)."""
 
@@ -42,6 +46,8 @@ class Heartbeat:
         """Training has begun: before it, building may take its time even after a stop signal."""
         self.last_words: Callable[[str], object] | None = None
         """Takes the reason before the process ends, as the writer of ``status.json`` does."""
+        self.group_error: Callable[[], str | None] | None = None
+        """Asks the process group for its error, by torch's name; None where there is none."""
         self._limit_s: float | None = None
 
     @contextmanager
@@ -66,10 +72,10 @@ class Heartbeat:
 
     def overdue(self, now: float) -> str | None:
         """The sentence for a wait that takes too long; None while none does."""
-        waits = self.waits[-1:]
+        waits, rank = self.waits[-1:], os.environ.get("RANK", "0")
         if not waits or self._limit_s is None:
             return None
-        (what, since), rank = waits[0], os.environ.get("RANK", "0")
+        what, since = waits[0]
         if self.in_loop and self.stopped_at is not None and now - max(since, self.stopped_at) > STOP_LIMIT_S:
             return (
                 f"rank {rank} was told to stop at step {self.step} and waited {STOP_LIMIT_S:.0f} s for {what}: another "
@@ -80,17 +86,31 @@ class Heartbeat:
             return f"{waited}: another rank is gone or stands still"
         return None
 
+    def broken(self) -> tuple[str, bool] | None:
+        """The sentence for a process group that has an error, and whether another rank is the cause; None without."""
+        error = None if self.group_error is None else self.group_error()
+        if error is None:
+            return None
+        waited = "".join(f" waited for {what}" for what, _ in self.waits[-1:])
+        follows = error in OF_ANOTHER
+        cause = "another rank is gone or has failed" if follows else "another rank is gone, or the device here failed"
+        rank = os.environ.get("RANK", "0")
+        return f"rank {rank} at step {self.step}{waited}: {cause} (the process group says {error})", follows
+
     def _watch(self) -> None:
         while True:
             time.sleep(LOOK_EVERY_S)
             sentence = self.overdue(time.monotonic())
             if sentence is not None:
-                self.give_up(sentence)
+                self.give_up(sentence, follows=True)
+            found = self.broken()
+            if found is not None:
+                self.give_up(found[0], follows=found[1])
 
-    def give_up(self, sentence: str) -> None:
-        """Say why, and end this process with 1."""
+    def give_up(self, sentence: str, *, follows: bool) -> None:
+        """Say why, and end this process with 1; ``follows``: only because another rank is gone or silent."""
         print(f"error: {sentence}", file=sys.stderr, flush=True)
-        leave_words(sentence, follows=True)
+        leave_words(sentence, follows=follows)
         if self.last_words is not None:
             with contextlib.suppress(Exception):  # whatever it is, leaving comes first
                 self.last_words(sentence)

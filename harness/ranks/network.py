@@ -3,7 +3,7 @@
 
 Gloo offers the address that the machine's own name resolves to, which on many systems is 127.0.1.1, where no other
 machine comes in; and it says so only by a time limit. So the interface is named before any rank starts, unless the user
-has named one.
+has named one. NCCL looks at the interfaces themselves, and chooses better than a route can tell.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
+LAST_FOR_NCCL = ("lo", "virbr")
+"""Begin the names of interfaces that NCCL takes only where there is no other. Else its own choice, InfiniBand's first,
+stays: the interface of the main address may be a slow one for administrators."""
 FOUND = "PADLESS_NETWORK"
 """Has the interface that ``use`` has named, so that it is not taken for the user's choice later."""
 
@@ -114,10 +117,12 @@ def find(host: str, port: int) -> Route | None:
 
 
 def use(route: Route | None) -> None:
-    """Tell gloo and NCCL, in this process and those that it starts; what a user has set stays as it is."""
+    """Tell gloo, in this process and those that it starts, and NCCL where it would take the loopback; what a user has
+    set stays as it is.
+    """
     if route is not None and not route.by_user:
         os.environ[GLOO] = os.environ[FOUND] = route.interface
-    if route is not None:
+    if route is not None and all(name.startswith(LAST_FOR_NCCL) for name, found in interfaces().items() if found):
         os.environ.setdefault(NCCL, f"={route.interface}")  # without the sign NCCL takes every name that begins so
 
 

@@ -14,7 +14,7 @@ import torch
 from harness.batch import Layout
 from harness.config import Precision, Recurrence
 from harness.ranks import devices, threads
-from harness.ranks.distributed import launched_local_world_size
+from harness.ranks.distributed import launched_local_rank, launched_local_world_size
 from preprocessing.base.errors import ConfigError
 
 Arithmetic = Literal["fp32", "bf16", "fp16"]
@@ -84,6 +84,7 @@ def runnable(device_type: str) -> dict[str, str]:
     """Which arithmetics run on this kind of device, and whether natively or emulated."""
     able = {"fp32": "native"}
     if device_type == "cuda":
+        torch.cuda.set_device(launched_local_rank())  # else the question opens a context on the first device
         able["fp16"] = "native"
         if torch.cuda.is_bf16_supported(including_emulation=False):
             able["bf16"] = "native"

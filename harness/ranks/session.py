@@ -31,6 +31,8 @@ from harness.ranks.precision import (
 MIXED = {"fp32": "no", "bf16": "no", "fp16": "fp16"}
 """What accelerate is told: fp16 for its loss scaling. Casting to bf16 is the model's own work, not autocast's."""
 NCCL_GRACE_S = 60
+TELL_OTHERS = "TORCH_NCCL_PROPAGATE_ERROR"
+"""Environment variable: a rank whose collective broke lets the others know, which the heartbeat asks for."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,10 @@ class Session:
 
 @contextmanager
 def open_session(device: str, precision: Precision, timeout_s: int, threads: int | None = None) -> Iterator[Session]:
-    """Join the other ranks; leave the process group at the end, whatever happened.
+    """Join the other ranks; leave the process group at the end, where all ranks come to it.
+
+    A rank that fails alone does not: NCCL would wait there for ranks that wait for this one. It says why it failed and
+    ends (``ranks.exit``), so that its launcher ends the others.
 
     ``threads``: how many this process computes with on a CPU; None: see ``harness.ranks.threads``.
     """
@@ -61,6 +66,7 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     route = use_route()
     # NCCL aborts the process when its own limit is over; the heartbeat speaks before that.
     grace_s = NCCL_GRACE_S if device_choice.value == "cuda" else 0
+    os.environ.setdefault(TELL_OTHERS, "1")
     with joining(timeout_s):
         accelerator = Accelerator(
             cpu=device_choice.value == "cpu",
@@ -81,8 +87,11 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     }
     try:
         yield Session(accelerator, world, place, arithmetic, choices)
-    finally:
-        disconnect()
+    except BaseException as error:
+        if world.world_size == 1 or getattr(error, "agreed", False):
+            disconnect(world)
+        raise
+    disconnect(world)
 
 
 def use_route() -> Choice | None:

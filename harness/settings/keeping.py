@@ -15,7 +15,8 @@ class CheckpointConfig:
     """When the run is saved and what is kept; it is saved after each epoch and when asked to stop in any case."""
 
     every_s: float = 300.0
-    """Seconds between two checkpoints inside an epoch: at most so much work is ever repeated."""
+    """Seconds between two checkpoints inside an epoch: at most so much work is ever repeated. The first one of a start
+    comes after 60."""
     every_steps: int | None = None
     """Also save after every so many steps; null: by time alone."""
     keep_last: int = 2

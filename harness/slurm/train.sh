@@ -74,7 +74,7 @@ why_not() {
         echo "no restart mends this; a line above says why"
     elif reason=$(decided) && [[ -n $reason ]]; then
         echo "$reason"
-    elif ((now_at <= began_at)); then
+    elif ((now_at <= began_at && (now_at > 0 || restarts > 0))); then # one lost before its first is started once more
         echo "not requeued, since no checkpoint is later than step $began_at, where this start began"
     elif ((restarts >= max_restarts)); then
         echo "not requeued, since it was restarted $restarts times already, as --restarts allows"

@@ -13,11 +13,14 @@ from typing import Any
 import torch
 
 from harness.config import CheckpointConfig
+from harness.ranks.heartbeat import HEARTBEAT
 from harness.rundir import checkpoint
 from harness.rundir.storage import storage
 from harness.training.state import Snapshots, Tensors
 from preprocessing.base.errors import UserError
 
+FIRST_S = 60.0
+"""The first checkpoint of a start comes so soon, since what is lost early is lost with the start itself."""
 NICENESS = 19
 """Priority of the writing thread: training needs the cores more. While training waits for it, they are idle."""
 
@@ -29,18 +32,23 @@ class Checkpointer:
         """``sync`` flushes the metrics to the disk, before a checkpoint that knows of them gets its name."""
         self.run, self.config, self.sync = run, config, sync
         self.snapshots = Snapshots(device)
-        self.on_cuda = device.type == "cuda"
+        self.on_device = device.type != "cpu"
         self.thread: threading.Thread | None = None
         self.failure: UserError | None = None
         self.saved_at = time.monotonic()
+        self.saved = False
 
     def prepare(self, tensors: Tensors) -> None:
         """Set the memory for copies of ``tensors`` aside, beside the first steps."""
         self._start(lambda: self.snapshots.prepare(tensors))
 
     def is_due(self) -> bool:
-        """Whether ``every_s`` have passed since the last checkpoint. Only one rank's clock may decide."""
-        return time.monotonic() - self.saved_at >= self.config.every_s
+        """Whether ``every_s`` have passed since the last checkpoint, or ``FIRST_S`` since a start that has none yet.
+
+        Only one rank's clock may decide.
+        """
+        every_s = self.config.every_s if self.saved else min(FIRST_S, self.config.every_s)
+        return time.monotonic() - self.saved_at >= every_s
 
     def save(self, tensors: Tensors, state: dict[str, Any], best: int | None, *, wait: bool) -> None:
         """Take copies and write them, in the background unless ``wait``. Raises ``StorageError`` of this or the last.
@@ -49,10 +57,13 @@ class Checkpointer:
         """
         self.wait()  # cannot hang: see there
         files = self.snapshots.copy(tensors)
-        copied = torch.cuda.Event() if self.on_cuda else None
+        copied = torch.cuda.Event() if self.on_device else None
         if copied is not None:
             copied.record()
-        self.saved_at = time.monotonic()
+            if wait:
+                with HEARTBEAT.waiting("the device to copy a checkpoint, and with it gradients"):
+                    copied.synchronize()
+        self.saved_at, self.saved = time.monotonic(), True
 
         def write() -> None:
             if copied is not None:

@@ -70,7 +70,9 @@ def count_features(
     sums = torch.cat((rows_with.view(-1), total, torch.tensor([rows], dtype=torch.float64))).to(wide.weights.device)
     world.sum_on_device(sums, "the frequencies of n-grams")
     by_label, total = sums[: rows_with.numel()].view_as(rows_with), sums[rows_with.numel() : -1]
-    wide.set_weights(by_label, int(sums[-1]), total, weighing)
+    with world.waiting("the frequencies of n-grams"):  # here under NCCL
+        rows = int(sums[-1])
+    wide.set_weights(by_label, rows, total, weighing)
 
 
 def owners_of(wide: WidePart, sources: Sequence[Split], world: World, min_rows: int) -> torch.Tensor:
@@ -95,7 +97,8 @@ def owners_of(wide: WidePart, sources: Sequence[Split], world: World, min_rows: 
                 counts.index_add_(0, slot, torch.ones_like(slot, dtype=torch.int32))
     sums = sketch.to(wide.weights.device)
     world.sum_on_device(sums, "the frequencies of n-grams")
-    sketch.copy_(sums)
+    with world.waiting("the frequencies of n-grams"):  # here under NCCL
+        sketch.copy_(sums)
     best = torch.zeros(wide.buckets, dtype=torch.int64)
     for source in sources:
         for ids, lengths, *_ in share_of(source, world):
@@ -106,7 +109,8 @@ def owners_of(wide: WidePart, sources: Sequence[Split], world: World, min_rows: 
             best.scatter_reduce_(0, wide.bucket_of(key), rows_with << BITS | wide.name_of(key), "amax")
     best = best.to(wide.weights.device)
     world.maximum_on_device(best, "the owners of buckets")
-    return torch.where(best > 0, best & MASK, NOBODY).to(torch.int32).cpu()
+    with world.waiting("the owners of buckets"):  # here under NCCL
+        return torch.where(best > 0, best & MASK, NOBODY).to(torch.int32).cpu()
 
 
 def share_of(split: Split, world: World) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]]:

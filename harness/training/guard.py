@@ -116,8 +116,8 @@ class NonFiniteGuard:
         """
         before = self.total
         event = None
-        if skip.device.type == "cuda":
-            host = torch.empty((), dtype=skip.dtype, pin_memory=True)
+        if not skip.is_cpu:
+            host = torch.empty((), dtype=skip.dtype, pin_memory=skip.is_cuda)
             host.copy_(skip, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
@@ -140,20 +140,23 @@ class NonFiniteGuard:
                 )
 
     def flush(self, lr: float) -> None:
-        """Act on every step that is still pending; at the end of an epoch, where all ranks are."""
+        """Act on every step that is still pending; at the end of an epoch, and in a save, where all ranks are."""
         while self.pending:
             self._act(self.pending.popleft(), lr)
 
     def _act(self, verdict: Verdict, lr: float) -> None:
-        if not verdict.was_skipped():
+        with self.world.waiting(f"the device to finish step {verdict.step}, and with it gradients"):
+            skipped = verdict.was_skipped()
+            losses = torch.cat(verdict.losses).double().cpu().numpy() if skipped else np.empty(0)
+        if not skipped:
             self.in_a_row = 0
             return
         self.in_a_row += 1
         self.total += 1
-        bad = ~np.isfinite(torch.cat(verdict.losses).double().cpu().numpy())
+        bad = ~np.isfinite(losses)
         found = sum(self.world.gather_objects(int(bad.sum()), "the rows of a skipped step"))
         with self.world.together("writing the rows of a skipped step"), storage(self.directory):
-            self._write_rows(verdict, found)
+            self._write_rows(verdict, losses, bad if found else np.ones_like(bad))
         if self.world.is_main:
             rows = f"rows in {self.directory / BAD_BATCHES}"
             warning = f"warning: step {verdict.step}: the gradient was not finite; skipped, {rows}"
@@ -165,12 +168,9 @@ class NonFiniteGuard:
                     f"{verdict.step}; lower optim.lr (now {lr:g}) or look at the rows in {self.directory / BAD_BATCHES}"
                 )
 
-    def _write_rows(self, verdict: Verdict, found: int) -> None:
-        """Each rank writes those of its rows whose loss is not finite, ``found`` on all ranks; all if there is none."""
+    def _write_rows(self, verdict: Verdict, losses: np.ndarray, chosen: np.ndarray) -> None:
+        """Each rank writes those of its rows whose loss is not finite; all if no rank has one."""
         rows = np.concatenate(verdict.rows)
-        losses = torch.cat(verdict.losses).double().cpu().numpy()
-        bad = ~np.isfinite(losses)
-        chosen = bad if found else np.ones_like(bad)
         if chosen.any():
             beside = np.repeat(verdict.unlabelled, [len(part) for part in verdict.rows])
             described = []

@@ -117,8 +117,9 @@ def rehearse(trainer: Trainer, repeats: int = 3) -> Rehearsal:
     seconds = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
-        trainer.update(batch)
-        synchronize(device)
+        with trainer.world.waiting("the gradients of the longest batch"):
+            trainer.update(batch)
+            synchronize(device)
         seconds.append(time.perf_counter() - started)
     tokens = sum(micro.num_tokens for micro in [*batch.micro_batches, *batch.unlabelled])
     return Rehearsal(min(seconds[1:]), batch.global_rows, tokens, memory_bytes(device))

@@ -42,9 +42,9 @@ class Scorer:
             return self(split, classifier, pause)
         scores = self(split, classifier, pause, classifier.read)
         network, wide = scores.logits, self(split, classifier, pause, classifier.look_up).logits
-        classifier.wide.share.fill_(choose_share(network, wide, scores.labels))
         # In fp32 and in this order, as the model itself adds them.
-        share = np.float32(classifier.wide.share.item())
+        share = np.float32(choose_share(network, wide, scores.labels))
+        classifier.wide.share.fill_(float(share))
         summed = network.astype(np.float32) + share * wide.astype(np.float32)
         return replace(scores, logits=summed.astype(np.float64))
 

@@ -61,7 +61,7 @@ class Snapshots:
             copies[file] = {}
             for name, tensor in named.items():
                 buffer = self._buffer(file, name, tensor)
-                buffer.copy_(tensor, non_blocking=self.pinned)
+                buffer.copy_(tensor, non_blocking=True)
                 copies[file][name] = buffer
         return copies
 

@@ -81,7 +81,8 @@ class Trainer:
         accumulates = several or config.order.unlabelled_batch > 0
         accelerator.ddp_handler = ddp_options(config, accumulates=accumulates, cuda=accelerator.device.type == "cuda")
         optimizer = build_optimizer(objective.classifier, config.optim)
-        self.model, self.optimizer = accelerator.prepare(objective, optimizer)
+        with world.waiting("the first weights"):  # DDP compares and sends them; under NCCL the ranks connect here
+            self.model, self.optimizer = accelerator.prepare(objective, optimizer)
         if objective.adversary is not None:
             objective.adversary.scaler = accelerator.scaler
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
@@ -238,13 +239,15 @@ class Trainer:
         if self.average is not None:
             optimizer |= self.average.state()
         scaler = self.accelerator.scaler
+        with self.world.waiting(f"the device to finish step {self.step - 1}, and with it gradients"):
+            scaled, counted = None if scaler is None else scaler.state_dict(), self.meter.state(self.world)
         values = {
             "step": self.step,
             "epochs_done": self.epochs_done,
             "stopped": self.stopped,
             "guard": self.guard.state(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "counted": self.meter.state(self.world),
+            "scaler": scaled,
+            "counted": counted,
         }
         weights = {name: tensor.detach() for name, tensor in classifier.state_dict().items()}
         return State({MODEL: weights, OPTIMIZER: optimizer}, values)

@@ -7,13 +7,15 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from harness.ranks import heartbeat
-from harness.ranks.distributed import LostPeerError, World
+from harness.ranks.distributed import LostPeerError, World, error_of
 from harness.ranks.heartbeat import Heartbeat
 from tests.ranks import start_ranks
 
@@ -30,6 +32,61 @@ def test_what_torch_says_of_a_peer_that_is_gone_is_said_in_short() -> None:
         raise RuntimeError(BROKEN)
     with pytest.raises(RuntimeError, match=r"^shapes do not fit$"), World(1, 2, None, 9).waiting("an answer"):
         raise RuntimeError("shapes do not fit")
+
+
+NCCL = "NCCL error in: /src/NCCLUtils.cpp:77, {} (run with NCCL_DEBUG=WARN for details), NCCL version 2.27.3 {}"
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        (NCCL.format("remote process exited or there was a network error", "ncclRemoteError: A call failed"), True),
+        ("[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7) ran for 600000 milliseconds", True),
+        ("NCCL communicator was aborted on rank 0.", True),
+        (NCCL.format("unhandled cuda error", "ncclUnhandledCudaError: Call to CUDA function failed."), False),
+        (NCCL.format("invalid usage", "ncclInvalidUsage: Duplicate GPU detected : rank 1 and rank 0"), False),
+        (NCCL.format("unhandled system error", "ncclSystemError: System call (e.g. socket, malloc) failed"), False),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("Connection closed by peer [10.0.0.2]:4021", True),
+    ],
+)
+def test_which_errors_of_a_collective_mean_that_another_rank_is_gone(said: str, lost: bool) -> None:
+    with pytest.raises(LostPeerError if lost else RuntimeError), World(1, 2, None, 9).waiting("an answer"):
+        raise RuntimeError(said)
+
+
+class Group:
+    """A process group with a backend that can be asked for its error, as NCCL's, and one that cannot, as gloo's."""
+
+    _device_types = ("cpu", "cuda")
+
+    def __init__(self, error: str) -> None:
+        self.error = error
+
+    def _get_backend(self, device: str) -> object:
+        return SimpleNamespace(get_error=lambda: SimpleNamespace(name=self.error)) if device == "cuda" else object()
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "follows"),
+    [
+        ("SUCCESS", None, None),
+        ("REMOTE_ERROR", "another rank is gone or has failed", True),
+        ("TIMEOUT", "another rank is gone or has failed", True),
+        ("COMM_ERROR", "another rank is gone, or the device here failed", False),
+    ],
+)
+def test_a_broken_process_group_is_a_sentence(error: str, cause: str | None, follows: bool | None) -> None:
+    beat = Heartbeat()
+    beat.step, beat.group_error = 12, partial(error_of, Group(error))
+    with beat.waiting("the gradients of step 12 from 3 other ranks"):
+        found = beat.broken()
+    if cause is None:
+        assert found is None
+        return
+    waited = "rank 0 at step 12 waited for the gradients of step 12 from 3 other ranks"
+    assert found == (f"{waited}: {cause} (the process group says {error})", follows)
+    assert beat.broken() == (f"rank 0 at step 12: {cause} (the process group says {error})", follows)
 
 
 def test_only_the_innermost_wait_is_judged() -> None:
@@ -67,7 +124,9 @@ def rank_main(way: str, said: Path) -> None:
             time.sleep(60)
         HEARTBEAT.step, HEARTBEAT.in_loop = 7, True
         HEARTBEAT.last_words = (said / "status").write_text
-        if way == "signal":
+        if way == "group":  # as NCCL's watchdog finds it; gloo cannot be asked
+            HEARTBEAT.group_error = lambda: "REMOTE_ERROR"
+        elif way == "signal":
             threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
         else:
             HEARTBEAT.start(1.0)  # as under NCCL, where the collective itself says nothing
@@ -80,6 +139,7 @@ def rank_main(way: str, said: Path) -> None:
     ("way", "sentence"),
     [
         ("signal", "rank 0 was told to stop at step 7 and waited 2 s for the gradients of step 7 from 1 other ranks"),
+        ("group", "rank 0 at step 7 waited for the gradients of step 7 from 1 other ranks"),
         pytest.param(
             *("limit", "rank 0 at step 7 waited 2 s for the gradients of step 7 from 1 other ranks"),
             marks=pytest.mark.slow,
@@ -97,5 +157,6 @@ def test_a_silent_peer_inside_a_collective(tmp_path: Path, way: str, sentence: s
             rank.kill()
             rank.join()
     said = (tmp_path / "rank0").read_text()
-    assert f"error: {sentence}: {LEFT}" in said
-    assert (tmp_path / "status").read_text() == f"{sentence}: {LEFT}"
+    left = "another rank is gone or has failed (the process group says REMOTE_ERROR)" if way == "group" else LEFT
+    assert f"error: {sentence}: {left}" in said
+    assert (tmp_path / "status").read_text() == f"{sentence}: {left}"

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rank that is stopped (SIGSTOP) in mid-training: the other one says at which step it waited for what, and leaves."""
+"""A rank that is stopped (SIGSTOP) in mid-training: the other one says at which step it waited for what, and leaves.
+
+One that fails alone ends at once, and is the cause that is named, also where its peers behave as under NCCL.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,30 @@ import psutil
 import pytest
 
 from harness.ranks.heartbeat import STOP_LIMIT_S
+from tests.commands import ROOT
 from tests.datasets import write_dataset
 from tests.runs import launch, wait_for_step, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400, func_only=True)]
+
+
+LIKE_NCCL = """
+import os, sys, time
+if "RANK" in os.environ and "torch" not in sys.modules:
+    import torch.distributed
+    from harness.ranks import distributed
+    from harness.training.trainer import Trainer
+    torch.distributed.destroy_process_group = lambda: time.sleep(3600)
+    update = Trainer.update
+    def failing(self, batch):
+        if self.step == 20 and os.environ["RANK"] == "1":
+            raise KeyError("planted")
+        return update(self, batch)
+    Trainer.update = failing
+    distributed.LostPeerError.__init__ = lambda self, *_: os.abort()
+"""
+"""A ``sitecustomize`` module: rank 1 fails alone, leaving the process group waits for ranks that do not come, and a
+rank whose peer is gone is aborted, as NCCL's watchdog does."""
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +80,14 @@ def test_a_stopped_rank_is_noticed(data: Path, tmp_path: Path, way: str, timeout
             with suppress(psutil.NoSuchProcess):  # the launcher has ended it in the meantime
                 one.send_signal(signal.SIGKILL)
         process.wait(30)
+
+
+def test_a_rank_that_fails_alone_is_the_cause_and_hangs_nobody(data: Path, tmp_path: Path) -> None:
+    """The time limit is ten minutes; this test allows for two."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(LIKE_NCCL)
+    run = tmp_path / "run"
+    process = launch(data, run, "--timeout_s", "600", paths=f"{tmp_path / 'site'}:{ROOT}")
+    assert process.wait(120) == 1, (tmp_path / "log").read_text()
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["reason"]) == ("failed", "rank 1: KeyError: 'planted'")

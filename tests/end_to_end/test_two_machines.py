@@ -134,16 +134,16 @@ def test_a_rank_that_is_lost_is_started_again_on_both(tmp_path: Path, lost: str)
     with two_machines() as two:
         for name in ("undisturbed", "lost"):
             run = tmp_path / name
-            keys, options = arguments(tmp_path / "data", run, "--timeout_s", str(LIMIT_S)), ("--max_restarts=1",)
+            keys = arguments(tmp_path / "data", run, "--timeout_s", str(LIMIT_S))
             logs = [tmp_path / f"{name}-{one.host}" for one in two.both]
             both = zip(two.both, logs, strict=True)
-            started = [launch_on(one, two.a, *keys, log=log, options=options) for one, log in both]
+            started = [launch_on(one, two.a, *keys, log=log) for one, log in both]
             if name == "lost":
                 wait_until(lambda: steps_done(tmp_path / "lost") >= 20, START_S)
                 rank_of(two.a if lost == "a" else two.b).kill()
             assert wait_for(started, SLOW_S + 2 * LIMIT_S) == (0, 0), logs[0].read_text() + logs[1].read_text()
             ends[name] = final(run)
-    assert all("restart 1 of 1, from the last checkpoint" in log.read_text() for log in logs)
+    assert all("restart 1 of 3, from the last checkpoint" in log.read_text() for log in logs)
     assert ends["lost"] == ends["undisturbed"]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import json
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,12 +34,14 @@ from harness.data.order import Order, OrderSpec
 from harness.inference import perplexity
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import RankError, World
+from harness.ranks.exit import leave, run_rank
+from harness.ranks.last_words import FILE
 from harness.ranks.session import open_session
 from harness.training import console
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
 from tests.commands import listens, read_metrics, unwrapped
 from tests.datasets import write_dataset
-from tests.ranks import Gone, run_ranks
+from tests.ranks import Gone, run_ranks, start_ranks
 from tests.runs import start
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -257,6 +261,66 @@ def test_a_killed_peer_becomes_the_same_sentence_long_before_the_limit(tmp_path:
         assert sentence.startswith(
             f"rank 0 at step 0 waited for {what} from 1 other ranks, and at least one of them is gone or"
         )
+
+
+# A rank that fails alone does not wait for the others, nor do they for it.
+
+
+def end_a_session(way: str, folder: Path) -> None:
+    """A rank that ends in one of several ways, where leaving the process group waits for all ranks, as NCCL does."""
+    rank = int(os.environ["RANK"])
+
+    def destroy_when_all_do() -> None:
+        (folder / f"leaves-{rank}").touch()
+        while len(list(folder.glob("leaves-*"))) < 2:
+            time.sleep(0.02)
+
+    def main(_: list[str]) -> int:
+        with open_session("cpu", "fp32", 600) as session:
+            session.world.gather_objects(None, "the other one")
+            with session.world.together("a block") if way == "agreed bug" else nullcontext():
+                if way in ("alone", "agreed bug") and rank == 1:
+                    raise KeyError("mood")
+            with session.world.together("a block"):
+                if way == "agreed" and rank == 1:
+                    raise ConfigError("no such key")
+        return 0
+
+    dist.destroy_process_group = destroy_when_all_do
+    os.dup2(os.open(folder / f"said-{rank}", os.O_CREAT | os.O_WRONLY), 2)
+    os.environ[FILE] = str(folder / f"words-{rank}")
+    leave(run_rank(main))
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("way", "codes", "follow", "leave_together"),
+    [
+        ("clean", (0, 0), {}, True),
+        ("agreed", (2, 0), {"0": False}, True),
+        ("agreed bug", (1, 1), {"0": False, "1": False}, True),
+        ("alone", (1, 1), {"0": True, "1": False}, False),
+    ],
+)
+def test_a_rank_that_fails_alone_ends_without_the_others(
+    tmp_path: Path, way: str, codes: tuple[int, int], follow: dict[str, bool], leave_together: bool
+) -> None:
+    """The process group is left together after a clean block or an error that all ranks have agreed on, and else not at
+    all; the launcher finds who was the cause. The time limit is ten minutes, and this test is ended before.
+    """
+    ranks = start_ranks(end_a_session, 2, way, tmp_path)
+    try:
+        for rank in ranks:
+            rank.join(40)
+        assert tuple(rank.exitcode for rank in ranks) == codes, [path.read_text() for path in tmp_path.glob("said-*")]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.join()
+    assert len(list(tmp_path.glob("leaves-*"))) == 2 * leave_together
+    words = {path.name[-1]: json.loads(path.read_text()) for path in tmp_path.glob("words-*")}
+    assert {rank: word["follows"] for rank, word in words.items()} == follow
 
 
 # A stop signal, at any instant; many more in tests/unit/test_stop.py and tests/end_to_end/test_stop_signals.py.

@@ -19,7 +19,7 @@ import pytest
 from tests.commands import ROOT
 
 STATE = Path(os.environ.get("PADLESS_SLURM", "/tmp/padless-slurm"))
-COMMAND_LIMIT_S = 30
+COMMAND_LIMIT_S = 120
 TURN_LIMIT_S = 900
 ENDED = {"COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"}
 

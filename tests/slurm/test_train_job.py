@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from harness.launch.launcher import RESTARTS
 from tests.commands import CPU, run_command, succeed
 from tests.datasets import write_dataset
 from tests.slurm.conftest import Cluster, ask, missing
@@ -74,7 +75,8 @@ def status(run: Path) -> dict[str, Any]:
 
 def starts(run: Path) -> list[int | None]:
     """From which step each start of the run went on; None for its beginning."""
-    return [json.loads(line)["resumed_from"] for line in (run / "attempts.jsonl").read_text().splitlines()]
+    path = run / "attempts.jsonl"
+    return [json.loads(line)["resumed_from"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def step(run: Path) -> int:
@@ -220,28 +222,66 @@ def test_cancelled_it_stays_so_and_the_same_command_goes_on(
     assert outcome(run) == undisturbed
 
 
+def lose_each_start(cluster: Cluster, job: str, run: Path, before: int) -> None:
+    """Kill a rank in each start that the launchers of two nodes make, after ``before`` ones, until they give up."""
+    for number in range(before, before + 1 + RESTARTS):
+        cluster.until(job, lambda number=number: len(starts(run)) > number, f"start {number}", 300)  # type: ignore[misc]
+        rank_1(run).kill()
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900, func_only=True)
 def test_a_crash_loop_ends_at_the_cap_and_one_without_progress_at_once(cluster: Cluster, training: Training) -> None:
     job = training.submit(cluster, "--checkpoint.every_steps", 50, options=("--restarts", 1))
-    run = cluster.folder / "run"
-    for start in (0, 1):
-        before = checkpoints(run)
-        cluster.until(job, lambda known=before: checkpoints(run)[-1:] > known[-1:], f"checkpoint of start {start}", 120)  # type: ignore[misc]
-        rank_1(run).kill()
-        if start == 0:
-            cluster.until(job, lambda: cluster.field(job, "Restarts") == "1", "requeue", 90)
-    assert cluster.wait(job, 120) == "FAILED"
+    run, each = cluster.folder / "run", 1 + RESTARTS
+    cluster.until(job, lambda: bool(checkpoints(run)), "checkpoint", 300)
+    lose_each_start(cluster, job, run, 0)
+    cluster.until(job, lambda: cluster.field(job, "Restarts") == "1", "requeue", 300)
+    known = checkpoints(run)
+    cluster.until(job, lambda: len(starts(run)) > each and checkpoints(run)[-1:] > known[-1:], "checkpoint", 300)
+    lose_each_start(cluster, job, run, each)
+    assert cluster.wait(job, 300) == "FAILED"
     log = cluster.log(job)
     assert cluster.field(job, "Restarts") == "1", log
     assert "not requeued, since it was restarted 1 times already, as --restarts allows" in log
-    assert len(starts(run)) == 2
+    assert len(starts(run)) == 2 * each
 
     job = training.submit(cluster, options=("--restarts", 5))
-    cluster.until(job, lambda: len(starts(run)) == 3, "start", 120)
-    rank_1(run).kill()
-    assert cluster.wait(job, 120) == "FAILED"
+    lose_each_start(cluster, job, run, 2 * each)
+    assert cluster.wait(job, 300) == "FAILED"
     assert "not requeued, since no checkpoint is later than step" in cluster.log(job)
     assert cluster.field(job, "Restarts") == "0"
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_lost_on_one_of_two_nodes_is_started_again_within_the_job(
+    cluster: Cluster, training: Training, undisturbed: dict[str, Any]
+) -> None:
+    job, run = training.submit(cluster), cluster.folder / "run"
+    cluster.until(job, lambda: bool(checkpoints(run)), "checkpoint", 300)
+    rank_1(run).kill()
+    cluster.complete(job, 500)
+    log = cluster.log(job)
+    assert f"restart 1 of {RESTARTS}, from the last checkpoint" in log
+    assert (cluster.field(job, "Restarts"), len(starts(run))) == ("0", 2), log
+    assert outcome(run) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_lost_before_the_first_checkpoint_has_the_job_requeued_once(
+    cluster: Cluster, training: Training
+) -> None:
+    never = ("--checkpoint.every_steps", 10_000)
+    job = training.submit(cluster, *never, options=("--restarts", 5, "--nodes", 1, "--processes", 1))
+    run = cluster.folder / "run"
+    for number in (0, 1):
+        cluster.until(job, lambda number=number: len(starts(run)) > number, f"start {number}", 300)  # type: ignore[misc]
+        rank_of(run, 0).kill()
+    assert cluster.wait(job, 300) == "FAILED"
+    log = cluster.log(job)
+    assert (checkpoints(run), cluster.field(job, "Restarts")) == ([], "1"), log
+    assert "exit 1 at step 0, 0 after that of the start: requeued" in log
+    assert "not requeued, since no checkpoint is later than step 0" in log
 
 
 @pytest.mark.slow

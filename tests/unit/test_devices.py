@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.ranks import devices
+from harness.ranks import devices, precision
 from harness.ranks.devices import Asked, Cuda, asked_by, choose, read_settings
 from harness.ranks.session import with_index
 from preprocessing.base.errors import ConfigError
@@ -36,6 +36,20 @@ EIGHT = Cuda(found=8, driver=True, build="12.8", visible="0,1,2,3,4,5,6,7")
 )
 def test_what_was_asked_for(options: list[str], settings: dict[str, Any] | None, asked: Asked) -> None:
     assert asked_by(options, settings) == asked
+
+
+def test_a_rank_stands_on_its_own_device_before_it_asks_what_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question opens a context on the device; all ranks would hold memory of the first one."""
+    stands_on: list[int] = []
+
+    def asked(including_emulation: bool) -> bool:
+        assert stands_on == [5]
+        return True
+
+    monkeypatch.setenv("LOCAL_RANK", "5")
+    monkeypatch.setattr(torch.cuda, "set_device", stands_on.append)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", asked)
+    assert precision.choose_precision("auto", "cuda").value == "bf16"
 
 
 def test_the_shipped_files_ask_for_what_their_names_say() -> None:

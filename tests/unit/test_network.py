@@ -52,11 +52,32 @@ def test_the_ranks_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     network.use(None)
     assert GLOO not in os.environ
     network.use(Route("eth1", "10.0.0.5"))
-    assert (os.environ[GLOO], os.environ[NCCL]) == ("eth1", "=eth1")
+    assert os.environ[GLOO] == "eth1"
     network.use(Route("lo", "127.0.0.1"))
     assert network.find("127.0.0.1", 29500) == Route("lo", "127.0.0.1"), "what was found is not the user's"
     monkeypatch.delenv(network.FOUND)
     assert network.find("127.0.0.1", 29500) == Route("lo", "127.0.0.1", by_user=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "interface", "told"),
+    [
+        (FOUND, "eth0", None),
+        ({"lo": ["127.0.0.1"], "eth0": ["192.168.1.5"], "ib0": ["10.9.0.1"]}, "eth0", None),
+        ({"lo": ["127.0.0.1"], "docker0": ["172.17.0.1"]}, "docker0", None),
+        ({"lo": ["127.0.0.1"], "eth0": []}, "lo", "=lo"),
+        ({"lo": ["127.0.0.1"], "lowlands": ["10.0.0.5"], "virbr0": ["192.168.122.1"]}, "lowlands", "=lowlands"),
+    ],
+)
+def test_nccl_chooses_for_itself_unless_it_would_take_the_loopback(
+    monkeypatch: pytest.MonkeyPatch, found: dict[str, list[str]], interface: str, told: str | None
+) -> None:
+    for name in (GLOO, NCCL, network.FOUND):
+        monkeypatch.setenv(name, "to be removed in the end")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(network, "interfaces", lambda: found)
+    network.use(Route(interface, found[interface][0]))
+    assert (os.environ[GLOO], os.environ.get(NCCL)) == (interface, told)
 
 
 def test_this_machine_comes_to_itself_by_the_loopback() -> None:

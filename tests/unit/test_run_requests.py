@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from harness.config import CheckpointConfig, RunConfig
 from harness.ranks.distributed import World
 from harness.ranks.preemption import Preempted
+from harness.rundir import checkpoint
+from harness.training.checkpointer import Checkpointer
 from harness.training.requests import RankRequests
 from harness.training.run import Run
 from preprocessing.base.errors import StorageError
@@ -49,6 +54,23 @@ class Fake:
             if self.trainer.step >= self.broken_from:
                 self.writer.failure = StorageError("the disk is full")
             self.run.after_step()
+
+
+def test_the_first_checkpoint_of_a_start_comes_after_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(checkpoint, "write", lambda *_: None)
+    due = []
+    for every_s in (300.0, 20.0):
+        saver = Checkpointer(tmp_path, CheckpointConfig(every_s=every_s), torch.device("cpu"), lambda: None)
+        for seconds in (19, 2, 38, 2):
+            now += seconds
+            due.append(saver.is_due())
+        saver.save({}, {"step": 1}, None, wait=True)
+        for seconds in (61, 240):
+            now += seconds
+            due.append(saver.is_due())
+    assert due == [False, False, False, True, False, True, False, True, True, True, True, True]
 
 
 def test_a_checkpoint_that_is_due_is_asked_for_and_made_once() -> None:

@@ -111,6 +111,21 @@ def test_a_launcher_that_was_told_to_stop_starts_no_ranks(monkeypatch: pytest.Mo
     assert (failure.code, failure.signal) == (1, "SIGUSR2")
 
 
+@pytest.mark.parametrize(
+    ("options", "restarts"),
+    [
+        ([], 0),
+        (["--max_restarts", "2"], 2),
+        (["--num_machines", "2", "--num_processes", "2"], 3),
+        (["--num_machines=2", "--num_processes=2", "--max_restarts=0"], 0),
+        (["--num_machines", "2", "--num_processes", "2", "--max_restarts", "1"], 1),
+    ],
+)
+def test_several_machines_start_lost_ranks_again_unless_told(options: list[str], restarts: int) -> None:
+    arguments = launcher.accelerate_arguments(options, [])
+    assert launcher.restarts_of(arguments) == restarts
+
+
 def test_a_dry_run_tries_the_first_alone(data: Path, tmp_path: Path, seen: Recorded) -> None:
     assert launch(data, tmp_path / "r", "--seeds=0,1,2", "--dry_run") == 0
     assert [one.seed for one in seen.trained] == [0]

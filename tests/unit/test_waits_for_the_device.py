@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every wait of the host for the device, in a step, a validation or a save, is one that the heartbeat sees.
+
+Under NCCL a collective is only enqueued, so a peer that is gone shows where the host next reads from the device. A
+training runs on the meta device, which answers with made-up values and notes the questions that no heartbeat saw.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from harness.config import CheckpointConfig, LanguageModelConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
+from harness.ranks.distributed import World
+from harness.ranks.heartbeat import HEARTBEAT
+from harness.ranks.session import Session
+from harness.training import assembly, optim
+from harness.training.assembly import open_run
+from harness.training.run import Run
+from preprocessing.base.split_names import UNLABELLED
+from tests.datasets import write_dataset
+from tests.unit.test_device_paths import CARD, in_cudnns_place
+
+pytestmark = pytest.mark.processes  # the environment of a run names git's revision
+
+
+@dataclass
+class Questions:
+    """What the host has asked of the device: the places in our code, and of these those that no heartbeat saw."""
+
+    all: set[str] = field(default_factory=set)
+    unseen: set[str] = field(default_factory=set)
+
+    def note(self) -> None:
+        """The host waits for the device here; threads beside the training wait for themselves alone."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        ours = [frame for frame in traceback.extract_stack() if "/harness/" in frame.filename]
+        place = f"{Path(ours[-1].filename).name}:{ours[-1].name}"
+        self.all.add(place)
+        if not HEARTBEAT.waits:
+            self.unseen.add(place)
+
+
+class Answering(TorchDispatchMode):
+    """Stands in for a device that has values: every other integer is 1, other numbers climb from -1 to 1."""
+
+    def __init__(self, questions: Questions) -> None:
+        super().__init__()
+        self.questions, self.scalars = questions, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        there = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.device == CARD]
+        target = kwargs.get("device")
+        if there and func is torch.ops.aten._local_scalar_dense.default:
+            self.questions.note()
+            return 0.5 if there[0].is_floating_point() else 1
+        if there and target is not None and torch.device(target) != CARD:
+            self.questions.note()
+            return answer(there[0], kwargs.get("dtype") or there[0].dtype)
+        if there and func is torch.ops.aten.copy_.default and args[0].device != CARD:
+            if not (args[2:] and args[2]) and not kwargs.get("non_blocking"):
+                self.questions.note()
+            if not args[0].dim():  # whether a step was skipped: every fourth was
+                self.scalars += 1
+                return args[0].fill_(self.scalars % 4 == 0)
+            return args[0].copy_(answer(args[1], args[0].dtype))
+        return func(*args, **kwargs)
+
+
+def answer(asked: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Values in the place of a tensor that has none."""
+    values = torch.linspace(-1, 1, asked.numel(), dtype=torch.float64)
+    if not dtype.is_floating_point:
+        values = torch.arange(asked.numel()) % 2
+    return values.to(dtype).reshape(asked.shape)
+
+
+class Watched(World):
+    """A world of one whose waits are watched as those of many are."""
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        with HEARTBEAT.waiting(what):
+            yield
+
+
+class Accelerator:
+    """What of accelerate's a trainer uses; DDP is made in ``prepare``, where ranks wait for each other."""
+
+    def __init__(self, questions: Questions) -> None:
+        self.device, self.scaler, self.questions = CARD, None, questions
+
+    def prepare(self, objective: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+        self.questions.note()
+        optimizer.optimizer = optimizer  # type: ignore[attr-defined]
+        return objective.to(CARD), optimizer
+
+    def no_sync(self, model: torch.nn.Module) -> Any:
+        return nullcontext()
+
+    def unscale_gradients(self) -> None:
+        pass
+
+
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Questions]:
+    questions = Questions()
+
+    class Event:
+        def record(self, stream: Any = None) -> None:
+            pass
+
+        def synchronize(self) -> None:
+            questions.note()
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch, "lstm", in_cudnns_place)
+    monkeypatch.setattr(torch, "autocast", lambda device_type, enabled: nullcontext())
+    monkeypatch.setattr(assembly, "measure_peak", lambda device, precision: 1e9)
+    monkeypatch.setattr(optim.FusedAdamW, "step", lambda self: None)
+    monkeypatch.setattr(Run, "finish", lambda self: None)  # the best weights are measured when the steps are over
+    yield questions
+    HEARTBEAT.in_loop, HEARTBEAT.step = False, 0
+
+
+@pytest.mark.parametrize("task", ["classifier", "language_model"])
+@pytest.mark.parametrize("recurrence", ["padded", "packed"])
+def test_every_wait_for_the_device_is_seen(task: str, recurrence: str, tmp_path: Path, questions: Questions) -> None:
+    write_dataset(tmp_path / "data", {"train": 64, "validation": 16, UNLABELLED: 32})
+    config = RunConfig(
+        data=str(tmp_path / "data"),
+        run=str(tmp_path / "run"),
+        device="cpu",
+        precision="fp32",
+        task=task,
+        recurrence=recurrence,
+        epochs=2,
+        language_model=LanguageModelConfig(candidates=4, frequent=0.1),
+        global_batch=8,
+        quiet=True,
+        model=ModelConfig(embedding_dim=4, hidden_size=4, dropout=0.1),
+        optim=OptimConfig(ema=0.9),
+        checkpoint=CheckpointConfig(every_steps=5),
+        tracking=TrackingConfig(log_every=3),
+    )
+    session = Session(Accelerator(questions), Watched(), CARD, "fp32", {})  # type: ignore[arg-type]
+    with Answering(questions), open_run(config, session) as run:
+        assert run.trainer.model.training
+        run.train()
+    assert run.trainer.step == run.trainer.total_steps
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) >= 2
+    assert questions.unseen == set()
+    assert {"trainer.py:__init__", "guard.py:was_skipped", "throughput.py:value"} <= questions.all
