@@ -80,7 +80,7 @@ def vanish(folder: Path) -> None:
     """Remove a folder of ours in a way that never leaves its name on a part of it."""
     gone = folder.with_name(f"{folder.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
     os.rename(folder, gone)
-    shutil.rmtree(gone)
+    shutil.rmtree(gone, ignore_errors=True)  # NFS keeps a lock that is held; the next start sweeps it
 
 
 def is_abandoned(name: str) -> bool:

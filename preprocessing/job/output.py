@@ -111,6 +111,7 @@ def writable(root: Path) -> Iterator[None]:
     Raises ``StorageError`` where nothing can be written, ``UserError`` while another run writes.
     """
     with naming(root):
+        atomic.sweep(root / WORK)
         refuse_foreign(root)
         refuse_inside_run(root)
         refusal = UserError(f"{root}: another run is writing this dataset; wait for it, or stop it")
@@ -161,7 +162,7 @@ def refuse_foreign(root: Path) -> None:
     elif begun:
         strangers = [name for name in ALL_SPLITS if (root / name).is_symlink()]
     else:
-        strangers = sorted(path.name for path in root.iterdir() if path.name != WORK)
+        strangers = sorted(path.name for path in root.iterdir() if (atomic.final_of(path.name) or path.name) != WORK)
     if strangers:
         raise ConfigError(f"output: {root}: holds {strangers[0]!r} and no dataset; name an empty or a new directory")
 
@@ -254,13 +255,13 @@ def finish(place: Place, config: PreprocessConfig, fresh: bool) -> str | None:
     if addresses.is_remote(config.output):
         if fresh:
             remote.publish(place.root, config.output)
-        discard(place.root)
+        discard(place.root, keep=True)
         return None
     if fresh and place.beside:
         shutil.copymode(place.target, place.root)
         atomic.sign(place.target / WORK, place.target)
         replaced(swap.take_place(place.root, place.target), place.target)
-    shutil.rmtree(place.target / WORK, ignore_errors=True)
+    atomic.vanish(place.target / WORK)
     left = beside(place.target)
     if not is_left(left, place.target):
         return f"{left}: kept: it holds files that are no part of a dataset" if place.beside and left.is_dir() else None
@@ -310,17 +311,17 @@ def move(path: Path, to: Path) -> None:
         os.rename(path, to)
 
 
-def discard(root: Path) -> None:
+def discard(root: Path, *, keep: bool = False) -> None:
     """Remove a dataset or its beginnings: the manifest first, and last what says that the directory is ours.
 
-    What else lies there stays, and the directory with it.
+    What else lies there stays, and the directory with it, as it does if ``keep`` says so.
     """
     (root / MANIFEST).unlink(missing_ok=True)
     (root / VOCABULARY).unlink(missing_ok=True)
     remove_unfinished(root)
     for name in ALL_SPLITS:
         remove_shards(root / name)
-    if [path.name for path in root.iterdir()] == [WORK]:
+    if not keep and [path.name for path in root.iterdir()] == [WORK]:
         atomic.vanish(root)
-    else:
-        shutil.rmtree(root / WORK, ignore_errors=True)
+    elif (root / WORK).is_dir():
+        atomic.vanish(root / WORK)
