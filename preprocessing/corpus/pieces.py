@@ -81,7 +81,7 @@ def read(part: Part) -> Piece:
         kept &= pc.fill_null(same, False).to_numpy(zero_copy_only=False)
     filtered = int((~kept).sum())
     table, rows = table.filter(pa.array(kept)), rows[kept]
-    label, *of_label = labels_of(part, table, rows)
+    label, classes, kind, known = labels_of(part, table, rows)
     dropped = (label == MISSING) & (source.missing_label == "drop") & (not part.file.is_unlabelled)
     kept = (label != NEUTRAL) & ~dropped
     neutral, without_label = int((label == NEUTRAL).sum()), int(dropped.sum())
@@ -93,7 +93,8 @@ def read(part: Part) -> Piece:
     group, groups = group_hashes(part, table, rows)
     texts = pc.fill_null(texts, "")
     left_out = (neutral, filtered, without_label)
-    return Piece(texts, label, *of_label, split, rows + part.offset, missing, *left_out, group, groups)
+    of_label = (label, classes, kind, known)
+    return Piece(texts, *of_label, split, rows + part.offset, missing, *left_out, group, groups)
 
 
 def labels_of(

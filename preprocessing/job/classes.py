@@ -43,14 +43,13 @@ class Classes:
 
 
 def in_words(classes: Classes, label: np.ndarray, decision: np.ndarray) -> list[str]:
-    """Lines for people: the classes that were found, those that look like one, and those too small for a split."""
+    """Lines for people: the classes, those that look like one, and those too small for a split."""
     names = classes.names
     counts = np.bincount(label[(decision >= 0) & (label != NO_LABEL)], minlength=len(names))
-    lines = []
+    listed = ", ".join(f"{name} {count:,}" for name, count in list(zip(names, counts, strict=True))[:NAMED])
+    more = f", and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    lines = [f"labels: {len(names):,} classes{' found' if classes.found is not None else ''}: {listed}{more}"]
     if classes.found is not None:
-        listed = ", ".join(f"{name} {count:,}" for name, count in list(zip(names, counts, strict=True))[:NAMED])
-        more = f", and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-        lines.append(f"labels: {len(names):,} classes found: {listed}{more}")
         for same in alike(names):
             spelt = " and ".join(map(repr, same))
             lines.append(f"labels: {spelt} differ only by case or spaces and stay apart; source.labels can join them")

@@ -75,7 +75,7 @@ def test_frames_of_every_kind(tmp_path: Path) -> None:
     kinds.loc[103, "review"] = "half a \ud83d character"
     kinds.loc[105, "review"] = None
     data = padless.prepare(kinds, label="mood", output=tmp_path / "d", options=INLINE)
-    assert data.labels == ["1", "4", "two"]
+    assert data.labels == ["1", "4.0", "two"]  # as a CSV file has them
     assert data.manifest.statistics["missing_text"] == 1
 
 
@@ -110,11 +110,11 @@ def test_predictions_as_frames(tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "evaluation").mkdir(parents=True)
     common = {"labels": np.array([0, 1]), "predicted": np.array([0, 0]), "chances": np.array([[0.9, 0.1], [0.6, 0.4]])}
-    results.write_predictions(run / "evaluation", "validation", ["no", "yes"], rows=np.array([3, 9]), **common)
+    results.write_predictions(run / "evaluation", "validation", ["no", "yes"], "text", rows=np.array([3, 9]), **common)
     frame = padless.open_predictions(run)
     assert frame.columns.tolist() == ["row", "label", "predicted", "probability_no", "probability_yes"]
     assert frame["row"].tolist() == [3, 9]
-    results.write_predictions(run, "test", ["no", "yes"], rows=np.array([4, 5]), **common)
+    results.write_predictions(run, "test", ["no", "yes"], "text", rows=np.array([4, 5]), **common)
     assert padless.open_predictions(run)["row"].tolist() == [4, 5]
     assert padless.open_predictions(run, "validation")["row"].tolist() == [3, 9]
     (tmp_path / "p.csv").write_text("text,predicted,probability_yes\n007,1,0.5\nNA,0,0.25\n")

@@ -248,9 +248,8 @@ def predicted(run: many_runs.Member, rows: list[int], chances: list[float], thre
     positive, labels = np.array(chances), np.array([row % 2 for row in rows])
     said = (positive >= threshold).astype(np.int64)
     both = np.stack([1 - positive, positive], axis=1)
-    write_predictions(
-        place, "validation", ["no", "yes"], rows=np.array(rows), labels=labels, predicted=said, chances=both
-    )
+    found = {"rows": np.array(rows), "labels": labels, "predicted": said, "chances": both}
+    write_predictions(place, "validation", ["no", "yes"], "text", **found)
     write_figures(place, "validation", {"threshold": threshold, "step": 3, "accuracy": 1.0, "rows": len(rows)})
     (run.path / BUNDLE).mkdir()
     (run.path / BUNDLE / "bundle.json").write_text(json.dumps({"step": 3, "dataset": "d", "labels": ["no", "yes"]}))
