@@ -53,7 +53,7 @@ class WideDescent:
         message[:own, 2 * places :] = mine.error.view(kind)
         every = self.world.gather_on_device(message, "what the wide part learned")
         bucket, value, error = every.split([places, places, mine.error.shape[1]], dim=1)
-        return Touched(bucket, value.view(mine.value.dtype), error.view(mine.error.dtype))
+        return Touched(bucket.to(torch.int64), value.view(mine.value.dtype), error.view(mine.error.dtype))
 
 
 def wide_rate(step: int, total_steps: int, config: OptimConfig) -> float:
