@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import platform
 import re
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -33,6 +34,10 @@ LOST = re.compile("gloo|connection|socket|timed out waiting|pair closure")
 """What gloo's messages of a broken collective have in them, and hardly any other error."""
 LOST_BY_NCCL = re.compile("remote|time ?out|timed out|timing out|abort")
 """The same of NCCL, which also says by such messages that this rank's device failed, or that it was called wrongly."""
+
+
+LEAVE_LIMIT_S = 60.0
+"""Longest wait at a good end for ranks that are still busy, as rank 0 with a report: this one has no more to do."""
 
 
 class RankError(UserError):
@@ -264,19 +269,20 @@ def error_of(group: Any) -> str | None:
     None if there is none, or no backend that can be asked.
     """
     for device in group._device_types:
-        ask = getattr(group._get_backend(device), "get_error", None)
-        found = "SUCCESS" if ask is None else ask().name
-        if found != "SUCCESS":
-            return str(found)
+        with suppress(AttributeError, RuntimeError):  # gloo cannot be asked; some builds of torch say so only then
+            found = group._get_backend(device).get_error().name
+            if found != "SUCCESS":
+                return str(found)
     return None
 
 
-def disconnect(world: World) -> None:
+def disconnect() -> None:
     """Leave the process group; safe to call twice, or without one. NCCL waits here until every rank does the same."""
     HEARTBEAT.group_error = None
     if dist.is_available() and dist.is_initialized():
-        with world.waiting("the end"):
-            dist.destroy_process_group()
+        leaving = threading.Thread(target=dist.destroy_process_group, name="padless-leaving", daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_LIMIT_S)
 
 
 def launched_rank() -> int:

@@ -89,9 +89,9 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
         yield Session(accelerator, world, place, arithmetic, choices)
     except BaseException as error:
         if world.world_size == 1 or getattr(error, "agreed", False):
-            disconnect(world)
+            disconnect()
         raise
-    disconnect(world)
+    disconnect()
 
 
 def use_route() -> Choice | None:

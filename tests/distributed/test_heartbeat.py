@@ -56,17 +56,26 @@ def test_which_errors_of_a_collective_mean_that_another_rank_is_gone(said: str, 
 
 
 class Group:
-    """A process group with a backend that can be asked for its error, as NCCL's, and one that cannot, as gloo's."""
+    """A process group with a backend that ``cannot`` be asked for its error, as gloo's, and one that can, as NCCL's."""
 
     _device_types = ("cpu", "cuda")
 
-    def __init__(self, error: str) -> None:
-        self.error = error
+    def __init__(self, error: str, cannot: object) -> None:
+        self.error, self.cannot = error, cannot
 
     def _get_backend(self, device: str) -> object:
-        return SimpleNamespace(get_error=lambda: SimpleNamespace(name=self.error)) if device == "cuda" else object()
+        return SimpleNamespace(get_error=self._asked) if device == "cuda" else self.cannot
+
+    def _asked(self) -> object:
+        return SimpleNamespace(name=self.error)
 
 
+def refuse() -> None:
+    """What some builds of torch have in the place of a method that is not there."""
+    raise RuntimeError("Backend gloo does not support getError")
+
+
+@pytest.mark.parametrize("cannot", [object(), SimpleNamespace(get_error=refuse)])
 @pytest.mark.parametrize(
     ("error", "cause", "follows"),
     [
@@ -76,9 +85,11 @@ class Group:
         ("COMM_ERROR", "another rank is gone, or the device here failed", False),
     ],
 )
-def test_a_broken_process_group_is_a_sentence(error: str, cause: str | None, follows: bool | None) -> None:
+def test_a_broken_process_group_is_a_sentence(
+    error: str, cause: str | None, follows: bool | None, cannot: object
+) -> None:
     beat = Heartbeat()
-    beat.step, beat.group_error = 12, partial(error_of, Group(error))
+    beat.step, beat.group_error = 12, partial(error_of, Group(error, cannot))
     with beat.waiting("the gradients of step 12 from 3 other ranks"):
         found = beat.broken()
     if cause is None:

@@ -83,11 +83,11 @@ def test_a_stopped_rank_is_noticed(data: Path, tmp_path: Path, way: str, timeout
 
 
 def test_a_rank_that_fails_alone_is_the_cause_and_hangs_nobody(data: Path, tmp_path: Path) -> None:
-    """The time limit is ten minutes; this test allows for two."""
+    """The time limit is an hour; this test allows for five minutes."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(LIKE_NCCL)
     run = tmp_path / "run"
-    process = launch(data, run, "--timeout_s", "600", paths=f"{tmp_path / 'site'}:{ROOT}")
-    assert process.wait(120) == 1, (tmp_path / "log").read_text()
+    process = launch(data, run, "--timeout_s", "3600", paths=f"{tmp_path / 'site'}:{ROOT}")
+    assert process.wait(300) == 1, (tmp_path / "log").read_text()
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["reason"]) == ("failed", "rank 1: KeyError: 'planted'")
