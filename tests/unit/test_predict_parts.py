@@ -205,6 +205,14 @@ def test_an_output_that_exists(capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["done", "in.csv", "mine", "pipe.csv"]
 
 
+@pytest.mark.parametrize("output", ["out.csv", "out/"])
+def test_texts_without_a_known_word_are_counted(output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in.csv").write_text("text\n" + "fine\nxx\nxxxx\n" * 40)
+    assert predict("in.csv", output, "--part_mb", 0.0001) == 0
+    said = unwrapped(capsys.readouterr().err)
+    assert "warning: 80 of 120 texts (67%) hold no word that the model knows" in said
+
+
 def test_globs_folders_and_pipes(capsys: pytest.CaptureFixture[str]) -> None:
     Path("new/deep").mkdir(parents=True)
     Path("new/b.csv").write_text("text,n\nsecond,2\n")

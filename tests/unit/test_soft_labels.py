@@ -185,9 +185,7 @@ def test_a_teacher_that_knows_nothing_is_refused_unless_asked_for(
     if skill:
         opened()
         return
-    with pytest.raises(
-        DataError, match=r"x\.arrow: its teacher, run x, is no better than chance on validation"
-    ):
+    with pytest.raises(DataError, match=r"x\.arrow: its teacher, run x, is no better than chance on validation"):
         opened()
     opened(any_teacher=True)
 
