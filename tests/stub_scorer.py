@@ -12,6 +12,7 @@ import pytest
 from harness.predicting import command, parts
 from harness.predicting.scorers import SCORERS
 from harness.scores.calibration import Decision
+from preprocessing.text.vocabulary import UNK
 
 LABELS = ["bad", 'good, or "fine"']
 COLUMNS = ("predicted", "probability_bad", 'probability_good, or "fine"')
@@ -37,16 +38,21 @@ class Stub:
         Stub.seen = []
         return {"device": "cpu", "precision": precision}
 
-    def encode(self, texts: list[str]) -> list[int]:
-        """The length of each text."""
+    @property
+    def scorer(self) -> Stub:
+        """As a predictor has one."""
+        return self
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """An id for each character, and two more; words of nothing but x are unknown."""
         Stub.seen += texts
-        return list(map(len, texts))
+        return [np.full(len(text) + 2, UNK if set(text) == {"x"} else UNK + 1) for text in texts]
 
-    def score(self, encoded: list[int]) -> np.ndarray:
+    def score(self, encoded: list[np.ndarray]) -> np.ndarray:
         """Three to one, for or against."""
-        return np.array([LOGIT if length % 2 == 0 else -LOGIT for length in encoded])
+        return np.array([LOGIT if len(ids) % 2 == 0 else -LOGIT for ids in encoded])
 
-    def exact(self, encoded: list[int]) -> np.ndarray:
+    def exact(self, encoded: list[np.ndarray]) -> np.ndarray:
         """Other odds, so that there is a difference."""
         return self.score(encoded) * 2
 

@@ -6,8 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.data.folds import as_trained
 from harness.data.residency import DataPlacement, OpenData
+from harness.data.seen import hashes_of, training_texts
 from harness.inference.bundle import Bundle, read_bundle, same_text
 from harness.inference.config import EvaluateConfig
 from harness.inference.mistakes import METHOD, most_confident_mistakes
@@ -16,7 +19,7 @@ from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
-from harness.scores.figures import figures, numbers_of
+from harness.scores.figures import describe_texts, figures, numbers_of, texts_of
 from harness.scores.metrics import predicted_labels, probabilities
 from harness.scores.tables import show_figures
 from preprocessing.base.errors import DataError
@@ -71,9 +74,15 @@ def evaluate(config: EvaluateConfig, session: Session) -> None:
     with world.together("writing the results"), storing(directory, otherwise="name another --output"):
         if world.is_main:
             values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint}
+            readable = scores.unknown < scores.lengths  # of others the ids say nothing
+            order = np.argsort(np.concatenate([block.row for block in split.blocks]))
+            trained = training_texts(hashes_of(split)[order][readable], config.run, bundle.info.dataset)
+            values["texts"] = texts_of(scores.lengths, scores.unknown, trained)
             write_results(directory, config.split, scores, manifest, values)
     if world.is_main:
         show_figures(screen, {config.split: values})
+        for sentence in describe_texts(values["texts"], values["rows"]):
+            screen.say(f"note: {sentence}", "warn")
         screen.say(f"written to {directory / figures_name(config.split)} and {predictions_name(config.split)}")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pyarrow import fs
 
+from harness.data.seen import row_hashes
 from harness.inference.bundle import Bundle
 from harness.inference.logits import logits_of
 from harness.scores.metrics import predicted_labels, probabilities
@@ -51,6 +52,8 @@ class Rows:
     """int64 ``[rows]``: tokens after truncation."""
     unknown: np.ndarray
     """int64 ``[rows]``: how many of them are not in the vocabulary."""
+    hashes: np.ndarray
+    """uint64 ``[rows]``: of the ids of each, as ``row_hashes`` makes them."""
     left_out: int
     """Rows whose label is neutral, or that ``source.where`` or ``source.missing_label`` leaves out."""
     missing: int
@@ -142,9 +145,9 @@ def read_and_score(
         raise DataError(strange_labels(address, tally.strange, bundle.info.labels))
     if not tally.columns:
         raise DataError(f"{address}: holds no labelled row")
-    row, label, logits, length, unknown = (np.concatenate(column) for column in zip(*tally.columns, strict=True))
+    columns = (np.concatenate(column) for column in zip(*tally.columns, strict=True))
     rest = (tally.left_out, tally.missing, tally.words.most_common(WORDS), tally.mistakes)
-    return Rows(row, label, logits, length, unknown, *rest)
+    return Rows(*columns, *rest)
 
 
 def class_of(piece: Piece, names: Sequence[str], classes: Mapping[str, int], tally: Tally) -> np.ndarray:
@@ -169,7 +172,8 @@ def score_part(
     count_unknown(tokens, encoder, tally)
     ids = np.split(encoded.ids, encoded.offsets[1:-1])
     logits = logits_of(bundle.model, ids, batch_rows)
-    tally.columns.append((piece.row, labels, logits, np.diff(encoded.offsets), unknown_of(encoded)))
+    hashes = row_hashes(encoded.ids, encoded.offsets)
+    tally.columns.append((piece.row, labels, logits, np.diff(encoded.offsets), unknown_of(encoded), hashes))
     calibrated = bundle.decision.calibrated(logits)
     predicted, chances = predicted_labels(calibrated, bundle.decision.threshold), probabilities(calibrated)
     said = chances[np.arange(len(labels)), predicted]

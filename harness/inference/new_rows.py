@@ -12,26 +12,24 @@ from typing import Any
 
 import torch
 
-from harness.data.folds import held_out
+from harness.data.seen import trained_on, training_texts
 from harness.inference.bundle import Bundle, read_bundle
 from harness.inference.config import EvaluateHereConfig
 from harness.inference.labelled import Rows, meanings, read_and_score, source_of
 from harness.ranks.precision import choose_device
 from harness.rundir.bundle_files import bundle_directory
-from harness.rundir.configuration import read_config
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
 from harness.rundir.training_facts import read_training, training_facts
 from harness.scores.drift import drift
-from harness.scores.figures import figures
+from harness.scores.figures import figures, texts_of
 from harness.scores.metrics import predicted_labels, probabilities
 from harness.scores.on_screen import tables
 from preprocessing.base.errors import DataError
 from preprocessing.base.printable import public
 from preprocessing.base.storage import storing
 from preprocessing.corpus import addresses
-from preprocessing.dataset.shards import read_manifest
 
 
 def evaluate_input(config: EvaluateHereConfig) -> None:
@@ -48,7 +46,9 @@ def evaluate_input(config: EvaluateHereConfig) -> None:
     source = source_of(config.input, config.source, known)
     bundle.model.to(torch.device(choose_device(config.device).value))
     rows = read_and_score(bundle, config.input, source, classes, config.batch)
+    trained = training_texts(rows.hashes[rows.unknown < rows.length], config.run, bundle.info.dataset)
     values = assess_rows(bundle, rows, training) | {"input": public(addresses.absolute(config.input))}
+    values["texts"] = texts_of(rows.length, rows.unknown, trained)
     target = Path(config.output) if config.output else Path(config.run, EVALUATION)
     name = name_of(config.input, target)
     write(target, name, bundle, rows, values)
@@ -64,14 +64,8 @@ def known_training(run: str, directory: Path, fingerprint: str) -> dict[str, Any
     found = read_training(directory, fingerprint)
     if found is not None:
         return found
-    try:
-        known = read_config(run)
-        manifest = read_manifest(known["data"])
-    except (DataError, KeyError):
-        return None  # a bundle alone, or a dataset that has moved: nothing is compared, and that is said
-    if manifest.fingerprint != fingerprint:
-        return None
-    return training_facts(held_out(manifest, known.get("fold"), known["data"]))
+    there = trained_on(run, fingerprint)
+    return None if there is None else training_facts(there[1])
 
 
 def assess_rows(bundle: Bundle, rows: Rows, training: Mapping[str, Any] | None) -> dict[str, Any]:

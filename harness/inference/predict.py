@@ -11,6 +11,7 @@ import numpy as np
 from harness.inference.scorers import Engine, Scorer, open_scorer
 from harness.rundir.results import prediction_columns
 from harness.scores.metrics import predicted_labels, probabilities
+from preprocessing.text.vocabulary import UNK
 
 
 def predictions(scorer: Scorer, encoded: list[np.ndarray]) -> dict[str, Any]:
@@ -20,6 +21,11 @@ def predictions(scorer: Scorer, encoded: list[np.ndarray]) -> dict[str, Any]:
     logits = scorer.decision.calibrated(scorer.score(encoded))
     found = predicted_labels(logits, scorer.decision.threshold), probabilities(logits)
     return prediction_columns(*found, scorer.labels, scorer.label_type)
+
+
+def unknown_shares(encoded: list[np.ndarray]) -> np.ndarray:
+    """float64 ``[texts]``: the share of each text's tokens that are not in the vocabulary; of 1 nothing can be read."""
+    return np.array([float((ids == UNK).mean()) for ids in encoded])
 
 
 class Predictor:

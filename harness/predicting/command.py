@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.inference.hub import local
 from harness.inference.outputs import rows_of
 from harness.inference.pieces import CHUNK_ROWS, Wanted, decoded
-from harness.inference.predict import Predictor
+from harness.inference.predict import Predictor, predictions, unknown_shares
 from harness.inference.scorers import engine_of
 from harness.predicting import inputs, parts, place
 from harness.predicting.config import STDIN, PredictConfig
@@ -25,8 +25,8 @@ from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_clas
 from harness.rundir.results import probability_column
 from preprocessing.base import stopping
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import plain_line, public
-from preprocessing.base.readable import counted
+from preprocessing.base.printable import plain_line, public, tell
+from preprocessing.base.readable import counted, percent
 from preprocessing.base.screen import Screen
 from preprocessing.base.terminal import cells, shortened
 from preprocessing.job.executors import available_cores, workers
@@ -60,13 +60,15 @@ def main(config: PredictConfig, texts: list[str]) -> int:
 
 def show(predictor: Predictor, texts: list[str], as_json: bool) -> None:
     """Print a line for each text."""
-    screen = Screen()
-    for text, values in zip(texts, rows_of(predictor(texts), len(texts)), strict=True):
+    encoded, screen = predictor.scorer.encode(texts), Screen()
+    columns, unknown = predictions(predictor.scorer, encoded), unknown_shares(encoded)
+    for text, values, share in zip(texts, rows_of(columns, len(texts)), unknown.tolist(), strict=True):
         if as_json:
-            print(json.dumps({"text": text, **values}))
+            print(json.dumps({"text": text, **values, "unknown_share": round(share, 4)}))
             continue
         label = as_found(values["predicted"]) or ""
         head = f"{plain_line(label)}  {values[probability_column(label)]:.4f}  "
+        head += "(no known word)  " if share == 1 else ""
         screen.write([head + shortened(text, max(screen.width - cells(head), FEWEST) if screen.is_live else MOST)])
     sys.stdout.flush()
 
@@ -310,3 +312,6 @@ def finish(job: Job, screen: Screen) -> None:
         what = "and no probability of the rows that were also computed in fp32 differs by more than"
         screen.say(f"computed in {settled['precision']} on {settled['device']}, {what} {difference:.2g}")
     screen.say(f"{job.plan.rows:,} predictions written to {job.place.target}")
+    if unread := sum(one.without_known_word for one in found):
+        share = percent(unread / job.plan.rows)
+        tell(f"warning: {unread:,} of {job.plan.rows:,} texts ({share}) hold no word that the model knows")

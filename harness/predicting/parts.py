@@ -19,7 +19,7 @@ import numpy as np
 
 from harness.inference.outputs import Columns
 from harness.inference.pieces import Piece, Table
-from harness.inference.predict import predictions
+from harness.inference.predict import predictions, unknown_shares
 from harness.inference.tables import open_output
 from harness.predicting.plan import Plan
 from harness.predicting.scorers import SAMPLE, Scorer, scorer_class
@@ -75,6 +75,8 @@ class Made:
     sha256: Sha256
     header: Count
     """Bytes above the first row, which a joined file has once."""
+    without_known_word: Count = 0
+    """Texts of which no token is in the vocabulary."""
     difference: float | None = None
     """Where the arithmetic is not fp32: by how much a probability of some of the rows differs from that in fp32."""
 
@@ -109,7 +111,7 @@ def make(task: Task) -> Made:
     scorer, plan = scorer_of(task.opening), task.plan
     check_unchanged(plan)
     table = plan.table(0)
-    rows, differences = 0, list[float]()
+    rows, unread, differences = 0, 0, list[float]()
     is_exact = task.opening.settled["precision"] == "fp32"
     with storing(task.target, otherwise="name another --output"):
         with atomic.replacing(task.path) as temporary:
@@ -120,12 +122,13 @@ def make(task: Task) -> Made:
                     if not (is_exact or rows):
                         differences.append(difference(scorer, encoded[:SAMPLE]))
                     rows += len(piece.texts)
+                    unread += int((unknown_shares(encoded) == 1).sum())
             finally:
                 output.close()
         if rows != plan.parts[0].rows:
             raise DataError(f"{table.source.name}: {rows:,} rows where there were {plan.parts[0].rows:,}: it changed")
         size, digest = task.path.stat().st_size, atomic.sha256_file(task.path)
-        done = Made(task.key, rows, size, digest, len(output.header), max(differences, default=None))
+        done = Made(task.key, rows, size, digest, len(output.header), unread, max(differences, default=None))
         atomic.write_json(task.marker, vars(done))
     return done
 

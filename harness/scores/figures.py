@@ -13,6 +13,7 @@ from harness.scores.confusion import Confusion
 from harness.scores.intervals import intervals
 from harness.scores.metrics import Reliability, classification_metrics, log_loss_per_row, per_class
 from harness.scores.subgroups import subgroups
+from preprocessing.base.readable import percent
 
 
 def figures(
@@ -48,6 +49,30 @@ def figures(
         },
         "slices": subgroups(logits, labels, lengths, unknown, names, decision.threshold),
     }
+
+
+def texts_of(lengths: np.ndarray, unknown: np.ndarray, training: int | None) -> dict[str, Any]:
+    """What is known of the texts of an evaluation; ``training`` of them were training texts, None where nobody knows.
+
+    ``lengths`` and ``unknown`` are those of ``figures``.
+    """
+    return {
+        "unknown_share": float(unknown.sum() / max(lengths.sum(), 1)),
+        "without_known_word": int((unknown == lengths).sum()),
+        "training_texts": training,
+    }
+
+
+def describe_texts(texts: Mapping[str, Any], rows: int) -> list[str]:
+    """Sentences on texts that say little of a model: those that it has learned, and those that it cannot read."""
+    trained, unread = texts["training_texts"], texts["without_known_word"]
+    found = ["whether rows are training texts is not known: the dataset of the training is not where it was"]
+    if trained is not None:
+        found = [f"{trained:,} of {rows:,} rows ({percent(trained / rows)}) are training texts"] if trained else []
+        found = [f"{one}, so new texts may do worse than these figures" for one in found]
+    if unread:
+        found.append(f"{unread:,} of {rows:,} rows ({percent(unread / rows)}) hold no word that the model knows")
+    return found
 
 
 def describe_calibration(values: Mapping[str, Any]) -> str:

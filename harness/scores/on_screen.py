@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.scores.confusion import Confusion
+from harness.scores.figures import describe_texts
 
 METRICS = {
     "accuracy": "accuracy",
@@ -33,6 +34,7 @@ def tables(name: str, values: Mapping[str, Any]) -> str:
     rows = f"{name}: {values['rows']:,} rows"
     rows += f", {values['left_out']:,} left out" if values["left_out"] else ""
     rows += f", {values['missing']:,} without a text" if values["missing"] else ""
+    rows = "\n".join([rows, *(wrapped(f"note: {one}") for one in describe_texts(values["texts"], values["rows"]))])
     blocks = [rows, metrics(values), classes(values), confusion(values), weakest(values), drifted(values["drift"])]
     return "\n\n".join(blocks)
 

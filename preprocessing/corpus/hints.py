@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Columns that a configuration leaves unused though they may matter: one that names splits, one that names groups."""
+"""What a user may not have meant: columns of splits or groups that nothing uses, and labels that are lists."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from preprocessing.corpus import addresses, forms
 from preprocessing.corpus.detection import SPLIT_NAMES
 from preprocessing.corpus.readers import read_table
 from preprocessing.corpus.sources import Part
+from preprocessing.labels import AUTO, is_list
 
 GROUP_NAMES = re.compile(
     r"(.+[_\- ]|)(film|movie|user|username|product|item|author|writer|thread|customer|client|reviewer|speaker|patient|"
@@ -26,6 +27,7 @@ GROUP_NAMES = re.compile(
     re.IGNORECASE,
 )
 """What columns of groups are called; ``id`` alone is the row's own."""
+ONE = "keep one label a row, or say in source.labels what each combination means"
 LOOKED_AT = 2000
 """Rows at the start of a file whose values are compared."""
 
@@ -79,6 +81,19 @@ def unused_group(part: Part) -> str | None:
     return None
 
 
+def listed_labels(part: Part) -> str | None:
+    """A sentence if the cells of the label's column look like lists, each of which becomes a class of its own."""
+    source = part.file.source
+    if source.labels != AUTO or part.file.format == "folder" or source.label_column not in columns_of(part):
+        return None
+    names = pc.drop_null(pc.unique(first_values(part, source.label_column))).to_pylist()
+    if not is_list(names):
+        return None
+    some = next(name for name in names if re.search("[,;|]", name))
+    what = f"column {source.label_column!r} looks like several labels in one cell ({some[:60]!r})"
+    return f"{part.file.name}: {what}; each combination is a class of its own, and a text is given one of them: {ONE}"
+
+
 def first_values(part: Part, column: str) -> pa.Array:
     """The first values of one column, as texts; none where they cannot be read as such."""
     try:
@@ -99,6 +114,6 @@ def hints(parts: list[Part], validation_is_cut: bool) -> Iterator[str]:
             yield from [f"source: {part.file.name}: {', '.join(said)}"] if said else []
             if part.file.is_unlabelled:
                 continue
-            found = [unused_split(part)]
+            found = [listed_labels(part), unused_split(part)]
             found += [unused_group(part)] if validation_is_cut and not part.file.splits.group_column else []
             yield from (f"hint: {sentence}" for sentence in found if sentence)

@@ -30,7 +30,17 @@ from preprocessing.corpus.detection import resolved
 from preprocessing.corpus.readers import as_text, bad_utf8, fail, read_table
 from preprocessing.corpus.scanning import scan
 from preprocessing.corpus.sources import File, Part, files
-from preprocessing.labels import MAX_CLASSES, NEUTRAL, UNKNOWN, LabelType, distinct, found_in, spelling, type_of
+from preprocessing.labels import (
+    MAX_CLASSES,
+    NEUTRAL,
+    UNKNOWN,
+    LabelType,
+    distinct,
+    found_in,
+    is_list,
+    spelling,
+    type_of,
+)
 
 NO_GROUP = 0
 """Stands for the hash of a group where a row has none."""
@@ -184,9 +194,14 @@ def check_number(classes: Collection[str], file: File) -> None:
     """Ask whether a column is the label at all: ``DataError`` for more than ``MAX_CLASSES`` different values."""
     if len(classes) > MAX_CLASSES:
         some = ", ".join(repr(name[:40]) for name in sorted(classes)[:3])
+        what = (
+            "it looks like several labels in one cell; keep one a row. Or name"
+            if is_list(classes)
+            else "is it the label? Name"
+        )
         raise DataError(
             f"{file.name}: column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values "
-            f"({some}, …): is it the label? Name another source.label_column, or say in source.labels what they mean"
+            f"({some}, …): {what} another source.label_column, or say in source.labels what they mean"
         )
 
 

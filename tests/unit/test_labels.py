@@ -22,7 +22,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.frames import Dataset
 from preprocessing.dataset.shards import Split, read_manifest, write_manifest
-from preprocessing.labels import NEUTRAL, UNKNOWN, alike, as_recorded, found_in, in_order, typed_values
+from preprocessing.labels import NEUTRAL, UNKNOWN, alike, as_recorded, found_in, in_order, is_list, typed_values
 from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
 
 pytestmark = pytest.mark.thorough
@@ -211,6 +211,28 @@ def test_what_is_alike_and_what_is_rare_is_said(tmp_path: Path, command: Command
     spelt = write_csv(tmp_path / "b.csv", [(text, ("1", "0", "1.0")[at % 3]) for at, (text, _) in enumerate(rows)])
     assert command.build(spelt, tmp_path / "pair") == 0
     assert "labels: '1', '1.0' are spellings of the class 1" in command.err
+
+
+GENRES = ["drama", "comedy", "war", "comedy, war", "drama,comedy", "war, drama", "drama,comedy,war"]
+
+
+@pytest.mark.parametrize(
+    ("names", "listed"),
+    [
+        (GENRES, True),
+        ([name.replace(",", "|") for name in GENRES], True),
+        (["Arts, Crafts and Sewing", "Tools, Garden", "Sports, Outdoors", "Books", "Music"], False),
+        (["a,b", "c", "d"], False),
+    ],
+)
+def test_several_labels_in_one_cell_are_recognised(
+    names: list[str], listed: bool, tmp_path: Path, command: Command
+) -> None:
+    assert is_list(names) == listed
+    rows = [(f"text number {number} is about {name}", name) for name in names for number in range(12)]
+    path = write_csv(tmp_path / "films.csv", rows)
+    assert command.build(path, tmp_path / "data") == 0
+    assert ("column 'label' looks like several labels in one cell ('" in command.err) == listed
 
 
 def test_a_map_is_recorded_as_before() -> None:

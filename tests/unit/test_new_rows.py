@@ -29,7 +29,9 @@ from harness.scores.on_screen import tables
 from preprocessing.base import answering
 from preprocessing.base.errors import ConfigError
 from preprocessing.corpus.sources import EMBEDDED_LABELS
-from preprocessing.dataset.shards import Manifest, Split, read_manifest
+from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.text.vocabulary import Vocabulary
+from tests.commands import unwrapped
 from tests.corpora import write_csv
 from tests.datasets import write_dataset
 
@@ -126,6 +128,47 @@ def test_drift_is_seen_and_said(run: Path, capsys: pytest.CaptureFixture[str], t
     assert "most often okapi 3,600, " in found["drift"]["found"][0]
     assert found["drift"]["classes"]["here"][names[0]] == 80
     assert json.loads((tmp_path / "other.csv.json").read_text())["drift"] == found["drift"]
+
+
+def test_training_texts_and_texts_that_cannot_be_read_are_counted(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Of an input, and of a split of a dataset, while the dataset of the training is where it was."""
+    names = read_bundle(run / "bundle").info.labels
+    data = run.parent / "data"
+    manifest, words = read_manifest(data), Vocabulary.read(data / VOCABULARY).tokens
+    rows_of = {
+        name: [
+            tuple(ids[:length].tolist())
+            for block in Split(data, manifest, name).blocks
+            for ids, length in zip(block.ids, block.length, strict=True)
+        ]
+        for name in ("train", "test")
+    }
+    known = [" ".join(words.take(ids).to_pylist()) for ids in rows_of["train"]]
+    rows = [(text, names[0]) for text in [*known[:7], "zebra quagga", "zebra", *(f"{known[0]} {one}" for one in known)]]
+    path = write_csv(tmp_path / "some.csv", rows)
+    evaluated = ("--output", tmp_path, "--input", path)
+    assert evaluate(run, *evaluated, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["texts"]
+    assert (found["training_texts"], found["without_known_word"]) == (None, 2)
+    assert 0 < found["unknown_share"] < 0.1
+    assert evaluate(run, *evaluated) == 0
+    assert "note: whether rows are training texts is not known" in unwrapped(capsys.readouterr().out)
+    (run / "config.yaml").write_text(f"data: {data}\n")
+    try:
+        assert evaluate(run, *evaluated) == 0
+        said = unwrapped(capsys.readouterr().out)
+        assert f"note: 7 of {len(rows)} rows (" in said
+        assert f"note: 2 of {len(rows)} rows (" in said
+        for split, ids in rows_of.items():
+            assert evaluate(run, "--data", data, "--split", split, "--output", tmp_path) == 0
+            trained = json.loads((tmp_path / f"{split}.json").read_text())["texts"]["training_texts"]
+            assert trained == sum(row in rows_of["train"] for row in ids)
+        said = unwrapped(capsys.readouterr().out)
+        assert "80 of 80 rows (100%) are training texts, so new texts may do worse" in said
+    finally:
+        (run / "config.yaml").unlink()
 
 
 def test_labels_that_the_run_does_not_know_are_named(

@@ -20,6 +20,7 @@ from harness.__main__ import main
 from harness.predicting import parts
 from harness.predicting.place import MANIFEST
 from preprocessing.base import answering, atomic
+from tests.commands import unwrapped
 from tests.stub_scorer import COLUMNS, Stub, put_in
 
 pytestmark = pytest.mark.thorough
@@ -203,6 +204,14 @@ def test_an_output_that_exists(capsys: pytest.CaptureFixture[str]) -> None:
     assert predict(name, "done", "--prefix", "new_", "--overwrite", "true") == 0
     assert pq.read_table("done").column_names[2:] == [f"new_{column}" for column in COLUMNS]
     assert sorted(path.name for path in Path().iterdir()) == ["done", "in.csv", "mine", "pipe.csv"]
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out/"])
+def test_texts_without_a_known_word_are_counted(output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in.csv").write_text("text\n" + "fine\nxx\nxxxx\n" * 40)
+    assert predict("in.csv", output, "--part_mb", 0.0001, "--processes", 1) == 0
+    said = unwrapped(capsys.readouterr().err)
+    assert "warning: 80 of 120 texts (67%) hold no word that the model knows" in said
 
 
 def test_globs_folders_and_pipes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -265,7 +265,14 @@ def test_standard_input(
     assert capsys.readouterr().out.split("\n")[0] == 'good, or "fine"  0.7500  fine'
     feed(monkeypatch, b"fine\n")
     assert run(*words, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["predicted"] == LABELS[1]
+    found = json.loads(capsys.readouterr().out)
+    assert (found["predicted"], found["unknown_share"]) == (LABELS[1], 0.0)
+    feed(monkeypatch, b"xx\n")
+    assert run(*words) == 0
+    assert capsys.readouterr().out == 'good, or "fine"  0.7500  (no known word)  xx\n'
+    feed(monkeypatch, b"xx\n")
+    assert run(*words, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["unknown_share"] == 1.0
     feed(monkeypatch, b"fine\ncaf\xe9")
     assert refused(capsys, *words)[1].startswith("standard input: line 2: byte 3 (0xe9) is not UTF-8")
     feed(monkeypatch, b"")
