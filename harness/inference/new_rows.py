@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import torch
 from harness.data.folds import held_out
 from harness.inference.bundle import Bundle, read_bundle
 from harness.inference.config import EvaluateHereConfig
-from harness.inference.labelled import Rows, meanings, read_and_score, source_of
+from harness.inference.labelled import Rows, meanings, read_and_score
 from harness.ranks.precision import choose_device
 from harness.rundir.bundle_files import bundle_directory
 from harness.rundir.configuration import read_config
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
-from harness.rundir.training_facts import read_training, training_facts
+from harness.rundir.training_facts import read_training, reading_of, training_facts
 from harness.scores.drift import drift
 from harness.scores.figures import figures
 from harness.scores.metrics import predicted_labels, probabilities
@@ -40,9 +41,9 @@ def evaluate_input(config: EvaluateHereConfig) -> None:
     training = known_training(config.run, directory, bundle.info.dataset)
     known: Mapping[str, Any] = (training or {}).get("source", {})
     classes = meanings(bundle.info.labels, config.source.labels, known.get("labels"))
-    source = source_of(config.input, config.source, known)
+    reading = reading_of(replace(config.source, path=[config.input]), known)
     bundle.model.to(torch.device(choose_device(config.device).value))
-    rows = read_and_score(bundle, config.input, source, classes, config.batch)
+    rows = read_and_score(bundle, config.input, reading, classes, config.batch)
     values = assess_rows(bundle, rows, training) | {"input": config.input}
     target, name = Path(config.output) if config.output else Path(config.run, EVALUATION), name_of(config.input)
     write(target, name, bundle, rows, values)

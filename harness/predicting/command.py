@@ -7,11 +7,11 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.inference.hub import local
-from harness.inference.pieces import CHUNK_ROWS, Wanted, decoded
+from harness.inference.pieces import CHUNK_ROWS, decoded
 from harness.inference.predict import Predictor
 from harness.inference.scorers import engine_of
 from harness.predicting import inputs, parts, place
@@ -22,6 +22,7 @@ from harness.predicting.plan import Plan, filled, read_plan
 from harness.predicting.scorers import scorer_class
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_classifier, read_info
 from harness.rundir.results import probability_column
+from harness.rundir.training_facts import DIALECT, Reading
 from preprocessing.base import stopping
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.printable import plain_line
@@ -198,8 +199,9 @@ def begun(config: PredictConfig, found: Place) -> Job | None:
     old = read_plan(found.work / place.PLAN)
     if old is None:
         place.clear(found, parts=False)
-    listed = inputs.find(config, found.work, (found.target.absolute(), found.work))
-    plan = planned(config, found, opening, info, listed)
+    reading = inputs.reading_by(config, directory, info)
+    listed = inputs.find(config, reading, found.work, (found.target.absolute(), found.work))
+    plan = planned(config, found, opening, info, reading, listed)
     if place.is_whole(found, plan):
         place.discard(found)
         return None
@@ -246,14 +248,20 @@ def opening_of(config: PredictConfig) -> Opening:
 
 
 def planned(
-    config: PredictConfig, found: Place, opening: Opening, info: BundleInfo, listed: Sequence[inputs.Input]
+    config: PredictConfig,
+    found: Place,
+    opening: Opening,
+    info: BundleInfo,
+    reading: Reading,
+    listed: Sequence[inputs.Input],
 ) -> Plan:
     """All that decides the predictions, without the parts."""
-    usual = inputs.usual_columns(bundle_directory(config.run), info)
-    wanted = Wanted(usual if config.column is None else [config.column], config.missing == "keep")
+    wanted = inputs.wanted_by(config, reading, keep=config.missing == "keep")
     names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
     settings = {
-        **{name: getattr(config, name) for name in ("format", "encoding", "missing", "prefix", "part_mb", "batch")},
+        **{name: getattr(config, name) for name in ("format", "missing", "prefix", "part_mb", "batch")},
+        **{name: getattr(reading.source, name) for name in ("encoding", *DIALECT, "columns")},
+        "dialect": reading.dialect and asdict(reading.dialect),
         **{"column": wanted.columns, "output": found.kind, "scorer": opening.scorer, **opening.settled},
     }
     weights = {
