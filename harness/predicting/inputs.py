@@ -19,7 +19,7 @@ from harness.inference.pieces import Source, Table, Wanted, own_words
 from harness.inference.tables import KINDS, kind_of_input, open_table
 from harness.predicting.config import STDIN, PredictConfig, ReadingConfig
 from harness.rundir.bundle_files import BundleInfo
-from harness.rundir.training_facts import Reading, read_training, reading_of
+from harness.rundir.training_facts import DIALECT, Reading, read_training, reading_of
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.printable import tell
@@ -59,9 +59,9 @@ class Input:
 def reading_by(config: ReadingConfig, bundle: Path, info: BundleInfo) -> Reading:
     """How files are read: as ``config`` says, else as the training of a bundle read its corpus."""
     known = (read_training(bundle, info.dataset) or {}).get("source", {})
-    if config.encoding is not None:  # which may be auto
-        known = {name: value for name, value in known.items() if name != "encoding"}
-    return reading_of(config.source(()), known)
+    said = {name for name in ("encoding", *DIALECT) if getattr(config, name) is not None}  # perhaps as it is by default
+    said |= {"dialect"} if said & set(DIALECT) else set()
+    return reading_of(config.source(()), {name: value for name, value in known.items() if name not in said})
 
 
 def wanted_by(config: ReadingConfig, reading: Reading, *, keep: bool = False) -> Wanted:
