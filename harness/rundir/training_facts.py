@@ -119,9 +119,15 @@ def dialect_of(provenance: Mapping[str, Any]) -> Dialect | None:
         if entry.get("format") == "csv" and entry.get("split") != UNLABELLED:
             usual = "\t" if uncompressed(entry["name"]).endswith(".tsv") else ","
             known = {"delimiter": source.get("delimiter") or usual, "quote": source.get("quote", '"')}
-            known |= {"escape": source.get("escape")} | entry.get("read_as", {})
-            found.add(Dialect(**{name: known[name] for name in DIALECT}))
+            known |= {"escape": source.get("escape")} | dict(entry.get("read_as", {}))
+            found.add(checked({name: known[name] for name in DIALECT}))
     return found.pop() if len(found) == 1 else None
+
+
+def checked(dialect: Mapping[str, Any]) -> Dialect:
+    """The dialect that a file tells of. Raises ``ConfigError`` unless it is one of single characters."""
+    config = replace(SourceConfig(), **dialect)
+    return Dialect(config.delimiter or ",", config.quote, config.escape)
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ def reading_of(config: SourceConfig, known: Mapping[str, Any]) -> Reading:
         if taken.get(name, getattr(config, name)) == AUTO:  # nobody says: an old bundle whose dataset is gone
             taken[name] = common
     as_it_was = known.get("dialect") and all(getattr(config, name) == getattr(usual, name) for name in DIALECT)
-    return Reading(replace(config, labels=AUTO, **taken), Dialect(**known["dialect"]) if as_it_was else None)
+    return Reading(replace(config, labels=AUTO, **taken), checked(known["dialect"]) if as_it_was else None)
 
 
 def write_training(directory: Path, manifest: Manifest) -> None:

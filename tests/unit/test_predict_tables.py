@@ -193,7 +193,10 @@ WRONG = {
     "a.csv": (b"", "holds no rows"),
     "b.csv": (b"text\n", "holds no rows"),
     "c.csv": (b"text,n\nfine,1\nfine\n", "row 2: 1 fields, the header has 2; mend the row"),
-    "d.csv": (b'text,n\nfine,1\n"fine,2\n', "row 2: a quote opens and never closes; set --quote to '' if quotes are text"),
+    "d.csv": (
+        b'text,n\nfine,1\n"fine,2\n',
+        "row 2: a quote opens and never closes; set --quote to '' if quotes are text",
+    ),
     "f.csv": (
         b"text\nfine\n" + "тонкий фильм о войне\n".encode("cp1251"),
         "its bytes are neither UTF-8 nor Latin-1; set --encoding, for example cp1250, cp1251, shift_jis or gb18030",
@@ -313,13 +316,33 @@ def plain(delimiter: str = ",", quote: str = '"', escape: str | None = None) -> 
 
 
 AS_TRAINED = {
-    "quote": ({"quote": "'", "dialect": plain(quote="'")}, b"text,n\n'a, b',1\n", "a, b", "'a, b',1,'good, or \"fine\"',0.25,0.75"),
-    "no quotes": ({"quote": "", "dialect": plain("\t", "")}, b'text\tn\n"a" b\t1\n', '"a" b', '"a" b\t1\tbad\t0.75\t0.25'),
+    "quote": (
+        {"quote": "'", "dialect": plain(quote="'")},
+        b"text,n\n'a, b',1\n",
+        "a, b",
+        "'a, b',1,'good, or \"fine\"',0.25,0.75",
+    ),
+    "no quotes": (
+        {"quote": "", "dialect": plain("\t", "")},
+        b'text\tn\n"a" b\t1\n',
+        '"a" b',
+        '"a" b\t1\tbad\t0.75\t0.25',
+    ),
     "escape": ({"dialect": plain(escape="\\")}, b'text,n\n"a \\"b\\"",1\n', 'a "b"', '"a \\"b\\"",1,bad,0.75,0.25'),
-    "delimiter": ({"delimiter": ":", "dialect": plain(":")}, b"text:n\na, b:1\n", "a, b", f"a, b:1:{GOOD.replace(',0', ':0')}"),
+    "delimiter": (
+        {"delimiter": ":", "dialect": plain(":")},
+        b"text:n\na, b:1\n",
+        "a, b",
+        f"a, b:1:{GOOD.replace(',0', ':0')}",
+    ),
     "encoding": ({"encoding": "cp1251"}, "text,n\nночь,1\n".encode("cp1251"), "ночь", f"ночь,1,{GOOD}"),
     "another dialect": ({"dialect": plain("\t", "")}, b'text,n\n"a, b",1\n', "a, b", f'"a, b",1,{GOOD}'),
-    "one column": ({"quote": "'", "dialect": plain(";", "'")}, b"text\n'a, b'\n", "a, b", "'a, b','good, or \"fine\"',0.25,0.75"),
+    "one column": (
+        {"quote": "'", "dialect": plain(";", "'")},
+        b"text\n'a, b'\n",
+        "a, b",
+        "'a, b','good, or \"fine\"',0.25,0.75",
+    ),
     "no header": ({"columns": ["n", "text"], "dialect": plain()}, b"1,a b\n", "a b", "1,a b,bad,0.75,0.25"),
     "a header": ({"columns": ["n", "text"], "dialect": plain()}, b"text,n\na b,1\n", "a b", "a b,1,bad,0.75,0.25"),
 }

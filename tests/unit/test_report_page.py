@@ -16,6 +16,7 @@ import pytest
 from harness.config import OptimConfig
 from harness.report.page import write_report
 from harness.rundir.metrics_log import read_metrics
+from preprocessing.base.errors import DataError
 from tests.corpora import write_csv
 from tests.report_runs import write_data, write_run
 
@@ -146,6 +147,17 @@ def test_figures_on_validation_of_older_weights_are_not_shown(many: Path, tmp_pa
     assert f"The best validation so far, after step {best['step']}" in page
     assert "--split validation" in page
     assert "Most confident mistakes" not in page
+
+
+def test_the_test_of_another_dataset_is_not_shown_as_the_runs_own(many: Path, pair: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(many.parent, tmp_path / "run"))
+    other = write_run(tmp_path / "other", pair)
+    shutil.copy(other / "test.json", run)
+    with pytest.raises(
+        DataError, match=r"run/test\.json: holds figures of another dataset \('\w{12}'\) than the run's"
+    ):
+        write_report([run])
+    assert write_report([other]).is_file()
 
 
 def test_runs_side_by_side_stand_in_the_order_of_validation(place: Path, pair: Path) -> None:
