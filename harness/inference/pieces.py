@@ -149,7 +149,7 @@ def own_words() -> Iterator[None]:
 
 
 def lines_of(source: Source, dialect: Dialect) -> Iterator[Line]:
-    """Every record of a text format, in order; lines end at \\n or \\r\\n. Raises ``DataError`` for one without an end."""
+    """Every record of a text format; lines end at \\n or \\r\\n. Raises ``DataError`` for one without an end."""
     rest, before, row = b"", bytearray(), 0
     for number, (piece, last) in enumerate(marked(source.stream())):
         data = rest + piece
