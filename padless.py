@@ -53,15 +53,16 @@ def prepare(
     """Build the dataset directory ``output`` from a frame, or from files as ``python -m preprocessing run`` takes them.
 
     ``text`` and ``label`` name columns; without them they are found where only one fits. ``config`` is a YAML file of
-    options, and ``options`` has single ones by their dotted keys, as in ``{"splits.test": 0.2}``; later ones win. If
-    the same dataset is there already, it is opened. Raises ``UserError`` with one sentence on what is wrong.
+    options, and ``options`` has single ones by their dotted keys, as in ``{"splits.test": 0.2}``; later ones win. A row
+    without a text is refused, as ``predict`` refuses it, unless ``source.missing_text`` is ``keep``. If the same
+    dataset is there already, it is opened. Raises ``UserError`` with one sentence on what is wrong.
     """
     given: Any = source
     is_frame = hasattr(given, "iloc")
     paths = [frames.FRAME] if is_frame else [given] if isinstance(given, (str, Path)) else list(given)
     chosen: dict[str, Any] = {"source.path": [str(path) for path in paths], "output": str(output)}
     chosen |= {f"source.{key}_column": name for key, name in (("text", text), ("label", label)) if name is not None}
-    words = [] if config is None else [f"--config={config}"]
+    words = ["--source.missing_text=error", *([] if config is None else [f"--config={config}"])]
     for key, value in {**(options or {}), **chosen}.items():
         words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
     parsed = cli.parse(PreprocessConfig, words, prog="padless.prepare")

@@ -152,6 +152,7 @@ COMMANDS = (
         words=Words(
             spelling="RUN TEXT …", noun="run", takes="one run directory, then texts", least=0, most=None, texts=True
         ),
+        first=("run", "input", "output", "column", "label"),
         example='python -m harness explain runs/mine "a fine film"',
     ),
     Command(

@@ -49,6 +49,9 @@ class SourceConfig:
     missing_label: MissingLabel = "error"
     """Rows whose label is an empty field, null or absent: refused, put into the split unlabelled (those of validation
     and test are refused), or left out and counted."""
+    missing_text: Literal["keep", "error"] = "keep"
+    """Rows whose text is null, as JSON lines, Parquet and frames may have them: kept as an empty text and counted, or
+    refused. padless.prepare refuses them unless it is told to keep them."""
     labels: dict[str, Any] | str = field(default=AUTO, metadata=VERBATIM)  # LabelMap looks at the values
     """auto: each value found is a class, named as it is written, or as a Parquet file's metadata (ClassLabel) names its
     numbers; sorted, numbers as numbers. Or class name -> the values that mean it, as they are written; the order of the
@@ -314,7 +317,7 @@ class PreprocessConfig:
         content = asdict(self) | {"text": self.text.recorded(), "vocabulary": self.vocabulary.recorded()}
         for key in ("output", "overwrite", "staging", "quiet", "executor"):
             del content[key]
-        del content["source"]["part_mb"]
+        del content["source"]["part_mb"], content["source"]["missing_text"]  # which change no dataset that is made
         for part, key, before in (
             ("source", "text_column", "text"),
             ("source", "label_column", "label"),

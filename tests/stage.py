@@ -142,7 +142,7 @@ class Stage:
     def resume(self) -> tuple[str, tuple[str, ...]]:
         """Go on from the newest checkpoint that is whole: the state that a trainer then has, and what was said."""
         said: list[str] = []
-        point = find_resume_point(self.config, said.append)
+        point = find_resume_point(self.config, said.append, said.append)
         if point.checkpoint is None:
             return "begins anew", tuple(said)
         state = State.read(point.checkpoint)

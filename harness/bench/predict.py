@@ -24,13 +24,16 @@ from torch import nn
 
 from harness.bench import alternate, check_sizes, result, show
 from harness.config import require
-from harness.inference.pieces import CHUNK_ROWS, Source, Wanted
-from harness.inference.tables import kind_of_input, open_table
+from harness.inference.pieces import CHUNK_ROWS, Wanted
 from harness.predicting import parts
+from harness.predicting.config import PredictConfig
+from harness.predicting.inputs import find
 from harness.predicting.parts import Opening
 from harness.predicting.scorers import SCORERS, Scorer, scorer_class
+from harness.rundir.training_facts import Reading
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.config import ExecutorConfig
+from preprocessing.base.storage import temporary_folder
+from preprocessing.config import ExecutorConfig, SourceConfig
 from preprocessing.job.bench import UnavailableError, notebook, notebook_with_regex
 from preprocessing.job.executors import Workers, available_cores, workers
 from preprocessing.text.spec import TextSpec
@@ -120,10 +123,13 @@ def measure(config: PredictBenchConfig) -> dict[str, Any]:
 
 def first_texts(config: PredictBenchConfig) -> list[str]:
     """The first texts of the input. Raises ``DataError`` where there are none."""
-    source = Source(config.input)
-    table = open_table(source, kind_of_input(source, "auto"), Wanted([config.column], missing=True))
-    pieces = (piece.texts for piece in table.pieces())
-    texts = list(itertools.islice(itertools.chain.from_iterable(pieces), config.rows))
+    asked = PredictConfig(run=config.run, input=config.input, output="rows/", missing="keep")
+    with temporary_folder() as work:
+        tables = (
+            one.table(Wanted([config.column], missing=True)) for one in find(asked, Reading(SourceConfig()), work)
+        )
+        pieces = (piece.texts for table in tables for piece in table.pieces())
+        texts = list(itertools.islice(itertools.chain.from_iterable(pieces), config.rows))
     if len(texts) < 2:
         raise DataError(f"{config.input}: holds too few rows to measure with; name a larger file")
     return texts

@@ -22,7 +22,7 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
-from preprocessing.dataset.verification import check_vocabulary, verify_hashes
+from preprocessing.dataset.verification import check_text, check_vocabulary, verify_hashes
 
 HASH_LIMIT_BYTES = 4 << 30
 """Up to this size of all shards, their sha256 and every row are checked before training; beyond it sizes and schemas,
@@ -43,6 +43,7 @@ def check_dataset(
     ``DataError`` with the first thing that is wrong.
     """
     manifest = rows_of_task(task, read_manifest(data), data, fold)
+    check_text(data, manifest)
     check_vocabulary(data, manifest)
     names = (TRAIN, VALIDATION, *(name for name in (TEST, UNLABELLED) if manifest.splits.get(name)))
     splits = [Split(data, manifest, name) for name in names]

@@ -3,26 +3,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 
-from harness.inference.pieces import Line, Piece, Source, Wanted, chosen_column, decoded, lines_of, together
+from harness.inference.pieces import Line, Piece, Source, Wanted, chosen_column, decoded, lines_of, own_words, together
 from preprocessing.base.errors import DataError
-from preprocessing.corpus.delimited import read_records
+from preprocessing.corpus.delimited import parse, read_header
 from preprocessing.corpus.records import Dialect
-
-DELIMITERS = (",", ";", "\t", "|")
-QUOTE = '"'
 
 
 class CsvTable:
-    """A CSV file with a header; its delimiter is the one with which the header has the wanted column."""
+    """A CSV file, read as preprocessing reads one; without a header if the source names its columns."""
 
     def __init__(self, source: Source, wanted: Wanted, kind: str, facts: dict[str, Any] | None = None) -> None:
         """Read the header, or take it from ``facts``. ``kind`` is ``csv`` or ``tsv``. Raises ``DataError``."""
@@ -31,41 +25,38 @@ class CsvTable:
             self.read_header()
             return
         self.top = Line(facts["before"].encode("latin-1"), facts["header"].encode())
-        self.delimiter, self.names, self.column = facts["delimiter"], facts["names"], facts["column"]
+        self.names, self.column = facts["names"], facts["column"]
 
     def facts(self) -> dict[str, Any]:
-        """The header and how it was read."""
-        known = {name: getattr(self, name) for name in ("delimiter", "names", "column")}
-        return {**known, "before": self.top.before.decode("latin-1"), "header": self.top.body.decode()}
+        """The header and what it says."""
+        before, header = self.top.before.decode("latin-1"), self.top.body.decode()
+        return {"names": self.names, "column": self.column, "before": before, "header": header}
 
     def read_header(self) -> None:
-        """Find delimiter and columns. Raises ``DataError``."""
-        source, kind, wanted = self.source, self.kind, self.wanted.columns
-        delimiter = "\t" if kind == "tsv" else ","
-        self.top = next(lines_of(source, Dialect(delimiter, QUOTE)), Line(b"", b""))
-        if not self.top.bare:
-            raise DataError(f"{source.name}: holds no rows")
-        header = decoded(self.top.bare, f"{source.name}: the header")
-        try:
-            found = {one: next(csv.reader(io.StringIO(header), delimiter=one)) for one in (delimiter, *DELIMITERS)}
-        except csv.Error as error:
-            raise DataError(f"{source.name}: the header cannot be read ({error}); mend it") from None
-        fitting = (one for one, names in found.items() if set(wanted) & set(names))
-        self.delimiter = next(fitting, delimiter)
-        self.names = found[self.delimiter]
-        self.column = chosen_column(source, self.names, wanted)
+        """Find the columns. Raises ``DataError``."""
+        source, self.top, self.names = self.source, Line(b"", b""), list(self.source.columns)
+        with own_words():
+            if not self.names:
+                self.top = next(lines_of(source, source.dialect), self.top)
+                if not self.top.bare:
+                    raise DataError(f"{source.name}: holds no rows")
+                decoded(self.top.bare, f"{source.name}: the header")
+                self.names = list(read_header(self.top.bare + b"\n", source.name, source.dialect))
+        self.column = chosen_column(source, self.names, self.wanted.columns)
 
     def pieces(self) -> Iterator[Piece]:
         """All rows, some at a time."""
         row, place = self.source.first_row, self.names.index(self.column)
-        lines = lines_of(self.source, Dialect(self.delimiter, QUOTE))
-        for some in together(itertools.islice(lines, 1 if self.source.stop is None else 0, None)):
-            texts = []
-            for number, (field,) in enumerate(self.fields(some, row, [place]), row):
-                self.wanted.check(self.source, number, self.column, field)
-                texts.append(decoded(field, f"{self.source.name}: row {number}: column {self.column!r}"))
-            yield Piece(texts, some)
-            row += len(texts)
+        lines = lines_of(self.source, self.source.dialect)
+        above = 1 if self.source.stop is None and self.top.body else 0
+        with own_words():
+            for some in together(itertools.islice(lines, above, None)):
+                texts = []
+                for number, (field,) in enumerate(self.fields(some, row, [place]), row):
+                    self.wanted.check(self.source, number, self.column, field)
+                    texts.append(decoded(field, f"{self.source.name}: row {number}: column {self.column!r}"))
+                yield Piece(texts, some)
+                row += len(texts)
 
     def fields(self, lines: list[Line], row: int, places: Sequence[int]) -> list[tuple[bytes, ...]]:
         """The fields of each record at some places; ``row`` is the number of the first record.
@@ -78,20 +69,15 @@ class CsvTable:
         data = b"".join(filled)
         ragged: list[Any] = []
         names = [str(place) for place in range(len(self.names))]
-        chosen: dict[str, Any] = {"include_columns": [names[place] for place in places]}
-        chosen["column_types"] = dict.fromkeys(names, pa.large_binary())
         try:
-            options = pa.csv.ParseOptions(
-                delimiter=self.delimiter, quote_char=QUOTE, newlines_in_values=True, ignore_empty_lines=False
-            )
-            conversion = pa.csv.ConvertOptions(**chosen, strings_can_be_null=False)
-            table = read_records(data, names, options, conversion, ragged.append)
+            table = parse(data, names, [names[place] for place in places], self.source.dialect, ragged.append)
         except pa.ArrowInvalid as error:
             raise DataError(f"{self.source.name}: near row {row}: {' '.join(str(error).split())}") from None
         if ragged:
             wrong = ragged[0]
             what = f"{wrong.actual_columns} fields, the header has {wrong.expected_columns}; mend the row"
-            raise DataError(f"{self.source.name}: row {row + wrong.number - 1}: {what}")
+            hint = "or set source.delimiter, quote or escape"
+            raise DataError(f"{self.source.name}: row {row + wrong.number - 1}: {what}, {hint}")
         if len(table) != len(filled):
             what = f"{len(table)} rows where {len(filled)} lines end; line ends must be \\n or \\r\\n"
             raise DataError(f"{self.source.name}: from row {row}: {what}")
@@ -107,8 +93,8 @@ class CsvTable:
         return pa.Table.from_arrays(columns, names=self.names)
 
     def header(self, names: list[str]) -> bytes:
-        """The header with more names."""
-        return self.top.before + self.with_cells(self.top, names)
+        """The header with more names; none where there is none."""
+        return self.top.before + self.with_cells(self.top, names) if self.top.body else b""
 
     def extended(self, line: Line, cells: dict[str, Any]) -> bytes:
         """A record with more cells behind it."""
@@ -117,14 +103,24 @@ class CsvTable:
 
     def with_cells(self, line: Line, cells: list[str]) -> bytes:
         """A record, the cells, its line end."""
-        end = line.end or self.top.end
-        return b"".join(
-            [line.bare, *(f"{self.delimiter}{quoted(cell, self.delimiter)}".encode() for cell in cells), end]
-        )
+        dialect = self.source.dialect
+        try:
+            added = [dialect.delimiter + quoted(cell, dialect) for cell in cells]
+        except ValueError as error:
+            raise DataError(f"{self.source.name}: {error}; name an --output that ends in .parquet or .jsonl") from None
+        return b"".join([line.bare, "".join(added).encode(), line.end or self.top.end or b"\n"])
 
 
-def quoted(cell: str, delimiter: str) -> str:
-    """A cell as CSV holds it."""
-    if any(character in cell for character in (delimiter, QUOTE, "\n", "\r")):
-        return QUOTE + cell.replace(QUOTE, QUOTE + QUOTE) + QUOTE
+def quoted(cell: str, dialect: Dialect) -> str:
+    """A cell as a file of this dialect holds it. Raises ``ValueError`` where it has no way to."""
+    quote, escape = dialect.quote, dialect.escape
+    if not any(sign in cell for sign in (dialect.delimiter, quote, escape, "\n", "\r") if sign):
+        return cell
+    if escape:
+        cell = cell.replace(escape, escape + escape)
+        cell = cell if quote else cell.replace(dialect.delimiter, escape + dialect.delimiter)
+    if quote:
+        return quote + cell.replace(quote, quote + quote) + quote
+    if "\n" in cell or "\r" in cell or not escape:
+        raise ValueError(f"its fields are not quoted, so that {cell[:60]!r} cannot be one")
     return cell

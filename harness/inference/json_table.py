@@ -18,9 +18,11 @@ from harness.inference.pieces import (
     chosen_column,
     decoded,
     lines_of,
+    own_words,
     together,
 )
-from preprocessing.base.errors import DataError
+from preprocessing.corpus.delimited import check_width
+from preprocessing.corpus.readers import json_record, scalar
 from preprocessing.corpus.records import Dialect
 from preprocessing.text.words import encode
 
@@ -33,7 +35,7 @@ class JsonTable:
     kind = "jsonl"
 
     def __init__(self, source: Source, wanted: Wanted, facts: dict[str, Any] | None = None) -> None:
-        """``wanted`` are keys that may hold the text; the first that the first line has is the one."""
+        """``wanted`` are keys that may hold the text; the first that one of the first lines has is the one."""
         self.source, self.wanted = source, wanted
         known = facts or {"kinds": {}, "column": None}
         self.kinds: dict[str, set[str]] = {name: set(kinds) for name, kinds in known["kinds"].items()}
@@ -48,38 +50,32 @@ class JsonTable:
     def pieces(self) -> Iterator[Piece]:
         """All rows, some at a time."""
         row = self.source.first_row
-        for some in together(lines_of(self.source, Dialect())):
-            texts = []
-            for number, record in enumerate(self.records(some, row), row):
-                self.column = self.column or chosen_column(self.source, list(record), self.wanted.columns)
-                for name, value in record.items():
-                    self.kinds.setdefault(name, set()).add(kind_of(value))
-                text = record.get(self.column)
-                if text is not None and not isinstance(text, str):
-                    what = f"is {json.dumps(text)[:60]}, not a text; mend the row"
-                    raise DataError(f"{self.source.name}: row {number}: {self.column!r} {what}")
-                self.wanted.check(self.source, number, self.column, text)
-                text = text or ""
-                texts.append(text if text.isascii() else encode(text).decode())
-            self.names = list(self.kinds)
-            yield Piece(texts, some)
-            row += len(texts)
+        with own_words():
+            for some in together(lines_of(self.source, Dialect())):
+                records, texts = self.records(some, row), []
+                for record in records:
+                    for name, value in record.items():
+                        self.kinds.setdefault(name, set()).add(kind_of(value))
+                check_width(self.source.name, len(self.kinds))
+                self.names = list(self.kinds)
+                if records:
+                    self.column = self.column or chosen_column(self.source, self.names, self.wanted.columns)
+                for number, record in enumerate(records, row):
+                    where = f"{self.source.name}: row {number}: {self.column!r}"
+                    text = scalar(record.get(self.column), where, is_text=True)
+                    self.wanted.check(self.source, number, self.column, text)
+                    texts.append(text or "")
+                yield Piece(texts, some)
+                row += len(texts)
 
-    def records(self, lines: list[Line], row: int) -> Iterator[dict[str, Any]]:
+    def records(self, lines: list[Line], row: int) -> list[dict[str, Any]]:
         """The object in each line; ``row`` is the number of the first."""
-        for number, line in enumerate((line for line in lines if line.body), row):
-            where = f"{self.source.name}: row {number}"
-            try:
-                record = json.loads(decoded(line.bare, where))
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{where}: not a JSON value ({error}); write one object a line") from None
-            if not isinstance(record, dict):
-                raise DataError(f'{where}: a {type(record).__name__}, expected an object such as {{"text": "…"}}')
-            yield record
+        filled = (line.bare for line in lines if line.body)
+        return [json_record(line, f"{self.source.name}: row {number}") for number, line in enumerate(filled, row)]
 
     def values(self, piece: Piece) -> pa.Table:
         """Every key as a column: texts, whole numbers, numbers or booleans where all values are such, else JSON."""
-        records = list(self.records(piece.lines, 1))
+        records = self.records(piece.lines, 1)
         columns = []
         for name in self.names:
             kinds, cells = self.kinds[name] - {"null"}, [record.get(name) for record in records]
@@ -100,8 +96,10 @@ class JsonTable:
     def extended(self, line: Line, cells: dict[str, Any]) -> bytes:
         """An object with more members."""
         bare = line.bare.rstrip()
+        there = bare[:-1]
         more = json.dumps(cells, ensure_ascii=False)[1:].encode()
-        return line.before + bare[:-1] + b", " + more + line.bare[len(bare) :] + (line.end or b"\n")
+        comma = b"" if there.rstrip().endswith(b"{") else b", "
+        return line.before + there + comma + more + line.bare[len(bare) :] + (line.end or b"\n")
 
 
 def kind_of(value: Any) -> str:

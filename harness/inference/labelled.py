@@ -14,15 +14,16 @@ from pyarrow import fs
 from harness.data.seen import row_hashes
 from harness.inference.bundle import Bundle
 from harness.inference.logits import logits_of
+from harness.rundir.training_facts import Reading
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.printable import tell
 from preprocessing.base.storage import temporary_folder
-from preprocessing.config import SourceConfig, SplitConfig
+from preprocessing.config import SplitConfig
 from preprocessing.corpus import addresses, scanning, sources
 from preprocessing.corpus.detection import resolved
 from preprocessing.corpus.pieces import Piece, read
-from preprocessing.labels import AUTO, LabelMap, spelling
+from preprocessing.labels import LabelMap, spelling
 from preprocessing.text.encoder import Encoded, Encoder
 from preprocessing.text.tokens import Tokens
 from preprocessing.text.vocabulary import UNK
@@ -77,22 +78,6 @@ class Tally:
     missing: int = 0
 
 
-def source_of(address: str, config: SourceConfig, known: Mapping[str, Any]) -> SourceConfig:
-    """How ``address`` is read: as ``config`` says where it says something, else as the corpus of the training.
-
-    ``known`` are the options of that corpus. Labels are read as they are written; ``meanings`` says what they mean.
-    """
-    usual = SourceConfig()
-    same = ("text_column", "label_column", "delimiter", "quote", "escape", "columns", "neutral")
-    taken = {name: known[name] for name in same if name in known and getattr(config, name) == getattr(usual, name)}
-    if "neutral" in taken:
-        taken["neutral"] = [str(value) for value in taken["neutral"]]
-    for name, common in (("text_column", "text"), ("label_column", "label")):
-        if taken.get(name, getattr(config, name)) == AUTO:  # nobody says: an old bundle whose dataset is gone
-            taken[name] = common
-    return replace(config, path=[address], labels=AUTO, **taken)
-
-
 def meanings(names: Sequence[str], given: Any, known: Any) -> dict[str, int]:
     """Spelling of a label -> number of its class.
 
@@ -110,14 +95,16 @@ def meanings(names: Sequence[str], given: Any, known: Any) -> dict[str, int]:
     return {one: number for number, one in enumerate(spellings) if spellings.count(one) == 1}
 
 
-def parts_of(source: SourceConfig) -> Iterator[Piece]:
+def parts_of(reading: Reading) -> Iterator[Piece]:
     """Every part of a source, read. Raises ``DataError`` naming file and row, or the columns that there are."""
+    source = reading.source
     for address in source.addresses:
         if any(addresses.kind(found) == fs.FileType.NotFound for found in addresses.find(address[0])):
             raise DataError(f"{address[0]}: no such file; check --input")
     offset = 0
     with temporary_folder() as stage:
-        found = resolved(list(sources.files(source, SplitConfig(column=None))))
+        files = sources.files(source, SplitConfig(column=None))
+        found = resolved([replace(file, known=reading.dialect) for file in files])
         for line in found.lines:
             tell(line)
         for file in found.files:
@@ -127,15 +114,13 @@ def parts_of(source: SourceConfig) -> Iterator[Piece]:
             offset += plan.rows
 
 
-def read_and_score(
-    bundle: Bundle, address: str, source: SourceConfig, classes: Mapping[str, int], batch_rows: int
-) -> Rows:
+def read_and_score(bundle: Bundle, address: str, reading: Reading, classes: Mapping[str, int], batch_rows: int) -> Rows:
     """Read all rows and give each its logits. Raises ``DataError``, also for labels that the run does not know.
 
     ``classes`` is what ``meanings`` gives; a label that is the exact name of a class is that class.
     """
     encoder, tally = bundle.encoder(), Tally()
-    for piece in parts_of(source):
+    for piece in parts_of(reading):
         tally.left_out += piece.neutral + piece.filtered + piece.without_label
         tally.missing += int(piece.missing.sum())
         labels = class_of(piece, bundle.info.labels, classes, tally)

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import torch
 from harness.data.seen import trained_on, training_texts
 from harness.inference.bundle import Bundle, read_bundle
 from harness.inference.config import EvaluateHereConfig
-from harness.inference.labelled import Rows, meanings, read_and_score, source_of
+from harness.inference.labelled import Rows, meanings, read_and_score
 from harness.ranks.precision import choose_device
 from harness.rundir.bundle_files import bundle_directory
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
-from harness.rundir.training_facts import read_training, training_facts
+from harness.rundir.training_facts import read_training, reading_of, training_facts
 from harness.scores.drift import drift
 from harness.scores.figures import figures, texts_of
 from harness.scores.metrics import predicted_labels, probabilities
@@ -43,9 +44,9 @@ def evaluate_input(config: EvaluateHereConfig) -> None:
     training = known_training(config.run, directory, bundle.info.dataset)
     known: Mapping[str, Any] = (training or {}).get("source", {})
     classes = meanings(bundle.info.labels, config.source.labels, known.get("labels"))
-    source = source_of(config.input, config.source, known)
+    reading = reading_of(replace(config.source, path=[config.input]), known)
     bundle.model.to(torch.device(choose_device(config.device).value))
-    rows = read_and_score(bundle, config.input, source, classes, config.batch)
+    rows = read_and_score(bundle, config.input, reading, classes, config.batch)
     trained = training_texts(rows.hashes[rows.unknown < rows.length], config.run, bundle.info.dataset)
     values = assess_rows(bundle, rows, training) | {"input": public(addresses.absolute(config.input))}
     values["texts"] = texts_of(rows.length, rows.unknown, trained)

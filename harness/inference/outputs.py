@@ -41,9 +41,8 @@ class SameLines:
 
     def __init__(self, path: Path, table: LineTable, names: list[str]) -> None:
         """``names`` are those of the columns that are added."""
-        self.table = table
+        self.table, self.header = table, table.header(names)
         self.file = open(path, "wb")  # noqa: SIM115 - closed by ``close``
-        self.header = table.header(names)
         self.file.write(self.header)
 
     def write(self, piece: Piece, added: Columns) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.inference.pieces import CHUNK_BYTES, CHUNK_ROWS, Piece, Source, Wanted, chosen_column
+from harness.inference.pieces import CHUNK_ROWS, Piece, Source, Wanted, chosen_column
 from preprocessing.base.errors import DataError
 from preprocessing.corpus import addresses
+from preprocessing.corpus.readers import batches_of, footer_of
 
 BUFFER_BYTES = 1 << 20
 """What is read of a column at once, so that a large row group is never held whole."""
@@ -26,9 +27,9 @@ class ParquetTable:
     def __init__(self, source: Source, wanted: Wanted, facts: dict[str, Any] | None = None) -> None:
         """Read the footer. Raises ``DataError`` for what is no Parquet file or has no such column of texts."""
         self.source, self.wanted = source, wanted
-        with self.opened() as file:
-            self.schema, self.footer = file.schema_arrow, file.metadata
-            self.names = list(self.schema.names)
+        self.footer = footer_of(source.place, source.name)
+        self.schema = self.footer.schema.to_arrow_schema()
+        self.names = list(self.schema.names)
         self.column = chosen_column(source, self.names, wanted.columns if facts is None else [facts["column"]])
         kind = self.schema.field(self.column).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -42,14 +43,14 @@ class ParquetTable:
         return {"column": self.column, "types": [str(kind) for kind in self.schema.types]}
 
     @contextmanager
-    def opened(self) -> Iterator[pq.ParquetFile]:
-        """The file, opened. Raises ``DataError`` for what is not readable."""
+    def opened(self) -> Iterator[tuple[pq.ParquetFile, int]]:
+        """The file, opened, and its bytes. Raises ``DataError`` for what is not readable."""
         try:
             with (
                 addresses.open_file(self.source.place) as opened,
                 pq.ParquetFile(opened, buffer_size=BUFFER_BYTES) as file,
             ):
-                yield file
+                yield file, opened.size()
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             what = " ".join(str(error).split())
             raise DataError(f"{self.source.name}: not readable as Parquet ({what})") from None
@@ -61,9 +62,8 @@ class ParquetTable:
     def read(self, columns: list[str] | None) -> Iterator[Piece]:
         """All rows of some columns, or of all."""
         source, row, place = self.source, self.source.first_row, 0
-        options: dict[str, Any] = {"row_groups": self.groups, "columns": columns, "use_threads": False}
-        with self.opened() as file:
-            for batch in file.iter_batches(self.rows_at_once(), **options):
+        with self.opened() as (file, size):
+            for batch in batches_of(file, source.name, size, self.groups, columns, CHUNK_ROWS):
                 first = max(source.start - place, 0)
                 last = len(batch) if source.stop is None else min(source.stop - place, len(batch))
                 place += len(batch)
@@ -79,12 +79,6 @@ class ParquetTable:
         """The row groups that are read."""
         first, count = self.source.group, self.source.groups
         return list(range(self.footer.num_row_groups) if first is None else range(first, first + count))
-
-    def rows_at_once(self) -> int:
-        """So many that they are not too many bytes."""
-        sizes = [self.footer.row_group(group).total_byte_size for group in self.groups]
-        rows = sum(self.footer.row_group(group).num_rows for group in self.groups)
-        return max(1, min(CHUNK_ROWS, rows * CHUNK_BYTES // max(sum(sizes), 1)))
 
     def texts(self, batch: pa.RecordBatch, row: int) -> list[str]:
         """The texts of some rows, of which the first has this number."""

@@ -3,20 +3,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.untrusted import listed
 from preprocessing.corpus import addresses
-from preprocessing.corpus.records import MAX_RECORD_BYTES, Dialect, marked, record_ends
+from preprocessing.corpus.formats import uncompressed
+from preprocessing.corpus.records import MAX_RECORD_BYTES, Dialect, marked, record_ends, unfinished
+from preprocessing.labels import AUTO
 
 CHUNK_ROWS = 2048
 CHUNK_BYTES = 4 << 20
 """Rows, and bytes of them, that are held together; a longer row is held alone."""
+JSON_LINES = Dialect()
+KEYS = re.compile(r"\bsource\.(encoding|delimiter|quote|escape)\b")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -38,14 +45,17 @@ class Source:
     """Of Parquet: the first row group; None: all of them."""
     groups: int = 1
     """Of Parquet: how many row groups, from ``group`` on."""
+    dialect: Dialect = JSON_LINES
+    """Of CSV: how fields are told apart."""
+    columns: list[str] = field(default_factory=list)
+    """Of CSV without a header: what its columns are called."""
+    encoding: str = AUTO
+    """Of a folder: how its text files are written."""
 
     @property
     def suffix(self) -> str:
         """The ending of the name, without one that says that the file is compressed."""
-        name = self.name.lower().partition("?")[0]
-        for ending in addresses.COMPRESSED:
-            name = name.removesuffix(ending)
-        return Path(name).suffix
+        return Path(uncompressed(self.name)).suffix
 
     @property
     def place(self) -> str:
@@ -128,13 +138,26 @@ class LineTable(Table, Protocol):
         """A row with more cells: the bytes that were there stay as they are."""
 
 
+@contextmanager
+def own_words() -> Iterator[None]:
+    """Sentences about reading name keys of preprocessing; in the block they are called as predict calls them."""
+    try:
+        yield
+    except (DataError, ConfigError) as error:
+        text = str(error).replace("source.path", "--input").replace("source.text_column", "--column")
+        raise type(error)(KEYS.sub(r"--\1", text)) from None
+
+
 def lines_of(source: Source, dialect: Dialect) -> Iterator[Line]:
-    """Every record of a text format, in order. Lines end at \\n or \\r\\n. Raises ``DataError`` for an open quote."""
+    """Every record of a text format; lines end at \\n or \\r\\n. Raises ``DataError`` for one without an end."""
     rest, before, row = b"", bytearray(), 0
     for number, (piece, last) in enumerate(marked(source.stream())):
         data = rest + piece
         if number == 0 and data.startswith(BYTE_ORDER_MARK):
             before, data = bytearray(BYTE_ORDER_MARK), data[len(BYTE_ORDER_MARK) :]
+        if not last and b"\n" not in piece and len(data) <= MAX_RECORD_BYTES:
+            rest = data  # no record ends here
+            continue
         ends, filled = record_ends(data, dialect, last=last)
         start = 0
         for end, full in zip(ends.tolist(), filled.tolist(), strict=True):
@@ -145,7 +168,7 @@ def lines_of(source: Source, dialect: Dialect) -> Iterator[Line]:
                 before += data[start:end]
             start = end
         if len(data) - start > (0 if last else MAX_RECORD_BYTES):
-            raise DataError(f"{source.name}: row {row}: a quote opens and never closes; close it")
+            raise DataError(f"{source.name}: row {row}: {unfinished(data[start:], dialect, last=last)}")
         rest = data[start:]
     if before:
         yield Line(bytes(before), b"")
@@ -197,4 +220,4 @@ def chosen_column(source: Source, names: list[str], wanted: list[str]) -> str:
             raise DataError(f"{source.name}: has more than one column {name!r}; rename one")
         if name in names:
             return name
-    raise DataError(f"{source.name}: no column {wanted[0]!r}; it has {', '.join(names)}; use --column")
+    raise DataError(f"{source.name}: no column {wanted[0]!r}; it has {listed(names)}; use --column")

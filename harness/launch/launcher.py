@@ -36,6 +36,7 @@ from harness.training import preflight
 from harness.training.rules import resolve
 from preprocessing.base import atomic, cli, recipes
 from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.printable import tell
 from preprocessing.base.screen import Screen
 from preprocessing.base.storage import told
 
@@ -62,7 +63,7 @@ def train(options: list[str], training: list[str], recipe: Recipe) -> int:
     screen, place = Screen(quiet=recipe.quiet), machines.place_of(arguments)
     with machines.told(place, recipe.timeout_s):
         config = resolve(recipe).config
-        point = preflight.check_run(config, screen.say)
+        point = preflight.check_run(config, screen.say, tell)
         if point.finished and not config.dry_run:
             screen.say(f"{config.run} has finished already; name another run directory to train again")
             return 0

@@ -162,7 +162,7 @@ def look_at_run(config: RunConfig, manifest: Manifest | None) -> RunFolder:
         problem = f"{path} cannot be written ({error.strerror}); name a directory you may write, with --run"
         return RunFolder(host, config.run, kind, problem=problem)
     try:
-        point = preflight.check_run(config, lambda _: None)
+        point = preflight.check_run(config, lambda _: None, lambda _: None)
         if manifest is not None and point.checkpoint is None:
             preflight.check_start(config, manifest)
     except UserError as error:

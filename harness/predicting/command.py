@@ -7,12 +7,12 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.inference.hub import local
 from harness.inference.outputs import rows_of
-from harness.inference.pieces import CHUNK_ROWS, Wanted, decoded
+from harness.inference.pieces import CHUNK_ROWS, decoded
 from harness.inference.predict import Predictor, predictions, unknown_shares
 from harness.inference.scorers import engine_of
 from harness.predicting import inputs, parts, place
@@ -23,6 +23,7 @@ from harness.predicting.plan import Plan, filled, read_plan
 from harness.predicting.scorers import scorer_class
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_classifier, read_info
 from harness.rundir.results import probability_column
+from harness.rundir.training_facts import DIALECT, Reading
 from preprocessing.base import stopping
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.printable import plain_line, public, tell
@@ -203,9 +204,10 @@ def begun(config: PredictConfig, found: Place) -> Job | None:
     old = read_plan(found.work / place.PLAN)
     if old is None:
         place.clear(found, parts=False)
-    listed = inputs.find(config, found.work, (found.target.absolute(), found.work))
+    reading = inputs.reading_by(config, directory, info)
+    listed = inputs.find(config, reading, found.work, (found.target.absolute(), found.work))
     place.refuse_inputs(found, [one.source.name for one in listed])
-    plan = planned(config, found, opening, info, listed)
+    plan = planned(config, found, opening, info, reading, listed)
     if old is None and not config.overwrite:
         place.refuse_replacing(found, plan)
     if place.is_whole(found, plan):
@@ -254,14 +256,20 @@ def opening_of(config: PredictConfig) -> Opening:
 
 
 def planned(
-    config: PredictConfig, found: Place, opening: Opening, info: BundleInfo, listed: Sequence[inputs.Input]
+    config: PredictConfig,
+    found: Place,
+    opening: Opening,
+    info: BundleInfo,
+    reading: Reading,
+    listed: Sequence[inputs.Input],
 ) -> Plan:
     """All that decides the predictions, without the parts."""
-    usual = inputs.usual_columns(bundle_directory(config.run), info)
-    wanted = Wanted(usual if config.column is None else [config.column], config.missing == "keep")
+    wanted = inputs.wanted_by(config, reading, keep=config.missing == "keep")
     names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
     settings = {
-        **{name: getattr(config, name) for name in ("format", "encoding", "missing", "prefix", "part_mb", "batch")},
+        **{name: getattr(config, name) for name in ("format", "missing", "prefix", "part_mb", "batch")},
+        **{name: getattr(reading.source, name) for name in ("encoding", *DIALECT, "columns")},
+        "dialect": reading.dialect and asdict(reading.dialect),
         **{"column": wanted.columns, "output": found.kind, "scorer": opening.scorer, **opening.settled},
     }
     weights = {

@@ -3,20 +3,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.config import require
+from harness.inference.pieces import own_words
 from harness.inference.scorers import Engine
+from harness.rundir.training_facts import DIALECT
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.meant import check_processes, check_wait
-from preprocessing.config import MOST_PART_MB, ExecutorConfig, known_encoding
+from preprocessing.config import MOST_PART_MB, ExecutorConfig, SourceConfig
 
 STDIN = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class ReadingConfig:
+    """How files of texts are read, where that is not as the corpus of the training was read."""
+
+    column: str | None = field(default=None, metadata={"also": ("text_column", "source.text_column")})
+    """Column of the input that holds the text; null: the one of the corpus of the training, or text."""
+    encoding: str | None = field(default=None, metadata={"also": ("source.encoding",)})
+    """How text is written: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another; null: as the
+    training was told, or auto."""
+    delimiter: str | None = field(default=None, metadata={"also": ("source.delimiter",)})
+    """CSV: between fields; null: as in the corpus of the training, or what divides every line into as many fields."""
+    quote: str | None = field(default=None, metadata={"also": ("source.quote",)})
+    """CSV: around fields that hold delimiters or line ends, an empty string for nothing; null: as in the corpus of the
+    training, or a double quote."""
+    escape: str | None = field(default=None, metadata={"also": ("source.escape",)})
+    """CSV: the character that makes the next one literal; null: as in the corpus of the training."""
+
+    def __post_init__(self) -> None:
+        """Check that there is such an encoding, and such characters."""
+        with own_words():
+            self.source(())
+
+    def source(self, path: Sequence[str]) -> SourceConfig:
+        """These options as preprocessing calls them."""
+        given = {name: getattr(self, name) for name in ("encoding", *DIALECT) if getattr(self, name) is not None}
+        return SourceConfig(path=list(path) or [STDIN], **given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(ReadingConfig):
     """Predict texts given on the command line, or every row of files of any size."""
 
     run: str
@@ -24,12 +55,8 @@ class PredictConfig:
     input: str | list[str] | None = None
     """Files, globs or folders with one text a row, here or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .parquet, or
     .txt with one text a line; of a folder that holds nothing but .txt files, each is a text. - is standard input."""
-    column: str | None = field(default=None, metadata={"also": ("text_column", "source.text_column")})
-    """Column of the input that holds the text; null: the one of the corpus of the training, or text."""
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
     """What the input is; auto takes it from the name, and standard input for one text a line."""
-    encoding: str = field(default="auto", metadata={"also": ("source.encoding",)})
-    """How text is written: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another."""
     missing: Literal["error", "keep"] = "error"
     """Rows without a text: refused before anything is predicted, or predicted as an empty text."""
     output: str | None = None
@@ -67,6 +94,7 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         """Check ranges and that input and output come together."""
+        super().__post_init__()
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(0 < self.part_mb <= MOST_PART_MB, "part_mb", self.part_mb, f"above 0, at most {MOST_PART_MB:,}")
         check_processes("processes", self.processes)
@@ -77,10 +105,6 @@ class PredictConfig:
             raise ConfigError("--input and --output go together: name the file to read and the file to write")
         if self.output is None and self.output_format != "auto":
             raise ConfigError("--output_format says what --output is; name one, or leave this out")
-        try:
-            object.__setattr__(self, "encoding", known_encoding(self.encoding))
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("source.encoding", "encoding")) from None
         self.workers()
 
     @property

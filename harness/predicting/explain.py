@@ -7,19 +7,19 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from harness.config import require
 from harness.inference.explanation import check_label
 from harness.inference.explanation_forms import EXPLANATIONS, FORMS, Explained
-from harness.inference.pieces import Wanted
 from harness.inference.tables import KINDS
 from harness.predicting.command import lines_of_stdin
-from harness.predicting.config import STDIN, PredictConfig
-from harness.predicting.inputs import find, usual_columns
+from harness.predicting.config import STDIN, PredictConfig, ReadingConfig
+from harness.predicting.inputs import find, reading_by, wanted_by
 from harness.rundir.bundle_files import bundle_directory, check_classifier, read_info
+from harness.rundir.training_facts import Reading
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.printable import bare
@@ -46,7 +46,7 @@ Numbered = tuple[int | None, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainConfig:
+class ExplainConfig(ReadingConfig):
     """Show what each word of a text adds to the logit of a class, by integrated gradients.
 
     Texts are given on the command line, by - on standard input, one a line, or as the rows of a file (--input).
@@ -57,8 +57,6 @@ class ExplainConfig:
     input: str | None = None
     """File, glob or folder with one text a row, here or remote: .csv, .tsv, .jsonl, .parquet, or .txt with one text a
     line; - is standard input."""
-    column: str | None = field(default=None, metadata={"also": ("text_column", "source.text_column")})
-    """Column of the input that holds the text; null: the one of the corpus of the training, or text."""
     input_format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
     """What the input is; auto takes it from the name, and standard input for one text a line."""
     rows: int | None = None
@@ -80,6 +78,7 @@ class ExplainConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        super().__post_init__()
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(self.rows is None or self.rows >= 1, "rows", self.rows, "at least 1, or null")
         if self.input is None and (self.column is not None or self.rows is not None):
@@ -114,7 +113,7 @@ def main(config: ExplainConfig, words: list[str]) -> int:
     if config.input is None:
         numbered = from_words(texts)
     else:
-        numbered = from_table(config, run, config.input, usual_columns(bundle, info))
+        numbered = from_table(config, run, config.input, reading_by(config, bundle, info))
     if config.output is not None:
         check_output(config, config.output, form)
     first = next(numbered, None)  # a wrong file is refused before weights are read
@@ -153,14 +152,15 @@ def from_words(texts: list[str]) -> Iterator[list[Numbered]]:
         yield [(None, text) for text in some]
 
 
-def from_table(config: ExplainConfig, run: str, name: str, usual: list[str]) -> Iterator[list[Numbered]]:
+def from_table(config: ExplainConfig, run: str, name: str, reading: Reading) -> Iterator[list[Numbered]]:
     """The rows of a file, or of several, as ``predict`` reads them. Raises ``DataError`` for the first that cannot be
     read, before any is given if all are.
     """
-    wanted = Wanted(usual if config.column is None else [config.column])
+    wanted = wanted_by(config, reading)
     number = 0
     with temporary_folder() as work:
-        for one in find(PredictConfig(run=run, input=name, format=config.input_format, output=NOWHERE), work):
+        asked = PredictConfig(run=run, input=name, format=config.input_format, output=NOWHERE)
+        for one in find(asked, reading, work):
             table = one.table(wanted)
             if config.rows is None:
                 for _ in table.pieces():

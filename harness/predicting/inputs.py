@@ -8,26 +8,29 @@ import os
 import re
 import select
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from pyarrow import fs
 
-from harness.inference.pieces import Source, Table, Wanted
+from harness.inference.pieces import Source, Table, Wanted, own_words
 from harness.inference.tables import KINDS, kind_of_input, open_table
-from harness.predicting.config import STDIN, PredictConfig
+from harness.predicting.config import STDIN, PredictConfig, ReadingConfig
 from harness.rundir.bundle_files import BundleInfo
-from harness.rundir.training_facts import read_training
+from harness.rundir.training_facts import DIALECT, Reading, read_training, reading_of
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.printable import public, tell
+from preprocessing.config import SplitConfig
 from preprocessing.corpus import addresses, forms
+from preprocessing.corpus.delimited import read_header
 from preprocessing.corpus.records import Dialect
+from preprocessing.corpus.sources import File
 
-LINES = ("csv", "tsv", "jsonl", "txt")
+LINES = {"csv": "csv", "tsv": "csv", "jsonl": "jsonl", "txt": "jsonl"}
+"""Kinds of text files -> what their records are told apart as: a line that ends nowhere else, or fields."""
 TEXT = "text"
 SAID_AFTER_S, PIPE_TIMEOUT_S = 2, 300
 HIDDEN = re.compile(r"(^|/)[._]")
@@ -53,27 +56,26 @@ class Input:
         return open_table(self.source, self.kind, wanted, facts)
 
 
-def usual_columns(bundle: Path, info: BundleInfo) -> list[str]:
-    """Where texts stand if nobody says: in the column that the training read them from, else in ``text``."""
-    known = read_training(bundle, info.dataset) or {}
-    return list(dict.fromkeys((known.get("source", {}).get("text_column") or TEXT, TEXT)))
+def reading_by(config: ReadingConfig, bundle: Path, info: BundleInfo) -> Reading:
+    """How files are read: as ``config`` says, else as the training of a bundle read its corpus."""
+    known = (read_training(bundle, info.dataset) or {}).get("source", {})
+    said = {name for name in ("encoding", *DIALECT) if getattr(config, name) is not None}  # perhaps as it is by default
+    said |= {"dialect"} if said & set(DIALECT) else set()
+    return reading_of(config.source(()), {name: value for name, value in known.items() if name not in said})
 
 
-@contextmanager
-def own_words() -> Iterator[None]:
-    """Sentences about reading name keys of preprocessing; here they are called otherwise."""
-    try:
-        yield
-    except (DataError, ConfigError) as error:
-        text = str(error).replace("source.encoding", "--encoding").replace("source.path", "--input")
-        raise type(error)(text) from None
+def wanted_by(config: ReadingConfig, reading: Reading, *, keep: bool = False) -> Wanted:
+    """Where texts stand: in the column that was named, or that the training read them from, or in ``text``."""
+    usual = list(dict.fromkeys((reading.source.text_column, TEXT)))
+    return Wanted(usual if config.column is None else [config.column], keep)
 
 
-def find(config: PredictConfig, work: Path, own: Sequence[Path] = ()) -> list[Input]:
+def find(config: PredictConfig, reading: Reading, work: Path, own: Sequence[Path] = ()) -> list[Input]:
     """Every file that ``config`` names, in the order in which it does; what must be copied lies in ``work`` then.
 
-    What lies at or below one of the ``own`` places is what is being written, and found by no glob and in no folder.
-    Raises ``DataError`` for what is not there or cannot be read, ``ConfigError`` for what is of no known kind.
+    They are read as ``reading`` says. What lies at or below one of the ``own`` places is what is being written, and
+    found by no glob and in no folder. Raises ``DataError`` for what is not there or cannot be read, ``ConfigError`` for
+    what is of no known kind.
     """
     found: list[Input] = []
     with own_words():
@@ -90,7 +92,9 @@ def find(config: PredictConfig, work: Path, own: Sequence[Path] = ()) -> list[In
             )
         for number, one in enumerate(found):
             if one.kind in LINES:
-                found[number] = readable(one, config.encoding, work / f"input-{number:05d}.copy")
+                found[number] = readable(one, reading, work / f"input-{number:05d}.copy")
+            elif one.kind == "folder":
+                found[number] = replace(one, source=replace(one.source, encoding=reading.source.encoding))
     return found
 
 
@@ -167,18 +171,33 @@ def keep(pipe: IO[bytes], copy: Path) -> None:
             file.write(piece)
 
 
-def readable(one: Input, encoding: str, copy: Path) -> Input:
+def readable(one: Input, reading: Reading, copy: Path) -> Input:
     """A text file as UTF-8 with newlines: as it lies, or as a copy, if it is packed or written otherwise."""
-    place = one.source.place
+    place, source = one.source.place, reading.source
     raw = addresses.stream(place)
     first = next(raw, b"")
-    is_csv = one.kind in ("csv", "tsv")
-    expected = Dialect("\t" if one.kind == "tsv" else ",", '"') if is_csv else Dialect()
-    form = forms.form_of(first, one.source.name, expected, encoding=encoding, fixed=True, is_csv=is_csv)
-    if form.is_plain and not addresses.is_compressed(place):
-        return one
-    with atomic.replacing(copy) as temporary, open(temporary, "wb") as file:
-        for piece in forms.converted(itertools.chain([first], raw), form, one.source.name):
-            file.write(piece)
-    said = ", ".join(forms.in_words(replace(form, dialect=expected), expected, first))
-    return replace(one, source=replace(one.source, data=str(copy)), form=said)
+    usual = Dialect("\t", source.quote, source.escape) if one.kind == "tsv" and source.delimiter is None else None
+    known = reading.dialect or usual
+    file = File(place, one.source.name, LINES[one.kind], None, source, SplitConfig(column=None), known=known).seen(
+        first
+    )
+    form = file.form
+    assert form is not None
+    said = ", ".join(forms.in_words(form, file.expected, first))
+    one = replace(one, source=replace(one.source, dialect=form.dialect), form=said)
+    if not form.is_plain or addresses.is_compressed(place):
+        with atomic.replacing(copy) as temporary, open(temporary, "wb") as target:
+            for piece in forms.converted(itertools.chain([first], raw), form, one.source.name):
+                target.write(piece)
+        one = replace(one, source=replace(one.source, data=str(copy)))
+    if file.format == "csv" and source.columns:
+        head = next(forms.converted([first], form, one.source.name), b"")[form.mark :]
+        columns = [] if has_header(head, one.source, source.columns) else source.columns
+        one = replace(one, source=replace(one.source, columns=columns))
+    return one
+
+
+def has_header(first: bytes, source: Source, columns: list[str]) -> bool:
+    """Whether a file has a header although the corpus of the training, whose columns were named so, had none."""
+    names = read_header(first, source.name, source.dialect) if first.strip() else ()
+    return len(names) != len(columns) or sorted(names) == sorted(columns)

@@ -27,7 +27,7 @@ from preprocessing.base.printable import public
 from preprocessing.base.typed import Count, Positive, having, typed
 from preprocessing.base.untrusted import read_json, shown
 
-VERSION = 1
+VERSION = 2
 SEAL = "sha256"
 MOST_PLAN = 1 << 30
 ANEW = "set --overwrite true to begin anew"
@@ -36,7 +36,7 @@ MOST_RUNS = 16
 
 
 KNOWN = {
-    **dict.fromkeys(("csv", "tsv"), having(delimiter=str, names=list[str], column=str, before=str, header=str)),
+    **dict.fromkeys(("csv", "tsv"), having(names=list[str], column=str, before=str, header=str)),
     "jsonl": having(kinds=dict[str, list[str]], column=str | None),
     "parquet": having(column=str, types=list[str]),
     "txt": having(column=str),
@@ -190,7 +190,8 @@ def filled(plan: Plan, inputs: Sequence[Input], part_bytes: int, tick: Callable[
         table = one.table(plan.wanted)
         cut = {"parquet": cut_parquet, "folder": cut_folder}.get(one.kind, cut_lines)
         found = [replace(part, file=number) for part in cut(table, one, part_bytes, tick)]
-        if number and found and one.kind == "jsonl" and next(one.source.stream(), b"").startswith(BYTE_ORDER_MARK):
+        is_headless = one.kind == "jsonl" or one.source.columns
+        if number and found and is_headless and next(one.source.stream(), b"").startswith(BYTE_ORDER_MARK):
             found[0] = replace(found[0], start=len(BYTE_ORDER_MARK))  # in the middle of a file it would be no mark
         parts += found
         check_free(one.source, table, plan.names)

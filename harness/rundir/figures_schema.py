@@ -84,8 +84,12 @@ class Figures:
 
 
 KNOWN = tuple(one.name for one in fields(Figures))
-SHOWN = ("labels", "confusion", "per_class", "calibration", "slices", "mistakes", "step")
-"""What a page about a classifier needs."""
+FILLED = ("labels", "confusion", "per_class", "calibration", "intervals")
+METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "pr_auc", "log_loss", "ece")
+SHOWN = (*FILLED, "slices", "mistakes", "step", "rows", "temperature", "threshold", *METRICS)
+"""What a page about a classifier needs; the first of them not empty."""
+HOW_FOUND = having(level=Share, method=str, resamples=Count)
+"""What it says of intervals."""
 
 
 def check_figures(content: dict[str, Any], where: str) -> None:
@@ -98,9 +102,11 @@ def check_figures(content: dict[str, Any], where: str) -> None:
             raise DataError(f"{where}: confusion_cells[{place}] is no pair of classes and its rows: damaged; {AGAIN}")
     if [one.label for one in found.per_class] not in ([], found.labels):
         raise DataError(f"{where}: per_class is not that of its {len(found.labels)} labels: damaged; {AGAIN}")
-    for name, interval in found.intervals.items():
+    intervals = {f"intervals.{name}": interval for name, interval in found.intervals.items()}
+    intervals |= {f"slices[{at}].accuracy_interval": one["accuracy_interval"] for at, one in enumerate(found.slices)}
+    for name, interval in intervals.items():
         if isinstance(interval, list) and len(interval) != 2:
-            raise DataError(f"{where}: intervals.{name} has {len(interval)} ends, expected 2; {AGAIN}")
+            raise DataError(f"{where}: {name} has {len(interval)} ends, expected 2; {AGAIN}")
     for place, mistake in enumerate(found.mistakes):
         tokens, weights = mistake.get("tokens", []), mistake.get("weights", [])
         if not PIECES.holds({"tokens": tokens, "weights": weights}) or len(tokens) != len(weights):
@@ -114,7 +120,7 @@ def check_shown(content: dict[str, Any], where: str) -> None:
     """Raise ``DataError`` for figures of a classifier that lack what a page about it shows."""
     cells = "confusion_cells"
     for name in (cells if name == "confusion" and cells in content else name for name in SHOWN):
-        if not content.get(name) and name not in ("slices", "mistakes", "step"):
+        if name not in content or (name in (*FILLED, cells) and not content[name]):
             raise DataError(f"{where}: has no {name}: another version of padless wrote it, or it is damaged; {AGAIN}")
-        if name not in content:
-            raise DataError(f"{where}: has no {name}: another version of padless wrote it, or it is damaged; {AGAIN}")
+        if name == "intervals" and not HOW_FOUND.holds(content[name]):
+            raise DataError(f"{where}: {name} are not {HOW_FOUND}: another version wrote them; {AGAIN}")

@@ -8,19 +8,26 @@ the dataset nor its corpus is needed later.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from harness.rundir.json_files import MEND, read_object
 from preprocessing.base import atomic
-from preprocessing.base.split_names import NO_LABEL
+from preprocessing.base.split_names import NO_LABEL, UNLABELLED
 from preprocessing.base.typed import Between, Count, typed
+from preprocessing.config import SourceConfig
+from preprocessing.corpus.formats import uncompressed
+from preprocessing.corpus.records import Dialect
 from preprocessing.dataset.shards import Manifest
+from preprocessing.labels import AUTO
 
 FORMAT, FORMAT_VERSION = "padless-training", 1
 FILE = "training.json"
-READ_WITH = ("text_column", "label_column", "labels", "neutral", "delimiter", "quote", "escape", "columns")
+DIALECT = ("delimiter", "quote", "escape")
+SAME = ("text_column", "label_column", "neutral", *DIALECT, "encoding", "columns")
+READ_WITH = (*SAME, "labels")
 """Options of ``source`` that say how a file like the corpus is read."""
 
 
@@ -51,7 +58,10 @@ class SourceFacts:
     delimiter: str | None = None
     quote: str | None = None
     escape: str | None = None
+    encoding: str | None = None
     columns: list[str] | None = None
+    dialect: Dialect | None = None
+    """How the fields of its CSV files were told apart, where all of them are alike: as configured, or as found."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,52 @@ def training_facts(manifest: Manifest) -> dict[str, Any]:
             "lengths": {str(length): lengths[length] for length in sorted(lengths)},
             "unknown_rate": statistics.get(name, {}).get("unknown_rate"),
         }
-    return {"source": {name: source[name] for name in READ_WITH if name in source}, "splits": splits}
+    read_with = {name: source[name] for name in READ_WITH if name in source}
+    dialect = dialect_of(manifest.provenance)
+    return {"source": read_with | ({"dialect": asdict(dialect)} if dialect else {}), "splits": splits}
+
+
+def dialect_of(provenance: Mapping[str, Any]) -> Dialect | None:
+    """How the fields of the labelled CSV files of a corpus were told apart; None without any, or where they differ."""
+    source, found = provenance.get("config", {}).get("source", {}), set()
+    for entry in provenance.get("sources", []):
+        if entry.get("format") == "csv" and entry.get("split") != UNLABELLED:
+            usual = "\t" if uncompressed(entry["name"]).endswith(".tsv") else ","
+            known = {"delimiter": source.get("delimiter") or usual, "quote": source.get("quote", '"')}
+            known |= {"escape": source.get("escape")} | dict(entry.get("read_as", {}))
+            found.add(checked({name: known[name] for name in DIALECT}))
+    return found.pop() if len(found) == 1 else None
+
+
+def checked(dialect: Mapping[str, Any]) -> Dialect:
+    """The dialect that a file tells of. Raises ``ConfigError`` unless it is one of single characters."""
+    config = replace(SourceConfig(), **dialect)
+    return Dialect(config.delimiter or ",", config.quote, config.escape)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How new files are read that are like those of a training."""
+
+    source: SourceConfig
+    dialect: Dialect | None = None
+    """The one that is tried first."""
+
+
+def reading_of(config: SourceConfig, known: Mapping[str, Any]) -> Reading:
+    """As ``config`` says where it says something, else as the corpus of the training was read.
+
+    ``known`` are the options of that corpus (``SourceFacts``). Labels are read as they are written.
+    """
+    usual = SourceConfig()
+    taken = {name: known[name] for name in SAME if name in known and getattr(config, name) == getattr(usual, name)}
+    if "neutral" in taken:
+        taken["neutral"] = [str(value) for value in taken["neutral"]]
+    for name, common in (("text_column", "text"), ("label_column", "label")):
+        if taken.get(name, getattr(config, name)) == AUTO:  # nobody says: an old bundle whose dataset is gone
+            taken[name] = common
+    as_it_was = known.get("dialect") and all(getattr(config, name) == getattr(usual, name) for name in DIALECT)
+    return Reading(replace(config, labels=AUTO, **taken), checked(known["dialect"]) if as_it_was else None)
 
 
 def write_training(directory: Path, manifest: Manifest) -> None:

@@ -61,6 +61,7 @@ from harness.training.trainer import Trainer
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.base.machine import memory_bytes
+from preprocessing.base.printable import tell
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Manifest
@@ -141,8 +142,8 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
     with world.together("the checks before training"):
         if world.is_main:
             writer.claim()
-            told = LAUNCH_ID in os.environ  # by the launcher
-            point = preflight.check_run(config, (lambda text: None) if told else Screen(quiet=config.quiet).say)
+            heard = (nothing, nothing) if LAUNCH_ID in os.environ else (Screen(quiet=config.quiet).say, tell)
+            point = preflight.check_run(config, *heard)  # the launcher has said it already
             start = point.checkpoint
         here = launched_local_world_size()
         manifest = preflight.check_data(config, world.world_size, start, here=here, hashes=world.is_main)
@@ -166,6 +167,10 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             start = checkpoint.verify(checkpoint.path_of(config.run, step))
         writer.begin(step or 0)
     return manifest, start
+
+
+def nothing(text: str) -> None:
+    """Say nothing."""
 
 
 def load(

@@ -23,20 +23,20 @@ from harness.training.room import check_room
 from preprocessing.dataset.shards import Manifest
 
 
-def check_run(config: RunConfig, say: Callable[[str], None]) -> ResumePoint:
+def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str], None]) -> ResumePoint:
     """Model and trackers, then the run directory: where the run would go on from, and whether its dataset is the same.
     For one process of a run.
 
-    ``say`` hears of damaged checkpoints and of keys that differ. A dry run is checked as the run that it rehearses,
-    though it neither goes on from the checkpoint nor ends because the run has, and leaves nothing behind. Raises
-    ``ConfigError`` if a tracker is not there or the run must not go on, ``DataError`` for another dataset than the
-    run's, ``DataError`` or ``StorageError`` for a directory that cannot be used.
+    ``say`` hears of keys that differ, ``warn`` of damaged files, which is said however quiet a run is. A dry run is
+    checked as the run that it rehearses, though it neither goes on from the checkpoint nor ends because the run has,
+    and leaves nothing behind. Raises ``ConfigError`` if a tracker is not there or the run must not go on, ``DataError``
+    for another dataset than the run's, ``DataError`` or ``StorageError`` for a directory that cannot be used.
     """
     check_model(config.model)
     check_trackers(config.tracking)
     if config.dry_run:
         check_claim(config)
-    return resume.find_resume_point(replace(config, dry_run=False), say)
+    return resume.find_resume_point(replace(config, dry_run=False), say, warn)
 
 
 def check_data(

@@ -148,8 +148,8 @@ class ResumePoint:
     checkpoint: Checkpoint | None
 
 
-def find_resume_point(config: RunConfig, say: Callable[[str], None]) -> ResumePoint:
-    """What there is to go on from. ``say`` hears of damaged files and of keys that differ.
+def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Callable[[str], None]) -> ResumePoint:
+    """What there is to go on from. ``say`` hears of keys that differ, ``warn`` of damaged files.
 
     Raises ``ConfigError`` if the run must not go on from here.
     """
@@ -160,8 +160,8 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None]) -> ResumePo
     layout.check_directory(config.run)
     if not layout.holds_run(config.run):
         return ResumePoint(False, False, [], None)
-    status = known_status(config.run, say)
-    checkpoint = newest(config.run, lambda error: say(f"damaged checkpoint: {error}; looking at the one before"))
+    status = known_status(config.run, warn)
+    checkpoint = newest(config.run, lambda error: warn(f"damaged checkpoint: {error}; looking at the one before"))
     finished = status.get("state") == "finished"
     same_data = check_dataset(checkpoint, config, finished=finished)
     if checkpoint is None:

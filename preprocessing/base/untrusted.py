@@ -25,6 +25,8 @@ MOST_DEPTH = 32
 """Lists and objects inside each other."""
 INTEGERS = range(-(1 << 63), 1 << 64)
 """What 64 bits can hold, with a sign or without one."""
+MOST_UNPACKED, MOST_RATIO = 256 << 20, 200
+"""Bytes that any file may unpack to, and beyond them how many times its own size: texts shrink to a tenth, not less."""
 LONGEST_SHOWN = 60
 """Characters of a foreign value in a sentence."""
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -41,6 +43,12 @@ def shown(value: object) -> str:
     """A foreign value for a sentence: short, on one line, control characters escaped."""
     text = repr(value[: LONGEST_SHOWN + 1] if isinstance(value, str | bytes | list | tuple) else value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def listed(names: Sequence[object], most: int = 20) -> str:
+    """Foreign names for a sentence: each short, and not too many."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return (", ".join(map(shown, names[:most])) or "none") + more
 
 
 def one_line(error: BaseException) -> str:
@@ -84,6 +92,13 @@ def read_bytes(path: str | Path, most: int) -> bytes:
             return file.read(size)  # what is appended meanwhile is for the next reader
         except MemoryError:
             raise DataError(f"{path}: {size:,} bytes do not fit into memory: not what its name says") from None
+
+
+def check_unpacked(name: str, unpacked: int, packed: int) -> None:
+    """Raise ``DataError`` for a file of ``packed`` bytes that unpacks to far more than texts do: it may never end."""
+    if unpacked > max(MOST_UNPACKED, MOST_RATIO * packed):
+        what = f"its {packed:,} bytes unpack to {unpacked:,} and perhaps more, over {MOST_RATIO} times as many"
+        raise DataError(f"{name}: {what}; if they are texts, unpack it yourself and name the unpacked file")
 
 
 def sha256_of(file: BinaryIO) -> str:

@@ -14,14 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyarrow import ArrowException, NativeFile, fs
+from pyarrow import ArrowException, CompressedInputStream, NativeFile, fs
 
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.untrusted import check_regular
+from preprocessing.base.untrusted import check_regular, check_unpacked
 
 READ_BYTES = 8 << 20
-COMPRESSED = (".gz", ".zst", ".bz2")
+COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+"""Ending of a name -> how the content is compressed."""
+UNKNOWN_BYTES = 1 << 28
+"""Size of a file whose server does not say it."""
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+WEB = re.compile(r"https?://", re.IGNORECASE)
 FAILURES = (OSError, ArrowException)
 
 
@@ -41,6 +45,11 @@ def naming(address: str, name: str | None = None) -> Iterator[None]:
 def is_remote(address: str) -> bool:
     """Whether an address names a protocol other than the local file system."""
     return bool(REMOTE.match(address)) and not address.startswith("file://")
+
+
+def without_query(address: str) -> str:
+    """An address without what stands behind the path of a web address, such as the signature of a presigned one."""
+    return re.split("[?#]", address, maxsplit=1)[0] if WEB.match(address) else address
 
 
 def filesystem(address: str) -> tuple[fs.FileSystem, str]:
@@ -102,11 +111,11 @@ def find(address: str) -> list[str]:
     """The files that an address means: itself, or every match of its glob in the order of their names.
 
     As in :mod:`glob`, ``*``, ``?`` and ``[…]`` stay within one name and ``**`` stands for any number of folders; names
-    that begin with a dot match too. Raises ``DataError`` when no file matches, ``ConfigError`` for a ``**`` that is
-    only a part of a name.
+    that begin with a dot match too. A name that is there as it is written is no glob. Raises ``DataError`` when no file
+    matches, ``ConfigError`` for a ``**`` that is only a part of a name.
     """
     system, path = filesystem(address)
-    if not glob.has_magic(path):
+    if not glob.has_magic(without_query(path)) or kind(address) != fs.FileType.NotFound:
         return [address]
     pattern = path.removeprefix("./").split("/")
     if any("**" in name and name != "**" for name in pattern):
@@ -199,21 +208,36 @@ def read_range(address: str, start: int, stop: int) -> bytes:
 
 def is_compressed(address: str) -> bool:
     """Whether the name says that the content is compressed."""
-    return address.lower().endswith(COMPRESSED)
+    return codec_of(address) is not None
+
+
+def codec_of(address: str) -> str | None:
+    """How the content is compressed, as far as the name says."""
+    return COMPRESSED.get(Path(without_query(address)).suffix.lower())
 
 
 def stream(address: str, digest: Any = None) -> Iterator[bytes]:
-    """The content of a file in bounded pieces, decompressed if its name says so; ``digest`` takes the bytes on disk."""
+    """The content of a file in bounded pieces, decompressed if its name says so; ``digest`` takes the bytes on disk.
+
+    Raises ``DataError`` for what cannot be read, and for a few bytes that unpack to very many.
+    """
     system, path = filesystem(address)
-    packed = is_compressed(address)
+    codec, unpacked = codec_of(address), 0
     with naming(address):
-        if digest is not None and packed:
+        if codec is None:
+            for piece in raw_stream(system, path):
+                if digest is not None:
+                    digest.update(piece)
+                yield piece
+            return
+        if digest is not None:
             for piece in raw_stream(system, path):
                 digest.update(piece)
-        with system.open_input_stream(path) if packed else raw(system, path) as source:
+        size = info_of(address).size or UNKNOWN_BYTES
+        with raw(system, path) as packed, CompressedInputStream(packed, codec) as source:
             while piece := source.read(READ_BYTES):
-                if digest is not None and not packed:
-                    digest.update(piece)
+                unpacked += len(piece)
+                check_unpacked(address, unpacked, size)
                 yield piece
 
 

@@ -7,6 +7,7 @@ that the data does not hold, and put back into the columns.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,11 +18,22 @@ import pyarrow.csv
 
 from preprocessing.base.errors import DataError
 from preprocessing.corpus import addresses
-from preprocessing.corpus.records import Dialect, record_ends
+from preprocessing.corpus.records import Dialect, field_ends, record_ends
 
 RETURNS = re.compile(rb"(\r+)(\n?)")
 STAND_INS = bytes([*range(1, 9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F])
 """Control characters, one of which hides a carriage return."""
+MAX_COLUMNS = 1 << 14
+"""More of them are no table of texts, and Arrow needs gigabytes to name them."""
+
+
+MAX_HEADER_BYTES = 4 << 20
+
+
+def check_width(name: str, columns: int) -> None:
+    """Raise ``DataError`` for a table of more than ``MAX_COLUMNS`` columns."""
+    if columns > MAX_COLUMNS:
+        raise DataError(f"{name}: has more than {MAX_COLUMNS:,} columns; leave out those that are not needed")
 
 
 def options_of(dialect: Dialect, **more: Any) -> pa.csv.ParseOptions:
@@ -110,7 +122,11 @@ def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:
     if not lines:
         raise DataError(f"{name}: the file is empty; it needs a header line and a row for each text")
     ends, _ = record_ends(lines, dialect, last=False)
+    if b"\n" not in lines and len(lines) > MAX_HEADER_BYTES:
+        raise DataError(f"{name}: row 0: no line ends within the first {len(lines):,} bytes: no table of texts")
     line = lines[: int(ends[0])] if len(ends) else lines
+    if line.count(dialect.delimiter.encode()) >= MAX_COLUMNS:
+        check_width(name, sum(1 for _ in itertools.islice(field_ends(line, dialect), MAX_COLUMNS)) + 1)
     line, hidden = without_lone_returns(line)
     try:
         table = pa.csv.read_csv(

@@ -14,6 +14,7 @@ from typing import Any
 
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPELLINGS, TRAIN, UNLABELLED_SPELLINGS
+from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.corpus import forms
 from preprocessing.corpus.columns import Column, label_candidates, looked_at, text_candidates
@@ -265,7 +266,7 @@ def one_of(seen: Sample, found: list[Column], what: str, key: str) -> str:
     if found:
         some = "; ".join(f"{column.name!r} ({', '.join(shown(value) for value in column.few)}, …)" for column in found)
         raise DataError(f"{seen.file.name}: which column is the {what}? It could be {some}; set {key}")
-    there = ", ".join(map(repr, seen.columns)) or "none"
+    there = listed(seen.columns)
     expected = "sentences" if what == "text" else "few values that repeat"
     raise DataError(
         f"{seen.file.name}: has no column {what!r}, and none that looks like it ({expected}); it has {there}; set {key}"

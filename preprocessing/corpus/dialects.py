@@ -18,14 +18,15 @@ QUICK_BYTES, SAMPLE_BYTES = 1 << 16, 1 << 18
 NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
-def recognised(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool) -> Dialect:
+def recognised(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool, known: Dialect | None = None) -> Dialect:
     """The dialect of a file from its first bytes, which are all of it if ``whole``.
 
-    ``fixed`` holds the delimiter; quote and escape may still be others. Where none works, the answer is ``expected``.
+    ``known`` is that of a file like it, and goes before ``expected``. ``fixed`` holds the delimiter; quote and escape
+    may still be others. Where none works, the answer is ``expected``.
     """
-    for size in (QUICK_BYTES, SAMPLE_BYTES):
-        if fields(*beginning(sample, size, whole), expected):
-            return expected
+    for dialect in (known, expected) if known else (expected,):
+        if any(fields(*beginning(sample, size, whole), dialect) for size in (QUICK_BYTES, SAMPLE_BYTES)):
+            return dialect
     sample, whole = beginning(sample, SAMPLE_BYTES, whole)
     found = {dialect: fields(sample, whole, dialect) for dialect in others(sample, expected, fixed)}
     most = max(found.values())

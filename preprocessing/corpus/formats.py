@@ -26,7 +26,7 @@ def format_of(address: str, source: SourceConfig) -> str:
     """The configured format, or the one that the name tells."""
     if source.format != "auto":
         return source.format
-    suffix = Path(uncompressed(address.split("?")[0])).suffix
+    suffix = Path(uncompressed(address)).suffix
     known = SUFFIXES.get(suffix) or told_by_content(next(addresses.stream(address), b"")[:1024])
     if known is None:
         sheet = "; write the sheet as CSV first" if suffix in SHEETS else "; set csv, jsonl, parquet or folder"
@@ -47,7 +47,7 @@ def told_by_content(first: bytes) -> str | None:
 
 def uncompressed(address: str) -> str:
     """An address in lower case, without the ending that says how it is compressed."""
-    name = address.lower()
+    name = addresses.without_query(address).lower()
     for suffix in addresses.COMPRESSED:
         name = name.removesuffix(suffix)
     return name

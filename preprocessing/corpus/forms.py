@@ -37,8 +37,19 @@ class Form:
         return self.encoding == encodings.UTF8 and not self.returns
 
 
-def form_of(first: bytes, name: str, expected: Dialect, *, encoding: str, fixed: bool, is_csv: bool) -> Form:
-    """The form of a file whose first bytes are given; ``encoding`` may be ``auto``, ``fixed`` holds the delimiter."""
+def form_of(
+    first: bytes,
+    name: str,
+    expected: Dialect,
+    *,
+    encoding: str,
+    fixed: bool,
+    is_csv: bool,
+    known: Dialect | None = None,
+) -> Form:
+    """The form of a file whose first bytes are given; ``encoding`` may be ``auto``, ``fixed`` holds the delimiter, and
+    ``known`` is the dialect of a file like it.
+    """
     sample, whole = first[:SAMPLE_BYTES], len(first) < SAMPLE_BYTES
     if encoding == "auto":
         encoding = encodings.recognised(sample, name)
@@ -48,7 +59,9 @@ def form_of(first: bytes, name: str, expected: Dialect, *, encoding: str, fixed:
     sample = sample[mark:]
     returns = ends_at_returns(sample)
     sample = sample.replace(b"\r", b"\n") if returns else sample
-    dialect = dialects.recognised(sample, expected, fixed=fixed, whole=whole) if is_csv else expected
+    dialect = expected
+    if is_csv:
+        dialect = dialects.recognised(sample, expected, fixed=fixed, whole=whole, known=known)
     return Form(dialect, encoding, returns, mark if encoding == encodings.UTF8 and not returns else 0)
 
 

@@ -98,6 +98,11 @@ def read(part: Part) -> Piece:
     table, rows, label = table.filter(pa.array(kept)), rows[kept], label[kept]
     texts = as_text(part, table[source.text_column], rows, source.text_column)
     missing = texts.is_null().to_numpy(zero_copy_only=False)
+    if source.missing_text == "error" and missing.any():
+        what = (
+            f"column {source.text_column!r} holds no text; fill or remove the row, or set source.missing_text to keep"
+        )
+        raise fail(part, int(rows[np.argmax(missing)]), what)
     split = split_numbers(part, table, rows)
     put_apart(part, label, split, rows)
     group, groups = group_hashes(part, table, rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,21 @@ import pyarrow.parquet
 
 from preprocessing.base.arrow import one_chunk
 from preprocessing.base.errors import DataError
+from preprocessing.base.untrusted import check_unpacked, listed, shown
 from preprocessing.corpus import addresses
-from preprocessing.corpus.delimited import parse
+from preprocessing.corpus.delimited import check_width, parse
 from preprocessing.corpus.encodings import UTF8, as_utf8, recognised
 from preprocessing.corpus.forms import BYTE_ORDER_MARK
 from preprocessing.corpus.sources import Part
 from preprocessing.labels import AUTO, as_found, spelling
 from preprocessing.text.words import encode
 
-BATCH_ROWS = 1024
+BATCH_ROWS, BATCH_BYTES = 1024, 4 << 20
+"""Rows of Parquet, or bytes of them, that are given at once."""
+DECODED_BYTES, FEWEST_ROWS = 64 << 20, 4
+"""Bytes that are decoded at once, if every row held all that its pages hold; and rows that are in any case."""
+ROW_BYTES = 16
+"""What a row needs in memory at least."""
 ENCODING = "set source.encoding, or mend the row"
 
 
@@ -100,21 +107,12 @@ def read_jsonl(part: Part, wanted: list[str]) -> pa.Table:
     values: dict[str, list[Any]] = {name: [] for name in wanted}
     lines = [line for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line not in (b"", b"\r")]
     for row, line in enumerate(lines, part.cut.first_row):
-        try:
-            record = json.loads(line.decode())
-        except UnicodeDecodeError as error:
-            raise fail(
-                part, row, f"byte {error.start} of the line (0x{line[error.start]:02x}) is not UTF-8; {ENCODING}"
-            ) from None
-        except (ValueError, RecursionError) as error:
-            raise fail(part, row, f"not a JSON value ({addresses.sentence(error)}); one object per line") from None
-        if not isinstance(record, dict):
-            raise fail(part, row, f'a {type(record).__name__}, expected an object such as {{"text": …, "label": …}}')
+        record = json_record(line, f"{part.file.name}: row {row}")
         for name in wanted:
             if name not in record and name not in optional:
-                raise fail(part, row, f"has no key {name!r}; it has {', '.join(map(repr, record))}")
+                raise fail(part, row, f"has no key {name!r}; it has {listed(list(record))}")
             value = record.get(name)
-            text = scalar(part, row, name, value, name == source.text_column)
+            text = scalar(value, f"{part.file.name}: row {row}: {name!r}", name == source.text_column)
             is_typed = name == source.label_column and isinstance(value, bool | int | float)
             values[name].append(value if is_typed else text)
     labels = {source.label_column: of_one_type(values.pop(source.label_column, []))}
@@ -130,15 +128,83 @@ def of_one_type(values: list[Any]) -> pa.Array:
         return pa.array([as_found(value) for value in values], pa.large_string())
 
 
-def scalar(part: Part, row: int, name: str, value: Any, is_text: bool) -> str | None:
-    """A JSON value as text; null and NaN are none."""
+def json_record(line: bytes, where: str) -> dict[str, Any]:
+    """The object in a line of JSON. Raises ``DataError`` that begins with ``where``."""
+    try:
+        record = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.start} of the line (0x{line[error.start]:02x}) is not UTF-8"
+        raise DataError(f"{where}: {byte}; {ENCODING}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not a JSON value ({addresses.sentence(error)}); one object per line") from None
+    if not isinstance(record, dict):
+        kind = type(record).__name__
+        raise DataError(f'{where}: a {kind}, expected an object such as {{"text": "…"}}')
+    return record
+
+
+def scalar(value: Any, where: str, is_text: bool) -> str | None:
+    """A JSON value as text; null and NaN are none. Raises ``DataError`` that begins with ``where``."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
         return encode(value).decode() if not value.isascii() else value
     if is_text or isinstance(value, (dict, list)):
-        raise fail(part, row, f"{name!r} is {str(value)[:60]}, expected a text")
+        raise DataError(f"{where} is {shown(value)}, expected a text")
     return str(value)
+
+
+def footer_of(address: str, name: str) -> pa.parquet.FileMetaData:
+    """What a Parquet file says of itself.
+
+    Raises ``DataError`` for what is no Parquet file, and for one of too many columns, or of more rows or bytes than so
+    few bytes hold texts.
+    """
+    with addresses.open_file(address) as opened:
+        try:
+            footer = pa.parquet.read_metadata(opened)
+            footer.schema.to_arrow_schema()
+            size = opened.size()
+        except (*addresses.FAILURES, UnicodeDecodeError) as error:
+            raise DataError(f"{name}: not a Parquet file ({addresses.sentence(error)})") from None
+    check_width(name, footer.num_columns)
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    check_unpacked(name, max(ROW_BYTES * footer.num_rows, sum(group.total_byte_size for group in groups)), size)
+    return footer
+
+
+def batches_of(
+    file: pa.parquet.ParquetFile,
+    name: str,
+    size: int,
+    groups: list[int],
+    columns: list[str] | None,
+    rows: int = BATCH_ROWS,
+) -> Iterator[pa.RecordBatch]:
+    """About so many ``rows`` at a time of some row groups of a Parquet file of ``size`` bytes, fewer if they are long.
+
+    A value may be as long as the pages of its column and stand in every row, which no footer tells. Raises
+    ``DataError`` where they become far more bytes than texts of such a file do.
+    """
+    largest = max((file.metadata.row_group(group).total_byte_size for group in groups), default=0)
+    few = max(FEWEST_ROWS, min(rows, DECODED_BYTES // max(largest, 1)))
+    held: list[pa.RecordBatch] = []
+    unpacked = held_bytes = 0
+    for batch in file.iter_batches(few, row_groups=groups, columns=columns, use_threads=False):
+        bytes_here = decoded(batch).nbytes
+        unpacked, held_bytes = unpacked + bytes_here, held_bytes + bytes_here
+        check_unpacked(name, unpacked, size)
+        held.append(batch)
+        if sum(map(len, held)) >= rows or held_bytes >= BATCH_BYTES:
+            yield as_one(held)
+            held, held_bytes = [], 0
+    if held:
+        yield as_one(held)
+
+
+def as_one(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Some record batches as one."""
+    return batches[0] if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
 
 
 def read_parquet(part: Part, wanted: list[str]) -> pa.Table:
@@ -152,7 +218,7 @@ def read_parquet(part: Part, wanted: list[str]) -> pa.Table:
         names = [name for name in wanted if name in file.schema_arrow.names]
         fields = [file.schema_arrow.field(name) for name in names]
         batches.append(decoded(pa.RecordBatch.from_pylist([], schema=pa.schema(fields))))  # a row group may be empty
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=[part.group], columns=wanted, use_threads=False):
+        for batch in batches_of(file, part.file.name, opened.size(), [part.group], wanted):
             start, stop = part.cut.start - position, part.cut.stop - position
             position += len(batch)
             if stop > 0 and start < len(batch):

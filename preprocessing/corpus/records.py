@@ -55,18 +55,15 @@ def cuts(
     for whole, last in marked(pieces):
         piece, mark = whole[mark:], max(mark - len(whole), 0)
         data = rest + piece if rest else piece
+        if not last and b"\n" not in piece and len(data) <= MAX_RECORD_BYTES:
+            rest = data  # no record ends here, and a long one is not looked at again with every piece
+            continue
         ends, filled = record_ends(data, dialect, last=last)
         used = int(ends[-1]) if len(ends) else 0
         counted = np.concatenate([[0], np.cumsum(filled)])
         if len(data) - used > (0 if last else MAX_RECORD_BYTES):
             row = first_row + rows + int(counted[-1]) - header
-            what = "a quote opens and never closes; set source.quote to '' if quotes are text"
-            if not last:
-                what = (
-                    f"is longer than {MAX_RECORD_BYTES >> 20} MiB; split its text, or, if it holds a quote that never "
-                    "closes, mend that or set source.quote to ''"
-                )
-            raise DataError(f"{name}: row {row}: {what}")
+            raise DataError(f"{name}: row {row}: {unfinished(data[used:], dialect, last=last)}")
         at = 0
         if header and filled.any():
             at, header = int(np.flatnonzero(filled)[0]) + 1, False
@@ -80,6 +77,16 @@ def cuts(
         rest, offset = data[used:], offset + used
     if rows:
         yield Cut(start, offset, first_row, rows)
+
+
+def unfinished(record: bytes, dialect: Dialect, *, last: bool) -> str:
+    """What is wrong with a record that has no end, at the end of the file or within ``MAX_RECORD_BYTES``."""
+    if last:
+        return "a quote opens and never closes; set source.quote to '' if quotes are text"
+    what = f"is longer than {MAX_RECORD_BYTES >> 20} MiB; split its text"
+    if not dialect.quote or dialect.quote.encode() not in record:
+        return what
+    return f"{what}, or, if it holds a quote that never closes, mend that or set source.quote to ''"
 
 
 def marked(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:

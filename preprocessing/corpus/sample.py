@@ -19,8 +19,9 @@ import pyarrow.parquet
 
 from preprocessing.base.errors import DataError
 from preprocessing.corpus import addresses
-from preprocessing.corpus.delimited import parse, read_header
+from preprocessing.corpus.delimited import check_width, parse, read_header
 from preprocessing.corpus.forms import SAMPLE_BYTES, converted
+from preprocessing.corpus.readers import batches_of, footer_of
 from preprocessing.corpus.records import Dialect, record_ends
 from preprocessing.corpus.sources import File
 
@@ -125,16 +126,13 @@ def of_jsonl(file: File, first: bytes, pieces: list[bytes]) -> Sample:
         if isinstance(record, dict):
             records.append(record)
     columns = list(dict.fromkeys(name for record in records for name in record))
+    check_width(file.name, len(columns))
     return Sample(file, columns, lambda: {name: [record.get(name) for record in records] for name in columns}, first)
 
 
 def of_parquet(file: File) -> Sample:
     """Rows from row groups all over a Parquet file."""
-    with addresses.open_file(file.address) as opened:
-        try:
-            columns = list(pa.parquet.read_schema(opened).names)
-        except (*addresses.FAILURES, UnicodeDecodeError) as error:
-            raise DataError(f"{file.name}: not a Parquet file ({addresses.sentence(error)})") from None
+    columns = list(footer_of(file.address, file.name).schema.to_arrow_schema().names)
     return Sample(file, columns, lambda: rows_of_parquet(file))
 
 
@@ -146,12 +144,14 @@ def rows_of_parquet(file: File) -> dict[str, list[Any]]:
         groups = parquet.num_row_groups
         flat = [field.name for field in parquet.schema_arrow if not is_heavy(field.type)]
         for group in sorted({groups * place // (PLACES + 1) for place in range(PLACES + 1)}) if groups else []:
-            size = MAX_ROWS // min(groups, PLACES + 1)
-            batch = next(parquet.iter_batches(size, row_groups=[group], columns=flat, use_threads=False), None)
-            if batch is None:
-                continue
-            for name in flat:
-                values.setdefault(name, []).extend(batch.column(batch.schema.names.index(name)).to_pylist())
+            left = MAX_ROWS // min(groups, PLACES + 1)
+            for batch in batches_of(parquet, file.name, opened.size(), [group], flat):
+                for name in flat:
+                    column = batch.column(batch.schema.names.index(name)).slice(0, left)
+                    values.setdefault(name, []).extend(column.to_pylist())
+                left -= min(left, len(batch))
+                if not left:
+                    break
     return values
 
 

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pyarrow as pa
-import pyarrow.parquet
 from pyarrow import fs
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPELLINGS, TEST, UNLABELLED, UNLABELLED_SPELLINGS, VALIDATION, split_number
+from preprocessing.base.untrusted import listed
 from preprocessing.corpus import addresses
 from preprocessing.corpus.delimited import read_header
 from preprocessing.corpus.forms import converted
+from preprocessing.corpus.readers import footer_of
 from preprocessing.corpus.records import Cut, cuts
 from preprocessing.corpus.sources import File, Part, Plan
 
@@ -106,7 +107,7 @@ def check_columns(file: File, columns: tuple[str, ...] | list[str]) -> None:
     """Refuse a file that lacks a column that is to be read, or has it twice."""
     for name in file.wanted:
         if name not in columns:
-            there = ", ".join(map(repr, columns))
+            there = listed(columns)
             raise DataError(f"{file.name}: has no column {name!r}; it has {there}; set {key_of(file, name)}")
         if list(columns).count(name) > 1:
             raise DataError(f"{file.name}: has more than one column {name!r}; rename one, or set source.columns")
@@ -122,13 +123,9 @@ def key_of(file: File, column: str) -> str:
 def scan_parquet(file: File, stage: Path) -> Scan:
     """Parquet: the footer tells the rows; large row groups are cut into a bounded number of runs of rows."""
     known = addresses.identity(file.address)
-    with addresses.open_file(file.address) as opened:
-        try:
-            footer = pa.parquet.read_metadata(opened)
-            schema = footer.schema.to_arrow_schema()
-            names = schema.names
-        except (*addresses.FAILURES, UnicodeDecodeError) as error:
-            raise DataError(f"{file.name}: not a Parquet file ({addresses.sentence(error)})") from None
+    footer = footer_of(file.address, file.name)
+    schema = footer.schema.to_arrow_schema()
+    names = schema.names
     file = file.having(names)
     check_columns(file, names)
     for name in file.wanted:

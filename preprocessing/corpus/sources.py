@@ -44,6 +44,8 @@ class File:
     splits: SplitConfig
     form: Form | None = None
     """What its first bytes tell; None before they are read, and where bytes are no text."""
+    known: Dialect | None = None
+    """The dialect of the files of an earlier corpus, which this one is expected to be like."""
 
     @property
     def dialect(self) -> Dialect:
@@ -61,8 +63,9 @@ class File:
     def seen(self, first: bytes) -> File:
         """This file with what its first bytes tell of the rest. Raises ``DataError`` for an unknown encoding."""
         source, is_csv = self.source, self.format == "csv"
-        fixed = source.delimiter is not None
-        form = form_of(first, self.name, self.expected, encoding=source.encoding, fixed=fixed, is_csv=is_csv)
+        fixed = source.delimiter is not None and self.known is None
+        how = (first, self.name, self.expected)
+        form = form_of(*how, encoding=source.encoding, fixed=fixed, is_csv=is_csv, known=self.known)
         return replace(self, form=form)
 
     @property

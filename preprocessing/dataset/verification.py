@@ -23,6 +23,8 @@ from preprocessing.dataset.shards import (
     histogram,
     read_manifest,
 )
+from preprocessing.text.encoder import text_hash
+from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
 
 MOST_UNSEEN = 100_000_000
@@ -57,6 +59,13 @@ def verify_shards(root: str | Path, manifest: Manifest) -> Iterator[str]:
                 continue
             if atomic.sha256_file(Path(root, info.path)) != info.sha256:
                 yield f"{Path(root, info.path)}: its sha256 is not the manifest's: bytes were changed; {REBUILD}"
+
+
+def check_text(root: str | Path, manifest: Manifest) -> None:
+    """Raise ``DataError`` for a text pipeline that is not the one of the manifest's ``text_hash``."""
+    path = Path(root, MANIFEST)
+    if text_hash(TextPipeline.from_json(manifest.text, path), manifest.vocabulary_hash) != manifest.text_hash:
+        raise DataError(f"{path}: its text does not match its text_hash: edited or damaged; {REBUILD}")
 
 
 def check_vocabulary(root: str | Path, manifest: Manifest) -> None:

@@ -78,9 +78,8 @@ class Stored:
 def part_key(part: Part, text_hash: str, seed: int) -> str:
     """The hash that a finished part must carry to be used again."""
     source, splits = part.file.source, part.file.splits
-    settings = {
-        name: getattr(source, name) for name in ("text_column", "label_column", "neutral", "where", "missing_label")
-    }
+    named = ("text_column", "label_column", "neutral", "where", "missing_label", "missing_text")
+    settings = {name: getattr(source, name) for name in named}
     labels = source.labels if isinstance(source.labels, str) else list(source.labels.items())
     content = [
         VERSION,

@@ -67,6 +67,11 @@ def kept_at_head(spec: TextSpec) -> int:
     return {"head": limit, "tail": 0, "both": limit - limit // 2}[spec.truncate]
 
 
+def text_hash(pipeline: TextPipeline, vocabulary_hash: str) -> str:
+    """What tells one text→ids function from another (law 1)."""
+    return hashlib.sha256(f"{pipeline.hash} {vocabulary_hash}".encode()).hexdigest()
+
+
 class Encoder:
     """``Encoder(pipeline, vocabulary)(texts)`` → :class:`Encoded`: what shards, predictions and exports all use.
 
@@ -76,7 +81,7 @@ class Encoder:
     def __init__(self, pipeline: TextPipeline, vocabulary: Vocabulary) -> None:
         self.pipeline = pipeline
         self.vocabulary = vocabulary
-        self.hash = hashlib.sha256(f"{pipeline.hash} {vocabulary.hash}".encode()).hexdigest()
+        self.hash = text_hash(pipeline, vocabulary.hash)
         self._tokenizer = Tokenizer(pipeline)
 
     def __call__(self, texts: Texts) -> Encoded:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +23,8 @@ from harness.inference.pieces import Wanted
 from harness.predicting import plan
 from harness.predicting.config import PredictConfig
 from harness.predicting.inputs import find
+from harness.rundir.training_facts import Reading
+from preprocessing.base.errors import DataError
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import scanning, sources
 from preprocessing.corpus.detection import resolved
@@ -98,7 +101,7 @@ def prediction_rows(path: Path) -> list[str]:
     """Texts as predict reads them."""
     config = PredictConfig(run="run", input=str(path), output="out.csv", missing="keep")
     texts: list[str] = []
-    for one in find(config, path.parent):
+    for one in find(config, Reading(SourceConfig()), path.parent):
         table = one.table(Wanted(["text"]))
         pieces = list(table.pieces())
         for piece in pieces:
@@ -109,7 +112,8 @@ def prediction_rows(path: Path) -> list[str]:
 
 def prediction_parts(path: Path) -> list[str]:
     """Texts by the parts that predict cuts a file into."""
-    (one,) = find(PredictConfig(run="run", input=str(path), output="out.csv", missing="keep"), path.parent)
+    config = PredictConfig(run="run", input=str(path), output="out.csv", missing="keep")
+    (one,) = find(config, Reading(SourceConfig()), path.parent)
     table = one.table(Wanted(["text"]))
     assert sum(part.rows for part in plan.cut_parquet(table, one, 1 << 20, lambda *_: None)) >= 0
     return prediction_rows(path)
@@ -199,6 +203,74 @@ def test_what_is_no_file(kind: str, what: str, reader: str, tmp_path: Path, monk
     REPLACEMENTS[what](path)
     found = outcome(lambda: READERS[reader](path), lambda rows: not rows and what == "an empty file", path, seconds=9)
     assert found == ("same" if kind == "jsonl" and what == "an empty file" else "refused")
+
+
+def many_columns(path: Path) -> None:
+    names = ",".join(f"c{number}" for number in range(1_000_000))
+    path.write_text(f"text,label,{names}\na,b,{names}\n")
+
+
+def many_keys(path: Path) -> None:
+    path.write_text(json.dumps({"text": "a", "label": "b"} | {f"k{number}": 0 for number in range(100_000)}) + "\n")
+
+
+def bomb(path: Path) -> None:
+    with pa.CompressedOutputStream(str(path), path.suffix[1:].replace("zst", "zstd").replace("gz", "gzip")) as packed:
+        packed.write(b"text,label\n")
+        for _ in range(8):
+            packed.write(b"a fine film,good\n" * (1 << 19))
+
+
+def repeated(path: Path, text: str, rows: int) -> None:
+    """One text in every row: a dictionary, and how often its only word follows."""
+    column = pa.DictionaryArray.from_arrays(np.zeros(rows, np.int8), [text])
+    pq.write_table(pa.table({"text": column, "label": column}), path, compression="zstd", store_schema=False)
+
+
+def long_line(path: Path) -> None:
+    with open(path, "wb") as file:
+        file.write(b"text,label\n")
+        file.truncate(2 << 30)
+
+
+HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "a million columns": ("a.csv", many_columns, "a.csv: has more than 16,384 columns"),
+    "a hundred thousand keys": ("a.jsonl", many_keys, "a.jsonl: has more than 16,384 columns"),
+    "a .zst without end": ("a.csv.zst", bomb, "and perhaps more, over 200 times as many; if they are texts"),
+    "a .gz without end": ("a.csv.gz", bomb, "and perhaps more, over 200 times as many; if they are texts"),
+    "186 GB of Parquet": (
+        "a.parquet",
+        lambda path: repeated(path, "a" * 1_000_000, 186_000),
+        "and perhaps more, over 200 times as many; if they are texts",
+    ),
+    "rows of Parquet": ("a.parquet", lambda path: repeated(path, "a", 20_000_000), "bytes unpack to 320,000,000"),
+    "2 GB in a line": ("a.csv", long_line, "a.csv: row 1: is longer than 16 MiB; split its text"),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("what", HOPELESS)
+def test_a_hopeless_file_is_refused_soon(
+    what: str, reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before memory, the disk or the day is full; the sentence says what it is, and nothing that it is not."""
+    monkeypatch.setattr("preprocessing.corpus.records.MAX_RECORD_BYTES", 16 << 20)
+    monkeypatch.setattr("harness.inference.pieces.MAX_RECORD_BYTES", 16 << 20)
+    monkeypatch.setattr("preprocessing.base.untrusted.MOST_UNPACKED", 16 << 20)
+    name, write_it, sentence = HOPELESS[what]
+    write_it(tmp_path / name)
+    said: list[str] = []
+
+    def read_it() -> None:
+        try:
+            READERS[reader](tmp_path / name)
+        except DataError as error:
+            said.append(str(error))
+            raise
+
+    assert outcome(read_it, lambda _: False, tmp_path / name, seconds=60) == "refused"
+    assert sentence in said[0]
+    assert "quote" not in said[0]
 
 
 def test_parts_of_any_size_hold_the_same_rows(tmp_path: Path) -> None:

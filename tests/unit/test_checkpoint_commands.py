@@ -104,10 +104,10 @@ def test_what_is_no_run_directory_is_wrong_data(tmp_path: Path, capsys) -> None:
 def test_a_dry_run_is_checked_as_the_run_that_it_rehearses(run: Path, dry_run: bool) -> None:
     config = RunConfig(run=str(run), optim=OptimConfig(lr=0.5), dry_run=dry_run)
     said: list[str] = []
-    point = preflight.check_run(config, said.append)
+    point = preflight.check_run(config, said.append, said.append)
     assert point.checkpoint is not None
     assert (point.checkpoint.step, said) == (20, [])
     with pytest.raises(ConfigError, match=r"optim.lr: the run began with 0.5, now 0.1 \(other updates from here on\)"):
-        preflight.check_run(replace(config, optim=OptimConfig(lr=0.1)), said.append)
+        preflight.check_run(replace(config, optim=OptimConfig(lr=0.1)), said.append, said.append)
     with pytest.raises(ConfigError, match="already holds a run"):
-        preflight.check_run(replace(config, resume="never"), said.append)
+        preflight.check_run(replace(config, resume="never"), said.append, said.append)

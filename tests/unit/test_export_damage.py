@@ -80,6 +80,16 @@ def test_any_flipped_byte_is_found_whatever_reads_it(folder: Path, engine: str) 
         path.write_bytes(whole)
 
 
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_a_network_of_a_terabyte_is_not_read(folder: Path, engine: str) -> None:
+    """A hole, which the index vouches for: its hash alone would take an hour."""
+    with open(folder / ONNX, "r+b") as file:
+        file.truncate(1 << 40)
+    resealed(folder / EXPORT, lambda content: content["files"][ONNX].update(bytes=1 << 40))
+    refused, _ = attempt(folder, engine)
+    assert refused.startswith(f"{folder / ONNX}: has 1,099,511,627,776 bytes, and no ONNX file more than 2,147,483,648")
+
+
 def test_the_card_is_anybodys(folder: Path) -> None:
     (folder / CARD).write_text("A better card.")
     assert padless.load(folder, "onnx").predict_proba(TEXTS).shape == (4, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,15 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from harness.data.checks import check_dataset
 from preprocessing.base.arrow import mapped, record_batches
 from preprocessing.base.errors import DataError
 from preprocessing.base.typed import Like, typed
 from preprocessing.dataset import facts
 from preprocessing.dataset.agreement import contradiction
-from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.dataset.values import outside
 from preprocessing.dataset.verification import check_files, verify
 from tests.datasets import write_dataset
+from tests.fuzz.hostile_dataset import rehashed
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_dataset(root, {"train": 60, "validation": 20, "unlabelled": 20}, longest=16, widths=(8, 16), block_rows=32)
     return root
+
+
+def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(whole: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(whole, tmp_path / "data"))
+    content = json.loads((root / MANIFEST).read_text())
+    content["text"]["spec"]["lowercase"] = not content["text"]["spec"]["lowercase"]
+    (root / MANIFEST).write_bytes(rehashed(content))
+    with pytest.raises(DataError, match=r"dataset\.json: its text does not match its text_hash: edited or damaged"):
+        check_dataset(root)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,56 @@ def test_what_is_kept_of_a_training(run: Path) -> None:
     assert sum(found["splits"]["train"]["lengths"].values()) == found["splits"]["train"]["rows"] == SPLITS["train"]
     assert sum(found["splits"]["train"]["labels"].values()) == SPLITS["train"]
     assert read_training(run / "bundle", "another dataset") is None
+
+
+def told(read_as: list[dict[str, str]], **source: object) -> dict[str, Any]:
+    """The provenance of CSV files that were read in these ways."""
+    files = [{"name": f"{at}.csv", "format": "csv", "split": None, "read_as": one} for at, one in enumerate(read_as)]
+    unlike = {"name": "u.tsv", "format": "csv", "split": "unlabelled"}
+    return {"config": {"source": {"text_column": "text", **source}}, "sources": [*files, unlike]}
+
+
+@pytest.mark.parametrize(
+    ("read_as", "expected"),
+    [
+        ([{}], {"delimiter": ",", "quote": "'", "escape": None}),
+        (
+            [{"delimiter": ";", "encoding": "utf-16", "escape": "\\"}] * 2,
+            {"delimiter": ";", "quote": "'", "escape": "\\"},
+        ),
+        ([{}, {"delimiter": ";"}], None),
+        ([], None),
+    ],
+)
+def test_the_dialect_of_a_corpus_travels(run: Path, read_as: list[dict[str, str]], expected: dict[str, str]) -> None:
+    manifest = replace(read_manifest(run.parent / "data"), provenance=told(read_as, quote="'", encoding="cp1251"))
+    source = training_facts(manifest)["source"]
+    assert (source.get("dialect"), source["quote"], source["encoding"]) == (expected, "'", "cp1251")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "explain", "predict"])
+def test_all_commands_read_new_rows_as_the_corpus_was(
+    command: str, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Quoted with ' and written in an encoding that no bytes tell."""
+    names = read_bundle(run / "bundle").info.labels
+    shutil.copytree(run, tmp_path / "run")
+    manifest = with_rates(read_manifest(run.parent / "data"))
+    provenance = told([{}], quote="'", encoding="cp1251", label_column="label", labels="auto")
+    write_training(tmp_path / "run" / "bundle", replace(manifest, provenance=provenance))
+    text = "ночь, улица, w1 ''фонарь''"
+    rows = "".join(f"'{text}','{names[at % 2]}'\n" for at in range(4))
+    (tmp_path / "new.csv").write_bytes(f"text,label\n{rows}".encode("cp1251"))
+    more = {"evaluate": ["--output", tmp_path], "explain": ["--format", "json"]}
+    more["predict"] = ["--output", tmp_path / "out.jsonl", "--processes", "1"]
+    words = [command, "--run", tmp_path / "run", "--input", tmp_path / "new.csv", "--device", "cpu", *more[command]]
+    assert answering.run(main, list(map(str, words))) == 0, capsys.readouterr().err
+    if command == "evaluate":
+        seen = [mistake["text"] for mistake in json.loads((tmp_path / "new.csv.json").read_text())["mistakes"]]
+    else:
+        out = capsys.readouterr().out if command == "explain" else (tmp_path / "out.jsonl").read_text()
+        seen = [json.loads(line)["text"] for line in out.splitlines()]
+    assert set(seen) == {"ночь, улица, w1 'фонарь'"}
 
 
 def test_what_labels_mean() -> None:

@@ -18,6 +18,7 @@ from harness.config import CheckpointConfig, ModelConfig, RunConfig, to_dict
 from harness.data import order
 from harness.ranks.preemption import Preempted
 from harness.ranks.session import Session, open_session
+from harness.rundir import checkpoint
 from harness.rundir.status import read_status
 from harness.rundir.storage import check_claim, claim
 from harness.training import assembly, writer
@@ -188,6 +189,20 @@ def test_a_dry_run_beside_its_run_is_refused_and_one_that_could_go_on_begins_ane
     missing = tmp_path / "a" / "b"
     check_claim(dataclasses.replace(dry, run=str(missing)))
     assert not missing.parent.exists()
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_damaged_checkpoint_is_said_however_quiet_a_run_is(
+    quiet: bool, config: RunConfig, session: Session, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    with_checkpoint(config, run, {})
+    newest = checkpoint.path_of(run, checkpoint.steps(run)[-1])
+    next(newest.glob("*.safetensors")).write_bytes(b"")
+    asked = dataclasses.replace(config, run=str(run), quiet=quiet)
+    with RunWriter(asked, active=False) as writing:
+        assert assembly.agree(asked, session, writing)[1] is None
+    assert f"damaged checkpoint: {newest}" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_refused_start_leaves_a_finished_run_finished(config: RunConfig, session: Session, tmp_path: Path) -> None:

@@ -74,7 +74,12 @@ def test_frames_of_every_kind(tmp_path: Path) -> None:
     )
     kinds.loc[103, "review"] = "half a \ud83d character"
     kinds.loc[105, "review"] = None
-    data = padless.prepare(kinds, label="mood", output=tmp_path / "d", options=INLINE)
+    with pytest.raises(
+        padless.UserError, match=r"frame: row \d+: column 'review' holds no text; fill or remove the row"
+    ):
+        padless.prepare(kinds, label="mood", output=tmp_path / "d", options=INLINE)
+    keep = {**INLINE, "source.missing_text": "keep"}
+    data = padless.prepare(kinds, label="mood", output=tmp_path / "d", options=keep)
     assert data.labels == ["1", "4.0", "two"]  # as a CSV file has them
     assert data.manifest.statistics["missing_text"] == 1
 

@@ -193,7 +193,10 @@ WRONG = {
     "a.csv": (b"", "holds no rows"),
     "b.csv": (b"text\n", "holds no rows"),
     "c.csv": (b"text,n\nfine,1\nfine\n", "row 2: 1 fields, the header has 2; mend the row"),
-    "d.csv": (b'text,n\nfine,1\n"fine,2\n', "row 2: a quote opens and never closes; close it"),
+    "d.csv": (
+        b'text,n\nfine,1\n"fine,2\n',
+        "row 2: a quote opens and never closes; set --quote to '' if quotes are text",
+    ),
     "f.csv": (
         b"text\nfine\n" + "тонкий фильм о войне\n".encode("cp1251"),
         "its bytes are neither UTF-8 nor Latin-1; set --encoding, for example cp1250, cp1251, shift_jis or gb18030",
@@ -207,10 +210,12 @@ WRONG = {
         "row 2: column 'text' holds no text; fill or remove the row, or set --missing keep",
     ),
     "i.csv": (b"text,text\nfine,1\n", "has more than one column 'text'; rename one"),
-    "j.jsonl": (b'{"text": "fine"}\n{"text": 10}\n', "row 2: 'text' is 10, not a text; mend the row"),
+    "j.jsonl": (b'{"text": "fine"}\n{"text": 10}\n', "row 2: 'text' is 10, expected a text"),
     "k.jsonl": (b'[{"text": "fine"}]\n', 'row 1: a list, expected an object such as {"text": "…"}'),
-    "l.jsonl": (b'{"body": "fine"}\n', "no column 'text'; it has body; use --column"),
-    "m.parquet": (b"PAR", "not readable as Parquet"),
+    "l.jsonl": (b'{"body": "fine"}\n', "no column 'text'; it has 'body'; use --column"),
+    "m.parquet": (b"PAR", "not a Parquet file"),
+    "o.jsonl": (b'{"n": 1}\n{"text": "fine"}\n', "row 1: column 'text' holds no text; fill or remove the row"),
+    "p.jsonl": (b'{"text": null}\n', "row 1: column 'text' holds no text; fill or remove the row, or set --missing"),
     "n.txt": (b"", "holds no rows"),
 }
 
@@ -302,6 +307,91 @@ def test_a_switch_and_its_value_are_no_text(typed: list[str], texts: list[str]) 
     (command,) = (one for one in COMMANDS if one.name == "predict")
     config, words = read(command, ["--run", "run", *typed], "harness predict")
     assert (config.json, words) == (True, texts)
+
+
+def test_rows_without_a_text_are_rows_of_json_too() -> None:
+    written("in.jsonl", '{}\n { } \n{"n": 1}\r\n{"text": null}\n{"text": "fine", "deep": {}}\n')
+    assert table("in.jsonl", "out.jsonl", "--missing", "keep") == 0
+    assert Stub.seen == ["", "", "", "", "fine"]
+    rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [sorted(set(row) - set(COLUMNS)) for row in rows] == [[], [], ["n"], ["text"], ["deep", "text"]]
+    assert [row["predicted"] for row in rows] == [LABELS[1]] * 5
+
+
+def plain(delimiter: str = ",", quote: str = '"', escape: str | None = None) -> dict[str, str | None]:
+    return {"delimiter": delimiter, "quote": quote, "escape": escape}
+
+
+AS_TRAINED = {
+    "quote": (
+        {"quote": "'", "dialect": plain(quote="'")},
+        b"text,n\n'a, b',1\n",
+        "a, b",
+        "'a, b',1,'good, or \"fine\"',0.25,0.75",
+    ),
+    "no quotes": (
+        {"quote": "", "dialect": plain("\t", "")},
+        b'text\tn\n"a" b\t1\n',
+        '"a" b',
+        '"a" b\t1\tbad\t0.75\t0.25',
+    ),
+    "escape": ({"dialect": plain(escape="\\")}, b'text,n\n"a \\"b\\"",1\n', 'a "b"', '"a \\"b\\"",1,bad,0.75,0.25'),
+    "delimiter": (
+        {"delimiter": ":", "dialect": plain(":")},
+        b"text:n\na, b:1\n",
+        "a, b",
+        f"a, b:1:{GOOD.replace(',0', ':0')}",
+    ),
+    "encoding": ({"encoding": "cp1251"}, "text,n\nночь,1\n".encode("cp1251"), "ночь", f"ночь,1,{GOOD}"),
+    "another dialect": ({"dialect": plain("\t", "")}, b'text,n\n"a, b",1\n', "a, b", f'"a, b",1,{GOOD}'),
+    "one column": (
+        {"quote": "'", "dialect": plain(";", "'")},
+        b"text\n'a, b'\n",
+        "a, b",
+        "'a, b','good, or \"fine\"',0.25,0.75",
+    ),
+    "no header": ({"columns": ["n", "text"], "dialect": plain()}, b"1,a b\n", "a b", "1,a b,bad,0.75,0.25"),
+    "a header": ({"columns": ["n", "text"], "dialect": plain()}, b"text,n\na b,1\n", "a b", "a b,1,bad,0.75,0.25"),
+}
+
+
+@pytest.mark.parametrize("what", AS_TRAINED)
+def test_a_file_is_read_as_the_corpus_of_the_training_was(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, content, text, row = AS_TRAINED[what]
+    monkeypatch.setattr(inputs, "read_training", lambda bundle, dataset: {"source": known})
+    written("in.csv", content)
+    assert table("in.csv", "out.csv") == 0
+    assert Stub.seen == [text]
+    assert Path("out.csv").read_text().splitlines()[-1] == row
+
+
+def test_whoever_says_how_a_file_is_read_is_heard(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"quote": "'", "encoding": "cp1251", "dialect": plain(quote="'")}
+    monkeypatch.setattr(inputs, "read_training", lambda bundle, dataset: {"source": known})
+    written("in.csv", 'text,n\n"été, là",1\n')
+    assert table("in.csv", "out.csv", "--quote", '"', "--encoding", "auto") == 0
+    assert Stub.seen == ["été, là"]
+    assert refused(capsys, "--input", "in.csv", "--output", "out.csv", "--quote", "ab")[0] == 2
+
+
+@pytest.mark.parametrize(("label", "code"), [("neither", 0), ("a\tb", 3)])
+def test_a_cell_that_a_file_without_quotes_cannot_hold(
+    label: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Stub, "labels", [label, "good"])
+    monkeypatch.setattr("tests.stub_scorer.LABELS", [label, "good"])
+    put_in(monkeypatch).labels = [label, "good"]
+    written("in.tsv", 'text\tn\nan "odd one\t1\n')
+    assert table("in.tsv", "out.tsv", "--quote", "") == code
+    assert ("its fields are not quoted" in capsys.readouterr().err) == (code == 3)
+
+
+def test_long_headers_and_odd_names_are_read() -> None:
+    written("a[1].csv", f"text,{'n' * 140_000}\nfine,1\n")
+    assert table("a[1].csv", "out.jsonl") == 0
+    assert Stub.seen == ["fine"]
 
 
 def test_texts_stand_where_the_training_had_them_unless_somebody_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from harness.config import OptimConfig
 from harness.report.page import write_report
 from harness.rundir.metrics_log import read_metrics
 from preprocessing.base import answering
+from preprocessing.base.errors import DataError
 from tests.corpora import write_csv
 from tests.report_runs import write_data, write_run
 
@@ -148,6 +149,38 @@ def test_figures_on_validation_of_older_weights_are_not_shown(many: Path, tmp_pa
     assert f"The best validation so far, after step {best['step']}" in page
     assert "--split validation" in page
     assert "Most confident mistakes" not in page
+
+
+def test_the_test_of_another_dataset_is_not_shown_as_the_runs_own(many: Path, pair: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(many.parent, tmp_path / "run"))
+    other = write_run(tmp_path / "other", pair)
+    shutil.copy(other / "test.json", run)
+    with pytest.raises(
+        DataError, match=r"run/test\.json: holds figures of another dataset \('\w{12}'\) than the run's"
+    ):
+        write_report([run])
+    assert write_report([other]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        (("intervals", "level"), "intervals are not an object with level, method, resamples"),
+        (("intervals",), "has no intervals"),
+        (("pr_auc",), "has no pr_auc"),
+        (("temperature",), "has no temperature"),
+    ],
+)
+def test_figures_that_lack_what_a_page_shows_are_a_sentence(
+    keys: tuple[str, ...], sentence: str, pair: Path, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", pair)
+    content = json.loads((run / "test.json").read_text())
+    *above, name = keys
+    del (content[above[0]] if above else content)[name]
+    (run / "test.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=re.escape(f"{run / 'test.json'}: {sentence}")):
+        write_report([run])
 
 
 def test_runs_side_by_side_stand_in_the_order_of_validation(place: Path, pair: Path) -> None:

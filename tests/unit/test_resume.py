@@ -109,19 +109,19 @@ def test_another_dataset_is_refused_with_a_sentence(began: Path, root: Path, par
     mend = mend if part == "classes" else f"go on with this one with {keys}"
     said: list[str] = []
     with pytest.raises(DataError) as caught:
-        find_resume_point(config(root, epochs=5), said.append)
+        find_resume_point(config(root, epochs=5), said.append, said.append)
     sentence = (
         f"{root / 'data'}: not the dataset that {root / 'run'} was trained on ({began / 'data'}): its {part} differ"
     )
     assert (str(caught.value), said) == (f"{sentence}; {ANOTHER_RUN}{mend}", [])
     if part != "classes":
-        point = find_resume_point(config(root, epochs=5, allow="data,epochs"), said.append)
+        point = find_resume_point(config(root, epochs=5, allow="data,epochs"), said.append, said.append)
         assert (point.finished, [one.key for one in point.differences]) == (False, ["data", "run", "epochs", "allow"])
         assert "(another dataset: other rows from here on" in said[0]
         assert "wherever it lies" not in said[0]
     else:
         with pytest.raises(DataError, match="its classes differ"):
-            find_resume_point(config(root, allow="data,epochs"), quiet)
+            find_resume_point(config(root, allow="data,epochs"), quiet, quiet)
 
 
 @pytest.mark.parametrize("state", ["preempted", "finished"])
@@ -129,23 +129,23 @@ def test_a_dataset_that_was_moved_is_the_same(root: Path, state: str) -> None:
     leave(root, state)
     (root / "data").rename(root / "elsewhere")
     said: list[str] = []
-    point = find_resume_point(replace(config(root), data=str(root / "elsewhere")), said.append)
+    point = find_resume_point(replace(config(root), data=str(root / "elsewhere")), said.append, said.append)
     assert point.finished == (state == "finished")
     assert "(the dataset is the same wherever it lies)" in said[0]
-    assert find_resume_point(config(root), said.append).checkpoint is not None  # nothing there, which others say
+    assert find_resume_point(config(root), said.append, said.append).checkpoint is not None  # nothing there, which others say
 
 
 def test_other_words_and_runs_without_a_checkpoint(root: Path) -> None:
     write_dataset(root / "data", {"train": 70, "validation": 20, "unlabelled": 10}, seed=5)
     with pytest.raises(DataError, match=r"its rows and vocabulary differ; .* or restore the run's own, which alone"):
-        find_resume_point(config(root, allow="data"), quiet)
+        find_resume_point(config(root, allow="data"), quiet, quiet)
     shutil.rmtree(root / "run" / "checkpoints")
-    assert find_resume_point(config(root), quiet).checkpoint is None  # nothing was learned
+    assert find_resume_point(config(root), quiet, quiet).checkpoint is None  # nothing was learned
     (root / "run" / "bundle").mkdir()
     (root / "run" / "bundle" / "bundle.json").write_text('{"dataset": "another"}')
     with pytest.raises(DataError, match=r"its rows, labels, texts or vocabulary differ; .* with --allow data"):
-        find_resume_point(config(root), quiet)
-    assert find_resume_point(config(root, allow="data"), quiet).begun
+        find_resume_point(config(root), quiet, quiet)
+    assert find_resume_point(config(root, allow="data"), quiet, quiet).begun
 
 
 def test_what_was_auto_stays_what_the_run_began_with(root: Path) -> None:
@@ -168,11 +168,11 @@ def test_another_order_of_the_same_dataset_is_no_other_dataset(root: Path) -> No
         with pytest.raises(
             ConfigError, match=r"order: .* version 1 of the order .*: the same dataset comes in another"
         ):
-            find_resume_point(config(root), quiet)
-    assert find_resume_point(config(root, allow="order"), quiet).checkpoint is not None
+            find_resume_point(config(root), quiet, quiet)
+    assert find_resume_point(config(root, allow="order"), quiet, quiet).checkpoint is not None
     CHANGES["labels"](root)
     with pytest.raises(DataError, match="its rows, labels, texts or vocabulary differ"):
-        find_resume_point(config(root), quiet)  # a checkpoint without hashes of its parts
+        find_resume_point(config(root), quiet, quiet)  # a checkpoint without hashes of its parts
 
 
 def test_a_key_of_another_dataset_breaks_a_run() -> None:

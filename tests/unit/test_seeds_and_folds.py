@@ -200,7 +200,7 @@ def test_one_run_and_many_do_not_share_a_directory(data: Path, tmp_path: Path, s
         launch(data, tmp_path / "many", "--folds=all")
     asked = RunConfig(data=str(data), run=str(tmp_path / "many"))
     with pytest.raises(ConfigError, match=r"holds the runs seed-0, seed-1; name another .* or go on with --seeds 0,1"):
-        resume.find_resume_point(asked, print)
+        resume.find_resume_point(asked, print, print)
     assert seen.trained == []
 
 

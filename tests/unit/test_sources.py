@@ -15,11 +15,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
+from preprocessing.corpus import addresses
 from preprocessing.corpus.detection import resolved
+from preprocessing.corpus.formats import format_of
 from preprocessing.corpus.pieces import Piece, read
 from preprocessing.corpus.scanning import numbered, scan
 from preprocessing.corpus.sources import Plan, files
@@ -147,6 +150,23 @@ def test_globs_and_lists_follow_their_names(tmp_path: Path) -> None:
         texts(str(tmp_path / "**.csv"))
     assert texts([str(tmp_path / "deep/c.csv"), str(tmp_path / "?.csv")]) == ["text 2", "text 0", "text 1"]
     assert [row[3] for row in rows_of(tmp_path, path=str(tmp_path / "**/*.csv"))] == [1, 2, 3, 4]
+
+
+def test_a_name_that_is_there_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, name in enumerate(("a[1].csv", "a1.csv", "what?.csv")):
+        write_csv(tmp_path / name, [(f"text {place}", "pos")])
+    texts = lambda name: [row[0] for row in rows_of(tmp_path, path=str(tmp_path / name))]  # noqa: E731
+    assert [texts(name) for name in ("a[1].csv", "a[1]*.csv", "what?.csv", "wha[t]?.csv")] == [
+        ["text 0"],
+        ["text 1"],
+        ["text 2"],
+        ["text 2"],
+    ]
+    signed = "https://host.example/a.csv.gz?X-Amz-Signature=a*b[c]&X-Amz-Expires=60"
+    monkeypatch.setattr(addresses, "filesystem", lambda address: (fs.LocalFileSystem(), address))
+    assert addresses.find(signed) == [signed]
+    assert addresses.is_compressed(signed)
+    assert format_of(signed, SourceConfig()) == "csv"
 
 
 def test_files_and_a_column_name_splits(tmp_path: Path) -> None:
