@@ -132,7 +132,9 @@ def test_a_dataset_that_was_moved_is_the_same(root: Path, state: str) -> None:
     point = find_resume_point(replace(config(root), data=str(root / "elsewhere")), said.append, said.append)
     assert point.finished == (state == "finished")
     assert "(the dataset is the same wherever it lies)" in said[0]
-    assert find_resume_point(config(root), said.append, said.append).checkpoint is not None  # nothing there, which others say
+    assert (
+        find_resume_point(config(root), said.append, said.append).checkpoint is not None
+    )  # nothing there, which others say
 
 
 def test_other_words_and_runs_without_a_checkpoint(root: Path) -> None:
