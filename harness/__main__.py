@@ -166,7 +166,7 @@ COMMANDS = (
         summary="Soft labels of a run for unlabelled rows, to learn from.",
         main="harness.label:here",
         config="harness.labelling.config:LabelConfig",
-        first=("data", "run", "baseline", "splits", "output"),
+        first=("data", "run", "baseline", "batch", "output"),
         example="python -m harness label --run runs/mine --data data/mine",
     ),
     Command(
@@ -200,12 +200,6 @@ COMMANDS = (
         main="harness.tracking.wandb_sync:main",
         config="harness.tracking.wandb_sync:SyncConfig",
         words=ONE_RUN,
-    ),
-    Command(
-        name="dashboard",
-        summary="Build a W&B workspace for runs of padless.",
-        main="harness.tracking.dashboard:main",
-        config="harness.tracking.dashboard:DashboardConfig",
     ),
     Command(
         name="bench",

@@ -73,7 +73,7 @@ class Recipe:
     """Run directory to write; one directory holds one run."""
     task: Task = CLASSIFIER
     """What is learned: to tell labels apart, or (language_model) to predict tokens, from training and unlabelled rows,
-    for a classifier to start from; see docs/pretraining.md."""
+    for a classifier to start from; see docs/unlabelled.md."""
     epochs: int | Auto = 4
     """How often every training row is seen. auto: by the rows and the batch."""
     global_batch: int | Auto = 64

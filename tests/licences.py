@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.licences``: the table of docs/licences.md, from the metadata of what is installed here.
+"""``python -m tests.licences``: the table of docs/security.md, from the metadata of what is installed here.
 
 The line of a distribution that is not installed stays as the page has it.
 """
@@ -11,7 +11,7 @@ from importlib import metadata
 
 from tests.requirements import CORE, ROOT, groups_of, requirements
 
-PAGE = ROOT / "docs" / "licences.md"
+PAGE = ROOT / "docs" / "security.md"
 HEAD = "| distribution | licence | copyleft | comes with |\n|---|---|---|---|\n"
 ROW = re.compile(
     r"^\| `(?P<name>[a-z0-9-]+)` \| (?P<licence>[^|]+) \| (?P<copyleft>yes|) ?\| (?P<groups>[^|]+) \|$", re.M

@@ -35,7 +35,7 @@ class LimitsConfig:
     only: list[str] = field(default_factory=list)
     """Kinds to try: rows, classes, text_bytes, vocabulary, shards, files, epochs, checkpoints, ranks. Empty: all."""
     full: bool = False
-    """Try the sizes of docs/limits.md, which take minutes and gigabytes; else small ones, which take seconds each."""
+    """Try the sizes of docs/security.md, which take minutes and gigabytes; else small ones, which take seconds each."""
     timeout_s: float = 900.0
     """Most seconds for one size."""
     json: bool = False

@@ -194,25 +194,16 @@ def unlabelled_spec(config: RunConfig) -> OrderSpec:
     return replace(order_spec(config), seed=stream_seed(config.seed), global_batch=batch, batch_tokens=None)
 
 
-def taught_splits(config: RunConfig) -> list[str]:
-    """The splits whose rows learn from soft labels."""
-    if not config.self_training.is_on:
-        return []
-    wanted = {UNLABELLED: config.order.unlabelled_batch > 0, TRAIN: config.self_training.train_share > 0}
-    return [name for name, is_wanted in wanted.items() if is_wanted]
-
-
 def open_soft_labels(config: RunConfig, manifest: Manifest) -> SoftLabels | None:
     """The soft labels that ``config`` asks for, read and checked; None if it asks for none.
 
     Raises ``ConfigError`` if they are not there, ``DataError`` if they are damaged or not of this dataset, or if their
     teacher knows nothing.
     """
-    splits = taught_splits(config)
-    if not splits:
+    if not config.self_training.is_on or not config.order.unlabelled_batch:
         return None
     found = read_soft_labels(find_soft_labels(config.data, config.self_training.labels))
-    check_soft_labels(found, config.data, manifest, splits)
+    check_soft_labels(found, config.data, manifest, [UNLABELLED])
     if found.by_chance and not config.self_training.any_teacher:
         raise DataError(
             f"{found.path}: its teacher, {found.teacher.teacher}, is no better than chance on validation, so its soft "
@@ -242,20 +233,10 @@ def check_teaching(config: RunConfig) -> None:
             "to soft labels for them (`python -m harness label`), optim.virtual_adversarial to a radius such as 1, or "
             "order.unlabelled_batch to 0"
         )
-    if config.fold is not None and teaching.train_share:
-        raise ConfigError(
-            "self_training.train_share: soft labels of training rows come from a teacher that may have seen the rows "
-            "of the fold that is held out; set it to 0"
-        )
-    if not teaching.is_on or streams:
-        return
-    if not teaching.train_share:
+    if teaching.is_on and not streams:
         raise ConfigError(
             "self_training.labels: no row learns them; set order.unlabelled_batch to the unlabelled rows of a step"
         )
-    for key, default in (("weight", 1.0), ("ratios", "labelled")):
-        if getattr(teaching, key) != default:
-            raise ConfigError(f"self_training.{key}: is about unlabelled rows; set order.unlabelled_batch, or leave it")
 
 
 def check_moves(config: RunConfig) -> None:

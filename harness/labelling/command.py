@@ -54,7 +54,7 @@ def label_with_run(config: LabelConfig, session: Session) -> Path:
     screen = Screen(quiet=config.quiet or not world.is_main)
     bundle.model.to(device).recurrent.flatten_parameters()
     found: dict[str, Scores] = {}
-    for name in (VALIDATION, *config.names):
+    for name in (VALIDATION, UNLABELLED):
         began = time.monotonic()
         found[name] = scores_of(bundle, name, config, session, manifest, screen)
         screen.fact(name, f"{len(found[name].rows):,} rows scored in {duration(time.monotonic() - began)}")
@@ -66,7 +66,7 @@ def label_with_run(config: LabelConfig, session: Session) -> Path:
         temperature=bundle.info.temperature,
         validation=measured(found[VALIDATION].logits, found[VALIDATION].labels, bundle.decision),
     )
-    rows = {name: soft(found[name].rows, found[name].logits, bundle.decision) for name in config.names}
+    rows = {name: soft(found[name].rows, found[name].logits, bundle.decision) for name in (UNLABELLED,)}
     path = output_of(config, teacher)
     with world.together("writing soft labels"):
         if world.is_main:
@@ -85,7 +85,7 @@ def label_with_baseline(config: LabelConfig) -> Path:
     screen.fact("teacher", f"a linear model of {linear.rows:,} rows, fitted in {duration(time.monotonic() - began)}")
     logits: dict[str, np.ndarray] = {}
     columns: dict[str, dict[str, np.ndarray]] = {}
-    for name in (VALIDATION, *config.names):
+    for name in (VALIDATION, UNLABELLED):
         began = time.monotonic()
         split = Split(config.data, manifest, name).check()
         logits[name] = linear.logits(split)
@@ -101,13 +101,13 @@ def label_with_baseline(config: LabelConfig) -> Path:
         validation=measured(logits[VALIDATION], labels, decision),
     )
     path = output_of(config, teacher)
-    keep(path, teacher, {name: soft(columns[name]["row"], logits[name], decision) for name in config.names}, screen)
+    keep(path, teacher, {name: soft(columns[name]["row"], logits[name], decision) for name in (UNLABELLED,)}, screen)
     return path
 
 
 def check_splits(config: LabelConfig, manifest: Manifest) -> None:
     """Raise ``DataError`` if the dataset lacks a split that is to be scored, or validation, which measures teachers."""
-    for name in (VALIDATION, *config.names):
+    for name in (VALIDATION, UNLABELLED):
         if not manifest.splits.get(name):
             what = "no unlabelled rows" if name == UNLABELLED else f"no {name} split"
             how = "build it with source.unlabelled_path" if name == UNLABELLED else "build it with one"

@@ -8,10 +8,6 @@ from typing import Literal
 
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.meant import check_processes, check_wait
-from preprocessing.base.split_names import TRAIN, UNLABELLED
-
-LABELLED_SPLITS = (UNLABELLED, TRAIN)
-"""The splits that may be given soft labels: nothing is ever learned from the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +23,6 @@ class LabelConfig:
     """Run directory (or bundle directory) whose best weights are the teacher."""
     baseline: bool = False
     """In place of a run: a linear model of the training rows, as `python -m harness baseline` measures it."""
-    splits: str = UNLABELLED
-    """Splits whose rows are scored, with commas: unlabelled, train. A teacher is too sure of the rows that it was
-    trained on."""
     output: str | None = None
     """File to write; DATA/soft_labels/NAME.arrow unless given, NAME being the run's or baseline."""
     batch: int = 512
@@ -52,12 +45,3 @@ class LabelConfig:
         check_processes("threads", self.threads)
         if (self.run is None) == (not self.baseline):
             raise ConfigError("no teacher, or two: give --run RUN, or --baseline")
-        for name in self.names:
-            require(name in LABELLED_SPLITS, "splits", self.splits, "unlabelled, train or both, with a comma")
-        require(bool(self.names), "splits", self.splits, "unlabelled, train or both, with a comma")
-
-    @property
-    def names(self) -> list[str]:
-        """The splits to score, each once; ``unlabeled`` is the same word."""
-        names = [name.strip() for name in self.splits.split(",")]
-        return list(dict.fromkeys(UNLABELLED if name == "unlabeled" else name for name in names if name))

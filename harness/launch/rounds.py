@@ -38,13 +38,7 @@ from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import MANIFEST
 
 LABELS = "soft_labels.arrow"
-ALONE = {
-    "order.unlabelled_batch": 0,
-    "self_training.weight": 1.0,
-    "self_training.train_share": 0.0,
-    "self_training.ratios": "labelled",
-    "self_training.any_teacher": False,
-}
+ALONE = {"order.unlabelled_batch": 0, "self_training.weight": 1.0, "self_training.any_teacher": False}
 """Keys of a training from labelled rows alone."""
 ONCE = {"self_training.rounds": 0, "self_training.first": {}}
 
@@ -107,12 +101,10 @@ def is_of(path: Path, run: Path) -> bool:
 
 
 def label(options: list[str], recipe: Recipe, run: Path, output: Path) -> int:
-    """Score the unlabelled rows, and the training rows where they learn soft labels too; the exit code."""
-    splits = UNLABELLED + (",train" if recipe.self_training.train_share else "")
+    """Score the unlabelled rows; the exit code."""
     values: dict[str, Any] = {
         "run": str(run),
         "data": recipe.data,
-        "splits": splits,
         "output": str(output),
         "device": recipe.device,
     }

@@ -201,7 +201,6 @@ class Objective(nn.Module):
         class_weights: torch.Tensor | None = None,
         recurrent_dtype: torch.dtype | None = None,
         soft_weight: float = 1.0,
-        soft_share: float = 0.0,
         adversary: Adversary | None = None,
     ) -> None:
         """``classifier`` stays reachable as an attribute; ``class_weights`` ``[classes]`` lies on its device.
@@ -209,8 +208,8 @@ class Objective(nn.Module):
 
         ``seed`` is that of the run: with the step and the rows it decides what is dropped. ``recurrent_dtype``: what
         the recurrent layers compute in during training; see ``harness.ranks.precision.choose_recurrent_dtype``.
-        ``soft_weight`` multiplies the loss of an unlabelled row with a soft label; ``soft_share`` is the share that a
-        soft label has in the loss of a labelled row. The network also learns from texts that the ``adversary`` moves.
+        ``soft_weight`` multiplies the loss of an unlabelled row with a soft label. The network also learns from texts
+        that the ``adversary`` moves.
         """
         super().__init__()
         self.classifier = classifier
@@ -219,7 +218,7 @@ class Objective(nn.Module):
         self.wide_smoothing = label_smoothing if wide_smoothing is None else wide_smoothing
         self.class_weights = class_weights
         self.recurrent_dtype = recurrent_dtype
-        self.soft_weight, self.soft_share = soft_weight, soft_share
+        self.soft_weight = soft_weight
         self.adversary = adversary
 
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
@@ -277,11 +276,7 @@ class Objective(nn.Module):
             if batch.targets is None:
                 return logits.reshape(batch.num_rows, -1).sum(1) * 0  # with a graph, which DDP wants of every batch
             return self.soft_weight * soft_loss_per_row(logits, batch.targets, weights)
-        losses = loss_per_row(logits, batch.labels, label_smoothing=smoothing, class_weights=weights)
-        if batch.targets is None:
-            return losses
-        soft = soft_loss_per_row(logits, batch.targets, weights)
-        return (1 - self.soft_share) * losses + self.soft_share * soft
+        return loss_per_row(logits, batch.labels, label_smoothing=smoothing, class_weights=weights)
 
     def errors_of(self, wide: WidePart, batch: Batch) -> Touched:
         """What the wide part gets wrong of a batch, by the same loss, as if the network were not there.

@@ -3,8 +3,7 @@
 
 The scale decides more than any other setting, and libraries learn vectors at very different ones. So all vectors are
 multiplied by one number, after which the entries over the vocabulary have the standard deviation
-``model.embedding_std``, the same that random vectors are drawn with. Or, standardised, each of their numbers has that
-standard deviation, and the mean 0, over the tokens of the training texts.
+``model.embedding_std``, the same that random vectors are drawn with.
 """
 
 from __future__ import annotations
@@ -109,16 +108,3 @@ def moments(weight: torch.Tensor, frequencies: torch.Tensor) -> tuple[torch.Tens
     shares = frequencies.to(weight.dtype) / frequencies.sum()
     mean = shares @ weight
     return mean, (shares @ (weight - mean).square()).sqrt()
-
-
-def standardised(weight: torch.Tensor, frequencies: torch.Tensor, std: float = 1.0) -> torch.Tensor:
-    """The vectors of an embedding with mean 0 and standard deviation ``std`` in each of their numbers, over the tokens
-    of texts (Miyato et al., 2017): frequent words count as often as they occur.
-
-    ``weight`` is ``[vocabulary, dim]``, ``frequencies`` ``[vocabulary]`` as for ``moments``. ``<pad>`` becomes zero; a
-    column that is the same for all tokens, too. Gradients flow through.
-    """
-    mean, spread = moments(weight, frequencies)
-    scaled = (weight - mean) * (std / spread).where(spread > 0, 0)
-    real = torch.arange(len(weight), device=weight.device) != PAD
-    return scaled * real[:, None]

@@ -174,13 +174,6 @@ class WidePart(nn.Module):
         seen = (bucket * num_classes + labels[:, None])[first]
         return torch.bincount(seen, minlength=self.buckets * num_classes).view(self.buckets, num_classes)
 
-    def count_soft(self, ids: torch.Tensor, lengths: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
-        """The same with the probability of each class, ``[rows, classes]``, in the place of a label: float64."""
-        bucket, first, _ = runs(self.places(ids, lengths), self.buckets)
-        row = torch.arange(len(bucket))[:, None].expand_as(bucket)[first]
-        seen, shares = bucket[first], chances.to(torch.float64)[row]
-        return torch.stack([torch.bincount(seen, one, minlength=self.buckets) for one in shares.unbind(1)], 1)
-
     def set_weights(
         self, rows_with: torch.Tensor, rows: int, total: torch.Tensor | None = None, weighing: Weighing = USUAL
     ) -> None:

@@ -108,9 +108,6 @@ class InitConfig:
     """Run or bundle, also of another dataset or of a language model, whose weights the model starts from: vectors of
     the tokens that both know, at their own scale, recurrent layers, and the last layer if the classes are the same.
     null: none."""
-    standardise: bool = False
-    """Shift and scale the vectors so that each of their numbers has mean 0 and standard deviation model.embedding_std
-    over the training tokens; the first recurrent layer of init.weights is adjusted to it."""
 
     def __post_init__(self) -> None:
         """Refuse what names nothing."""

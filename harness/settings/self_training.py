@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from preprocessing.base.errors import ConfigError, require
 
@@ -28,12 +28,6 @@ class SelfTrainingConfig:
     unlabelled rows of each step (order.unlabelled_batch) are to learn."""
     weight: float = 1.0
     """What the mean loss of a step's unlabelled rows is multiplied by before that of its labelled rows is added."""
-    train_share: float = 0.0
-    """Share of a soft label in what a labelled row is to learn, its label being the rest; the file must have the
-    training rows too."""
-    ratios: Literal["labelled", "all"] = "labelled"
-    """Rows by whose labels the wide part weighs n-grams: the labelled ones, or all, soft labels counting by
-    their probabilities. How rare a word is, it counts over all rows."""
     any_teacher: bool = False
     """Learn also from a teacher that is no better than chance on validation; such soft labels are refused otherwise."""
 
@@ -41,19 +35,17 @@ class SelfTrainingConfig:
         """Check ranges, and that nothing is set that soft labels alone give a meaning."""
         require(bool(self.labels), "self_training.labels", self.labels, "none, a file or the name of one")
         require(0 < self.weight < math.inf, "self_training.weight", self.weight, "above 0, and finite")
-        require(0 <= self.train_share <= 1, "self_training.train_share", self.train_share, "from 0 to 1")
         require(0 <= self.rounds <= MOST_TRAININGS, "self_training.rounds", self.rounds, f"from 0 to {MOST_TRAININGS}")
         if self.rounds and self.labels != NONE:
             raise ConfigError("self_training.labels: rounds make soft labels of their own; set one of the two")
         if self.first and not self.rounds:
             raise ConfigError("self_training.first: is about rounds; set self_training.rounds, or leave it")
         if self.labels == NONE and not self.rounds:
-            given = {"weight": 1.0, "train_share": 0.0, "ratios": "labelled", "any_teacher": False}
-            for key, default in given.items():
+            for key, default in {"weight": 1.0, "any_teacher": False}.items():
                 if getattr(self, key) != default:
                     raise ConfigError(
                         f"self_training.{key}: {getattr(self, key)} does nothing without soft labels; set "
-                        f"self_training.labels to what python -m harness label has written"
+                        "self_training.labels to what python -m harness label has written"
                     )
 
     @property

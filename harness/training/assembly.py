@@ -115,7 +115,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
             load(trainer, selection, start, choices, same_data=start.state["dataset"] == manifest.fingerprint)
     wide = trainer.objective.classifier.wide
     if wide is not None and start is None and not beginning.has_wide:
-        counted = teaching.counted_beside(config, data.splits)
+        counted = teaching.counted_beside(data.splits)
         weighing = Weighing(config.optim.wide_min_rows, config.optim.wide_ratio)
         count_features(wide, data.splits[TRAIN], len(manifest.labels), world, counted, weighing)
     if config.micro_batch == "auto":

@@ -8,7 +8,6 @@ ranks do not depend on who counted what.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,48 +24,34 @@ SLOTS_A_BUCKET, MOST_SLOTS = 1 << 3, 1 << 25
 """Width of the sketch with which the most frequent n-gram of each bucket is found; at most 256 MiB for a moment."""
 
 
-@dataclass(frozen=True)
-class Beside:
-    """Unlabelled rows whose features are counted beside those of the training rows."""
-
-    split: Split
-    targets: np.ndarray | None = None
-    """Their soft labels, as a ``Loader`` takes them, if these say what a feature tells too; None: labels alone do."""
-
-
 def count_features(
     wide: WidePart,
     split: Split,
     num_classes: int,
     world: World,
-    beside: Beside | None = None,
+    unlabelled: Split | None = None,
     weighing: Weighing = USUAL,
 ) -> None:
     """Set the weights of features by how many training rows have them, and the owners of buckets that have one.
 
-    With rows ``beside`` them, how rare a feature is is counted over both, and so is which features there are. The
-    linear model that soft labels came from may be no better than this one: what its probabilities say of a word is then
-    what it knew already, so that ratios of labelled rows alone are what is asked for unless told otherwise.
+    With ``unlabelled`` rows, how rare a feature is is counted over both, and so is which features there are. How much
+    it tells of the label comes from labelled rows alone: soft labels add what their teacher knew already.
     """
-    sources = [split] if beside is None else [split, beside.split]
+    sources = [split] if unlabelled is None else [split, unlabelled]
     counter = WidePart(wide.buckets, 1, wide.longest, wide.tail)  # rows are counted, not how often they have it
     if wide.owners is not None:
         counter.owners = owners_of(wide, sources, world, weighing.min_rows)
         wide.owners.copy_(counter.owners)
     labelled, rows = torch.zeros(wide.buckets, num_classes, dtype=torch.int64), 0
-    for ids, lengths, labels, _ in share_of(split, world):
+    for ids, lengths, labels in share_of(split, world):
         labelled += counter.count(ids, lengths, labels, num_classes)
         rows += len(ids)
     rows_with = labelled.to(torch.float64)
     total = rows_with.sum(1)
-    if beside is not None:
-        for ids, lengths, labels, places in share_of(beside.split, world):
+    if unlabelled is not None:
+        for ids, lengths, labels in share_of(unlabelled, world):
             total += counter.count(ids, lengths, torch.zeros_like(labels), 1)[:, 0]
             rows += len(ids)
-            if beside.targets is not None:
-                chances = torch.from_numpy(beside.targets[places]).to(torch.float64)
-                both = chances if chances.dim() > 1 else torch.stack((1 - chances, chances), 1)
-                rows_with += counter.count_soft(ids, lengths, both)
     sums = torch.cat((rows_with.view(-1), total, torch.tensor([rows], dtype=torch.float64))).to(wide.weights.device)
     world.sum_on_device(sums, "the frequencies of n-grams")
     by_label, total = sums[: rows_with.numel()].view_as(rows_with), sums[rows_with.numel() : -1]
@@ -91,7 +76,7 @@ def owners_of(wide: WidePart, sources: Sequence[Split], world: World, min_rows: 
         return [(sketch[0], key >> shift), (sketch[1], mixed(key ^ MASK) >> shift)]
 
     for source in sources:
-        for ids, lengths, *_ in share_of(source, world):
+        for ids, lengths, _ in share_of(source, world):
             key, first, _ = runs(keys_of(ids, lengths, wide.longest, wide.tail), NONE)
             for counts, slot in places_in_sketch(key[first]):
                 counts.index_add_(0, slot, torch.ones_like(slot, dtype=torch.int32))
@@ -101,7 +86,7 @@ def owners_of(wide: WidePart, sources: Sequence[Split], world: World, min_rows: 
         sketch.copy_(sums)
     best = torch.zeros(wide.buckets, dtype=torch.int64)
     for source in sources:
-        for ids, lengths, *_ in share_of(source, world):
+        for ids, lengths, _ in share_of(source, world):
             key = keys_of(ids, lengths, wide.longest, wide.tail).flatten()
             key = key[key < NONE]
             rows_with = torch.minimum(*(counts[slot] for counts, slot in places_in_sketch(key))).to(torch.int64)
@@ -113,19 +98,16 @@ def owners_of(wide: WidePart, sources: Sequence[Split], world: World, min_rows: 
         return torch.where(best > 0, best & MASK, NOBODY).to(torch.int32).cpu()
 
 
-def share_of(split: Split, world: World) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]]:
+def share_of(split: Split, world: World) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """This rank's share of the rows of a split that are counted, as ``pieces`` gives them."""
     every = -(-len(split) // COUNTED_ROWS)
     return pieces(split, every * world.world_size, every * world.rank)
 
 
-def pieces(
-    split: Split, every: int, first: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]]:
-    """Ids int64 ``[rows, time]``, lengths, labels, global rows of one row in ``every`` from ``first`` on, in pieces."""
+def pieces(split: Split, every: int, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Ids int64 ``[rows, time]``, lengths and labels of one row in ``every`` from ``first`` on, in pieces."""
     seen = 0
     for block in split.blocks:
-        begin = seen
         chosen = np.arange((first - seen) % every, len(block.row), every)
         seen += len(block.row)
         size = max(1, PIECE_TOKENS // block.ids.shape[1])
@@ -134,4 +116,4 @@ def pieces(
             lengths = block.length[rows].astype(np.int64)
             ids = block.ids[rows, : lengths.max()].astype(np.int64)
             labels = block.label[rows].astype(np.int64)
-            yield torch.from_numpy(ids), torch.from_numpy(lengths), torch.from_numpy(labels), begin + rows
+            yield torch.from_numpy(ids), torch.from_numpy(lengths), torch.from_numpy(labels)

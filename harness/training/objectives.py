@@ -38,7 +38,6 @@ def build_objective(
         class_weights=torch.tensor(weights, device=device) if config.optim.class_weights else None,
         recurrent_dtype=dtype,
         soft_weight=config.self_training.weight,
-        soft_share=config.self_training.train_share,
         adversary=adversary_of(config, device),
     )
 

@@ -12,13 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from harness.config import RunConfig
 from harness.model import transfer
 from harness.model.donor import find_donor
-from harness.model.initial import coverage, moments, standardised
+from harness.model.initial import coverage
 from harness.model.tasks import AnyNetwork
 from harness.model.transfer import WIDE, StartWeights, weights_of
 from harness.ranks.distributed import World
@@ -30,7 +27,6 @@ from preprocessing.text.vocabulary import Vocabulary
 
 VECTORS, STARTED_FROM = "vectors", "started_from"
 """What the state of a checkpoint calls the facts."""
-FIRST_LAYER = "recurrent layer 1"
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,6 @@ class Beginning:
     weights: StartWeights | None = None
     facts: dict[str, Any] | None = None
     """Of the weights, on every rank; None where there were none."""
-    counts: np.ndarray | None = None
-    """int64 ``[vocabulary]``: how often each id occurs in the training texts, where vectors are to be standardised."""
 
     @property
     def has_wide(self) -> bool:
@@ -71,27 +65,6 @@ class Beginning:
             self.vectors.vectors.put_into(classifier.embedding, std)
         if self.weights is not None:
             self.weights.put_into(classifier)
-        if self.counts is not None:
-            adjusts = self.facts is not None and FIRST_LAYER in self.facts["taken"]
-            standardise(classifier, torch.from_numpy(self.counts), std, adjusts=adjusts)
-
-
-@torch.no_grad()
-def standardise(classifier: AnyNetwork, counts: torch.Tensor, std: float, *, adjusts: bool) -> None:
-    """Standardise the vectors of a model over tokens that occur ``counts`` ``[vocabulary]`` times.
-
-    With ``adjusts``, the first recurrent layer undoes it in its own weights, so that the model computes what it did.
-    """
-    weight = classifier.embedding.weight
-    mean, spread = moments(weight.double(), counts.to(weight.device).double())
-    weight.copy_(standardised(weight.double(), counts.to(weight.device).double(), std))
-    if not adjusts:
-        return
-    for name, values in classifier.recurrent.layers[0].named_parameters():
-        if name.startswith("weight_ih"):
-            bias = classifier.recurrent.layers[0].get_parameter(name.replace("weight", "bias"))
-            bias.add_((values.double() @ mean).to(bias))
-            values.copy_(values.double() * (spread / std))
 
 
 def begin(config: RunConfig, manifest: Manifest, world: World, state: Mapping[str, Any] | None) -> Beginning:
@@ -101,13 +74,10 @@ def begin(config: RunConfig, manifest: Manifest, world: World, state: Mapping[st
     """
     if state is not None:
         return Beginning(vectors.resumed(state.get(VECTORS)), facts=state.get(STARTED_FROM))
-    weights, counts = None, None
+    weights = None
     with world.together("reading the weights to start from"):
-        if world.is_main and (config.init.weights or config.init.standardise):
+        if world.is_main and config.init.weights:
             vocabulary = Vocabulary.read(Path(config.data, VOCABULARY))
-            counts = vocabulary.counts if config.init.standardise else None
-            if config.init.weights:
-                donor = find_donor(config.init.weights, config.model)
-                weights = weights_of(donor, config.model, vocabulary, manifest)
+            weights = weights_of(find_donor(config.init.weights, config.model), config.model, vocabulary, manifest)
     facts = world.from_main(None if weights is None else weights.facts, "the weights to start from")
-    return Beginning(start_vectors(config, manifest, world), weights, facts, counts)
+    return Beginning(start_vectors(config, manifest, world), weights, facts)

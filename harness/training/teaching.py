@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from harness.config import RunConfig
-from harness.data.checks import open_soft_labels, taught_splits
+from harness.data.checks import open_soft_labels
 from harness.data.soft_labels import targets_of
 from harness.ranks.precision import Choice
-from harness.training.features import Beside
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Manifest, Split
 
@@ -40,12 +39,9 @@ class Teaching:
         if self.choice is not None:
             yield "soft labels", self.choice
 
-    def counted_beside(self, config: RunConfig, splits: Mapping[str, Split]) -> Beside | None:
+    def counted_beside(self, splits: Mapping[str, Split]) -> Split | None:
         """The unlabelled rows that the wide part counts its features on too: where it learns from them."""
-        if UNLABELLED not in self.targets:
-            return None
-        every = config.self_training.ratios == "all"
-        return Beside(splits[UNLABELLED], self.targets[UNLABELLED] if every else None)
+        return splits[UNLABELLED] if UNLABELLED in self.targets else None
 
 
 def read_teaching(config: RunConfig, manifest: Manifest, splits: Mapping[str, Split]) -> Teaching:
@@ -53,5 +49,5 @@ def read_teaching(config: RunConfig, manifest: Manifest, splits: Mapping[str, Sp
     found = open_soft_labels(config, manifest)
     if found is None:
         return Teaching({})
-    targets = {name: targets_of(found, splits[name]) for name in taught_splits(config)}
-    return Teaching(targets, found.facts, Choice(str(found.path), found.in_words))
+    targets = targets_of(found, splits[UNLABELLED])
+    return Teaching({UNLABELLED: targets}, found.facts, Choice(str(found.path), found.in_words))

@@ -10,7 +10,7 @@ LONGEST = 1500
 
 
 class UserError(Exception):
-    """Something the user can put right. The message is one sentence; docs/reference/exit-codes.md has the codes."""
+    """Something the user can put right. The message is one sentence; docs/reference/run-directory.md has the codes."""
 
     exit_code = 1
 

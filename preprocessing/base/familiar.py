@@ -31,7 +31,6 @@ KEYS: dict[str, tuple[str, ...]] = {
     "pseudo_labels": ("self_training.labels",),
     "soft_labels": ("self_training.labels",),
     "teacher": ("self_training.labels", "run"),
-    "distillation_alpha": ("self_training.train_share",),
     "gradient_accumulation_steps": ("micro_batch",),
     "accumulate_grad_batches": ("micro_batch",),
     "num_epochs": ("epochs",),

@@ -55,7 +55,7 @@ def run(data: Path) -> Path:
 
 
 def label(data: str, run: str, output: str) -> None:
-    entry.label(LabelConfig(data=data, run=run, output=output, splits="unlabelled,train", device="cpu", batch=20))
+    entry.label(LabelConfig(data=data, run=run, output=output, device="cpu", batch=20))
 
 
 def test_a_run_labels_every_row_once_on_any_number_of_ranks(data: Path, run: Path, tmp_path: Path) -> None:
@@ -65,14 +65,13 @@ def test_a_run_labels_every_row_once_on_any_number_of_ranks(data: Path, run: Pat
     manifest, bundle = read_manifest(data), read_bundle(run / "bundle")
     assert (alone.teacher.teacher, alone.teacher.temperature) == ("run teacher", 2.5)
     assert alone.teacher.weights_sha256 == bundle.info.weights_sha256
-    for name in ("unlabelled", "train"):
-        split = Split(data, manifest, name)
-        texts = [ids[:length] for block in split.blocks for ids, length in zip(block.ids, block.length, strict=True)]
-        logits = torch.from_numpy(logits_of(bundle.model, texts, 1)) / 2.5
-        expected = torch.sigmoid(logits) if logits.dim() == 1 else torch.softmax(logits, 1)
-        for found in (alone, three):
-            assert sorted(found.splits[name][0].tolist()) == list(range(ROWS[name]))
-            np.testing.assert_allclose(targets_of(found, split), expected.numpy(), rtol=0, atol=1e-6)
+    split = Split(data, manifest, "unlabelled")
+    texts = [ids[:length] for block in split.blocks for ids, length in zip(block.ids, block.length, strict=True)]
+    logits = torch.from_numpy(logits_of(bundle.model, texts, 1)) / 2.5
+    expected = torch.sigmoid(logits) if logits.dim() == 1 else torch.softmax(logits, 1)
+    for found in (alone, three):
+        assert sorted(found.splits["unlabelled"][0].tolist()) == list(range(ROWS["unlabelled"]))
+        np.testing.assert_allclose(targets_of(found, split), expected.numpy(), rtol=0, atol=1e-6)
     validation = Split(data, manifest, "validation")
     texts = [ids[:length] for block in validation.blocks for ids, length in zip(block.ids, block.length, strict=True)]
     logits, labels = logits_of(bundle.model, texts, 1), np.concatenate([block.label for block in validation.blocks])
@@ -102,18 +101,17 @@ def test_what_cannot_be_labelled(data: Path, run: Path, tmp_path: Path) -> None:
     for options, words in (
         ({}, "no teacher, or two"),
         ({"run": "x", "baseline": True}, "no teacher, or two"),
-        ({"run": "x", "splits": "test"}, "splits: 'test' is out of range: expected unlabelled, train"),
-        ({"run": "x", "splits": ","}, "splits: ','"),
     ):
         with pytest.raises(ConfigError, match=words):
             LabelConfig(data=str(data), **options)
-    assert LabelConfig(data="data", run="x", splits=" train,unlabeled, train").names == ["train", "unlabelled"]
     with pytest.raises(DataError, match=r"split unlabelled have no labels to compare with; .python -m harness label."):
         here(EvaluateHereConfig(data=str(data), run=str(run), split="unlabelled", device="cpu"))
     other = tmp_path / "other"
-    write_dataset(other, {"train": 60, "validation": 10}, num_classes=len(read_manifest(data).labels), seed=5)
+    classes = len(read_manifest(data).labels)
+    write_dataset(other, {"train": 60, "validation": 10}, num_classes=classes, seed=5)
     with pytest.raises(DataError, match=r"dataset.json: has no unlabelled rows; build it with source.unlabelled_path"):
         entry.label(LabelConfig(data=str(other), baseline=True))
-    with pytest.raises(DataError, match=r"other: its vocabulary is not the one the weights were trained with"):
-        entry.label(LabelConfig(data=str(other), run=str(run), splits="train", device="cpu"))
-    assert list(tmp_path.iterdir()) == [other]
+    write_dataset(third := tmp_path / "third", {**ROWS, "train": 60}, num_classes=classes, seed=5)
+    with pytest.raises(DataError, match=r"third: its vocabulary is not the one the weights were trained with"):
+        entry.label(LabelConfig(data=str(third), run=str(run), device="cpu"))
+    assert sorted(tmp_path.iterdir()) == [other, third]

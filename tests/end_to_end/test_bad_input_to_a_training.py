@@ -161,11 +161,6 @@ def test_unlabelled_rows_and_soft_labels_that_are_not_there_are_found_by_launch(
     assert line.startswith(f"order.unlabelled_batch: {dataset} has no unlabelled rows; build it with source.")
     code, line = refuse(capsys, *arguments, "--self_training.labels", "mine")
     assert (code, line.split(";")[0]) == (2, "self_training.labels: no row learns them")
-    code, line = refuse(capsys, *arguments, "--self_training.labels", "mine", "--self_training.train_share", 0.5)
-    assert (code, line.split(";")[0]) == (
-        2,
-        f"self_training.labels: there is no file mine and no {dataset}/soft_labels/mine.arrow",
-    )
     code, line = refuse(capsys, "label", "--data", dataset, "--baseline", "true")
     assert (code, line.split(";")[0]) == (3, f"{dataset}/dataset.json: has no unlabelled rows")
     code, line = refuse(capsys, "label", "--data", dataset, "--run", tmp_path / "none")

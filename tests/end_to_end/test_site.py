@@ -54,7 +54,7 @@ def test_every_page_is_there_and_search_knows_every_option(site: Path) -> None:
         "tutorial/index.html",
         "how-to/slurm.html",
         "architecture.html",
-        "reference/python.html",
+        "from-python.html",
     } <= places
     assert {f"{DEEP}#optim.class_weights", "reference/commands.html#harness-checkpoint-diff"} <= places
     for_the_disk = (site / "search/search_index.js").read_text()
@@ -78,7 +78,9 @@ def test_a_broken_link_an_anchor_a_picture_and_a_lost_page_end_the_build(tmp_pat
     options["options"]["extensions"] = [str(ROOT / name) for name in options["options"]["extensions"]]
     (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(config, sort_keys=False))
     with (tmp_path / "docs/index.md").open("a") as page:
-        page.write("\n[a](nowhere.md) [b](corpus.md#no-such-heading) ![c](pictures/none.svg) [d](../harness/none.py)\n")
+        page.write(
+            "\n[a](nowhere.md) [b](security.md#no-such-heading) ![c](pictures/none.svg) [d](../harness/none.py)\n"
+        )
     (tmp_path / "docs/lost.md").write_text("# Lost\n")
     result = build(tmp_path / "mkdocs.yml", tmp_path / "site")
     assert result.returncode == 1
@@ -110,9 +112,7 @@ def too_wide(page: Any) -> int:
 
 
 @pytest.mark.parametrize("width", [390, 1440])
-@pytest.mark.parametrize(
-    "name", ["index.html", DEEP, "how-it-works/order.html", "reference/python.html", "recipe.html"]
-)
+@pytest.mark.parametrize("name", ["index.html", DEEP, "how-it-works/order.html", "from-python.html", "recipe.html"])
 def test_no_page_is_wider_than_the_window(site: Path, page: Any, name: str, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     page.goto((site / name).as_uri())

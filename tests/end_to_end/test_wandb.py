@@ -315,15 +315,3 @@ def test_online_without_a_key_is_refused_before_training(data: Path, tmp_path: P
     assert result.returncode == 2
     assert sentence(result).startswith("tracking.tracker: WANDB_MODE=online needs a key: set WANDB_API_KEY")
     assert not (tmp_path / "run").exists()
-
-
-def test_the_dashboard_is_saved_as_a_view_of_the_project(tmp_path: Path) -> None:
-    pytest.importorskip("wandb_workspaces", reason="needs the extra dashboard")
-    with wandb_server() as store:
-        environment = {"HOME": str(tmp_path), **store.environment()}
-        saved = succeed(run_module("harness", "dashboard", "--save", "team/p", "--name", "LSTM", **environment))
-        assert saved.stdout == f"saved as {store.url}/team/p?nw=abc\n"
-        (view,) = store.views
-        assert (view["entityName"], view["projectName"], view["displayName"]) == ("team", "p", "LSTM")
-        sections = json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]
-        assert [section["name"] for section in sections] == ["learning", "throughput", "data", "evaluation", "system"]

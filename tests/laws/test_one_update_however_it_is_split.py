@@ -27,7 +27,7 @@ from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
 from harness.model.wide import Weighing
 from harness.ranks.session import Session, open_session
-from harness.training.features import Beside, count_features
+from harness.training.features import count_features
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import learning_rate
 from harness.training.profiling import StepProfiler
@@ -76,8 +76,7 @@ def make_config(options: str, labels: list[str]) -> RunConfig:
         model = ModelConfig(embedding_dim=8, hidden_size=6, pooling="max+mean", dropout=0.3, word_dropout=0.1, **wide)
         linear = {"wide_smoothing": 0.3, "wide_warmup": 0.3, "wide_ratio": 0.8, "wide_min_rows": 3}
         optim = OptimConfig(lr=0.01, label_smoothing=0.1, class_weights={labels[0]: 2.5}, **linear)
-        ratios: Any = "all" if len(labels) > 2 else "labelled"
-        taught = SelfTrainingConfig(labels="drawn", weight=0.7, train_share=0.3, ratios=ratios)
+        taught = SelfTrainingConfig(labels="drawn", weight=0.7)
     else:
         model = ModelConfig(
             embedding_dim=8,
@@ -151,7 +150,6 @@ def train_case(
         wide_smoothing=config.optim.wide_smoothing,
         class_weights=weights if config.optim.class_weights else None,
         soft_weight=config.self_training.weight,
-        soft_share=config.self_training.train_share,
     )
     trainer = Trainer(
         config,
@@ -164,8 +162,7 @@ def train_case(
         profiler=StepProfiler([], directory),
     )
     if objective.classifier.wide is not None:
-        every = targets["unlabelled"] if config.self_training.ratios == "all" else None
-        counted = Beside(rows, every) if teaches else None
+        counted = rows if teaches else None
         weighing = Weighing(config.optim.wide_min_rows, config.optim.wide_ratio)
         count_features(objective.classifier.wide, split, len(manifest.labels), world, counted, weighing)
     update, counts = trainer.update, []
@@ -206,7 +203,7 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
     weights = [optim.class_weights.get(label, 1.0) for label in manifest.labels]
     wide = None if model.wide is None else PlainWide(model.wide, split, num_classes, beside if teaching.is_on else None)
     if wide is not None:
-        wide.count(every=teaching.ratios == "all", min_rows=optim.wide_min_rows, power=optim.wide_ratio)
+        wide.count(min_rows=optim.wide_min_rows, power=optim.wide_ratio)
     chances = {one.name: draw_soft_labels(one, num_classes) for one in (split, beside)}
     for step in range(STEPS):
         epoch, place = divmod(step, order.steps_per_epoch)
@@ -262,8 +259,7 @@ def row_loss(
         taught = taught + chance * weights[number] * plain_loss(logits, number, 0.0)
     if label == NO_LABEL:
         return teaching.weight * taught
-    own = weights[label] * plain_loss(logits, label, smoothing)
-    return own if soft is None else (1 - teaching.train_share) * own + teaching.train_share * taught
+    return weights[label] * plain_loss(logits, label, smoothing)
 
 
 def plain_loss(logits: torch.Tensor, label: int, smoothing: float) -> torch.Tensor:

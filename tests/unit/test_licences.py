@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/licences.md names what pyproject.toml names, and what the metadata of each distribution says."""
+"""docs/security.md names what pyproject.toml names, and what the metadata of each distribution says."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_licences_are_those_of_the_metadata() -> None:
         families = families_of(name)
         if families is not None:
             compared += 1
-            assert set(licences) & set(families), f"{name} says {families}, docs/licences.md {licences}"
+            assert set(licences) & set(families), f"{name} says {families}, docs/security.md {licences}"
             assert COPYLEFT & set(licences) == COPYLEFT & set(families), f"{name} says {families}"
     assert compared > 15
 

@@ -131,10 +131,10 @@ def test_predictions_as_frames(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_manual_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    manual = (ROOT / "docs/corpus.md").read_text(encoding="utf-8")
+    manual = (ROOT / "docs/how-to/your-texts.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", manual, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    exec(compile(example, "docs/corpus.md", "exec"), {})
+    exec(compile(example, "docs/how-to/your-texts.md", "exec"), {})
     assert capsys.readouterr().out.startswith("['bad', 'good']\n")
     assert read_manifest("data/mine").rows("train") == 32
 

@@ -152,7 +152,7 @@ def test_a_labelling_that_is_damaged_is_made_again(tmp_path: Path) -> None:
     ("key", "asked"),
     [
         ("order.unlabelled_batch", {"order": OrderConfig(unlabelled_batch=8)}),
-        ("self_training.labels", {"self_training": SelfTrainingConfig(labels="mine", train_share=0.5)}),
+        ("self_training.labels", {"self_training": SelfTrainingConfig(labels="mine")}),
     ],
 )
 def test_a_language_model_learns_no_labels(key: str, asked: dict[str, Any]) -> None:

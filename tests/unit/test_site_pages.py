@@ -132,8 +132,8 @@ def test_links_between_files_become_links_between_pages() -> None:
     assert pages.with_links(text, "surviving.md") == (
         "[a](how-to/slurm.md#where-to-look) [b](https://x.y/z.md) c [d](../none.md)"
     )
-    assert pages.with_links("[a](docs/loading.md) [b](ARCHITECTURE.md)", "changelog.md") == (
-        "[a](loading.md) [b](architecture.md)"
+    assert pages.with_links("[a](docs/how-it-works/order.md) [b](ARCHITECTURE.md)", "changelog.md") == (
+        "[a](how-it-works/order.md) [b](architecture.md)"
     )
     assert pages.with_links("[a](../../ARCHITECTURE.md) [b](#x)", "how-to/few-labels.md") == (
         "[a](../architecture.md) [b](#x)"
@@ -176,13 +176,13 @@ def test_every_page_stands_in_the_navigation_once() -> None:
 
 
 def test_the_exit_codes_are_those_of_the_code() -> None:
-    rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/reference/exit-codes.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/reference/run-directory.md").read_text(), re.MULTILINE)
     errors = [error.exit_code for error in (UserError, ConfigError, DataError, StorageError)]
     assert [int(row) for row in rows] == [0, *errors, PREEMPTED, 128 + signal.SIGINT, 128 + signal.SIGTERM]
 
 
 def test_every_module_of_the_top_level_is_in_the_reference() -> None:
-    text = (ROOT / "docs/reference/python.md").read_text()
+    text = (ROOT / "docs/from-python.md").read_text()
     modules = [path.stem for path in ROOT.glob("*.py") if path.stem != "build_backend"]  # which pip alone imports
     assert [name for name in modules if f"\n::: {name}\n" not in text] == []
     assert modules == ["padless"]

@@ -228,17 +228,12 @@ def test_keys_that_do_nothing_are_refused(data: Path, manifest: Manifest) -> Non
             "order.unlabelled_batch: nothing is learned from the unlabelled rows of a step; set self",
         ),
         ({"labels": "mine"}, "self_training.labels: no row learns them; set order.unlabelled_batch"),
-        ({"labels": "mine", "train_share": 0.5, "weight": 2.0}, "self_training.weight: is about unlabelled rows"),
-        ({"labels": "mine", "train_share": 0.5, "ratios": "all"}, "self_training.ratios: is about unlabelled rows"),
     ):
         with pytest.raises(ConfigError, match=words):
             checks.check_useful(asked(data, **options), manifest, 1)
     checks.check_useful(asked(data, rows=8, labels="mine"), manifest, 1)
-    checks.check_useful(asked(data, train_share=0.5, labels="mine"), manifest, 1)
     with pytest.raises(ConfigError, match=r"self_training.weight: 2.0 does nothing without soft labels; set self_"):
         SelfTrainingConfig(weight=2.0)
-    with pytest.raises(ConfigError, match=r"self_training.train_share"):
-        SelfTrainingConfig(labels="mine", train_share=1.5)
     with pytest.raises(ConfigError, match=r"order.unlabelled_batch"):
         OrderConfig(unlabelled_batch=-1)
 
@@ -254,15 +249,12 @@ def test_unlabelled_rows_must_be_there_for_every_process(data: Path, manifest: M
         checks.check_fit(asked(tmp_path, rows=4), read_manifest(tmp_path), 1)
 
 
-def test_only_the_splits_that_learn_are_asked_of_the_file(data: Path, manifest: Manifest) -> None:
+def test_soft_labels_are_read_where_unlabelled_rows_learn(data: Path, manifest: Manifest) -> None:
     write_soft_labels(path_of(data, "some"), teacher_of(manifest), drawn(manifest, "unlabelled"))
-    assert checks.taught_splits(asked(data)) == []
     assert checks.open_soft_labels(asked(data), manifest) is None
     found = checks.open_soft_labels(asked(data, rows=4, labels="some"), manifest)
     assert found is not None
     assert list(found.splits) == ["unlabelled"]
-    with pytest.raises(DataError, match=r"has no soft labels of split train"):
-        checks.open_soft_labels(asked(data, rows=4, labels="some", train_share=0.1), manifest)
 
 
 def test_a_run_goes_on_with_the_soft_labels_it_began_with() -> None:

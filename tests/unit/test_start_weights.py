@@ -15,7 +15,6 @@ import torch
 from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.model.classifier import Classifier
 from harness.model.donor import find_donor
-from harness.model.initial import standardised
 from harness.model.transfer import weights_of
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import read_info
@@ -23,7 +22,7 @@ from harness.training import preflight
 from harness.training.start import Beginning, begin
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
-from preprocessing.text.vocabulary import PAD, UNK, Vocabulary
+from preprocessing.text.vocabulary import PAD, Vocabulary
 from tests.datasets import write_dataset
 from tests.donors import SIZES, make_bundle, make_language_model
 
@@ -55,8 +54,8 @@ def started(data: Path, bundle: Path, **model: Any) -> tuple[Beginning, Classifi
     return beginning, made, usual
 
 
-def settings(data: Path, bundle: object, standardise: bool = False, **model: Any) -> RunConfig:
-    init = InitConfig(weights=str(bundle), standardise=standardise)
+def settings(data: Path, bundle: object, **model: Any) -> RunConfig:
+    init = InitConfig(weights=str(bundle))
     run = str(data.parent / "run")
     return RunConfig(data=str(data), run=run, model=ModelConfig(**{**SIZES, **model}), init=init)
 
@@ -238,42 +237,10 @@ def test_a_run_that_goes_on_reads_nothing(own: Path, tmp_path: Path) -> None:
     make_bundle(own, tmp_path / "bundle")
     beginning, _, _ = started(own, tmp_path / "bundle")
     manifest: Manifest = read_manifest(own)
-    gone = settings(own, tmp_path / "gone", standardise=True)
+    gone = settings(own, tmp_path / "gone")
     again = begin(gone, manifest, World(), json.loads(json.dumps(beginning.remembered)))
-    assert (again.weights, again.counts, again.facts) == (None, None, beginning.facts)
+    assert (again.weights, again.facts) == (None, beginning.facts)
     assert again.remembered == beginning.remembered
     (line,) = [str(choice) for _, choice in again.choices()]
     assert f"{tmp_path / 'bundle'}: the run began with them; embedding, " in line
     assert begin(gone, manifest, World(), {"vectors": None}).remembered == {"vectors": None}
-
-
-def test_standardised_over_the_tokens_of_texts() -> None:
-    random = np.random.default_rng(0)
-    weight = torch.from_numpy(random.normal(3.0, 2.0, (50, 4)))
-    weight[PAD] = 0
-    weight[:, 3] = 7.0
-    counts = random.integers(0, 9, 50)
-    counts[PAD] = 0
-    made = standardised(weight, torch.from_numpy(counts), 0.5)
-    tokens = made[torch.from_numpy(np.repeat(np.arange(50), counts))]  # as the texts have them
-    np.testing.assert_allclose(tokens.mean(0), 0, atol=1e-12)
-    np.testing.assert_allclose(tokens.std(0, correction=0), [0.5, 0.5, 0.5, 0.0], atol=1e-12)
-    assert not made[PAD].any()
-    torch.testing.assert_close(standardised(weight, torch.from_numpy(counts / counts.sum()), 0.5), made)
-
-
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_standardised_vectors_under_layers_that_know_them(own: Path, tmp_path: Path, cell: str) -> None:
-    """The taken layers compute what they did, and the vectors have another scale."""
-    source = make_bundle(own, tmp_path / "bundle", cell=cell, embedding_std=3.0)
-    _, made, _ = started(own, tmp_path / "bundle", cell=cell, embedding_std=0.5, standardise=True)
-    counts = Vocabulary.read(own / VOCABULARY).counts
-    tokens = made.embedding.weight.detach().repeat_interleave(torch.from_numpy(counts), 0)
-    np.testing.assert_allclose(tokens.std(0, correction=0), 0.5, rtol=1e-5)
-    np.testing.assert_allclose(tokens.mean(0), 0.0, atol=1e-5)
-    ids, lengths = torch.tensor([[UNK, 5, 9, 4], [3, 3, 20, 7]]), torch.tensor([4, 4])
-    before, after = (
-        torch.cat(model.recurrent.forward_padded(model.embedding(ids.t()), lengths), 2) for model in (source, made)
-    )
-    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
-    assert not torch.equal(made.embedding.weight, source.embedding.weight)

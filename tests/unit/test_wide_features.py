@@ -14,7 +14,7 @@ from harness.model.ngrams import NONE, keys_of
 from harness.model.wide import FLOOR, NOBODY, USUAL, Weighing, WidePart
 from harness.ranks.distributed import World
 from harness.training import features
-from harness.training.features import COUNTED_ROWS, Beside, count_features, pieces
+from harness.training.features import COUNTED_ROWS, count_features, pieces
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 from tests.unit.test_wide import BUCKETS, make_batch, weighed
@@ -32,34 +32,20 @@ def test_rows_that_are_counted_are_spread_and_each_is_counted_by_one_rank(every:
     assert sum(tokens) == sum(int(block.length.sum()) for block in split.blocks)
 
 
-def wide_over(split: Split, beside: Beside | None) -> WidePart:
+def wide_over(split: Split, beside: Split | None) -> WidePart:
     wide = WidePart(1 << 16, 1).double()
     count_features(wide, split, 2, World(), beside)
     return wide
 
 
-def test_rows_with_certain_soft_labels_count_as_labelled_ones(tmp_path: Path) -> None:
-    """With ``ratios`` of all rows, soft labels of one hot class are labels."""
-    write_dataset(tmp_path, {"train": 300, "validation": 10})
-    whole = Split(tmp_path, read_manifest(tmp_path), "train")
-    labels = np.concatenate([block.label for block in whole.blocks]).astype(np.float32)
-    found = wide_over(whole, Beside(Split(tmp_path, read_manifest(tmp_path), "train"), labels))
-    twice = WidePart(1 << 16, 1).double()
-    counts = sum(twice.count(ids, lengths, own, 2) for ids, lengths, own, _ in pieces(whole, 1, 0))
-    assert isinstance(counts, torch.Tensor)
-    twice.set_weights(2 * counts, 600)
-    np.testing.assert_allclose(found.weights, twice.weights, rtol=1e-12)
-    assert not torch.equal(found.weights, wide_over(whole, None).weights)
-
-
 def test_what_only_unlabelled_rows_have_tells_of_no_label(tmp_path: Path) -> None:
     write_dataset(tmp_path, {"train": 40, "validation": 10, "unlabelled": 400})
     train, rows = (Split(tmp_path, read_manifest(tmp_path), name) for name in ("train", "unlabelled"))
-    alone, both = wide_over(train, None), wide_over(train, Beside(rows))
+    alone, both = wide_over(train, None), wide_over(train, rows)
     everyone = torch.zeros(1 << 16, dtype=torch.int64)
     own = torch.zeros(1 << 16, dtype=torch.int64)
     for split in (train, rows):
-        for ids, lengths, labels, _ in pieces(split, 1, 0):
+        for ids, lengths, labels in pieces(split, 1, 0):
             counts = both.count(ids, lengths, torch.zeros_like(labels), 1)[:, 0]
             everyone += counts
             own += counts if split is train else 0
@@ -99,7 +85,7 @@ def test_longer_ngrams_and_those_of_the_end_are_counted_and_weighed_as_scikit_le
     wide.binary = tail > 9
     rows = [
         (row[:length].tolist(), int(label))
-        for ids, lengths, labels, _ in pieces(split, 1, 0)
+        for ids, lengths, labels in pieces(split, 1, 0)
         for row, length, label in zip(ids, lengths, labels, strict=True)
     ]
     texts = [" ".join(f"w{one}" for one in row) for row, _ in rows]
