@@ -130,9 +130,9 @@ def read_and_score(bundle: Bundle, address: str, reading: Reading, classes: Mapp
         raise DataError(strange_labels(address, tally.strange, bundle.info.labels))
     if not tally.columns:
         raise DataError(f"{address}: holds no labelled row")
-    columns = (np.concatenate(column) for column in zip(*tally.columns, strict=True))
+    row, label, logits, length, unknown, hashes = (np.concatenate(one) for one in zip(*tally.columns, strict=True))
     rest = (tally.left_out, tally.missing, tally.words.most_common(WORDS), tally.mistakes)
-    return Rows(*columns, *rest)
+    return Rows(row, label, logits, length, unknown, hashes, *rest)
 
 
 def class_of(piece: Piece, names: Sequence[str], classes: Mapping[str, int], tally: Tally) -> np.ndarray:

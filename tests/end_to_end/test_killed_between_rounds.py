@@ -14,7 +14,16 @@ from tests.datasets import write_dataset
 from tests.runs import final, kill, launch, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
-ROUNDS = ("--self_training.rounds", "1", "--order.unlabelled_batch", "9", "--self_training.first", "{epochs: 2}")
+ROUNDS = (
+    "--self_training.rounds",
+    "1",
+    "--self_training.any_teacher",
+    "true",
+    "--order.unlabelled_batch",
+    "9",
+    "--self_training.first",
+    "{epochs: 2}",
+)
 
 
 @pytest.mark.timeout(560, func_only=True)
