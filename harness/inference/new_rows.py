@@ -111,7 +111,7 @@ def write(directory: Path, name: str, bundle: Bundle, rows: Rows, values: dict[s
     """Write predictions, then figures. Raises ``StorageError``."""
     logits = bundle.decision.calibrated(rows.logits)
     said = {"predicted": predicted_labels(logits, bundle.decision.threshold), "chances": probabilities(logits)}
-    classes = bundle.info.labels, bundle.info.label_type
+    info = bundle.info
     with storing(directory, otherwise="name another --output"):
-        write_predictions(directory, name, *classes, rows=rows.row, labels=rows.label, **said)
+        write_predictions(directory, name, info.labels, info.label_type, rows=rows.row, labels=rows.label, **said)
         write_figures(directory, name, {"split": name, **values})
