@@ -119,14 +119,16 @@ def dialect_of(provenance: Mapping[str, Any]) -> Dialect | None:
         if entry.get("format") == "csv" and entry.get("split") != UNLABELLED:
             usual = "\t" if uncompressed(entry["name"]).endswith(".tsv") else ","
             known = {"delimiter": source.get("delimiter") or usual, "quote": source.get("quote", '"')}
-            known |= {"escape": source.get("escape")} | dict(entry.get("read_as", {}))
+            read_as = entry.get("read_as")
+            known |= {"escape": source.get("escape")} | (read_as if isinstance(read_as, dict) else {})
             found.add(checked({name: known[name] for name in DIALECT}))
     return found.pop() if len(found) == 1 else None
 
 
 def checked(dialect: Mapping[str, Any]) -> Dialect:
-    """The dialect that a file tells of. Raises ``ConfigError`` unless it is one of single characters."""
-    config = replace(SourceConfig(), **dialect)
+    """The dialect that a file tells of. Raises ``UserError`` unless it is one of single characters."""
+    known = typed(Dialect, dict(dialect), "the dialect of the corpus", MEND)
+    config = replace(SourceConfig(), **asdict(known))
     return Dialect(config.delimiter or ",", config.quote, config.escape)
 
 
