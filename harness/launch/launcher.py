@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -250,7 +251,7 @@ def start(arguments: Any) -> Failure | None:
     try:
         if not STOP.heard:
             with own_logs(arguments):
-                launch_command(arguments)
+                launch_command(copy(arguments))  # what it decides, as on threads, is not the user's for another start
     except subprocess.CalledProcessError as error:
         failure = describe_exit(0, error.returncode)
     except SystemExit as error:

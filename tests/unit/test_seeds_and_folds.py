@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import accelerate.commands.launch
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +21,7 @@ from harness.data.checks import check_dataset
 from harness.data.folds import held_out
 from harness.launch import command, launcher, many, rounds
 from harness.launch.stop import STOP
+from harness.ranks import threads
 from harness.report import many as together
 from harness.report import out_of_fold
 from harness.report.page import write_report
@@ -124,6 +127,22 @@ def test_a_launcher_that_was_told_to_stop_starts_no_ranks(monkeypatch: pytest.Mo
 def test_several_machines_start_lost_ranks_again_unless_told(options: list[str], restarts: int) -> None:
     arguments = launcher.accelerate_arguments(options, [])
     assert launcher.restarts_of(arguments) == restarts
+
+
+def test_another_start_takes_as_many_threads_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate writes its own number of threads into the options that it is given."""
+
+    def launch_command(arguments: Any) -> None:
+        assert arguments.num_cpu_threads_per_process is None
+        arguments.num_cpu_threads_per_process = 1
+
+    monkeypatch.delenv(threads.VARIABLE, raising=False)
+    monkeypatch.setenv(threads.TOLD, "to be removed in the end")
+    monkeypatch.setattr(accelerate.commands.launch, "launch_command", launch_command)
+    arguments = launcher.accelerate_arguments([], [])
+    for _ in range(2):
+        assert launcher.start(arguments) is None
+        assert os.environ[threads.TOLD] == ""
 
 
 def test_a_dry_run_tries_the_first_alone(data: Path, tmp_path: Path, seen: Recorded) -> None:
