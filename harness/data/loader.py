@@ -169,8 +169,9 @@ class Loader:
             for step, own in zip(range(begin, end), numbers, strict=True):
                 mine = batches[own.start - numbers[0].start : own.stop - numbers[0].start]
                 place = step - steps.start
-                rows, counted = share.global_rows[place], {"global_tokens": tokens[place], "longest": longest[place]}
-                group.append(StepBatch(epoch, step, mine, global_rows=rows, copied=copied, **counted))
+                counted = StepBatch(epoch, step, mine, share.global_rows[place], tokens[place], longest[place])
+                counted.copied = copied
+                group.append(counted)
             batch_queue.ready.put((buffer, group))
             begin = end
 

@@ -255,6 +255,7 @@ def test_the_wide_part_does_not_make_the_host_wait(
         touched = []
         for batch in batches:
             objective(batch, 4)
+            assert objective.touched is not None
             touched.append(objective.touched)
         descent.step(touched, step, 2.0, torch.empty((), device=CARD))
     assert watch.copies == 0
