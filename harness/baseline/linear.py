@@ -105,7 +105,7 @@ class OnSplit:
 
     figures: dict[str, Any]
     """As ``SPLIT.json`` holds them."""
-    predictions: dict[str, np.ndarray]
+    predictions: dict[str, Any]
     """As ``write_predictions`` takes them, in the order of the source."""
 
 

@@ -61,9 +61,9 @@ class JsonTable:
                 if records:
                     self.column = self.column or chosen_column(self.source, self.names, self.wanted.columns)
                 for number, record in enumerate(records, row):
-                    where = f"{self.source.name}: row {number}: {self.column!r}"
-                    text = scalar(record.get(self.column), where, is_text=True)
-                    self.wanted.check(self.source, number, self.column, text)
+                    column = str(self.column)
+                    text = scalar(record.get(column), f"{self.source.name}: row {number}: {column!r}", is_text=True)
+                    self.wanted.check(self.source, number, column, text)
                     texts.append(text or "")
                 yield Piece(texts, some)
                 row += len(texts)
