@@ -115,7 +115,7 @@ def test_a_second_ctrl_c_ends_all_now() -> None:
     process.send_signal(signal.SIGINT)
     code, out, seconds = end(process)
     assert (code, out) == (-signal.SIGKILL % 256, "['SIGINT', 'SIGINT'] True False None\n")
-    assert seconds < 5
+    assert seconds < 25, "the rank would sleep for a minute"
 
 
 @pytest.mark.parametrize("second", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
