@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands around the job: inspect, bench, fetch-nltk, help."""
+"""The commands around the job: inspect, fetch-nltk, help."""
 
 from __future__ import annotations
 
@@ -73,26 +73,6 @@ def test_a_dataset_without_statistics_is_inspected_too(tmp_path: Path, command: 
     assert command("inspect", tmp_path) == 0
     assert command("inspect", tmp_path, "--json") == 0
     assert json.loads(command.out)["splits"]["test"]["rows"] == 20
-
-
-def test_bench_reads_the_source_and_prints_ratios(
-    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from preprocessing.job import bench
-
-    seen: list[Any] = []
-
-    def measured(texts: list[str], spec: Any, rounds: int) -> dict[str, Any]:
-        seen.extend([texts, spec.max_tokens, rounds])
-        return {"unit": "docs/s", "ours": 2.0}
-
-    monkeypatch.setattr(bench, "run_bench", measured)
-    rows = reviews(50)
-    source = write_csv(tmp_path / "reviews.csv", rows)
-    arguments = ("bench", "--json", "--texts", 20, "--rounds", 2, "--source.path", source, "--text.max_tokens", 99)
-    assert command(*arguments) == 0
-    assert seen == [[text for text, _ in rows[:20]], 99, 2]
-    assert json.loads(command.out) == {"unit": "docs/s", "ours": 2.0}
 
 
 def test_fetch_nltk_says_what_failed(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

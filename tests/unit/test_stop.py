@@ -138,7 +138,7 @@ def test_ranks_that_have_begun_nothing_are_killed() -> None:
 def test_without_any_rank_the_launcher_leaves_at_once() -> None:
     process = launcher(STUBBORN, before=30)
     process.send_signal(signal.SIGUSR2)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=25)
     assert process.returncode == 85
     assert err == "error: told to stop by SIGUSR2 before any process was started; the same command goes on\n"
 

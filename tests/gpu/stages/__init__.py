@@ -26,6 +26,6 @@ STAGES = (
     Stage("launches", "Every precision, wherever the rows live", 150),
     Stage("resume", "Stopped and resumed; run twice", 120),
     Stage("ranks", "Two ranks on one card, over gloo", 150),
-    Stage("step", "The real step, and bench train", 170, alone=True),
+    Stage("step", "The real step, and the benchmark train", 170, alone=True),
     Stage("recurrence", "Packed or padded", 130, alone=True),
 )
