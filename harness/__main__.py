@@ -30,7 +30,6 @@ ELSEWHERE = {
     "inspect": "python -m preprocessing inspect",
     "checkpoints": "checkpoint list",
     "sync": "wandb-sync",
-    "benchmark": "bench",
     **dict.fromkeys(("slurm", "sbatch", "srun"), "submit"),
 }
 """What other tools call a command, and the one that is meant."""
@@ -56,39 +55,6 @@ CHECKPOINTS = (
         main="harness.launch.checkpoints:diff",
         config="harness.launch.checkpoints:DiffConfig",
         words=Words(spelling="RUN [STEP STEP]", noun="run", takes="one run directory and two steps", most=3),
-    ),
-)
-BENCHES = tuple(
-    Command(
-        name=name,
-        summary=summary,
-        main=f"harness.bench.{name}:main",
-        config=f"harness.bench.{name}:{config}",
-        first=("data", "batch", "steps", "rounds", "precision", "json") if name == "train" else (),
-    )
-    for name, config, summary in (
-        ("recurrence", "RecurrenceConfig", "One LSTM layer, forward and backward, on each path."),
-        ("train", "TrainBenchConfig", "A training step, beside loops of today."),
-        ("loader", "LoaderConfig", "Loading batches, beside loaders of today."),
-        ("pretrain", "PretrainBenchConfig", "A step of pretraining, beside a classifier's."),
-        ("predict", "PredictBenchConfig", "Predictions of raw texts, beside loops of today."),
-        ("limits", "LimitsConfig", "How far rows, classes, texts, … go, and what then."),
-    )
-)
-BENCHES += (
-    Command(
-        name="corpora",
-        summary="A recipe on labelled files, beside linear models.",
-        main="harness.bench.corpora:main",
-        config="harness.bench.corpora:CorporaConfig",
-        words=Words(spelling="FILE [FILE …]", noun="file", takes="one labelled file or several", most=None),
-    ),
-    Command(
-        name="curve",
-        summary="How good models are by the number of labels.",
-        main="harness.bench.curve:main",
-        config="harness.bench.curve:CurveConfig",
-        words=Words(spelling="FILE", noun="file", takes="one labelled file"),
     ),
 )
 COMMANDS = (
@@ -200,11 +166,6 @@ COMMANDS = (
         main="harness.tracking.wandb_sync:main",
         config="harness.tracking.wandb_sync:SyncConfig",
         words=ONE_RUN,
-    ),
-    Command(
-        name="bench",
-        summary="Measure this machine, or a recipe on several corpora.",
-        parts=BENCHES,
     ),
 )
 

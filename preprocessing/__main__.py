@@ -25,7 +25,6 @@ ELSEWHERE = {
     **dict.fromkeys(("show", "stats", "info"), "inspect"),
     **dict.fromkeys(("train", "fit", "launch"), "python -m harness launch"),
     "download": "fetch-nltk",
-    "benchmark": "bench",
 }
 """What other tools call a command, and the one that is meant."""
 DATASET = Words(spelling="D", noun="dataset", takes="one dataset directory")
@@ -60,16 +59,6 @@ COMMANDS = (
         main="preprocessing.dataset.vectors_command:main",
         config="preprocessing.dataset.vectors_command:VectorsConfig",
         words=DATASET,
-    ),
-    Command(
-        name="bench",
-        summary="Documents per second, beside what people use today.",
-        main="preprocessing.job.bench:main",
-        config="preprocessing.job.bench:BenchConfig",
-        shared="preprocessing.config:PreprocessConfig",
-        shared_defaults={"output": "unused"},
-        first=("source.path", "texts", "rounds", "text.tokenizer", "json"),
-        example="python -m preprocessing bench --source.path reviews.csv --texts 5000",
     ),
     Command(
         name="fetch-nltk",

@@ -2,20 +2,24 @@
 """What several test files need: where the language data and the corpus for tests are, and who may start processes.
 
 A test starts no process unless it is marked ``processes``, ``slow`` or ``night``: this is what makes ``make test-fast``
-fast, and it is checked here. Fixtures count as part of the test that needs them first.
+fast, and it is checked here. Fixtures count as part of the test that needs them first. What a marked test leaves
+running is killed when it ends. The programs that tests start obey signals, whichever shell started pytest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing.process
 import os
+import signal
 import subprocess
-import sys
 from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
 import numpy.testing  # noqa: F401  here: numpy 1.26 starts a process (lscpu) for it, and scipy imports it inside a test
+import psutil
 import pytest
 import sklearn  # noqa: F401  here: old threadpoolctl starts one (ldconfig)
 
@@ -23,10 +27,21 @@ _SHARED = Path(__file__).resolve().parents[2] / "shared"
 NLTK_DATA = _SHARED / "nltk_data"
 IMDB = _SHARED / "data" / "imdb" / "train.parquet"
 MAY_START = ("processes", "slow", "night")
+STARTED_BY = "PADLESS_TEST"
+"""The environment variable by which a process is known that has outlived its parent: the test that started it."""
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of one test do not spin while another one computes
 if NLTK_DATA.is_dir():  # before anything imports nltk, which reads this once; worker processes inherit it
     os.environ.setdefault("NLTK_DATA", str(NLTK_DATA))
+# nohup and background jobs of scripts ignore these, and what is ignored stays so over exec. What is caught becomes the
+# default there: pytest still survives a hangup, and the programs that it starts obey as those of any shell do.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),  # some tests interrupt pytest's own process
+    (signal.SIGHUP, lambda *_: None),
+    (signal.SIGQUIT, lambda *_: None),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,13 +62,9 @@ def may_start(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
-    """Refuse to start processes in a test that is not marked; end what one that is marked has launched and left."""
+    """Refuse to start processes in a test that is not marked."""
     if may_start(item):
-        try:
-            return (yield)
-        finally:
-            if runs := sys.modules.get("tests.runs"):
-                runs.end_what_was_launched()
+        return (yield)
 
     def refuse(*_: object, **__: object) -> None:
         pytest.fail(f"{item.name} starts a process: mark it processes", pytrace=True)
@@ -63,6 +74,57 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
         patch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
         patch.setattr(os, "fork", refuse)
         return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[Any]:
+    """What fixtures start is theirs to end, unless one of them fails."""
+    with ending(item, "setup", always=False):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[Any]:
+    """A test leaves no process to those that come after it."""
+    with ending(item, "call", always=True):
+        return (yield)
+
+
+@contextlib.contextmanager
+def ending(item: pytest.Item, phase: str, always: bool) -> Iterator[None]:
+    """Kill what is started meanwhile and left; with ``always`` false only where the phase fails."""
+    if not may_start(item):
+        yield
+        return
+    there = set(psutil.Process().children(recursive=True))
+    name = f"{os.getpid()} {phase} {item.nodeid}"
+    os.environ[STARTED_BY] = name
+    try:
+        yield
+    except BaseException as error:
+        always = always or not isinstance(error, pytest.skip.Exception)
+        raise
+    finally:
+        os.environ.pop(STARTED_BY, None)
+        if always:
+            kill_those_left(there, name)
+
+
+def kill_those_left(there: set[psutil.Process], name: str) -> None:
+    """SIGKILL for children that were not ``there``, for theirs, and for orphans that were started under ``name``.
+
+    The servers of multiprocessing stay: they serve other tests, and end with this process.
+    """
+    found = set(psutil.Process().children(recursive=True)) - there
+    for process in psutil.process_iter(["environ"]):
+        if (process.info["environ"] or {}).get(STARTED_BY) == name:
+            found.add(process)
+    servers = (os.getpid(), forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid)
+    left = [process for process in found if process.pid not in servers]
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=20)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

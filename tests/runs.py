@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,6 @@ from tests.ranks import start_ranks
 MODEL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--model.dropout", "0.2", "--optim.ema", "0.99")
 WIDE = ("--model.wide", "256")
 TRAINING = (*PLAIN, *MODEL, *WIDE, "--epochs", "3", "--global_batch", "16", "--precision", "fp32", "--device", "cpu")
-LAUNCHED: list[subprocess.Popen[str]] = []
-"""What this test has launched: ``tests/conftest.py`` ends what a test that failed has left running."""
 SAVING = ("--checkpoint.every_steps", "11", "--tracking.log_every", "4", "--timeout_s", "60")
 
 
@@ -47,7 +44,7 @@ def launch(
     """
     run.parent.mkdir(parents=True, exist_ok=True)
     with open(run.parent / "log", "a") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "harness", "launch", *CPU, *options, *arguments(data, run, *more)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": paths},
@@ -56,17 +53,6 @@ def launch(
             text=True,
             start_new_session=True,
         )
-    LAUNCHED.append(process)
-    return process
-
-
-def end_what_was_launched() -> None:
-    """SIGKILL for every launcher that nobody has waited for to the end, and for its ranks."""
-    while LAUNCHED:
-        process = LAUNCHED.pop()
-        if process.poll() is None:
-            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
-                kill(process)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 """``python -m tests.slow``: the long proofs, which ``make test-slow`` runs.
 
 Those of ``tests/slurm`` take turns at the cluster and wait most of their time, so they run beside all others. What they
-print comes when both are done; the exit code is that of the others, or theirs if that is 0. What a shell starts with
-``&`` ignores SIGINT, and so would the commands that tests interrupt: hence a program.
+print comes when both are done; the exit code is that of the others, or theirs if that is 0.
 """
 
 from __future__ import annotations

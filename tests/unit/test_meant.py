@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
+from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from harness.__main__ import COMMANDS as HARNESS
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import answering
@@ -36,7 +37,9 @@ def classes(commands: tuple[Command, ...]) -> Iterator[str]:
         yield from filter(None, (command.config, command.shared, *command.keys))
 
 
-CLASSES = sorted({*classes(HARNESS), *classes(PREPROCESSING), "harness.inference.config:EvaluateConfig"})
+CLASSES = sorted(
+    {*classes(HARNESS), *classes(PREPROCESSING), *classes(BENCHMARKS), "harness.inference.config:EvaluateConfig"}
+)
 
 
 def numeric(config_class: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

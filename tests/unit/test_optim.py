@@ -6,7 +6,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.bench import render_table, train
 from harness.config import OptimConfig
 from harness.training.ema import WeightAverage
 from harness.training.optim import build_optimizer, clip_to, global_norm, load_optimizer_state, optimizer_state
@@ -82,20 +81,3 @@ def test_optimizer_and_average_take_up_what_they_gave() -> None:
     assert torch.equal(new.average[0], other.weight)
     with pytest.raises(KeyError):
         load_optimizer_state(again, other, {})
-
-
-def test_a_cell_without_memory_leaves_the_others_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(config: train.recurrence.RecurrenceConfig) -> dict[str, object]:
-        if config.hidden_size == 256:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return {"ours": 300.0, "peers": {"pack_padded_sequence": 100.0}}
-
-    monkeypatch.setattr(train.recurrence, "measure", measure)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    lines = train.packed_against_reversal(torch.device("cpu"))
-    full = [line for line in lines if line["reversal"] is None]
-    assert {line["hidden_size"] for line in full} == {256}
-    assert len(lines) == 18
-    shown = render_table(lines).splitlines()
-    assert shown[1].split() == ["64", "16", "fp32", "100", "300", "3.00"]
-    assert shown[-1].endswith("out of memory")

@@ -43,16 +43,16 @@ def test_a_machine_with_a_directory_of_its_own_says_so(tmp_path: Path) -> None:
     said = rf"run: {tmp_path} on .* is not the directory of that name on node-a, which holds the checkpoints"
     with pytest.raises(ConfigError, match=said):
         check_shared(tmp_path, OnAnotherMachine(rank=1, timeout_s=1))
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.usefixtures("several")
 def test_a_file_system_may_take_a_moment(tmp_path: Path) -> None:
     later = threading.Timer(0.6, (tmp_path / ".seen-there").touch)
-    later.start()
     began = time.monotonic()
+    later.start()
     check_shared(tmp_path, OnAnotherMachine(rank=1, timeout_s=60))
-    assert time.monotonic() - began > 0.3
+    assert time.monotonic() - began >= 0.6
     later.join()
 
 

@@ -115,7 +115,7 @@ def test_a_second_ctrl_c_ends_all_now() -> None:
     process.send_signal(signal.SIGINT)
     code, out, seconds = end(process)
     assert (code, out) == (-signal.SIGKILL % 256, "['SIGINT', 'SIGINT'] True False None\n")
-    assert seconds < 5
+    assert seconds < 25, "the rank would sleep for a minute"
 
 
 @pytest.mark.parametrize("second", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
@@ -138,7 +138,7 @@ def test_ranks_that_have_begun_nothing_are_killed() -> None:
 def test_without_any_rank_the_launcher_leaves_at_once() -> None:
     process = launcher(STUBBORN, before=30)
     process.send_signal(signal.SIGUSR2)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=25)
     assert process.returncode == 85
     assert err == "error: told to stop by SIGUSR2 before any process was started; the same command goes on\n"
 

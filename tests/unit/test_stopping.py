@@ -104,7 +104,7 @@ def test_a_library_that_catches_everything_is_told_again() -> None:
     process.send_signal(signal.SIGINT)
     code, said, seconds = end(process)
     assert (code, said) == (130, [f"error: interrupted from the keyboard: {stopping.NOTHING}"])
-    assert seconds < 10
+    assert seconds < 25, "it did not sleep to its end"
 
 
 def test_what_does_not_come_back_is_ended_after_a_limit() -> None:
@@ -115,10 +115,11 @@ def test_what_does_not_come_back_is_ended_after_a_limit() -> None:
         time.sleep(30)
 """
     process = begin(body)
+    began = time.monotonic()
     process.terminate()
-    code, said, seconds = end(process)
+    code, said, _ = end(process)
     assert (code, said) == (143, [f"error: told to stop by SIGTERM: {stopping.NOTHING}"])
-    assert 1.5 < seconds < 12, "LIMIT_S of the command is 2 s"
+    assert 2 <= time.monotonic() - began < 25, "LIMIT_S of the command is 2 s"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_a_second_press_of_ctrl_c_means_now_but_an_echo_does_not(apart_s: float,
     code, lines, seconds = end(process)
     assert (code, len(lines)) == (130, 1)
     assert lines[0].startswith(f"error: {said}")
-    assert seconds < 10
+    assert seconds < 25, "it did not sleep to its end"
 
 
 def test_an_import_is_not_interrupted_but_ended(tmp_path: Path) -> None:

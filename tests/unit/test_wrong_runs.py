@@ -28,15 +28,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("option", [("pooling", "mean", "'max'"), ("dropout", "0.5", "0.0")])
-def test_bench_train_refuses_a_network_that_the_other_loops_lack(capsys, option: tuple[str, str, str]) -> None:
-    name, value, only = option
-    code, line = refuse(capsys, "bench", "train", "--data", "nowhere", f"--model.{name}", value)
-    assert code == 2
-    assert line.startswith(f"model.{name}: ")
-    assert line.endswith(f"expected {only}, which is all that the other loops know")
-
-
 def test_rows_batch_and_processes_must_fit(dataset: Path) -> None:
     manifest = read_manifest(dataset)
     with pytest.raises(DataError, match="90 training rows for 91 processes"):

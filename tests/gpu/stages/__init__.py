@@ -26,6 +26,6 @@ STAGES = (
     Stage("launches", "Every precision, wherever the rows live", 200),
     Stage("resume", "Stopped and resumed; run twice", 120),
     Stage("ranks", "Several ranks: one state, and one that is lost", 200),
-    Stage("step", "The real step, and bench train", 195, alone=True),
+    Stage("step", "The real step, and the benchmark train", 195, alone=True),
     Stage("recurrence", "Packed or padded", 130, alone=True),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real training step, with rows in memory, mapped and on the device; ``bench train`` beside other loops."""
+"""The real training step, with rows in memory, mapped and on the device; the benchmark ``train`` beside other loops."""
 
 from __future__ import annotations
 
@@ -148,12 +148,12 @@ def pays(contenders: dict[str, Contender]) -> tuple[str, bool]:
 
 
 def bench(setting: Setting, findings: Findings, precision: str, batch: int) -> None:
-    """``bench train --json``, as a user runs it."""
+    """``python -m benchmarks train --json``, as a user runs it."""
     sizes = ("--model.embedding_dim", "32", "--model.hidden_size", "32") if setting.small else ()
     turns = ("--rounds", "1", "--steps", "2") if setting.small else ("--rounds", "3", "--steps", "8")
-    command = [sys.executable, "-m", "harness", "bench", "train", "--data", str(setting.data), "--json"]
+    command = [sys.executable, "-m", "benchmarks", "train", "--data", str(setting.data), "--json"]
     command += ["--precision", precision, "--batch", str(batch), *turns, *sizes]
-    what = f"bench train, {precision}, batch {batch}"
+    what = f"benchmark train, {precision}, batch {batch}"
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=BENCH_LIMIT_S, check=False)
     except subprocess.TimeoutExpired:

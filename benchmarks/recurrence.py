@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bench recurrence``: one LSTM layer on the reversal path, beside ``pack_padded_sequence`` and a padded nn.LSTM."""
+"""``recurrence``: one LSTM layer on the reversal path, beside ``pack_padded_sequence`` and a padded nn.LSTM."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any, Literal
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from harness.bench import alternate, check_sizes, result, show
+from benchmarks.measuring import alternate, check_sizes, result, show
 from harness.model.recurrent import VariableLengthLSTM
 from harness.ranks.precision import DTYPES, recurrent_dtype
+from harness.training.flops import synchronize
+
+PACKED = "pack_padded_sequence"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,21 +65,15 @@ def measure(config: RecurrenceConfig) -> dict[str, Any]:
         sequence = pack_padded_sequence(inputs, lengths, batch_first=True)
         return lstm.forward_packed(sequence, dtype=in_packed)[0].data.float().sum()
 
-    def padded() -> torch.Tensor:
-        return plain(inputs)[0].float().sum()
-
     def step(forward: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        """A turn of the bench: forward and backward, until the device is done."""
-
         def run() -> None:
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 loss = forward()
             loss.backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            synchronize(device)
 
         return run
 
-    contenders = {"ours": step(reversal), "pack_padded_sequence": step(packed), "padded nn.LSTM": step(padded)}
-    seconds = alternate(contenders, config.rounds)
+    contenders = {"ours": reversal, PACKED: packed, "padded nn.LSTM": lambda: plain(inputs)[0].float().sum()}
+    seconds = alternate({name: step(forward) for name, forward in contenders.items()}, config.rounds)
     return result("tokens/s", {name: int(lengths.sum()) / median for name, median in seconds.items()})

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``loader``: rows/s of the loader beside what people use, over the same rows, side by side.
+
+Every contender gives batches of the same number of rows, all as wide as the widest shard, with lengths and labels, in
+a random order of its own. Contenders take turns; each turn of a slow one has fewer batches. ``numpy copy`` moves the
+same number of bytes from the shards in the order in which they lie there, ``numpy take`` the very rows of our batches
+from one array in memory: neither knows which rows come next, where they lie, or who wants them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.measuring import UnavailableError, alternate, check_sizes, peer_module, result, show
+from harness.config import require
+from harness.data.loader import Loader
+from harness.data.order import OrderSpec, order_over
+from preprocessing.base.split_names import TRAIN
+from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
+
+Epoch = Callable[[], Iterable[Any]]
+PAUSE_S = 0.05
+"""After each turn: worker processes read ahead for the next one, and should not take a core from another contender."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """Loading batches of token ids on the CPU, beside PyTorch's, Hugging Face's, Lightning's and MosaicML's loaders."""
+
+    data: str | None = None
+    """Dataset directory; rows of its widest shards are loaded. null: random rows in a temporary directory."""
+    rows: int = 100_000
+    """Rows to make up where no dataset is given."""
+    width: int = 256
+    """Their width in tokens."""
+    batch: int = 512
+    """Rows per batch."""
+    rounds: int = 9
+    """Turns of each contender; the median counts."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_sizes(self, "rows", "width", "batch", "rounds")
+        require(self.width >= 2, "width", self.width, "at least 2")
+
+
+def main(config: LoaderConfig) -> None:
+    """Measure and print."""
+    show(measure(config), as_json=config.json)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What every contender loads."""
+
+    split: Split
+    ids: np.ndarray
+    """The same rows as one array in memory, ``[rows, width]``, of the same bytes in a type that tensors have."""
+    length: np.ndarray
+    label: np.ndarray
+    batch: int
+    folder: Path
+    """For peers that want files of their own."""
+
+    def batches(self, most: int) -> int:
+        """Batches of a turn: so many, or an epoch's."""
+        return max(1, min(most, len(self.ids) // self.batch))
+
+    def samples(self, batches: int) -> Iterator[dict[str, Any]]:
+        """Rows as peers store them, one by one."""
+        for number in range(min(len(self.ids), self.batches(batches) * self.batch)):
+            yield {"ids": self.ids[number], "length": int(self.length[number]), "label": int(self.label[number])}
+
+
+def measure(config: LoaderConfig) -> dict[str, Any]:
+    """Rows/s of each contender. Raises ``DataError`` for a dataset that cannot be read."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peers warn of their own choices
+        rows = open_rows(config, Path(folder))
+        turns: dict[str, Callable[[], object]] = {}
+        given: dict[str, int] = {}
+        private, unavailable = {}, {}
+        for name, one in CONTENDERS.items():
+            before = private_bytes()
+            try:
+                epoch = one.prepare(rows)
+            except UnavailableError as error:
+                unavailable[name] = str(error)
+                continue
+            batches = None if one.batches is None else rows.batches(one.batches)
+            turns[name] = turn(epoch, None if one.whole else batches)
+            given[name] = min(len(rows.ids), rows.batch * (batches or len(rows.ids)))
+            turns[name]()
+            private[name] = (private_bytes() - before) / 1e6
+        seconds = alternate(turns, config.rounds, PAUSE_S)
+        speeds = {name: given[name] / median for name, median in seconds.items()}
+        size = {"batch": config.batch, "width": rows.ids.shape[1], "rows": len(rows.ids), "id_bytes": rows.ids.itemsize}
+        mb_per_s = {name: speed * rows.ids[0].nbytes / 1e6 for name, speed in speeds.items()}
+        return result("rows/s", speeds, size=size, mb_per_s=mb_per_s, private_mb=private, unavailable=unavailable)
+
+
+def turn(epoch: Epoch, batches: int | None) -> Callable[[], object]:
+    """What takes a whole epoch, or so many batches of epochs without end."""
+    if batches is None:
+        return lambda: deque(epoch(), 0) and None
+    stream = itertools.chain.from_iterable(iter(epoch, None))
+    return lambda: deque(itertools.islice(stream, batches), 0) and None
+
+
+def open_rows(config: LoaderConfig, folder: Path) -> Rows:
+    """The widest shards of the training split of a dataset, or of one made up."""
+    if config.data is None:
+        root, manifest = folder, made_up(folder, config.rows, config.width)
+    else:
+        root, manifest = Path(config.data), read_manifest(config.data)
+    widest = max(info.width for info in manifest.splits[TRAIN])
+    infos = [info for info in manifest.splits[TRAIN] if info.width == widest]
+    split = Split(root, replace(manifest, splits={TRAIN: infos}), TRAIN)
+    columns = zip(*(block.numbers for block in split.blocks), strict=True)
+    ids, length, label = map(np.concatenate, columns)
+    ids = ids.view(np.int16) if ids.dtype == np.uint16 else ids
+    return Rows(split, ids, length.astype(np.int64), label.astype(np.int64), config.batch, folder)
+
+
+def made_up(root: Path, rows: int, width: int) -> Manifest:
+    """Random rows of more than half the width, as a narrow shard of a big vocabulary would hold them."""
+    random = np.random.default_rng(0)
+    ids = random.integers(2, 1 << 15, (rows, width), dtype=np.uint16)
+    lengths = random.integers(width // 2 + 1, width + 1, rows)
+    ids[np.arange(width) >= lengths[:, None]] = 0
+    info = write_shard(root, f"{TRAIN}/00000-w{width:04d}.arrow", ids, lengths, lengths % 2, np.arange(rows))
+    facts = {"vocabulary_hash": "", "text": {}, "text_hash": ""}
+    return Manifest(["a", "b"], {TRAIN: [info]}, "uint16", 8192, 1 << 15, **facts)  # type: ignore[arg-type]
+
+
+def private_bytes() -> int:
+    """Memory that this process and its children have for themselves, in bytes; a page that they share counts once.
+
+    Anonymous and shared memory (proc_pid_smaps(5)): pages of mapped files are the kernel's cache. A system that does
+    not tell them apart gives what each process shares with nobody.
+    """
+    me, found = psutil.Process(), 0
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            found += process.memory_full_info().uss
+        else:
+            found += sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+    return found
+
+
+def ours(rows: Rows) -> Epoch:
+    """The loader as training uses it: whole epochs, order and row bookkeeping included."""
+    order = order_over(rows.split, OrderSpec(seed=0, global_batch=rows.batch))
+    loader = Loader(rows.split, order, rank=0, world_size=1, layout="padded", device=torch.device("cpu"))
+    epochs = itertools.count()
+    return lambda: loader.steps(next(epochs))
+
+
+def numpy_copy(rows: Rows) -> Epoch:
+    """Consecutive rows of the mapped shards into one buffer."""
+    out = np.empty((rows.batch, rows.ids.shape[1]), rows.split.blocks[0].ids.dtype)
+
+    def epoch() -> Iterator[None]:
+        for block in rows.split.blocks:
+            for start in range(0, len(block.ids), rows.batch):
+                piece = block.ids[start : start + rows.batch]
+                yield np.copyto(out[: len(piece)], piece)
+
+    return epoch
+
+
+def numpy_take(rows: Rows) -> Epoch:
+    """The rows of our batches, out of one array in memory, when somebody has already said which and sorted them."""
+    order = order_over(rows.split, OrderSpec(seed=0, global_batch=rows.batch))
+    picked = [np.sort(order.batch_rows(0, step)) for step in range(order.steps_per_epoch)]
+    out = np.empty((rows.batch, rows.ids.shape[1]), rows.ids.dtype)
+    return lambda: (rows.ids.take(batch, 0, out[: len(batch)], "clip") for batch in picked)
+
+
+def tensor_dataset(rows: Rows, workers: int = 0) -> Epoch:
+    """What most people write."""
+    dataset = TensorDataset(*map(torch.from_numpy, (rows.ids, rows.length, rows.label)))
+    options = {"num_workers": workers, "persistent_workers": workers > 0}
+    batches: DataLoader = DataLoader(dataset, rows.batch, shuffle=True, drop_last=True, **options)  # type: ignore[arg-type]
+    return lambda: iter(batches)
+
+
+def huggingface(rows: Rows) -> Epoch:
+    """The shards' own Arrow tables, mapped, in torch format."""
+    datasets = peer_module("datasets")
+    tables = [pa.ipc.open_file(pa.memory_map(str(shard.path))).read_all() for shard in rows.split.shards]
+    dataset = datasets.Dataset(datasets.table.InMemoryTable(pa.concat_tables(tables))).with_format("torch")
+    batches: DataLoader = DataLoader(dataset, rows.batch, shuffle=True, drop_last=True)
+    return lambda: iter(batches)
+
+
+def litdata(rows: Rows) -> Epoch:
+    """Lightning's streaming dataset, from its own chunks on the local disk."""
+    lit, writers = peer_module("litdata"), peer_module("litdata.streaming.writer")
+    folder = rows.folder / "litdata"
+    folder.mkdir()
+    writer = writers.BinaryWriter(str(folder), chunk_bytes="64MB")
+    for number, sample in enumerate(rows.samples(20)):
+        writer.add_item(number, sample)
+    writer.done()
+    writer.merge()
+    dataset = lit.StreamingDataset(str(folder), shuffle=True, drop_last=True)
+    batches = lit.StreamingDataLoader(dataset, batch_size=rows.batch, num_workers=0)
+    return lambda: iter(batches)
+
+
+def mosaicml(rows: Rows) -> Epoch:
+    """MosaicML's streaming dataset, from its own shards; its threads end with an epoch, and miss their files later."""
+    streaming = peer_module("streaming")
+    folder = str(rows.folder / "mds")
+    columns = {"ids": f"ndarray:{rows.ids.dtype}:{rows.ids.shape[1]}", "length": "int", "label": "int"}
+    with streaming.MDSWriter(out=folder, columns=columns) as writer:
+        for sample in rows.samples(10):
+            writer.write(sample)
+    dataset = streaming.StreamingDataset(local=folder, shuffle=True, batch_size=rows.batch)
+    batches: DataLoader = DataLoader(dataset, rows.batch)
+    return lambda: iter(batches)
+
+
+class Contender(NamedTuple):
+    """What makes an epoch, and the batches of a turn; None: those of all rows."""
+
+    prepare: Callable[[Rows], Epoch]
+    batches: int | None = None
+    whole: bool = False
+    """A turn ends where the epoch does; else epochs follow each other without end."""
+
+
+CONTENDERS = {
+    "ours": Contender(ours, whole=True),
+    "numpy copy": Contender(numpy_copy, whole=True),
+    "numpy take": Contender(numpy_take, whole=True),
+    "TensorDataset + DataLoader": Contender(tensor_dataset, 40),
+    "TensorDataset + DataLoader, 2 workers": Contender(lambda rows: tensor_dataset(rows, 2), 40),
+    "Hugging Face datasets + DataLoader": Contender(huggingface, 20),
+    "LitData": Contender(litdata, 10),
+    "MosaicML streaming": Contender(mosaicml, 10, whole=True),
+}

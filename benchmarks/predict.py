@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``predict``: rows/s from raw text, and how long a single text takes, beside what people write today.
+
+The plain loop is the notebook's: pandas, BeautifulSoup, NLTK's tokens, stop words and lemmas one text at a time, then a
+network of the bundle's sizes over rows padded to the maximum, 32 at once. The linear one is a scikit-learn pipeline,
+TF-IDF of words and pairs with logistic regression. All of these have one core and are timed by its own time, which a
+busy neighbour hardly changes; what all cores do together is timed by the clock on the wall.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.measuring import UnavailableError, alternate, check_sizes, one_core, result, show
+from benchmarks.text import notebook, notebook_with_regex
+from harness.config import require
+from harness.inference.pieces import CHUNK_ROWS, Wanted
+from harness.predicting import config as predicting
+from harness.predicting.inputs import find
+from harness.predicting.parts import Opening, scorer_of
+from harness.predicting.scorers import Scorer, scorer_class
+from harness.rundir.training_facts import Reading
+from preprocessing.base.errors import DataError
+from preprocessing.base.storage import temporary_folder
+from preprocessing.config import ExecutorConfig, SourceConfig
+from preprocessing.job.executors import Workers, available_cores, workers
+from preprocessing.text.spec import TextSpec
+from preprocessing.text.vocabulary import PAD, UNK
+
+Texts = Sequence[str]
+LOOP, LINEAR = "the notebook's loop", "scikit-learn, TF-IDF and logistic regression"
+BATCH = 1024
+SLOWEST = 200
+"""Texts a turn of the notebook's loop, and texts that are timed one by one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Predictions of raw texts, on one core and on all of them, beside the notebook's loop and a linear pipeline."""
+
+    run: str
+    """Run directory (or bundle directory) whose best weights predict."""
+    input: str
+    """File with texts: .csv, .tsv, .jsonl, .parquet or .txt."""
+    column: str = "text"
+    """Column of the input that holds the text."""
+    rows: int = 4000
+    """Texts a turn, the first of the input."""
+    rounds: int = 3
+    """Turns of each contender."""
+    precision: Literal["fp32", "bf16", "auto"] = "auto"
+    """What ours computes in; fp32 is measured too."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_sizes(self, "rows", "rounds")
+        require(self.rows >= 2, "rows", self.rows, "at least 2")
+
+
+def main(config: PredictConfig) -> None:
+    """Measure and print."""
+    show(measure(config), as_json=config.json)
+
+
+def measure(config: PredictConfig) -> dict[str, Any]:
+    """Rows/s of each contender on one core, ours on all cores, and milliseconds of a single text."""
+    texts = first_texts(config)
+    scorers = scorer_class("torch")
+    settled = scorers.settle("cpu", config.precision)
+    scorer = scorers(config.run, settled, BATCH)
+    loop = NotebookLoop(scorer)
+    turns = {"ours": (functools.partial(logits, scorer), texts), LOOP: (loop, texts[:SLOWEST])}
+    if settled["precision"] != "fp32":
+        plain = scorers(config.run, {**settled, "precision": "fp32"}, BATCH)
+        turns["ours in fp32"] = functools.partial(logits, plain), texts
+    turns[LINEAR] = linear(texts), texts
+    with one_core():
+        contenders = {name: functools.partial(run, some) for name, (run, some) in turns.items()}
+        seconds = alternate(contenders, config.rounds, clock=time.process_time)
+        single = [one_by_one(name, run, texts[:SLOWEST]) for name, (run, _) in turns.items()]
+    opening = Opening("torch", config.run, settled, BATCH)
+    with workers(ExecutorConfig(), quiet=True) as crew:
+        wall = alternate({"ours": lambda: by_all(crew, opening, texts)}, config.rounds)["ours"]
+    return result(
+        "rows/s",
+        {name: len(turns[name][1]) / median for name, median in seconds.items()},
+        all_cores={"processes": available_cores(), "rows_per_s": len(texts) / wall},
+        precision=settled["precision"],
+        unavailable=loop.unavailable,
+        single_text_ms=single,
+    )
+
+
+def first_texts(config: PredictConfig) -> list[str]:
+    """The first texts of the input. Raises ``DataError`` where there are none."""
+    asked = predicting.PredictConfig(run=config.run, input=config.input, output="rows/", missing="keep")
+    with temporary_folder() as work:
+        found = find(asked, Reading(SourceConfig()), work)
+        tables = (one.table(Wanted([config.column], missing=True)) for one in found)
+        pieces = (piece.texts for table in tables for piece in table.pieces())
+        texts = list(itertools.islice(itertools.chain.from_iterable(pieces), config.rows))
+    if len(texts) < 2:
+        raise DataError(f"{config.input}: holds too few rows to measure with; name a larger file")
+    return texts
+
+
+def logits(scorer: Scorer, texts: Texts) -> np.ndarray:
+    """What ``predict`` does with the rows of a part."""
+    chunks = (list(texts[start : start + CHUNK_ROWS]) for start in range(0, len(texts), CHUNK_ROWS))
+    return np.concatenate([scorer.score(scorer.encode(some)) for some in chunks])
+
+
+def score_some(work: tuple[Opening, list[str]]) -> int:
+    """Some texts, by any idle process, which opens the weights once."""
+    return len(logits(scorer_of(work[0]), work[1]))
+
+
+def by_all(crew: Workers, opening: Opening, texts: Texts) -> None:
+    """All texts, by processes that are there already."""
+    size = max(1, min(CHUNK_ROWS, len(texts) // max(2 * crew.alive(), 2)))
+    tasks = [(opening, list(texts[start : start + size])) for start in range(0, len(texts), size)]
+    done = sum(made for _, made in crew.map(score_some, tasks, what="predict", tick=lambda alive: None))
+    assert done == len(texts)
+
+
+class NotebookLoop:
+    """Texts one at a time in Python, then a plain network, 32 rows at once, all padded to the maximum."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        """A network of the same sizes, with random weights: they do not change the time that it takes."""
+        bundle: Any = scorer.bundle  # type: ignore[attr-defined]
+        shape, self.length = bundle.info.model, bundle.pipeline.spec.max_tokens
+        self.ids = {word: number for number, word in enumerate(bundle.vocabulary.tokens.to_pylist())}
+        self.unavailable: dict[str, str] = {}
+        try:
+            self.tokens: Callable[[Texts], Any] = notebook(TextSpec(stop_words="nltk", lemmatizer="wordnet"))
+        except (UnavailableError, DataError) as error:
+            self.tokens = notebook_with_regex(TextSpec(stop_words="stop-words", lemmatizer="simplemma"))
+            self.unavailable["BeautifulSoup and NLTK, for which a regex and str.split stand in"] = str(error)
+        self.embedding = nn.Embedding(len(self.ids), shape["embedding_dim"], padding_idx=PAD)
+        options = {"batch_first": True, "bidirectional": shape["bidirectional"]}
+        self.lstm = nn.LSTM(shape["embedding_dim"], shape["hidden_size"], shape["num_layers"], **options)
+        self.head = nn.Linear(shape["hidden_size"] * (1 + shape["bidirectional"]), 1)
+
+    @torch.no_grad()
+    def __call__(self, texts: Texts) -> list[float]:
+        """Probabilities."""
+        rows = [[self.ids.get(word, UNK) for word in tokens] for tokens in self.tokens(texts)]
+        found: list[float] = []
+        for start in range(0, len(rows), 32):
+            padded = [(row + [PAD] * self.length)[: self.length] for row in rows[start : start + 32]]
+            outputs, _ = self.lstm(self.embedding(torch.tensor(padded)))
+            found += torch.sigmoid(self.head(outputs.amax(1)))[:, 0].tolist()
+        return found
+
+
+def linear(texts: Texts) -> Callable[[Texts], object]:
+    """A fitted pipeline of scikit-learn, on labels that mean nothing: the texts need have none."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    pipeline = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it has not converged: only its time is measured
+        pipeline.fit(list(texts), np.arange(len(texts)) % 2)
+    return lambda some: pipeline.predict_proba(list(some))
+
+
+def one_by_one(name: str, run: Callable[[Texts], object], texts: Texts) -> dict[str, Any]:
+    """Milliseconds of a call with one text: the median, and what one in a hundred exceeds."""
+    times = []
+    for text in texts:
+        began = time.perf_counter()
+        run([text])
+        times.append(1e3 * (time.perf_counter() - began))
+    median, late = np.percentile(times, (50, 99)).tolist()
+    return {"a single text": name, "p50 ms": median, "p99 ms": late}

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``text``: texts/s of a configuration of preprocessing beside what people use today: same texts, one core.
+
+Every peer does the work it is known for: the notebook cleans, tokenizes, removes stop words and lemmatizes one text at
+a time; the others only tokenize and count.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from benchmarks.measuring import UnavailableError, alternate, check_sizes, one_core, peer_module, result, show
+from preprocessing.base.errors import DataError
+from preprocessing.config import PreprocessConfig
+from preprocessing.corpus.pieces import first_texts
+from preprocessing.text import lemmas, stopwords
+from preprocessing.text.resolve import resolve
+from preprocessing.text.spec import TextSpec
+from preprocessing.text.tokenizer import Tokenizer
+
+Run = Callable[[Sequence[str]], object]
+SLOW_SAMPLE, SAMPLE = 400, 4000
+"""Texts given to a peer per round: the ones that take milliseconds per text get fewer."""
+HTML_TAG, WORD = re.compile(r"<[^>]+>"), re.compile(r"\w+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Documents per second of a configuration, beside pandas + NLTK, HF tokenizers, CountVectorizer and others.
+
+    One core each, alternating, medians. Takes --config FILE and every key of preprocessing run too: --source.path X.
+    """
+
+    json: bool = False
+    """Print one JSON object instead of a table."""
+    rounds: int = 3
+    """Rounds to take the median of."""
+    texts: int = 25_000
+    """Texts to read at most."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_sizes(self, "rounds", "texts")
+
+
+def main(config: TextConfig, job: PreprocessConfig) -> None:
+    """Measure and print."""
+    texts = first_texts(job.source, job.splits, config.texts)
+    show(measure(texts, job.text, config.rounds), as_json=config.json)
+
+
+def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]:
+    """Documents/s, one core each; ours at steady state, after one pass over the texts.
+
+    Raises ``DataError`` without texts, or when ``spec`` needs data that is not installed.
+    """
+    if not texts:
+        raise DataError("there are no texts to measure with; check the source")
+    tokenizer = Tokenizer(resolve(spec))
+    whole = pa.array(texts, pa.large_string())
+    tokenizer(whole)
+    turns: dict[str, tuple[Run, Sequence[str]]] = {"ours": (lambda _: tokenizer(whole), texts)}
+    unavailable: dict[str, str] = {}
+    for name, (build, sample) in PEERS.items():
+        try:
+            turns[name] = build(spec, texts), texts[:sample]
+        except (UnavailableError, DataError) as error:
+            unavailable[name] = str(error)
+    with one_core():
+        seconds = alternate({name: lambda one=one: void(one[0](one[1])) for name, one in turns.items()}, rounds)
+    rates = {name: len(turns[name][1]) / median for name, median in seconds.items()}
+    corpus = {"texts": len(texts), "characters_per_text": sum(map(len, texts)) / len(texts), "rounds": rounds}
+    return result("docs/s", rates, unavailable=unavailable, corpus=corpus)
+
+
+def void(_: object) -> None:
+    """What a contender has found is not measured."""
+
+
+def stop_words_and_lemma(spec: TextSpec) -> tuple[set[str], Callable[[str], str]]:
+    """What the notebook uses, as the spec names it: NLTK's own lemmatizer called once per token."""
+    stop_words = set(stopwords.load(spec.stop_words, spec.language, spec.lowercase, spec.keep_negations))
+    if spec.lemmatizer == "wordnet":
+        lemmas.wordnet_fingerprint()  # raises when the data is missing
+        return stop_words, peer_module("nltk.stem").WordNetLemmatizer().lemmatize
+    if spec.lemmatizer == "simplemma":
+        return stop_words, lemmas.simplemma_lemmatizer(spec.language)
+    return stop_words, lambda token: token
+
+
+def notebook(spec: TextSpec, _: Sequence[str] = ()) -> Run:
+    """The notebook's tokens of each text. Raises ``UnavailableError`` or ``DataError`` where something is missing."""
+    soup, pandas = peer_module("bs4").BeautifulSoup, peer_module("pandas")
+    word_tokenize = nltk_tokens(spec)
+    stop_words, lemma = stop_words_and_lemma(spec)
+
+    def prepare(text: str) -> list[str]:
+        (tokens,) = word_tokenize([soup(text, "html.parser").get_text(" ").lower()])
+        return [lemma(token) for token in tokens if token not in stop_words]
+
+    def run(texts: Sequence[str]) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # BeautifulSoup warns of a text that looks like an address
+            return pandas.Series(texts).apply(prepare)
+
+    return run
+
+
+def notebook_with_regex(spec: TextSpec, _: Sequence[str] = ()) -> Run:
+    """The same with a regular expression in the place of BeautifulSoup, and ``str.split`` in that of NLTK."""
+    pandas = peer_module("pandas")
+    stop_words, lemma = stop_words_and_lemma(spec)
+
+    def prepare(text: str) -> list[str]:
+        return [lemma(token) for token in HTML_TAG.sub(" ", text).lower().split() if token not in stop_words]
+
+    return lambda texts: pandas.Series(texts).apply(prepare)
+
+
+def nltk_tokens(*_: object) -> Callable[[Sequence[str]], list[list[str]]]:
+    """NLTK's ``word_tokenize``."""
+    word_tokenize = peer_module("nltk.tokenize").word_tokenize
+    try:
+        word_tokenize("A sentence.")
+    except LookupError:
+        raise UnavailableError("NLTK's punkt_tab is not installed") from None
+    return lambda texts: [word_tokenize(text) for text in texts]
+
+
+def huggingface(_: TextSpec, texts: Sequence[str]) -> Run:
+    """Hugging Face's tokenizers with a vocabulary of words."""
+    tokenizers = peer_module("tokenizers")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    ids = {word: number for number, (word, _) in enumerate([("[UNK]", 0), *findall(texts).most_common(30_000)])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return lambda some: tokenizer.encode_batch(list(some))
+
+
+def count_vectorizer(*_: object) -> Run:
+    """scikit-learn's."""
+    vectorizer = peer_module("sklearn.feature_extraction.text").CountVectorizer
+    return lambda texts: vectorizer().fit_transform(texts)
+
+
+def findall(texts: Sequence[str]) -> Counter[str]:
+    """Counted words."""
+    return Counter(word for text in texts for word in WORD.findall(text.lower()))
+
+
+PEERS: dict[str, tuple[Callable[[TextSpec, Sequence[str]], Run], int]] = {
+    "pandas + BeautifulSoup + NLTK": (notebook, SLOW_SAMPLE),
+    "pandas + regex + str.split": (notebook_with_regex, SLOW_SAMPLE),
+    "nltk.word_tokenize": (nltk_tokens, SLOW_SAMPLE),
+    "HF tokenizers, WordLevel": (huggingface, SAMPLE),
+    "CountVectorizer": (count_vectorizer, SAMPLE),
+    "re.findall + Counter": (lambda *_: findall, SAMPLE),
+}

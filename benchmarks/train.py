@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``train``: real tokens/s of a training step, ours beside the loops that people write today.
+
+The other loops run in processes of their own: nothing that padless sets for a process is theirs. On the rows of a
+dataset all use this machine's cores; on short texts, where a step is small and all that surrounds its arithmetic shows,
+one core.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import padless
+from benchmarks.measuring import alternate, check_sizes, one_core, result, show
+from harness.config import ModelConfig, RunConfig, TrackingConfig, require
+from harness.data.checks import TRAIN
+from harness.data.residency import DataPlacement, OpenData
+from harness.ranks.precision import configure_threads, full_fp32
+from harness.ranks.session import Session, open_session
+from harness.training.assembly import build_trainer
+from harness.training.flops import synchronize
+from harness.training.requests import RankRequests
+from harness.training.trainer import Milestones
+from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.text.vocabulary import PAD
+
+TURN_LIMIT_S = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Training steps on the rows of a dataset: same model, rows and precision for every contender."""
+
+    data: str
+    """Dataset directory; its training split is used. The padded loop pads every row to the widest shard."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network:"""
+    batch: int = 64
+    """Rows per step."""
+    steps: int = 8
+    """Steps per contender and turn."""
+    rounds: int = 5
+    """Turns of each contender; the median counts."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic, by autocast; a packed LSTM on a CPU stays in fp32 whatever this says."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_sizes(self, "batch", "steps", "rounds")
+        shape, plain = self.model, ModelConfig()
+        for name in ("cell", "pooling", "dropout", "word_dropout", "embedding_std", "freeze_embedding", "wide"):
+            value, only = getattr(shape, name), getattr(plain, name)
+            require(value == only, f"model.{name}", value, f"{only!r}, which is all that the other loops know")
+
+
+def main(config: TrainConfig) -> None:
+    """Measure and print."""
+    show(measure(config), as_json=config.json)
+
+
+def measure(config: TrainConfig) -> dict[str, Any]:
+    """On the rows of the dataset, and in ``short_texts``, a result of the same form, on texts of 8 to 12 tokens."""
+    run = RunConfig(data=config.data, model=config.model, global_batch=config.batch, epochs=1_000_000)
+    values = side_by_side(run, config, config.steps)
+    with tempfile.TemporaryDirectory() as folder, one_core():
+        run = replace(run, data=str(made_up(Path(folder))), global_batch=32)
+        return {**values, "short_texts": side_by_side(run, config, 8 * config.steps)}
+
+
+def side_by_side(run: RunConfig, config: TrainConfig, steps: int) -> dict[str, Any]:
+    """Ours, a loop that pads every row to the maximum, and a packed one; for ours also padding and data wait."""
+    with ExitStack() as stack:
+        session = stack.enter_context(open_session("auto", config.precision, 600))
+        ours = Fit(replace(run, tracking=TrackingConfig(log_every=steps)), session)
+        contenders: dict[str, Callable[[], float]] = {"ours": ours}
+        for name, packed in (("padded to the maximum, random order", False), ("packed, random order", True)):
+            pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
+            words = (session.device.type, config.precision, packed, steps)
+            contenders[name] = functools.partial(apart, pool, run, *words)
+        seconds = alternate(contenders, config.rounds)
+        details = {name: ours.figures[name] for name in ("padding", "data_wait", "mfu")}
+        speeds = {name: 1 / median for name, median in seconds.items()}
+        return result("tokens/s", speeds, ours_details=details, precision=config.precision)
+
+
+def made_up(folder: Path) -> Path:
+    """A dataset of 4,096 random texts of 8 to 12 words, some of which are frequent."""
+    words = np.minimum(np.random.default_rng(0).zipf(1.2, (4096, 12)), 4000)
+    texts = [" ".join(f"w{word}" for word in row[: 8 + place % 5]) for place, row in enumerate(words)]
+    frame = pd.DataFrame({"text": texts, "label": ["odd", "even"] * 2048})
+    options = {"splits.test": 0, "text.max_tokens": 12, "vocabulary.min_count": 1, "executor.workers": 1, "quiet": True}
+    padless.prepare(frame, output=folder / "data", options=options)
+    return folder / "data"
+
+
+class TurnOverError(Exception):
+    """Leaves the loop of the trainer between two steps."""
+
+
+class Fit(Milestones):
+    """The trainer's own loop, a log line a turn, with the requests that travel between ranks in a run."""
+
+    def __init__(self, config: RunConfig, session: Session) -> None:
+        """At step 0, as in a run of one process."""
+        data = OpenData(DataPlacement.of(config), read_manifest(config.data), TRAIN, session.world, session.device)
+        data.open()
+        self.trainer = build_trainer(config, session, data.manifest, data, {})
+        self.trainer.milestones = self
+        self.requests, self.ended = RankRequests(session.world), time.perf_counter()
+        self.figures: dict[str, Any] = {}
+
+    def __call__(self) -> float:
+        """Seconds a real token of as many steps as a log line has."""
+        self.trainer.meter.pause(time.perf_counter() - self.ended)
+        with suppress(TurnOverError):
+            self.trainer.fit()
+        self.ended = time.perf_counter()
+        return 1 / float(self.figures["tokens_per_s"])
+
+    def log(self, figures: dict[str, Any]) -> None:
+        """The figures of the turn, for which the host has waited for the device."""
+        self.figures = figures
+
+    def after_step(self) -> None:
+        """Hear and say nothing, and leave after the last step."""
+        self.requests.receive()
+        self.requests.send(set(), self.trainer.step)
+        if self.trainer.step % self.trainer.config.tracking.log_every == 0:
+            raise TurnOverError
+
+
+def apart(pool: ProcessPoolExecutor, *words: Any) -> float:
+    """Seconds a real token of a turn of another loop, as its process measured them. Raises what it raised."""
+    return pool.submit(turn_of_loop, *words).result(TURN_LIMIT_S)
+
+
+LOOP: list[Loop] = []
+"""The one of this process, once it is there."""
+
+
+def turn_of_loop(run: RunConfig, device: str, precision: str, packed: bool, steps: int) -> float:
+    """In a process of the loop's own."""
+    if not LOOP:
+        configure_threads(device)
+        full_fp32()
+        LOOP.append(Loop(run, torch.device(device), packed=packed, bf16=precision == "bf16"))
+    synchronize(LOOP[0].device)
+    started = time.perf_counter()
+    tokens = LOOP[0](steps)
+    synchronize(LOOP[0].device)
+    return (time.perf_counter() - started) / tokens
+
+
+class Loop:
+    """What one writes with torch alone: rows in random order, padded or packed, every batch ready in memory."""
+
+    def __init__(self, config: RunConfig, device: torch.device, *, packed: bool, bf16: bool) -> None:
+        """The sizes of ``config``, of torch's own modules, on rows of its dataset: 16,384 at most, evenly drawn."""
+        torch.manual_seed(0)
+        self.config, self.device, self.packed, self.bf16 = config, device, packed, bf16
+        manifest = read_manifest(config.data)
+        split = Split(config.data, manifest, TRAIN)
+        every = -(-len(split) // 16_384)
+        parts = [[column[::every] for column in block.numbers] for block in split.blocks]
+        whole_ids = [np.pad(ids, ((0, 0), (0, split.max_width - ids.shape[1]))) for ids, _, _ in parts]
+        lengths, labels = (np.concatenate(column) for column in list(zip(*parts, strict=True))[1:])
+        self.ids = torch.from_numpy(np.concatenate(whole_ids).astype(np.int64)).to(device)
+        self.lengths = torch.from_numpy(lengths.astype(np.int64))
+        self.labels = torch.from_numpy((labels > 0).astype(np.float32)).to(device)
+        shape = config.model
+        options: dict[str, Any] = {"batch_first": True, "bidirectional": shape.bidirectional}
+        self.embedding = nn.Embedding(manifest.vocabulary_size, shape.embedding_dim, padding_idx=PAD)
+        self.lstm = nn.LSTM(shape.embedding_dim, shape.hidden_size, shape.num_layers, **options)
+        self.head = nn.Linear(shape.hidden_size * (1 + shape.bidirectional), 1)
+        self.model = nn.ModuleList([self.embedding, self.lstm, self.head]).to(device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        self.waiting = torch.empty(0, dtype=torch.int64)
+        """Rows of the epoch that are still to come."""
+
+    def __call__(self, steps: int) -> int:
+        """Train for some steps, whose real tokens are returned."""
+        tokens = 0
+        for _ in range(steps):
+            if len(self.waiting) < self.config.global_batch:
+                self.waiting = torch.randperm(len(self.lengths))
+            rows, self.waiting = self.waiting.tensor_split([self.config.global_batch])
+            tokens += int(self.lengths[rows].sum())
+            self.optimizer.zero_grad()
+            self.loss(rows).backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+        return tokens
+
+    def loss(self, rows: torch.Tensor) -> torch.Tensor:
+        """Forward. The maximum of what is padded looks at padding, too."""
+        lengths = self.lengths[rows]
+        embedded = self.embedding(self.ids[rows.to(self.device), : lengths.max() if self.packed else None])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            if self.packed:
+                sequence = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+                outputs = pad_packed_sequence(self.lstm(sequence)[0], batch_first=True, padding_value=-1e4)[0]
+            else:
+                outputs = self.lstm(embedded)[0]
+            logits = self.head(outputs.amax(1)).squeeze(1).float()
+        return functional.binary_cross_entropy_with_logits(logits, self.labels[rows])

@@ -1,0 +1,447 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must stay when code moves: rows and ids of datasets, answers to mistakes, predictions of files.
+
+``python -m tests.end_to_end.test_fingerprints`` makes ``fingerprints.json`` beside this file anew; it was first made
+from revision 740ed78. A line that changes is a change that users notice: it belongs into CHANGELOG.md.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import jsonargparse
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from harness import __main__ as harness
+from harness.config import ModelConfig
+from harness.inference.bundle import write_bundle
+from harness.model.classifier import Classifier
+from harness.rundir.bundle_files import write_vocabulary
+from harness.rundir.layout import BUNDLE
+from harness.scores.calibration import Decision
+from preprocessing import __main__ as preprocessing
+from preprocessing.base import answering
+from preprocessing.dataset.shards import read_manifest
+from tests.commands import unwrapped
+from tests.conftest import NLTK_DATA
+
+pytestmark = pytest.mark.thorough
+
+GOLDEN = Path(__file__).with_name("fingerprints.json")
+OPTIONS = ("--text.max_tokens", "32", "--vocabulary.min_count", "1", "--shards.rows", "16", "--executor.workers", "1")
+TEXTS = (
+    "A fine film, moving and superb; don't miss it!",
+    "dull, dull, DULL: the boring plot isn't worth 90 minutes",
+    "He said \"great\", and 'awful' was what I'd heard",
+    "two\nlines\r\nand a\ttab",
+    "<p>Tags &amp; entities<br />break</p><script>no()</script> if a < b",
+    "na\u00efve caf\u00e9 cafe\u0301 stra\u00dfe \u0130stanbul o\u2019clock",
+    "it is not good, no, never: the actors were running from their children's movies",
+    "3.14 e-mail me@example.com, well-known U.S. state-of-the-art",
+    "back\\slash and semi;colon | pipe, comma",
+    "better mice were flying with the wolves and wives of heroes",
+)
+FOREIGN = (
+    "\u0445\u043e\u0440\u043e\u0448\u0438\u0439 \u0444\u0438\u043b\u044c\u043c",
+    "\u65e5\u672c\u8a9e\u306e\u6620\u753b \U0001f600",
+    "\u0395\u03bb\u03bb\u03b7\u03bd\u03b9\u03ba\u03ac",
+)
+
+
+def rows(number: int = 40) -> list[tuple[str, str]]:
+    """Texts with all that is hard about text, all different, in two classes."""
+    every = [*TEXTS, *FOREIGN]
+    return [
+        (f"{every[n % len(every)]} row{n} {'word ' * (n * n % 23)}", ("bad", "good")[n % 3 % 2]) for n in range(number)
+    ]
+
+
+ROWS = rows()
+PLAIN = [(re.sub(r"[^ -~]", " ", text), label) for text, label in ROWS]
+WESTERN = [(text.encode("cp1252", "ignore").decode("cp1252"), label) for text, label in rows()]
+RUSSIAN = [
+    (f"\u0444\u0438\u043b\u044c\u043c {n} \u043e\u0447\u0435\u043d\u044c {label}", label)
+    for n, (_, label) in enumerate(ROWS)
+]
+
+
+def table(lines: Any = ROWS, header: Any = ("text", "label"), encoding: str = "utf-8", **dialect: Any) -> bytes:
+    """A CSV file."""
+    file = io.StringIO(newline="")
+    csv.writer(file, **{"lineterminator": "\n", **dialect}).writerows([header, *lines] if header else lines)
+    return file.getvalue().encode(encoding)
+
+
+def objects(lines: Any = ROWS, names: Any = ("text", "label"), **form: Any) -> bytes:
+    """A file of JSON lines."""
+    return "".join(json.dumps(dict(zip(names, line, strict=True)), **form) + "\n" for line in lines).encode()
+
+
+def parquet(lines: Any = ROWS, kind: Any = None, **form: Any) -> bytes:
+    """A Parquet file."""
+    file = pa.BufferOutputStream()
+    columns = [pa.array(column, kind or pa.string()) for column in zip(*lines, strict=True)]
+    pq.write_table(pa.table(columns, names=["text", "label"]), file, **form)
+    return file.getvalue().to_pybytes()
+
+
+def folder(lines: Any = ROWS, below: str = "in", encoding: str = "utf-8") -> dict[str, bytes]:
+    """A folder for each label, a file for each text."""
+    return {f"{below}/{label}/{n}_7.txt": text.encode(encoding) for n, (text, label) in enumerate(lines)}
+
+
+def with_column(name: str, value: Callable[[int], object], lines: Any = ROWS) -> bytes:
+    """A CSV file with a third column."""
+    return table([(*line, value(n)) for n, line in enumerate(lines)], ("text", "label", name))
+
+
+BLANKS = [(text, "" if n % 5 == 0 else label) for n, (text, label) in enumerate(ROWS)]
+SUSPECT = [
+    *ROWS,
+    ROWS[0],
+    ROWS[0],
+    (ROWS[1][0], "good"),
+    (ROWS[1][0], "bad"),
+    ("", "bad"),
+    ("<b></b>", "good"),
+    ("...", "bad"),
+]
+STARS = [(text, ("one", "three", "five")[n % 3]) for n, (text, _) in enumerate(ROWS)]
+CLASSES = "{worse: [bad], better: [good]}"
+FILES: dict[str, tuple[dict[str, bytes], str]] = {
+    "csv": ({"in.csv": table()}, "in.csv"),
+    "csv, small parts": ({"in.csv": table()}, "in.csv --source.part_mb 0.0005"),
+    "csv, CRLF": ({"in.csv": table(lineterminator="\r\n")}, "in.csv"),
+    "csv, BOM": ({"in.csv": b"\xef\xbb\xbf" + table()}, "in.csv"),
+    "csv, all quoted": ({"in.csv": table(quoting=csv.QUOTE_ALL)}, "in.csv"),
+    "csv, semicolons found": ({"in.csv": table(delimiter=";")}, "in.csv"),
+    "csv, pipes": ({"in.csv": table(delimiter="|")}, "in.csv --source.delimiter |"),
+    "csv, tabs": ({"in.csv": table(delimiter="\t")}, "in.csv --source.delimiter \\t"),
+    "csv, single quotes": ({"in.csv": table(quotechar="'")}, "in.csv --source.quote '"),
+    "csv, no quotes": (
+        {"in.tsv": table(PLAIN, delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None)}, "in.tsv --source.quote="
+    ),
+    "csv, escapes": ({"in.csv": table(escapechar="\\", doublequote=False)}, "in.csv --source.escape \\"),
+    "csv, no header": ({"in.csv": table(header=())}, "in.csv --source.columns [text,label]"),
+    "csv, other names found": ({"in.csv": table(header=("review", "sentiment"))}, "in.csv"),
+    "csv, other names given": (
+        {"in.csv": table(header=("x", "y"))}, "in.csv --source.text_column x --source.label_column y"
+    ),
+    "csv, more columns": ({"in.csv": with_column("stars", lambda n: n % 5)}, "in.csv"),
+    "csv, where": (
+        {"in.csv": with_column("lang", lambda n: "en" if n % 4 else "fr")}, 'in.csv --source.where {"lang":"en"}'
+    ),
+    "csv, utf-16": ({"in.csv": table(encoding="utf-16")}, "in.csv"),
+    "csv, latin-1 found": ({"in.csv": table(WESTERN, encoding="cp1252")}, "in.csv"),
+    "csv, cp1252": ({"in.csv": table(WESTERN, encoding="cp1252")}, "in.csv --source.encoding cp1252"),
+    "csv, cp1251": ({"in.csv": table(RUSSIAN, encoding="cp1251")}, "in.csv --source.encoding cp1251"),
+    "tsv": ({"in.tsv": table(delimiter="\t")}, "in.tsv"),
+    "csv.gz": ({"in.csv.gz": gzip.compress(table())}, "in.csv.gz"),
+    "csv.bz2": ({"in.csv.bz2": bz2.compress(table())}, "in.csv.bz2"),
+    "csv.zst": ({"in.csv.zst": pa.compress(table(), "zstd", asbytes=True)}, "in.csv.zst"),
+    "jsonl": ({"in.jsonl": objects()}, "in.jsonl"),
+    "jsonl, not escaped": ({"in.jsonl": objects(ensure_ascii=False)}, "in.jsonl"),
+    "jsonl, blank lines": ({"in.jsonl": objects().replace(b"\n", b"\r\n\r\n")}, "in.jsonl"),
+    "jsonl, other names": ({"in.jsonl": objects(names=("body", "class"))}, "in.jsonl"),
+    "jsonl.gz": ({"in.jsonl.gz": gzip.compress(objects())}, "in.jsonl.gz"),
+    "jsonl.zst": ({"in.jsonl.zst": pa.compress(objects(), "zstd", asbytes=True)}, "in.jsonl.zst"),
+    "parquet": ({"in.parquet": parquet()}, "in.parquet"),
+    "parquet, row groups": ({"in.parquet": parquet(row_group_size=7, compression="zstd")}, "in.parquet"),
+    "parquet, large_string": ({"in.parquet": parquet(kind=pa.large_string())}, "in.parquet"),
+    "parquet, dictionary": ({"in.parquet": parquet(kind=pa.dictionary(pa.int32(), pa.string()))}, "in.parquet"),
+    "folder": (folder(), "in"),
+    "folder, latin-1": (folder(WESTERN, encoding="cp1252"), "in --source.encoding cp1252"),
+    "folder, its own splits": (folder(ROWS[:30], "in/train") | folder(ROWS[30:], "in/test"), "in"),
+    "two files": ({"a.csv": table(ROWS[:20]), "b.jsonl": objects(ROWS[20:])}, "a.csv b.jsonl"),
+    "a pattern": ({"a-1.csv": table(ROWS[:20]), "a-2.csv": table(ROWS[20:])}, "a-*.csv"),
+    "files of splits": (
+        {"a.csv": table(ROWS[:20]), "b.csv": table(ROWS[20:30]), "c.csv": table(ROWS[28:])},
+        "a.csv --source.validation_path b.csv --source.test_path c.csv",
+    ),
+    "files of splits, leaks kept": (
+        {"a.csv": table(ROWS[:30]), "c.csv": table(ROWS[28:])}, "a.csv --source.test_path c.csv --quality.leaks keep"
+    ),
+    "a file without labels": (
+        {"a.csv": table(), "b.csv": table([[text] for text, _ in rows(60)[40:]], ["text"])},
+        "a.csv --source.unlabelled_path b.csv",
+    ),
+    "without labels, not counted": (
+        {"a.csv": table(), "b.csv": table([[text] for text, _ in rows(60)[40:]], ["text"])},
+        "a.csv --source.unlabelled_path b.csv --vocabulary.count_unlabelled false",
+    ),
+    "missing labels unlabelled": ({"in.csv": table(BLANKS)}, "in.csv --source.missing_label unlabelled"),
+    "missing labels dropped": ({"in.csv": table(BLANKS)}, "in.csv --source.missing_label drop"),
+    "labels mapped": ({"in.csv": table()}, f"in.csv --source.labels {CLASSES.replace(' ', '')}"),
+    "three classes": ({"in.csv": table(STARS)}, "in.csv"),
+    "neutral": ({"in.csv": table(STARS)}, "in.csv --source.neutral three"),
+    "column of splits": (
+        {"in.csv": with_column("split", lambda n: ("train", "dev", "test", "Train")[n % 4])}, "in.csv"
+    ),
+    "column of splits, named": (
+        {"in.csv": with_column("part", lambda n: ("tr", "va", "te", "tr", "tr")[n % 5])},
+        'in.csv --splits.column part --splits.names {"train":["tr"],"validation":["va"],"test":["te"]}',
+    ),
+    "groups": ({"in.csv": with_column("film", lambda n: n // 4 or "")}, "in.csv --splits.group_column film"),
+    "folds": ({"in.csv": table()}, "in.csv --splits.folds 4"),
+    "groups and folds": (
+        {"in.csv": with_column("film", lambda n: n // 3)}, "in.csv --splits.group_column film --splits.folds 3"
+    ),
+    "fractions": ({"in.csv": table()}, "in.csv --splits.validation 0.25 --splits.test 0.3 --seed 7"),
+    "no test": ({"in.csv": table()}, "in.csv --splits.test 0"),
+    "suspect rows": ({"in.csv": table(SUSPECT)}, "in.csv"),
+    "suspect rows dropped": (
+        {"in.csv": table(SUSPECT)},
+        "in.csv --quality.empty drop --quality.duplicates drop --quality.contradictions drop",
+    ),
+}  # fmt: skip
+SETTINGS = {
+    "text.html": "false",
+    "text.lowercase": "false",
+    "text.tokenizer": "nltk nltk_line",
+    "text.stop_words": "stop-words nltk words.txt",
+    "text.stop_words stop-words --text.keep_negations": "false",
+    "text.stop_words stop-words --text.language": "de",
+    "text.lemmatizer": "simplemma wordnet",
+    "text.lemmatizer wordnet --text.wordnet_pos": "first",
+    "text.language": "de",
+    "text.max_tokens 12 --text.truncate": "head tail both",
+    "vocabulary.min_count": "auto 3",
+    "vocabulary.max_size": "20",
+    "shards.widths": "[8,16,32]",
+    "shards.rows": "5",
+    "seed": "1",
+}
+FILES |= {
+    f"{key} {value}": ({"in.csv": table(), "words.txt": b"the\nand\nfilm\n"}, f"in.csv --{key} {value}")
+    for key, values in SETTINGS.items()
+    for value in values.split()
+}
+FILES |= {
+    f"vocabulary.base{more}": (FILES["csv"][0], f"in.csv --vocabulary.base base{more} --vocabulary.min_count auto")
+    for more in ("", " --vocabulary.extend true")
+}
+NEEDS_NLTK = ("tokenizer nltk", "stop_words nltk", "wordnet")
+
+
+@contextlib.contextmanager
+def within(place: Path, files: dict[str, bytes]) -> Iterator[None]:
+    """The working directory of a command, with its files."""
+    for name, content in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(content)
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def said(program: ModuleType, *words: str) -> str:
+    """Exit code of a command in this process, and what it printed on stderr."""
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=False)  # half of the time, for --help alone
+    with (
+        contextlib.redirect_stderr(io.StringIO()) as err,
+        contextlib.redirect_stdout(io.StringIO()),
+        mock.patch.object(jsonargparse, "set_parsing_settings"),
+    ):
+        try:
+            code: object = answering.run(program.main, list(words))
+        except SystemExit as help_was_shown:
+            code = help_was_shown.code or 0
+    return f"{code} {unwrapped(err.getvalue()).strip()}"
+
+
+def prepared(words: str, output: str = "out") -> None:
+    """Build a dataset from files in the working directory."""
+    answer = said(preprocessing, "run", *OPTIONS, "--output", output, *words.split())
+    assert answer.startswith("0 "), answer
+
+
+def of_dataset(root: Path) -> str:
+    """Rows of each split, and a hash over classes, vocabulary, text pipeline and all rows in their order.
+
+    Only pyarrow reads it, and neither versions of libraries nor the layout of the manifest decide it.
+    """
+    manifest = json.loads((root / "dataset.json").read_bytes())
+    vocabulary = arrow(root / "vocabulary.arrow")
+    text = {"spec": manifest["text"]["spec"], "stop_words": manifest["text"]["stop_words"]}
+    found = hashlib.sha256(json.dumps([manifest["labels"], vocabulary, text], sort_keys=True, default=repr).encode())
+    counts = []
+    for name, shards in sorted(manifest["splits"].items()):
+        for shard in shards:
+            found.update(repr((name, shard["width"], shard.get("fold"), arrow(root / shard["path"]))).encode())
+        counts.append(f"{name} {sum(shard['rows'] for shard in shards)}")
+    return f"{', '.join(counts)}: {found.hexdigest()[:16]}"
+
+
+def arrow(path: Path) -> dict[str, list[Any]]:
+    with pa.OSFile(str(path)) as file:
+        return pa.ipc.open_file(file).read_all().to_pydict()
+
+
+def dataset(name: str, place: Path) -> str:
+    files, words = FILES[name]
+    with within(place, files):
+        if "vocabulary.base" in name:
+            Path("base.csv").write_bytes(table(ROWS[:15]))
+            prepared("base.csv", "base")
+        prepared(words)
+        return of_dataset(Path("out"))
+
+
+HERE = {
+    "in.csv": table(),
+    "in.jsonl": objects(),
+    "in.parquet": parquet(),
+    "in.txt": "".join(f"{' '.join(text.split())}\n" for text, _ in ROWS).encode(),
+    "in.xlsx": b"PK",
+    "full/thesis.tex": b"",
+    "empty.csv": b"",
+    "ragged.csv": table([*ROWS, ("one", "good", "more")]),
+    "unlabelled.csv": table([*ROWS, ("one", "")]),
+    "untexted.csv": table([*ROWS, ("", "good")]),
+    "one.csv": table([(text, "good") for text, _ in ROWS]),
+    "open.csv": table() + b'"never closed,good\n' + table(),
+    "broken.jsonl": objects() + b'{"text": "a"\n',
+    "unknown.yaml": b"vocabulary: {min_cuont: 3}\n",
+    "broken.yaml": b"a: [\n",
+}
+PREDICTIONS = ("in.csv out.csv", "in.jsonl out.jsonl", "in.parquet out.parquet", "in.txt out.tsv", "in.csv out.jsonl")
+NEW = "--output new"
+MISTAKES = (
+    *(f"preprocessing {words}" for words in (
+        "", "chekc data", "train data", "run", "run in.csv", f"run absent.csv {NEW}", f"run in.xlsx {NEW}",
+        f"run in.csv {NEW} --source.txt_column x", f"run in.csv {NEW} --source.text_column body",
+        f"run in.csv {NEW} --vocabulary.min_count 0", f"run in.csv {NEW} --text.tokenizer spacy",
+        f"run in.csv {NEW} --splits.test 0.5 --splits.validation 0.6", f"run in.csv {NEW} --seed x",
+        f"run in.csv {NEW} --config absent.yaml", f"run in.csv {NEW} --config unknown.yaml",
+        f"run in.csv {NEW} --config broken.yaml", f"run empty.csv {NEW}", f"run ragged.csv {NEW}",
+        f"run unlabelled.csv {NEW}", f"run one.csv {NEW} --quiet", f"run open.csv {NEW}", f"run broken.jsonl {NEW}",
+        "run in.csv --output full", "run in.csv --output data", "run in.csv --output in.csv", "check nowhere",
+        "inspect in.csv", "vectors data --dim 0",
+    )),
+    *(f"harness {words}" for words in (
+        "", "trian", "run", "train --data nowhere --run new", "train --data in.csv --run new",
+        "train --data data --run new --optim.lr -1", "train --data data --run new --model.hiden_size 8",
+        "train --data data --run new --batch_size 8", "train --data data --run new --epochs x",
+        "train --data data --run new --config absent", "train --data data --run data", "plan --data data --epochs 0",
+        "baseline --data in.csv", "predict", "predict text", "predict --run run", "predict --run nowhere text",
+        "predict --run data text", "predict --run run --input in.csv",
+        "predict --run run --input absent.csv --output new.csv", "predict --run run --input in.csv --output new.xls",
+        "predict --run run --input in.csv --output new.csv --column body",
+        "predict --run run --input untexted.csv --output new.csv", "explain run", "explain nowhere text",
+        "evaluate --run nowhere", "evaluate --run run --input absent.csv", "label --run nowhere --data data",
+        "export nowhere --output new", "report nowhere", "checkpoint list nowhere", "recipes imbd", "submit",
+    )),
+)  # fmt: skip
+
+
+def bundle_and_data(place: Path) -> None:
+    """A dataset, and a run whose weights are sines: the same on every machine."""
+    prepared("in.csv", "data")
+    manifest = read_manifest("data")
+    model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4), manifest.vocabulary_size, len(manifest.labels))
+    with torch.no_grad():
+        for number, weights in enumerate(model.parameters()):
+            weights.copy_(torch.sin(torch.arange(weights.numel()) * 1.7 + number).reshape(weights.shape))
+    bundle = Path("run") / BUNDLE
+    bundle.mkdir(parents=True)
+    write_vocabulary(bundle, Path("data"))
+    write_bundle(bundle, model, manifest, step=7, decision=Decision(0.5, 0.4))
+
+
+def predicted(case: str) -> str:
+    """The second line of a file of predictions, numbers rounded, and a hash over all."""
+    source, target = case.split()
+    words = ("--run", "run", "--input", source, "--output", target, "--processes", "1", "--device", "cpu", "--quiet")
+    answer = said(harness, "predict", *words)
+    assert answer.startswith("0 "), answer
+    content = Path(target).read_bytes()
+    if target.endswith("parquet"):
+        found = pq.read_table(target)
+        content = f"{found.schema.to_string()}\n{found.to_pylist()}".encode()
+    content = re.sub(rb"\b[01]\.\d{5,}", lambda number: b"%.4f" % float(number[0]), content)
+    second = content.split(b"\n")[1].decode()
+    return f"{second}: {hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def answered(words: str) -> str:
+    """What a command answers to a mistake."""
+    program, *arguments = words.split()
+    answer = said({"harness": harness, "preprocessing": preprocessing}[program], *arguments)
+    shutil.rmtree("new", ignore_errors=True)
+    return answer.replace(str(Path.cwd()), "HERE")
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = json.loads(GOLDEN.read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("here").resolve()
+    with within(place, HERE):
+        bundle_and_data(place)
+    return place
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_datasets(name: str, golden: dict[str, dict[str, str]], tmp_path: Path) -> None:
+    if any(data in name for data in NEEDS_NLTK) and not NLTK_DATA.is_dir():
+        pytest.skip(f"needs NLTK's data in {NLTK_DATA}")
+    assert dataset(name, tmp_path) == golden["datasets"][name]
+
+
+@pytest.mark.parametrize("case", PREDICTIONS)
+def test_predictions(case: str, golden: dict[str, dict[str, str]], here: Path) -> None:
+    with within(here, {}):
+        assert predicted(case) == golden["predictions"][case]
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_answers_to_mistakes(words: str, golden: dict[str, dict[str, str]], here: Path) -> None:
+    with within(here, {}):
+        assert answered(words) == golden["mistakes"][words]
+
+
+def test_nothing_in_the_file_is_of_no_use(golden: dict[str, dict[str, str]]) -> None:
+    cases = {"datasets": FILES, "predictions": PREDICTIONS, "mistakes": MISTAKES}
+    assert {kind: sorted(found) for kind, found in golden.items()} == {kind: sorted(cases[kind]) for kind in cases}
+
+
+def main() -> None:
+    """Make the file anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder).resolve()
+        datasets = {name: dataset(name, root / str(number)) for number, name in enumerate(FILES)}
+        with within(root / "here", HERE):
+            bundle_and_data(root / "here")
+            predictions = {case: predicted(case) for case in PREDICTIONS}
+            mistakes = {words: answered(words) for words in MISTAKES}
+    content = {"datasets": datasets, "predictions": predictions, "mistakes": mistakes}
+    GOLDEN.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m benchmarks``: every contender does its work, what is printed has one form, nothing is done twice.
+
+Their figures are no test's business.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import corpora, curve, limits, loader, measuring, predict, pretrain, recurrence, text, train
+from benchmarks.__main__ import main
+from benchmarks.measuring import Lines, UnavailableError
+from harness.config import ModelConfig, RunConfig, TrackingConfig
+from harness.inference.predict import Predictor
+from harness.predicting.scorers import scorer_class
+from harness.ranks.session import open_session
+from preprocessing.base import answering
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.text.spec import TextSpec
+from tests.bundles import write_run
+from tests.datasets import sentences, write_dataset
+
+pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("default")]
+
+TINY = ModelConfig(embedding_dim=4, hidden_size=4)
+
+
+def check(values: dict[str, Any], unit: str, *peers: str) -> None:
+    """The form that every benchmark prints, as JSON and as a table."""
+    assert json.loads(json.dumps(values)) == values
+    assert (values["unit"], set(values["peers"])) == (unit, set(peers))
+    assert values["ratios"] == {name: values["ours"] / value for name, value in values["peers"].items()}
+    assert min(values["ours"], *values["peers"].values()) > 0
+    assert values["machine"]["cores"] >= 1
+    lines = next(measuring.rendered(values)).splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["contender", "ours", *values["peers"]]
+    assert [line.split()[-1] for line in lines[1:]] == ["1.00", *(f"{one:,.2f}" for one in values["ratios"].values())]
+
+
+def test_contenders_take_turns_and_the_first_turn_does_not_count() -> None:
+    seen: list[str] = []
+    own = iter([100.0, 3.0, 1.0, 2.0])
+    clock = iter(range(0, 1000, 5))
+    turns: dict[str, Callable[[], object]] = {"ours": lambda: seen.append("ours"), "other": lambda: next(own)}
+    found = measuring.alternate(turns, 3, clock=lambda: next(clock))
+    assert found == {"ours": 5, "other": 2.0}
+    assert seen == ["ours"] * 4
+
+
+def test_what_is_there_is_read_and_a_line_that_was_cut_short_is_none(tmp_path: Path) -> None:
+    lines = Lines(tmp_path / "new" / "lines.jsonl", "kind", "size")
+    lines.add({"kind": "rows", "size": 1, "seconds": 2.0})
+    with lines.path.open("a") as file:
+        file.write('{"kind": "cut o')
+    assert Lines(lines.path, "kind", "size").there == {("rows", 1): {"kind": "rows", "size": 1, "seconds": 2.0}}
+    (tmp_path / "other").write_text('{"a": 1}\n')
+    with pytest.raises(DataError, match="other: line 1 is no figure of this benchmark; name another file"):
+        Lines(tmp_path / "other", "kind", "size")
+
+
+def test_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def absent(*_: object) -> Any:
+        raise UnavailableError("bs4 is not installed; pip install beautifulsoup4 brings it")
+
+    peers = {
+        name: text.PEERS[name] for name in ("pandas + regex + str.split", "CountVectorizer", "re.findall + Counter")
+    }
+    monkeypatch.setattr(text, "PEERS", {**peers, "gone": (absent, 1)})
+    values = text.measure(
+        ["A great<br />film, isn't it?", "Two bad films &amp; a good one."] * 20, TextSpec(), rounds=1
+    )
+    check(values, "docs/s", *peers)
+    assert values["unavailable"] == {"gone": "bs4 is not installed; pip install beautifulsoup4 brings it"}
+    with pytest.raises(DataError, match="no texts"):
+        text.measure([], TextSpec())
+    monkeypatch.setattr(text, "measure", lambda *words: {"seen": [words[0], words[1].max_tokens, words[2]]})
+    (tmp_path / "a.csv").write_text("text,label\none,good\ntwo,bad\nthree,bad\n")
+    keys = ["--texts", "2", "--rounds", "5", "--source.path", str(tmp_path / "a.csv"), "--text.max_tokens", "99"]
+    assert main(["text", "--json", *keys]) == 0
+    assert json.loads(capsys.readouterr().out) == {"seen": [["one", "two"], 99, 5]}
+
+
+def test_a_missing_peer_is_named_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bs4", None)
+    with pytest.raises(UnavailableError, match=r"^bs4 is not installed; pip install beautifulsoup4 brings it$"):
+        text.notebook(TextSpec())
+
+
+@pytest.mark.parametrize("peer", [name for name in loader.CONTENDERS if name != "ours" and "workers" not in name])
+def test_loader(peer: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(loader, "CONTENDERS", {name: loader.CONTENDERS[name] for name in ("ours", peer)})
+    data = None
+    if peer == "numpy take":
+        write_dataset(tmp_path, {"train": 400, "validation": 20})
+        data = str(tmp_path)
+    values = loader.measure(loader.LoaderConfig(data=data, rows=1000, width=16, batch=50, rounds=1))
+    if values["unavailable"]:
+        pytest.skip(values["unavailable"][peer])
+    check(values, "rows/s", peer)
+    assert values["size"]["width"] == (64 if data else 16)
+    assert set(values["private_mb"]) == {"ours", peer}
+
+
+@pytest.mark.parametrize(("bench", "peers"), [(recurrence, 2), (pretrain, 2)])
+def test_a_step(bench: Any, peers: int) -> None:
+    sizes = {"batch": 2, "hidden_size": 4, "rounds": 1}
+    if bench is recurrence:
+        values = recurrence.measure(recurrence.RecurrenceConfig(**sizes))
+    else:
+        values = pretrain.measure(pretrain.PretrainConfig(**sizes, vocabulary=50, embedding_dim=4, candidates=8))
+    check(values, "tokens/s", *values["peers"])
+    assert len(values["peers"]) == peers
+
+
+@pytest.mark.slow
+def test_train_as_users_run_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "data", {"train": 200, "validation": 20})
+    sizes = ["--model.embedding_dim", "8", "--model.hidden_size", "8", "--batch", "16", "--steps", "2", "--rounds", "2"]
+    assert main(["train", "--data", str(tmp_path / "data"), "--json", *sizes]) == 0
+    values = json.loads(capsys.readouterr().out)
+    for one in ({**values, "short_texts": {}}, values["short_texts"]):
+        check(one, "tokens/s", "padded to the maximum, random order", "packed, random order")
+        assert 0 <= one["ours_details"]["padding"] < 0.5
+        assert 0 <= one["ours_details"]["data_wait"] < 1
+
+
+@pytest.mark.parametrize("option", [("pooling", "mean", "'max'"), ("dropout", "0.5", "0.0")])
+def test_train_refuses_a_network_that_the_other_loops_lack(option: tuple[str, str, str]) -> None:
+    name, value, only = option
+    with pytest.raises(ConfigError, match=f"^model.{name}: .*expected {only}, which is all"):
+        main(["train", "--data", "nowhere", f"--model.{name}", value])
+
+
+def test_all_loops_learn_as_long_as_they_are_told(tmp_path: Path) -> None:
+    few = TrackingConfig(log_every=60)
+    run = RunConfig(data=str(train.made_up(tmp_path)), epochs=10, global_batch=32, model=TINY, tracking=few)
+    with open_session("cpu", "fp32", 60) as session:
+        fit = train.Fit(run, session)
+        for steps in (60, 120, 180):  # an epoch has 116
+            assert fit() == 1 / fit.figures["tokens_per_s"]
+            assert (fit.trainer.step, fit.figures["rows"]) == (steps, pytest.approx(60 * 32, abs=60))
+    for packed in (False, True):
+        loop = train.Loop(run, torch.device("cpu"), packed=packed, bf16=False)
+        before = [one.detach().clone() for one in loop.model.parameters()]
+        assert 3 * 32 * 8 <= loop(3) <= 3 * 32 * 12
+        moved = [(one.detach() - old).abs().max() for one, old in zip(loop.model.parameters(), before, strict=True)]
+        assert all(0 < float(distance) < 0.01 for distance in moved)
+        assert float(loop.loss(torch.arange(32)).detach()) == pytest.approx(0.69, abs=0.3)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("benchmarks")
+    write_run(root)
+    (root / "in.txt").write_text("\n".join(f"a fine film w{number}" for number in range(60)))
+    return root
+
+
+@pytest.mark.slow
+def test_predict_as_users_run_it(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["predict", "--run", str(bundle / "run"), "--input", str(bundle / "in.txt"), "--rounds", "1"]
+    assert main([*words, "--precision", "fp32", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    check(values, "rows/s", predict.LOOP, predict.LINEAR)
+    assert values["all_cores"]["rows_per_s"] > 0
+    assert all(0 < one["p50 ms"] <= one["p99 ms"] for one in values["single_text_ms"])
+
+
+def test_predict_computes_what_predict_does(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = (bundle / "in.txt").read_text().splitlines()
+    scorer = scorer_class("torch")(str(bundle / "run"), {"device": "cpu", "precision": "fp32"}, 1024)
+    np.testing.assert_allclose(predict.logits(scorer, texts), Predictor(bundle / "run").logits(texts), atol=1e-6)
+    assert len(predict.NotebookLoop(scorer)(texts[:3])) == 3
+    (bundle / "one.txt").write_text("one\n")
+    assert answering.run(main, ["predict", "--run", str(bundle / "run"), "--input", str(bundle / "one.txt")]) == 3
+    assert "one.txt: holds too few rows to measure with" in capsys.readouterr().err
+
+
+@pytest.mark.processes
+def test_limits_leave_a_line_and_are_not_tried_again(tmp_path: Path, capsys, monkeypatch) -> None:
+    config = limits.LimitsConfig(output=str(tmp_path / "limits.jsonl"), only=["files"], json=True)
+    limits.main(config)
+    (line,) = json.loads(capsys.readouterr().out)
+    assert (line["kind"], line["size"], line["end"]) == ("files", limits.CASES["files"].small[0], "done")
+    assert 20 < line["peak_mb"] < 2000
+    monkeypatch.setattr(limits, "attempt", lambda *_: pytest.fail("tried again"))
+    limits.main(config)
+    assert json.loads(capsys.readouterr().out) == [line]
+    with pytest.raises(ConfigError, match="only: 'row' is out of range: expected one of rows, classes"):
+        limits.LimitsConfig(only=["row"])
+
+
+@pytest.mark.slow
+def test_what_goes_no_further_has_its_sentence() -> None:
+    assert "texts.csv" in limits.attempt(limits.rows, 0, 60)["end"]
+    assert limits.attempt(limits.rows, 10, 0.01)["end"] == "not done in time"
+
+
+def write_corpus(path: Path, rows: int = 300, held: str = "test") -> Path:
+    texts, labels = sentences(rows, 2, 0, 12)
+    split = [held if row % 5 == 0 else "train" for row in range(rows)]
+    lines = [f"{text},c{label},{where}" for text, label, where in zip(texts, labels, split, strict=True)]
+    path.write_text("\n".join(["text,label,split", *lines]) + "\n")
+    return path
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Commands run in this process but for trainings, which only count, and reach 0.8, 0.81, …"""
+    words: list[list[str]] = []
+
+    def run(*arguments: object) -> None:
+        words.append([str(one) for one in arguments])
+        if "launch" not in arguments:
+            package, *rest = words.pop()
+            assert answering.run(sys.modules[f"{package}.__main__"].main, rest) == 0
+
+    def accuracy_of(directory: Path, split: str) -> float:
+        return 0.79 + len(words) / 100
+
+    for module in (corpora, curve):
+        monkeypatch.setattr(module, "accuracy_of", accuracy_of)
+    monkeypatch.setattr(corpora, "run", run)
+    return words
+
+
+def test_corpora(trained: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, keys = write_corpus(tmp_path / "mine.csv"), ["--output", str(tmp_path / "out"), "--json"]
+    assert main(["corpora", str(file), *keys, "--seeds", "[0,2]"]) == 0
+    assert main(["corpora", str(file), *keys]) == 0
+    (line,) = json.loads(capsys.readouterr().out.rpartition("\n[")[2].join(["[", ""]))
+    assert [words[words.index("--seed") + 1] for words in trained] == ["0", "2", "1"]
+    assert (line["corpus"], line["rows"], line["split"], line["seeds"]) == ("mine", 216, "test", 3)
+    assert line["network"] == pytest.approx(0.81)
+    assert line["network_sd"] == pytest.approx(0.01)
+    assert min(line["linear_on_texts"], line["linear_on_shards"]) > 0.8
+    assert main(["corpora", str(file), *keys[:2]]) == 0
+    assert "mean" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"gone\.csv: no such file"):
+        main(["corpora", "gone.csv"])
+    file.write_text(file.read_text() + "more,c0,train\n")
+    assert main(["corpora", str(file), *keys, "--seeds", "[0]"]) == 0
+    assert len(trained) == 4, "another content is another corpus"
+
+
+def test_curve(trained: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_corpus(tmp_path / "mine.csv", held="validation")
+    keys = ["--output", str(tmp_path / "out"), "--recipe", "imdb-quick", "--draws", "[0]"]
+    picture = tmp_path / "curve.svg"
+    assert main(["curve", str(file), *keys, "--labels", "[50,0]", "--picture", str(picture)]) == 0
+    shown = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split()[0] for line in shown] == ["labels", "50", "240"]
+    assert len(trained) == 4
+    first = picture.read_bytes()
+    assert main(["curve", str(file), *keys, "--labels", "[50,0]", "--json", "--picture", str(picture)]) == 0
+    lines = json.loads(capsys.readouterr().out)
+    assert (len(trained), picture.read_bytes()) == (4, first)
+    assert list(lines[0]["methods"]) == list(curve.COLOURS)
+    assert lines[0]["methods"]["labelled"] == {"mean": 0.8, "sd": None, "draws": 1, "seconds": pytest.approx(0, abs=60)}
+    data = next((tmp_path / "out" / "runs").glob("50-0-all-texts-*/data/dataset.json"))
+    assert "unlabelled" in json.loads(data.read_text())["splits"]
+
+
+def test_fewer_labels_are_some_of_more(tmp_path: Path) -> None:
+    corpus = curve.read_corpus(write_corpus(tmp_path / "mine.csv", held="dev"), "split")
+    few, more = set(curve.drawn(corpus, 50, 1)), set(curve.drawn(corpus, 100, 1))
+    assert (len(few), len(more), few < more) == (50, 100, True)
+    assert few != set(curve.drawn(corpus, 50, 2))
+    assert curve.drawn(corpus, 0, 1) == curve.places(corpus, "train")
+    with pytest.raises(ConfigError, match="labels: 999 of 240 training rows"):
+        curve.drawn(corpus, 999, 0)
+    with pytest.raises(DataError, match="the 1 rows of draw 0 are all of one class"):
+        curve.drawn(corpus, 1, 0)
+    for column, said in (("gone", "no column 'gone'"), ("label", r"row 1: label 'c[01]' is no split")):
+        with pytest.raises(DataError, match=said):
+            curve.read_corpus(tmp_path / "mine.csv", column)
+    with pytest.raises(DataError, match="no row whose split is validation"):
+        curve.read_corpus(write_corpus(tmp_path / "other.csv"), "split")
