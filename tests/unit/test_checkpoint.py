@@ -222,7 +222,7 @@ print(tried - 1)
 @pytest.mark.parametrize("mode", ["kill", pytest.param("full", marks=pytest.mark.slow)])
 def test_a_fault_at_any_file_operation_leaves_a_whole_checkpoint(tmp_path: Path, mode: str) -> None:
     command = [sys.executable, "-c", FAULTS, mode, str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert int(result.stdout.split()[-1]) >= 20, "fewer operations than a checkpoint has"
 
