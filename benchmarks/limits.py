@@ -76,11 +76,11 @@ class Attempt:
         """All its commands together have so many seconds."""
         self.folder, self.deadline, self.peak_mb = Path(folder), time.monotonic() + timeout_s, 0.0
 
-    def command(self, module: str, *words: object, **options: object) -> None:
+    def command(self, module: object, *words: object, **options: Any) -> None:
         """Run a command of padless. Raises ``EndedError`` with its sentence, or with what else ended it."""
         keys = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
         with tempfile.TemporaryFile("w+") as said:
-            whole = [sys.executable, "-m", module, *map(str, words), *keys]
+            whole = [sys.executable, "-m", str(module), *map(str, words), *keys]
             process = subprocess.Popen(whole, stdout=said, stderr=said)
             timer = threading.Timer(max(0, self.deadline - time.monotonic()), process.kill)
             timer.start()
@@ -111,7 +111,7 @@ class Attempt:
         recipe, run = self.folder / "recipe.yaml", self.folder / "run"
         recipe.write_text("seed: 0\n")
         words = module or ("harness.train",)
-        self.command(*map(str, words), **{"config": recipe, "data": data, "run": run, **SMALL, **options})
+        self.command(*words, **{"config": recipe, "data": data, "run": run, **SMALL, **options})
         return run
 
 

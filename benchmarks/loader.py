@@ -181,7 +181,8 @@ def numpy_copy(rows: Rows) -> Epoch:
         for block in rows.split.blocks:
             for start in range(0, len(block.ids), rows.batch):
                 piece = block.ids[start : start + rows.batch]
-                yield np.copyto(out[: len(piece)], piece)
+                np.copyto(out[: len(piece)], piece)
+                yield
 
     return epoch
 

@@ -81,7 +81,10 @@ def measure(config: PredictConfig) -> dict[str, Any]:
     settled = scorers.settle("cpu", config.precision)
     scorer = scorers(config.run, settled, BATCH)
     loop = NotebookLoop(scorer)
-    turns = {"ours": (functools.partial(logits, scorer), texts), LOOP: (loop, texts[:SLOWEST])}
+    turns: dict[str, tuple[Callable[[Texts], object], Texts]] = {
+        "ours": (functools.partial(logits, scorer), texts),
+        LOOP: (loop, texts[:SLOWEST]),
+    }
     if settled["precision"] != "fp32":
         plain = scorers(config.run, {**settled, "precision": "fp32"}, BATCH)
         turns["ours in fp32"] = functools.partial(logits, plain), texts

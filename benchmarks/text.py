@@ -7,6 +7,7 @@ a time; the others only tokenize and count.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import warnings
@@ -75,14 +76,15 @@ def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]
         except (UnavailableError, DataError) as error:
             unavailable[name] = str(error)
     with one_core():
-        seconds = alternate({name: lambda one=one: void(one[0](one[1])) for name, one in turns.items()}, rounds)
+        seconds = alternate({name: functools.partial(run_once, *one) for name, one in turns.items()}, rounds)
     rates = {name: len(turns[name][1]) / median for name, median in seconds.items()}
     corpus = {"texts": len(texts), "characters_per_text": sum(map(len, texts)) / len(texts), "rounds": rounds}
     return result("docs/s", rates, unavailable=unavailable, corpus=corpus)
 
 
-def void(_: object) -> None:
-    """What a contender has found is not measured."""
+def run_once(run: Run, texts: Sequence[str]) -> None:
+    """A turn; what was found is of no interest."""
+    run(texts)
 
 
 def stop_words_and_lemma(spec: TextSpec) -> tuple[set[str], Callable[[str], str]]:

@@ -56,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serve(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """A process of such an image."""
     words = [sys.executable, "-c", ONLY + code, *map(str, arguments)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_the_library_predicts(run: Path) -> None:

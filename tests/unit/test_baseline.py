@@ -260,5 +260,5 @@ def test_one_class_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_it_never_imports_torch(data: Path) -> None:
     script = "import sys; from harness.__main__ import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
     words = [sys.executable, "-c", script, "baseline", "--data", str(data)]
-    result = subprocess.run(words, cwd=ROOT, timeout=120, check=False, capture_output=True, text=True)
+    result = subprocess.run(words, cwd=ROOT, timeout=240, check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -246,7 +246,7 @@ def test_a_fault_at_any_file_operation_leaves_a_whole_checkpoint(
 ) -> None:
     """Of a new step, and of one that has a checkpoint, with one kept beside the one that is written."""
     command = [sys.executable, "-c", FAULTS, mode, str(step), swaps, str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert int(result.stdout.split()[-1]) >= 20, "fewer operations than a checkpoint has"
 

@@ -307,6 +307,6 @@ def test_a_megabyte_of_shared_memory_is_enough(dataset: Path) -> None:
     script = f'{mount} && exec "$@"'
     command = [*enter, script, "sh", sys.executable, "-c", SHM, str(dataset)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "900 []\n"

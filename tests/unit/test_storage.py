@@ -203,7 +203,7 @@ def test_standard_output_that_is_full(words: list[str]) -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "harness", *words]
         result = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, cwd=ROOT, check=False
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=240, cwd=ROOT, check=False
         )
     assert result.returncode == 4
     assert " ".join(result.stderr.split()).startswith("error: standard output: cannot be written (No space left")
