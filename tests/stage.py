@@ -27,6 +27,7 @@ from harness.model.vector_files import read_vectors
 from harness.predicting import parts as predicted_parts
 from harness.predicting.command import predict_here
 from harness.predicting.config import PredictConfig
+from harness.predicting.place import WORK
 from harness.ranks.session import Session, open_session
 from harness.report.facts import read_run
 from harness.report.views import view
@@ -40,6 +41,7 @@ from harness.training.resume import find_resume_point
 from harness.training.run import Run
 from harness.training.state import State
 from harness.training.writer import RunWriter
+from preprocessing.base import atomic
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset, write_random_soft_labels
 from tests.exports import export
@@ -171,6 +173,7 @@ class Stage:
         copy = self.root / "again"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(self.begun, copy, symlinks=True, copy_function=copied)
+        atomic.sign(copy / WORK, copy)  # as the job that went on there would have marked it
         predict_here(self.predicting(copy))
         return b"".join(path.read_bytes() for path in sorted(copy.glob("part-*")))
 

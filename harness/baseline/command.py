@@ -104,7 +104,7 @@ def known(data: str, manifest: Manifest) -> dict[str, dict[str, Any]]:
 def keep(data: str, manifest: Manifest, results: dict[str, OnSplit]) -> bool:
     """Write the results beside the shards; where that cannot be done, say so in one line. Whether it was done."""
     try:
-        write_results(data, manifest.labels, results)
+        write_results(data, manifest, results)
     except OSError as error:
         where = folder_of(data)
         print(f"warning: {where} cannot be written ({error.strerror}); no run will find these figures", file=sys.stderr)

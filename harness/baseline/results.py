@@ -17,6 +17,7 @@ from harness.baseline.linear import RECIPE, OnSplit
 from harness.rundir.results import figures_name, predictions_name, read_figures, write_figures, write_predictions
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.dataset.shards import Manifest
 
 FOLDER = "baseline"
 MADE_ANEW = "delete it, and `python -m harness baseline` makes it anew"
@@ -72,15 +73,12 @@ def is_of(values: dict[str, Any], fingerprint: str) -> bool:
     return (values.get("dataset"), values.get("recipe")) == (fingerprint, RECIPE)
 
 
-def write_results(data: str | Path, names: Sequence[str], results: Mapping[str, OnSplit]) -> None:
-    """Write predictions and figures of each split; those of a split that is no more are removed. Raises ``OSError``.
-
-    ``names`` are the classes.
-    """
+def write_results(data: str | Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:
+    """Write predictions and figures of each split; those of a split that is no more are removed. Raises ``OSError``."""
     folder = folder_of(data)
     for split in (VALIDATION, TEST):
         if split in results:
-            write_predictions(folder, split, names, **results[split].predictions)
+            write_predictions(folder, split, manifest.labels, manifest.label_type, **results[split].predictions)
             write_figures(folder, split, results[split].figures)
         else:
             for name in (figures_name(split), predictions_name(split)):

@@ -46,6 +46,8 @@ QUIET = "--quiet"
 END_LIMIT_S = 60
 RESTARTS = 3
 """Of several machines, where ``--max_restarts`` is not given: one of them is lost sooner or later."""
+COMPILED = "TORCHINDUCTOR_CACHE_DIR"
+"""Where torch makes a folder for compiled code when it is imported, in TMPDIR unless this environment variable says."""
 LOGS = "padless-launch-"
 """How a folder begins that torch's agent gets in the place of one of its own."""
 IDLE = {"gradient_accumulation_steps"}
@@ -279,12 +281,16 @@ def own_logs(arguments: Any) -> Iterator[None]:
         if atomic.is_abandoned(left.name):
             shutil.rmtree(left, ignore_errors=True)
     mark = f"{atomic.TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}"
+    mine = COMPILED not in os.environ
     try:
         with tempfile.TemporaryDirectory(mark, LOGS, ignore_cleanup_errors=True) as folder:
             arguments.log_dir = folder
+            os.environ.setdefault(COMPILED, str(Path(folder, "compiled")))
             yield
     finally:
         arguments.log_dir = None
+        if mine:
+            os.environ.pop(COMPILED, None)
 
 
 def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = False) -> int:

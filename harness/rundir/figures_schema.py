@@ -88,7 +88,7 @@ FILLED = ("labels", "confusion", "per_class", "calibration", "intervals")
 METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "pr_auc", "log_loss", "ece")
 SHOWN = (*FILLED, "slices", "mistakes", "step", "rows", "temperature", "threshold", *METRICS)
 """What a page about a classifier needs; the first of them not empty."""
-HOW_FOUND = having(level=Share, method=str, resamples=Count)
+HOW_FOUND = having(level=Share, method=str)
 """What it says of intervals."""
 
 

@@ -115,9 +115,12 @@ def read_jsonl(part: Part, wanted: list[str]) -> pa.Table:
             text = scalar(value, f"{part.file.name}: row {row}: {name!r}", name == source.text_column)
             is_typed = name == source.label_column and isinstance(value, bool | int | float)
             values[name].append(value if is_typed else text)
-    labels = {source.label_column: of_one_type(values.pop(source.label_column, []))}
-    table = pa.table({name: pa.array(column, pa.large_string()) for name, column in values.items()} | labels)
-    return table.select(wanted)
+    return pa.table(
+        {
+            name: of_one_type(column) if name == source.label_column else pa.array(column, pa.large_string())
+            for name, column in values.items()
+        }
+    )
 
 
 def of_one_type(values: list[Any]) -> pa.Array:

@@ -96,8 +96,8 @@ def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path) -> N
     first = json.loads((run / "test.json").read_text())
     assert re.search(rf"^ +test  95 %\nrows +{first['rows']}\naccuracy +{first['accuracy']:.4f} ", result.stdout, re.M)
     assert "calibration on test: temperature" in result.stdout
-    assert re.search(r"^negative +[\d.]+ +[\d.]+ +[\d.]+ +\d+ ", result.stdout, re.MULTILINE)
-    assert set(again) == set(first)
+    assert re.search(r"^neg +[\d.]+ +[\d.]+ +[\d.]+ +\d+ ", result.stdout, re.MULTILINE)
+    assert set(again) == {*first, "texts"}
     for name in ("rows", "accuracy", "f1", "confusion", "temperature", "threshold", "dataset", "labels"):
         assert again[name] == first[name], name
     assert [mistake["row"] for mistake in again["mistakes"]] == [mistake["row"] for mistake in first["mistakes"]]
@@ -123,23 +123,23 @@ def test_predictions_of_raw_texts_are_those_of_the_evaluation(run: Path, data: P
     rows = Split(data, read_manifest(data), "test")
     in_shards = sorted(row for block in rows.blocks for row in block.row.tolist())
     assert evaluated["row"].tolist() == in_shards
-    assert set(evaluated["label"]) == {"negative", "positive"}
+    assert set(evaluated["label"]) == {"neg", "pos"}
     chosen, output = corpus.parent / "chosen.csv", corpus.parent / "predicted.parquet"
     raw.iloc[evaluated["row"].to_numpy() - ROW_BASE].to_csv(chosen, index=False)
     words = ("predict", "--run", run, "--input", chosen, "--output", output)
     assert answering.run(harness, [*map(str, words)]) == 0
     predicted = pd.read_parquet(output)
     assert list(predicted["predicted"]) == list(evaluated["predicted"])
-    for name in ("probability_negative", "probability_positive"):
+    for name in ("probability_neg", "probability_pos"):
         np.testing.assert_allclose(predicted[name], evaluated[name], rtol=0, atol=1e-5)
 
 
 def test_one_sentence_on_the_command_line(run: Path) -> None:
     result = succeed(run_module("harness", "predict", "--run", run, "a <b>superb</b> moving film", "--json"))
     values = json.loads(result.stdout)
-    assert values["predicted"] == "positive"
-    assert values["probability_positive"] == pytest.approx(1 - values["probability_negative"])
-    assert values["probability_positive"] > 0.5
+    assert values["predicted"] == "pos"
+    assert values["probability_pos"] == pytest.approx(1 - values["probability_neg"])
+    assert values["probability_pos"] > 0.5
 
 
 def test_a_run_directory_is_not_written_twice(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

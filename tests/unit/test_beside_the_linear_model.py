@@ -46,9 +46,8 @@ def stand(place: Path, split: str, right: np.ndarray) -> dict[str, Any]:
     labels = np.arange(len(right)) % 2
     predicted = np.where(right, labels, 1 - labels)
     chances = np.stack((1 - predicted, predicted), axis=1).astype(float)
-    write_predictions(
-        place, split, ["no", "yes"], rows=np.arange(len(right)), labels=labels, predicted=predicted, chances=chances
-    )
+    found = {"rows": np.arange(len(right)), "labels": labels, "predicted": predicted, "chances": chances}
+    write_predictions(place, split, ["no", "yes"], "text", **found)
     return {"accuracy": float(right.mean()), "rows": len(right), "seconds": 3.2}
 
 
@@ -122,7 +121,9 @@ def finished_run(run: Path, data: Path) -> None:
     rows = np.sort(np.concatenate([block.row for block in Split(data, manifest, "test").blocks]))
     labels = np.arange(len(rows)) % 2
     chances = np.full((len(rows), 2), 0.5)
-    write_predictions(run, "test", ["no", "yes"], rows=rows, labels=labels, predicted=0 * labels, chances=chances)
+    write_predictions(
+        run, "test", ["no", "yes"], "text", rows=rows, labels=labels, predicted=0 * labels, chances=chances
+    )
     write_figures(run, "test", {"accuracy": 0.5, "rows": len(rows)})
 
 

@@ -95,7 +95,7 @@ def test_a_class_that_is_not_there(run: Path) -> None:
 
 
 def test_what_reads_no_weights_cannot_explain() -> None:
-    scorer: Any = SimpleNamespace(labels=["a", "b"], decision=Decision())
+    scorer: Any = SimpleNamespace(labels=["a", "b"], label_type="text", decision=Decision())
     with pytest.raises(padless.UserError, match=r"^model\.onnx: explanations need the weights and torch; load the run"):
         TextClassifier(scorer, "model.onnx").explain("a")
 

@@ -221,8 +221,12 @@ def test_a_page_is_escaped_and_needs_nothing_else(two: Path) -> None:
             2,
             "--output out.pdf: unknown ending; use .html, .jsonl or .txt, or set --format",
         ),
-        (["run", "--input", "in.csv"], 3, "in.csv: no column 'text'; it has number, review; use --column"),
-        (["run", "--input", "in.csv", "--column", "reviews"], 3, "in.csv: no column 'reviews'; it has number, review"),
+        (["run", "--input", "in.csv"], 3, "in.csv: no column 'text'; it has 'number', 'review'; use --column"),
+        (
+            ["run", "--input", "in.csv", "--column", "reviews"],
+            3,
+            "in.csv: no column 'reviews'; it has 'number', 'review'",
+        ),
         (["run", "--input", "none.csv", "--column", "review"], 3, "none.csv"),
         (
             ["run", "a", "--output", "in.csv/out.html"],

@@ -82,7 +82,7 @@ def test_8_bit_weights_change_little(classes: int, shape: dict[str, Any]) -> Non
     sessions = session_of(network, "network"), session_of(quantized(network), "quantized")
     texts = [np.arange(1, 1 + length, dtype=np.int32) for length in (1, 7, 30, 64)]
     whole, small = (onnx_logits(session, texts, 3) for session in sessions)
-    assert 0 < np.abs(whole - small).max() < 0.1
+    assert 0 < np.abs(whole - small).max() < 0.15
     assert sessions[1].get_modelmeta().custom_metadata_map == {"bundle": "b"}
 
 

@@ -193,7 +193,7 @@ def test_parquet_as_pandas_writes_categories(categories: list[object], tmp_path:
     frame["label"] = pd.Categorical(np.array(categories, object)[np.arange(number) % 2], categories=categories[::-1])
     frame[frame.index % 7 > 0].to_parquet(tmp_path / "a.parquet", index=True)
     kept = frame[frame.index % 7 > 0]
-    names = [str(int(value)) if isinstance(value, (bool, float)) else str(value) for value in kept["label"]]
+    names = [f"{value:g}" if isinstance(value, float) else str(value).lower() for value in kept["label"]]
     for part_mb in (8.0, 0.001):
         found = read_all(tmp_path / "a.parquet", part_mb=part_mb)[0]
         assert found == list(zip(kept["text"].astype(str), names, strict=True))

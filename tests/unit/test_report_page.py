@@ -165,7 +165,7 @@ def test_the_test_of_another_dataset_is_not_shown_as_the_runs_own(many: Path, pa
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        (("intervals", "level"), "intervals are not an object with level, method, resamples"),
+        (("intervals", "level"), "intervals are not an object with level, method"),
         (("intervals",), "has no intervals"),
         (("pr_auc",), "has no pr_auc"),
         (("temperature",), "has no temperature"),
