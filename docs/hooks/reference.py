@@ -58,9 +58,11 @@ class Option:
 
 
 def shared_by(package: str) -> str:
-    """``module:class`` of the keys that commands of a package share; more than one such class is an error."""
+    """``module:class`` of the keys that commands of a package share, else of its first command; more than one such
+    class is an error.
+    """
     table = importlib.import_module(f"{package}.__main__").COMMANDS
-    (name,) = {command.shared for command in table if command.shared}
+    (name,) = {command.shared for command in table if command.shared} or {table[0].config}
     return name
 
 

@@ -180,13 +180,14 @@ def test_a_column_that_is_there_already(capsys: pytest.CaptureFixture[str]) -> N
         sentence = (
             f"{name}: already has a column 'predicted'; rename it, or set --prefix, which stands before the names"
         )
-        code, line = refused(capsys, "--input", name, "--output", "out.csv")
+        output = f"{name}.out.csv"
+        code, line = refused(capsys, "--input", name, "--output", output)
         assert (code, line) == (3, f"{sentence} of the new columns")
-        assert table(name, "out.csv", "--prefix", "new_") == 0
+        assert table(name, output, "--prefix", "new_") == 0
         capsys.readouterr()
-    header = Path("out.csv").read_text().splitlines()[0]
+    header = Path("in.parquet.out.csv").read_text().splitlines()[0]
     assert header == 'text,predicted,new_predicted,new_probability_bad,"new_probability_good, or ""fine"""'
-    assert table("out.csv", "out.csv", "--prefix", "again_") == 0
+    assert table("in.parquet.out.csv", "again.csv", "--prefix", "again_") == 0
 
 
 WRONG = {
@@ -247,7 +248,7 @@ def test_an_output_that_cannot_be_written_leaves_the_old_one(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(SameLines, "write", full)
-    code, line = refused(capsys, "--input", "in.csv", "--output", "out.csv")
+    code, line = refused(capsys, "--input", "in.csv", "--output", "out.csv", "--overwrite", "true")
     assert code == 4
     what = "make room and run the same command to continue, or name another --output"
     assert line.endswith(f"out.csv.parts/part-00000.csv: cannot be written (No space left on device); {what}")

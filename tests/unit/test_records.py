@@ -98,7 +98,7 @@ def test_a_record_of_any_length_up_to_the_limit_is_one(monkeypatch) -> None:
     monkeypatch.setattr(records, "MAX_RECORD_BYTES", 1 << 20)
     pieces = [b"text,label\na,1\n", *[b"x" * 1000] * 1040, b",0\n"]
     assert [cut.rows for cut in cuts(pieces, COMMA, 1, "x.csv", header=True)] == [1, 1]
-    with pytest.raises(DataError, match=r"^x.csv: row 2: is longer than 1 MiB; split its text, or, if it"):
+    with pytest.raises(DataError, match=r"^x.csv: row 2: is longer than 1 MiB; split its text$"):
         list(cuts([*pieces[:-1], *[b"x" * 1000] * 10, b",0\n"], COMMA, 1000, "x.csv", header=True))
 
 

@@ -56,7 +56,7 @@ def test_predict_names_what_is_wrong(capsys, tmp_path: Path, monkeypatch: pytest
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "x.csv")
     assert (code, line) == (2, "--input and --output go together: name the file to read and the file to write")
     facts = {"weights_sha256": "w", "text_hash": "t", "temperature": 1.0, "threshold": 0.5}
-    info = SimpleNamespace(labels=["bad", "good"], dataset="", task="classifier", **facts)
+    info = SimpleNamespace(labels=["bad", "good"], label_type="text", dataset="", task="classifier", **facts)
     monkeypatch.setattr(command, "read_info", lambda bundle: info)
     monkeypatch.setattr(command, "engine_of", lambda bundle, engine: "torch")
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "no.csv", "--output", "y.parquet")
@@ -64,7 +64,7 @@ def test_predict_names_what_is_wrong(capsys, tmp_path: Path, monkeypatch: pytest
     table = tmp_path / "table.csv"
     table.write_text("review,stars\nfine,3\n,4\n")
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", table, "--output", "y.parquet")
-    assert (code, line) == (3, f"{table}: no column 'text'; it has review, stars; use --column")
+    assert (code, line) == (3, f"{table}: no column 'text'; it has 'review', 'stars'; use --column")
     arguments = ("--input", table, "--output", "y.parquet", "--column", "review")
     code, line = refuse(capsys, "predict", "--run", tmp_path, *arguments)
     assert (code, line) == (
