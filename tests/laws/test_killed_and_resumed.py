@@ -72,6 +72,7 @@ def killed_at_changes(folder: Path, instants: str, exchange: str) -> dict[str, A
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600, func_only=True)
 def test_killed_around_a_checkpoint_that_takes_the_place_of_another(tmp_path: Path) -> None:
     """With one that is kept: the newest one has its name at any instant."""
