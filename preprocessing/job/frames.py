@@ -46,7 +46,7 @@ def run(config: PreprocessConfig) -> Manifest:
     with without_main():
         manifest = pipeline.run(config)
     for line in in_words(manifest):
-        Screen(errors=True).say(line)
+        Screen().say(line)  # a notebook shows what goes to stderr as a warning
     return manifest
 
 

@@ -144,4 +144,4 @@ def test_from_a_csv_to_three_lines_without_a_checkout(scripts: Path, folder: Pat
     assert file.startswith(str(scripts.parent))
     assert (version, rows, same, needless) == (padless.__version__, 40, True, [])
     assert apart <= 1e-6
-    assert set(json.loads(said)) == {"text", "predicted", "probability_negative", "probability_positive"}
+    assert set(json.loads(said)) == {"text", "predicted", "probability_0", "probability_1", "unknown_share"}
