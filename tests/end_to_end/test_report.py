@@ -113,8 +113,10 @@ def test_its_command_makes_the_same_run_again(run: Path, place: Path) -> None:
     arguments = shlex.split(line.removesuffix("</code></pre>"))[3:]
     succeed(run_module("harness", *arguments))
     ours, theirs = (read_metrics(path, "train") for path in (run, Path(f"{run}-again")))
-    for name in ("step", "loss", "row_hash"):
+    for name in ("step", "row_hash"):
         assert [line[name] for line in ours] == [line[name] for line in theirs]
+    # the launcher's ranks may have another number of threads, which on some processors changes last bits
+    assert [line["loss"] for line in ours] == pytest.approx([line["loss"] for line in theirs], abs=1e-5)
     text = re.search(r"dataset\.yaml</summary>\s*<pre><code>(.*?)</code></pre>", content, re.DOTALL)
     assert text is not None
     (place / "dataset.yaml").write_text(text[1])
