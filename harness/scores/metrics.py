@@ -109,7 +109,7 @@ def areas(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     if num_classes == 2:
         return {
             "roc_auc": float(roc_auc_score(labels, logits)),
-            "pr_auc": float(average_precision_score(labels, logits)),
+            "pr_auc": min(1.0, float(average_precision_score(labels, logits))),  # a sum, so a last bit above 1
         }
     chances = probabilities(logits)
     roc_auc, pr_auc = np.mean([Ranking(chances[:, one], labels == one).areas for one in range(num_classes)], axis=0)
@@ -140,7 +140,7 @@ class Ranking:
         """ROC AUC and average precision, as scikit-learn's functions have them, which take ten times as long."""
         gained, positives = self.gained, self.positives
         roc_auc = (gained * self.below).sum() / (positives * self.negatives)
-        return float(roc_auc), float((gained * self.found / self.taken).sum() / positives)
+        return float(roc_auc), min(1.0, float((gained * self.found / self.taken).sum() / positives))
 
     def changes(self, means: tuple[float, float]) -> np.ndarray:
         """The derivatives of both areas by the weight of each row, float64 ``[2, rows]``, about ``means``."""
