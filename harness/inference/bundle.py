@@ -21,7 +21,7 @@ from harness.inference.sealed import encoder_of, read_sealed
 from harness.model.classifier import Classifier
 from harness.model.stored import read_tensors
 from harness.model.tasks import AnyNetwork, task_of
-from harness.ranks.heartbeat import HEARTBEAT
+from harness.ranks.stopping import HEARTBEAT
 from harness.rundir.bundle_files import (
     INDEX,
     BundleInfo,

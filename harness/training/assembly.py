@@ -28,8 +28,8 @@ from harness.model.tasks import answers_of, build_network, predictions_of
 from harness.model.wide import Weighing
 from harness.ranks.distributed import launched_local_world_size, launched_machines
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
-from harness.ranks.preemption import StopWatch
 from harness.ranks.session import Session
+from harness.ranks.stopping import StopWatch
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.environment import code_hash

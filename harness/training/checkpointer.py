@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from harness.config import CheckpointConfig
-from harness.ranks.heartbeat import HEARTBEAT
+from harness.ranks.stopping import HEARTBEAT
 from harness.rundir import checkpoint
 from harness.rundir.storage import storage
 from harness.training.state import Snapshots, Tensors

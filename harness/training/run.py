@@ -16,9 +16,8 @@ from harness.data.checks import TRAIN, VALIDATION
 from harness.data.residency import OpenData
 from harness.inference.evaluation import numbers_of
 from harness.model.classifier import Classifier
-from harness.ranks.heartbeat import HEARTBEAT
-from harness.ranks.preemption import Preempted, StopWatch
 from harness.ranks.session import Session
+from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
 from harness.rundir.environment import installed_version
 from harness.scores.calibration import calibrated_log_loss, decide
 from harness.scores.metrics import classification_metrics

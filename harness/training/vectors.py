@@ -23,7 +23,7 @@ import numpy as np
 from harness.config import RunConfig
 from harness.model.initial import StartVectors, coverage, from_file, from_kept
 from harness.model.vector_files import check_own, is_own
-from harness.ranks import preemption
+from harness.ranks import stopping
 from harness.ranks.distributed import RankError, World
 from harness.ranks.precision import Choice
 from harness.rundir.layout import VECTORS
@@ -124,7 +124,7 @@ def wait_for(learning: Learning | None, world: World) -> bool:
         while True:
             running = learning is not None and learning.running(LOOK_EVERY_S)
             failed = learning is not None and bool(learning.process.returncode)  # by Ctrl-C, which reaches it too
-            mine = np.array([running, failed, preemption.received() is not None]).astype(np.int64)
+            mine = np.array([running, failed, stopping.received() is not None]).astype(np.int64)
             busy, broken, stop = np.atleast_1d(world.gather_numbers(mine, "word vectors that are learned").any(axis=0))
             if stop and (busy or broken):
                 return True

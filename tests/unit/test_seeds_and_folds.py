@@ -21,7 +21,7 @@ from harness.data.checks import check_dataset
 from harness.data.folds import held_out
 from harness.launch import command, launcher, many, rounds
 from harness.launch.stop import STOP
-from harness.ranks import threads
+from harness.ranks.devices import OMP, THREADS
 from harness.report import many as together
 from harness.report import out_of_fold
 from harness.report.page import write_report
@@ -136,13 +136,13 @@ def test_another_start_takes_as_many_threads_as_the_first(monkeypatch: pytest.Mo
         assert arguments.num_cpu_threads_per_process is None
         arguments.num_cpu_threads_per_process = 1
 
-    monkeypatch.delenv(threads.VARIABLE, raising=False)
-    monkeypatch.setenv(threads.TOLD, "to be removed in the end")
+    monkeypatch.delenv(OMP, raising=False)
+    monkeypatch.setenv(THREADS, "to be removed in the end")
     monkeypatch.setattr(accelerate.commands.launch, "launch_command", launch_command)
     arguments = launcher.accelerate_arguments([], [])
     for _ in range(2):
         assert launcher.start(arguments) is None
-        assert os.environ[threads.TOLD] == ""
+        assert os.environ[THREADS] == ""
 
 
 def test_a_dry_run_tries_the_first_alone(data: Path, tmp_path: Path, seen: Recorded) -> None:
