@@ -20,7 +20,7 @@ from harness.data import files, residency
 from harness.data.checks import TRAIN, UNLABELLED
 from harness.launch.facts import Data, Gpu, Machine, Rank, RunFolder
 from harness.model.recurrent import VariableLengthLSTM, try_recurrence
-from harness.model.size import parameters_of
+from harness.model.registry import parameters_of
 from harness.ranks import devices, network
 from harness.ranks.distributed import (
     launched_local_rank,

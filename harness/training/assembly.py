@@ -22,9 +22,9 @@ from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.residency import DataPlacement, OpenData
 from harness.data.streams import PairedLoader
+from harness.model.networks import answers_of, build_network, predictions_of
 from harness.model.recurrent import try_recurrence
 from harness.model.registry import CELLS
-from harness.model.tasks import answers_of, build_network, predictions_of
 from harness.model.wide import Weighing
 from harness.ranks.distributed import launched_local_world_size, launched_machines
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from harness.model.ngrams import BITS, MASK, NONE, keys_of, mixed
-from harness.model.wide import NOBODY, USUAL, Weighing, WidePart, runs
+from harness.model.wide import BITS, MASK, NOBODY, NONE, USUAL, Weighing, WidePart, keys_of, mixed, runs
 from harness.ranks.distributed import World
 from preprocessing.dataset.shards import Split
 

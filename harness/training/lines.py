@@ -9,7 +9,7 @@ from typing import Any
 from harness.config import RunConfig
 from harness.data import balance
 from harness.data.checks import TRAIN
-from harness.model.size import parameters_of
+from harness.model.registry import parameters_of
 from harness.scores.intervals import wilson
 from harness.scores.tables import CHOSEN_BY, MARK
 from harness.settings.task import LANGUAGE_MODEL

@@ -10,10 +10,8 @@ import torch
 from harness.config import RunConfig
 from harness.model.adversarial import Adversary
 from harness.model.classifier import Objective
-from harness.model.language import LanguageModel
-from harness.model.language_objective import LanguageObjective
-from harness.model.targets import Targets
-from harness.model.tasks import AnyNetwork, AnyObjective
+from harness.model.language import LanguageModel, LanguageObjective, Targets
+from harness.model.networks import AnyNetwork, AnyObjective
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.text.vocabulary import Vocabulary
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.data.checks import VALIDATION
 from harness.inference.perplexity import measure
-from harness.model.language_objective import LanguageObjective
+from harness.model.language import LanguageObjective
 from harness.training.run import Run
 
 

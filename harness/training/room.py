@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from harness.config import RunConfig
-from harness.model.size import parameters_of
+from harness.model.registry import parameters_of
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.machine import memory_bytes
 from preprocessing.base.readable import size

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
-from harness.model import transfer
-from harness.model.donor import find_donor
-from harness.model.initial import coverage
-from harness.model.tasks import AnyNetwork
-from harness.model.transfer import WIDE, StartWeights, weights_of
+from harness.model.donor import WIDE, StartWeights, describe_weights, find_donor, weights_of
+from harness.model.networks import AnyNetwork
+from harness.model.vector_files import coverage
 from harness.ranks.distributed import World
 from harness.ranks.precision import Choice
 from harness.training import vectors
@@ -51,7 +49,7 @@ class Beginning:
     def choices(self) -> Iterator[tuple[str, Choice]]:
         """For the first lines of the run."""
         if self.facts is not None:
-            said = f"{transfer.in_words(self.facts)}; {coverage(self.facts)}"
+            said = f"{describe_weights(self.facts)}; {coverage(self.facts)}"
             said = said if self.weights is not None else f"the run began with them; {said}"
             yield "weights", Choice(self.facts["source"], said)
         if self.vectors.choice is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from harness.model.stored import check_finite, shapes_of
+from harness.model.networks import check_finite, shapes_of
 from harness.rundir.checkpoint import MODEL, OPTIMIZER, Checkpoint
 from harness.rundir.tensor_files import Stored, check_tensors
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from harness.config import RunConfig
-from harness.model.initial import StartVectors, coverage, from_file, from_kept
-from harness.model.vector_files import check_own, is_own
+from harness.model.embedding import StartVectors, from_file, from_kept
+from harness.model.vector_files import check_own, coverage, is_own
 from harness.ranks import preemption
 from harness.ranks.distributed import RankError, World
 from harness.ranks.precision import Choice

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from harness.config import RunConfig
 from harness.inference.bundle import write_bundle
-from harness.model.tasks import AnyNetwork, build_network
+from harness.model.networks import AnyNetwork, build_network
 from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.precision import Choice
 from harness.ranks.preemption import Preempted

@@ -24,7 +24,7 @@ from harness.data.checks import order_spec, unlabelled_spec
 from harness.data.order import Order, OrderSpec, order_over
 from harness.launch import forecast
 from harness.model.classifier import Classifier
-from harness.model.size import num_parameters
+from harness.model.registry import num_parameters
 from preprocessing.base import answering
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.terminal import cells

@@ -9,7 +9,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.config import ModelConfig, OptimConfig, RunConfig
-from harness.model.size import parameters_of
+from harness.model.registry import parameters_of
 from harness.training.preflight import check_data
 from harness.training.room import check_room
 from preprocessing.base import answering
