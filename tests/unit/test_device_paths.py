@@ -31,7 +31,7 @@ from harness.model.dropout import Masks
 from harness.model.language import LanguageModel
 from harness.model.language_objective import LanguageObjective
 from harness.ranks.distributed import World
-from harness.training.ema import WeightAverage
+from harness.training.optim import WeightAverage
 from harness.training.wide import WideDescent
 
 pytestmark = pytest.mark.thorough

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from harness.data import files, staging
-from harness.data.residency import DataPlacement, Facts, OpenData, Residency, choose_residency, choose_stage
+from harness.data.placement import DataPlacement, Facts, OpenData, Residency, choose_residency, choose_stage
 from harness.ranks.distributed import World
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest

@@ -12,7 +12,7 @@ import pytest
 
 from harness.ranks.distributed import World
 from harness.training import shared_directory
-from harness.training.shared_directory import check_shared
+from harness.training.assembly import check_shared
 from preprocessing.base.errors import ConfigError, DataError
 
 

@@ -14,7 +14,7 @@ from harness.model.ngrams import NONE, keys_of
 from harness.model.wide import FLOOR, NOBODY, USUAL, Weighing, WidePart
 from harness.ranks.distributed import World
 from harness.training import features
-from harness.training.features import COUNTED_ROWS, count_features, pieces
+from harness.training.wide import COUNTED_ROWS, count_features, pieces
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 from tests.unit.test_wide import BUCKETS, make_batch, weighed
