@@ -45,10 +45,23 @@ VECTORS, STARTED_FROM = "vectors", "started_from"
 
 
 @dataclass(frozen=True)
+class Start:
+    """What the embedding starts from; everything is None where it is random, and on ranks other than 0."""
+
+    vectors: StartVectors | None = None
+    facts: dict[str, Any] | None = None
+    """What is remembered of the vectors, also by a run that goes on."""
+    choice: Choice | None = None
+    """For the first lines of the run."""
+    interrupted: bool = False
+    """Some rank was told to stop while the vectors were learned: on every rank, nothing may be trained or saved."""
+
+
+@dataclass(frozen=True)
 class Beginning:
     """What the weights begin with; on ranks other than 0, and of a run that goes on, only what is known of it."""
 
-    vectors: Start = field(default_factory=lambda: Start())
+    vectors: Start = field(default_factory=Start)
     weights: StartWeights | None = None
     facts: dict[str, Any] | None = None
     """Of the weights, on every rank; None where there were none."""
@@ -102,19 +115,6 @@ LOOK_EVERY_S = 1.0
 STOP_S = 5.0
 """Longest wait for the learning process to clean up."""
 ERRORS: dict[int, type[UserError]] = {error.exit_code: error for error in (ConfigError, DataError, StorageError)}
-
-
-@dataclass(frozen=True)
-class Start:
-    """What the embedding starts from; everything is None where it is random, and on ranks other than 0."""
-
-    vectors: StartVectors | None = None
-    facts: dict[str, Any] | None = None
-    """What is remembered of the vectors, also by a run that goes on."""
-    choice: Choice | None = None
-    """For the first lines of the run."""
-    interrupted: bool = False
-    """Some rank was told to stop while the vectors were learned: on every rank, nothing may be trained or saved."""
 
 
 class Learning:
