@@ -50,11 +50,17 @@ from harness.training.checkpointer import State
 from harness.training.console import Console
 from harness.training.guard import NonFiniteGuard
 from harness.training.preflight import check_room
-from harness.training.probe import StepProfiler, choose_micro_batch
+from harness.training.probe import choose_micro_batch
 from harness.training.run import PretrainingRun, RankRequests, Run
 from harness.training.sinks import Sink, Sinks, TrackerSink
 from harness.training.start import Beginning, Teaching, begin, read_teaching
-from harness.training.throughput import Meter, flops_of, measure_peak, reset_peak_memory
+from harness.training.throughput import (
+    Meter,
+    StepProfiler,
+    flops_of,
+    measure_peak,
+    reset_peak_memory,
+)
 from harness.training.trainer import Trainer
 from harness.training.validation import Scorer, Selection
 from harness.training.wide import count_features

@@ -32,8 +32,7 @@ from harness.training.optim import (
     optimizer_state,
     set_learning_rate,
 )
-from harness.training.probe import StepProfiler
-from harness.training.throughput import Gradients, Meter
+from harness.training.throughput import Gradients, Meter, StepProfiler
 from harness.training.wide import WideDescent, wide_rate
 from preprocessing.base.errors import DataError
 

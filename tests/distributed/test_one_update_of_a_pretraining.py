@@ -29,8 +29,7 @@ from harness.model.targets import Targets
 from harness.ranks.session import Session, open_session
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import learning_rate
-from harness.training.probe import StepProfiler
-from harness.training.throughput import Meter
+from harness.training.throughput import Meter, StepProfiler
 from harness.training.trainer import Trainer
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from tests.datasets import write_dataset

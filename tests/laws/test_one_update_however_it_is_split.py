@@ -28,8 +28,7 @@ from harness.model.wide import Weighing
 from harness.ranks.session import Session, open_session
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import learning_rate
-from harness.training.probe import StepProfiler
-from harness.training.throughput import Meter
+from harness.training.throughput import Meter, StepProfiler
 from harness.training.trainer import Trainer
 from harness.training.wide import count_features
 from preprocessing.base.split_names import NO_LABEL

@@ -16,7 +16,8 @@ from harness.model.classifier import Classifier
 from harness.model.initial import StartVectors, from_file
 from harness.model.vector_files import check_named
 from harness.ranks.distributed import World
-from harness.training import preflight, vectors
+from harness.training import preflight
+from harness.training import start as vectors
 from harness.training.resume import check_continuity, differences
 from harness.training.start import resumed, start_vectors
 from preprocessing.base.errors import ConfigError, DataError
