@@ -19,8 +19,8 @@ from harness.config import ModelConfig, OptimConfig, require
 from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.ranks.precision import DTYPES, recurrent_dtype
-from harness.training.flops import synchronize
 from harness.training.optim import build_optimizer
+from harness.training.throughput import synchronize
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 
 from harness.config import model_from_dict, to_dict
-from harness.data.folds import fold_of
+from harness.data.views import fold_of
 from harness.inference.sealed import encoder_of, read_sealed
 from harness.model.classifier import Classifier
 from harness.model.networks import AnyNetwork, read_tensors, task_of

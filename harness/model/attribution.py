@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from harness.batch import Batch, Layout, send
-from harness.data.gather import pack
+from harness.data.batches import pack
 from harness.model.classifier import Classifier
 from harness.model.wide import END_LONGEST, WidePart
 

@@ -12,7 +12,7 @@ or pair anywhere (``tail``).
 
 Words and pairs that share a bucket share its weight. Most of what is longer occurs once and never again, and would blur
 whatever it shared a bucket with; so with triples and more each bucket has one owner, the n-gram that most rows have
-(``harness.training.features`` finds it), and all others count for nothing.
+(``harness.training.wide`` finds it), and all others count for nothing.
 
 The table is no parameter but a buffer: torch's optimizer, the clipping, the average of weights and DDP do not see it.
 Its part of a step is the features of the batch's rows and the error of each row (``Touched``); ranks exchange those,

@@ -19,7 +19,7 @@ import torch
 from harness.__main__ import main
 from harness.batch import Batch
 from harness.config import ModelConfig
-from harness.data.gather import pack
+from harness.data.batches import pack
 from harness.model import registry
 from harness.model.classifier import Classifier
 from harness.model.registry import network_shapes

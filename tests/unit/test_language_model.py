@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from harness.__main__ import main
 from harness.batch import Batch, StepBatch
 from harness.config import LanguageModelConfig, ModelConfig, Recipe, RunConfig
-from harness.data.pretraining import pretraining_rows
+from harness.data.views import pretraining_rows
 from harness.inference.bundle import read_bundle, write_bundle
 from harness.model import language, softmax
 from harness.model.classifier import Classifier

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from harness.batch import Batch
 from harness.config import ModelConfig
-from harness.data.gather import pack
+from harness.data.batches import pack
 from harness.model.classifier import Classifier
 from harness.model.dropout import Masks
 from harness.model.pooling import Last
