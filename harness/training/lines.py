@@ -10,8 +10,9 @@ from harness.config import RunConfig
 from harness.data import balance
 from harness.data.checks import TRAIN
 from harness.model.size import parameters_of
+from harness.scores.figures import CHOSEN_BY
 from harness.scores.intervals import wilson
-from harness.scores.tables import CHOSEN_BY, MARK
+from harness.scores.tables import MARK
 from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base.readable import duration
 from preprocessing.base.split_names import UNLABELLED

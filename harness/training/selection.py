@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from harness.ranks.distributed import World
 from harness.scores.calibration import Decision
-from harness.scores.tables import CHOSEN_BY
+from harness.scores.figures import CHOSEN_BY
 
 
 @dataclass
