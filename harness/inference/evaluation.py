@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.folds import as_trained
-from harness.data.residency import DataPlacement, OpenData
+from harness.data.placement import DataPlacement, OpenData
 from harness.data.seen import hashes_of, training_texts
+from harness.data.views import as_trained
 from harness.inference.bundle import Bundle, read_bundle, same_text
 from harness.inference.config import EvaluateConfig
 from harness.inference.mistakes import METHOD, most_confident_mistakes

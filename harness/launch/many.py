@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Recipe
-from harness.data.folds import check_folds
+from harness.data.views import check_folds
 from harness.launch import launcher, rounds
 from harness.launch.asked import ALL, LaunchRecipe, seeds_of
 from harness.launch.launcher import PROG

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.config import require
-from harness.data.balance import in_words
-from harness.data.pretraining import rows_of_task
+from harness.data.checks import in_words
+from harness.data.views import rows_of_task
 from harness.launch import many
 from harness.launch.asked import LaunchRecipe
 from harness.launch.forecast import forecast

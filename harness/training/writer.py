@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from harness.config import RunConfig
 from harness.inference.bundle import write_bundle
-from harness.model.tasks import AnyNetwork, build_network
+from harness.model.networks import AnyNetwork, build_network
 from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.precision import Choice
 from harness.ranks.preemption import Preempted
@@ -27,11 +27,10 @@ from harness.rundir.environment import write_environment
 from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.status import known_status, note_attempt, write_status
 from harness.rundir.storage import claim, storage
-from harness.training.checkpointer import Checkpointer
-from harness.training.selection import Selection
+from harness.training.checkpointer import Checkpointer, Tensors, load_weights
 from harness.training.sinks import Ending, MetricsFiles, Sinks
-from harness.training.state import Tensors, load_weights
 from harness.training.trainer import Trainer
+from harness.training.validation import Selection
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.printable import tell
 from preprocessing.base.screen import Screen

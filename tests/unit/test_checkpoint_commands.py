@@ -16,7 +16,7 @@ from harness.config import OptimConfig, RunConfig, to_dict
 from harness.data import order
 from harness.rundir import checkpoint
 from harness.training import preflight
-from harness.training.selection import Selection
+from harness.training.validation import Selection
 from preprocessing.base import answering
 from preprocessing.base.errors import ConfigError
 from tests import checkpoints

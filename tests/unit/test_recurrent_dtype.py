@@ -13,7 +13,7 @@ from harness.batch import Batch
 from harness.config import ModelConfig, RunConfig
 from harness.model import recurrent
 from harness.model.classifier import Classifier, Objective
-from harness.model.recurrent import VariableLengthLSTM, try_recurrence
+from harness.model.recurrent import Cell, VariableLengthLSTM, try_recurrence
 from harness.ranks.precision import MEASURED, Choice, Measured, choose_recurrence, choose_recurrent_dtype
 from preprocessing.base.errors import ConfigError
 
@@ -107,21 +107,21 @@ def test_a_trial_says_what_comes_out(layout: str, wanted: str, really: str) -> N
 
 
 def test_a_trial_says_so_when_something_else_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    def half(cell: Cell, inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
         """As CUDA's autocast does, whatever was asked."""
-        return plain(inputs.half(), [weight.half() for weight in weights])
+        return plain(cell, inputs.half(), [weight.half() for weight in weights])
 
-    plain = recurrent.plain_lstm
-    monkeypatch.setattr(recurrent, "plain_lstm", half)
+    plain = Cell.padded
+    monkeypatch.setattr(Cell, "padded", half)
     found = try_recurrence(VariableLengthLSTM(4, 4), "padded", Choice("bf16", "because"))
     assert str(found) == "fp16: what comes out when bf16 is asked for"
 
 
 def test_a_trial_that_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    def refuse(cell: Cell, inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
         raise RuntimeError("\"_thnn_fused_lstm_cell_cuda\" not implemented for 'BFloat16'")
 
-    monkeypatch.setattr(recurrent, "plain_lstm", refuse)
+    monkeypatch.setattr(Cell, "padded", refuse)
     with pytest.raises(ConfigError, match=r"the recurrent layers fail in bf16 on cpu .*; use --precision fp32"):
         try_recurrence(VariableLengthLSTM(4, 4), "padded", Choice("bf16", "because"))
 
@@ -168,14 +168,14 @@ def test_gradients_in_bf16_reach_every_weight(rows: int, pooling: str, limit: fl
 @pytest.mark.parametrize(("dtype", "wanted"), [(None, torch.float32), (torch.float32, torch.float32), (BF16, BF16)])
 def test_autocast_has_no_say(dtype: torch.dtype | None, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.dtype] = []
-    plain = recurrent.plain_lstm
+    plain = Cell.padded
 
-    def noted(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
-        outputs = plain(inputs, weights)
+    def noted(cell: Cell, inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+        outputs = plain(cell, inputs, weights)
         seen.extend((inputs.dtype, outputs.dtype, *(weight.dtype for weight in weights)))
         return outputs
 
-    monkeypatch.setattr(recurrent, "plain_lstm", noted)
+    monkeypatch.setattr(Cell, "padded", noted)
     batch, results = make_batch(8), []
     for enabled in (False, True):
         objective = make_objective("max+mean", dtype)

@@ -18,7 +18,7 @@ from harness.baseline.command import main as baseline
 from harness.baseline.results import read_folds
 from harness.config import RunConfig
 from harness.data.checks import check_dataset
-from harness.data.folds import held_out
+from harness.data.views import held_out
 from harness.launch import command, launcher, many, rounds
 from harness.launch.stop import STOP
 from harness.ranks import threads
