@@ -10,7 +10,8 @@ import pytest
 
 from harness.config import OrderConfig, Recipe, RunConfig, SelfTrainingConfig
 from harness.data.checks import check_teaching
-from harness.launch import launcher, rounds, sequence
+from harness.launch import asked as keys
+from harness.launch import launcher, many
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from tests.commands import PLAIN
@@ -36,8 +37,8 @@ class Recorded:
         """Soft labels of whose rounds are there."""
         self.codes = codes
         monkeypatch.setattr(launcher, "train", self.train)
-        monkeypatch.setattr(rounds, "label", self.label)
-        monkeypatch.setattr(rounds, "is_of", lambda path, run: run in self.there)
+        monkeypatch.setattr(many, "label", self.label)
+        monkeypatch.setattr(many, "is_of", lambda path, run: run in self.there)
 
     def train(self, options: list[str], words: list[str], recipe: Recipe) -> int:
         assert cli.parse(Recipe, words, prog="launch") == recipe
@@ -58,7 +59,7 @@ def launch(data: Path, run: Path, *words: str) -> int:
         "--self_training.weight=0.5",
         *words,
     ]
-    return rounds.train([], asked, cli.parse(Recipe, asked, prog="launch"))
+    return many.train_rounds([], asked, cli.parse(Recipe, asked, prog="launch"))
 
 
 def test_each_round_learns_from_the_one_before(data: Path, tmp_path: Path, monkeypatch) -> None:
@@ -94,7 +95,7 @@ def test_a_round_that_does_not_end_well_is_the_end(data: Path, tmp_path: Path, m
 def test_a_time_limit_is_that_of_all_rounds(data: Path, tmp_path: Path, monkeypatch) -> None:
     seen = Recorded(monkeypatch, [])
     moments = iter([0.0, 10.0, 40.0, 59.5])
-    monkeypatch.setattr(sequence.time, "monotonic", lambda: next(moments))
+    monkeypatch.setattr(keys.time, "monotonic", lambda: next(moments))
     assert launch(data, tmp_path / "run", "--self_training.rounds=2", "--max_time=60") == 85
     assert [one.max_time for one in seen.trained] == ["50", "20"]
 
@@ -145,7 +146,7 @@ def test_keys_that_contradict_each_other_are_refused(keys: dict[str, Any], said:
 
 def test_a_labelling_that_is_damaged_is_made_again(tmp_path: Path) -> None:
     (tmp_path / "soft_labels.arrow").write_bytes(b"half a file")
-    assert rounds.is_of(tmp_path / "soft_labels.arrow", tmp_path) is False
+    assert many.is_of(tmp_path / "soft_labels.arrow", tmp_path) is False
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from harness.baseline.results import read_folds
 from harness.config import RunConfig
 from harness.data.checks import check_dataset
 from harness.data.views import held_out
-from harness.launch import command, launcher, many, rounds
+from harness.launch import launcher, many
 from harness.launch.stop import STOP
 from harness.ranks.devices import OMP, THREADS
 from harness.report import many as together
@@ -58,7 +58,7 @@ def nothing_heard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def launch(data: Path, run: Path, *words: str) -> int:
-    return command.main([*PLAIN, f"--data={data}", f"--run={run}", *words])
+    return many.main([*PLAIN, f"--data={data}", f"--run={run}", *words])
 
 
 @pytest.fixture
@@ -124,9 +124,20 @@ def test_a_launcher_that_was_told_to_stop_starts_no_ranks(monkeypatch: pytest.Mo
         (["--num_machines", "2", "--num_processes", "2", "--max_restarts", "1"], 1),
     ],
 )
-def test_several_machines_start_lost_ranks_again_unless_told(options: list[str], restarts: int) -> None:
+def test_several_machines_start_lost_ranks_again_unless_told(
+    options: list[str], restarts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[int] = []
+
+    def begin(attempt: int) -> str:
+        starts.append(attempt)
+        return "mine"
+
+    monkeypatch.setattr(launcher, "start", lambda arguments: launcher.Failure(1, "a rank was lost"))
+    monkeypatch.setattr(launcher.meeting, "note_end", lambda *_: None)
     arguments = launcher.accelerate_arguments(options, [])
-    assert launcher.restarts_of(arguments) == restarts
+    assert launcher.run_with_restarts(RunConfig(run=str(tmp_path / "run")), arguments, begin) == 1
+    assert starts == list(range(restarts + 1))
 
 
 def test_another_start_takes_as_many_threads_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +280,7 @@ def test_every_row_is_predicted_by_one_fold(tmp_path: Path) -> None:
 
 
 def test_a_word_of_rounds_is_a_word_of_many() -> None:
-    assert rounds.as_words({"seed": 3, "run": "a b"}) == ["--seed=3", "--run=a b"]
+    assert many.as_words({"seed": 3, "run": "a b"}) == ["--seed=3", "--run=a b"]
     with pytest.raises(ConfigError, match=r"--seedz: no such option; did you mean --seeds\?"):
         cli.check_arguments(["--seedz", "1"], {"seeds", "folds", "run"})
 
