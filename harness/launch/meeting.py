@@ -14,12 +14,15 @@ import gc
 import os
 import platform
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import msgspec
@@ -270,31 +273,55 @@ def read_hello(message: bytes, rank: int) -> Hello:
 
 def ask(place: Place, mine: Hello, timeout_s: float) -> Answer:
     """On the other machines: look for machine 0 until it answers. Raises ``MeetingError`` when it does not."""
-    from harness.ranks.distributed import open_store
-
     deadline = time.monotonic() + timeout_s
     reason = "nobody listens there"
     while (left := deadline - time.monotonic()) > 0:
         try:
             socket.create_connection((place.host, place.port), timeout=min(left, TALK_S)).close()
             reason = "another program listens there"
-            store = open_store(place.host, place.port, TALK_S, listens=False)
-            hello = msgspec.structs.replace(mine, clock=time.time())
-            store.set(str(place.rank), msgspec.json.encode(hello).decode())
-            reason = "it gave no answer"
-            store.wait([ANSWER], timedelta(seconds=left + TALK_S))
-            answer = msgspec.json.decode(store.get(ANSWER), type=Answer)
-            store.set(f"read {place.rank}", "")
-            return answer
+            return within(left + TALK_S, partial(talk, place, mine, left + TALK_S))
         except OSError as error:
             reason = error.strerror or str(error)
-        except (RuntimeError, msgspec.MsgspecError):
+        except (RuntimeError, msgspec.MsgspecError):  # as torch says that it is no store, or that it is gone
             pass
         time.sleep(min(LOOK_EVERY_S, max(0.0, deadline - time.monotonic())))
     raise MeetingError(
         f"{place}: machine 0 did not answer at {place.where} within {timeout_s:.0f} s ({reason}); "
         f"start the same command there with --machine_rank 0, and see whether this machine reaches it"
     )
+
+
+def talk(place: Place, mine: Hello, limit_s: float) -> Answer:
+    """Say who this is, and hear the answer. Raises ``RuntimeError`` or ``MsgspecError``."""
+    from harness.ranks.distributed import open_store
+
+    store = open_store(place.host, place.port, TALK_S, listens=False)
+    hello = msgspec.structs.replace(mine, clock=time.time())
+    store.set(str(place.rank), msgspec.json.encode(hello).decode())
+    store.wait([ANSWER], timedelta(seconds=limit_s))
+    answer = msgspec.json.decode(store.get(ANSWER), type=Answer)
+    store.set(f"read {place.rank}", "")
+    return answer
+
+
+def within(limit_s: float, work: Callable[[], Answer]) -> Answer:
+    """What ``work`` gives, on a thread: a store waits for ever for a program that says nothing."""
+    done: SimpleQueue[Answer | Exception] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put(work())
+        except Exception as error:
+            done.put(error)
+
+    threading.Thread(target=run, name="padless-meeting", daemon=True).start()
+    try:
+        found = done.get(timeout=limit_s)
+    except Empty:
+        raise RuntimeError("no answer") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def judge(place: Place, hellos: Sequence[Hello], launch: str, timeout_s: float) -> Answer:
