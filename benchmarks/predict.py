@@ -24,11 +24,12 @@ from torch import nn
 from benchmarks.measuring import UnavailableError, alternate, check_sizes, one_core, result, show
 from benchmarks.text import notebook, notebook_with_regex
 from harness.config import require
+from harness.inference import config as predicting
+from harness.inference.engines import open_scorer, scorer_class
+from harness.inference.inputs import find
+from harness.inference.parts import Opening, scorer_of
 from harness.inference.pieces import CHUNK_ROWS, Wanted
-from harness.predicting import config as predicting
-from harness.predicting.inputs import find
-from harness.predicting.parts import Opening, scorer_of
-from harness.predicting.scorers import Scorer, scorer_class
+from harness.inference.scorer import Scorer
 from harness.rundir.training_facts import Reading
 from preprocessing.base.errors import DataError
 from preprocessing.base.storage import temporary_folder
@@ -77,16 +78,15 @@ def main(config: PredictConfig) -> None:
 def measure(config: PredictConfig) -> dict[str, Any]:
     """Rows/s of each contender on one core, ours on all cores, and milliseconds of a single text."""
     texts = first_texts(config)
-    scorers = scorer_class("torch")
-    settled = scorers.settle("cpu", config.precision)
-    scorer = scorers(config.run, settled, BATCH)
+    settled = scorer_class("torch").settle("cpu", config.precision)
+    scorer = open_scorer(config.run, "torch", BATCH, settled)
     loop = NotebookLoop(scorer)
     turns: dict[str, tuple[Callable[[Texts], object], Texts]] = {
         "ours": (functools.partial(logits, scorer), texts),
         LOOP: (loop, texts[:SLOWEST]),
     }
     if settled["precision"] != "fp32":
-        plain = scorers(config.run, {**settled, "precision": "fp32"}, BATCH)
+        plain = open_scorer(config.run, "torch", BATCH, {**settled, "precision": "fp32"})
         turns["ours in fp32"] = functools.partial(logits, plain), texts
     turns[LINEAR] = linear(texts), texts
     with one_core():

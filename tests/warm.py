@@ -8,7 +8,7 @@ import importlib
 from jsonargparse import ArgumentParser
 
 from harness.config import Recipe
-from harness.predicting.config import PredictConfig
+from harness.inference.config import PredictConfig
 from preprocessing.base import cli
 from preprocessing.config import PreprocessConfig
 
@@ -20,7 +20,7 @@ for name in (
     "tests.killed",
 ):
     importlib.import_module(name)
-for name in ("harness.predict", "harness.predicting.torch_scorer", "preprocessing.job.entry", "preprocessing.__main__"):
+for name in ("harness.predict", "harness.inference.torch_scorer", "preprocessing.job.entry", "preprocessing.__main__"):
     importlib.import_module(name)
 
 _made = {one: cli.parser_for(one) for one in (Recipe, PredictConfig, PreprocessConfig)}

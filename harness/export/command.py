@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.export.config import ExportConfig
 from harness.export.push import check_push, push
 from harness.export.records import Place, place_of
-from harness.inference.hub import SCHEME
+from harness.inference.engines import SCHEME
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.screen import Screen
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.inference.by_length import in_batches
-from harness.inference.logits import logits_of
+from harness.inference.scorer import in_batches
+from harness.inference.torch_scorer import logits_of
 from harness.model.classifier import Classifier
 from harness.rundir.export_files import IDS, LENGTHS, LOGITS, PROBABILITIES
 from harness.scores.calibration import Decision

@@ -6,7 +6,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from harness.inference.hub import without_bars
+from harness.inference.engines import without_bars
 from preprocessing.base.errors import ConfigError, StorageError
 from preprocessing.base.installed import needed
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.data.checks import VALIDATION
-from harness.inference.perplexity import measure
+from harness.inference.scoring import measure
 from harness.model.language_objective import LanguageObjective
 from harness.training.run import Run
 

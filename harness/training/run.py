@@ -14,13 +14,13 @@ from harness.config import RunConfig, to_dict
 from harness.data import order
 from harness.data.checks import TRAIN, VALIDATION
 from harness.data.residency import OpenData
-from harness.inference.evaluation import numbers_of
 from harness.model.classifier import Classifier
 from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.preemption import Preempted, StopWatch
 from harness.ranks.session import Session
 from harness.rundir.environment import installed_version
 from harness.scores.calibration import calibrated_log_loss, decide
+from harness.scores.figures import numbers_of
 from harness.scores.metrics import classification_metrics
 from harness.training.console import Console
 from harness.training.probe import rehearse

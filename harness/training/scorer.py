@@ -16,13 +16,14 @@ from harness.data.checks import TEST, VALIDATION
 from harness.data.folds import fold_of
 from harness.data.residency import OpenData
 from harness.inference.bundle import Bundle, read_bundle
-from harness.inference.evaluation import assess, numbers_of, write_results
+from harness.inference.evaluation import assess, write_results
 from harness.inference.scoring import Scores, score
 from harness.model.classifier import Classifier
 from harness.ranks.session import Session
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.storage import storage
 from harness.scores.calibration import choose_share
+from harness.scores.figures import numbers_of
 from harness.training.sinks import Sink
 
 

@@ -12,10 +12,9 @@ import pyarrow.csv
 import pytest
 
 from harness import predict
-from harness.inference.predict import Predictor
-from harness.predicting import parts
+from harness.inference import parts
 from preprocessing.base.errors import UserError
-from tests.bundles import write_run
+from tests.bundles import predicted, write_run
 from tests.commands import run_module, succeed
 from tests.ranks import Gone, run_ranks
 
@@ -65,7 +64,7 @@ def ranked(root: Path, target: str, lost: int | None = None, *more: str) -> str 
 def test_one_process_predicts_every_row_as_the_library_does(root: Path) -> None:
     found = pyarrow.csv.read_csv(root / "one.csv").to_pydict()
     assert found["n"] == list(range(ROWS))
-    expected = Predictor(root / "run")(found["text"])
+    expected = predicted(root / "run", found["text"])
     for name, values in expected.items():
         if name != "predicted":
             np.testing.assert_allclose(found[name], values, atol=1e-6)

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.inference.explanation import Explanation
-from harness.inference.explanation_forms import WrittenPage
+from harness.inference.explanation import Explanation, write_all
 
 pytestmark = pytest.mark.processes
 
@@ -33,7 +32,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         **{"num_tokens": 2, "points": 9},
     )
     with open(path, "w", encoding="utf-8") as stream:
-        assert WrittenPage(stream, "runs/mine").write_all([(1, one), (2, one)]) == 2
+        assert write_all(stream, "html", "runs/mine", [(1, one), (2, one)]) == 2
     return path
 
 

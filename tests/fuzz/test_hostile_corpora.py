@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
+from harness.inference import plan
+from harness.inference.config import PredictConfig
+from harness.inference.inputs import find
 from harness.inference.pieces import Wanted
-from harness.predicting import plan
-from harness.predicting.config import PredictConfig
-from harness.predicting.inputs import find
 from harness.rundir.training_facts import Reading
 from preprocessing.base.errors import DataError
 from preprocessing.config import SourceConfig, SplitConfig
@@ -196,8 +196,8 @@ def test_a_flipped_bit_of_a_footer(reader: Callable[[Path], list[str]], step: in
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_what_is_no_file(kind: str, what: str, reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a named pipe predict reads, if something comes."""
-    monkeypatch.setattr("harness.predicting.inputs.PIPE_TIMEOUT_S", 0)
-    monkeypatch.setattr("harness.predicting.inputs.SAID_AFTER_S", 0)
+    monkeypatch.setattr("harness.inference.inputs.PIPE_TIMEOUT_S", 0)
+    monkeypatch.setattr("harness.inference.inputs.SAID_AFTER_S", 0)
     path = tmp_path / f"rows.{kind}"
     write(kind, path)
     REPLACEMENTS[what](path)

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.__main__ import main
-from harness.predicting import parts
-from harness.predicting.place import MANIFEST
+from harness.inference import parts
+from harness.inference.place import MANIFEST
 from preprocessing.base import answering, atomic
 from tests.commands import unwrapped
 from tests.stub_scorer import COLUMNS, Stub, put_in

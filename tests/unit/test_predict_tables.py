@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.__main__ import COMMANDS, main
+from harness.inference import inputs
 from harness.inference.outputs import SameLines
-from harness.predicting import inputs
 from preprocessing.base import answering, atomic
 from preprocessing.base.commands import read
 from tests.stub_scorer import COLUMNS, LABELS, Stub, put_in

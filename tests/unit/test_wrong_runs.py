@@ -11,9 +11,9 @@ import torch
 
 from harness.config import RunConfig
 from harness.data import checks
+from harness.inference import predict as command
 from harness.inference.bundle import read_bundle
 from harness.launch import launcher
-from harness.predicting import command
 from harness.ranks import precision
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import read_manifest

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from harness.inference.csv_table import CsvTable
+from harness.inference.inputs import Input
 from harness.inference.json_table import JsonTable
 from harness.inference.parquet_table import ParquetTable
 from harness.inference.pieces import BYTE_ORDER_MARK, Source, Table, Wanted
 from harness.inference.tables import check_free, open_table
-from harness.predicting.inputs import Input
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.printable import public

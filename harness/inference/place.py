@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.inference.config import STDIN, PredictConfig
 from harness.inference.outputs import Groups
+from harness.inference.parts import Made
+from harness.inference.plan import Basis, Plan, read_plan
 from harness.inference.tables import kind_of_output
-from harness.predicting.config import STDIN, PredictConfig
-from harness.predicting.parts import Made
-from harness.predicting.plan import Basis, Plan, read_plan
 from harness.rundir.json_files import read_object
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, UserError

@@ -8,16 +8,16 @@ import os
 import re
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from pyarrow import fs
 
+from harness.inference.config import STDIN, PredictConfig, ReadingConfig
 from harness.inference.pieces import Source, Table, Wanted, own_words
 from harness.inference.tables import KINDS, kind_of_input, open_table
-from harness.predicting.config import STDIN, PredictConfig, ReadingConfig
 from harness.rundir.bundle_files import BundleInfo
 from harness.rundir.training_facts import DIALECT, Reading, read_training, reading_of
 from preprocessing.base import atomic
@@ -61,13 +61,29 @@ def reading_by(config: ReadingConfig, bundle: Path, info: BundleInfo) -> Reading
     known = (read_training(bundle, info.dataset) or {}).get("source", {})
     said = {name for name in ("encoding", *DIALECT) if getattr(config, name) is not None}  # perhaps as it is by default
     said |= {"dialect"} if said & set(DIALECT) else set()
-    return reading_of(config.source(()), {name: value for name, value in known.items() if name not in said})
+    return reading_of(config.source(), {name: value for name, value in known.items() if name not in said})
 
 
 def wanted_by(config: ReadingConfig, reading: Reading, *, keep: bool = False) -> Wanted:
     """Where texts stand: in the column that was named, or that the training read them from, or in ``text``."""
     usual = list(dict.fromkeys((reading.source.text_column, TEXT)))
     return Wanted(usual if config.column is None else [config.column], keep)
+
+
+def input_files(
+    config: ReadingConfig, names: Sequence[str], form: str, bundle: Path, info: BundleInfo, work: Path
+) -> list[Table]:
+    """The tables that are meant by some names."""
+    reading = reading_by(config, bundle, info)
+    asked = PredictConfig(run="", input=list(names), format=form, output="rows/")  # type: ignore[arg-type]
+    return [one.table(wanted_by(config, reading)) for one in find(asked, reading, work)]
+
+
+def rows_of(tables: Sequence[Table]) -> Iterator[list[str]]:
+    """The texts of all tables, some at a time."""
+    for table in tables:
+        for piece in table.pieces():
+            yield piece.texts
 
 
 def find(config: PredictConfig, reading: Reading, work: Path, own: Sequence[Path] = ()) -> list[Input]:

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from harness.inference.engines import open_scorer
 from harness.inference.outputs import Columns
 from harness.inference.pieces import Piece, Table
-from harness.inference.predict import predictions, unknown_shares
+from harness.inference.plan import Plan
+from harness.inference.scorer import Scorer, unknown_shares
 from harness.inference.tables import open_output
-from harness.predicting.plan import Plan
-from harness.predicting.scorers import SAMPLE, Scorer, scorer_class
 from harness.scores.metrics import probabilities
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -32,6 +32,8 @@ from preprocessing.base.untrusted import open_regular, read_json, sha256_of
 from preprocessing.corpus import addresses
 
 AGAIN = "it is made again"
+SAMPLE = 32
+"""Rows of a part that are also computed in fp32 where the others are not."""
 AHEAD = 2
 """Pieces that are encoded before they are asked for."""
 KEPT = threading.local()
@@ -101,7 +103,7 @@ def scorer_of(opening: Opening) -> Scorer:
     """This thread's scorer: opened once, and kept from one part to the next."""
     kept: tuple[Opening, Scorer] | None = getattr(KEPT, "scorer", None)
     if kept is None or kept[0] != opening:
-        kept = opening, scorer_class(opening.scorer)(opening.run, opening.settled, opening.batch)
+        kept = opening, open_scorer(opening.run, opening.scorer, opening.batch, opening.settled)
         KEPT.scorer = kept
     return kept[1]
 
@@ -160,7 +162,7 @@ def ahead(table: Table, scorer: Scorer) -> Iterator[tuple[Piece, list[Any]]]:
 
 def columns(scorer: Scorer, encoded: list[Any], names: list[str]) -> Columns:
     """What is predicted, by the names of the new columns."""
-    return dict(zip(names, predictions(scorer, encoded).values(), strict=True))
+    return dict(zip(names, scorer.predict(encoded).values(), strict=True))
 
 
 def difference(scorer: Scorer, encoded: list[Any]) -> float:
