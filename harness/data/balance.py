@@ -11,7 +11,7 @@ import math
 import shlex
 from collections.abc import Mapping
 
-from preprocessing.base.readable import percent
+from preprocessing.base.printable import percent
 from preprocessing.dataset.shards import Manifest
 
 NAMED = 6

@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.data.files import read_chunks
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.locks import locked
+from preprocessing.base.machine import locked
 from preprocessing.base.storage import storing
 from preprocessing.dataset.shards import Manifest, ShardInfo
 

@@ -14,8 +14,8 @@ from harness.export.limits import limits
 from harness.export.records import Card
 from harness.rundir.export_files import INT8, ONNX
 from harness.scores.tables import METRICS, interval, title_of
+from preprocessing.base.installed import VERSION
 from preprocessing.base.printable import markdown, markdown_code, printable
-from preprocessing.base.version import VERSION
 
 CLASSES = 30
 """Classes that a table shows."""

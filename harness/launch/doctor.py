@@ -25,7 +25,7 @@ from harness.launch.diagnosis import Finding
 from harness.launch.facts import NOTHING
 from harness.ranks.exit import leave
 from harness.training.rules import resolve, resolve_without_data
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.base.commands import Command, read
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.screen import Screen, Tone
@@ -128,4 +128,4 @@ def report(findings: list[Finding], *, as_json: bool) -> int:
 
 
 if __name__ == "__main__":
-    leave(answering.run(main))
+    leave(cli.run(main))

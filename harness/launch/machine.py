@@ -41,7 +41,7 @@ from harness.rundir.environment import installed_version
 from harness.training import preflight, resume
 from preprocessing.base import atomic
 from preprocessing.base.errors import UserError
-from preprocessing.base.readable import size
+from preprocessing.base.printable import size
 from preprocessing.dataset.shards import Manifest
 
 OTHER_CHECKPOINTS = 2

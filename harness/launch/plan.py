@@ -17,9 +17,8 @@ from harness.ranks import threads
 from harness.settings.task import LANGUAGE_MODEL
 from harness.training.rules import resolve
 from preprocessing.base.errors import UserError
-from preprocessing.base.readable import counted, size
-from preprocessing.base.screen import Screen
-from preprocessing.base.terminal import TIE, Column, table
+from preprocessing.base.printable import counted, size
+from preprocessing.base.screen import TIE, Column, Screen, table
 from preprocessing.dataset.shards import Manifest, read_manifest
 from preprocessing.dataset.verification import check_files
 

@@ -20,7 +20,7 @@ from harness.model.embedded import Embedded, build_embedding
 from harness.model.recurrent import PackedIndex, VariableLengthLSTM
 from harness.model.registry import CELLS, POOLINGS, check_model
 from harness.model.wide import Touched, WidePart, build_wide
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 from preprocessing.text.vocabulary import UNK
 
 

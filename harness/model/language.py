@@ -31,7 +31,7 @@ from harness.model.recurrent import PackedIndex, VariableLengthLSTM
 from harness.model.registry import CELLS, check_model
 from harness.model.sampled_softmax import pieces
 from harness.model.targets import NEXT_TOKEN, Targets
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 from preprocessing.text.vocabulary import PAD, UNK
 
 

@@ -22,7 +22,7 @@ from typing import NoReturn
 from harness.ranks import preemption
 from harness.ranks.last_words import leave_words
 from harness.rundir.status import LAUNCH_ID
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.base.errors import UserError
 
 GRACE_S = 5.0
@@ -82,7 +82,7 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
             raise
 
     try:
-        code = answering.run(quiet, sys.argv[1:])
+        code = cli.run(quiet, sys.argv[1:])
     except Exception:
         traceback.print_exc()
         code = 1

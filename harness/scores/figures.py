@@ -13,7 +13,7 @@ from harness.scores.confusion import Confusion
 from harness.scores.intervals import intervals
 from harness.scores.metrics import Reliability, classification_metrics, log_loss_per_row, per_class
 from harness.scores.subgroups import subgroups
-from preprocessing.base.readable import percent
+from preprocessing.base.printable import percent
 
 
 def figures(

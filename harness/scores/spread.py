@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.scores.on_screen import METRICS
-from preprocessing.base.terminal import Column, table
+from preprocessing.base.screen import Column, table
 
 LEVEL = 0.95
 METHOD = "Student's t over the runs"

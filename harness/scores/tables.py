@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.scores.figures import describe_calibration
-from preprocessing.base.readable import percent
-from preprocessing.base.screen import Screen
-from preprocessing.base.terminal import Column, shortened, table
+from preprocessing.base.printable import percent
+from preprocessing.base.screen import Column, Screen, shortened, table
 
 CLASSES = 10
 """Classes that a table shows; of more, those with the lowest F1."""

@@ -29,7 +29,7 @@ from harness.training.lines import StepTable, facts, validation_line
 from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
-from preprocessing.base.readable import duration
+from preprocessing.base.printable import duration
 from preprocessing.base.screen import Screen, Tone
 from preprocessing.dataset.shards import Manifest
 

@@ -13,9 +13,9 @@ from harness.model.size import parameters_of
 from harness.scores.intervals import wilson
 from harness.scores.tables import CHOSEN_BY, MARK
 from harness.settings.task import LANGUAGE_MODEL
-from preprocessing.base.readable import duration
+from preprocessing.base.printable import duration
+from preprocessing.base.screen import Column, fitted, head_line, laid_out, row_line
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import Column, fitted, head_line, laid_out, row_line
 from preprocessing.dataset.shards import Manifest
 
 BEST = {"accuracy": "highest accuracy", "loss": "lowest log loss", "calibrated": "lowest calibrated log loss"}

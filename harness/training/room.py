@@ -7,7 +7,7 @@ from harness.config import RunConfig
 from harness.model.size import parameters_of
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.machine import memory_bytes
-from preprocessing.base.readable import size
+from preprocessing.base.printable import size
 from preprocessing.dataset.shards import Manifest
 
 DRAWN, TRAINED, AVERAGED = 4, 16, 4

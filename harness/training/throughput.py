@@ -16,7 +16,7 @@ import torch
 from harness.batch import StepBatch
 from harness.data.order import row_hash
 from harness.ranks.distributed import World
-from preprocessing.base.readable import size
+from preprocessing.base.printable import size
 
 MASK = (1 << 64) - 1
 MUCH_WAIT, MUCH_PADDING, MUCH_SPREAD = 0.1, 0.2, 0.25
