@@ -14,8 +14,7 @@ from harness.__main__ import main
 from harness.config import ModelConfig
 from harness.inference.bundle import write_bundle
 from harness.model.classifier import Classifier
-from harness.model.ngrams import NONE, keys_of
-from harness.model.wide import WidePart
+from harness.model.wide import NONE, WidePart, keys_of
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.results import write_figures

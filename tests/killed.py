@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.ranks.exit import leave, run_rank
+from harness.ranks.stopping import leave, run_rank
 from harness.report import sink
 from preprocessing.base.installed import load
 from tests.bundles import write_run

@@ -16,7 +16,7 @@ from harness.export.parity import Parity, compare
 from harness.export.records import Card, Place, bare, read_records
 from harness.inference.bundle import Bundle, read_bundle
 from harness.inference.onnx_scorer import session_of
-from harness.model.size import num_parameters
+from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import BundleInfo, content_of, read_weights, seal_of, write_info
 from harness.rundir.export_files import (
     BUNDLE,

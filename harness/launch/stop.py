@@ -2,7 +2,7 @@
 """Stop signals to ``python -m harness launch``: passed on to the ranks, which save and leave, or are ended in time.
 
 From ``begin`` on the signals are blocked in the launcher and, since a mask is inherited, in its ranks until these
-listen (``harness.ranks.preemption``): none is lost, and none ends a process half-way through its imports. A thread
+listen (``harness.ranks.stopping``): none is lost, and none ends a process half-way through its imports. A thread
 takes them. What a signal does depends on what is there:
 
 - no rank yet, or between two trainings of one command: the launcher leaves at once;

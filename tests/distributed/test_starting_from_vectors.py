@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from harness.__main__ import main as harness
-from harness.training import vectors
+from harness.training import start as vectors
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.vectors import KeptVectors, find_kept, folder_of

@@ -90,7 +90,7 @@ def of(main: Callable[[list[str]], int], *words: str) -> Act:
 
 def train(more: tuple[str, ...], *, report: bool = False, module: str = "harness.train") -> int:
     """A training of one process, in this one; leaves the process. Half of its time would be that of its report."""
-    from harness.ranks.exit import leave, run_rank
+    from harness.ranks.stopping import leave, run_rank
     from harness.report import sink
 
     if not report:

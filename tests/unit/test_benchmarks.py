@@ -192,7 +192,7 @@ def test_limits_leave_a_line_and_are_not_tried_again(tmp_path: Path, capsys, mon
     limits.main(config)
     (line,) = json.loads(capsys.readouterr().out)
     assert (line["kind"], line["size"], line["end"]) == ("files", limits.CASES["files"].small[0], "done")
-    assert 20 < line["peak_mb"] < 2000
+    assert line["peak_mb"] > 20  # a new process begins with the peak of the one that starts it
     monkeypatch.setattr(limits, "attempt", lambda *_: pytest.fail("tried again"))
     limits.main(config)
     assert json.loads(capsys.readouterr().out) == [line]

@@ -16,8 +16,7 @@ from harness.scores.calibration import Decision
 from harness.scores.figures import figures, numbers_of
 from harness.scores.metrics import classification_metrics
 from harness.scores.tables import classes_table, figures_table
-from harness.training.console import Console
-from harness.training.lines import StepTable, facts, validation_line
+from harness.training.console import Console, StepTable, facts, validation_line
 from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending
 from preprocessing.base.screen import cells

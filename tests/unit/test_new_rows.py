@@ -26,7 +26,7 @@ from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.training_facts import read_training, training_facts, write_training
 from harness.scores.calibration import Decision
 from harness.scores.drift import drift, stability
-from harness.scores.on_screen import tables
+from harness.scores.tables import describe_new_rows
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 from preprocessing.corpus.sources import EMBEDDED_LABELS
@@ -100,7 +100,7 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys
     assert all(texts[m["row"] - 1] == f"{m['text']},{m['label']}" for m in found["mistakes"])
     assert max(map(len, out.splitlines()[:-1])) <= 80
     assert f"{found['accuracy']:.4f}" in out
-    assert "drift: nothing to speak of" in out
+    assert "drift: none that matters" in out
 
 
 def test_inputs_of_one_name_have_figures_of_their_own(run: Path, tmp_path: Path, capsys) -> None:
@@ -336,7 +336,7 @@ def test_many_classes_fit_a_screen(run: Path) -> None:
     found |= {"labels": names, "confusion": counts.tolist(), "per_class": entries}
     found["drift"]["classes"] = classes
     found["drift"]["found"] = ["unknown words: " + "a long sentence " * 12]
-    shown = tables("many.csv", found)
+    shown = describe_new_rows("many.csv", found)
     assert max(map(len, shown.splitlines())) <= 80
-    assert "and 28 classes with a higher F1" in shown
+    assert "the 10 worst of 40 classes by F1" in shown
     assert "largest confusions" in shown

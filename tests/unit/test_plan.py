@@ -19,12 +19,11 @@ import torch
 
 from harness.__main__ import main
 from harness.config import WINDOW_BYTES_PER_ROW, ModelConfig, OrderConfig, RunConfig
-from harness.data.balance import class_rows
-from harness.data.checks import order_spec, unlabelled_spec
+from harness.data.checks import class_rows, order_spec, unlabelled_spec
 from harness.data.order import Order, OrderSpec, order_over
 from harness.launch import forecast
 from harness.model.classifier import Classifier
-from harness.model.size import num_parameters
+from harness.model.registry import num_parameters
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.screen import cells
