@@ -16,8 +16,7 @@ from harness.inference.scorer import Scorer
 from harness.rundir.bundle_files import bundle_directory, read_info
 from harness.rundir.export_files import INT8, ONNX
 from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.installed import is_importable, needed
-from preprocessing.base.named import load
+from preprocessing.base.installed import is_importable, load, needed
 from preprocessing.base.printable import Guarded
 
 Engine: TypeAlias = Literal["auto", "torch", "onnx", "onnx-int8"]

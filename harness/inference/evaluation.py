@@ -25,9 +25,9 @@ from harness.rundir.bundle_files import bundle_directory
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
 from harness.scores.calibration import Decision
-from harness.scores.figures import describe_texts, figures, texts_of
+from harness.scores.figures import figures, texts_of
 from harness.scores.metrics import blocks, predicted_labels, probabilities
-from harness.scores.tables import show_figures
+from harness.scores.tables import describe_texts, show_figures
 from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED

@@ -29,7 +29,7 @@ from harness.rundir.results import figures_name, predictions_name, write_figures
 from harness.rundir.training_facts import Reading, read_training, reading_of, training_facts
 from harness.scores.drift import drift
 from harness.scores.figures import figures, texts_of
-from harness.scores.on_screen import tables
+from harness.scores.tables import describe_new_rows
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.printable import public, tell
 from preprocessing.base.storage import storing, temporary_folder
@@ -111,7 +111,7 @@ def evaluate_input(config: EvaluateConfig) -> None:
         del values["split"]
         print(json.dumps(values, indent=2, ensure_ascii=False))
         return
-    print(tables(name, values))
+    print(describe_new_rows(name, values))
     print(f"written to {target / figures_name(name)} and {predictions_name(name)}")
 
 

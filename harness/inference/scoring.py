@@ -18,16 +18,15 @@ import torch
 
 from harness.batch import Batch, Layout
 from harness.data.device import DeviceRows
-from harness.data.folds import as_trained
+from harness.data.views import as_trained
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
-from harness.data.residency import DataPlacement, OpenData
+from harness.data.placement import DataPlacement, OpenData
 from harness.inference.bundle import Bundle, read_bundle, same_text
 from harness.inference.config import ScoringConfig
 from harness.model.classifier import Classifier
-from harness.model.language import LanguageModel
+from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
 from harness.model.recurrent import packed_rows
-from harness.model.targets import NEXT_TOKEN, Targets
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
