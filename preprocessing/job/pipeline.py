@@ -24,8 +24,7 @@ from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import SPLITS, UNLABELLED, UNLABELLED_NUMBER, VALIDATION_NUMBER
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
-from preprocessing.corpus.detection import resolved
-from preprocessing.corpus.hints import hints
+from preprocessing.corpus.columns import hints, resolved
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset import folds, groups
 from preprocessing.dataset import unlabelled as without_labels
@@ -184,7 +183,7 @@ class Job:
             lines.append(f"unlabelled: {without_labels.in_words(report[UNLABELLED], kept)}")
         elif self.config.source.has_unlabelled:
             lines.append("unlabelled: every row has a label")
-        for line in [*lines, *hints(cut, validation_is_cut)]:
+        for line in [*lines, *hints({part.file.address: part.file for part in cut}.values(), validation_is_cut)]:
             self.screen.say(line)
 
 
