@@ -231,7 +231,7 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     digest = content.pop("sha256", None)
     if hashlib.sha256(atomic.canonical_json(content)).hexdigest() != digest:
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REBUILD}")
-    hashes = [typed(Sha256 | None, content.pop(name, None), path, REBUILD) for name in HASHES]
+    hashes: list[str | None] = [typed(Sha256 | None, content.pop(name, None), path, REBUILD) for name in HASHES]
     manifest: Manifest = typed(Manifest, content, path, REBUILD)
     for kind, told in ((Text, manifest.text), (Told, manifest.statistics), (Told, manifest.provenance)):
         typed(kind, told, path, REBUILD)

@@ -147,10 +147,9 @@ def index_of(array: Path) -> Path:
 def read_kept(array: str | Path) -> KeptVectors | None:
     """What is known of the vectors in this file; None if they are not there. Raises ``DataError`` for a damaged one."""
     path = index_of(Path(array))
-    try:
-        content = read_json(path, REMAKE)
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    content = read_json(path, REMAKE)
     head = (content.get("format"), content.get("format_version")) if isinstance(content, dict) else None
     if head != (FORMAT, FORMAT_VERSION):
         raise DataError(f"{path}: not of this version of padless; {REMAKE}")
