@@ -177,7 +177,7 @@ def test_record_batches_are_mapped_or_refused(tmp_path: Path, compression: str |
     schema, found = record_batches(mapped(tmp_path / "file"))
     assert schema == batch.schema
     assert found[0].equals(batch)
-    assert pa.total_allocated_bytes() == before  # nothing was copied
+    assert pa.total_allocated_bytes() <= before  # nothing was copied
 
 
 def test_a_file_without_the_magic_word_is_none(tmp_path: Path) -> None:
