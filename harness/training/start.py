@@ -23,13 +23,11 @@ import numpy as np
 from harness.config import RunConfig
 from harness.data.checks import open_soft_labels
 from harness.data.soft_labels import targets_of
-from harness.model import transfer
-from harness.model.donor import find_donor
-from harness.model.initial import StartVectors, coverage, from_file, from_kept
-from harness.model.tasks import AnyNetwork
-from harness.model.transfer import WIDE, StartWeights, weights_of
-from harness.model.vector_files import check_own, is_own
-from harness.ranks import preemption
+from harness.model.donor import WIDE, StartWeights, describe_weights, find_donor, weights_of
+from harness.model.embedding import StartVectors, from_file, from_kept
+from harness.model.networks import AnyNetwork
+from harness.model.vector_files import check_own, coverage, is_own
+from harness.ranks import stopping
 from harness.ranks.distributed import RankError, World
 from harness.ranks.precision import Choice
 from harness.rundir import layout
@@ -79,7 +77,7 @@ class Beginning:
     def choices(self) -> Iterator[tuple[str, Choice]]:
         """For the first lines of the run."""
         if self.facts is not None:
-            said = f"{transfer.in_words(self.facts)}; {coverage(self.facts)}"
+            said = f"{describe_weights(self.facts)}; {coverage(self.facts)}"
             said = said if self.weights is not None else f"the run began with them; {said}"
             yield "weights", Choice(self.facts["source"], said)
         if self.vectors.choice is not None:
@@ -189,7 +187,7 @@ def wait_for(learning: Learning | None, world: World) -> bool:
         while True:
             running = learning is not None and learning.running(LOOK_EVERY_S)
             failed = learning is not None and bool(learning.process.returncode)  # by Ctrl-C, which reaches it too
-            mine = np.array([running, failed, preemption.received() is not None]).astype(np.int64)
+            mine = np.array([running, failed, stopping.received() is not None]).astype(np.int64)
             busy, broken, stop = np.atleast_1d(world.gather_numbers(mine, "word vectors that are learned").any(axis=0))
             if stop and (busy or broken):
                 return True

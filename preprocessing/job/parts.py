@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.base import atomic, ragged
+from preprocessing.base import atomic
+from preprocessing.base.arrays import take
 from preprocessing.base.errors import DataError
 from preprocessing.base.typed import Count, Sha256, typed
 from preprocessing.base.untrusted import read_json
@@ -121,7 +122,7 @@ def make(part: Part, number: int, work: Path, tokenizer: Tokenizer, seed: int, k
     tokens = tokenizer(piece.texts)
     keys = shuffle_keys(seed, piece.row)
     order = np.argsort(keys, kind="stable")
-    codes, offsets = ragged.take(tokens.codes, tokens.offsets, order)
+    codes, offsets = take(tokens.codes, tokens.offsets, order)
     narrow = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
     columns = {
         "key": keys,

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.base import atomic, npy, stopping
+from preprocessing.base import arrays, atomic, stopping
 from preprocessing.base.errors import DataError
 from preprocessing.base.printable import public
 from preprocessing.base.screen import Screen
@@ -163,7 +163,7 @@ class Job:
     def keep(self, name: str, values_of_rows: np.ndarray) -> None:
         """Write what was decided of every row where the workers find it."""
         with atomic.replacing(self.work / f"{name}.npy") as temporary, open(temporary, "wb") as file:
-            npy.save(file, values_of_rows)
+            arrays.save(file, values_of_rows)
 
     def group_name(self, hash_of_group: int) -> str:
         """What the source calls a group."""
