@@ -11,9 +11,7 @@ from pathlib import Path
 
 from harness.inference.config import STDIN, ExplainConfig, Form
 from harness.inference.explanation import GENERATOR, Explained, check_label, write_all
-from harness.inference.inputs import input_files, rows_of
-from harness.inference.predict import lines_of_stdin
-from harness.inference.tables import KINDS
+from harness.inference.rows import KINDS, find, lines_of_stdin, reading_by, texts_in
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_classifier, read_info
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
@@ -87,16 +85,18 @@ def from_table(config: ExplainConfig, bundle: Path, info: BundleInfo, name: str)
     read, before any is given if all are.
     """
     with temporary_folder() as work:
-        found = input_files(config, [name], config.input_format, bundle, info, work)
+        found = find([name], config.input_format, config, reading_by(config, bundle, info), work)
         if config.rows is None:
-            for _ in rows_of(found):
+            for _ in texts_in(found, work):
                 pass  # each row is looked at
         number = 0
-        for texts in rows_of(found):
+        for texts in texts_in(found, work):
             some = texts[: None if config.rows is None else config.rows - number]
             if some:
                 yield list(enumerate(some, number + 1))
             number += len(some)
+            if number == config.rows:
+                return
 
 
 def explained(config: ExplainConfig, bundle: Path, numbered: Iterator[list[Numbered]]) -> Iterator[Explained]:

@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where predictions go: a file, made of parts that lie beside it until they are all there; or a folder of parts."""
+"""Where predictions are written: a file, or a folder of parts; claimed, kept from overwriting, put together.
+
+::
+
+    NAME.parts/ or NAME/.work/     what was begun, the markers of finished parts; of a file, its parts
+    NAME/part-00000.parquet …      the parts of a folder
+    NAME/_predictions.json         written last: the parts with their hashes
+"""
 
 from __future__ import annotations
 
@@ -7,9 +14,9 @@ import csv
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.inference.config import STDIN, PredictConfig
-from harness.inference.outputs import Groups
-from harness.inference.parts import Made
-from harness.inference.plan import Basis, Plan, read_plan
-from harness.inference.tables import kind_of_output
+from harness.inference.parts import OTHERWISE, Made, Task
+from harness.inference.rows import KINDS
 from harness.rundir.json_files import read_object
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, UserError
@@ -32,17 +37,15 @@ from preprocessing.corpus import addresses
 
 MANIFEST = "_predictions.json"
 """Readers of a folder of Parquet files pass over names that begin with an underscore or a dot."""
-WORK, PLAN, LOCK = ".work", "plan.json", "lock"
+WORK, BEGUN, LOCK = ".work", "begun.json", "lock"
 FORMAT, FORMAT_VERSION = "padless-predictions", 1
-BEFORE = "before.json"
-"""The manifest of parts that are being removed."""
-DIGITS = 5
-PART = re.compile(r"part-\d+\.[a-z]+")
+PART = re.compile(r"part-\d{5,}\.(csv|tsv|jsonl|parquet)")
 MOST_HEADER = 1 << 20
 """Bytes of a first line that are looked at."""
 COPY_BYTES = 1 << 20
-OTHERWISE = "name another --output"
-BESIDE = "name another --output, or set --overwrite true"
+ANEW = f"{OTHERWISE}, or set --overwrite true"
+Basis = dict[str, Any]
+"""``inputs``, ``weights`` and ``settings``: all that decides the predictions."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Whole:
     """``_predictions.json``."""
 
     key: str
-    basis: Basis
+    basis: dict[str, Any]
     parts: list[WholePart]
     rows: Count = 0
     columns: list[str] = field(default_factory=list)
@@ -75,11 +78,12 @@ class Place:
 
     target: Path
     kind: str
+    """csv, tsv, jsonl or parquet."""
     is_folder: bool
 
     @property
     def work(self) -> Path:
-        """Plan, markers, and what is read more than once; of a file, its parts as well. Absolute."""
+        """What was begun, markers, and what is read more than once; of a file, its parts as well. Absolute."""
         beside = self.target / WORK if self.is_folder else self.target.with_name(f"{self.target.name}.parts")
         return beside.absolute()
 
@@ -89,13 +93,13 @@ class Place:
         return self.target / MANIFEST
 
     def part(self, number: int, of: int) -> Path:
-        """The file of a part."""
-        name = f"part-{number:0{max(DIGITS, len(str(of - 1)))}d}.{self.kind}"
+        """The file of a part; names of as many digits, so that their order is that of the rows."""
+        name = f"part-{number:0{max(5, len(str(of - 1)))}d}.{self.kind}"
         return (self.target.absolute() if self.is_folder else self.work) / name
 
     def marker(self, number: int) -> Path:
         """What says that a part is whole."""
-        return self.work / f"{number:0{DIGITS}d}.json"
+        return self.work / f"{number:05d}.json"
 
 
 def place_of(config: PredictConfig) -> Place:
@@ -110,8 +114,10 @@ def place_of(config: PredictConfig) -> Place:
         raise ConfigError(
             f"--output {target}: is no file but a pipe or a device; name a file, or a folder with / behind"
         )
-    named = kind_of_output(config.output) if config.output_format == "auto" else config.output_format
-    return Place(target, named, False)
+    kind = KINDS.get(target.suffix.lower()) if config.output_format == "auto" else config.output_format
+    if kind is None or kind == "txt":
+        raise ConfigError(f"--output {target}: unknown ending; use .parquet, .csv, .tsv or .jsonl, or DIRECTORY/")
+    return Place(target, kind, False)
 
 
 @contextmanager
@@ -121,10 +127,10 @@ def claimed(place: Place) -> Iterator[None]:
     Raises ``ConfigError`` for a folder of something else, ``StorageError`` where nothing can be written, ``UserError``
     while another prediction is being written there.
     """
-    made = place.is_folder and not place.target.exists()
+    is_new = place.is_folder and not place.target.exists()
     refuse_foreign(place)
     refusal = UserError(f"{place.target}: another process is predicting to it; wait for it, or stop it")
-    with writing(place):
+    with storing(place.target, otherwise=OTHERWISE):
         if not atomic.is_signed(place.work, place.target):
             with suppress(FileExistsError), atomic.new_folder(place.work) as work:  # another process may be faster
                 atomic.sign(work, place.target)
@@ -133,9 +139,9 @@ def claimed(place: Place) -> Iterator[None]:
             try:
                 yield
             finally:
-                if place.work.is_dir() and not (place.work / PLAN).exists():  # nothing was begun
+                if place.work.is_dir() and not (place.work / BEGUN).exists():
                     atomic.vanish(place.work)
-                    if made and not any(place.target.iterdir()):
+                    if is_new and not any(place.target.iterdir()):
                         place.target.rmdir()
 
 
@@ -163,10 +169,10 @@ def refuse_inputs(place: Place, names: Iterable[str]) -> None:
             raise ConfigError(f"--output {place.target}: {name} is the input, or lies there; name another --output")
 
 
-def refuse_replacing(place: Place, plan: Plan) -> None:
-    """Raise ``ConfigError`` for a file that holds no predictions of these classes."""
-    columns = [] if place.is_folder else columns_of(place)
-    check_replaced(place.target, False, lambda: place.is_folder or set(plan.names) <= set(columns))
+def refuse_replacing(place: Place, names: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for a file that has none of the columns that a prediction adds."""
+    if not place.is_folder:
+        check_replaced(place.target, False, lambda: set(names) <= set(columns_of(place)))
 
 
 def columns_of(place: Place) -> list[str]:
@@ -175,46 +181,38 @@ def columns_of(place: Place) -> list[str]:
         if place.kind == "parquet":
             return list(pq.read_schema(place.target).names)
         with open_regular(place.target) as file:
-            line = file.readline(MOST_HEADER).decode()
+            line = file.readline(MOST_HEADER)
         if place.kind == "jsonl":
-            return list(parse_json(line.encode()))
-        return next(csv.reader([line], delimiter="\t" if place.kind == "tsv" else ","), [])
+            return list(parse_json(line))
+        return next(csv.reader([line.decode()], delimiter="\t" if place.kind == "tsv" else ","), [])
     except (OSError, ValueError, TypeError, pa.ArrowException, csv.Error, DataError):
         return []
 
 
-@contextmanager
-def writing(place: Place) -> Iterator[None]:
-    """Turn a failure to write into a ``StorageError`` that names the output."""
-    with storing(place.target, otherwise=OTHERWISE):
-        yield
-
-
-def is_whole(place: Place, plan: Plan) -> bool:
-    """Whether a folder holds all of this plan already. Raises ``ConfigError`` for whole predictions of another one."""
+def is_whole(place: Place, key: str, basis: Basis) -> bool:
+    """Whether a folder holds all of these predictions already. Raises ``ConfigError`` for those of another job."""
     if not place.is_folder or not place.manifest.exists():
         return False
-    content = typed(Whole, read_object(place.manifest, BESIDE), str(place.manifest), BESIDE)
-    if content.key != plan.key:
-        what = changed(content.basis, plan.basis)
-        raise ConfigError(f"--output {place.target}/: holds other predictions ({what}); {BESIDE}")
-    for part in content.parts:
-        if "/" in part.file:
-            raise DataError(f"{place.manifest}: names a file outside its own folder ({shown(part.file)}); {BESIDE}")
+    content = typed(Whole, read_object(place.manifest, ANEW), str(place.manifest), ANEW)
+    if content.key != key:
+        raise ConfigError(
+            f"--output {place.target}/: holds other predictions ({changed(content.basis, basis)}); {ANEW}"
+        )
+    if foreign := next((part.file for part in content.parts if not PART.fullmatch(part.file)), None):
+        raise DataError(f"{place.manifest}: names {shown(foreign)}, which is no part; {ANEW}")
     paths = [(place.target / part.file, part.bytes) for part in content.parts]
     return bool(paths) and all(path.is_file() and path.stat().st_size == size for path, size in paths)
 
 
-def check_same(place: Place, begun: Plan, plan: Plan) -> None:
-    """Raise ``ConfigError`` if something else was begun, ``DataError`` if the plan of it contradicts itself."""
-    if begun.key != plan.key:
-        what = changed(begun.basis, plan.basis)
-        raise ConfigError(f"{place.work}: a prediction was begun with {what}; {BESIDE} to begin anew")
-    if (begun.kind, begun.names, begun.wanted) != (plan.kind, plan.names, plan.wanted):
-        raise DataError(f"{place.work / PLAN}: says other columns than its settings mean: edited or damaged; {BESIDE}")
+def is_begun(place: Place, basis: Basis) -> bool:
+    """Whether these predictions were begun there. Raises ``ConfigError`` where others were."""
+    before = read_object(place.work / BEGUN, ANEW)
+    if before is None or before == basis:
+        return before is not None
+    raise ConfigError(f"{place.work}: a prediction was begun with {changed(before, basis)}; {ANEW} to begin anew")
 
 
-def changed(before: dict[str, Any], now: dict[str, Any]) -> str:
+def changed(before: Mapping[str, Any], now: Basis) -> str:
     """Which of the things that decide a prediction is another one."""
     if before.get("weights") != now["weights"]:
         return "other weights"
@@ -228,79 +226,56 @@ def changed(before: dict[str, Any], now: dict[str, Any]) -> str:
     return "another version"
 
 
-def clear(place: Place, *, parts: bool) -> None:
-    """Remove the plan and the markers, but for the lock; of a folder, its ``parts`` and the manifest as well.
-
-    Raises ``ConfigError``, and removes nothing, where a part lies there that is not ours.
-    """
-    if place.is_folder and parts:
-        known = known_parts(place)
-        there = {path.name: atomic.final_of(path.name) or path.name for path in place.target.glob("part-*")}
-        if others := sorted(name for name, final in there.items() if final not in known):
-            raise ConfigError(
-                f"--output {place.target}/: holds {others[0]}, which no prediction wrote; move it away, or {OTHERWISE}"
-            )
-        with suppress(FileNotFoundError):
-            os.replace(place.manifest, place.work / BEFORE)
-        for name in known:
-            (place.target / name).unlink(missing_ok=True)
-        remove_unfinished(place, known)
-    last = [place.work / PLAN, place.work / BEFORE]
+def clear(place: Place) -> None:
+    """Remove what was begun, but for the lock; of a folder, the parts and the manifest as well."""
+    if place.is_folder:
+        for path in sorted(place.target.iterdir()):  # the manifest first
+            if is_ours(path):
+                path.unlink()
     for path in place.work.iterdir():
-        if path not in last and path.name not in (LOCK, atomic.MARK):
+        if path.name not in (LOCK, atomic.MARK):
             atomic.remove(path)
-    for path in last:
-        path.unlink(missing_ok=True)
 
 
-def known_parts(place: Place) -> set[str]:
-    """The names of the parts that were written, or begun, as the manifest or the plan have them."""
-    known: set[str] = set()
-    for path in (place.manifest, place.work / BEFORE):
-        with suppress(DataError):
-            content = typed(Whole, read_object(path, BESIDE) or {}, str(path), BESIDE)
-            known |= {part.file for part in content.parts}
-    with suppress(DataError):
-        if (begun := read_plan(place.work / PLAN)) is not None:
-            kept = replace(place, kind=begun.kind)
-            known |= {kept.part(number, len(begun.parts)).name for number in range(len(begun.parts))}
-    return {name for name in known if PART.fullmatch(name)}
+def is_ours(path: Path) -> bool:
+    """Whether a file in a folder of predictions is a part or the manifest, or was to become one."""
+    name = atomic.final_of(path.name) or path.name
+    return name == MANIFEST or PART.fullmatch(name) is not None
 
 
-def remove_unfinished(place: Place, names: Collection[str]) -> None:
-    """Remove what a killed process has left in a folder of parts of these ``names``, and of the manifest."""
-    for path in place.target.iterdir():
-        if (final := atomic.final_of(path.name)) is not None and (final in names or final == MANIFEST):
-            path.unlink()
+def finish(place: Place, tasks: Sequence[Task], known: Mapping[int, Made], basis: Basis) -> list[Made]:
+    """Put the parts together, or write the manifest of the folder; then remove what only the work needed.
 
-
-def discard(place: Place) -> None:
-    """Remove what only the work needed."""
-    with writing(place):
-        atomic.vanish(place.work)
-
-
-def finish(place: Place, plan: Plan, found: Sequence[Made]) -> None:
-    """Put the parts together, or write the manifest of the folder; then remove what only the work needed."""
-    paths = [place.part(number, len(found)) for number in range(len(found))]
-    with writing(place):
+    ``known`` are the parts by their numbers; all are returned in order. Raises ``DataError`` where one is missing.
+    """
+    for task in tasks:
+        if task.number not in known or not task.path.is_file():
+            what = "is not seen here; name an --output on a disk that all who predict share"
+            raise DataError(f"{task.path}: {what}")
+    found = [known[task.number] for task in tasks]
+    with storing(place.target, otherwise=OTHERWISE):
         if place.is_folder:
-            remove_unfinished(place, {path.name for path in paths})
-            atomic.write_json(place.manifest, manifest(plan, paths, found))
+            kept = {task.path.name for task in tasks}
+            for path in place.target.iterdir():
+                if is_ours(path) and path.name not in kept:
+                    path.unlink()
+            atomic.write_json(place.manifest, manifest(tasks, found, basis))
         else:
             with atomic.replacing(place.target) as temporary:
-                (join_parquet if place.kind == "parquet" else join_lines)(paths, found, temporary)
+                (join_parquet if place.kind == "parquet" else join_lines)(tasks, temporary)
         atomic.vanish(place.work)
+    return found
 
 
-def manifest(plan: Plan, paths: Sequence[Path], found: Sequence[Made]) -> dict[str, Any]:
+def manifest(tasks: Sequence[Task], found: Sequence[Made], basis: Basis) -> dict[str, Any]:
     """What a folder of parts says of itself."""
     parts = [
-        {"file": path.name, "rows": one.rows, "bytes": one.bytes, "sha256": one.sha256}
-        for path, one in zip(paths, found, strict=True)
+        {"file": task.path.name, "rows": one.rows, "bytes": one.bytes, "sha256": one.sha256}
+        for task, one in zip(tasks, found, strict=True)
     ]
-    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": plan.key, "rows": plan.rows}
-    return {**head, "columns": plan.names, "difference": greatest(found), "basis": plan.basis, "parts": parts}
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": tasks[0].key}
+    head |= {"rows": sum(one.rows for one in found), "columns": tasks[0].layout.names, "difference": greatest(found)}
+    return {**head, "basis": basis, "parts": parts}
 
 
 def greatest(found: Sequence[Made]) -> float | None:
@@ -308,22 +283,19 @@ def greatest(found: Sequence[Made]) -> float | None:
     return max((one.difference for one in found if one.difference is not None), default=None)
 
 
-def join_lines(paths: Sequence[Path], found: Sequence[Made], target: Path) -> None:
-    """CSV and JSON lines: one after the other, with what stands above the rows once."""
+def join_lines(tasks: Sequence[Task], target: Path) -> None:
+    """CSV and JSON lines: the header, and the parts one after the other."""
     with open(target, "wb") as file:
-        for number, (path, one) in enumerate(zip(paths, found, strict=True)):
-            with open(path, "rb") as part:
-                part.seek(one.header if number else 0)
+        file.write(tasks[0].layout.header(tasks[0].part))
+        for task in tasks:
+            with open(task.path, "rb") as part:
                 shutil.copyfileobj(part, file, COPY_BYTES)
 
 
-def join_parquet(paths: Sequence[Path], found: Sequence[Made], target: Path) -> None:
-    """Parquet: row groups of a bounded size."""
-    groups = Groups(target)
-    try:
-        for path in paths:
-            with pq.ParquetFile(path) as part:
-                for number in range(part.num_row_groups):
-                    groups.add(part.read_row_group(number))
-    finally:
-        groups.close()
+def join_parquet(tasks: Sequence[Task], target: Path) -> None:
+    """Parquet: the row groups of the parts."""
+    with pq.ParquetWriter(target, pq.read_schema(tasks[0].path)) as writer:
+        for task in tasks:
+            with pq.ParquetFile(task.path) as part:
+                for group in range(part.num_row_groups):
+                    writer.write_table(part.read_row_group(group))

@@ -1,31 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness predict``: raw text in, probability out, through the code and vocabulary of the training."""
+"""``python -m harness predict``: texts, or every row of files, part by part, by processes, ranks or a Dask cluster.
+
+1. cut the input into parts, and look at each row once: what cannot be predicted is refused before anything is
+2. predict the parts that are not there yet, each with a marker that says so                    (parallel)
+3. put them together
+
+Where the input is cut is a pure function of the input and the settings, so a part is the same whoever makes it, and
+whenever. An interrupted prediction goes on with the parts that are left.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from harness.inference import inputs, parts, place
+import pyarrow as pa
+
+from harness.inference import parts, place
 from harness.inference.config import STDIN, PredictConfig
 from harness.inference.engines import engine_of, local, open_scorer, scorer_class
-from harness.inference.outputs import rows_of
-from harness.inference.parts import Made, Opening, Task
-from harness.inference.pieces import CHUNK_ROWS, decoded
-from harness.inference.place import Place
-from harness.inference.plan import Plan, filled, read_plan
+from harness.inference.parts import Layout, Made, Opening, Task, columns_of
+from harness.inference.place import Basis, Place
+from harness.inference.rows import Input, find, lines_of_stdin, own_options, reading_by, texts_of
 from harness.inference.scorer import Scorer, unknown_shares
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_classifier, read_info
 from harness.rundir.results import probability_column
 from harness.rundir.training_facts import DIALECT, Reading
-from preprocessing.base import stopping
+from preprocessing.base import atomic, stopping
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import counted, percent, plain_line, public, tell
+from preprocessing.base.printable import counted, percent, plain_line, tell
 from preprocessing.base.screen import Screen, cells, shortened
+from preprocessing.corpus import addresses, parquet, sources, tables
+from preprocessing.corpus.sources import Part
 from preprocessing.job.executors import available_cores, workers
 from preprocessing.job.progress import Progress
 from preprocessing.labels import as_found
@@ -33,8 +44,8 @@ from preprocessing.labels import as_found
 if TYPE_CHECKING:
     from harness.ranks.distributed import World
 
-AVAILABLE_BYTES = 1 << 16
-"""Most that is taken from standard input at once; less where less has come."""
+VERSION = 1
+"""Changes when the same input and settings give other bytes."""
 FEWEST, MOST = 20, 80
 """Cells of a text that a line to read shows at least, and where its output is no terminal."""
 
@@ -45,7 +56,7 @@ def main(config: PredictConfig, texts: list[str]) -> int:
     if texts == [STDIN] and config.input is None:
         texts, config = [], replace(config, input=STDIN)
     if bool(texts) == (config.input is not None):
-        raise ConfigError('nothing to predict, or two things: give texts ("a fine film") or --input FILE --output FILE')
+        raise ConfigError("nothing to predict: give texts, or --input with --output (not both)")
     if config.input is not None and config.output is not None:
         predict_here(config)
         return 0
@@ -59,7 +70,9 @@ def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
     """Print a line for each text."""
     encoded, screen = scorer.encode(texts), Screen()
     columns, unknown = scorer.predict(encoded), unknown_shares(encoded)
-    for text, values, share in zip(texts, rows_of(columns, len(texts)), unknown.tolist(), strict=True):
+    rows = zip(*(parts.list_of(column) for column in columns.values()), strict=True)
+    for text, row, share in zip(texts, rows, unknown.tolist(), strict=True):
+        values = dict(zip(columns, row, strict=True))
         if as_json:
             print(json.dumps({"text": text, **values, "unknown_share": round(share, 4)}))
             continue
@@ -70,49 +83,19 @@ def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def lines_of_stdin() -> Iterator[list[str]]:
-    """The texts on standard input, one a line, as many at a time as have come. Raises ``DataError`` for no text."""
-    if sys.stdin.isatty():
-        print("one text a line; Ctrl-D ends", file=sys.stderr)
-    stdin: Any = sys.stdin.buffer
-    rest, number = b"", 0
-    while piece := stdin.read1(AVAILABLE_BYTES):
-        *lines, rest = (rest + piece).split(b"\n")
-        for start in range(0, len(lines), CHUNK_ROWS):
-            some = lines[start : start + CHUNK_ROWS]
-            yield [text_of(line, at) for at, line in enumerate(some, number + 1)]
-            number += len(some)
-    if rest:
-        yield [text_of(rest, number + 1)]
-    elif not number:
-        raise DataError("standard input: holds no text; give one a line")
-
-
-def text_of(line: bytes, number: int) -> str:
-    """The text of a line of standard input."""
-    mark = b"\xef\xbb\xbf" if number == 1 else b""
-    return decoded(line.removeprefix(mark).removesuffix(b"\r"), f"standard input: line {number}")
-
-
 @dataclass(frozen=True)
 class Job:
-    """A plan, where it is carried out, and which of its parts are there already."""
+    """All parts of a prediction, and which of them are there already."""
 
     place: Place
-    plan: Plan
-    opening: Opening
-    done: dict[int, Made]
+    basis: Basis
+    tasks: list[Task]
+    made: dict[int, Made] = field(default_factory=dict)
 
     @property
-    def left(self) -> list[int]:
+    def left(self) -> list[Task]:
         """The parts that are still to be made, in order."""
-        return [number for number in range(len(self.plan.parts)) if number not in self.done]
-
-    def task(self, number: int) -> Task:
-        """A part as work for anybody."""
-        path, marker = self.place.part(number, len(self.plan.parts)), self.place.marker(number)
-        plan = self.plan.only(number)
-        return Task(number, plan, self.plan.key, self.opening, path, marker, str(self.place.target))
+        return [task for task in self.tasks if task.number not in self.made]
 
 
 def predict_here(config: PredictConfig) -> None:
@@ -120,153 +103,138 @@ def predict_here(config: PredictConfig) -> None:
 
     Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
-    screen = Screen(quiet=config.quiet)
-    with claimed(config) as found:
-        job = begun(config, found)
+    screen, output = Screen(quiet=config.quiet), place.place_of(config)
+    with place.claimed(output):
+        job = begun(config, output)
         if job is None:
-            screen.say(f"{found.target}: these predictions are there already; nothing to do")
+            screen.say(f"{output.target}: these predictions are there already; nothing to do")
             return
-        default = 1 if job.opening.settled["device"] == "cuda" else min(available_cores(), worth(job, config))
-        progress = progress_of(job, job.left, config)
+        left = job.left
+        size = sum(task.part.bytes for task in left)
+        worth = max(1, min(len(left), int(size / (config.part_mb * 1e6))))  # starting a process takes seconds
+        on_cuda = job.tasks[0].opening.settled["device"] == "cuda"
+        progress = progress_of(left, config.quiet)
         same = "the same command without --overwrite" if config.overwrite else "the same command"
-        kept = f"finished parts are kept in {found.work}; {same} goes on"
-        with stopping.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
-            tasks = (job.task(number) for number in job.left)
-            for task, made in crew.map(parts.make, tasks, what="predicting", tick=progress.tick):
-                job.done[task.number] = made
-                progress.advance(made.rows, task.plan.parts[0].bytes)
-        end(progress, len(job.plan.parts))
+        kept = f"finished parts are kept in {output.work}; {same} goes on"
+        crew_size = config.workers(1 if on_cuda else min(available_cores(), worth))
+        with stopping.keeping(kept), workers(crew_size, quiet=config.quiet) as crew:
+            for task, made in crew.map(parts.make, left, what="predicting", tick=progress.tick):
+                job.made[task.number] = made
+                progress.advance(made.rows, task.part.bytes)
+        end(progress, len(job.tasks))
         finish(job, screen)
-
-
-def worth(job: Job, config: PredictConfig) -> int:
-    """How many processes have a part's worth of work: starting one takes seconds."""
-    left = sum(job.plan.parts[number].bytes for number in job.left)
-    return max(1, min(len(job.left), int(left / (config.part_mb * 1e6))))
 
 
 def predict_on_ranks(config: PredictConfig, world: World) -> None:
     """Predict on every rank: each makes its share of the parts; rank 0 plans and puts them together.
 
-    What a lost rank has not made is made at the next start, by whoever then has it in its share.
+    What a lost rank has not made is made at the next start, by whichever rank then has it in its share.
     """
-    screen = Screen(quiet=config.quiet or not world.is_main)
+    quiet = config.quiet or not world.is_main
+    screen, output = Screen(quiet=quiet), place.place_of(config)
     config = replace(config, run=str(local(config.run)))
     job: Job | None = None
     with ExitStack() as stack:
         with world.together("claiming the output"):
-            found = stack.enter_context(claimed(config) if world.is_main else nullcontext(place.place_of(config)))
+            if world.is_main:
+                stack.enter_context(place.claimed(output))
         with world.together("planning the predictions"):
-            job = begun(config, found) if world.is_main else None
+            job = begun(config, output) if world.is_main else None
         left = world.from_main(None if job is None else job.left, "the parts that are left")
         if left is None:
-            screen.say(f"{found.target}: these predictions are there already; nothing to do")
+            screen.say(f"{output.target}: these predictions are there already; nothing to do")
             return
         with world.together("predicting"):
-            job = job or opened(config, found)
+            if not output.work.is_dir():
+                what = "this rank does not see what rank 0 has begun; write to a disk that all machines share"
+                raise DataError(f"{output.work}: {what}")
             own = left[world.rank :: world.world_size]
-            progress = progress_of(job, own, replace(config, quiet=screen.quiet))
-            for number in own:
-                task = job.task(number)
+            progress = progress_of(own, quiet)
+            for task in own:
                 made = parts.make(task)
-                progress.advance(made.rows, task.plan.parts[0].bytes)
+                progress.advance(made.rows, task.part.bytes)
                 progress.tick(world.world_size)
-            end(progress, len(job.plan.parts))
+            end(progress, len(left))
         with world.together("putting the parts together"):
-            if world.is_main:
-                finish(replace(job, done=verified(job.place, job.plan, thorough=False)), screen)
+            if job is not None:
+                finish(replace(job, made=verified(job.tasks, thorough=False)), screen)
 
 
-@contextmanager
-def claimed(config: PredictConfig) -> Iterator[Place]:
-    """The output, held against others."""
-    found = place.place_of(config)
-    with place.claimed(found):
-        yield found
-
-
-def begun(config: PredictConfig, found: Place) -> Job | None:
-    """The plan that lies there, or a new one, and the parts that are whole; None if all of it is there already.
+def begun(config: PredictConfig, output: Place) -> Job | None:
+    """All parts, new or those of an interrupted job; None if the predictions are there already.
 
     Raises ``ConfigError`` where something else was begun there, ``DataError`` for the first row that cannot be read.
     """
-    screen = Screen(errors=True, quiet=config.quiet)
-    opening, directory = opening_of(config), bundle_directory(config.run)
+    screen, directory = Screen(errors=True, quiet=config.quiet), bundle_directory(config.run)
+    engine = engine_of(directory, config.engine)
+    opening = Opening(engine, config.run, scorer_class(engine).settle(config.device, config.precision), config.batch)
     info = read_info(directory)
     check_classifier(directory, info)
-    place.refuse_inputs(found, config.inputs)
+    place.refuse_inputs(output, config.inputs)
+    names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
     if config.overwrite:
-        place.clear(found, parts=True)
-    old = read_plan(found.work / place.PLAN)
-    if old is None:
-        place.clear(found, parts=False)
-    reading = inputs.reading_by(config, directory, info)
-    listed = inputs.find(config, reading, found.work, (found.target.absolute(), found.work))
-    place.refuse_inputs(found, [one.source.name for one in listed])
-    plan = planned(config, found, opening, info, reading, listed)
-    if old is None and not config.overwrite:
-        place.refuse_replacing(found, plan)
-    if place.is_whole(found, plan):
-        place.discard(found)
-        return None
-    if old is not None:
-        place.check_same(found, old, plan)
-        old.check_sources(listed, found.work / place.PLAN)
-        job = Job(found, old, opening, verified(found, old))
-        total = counted(len(old.parts), "part")
-        screen.say(f"continuing: {len(job.done):,} of {total} are there")
-        return job
-    for one in listed:
-        if one.form:
-            screen.say(f"input: {public(one.source.name)}: {one.form}")
-    size = sum(one.identity.get("bytes") or sum(length for _, length in one.texts) for one in listed)
-    progress = Progress("looking at the input", size, screen=screen)
-
-    def tick(rows: int, size: int) -> None:
-        progress.advance(rows, size)
-        progress.tick(1)
-
-    if found.is_folder:
-        found.manifest.unlink(missing_ok=True)  # it would speak of parts that are being replaced
-    plan = filled(plan, listed, max(1, int(config.part_mb * 1e6)), tick)
-    progress.screen.end()
-    plan.write(found.work / place.PLAN)
-    return Job(found, plan, opening, {})
-
-
-def opened(config: PredictConfig, found: Place) -> Job:
-    """The plan that rank 0 has made, as another rank sees it."""
-    plan = read_plan(found.work / place.PLAN)
-    if plan is None:
-        raise DataError(
-            f"{found.work}: this rank does not see the plan of rank 0; write to a disk that all machines share"
+        place.clear(output)
+    reading = reading_by(config, directory, info)
+    own = (output.target.absolute(), output.work)
+    inputs = find(config.inputs, config.format, config, reading, output.work, own, config.part_mb)
+    place.refuse_inputs(output, [one.file.address for one in inputs if not addresses.is_remote(one.file.address)])
+    with own_options():
+        plans = [sources.scan(one.file, output.work) for one in inputs]
+        fingerprints = [[one.file.name, one.kind, plan.fingerprint] for one, plan in zip(inputs, plans, strict=True)]
+        basis = basis_of(config, output, opening, info, reading, fingerprints)
+        key = hashlib.sha256(atomic.canonical_json([VERSION, basis])).hexdigest()
+        is_begun = place.is_begun(output, basis)
+        if not is_begun and not config.overwrite:
+            place.refuse_replacing(output, names)
+        if place.is_whole(output, key, basis):
+            atomic.vanish(output.work)
+            return None
+        every = [(one, part) for one, plan in zip(inputs, plans, strict=True) for part in plan.parts]
+        if not every:
+            more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
+            raise DataError(f"{inputs[0].file.name}{more}: holds no rows")
+        layout = looked_at(every, Layout(output.kind, names, config.missing == "keep"), screen)
+    if output.is_folder:
+        output.manifest.unlink(missing_ok=True)  # it would describe parts that are being replaced
+    atomic.write_json(output.work / place.BEGUN, basis)
+    tasks = [
+        Task(
+            number,
+            part,
+            layout,
+            key,
+            opening,
+            output.part(number, len(every)),
+            output.marker(number),
+            str(output.target),
+            has_header=output.is_folder,
+            identity=one.identity,
         )
-    return Job(found, plan, opening_of(config), {})
+        for number, (one, part) in enumerate(every)
+    ]
+    job = Job(output, basis, tasks, verified(tasks) if is_begun else {})
+    if is_begun:
+        screen.say(f"continuing: {len(job.made):,} of {counted(len(tasks), 'part')} are there")
+    for one in inputs if not is_begun else ():
+        if one.form:
+            screen.say(f"input: {one.file.name}: {one.form}")
+    return job
 
 
-def opening_of(config: PredictConfig) -> Opening:
-    """Whose weights predict, and how, on this machine. Raises ``ConfigError`` or ``DataError``."""
-    engine = engine_of(bundle_directory(config.run), config.engine)
-    settled = scorer_class(engine).settle(config.device, config.precision)
-    return Opening(engine, config.run, settled, config.batch)
-
-
-def planned(
+def basis_of(
     config: PredictConfig,
-    found: Place,
+    output: Place,
     opening: Opening,
     info: BundleInfo,
     reading: Reading,
-    listed: Sequence[inputs.Input],
-) -> Plan:
-    """All that decides the predictions, without the parts."""
-    wanted = inputs.wanted_by(config, reading, keep=config.missing == "keep")
-    names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
+    fingerprints: list[Any],
+) -> Basis:
+    """All that decides the predictions, as plain values."""
     settings = {
-        **{name: getattr(config, name) for name in ("format", "missing", "prefix", "part_mb", "batch")},
-        **{name: getattr(reading.source, name) for name in ("encoding", *DIALECT, "columns")},
+        **{name: getattr(config, name) for name in ("format", "missing", "prefix", "part_mb", "batch", "column")},
+        **{name: getattr(reading.source, name) for name in ("encoding", *DIALECT, "columns", "text_column")},
         "dialect": reading.dialect and asdict(reading.dialect),
-        **{"column": wanted.columns, "output": found.kind, "scorer": opening.scorer, **opening.settled},
+        **{"output": output.kind, "engine": opening.engine, **opening.settled},
     }
     weights = {
         "sha256": info.weights_sha256,
@@ -274,24 +242,71 @@ def planned(
         "labels": [info.label_type, *info.labels],
         "decision": [info.temperature, info.threshold],
     }
-    basis = {"inputs": [[public(one.source.name), one.kind, one.identity] for one in listed], "weights": weights}
-    return Plan(json.loads(json.dumps({**basis, "settings": settings})), found.kind, False, names, wanted)
+    found: Basis = json.loads(json.dumps({"inputs": fingerprints, "weights": weights, "settings": settings}))
+    return found
 
 
-def verified(found: Place, plan: Plan, *, thorough: bool = True) -> dict[int, Made]:
+def looked_at(every: Sequence[tuple[Input, Part]], layout: Layout, screen: Screen) -> Layout:
+    """The layout of what is written, after every row was looked at once.
+
+    Raises ``DataError`` for the first row that cannot be predicted, and for files that have other columns than the
+    first one, or those that are to be added.
+    """
+    progress = Progress("looking at the input", sum(part.bytes for _, part in every), screen=screen)
+    first, of_json = every[0][1], every[0][0].kind == "jsonl"
+    schemas: list[pa.Schema] = []
+    for _, part in every:
+        for rows in tables.iter_rows(part, None if of_json else [part.file.source.text_column]):
+            texts_of(part, rows, layout.missing)
+            schemas = [tables.common_schema([*schemas, rows.table.schema])] if of_json else []
+        progress.advance(part.cut.rows, part.bytes)
+        progress.tick(1)
+    progress.screen.end()
+    layout = replace(layout, schema=schemas[0] if of_json else None)
+    files = {part.file.address: part for _, part in reversed(every)}
+    for part in files.values():
+        check_alike(part, first)
+        for name in layout.names:
+            if name in columns_of(part, layout.schema):
+                raise DataError(
+                    f"{part.file.name}: already has a column {name!r}; rename it, or set --prefix, which stands "
+                    "before the names of the new columns"
+                )
+    tops = {(part.file.dialect, top_of(part)) for part in files.values()}
+    if every[0][0].kind == layout.kind and layout.kind != "parquet" and (of_json or len(tops) == 1):
+        return replace(layout, top=top_of(first))
+    return layout
+
+
+def check_alike(part: Part, first: Part) -> None:
+    """Raise ``DataError`` for a file of CSV or Parquet that has other columns than the first one."""
+    if part.columns != first.columns:
+        what = f"its columns ({', '.join(part.columns)}) are not those of {first.file.name}"
+        raise DataError(f"{part.file.name}: {what} ({', '.join(first.columns)}); predict them apart")
+    if part.file.format == "parquet" and part is not first:
+        mine, theirs = (parquet.footer_of(one.data, one.file.name).schema.to_arrow_schema() for one in (part, first))
+        for name, one, other in zip(first.columns, mine.types, theirs.types, strict=True):
+            if one != other:
+                what = f"its column {name!r} holds {one}, that of {first.file.name} {other}"
+                raise DataError(f"{part.file.name}: {what}; predict them apart")
+
+
+def top_of(part: Part) -> bytes:
+    """The bytes above the first row of a text file: byte order mark, header."""
+    is_text = part.file.format in ("csv", "jsonl")
+    return addresses.read_range(part.data, 0, part.cut.start) if is_text and part.cut.start else b""
+
+
+def verified(tasks: Sequence[Task], *, thorough: bool = True) -> dict[int, Made]:
     """The parts that are there and whole; ``thorough``: whose bytes are those that were written."""
-    number_of = len(plan.parts)
-    known = {
-        number: parts.made(found.marker(number), found.part(number, number_of), plan.key, thorough=thorough)
-        for number in range(number_of)
-    }
+    known = {task.number: parts.made(task, thorough=thorough) for task in tasks}
     return {number: made for number, made in known.items() if made is not None}
 
 
-def progress_of(job: Job, numbers: Sequence[int], config: PredictConfig) -> Progress:
-    """How far the parts of these numbers are."""
-    screen = Screen(errors=True, quiet=config.quiet)
-    return Progress("predicting", sum(job.plan.parts[number].bytes for number in numbers), screen=screen)
+def progress_of(tasks: Sequence[Task], quiet: bool) -> Progress:
+    """How far some parts are."""
+    screen = Screen(errors=True, quiet=quiet)
+    return Progress("predicting", sum(task.part.bytes for task in tasks), screen=screen)
 
 
 def end(progress: Progress, number_of_parts: int) -> None:
@@ -303,19 +318,12 @@ def end(progress: Progress, number_of_parts: int) -> None:
 
 
 def finish(job: Job, screen: Screen) -> None:
-    """Put everything together, and say what there is. Raises ``DataError`` for a part that was made elsewhere."""
-    of = len(job.plan.parts)
-    for number in range(of):
-        if number not in job.done or not job.place.part(number, of).is_file():
-            what = "is not seen here; name an --output on a disk that all who predict share"
-            raise DataError(f"{job.place.part(number, of)}: {what}")
-    found = [job.done[number] for number in range(of)]
-    place.finish(job.place, job.plan, found)
-    settled = job.opening.settled
+    """Put everything together, and say what there is. Raises ``DataError`` for a part that is not there."""
+    found = place.finish(job.place, job.tasks, job.made, job.basis)
+    settled, rows = job.tasks[0].opening.settled, sum(one.rows for one in found)
     if (difference := place.greatest(found)) is not None:
         what = "and no probability of the rows that were also computed in fp32 differs by more than"
         screen.say(f"computed in {settled['precision']} on {settled['device']}, {what} {difference:.2g}")
-    screen.say(f"{job.plan.rows:,} predictions written to {job.place.target}")
+    screen.say(f"{rows:,} predictions written to {job.place.target}")
     if unread := sum(one.without_known_word for one in found):
-        share = percent(unread / job.plan.rows)
-        tell(f"warning: {unread:,} of {job.plan.rows:,} texts ({share}) hold no word that the model knows")
+        tell(f"warning: {unread:,} of {rows:,} texts ({percent(unread / rows)}) hold no word that the model knows")

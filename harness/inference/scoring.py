@@ -18,10 +18,10 @@ import torch
 
 from harness.batch import Batch, Layout
 from harness.data.device import DeviceRows
-from harness.data.views import as_trained
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.data.placement import DataPlacement, OpenData
+from harness.data.views import as_trained
 from harness.inference.bundle import Bundle, read_bundle, same_text
 from harness.inference.config import ScoringConfig
 from harness.model.classifier import Classifier

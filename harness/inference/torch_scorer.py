@@ -13,8 +13,15 @@ from harness.inference.bundle import with_weights
 from harness.inference.scorer import PADDED_TOKENS, Scorer, in_batches
 from harness.model.classifier import Classifier
 from harness.model.registry import CELLS
-from harness.ranks.precision import keep_memory
-from harness.ranks.precision import DTYPES, as_arithmetic, choose_device, choose_precision, full_fp32, recurrent_dtype
+from harness.ranks.precision import (
+    DTYPES,
+    as_arithmetic,
+    choose_device,
+    choose_precision,
+    full_fp32,
+    keep_memory,
+    recurrent_dtype,
+)
 
 PADDED_TOKENS_CUDA = 1 << 19
 """Tokens of a batch on a GPU, padding included."""

@@ -54,7 +54,7 @@ def test_words_have_their_places(run: Path) -> None:
     assert frame["score"].sum() == pytest.approx(sum(one.scores))
     assert frame["start"].tolist() == [span[0] for span in one.spans if span]
     assert "".join(text for text, _ in one.pieces) == TEXT
-    assert one.notes == ["unknown to the model: 1 of 6 words"]
+    assert one.summary[2:] == ["unknown to the model: 1 of 6 words"]
     with pytest.raises(AttributeError):
         one.label = "other"  # type: ignore[misc]
 
@@ -67,11 +67,11 @@ def test_nothing_left_unknown_and_very_long(run: Path) -> None:
     assert empty.to_frame()["start"].isna().all()
     assert "no word of the text was left" in str(empty)
     unknown = model.explain("nowhere never none")
-    assert unknown.notes == ["unknown to the model: 3 of 3 words"]
+    assert unknown.summary[2:] == ["unknown to the model: 3 of 3 words"]
     assert sum(score != 0 for _, score in unknown.pieces) == 3
     long = model.explain("w1 superb " * 1_000_000)
     assert (len(long.tokens), long.num_tokens) == (64, 2_000_000)
-    assert long.notes == ["the model has read 64 of 2,000,000 words"]
+    assert long.summary[2:] == ["the model has read 64 of 2,000,000 words"]
     assert len(long.to_html()) < 30_000
     assert len(str(long)) < 5_000
 
