@@ -17,13 +17,13 @@ from harness.rundir.layout import BUNDLE, CONFIG, holds_run
 from harness.rundir.measured import read_measured
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.training_facts import read_training
+from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import wilson
-from harness.scores.tables import METRICS, interval, title_of
+from harness.scores.tables import interval
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import markdown, markdown_code, printable, public
-from preprocessing.base.readable import percent
+from preprocessing.base.installed import VERSION
+from preprocessing.base.printable import markdown, markdown_code, percent, printable, public
 from preprocessing.base.split_names import TRAIN, VALIDATION
-from preprocessing.base.version import VERSION
 from preprocessing.dataset.shards import MANIFEST, read_manifest
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
@@ -179,8 +179,8 @@ def render(
         "most": CLASSES,
         "classes": ", ".join(map(markdown_code, info.labels[:CLASSES])) + ", …" * (len(info.labels) > CLASSES),
         "measured": [
-            (title_of(key, title, info.labels), figures[key], interval(bounds.get(key)))
-            for key, title in METRICS
+            (title_of(key, info.labels), figures[key], interval(bounds.get(key)))
+            for key in FIGURES
             if figures.get(key) is not None
         ],
         "training": ", ".join(f"{key} {where[key]}" for key, where in keys.items() if key in where),

@@ -19,11 +19,10 @@ from harness.rundir.bundle_files import content_of, read_weights, seal_of, write
 from harness.rundir.export_files import BUNDLE, CARD, INT8, ONNX, ExportInfo, facts_of, write_export
 from harness.rundir.training_facts import FILE as TRAINING
 from preprocessing.base import atomic
-from preprocessing.base.installed import needed
+from preprocessing.base.installed import VERSION, needed
 from preprocessing.base.printable import public
 from preprocessing.base.screen import Screen
 from preprocessing.base.storage import storing
-from preprocessing.base.version import VERSION
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 
 

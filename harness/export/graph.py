@@ -20,7 +20,7 @@ from harness.model.registry import CELLS, POOLINGS
 from harness.model.wide import END, END_LONGEST, FIRST, MASK, ROUNDS, SECOND, WORD, WidePart
 from harness.rundir.export_files import IDS, LENGTHS, LOGITS, PROBABILITIES
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.version import VERSION
+from preprocessing.base.installed import VERSION
 
 OPSET = 18
 """The first with bitwise operators."""

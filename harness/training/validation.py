@@ -25,7 +25,7 @@ from harness.ranks.session import Session
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.storage import storage
 from harness.scores.calibration import Decision, choose_share
-from harness.scores.tables import CHOSEN_BY
+from harness.scores.figures import CHOSEN_BY
 from harness.training.sinks import Sink
 
 
