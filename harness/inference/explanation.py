@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.printable import plain_line, public
+from preprocessing.base.printable import plain_line, printable, public
 from preprocessing.base.screen import Screen
 from preprocessing.text.spans import Span
 from preprocessing.text.vocabulary import RESERVED, UNK
@@ -28,6 +28,10 @@ from preprocessing.text.words import encode
 if TYPE_CHECKING:
     import pandas as pd
 
+NOTHING_LEFT = "no word of the text was left; the model has read <unk>"
+UNKNOWN = RESERVED[UNK]
+LISTED = 20
+"""Classes that a sentence names."""
 Explained = tuple[int | None, "Explanation"]
 """A text's row in its file, if it has one, and the text explained."""
 GENERATOR = "padless explain"
@@ -75,17 +79,6 @@ SHADES = {
     False: ("black on #d3e6fa", "black on #94c4f2", "bold black on #5aa2e6"),
 }
 """Styles of rich for words for a class and against it, from faint to strong."""
-_SHOWN: dict[int, str] = {
-    **{point: chr(0x2400 + point) for point in range(0x20) if chr(point) not in "\t\n\r"},
-    0x7F: "\u2421",
-    **dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd"),
-    **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"),
-}
-
-NOTHING_LEFT = "no word of the text was left; the model has read <unk>"
-UNKNOWN = RESERVED[UNK]
-LISTED = 20
-"""Classes that a sentence names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,8 +282,8 @@ def page_head(title: str, generator: str, style: str) -> str:
 
 
 def shown(text: str) -> str:
-    """A text that does nothing to whoever shows it: control characters as their pictures, letter for letter."""
-    return text.translate(_SHOWN)
+    """A text with newlines as line ends, and control characters spelled out, which do nothing to a terminal then."""
+    return printable(unix_lines(text))
 
 
 def unix_lines(text: str) -> str:
@@ -353,10 +346,10 @@ def as_html(pieces: Sequence[Piece]) -> str:
     for text, score, share in without_faint(pieces):
         if score:
             kind, strength = "for" if score > 0 else "against", 0.1 + 0.5 * abs(share)
-            written = html.escape(shown(unix_lines(text)))
+            written = html.escape(shown(text))
             parts.append(f'<mark class="{kind}" style="--a: {strength:.2f}" title="{score:+.3f}">{written}</mark>')
             continue
-        start, left_out, end = (html.escape(shown(unix_lines(part))) for part in shortened(text))
+        start, left_out, end = (html.escape(shown(part)) for part in shortened(text))
         parts.append(start + (f'<span class="cut">{left_out}</span>' if left_out else "") + end)
     return "".join(parts)
 

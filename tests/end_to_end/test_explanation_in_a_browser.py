@@ -76,7 +76,7 @@ def test_it_is_readable_and_does_nothing(browser: Any, page_file: Path, width: i
     assert page.title() == "What words add: runs/mine"
     assert page.evaluate("document.documentElement.scrollWidth") == width
     shown = page.locator("article .padless-words").first.inner_text()
-    assert shown == HARM.replace("\x00", "\u2400").replace("\x1b", "\u241b")
+    assert shown == HARM.replace("\x00", "\\u0000").replace("\x1b", "\\u001b")
     assert (
         page.locator("article").first.locator(".padless-head b").inner_text() == "<b>good</b> 0.4000 (predicted: bad)"
     )
