@@ -118,11 +118,11 @@ def opened(kind: str, address: str, name: str, config: ReadingConfig, reading: R
     form = {"tsv": "csv"}.get(kind, kind)
     usual = Dialect("\t", source.quote, source.escape) if kind == "tsv" and source.delimiter is None else None
     known = reading.dialect or usual
+    identity = {} if kind == "folder" else addresses.identity(address)
     address = addresses.absolute(address)
     file = File(address, public(name), form, UNLABELLED, source, SplitConfig(column=None), known=known)
     if kind == "folder":
-        return Input(file, kind, {})
-    identity = addresses.identity(address)
+        return Input(file, kind, identity)
     seen = tables.sample(replace(file, source=replace(source, columns=[])))
     if kind == "csv" and source.columns and not has_header(seen.columns, source.columns):
         seen = tables.sample(file)
