@@ -24,7 +24,7 @@ from harness.inference.pieces import (
 from preprocessing.corpus.delimited import check_width
 from preprocessing.corpus.readers import json_record, scalar
 from preprocessing.corpus.records import Dialect
-from preprocessing.text.words import encode
+from preprocessing.text.characters import encode
 
 INT64 = 1 << 63
 

@@ -30,8 +30,8 @@ from preprocessing.base.printable import plain_line, public, tell
 from preprocessing.base.readable import counted, percent
 from preprocessing.base.screen import Screen
 from preprocessing.base.terminal import cells, shortened
+from preprocessing.job.engine import Progress
 from preprocessing.job.executors import available_cores, workers
-from preprocessing.job.progress import Progress
 from preprocessing.labels import as_found
 
 if TYPE_CHECKING:

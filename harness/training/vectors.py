@@ -30,7 +30,7 @@ from harness.rundir.layout import VECTORS
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.vectors import find_kept, folder_of
-from preprocessing.job.pulse import LocalPulse
+from preprocessing.job.executors import LocalPulse
 from preprocessing.text.vocabulary import Vocabulary
 
 LOOK_EVERY_S = 1.0

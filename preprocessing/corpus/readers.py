@@ -22,7 +22,7 @@ from preprocessing.corpus.encodings import UTF8, as_utf8, recognised
 from preprocessing.corpus.forms import BYTE_ORDER_MARK
 from preprocessing.corpus.sources import Part
 from preprocessing.labels import AUTO, as_found, spelling
-from preprocessing.text.words import encode
+from preprocessing.text.characters import encode
 
 BATCH_ROWS, BATCH_BYTES = 1024, 4 << 20
 """Rows of Parquet, or bytes of them, that are given at once."""

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.text import html
-from preprocessing.text.nfc import nfc
+from preprocessing.text.characters import decode, encode, nfc
 
 if TYPE_CHECKING:
     from preprocessing.text.spec import TextSpec
@@ -128,22 +128,6 @@ def _drop_outer_apostrophes(kept: np.ndarray, inside: np.ndarray) -> None:
     before, after = kept[at - 1], kept[at + 1]
     inner = (before != 0) & (before != _APOSTROPHE) & (after != 0) & (after != _APOSTROPHE)
     inside[at[~inner]] = False
-
-
-def decode(data: bytes) -> str:
-    """UTF-8 to str; bytes that are not UTF-8 become U+FFFD, which separates words."""
-    return data.decode("utf-8", "replace")
-
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def encode(text: str) -> bytes:
-    """A str to UTF-8; a lone surrogate, which UTF-8 cannot say, becomes U+FFFD."""
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return _SURROGATE.sub("\ufffd", text).encode()
 
 
 class WordRules:
