@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from benchmarks.measuring import alternate, check_sizes, result, show
 from harness.model.recurrent import VariableLengthLSTM
 from harness.ranks.precision import DTYPES, recurrent_dtype
-from harness.training.flops import synchronize
+from harness.training.throughput import synchronize
 
 PACKED = "pack_padded_sequence"
 

@@ -30,12 +30,12 @@ import padless
 from benchmarks.measuring import alternate, check_sizes, one_core, result, show
 from harness.config import ModelConfig, RunConfig, TrackingConfig, require
 from harness.data.checks import TRAIN
-from harness.data.residency import DataPlacement, OpenData
+from harness.data.placement import DataPlacement, OpenData
 from harness.ranks.precision import configure_threads, full_fp32
 from harness.ranks.session import Session, open_session
 from harness.training.assembly import build_trainer
-from harness.training.flops import synchronize
-from harness.training.requests import RankRequests
+from harness.training.run import RankRequests
+from harness.training.throughput import synchronize
 from harness.training.trainer import Milestones
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.text.vocabulary import PAD

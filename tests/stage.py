@@ -37,9 +37,9 @@ from harness.rundir.metrics_log import MetricsLog, read_metrics
 from harness.rundir.training_facts import read_training
 from harness.tracking.journal import Journal
 from harness.training import assembly
+from harness.training.checkpointer import State
 from harness.training.resume import find_resume_point
 from harness.training.run import Run
-from harness.training.state import State
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.dataset.shards import Split, read_manifest

@@ -10,13 +10,11 @@ from typing import Any
 
 from harness.baseline.linear import RECIPE, OnSplit, measure, measured_splits
 from harness.baseline.results import fold_name, folder_of, read_folds, read_results, write_folds, write_results
-from harness.data.folds import check_folds, held_out
+from harness.data.views import check_folds, held_out
 from harness.rundir.results import figures_name
-from harness.scores.spread import spread_table
-from harness.scores.tables import show_figures
+from harness.scores.tables import show_figures, spread_table
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import tell
-from preprocessing.base.readable import duration
+from preprocessing.base.printable import duration, tell
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import VALIDATION
 from preprocessing.dataset.shards import Manifest, read_manifest

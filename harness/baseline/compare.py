@@ -15,7 +15,7 @@ from harness.rundir.measured import Measured
 from harness.rundir.results import predictions_name, read_hits
 from harness.scores.intervals import of_difference
 from preprocessing.base.errors import DataError
-from preprocessing.base.readable import duration
+from preprocessing.base.printable import duration
 
 
 @dataclass(frozen=True)

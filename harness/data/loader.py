@@ -13,7 +13,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -237,3 +239,27 @@ class BatchQueue:
 def openmp() -> ThreadpoolController:
     """The OpenMP libraries of this process. Looked up once, since that takes longer than many a step."""
     return ThreadpoolController().select(user_api="openmp")
+
+
+class PairedLoader(Loader):
+    """A loader of labelled rows whose steps hold unlabelled rows too, which a thread of their own prefetches."""
+
+    def __init__(self, split: Split, order: Order, *, unlabelled: Loader, **options: Any) -> None:
+        """``split``, ``order`` and ``options`` are those of the labelled rows; ``unlabelled`` loads the others.
+
+        Both are cut into micro-batches of at most as many rows.
+        """
+        super().__init__(split, order, **options)
+        self.unlabelled = unlabelled
+
+    def steps(self, epoch: int, first_step: int = 0, last_step: int | None = None) -> Generator[StepBatch, None, None]:
+        """As of any loader; a step waits for the slower one of two threads that work beside each other."""
+        per_epoch = self.order.steps_per_epoch
+        stop = per_epoch if last_step is None else last_step
+        self.unlabelled.micro_batch = self.micro_batch
+        before = epoch * per_epoch
+        unlabelled = self.unlabelled.stretch(before + first_step, before + stop)
+        with unlabelled as beside, closing(super().steps(epoch, first_step, stop)) as labelled:
+            for step, other in zip(labelled, beside, strict=True):
+                step.take_unlabelled(other)
+                yield step

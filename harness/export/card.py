@@ -13,9 +13,10 @@ from harness.export.front import front_matter
 from harness.export.limits import limits
 from harness.export.records import Card
 from harness.rundir.export_files import INT8, ONNX
-from harness.scores.tables import METRICS, interval, title_of
+from harness.scores.figures import FIGURES, title_of
+from harness.scores.tables import interval
+from preprocessing.base.installed import VERSION
 from preprocessing.base.printable import markdown, markdown_code, printable
-from preprocessing.base.version import VERSION
 
 CLASSES = 30
 """Classes that a table shows."""
@@ -69,11 +70,11 @@ def results(card: Card) -> str:
         return "No evaluation of these weights lies beside them."
     bounds = values.get("intervals", {})
     rows: list[list[str]] = [["rows", f"{values['rows']:,}", ""]]
-    for key, title in METRICS:
-        if values.get(key) is not None:
-            rows.append(
-                [markdown(title_of(key, title, card.info.labels)), f"{values[key]:.4f}", interval(bounds.get(key))]
-            )
+    rows += [
+        [markdown(title_of(key, card.info.labels)), f"{values[key]:.4f}", interval(bounds.get(key))]
+        for key in FIGURES
+        if values.get(key) is not None
+    ]
     text = f"On the split {markdown_code(values['split'])}, with the threshold and temperature below.\n\n"
     text += table(["", markdown(values["split"]), "95 %"], rows)
     if (linear := card.records.linear.get("accuracy")) is not None:

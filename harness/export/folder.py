@@ -16,7 +16,7 @@ from harness.export.parity import Parity, compare
 from harness.export.records import Card, Place, bare, read_records
 from harness.inference.bundle import Bundle, read_bundle
 from harness.inference.onnx_scorer import session_of
-from harness.model.size import num_parameters
+from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import BundleInfo, content_of, read_weights, seal_of, write_info
 from harness.rundir.export_files import (
     BUNDLE,
@@ -29,10 +29,9 @@ from harness.rundir.export_files import (
 )
 from harness.rundir.training_facts import FILE as TRAINING
 from preprocessing.base import atomic
-from preprocessing.base.installed import needed
+from preprocessing.base.installed import VERSION, needed
 from preprocessing.base.screen import Screen
 from preprocessing.base.storage import storing
-from preprocessing.base.version import VERSION
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 
 

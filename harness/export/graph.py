@@ -18,7 +18,7 @@ from harness.model.classifier import Classifier
 from harness.model.registry import CELLS, POOLINGS
 from harness.rundir.export_files import IDS, LENGTHS, LOGITS, PROBABILITIES
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.version import VERSION
+from preprocessing.base.installed import VERSION
 
 OPSET = 18
 """The first with bitwise operators."""
@@ -26,14 +26,14 @@ IR = 8
 """The format that goes with it; any newer runtime reads it."""
 MOST_BYTES = 2**31 - 1
 """A file of protobuf holds no more."""
-GATES = {"harness.model.recurrent:LSTM": (0, 3, 1, 2), "harness.model.cells:GRU": (1, 0, 2)}
+GATES = {"harness.model.recurrent:LSTM": (0, 3, 1, 2), "harness.model.recurrent:GRU": (1, 0, 2)}
 """Cells that ONNX has: for each gate in its order, which one it is in torch's (i f g o; r z n)."""
-OPERATORS = {"harness.model.recurrent:LSTM": "LSTM", "harness.model.cells:GRU": "GRU"}
+OPERATORS = {"harness.model.recurrent:LSTM": "LSTM", "harness.model.recurrent:GRU": "GRU"}
 PARTS = {
-    "harness.model.poolings:Last": ("last",),
-    "harness.model.poolings:Maximum": ("max",),
-    "harness.model.poolings:Mean": ("mean",),
-    "harness.model.poolings:MaximumAndMean": ("max", "mean"),
+    "harness.model.pooling:Last": ("last",),
+    "harness.model.pooling:Maximum": ("max",),
+    "harness.model.pooling:Mean": ("mean",),
+    "harness.model.pooling:MaximumAndMean": ("max", "mean"),
 }
 """Poolings that are written down here, by their code: a name that stands for other code is another pooling."""
 

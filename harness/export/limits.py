@@ -6,8 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.export.records import Card
-from preprocessing.base.printable import markdown, markdown_code
-from preprocessing.base.readable import percent
+from preprocessing.base.printable import markdown, markdown_code, percent
 
 WEAKEST = 3
 TRAIN = "train"
@@ -43,7 +42,7 @@ def limits(card: Card) -> list[str]:
 
 
 def group(one: dict[str, Any]) -> str:
-    """A group of rows (``scores.subgroups``) in words that go after "texts"."""
+    """A group of rows (``scores.figures.subgroups``) in words that go after "texts"."""
     if one["by"] == "length":
         return f"of {markdown(one['name'])}"
     return f"with {markdown(one['name'])} words" if one["by"] == "unknown" else f"of the class {markdown(one['name'])}"

@@ -6,8 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from harness.export.nodes import Graph
-from harness.model.ngrams import END, END_LONGEST, FIRST, MASK, ROUNDS, SECOND, WORD
-from harness.model.wide import WidePart
+from harness.model.wide import END, END_LONGEST, FIRST, MASK, ROUNDS, SECOND, WORD, WidePart
 
 
 def wide_logits(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
@@ -90,7 +89,7 @@ def last_tokens(graph: Graph, ids: str, lengths: str, tail: int) -> list[str]:
 
 
 def keys_of(graph: Graph, ids: str, longest: int) -> list[str]:
-    """The key of each word, pair and so on, int64 ``[rows, time - n + 1]`` for each n: ``harness.model.ngrams``."""
+    """The key of each word, pair and so on, int64 ``[rows, time - n + 1]`` for each n: ``harness.model.wide``."""
     mask = graph.constant(MASK)
     keys = [mixed(graph, graph.add("BitwiseAnd", [product(graph, ids, WORD), mask]))]
     before = ids
@@ -111,7 +110,7 @@ def product(graph: Graph, value: str, factor: int) -> str:
 
 
 def mixed(graph: Graph, key: str) -> str:
-    """``harness.model.ngrams.mixed``."""
+    """``harness.model.wide.mixed``."""
     for shift, factor in ROUNDS:
         key = graph.add("BitwiseXor", [key, graph.add("Div", [key, graph.constant(1 << shift)])])
         key = graph.add("BitwiseAnd", [product(graph, key, factor), graph.constant(MASK)])

@@ -16,12 +16,11 @@ import torch
 from safetensors.torch import save
 
 from harness.config import model_from_dict, to_dict
-from harness.data.folds import fold_of
+from harness.data.views import fold_of
 from harness.inference.sealed import encoder_of, read_sealed
 from harness.model.classifier import Classifier
-from harness.model.stored import read_tensors
-from harness.model.tasks import AnyNetwork, task_of
-from harness.ranks.heartbeat import HEARTBEAT
+from harness.model.networks import AnyNetwork, read_tensors, task_of
+from harness.ranks.stopping import HEARTBEAT
 from harness.rundir.bundle_files import (
     INDEX,
     BundleInfo,

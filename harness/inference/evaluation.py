@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.folds import as_trained
-from harness.data.residency import DataPlacement, OpenData
+from harness.data.placement import DataPlacement, OpenData
 from harness.data.seen import hashes_of, training_texts
+from harness.data.views import as_trained
 from harness.inference.bundle import Bundle, read_bundle, same_text
 from harness.inference.config import EvaluateConfig
 from harness.inference.mistakes import METHOD, most_confident_mistakes
@@ -19,9 +19,9 @@ from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
-from harness.scores.figures import describe_texts, figures, numbers_of, texts_of
+from harness.scores.figures import figures, numbers_of, texts_of
 from harness.scores.metrics import predicted_labels, probabilities
-from harness.scores.tables import show_figures
+from harness.scores.tables import describe_texts, show_figures
 from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED

@@ -26,7 +26,7 @@ from harness.rundir.training_facts import read_training, reading_of, training_fa
 from harness.scores.drift import drift
 from harness.scores.figures import figures, texts_of
 from harness.scores.metrics import predicted_labels, probabilities
-from harness.scores.on_screen import tables
+from harness.scores.tables import describe_new_rows
 from preprocessing.base.errors import DataError
 from preprocessing.base.printable import public
 from preprocessing.base.storage import storing
@@ -56,7 +56,7 @@ def evaluate_input(config: EvaluateHereConfig) -> None:
     if config.json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
         return
-    print(tables(name, values))
+    print(describe_new_rows(name, values))
     print(f"written to {target / figures_name(name)} and {predictions_name(name)}")
 
 

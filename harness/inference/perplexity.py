@@ -13,8 +13,7 @@ import torch
 
 from harness.batch import Layout
 from harness.inference.scoring import PAUSE_EVERY, loader_over
-from harness.model.language import LanguageModel
-from harness.model.targets import NEXT_TOKEN, Targets
+from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
 from harness.ranks.distributed import World
 from preprocessing.dataset.shards import Split
 

@@ -14,9 +14,9 @@ import numpy as np
 from harness.baseline.linear import Linear
 from harness.baseline.linear import check as check_linear
 from harness.config import EvaluationConfig
-from harness.data.folds import as_trained
-from harness.data.residency import DataPlacement, OpenData
+from harness.data.placement import DataPlacement, OpenData
 from harness.data.soft_labels import Rows, Teacher, path_of, write_soft_labels
+from harness.data.views import as_trained
 from harness.inference.bundle import Bundle, read_bundle, same_text
 from harness.inference.scoring import PAUSE_EVERY, Scores, score
 from harness.labelling.config import LabelConfig
@@ -28,8 +28,7 @@ from harness.scores.calibration import Decision, decide
 from harness.scores.intervals import above_chance, intervals
 from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import tell
-from preprocessing.base.readable import duration
+from preprocessing.base.printable import duration, tell
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED, VALIDATION
 from preprocessing.base.storage import storing

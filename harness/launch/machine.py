@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 
 from harness.config import RunConfig
-from harness.data import files, residency
+from harness.data import placement
 from harness.data.checks import TRAIN, UNLABELLED
 from harness.launch.facts import Data, Gpu, Machine, Rank, RunFolder
 from harness.model.recurrent import VariableLengthLSTM, try_recurrence
-from harness.model.size import parameters_of
+from harness.model.registry import parameters_of
 from harness.ranks import devices, network
 from harness.ranks.distributed import (
     launched_local_rank,
@@ -41,7 +41,7 @@ from harness.rundir.environment import installed_version
 from harness.training import preflight, resume
 from preprocessing.base import atomic
 from preprocessing.base.errors import UserError
-from preprocessing.base.readable import size
+from preprocessing.base.printable import size
 from preprocessing.dataset.shards import Manifest
 
 OTHER_CHECKPOINTS = 2
@@ -59,7 +59,7 @@ def look_at_machine(config: RunConfig, manifest: Manifest | None) -> Machine:
         host=platform.node(),
         processes=launched_local_world_size(),
         device=config.device,
-        asked=devices.asked_here(),
+        asked=devices.asked_here()[0],
         gpus=tuple(look_at_gpus()),
         driver=Path("/proc/driver/nvidia/version").exists(),
         cuda_build=torch.version.cuda,
@@ -128,7 +128,7 @@ def cpu_quota(root: str | Path = "/sys/fs/cgroup", membership: str | None = None
 
 def look_at_data(config: RunConfig, world_size: int) -> tuple[Data, Manifest | None]:
     """The dataset, checked as training checks it, hashes apart; and where its rows would live."""
-    host, kind = platform.node(), files.filesystem(config.data)
+    host, kind = platform.node(), placement.filesystem(config.data)
     try:
         manifest = preflight.check_data(config, world_size, here=launched_local_world_size(), hashes=False)
     except UserError as error:
@@ -136,9 +136,9 @@ def look_at_data(config: RunConfig, world_size: int) -> tuple[Data, Manifest | N
     cuda = config.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     read = [TRAIN, *([UNLABELLED] if config.order.unlabelled_batch else [])]
-    facts = residency.look(config.data, manifest, read, device, launched_local_world_size())
-    staging = residency.choose_stage(config.stage_dir, facts)
-    rows = residency.choose_residency(config.residency, facts, staged=staging.value != "none")
+    facts = placement.look(config.data, manifest, read, device, launched_local_world_size())
+    staging = placement.choose_stage(config.stage_dir, facts)
+    rows = placement.choose_residency(config.residency, facts, staged=staging.value != "none")
     data = Data(
         host,
         config.data,
@@ -147,14 +147,14 @@ def look_at_data(config: RunConfig, world_size: int) -> tuple[Data, Manifest | N
         summary=f"{manifest.rows(TRAIN):,} training rows, {size(facts.shard_bytes)}",
         staging=str(staging),
         residency=str(rows),
-        mapped_over_network=files.is_network(kind) and staging.value == "none" and rows.value == "mapped",
+        mapped_over_network=placement.is_network(kind) and staging.value == "none" and rows.value == "mapped",
     )
     return data, manifest
 
 
 def look_at_run(config: RunConfig, manifest: Manifest | None) -> RunFolder:
     """The run directory, or the directory above that it would be made in; proves that a file can appear there."""
-    host, kind = platform.node(), files.filesystem(config.run)
+    host, kind = platform.node(), placement.filesystem(config.run)
     path = existing(config.run)
     try:
         seconds = probe(path)

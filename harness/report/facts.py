@@ -13,7 +13,7 @@ import numpy as np
 from harness.baseline.compare import Comparison, compare
 from harness.baseline.results import read_results
 from harness.data.checks import TEST, TRAIN, VALIDATION
-from harness.data.folds import held_out
+from harness.data.views import held_out
 from harness.report.curves import Curve, read_curves
 from harness.report.originals import NOT_LOOKED, Originals, find_originals
 from harness.rundir.bundle_files import read_fingerprint

@@ -15,7 +15,7 @@ from harness.settings.auto import Auto
 from preprocessing.base.errors import require
 
 MOST_FEATURES, MOST_LAYERS = 1 << 20, 128
-"""Beyond what any machine trains; whether a network fits this one, ``harness.training.room`` computes."""
+"""Beyond what any machine trains; whether a network fits this one, ``harness.training.preflight`` computes."""
 MOST_BUCKETS = 1 << 26
 """A quarter of a gigabyte for each output of the wide part."""
 MOST_NGRAM = 8

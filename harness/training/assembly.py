@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,53 +21,56 @@ from harness.batch import Layout
 from harness.config import RunConfig, to_dict
 from harness.data import checks
 from harness.data.checks import TRAIN, order_spec, unlabelled_spec
-from harness.data.loader import Loader
+from harness.data.loader import Loader, PairedLoader
 from harness.data.order import order_over
-from harness.data.residency import DataPlacement, OpenData
-from harness.data.streams import PairedLoader
+from harness.data.placement import DataPlacement, OpenData
+from harness.model.adversarial import Adversary
+from harness.model.classifier import Objective
+from harness.model.language import LanguageModel, LanguageObjective, Targets
+from harness.model.networks import AnyNetwork, AnyObjective, answers_of, build_network, predictions_of
 from harness.model.recurrent import try_recurrence
 from harness.model.registry import CELLS
-from harness.model.tasks import answers_of, build_network, predictions_of
 from harness.model.wide import Weighing
-from harness.ranks.distributed import launched_local_world_size, launched_machines
+from harness.ranks.distributed import World, launched_local_rank, launched_local_world_size, launched_machines
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
-from harness.ranks.preemption import StopWatch
 from harness.ranks.session import Session
+from harness.ranks.stopping import StopWatch
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.environment import code_hash
 from harness.rundir.layout import PROFILE, STOP
 from harness.rundir.status import LAUNCH_ID
+from harness.rundir.storage import storage
 from harness.settings.task import LANGUAGE_MODEL
 from harness.tracking.tracking import Trackers
 from harness.training import preflight
+from harness.training.checkpointer import State
 from harness.training.console import Console
-from harness.training.features import count_features
-from harness.training.flops import flops_of, measure_peak
 from harness.training.guard import NonFiniteGuard
-from harness.training.objectives import build_objective, start_at_frequencies
-from harness.training.pretraining import PretrainingRun
+from harness.training.preflight import check_room
 from harness.training.probe import choose_micro_batch
-from harness.training.profiling import StepProfiler
-from harness.training.requests import RankRequests
-from harness.training.room import check_room
-from harness.training.run import Run
-from harness.training.scorer import Scorer
-from harness.training.selection import Selection
-from harness.training.shared_directory import check_shared
+from harness.training.run import PretrainingRun, RankRequests, Run
 from harness.training.sinks import Sink, Sinks, TrackerSink
-from harness.training.start import Beginning, begin
-from harness.training.state import State
-from harness.training.teaching import Teaching, read_teaching
-from harness.training.throughput import Meter, reset_peak_memory
+from harness.training.start import Beginning, Teaching, begin, read_teaching
+from harness.training.throughput import (
+    Meter,
+    StepProfiler,
+    flops_of,
+    measure_peak,
+    reset_peak_memory,
+)
 from harness.training.trainer import Trainer
+from harness.training.validation import Scorer, Selection
+from harness.training.wide import count_features
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.machine import memory_bytes
 from preprocessing.base.printable import tell
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.shards import VOCABULARY, Manifest
+from preprocessing.text.vocabulary import Vocabulary
 
 FP16_FIRST_SKIPS = 20
 """fp16 starts with a large loss scale and finds the right one by skipping steps; those are no sign of divergence."""
@@ -286,3 +292,79 @@ def add_sinks(
         writer.sinks.add(TrackerSink(Trackers(config, writer.directory, active=True, facts=facts)))
     console.start(choices)
     return console
+
+
+LOOK_LIMIT_S = 60.0
+"""A network file system may remember for so long that a directory was not there; no more than half the time limit."""
+
+
+def check_shared(run: str | Path, world: World) -> None:
+    """Raise ``ConfigError`` on every rank if a machine does not see what rank 0 writes. Every rank calls it."""
+    if launched_machines() == 1:
+        return
+    token = Path(run, f".seen-{uuid.uuid4().hex}") if world.is_main else None
+    try:
+        with world.together("writing into the run directory"):
+            if token is not None:
+                with storage(token):
+                    token.touch()
+        host, name = world.from_main((platform.node(), token and token.name), "a file in the run directory")
+        with world.together("looking at the run directory"):
+            if launched_local_rank() == 0 and not appears(Path(run, str(name)), min(LOOK_LIMIT_S, world.timeout_s / 2)):
+                raise ConfigError(
+                    f"run: {run} on {platform.node()} is not the directory of that name on {host}, which holds the "
+                    f"checkpoints; name one that all machines share, or mount it there"
+                )
+    finally:
+        if token is not None:
+            token.unlink(missing_ok=True)
+
+
+def appears(path: Path, limit_s: float) -> bool:
+    """Whether a file is there, now or within the limit."""
+    deadline = time.monotonic() + limit_s
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+        if path.parent.is_dir():
+            os.listdir(path.parent)  # asks the server again
+    return True
+
+
+def build_objective(
+    config: RunConfig, network: AnyNetwork, manifest: Manifest, dtype: torch.dtype, device: torch.device
+) -> AnyObjective:
+    """The loss around a network that lies on its device; recurrent layers compute in ``dtype``."""
+    if isinstance(network, LanguageModel):
+        counts = Vocabulary.read(Path(config.data, VOCABULARY)).counts
+        targets = Targets.of(config.language_model, counts, device)
+        candidates = config.language_model.candidates
+        return LanguageObjective(
+            network, candidates=candidates, seed=config.seed, recurrent_dtype=dtype, targets=targets
+        )
+    weights = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]
+    return Objective(
+        network,
+        seed=config.seed,
+        label_smoothing=config.optim.label_smoothing,
+        wide_smoothing=config.optim.wide_smoothing,
+        class_weights=torch.tensor(weights, device=device) if config.optim.class_weights else None,
+        recurrent_dtype=dtype,
+        soft_weight=config.self_training.weight,
+        adversary=adversary_of(config, device),
+    )
+
+
+def adversary_of(config: RunConfig, device: torch.device) -> Adversary | None:
+    """What moves texts, if the run wants it: it counts in frequencies of the dataset's words."""
+    if config.optim.adversarial is None and config.optim.virtual_adversarial is None:
+        return None
+    counts = Vocabulary.read(Path(config.data, VOCABULARY)).counts
+    return Adversary(config.optim, torch.from_numpy(counts).to(device, torch.float64))
+
+
+def start_at_frequencies(config: RunConfig, network: AnyNetwork) -> None:
+    """Let a language model begin with what its dataset's vocabulary knows of each token's frequency."""
+    if isinstance(network, LanguageModel):
+        network.start_bias(Vocabulary.read(Path(config.data, VOCABULARY)).counts)

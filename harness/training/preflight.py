@@ -12,14 +12,16 @@ from dataclasses import replace
 from harness.config import RunConfig
 from harness.data import checks
 from harness.model.donor import find_donor
-from harness.model.registry import check_model
+from harness.model.registry import check_model, parameters_of
 from harness.model.vector_files import check_named
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.storage import check_claim
 from harness.tracking.trackers import check_trackers
 from harness.training import resume
 from harness.training.resume import ResumePoint
-from harness.training.room import check_room
+from preprocessing.base.errors import ConfigError
+from preprocessing.base.machine import memory_bytes
+from preprocessing.base.printable import size
 from preprocessing.dataset.shards import Manifest
 
 
@@ -68,3 +70,31 @@ def check_start(config: RunConfig, manifest: Manifest) -> None:
         find_donor(config.init.weights, config.model)
     if config.init.vectors not in ("none", "own"):
         check_named(config.init.vectors, manifest, config.model.embedding_dim)
+
+
+DRAWN, TRAINED, AVERAGED = 4, 16, 4
+"""Bytes of a parameter: in memory, where it is drawn; with its gradient and Adam's two averages; and its average."""
+
+
+def check_room(config: RunConfig, manifest: Manifest, device_bytes: int | None = None, *, processes: int = 1) -> None:
+    """Raise ``ConfigError`` for a network whose weights alone are more than the processes of this machine can have.
+
+    ``device_bytes`` is what the device of the training has; None: it is not known yet, and may be another than this
+    machine's memory, in which the weights are drawn in any case. ``processes`` of this machine, each with weights of
+    its own, share that memory, or that device.
+    """
+    known = device_bytes is not None or config.device == "cpu"
+    total = memory_bytes() if device_bytes is None else device_bytes
+    parameters = parameters_of(config, manifest)
+    each = TRAINED + (0 if config.optim.ema is None else AVERAGED) if known else DRAWN
+    if each * parameters * processes <= total:
+        return
+    what = "weights, gradients and the optimizer's averages" if known else "weights"
+    taken = size(each * parameters)
+    if processes > 1:
+        taken = f"{size(each * parameters * processes)}, {taken} in each of {processes} processes"
+    raise ConfigError(
+        f"model: {parameters:,} parameters take {taken} ({what}), and there are {size(total)} here; "
+        f"lower model.hidden_size ({config.model.hidden_size:,}), model.embedding_dim "
+        f"({config.model.embedding_dim:,}) or model.num_layers ({config.model.num_layers})"
+    )

@@ -10,11 +10,9 @@ import numpy as np
 import torch
 
 from harness.batch import StepBatch
-from harness.data.loader import Loader
-from harness.data.streams import PairedLoader
+from harness.data.loader import Loader, PairedLoader
 from harness.ranks.precision import Choice
-from harness.training.flops import synchronize
-from harness.training.throughput import memory_bytes, reset_peak_memory
+from harness.training.throughput import memory_bytes, reset_peak_memory, synchronize
 from harness.training.trainer import Trainer
 from preprocessing.base.errors import ConfigError
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from harness.config import DAMAGED, InitConfig, ModelConfig, OptimConfig, Recipe, RunConfig, flat, to_dict
-from harness.data.pretraining import rows_of_task
+from harness.data.views import rows_of_task
 from harness.model.registry import check_model
 from harness.rundir.checkpoint import STATE, newest
 from harness.settings.model import MOST_BUCKETS

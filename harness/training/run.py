@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import partial
 from typing import Any
 
@@ -13,21 +15,21 @@ import torch
 from harness.config import RunConfig, to_dict
 from harness.data import order
 from harness.data.checks import TRAIN, VALIDATION
-from harness.data.residency import OpenData
+from harness.data.placement import OpenData
 from harness.inference.evaluation import numbers_of
+from harness.inference.perplexity import measure
 from harness.model.classifier import Classifier
-from harness.ranks.heartbeat import HEARTBEAT
-from harness.ranks.preemption import Preempted, StopWatch
+from harness.model.language import LanguageObjective
+from harness.ranks.distributed import PendingMaximum, World
 from harness.ranks.session import Session
+from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
 from harness.rundir.environment import installed_version
 from harness.scores.calibration import calibrated_log_loss, decide
 from harness.scores.metrics import classification_metrics
 from harness.training.console import Console
 from harness.training.probe import rehearse
-from harness.training.requests import RankRequest, RankRequests
-from harness.training.scorer import Scorer
-from harness.training.selection import Selection
 from harness.training.trainer import Milestones, Trainer
+from harness.training.validation import Scorer, Selection
 from harness.training.writer import RunWriter
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Manifest
@@ -201,3 +203,77 @@ class Run(Milestones):
         if self.selection.exhausted:
             sinks.say(f"stopping: {self.selection.epochs_since_best} validations without a better one (patience)")
         return self.selection.exhausted
+
+
+@dataclass
+class PretrainingRun(Run):
+    """Trains, measures perplexity and saves; the weights with the lowest log loss are kept."""
+
+    def validate(self, epoch: int, step: int) -> bool:
+        """Exact perplexity; the weights are kept if they are the best so far. Whether to stop here."""
+        world = self.session.world
+        with world.together("checking that the dataset is unchanged"):
+            self.data.guard.check()
+        objective = self.trainer.objective
+        assert isinstance(objective, LanguageObjective)
+        model = objective.classifier
+        found = measure(
+            model,
+            self.data.splits[VALIDATION],
+            world,
+            batch_rows=self.config.eval_batch,
+            layout=self.trainer.loader.layout,
+            device=self.session.device,
+            pause=self.pause,
+            guard=self.data.guard.check_sizes,
+            targets=objective.targets,
+        )
+        better = self.selection.agree(world, found.figures(), step)
+        if better:
+            with world.together("keeping the best weights"):
+                self.writer.keep(model, self.manifest, self.selection)
+        return self.conclude(found.figures(), epoch, step, better=better)
+
+    def finish(self) -> None:
+        """Say which weights were kept and what to do with them."""
+        with self.session.world.together("saying how good the best weights are"):
+            if self.console is not None:
+                self.console.pretrained()
+
+
+class RankRequest(IntEnum):
+    """What a rank can ask of all."""
+
+    STOP = 0
+    """Save and leave."""
+    SAVE = 1
+    """A checkpoint is due."""
+    FAIL = 2
+    """A rank has an error to raise, which only all together can."""
+
+
+class RankRequests:
+    """The requests of this rank and of all others; every rank calls ``receive`` and ``send`` at the same steps."""
+
+    def __init__(self, world: World) -> None:
+        """Nothing is on its way yet."""
+        self.world = world
+        self.pending: PendingMaximum | None = None
+        self.own: set[RankRequest] = set()
+        """What a rank without others has to tell itself."""
+
+    def send(self, wanted: Collection[RankRequest], step: int) -> None:
+        """Start telling all ranks what this one wants after ``step``; does not wait."""
+        if self.world.world_size == 1:
+            self.own = set(wanted)
+            return
+        flags = np.array([int(request in wanted) for request in RankRequest])
+        self.pending = self.world.start_maximum(flags, f"the requests of step {step}")
+
+    def receive(self) -> set[RankRequest]:
+        """What any rank wanted at the last ``send``: the same set on every rank. Empty if nothing was sent since."""
+        heard, self.own = self.own, set()
+        if self.pending is not None:
+            pending, self.pending = self.pending, None
+            heard = {request for request, flag in zip(RankRequest, pending.read(), strict=True) if flag}
+        return heard

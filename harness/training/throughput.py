@@ -3,20 +3,31 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from harness.batch import StepBatch
+from harness.config import ModelConfig, RunConfig
 from harness.data.order import row_hash
+from harness.model.registry import CELLS
 from harness.ranks.distributed import World
-from preprocessing.base.readable import size
+from harness.rundir.layout import trace_name
+from harness.settings.task import LANGUAGE_MODEL
+from preprocessing.base import atomic
+from preprocessing.base.printable import size
+from preprocessing.base.storage import refusal
 
 MASK = (1 << 64) - 1
 MUCH_WAIT, MUCH_PADDING, MUCH_SPREAD = 0.1, 0.2, 0.25
@@ -343,3 +354,106 @@ def reset_peak_memory(device: torch.device) -> None:
     """Let ``memory_bytes`` begin anew on a CUDA device, after something that is no part of training."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+BACKWARD_AND_FORWARD = 3
+"""A backward pass costs twice its forward pass (gradients of inputs and of weights)."""
+MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
+PROBES = 5
+
+
+def flops_per_token(config: ModelConfig) -> int:
+    """Floating-point operations of training on one real token: the gates of every layer and direction.
+
+    Embedding, pooling and the last layer are left out: they are small beside them.
+    """
+    directions = 2 if config.bidirectional else 1
+    inputs = [config.embedding_dim] + [config.hidden_size * directions] * (config.num_layers - 1)
+    gates = sum(CELLS[config.cell].gates * config.hidden_size * (size + config.hidden_size) for size in inputs)
+    return BACKWARD_AND_FORWARD * 2 * directions * gates
+
+
+def flops_of(config: RunConfig) -> int:
+    """The same for the task of a run: a language model's projection and candidates come on top."""
+    shape = config.model
+    if config.task != LANGUAGE_MODEL:
+        return flops_per_token(shape)
+    output = shape.embedding_dim * (shape.hidden_size + config.language_model.candidates)
+    return flops_per_token(shape) + BACKWARD_AND_FORWARD * 2 * (2 if shape.bidirectional else 1) * output
+
+
+def measure_peak(device: torch.device, precision: str) -> float:
+    """FLOP/s of a large square matrix product on this device in this precision, best of a few: the practical peak."""
+    size = MATRIX_SIZE[device.type]
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(PROBES + 1):
+        synchronize(device)
+        started = time.perf_counter()
+        torch.mm(left, right)
+        synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, where work is queued on one."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+TAIL_BYTES = 64
+"""Enough for the end of a trace, which is JSON."""
+
+
+class StepProfiler:
+    """Records the steps from the first to the last chosen one; idle without any."""
+
+    def __init__(self, steps: Sequence[int], directory: Path) -> None:
+        """``steps``: empty, or the first and the last step."""
+        self.steps = tuple(steps)
+        self.directory = directory
+        self.running: profile | None = None
+
+    def before(self, step: int) -> None:
+        """Start if ``step`` is the first to be recorded."""
+        if self.steps and step == self.steps[0]:
+            activities = [ProfilerActivity.CPU]
+            if torch.cuda.is_available():
+                activities.append(ProfilerActivity.CUDA)
+            self.running = profile(activities=activities)
+            self.running.start()
+
+    def after(self, step: int) -> None:
+        """Stop and write the trace if ``step`` was the last to be recorded."""
+        if self.running is not None and step == self.steps[1]:
+            self.running.stop()
+            try:
+                self.write(self.running, self.directory / trace_name(*self.steps))
+            except OSError as error:  # a trace is not worth a training
+                print(f"warning: {refusal(error, self.directory)}; training goes on without it", file=sys.stderr)
+            self.running = None
+
+    def write(self, recorded: profile, path: Path) -> None:
+        """Write the trace. Raises ``OSError``, which torch itself does not.
+
+        On a full disk torch leaves the beginning of a file, under the name or under that of a temporary file of its
+        own, which it forgets.
+        """
+        with atomic.replacing(path) as temporary:
+            try:
+                recorded.export_chrome_trace(str(temporary))
+                if not ends_whole(temporary):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            finally:
+                temporary.with_name(f"{temporary.name}.tmp").unlink(missing_ok=True)
+
+
+def ends_whole(trace: Path) -> bool:
+    """Whether a trace is there to its end."""
+    if not trace.exists():
+        return False
+    with open(trace, "rb") as file:
+        file.seek(max(0, trace.stat().st_size - TAIL_BYTES))
+        return file.read().rstrip().endswith(b"}")

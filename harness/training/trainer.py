@@ -14,15 +14,15 @@ from accelerate.utils import DDPCommunicationHookType
 from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data.loader import Loader
-from harness.model.stored import shapes_of
-from harness.model.tasks import AnyObjective
+from harness.model.networks import AnyObjective, shapes_of
 from harness.ranks.distributed import World, launched_machines, sum_in_bf16
 from harness.rundir.checkpoint import MODEL, OPTIMIZER
 from harness.rundir.checkpoint_state import AVERAGE
 from harness.rundir.tensor_files import check_tensors
-from harness.training.ema import WeightAverage
+from harness.training.checkpointer import State, described, load_weights
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import (
+    WeightAverage,
     build_optimizer,
     clip_to,
     global_norm,
@@ -31,9 +31,7 @@ from harness.training.optim import (
     optimizer_state,
     set_learning_rate,
 )
-from harness.training.profiling import StepProfiler
-from harness.training.state import State, described, load_weights
-from harness.training.throughput import Gradients, Meter
+from harness.training.throughput import Gradients, Meter, StepProfiler
 from harness.training.wide import WideDescent, wide_rate
 from preprocessing.base.errors import DataError
 

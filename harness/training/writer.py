@@ -15,10 +15,9 @@ from typing import Any, TextIO
 
 from harness.config import RunConfig
 from harness.inference.bundle import write_bundle
-from harness.model.tasks import AnyNetwork, build_network
-from harness.ranks.heartbeat import HEARTBEAT
+from harness.model.networks import AnyNetwork, build_network
 from harness.ranks.precision import Choice
-from harness.ranks.preemption import Preempted
+from harness.ranks.stopping import HEARTBEAT, Preempted
 from harness.rundir import checkpoint, layout
 from harness.rundir.bundle_files import INDEX, read_info, write_vocabulary
 from harness.rundir.checkpoint import Checkpoint
@@ -27,11 +26,10 @@ from harness.rundir.environment import write_environment
 from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.status import known_status, note_attempt, write_status
 from harness.rundir.storage import claim, storage
-from harness.training.checkpointer import Checkpointer
-from harness.training.selection import Selection
+from harness.training.checkpointer import Checkpointer, Tensors, load_weights
 from harness.training.sinks import Ending, MetricsFiles, Sinks
-from harness.training.state import Tensors, load_weights
 from harness.training.trainer import Trainer
+from harness.training.validation import Selection
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.printable import tell
 from preprocessing.base.screen import Screen

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from preprocessing.base import atomic, npy
+from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.base.typed import Between, Count, Positive, Sha256, typed
@@ -173,7 +173,7 @@ def write_kept(array: Path, vectors: np.ndarray, **facts: Any) -> KeptVectors:
     """Write vectors and, last, their index with these ``facts``; those of a dataset that is no more are removed."""
     with atomic.replacing(array) as temporary:
         with open(temporary, "wb") as file:
-            npy.save(file, np.ascontiguousarray(vectors, np.float32))
+            arrays.save(file, np.ascontiguousarray(vectors, np.float32))
         digest, size = atomic.sha256_file(temporary), temporary.stat().st_size
         index_of(array).unlink(missing_ok=True)  # never an index beside the bytes of another array
     info = VectorsInfo(**facts, file=array.name, sha256=digest, bytes=size)

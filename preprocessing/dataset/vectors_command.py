@@ -14,10 +14,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from preprocessing.base import atomic, storage
-from preprocessing.base.errors import ConfigError, UserError, require
-from preprocessing.base.locks import locked
-from preprocessing.base.meant import check_processes
-from preprocessing.base.readable import duration
+from preprocessing.base.errors import ConfigError, UserError, check_processes, require
+from preprocessing.base.machine import locked
+from preprocessing.base.printable import duration
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.corpus import addresses
 from preprocessing.dataset import word2vec

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from preprocessing.base import atomic, npy, ragged
+from preprocessing.base import arrays, atomic
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import (
     ALL_SPLITS,
@@ -160,14 +160,14 @@ class Bucket(engine.Part[Written]):
             first = int(np.searchsorted(stored.key, np.uint64(low)))
             last = len(stored.key) if high >> 64 else int(np.searchsorted(stored.key, np.uint64(high)))
             kept = first + np.flatnonzero(np.isin(known["split"][first:last], wanted))
-            codes, offsets = ragged.take(stored.codes, stored.offsets, kept)
+            codes, offsets = arrays.take(stored.codes, stored.offsets, kept)
             ids = np.load(ids_path(self.decided.work, number, self.key), mmap_mode="r")[codes]
             own = {name: values[kept] for name, values in (*known.items(), ("key", stored.key), ("row", stored.row))}
             pieces.append({**own, "ids": ids, "size": np.diff(offsets)})
         columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         order = np.lexsort((columns["row"], columns["key"]))
         offsets = np.concatenate([[0], np.cumsum(columns.pop("size"))]).astype(np.int64)
-        ids, offsets = ragged.take(columns.pop("ids"), offsets, order)
+        ids, offsets = arrays.take(columns.pop("ids"), offsets, order)
         return truncated(ids, offsets, self.spec), {name: values[order] for name, values in columns.items()}
 
 
@@ -235,7 +235,7 @@ def lookup(work: Path, root: Path, key: str, numbers: tuple[int, ...]) -> None:
         if not path.exists():
             ids = vocabulary.lookup(parts.load_types(work, number))
             with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
-                npy.save(file, ids)
+                arrays.save(file, ids)
 
 
 def ids_path(work: Path, number: int, key: str) -> Path:
@@ -245,4 +245,4 @@ def ids_path(work: Path, number: int, key: str) -> Path:
 
 def padded(encoded: Encoded, rows: np.ndarray, width: int, dtype: np.dtype) -> Any:
     """``[rows, width]``: the ids of some texts, 0 beyond their length."""
-    return ragged.padded(*ragged.take(encoded.ids, encoded.offsets, rows), width, dtype)
+    return arrays.padded(*arrays.take(encoded.ids, encoded.offsets, rows), width, dtype)

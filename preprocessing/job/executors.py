@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from preprocessing.base import processes
+from preprocessing.base import machine
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.screen import Screen
 from preprocessing.base.stopping import SIGNALS
@@ -147,7 +147,7 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in left:
                     process.kill()
-                processes.end_spawned()  # one that was just being started is not among them
+                machine.end_spawned()  # one that was just being started is not among them
                 raise
 
 
@@ -191,15 +191,15 @@ class LocalPulse:
         self.quiet_s += passed_s
         if finished:
             self.longest_s, self.quiet_s = max(self.longest_s, self.quiet_s), 0.0
-        ticks = {pid: processes.cpu_ticks(pid) for pid in pids}
+        ticks = {pid: machine.cpu_ticks(pid) for pid in pids}
         idle = bool(pids) and None not in ticks.values() and ticks == self.ticks and not finished
         self.ticks, self.idle_s = ticks, self.idle_s + passed_s if idle else 0.0
-        held = [pid for pid in pids if processes.state(pid) in processes.HELD]
+        held = [pid for pid in pids if machine.state(pid) in machine.HELD]
         self.held_s = {pid: self.held_s.get(pid, 0.0) + passed_s for pid in held}
         for pid, seconds in self.held_s.items():
             if seconds >= max(HELD_S, HELD_FACTOR * self.longest_s):
                 mend = f"let it go on with kill -CONT {pid}, or end it, and {CONTINUE}"
-                return f"a worker, {processes.in_words(pid)}, has done nothing for {seconds:.0f} s; {mend}"
+                return f"a worker, {machine.in_words(pid)}, has done nothing for {seconds:.0f} s; {mend}"
         if self.idle_s >= max(IDLE_S, IDLE_FACTOR * self.longest_s):
             why = f"no worker has computed anything for {self.idle_s:.0f} s{self.states()}"
             return f"{why}; see what they wait for, and {CONTINUE}"
@@ -207,7 +207,7 @@ class LocalPulse:
 
     def states(self) -> str:
         """Each worker whose state explains why it does nothing, as a phrase that ends a sentence."""
-        found = [processes.in_words(pid) for pid in self.pids() if processes.state(pid) in processes.STATES]
+        found = [machine.in_words(pid) for pid in self.pids() if machine.state(pid) in machine.STATES]
         return f" ({'; '.join(found)})" if found else ""
 
 

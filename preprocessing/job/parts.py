@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.base import atomic, ragged
+from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
 from preprocessing.config import PreprocessConfig
@@ -92,7 +92,7 @@ class TokenizedPart(engine.Part[Summary]):
         tokens = tokenizer_of(self.pipeline)(piece.texts)
         keys = shuffle_keys(self.seed, piece.row)
         order = np.argsort(keys, kind="stable")
-        codes, offsets = ragged.take(tokens.codes, tokens.offsets, order)
+        codes, offsets = arrays.take(tokens.codes, tokens.offsets, order)
         narrow = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
         columns = {
             "key": keys,

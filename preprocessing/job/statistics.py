@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.base.printable import public_values
-from preprocessing.base.readable import counted
+from preprocessing.base.printable import counted, public_values
 from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, SPLITS, TRAIN, UNLABELLED
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import forms

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 from preprocessing.base.storage import told
 from preprocessing.base.untrusted import read_bytes
 from preprocessing.text.characters import nfc

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 from preprocessing.text import resources
 from preprocessing.text.characters import encode
 from preprocessing.text.spec import TextPipeline

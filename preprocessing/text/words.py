@@ -131,7 +131,7 @@ def _drop_outer_apostrophes(kept: np.ndarray, inside: np.ndarray) -> None:
 
 
 class WordRules:
-    """:func:`split` and :func:`words_of` as :class:`preprocessing.text.rules.Rules`."""
+    """:func:`split` and :func:`words_of` as :class:`preprocessing.text.tokenizers.Rules`."""
 
     def __init__(self, strip_html: bool, lowercase: bool) -> None:
         self._strip_html, self._lowercase = strip_html, lowercase

@@ -16,17 +16,15 @@ import torch
 from harness.batch import Batch, StepBatch
 from harness.config import ModelConfig, OptimConfig, OrderConfig, RunConfig
 from harness.data.checks import order_spec, unlabelled_spec
-from harness.data.loader import Loader
+from harness.data.loader import Loader, PairedLoader
 from harness.data.order import Order, order_over
-from harness.data.streams import PairedLoader
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
 from harness.ranks.session import Session, open_session
+from harness.training.assembly import adversary_of
 from harness.training.guard import NonFiniteGuard
-from harness.training.objectives import adversary_of
 from harness.training.optim import learning_rate
-from harness.training.profiling import StepProfiler
-from harness.training.throughput import Meter
+from harness.training.throughput import Meter, StepProfiler
 from harness.training.trainer import Trainer
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary

@@ -20,17 +20,14 @@ from harness.config import LanguageModelConfig, ModelConfig, OptimConfig, RunCon
 from harness.data.checks import order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
-from harness.data.pretraining import pretraining_rows
+from harness.data.views import pretraining_rows
 from harness.inference.perplexity import measure
 from harness.model.dropout import Masks
-from harness.model.language import LanguageModel
-from harness.model.language_objective import LanguageObjective
-from harness.model.targets import Targets
+from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.ranks.session import Session, open_session
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import learning_rate
-from harness.training.profiling import StepProfiler
-from harness.training.throughput import Meter
+from harness.training.throughput import Meter, StepProfiler
 from harness.training.trainer import Trainer
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from tests.datasets import write_dataset

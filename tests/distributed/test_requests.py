@@ -9,7 +9,7 @@ import time
 import pytest
 
 from harness.ranks.session import open_session
-from harness.training.requests import RankRequest, RankRequests
+from harness.training.run import RankRequest, RankRequests
 from tests.ranks import run_ranks
 
 STEPS = 40

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from harness.data.soft_labels import KEY, check_soft_labels, path_of, read_soft_labels, schema, targets_of
-from harness.model.initial import from_file, from_kept
+from harness.model.embedding import from_file, from_kept
 from harness.model.vector_files import check_named, check_own
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest

@@ -22,10 +22,9 @@ from harness.config import (
     TrackingConfig,
 )
 from harness.rundir import checkpoint
-from harness.training.checkpointer import Checkpointer
+from harness.training.checkpointer import Checkpointer, State
 from harness.training.probe import choose_micro_batch, runs_out_of_memory
-from harness.training.requests import RankRequest, RankRequests
-from harness.training.state import State
+from harness.training.run import RankRequest, RankRequests
 from harness.training.trainer import Milestones, Trainer
 from tests.checkpoints import state_of
 from tests.datasets import write_dataset, write_random_soft_labels

@@ -11,8 +11,7 @@ import torch
 from harness.batch import Layout
 from harness.model.wide import Touched, WidePart
 from harness.ranks.distributed import World
-from harness.training.features import count_features
-from harness.training.wide import WideDescent
+from harness.training.wide import WideDescent, count_features
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.gpu.device import TORCH_DEVICE, on_device
 from tests.gpu.test_cuda import CPU, make_loader

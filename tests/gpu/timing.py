@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.training.flops import synchronize
+from harness.training.throughput import synchronize
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data.checks import TRAIN
-from harness.data.residency import DataPlacement, OpenData
+from harness.data.placement import DataPlacement, OpenData
 from harness.ranks.session import Session, open_session
 from harness.training.assembly import build_trainer
-from harness.training.teaching import read_teaching
+from harness.training.start import read_teaching
 from harness.training.trainer import Trainer
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import read_manifest

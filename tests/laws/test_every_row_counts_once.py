@@ -21,9 +21,9 @@ from sklearn.metrics import (
 )
 
 from harness.config import ModelConfig
-from harness.data.folds import held_out
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec
+from harness.data.views import held_out
 from harness.inference.scoring import score
 from harness.model.classifier import Classifier
 from harness.ranks.session import open_session

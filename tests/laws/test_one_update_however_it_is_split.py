@@ -20,19 +20,17 @@ import torch
 
 from harness.batch import Batch, StepBatch
 from harness.config import ModelConfig, OptimConfig, OrderConfig, RunConfig, SelfTrainingConfig
-from harness.data.loader import Loader
+from harness.data.loader import Loader, PairedLoader
 from harness.data.order import Order, OrderSpec, stream_seed
-from harness.data.streams import PairedLoader
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
 from harness.model.wide import Weighing
 from harness.ranks.session import Session, open_session
-from harness.training.features import count_features
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import learning_rate
-from harness.training.profiling import StepProfiler
-from harness.training.throughput import Meter
+from harness.training.throughput import Meter, StepProfiler
 from harness.training.trainer import Trainer
+from harness.training.wide import count_features
 from preprocessing.base.split_names import NO_LABEL
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.folds import held_out
 from harness.data.order import Order, OrderSpec, micro_batches, order_over, width_groups
-from harness.data.quality import autocorrelation, compare, quality
+from harness.data.views import held_out
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import cut_into_folds, write_dataset
+from tests.shuffle_quality import autocorrelation, compare, quality
 
 
 def make_order(rows_per_block: list[int], spec: OrderSpec) -> Order:

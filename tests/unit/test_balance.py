@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import Recipe
-from harness.data.balance import class_rows, few_steps, imbalance, in_words
+from harness.data.checks import class_rows, few_steps, imbalance, in_words
 from preprocessing.base import cli
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset

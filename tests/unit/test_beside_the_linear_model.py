@@ -20,7 +20,7 @@ from harness.rundir.measured import Measured
 from harness.rundir.results import write_figures, write_predictions
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
-from preprocessing.base.readable import duration
+from preprocessing.base.printable import duration
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 

@@ -16,11 +16,10 @@ from harness.scores.calibration import Decision
 from harness.scores.figures import figures, numbers_of
 from harness.scores.metrics import classification_metrics
 from harness.scores.tables import classes_table, figures_table
-from harness.training.console import Console
-from harness.training.lines import StepTable, facts, validation_line
+from harness.training.console import Console, StepTable, facts, validation_line
 from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending
-from preprocessing.base.terminal import cells
+from preprocessing.base.screen import cells
 from preprocessing.dataset.shards import Manifest, ShardInfo
 
 SIZES = {"train": (900, 4_000_000), "validation": (10, 40), "test": (8, 32)}

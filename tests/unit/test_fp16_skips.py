@@ -17,8 +17,7 @@ from harness.model.classifier import Classifier, Objective
 from harness.ranks.session import Session, open_session
 from harness.rundir.layout import BAD_BATCHES
 from harness.training.guard import NonFiniteGuard, found_inf
-from harness.training.profiling import StepProfiler
-from harness.training.throughput import Meter
+from harness.training.throughput import Meter, StepProfiler
 from harness.training.trainer import Trainer
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split, read_manifest

@@ -18,10 +18,9 @@ from harness.data.order import OrderSpec, order_over
 from harness.ranks.distributed import World
 from harness.ranks.precision import Choice
 from harness.training import probe
-from harness.training.ema import WeightAverage
-from harness.training.flops import flops_per_token, measure_peak
+from harness.training.optim import WeightAverage
 from harness.training.probe import heaviest_batch
-from harness.training.throughput import FLOATS, INTEGERS, Gradients, SlowRank, summarize
+from harness.training.throughput import FLOATS, INTEGERS, Gradients, SlowRank, flops_per_token, measure_peak, summarize
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset

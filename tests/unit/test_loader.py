@@ -19,9 +19,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from benchmarks.loader import private_bytes
 from harness.batch import Layout, StepBatch
 from harness.data.device import DeviceRows
-from harness.data.files import in_memory
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over
+from harness.data.placement import in_memory
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
 from tests.datasets import write_dataset

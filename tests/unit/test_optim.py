@@ -7,8 +7,14 @@ import pytest
 import torch
 
 from harness.config import OptimConfig
-from harness.training.ema import WeightAverage
-from harness.training.optim import build_optimizer, clip_to, global_norm, load_optimizer_state, optimizer_state
+from harness.training.optim import (
+    WeightAverage,
+    build_optimizer,
+    clip_to,
+    global_norm,
+    load_optimizer_state,
+    optimizer_state,
+)
 
 
 def learn(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:

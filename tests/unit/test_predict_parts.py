@@ -19,7 +19,7 @@ import pytest
 from harness.__main__ import main
 from harness.predicting import parts
 from harness.predicting.place import MANIFEST
-from preprocessing.base import answering, atomic
+from preprocessing.base import atomic, cli
 from tests.commands import unwrapped
 from tests.stub_scorer import COLUMNS, Stub, put_in
 
@@ -39,7 +39,7 @@ def info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
 
 def predict(source: object, target: str, *more: object) -> int:
     words = ["predict", "--run", "run", "--input", source, "--output", target, *more]
-    return answering.run(main, list(map(str, words)))
+    return cli.run(main, list(map(str, words)))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str]:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.data import files, staging
-from harness.data.residency import DataPlacement, Facts, OpenData, Residency, choose_residency, choose_stage
+from harness.data import placement
+from harness.data.placement import DataPlacement, Facts, FileWatch, OpenData, Residency, choose_residency, choose_stage
 from harness.ranks.distributed import World
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
@@ -45,12 +45,12 @@ MOUNTS = r"""
     ],
 )
 def test_the_file_system_of_a_path(path: str, kind: str, network: bool) -> None:
-    assert files.filesystem(path, MOUNTS) == kind
-    assert files.is_network(kind) == network
+    assert placement.filesystem(path, MOUNTS) == kind
+    assert placement.is_network(kind) == network
 
 
 def test_this_machine_has_a_mount_table() -> None:
-    assert files.filesystem("/proc/self") == "proc"
+    assert placement.filesystem("/proc/self") == "proc"
 
 
 def facts(**changed: Any) -> Facts:
@@ -118,7 +118,7 @@ class Stutter(RawIOBase):
 def test_short_reads_are_read_again(dataset: Path) -> None:
     manifest = read_manifest(dataset)
     mapped = Split(dataset, manifest, "train")
-    read = Split(dataset, manifest, "train", lambda path, info: files.in_memory(path, info, Stutter))
+    read = Split(dataset, manifest, "train", lambda path, info: placement.in_memory(path, info, Stutter))
     assert len(read) == len(mapped) == 120
     for ours, theirs in zip(read.blocks, mapped.blocks, strict=True):
         np.testing.assert_array_equal(ours.ids, theirs.ids)
@@ -129,11 +129,11 @@ def test_a_file_that_ends_early_is_an_error(dataset: Path) -> None:
     info = read_manifest(dataset).splits["train"][0]
     path = dataset / info.path
     with pytest.raises(DataError, match=f"{path}: 100 bytes came, the manifest says {info.bytes}"):
-        files.in_memory(path, info, lambda path: Stutter(path, 100))
+        placement.in_memory(path, info, lambda path: Stutter(path, 100))
 
 
 def test_memory_outlives_the_files(dataset: Path) -> None:
-    split = Split(dataset, read_manifest(dataset), "train", files.in_memory)
+    split = Split(dataset, read_manifest(dataset), "train", placement.in_memory)
     total = sum(int(block.ids.sum()) for block in Split(dataset, read_manifest(dataset), "train").blocks)
     shutil.rmtree(dataset)
     assert sum(int(block.ids.sum()) for block in split.blocks) == total
@@ -141,7 +141,7 @@ def test_memory_outlives_the_files(dataset: Path) -> None:
 
 def stage_in_a_process(data: str, directory: str, ready: Any, results: Any) -> None:
     ready.wait(30)
-    results.put(str(staging.stage(data, read_manifest(data), directory, timeout_s=60)))
+    results.put(str(placement.stage(data, read_manifest(data), directory, timeout_s=60)))
 
 
 @pytest.mark.processes
@@ -157,7 +157,7 @@ def test_processes_of_a_node_share_one_copy(dataset: Path, tmp_path: Path) -> No
         process.join(30)
         assert process.exitcode == 0
     manifest = read_manifest(dataset)
-    assert roots == {str(staging.staged_path(tmp_path / "stage", manifest))}
+    assert roots == {str(placement.staged_path(tmp_path / "stage", manifest))}
     copied = Split(Path(roots.pop()), manifest, "train")
     assert [shard.path.read_bytes() for shard in copied.shards] == [
         (dataset / info.path).read_bytes() for info in manifest.splits["train"]
@@ -166,13 +166,13 @@ def test_processes_of_a_node_share_one_copy(dataset: Path, tmp_path: Path) -> No
 
 def test_a_copy_is_used_again_and_a_damaged_one_replaced(dataset: Path, tmp_path: Path) -> None:
     manifest = read_manifest(dataset)
-    root = staging.stage(dataset, manifest, tmp_path / "stage", timeout_s=5)
+    root = placement.stage(dataset, manifest, tmp_path / "stage", timeout_s=5)
     good, bad = (root / info.path for info in manifest.splits["train"][:2])
     kept = good.stat().st_ino
     content = bytearray(bad.read_bytes())
     content[-200] ^= 1
     bad.write_bytes(content)
-    staging.stage(dataset, manifest, tmp_path / "stage", timeout_s=5)
+    placement.stage(dataset, manifest, tmp_path / "stage", timeout_s=5)
     assert good.stat().st_ino == kept
     assert bad.read_bytes() == (dataset / bad.relative_to(root)).read_bytes()
 
@@ -184,25 +184,25 @@ def test_changed_bytes_are_not_staged(dataset: Path, tmp_path: Path) -> None:
     content[500] ^= 1
     path.write_bytes(content)
     with pytest.raises(DataError, match="its sha256 is not the manifest's"):
-        staging.stage(dataset, manifest, tmp_path / "stage", timeout_s=5)
-    root = staging.staged_path(tmp_path / "stage", manifest)
+        placement.stage(dataset, manifest, tmp_path / "stage", timeout_s=5)
+    root = placement.staged_path(tmp_path / "stage", manifest)
     assert [file.name for file in root.rglob("*.arrow*")] == []
 
 
 def test_waiting_for_another_process_has_a_limit(dataset: Path, tmp_path: Path) -> None:
     manifest = read_manifest(dataset)
-    root = staging.staged_path(tmp_path, manifest)
+    root = placement.staged_path(tmp_path, manifest)
     root.mkdir(parents=True)
-    with open(root / staging.LOCK, "w") as other:
+    with open(root / placement.LOCK, "w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(ConfigError, match=r"stage_dir: waited 0 s for .*held by another process"):
-            staging.stage(dataset, manifest, tmp_path, timeout_s=0.3)
+            placement.stage(dataset, manifest, tmp_path, timeout_s=0.3)
 
 
 def test_a_stage_directory_that_cannot_be_written(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"/file/padless-.*: cannot be written \(Not a directory\); name a local"):
-        staging.stage(dataset, read_manifest(dataset), tmp_path / "file", timeout_s=5)
+        placement.stage(dataset, read_manifest(dataset), tmp_path / "file", timeout_s=5)
 
 
 @pytest.mark.parametrize("place", ["link", "theirs", "open", "file"])
@@ -210,7 +210,7 @@ def test_shards_are_copied_into_a_folder_of_this_user_alone(
     dataset: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest, stage = read_manifest(dataset), tmp_path / "stage"
-    folder, victim = staging.staged_path(stage, manifest).parent, tmp_path / "victim"
+    folder, victim = placement.staged_path(stage, manifest).parent, tmp_path / "victim"
     stage.mkdir()
     victim.mkdir()
     if place == "link":
@@ -222,15 +222,15 @@ def test_shards_are_copied_into_a_folder_of_this_user_alone(
         folder.chmod(0o777 if place == "open" else 0o755)
     if place == "theirs":
         name = folder.name
-        monkeypatch.setattr(staging, "staged_path", lambda *_: stage / name / "there")
+        monkeypatch.setattr(placement, "staged_path", lambda *_: stage / name / "there")
         monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
     with pytest.raises(ConfigError, match=f"stage_dir: {folder} .*; remove it, or name another directory"):
-        staging.stage(dataset, manifest, stage, timeout_s=5)
+        placement.stage(dataset, manifest, stage, timeout_s=5)
     assert list(victim.iterdir()) == []
 
 
 def test_the_folder_of_staged_copies_is_read_by_this_user_alone(dataset: Path, tmp_path: Path) -> None:
-    root = staging.stage(dataset, read_manifest(dataset), tmp_path / "stage", timeout_s=5)
+    root = placement.stage(dataset, read_manifest(dataset), tmp_path / "stage", timeout_s=5)
     assert root.parent.stat().st_mode & 0o777 == 0o700
 
 
@@ -266,16 +266,16 @@ def test_a_split_that_is_not_there(dataset: Path) -> None:
 
 
 @pytest.fixture
-def guarded(dataset: Path) -> tuple[files.FileWatch, Path, Manifest]:
+def guarded(dataset: Path) -> tuple[FileWatch, Path, Manifest]:
     manifest = read_manifest(dataset)
     return (
-        files.FileWatch(dataset, manifest, dataset, mapped=True),
+        FileWatch(dataset, manifest, dataset, mapped=True),
         dataset / manifest.splits["train"][1].path,
         manifest,
     )
 
 
-def test_nothing_changed(guarded: tuple[files.FileWatch, Path, Manifest]) -> None:
+def test_nothing_changed(guarded: tuple[FileWatch, Path, Manifest]) -> None:
     guard, _, _ = guarded
     guard.check()
     before = guard.checked = guard.checked - 10
@@ -284,7 +284,7 @@ def test_nothing_changed(guarded: tuple[files.FileWatch, Path, Manifest]) -> Non
     guard.close()
 
 
-def test_a_shard_that_is_removed(guarded: tuple[files.FileWatch, Path, Manifest]) -> None:
+def test_a_shard_that_is_removed(guarded: tuple[FileWatch, Path, Manifest]) -> None:
     guard, path, _ = guarded
     path.unlink()
     guard.checked -= 10
@@ -293,7 +293,7 @@ def test_a_shard_that_is_removed(guarded: tuple[files.FileWatch, Path, Manifest]
         guard.check()
 
 
-def test_a_shard_that_is_replaced_by_one_of_the_same_size(guarded: tuple[files.FileWatch, Path, Manifest]) -> None:
+def test_a_shard_that_is_replaced_by_one_of_the_same_size(guarded: tuple[FileWatch, Path, Manifest]) -> None:
     guard, path, _ = guarded
     shutil.copy(path, path.with_suffix(".new"))
     os.replace(path.with_suffix(".new"), path)
@@ -301,7 +301,9 @@ def test_a_shard_that_is_replaced_by_one_of_the_same_size(guarded: tuple[files.F
         guard.check()
 
 
-def test_a_shard_that_is_cut_short_is_noticed_between_steps(guarded: tuple[files.FileWatch, Path, Manifest]) -> None:
+def test_a_shard_that_is_cut_short_is_noticed_between_steps(
+    guarded: tuple[FileWatch, Path, Manifest],
+) -> None:
     guard, path, _ = guarded
     os.truncate(path, 100)
     guard.check_sizes()
@@ -310,7 +312,7 @@ def test_a_shard_that_is_cut_short_is_noticed_between_steps(guarded: tuple[files
         guard.check_sizes()
 
 
-def test_another_dataset_under_the_same_name(guarded: tuple[files.FileWatch, Path, Manifest], dataset: Path) -> None:
+def test_another_dataset_under_the_same_name(guarded: tuple[FileWatch, Path, Manifest], dataset: Path) -> None:
     guard, _, _ = guarded
     write_dataset(dataset.parent / "other", {"train": 121, "validation": 20, "test": 20})
     shutil.copy(dataset.parent / "other" / MANIFEST, dataset / MANIFEST)

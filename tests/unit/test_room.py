@@ -9,10 +9,9 @@ import pytest
 
 from harness.__main__ import main
 from harness.config import ModelConfig, OptimConfig, RunConfig
-from harness.model.size import parameters_of
-from harness.training.preflight import check_data
-from harness.training.room import check_room
-from preprocessing.base import answering
+from harness.model.registry import parameters_of
+from harness.training.preflight import check_data, check_room
+from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.machine import memory_bytes
 from preprocessing.dataset.shards import read_manifest
@@ -46,9 +45,9 @@ def test_the_limit_is_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConfigError, match="parameters take"):  # an average of the weights is as large as they
         check_room(RunConfig(data=str(tmp_path), device="cpu", optim=OptimConfig(ema=0.9)), manifest, need)
     unknown = RunConfig(data=str(tmp_path), device="auto")  # a device that nobody has looked at has memory of its own
-    monkeypatch.setattr("harness.training.room.memory_bytes", lambda: need // 4)
+    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: need // 4)
     check_room(unknown, manifest)
-    monkeypatch.setattr("harness.training.room.memory_bytes", lambda: need // 4 - 1)
+    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: need // 4 - 1)
     with pytest.raises(ConfigError, match=r"\(weights\)"):
         check_room(unknown, manifest)
 
@@ -58,11 +57,11 @@ def test_the_processes_of_a_machine_share_its_memory(tmp_path: Path, monkeypatch
     manifest = read_manifest(tmp_path)
     config = RunConfig(data=str(tmp_path), device="cpu", global_batch=16)
     parameters = parameters_of(config, manifest)
-    monkeypatch.setattr("harness.training.room.memory_bytes", lambda: 4 * 16 * parameters)
+    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: 4 * 16 * parameters)
     check_data(config, 8, here=4)  # on two machines
     with pytest.raises(ConfigError, match=r"parameters take .*, .* in each of 8 processes"):
         check_data(config, 8, here=8)
-    monkeypatch.setattr("harness.training.room.memory_bytes", lambda: 2 * 4 * parameters)
+    monkeypatch.setattr("harness.training.preflight.memory_bytes", lambda: 2 * 4 * parameters)
     unknown = RunConfig(data=str(tmp_path), device="auto", global_batch=16)  # all draw their weights here first
     check_room(unknown, manifest, processes=2)
     with pytest.raises(ConfigError, match=r"in each of 3 processes \(weights\)"):
@@ -74,7 +73,7 @@ def test_a_plan_for_another_machine_is_no_matter_of_this_one(
 ) -> None:
     write_dataset(tmp_path / "data", SIZES)
     words = ["--config", "tests/plain.yaml", "--data", str(tmp_path / "data"), "--model.hidden_size", "1000000"]
-    assert answering.run(main, ["plan", *words]) == 0
+    assert cli.run(main, ["plan", *words]) == 0
     assert "GB" in capsys.readouterr().out
 
 

@@ -13,11 +13,10 @@ import torch
 
 from harness.config import CheckpointConfig, RunConfig
 from harness.ranks.distributed import World
-from harness.ranks.preemption import Preempted
+from harness.ranks.stopping import Preempted
 from harness.rundir import checkpoint
 from harness.training.checkpointer import Checkpointer
-from harness.training.requests import RankRequests
-from harness.training.run import Run
+from harness.training.run import RankRequests, Run
 from preprocessing.base.errors import StorageError
 
 

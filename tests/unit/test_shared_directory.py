@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from harness.ranks.distributed import World
-from harness.training import shared_directory
-from harness.training.shared_directory import check_shared
+from harness.training import assembly
+from harness.training.assembly import check_shared
 from preprocessing.base.errors import ConfigError, DataError
 
 
@@ -58,5 +58,5 @@ def test_a_file_system_may_take_a_moment(tmp_path: Path) -> None:
 
 def test_one_machine_looks_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GROUP_WORLD_SIZE", "1")
-    monkeypatch.setattr(shared_directory, "appears", lambda path, limit_s: pytest.fail("nobody else is there"))
+    monkeypatch.setattr(assembly, "appears", lambda path, limit_s: pytest.fail("nobody else is there"))
     check_shared(tmp_path / "gone", World())

@@ -16,7 +16,7 @@ import torch
 
 from harness.config import ModelConfig, OrderConfig, RunConfig, SelfTrainingConfig
 from harness.data import checks
-from harness.data.residency import DataPlacement, OpenData
+from harness.data.placement import DataPlacement, OpenData
 from harness.data.soft_labels import (
     KEY,
     Rows,

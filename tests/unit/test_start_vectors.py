@@ -13,12 +13,13 @@ import torch
 
 from harness.config import InitConfig, ModelConfig, RunConfig, to_dict
 from harness.model.classifier import Classifier
-from harness.model.initial import StartVectors, from_file
+from harness.model.embedding import StartVectors, from_file
 from harness.model.vector_files import check_named
 from harness.ranks.distributed import World
-from harness.training import preflight, vectors
+from harness.training import preflight
+from harness.training import start as vectors
 from harness.training.resume import check_continuity, differences
-from harness.training.vectors import resumed, start_vectors
+from harness.training.start import resumed, start_vectors
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
 from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, index_of, write_kept

@@ -14,12 +14,11 @@ import torch
 
 from harness.batch import Batch, Layout, StepBatch
 from harness.config import OrderConfig, RunConfig
-from harness.data.loader import Loader
+from harness.data.loader import Loader, PairedLoader
 from harness.data.order import Order, OrderSpec, order_over, row_hash, stream_seed
-from harness.data.streams import PairedLoader
 from harness.ranks.distributed import World
+from harness.training.console import facts
 from harness.training.guard import NonFiniteGuard
-from harness.training.lines import facts
 from harness.training.probe import heaviest_batch
 from harness.training.throughput import Meter
 from preprocessing.base.split_names import NO_LABEL

@@ -108,7 +108,7 @@ WRONG_DATA = {
     "groups too large for a split": (
         table([(*row, "ab"[at > 19]) for at, row in enumerate(ROWS)], header=("text", "label", "film")),
         ["--splits.group_column", "film"],
-        "splits.group_column: 'film': no group fits into the split validation: the largest of 2, 'b', holds 40 of 60 rows",
+        "splits.group_column: 'film': no group fits into the split validation: the largest of 2, 'b', holds 40 of 60",
     ),
 }
 

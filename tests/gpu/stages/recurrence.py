@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from harness.model.recurrent import VariableLengthLSTM
 from harness.ranks.precision import full_fp32
-from harness.training.flops import synchronize
+from harness.training.throughput import synchronize
 from tests.gpu.corpus import MEDIAN
 from tests.gpu.findings import Findings, Setting
 from tests.gpu.timing import described, seconds, work

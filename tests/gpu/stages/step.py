@@ -16,7 +16,7 @@ import torch
 
 from harness.batch import StepBatch
 from harness.config import ModelConfig, RunConfig
-from harness.training.flops import flops_per_token, measure_peak, synchronize
+from harness.training.throughput import flops_per_token, measure_peak, synchronize
 from harness.training.trainer import Trainer
 from tests.commands import ROOT
 from tests.gpu.findings import COMPARED_STEPS, Findings, Setting

@@ -1,21 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampled softmax (Jean et al., 2015): the right token against candidates instead of against the whole vocabulary.
+"""The softmax over a vocabulary, exact or against candidates (Jean et al., 2015), and which candidates a step has.
 
 The logits of all predictions never exist at once. A piece of them is computed, turned into losses and gradients, and
 forgotten; what stays is as large as the predictions' vectors plus the candidates'. So memory does not grow with the
 vocabulary times the tokens of a step, nor with the candidates times them.
+
+Candidates are a pure function of (seed, step). Token ids are sorted by count, so a log-uniform distribution over them
+(Zipf's law) draws tokens about as often as they occur: ``P(k) = log((k + 2) / (k + 1)) / log(n + 1)`` for the k-th of
+``n`` tokens. Tokens are drawn until enough distinct ones are found, as TensorFlow's ``log_uniform_candidate_sampler``
+does with ``unique=True``; a token that was tried ``t`` times is then a candidate with probability ``1 - (1 - P) ** t``,
+its expected count. The correction by expected counts makes the loss right for any order of ids. ``<pad>`` is never
+drawn. Probabilities are whole multiples of ``2 ** -40``, so that machines whose logarithms differ in the last bit still
+draw the same tokens.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
+from preprocessing.base.randomness import words
+from preprocessing.text.vocabulary import PAD
+
+FIRST = PAD + 1
+"""The first id that is ever predicted: that of ``<unk>``."""
+BITS = 40
+STREAM = 3
+"""Keeps these random numbers apart from those of the order of rows, which have 0 to 2 in this place of the key."""
+DRAWS = 4
+"""Tokens drawn at once for each candidate; more if too few of them are distinct."""
 CPU_ELEMENTS, GPU_ELEMENTS = 1 << 20, 1 << 25
 """Logits that exist at once: what a core's cache holds, or enough to keep a GPU busy."""
+PREDICTIONS = 512
+"""Predictions whose exact logits are computed together; beside them stand as many tokens as the device holds logits
+for."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The candidates of one optimizer step."""
+
+    ids: np.ndarray
+    """int64 ``[candidates]``, distinct, in the order in which they were drawn."""
+    tries: int
+    """How often a token was drawn until all were found; 0: nothing was drawn, every token is a candidate."""
+
+
+class LogUniformSampler:
+    """Draws candidates among the tokens of a vocabulary."""
+
+    def __init__(self, vocabulary_size: int, candidates: int) -> None:
+        """With ``candidates`` for half of all tokens or more, all of them are candidates: an exact softmax."""
+        tokens = vocabulary_size - FIRST
+        self.everything = 2 * candidates >= tokens
+        self.candidates = tokens if self.everything else candidates
+        borders = np.log(np.arange(1, tokens + 1, dtype=np.float64) + 1) / np.log(tokens + 1.0)
+        self.borders = np.rint(borders * (1 << BITS)).astype(np.uint64)
+        """uint64 ``[tokens]``: token ``k`` is drawn by numbers from ``borders[k - 1]`` (0 for the first) to below
+        ``borders[k]``."""
+
+    @property
+    def log_missed(self) -> np.ndarray:
+        """float64 ``[vocabulary]``: the logarithm of the probability that one draw is another token."""
+        shares = np.diff(self.borders.astype(np.float64), prepend=0.0) / (1 << BITS)
+        return np.concatenate((np.zeros(FIRST), np.log1p(-shares)))
+
+    def draw(self, seed: int, step: int) -> Drawn:
+        """The candidates of optimizer ``step`` of a run."""
+        if self.everything:
+            return Drawn(np.arange(FIRST, FIRST + self.candidates, dtype=np.int64), 0)
+        count = DRAWS * self.candidates
+        while True:
+            numbers = words(seed, step, STREAM, count=count) >> np.uint64(64 - BITS)  # of a longer draw, the same first
+            tokens = np.searchsorted(self.borders, numbers, side="right")
+            places = np.sort(np.unique(tokens, return_index=True)[1])
+            if len(places) >= self.candidates:
+                chosen = places[: self.candidates]
+                return Drawn(tokens[chosen].astype(np.int64) + FIRST, int(chosen[-1]) + 1)
+            count *= 2
 
 
 def elements_at_once(device: torch.device) -> int:
@@ -115,3 +183,24 @@ def sampled_softmax(
         projected, vectors, bias, candidate_vectors, candidate_bias, hits, wanted, counts
     )
     return total, losses
+
+
+def log_losses(
+    projected: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor, wanted: torch.Tensor
+) -> torch.Tensor:
+    """Nats ``[N, targets]`` that each of the tokens ``wanted`` ``[N, targets]`` costs.
+
+    Its logit is the product of ``projected`` ``[N, features]`` with its row of ``vectors`` ``[vocabulary, features]``,
+    plus its ``bias``.
+    """
+    right = torch.stack([(projected * vectors[tokens]).sum(1) for tokens in wanted.t()], 1) + bias[wanted]
+    return log_partition(projected, vectors, bias)[:, None] - right
+
+
+def log_partition(projected: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """The logarithm of the sum of e to each logit, ``[N]``, by blocks that fit into a cache."""
+    total = projected.new_full((len(projected),), -math.inf)
+    for columns in pieces(len(vectors), PREDICTIONS, elements_at_once(vectors.device)):
+        logits = torch.addmm(bias[columns], projected, vectors[columns].t())
+        total = torch.logaddexp(total, torch.logsumexp(logits, 1))
+    return total

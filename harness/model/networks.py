@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights of a bundle as tensors, held against the network that its index describes before they are read.
-
-A network that is not built yet has names and shapes already: it is laid out on torch's ``meta`` device, where tensors
-have no memory. So an index that asks for a million features costs nothing, and its file is refused.
-"""
+"""The network of each task, and the weights of a bundle as tensors, held against the network before they are read."""
 
 from __future__ import annotations
 
@@ -14,17 +10,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from harness.config import ModelConfig
-from harness.model.classifier import Classifier
-from harness.model.language import LanguageModel
-from harness.model.registry import check_model
-from harness.model.size import language_model_parameters, num_parameters
+from harness.config import ModelConfig, RunConfig
+from harness.model.classifier import Classifier, Objective
+from harness.model.language import LanguageModel, LanguageObjective
+from harness.model.registry import OWNERS, network_shapes
 from harness.rundir.bundle_files import INDEX, BundleInfo, read_weights, weights_path
-from harness.rundir.tensor_files import BYTES, Tensors, check_tensors, read_header
-from harness.settings.task import LANGUAGE_MODEL
+from harness.rundir.tensor_files import check_tensors, read_header
+from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import one_line
+from preprocessing.dataset.shards import Manifest
 
+AnyNetwork = Classifier | LanguageModel
+AnyObjective = Objective | LanguageObjective
 CODES = {
     **{torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"},
     **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
@@ -34,52 +32,54 @@ CODES = {
 RESTORE = "restore the bundle, or train again"
 
 
+def build_network(config: RunConfig, manifest: Manifest) -> AnyNetwork:
+    """The network that a configuration describes, for a dataset; weights are drawn from torch's global generator."""
+    if config.task == LANGUAGE_MODEL:
+        return LanguageModel(config.model, manifest.vocabulary_size)
+    return Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
+
+
+def task_of(network: AnyNetwork) -> Task:
+    """What a network has learned."""
+    return LANGUAGE_MODEL if isinstance(network, LanguageModel) else CLASSIFIER
+
+
+def predictions_of(network: AnyNetwork) -> int:
+    """How many tokens a network predicts for each token but one of a text; 0 for a classifier."""
+    return network.num_directions if isinstance(network, LanguageModel) else 0
+
+
+def answers_of(config: RunConfig, manifest: Manifest) -> int:
+    """How many answers there are among which a prediction is made: labels, or tokens."""
+    return manifest.vocabulary_size if config.task == LANGUAGE_MODEL else len(manifest.labels)
+
+
 def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Dtype and shape of each tensor, as files have them."""
     return {name: (CODES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
-def outlined(info: BundleInfo, config: ModelConfig) -> Classifier | LanguageModel:
-    """The network of a bundle, without memory."""
-    with torch.device("meta"):
-        if info.task == LANGUAGE_MODEL:
-            return LanguageModel(config, info.vocabulary_size)
-        return Classifier(config, info.vocabulary_size, len(info.labels))
-
-
 def read_tensors(directory: Path, info: BundleInfo, config: ModelConfig) -> dict[str, torch.Tensor]:
     """All weights of a bundle whose network has this ``config``, finite, with the names and shapes of that network.
 
+    The shapes are compared with the file's header first, so an index that asks for a million features takes no memory.
     Raises ``DataError`` for a damaged file, or one that is not of the network that the index describes.
     """
     path = weights_path(directory, info)
     what = f"{path}: not the weights of the model in {INDEX}"
     found = read_header(path, f"{INDEX} names these weights: {RESTORE}")
     try:
-        check_model(config)
+        shapes = network_shapes(config, info.vocabulary_size, len(info.labels), info.task)
     except ConfigError as error:
         raise DataError(f"{directory / INDEX}: {error}; {RESTORE}") from None
-    if numbers(found) < smallest(info, config):  # before the layers of the network are even counted
-        raise DataError(f"{what}: it has too few bytes; {RESTORE}")
-    check_tensors(found, shapes_of(outlined(info, config).state_dict()), what)
+    wanted = {name: ("I32" if name == OWNERS else "F32", shape) for name, shape in shapes.items()}
+    check_tensors(found, wanted, what)
     try:
         tensors = load(read_weights(directory, info))
     except SafetensorError as error:
         raise DataError(f"{what} ({one_line(error)}); {RESTORE}") from None
     check_finite(tensors, path)
     return tensors
-
-
-def numbers(found: Tensors) -> int:
-    """How many numbers a file has."""
-    return sum(entry.bytes // BYTES[entry.dtype] for entry in found.values())
-
-
-def smallest(info: BundleInfo, config: ModelConfig) -> int:
-    """How many numbers the network of a bundle has at least."""
-    if info.task == LANGUAGE_MODEL:
-        return language_model_parameters(config, info.vocabulary_size)
-    return num_parameters(config, info.vocabulary_size, len(info.labels))
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
