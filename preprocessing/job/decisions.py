@@ -25,7 +25,7 @@ from preprocessing.base.split_names import (
     VALIDATION,
 )
 from preprocessing.config import QualityConfig, SplitConfig
-from preprocessing.corpus.pieces import NO_GROUP
+from preprocessing.corpus.rows import NO_GROUP
 from preprocessing.job.grouping import FEWEST_TO_CUT, Groups
 from preprocessing.job.rows import Rows
 from preprocessing.job.splits import NameOf, split_rows

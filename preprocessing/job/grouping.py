@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from preprocessing.base.split_names import SPLITS, TEST_NUMBER, TRAIN_NUMBER, VALIDATION_NUMBER
-from preprocessing.corpus.pieces import NO_GROUP
+from preprocessing.corpus.rows import NO_GROUP
 from preprocessing.job.hashes import keyed_hash
 
 FEWEST_TO_CUT = 3

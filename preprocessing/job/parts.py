@@ -23,7 +23,7 @@ from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus import addresses, pieces, scanning, sources
+from preprocessing.corpus import addresses, rows, sources
 from preprocessing.corpus.sources import Plan
 from preprocessing.job import engine
 from preprocessing.job.engine import Progress
@@ -88,7 +88,7 @@ class TokenizedPart(engine.Part[Summary]):
 
     def make(self) -> tuple[Summary, dict[str, str]]:
         """Store the rows in the order of their keys, the distinct tokens, and the names of groups if there are any."""
-        piece = pieces.read(self.part)
+        piece = rows.read(self.part)
         tokens = tokenizer_of(self.pipeline)(piece.texts)
         keys = shuffle_keys(self.seed, piece.row)
         order = np.argsort(keys, kind="stable")
@@ -104,9 +104,9 @@ class TokenizedPart(engine.Part[Summary]):
             "exact_hash": exact_hashes(piece.texts),
             **({} if piece.group is None else {"group": piece.group}),
         }
-        rows: dict[str, Any] = {name: values[order] for name, values in columns.items()}
-        rows["codes"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(codes.astype(narrow)))
-        tables: dict[str, dict[str, Any]] = {"rows": rows, "types": {"types": tokens.types.cast(pa.large_string())}}
+        stored: dict[str, Any] = {name: values[order] for name, values in columns.items()}
+        stored["codes"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(codes.astype(narrow)))
+        tables: dict[str, dict[str, Any]] = {"rows": stored, "types": {"types": tokens.types.cast(pa.large_string())}}
         if piece.group is not None:
             names = pa.array(list(piece.groups.values()), pa.large_string())
             tables["groups"] = {"hash": pa.array(list(piece.groups), pa.uint64()), "name": names}
@@ -140,7 +140,7 @@ def scan(files: list[sources.File], workers: Workers, work: Path) -> list[Plan]:
 
 def scan_file(task: tuple[int, sources.File, Path]) -> Plan:
     """Count and cut one file."""
-    return scanning.scan(task[1], task[2])
+    return sources.scan(task[1], task[2])
 
 
 def tokenize_all(
@@ -169,7 +169,7 @@ def tokenize_all(
         done.append((task, summary))
         if config.source.label_map() is None:
             classes.update(summary.classes)
-            pieces.check_number(classes, task.part.file)
+            rows.check_number(classes, task.part.file)
     if not done:
         raise DataError(f"{', '.join(file.name for file in files)}: the corpus is empty: no row to learn from")
     return sorted(done, key=lambda one: one[0].number)
@@ -178,9 +178,9 @@ def tokenize_all(
 def find_parts(files: list[sources.File], plans: list[Plan], stage: Path) -> Iterator[sources.Part]:
     """Every part in order. Without plans there is one file: it is scanned meanwhile, its plan put into ``plans``."""
     if plans:
-        yield from scanning.numbered(plans)
+        yield from sources.numbered(plans)
         return
-    found = scanning.iter_parts(files[0], stage)
+    found = sources.iter_parts(files[0], stage)
     while True:
         try:
             part = next(found)

@@ -29,11 +29,9 @@ from preprocessing.base.split_names import (
 )
 from preprocessing.config import EMBEDDED, PreprocessConfig
 from preprocessing.corpus import sources
-from preprocessing.corpus.detection import resolved
-from preprocessing.corpus.hints import hints
+from preprocessing.corpus.columns import hints, resolved
 from preprocessing.corpus.sources import Part, Plan
-from preprocessing.dataset import folds, groups, remote
-from preprocessing.dataset import unlabelled as without_labels
+from preprocessing.dataset import remote
 from preprocessing.dataset.shards import (
     BLOCK_ROWS,
     MANIFEST,
@@ -43,6 +41,7 @@ from preprocessing.dataset.shards import (
     read_manifest,
     write_manifest,
 )
+from preprocessing.dataset.statistics import folds_in_words, groups_in_words, unlabelled_in_words
 from preprocessing.dataset.verification import verify
 from preprocessing.job import output, parts
 from preprocessing.job.decisions import check_splits, decide
@@ -156,15 +155,15 @@ class Job:
     ) -> None:
         """Say what was found of classes and groups, and which columns might have been used."""
         lines = lines_on_classes(classes, rows.label, decision)
-        lines += [f"splits: {line}" for line in groups.in_words(report["groups"])] if "groups" in report else []
-        lines += [f"folds: {folds.in_words(report['folds'])}"] if "folds" in report else []
+        lines += [f"splits: {line}" for line in groups_in_words(report["groups"])] if "groups" in report else []
+        lines += [f"folds: {folds_in_words(report['folds'])}"] if "folds" in report else []
         if UNLABELLED in report:
             kept = int((decision == UNLABELLED_NUMBER).sum())
-            lines.append(f"unlabelled: {without_labels.in_words(report[UNLABELLED], kept)}")
+            lines.append(f"unlabelled: {unlabelled_in_words(report[UNLABELLED], kept)}")
         elif self.config.source.has_unlabelled:
             lines.append("unlabelled: every row has a label")
         validation_is_cut = self.config.splits.validation > 0 and not (rows.named == VALIDATION_NUMBER).any()
-        for line in [*lines, *hints(cut, validation_is_cut)]:
+        for line in [*lines, *hints({part.file.address: part.file for part in cut}.values(), validation_is_cut)]:
             self.screen.say(line)
 
 

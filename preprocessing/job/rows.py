@@ -11,7 +11,7 @@ import numpy as np
 
 from preprocessing.base.split_names import NO_LABEL
 from preprocessing.config import SourceConfig
-from preprocessing.corpus.pieces import NO_GROUP
+from preprocessing.corpus.rows import NO_GROUP
 from preprocessing.job.parts import Stored, Summary
 from preprocessing.labels import LabelType, common_type, in_order
 

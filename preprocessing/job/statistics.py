@@ -14,7 +14,6 @@ import numpy as np
 from preprocessing.base.printable import counted, public_values
 from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, SPLITS, TRAIN, UNLABELLED
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus import forms
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.dataset.shards import Manifest, ShardInfo
 from preprocessing.job.parts import Summary
@@ -106,7 +105,7 @@ def provenance(
     entries, first = [], 1
     for plan in plans:
         entry: dict[str, Any] = {"name": plan.file.name, "format": plan.file.format, "split": plan.file.split}
-        if plan.file.form and (read_as := forms.recorded(plan.file.form, plan.file.expected)):
+        if plan.file.form and (read_as := plan.file.form.recorded(plan.file.expected)):
             entry["read_as"] = read_as
         if plan.file.is_unlabelled and plan.file.source.text_column != config.source.text_column:
             entry["text_column"] = plan.file.source.text_column

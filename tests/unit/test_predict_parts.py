@@ -33,7 +33,7 @@ SMALL = ("--part_mb", 0.001, "--processes", 1)
 def info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("harness.inference.pieces.CHUNK_ROWS", 7)
-    monkeypatch.setattr("harness.inference.parquet_table.CHUNK_ROWS", 7)
+    monkeypatch.setattr("preprocessing.corpus.parquet.BATCH_ROWS", 7)
     return put_in(monkeypatch)
 
 
