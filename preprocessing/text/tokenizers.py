@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from preprocessing.text import html
 from preprocessing.text.characters import nfc
-
-if TYPE_CHECKING:
-    from preprocessing.text.spec import TextSpec
 
 
 class Rules(Protocol):
@@ -38,10 +35,22 @@ class Rules(Protocol):
         ...
 
 
+class Cleaning(Protocol):
+    """What of a ``TextSpec`` says how a text is cleaned before it is cut."""
+
+    @property
+    def html(self) -> bool:
+        """Whether markup is removed."""
+
+    @property
+    def lowercase(self) -> bool:
+        """Whether it becomes lower case."""
+
+
 class PerText:
     """Rules from a function that gives the words of one clean text: simple, at the speed of Python."""
 
-    def __init__(self, spec: TextSpec, words_of_text: Callable[[str], list[str]]) -> None:
+    def __init__(self, spec: Cleaning, words_of_text: Callable[[str], list[str]]) -> None:
         """``words_of_text`` is given each text as ``prepare`` leaves it."""
         self._spec = spec
         self._words_of_text = words_of_text
