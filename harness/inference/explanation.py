@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.printable import plain_line, printable, public
 from preprocessing.base.screen import Screen
+from preprocessing.text.characters import encode
 from preprocessing.text.spans import Span
 from preprocessing.text.vocabulary import RESERVED, UNK
-from preprocessing.text.words import encode
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from harness.baseline.linear import check as check_linear
 from harness.config import EvaluationConfig
 from harness.data.soft_labels import Teacher, path_of, write_soft_labels
 from harness.inference.config import LabelConfig
-from harness.inference.scoring import PAUSE_EVERY, Scores, score_split, weights_and_dataset
+from harness.inference.scoring import PAUSE_EVERY, score_split, weights_and_dataset
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory
 from harness.rundir.layout import BUNDLE
@@ -31,6 +31,9 @@ from preprocessing.base.split_names import UNLABELLED, VALIDATION
 from preprocessing.base.storage import storing
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 
+Scored = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Row numbers and labels, int64 ``[rows]``, and logits before calibration, float64, of a split."""
+
 
 def label_with_run(config: LabelConfig, session: Session) -> Path:
     """Score rows with the best weights of a run, or with a bundle; the file that rank 0 has written.
@@ -43,27 +46,20 @@ def label_with_run(config: LabelConfig, session: Session) -> Path:
     check = partial(check_splits, config)
     bundle, manifest = weights_and_dataset(folder, config.data, session, check)
     screen = Screen(quiet=config.quiet or not world.is_main)
-    found: dict[str, Scores] = {}
+    found: dict[str, Scored] = {}
     for name in (VALIDATION, UNLABELLED):
         began = time.monotonic()
         step = PAUSE_EVERY * config.batch * world.world_size
         pause = progress(name, manifest.rows(name), step, screen)
-        found[name], _ = score_split(bundle, manifest, name, config.data, config, session, pause)
+        scores, split = score_split(bundle, manifest, name, config.data, config, session, pause)
+        found[name] = scores.rows, scores.labels, scores.logits
         screen.end()
-        screen.fact(name, f"{len(found[name].rows):,} rows scored in {duration(time.monotonic() - began)}")
-    measured_on, unlabelled = found[VALIDATION], found[UNLABELLED]
-    teacher = Teacher(
-        dataset=manifest.fingerprint,
-        labels=manifest.labels,
-        teacher=f"run {folder.parent.name if folder.name == BUNDLE else folder.name}",
-        weights_sha256=bundle.info.weights_sha256,
-        temperature=bundle.info.temperature,
-        validation=measured(measured_on.logits, measured_on.labels, bundle.decision),
-    )
+        screen.fact(name, f"{len(split):,} rows scored in {duration(time.monotonic() - began)}")
+    name = f"run {folder.parent.name if folder.name == BUNDLE else folder.name}"
+    path = output_of(config, name)
     with world.together("writing soft labels"):
-        path = output_of(config, teacher)
         if world.is_main:
-            keep(path, teacher, unlabelled.rows, soft(unlabelled.logits, bundle.decision), screen)
+            write(path, manifest, found, bundle.decision, name, screen, weights_sha256=bundle.info.weights_sha256)
     return path
 
 
@@ -76,25 +72,15 @@ def label_with_baseline(config: LabelConfig) -> Path:
     began = time.monotonic()
     linear = Linear.learn(config.data, manifest)
     screen.fact("teacher", f"a linear model of {linear.rows:,} rows, fitted in {duration(time.monotonic() - began)}")
-    logits: dict[str, np.ndarray] = {}
-    columns: dict[str, dict[str, np.ndarray]] = {}
+    found: dict[str, Scored] = {}
     for name in (VALIDATION, UNLABELLED):
         began = time.monotonic()
         split = Split(config.data, manifest, name).check()
-        logits[name] = linear.logits(split)
-        columns[name] = {one: column(split, one) for one in ("row", "label")}
+        found[name] = column(split, "row"), column(split, "label"), linear.logits(split)
         screen.fact(name, f"{len(split):,} rows scored in {duration(time.monotonic() - began)}")
-    labels = columns[VALIDATION]["label"]
-    decision = decide(logits[VALIDATION], labels, EvaluationConfig())
-    teacher = Teacher(
-        dataset=manifest.fingerprint,
-        labels=manifest.labels,
-        teacher="baseline",
-        temperature=decision.temperature,
-        validation=measured(logits[VALIDATION], labels, decision),
-    )
-    path = output_of(config, teacher)
-    keep(path, teacher, columns[UNLABELLED]["row"], soft(logits[UNLABELLED], decision), screen)
+    _, labels, logits = found[VALIDATION]
+    path = output_of(config, "baseline")
+    write(path, manifest, found, decide(logits, labels, EvaluationConfig()), "baseline", screen)
     return path
 
 
@@ -133,18 +119,34 @@ def measured(logits: np.ndarray, labels: np.ndarray, decision: Decision) -> dict
     return {**{name: values[name] for name in ("accuracy", "log_loss", "rows")}, "above_chance": known}
 
 
-def soft(logits: np.ndarray, decision: Decision) -> np.ndarray:
-    """Calibrated probabilities, float32 ``[rows, classes]``."""
-    return probabilities(decision.calibrated(logits)).astype(np.float32)
-
-
-def output_of(config: LabelConfig, teacher: Teacher) -> Path:
+def output_of(config: LabelConfig, teacher: str) -> Path:
     """Where the file is written."""
-    return Path(config.output) if config.output else path_of(config.data, teacher.teacher.removeprefix("run "))
+    return Path(config.output) if config.output else path_of(config.data, teacher.removeprefix("run "))
 
 
-def keep(path: Path, teacher: Teacher, rows: np.ndarray, chances: np.ndarray, screen: Screen) -> None:
-    """Write the file and say what is in it. Raises ``StorageError``."""
+def write(
+    path: Path,
+    manifest: Manifest,
+    found: Mapping[str, Scored],
+    decision: Decision,
+    name: str,
+    screen: Screen,
+    weights_sha256: str | None = None,
+) -> None:
+    """Write the calibrated probabilities of the unlabelled rows, and say what is in the file. Raises ``StorageError``.
+
+    ``name`` is the teacher's; how good it is on validation is written too.
+    """
+    (_, labels, logits), (rows, _, unlabelled) = found[VALIDATION], found[UNLABELLED]
+    teacher = Teacher(
+        dataset=manifest.fingerprint,
+        labels=manifest.labels,
+        teacher=name,
+        temperature=decision.temperature,
+        validation=measured(logits, labels, decision),
+        weights_sha256=weights_sha256,
+    )
+    chances = probabilities(decision.calibrated(unlabelled)).astype(np.float32)
     with storing(path, otherwise="name another file with --output"):
         digest = write_soft_labels(path, teacher, {UNLABELLED: (rows, chances)})
     validation = teacher.validation

@@ -11,14 +11,13 @@ import csv
 import io
 import json
 import math
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,16 +29,12 @@ from harness.inference.scorer import Scorer, unknown_shares
 from harness.scores.metrics import probabilities
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.storage import storing
-from preprocessing.base.typed import Count, Sha256, typed
-from preprocessing.base.untrusted import open_regular, read_json, sha256_of
 from preprocessing.corpus import addresses, tables
 from preprocessing.corpus.records import Dialect
 from preprocessing.corpus.sources import Part
 from preprocessing.corpus.tables import Rows
+from preprocessing.job import engine
 
-AGAIN = "it is made again"
-OTHERWISE = "name another --output"
 SAMPLE = 32
 """Rows of a part that are also computed in fp32 where the others are not."""
 AHEAD = 2
@@ -116,66 +111,49 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Task:
-    """One part, as work for any process."""
-
-    number: int
-    part: Part
-    layout: Layout
-    key: str
-    """Hash of all that decides the predictions."""
-    opening: Opening
-    path: Path
-    """The file to write."""
-    marker: Path
-    target: str
-    """What sentences call the whole."""
-    has_header: bool
-    """Whether the file stands alone, in a folder of parts."""
-    identity: dict[str, Any] = field(default_factory=dict)
-    """Of the input file when it was looked at."""
-
-
-@dataclass(frozen=True)
 class Made:
-    """What the marker of a part says."""
+    """What is known of a part that is whole."""
 
-    key: str
-    rows: Count
-    bytes: Count
-    sha256: Sha256
-    without_known_word: Count = 0
+    rows: int
+    bytes: int
+    sha256: str
+    without_known_word: int
     """Texts of which no token is in the vocabulary."""
-    difference: float | None = None
+    difference: float | None
     """Where the arithmetic is not fp32: by how much a probability of some of the rows differs from that in fp32."""
 
 
-def made(task: Task, *, thorough: bool = True) -> Made | None:
-    """What is known of a part that is whole and belongs to this job; None: it is to be made.
+@dataclass(frozen=True)
+class ScoredPart(engine.Part[Made]):
+    """One part of the input, to be written with its predictions to the file ``name``."""
 
-    ``thorough`` reads the part, too. Raises ``OSError`` where it cannot be read though it is there.
-    """
-    try:
-        found = typed(Made, read_json(task.marker, AGAIN), str(task.marker), AGAIN)
-        with open_regular(task.path) as file:
-            if found.key != task.key or os.fstat(file.fileno()).st_size != found.bytes:
-                return None
-            return found if not thorough or sha256_of(file) == found.sha256 else None
-    except (FileNotFoundError, DataError):
-        return None
+    number: int
+    name: str
+    part: Part
+    layout: Layout
+    opening: Opening
+    has_header: bool
+    """Whether the file stands alone, in a folder of parts."""
+    identity: dict[str, Any]
+    """Of the input file when it was looked at; empty for a folder."""
 
+    result: ClassVar[type] = Made
 
-def make(task: Task) -> Made:
-    """Make a part. Raises ``DataError`` for what cannot be read, ``StorageError`` for what cannot be written."""
-    scorer, part, layout = scorer_of(task.opening), task.part, task.layout
-    if task.identity and addresses.identity(part.file.address) != task.identity:
-        raise DataError(f"{part.file.name}: it changed while it was read; start again when it is whole")
-    count, unread, differences, held = 0, 0, list[float](), list[pa.Table]()
-    is_exact = task.opening.settled["precision"] == "fp32"
-    with storing(task.target, otherwise=OTHERWISE):
-        with atomic.replacing(task.path) as temporary, open(temporary, "wb") as file, own_options():
-            file.write(layout.header(part) if task.has_header else b"")
-            for rows, encoded in encoded_ahead(task, scorer):
+    @property
+    def path(self) -> Path:
+        """The file to write."""
+        return self.root / self.name
+
+    def make(self) -> tuple[Made, dict[str, str]]:
+        """Raises ``DataError`` for what cannot be read, ``OSError`` for what cannot be written."""
+        scorer, part, layout = scorer_of(self.opening), self.part, self.layout
+        if self.identity and addresses.identity(part.file.address) != self.identity:
+            raise DataError(f"{part.file.name}: it changed while it was read; start again when it is whole")
+        count, unread, differences, held = 0, 0, list[float](), list[pa.Table]()
+        is_exact = self.opening.settled["precision"] == "fp32"
+        with atomic.replacing(self.path) as temporary, open(temporary, "wb") as file, own_options():
+            file.write(layout.header(part) if self.has_header else b"")
+            for rows, encoded in encoded_ahead(part, layout, scorer):
                 added = dict(zip(layout.names, map(list_of, scorer.predict(encoded).values()), strict=True))
                 if layout.kind == "parquet":
                     held.append(layout.table(part, rows, added))
@@ -189,10 +167,8 @@ def make(task: Task) -> Made:
                 pq.write_table(pa.concat_tables(held), file, row_group_size=GROUP_ROWS)
         if count != part.cut.rows:
             raise DataError(f"{part.file.name}: {count:,} rows where there were {part.cut.rows:,}: it changed")
-        size, digest = task.path.stat().st_size, atomic.sha256_file(task.path)
-        done = Made(task.key, count, size, digest, unread, max(differences, default=None))
-        atomic.write_json(task.marker, vars(done))
-    return done
+        size, digest = self.path.stat().st_size, atomic.sha256_file(self.path)
+        return Made(count, size, digest, unread, max(differences, default=None)), {self.name: digest}
 
 
 def scorer_of(opening: Opening) -> Scorer:
@@ -204,13 +180,13 @@ def scorer_of(opening: Opening) -> Scorer:
     return kept[1]
 
 
-def encoded_ahead(task: Task, scorer: Scorer) -> Iterator[tuple[Rows, list[np.ndarray]]]:
+def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[Rows, list[np.ndarray]]]:
     """Some rows at a time with their ids; another thread reads and encodes the next ones meanwhile."""
-    pieces = tables.iter_rows(task.part, schema=task.layout.schema)
+    pieces = tables.iter_rows(part, schema=layout.schema)
 
     def step() -> tuple[Rows, list[np.ndarray]] | None:
         rows = next(pieces, None)
-        return None if rows is None else (rows, scorer.encode(texts_of(task.part, rows, task.layout.missing)))
+        return None if rows is None else (rows, scorer.encode(texts_of(part, rows, layout.missing)))
 
     with ThreadPoolExecutor(1) as pool:
         waiting: deque[Future[tuple[Rows, list[np.ndarray]] | None]] = deque(pool.submit(step) for _ in range(AHEAD))

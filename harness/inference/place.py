@@ -24,14 +24,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.inference.config import STDIN, PredictConfig
-from harness.inference.parts import OTHERWISE, Made, Task
+from harness.inference.parts import Made, ScoredPart
 from harness.inference.rows import KINDS
 from harness.rundir.json_files import read_object
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.machine import locked
+from preprocessing.base.schema import Count, Sha256, typed
 from preprocessing.base.storage import check_replaced, storing
-from preprocessing.base.typed import Count, Sha256, typed
 from preprocessing.base.untrusted import open_regular, parse_json, shown
 from preprocessing.corpus import addresses
 
@@ -43,6 +43,7 @@ PART = re.compile(r"part-\d{5,}\.(csv|tsv|jsonl|parquet)")
 MOST_HEADER = 1 << 20
 """Bytes of a first line that are looked at."""
 COPY_BYTES = 1 << 20
+OTHERWISE = "name another --output"
 ANEW = f"{OTHERWISE}, or set --overwrite true"
 Basis = dict[str, Any]
 """``inputs``, ``weights`` and ``settings``: all that decides the predictions."""
@@ -92,14 +93,14 @@ class Place:
         """What says that a folder is whole."""
         return self.target / MANIFEST
 
-    def part(self, number: int, of: int) -> Path:
-        """The file of a part; names of as many digits, so that their order is that of the rows."""
-        name = f"part-{number:0{max(5, len(str(of - 1)))}d}.{self.kind}"
-        return (self.target.absolute() if self.is_folder else self.work) / name
+    @property
+    def root(self) -> Path:
+        """Where the files of the parts lie. Absolute."""
+        return self.target.absolute() if self.is_folder else self.work
 
-    def marker(self, number: int) -> Path:
-        """What says that a part is whole."""
-        return self.work / f"{number:05d}.json"
+    def part_name(self, number: int, of: int) -> str:
+        """The file of a part; names of as many digits, so that their order is that of the rows."""
+        return f"part-{number:0{max(5, len(str(of - 1)))}d}.{self.kind}"
 
 
 def place_of(config: PredictConfig) -> Place:
@@ -193,7 +194,7 @@ def is_whole(place: Place, key: str, basis: Basis) -> bool:
     """Whether a folder holds all of these predictions already. Raises ``ConfigError`` for those of another job."""
     if not place.is_folder or not place.manifest.exists():
         return False
-    content = typed(Whole, read_object(place.manifest, ANEW), str(place.manifest), ANEW)
+    content: Whole = typed(Whole, read_object(place.manifest, ANEW), str(place.manifest), ANEW)
     if content.key != key:
         raise ConfigError(
             f"--output {place.target}/: holds other predictions ({changed(content.basis, basis)}); {ANEW}"
@@ -243,39 +244,39 @@ def is_ours(path: Path) -> bool:
     return name == MANIFEST or PART.fullmatch(name) is not None
 
 
-def finish(place: Place, tasks: Sequence[Task], known: Mapping[int, Made], basis: Basis) -> list[Made]:
+def finish(place: Place, parts: Sequence[ScoredPart], known: Mapping[int, Made], basis: Basis) -> list[Made]:
     """Put the parts together, or write the manifest of the folder; then remove what only the work needed.
 
     ``known`` are the parts by their numbers; all are returned in order. Raises ``DataError`` where one is missing.
     """
-    for task in tasks:
-        if task.number not in known or not task.path.is_file():
+    for part in parts:
+        if part.number not in known or not part.path.is_file():
             what = "is not seen here; name an --output on a disk that all who predict share"
-            raise DataError(f"{task.path}: {what}")
-    found = [known[task.number] for task in tasks]
+            raise DataError(f"{part.path}: {what}")
+    found = [known[part.number] for part in parts]
     with storing(place.target, otherwise=OTHERWISE):
         if place.is_folder:
-            kept = {task.path.name for task in tasks}
+            kept = {part.name for part in parts}
             for path in place.target.iterdir():
                 if is_ours(path) and path.name not in kept:
                     path.unlink()
-            atomic.write_json(place.manifest, manifest(tasks, found, basis))
+            atomic.write_json(place.manifest, manifest(parts, found, basis))
         else:
             with atomic.replacing(place.target) as temporary:
-                (join_parquet if place.kind == "parquet" else join_lines)(tasks, temporary)
+                (join_parquet if place.kind == "parquet" else join_lines)(parts, temporary)
         atomic.vanish(place.work)
     return found
 
 
-def manifest(tasks: Sequence[Task], found: Sequence[Made], basis: Basis) -> dict[str, Any]:
+def manifest(parts: Sequence[ScoredPart], found: Sequence[Made], basis: Basis) -> dict[str, Any]:
     """What a folder of parts says of itself."""
-    parts = [
-        {"file": task.path.name, "rows": one.rows, "bytes": one.bytes, "sha256": one.sha256}
-        for task, one in zip(tasks, found, strict=True)
+    whole = [
+        {"file": part.name, "rows": one.rows, "bytes": one.bytes, "sha256": one.sha256}
+        for part, one in zip(parts, found, strict=True)
     ]
-    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": tasks[0].key}
-    head |= {"rows": sum(one.rows for one in found), "columns": tasks[0].layout.names, "difference": greatest(found)}
-    return {**head, "basis": basis, "parts": parts}
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": parts[0].key}
+    head |= {"rows": sum(one.rows for one in found), "columns": parts[0].layout.names, "difference": greatest(found)}
+    return {**head, "basis": basis, "parts": whole}
 
 
 def greatest(found: Sequence[Made]) -> float | None:
@@ -283,19 +284,19 @@ def greatest(found: Sequence[Made]) -> float | None:
     return max((one.difference for one in found if one.difference is not None), default=None)
 
 
-def join_lines(tasks: Sequence[Task], target: Path) -> None:
+def join_lines(parts: Sequence[ScoredPart], target: Path) -> None:
     """CSV and JSON lines: the header, and the parts one after the other."""
     with open(target, "wb") as file:
-        file.write(tasks[0].layout.header(tasks[0].part))
-        for task in tasks:
-            with open(task.path, "rb") as part:
-                shutil.copyfileobj(part, file, COPY_BYTES)
+        file.write(parts[0].layout.header(parts[0].part))
+        for part in parts:
+            with open(part.path, "rb") as content:
+                shutil.copyfileobj(content, file, COPY_BYTES)
 
 
-def join_parquet(tasks: Sequence[Task], target: Path) -> None:
+def join_parquet(parts: Sequence[ScoredPart], target: Path) -> None:
     """Parquet: the row groups of the parts."""
-    with pq.ParquetWriter(target, pq.read_schema(tasks[0].path)) as writer:
-        for task in tasks:
-            with pq.ParquetFile(task.path) as part:
-                for group in range(part.num_row_groups):
-                    writer.write_table(part.read_row_group(group))
+    with pq.ParquetWriter(target, pq.read_schema(parts[0].path)) as writer:
+        for part in parts:
+            with pq.ParquetFile(part.path) as content:
+                for group in range(content.num_row_groups):
+                    writer.write_table(content.read_row_group(group))

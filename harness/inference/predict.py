@@ -14,17 +14,17 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from harness.inference import parts, place
+from harness.inference import place
 from harness.inference.config import STDIN, PredictConfig
 from harness.inference.engines import engine_of, local, open_scorer, scorer_class
-from harness.inference.parts import Layout, Made, Opening, Task, columns_of
+from harness.inference.parts import Layout, Made, Opening, ScoredPart, columns_of, list_of
 from harness.inference.place import Basis, Place
 from harness.inference.rows import Input, find, lines_of_stdin, own_options, reading_by, texts_of
 from harness.inference.scorer import Scorer, unknown_shares
@@ -33,12 +33,12 @@ from harness.rundir.results import probability_column
 from harness.rundir.training_facts import DIALECT, Reading
 from preprocessing.base import atomic, stopping
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import counted, percent, plain_line, tell
+from preprocessing.base.printable import percent, plain_line, tell
 from preprocessing.base.screen import Screen, cells, shortened
 from preprocessing.corpus import addresses, parquet, sources, tables
 from preprocessing.corpus.sources import Part
+from preprocessing.job import engine
 from preprocessing.job.executors import available_cores, workers
-from preprocessing.job.progress import Progress
 from preprocessing.labels import as_found
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
     """Print a line for each text."""
     encoded, screen = scorer.encode(texts), Screen()
     columns, unknown = scorer.predict(encoded), unknown_shares(encoded)
-    rows = zip(*(parts.list_of(column) for column in columns.values()), strict=True)
+    rows = zip(*(list_of(column) for column in columns.values()), strict=True)
     for text, row, share in zip(texts, rows, unknown.tolist(), strict=True):
         values = dict(zip(columns, row, strict=True))
         if as_json:
@@ -85,17 +85,11 @@ def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """All parts of a prediction, and which of them are there already."""
+    """All parts of a prediction, and all that decides them."""
 
     place: Place
     basis: Basis
-    tasks: list[Task]
-    made: dict[int, Made] = field(default_factory=dict)
-
-    @property
-    def left(self) -> list[Task]:
-        """The parts that are still to be made, in order."""
-        return [task for task in self.tasks if task.number not in self.made]
+    parts: list[ScoredPart]
 
 
 def predict_here(config: PredictConfig) -> None:
@@ -109,20 +103,15 @@ def predict_here(config: PredictConfig) -> None:
         if job is None:
             screen.say(f"{output.target}: these predictions are there already; nothing to do")
             return
-        left = job.left
-        size = sum(task.part.bytes for task in left)
-        worth = max(1, min(len(left), int(size / (config.part_mb * 1e6))))  # starting a process takes seconds
-        on_cuda = job.tasks[0].opening.settled["device"] == "cuda"
-        progress = progress_of(left, config.quiet)
+        size = sum(part.size for part in job.parts)
+        worth = max(1, int(size / (config.part_mb * 1e6)))  # starting a process takes seconds
+        on_cuda = job.parts[0].opening.settled["device"] == "cuda"
+        default = 1 if on_cuda else min(available_cores(), worth, len(job.parts))
         same = "the same command without --overwrite" if config.overwrite else "the same command"
         kept = f"finished parts are kept in {output.work}; {same} goes on"
-        crew_size = config.workers(1 if on_cuda else min(available_cores(), worth))
-        with stopping.keeping(kept), workers(crew_size, quiet=config.quiet) as crew:
-            for task, made in crew.map(parts.make, left, what="predicting", tick=progress.tick):
-                job.made[task.number] = made
-                progress.advance(made.rows, task.part.bytes)
-        end(progress, len(job.tasks))
-        finish(job, screen)
+        with stopping.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
+            done = engine.run(job.parts, crew, progress_of(job.parts, config.quiet))
+            finish(job, {part.number: made for part, made in done}, screen)
 
 
 def predict_on_ranks(config: PredictConfig, world: World) -> None:
@@ -140,7 +129,8 @@ def predict_on_ranks(config: PredictConfig, world: World) -> None:
                 stack.enter_context(place.claimed(output))
         with world.together("planning the predictions"):
             job = begun(config, output) if world.is_main else None
-        left = world.from_main(None if job is None else job.left, "the parts that are left")
+            left = None if job is None else [part for part in job.parts if engine.finished(part) is None]
+        left = world.from_main(left, "the parts that are left")
         if left is None:
             screen.say(f"{output.target}: these predictions are there already; nothing to do")
             return
@@ -150,14 +140,14 @@ def predict_on_ranks(config: PredictConfig, world: World) -> None:
                 raise DataError(f"{output.work}: {what}")
             own = left[world.rank :: world.world_size]
             progress = progress_of(own, quiet)
-            for task in own:
-                made = parts.make(task)
-                progress.advance(made.rows, task.part.bytes)
+            for part in own:
+                progress.advance(engine.make(part).rows, part.size)
                 progress.tick(world.world_size)
-            end(progress, len(left))
+            progress.close()
         with world.together("putting the parts together"):
             if job is not None:
-                finish(replace(job, made=verified(job.tasks, thorough=False)), screen)
+                known = {part.number: engine.finished(part, verify=False) for part in job.parts}
+                finish(job, {number: made for number, made in known.items() if made is not None}, screen)
 
 
 def begun(config: PredictConfig, output: Place) -> Job | None:
@@ -183,8 +173,7 @@ def begun(config: PredictConfig, output: Place) -> Job | None:
         fingerprints = [[one.file.name, one.kind, plan.fingerprint] for one, plan in zip(inputs, plans, strict=True)]
         basis = basis_of(config, output, opening, info, reading, fingerprints)
         key = hashlib.sha256(atomic.canonical_json([VERSION, basis])).hexdigest()
-        is_begun = place.is_begun(output, basis)
-        if not is_begun and not config.overwrite:
+        if not place.is_begun(output, basis) and not config.overwrite:
             place.refuse_replacing(output, names)
         if place.is_whole(output, key, basis):
             atomic.vanish(output.work)
@@ -197,28 +186,26 @@ def begun(config: PredictConfig, output: Place) -> Job | None:
     if output.is_folder:
         output.manifest.unlink(missing_ok=True)  # it would describe parts that are being replaced
     atomic.write_json(output.work / place.BEGUN, basis)
-    tasks = [
-        Task(
+    for one in inputs:
+        if one.form:
+            screen.say(f"input: {one.file.name}: {one.form}")
+    parts = [
+        ScoredPart(
+            key,
+            output.root,
+            output.work / f"{number:05d}.json",
+            part.bytes,
             number,
+            output.part_name(number, len(every)),
             part,
             layout,
-            key,
             opening,
-            output.part(number, len(every)),
-            output.marker(number),
-            str(output.target),
             has_header=output.is_folder,
             identity=one.identity,
         )
         for number, (one, part) in enumerate(every)
     ]
-    job = Job(output, basis, tasks, verified(tasks) if is_begun else {})
-    if is_begun:
-        screen.say(f"continuing: {len(job.made):,} of {counted(len(tasks), 'part')} are there")
-    for one in inputs if not is_begun else ():
-        if one.form:
-            screen.say(f"input: {one.file.name}: {one.form}")
-    return job
+    return Job(output, basis, parts)
 
 
 def basis_of(
@@ -252,7 +239,7 @@ def looked_at(every: Sequence[tuple[Input, Part]], layout: Layout, screen: Scree
     Raises ``DataError`` for the first row that cannot be predicted, and for files that have other columns than the
     first one, or those that are to be added.
     """
-    progress = Progress("looking at the input", sum(part.bytes for _, part in every), screen=screen)
+    progress = engine.Progress("looking at the input", sum(part.bytes for _, part in every), screen=screen)
     first, of_json = every[0][1], every[0][0].kind == "jsonl"
     schemas: list[pa.Schema] = []
     for _, part in every:
@@ -297,30 +284,16 @@ def top_of(part: Part) -> bytes:
     return addresses.read_range(part.data, 0, part.cut.start) if is_text and part.cut.start else b""
 
 
-def verified(tasks: Sequence[Task], *, thorough: bool = True) -> dict[int, Made]:
-    """The parts that are there and whole; ``thorough``: whose bytes are those that were written."""
-    known = {task.number: parts.made(task, thorough=thorough) for task in tasks}
-    return {number: made for number, made in known.items() if made is not None}
+def progress_of(parts: Sequence[ScoredPart], quiet: bool) -> engine.Progress:
+    """Shows how far some parts are, where there are several."""
+    screen = Screen(errors=True, quiet=quiet or len(parts) < 2)
+    return engine.Progress("predicting", sum(part.size for part in parts), screen=screen)
 
 
-def progress_of(tasks: Sequence[Task], quiet: bool) -> Progress:
-    """How far some parts are."""
-    screen = Screen(errors=True, quiet=quiet)
-    return Progress("predicting", sum(task.part.bytes for task in tasks), screen=screen)
-
-
-def end(progress: Progress, number_of_parts: int) -> None:
-    """Say how long it took, where that was long enough to be shown at all."""
-    if number_of_parts > 1:
-        progress.close()
-    else:
-        progress.screen.end()
-
-
-def finish(job: Job, screen: Screen) -> None:
+def finish(job: Job, made: Mapping[int, Made], screen: Screen) -> None:
     """Put everything together, and say what there is. Raises ``DataError`` for a part that is not there."""
-    found = place.finish(job.place, job.tasks, job.made, job.basis)
-    settled, rows = job.tasks[0].opening.settled, sum(one.rows for one in found)
+    found = place.finish(job.place, job.parts, made, job.basis)
+    settled, rows = job.parts[0].opening.settled, sum(one.rows for one in found)
     if (difference := place.greatest(found)) is not None:
         what = "and no probability of the rows that were also computed in fp32 differs by more than"
         screen.say(f"computed in {settled['precision']} on {settled['device']}, {what} {difference:.2g}")

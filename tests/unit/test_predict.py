@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.__main__ import main
-from harness.inference import parts, rows
+from harness.inference import rows
+from harness.inference.parts import Layout, ScoredPart
 from harness.inference.place import MANIFEST
 from preprocessing.base import atomic, cli
 from tests.commands import unwrapped
@@ -369,15 +370,15 @@ def test_many_parts_are_as_one(source: str, target: str, few_at_once: None) -> N
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None]:
     """The process dies when it begins this part."""
-    make = parts.make
+    make = ScoredPart.make
 
-    def dying(task: parts.Task) -> parts.Made:
-        if task.number == number:
+    def dying(part: ScoredPart) -> Any:
+        if part.number == number:
             raise KeyboardInterrupt
-        return make(task)
+        return make(part)
 
-    monkeypatch.setattr(parts, "make", dying)
-    return lambda: monkeypatch.setattr(parts, "make", make)
+    monkeypatch.setattr(ScoredPart, "make", dying)
+    return lambda: monkeypatch.setattr(ScoredPart, "make", make)
 
 
 @pytest.mark.parametrize(("source", "target"), [("in.csv", "out.csv"), ("in.parquet", "out.parquet"), ("in.csv", "o/")])
@@ -445,14 +446,14 @@ def test_what_was_begun_goes_on_with_the_same_only(
 
 
 def test_failures_while_parts_are_written(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    name, make = write("csv"), parts.make
+    name, make = write("csv"), ScoredPart.make
     written("out.csv", "old")
 
-    def full(self: parts.Layout, *arguments: object) -> bytes:
+    def full(self: Layout, *arguments: object) -> bytes:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(parts.Layout, "lines", full)
+        patched.setattr(Layout, "lines", full)
         code, line = refused(capsys, name, "out.csv", "--overwrite", "true")
     what = "make room and run the same command to continue, or name another --output"
     assert (code, line[-len(what) :]) == (4, what)
@@ -460,13 +461,13 @@ def test_failures_while_parts_are_written(capsys: pytest.CaptureFixture[str], mo
     assert Path("out.csv").read_text() == "old"
     assert list(Path().glob(f"**/*{atomic.TEMPORARY_MARK}*")) == []
 
-    def elsewhere(task: parts.Task) -> parts.Made:
-        made = make(task)
-        if task.number == 2:
-            task.path.unlink()
+    def elsewhere(part: ScoredPart) -> Any:
+        made = make(part)
+        if part.number == 2:
+            part.path.unlink()
         return made
 
-    monkeypatch.setattr(parts, "make", elsewhere)
+    monkeypatch.setattr(ScoredPart, "make", elsewhere)
     path = Path("new.csv.parts/part-00002.csv").absolute()
     what = "is not seen here; name an --output on a disk that all who predict share"
     assert refused(capsys, name, "new.csv", *SMALL) == (3, f"{path}: {what}")
