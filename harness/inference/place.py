@@ -16,7 +16,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,16 @@ MOST_HEADER = 1 << 20
 COPY_BYTES = 1 << 20
 OTHERWISE = "name another --output"
 ANEW = f"{OTHERWISE}, or set --overwrite true"
-Basis = dict[str, Any]
-"""``inputs``, ``weights`` and ``settings``: all that decides the predictions."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """All that decides the predictions, as plain values."""
+
+    inputs: list[tuple[str, str, dict[str, str]]]
+    """Name, kind and fingerprint of each file."""
+    weights: dict[str, Any]
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class Whole:
     """``_predictions.json``."""
 
     key: str
-    basis: dict[str, Any]
+    basis: Basis
     parts: list[WholePart]
     rows: Count = 0
     columns: list[str] = field(default_factory=list)
@@ -207,24 +215,31 @@ def is_whole(place: Place, key: str, basis: Basis) -> bool:
 
 def is_begun(place: Place, basis: Basis) -> bool:
     """Whether these predictions were begun there. Raises ``ConfigError`` where others were."""
-    before = read_object(place.work / BEGUN, ANEW)
-    if before is None or before == basis:
-        return before is not None
+    path = place.work / BEGUN
+    if (content := read_object(path, ANEW)) is None:
+        return False
+    before: Basis = typed(Basis, content, str(path), ANEW)
+    if before == basis:
+        return True
     raise ConfigError(f"{place.work}: a prediction was begun with {changed(before, basis)}; {ANEW} to begin anew")
 
 
-def changed(before: Mapping[str, Any], now: Basis) -> str:
+def changed(before: Basis, now: Basis) -> str:
     """Which of the things that decide a prediction is another one."""
-    if before.get("weights") != now["weights"]:
+    if before.weights != now.weights:
         return "other weights"
-    if before.get("inputs") != now["inputs"]:
-        known = {one[0]: one[1:] for one in before.get("inputs", [])}
-        name = next((one[0] for one in now["inputs"] if known.get(one[0]) != one[1:]), None)
+    if before.inputs != now.inputs:
+        known = {name: rest for name, *rest in before.inputs}
+        name = next((name for name, *rest in now.inputs if known.get(name) != rest), None)
         return f"another content of {name}" if name in known else "another input"
-    for name, value in now["settings"].items():
-        if (old := before.get("settings", {}).get(name)) != value:
-            return f"{name} {old} and not {value}"
-    return "another version"
+    return next(
+        (
+            f"{name} {before.settings.get(name)} and not {value}"
+            for name, value in now.settings.items()
+            if before.settings.get(name) != value
+        ),
+        "another version",
+    )
 
 
 def clear(place: Place) -> None:
@@ -276,7 +291,7 @@ def manifest(parts: Sequence[ScoredPart], found: Sequence[Made], basis: Basis) -
     ]
     head = {"format": FORMAT, "format_version": FORMAT_VERSION, "key": parts[0].key}
     head |= {"rows": sum(one.rows for one in found), "columns": parts[0].layout.names, "difference": greatest(found)}
-    return {**head, "basis": basis, "parts": whole}
+    return {**head, "basis": asdict(basis), "parts": whole}
 
 
 def greatest(found: Sequence[Made]) -> float | None:

@@ -170,9 +170,9 @@ def begun(config: PredictConfig, output: Place) -> Job | None:
     place.refuse_inputs(output, [one.file.address for one in inputs if not addresses.is_remote(one.file.address)])
     with own_options():
         plans = [sources.scan(one.file, output.work) for one in inputs]
-        fingerprints = [[one.file.name, one.kind, plan.fingerprint] for one, plan in zip(inputs, plans, strict=True)]
+        fingerprints = [(one.file.name, one.kind, plan.fingerprint) for one, plan in zip(inputs, plans, strict=True)]
         basis = basis_of(config, output, opening, info, reading, fingerprints)
-        key = hashlib.sha256(atomic.canonical_json([VERSION, basis])).hexdigest()
+        key = hashlib.sha256(atomic.canonical_json([VERSION, asdict(basis)])).hexdigest()
         if not place.is_begun(output, basis) and not config.overwrite:
             place.refuse_replacing(output, names)
         if place.is_whole(output, key, basis):
@@ -185,7 +185,7 @@ def begun(config: PredictConfig, output: Place) -> Job | None:
         layout = looked_at(every, Layout(output.kind, names, config.missing == "keep"), screen)
     if output.is_folder:
         output.manifest.unlink(missing_ok=True)  # it would describe parts that are being replaced
-    atomic.write_json(output.work / place.BEGUN, basis)
+    atomic.write_json(output.work / place.BEGUN, asdict(basis))
     for one in inputs:
         if one.form:
             screen.say(f"input: {one.file.name}: {one.form}")
@@ -214,7 +214,7 @@ def basis_of(
     opening: Opening,
     info: BundleInfo,
     reading: Reading,
-    fingerprints: list[Any],
+    fingerprints: list[tuple[str, str, dict[str, Any]]],
 ) -> Basis:
     """All that decides the predictions, as plain values."""
     settings = {
@@ -229,8 +229,7 @@ def basis_of(
         "labels": [info.label_type, *info.labels],
         "decision": [info.temperature, info.threshold],
     }
-    found: Basis = json.loads(json.dumps({"inputs": fingerprints, "weights": weights, "settings": settings}))
-    return found
+    return Basis(fingerprints, weights, settings)
 
 
 def looked_at(every: Sequence[tuple[Input, Part]], layout: Layout, screen: Screen) -> Layout:
