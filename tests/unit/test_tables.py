@@ -453,7 +453,7 @@ def test_values_of_json_have_the_type_of_all_rows(tmp_path: Path) -> None:
     assert table["n"].to_pylist() == [*range(8), 8.5, 9.5]
     assert (table["x"][4].as_py(), table["big"][4].as_py(), table["x"][0].as_py()) == ("[1]", str(1 << 70), None)
     (tmp_path / "a").write_text('{"text": "a"}\n{"text": 1}\n')
-    with pytest.raises(DataError, match="^a: row 2: 'text' is 1, expected a text$"):
+    with pytest.raises(DataError, match=r"^a: row 2: 'text' is 1, expected a text$"):
         list(iter_rows(plan_of(tmp_path / "a", "jsonl").parts[0]))
 
 
@@ -466,6 +466,12 @@ def test_columns_of_parquet_and_names_of_files(tmp_path: Path) -> None:
             for part in plan_of(tmp_path / "a.parquet", "parquet", part_mb=part_mb).parts
             for rows in iter_rows(part)
         ]
+        assert pa.concat_tables(rows.table for rows in found).cast(table.schema).equals(table)
+        assert max(len(rows.table) for rows in found) <= 2048
+    root = write(tmp_path / "texts", [("one", "x"), ("two", "y")])
+    ((rows,),) = [list(iter_rows(part)) for part in plan_of(root, "folder").parts]
+    assert rows.table.to_pylist() == [{"file": "x/0_7.txt", "text": b"one"}, {"file": "y/1_7.txt", "text": b"two"}]        parts = plan_of(tmp_path / "a.parquet", "parquet", part_mb=part_mb).parts
+        found = [rows for part in parts for rows in iter_rows(part)]
         assert pa.concat_tables(rows.table for rows in found).cast(table.schema).equals(table)
         assert max(len(rows.table) for rows in found) <= 2048
     root = write(tmp_path / "texts", [("one", "x"), ("two", "y")])
