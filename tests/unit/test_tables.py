@@ -470,10 +470,4 @@ def test_columns_of_parquet_and_names_of_files(tmp_path: Path) -> None:
         assert max(len(rows.table) for rows in found) <= 2048
     root = write(tmp_path / "texts", [("one", "x"), ("two", "y")])
     ((rows,),) = [list(iter_rows(part)) for part in plan_of(root, "folder").parts]
-    assert rows.table.to_pylist() == [{"file": "x/0_7.txt", "text": b"one"}, {"file": "y/1_7.txt", "text": b"two"}]        parts = plan_of(tmp_path / "a.parquet", "parquet", part_mb=part_mb).parts
-        found = [rows for part in parts for rows in iter_rows(part)]
-        assert pa.concat_tables(rows.table for rows in found).cast(table.schema).equals(table)
-        assert max(len(rows.table) for rows in found) <= 2048
-    root = write(tmp_path / "texts", [("one", "x"), ("two", "y")])
-    ((rows,),) = [list(iter_rows(part)) for part in plan_of(root, "folder").parts]
     assert rows.table.to_pylist() == [{"file": "x/0_7.txt", "text": b"one"}, {"file": "y/1_7.txt", "text": b"two"}]
