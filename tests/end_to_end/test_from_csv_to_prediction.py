@@ -16,7 +16,7 @@ from harness.__main__ import main as harness
 from preprocessing.__main__ import main as preprocess
 from preprocessing.base import cli
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.commands import CPU, PLAIN, read_metrics, run_module, sentence, succeed, unwrapped
+from tests.commands import CPU, PLAIN, read_metrics, run_module, succeed, unwrapped
 from tests.datasets import sentences
 from tests.runs import train_to_end
 
@@ -136,21 +136,3 @@ def test_one_sentence_on_the_command_line(run: Path, capsys: pytest.CaptureFixtu
     assert values["predicted"] == "pos"
     assert values["probability_pos"] == pytest.approx(1 - values["probability_neg"])
     assert values["probability_pos"] > 0.5
-
-
-def test_a_run_directory_is_not_written_twice(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (run / "metrics.jsonl").read_bytes()
-    words = ("launch", "--data", data, "--run", run, *TRAINING, "--resume", "never")
-    assert cli.run(harness, [*map(str, words)]) == 2
-    said = unwrapped(capsys.readouterr().err)
-    assert said == f"error: run: {run} already holds a run; name another directory, or remove it\n"
-    assert (run / "metrics.jsonl").read_bytes() == before
-
-
-def test_weights_and_dataset_with_different_vocabularies_are_not_mixed(run: Path, corpus: Path) -> None:
-    other = corpus.parent / "other"
-    arguments = ("--source.path", corpus, "--output", other, "--text.max_tokens", 64, "--vocabulary.min_count", 5)
-    assert cli.run(preprocess, ["run", *map(str, arguments)]) == 0
-    result = train_to_end("--run", run, "--data", other, module="harness.evaluate")
-    assert result.returncode == 3
-    assert "its vocabulary is not the one the weights were trained with" in sentence(result)
