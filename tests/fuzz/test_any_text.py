@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from preprocessing.text.encoder import Encoder
-from preprocessing.text.resolve import resolve
+from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import UNK, count, freeze
