@@ -20,7 +20,12 @@ for name in (
     "tests.killed",
 ):
     importlib.import_module(name)
-for name in ("harness.predict", "harness.predicting.torch_scorer", "preprocessing.job.entry", "preprocessing.__main__"):
+for name in (
+    "harness.predict",
+    "harness.predicting.torch_scorer",
+    "preprocessing.job.pipeline",
+    "preprocessing.__main__",
+):
     importlib.import_module(name)
 
 _made = {one: cli.parser_for(one) for one in (Recipe, PredictConfig, PreprocessConfig)}

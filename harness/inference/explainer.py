@@ -16,7 +16,7 @@ from harness.model.attribution import Attribution, attributions
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.text.encoder import Encoded, kept_at_head
 from preprocessing.text.spans import Span, spans_of
-from preprocessing.text.tokens import Tokens
+from preprocessing.text.tokenizer import Tokens
 
 
 class Explainer:

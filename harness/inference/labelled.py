@@ -25,7 +25,7 @@ from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import Piece, read
 from preprocessing.labels import LabelMap, spelling
 from preprocessing.text.encoder import Encoded, Encoder
-from preprocessing.text.tokens import Tokens
+from preprocessing.text.tokenizer import Tokens
 from preprocessing.text.vocabulary import UNK
 
 NAMED = 6

@@ -28,8 +28,8 @@ from preprocessing.base import stopping
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.printable import counted, percent, plain_line, public, tell
 from preprocessing.base.screen import Screen, cells, shortened
+from preprocessing.job.engine import Progress
 from preprocessing.job.executors import available_cores, workers
-from preprocessing.job.progress import Progress
 from preprocessing.labels import as_found
 
 if TYPE_CHECKING:

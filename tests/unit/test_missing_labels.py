@@ -249,7 +249,7 @@ WRONG = {
     "empty": (lambda root: write_csv(root / "o.csv", [], header=()), 3, "{root}/o.csv: the file is empty; it needs"),
     "a header alone": (
         lambda root: write_csv(root / "o.csv", [], header=("text",)), 3,
-        "{root}/o.csv: holds no text; give it rows, or leave it out of source.unlabelled_path",
+        "{root}/o.csv: holds no row; give it some, or leave it out of source.unlabelled_path",
     ),
     "no text column": (
         lambda root: write_csv(root / "o.csv", [(number, number) for number in range(9)], header=("a", "b")), 3,
@@ -260,11 +260,11 @@ WRONG = {
     ),
     "only empty texts": (
         lambda root: write_csv(root / "o.csv", [("",), ("...",)], header=("text",)), 3,
-        "row 1: no token is left of this text, nor of any other without a label; check text.stop_words",
+        "row 1: no token is left of this text, nor of any other like it; check text.stop_words",
     ),
     "only texts of the test": (
         lambda root: write_csv(root / "o.csv", [("a text 1",)], header=("text",)), 3,
-        "{root}/o.csv: no text without a label is left: the policies of quality drop all 1; mend that",
+        "source.unlabelled_path: no text without a label is left: the policies of quality drop all 1; change them",
     ),
 }  # fmt: skip
 
@@ -288,7 +288,7 @@ def test_no_row_with_a_label_is_a_sentence(tmp_path: Path, command: Command) -> 
         in command.err
     )
     assert command.build(source, tmp_path / "out", "--source.missing_label", "drop") == 3
-    assert "every row is left out by source.missing_label" in command.err
+    assert "(or source.missing_label)" in command.err
 
 
 def test_dropped_rows_are_counted(tmp_path: Path, command: Command) -> None:
