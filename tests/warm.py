@@ -14,7 +14,7 @@ from preprocessing.config import PreprocessConfig
 
 for name in (
     "torch._dynamo",
-    "harness.baseline.compare",
+    "harness.baseline.results",
     "harness.report.sink",
     "harness.training.assembly",
     "tests.killed",
