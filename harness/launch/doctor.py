@@ -24,12 +24,11 @@ from harness.launch import launcher, many, meeting
 from harness.launch.asked import NOTHING, LaunchRecipe
 from harness.ranks.stopping import leave
 from harness.training.rules import resolve, resolve_without_data
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.base.commands import Command, read
 from preprocessing.base.errors import DataError, UserError
-from preprocessing.base.screen import Screen, Tone
+from preprocessing.base.screen import Screen, Tone, wrapped
 from preprocessing.base.storage import temporary_folder
-from preprocessing.base.terminal import wrapped
 
 if TYPE_CHECKING:
     from harness.launch.checkup import Finding
@@ -132,4 +131,4 @@ def report(findings: Sequence[Finding], *, as_json: bool) -> int:
 
 
 if __name__ == "__main__":
-    leave(answering.run(main))
+    leave(cli.run(main))

@@ -36,7 +36,7 @@ from harness.rundir.storage import is_free
 from harness.settings.task import LANGUAGE_MODEL
 from harness.training import preflight
 from harness.training.rules import resolve
-from preprocessing.base import atomic, cli, recipes
+from preprocessing.base import atomic, cli, config_files
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.printable import tell
 from preprocessing.base.screen import Screen
@@ -173,7 +173,7 @@ def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[s
 def with_quiet(options: Sequence[str], training: Sequence[str]) -> tuple[list[str], list[str]]:
     """Both parts of a command line, with ``--quiet`` in ours, and the file that ``--config_file`` names or means."""
     moved = [QUIET] if QUIET in options else []
-    options = recipes.named(options, "accelerate", "--config_file")
+    options = config_files.named(options, "accelerate", "--config_file")
     return [word for word in options if word != QUIET], [*moved, *training]
 
 

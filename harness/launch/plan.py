@@ -38,11 +38,10 @@ from harness.settings.task import LANGUAGE_MODEL
 from harness.tracking.trackers import check_names
 from harness.training.rules import resolve
 from preprocessing.base.errors import UserError
+from preprocessing.base.printable import counted, size
 from preprocessing.base.randomness import permutation
-from preprocessing.base.readable import counted, size
-from preprocessing.base.screen import Screen
+from preprocessing.base.screen import TIE, Screen
 from preprocessing.base.split_names import TEST, UNLABELLED, VALIDATION
-from preprocessing.base.terminal import TIE
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
 from preprocessing.dataset.verification import check_files
 from preprocessing.text.spec import TextPipeline

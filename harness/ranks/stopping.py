@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness.rundir.status import LAUNCH_ID
-from preprocessing.base import answering, stopping
+from preprocessing.base import cli, stopping
 from preprocessing.base.errors import UserError
 
 EXIT_CODE = stopping.PREEMPTED
@@ -297,7 +297,7 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
             raise
 
     try:
-        code = answering.run(quiet, sys.argv[1:])
+        code = cli.run(quiet, sys.argv[1:])
     except Exception:
         traceback.print_exc()
         code = 1

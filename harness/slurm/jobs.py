@@ -34,11 +34,11 @@ LIMIT_S = 60
 AFTER = ("--kill-on-invalid-dep=yes",)
 """A job whose predecessor failed ends, in place of waiting for ever."""
 SINGLE = (
-    Command(name="evaluate", summary="", config="harness.inference.config:EvaluateHereConfig"),
+    Command(name="evaluate", summary="", config="harness.inference.config:EvaluateConfig"),
     Command(
         name="predict",
         summary="",
-        config="harness.predicting.config:PredictConfig",
+        config="harness.inference.config:PredictConfig",
         words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None, texts=True),
     ),
     Command(
