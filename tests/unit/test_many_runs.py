@@ -154,7 +154,7 @@ def test_a_time_limit_is_that_of_all_rounds(
 
 
 def test_a_launcher_that_was_told_to_stop_starts_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    STOP.heard.append("SIGUSR2")
+    monkeypatch.setattr(STOP, "heard", ["SIGUSR2"])
     monkeypatch.setattr(STOP, "unbegun", True)
     failure = launcher.start(launcher.accelerate_arguments([], []))
     assert failure is not None
