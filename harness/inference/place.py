@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ def claimed(place: Place) -> Iterator[None]:
     is_new = place.is_folder and not place.target.exists()
     refuse_foreign(place)
     refusal = UserError(f"{place.target}: another process is predicting to it; wait for it, or stop it")
-    with storing(place.target, otherwise=OTHERWISE):
+    with writing(place):
         if not atomic.is_signed(place.work, place.target):
             with suppress(FileExistsError), atomic.new_folder(place.work) as work:  # another process may be faster
                 atomic.sign(work, place.target)
@@ -152,6 +152,11 @@ def claimed(place: Place) -> Iterator[None]:
                     atomic.vanish(place.work)
                     if is_new and not any(place.target.iterdir()):
                         place.target.rmdir()
+
+
+def writing(place: Place) -> AbstractContextManager[None]:
+    """Turns a failure to write into a ``StorageError`` that names the output."""
+    return storing(place.target, otherwise=OTHERWISE)
 
 
 def refuse_foreign(place: Place) -> None:
@@ -269,7 +274,7 @@ def finish(place: Place, parts: Sequence[ScoredPart], known: Mapping[int, Made],
             what = "is not seen here; name an --output on a disk that all who predict share"
             raise DataError(f"{part.path}: {what}")
     found = [known[part.number] for part in parts]
-    with storing(place.target, otherwise=OTHERWISE):
+    with writing(place):
         if place.is_folder:
             kept = {part.name for part in parts}
             for path in place.target.iterdir():

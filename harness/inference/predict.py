@@ -25,7 +25,7 @@ from harness.inference import place
 from harness.inference.config import STDIN, PredictConfig
 from harness.inference.engines import engine_of, local, open_scorer, scorer_class
 from harness.inference.parts import Layout, Made, Opening, ScoredPart, columns_of, list_of
-from harness.inference.place import Basis, Place
+from harness.inference.place import Basis, Place, writing
 from harness.inference.rows import Input, find, lines_of_stdin, own_options, reading_by, texts_of
 from harness.inference.scorer import Scorer, unknown_shares
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_classifier, read_info
@@ -127,14 +127,14 @@ def predict_on_ranks(config: PredictConfig, world: World) -> None:
         with world.together("claiming the output"):
             if world.is_main:
                 stack.enter_context(place.claimed(output))
-        with world.together("planning the predictions"):
+        with world.together("planning the predictions"), writing(output):
             job = begun(config, output) if world.is_main else None
             left = None if job is None else [part for part in job.parts if engine.finished(part) is None]
         left = world.from_main(left, "the parts that are left")
         if left is None:
             screen.say(f"{output.target}: these predictions are there already; nothing to do")
             return
-        with world.together("predicting"):
+        with world.together("predicting"), writing(output):
             if not output.work.is_dir():
                 what = "this rank does not see what rank 0 has begun; write to a disk that all machines share"
                 raise DataError(f"{output.work}: {what}")
