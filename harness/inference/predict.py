@@ -156,8 +156,8 @@ def begun(config: PredictConfig, output: Place) -> Job | None:
     Raises ``ConfigError`` where something else was begun there, ``DataError`` for the first row that cannot be read.
     """
     screen, directory = Screen(errors=True, quiet=config.quiet), bundle_directory(config.run)
-    engine = engine_of(directory, config.engine)
-    opening = Opening(engine, config.run, scorer_class(engine).settle(config.device, config.precision), config.batch)
+    name = engine_of(directory, config.engine)
+    opening = Opening(name, config.run, scorer_class(name).settle(config.device, config.precision), config.batch)
     info = read_info(directory)
     check_classifier(directory, info)
     place.refuse_inputs(output, config.inputs)
@@ -174,7 +174,7 @@ def begun(config: PredictConfig, output: Place) -> Job | None:
         basis = basis_of(config, output, opening, info, reading, fingerprints)
         key = hashlib.sha256(atomic.canonical_json([VERSION, asdict(basis)])).hexdigest()
         if not place.is_begun(output, basis) and not config.overwrite:
-            place.refuse_replacing(output, names)
+            place.refuse_replacing(output, config.prefix)
         if place.is_whole(output, key, basis):
             atomic.vanish(output.work)
             return None
