@@ -194,7 +194,8 @@ def test_labels_that_the_run_does_not_know_are_named(
     assert (code, line) == (
         3,
         f"{path}: holds labels that the run does not know: 'meh' (2 rows, first row 2), 'so so' (1 row, first "
-        f"row 5); it knows {', '.join(names)}; say in source.labels what they mean, or leave the rows out with source.neutral",
+        f"row 5); it knows {', '.join(names)}; say in source.labels what they mean, or leave the rows out with "
+        "source.neutral",
     )
     assert evaluate(run, "--input", path, "--output", tmp_path, "--source.neutral", "[meh, so so]") == 0
     assert "strange.csv: 2 rows, 3 left out" in capsys.readouterr().out
