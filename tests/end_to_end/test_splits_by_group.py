@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,8 @@ import numpy as np
 import pytest
 
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.commands import sentence, succeed
-from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
+from tests.commands import succeed
+from tests.corpora import Command, contents, reviews, write_csv
 
 pytestmark = pytest.mark.processes
 FILMS = 60
@@ -103,20 +102,3 @@ def test_a_column_with_words_of_its_own(source: Path, tmp_path: Path, preprocess
     shared = "the source's own train and test share 6 groups of film ('film 29', 'film 59', 'film 9', …)"
     assert f"splits: {shared}: 6 rows in train and 54 rows in test" in grouped.stderr
     assert shared in succeed(preprocessing("inspect", tmp_path / "out")).stdout
-    shown = json.loads(succeed(preprocessing("inspect", tmp_path / "out", "--json")).stdout)
-    assert shown["corpus"]["groups"]["named_by_source"] == ["train", "test"]
-
-
-def test_hints_on_json_lines(tmp_path: Path, preprocessing: Preprocessing) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", [(text, label) for text, label in TEXTS[:60]])
-    lines = [
-        {**json.loads(line), "customer_id": at % 7, "Split": "x"}
-        for at, line in enumerate(path.read_text().splitlines())
-    ]
-    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
-    done = succeed(preprocessing("run", "--source.path", path, "--output", tmp_path / "out", *COMMON))
-    assert "column 'customer_id' looks like a group (in 60 rows 7 values)" in done.stderr
-    assert "column 'Split' is not used" in done.stderr
-    unique = preprocessing(*("run", "--source.path", path, "--output", tmp_path / "u", "--splits.group_column", "text"))
-    assert unique.returncode == 2
-    assert sentence(unique) == "splits.group_column: 'text' already holds the text or the label"
