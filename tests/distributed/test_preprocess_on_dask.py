@@ -92,19 +92,6 @@ def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
-@pytest.mark.timeout(120)
-def test_an_error_on_a_worker_is_the_same_sentence(
-    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = Command(capsys)
-    rows: list[tuple[str, str]] = [*reviews(400), ("fine", ""), *reviews(50)]
-    source = write_csv(tmp_path / "reviews.csv", rows)
-    cluster.worker()
-    dask = ("--executor.kind", "dask", "--executor.scheduler", cluster.file)
-    assert command("run", "--source.path", source, "--output", tmp_path / "out", *SMALL, *dask) == 3
-    assert "reviews.csv: row 401: there is no label; mend the row" in command.err.splitlines()[-1]
-
-
 @pytest.mark.timeout(60)
 def test_a_scheduler_that_does_not_answer_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

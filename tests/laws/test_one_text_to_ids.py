@@ -19,7 +19,7 @@ from harness.rundir.bundle_files import read_info, write_info
 from harness.rundir.layout import BUNDLE
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
-from preprocessing.text.encoder import Encoded, Encoder, encode_tokens
+from preprocessing.text.encoder import Encoded, Encoder
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
@@ -59,15 +59,6 @@ def clean(text: str) -> str:
 
 def has_surrogate(text: str) -> bool:
     return any(0xD800 <= ord(char) < 0xE000 for char in text)
-
-
-def test_stored_tokens_encode_like_texts(encoder: Encoder) -> None:
-    tokens = Tokenizer(encoder.pipeline)(CORPUS)
-    stored = encode_tokens(tokens, encoder.vocabulary, SPEC)
-    direct = encoder(CORPUS)
-    assert stored.ids.tolist() == direct.ids.tolist()
-    assert stored.offsets.tolist() == direct.offsets.tolist()
-    assert stored.num_tokens.tolist() == direct.num_tokens.tolist()
 
 
 @pytest.mark.parametrize(

@@ -85,17 +85,6 @@ def test_values_that_are_no_texts(labels: str, said: str, tmp_path: Path) -> Non
             parsed(*given)
 
 
-def test_a_corpus_of_yes_and_no(tmp_path: Path, command: Command) -> None:
-    rows = [(text, AS_WRITTEN[at % len(AS_WRITTEN)]) for at, (text, _) in enumerate(reviews(280))]
-    source, labels = write_csv(tmp_path / "a.csv", rows), "{yes: [yes, on, 012, 1e3, 1_000, 0x1F, 1:30], 0: [no, off"
-    labels += ", null, ~, 2012-01-01, .5, NaN]}"
-    (tmp_path / "a.yaml").write_text(f"source: {{labels: {labels}}}\n")
-    assert command.build(source, tmp_path / "out", "--config", tmp_path / "a.yaml") == 0, command.err
-    assert counts(tmp_path / "out") == {"yes": 140, "0": 140}
-    assert command.build(source, tmp_path / "out", "--source.labels", labels) == 0
-    assert "already complete" in command.err
-
-
 def test_classes_as_found(tmp_path: Path, command: Command) -> None:
     rows = [(text, AS_WRITTEN[at % len(AS_WRITTEN)]) for at, (text, _) in enumerate(reviews(280))]
     assert command.build(write_csv(tmp_path / "a.csv", rows), tmp_path / "out") == 0
@@ -215,15 +204,6 @@ def test_a_map_is_recorded_as_before() -> None:
     content = parsed().deciding()
     assert content["source"]["labels"] == "auto"
     assert content["splits"] == {"validation": 0.1, "test": 0.1, "column": None}
-
-
-def test_bytes_do_not_depend_on_where_classes_were_found(tmp_path: Path, command: Command) -> None:
-    rows = [(text, f"class {at // 30}") for at, (text, _) in enumerate(reviews(300))]
-    source = write_csv(tmp_path / "a.csv", rows)
-    assert command.build(source, tmp_path / "a", "--shards.rows", 100) == 0
-    assert command.build(source, tmp_path / "b", "--shards.rows", 100, "--source.part_mb", 0.002) == 0
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    assert counts(tmp_path / "a") == {f"class {number}": 30 for number in range(10)}
 
 
 OWN: dict[str, tuple[pa.Array, str, list[str]]] = {

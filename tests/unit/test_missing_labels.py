@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import padless
 from harness.inference.config import EvaluateHereConfig
 from padless import open_dataset
 from preprocessing.base.errors import ConfigError, DataError
@@ -66,7 +65,6 @@ def as_parquet(path: Path, **columns: Any) -> Path:
 
 WRITERS = {
     "csv": lambda folder: write_csv(folder / "r.csv", [(text, label or "") for text, label in ROWS]),
-    "csv of spaces": lambda folder: write_csv(folder / "r.csv", [(text, label or "  ") for text, label in ROWS]),
     "null": lambda folder: as_jsonl(folder / "r.jsonl", [{"text": text, "label": label} for text, label in ROWS]),
     "absent": lambda folder: as_jsonl(
         folder / "r.jsonl", [{"text": text, **({"label": label} if label else {})} for text, label in ROWS]
@@ -90,21 +88,6 @@ def test_a_missing_label_in_every_format(kind: str, tmp_path: Path) -> None:
     (piece,), _ = pieces(tmp_path, path=path, missing_label="drop")
     assert (piece.without_label, piece.neutral, piece.filtered) == (2, 0, 0)
     assert piece.row.tolist() == [1, 3, 4, 6]
-
-
-def test_labels_that_are_mapped_may_be_missing_too(tmp_path: Path) -> None:
-    path = str(WRITERS["csv"](tmp_path))
-    labels = {"bad": ["neg"], "good": ["pos"]}
-    assert [row[1] for row in rows_of(tmp_path, path=path, labels=labels, missing_label="unlabelled")] == [
-        "good", None, "bad", "good", None, "bad",
-    ]  # fmt: skip
-    named = {"bad": ["neg"], "good": ["pos"], "none": [""]}
-    assert "unlabelled" not in {
-        row[2] for row in rows_of(tmp_path, path=path, labels=named, missing_label="unlabelled")
-    }
-    write_csv(tmp_path / "r.csv", [*ROWS[:2], ("a text", "odd")])
-    with pytest.raises(DataError, match="row 3: label 'odd' is not known"):
-        pieces(tmp_path, path=path, labels=labels, missing_label="unlabelled")
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -192,15 +175,6 @@ def test_files_of_texts_without_labels(kind: str, tmp_path: Path) -> None:
     assert rows_of(tmp_path, splits, path=source, unlabelled_path=others) == expected
     lines = pieces(tmp_path, splits, path=source, unlabelled_path=others)[1]
     assert lines == [] if said is None else any(said in line for line in lines)
-
-
-def test_a_frame_may_lack_labels(tmp_path: Path) -> None:
-    rows = reviews(60)
-    labels = [None if row % 3 == 2 else label for row, (_, label) in enumerate(rows)]
-    frame = pd.DataFrame({"review": [text for text, _ in rows], "mood": labels})
-    options = {"source.missing_label": "unlabelled", "executor.workers": 1, "quiet": True}
-    data = padless.prepare(frame, text="review", label="mood", output=tmp_path / "out", options=options)
-    assert list(data["unlabelled"]["row"]) == list(range(3, 61, 3))
 
 
 # What is wrong.
@@ -399,16 +373,6 @@ def test_texts_of_validation_and_test_are_left_out(
         assert words in command.err
         assert command("inspect", tmp_path / "out") == 0
         assert words in command.out
-
-
-def test_a_text_of_a_validation_split_that_is_cut_is_left_out_too(
-    labelled: Path, tmp_path: Path, command: Command
-) -> None:
-    again = texts_in(tmp_path / "again.csv", [text for text, _ in REVIEWS])
-    assert command.build(labelled, tmp_path / "out", "--source.unlabelled_path", again) == 0
-    data = open_dataset(tmp_path / "out")
-    assert list(data["unlabelled"]["text"]) == list(data["train"]["text"])
-    assert set(data["unlabelled"]["text"]).isdisjoint(data["test"]["text"])
 
 
 @pytest.mark.parametrize(

@@ -118,16 +118,6 @@ def test_a_rerun_does_only_what_is_missing(
     assert contents(output) == contents(tmp_path / "other")
 
 
-def test_sorted_corpora_come_out_shuffled(tmp_path: Path, command: Command) -> None:
-    rows = sorted(reviews(2000), key=lambda row: row[1])
-    assert command.build(write_csv(tmp_path / "sorted.csv", rows), tmp_path / "out", "--shards.rows", 500) == 0
-    blocks = Split(tmp_path / "out", read_manifest(tmp_path / "out"), "train").blocks
-    for block in blocks:
-        if len(block.row) >= 100:
-            assert 0.3 < block.label.mean() < 0.7
-            assert abs(np.corrcoef(np.arange(len(block.row)), block.row)[0, 1]) < 0.3
-
-
 def test_statistics_say_what_is_there(source: Path, tmp_path: Path, command: Command) -> None:
     assert command.build(source, tmp_path / "out", "--splits.validation", 0.2) == 0
     manifest = read_manifest(tmp_path / "out")

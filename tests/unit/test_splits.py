@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import NO_SPLIT, SPLITS
 from preprocessing.base.split_names import TEST_NUMBER as TEST
 from preprocessing.base.split_names import TRAIN_NUMBER as TRAIN
@@ -26,8 +26,7 @@ from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.statistics import groups_in_words
 from preprocessing.dataset.verification import fold_problems
 from preprocessing.job.decisions import DROPPED, decide
-from preprocessing.job.folding import assign_folds, filled
-from preprocessing.job.grouping import Groups, assign, assign_groups, components, fill, off_shares
+from preprocessing.job.grouping import assign, assign_folds, assign_groups, components, fill, off_shares
 from preprocessing.job.rows import Rows
 from preprocessing.job.splits import fold_rows
 from tests.corpora import Command, contents, reviews, write_csv
@@ -94,14 +93,6 @@ def test_large_groups_go_to_training() -> None:
     split = fill(sizes, 0.05, 0.05)
     assert split[0] == TRAIN
     assert sizes[split == TEST].sum() == sizes[split == VALIDATION].sum() == 30
-
-
-def test_groups() -> None:
-    groups = Groups.of(np.array([7, 5, 7, 5, 9], np.uint64), np.array([3, 1, 2, 5, 4]))
-    assert groups.sizes.tolist() == [2, 2, 1]
-    assert groups.first(np.array([30, 10, 20, 50, 40])).tolist() == [10, 20, 40]
-    assert groups.repeats().tolist() == [True, False, False, True, False]
-    assert len(Groups.of(np.zeros(0, np.uint64), np.zeros(0, int))) == 0
 
 
 def decided(rows: Rows, splits: SplitConfig | None = None, **policies: Any) -> tuple[list[int], dict[str, Any]]:
@@ -206,39 +197,11 @@ def test_few_groups_are_packed_nearly_as_well_as_can_be(sizes: list[int], seed: 
     assert found <= best + max(sizes) ** 2
 
 
-@given(st.integers(3, 200), st.integers(0, 5))
-def test_groups_of_one_row_are_divided_as_rows_are(rows: int, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    group, label = random.permutation(rows).astype(np.uint64) + np.uint64(1), random.integers(0, 2, rows)
-    shares: dict[str, Any] = {"seed": seed, "validation": 0.1, "test": 0.2}
-    ours, theirs = (cut(group, label, np.arange(rows), **shares) for cut in (assign_groups, assign))
-    assert (off_shares(ours, label, 0.1, 0.2) == off_shares(theirs, label, 0.1, 0.2)).all()
-
-
-def test_a_label_in_one_group_is_learned() -> None:
-    group = np.repeat(np.arange(1, 21, dtype=np.uint64), 10)
-    label = np.where(group == 7, 2, np.arange(200) % 2)
-    split = assign_groups(group, label, np.arange(200), seed=0, validation=0.2, test=0.2)
-    assert set(split[label == 2].tolist()) == {TRAIN}
-
-
 def test_equal_texts_join_groups_and_empty_ones_do_not() -> None:
     text = np.array([1, 2, 2, 3, 3, 4, 5, 5, 0, 0], np.uint64)
     group = np.array([10, 10, 20, 20, 30, 40, 0, 0, 50, 60], np.uint64)
     found = components(group, text, text > 0)
     assert found.tolist() == [10, 10, 10, 10, 10, 40, 5, 5, 50, 60]
-
-
-@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=60))
-def test_components_are_those_of_a_graph(rows: list[tuple[int, int]]) -> None:
-    group, text = (np.array(values, np.uint64) for values in zip(*rows, strict=True))
-    found = components(group, text + np.uint64(100), np.ones(len(rows), bool))
-    expected = group.copy()
-    for _ in rows:
-        for column in (group, text):
-            for value in column:
-                expected[column == value] = expected[column == value].min()
-    assert found.tolist() == expected.tolist()
 
 
 def rows_in(group: list[int], named: list[int], text: list[int] | None = None) -> Rows:
@@ -300,6 +263,32 @@ def test_groups_of_no_use_are_refused() -> None:
         decided_by_group(rows_in([1] * 6 + [2] * 14, unnamed), validation=0.1)
 
 
+FILMS = 60
+FILM_ROWS = [
+    (text, ("no", "yes", "maybe")[at * at % 7 % 3], f"film {at % FILMS}") for at, (text, _) in enumerate(reviews(600))
+]
+
+
+@pytest.mark.processes
+def test_no_film_is_in_two_splits(tmp_path: Path, command: Command) -> None:
+    source = write_csv(tmp_path / "reviews.csv", FILM_ROWS, header=("text", "label", "film"))
+    run = ("--splits.group_column", "film", "--splits.validation", 0.2)
+    assert command.build(source, tmp_path / "b", *run, "--executor.workers", 2, "--source.part_mb", 0.005) == 0
+    assert command.build(source, tmp_path / "a", *run) == 0
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    manifest, films = read_manifest(tmp_path / "a"), dict[str, set[str]]()
+    for name in manifest.splits:
+        for block in Split(tmp_path / "a", manifest, name).blocks:
+            for row in block.row:
+                films.setdefault(FILM_ROWS[row - 1][2], set()).add(name)
+    assert {len(splits) for splits in films.values()} == {1}
+    assert [manifest.rows(name) for name in SPLITS] == [420, 120, 60]
+    assert "splits: by film: 60 groups, the largest 'film" in command.err
+    assert "validation 120 rows (20.00%, wanted 20.00%); test 60 rows (10.00%, wanted 10.00%)" in command.err
+    assert command("inspect", tmp_path / "a") == 0
+    assert "splits by film: 60 groups, the largest 'film" in command.out
+
+
 # Folds.
 
 
@@ -329,12 +318,6 @@ def test_single_texts_are_dealt_evenly_label_by_label(few: int, many: int, folds
     assert total.max() - total.min() <= 1
 
 
-def test_what_is_left_goes_to_the_smallest_folds() -> None:
-    assert filled(np.array([5, 0, 2]), 6, np.array([9, 9, 9])).tolist() == [0, 4, 2]
-    assert filled(np.array([0, 0, 0]), 4, np.array([9, 9, 7])).tolist() == [1, 1, 2]
-    assert filled(np.array([1, 1]), 0, np.array([1, 1])).tolist() == [0, 0]
-
-
 def test_only_rows_of_training_and_validation_have_a_fold() -> None:
     decision = np.array([0, 1, 2, -1] * 10, np.int8)
     fold, found = fold_rows(rows_of(list(range(40)), [0, 0, 0, 0, 1, 1, 1, 1] * 5), decision, 2, 0, ["a", "b"], None)
@@ -353,12 +336,6 @@ def test_only_rows_of_training_and_validation_have_a_fold() -> None:
 def test_folds_that_cannot_be_used_get_a_sentence(text: list[int], label: list[int], said: str) -> None:
     with pytest.raises(DataError, match=f"splits.folds: .*{said}"):
         fold_rows(rows_of(text, label), np.zeros(len(text), np.int8), 5, 0, ["a", "b"], None)
-
-
-@pytest.mark.parametrize("folds", [1, -2, 101])
-def test_one_fold_is_none(folds: int) -> None:
-    with pytest.raises(ConfigError, match=f"splits.folds: {folds} .*0 for none, or from 2 to 100"):
-        SplitConfig(folds=folds)
 
 
 @pytest.fixture
