@@ -14,7 +14,7 @@ from harness.inference.explanation import Explanation
 from harness.inference.word_marks import STYLE, as_html, as_plain, as_rich, named, page_head, shown, strongest
 from preprocessing.base.printable import plain_line, public
 from preprocessing.base.screen import Screen
-from preprocessing.text.characters import encode
+from preprocessing.text.unicode import encode
 
 Explained = tuple[int | None, Explanation]
 """A text's row in its file, if it has one, and the text explained."""

@@ -23,7 +23,7 @@ from harness.inference.pieces import (
 )
 from preprocessing.corpus.records import Dialect, check_width
 from preprocessing.corpus.tables import json_record, scalar
-from preprocessing.text.characters import encode
+from preprocessing.text.unicode import encode
 
 INT64 = 1 << 63
 

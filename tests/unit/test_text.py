@@ -24,11 +24,11 @@ from nltk.tokenize.punkt import PunktTokenizer
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.text import html, nltk_tokenizer, resources
 from preprocessing.text import tokenizer as tokenizer_module
-from preprocessing.text.characters import nfc
 from preprocessing.text.nltk_tokenizer import Sentences
 from preprocessing.text.resources import WordNet, resolve
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
+from preprocessing.text.unicode import nfc
 from tests.reference import plain
 from tests.reference.hostile import TEXT, hostile_texts
 
