@@ -79,10 +79,10 @@ def fetch(address: str, content: bytes, target: Path) -> None:
 def publish(root: Path, address: str) -> None:
     """Copy a finished dataset to a remote address, the manifest last.
 
-    Where another dataset lies, the new one is first sent to a staging address (``ADDRESS.building``), whole. Only then
-    the old manifest is deleted and the files are copied into place, by the store itself. A job that is interrupted in between
-    still has the dataset in its staging directory, and goes on when it is started again. What lies there without the
-    mark of such a job is somebody's own. Raises ``ConfigError`` if it is in the way.
+    Where another dataset lies, the new one is first sent to a staging address (``ADDRESS.building``), whole. Only
+    then the old manifest is deleted and the files are copied into place, by the store itself. A job that is
+    interrupted in between still has the dataset in its staging directory, and goes on when it is started again.
+    What lies there without the mark of such a job is somebody's own. Raises ``ConfigError`` if it is in the way.
     """
     manifest = read_manifest(root)
     system, base = addresses.filesystem(address)
