@@ -72,7 +72,7 @@ def cuts(
     """
     start, rows, first_row, offset, rest = mark, 0, 1, mark, b""
     held: Cut | None = None
-    for whole, last in marked(pieces):
+    for whole, last in with_last(pieces):
         piece, mark = whole[mark:], max(mark - len(whole), 0)
         data = rest + piece if rest else piece
         if not last and b"\n" not in piece and len(data) <= MAX_RECORD_BYTES:
@@ -118,7 +118,7 @@ def unfinished(record: bytes, dialect: Dialect, *, last: bool) -> str:
     return f"{what}, or, if it holds a quote that never closes, mend that or set source.quote to ''"
 
 
-def marked(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+def with_last(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
     """Each piece, and whether it is the last."""
     held: bytes | None = None
     for piece in pieces:
