@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.placement import DataPlacement, OpenData
+from harness.data.placement import open_data
 from harness.data.seen import hashes_of, training_texts
 from harness.data.views import as_trained
 from harness.inference.bundle import Bundle, read_bundle, same_text
@@ -47,12 +47,8 @@ def evaluate(config: EvaluateConfig, session: Session) -> None:
                 f"label` writes what a run makes of them"
             )
     world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
-    placement = DataPlacement(data=config.data, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
-    data = OpenData(placement, manifest, config.split, world, device, only=True)
-    with world.together("staging the dataset"):
-        data.copy()
-    with world.together("opening the dataset"):
-        data.open()
+    wanted = (config.data, manifest, config.split, world)
+    data = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir, only=True)
     screen = Screen(quiet=config.quiet or not world.is_main)
     for name, choice in data.choices.items():
         screen.fact(name, str(choice))
@@ -66,7 +62,6 @@ def evaluate(config: EvaluateConfig, session: Session) -> None:
         batch_rows=config.batch,
         layout=layout_on(device, bundle.model.config.hidden_size)[0],
         device=device,
-        resident=data.rows,
         guard=data.guard.check_sizes,
     )
     directory = Path(config.output) if config.output else Path(config.run, EVALUATION)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from harness.batch import Batch, Layout
-from harness.data.device import DeviceRows
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.model.classifier import Classifier
@@ -61,17 +60,16 @@ def score(
     layout: Layout,
     device: torch.device,
     pause: Callable[[], None] | None = None,
-    resident: DeviceRows | None = None,
     guard: Callable[[], None] | None = None,
     read: Callable[[Batch], torch.Tensor] | None = None,
 ) -> Scores:
     """Run ``model`` over a split, each rank over its own rows, and give every rank all scores.
 
-    ``pause`` is called on all ranks every few batches and may raise to end the evaluation there. ``resident`` and
-    ``guard`` are the ``Loader``'s: tokens that lie on the device already, and what watches the split's files. ``read``
-    gives the logits of a batch where they are not to be those of the whole ``model``.
+    ``pause`` is called on all ranks every few batches and may raise to end the evaluation there. ``guard`` is the
+    ``Loader``'s: it watches the split's files. ``read`` gives the logits of a batch where they are not to be those of
+    the whole ``model``.
     """
-    loader = loader_over(split, world, batch_rows, layout=layout, device=device, resident=resident, guard=guard)
+    loader = loader_over(split, world, batch_rows, layout=layout, device=device, guard=guard)
     parts: list[tuple[np.ndarray, ...]] = []
     was_training = model.training
     model.eval()

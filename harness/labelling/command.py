@@ -14,7 +14,7 @@ import numpy as np
 from harness.baseline.linear import Linear
 from harness.baseline.linear import check as check_linear
 from harness.config import EvaluationConfig
-from harness.data.placement import DataPlacement, OpenData
+from harness.data.placement import open_data
 from harness.data.soft_labels import Rows, Teacher, path_of, write_soft_labels
 from harness.data.views import as_trained
 from harness.inference.bundle import Bundle, read_bundle, same_text
@@ -128,12 +128,8 @@ def scores_of(
 ) -> Scores:
     """The scores of a split, on every rank."""
     world, device = session.world, session.device
-    placement = DataPlacement(data=config.data, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
-    data = OpenData(placement, manifest, name, world, device, only=True)
-    with world.together("staging the dataset"):
-        data.copy()
-    with world.together("opening the dataset"):
-        data.open()
+    wanted = (config.data, manifest, name, world)
+    data = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir, only=True)
     split = data.splits[name]
     scores = score(
         bundle.model,
@@ -142,7 +138,6 @@ def scores_of(
         batch_rows=config.batch,
         layout=layout_on(device, bundle.model.config.hidden_size)[0],
         device=device,
-        resident=data.rows,
         guard=data.guard.check_sizes,
         pause=progress(name, len(split), PAUSE_EVERY * config.batch * world.world_size, screen),
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.settings.model import ModelRecipe
+from harness.settings.model import ModelConfig
 from preprocessing.base.errors import require
 
 
@@ -56,7 +56,7 @@ CELLS = {
 }
 
 
-def check_model(config: ModelRecipe) -> None:
+def check_model(config: ModelConfig) -> None:
     """Raise ``ConfigError`` that names the known ones for an unknown pooling or cell."""
     for key, value, known in (("pooling", config.pooling, POOLINGS), ("cell", config.cell, CELLS)):
         require(value in known, f"model.{key}", value, f"one of {', '.join(known)}")

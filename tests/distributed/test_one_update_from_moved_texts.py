@@ -16,7 +16,7 @@ import torch
 from harness.batch import Batch, StepBatch
 from harness.config import ModelConfig, OptimConfig, OrderConfig, RunConfig
 from harness.data.checks import order_spec, unlabelled_spec
-from harness.data.loader import Loader, PairedLoader
+from harness.data.loader import Loader
 from harness.data.order import Order, order_over
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
@@ -106,7 +106,7 @@ def train_case(
     order = orders(config, split, rows)
     loader = Loader(split, order["train"], **common)
     if "unlabelled" in order:
-        loader = PairedLoader(split, order["train"], unlabelled=Loader(rows, order["unlabelled"], **common), **common)
+        loader = Loader(split, order["train"], unlabelled=Loader(rows, order["unlabelled"], **common), **common)
     factors = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]
     objective = Objective(
         make_model(config, manifest.vocabulary_size, classes_of(data, options)),
@@ -122,7 +122,7 @@ def train_case(
         session.accelerator,
         world,
         guard=NonFiniteGuard(1, world, directory, split, Path(data), len(manifest.labels), rows),
-        meter=Meter(unlabelled="unlabelled" in order),
+        meter=Meter(),
         profiler=StepProfiler([], directory),
     )
     update, counts = trainer.update, []

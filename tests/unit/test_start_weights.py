@@ -46,7 +46,7 @@ def started(data: Path, bundle: Path, **model: Any) -> tuple[Beginning, Classifi
     """What a run begins with; a model that has it; and the weights that it would have had."""
     config = settings(data, bundle, **model)
     manifest = read_manifest(data)
-    beginning = begin(config, manifest, World(), None)
+    beginning = begin(config, manifest, {}, World())
     torch.manual_seed(2)
     made = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
     usual = {name: values.clone() for name, values in made.state_dict().items()}
@@ -238,9 +238,8 @@ def test_a_run_that_goes_on_reads_nothing(own: Path, tmp_path: Path) -> None:
     beginning, _, _ = started(own, tmp_path / "bundle")
     manifest: Manifest = read_manifest(own)
     gone = settings(own, tmp_path / "gone")
-    again = begin(gone, manifest, World(), json.loads(json.dumps(beginning.remembered)))
+    again = begin(gone, manifest, {}, World(), json.loads(json.dumps(beginning.facts)))
     assert (again.weights, again.facts) == (None, beginning.facts)
-    assert again.remembered == beginning.remembered
-    (line,) = [str(choice) for _, choice in again.choices()]
-    assert f"{tmp_path / 'bundle'}: the run began with them; embedding, " in line
-    assert begin(gone, manifest, World(), {"vectors": None}).remembered == {"vectors": None}
+    (line,) = map(str, again.choices.values())
+    assert f"{tmp_path / 'bundle'}: the run began with them; " in line
+    assert begin(gone, manifest, {}, World(), {"vectors": None}).facts == {"vectors": None}
