@@ -18,10 +18,10 @@ from harness.config import ModelConfig, OptimConfig, OrderConfig, RunConfig
 from harness.data.checks import order_spec, unlabelled_spec
 from harness.data.loader import Loader
 from harness.data.order import Order, order_over
+from harness.model.adversarial import Adversary
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
 from harness.ranks.session import Session, open_session
-from harness.training.assembly import adversary_of
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import learning_rate
 from harness.training.throughput import Meter, StepProfiler
@@ -107,13 +107,14 @@ def train_case(
     loader = Loader(split, order["train"], **common)
     if "unlabelled" in order:
         loader = Loader(split, order["train"], unlabelled=Loader(rows, order["unlabelled"], **common), **common)
+    frequencies = Vocabulary.read(Path(data, VOCABULARY)).counts
     factors = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]
     objective = Objective(
         make_model(config, manifest.vocabulary_size, classes_of(data, options)),
         seed=config.seed,
         label_smoothing=config.optim.label_smoothing,
         class_weights=torch.tensor(factors) if config.optim.class_weights else None,
-        adversary=adversary_of(config, session.device),
+        adversary=Adversary(config.optim, torch.from_numpy(frequencies).to(torch.float64)),
     )
     trainer = Trainer(
         config,
@@ -148,6 +149,7 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
     model = make_model(config, manifest.vocabulary_size, classes_of(data, options))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.optim.lr)
     counts = Vocabulary.read(Path(data, VOCABULARY)).counts
+    frequencies = Vocabulary.read(Path(data, VOCABULARY)).counts
     factors = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]
     for step in range(STEPS):
         total = torch.zeros((), dtype=torch.float64)

@@ -74,9 +74,8 @@ def test_staging_changes_nothing(runs: Path) -> None:
     assert effective["staging"] == f"{runs / 'stage'}: asked for"
     assert hashes(runs / "1" / "staged") == hashes(runs / "1" / "both") != hashes(runs / "1" / "rows")
     for figure in ("loss", "unlabelled_loss"):
-        ours, theirs = (
-            [line[figure] for line in read_metrics(runs / "1" / run, "train")] for run in ("staged", "both")
-        )
+        lines = (read_metrics(runs / "1" / run, "train") for run in ("staged", "both"))
+        ours, theirs = ([line[figure] for line in found] for found in lines)
         assert ours == pytest.approx(theirs, abs=1e-6)
 
 

@@ -99,7 +99,8 @@ def test_another_dataset_is_refused_with_a_sentence(began: Path, root: Path, par
     said: list[str] = []
     with pytest.raises(DataError) as caught:
         find_resume_point(config(root, epochs=5), said.append, said.append)
-    sentence = f"{root / 'data'}: not the dataset that {root / 'run'} was trained on ({began / 'data'}): its {WHAT.get(part, 'texts or labels')} differ"
+    differ = f"its {WHAT.get(part, 'texts or labels')} differ"
+    sentence = f"{root / 'data'}: not the dataset that {root / 'run'} was trained on ({began / 'data'}): {differ}"
     assert (str(caught.value), said) == (f"{sentence}; {ANOTHER_RUN}{mend}", [])
     if part != "classes":
         point = find_resume_point(config(root, epochs=5, allow="data,epochs"), said.append, said.append)

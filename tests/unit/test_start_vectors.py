@@ -139,9 +139,8 @@ def test_auto_without_gensim_says_so_and_goes_on(data: Path, monkeypatch: pytest
     monkeypatch.setattr(vectors.importlib.util, "find_spec", lambda name: None)
     found = start(data, "own")
     assert (found.vectors, found.facts, found.interrupted) == (None, {"vectors": None}, False)
-    assert str(found.choices["vectors"]).startswith(
-        "random: gensim, which learns vectors of the texts, is not installed: pip "
-    )
+    said = "random: gensim, which learns vectors of the texts, is not installed: pip "
+    assert str(found.choices["vectors"]).startswith(said)
 
 
 def test_a_dry_run_learns_nothing(data: Path) -> None:
