@@ -149,7 +149,6 @@ def reference_weights(data: str, options: str) -> dict[str, np.ndarray]:
     model = make_model(config, manifest.vocabulary_size, classes_of(data, options))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.optim.lr)
     counts = Vocabulary.read(Path(data, VOCABULARY)).counts
-    frequencies = Vocabulary.read(Path(data, VOCABULARY)).counts
     factors = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]
     for step in range(STEPS):
         total = torch.zeros((), dtype=torch.float64)

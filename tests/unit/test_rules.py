@@ -130,7 +130,7 @@ def test_reasons_are_said_in_words() -> None:
     assert reasons["epochs"] == ("15", "for at least 2,500 steps")
     assert reasons["batch"] == ("32 rows a step", "grows with the square root of 5,452 rows")
     assert reasons["wide part"] == ("524,288 buckets", "for n-grams of up to 2 words of 55,000 tokens")
-    assert list(reasons) == ["batch", "epochs", "patience", "wide part", "vectors", "rate", "average", "wide rate"]
+    assert list(reasons) == ["batch", "epochs", "patience", "wide part", "vectors", "rate", "average", "linear part"]
 
 
 def test_a_recipe_without_auto_needs_no_dataset(tmp_path) -> None:
