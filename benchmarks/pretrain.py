@@ -17,8 +17,7 @@ from benchmarks.measuring import alternate, check_sizes, result, show
 from harness.batch import Batch
 from harness.config import ModelConfig, OptimConfig, require
 from harness.model.classifier import Classifier, Objective
-from harness.model.language import LanguageModel
-from harness.model.language_objective import LanguageObjective
+from harness.model.language import LanguageModel, LanguageObjective
 from harness.ranks.precision import DTYPES, recurrent_dtype
 from harness.training.optim import build_optimizer
 from harness.training.throughput import synchronize

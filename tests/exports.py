@@ -14,14 +14,13 @@ from harness.__main__ import main
 from harness.config import ModelConfig
 from harness.inference.bundle import write_bundle
 from harness.model.classifier import Classifier
-from harness.model.ngrams import NONE, keys_of
-from harness.model.wide import WidePart
+from harness.model.wide import NONE, WidePart, keys_of
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.results import write_figures
 from harness.scores.calibration import Decision
 from harness.scores.figures import figures
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
 from tests.datasets import write_dataset
 
@@ -75,4 +74,4 @@ def make_run(root: Path, num_classes: int = 2, *, seed: int = 1, **shape: Any) -
 
 def export(*arguments: object) -> int:
     """Exit code of the command."""
-    return answering.run(main, ["export", *map(str, arguments)])
+    return cli.run(main, ["export", *map(str, arguments)])

@@ -25,7 +25,7 @@ from harness.scores.calibration import Decision
 from harness.scores.figures import figures, numbers_of
 from harness.scores.metrics import classification_metrics, predicted_labels, probabilities
 from preprocessing.__main__ import main
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 
@@ -69,7 +69,7 @@ def write_data(place: Path, number: int, rows: int, *, test: bool = True, corpus
     source = corpus or write_corpus(place / "corpus.csv", class_names(number), rows)
     keys = ["run", "--source.path", str(source), "--output", str(place / "data"), "--executor.workers", "1"]
     keys += ["--vocabulary.min_count", "1", "--text.max_tokens", "64"]
-    assert answering.run(main, [*keys, *([] if test else ["--splits.test", "0"])]) == 0
+    assert cli.run(main, [*keys, *([] if test else ["--splits.test", "0"])]) == 0
     return place / "data"
 
 

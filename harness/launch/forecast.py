@@ -18,8 +18,7 @@ import numpy as np
 from harness.config import RunConfig
 from harness.data.checks import TRAIN, check_fit, class_rows, few_steps, imbalance, order_spec, unlabelled_spec
 from harness.data.order import WINDOW_BYTES_PER_ROW, WINDOW_ROWS, Order, OrderSpec, step_rows, width_groups
-from harness.model.registry import CELLS, check_model
-from harness.model.size import parameters_of
+from harness.model.registry import CELLS, check_model, parameters_of
 from harness.settings.task import LANGUAGE_MODEL
 from harness.tracking.trackers import check_names
 from preprocessing.base.randomness import permutation

@@ -20,7 +20,7 @@ from harness.data import placement
 from harness.data.checks import TRAIN
 from harness.launch.facts import Data, Gpu, Machine, Rank, RunFolder
 from harness.model.recurrent import VariableLengthLSTM, try_recurrence
-from harness.model.size import parameters_of
+from harness.model.registry import parameters_of
 from harness.ranks import devices, network
 from harness.ranks.distributed import (
     launched_local_rank,
@@ -41,7 +41,7 @@ from harness.rundir.environment import installed_version
 from harness.training import preflight, resume
 from preprocessing.base import atomic
 from preprocessing.base.errors import UserError
-from preprocessing.base.readable import size
+from preprocessing.base.printable import size
 from preprocessing.dataset.shards import Manifest
 
 OTHER_CHECKPOINTS = 2
@@ -59,7 +59,7 @@ def look_at_machine(config: RunConfig, manifest: Manifest | None) -> Machine:
         host=platform.node(),
         processes=launched_local_world_size(),
         device=config.device,
-        asked=devices.asked_here(),
+        asked=devices.asked_here()[0],
         gpus=tuple(look_at_gpus()),
         driver=Path("/proc/driver/nvidia/version").exists(),
         cuda_build=torch.version.cuda,

@@ -16,7 +16,7 @@ from harness.config import RunConfig, flat, to_dict
 from harness.launch import roll_call
 from harness.launch.roll_call import CODE, DATASET, TORCH, Hello, MeetingError, Place
 from harness.ranks import network
-from harness.ranks.preemption import EXIT_CODE, SIGNALS
+from harness.ranks.stopping import EXIT_CODE, SIGNALS
 from harness.rundir.environment import code_hash, git_revision, installed_version
 from harness.rundir.status import LAUNCH_ID, State, read_status, write_status
 from harness.rundir.storage import claim

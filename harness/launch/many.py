@@ -26,13 +26,15 @@ from harness.launch.asked import ALL, LaunchRecipe, seeds_of
 from harness.launch.launcher import PROG
 from harness.launch.sequence import TimeLeft, as_words, typed, without
 from harness.launch.stop import STOP
-from harness.ranks.preemption import EXIT_CODE
+from harness.ranks.stopping import EXIT_CODE
 from harness.report import many
 from harness.report.page import write_report_quietly
 from harness.rundir import many_runs
 from harness.rundir.layout import REPORT
 from harness.rundir.many_runs import Kind, Member, member
-from harness.scores.spread import FIGURES, METHOD, in_words, spread_table
+from harness.scores.figures import FIGURES
+from harness.scores.intervals import METHOD_OVER_RUNS
+from harness.scores.tables import describe_spread, spread_table
 from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
@@ -160,21 +162,23 @@ def show(values: dict[str, Any], kind: Kind, screen: Screen) -> None:
         screen.say(f"\n{len(names)} {kind}s: {where}", "head")
         screen.table(spread_table(names, of_runs, screen.width))
         first = next(iter(values["splits"][split]))
-        screen.say(in_words(FIGURES[first], values["splits"][split][first]))
+        screen.say(describe_spread(FIGURES[first].title, values["splits"][split][first]))
     screen.say(
-        f"The interval of the mean is {METHOD}: other {kind}s would move it so; that of a run is about "
+        f"The interval of the mean is {METHOD_OVER_RUNS}: other {kind}s would move it so; that of a run is about "
         "its rows: other rows would."
     )
     if (linear := values.get("linear")) is not None:
-        apart = in_words("the runs' less its own:", linear["difference"])
+        apart = describe_spread("the runs' less its own:", linear["difference"])
         screen.say(
-            f"linear model on the same folds: {in_words('accuracy', linear['spread']['accuracy'])}; {apart}, ahead in "
-            f"{linear['ahead']} of {len(names)}"
+            f"linear model on the same folds: {describe_spread('accuracy', linear['spread']['accuracy'])}; {apart}, "
+            f"ahead in {linear['ahead']} of {len(names)}"
         )
     if (pooled := values.get("out_of_fold")) is not None:
         low, high = pooled["intervals"]["accuracy"]
         figures = ", ".join(
-            f"{FIGURES[name]} {pooled[name]:.4f}" for name in ("f1", "roc_auc", "log_loss") if pooled[name] is not None
+            f"{FIGURES[name].title} {pooled[name]:.4f}"
+            for name in ("f1", "roc_auc", "log_loss")
+            if pooled[name] is not None
         )
         screen.say(
             f"all {pooled['rows']:,} rows, each by the run that did not learn from it: accuracy "

@@ -28,8 +28,7 @@ from torch.nn import functional
 
 from harness.config import OptimConfig
 from harness.model.dropout import Masks
-from harness.model.embedded import Embedded
-from harness.model.initial import moments
+from harness.model.embedding import Embedded, moments
 
 NEARBY, NEARBY_16_BIT = 0.1, 1.0
 """How far the power iteration looks, in standard deviations of the embedding, over a whole text. In 16 bits a number

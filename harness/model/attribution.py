@@ -22,8 +22,7 @@ import torch
 from harness.batch import Batch, Layout, send
 from harness.data.batches import pack
 from harness.model.classifier import Classifier
-from harness.model.ngrams import END_LONGEST
-from harness.model.wide import WidePart
+from harness.model.wide import END_LONGEST, WidePart
 
 TOLERANCE = 1e-3
 """Share of the difference of two logits by which the sum over tokens may miss it."""

@@ -15,37 +15,27 @@ from torch.nn.utils.rnn import PackedSequence
 from harness.batch import Batch, StepBatch
 from harness.config import ModelConfig
 from harness.model.adversarial import Adversary, Reading
-from harness.model.dropout import EMBEDDING, HEAD, LAYERS, Masks
-from harness.model.embedded import Embedded, build_embedding
-from harness.model.recurrent import PackedIndex, VariableLengthLSTM
-from harness.model.registry import CELLS, POOLINGS, check_model
+from harness.model.dropout import EMBEDDING, HEAD, Masks
+from harness.model.embedding import Embedded, Network
+from harness.model.recurrent import PackedIndex
+from harness.model.registry import POOLINGS
 from harness.model.wide import Touched, WidePart, build_wide
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 from preprocessing.text.vocabulary import UNK
 
 
-class Classifier(nn.Module):
+class Classifier(Network):
     """LSTM text classifier. Two classes share one logit (that of class 1); more have one logit each."""
 
     def __init__(self, config: ModelConfig, vocabulary_size: int, num_classes: int = 2) -> None:
         """Weights are drawn from torch's global generator: seed it first."""
-        super().__init__()
-        check_model(config)
-        self.config = config
+        super().__init__(config, vocabulary_size, config.num_layers, config.dropout)
         self.num_classes = num_classes
-        self.embedding = build_embedding(config, vocabulary_size)
-        self.recurrent = VariableLengthLSTM(
-            config.embedding_dim,
-            config.hidden_size,
-            config.num_layers,
-            bidirectional=config.bidirectional,
-            dropout=config.dropout,
-            cell=load(CELLS[config.cell].code),
-        )
-        self.pooling = load(POOLINGS[config.pooling].code)(self.recurrent.output_size)
-        pooled_size = self.recurrent.output_size * POOLINGS[config.pooling].vectors
+        pooling = POOLINGS[config.pooling]
+        self.pooling = load(pooling.code)(self.recurrent.output_size)
+        self.dropped[HEAD] = self.recurrent.output_size * pooling.vectors
         outputs = 1 if num_classes == 2 else num_classes
-        self.head = nn.Linear(pooled_size, outputs)
+        self.head = nn.Linear(self.dropped[HEAD], outputs)
         self.wide = build_wide(config, outputs) if config.wide else None
 
     def forward(
@@ -107,29 +97,10 @@ class Classifier(nn.Module):
             pooled = pooled * masks.features(HEAD, pooled.shape[1], self.config.dropout, pooled.dtype)
         return self.shaped(self.head(pooled))
 
-    def holds_embedding(self, step: int) -> bool:
-        """Whether the embedding stays what it is in optimizer ``step`` (from 0)."""
-        frozen = self.config.freeze_embedding
-        return frozen is not None and (frozen == "always" or step < frozen)
-
     def above_embedding(self) -> Iterator[nn.Parameter]:
         """All parameters that read what ``embed`` gives."""
         for part in (self.recurrent, self.pooling, self.head):
             yield from part.parameters()
-
-    @property
-    def drops(self) -> bool:
-        """Whether training wants masks."""
-        return self.config.dropout > 0 or self.config.word_dropout > 0
-
-    def masks(self, seed: int, step: int, batch: Batch) -> Masks:
-        """What is dropped from the rows of a batch in optimizer ``step``; one hash for all features."""
-        masks = Masks.of(seed, step, batch.rows, batch.ids.device)
-        if not self.config.dropout:
-            return masks
-        between = {LAYERS + number: self.recurrent.output_size for number in range(1, self.config.num_layers)}
-        sizes = {EMBEDDING: self.config.embedding_dim, **between, HEAD: self.head.in_features}
-        return masks.together(sizes, self.config.dropout)
 
     def _padded(self, embedded: Embedded, batch: Batch, masks: Masks | None, dtype: torch.dtype | None) -> torch.Tensor:
         outputs = self.recurrent.forward_padded(embedded.vectors, embedded.lengths, masks, dtype)

@@ -9,6 +9,11 @@ state (Press and Wolf, 2017; Inan et al., 2017), plus a bias per token.
 
 Embedding and recurrent layer have the names that they have in a ``Classifier``; all else begins with
 ``language_model``.
+
+Which tokens a state predicts is a matter of ``Targets``. With a window of one, each state predicts the next token: a
+language model in the usual sense. With a longer one it predicts any of the tokens ahead, in no order, so that it has to
+keep what the text is about rather than its grammar (region embeddings: Johnson and Zhang, 2016). In training each right
+token is told from candidates that all rows of a step share (law 4).
 """
 
 from __future__ import annotations
@@ -21,18 +26,66 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
-from harness.batch import Batch, send
+from harness.batch import Batch, StepBatch, send
 from harness.config import ModelConfig
-from harness.model.candidates import FIRST
 from harness.model.dropout import EMBEDDING, HEAD, Masks
-from harness.model.embedded import build_embedding
-from harness.model.full_softmax import PREDICTIONS, log_losses
-from harness.model.recurrent import PackedIndex, VariableLengthLSTM
-from harness.model.registry import CELLS, check_model
-from harness.model.sampled_softmax import pieces
-from harness.model.targets import NEXT_TOKEN, Targets
-from preprocessing.base.named import load
+from harness.model.embedding import Network
+from harness.model.recurrent import PackedIndex
+from harness.model.softmax import FIRST, PREDICTIONS, LogUniformSampler, log_losses, pieces, sampled_softmax
+from harness.settings.task import LanguageModelConfig
+from preprocessing.base.randomness import permutation
 from preprocessing.text.vocabulary import PAD, UNK
+
+TARGETS_STREAM = 4
+"""Keeps these random numbers apart from those of the order of rows and of the candidates, which have 0 to 3 in this
+place of the key."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is predicted."""
+
+    window: int = 1
+    """Tokens ahead of a state of which it predicts some."""
+    distances: int = 1
+    """How many of the distances from 1 to ``window`` are learned in a step."""
+    weights: torch.Tensor | None = None
+    """float64 ``[vocabulary]``: what the prediction of a token counts, on average 1; None: all count alike."""
+
+    @classmethod
+    def of(cls, config: LanguageModelConfig, counts: np.ndarray, device: torch.device) -> Targets:
+        """As a configuration says; ``counts`` int64 ``[vocabulary]`` are how often each token occurs."""
+        if config.frequent is None:
+            return cls(config.window, config.distances)
+        weights = torch.from_numpy(token_weights(counts, config.frequent)).to(device)
+        return cls(config.window, config.distances, weights)
+
+    def drawn(self, seed: int, step: int) -> tuple[int, ...]:
+        """The distances of optimizer ``step``, the same on every process."""
+        return tuple((permutation(self.window, seed, step, TARGETS_STREAM)[: self.distances] + 1).tolist())
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        """Every distance."""
+        return tuple(range(1, self.window + 1))
+
+    def counts(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """What the predictions of ``ids`` count, in their shape."""
+        return torch.ones_like(ids, dtype=dtype) if self.weights is None else self.weights.to(dtype)[ids]
+
+
+def token_weights(counts: np.ndarray, frequent: float) -> np.ndarray:
+    """float64 ``[vocabulary]``: min(1, √(t / f) + t / f) for a token with a share ``f`` of all (``t``: ``frequent``),
+    as word2vec keeps tokens, divided by their mean over a text. Each token counts one occurrence more than it has.
+    """
+    shares = (counts.astype(np.float64) + 1) / (counts.sum() + len(counts))
+    ratio = frequent / shares
+    weights = np.minimum(1.0, np.sqrt(ratio) + ratio)
+    return weights / (shares * weights).sum()
+
+
+NEXT_TOKEN = Targets()
+"""A language model in the usual sense."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +140,7 @@ class OutputLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocabulary_size))
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(Network):
     """One recurrent layer whose directions each predict the next token."""
 
     wide = None
@@ -97,16 +150,7 @@ class LanguageModel(nn.Module):
         """Weights are drawn from torch's global generator: seed it first. Of ``config``, layers above the first,
         pooling and wide part are left out.
         """
-        super().__init__()
-        check_model(config)
-        self.config = config
-        self.embedding = build_embedding(config, vocabulary_size)
-        self.recurrent = VariableLengthLSTM(
-            config.embedding_dim,
-            config.hidden_size,
-            bidirectional=config.bidirectional,
-            cell=load(CELLS[config.cell].code),
-        )
+        super().__init__(config, vocabulary_size, num_layers=1)
         self.language_model = OutputLayer(config, vocabulary_size)
 
     @property
@@ -122,26 +166,6 @@ class LanguageModel(nn.Module):
         """
         shares = (counts.astype(np.float64) + 1) / (counts.sum() + len(counts))
         self.language_model.bias.copy_(torch.from_numpy(np.log(shares)))
-
-    def holds_embedding(self, step: int) -> bool:
-        """Whether the embedding stays what it is in optimizer ``step`` (from 0)."""
-        frozen = self.config.freeze_embedding
-        return frozen is not None and (frozen == "always" or step < frozen)
-
-    @property
-    def drops(self) -> bool:
-        """Whether training wants masks."""
-        return self.config.dropout > 0 or self.config.word_dropout > 0
-
-    def masks(self, seed: int, step: int, batch: Batch) -> Masks:
-        """What is dropped from the rows of a batch in optimizer ``step``: tokens that are read, though not those that
-        are predicted; features of their vectors; features of the states that predict.
-        """
-        masks = Masks.of(seed, step, batch.rows, batch.ids.device)
-        if not self.config.dropout:
-            return masks
-        sizes = {EMBEDDING: self.config.embedding_dim, HEAD: self.recurrent.output_size}
-        return masks.together(sizes, self.config.dropout)
 
     def read(
         self,
@@ -255,3 +279,102 @@ def tokens_ahead(reading: Reading, targets: Targets) -> list[torch.Tensor]:
         for wanted, direction in zip(found, reading.pairs(distance).directions, strict=True):
             wanted[direction.at, distance - 1] = reading.ids[direction.target].long()
     return found
+
+
+class LanguageObjective(nn.Module):
+    """The loss around a language model: the module that is wrapped for mixed precision and DDP."""
+
+    row_losses: torch.Tensor
+    """``[rows]``: the losses of the latest batch, detached, for whoever must find a row that went wrong."""
+    touched = None
+    """What a batch does to a wide part, which there is none of."""
+    adversary = None
+    """What moves texts against their labels, which there are none of."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        candidates: int,
+        seed: int = 0,
+        recurrent_dtype: torch.dtype | None = None,
+        targets: Targets = NEXT_TOKEN,
+    ) -> None:
+        """``candidates``: how many tokens each right one is told from. ``seed`` is that of the run: with the step it
+        decides which, and how far ahead the ``targets`` are, and with step and row what is dropped.
+        ``recurrent_dtype``: what the recurrent layer computes in.
+        """
+        super().__init__()
+        self.classifier = model
+        """The network that is trained, by the name that it has in every objective."""
+        self.seed = seed
+        self.targets = targets
+        self.recurrent_dtype = recurrent_dtype
+        own = model.embedding.weight.dtype
+        # fp16 has no numbers for the chance of a rare token.
+        self.output_dtype = torch.bfloat16 if recurrent_dtype == torch.bfloat16 else own
+        self.sampler = LogUniformSampler(len(model.embedding.weight), candidates)
+        self.log_missed: torch.Tensor
+        self.register_buffer("log_missed", torch.from_numpy(self.sampler.log_missed).to(own), persistent=False)
+        self._drawn: tuple[int, torch.Tensor, int] | None = None
+
+    def divisor(self, batch: StepBatch) -> int:
+        """Next tokens of the step over all processes: what losses are divided by, however far ahead is predicted."""
+        return max(1, self.classifier.num_directions * (batch.global_tokens - batch.global_rows))
+
+    def candidates(self, step: int, device: torch.device) -> tuple[torch.Tensor, int]:
+        """The candidates of optimizer ``step``, int64 ``[candidates]``, and the tries that it took to find them."""
+        if self._drawn is None or self._drawn[0] != step:
+            drawn = self.sampler.draw(self.seed, step)
+            self._drawn = (step, send(torch.from_numpy(drawn.ids), device), drawn.tries)
+        return self._drawn[1:]
+
+    def forward(self, batch: Batch, step: int) -> torch.Tensor:
+        """Sum over the batch of each prediction's loss in optimizer ``step``; the caller divides by ``divisor``."""
+        model = self.classifier
+        masks = model.masks(self.seed, step, batch) if self.training and model.drops else None
+        candidates, tries = self.candidates(step, batch.ids.device)
+        with torch.autocast(batch.ids.device.type, enabled=False):
+            reading = model.read(batch, candidates, masks, self.recurrent_dtype)
+            distances = self.targets.drawn(self.seed, step)
+            found = [self.losses(reading, reading.pairs(one), candidates, tries, masks) for one in distances]
+        self.row_losses = torch.stack([rows for _, rows in found]).sum(0) / len(found)
+        return torch.stack([total for total, _ in found]).sum() / len(found)
+
+    def losses(
+        self, reading: Reading, pairs: Pairs, candidates: torch.Tensor, tries: int, masks: Masks | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum of the losses of pairs of tokens, and of those of each row ``[rows]``, without a gradient."""
+        model, dropout, hidden = self.classifier, self.classifier.config.dropout, self.classifier.recurrent.hidden_size
+        bias, number_of = model.language_model.bias, len(candidates)
+        place = candidates.new_full((len(bias),), number_of)
+        place[candidates] = torch.arange(number_of, device=candidates.device)
+        candidate_bias = bias[candidates] - self.log_expected(candidates, tries)
+        kept = None
+        if masks is not None and dropout:
+            kept = masks.features(HEAD, model.recurrent.output_size, dropout, bias.dtype)
+        totals, losses = [], []
+        for number, direction in enumerate(pairs.directions):
+            states = reading.states[number].index_select(0, direction.at)
+            if kept is not None:
+                states = states * kept[:, number * hidden : (number + 1) * hidden].to(states.dtype)[pairs.rows]
+            target = reading.ids[direction.target].long()
+            total, each = sampled_softmax(
+                model.projected(number, states, self.output_dtype),
+                reading.vectors.index_select(0, direction.target),
+                bias[target] - self.log_expected(target, tries),
+                reading.candidates,
+                candidate_bias,
+                place[target],
+                self.output_dtype,
+                None if self.targets.weights is None else self.targets.counts(target, bias.dtype),
+            )
+            totals.append(total)
+            losses.append(each)
+        each = torch.stack(losses).sum(0)
+        return torch.stack(totals).sum(), each.new_zeros(reading.batch.num_rows).index_add_(0, pairs.rows, each)
+
+    def log_expected(self, ids: torch.Tensor, tries: int) -> torch.Tensor:
+        """The logarithm of how often tokens are expected among the candidates, ``[ids]``; 0 where all are."""
+        missed = self.log_missed[ids]
+        return torch.zeros_like(missed) if self.sampler.everything else (-torch.expm1(missed * tries)).log()

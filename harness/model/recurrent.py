@@ -18,7 +18,7 @@ asked: on CUDA it would cast an LSTM to fp16 whatever dtype it was set to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +27,57 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Layout, send
-from harness.model.cells import Cell
 from harness.model.dropout import LAYERS, Masks
 from harness.ranks.precision import DTYPES, NAMES, Choice
 from preprocessing.base.errors import ConfigError
+
+Weights = list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One kind of recurrent layer, from zero states."""
+
+    module: Callable[..., nn.RNNBase]
+    """What holds the weights."""
+    function: str
+    """The name in ``torch`` of what computes with them."""
+    states: int = 1
+    """How many states it carries along: 2 for an LSTM."""
+
+    def padded(self, inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
+        """One direction over padded inputs ``[time, rows, features]``: outputs ``[time, rows, hidden]``."""
+        zeros = self._zeros(inputs, inputs.shape[1], weights, 1)
+        training = torch.is_grad_enabled()
+        outputs: torch.Tensor = self._compute(inputs, zeros, weights, True, 1, 0.0, training, False, False)[0]
+        return outputs
+
+    def packed(
+        self, data: torch.Tensor, batch_sizes: torch.Tensor, weights: Weights, bidirectional: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One layer over packed ``data`` ``[tokens, features]``, ``batch_sizes`` on the CPU: outputs ``[tokens,
+        output_size]`` and final states ``[directions, rows, hidden]``.
+        """
+        zeros = self._zeros(data, int(batch_sizes[0]), weights, 2 if bidirectional else 1)
+        training = torch.is_grad_enabled()
+        outputs, state, *_ = self._compute(data, batch_sizes, zeros, weights, True, 1, 0.0, training, bidirectional)
+        return outputs, state
+
+    @property
+    def _compute(self) -> Callable[..., tuple[torch.Tensor, ...]]:
+        found: Callable[..., tuple[torch.Tensor, ...]] = getattr(torch, self.function)
+        return found
+
+    def _zeros(
+        self, inputs: torch.Tensor, rows: int, weights: Weights, directions: int
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        zeros = inputs.new_zeros(directions, rows, weights[1].shape[1])
+        return zeros if self.states == 1 else (zeros,) * self.states
+
+
+LSTM = Cell(nn.LSTM, "lstm", states=2)
+GRU = Cell(nn.GRU, "gru")
+"""Cho et al., 2014; its reset gate as cuDNN has it."""
 
 
 class VariableLengthLSTM(nn.Module):
@@ -48,17 +95,15 @@ class VariableLengthLSTM(nn.Module):
         *,
         bidirectional: bool = True,
         dropout: float = 0.0,
-        cell: Cell | None = None,
+        cell: Cell = LSTM,
     ) -> None:
-        """``nn.LSTM`` modules hold the weights, one a layer, so that the names are the ones that everybody knows; those
-        of another ``cell``, if one is given.
-        """
+        """torch's own modules hold the weights, one a layer, so that their names are the ones that everybody knows."""
         super().__init__()
         self.hidden_size = hidden_size
         self.bidirectional = bidirectional
         self.output_size = hidden_size * (2 if bidirectional else 1)
         self.dropout = dropout
-        self.cell = LSTM if cell is None else cell
+        self.cell = cell
         sizes = [input_size] + [self.output_size] * (num_layers - 1)
         self.layers = nn.ModuleList(
             self.cell.module(size, hidden_size, batch_first=True, bidirectional=bidirectional) for size in sizes
@@ -174,44 +219,12 @@ def run_layer(
     inputs: torch.Tensor,
     reversal: torch.Tensor | None,
     dtype: torch.dtype | None = None,
-    cell: Cell | None = None,
+    cell: Cell = LSTM,
 ) -> list[torch.Tensor]:
     """One layer over padded ``inputs`` ``[time, rows, features]``, each direction as a plain forward one."""
-    plain = plain_lstm if cell is None else cell.padded
     directions = [inputs] if reversal is None else [inputs, take_time(inputs, reversal)]
-    return [plain(given, direction_weights(layer, direction, dtype)) for direction, given in enumerate(directions)]
-
-
-def plain_lstm(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
-    """A one-layer, one-direction padded LSTM from zero states; outputs ``[time, rows, hidden]``."""
-    zeros = inputs.new_zeros(1, inputs.shape[1], weights[1].shape[1])
-    return torch.lstm(inputs, (zeros, zeros), weights, True, 1, 0.0, torch.is_grad_enabled(), False, False)[0]
-
-
-def packed_lstm(
-    data: torch.Tensor, batch_sizes: torch.Tensor, weights: list[torch.Tensor], bidirectional: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A one-layer LSTM over packed ``data`` ``[tokens, features]`` from zero states, ``batch_sizes`` on the CPU.
-
-    Outputs ``[tokens, output_size]`` and final states ``[directions, rows, hidden]``.
-    """
-    zeros = data.new_zeros(2 if bidirectional else 1, int(batch_sizes[0]), weights[1].shape[1])
-    training = torch.is_grad_enabled()
-    outputs, state, _ = torch.lstm(data, batch_sizes, (zeros, zeros), weights, True, 1, 0.0, training, bidirectional)
-    return outputs, state
-
-
-def _padded(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
-    return plain_lstm(inputs, weights)  # looked up at each call, so that a test may put a device's own in its place
-
-
-def _packed(
-    data: torch.Tensor, batch_sizes: torch.Tensor, weights: list[torch.Tensor], bidirectional: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return packed_lstm(data, batch_sizes, weights, bidirectional)
-
-
-LSTM = Cell(nn.LSTM, _padded, _packed)
+    weights = [direction_weights(layer, direction, dtype) for direction in range(len(directions))]
+    return [cell.padded(*one) for one in zip(directions, weights, strict=True)]
 
 
 def in_order(outputs: list[torch.Tensor], reversal: torch.Tensor | None) -> torch.Tensor:

@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registries of poolings and of recurrent cells: what ``model.pooling`` and ``model.cell`` may be, and where the
-code is.
+"""What a network is made of, without torch: the registries of poolings and cells, and every tensor's name and shape.
 
-Nothing here imports torch: ``plan`` and the launcher refuse an unknown name, and count parameters, at once. Adding one
-is a line here and a file of its own; docs/extending.md shows both.
+``plan`` and the launcher refuse an unknown name, and count parameters, at once; a bundle's file is held against the
+shapes before a network is built. Adding a pooling or a cell is a line here and a file of its own; docs/extending.md
+shows both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
-from harness.settings.model import ModelConfig
+from harness.config import ModelConfig, RunConfig
+from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base.errors import require
+from preprocessing.dataset.shards import Manifest
 
-
-def none(output_size: int) -> int:
-    """A pooling that learns nothing."""
-    return 0
+Shapes = dict[str, tuple[int, ...]]
+"""Name -> shape of each tensor."""
+SHARED_UP_TO = 2
+"""Words of the longest n-grams of the wide part that share buckets; see ``harness.model.wide``."""
+OWNERS = "wide.owners"
+"""The one tensor of whole numbers."""
+NOT_LEARNED = ("wide.weights", "wide.share", OWNERS)
+"""Tensors that no optimizer changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +32,11 @@ class PoolingEntry:
     """One pooling."""
 
     code: str
-    """``module:class`` of a ``harness.model.poolings.Pooling``."""
+    """``module:class`` of a ``harness.model.pooling.Pooling``."""
     vectors: int = 1
     """How many times the outputs' size the pooled vector has."""
-    parameters: Callable[[int], int] = none
-    """How many numbers it learns, given the outputs' size."""
+    shapes: Callable[[int], Shapes] = lambda size: {}
+    """What it learns, given the outputs' size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +44,7 @@ class CellEntry:
     """One recurrent cell."""
 
     code: str
-    """``module:name`` of a ``harness.model.cells.Cell``."""
+    """``module:name`` of a ``harness.model.recurrent.Cell``."""
     gates: int
     """Matrices of inputs, and of states: 4 for an LSTM."""
     bf16_on_cpu: bool = False
@@ -45,14 +52,14 @@ class CellEntry:
 
 
 POOLINGS = {
-    "last": PoolingEntry(code="harness.model.poolings:Last"),
-    "max": PoolingEntry(code="harness.model.poolings:Maximum"),
-    "mean": PoolingEntry(code="harness.model.poolings:Mean"),
-    "max+mean": PoolingEntry(code="harness.model.poolings:MaximumAndMean", vectors=2),
+    "last": PoolingEntry(code="harness.model.pooling:Last"),
+    "max": PoolingEntry(code="harness.model.pooling:Maximum"),
+    "mean": PoolingEntry(code="harness.model.pooling:Mean"),
+    "max+mean": PoolingEntry(code="harness.model.pooling:MaximumAndMean", vectors=2),
 }
 CELLS = {
     "lstm": CellEntry(code="harness.model.recurrent:LSTM", gates=4, bf16_on_cpu=True),
-    "gru": CellEntry(code="harness.model.cells:GRU", gates=3),
+    "gru": CellEntry(code="harness.model.recurrent:GRU", gates=3),
 }
 
 
@@ -60,3 +67,48 @@ def check_model(config: ModelConfig) -> None:
     """Raise ``ConfigError`` that names the known ones for an unknown pooling or cell."""
     for key, value, known in (("pooling", config.pooling, POOLINGS), ("cell", config.cell, CELLS)):
         require(value in known, f"model.{key}", value, f"one of {', '.join(known)}")
+
+
+def network_shapes(config: ModelConfig, vocabulary_size: int, num_classes: int, task: Task = CLASSIFIER) -> Shapes:
+    """Every tensor of the network of a task, buffers included, by its name in the ``state_dict``."""
+    check_model(config)
+    embedding, hidden = config.embedding_dim, config.hidden_size
+    directions = 2 if config.bidirectional else 1
+    size = directions * hidden
+    shapes: Shapes = {"embedding.weight": (vocabulary_size, embedding)}
+    if task == LANGUAGE_MODEL:
+        shapes |= layer_shapes(config, 0, embedding)
+        shapes |= {f"language_model.projection.{number}.weight": (embedding, hidden) for number in range(directions)}
+        return shapes | {"language_model.bias": (vocabulary_size,)}
+    for number in range(config.num_layers):
+        shapes |= layer_shapes(config, number, size if number else embedding)
+    pooling = POOLINGS[config.pooling]
+    outputs = 1 if num_classes == 2 else num_classes
+    shapes |= {f"pooling.{name}": shape for name, shape in pooling.shapes(size).items()}
+    shapes |= {"head.weight": (outputs, size * pooling.vectors), "head.bias": (outputs,)}
+    if config.wide:
+        shapes |= {"wide.table": (config.wide, outputs), "wide.bias": (outputs,)}
+        shapes |= {"wide.weights": (config.wide,), "wide.share": ()}
+        shapes |= {OWNERS: (config.wide,)} if config.wide_ngrams > SHARED_UP_TO else {}
+    return shapes
+
+
+def layer_shapes(config: ModelConfig, number: int, inputs: int) -> Shapes:
+    rows, hidden = CELLS[config.cell].gates * config.hidden_size, config.hidden_size
+    shapes = {"weight_ih": (rows, inputs), "weight_hh": (rows, hidden), "bias_ih": (rows,), "bias_hh": (rows,)}
+    return {
+        f"recurrent.layers.{number}.{name}_l0{direction}": shape
+        for direction in ("", "_reverse")[: 2 if config.bidirectional else 1]
+        for name, shape in shapes.items()
+    }
+
+
+def num_parameters(config: ModelConfig, vocabulary_size: int, num_classes: int, task: Task = CLASSIFIER) -> int:
+    """Numbers that training changes: those of the network and of the wide part."""
+    shapes = network_shapes(config, vocabulary_size, num_classes, task)
+    return sum(prod(shape) for name, shape in shapes.items() if name not in NOT_LEARNED)
+
+
+def parameters_of(config: RunConfig, manifest: Manifest) -> int:
+    """Numbers that a run learns, whatever its task."""
+    return num_parameters(config.model, manifest.vocabulary_size, len(manifest.labels), config.task)

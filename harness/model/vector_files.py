@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import one_line, open_regular
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.vectors import MOST_DIM, KeptVectors, read_kept
+from preprocessing.text.vocabulary import RESERVED, Vocabulary
 
 READ_BYTES = 1 << 20
 SAMPLE_BYTES = 1 << 12
@@ -297,3 +298,19 @@ def spelt(word: bytes) -> str:
 def excerpt(line: bytes) -> str:
     """The beginning of a line for a sentence."""
     return repr(line[:60].decode("utf-8", "replace"))
+
+
+def coverage_of(has: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:
+    """How many words of a vocabulary, and which share of its training tokens, ids bool ``[vocabulary]`` are."""
+    counts = vocabulary.counts
+    return {
+        "words": int(has[len(RESERVED) :].sum()),
+        "vocabulary": len(vocabulary) - len(RESERVED),
+        "tokens": round(float(counts[has].sum() / max(counts.sum(), 1)), 6),
+    }
+
+
+def coverage(facts: dict[str, Any]) -> str:
+    """How much of a vocabulary and its training rows the vectors with these facts cover, and which they are."""
+    covered = f"{facts['words']:,} of {facts['vocabulary']:,} words, {facts['tokens']:.1%} of the tokens"
+    return f"{covered}; sha256 {facts['sha256'][:12]}"

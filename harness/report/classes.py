@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness.data.checks import TRAIN
-from harness.scores.confusion import Confusion
+from harness.scores.metrics import confusion_from_json, largest_confusions
 from preprocessing.base.split_names import NO_LABEL
 from preprocessing.dataset.shards import Manifest
 
@@ -52,11 +52,12 @@ def labels_of_split(manifest: Manifest, split: str) -> dict[str, int]:
 
 def confusions(figures: Mapping[str, Any], most: int | None = LISTED_CONFUSIONS) -> list[dict[str, Any]]:
     """The pairs of a true and another predicted class with the most rows, the largest first."""
-    confusion, labels = Confusion.read(figures), figures["labels"]
-    support = confusion.support.tolist()
+    labels = figures["labels"]
+    confusion = confusion_from_json(figures, len(labels))
+    support = confusion.sum(axis=1).tolist()
     return [
         {"label": labels[true], "predicted": labels[said], "rows": rows, "share": rows / support[true]}
-        for true, said, rows in confusion.largest(most)
+        for true, said, rows in largest_confusions(confusion, most)
     ]
 
 
@@ -64,7 +65,7 @@ def matrix(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """For each true class the count of each predicted one, and its share of the row; empty for too many classes."""
     if len(figures["labels"]) > MATRIX_CLASSES:
         return []
-    rows = zip(figures["labels"], Confusion.read(figures).matrix().tolist(), strict=True)
+    rows = zip(figures["labels"], confusion_from_json(figures, len(figures["labels"])).toarray().tolist(), strict=True)
     return [
         {"label": label, "cells": [(count, count / max(sum(counts), 1)) for count in counts]} for label, counts in rows
     ]

@@ -13,7 +13,7 @@ import numpy as np
 from harness.report.classes import worst_first
 from harness.rundir.json_files import Line
 from harness.rundir.results import read_predictions
-from harness.scores.confusion import Confusion
+from harness.scores.metrics import confusion_from_json
 
 CURVE_POINTS = 300
 MOST_CURVES = 6
@@ -50,7 +50,7 @@ def most_errors(figures: Mapping[str, Any], most: int = MOST_CURVES) -> list[str
 
     A class of two rows may well have the worst F1, but its curves are two steps and say nothing.
     """
-    hits = Confusion.read(figures).hits.tolist()
+    hits = confusion_from_json(figures, len(figures["labels"])).diagonal().tolist()
     errors = {
         entry["label"]: entry["rows"] + entry["predicted"] - 2 * hits[number]
         for number, entry in enumerate(figures["per_class"])

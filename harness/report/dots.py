@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.report.charts import QUIET, Chart, blank, page_svg, slot_colour
-from harness.scores.spread import FIGURES
+from harness.scores.figures import FIGURES
 
 NAMED = 12
 """Up to so many runs each has its number at the axis."""
@@ -69,7 +69,7 @@ def spread_charts(values: Mapping[str, Any], split: str, kind: str) -> list[Char
             continue
         of_runs = [run["splits"][split] for run in runs]
         intervals = [one.get("intervals", {}).get(name) for one in of_runs]
-        title = FIGURES[name][0].upper() + FIGURES[name][1:]
+        title = FIGURES[name].title[0].upper() + FIGURES[name].title[1:]
         numbers, points = [run[kind] for run in runs], [one[name] for one in of_runs]
         charts.append(dots(title, numbers, points, intervals, found, kind, split, percent=name in PERCENT))
     return charts

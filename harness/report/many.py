@@ -17,7 +17,8 @@ from harness.rundir.many_runs import Member, in_words, read_summary
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_figures
 from harness.rundir.status import known_status
-from harness.scores.spread import FIGURES, LEVEL, METHOD, spread, spreads
+from harness.scores.figures import FIGURES
+from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, spread, spreads
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import read_manifest
@@ -40,8 +41,8 @@ def collect(runs: Sequence[Member]) -> dict[str, Any]:
         "dataset": infos[0].dataset if infos else None,
         "labels": infos[0].labels if infos else [],
         "runs": of_runs,
-        "interval": {"level": LEVEL, "method": METHOD},
-        "splits": {split: spreads([one["splits"][split] for one in of_runs]) for split in splits},
+        "interval": {"level": LEVEL, "method": METHOD_OVER_RUNS},
+        "splits": {split: spreads([one["splits"][split] for one in of_runs], FIGURES) for split in splits},
     }
 
 
@@ -111,7 +112,7 @@ def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
         "open": [one.name for one in began if one not in done],
         "values": values,
         "charts": {split: spread_charts(values, split, kind) for split in shown},
-        "titles": {name: title[0].upper() + title[1:] for name, title in FIGURES.items()},
+        "titles": {name: one.title[0].upper() + one.title[1:] for name, one in FIGURES.items()},
     }
 
 
@@ -126,7 +127,7 @@ def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str,
     mine = [one["splits"][VALIDATION]["accuracy"] for one in values["runs"]]
     differences = [own - other["accuracy"] for own, other in zip(mine, found, strict=True)]
     ahead = sum(difference > 0 for difference in differences)
-    return {"folds": found, "spread": spreads(found), "difference": spread(differences), "ahead": ahead}
+    return {"folds": found, "spread": spreads(found, FIGURES), "difference": spread(differences), "ahead": ahead}
 
 
 def finished(runs: Sequence[Member]) -> list[Member]:

@@ -19,9 +19,8 @@ from harness.rundir.layout import EVALUATION
 from harness.rundir.many_runs import OUT_OF_FOLD, Member
 from harness.rundir.results import predictions_name, probability_column
 from harness.rundir.storage import storage
-from harness.scores.confusion import CELLS, MATRIX, Confusion
 from harness.scores.intervals import intervals
-from harness.scores.metrics import classification_metrics, per_class
+from harness.scores.metrics import CELLS, MATRIX, classification_metrics, confusion_from_json, per_class
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import VALIDATION
@@ -83,5 +82,5 @@ def figures(table: pa.Table, names: Sequence[str], thresholds: dict[int, float])
     found, of_labels = intervals(logits, labels, values), intervals(decided, labels, by_label)
     found |= {name: of_labels[name] for name in DECIDED if name in of_labels}
     values |= {name: by_label[name] for name in DECIDED if name in by_label}
-    by_class = per_class(Confusion.read({**values, "labels": names}), names)
+    by_class = per_class(confusion_from_json(values, len(names)), names)
     return {**values, "intervals": found, "per_class": by_class}

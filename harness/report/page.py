@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from harness.inference.word_marks import page_head, unix_lines
+from harness.inference.explanation import page_head, unix_lines
 from harness.report import many
 from harness.report.charts import SLOTS
 from harness.report.classes import LISTED_CLASSES, SMALL_MATRIX, metric_names
@@ -25,7 +25,7 @@ from harness.report.views import view
 from harness.rundir import many_runs
 from harness.rundir.environment import installed_version
 from harness.rundir.layout import REPORT, holds_run
-from harness.scores.tables import METRICS
+from harness.scores.figures import FIGURES
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.printable import printable, tell
@@ -129,7 +129,7 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
         "apart": len(set(groups)) > 1,
         "ranks": ranks(runs) if spread is None else [str(one.number) for one in spread["runs"]],
         "many_labels": any(len(each["labels"]) > 2 for each in views),
-        "ranked_by": dict(METRICS)[ranking_metric(runs)],
+        "ranked_by": FIGURES[ranking_metric(runs)].title,
         "best": best_values(runs, list(metrics)) if spread is None else {},
         "slots": SLOTS,
         "listed": LISTED_CLASSES,

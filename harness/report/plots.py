@@ -13,7 +13,7 @@ from harness.report.classes import metric_names
 from harness.report.curves import averaged
 from harness.report.facts import Measured, RunFacts
 from harness.report.ranking import selected
-from harness.scores.tables import CHOSEN_BY
+from harness.scores.figures import CHOSEN_BY
 
 
 def over_steps(

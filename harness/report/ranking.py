@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.config import flat
 from harness.report.facts import RunFacts
-from harness.scores.tables import CHOSEN_BY
+from harness.scores.figures import CHOSEN_BY
 from harness.settings.task import LANGUAGE_MODEL
 
 LOWER_IS_BETTER = ("log_loss", "calibrated_log_loss", "ece")

@@ -13,7 +13,7 @@ from typing import TextIO
 from harness.config import RunConfig
 from harness.rundir.layout import LOCK
 from preprocessing.base.errors import ConfigError, StorageError
-from preprocessing.base.locks import acquire
+from preprocessing.base.machine import acquire
 from preprocessing.base.storage import refusal, storing
 
 GO_ON = "make room and start again: the run goes on from its last checkpoint"

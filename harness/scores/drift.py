@@ -38,51 +38,34 @@ def drift(
 
     ``training`` is what ``training_facts`` made, or None; ``labels``, ``lengths`` and ``unknown`` are int64 ``[rows]``.
     ``vocabulary_rate`` is the share of training tokens that are not in the vocabulary, ``words`` are the most frequent
-    unknown words here with their counts.
+    unknown words here with their counts. The vocabulary was made of the training rows, so their own share is lower than
+    that of any others.
     """
-    splits = dict((training or {}).get("splits", {}))
+    splits = (training or {}).get("splits", {})
     counts = np.bincount(labels, minlength=len(names))
-    result: dict[str, Any] = {
-        "unknown": unknown_words(splits, lengths, unknown, vocabulary_rate, words),
-        "lengths": {"here": quantiles(lengths, np.ones(len(lengths), np.int64))},
-        "classes": {"here": {name: int(count) for name, count in zip(names, counts, strict=True)}},
-    }
-    if "train" in splits:
-        result["lengths"] |= lengths_against(splits["train"]["lengths"], lengths)
-        result["classes"] |= classes_against(splits["train"]["labels"], names, counts)
-    for name, split in splits.items():
-        points, rows = histogram(split["lengths"])
-        result["lengths"][name] = quantiles(points, rows)
-        result["classes"][name] = dict(split["labels"])
-    return result | {"found": sentences(result, list(names))}
-
-
-def unknown_words(
-    splits: Mapping[str, Any], lengths: np.ndarray, unknown: np.ndarray, rate: float, words: Sequence[tuple[str, int]]
-) -> dict[str, Any]:
-    """The share of unknown tokens here with its standard error over rows, and in each split of the training.
-
-    The vocabulary was made of the training rows, so that their own share is lower than that of any others.
-    """
     total = max(int(lengths.sum()), 1)
-    here = float(unknown.sum() / total)
-    error = float(np.sqrt(((unknown - here * lengths) ** 2).sum()) / total)
+    share = float(unknown.sum() / total)
     known = {name: split["unknown_rate"] for name, split in splits.items() if split.get("unknown_rate") is not None}
-    return {"train": rate, **known, "here": here, "standard_error": error, "words": [list(word) for word in words]}
-
-
-def lengths_against(known: Mapping[str, int], lengths: np.ndarray) -> dict[str, float]:
-    """The stability index of lengths in groups that are equally large in the training."""
-    points, rows = histogram(known)
-    cuts = np.unique(np.repeat(points, rows)[(np.arange(1, BINS) * rows.sum()) // BINS])
-    before = np.bincount(np.searchsorted(cuts, points, side="left"), rows, len(cuts) + 1)
-    after = np.bincount(np.searchsorted(cuts, lengths, side="left"), minlength=len(cuts) + 1)
-    return stability(before, after)
-
-
-def classes_against(known: Mapping[str, int], names: Sequence[str], counts: np.ndarray) -> dict[str, float]:
-    """The stability index of the classes."""
-    return stability(np.array([known.get(name, 0) for name in names]), counts)
+    error = float(np.sqrt(((unknown - share * lengths) ** 2).sum()) / total)  # over rows
+    of_lengths: dict[str, Any] = {"here": quantiles(lengths)}
+    of_classes: dict[str, Any] = {"here": dict(zip(names, counts.tolist(), strict=True))}
+    for name, split in splits.items():
+        there = np.repeat(*np.array([(int(length), rows) for length, rows in split["lengths"].items()], np.int64).T)
+        of_lengths[name], of_classes[name] = quantiles(there), dict(split["labels"])
+        if name == "train":
+            cuts = np.unique(np.quantile(there, np.arange(1, BINS) / BINS, method="inverted_cdf"))
+            groups = [np.bincount(np.searchsorted(cuts, one), minlength=len(cuts) + 1) for one in (there, lengths)]
+            of_lengths |= stability(*groups)
+            of_classes |= stability(np.array([split["labels"].get(label, 0) for label in names]), counts)
+    result: dict[str, Any] = {
+        "unknown": {
+            **{"train": vocabulary_rate, **known, "here": share, "standard_error": error},
+            "words": [list(word) for word in words],
+        },
+        "lengths": of_lengths,
+        "classes": of_classes,
+    }
+    return result | {"found": sentences(result, names)}
 
 
 def stability(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
@@ -97,20 +80,13 @@ def stability(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     return {"stability_index": index, "by_chance": chance}
 
 
-def histogram(known: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths and their rows, int64 each, ascending by length."""
-    ordered = sorted((int(length), rows) for length, rows in known.items())
-    points, rows = np.array(ordered, np.int64).T
-    return points, rows
-
-
-def quantiles(points: np.ndarray, rows: np.ndarray) -> dict[str, int]:
-    """Some quantiles of lengths, of which each occurs in so many rows."""
-    values = np.quantile(np.repeat(points, rows), QUANTILES, method="inverted_cdf")
+def quantiles(lengths: np.ndarray) -> dict[str, int]:
+    """The quantiles of lengths that are shown."""
+    values = np.quantile(lengths, QUANTILES, method="inverted_cdf")
     return {f"{point:g}": int(value) for point, value in zip(QUANTILES, values, strict=True)}
 
 
-def sentences(values: Mapping[str, Any], names: list[str]) -> list[str]:
+def sentences(values: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """What differs by more than chance and is worth a sentence."""
     found = []
     unknown, lengths, classes = values["unknown"], values["lengths"], values["classes"]
@@ -125,11 +101,12 @@ def sentences(values: Mapping[str, Any], names: list[str]) -> list[str]:
         way = "shorter" if here < before else "longer" if here > before else "of other lengths"
         found.append(f"lengths: texts are {way}: half have up to {here:,} tokens, in training up to {before:,}")
     if differs(classes):
-        total = {place: max(sum(classes[place].values()), 1) for place in ("here", "train")}
-        shares = {name: [classes[place][name] / total[place] for place in ("here", "train")] for name in names}
-        most = max(names, key=lambda name: abs(shares[name][0] - shares[name][1]))
-        here, before = shares[most]
-        found.append(f"classes: {most!r} is {here:.1%} of the rows, {before:.1%} in training")
+        now, then = (
+            {name: classes[place][name] / max(sum(classes[place].values()), 1) for name in names}
+            for place in ("here", "train")
+        )
+        most = max(names, key=lambda name: abs(now[name] - then[name]))
+        found.append(f"classes: {most!r} is {now[most]:.1%} of the rows, {then[most]:.1%} in training")
     return found
 
 

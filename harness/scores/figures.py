@@ -1,19 +1,64 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that logits and labels of a split say, as ``SPLIT.json`` holds it, and the sentences that are made of it."""
+"""The table of all figures, and those of a split from its logits and labels, as ``SPLIT.json`` has them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from harness.scores.calibration import Decision
-from harness.scores.confusion import Confusion
-from harness.scores.intervals import intervals
-from harness.scores.metrics import Reliability, classification_metrics, log_loss_per_row, per_class
-from harness.scores.subgroups import subgroups
-from preprocessing.base.readable import percent
+from harness.scores.intervals import intervals, wilson
+from harness.scores.metrics import (
+    Reliability,
+    classification_metrics,
+    confusion_from_json,
+    log_loss_per_row,
+    per_class,
+    predicted_labels,
+)
+from preprocessing.base.screen import shortened
+
+GROUPS = 4
+"""Lengths and unknown rates are cut at quartiles; equal values stay together, so there may be fewer groups."""
+LONGEST_NAME = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure as tables, reports, trackers and model cards show it."""
+
+    title: str
+    lower_is_better: bool = False
+    percent: bool = False
+    """Whether a chart's axis is a percentage."""
+    weight: int = 0
+    """Where a table of runs is too wide, columns of the largest weight go first."""
+
+
+FIGURES = {
+    "accuracy": Figure(title="accuracy", percent=True),
+    "balanced_accuracy": Figure(title="balanced accuracy", percent=True, weight=3),
+    "f1": Figure(title="F1"),
+    "roc_auc": Figure(title="ROC AUC", weight=2),
+    "pr_auc": Figure(title="PR AUC", weight=4),
+    "log_loss": Figure(title="log loss", lower_is_better=True),
+    "calibrated_log_loss": Figure(title="calibrated log loss", lower_is_better=True),
+    "ece": Figure(title="calibration error", lower_is_better=True, weight=5),
+    "perplexity": Figure(title="perplexity", lower_is_better=True),
+}
+"""Every figure by its key, in the order in which they are shown; a split has those of its task."""
+CHOSEN_BY = {"accuracy": "accuracy", "loss": "log_loss", "calibrated": "calibrated_log_loss"}
+"""Value of ``select`` -> the figure of a validation by which the best epoch is chosen."""
+
+
+def title_of(key: str, labels: Sequence[str] = ()) -> str:
+    """A figure's name: F1 is that of the second of two classes, or the mean over all of more."""
+    if key != "f1" or not labels:
+        return FIGURES[key].title
+    return f"F1 of {shortened(labels[1], LONGEST_NAME)}" if len(labels) == 2 else "F1 (macro)"
 
 
 def figures(
@@ -39,7 +84,7 @@ def figures(
         **metrics,
         "labels": list(names),
         "intervals": intervals(logits, labels, metrics, decision.threshold),
-        "per_class": per_class(Confusion.read({**metrics, "labels": names}), names),
+        "per_class": per_class(confusion_from_json(metrics, len(names)), names),
         "calibration": {
             "bins": len(before.rows),
             "ece_before": before.error,
@@ -49,6 +94,43 @@ def figures(
         },
         "slices": subgroups(logits, labels, lengths, unknown, names, decision.threshold),
     }
+
+
+def subgroups(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    lengths: np.ndarray,
+    unknown: np.ndarray,
+    names: Sequence[str],
+    threshold: float = 0.5,
+) -> list[dict[str, Any]]:
+    """Rows, accuracy with Wilson's interval, and log loss by length, by share of unknown tokens and by true label.
+
+    Arguments are those of ``figures``. Empty groups are left out.
+    """
+    right = predicted_labels(logits, threshold) == labels
+    losses = log_loss_per_row(logits, labels)
+    groups = [("length", f"{low:,} to {high:,} tokens", mask) for low, high, mask in quantile_groups(lengths)]
+    groups += [
+        ("unknown", f"{low:.1%} to {high:.1%} unknown" if high > 0 else "none unknown", mask)
+        for low, high, mask in quantile_groups(unknown / lengths)
+    ]
+    groups += [("label", name, labels == number) for number, name in enumerate(names)]
+    result = []
+    for by, name, mask in groups:
+        if rows := int(mask.sum()):
+            hits = int(right[mask].sum())
+            entry = {"by": by, "name": name, "rows": rows, "accuracy": hits / rows}
+            result.append({**entry, "accuracy_interval": wilson(hits, rows), "log_loss": float(losses[mask].mean())})
+    return result
+
+
+def quantile_groups(values: np.ndarray) -> list[tuple[Any, Any, np.ndarray]]:
+    """Lowest and highest value and mask of each group; together the groups hold every row once."""
+    cuts = np.unique(np.quantile(values, np.arange(1, GROUPS) / GROUPS, method="inverted_cdf"))
+    places = np.searchsorted(cuts, values, side="left")
+    masks = [places == place for place in range(len(cuts) + 1)]
+    return [(values[mask].min(), values[mask].max(), mask) for mask in masks if mask.any()]
 
 
 def texts_of(lengths: np.ndarray, unknown: np.ndarray, training: int | None) -> dict[str, Any]:
@@ -63,31 +145,7 @@ def texts_of(lengths: np.ndarray, unknown: np.ndarray, training: int | None) -> 
     }
 
 
-def describe_texts(texts: Mapping[str, Any], rows: int) -> list[str]:
-    """Sentences on texts that say little of a model: those that it has learned, and those that it cannot read."""
-    trained, unread = texts["training_texts"], texts["without_known_word"]
-    found = ["whether rows are training texts is not known: the dataset of the training is not where it was"]
-    if trained is not None:
-        found = [f"{trained:,} of {rows:,} rows ({percent(trained / rows)}) are training texts"] if trained else []
-        found = [f"{one}, so new texts may do worse than these figures" for one in found]
-    if unread:
-        found.append(f"{unread:,} of {rows:,} rows ({percent(unread / rows)}) hold no word that the model knows")
-    return found
-
-
-def describe_calibration(values: Mapping[str, Any]) -> str:
-    """What temperature and threshold did, in a sentence."""
-    where = f" on {values['split']}" if "split" in values else ""
-    before = values["calibration"]
-    line = (
-        f"calibration{where}: temperature {values['temperature']:.3f} took the calibration error from "
-        f"{before['ece_before']:.4f} to {values['ece']:.4f}, log loss from {before['log_loss_before']:.4f} to "
-        f"{values['log_loss']:.4f}"
-    )
-    return line if len(values["labels"]) > 2 else f"{line}; threshold {values['threshold']:.4f}"
-
-
-def numbers_of(values: dict[str, Any]) -> dict[str, Any]:
+def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """The single figures among all values, for a line of the metrics and for trackers."""
     kinds = (int, float, type(None))
     return {name: value for name, value in values.items() if isinstance(value, kinds) and name != "step"}

@@ -1,25 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a figure of so many rows can be trusted: an interval of 95 % for each, which always holds the figure itself.
+"""How far a figure can be trusted: an interval of 95 % over its rows, and the spread over several runs.
 
 A figure is a function of how much each row counts. Its derivatives by these weights give its variance (Efron, 1982, The
 Jackknife, the Bootstrap and Other Resampling Plans, chapter 6; of an area under the ROC curve this is DeLong's, 1988).
 A share of ``n`` rows has the variance ``p (1 - p) / n``, so the variance says how many rows a figure is worth, and its
 interval is Wilson's (1927) for a share of so many rows; the accuracy is worth all of them. Nothing is drawn, so the
-same rows always give the same intervals, and rows of a rare class are never left out of a resample.
+same rows always give the same intervals, which always hold the figure itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from harness.scores.confusion import Confusion
-from harness.scores.metrics import Ranking, log_loss_per_row, num_classes_of, predicted_labels, probabilities
+from harness.scores.metrics import (
+    Ranking,
+    confusion_of,
+    log_loss_per_row,
+    num_classes_of,
+    predicted_labels,
+    probabilities,
+)
 
 LEVEL = 0.95
 METHOD = "Wilson's for as many rows as give the same variance"
+METHOD_OVER_RUNS = "Student's t over the runs"
 MOST_RANKED = 100_000_000
 """Rows times classes up to which areas have intervals: all rows are ranked once more for every class."""
 Z = 1.959963984540054
@@ -38,9 +45,10 @@ def intervals(
 
     The calibration error has none. An area's interval is None where a class has no row, and above ``MOST_RANKED``.
     """
-    predicted, classes = predicted_labels(logits, threshold), num_classes_of(logits)
-    counts = Confusion.of(labels, predicted, classes)
-    present = counts.support[counts.support > 0]
+    predicted = predicted_labels(logits, threshold)
+    confusion = confusion_of(labels, predicted, num_classes_of(logits))
+    support = confusion.sum(axis=1)
+    present = support[support > 0]
     worth = len(present) ** 2 / (1 / present).sum()  # rows, if the share of right ones is the same in every class
     found = {
         "accuracy": wilson(values["accuracy"] * len(labels), len(labels)),
@@ -48,8 +56,8 @@ def intervals(
         "roc_auc": None,
         "pr_auc": None,
     }
-    for name, changes, bias in (*of_labels(labels, predicted, counts, values), *of_areas(logits, labels, values)):
-        variance = variance_of(changes, labels, counts.support)
+    for name, changes, bias in (*of_labels(labels, predicted, confusion, values), *of_areas(logits, labels, values)):
+        variance = variance_of(changes, labels, support)
         limit = MOST_WORTH * worth if name == "roc_auc" else worth
         found[name] = of_share(values[name], variance, worth, limit, bias)
     return {"level": LEVEL, "method": METHOD, **found}
@@ -67,22 +75,22 @@ def above_chance(found: Mapping[str, Any], classes: int) -> bool:
 
 
 def of_labels(
-    labels: np.ndarray, predicted: np.ndarray, counts: Confusion, values: Mapping[str, Any]
+    labels: np.ndarray, predicted: np.ndarray, confusion: Any, values: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray, float]]:
     """Balanced accuracy and F1, each with its derivatives by the weights of the rows, and its bias for few rows.
 
     A class of one row tells nothing of its own spread, so it counts by its distance from the mean over classes.
     """
-    right, support = (labels == predicted).astype(np.float64), counts.support
+    right, support, hits = (labels == predicted).astype(np.float64), confusion.sum(axis=1), confusion.diagonal()
     alone = support == 1
-    recall = np.where(alone, values["balanced_accuracy"], counts.hits / np.maximum(support, 1))
+    recall = np.where(alone, values["balanced_accuracy"], hits / np.maximum(support, 1))
     yield "balanced_accuracy", (right - recall[labels]) / support[labels] / (support > 0).sum(), 0.0
-    rows = support + counts.predicted
+    rows = support + confusion.sum(axis=0)
     size = np.maximum(rows, 1)
-    weight = np.array([0.0, 1.0]) if counts.classes == 2 else (rows > 0) / (rows > 0).sum()
-    pull, each = weight / size, 2 * counts.hits / size
+    weight = np.array([0.0, 1.0]) if len(support) == 2 else (rows > 0) / (rows > 0).sum()
+    pull, each = weight / size, 2 * hits / size
     bias = -float((pull * each * (1 - each)).sum())  # the second derivative's share
-    if counts.classes > 2:
+    if len(support) > 2:
         each = np.where(alone, values["f1"], each)
     yield "f1", 2 * right * pull[labels] - (pull * each)[labels] - (pull * each)[predicted], bias
 
@@ -150,3 +158,27 @@ def of_difference(first: np.ndarray, second: np.ndarray) -> list[float]:
     middle = (ahead - behind) / rows
     half = Z * np.sqrt(((ahead + behind) / rows - middle**2) / rows)
     return [float(max(-1.0, middle - half)), float(min(1.0, middle + half))]
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """``mean``, ``sd`` (with n - 1), and ``low`` and ``high`` of the mean's interval; None where one run cannot say.
+
+    Student's interval is about runs: where the mean of ever more seeds, or folds, would lie. It says nothing of other
+    rows. Runs of different folds share most of their training rows, so theirs is somewhat too narrow (Bengio and
+    Grandvalet, 2004, No Unbiased Estimator of the Variance of K-Fold Cross-Validation).
+    """
+    from scipy.special import stdtrit
+
+    number, array = len(values), np.asarray(values, np.float64)
+    mean = float(array.mean())
+    if number < 2:
+        return {"mean": mean, "sd": None, "low": None, "high": None}
+    sd = float(array.std(ddof=1))
+    half = float(stdtrit(number - 1, (1 + LEVEL) / 2)) * sd / number**0.5
+    return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half}
+
+
+def spreads(runs: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, dict[str, float | None]]:
+    """The spread of each figure of ``names`` that all ``runs`` have on one split."""
+    shared = [name for name in names if runs and all(run.get(name) is not None for run in runs)]
+    return {name: spread([run[name] for run in runs]) for name in shared}

@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from harness.scores.confusion import Confusion
-
 CALIBRATION_BINS = 15
 """Equal-width bins of confidence, as in Guo et al. (2017), On Calibration of Modern Neural Networks."""
 BLOCK = 1 << 22
 """Logits that are worked on at once, 32 MB in float64; their probabilities take a few times that."""
+WHOLE_CLASSES = 1000
+"""Up to so many classes figures hold the whole confusion matrix, a list for each true class; of more, the cells that
+hold rows: the matrix of 10,000 classes would take 300 MB of JSON."""
+MATRIX, CELLS = "confusion", "confusion_cells"
 
 
 def blocks(logits: np.ndarray) -> Iterator[slice]:
@@ -69,7 +71,7 @@ def num_classes_of(logits: np.ndarray) -> int:
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> dict[str, Any]:
-    """Accuracy, F1, areas, log loss, calibration and the confusion, in one of its two forms (``Confusion.to_json``).
+    """Accuracy, F1, areas, log loss, calibration and the confusion, in one of its two forms (``confusion_to_json``).
 
     With two classes F1 and the areas under the ROC and the precision-recall curve (average precision) are those of
     class 1; with more they are macro averages, one class against the rest, and F1 leaves out classes that are nowhere.
@@ -77,9 +79,9 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, threshold: fl
     it is not defined there. The calibration error (ECE) is that of the more probable class, whatever the threshold.
     """
     predicted = predicted_labels(logits, threshold)
-    confusion = Confusion.of(labels, predicted, num_classes_of(logits))
-    support = confusion.support
-    recall = confusion.hits[support > 0] / support[support > 0]
+    confusion = confusion_of(labels, predicted, num_classes_of(logits))
+    support = confusion.sum(axis=1)
+    recall = confusion.diagonal()[support > 0] / support[support > 0]
     return {
         "rows": len(labels),
         "accuracy": float((predicted == labels).mean()),
@@ -88,7 +90,7 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, threshold: fl
         **areas(logits, labels),
         "log_loss": float(log_loss_per_row(logits, labels).mean()),
         "ece": Reliability.of(logits, labels).error,
-        **confusion.to_json(),
+        **confusion_to_json(confusion),
     }
 
 
@@ -161,22 +163,61 @@ class Ranking:
         return result
 
 
-def per_class(confusion: Confusion, names: Sequence[str]) -> list[dict[str, Any]]:
+def confusion_of(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Any:
+    """Rows of each true class by predicted class: a sparse int64 ``[classes, classes]`` (``scipy.sparse.csr_array``).
+
+    Its row sums are the classes' rows, its column sums their predictions, its diagonal those predicted rightly.
+    """
+    from scipy.sparse import coo_array
+
+    return coo_array((np.ones(len(labels), np.int64), (labels, predicted)), shape=(classes, classes)).tocsr()
+
+
+def confusion_to_json(confusion: Any) -> dict[str, Any]:
+    """For figures: ``confusion``, or ``confusion_cells`` of triples (true class, predicted class, rows)."""
+    if confusion.shape[0] <= WHOLE_CLASSES:
+        return {MATRIX: confusion.toarray().tolist()}
+    cells = confusion.tocoo()
+    return {CELLS: np.stack((*cells.coords, cells.data), axis=1).tolist()}
+
+
+def confusion_from_json(values: Mapping[str, Any], classes: int) -> Any:
+    """What ``confusion_of`` gave, from figures that hold either of its two forms."""
+    from scipy.sparse import coo_array, csr_array
+
+    if CELLS not in values:
+        return csr_array(np.array(values[MATRIX], np.int64))
+    true, said, rows = np.array(values[CELLS], np.int64).reshape(-1, 3).T
+    return coo_array((rows, (true, said)), shape=(classes, classes)).tocsr()
+
+
+def largest_confusions(confusion: Any, most: int | None = None) -> list[tuple[int, int, int]]:
+    """True class, another predicted class and rows, those with the most rows first."""
+    cells = confusion.tocoo()
+    (true, said), rows = cells.coords, cells.data
+    wrong = np.flatnonzero(true != said)
+    order = wrong[np.argsort(-rows[wrong], kind="stable")][:most]
+    return list(zip(true[order].tolist(), said[order].tolist(), rows[order].tolist(), strict=True))
+
+
+def per_class(confusion: Any, names: Sequence[str]) -> list[dict[str, Any]]:
     """Rows, precision, recall and F1 of each class; None where there is nothing to divide by."""
-    columns = (column.tolist() for column in (confusion.hits, confusion.support, confusion.predicted))
-    result = []
-    for name, hits, rows, predicted in zip(names, *columns, strict=True):
-        result.append(
-            {
-                "label": name,
-                "rows": rows,
-                "predicted": predicted,
-                "precision": hits / predicted if predicted else None,
-                "recall": hits / rows if rows else None,
-                "f1": 2 * hits / (rows + predicted) if rows + predicted else None,
-            }
-        )
-    return result
+    hits, support, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+
+    def shares(top: np.ndarray, bottom: np.ndarray) -> list[float | None]:
+        return [
+            one / all_of_it if all_of_it else None for one, all_of_it in zip(top.tolist(), bottom.tolist(), strict=True)
+        ]
+
+    columns = {
+        "label": names,
+        "rows": support.tolist(),
+        "predicted": predicted.tolist(),
+        "precision": shares(hits, predicted),
+        "recall": shares(hits, support),
+        "f1": shares(2 * hits, support + predicted),
+    }
+    return [dict(zip(columns, entry, strict=True)) for entry in zip(*columns.values(), strict=True)]
 
 
 @dataclass(frozen=True)

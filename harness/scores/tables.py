@@ -1,34 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures as small tables for a terminal: splits side by side, and classes with precision, recall and support."""
+"""Figures for a terminal: splits or runs side by side, classes, confusions, drift, and the sentences beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.scores.figures import describe_calibration
-from preprocessing.base.readable import percent
-from preprocessing.base.screen import Screen
-from preprocessing.base.terminal import Column, shortened, table
+from harness.scores.figures import FIGURES, LONGEST_NAME, title_of
+from harness.scores.intervals import spreads
+from harness.scores.metrics import confusion_from_json, largest_confusions
+from preprocessing.base.printable import percent
+from preprocessing.base.screen import WIDTH, Column, Screen, shortened, table, wrapped
 
 CLASSES = 10
 """Classes that a table shows; of more, those with the lowest F1."""
-METRICS = (
-    ("accuracy", "accuracy"),
-    ("balanced_accuracy", "balanced accuracy"),
-    ("f1", "F1"),
-    ("roc_auc", "ROC AUC"),
-    ("pr_auc", "PR AUC"),
-    ("log_loss", "log loss"),
-    ("calibrated_log_loss", "calibrated log loss"),
-    ("ece", "calibration error"),
-)
-"""Key and title of each figure, in the order of the table."""
-CHOSEN_BY = {"accuracy": "accuracy", "loss": "log_loss", "calibrated": "calibrated_log_loss"}
-"""Value of ``select`` -> the figure of a validation by which the best epoch is chosen."""
+WHOLE_CONFUSION = 6
+"""Classes up to which every cell of the confusion is shown; of more, the largest confusions."""
+LISTED = 8
+"""Confusions, or classes of a drift, that are shown."""
 MARK = "*"
 """Stands behind the figure that chose, wherever validations are shown."""
-LONGEST_NAME = 24
 CLASS_COLUMNS = (
     Column(key="label", title="class", right=False, shrinks=True),
     Column(key="precision", title="precision"),
@@ -48,8 +39,8 @@ def figures_table(splits: Mapping[str, Mapping[str, Any]], labels: Sequence[str]
     for name in splits:
         columns += [Column(key=name, title=name), Column(key=f"{name} interval", title="95 %", right=False, weight=1)]
     rows = [{"figure": "rows", **{name: f"{values['rows']:,}" for name, values in splits.items()}}]
-    for key, title in METRICS:
-        row = {"figure": title_of(key, title, labels)}
+    for key in FIGURES:
+        row = {"figure": title_of(key, labels)}
         for name, values in splits.items():
             if values.get(key) is not None:
                 row[name] = f"{values[key]:.4f}"
@@ -57,13 +48,6 @@ def figures_table(splits: Mapping[str, Mapping[str, Any]], labels: Sequence[str]
         if len(row) > 1:
             rows.append(row)
     return table(columns, rows, width)
-
-
-def title_of(key: str, title: str, labels: Sequence[str]) -> str:
-    """A figure's name: F1 is that of one class, or the mean over all."""
-    if key != "f1":
-        return title
-    return f"F1 of {shortened(labels[1], LONGEST_NAME)}" if len(labels) == 2 else "F1 (macro)"
 
 
 def interval(bounds: Sequence[float] | None) -> str:
@@ -76,24 +60,21 @@ def classes_table(per_class: Sequence[Mapping[str, Any]], width: int, most: int 
 
     A class that was never predicted has no precision, and one without a row no recall: a dash.
     """
-    shown = list(per_class)
-    if len(shown) > most:
-        shown = sorted(shown, key=lambda entry: (entry["f1"] is None, entry["f1"] or 0.0, -entry["rows"]))[:most]
+    chosen = list(per_class)
+    if len(chosen) > most:
+        chosen = sorted(chosen, key=lambda entry: (entry["f1"] is None, entry["f1"] or 0.0, -entry["rows"]))[:most]
     total = sum(entry["rows"] for entry in per_class)
     rows = []
-    for entry in shown:
-        shares = {key: figure(entry[key]) for key in ("precision", "recall", "f1")}
+    for entry in chosen:
+        values = (entry[key] for key in ("precision", "recall", "f1"))
+        precision, recall, f1 = ("–" if value is None else f"{value:.3f}" for value in values)
         share = percent(entry["rows"] / total) if total else ""
-        rows.append({"label": shortened(entry["label"], width), **shares, "rows": f"{entry['rows']:,}", "share": share})
+        row = {"label": shortened(entry["label"], width), "rows": f"{entry['rows']:,}", "share": share}
+        rows.append({**row, "precision": precision, "recall": recall, "f1": f1})
     lines = table(CLASS_COLUMNS, rows, width)
     if len(per_class) > most:
         lines.append(f"… the {most} worst of {len(per_class)} classes by F1")
     return lines
-
-
-def figure(value: float | None) -> str:
-    """Three digits, or a dash."""
-    return "–" if value is None else f"{value:.3f}"
 
 
 def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> None:
@@ -103,3 +84,133 @@ def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> Non
     screen.say(describe_calibration(last))
     screen.write([""])
     screen.table(classes_table(last["per_class"], screen.width))
+
+
+def describe_calibration(values: Mapping[str, Any]) -> str:
+    """What temperature and threshold did, in a sentence."""
+    where = f" on {values['split']}" if "split" in values else ""
+    before = values["calibration"]
+    line = (
+        f"calibration{where}: temperature {values['temperature']:.3f} took the calibration error from "
+        f"{before['ece_before']:.4f} to {values['ece']:.4f}, log loss from {before['log_loss_before']:.4f} to "
+        f"{values['log_loss']:.4f}"
+    )
+    return line if len(values["labels"]) > 2 else f"{line}; threshold {values['threshold']:.4f}"
+
+
+def describe_texts(texts: Mapping[str, Any], rows: int) -> list[str]:
+    """Sentences on texts that say little of a model: those that it has learned, and those that it cannot read."""
+    trained, unread = texts["training_texts"], texts["without_known_word"]
+    found = []
+    if trained is None:
+        found.append("whether rows are training texts is not known: the dataset of the training is not where it was")
+    elif trained:
+        share = percent(trained / rows)
+        found.append(
+            f"{trained:,} of {rows:,} rows ({share}) are training texts, so new texts may do worse than these figures"
+        )
+    if unread:
+        found.append(f"{unread:,} of {rows:,} rows ({percent(unread / rows)}) hold no word that the model knows")
+    return found
+
+
+def describe_new_rows(name: str, values: Mapping[str, Any], width: int = WIDTH) -> str:
+    """Metrics, classes, confusion, the weakest group and drift of an evaluation of new rows, one below the other."""
+    head = f"{name}: {values['rows']:,} rows"
+    head += f", {values['left_out']:,} left out" if values["left_out"] else ""
+    head += f", {values['missing']:,} without a text" if values["missing"] else ""
+    notes = [line for one in describe_texts(values["texts"], values["rows"]) for line in wrapped(f"note: {one}", width)]
+    blocks = [
+        [head, *notes],
+        figures_table({name: values}, values["labels"], width),
+        classes_table(values["per_class"], width),
+        confusion_table(values, width),
+        wrapped(weakest(values), width),
+        drift_table(values["drift"], width),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in blocks)
+
+
+def confusion_table(values: Mapping[str, Any], width: int) -> list[str]:
+    """Rows of each true class by predicted class, or the largest confusions."""
+    names = values["labels"]
+    confusion = confusion_from_json(values, len(names))
+    if len(names) <= WHOLE_CONFUSION:
+        room = (width - LONGEST_NAME) // len(names) - 2
+        columns = [Column(key="true", title="true \\ predicted", right=False, shrinks=True)]
+        columns += [Column(key=str(at), title=shortened(name, room)) for at, name in enumerate(names)]
+        cells = ({str(at): f"{count:,}" for at, count in enumerate(row)} for row in confusion.toarray().tolist())
+        return table(columns, [{"true": name, **row} for name, row in zip(names, cells, strict=True)], width)
+    largest = largest_confusions(confusion, LISTED)
+    if not largest:
+        return ["no row is confused"]
+    columns = [
+        Column(key=key, title=key, right=key == "rows", shrinks=key != "rows") for key in ("true", "predicted", "rows")
+    ]
+    rows = [{"true": names[true], "predicted": names[said], "rows": f"{count:,}"} for true, said, count in largest]
+    return ["largest confusions", *table(columns, rows, width)]
+
+
+def weakest(values: Mapping[str, Any]) -> str:
+    """The group of rows whose accuracy is surely the lowest."""
+    lowest = min(values["slices"], key=lambda entry: entry["accuracy_interval"][1])
+    group = f"rows labelled {lowest['name']!r}" if lowest["by"] == "label" else f"rows with {lowest['name']}"
+    return f"weakest group: {group}: accuracy {lowest['accuracy']:.4f} ({interval(lowest['accuracy_interval'])})"
+
+
+def drift_table(values: Mapping[str, Any], width: int) -> list[str]:
+    """The new rows beside the training's, and what differs."""
+    places = [place for place in ("train", "validation", "here") if place in values["unknown"]]
+    rows = [{"of": "unknown tokens", **{place: f"{values['unknown'][place]:.1%}" for place in places}}]
+    for key, title in (("0.05", "shortest twentieth"), ("0.5", "median"), ("0.95", "longest twentieth")):
+        known = {place: lengths[key] for place in places if (lengths := values["lengths"].get(place)) is not None}
+        rows.append({"of": f"tokens, {title}", **{place: f"{length:,}" for place, length in known.items()}})
+    shares = {place: shares_of(values["classes"].get(place, {})) for place in places}
+    names = sorted(shares["here"], key=lambda name: -abs(shares["here"][name] - shares.get("train", {}).get(name, 0)))
+    rows += [
+        {"of": f"class {name}", **{place: f"{found[name]:.1%}" for place, found in shares.items() if found}}
+        for name in names[:LISTED]
+    ]
+    columns = [
+        Column(key="of", title="drift", right=False, shrinks=True),
+        *(Column(key=one, title=one) for one in places),
+    ]
+    found = [f"drift: {sentence}" for sentence in values["found"]]
+    if "stability_index" not in values["lengths"]:
+        found.append("drift: lengths and classes of the training are not known: its dataset is elsewhere now")
+    sentences = found or ["drift: none that matters"]
+    return [*table(columns, rows, width), *(line for one in sentences for line in wrapped(one, width))]
+
+
+def shares_of(counts: Mapping[str, int]) -> dict[str, float]:
+    """Each class's share of the rows."""
+    total = sum(counts.values()) or 1
+    return {name: count / total for name, count in counts.items()}
+
+
+def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """A line for each run, then the mean, the standard deviation and the interval of the mean; a column a figure."""
+    found = spreads(runs, FIGURES)
+    columns = [Column(key="run", title="", right=False)]
+    for name in found:
+        columns.append(Column(key=name, title=FIGURES[name].title, weight=FIGURES[name].weight))
+        if name == "accuracy":
+            columns.append(Column(key="interval", title="95 % (rows)", right=False, weight=1))
+    lines = []
+    for run, values in zip(names, runs, strict=True):
+        bounds = interval(values.get("intervals", {}).get("accuracy"))
+        lines.append({"run": run, "interval": bounds, **{name: f"{values[name]:.4f}" for name in found}})
+    for title, key in (("mean", "mean"), ("sd", "sd"), ("95 % from", "low"), ("95 % to", "high")):
+        numbers = {name: f"{each[key]:.4f}" for name, each in found.items() if each[key] is not None}
+        lines += [{"run": title, **numbers}] if numbers else []
+    return table(columns, lines, width)
+
+
+def describe_spread(title: str, values: Mapping[str, float | None]) -> str:
+    """``accuracy 0.8712 ± 0.0011 (95 % of the mean: 0.8690 to 0.8734)``."""
+    if values["sd"] is None:
+        return f"{title} {values['mean']:.4f}"
+    return (
+        f"{title} {values['mean']:.4f} ± {values['sd']:.4f} (95 % of the mean: {values['low']:.4f} to "
+        f"{values['high']:.4f})"
+    )

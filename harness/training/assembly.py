@@ -25,17 +25,15 @@ from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
 from harness.model.adversarial import Adversary
 from harness.model.classifier import Objective
-from harness.model.language import LanguageModel
-from harness.model.language_objective import LanguageObjective
+from harness.model.language import LanguageModel, LanguageObjective, Targets
+from harness.model.networks import AnyNetwork, AnyObjective, answers_of, build_network, predictions_of
 from harness.model.recurrent import try_recurrence
 from harness.model.registry import CELLS
-from harness.model.targets import Targets
-from harness.model.tasks import AnyNetwork, AnyObjective, answers_of, build_network, predictions_of
 from harness.model.wide import Weighing
 from harness.ranks.distributed import World, launched_local_rank, launched_local_world_size, launched_machines
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
-from harness.ranks.preemption import StopWatch
 from harness.ranks.session import Session
+from harness.ranks.stopping import StopWatch
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.environment import code_hash

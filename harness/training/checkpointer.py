@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from harness.config import CheckpointConfig
-from harness.model.stored import check_finite, shapes_of
-from harness.ranks.heartbeat import HEARTBEAT
+from harness.model.networks import check_finite, shapes_of
+from harness.ranks.stopping import HEARTBEAT
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import MODEL, OPTIMIZER, Checkpoint
 from harness.rundir.storage import storage

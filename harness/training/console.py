@@ -12,26 +12,24 @@ from typing import Any
 
 from harness.config import RunConfig
 from harness.data.checks import TEST, TRAIN, VALIDATION, class_rows, few_steps, imbalance, in_words
-from harness.model.size import parameters_of
+from harness.model.registry import parameters_of
 from harness.ranks.precision import Choice
 from harness.rundir import layout
 from harness.rundir.json_files import Line
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import figures_name, predictions_name
-from harness.scores.confusion import Confusion
-from harness.scores.figures import describe_calibration
+from harness.scores.figures import CHOSEN_BY
 from harness.scores.intervals import wilson
-from harness.scores.learning import Course, never_found, verdicts
-from harness.scores.metrics import per_class
-from harness.scores.tables import CHOSEN_BY, MARK, classes_table, figures_table
+from harness.scores.learning import never_found, verdicts
+from harness.scores.metrics import confusion_from_json, per_class
+from harness.scores.tables import MARK, classes_table, describe_calibration, figures_table
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL
 from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
-from preprocessing.base.readable import duration
-from preprocessing.base.screen import Screen, Tone
+from preprocessing.base.printable import duration
+from preprocessing.base.screen import Column, Screen, Tone, fitted, head_line, laid_out, row_line
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import Column, fitted, head_line, laid_out, row_line
 from preprocessing.dataset.shards import Manifest
 
 PURPOSE = {CLASSIFIER: "predict", LANGUAGE_MODEL: "--init.weights"}
@@ -116,7 +114,7 @@ class Console(Sink):
 
     def best(self, values: Mapping[str, Any]) -> None:
         """The figures of the best validation so far, of which a log line has no confusion."""
-        self.classes = per_class(Confusion.read({**values, "labels": self.manifest.labels}), self.manifest.labels)
+        self.classes = per_class(confusion_from_json(values, len(self.manifest.labels)), self.manifest.labels)
 
     def rehearsal(self, cost: Rehearsal, tokens: int) -> None:
         """What a dry run found; ``tokens`` per process in a full run."""
@@ -145,8 +143,7 @@ class Console(Sink):
             self.screen.say(f"\nclasses of {measured['split'] if measured else VALIDATION}:")
             self.screen.table(classes_table(entries, self.screen.width))
         self.screen.write([""])
-        course = Course.of(lines, self.config.epochs, class_rows(self.manifest, VALIDATION))
-        found = verdicts(course) if course is not None else []
+        found = verdicts(lines, self.config.epochs, class_rows(self.manifest, VALIDATION))
         for sentence in filter(None, [*found, never_found(entries)]):
             self.screen.fact("note", sentence, "warn", indent=6)
 

@@ -12,8 +12,7 @@ from dataclasses import replace
 from harness.config import RunConfig
 from harness.data import checks
 from harness.model.donor import find_donor
-from harness.model.registry import check_model
-from harness.model.size import parameters_of
+from harness.model.registry import check_model, parameters_of
 from harness.model.vector_files import check_named
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.storage import check_claim
@@ -22,7 +21,7 @@ from harness.training import resume
 from harness.training.resume import ResumePoint
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.machine import memory_bytes
-from preprocessing.base.readable import size
+from preprocessing.base.printable import size
 from preprocessing.dataset.shards import Manifest
 
 

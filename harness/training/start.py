@@ -27,13 +27,11 @@ import numpy as np
 from harness.config import RunConfig
 from harness.data.checks import open_soft_labels
 from harness.data.soft_labels import targets_of
-from harness.model import transfer
-from harness.model.donor import find_donor
-from harness.model.initial import StartVectors, coverage, from_file, from_kept
-from harness.model.tasks import AnyNetwork
-from harness.model.transfer import WIDE, StartWeights, weights_of
-from harness.model.vector_files import check_own, is_own
-from harness.ranks import preemption
+from harness.model.donor import WIDE, StartWeights, describe_weights, find_donor, weights_of
+from harness.model.embedding import StartVectors, from_file, from_kept
+from harness.model.networks import AnyNetwork
+from harness.model.vector_files import check_own, coverage, is_own
+from harness.ranks import stopping
 from harness.ranks.distributed import RankError, World
 from harness.ranks.precision import Choice
 from harness.rundir import layout
@@ -41,7 +39,7 @@ from preprocessing.base.errors import ConfigError, DataError, StorageError, User
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
 from preprocessing.dataset.vectors import find_kept, folder_of
-from preprocessing.job.pulse import LocalPulse
+from preprocessing.job.executors import LocalPulse
 from preprocessing.text.vocabulary import Vocabulary
 
 VECTORS, STARTED_FROM, SOFT_LABELS = "vectors", "started_from", "soft_labels"
@@ -110,7 +108,7 @@ def begin(
         weights = find_weights(config, manifest, world)
         known = world.from_main(None if weights is None else weights.facts, "the weights to start from")
         if known is not None:
-            choices["weights"] = Choice(known["source"], f"{transfer.in_words(known)}; {coverage(known)}")
+            choices["weights"] = Choice(known["source"], f"{describe_weights(known)}; {coverage(known)}")
         vectors, choice, interrupted = find_vectors(config, manifest, world)
         if choice is not None:
             choices["vectors"] = choice
@@ -249,7 +247,7 @@ def wait_for(learning: Learning | None, world: World) -> bool:
         while True:
             running = learning is not None and learning.running(LOOK_EVERY_S)
             failed = learning is not None and bool(learning.process.returncode)  # by Ctrl-C, which reaches it too
-            mine = np.array([running, failed, preemption.received() is not None]).astype(np.int64)
+            mine = np.array([running, failed, stopping.received() is not None]).astype(np.int64)
             busy, broken, stop = np.atleast_1d(world.gather_numbers(mine, "word vectors that are learned").any(axis=0))
             if stop and (busy or broken):
                 return True

@@ -14,8 +14,7 @@ from accelerate.utils import DDPCommunicationHookType
 from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data.loader import Loader
-from harness.model.stored import shapes_of
-from harness.model.tasks import AnyObjective
+from harness.model.networks import AnyObjective, shapes_of
 from harness.ranks.distributed import World, launched_machines, sum_in_bf16
 from harness.rundir.checkpoint import MODEL, OPTIMIZER
 from harness.rundir.checkpoint_state import AVERAGE

@@ -16,8 +16,7 @@ import torch
 
 from harness.batch import StepBatch
 from harness.config import OptimConfig
-from harness.model.ngrams import BITS, MASK, NONE, keys_of, mixed
-from harness.model.wide import NOBODY, USUAL, Touched, Weighing, WidePart, join, runs
+from harness.model.wide import BITS, MASK, NOBODY, NONE, USUAL, Touched, Weighing, WidePart, join, keys_of, mixed, runs
 from harness.ranks.distributed import World
 from preprocessing.dataset.shards import Split
 

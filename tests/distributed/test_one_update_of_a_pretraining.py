@@ -21,11 +21,9 @@ from harness.data.checks import order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.views import rows_of_task
-from harness.inference.perplexity import measure
+from harness.inference.scoring import measure
 from harness.model.dropout import Masks
-from harness.model.language import LanguageModel
-from harness.model.language_objective import LanguageObjective
-from harness.model.targets import Targets
+from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.ranks.session import Session, open_session
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import learning_rate

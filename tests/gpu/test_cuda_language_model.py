@@ -10,8 +10,7 @@ import torch
 
 from harness.batch import Layout
 from harness.config import ModelConfig
-from harness.model.language import LanguageModel
-from harness.model.language_objective import LanguageObjective
+from harness.model.language import LanguageModel, LanguageObjective
 from preprocessing.dataset.shards import read_manifest
 from tests.gpu.device import TORCH_DEVICE, on_device
 from tests.gpu.test_cuda import CPU, make_loader

@@ -31,13 +31,12 @@ from hypothesis import strategies as st
 from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.data.order import Order, OrderSpec
-from harness.inference import perplexity
+from harness.inference import scoring
 from harness.model.classifier import Classifier
 from harness.ranks import distributed
 from harness.ranks.distributed import RankError, World
-from harness.ranks.exit import leave, run_rank
-from harness.ranks.last_words import FILE
 from harness.ranks.session import open_session
+from harness.ranks.stopping import ERROR_FILE, leave, run_rank
 from harness.training import console
 from preprocessing.base.errors import ConfigError, DataError
 from tests.commands import listens, read_metrics, unwrapped
@@ -290,7 +289,7 @@ def end_a_session(way: str, folder: Path) -> None:
     dist.destroy_process_group = destroy_when_all_do
     distributed.LEAVE_LIMIT_S = 2.0 if way == "clean for one" else 600.0
     os.dup2(os.open(folder / f"said-{rank}", os.O_CREAT | os.O_WRONLY), 2)
-    os.environ[FILE] = str(folder / f"words-{rank}")
+    os.environ[ERROR_FILE] = str(folder / f"words-{rank}")
     leave(run_rank(main))
 
 
@@ -333,12 +332,12 @@ def test_a_rank_that_fails_alone_ends_without_the_others(
 def disagree() -> None:
     """Each rank finds its own figures, as machines do in the last bit; and rank 0 cannot read its own log."""
     rank = int(os.environ["RANK"])
-    calls, figures = itertools.count(1), perplexity.Perplexity.figures
+    calls, figures = itertools.count(1), scoring.Perplexity.figures
 
-    def own(self: perplexity.Perplexity) -> dict[str, Any]:
+    def own(self: scoring.Perplexity) -> dict[str, Any]:
         return figures(self) | {"log_loss": 3.0 / (1 + rank * next(calls))}
 
-    perplexity.Perplexity.figures = own  # type: ignore[method-assign]
+    scoring.Perplexity.figures = own  # type: ignore[method-assign]
 
     def unreadable(run: Path) -> None:
         raise DataError(f"{run}: line 1 is no JSON object; remove it")

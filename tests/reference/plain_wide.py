@@ -10,8 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from harness.model.ngrams import mixed
-from harness.model.wide import WidePart
+from harness.model.wide import WidePart, mixed
 from preprocessing.dataset.shards import Split
 
 

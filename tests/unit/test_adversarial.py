@@ -19,7 +19,7 @@ from harness.data.checks import check_learning
 from harness.model.adversarial import Adversary, Passes, Reading, divergence, probabilities
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
-from harness.model.embedded import Embedded
+from harness.model.embedding import Embedded
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import NO_LABEL
 

@@ -29,8 +29,9 @@ FLOORS = (
     ("harness.ranks", "harness.tracking"),
     ("harness.data",),
     ("harness.model",),
-    ("harness.inference", "harness.baseline"),
-    ("harness.training", "harness.labelling", "harness.predicting", "harness.export"),
+    ("harness.baseline",),
+    ("harness.inference",),
+    ("harness.training", "harness.export"),
     ("harness.report",),
     ("harness.launch",),
     ("harness.slurm",),
@@ -277,7 +278,7 @@ def test_every_command_exists() -> None:
     from benchmarks.__main__ import COMMANDS as BENCHMARKS
     from harness.__main__ import COMMANDS as HARNESS
     from preprocessing.__main__ import COMMANDS as PREPROCESSING
-    from preprocessing.base.named import load
+    from preprocessing.base.installed import load
 
     for command in (*HARNESS, *PREPROCESSING, *BENCHMARKS):
         for one in command.parts or (command,):

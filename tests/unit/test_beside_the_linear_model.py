@@ -13,14 +13,13 @@ import pytest
 
 from harness.baseline import command
 from harness.baseline.command import BaselineConfig
-from harness.baseline.compare import Comparison, compare
-from harness.baseline.results import read_results
+from harness.baseline.results import Comparison, compare, read_results
 from harness.report.beside import BaselineSink
 from harness.rundir.measured import Measured
 from harness.rundir.results import write_figures, write_predictions
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
-from preprocessing.base.readable import duration
+from preprocessing.base.printable import duration
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.model import sampled_softmax
-from harness.model.candidates import LogUniformSampler
+from harness.model import softmax
+from harness.model.softmax import LogUniformSampler
 from tests.reference import plain_language_model as plain
 
 
@@ -60,7 +60,7 @@ def test_half_of_the_vocabulary_or_more_is_all_of_it(candidates: int, drawn: int
 
 
 def test_the_softmax_in_pieces_is_autograd_on_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampled_softmax, "CPU_ELEMENTS", 30)
+    monkeypatch.setattr(softmax, "CPU_ELEMENTS", 30)
     torch.manual_seed(0)
     shapes = ((17, 5), (17, 5), (17,), (9, 5), (9,))
     given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
@@ -72,7 +72,7 @@ def test_the_softmax_in_pieces_is_autograd_on_the_whole(monkeypatch: pytest.Monk
     right = (projected * vectors).sum(1) + bias
     expected = torch.logsumexp(torch.cat((logits, right[:, None]), 1), 1) - right
     wanted = torch.autograd.grad(3 * expected.sum(), given)
-    total, losses = sampled_softmax.sampled_softmax(*given, hits)
+    total, losses = softmax.sampled_softmax(*given, hits)
     found = torch.autograd.grad(3 * total, given)
     torch.testing.assert_close(losses, expected.detach(), rtol=0, atol=1e-12)
     for ours, theirs in zip(found, wanted, strict=True):

@@ -181,12 +181,12 @@ FAULTS = """
 import os, signal, sys
 from pathlib import Path
 from harness.rundir import checkpoint
-from preprocessing.base import swap
+from preprocessing.base import atomic
 from tests.unit.test_checkpoint import write
 
 mode, step, run = sys.argv[1], int(sys.argv[2]), Path(sys.argv[4])
 if sys.argv[3] == "renames":
-    swap.exchanged = lambda one, other: False
+    atomic.exchanged = lambda one, other: False
 write(run, 5); write(run, 9)
 real_fsync, real_open = os.fsync, open
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "fsync"}

@@ -28,8 +28,7 @@ from harness.model import recurrent
 from harness.model.adversarial import Adversary
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
-from harness.model.language import LanguageModel
-from harness.model.language_objective import LanguageObjective
+from harness.model.language import LanguageModel, LanguageObjective
 from harness.ranks.distributed import World
 from harness.training.optim import WeightAverage
 from harness.training.wide import WideDescent

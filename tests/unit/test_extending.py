@@ -22,13 +22,13 @@ from harness.config import ModelConfig
 from harness.data.batches import pack
 from harness.model import registry
 from harness.model.classifier import Classifier
-from harness.model.size import num_parameters
+from harness.model.registry import network_shapes
 from harness.tracking import observer, trackers
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 from preprocessing.text import spec as spec_module
 from preprocessing.text import tokenizers
-from preprocessing.text.resolve import resolve
+from preprocessing.text.resources import resolve
 from preprocessing.text.spec import ALWAYS, TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from tests.datasets import write_dataset
@@ -95,7 +95,7 @@ def check_model(config: ModelConfig) -> Classifier:
         torch.testing.assert_close(logits, alone, rtol=0, atol=1e-12)
         for ours, theirs in zip(torch.autograd.grad((logits * weights).sum(), wanted), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
-    assert num_parameters(config, 30, 3) == sum(parameter.numel() for parameter in model.parameters())
+    assert network_shapes(config, 30, 3) == {name: tuple(held.shape) for name, held in model.state_dict().items()}
     return model
 
 

@@ -20,13 +20,11 @@ from harness.batch import Batch, StepBatch
 from harness.config import LanguageModelConfig, ModelConfig, RunConfig
 from harness.data.views import rows_of_task
 from harness.inference.bundle import read_bundle, write_bundle
-from harness.model import language, sampled_softmax
+from harness.model import language, softmax
 from harness.model.classifier import Classifier
-from harness.model.full_softmax import log_losses
-from harness.model.language import LanguageModel
-from harness.model.language_objective import LanguageObjective
-from harness.model.size import language_model_parameters
-from harness.model.targets import Targets
+from harness.model.language import LanguageModel, LanguageObjective, Targets
+from harness.model.registry import num_parameters
+from harness.model.softmax import log_losses
 from harness.rundir.bundle_files import read_info
 from harness.training import preflight
 from harness.training.rules import resolve
@@ -74,7 +72,7 @@ class Largest(TorchDispatchMode):
 
 def test_memory_grows_with_vocabulary_plus_tokens_and_not_times(monkeypatch: pytest.MonkeyPatch) -> None:
     piece, vocabulary, hidden, dim, candidates = 10_000, 9000, 4, 6, 200
-    monkeypatch.setattr(sampled_softmax, "CPU_ELEMENTS", piece)
+    monkeypatch.setattr(softmax, "CPU_ELEMENTS", piece)
     model = LanguageModel(ModelConfig(embedding_dim=dim, hidden_size=hidden), vocabulary)
     objective = LanguageObjective(model, candidates=candidates)
     batch = padded_batch([60] * 50, vocabulary)
@@ -93,7 +91,7 @@ def test_memory_grows_with_vocabulary_plus_tokens_and_not_times(monkeypatch: pyt
 def test_losses_of_a_whole_vocabulary_do_not_depend_on_the_blocks(
     elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampled_softmax, "CPU_ELEMENTS", elements)
+    monkeypatch.setattr(softmax, "CPU_ELEMENTS", elements)
     torch.manual_seed(3)
     projected, vectors, bias = torch.randn(5, 4).double() * 30, torch.randn(23, 4).double(), torch.randn(23).double()
     wanted = torch.tensor([[0, 22], [7, 7], [21, 1], [6, 8], [14, 13]])
@@ -199,7 +197,7 @@ def test_weights_have_the_names_of_a_classifier(cell: str, bidirectional: bool) 
     shared = {name for name in own.state_dict() if not name.startswith("language_model.")}
     assert shared == {name for name in theirs if name.startswith(("embedding.", "recurrent.layers.0."))}
     assert all(own.state_dict()[name].shape == theirs[name] for name in shared)
-    assert sum(one.numel() for one in own.parameters()) == language_model_parameters(shape, 40)
+    assert sum(one.numel() for one in own.parameters()) == num_parameters(shape, 40, 0, "language_model")
 
 
 def test_a_pretraining_sees_training_and_unlabelled_rows_and_no_test(data: Path) -> None:
@@ -297,7 +295,7 @@ def test_a_plan_counts_the_rows_and_numbers_of_a_pretraining(data: Path, capsys:
     assert (values["task"], values["rows"], values["steps"]) == ("language_model", 100, 8)
     manifest = read_manifest(data)
     shape = ModelConfig(embedding_dim=128, hidden_size=128)
-    assert values["memory"]["parameters"] == language_model_parameters(shape, manifest.vocabulary_size)
+    assert values["memory"]["parameters"] == num_parameters(shape, manifest.vocabulary_size, 0, "language_model")
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert f"{values['tokens'] - 100:,} tokens to predict an epoch, in each direction" in " ".join(shown.split())

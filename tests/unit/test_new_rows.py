@@ -18,7 +18,7 @@ from harness.__main__ import main
 from harness.config import ModelConfig
 from harness.inference.bundle import read_bundle, write_bundle
 from harness.inference.evaluation import assess
-from harness.inference.labelled import meanings
+from harness.inference.new_rows import meanings
 from harness.inference.scoring import score
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
@@ -26,8 +26,8 @@ from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.training_facts import read_training, training_facts, write_training
 from harness.scores.calibration import Decision
 from harness.scores.drift import drift, stability
-from harness.scores.on_screen import tables
-from preprocessing.base import answering
+from harness.scores.tables import describe_new_rows
+from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 from preprocessing.corpus.sources import EMBEDDED_LABELS
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
@@ -67,7 +67,7 @@ def with_rates(manifest: Manifest) -> Manifest:
 
 
 def evaluate(run: Path, *arguments: object) -> int:
-    return answering.run(main, ["evaluate", "--run", str(run), "--device", "cpu", *map(str, arguments)])
+    return cli.run(main, ["evaluate", "--run", str(run), "--device", "cpu", *map(str, arguments)])
 
 
 def figures(run: Path, name: str = "labelled.csv") -> dict[str, Any]:
@@ -100,7 +100,7 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys
     assert all(texts[m["row"] - 1] == f"{m['text']},{m['label']}" for m in found["mistakes"])
     assert max(map(len, out.splitlines()[:-1])) <= 80
     assert f"{found['accuracy']:.4f}" in out
-    assert "drift: nothing to speak of" in out
+    assert "drift: none that matters" in out
 
 
 def test_inputs_of_one_name_have_figures_of_their_own(run: Path, tmp_path: Path, capsys) -> None:
@@ -275,7 +275,7 @@ def test_all_commands_read_new_rows_as_the_corpus_was(
     more = {"evaluate": ["--output", tmp_path], "explain": ["--format", "json"]}
     more["predict"] = ["--output", tmp_path / "out.jsonl", "--processes", "1"]
     words = [command, "--run", tmp_path / "run", "--input", tmp_path / "new.csv", "--device", "cpu", *more[command]]
-    assert answering.run(main, list(map(str, words))) == 0, capsys.readouterr().err
+    assert cli.run(main, list(map(str, words))) == 0, capsys.readouterr().err
     if command == "evaluate":
         seen = [mistake["text"] for mistake in json.loads((tmp_path / "new.csv.json").read_text())["mistakes"]]
     else:
@@ -336,7 +336,7 @@ def test_many_classes_fit_a_screen(run: Path) -> None:
     found |= {"labels": names, "confusion": counts.tolist(), "per_class": entries}
     found["drift"]["classes"] = classes
     found["drift"]["found"] = ["unknown words: " + "a long sentence " * 12]
-    shown = tables("many.csv", found)
+    shown = describe_new_rows("many.csv", found)
     assert max(map(len, shown.splitlines())) <= 80
-    assert "and 28 classes with a higher F1" in shown
+    assert "the 10 worst of 40 classes by F1" in shown
     assert "largest confusions" in shown

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.base import atomic, swap
+from preprocessing.base import atomic
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.verification import verify
 from preprocessing.job import output, parts
@@ -86,23 +86,23 @@ def test_an_interrupted_replacement_goes_on_where_it_was(
     out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    make = parts.make
+    make = parts.TokenizedPart.make
 
-    def interrupted(*arguments: object) -> parts.Summary:
+    def interrupted(part: parts.TokenizedPart) -> tuple[parts.Summary, dict[str, str]]:
         if len(made) == 3:
             raise KeyboardInterrupt
-        made.append(int(str(arguments[1])))
-        return make(*arguments)  # type: ignore[arg-type]
+        made.append(part.number)
+        return make(part)
 
     before = read_manifest(out).fingerprint
-    monkeypatch.setattr(parts, "make", interrupted)
+    monkeypatch.setattr(parts.TokenizedPart, "make", interrupted)
     assert command.build(source, out, *OTHER) == 130
     assert (read_manifest(out).fingerprint, beside(tmp_path)) == (before, ["out.building"])
     assert command.build(source, out, *SMALL) == 0  # the old one is still complete, and the work is not thrown away
     assert "out.building: kept: unfinished work for another configuration" in command.err
     done = list(made)
     made.clear()
-    monkeypatch.setattr(parts, "make", lambda *arguments: made.append(arguments[1]) or make(*arguments))
+    monkeypatch.setattr(parts.TokenizedPart, "make", lambda part: made.append(part.number) or make(part))
     assert command.build(source, out, *OTHER) == 0
     assert not set(done) & set(made)
     assert read_manifest(out).fingerprint != before
@@ -133,13 +133,13 @@ def test_a_link_to_a_dataset_stays_a_link(out: Path, source: Path, tmp_path: Pat
 def test_without_an_exchange_two_renames_and_a_kill_between_them_is_mended(
     out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(swap, "exchanged", lambda one, other: False)
+    monkeypatch.setattr(atomic, "exchanged", lambda one, other: False)
     assert command.build(source, out, *OTHER) == 0
     assert read_manifest(out).provenance["config"]["seed"] == 1
     assert beside(tmp_path) == []
     (out / output.WORK).mkdir()
     atomic.sign(out / output.WORK, out)
-    out.rename(swap.aside(out))  # as a process leaves it that was killed between the two
+    out.rename(atomic.aside(out))  # as a process leaves it that was killed between the two
     assert command.build(source, out, *SMALL, "--seed", 1) == 0
     assert "already complete" in command.err
     assert beside(tmp_path) == []
@@ -220,7 +220,8 @@ def test_a_mount_point_and_somebody_elses_directory_are_named(
     (tmp_path / "out.building" / "plans.txt").write_text("mine")
     assert command.build(source, out, *OTHER) == 2
     assert command.sentence == (
-        f"output: {tmp_path / 'out.building'}: holds 'plans.txt' and no dataset; name an empty or a new directory"
+        f"output: {tmp_path / 'out.building'}: is where the new dataset would be built, and not of an earlier run of "
+        "this command; rename it, or name another --output"
     )
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == out)
     assert command.build(source, out, *OTHER) == 2
@@ -238,8 +239,8 @@ def test_names_are_exchanged_in_one_step(tmp_path: Path) -> None:
     for name in ("new", "old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
-    left = swap.take_place(tmp_path / "new", tmp_path / "old")
+    left = atomic.take_place(tmp_path / "new", tmp_path / "old")
     assert [path.name for path in (tmp_path / "old").iterdir()] == ["new"]
     assert [path.name for path in left.iterdir()] == ["old"]
     with pytest.raises(FileNotFoundError):
-        swap.take_place(tmp_path / "absent", tmp_path / "old")
+        atomic.take_place(tmp_path / "absent", tmp_path / "old")

@@ -22,10 +22,10 @@ from harness.data.checks import class_rows, order_spec, unlabelled_spec
 from harness.data.order import WINDOW_BYTES_PER_ROW, WINDOW_ROWS, Order, OrderSpec, order_over
 from harness.launch import forecast
 from harness.model.classifier import Classifier
-from harness.model.size import num_parameters
-from preprocessing.base import answering
+from harness.model.registry import num_parameters
+from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.terminal import cells
+from preprocessing.base.screen import cells
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.verification import check_files
 from tests.commands import PLAIN, unwrapped
@@ -237,7 +237,7 @@ def test_mistakes_get_a_sentence(dataset: Path, options: tuple[str, ...], senten
 
 
 def test_no_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert answering.run(main, ["plan", "--data", str(tmp_path)]) == 3
+    assert cli.run(main, ["plan", "--data", str(tmp_path)]) == 3
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -13,11 +13,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.data.batches import pack
-from harness.model import recurrent
 from harness.model.classifier import Classifier
 from harness.model.dropout import Masks
-from harness.model.poolings import Last
-from harness.model.recurrent import VariableLengthLSTM, in_order, packed_lstm, reversal_index
+from harness.model.pooling import Last
+from harness.model.recurrent import Cell, VariableLengthLSTM, in_order, reversal_index
 
 LENGTHS = torch.tensor([9, 7, 7, 4, 2, 1, 1])
 SHAPES = [(layers, both) for layers in (1, 2, 3) for both in (False, True)]
@@ -148,11 +147,13 @@ def test_dropout_between_layers_uses_one_mask_per_sequence(monkeypatch: pytest.M
     lstm = VariableLengthLSTM(3, 4, 2, dropout=0.5)
     captured = []
 
-    def layer(data: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        captured.append(data)
-        return packed_lstm(data, *rest)
+    packed = Cell.packed
 
-    monkeypatch.setattr(recurrent, "packed_lstm", layer)
+    def layer(cell: Cell, data: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        captured.append(data)
+        return packed(cell, data, *rest)
+
+    monkeypatch.setattr(Cell, "packed", layer)
     sequence = pack_padded_sequence(torch.ones(4, 6, 3), torch.tensor([6, 6, 6, 6]), batch_first=True)
     lstm.forward_packed(sequence, Masks.of(0, 0, np.arange(4), torch.device("cpu")))
     dropped = pad_packed_sequence(sequence._replace(data=captured[1]), batch_first=True)[0] == 0

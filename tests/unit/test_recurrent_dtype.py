@@ -13,8 +13,8 @@ from harness.batch import Batch
 from harness.config import ModelConfig, RunConfig
 from harness.model import recurrent
 from harness.model.classifier import Classifier, Objective
-from harness.model.recurrent import VariableLengthLSTM, try_recurrence
-from harness.ranks.precision import MEASURED, Choice, Measured, choose_recurrence, choose_recurrent_dtype
+from harness.model.recurrent import Cell, VariableLengthLSTM, try_recurrence
+from harness.ranks.precision import Choice, choose_recurrent_dtype, layout_on
 from preprocessing.base.errors import ConfigError
 
 BF16 = torch.bfloat16
@@ -54,36 +54,18 @@ def test_fp16_on_a_cpu_is_refused() -> None:
         choose_recurrent_dtype("fp16", "cpu", "padded", cudnn=None, cpu_bf16=True)
 
 
-FOUND = {128: Measured(padded=3e6, packed=1e6), 512: Measured(padded=5e5, packed=6e5)}
-
-
 @pytest.mark.parametrize(
-    ("wanted", "device", "hidden", "table", "expected"),
+    ("wanted", "device", "hidden", "expected"),
     [
-        ("packed", "cpu", 128, {}, "packed: asked for"),
-        ("padded", "cuda", 1024, FOUND, "padded: asked for"),
-        ("auto", "cpu", 1024, FOUND, "padded: the fast path on a CPU"),
-        ("auto", "cuda", 128, {}, "padded: cuDNN's persistent kernels take padded input up to 128 hidden units"),
-        ("auto", "cuda", 129, None, "packed: not measured on this card"),
-        (
-            "auto",
-            "cuda",
-            200,
-            FOUND,
-            "padded: measured on this card with 128 hidden units: 3,000,000 padded tokens/s, 1,000,000 packed",
-        ),
-        (
-            "auto",
-            "cuda",
-            300,
-            FOUND,
-            "packed: measured on this card with 512 hidden units: 500,000 padded tokens/s, 600,000 packed",
-        ),
+        ("packed", "cpu", 128, "packed: asked for"),
+        ("auto", "cpu", 1024, "padded: the fast path on a CPU"),
+        ("auto", "cuda", 128, "padded: cuDNN's persistent kernels take padded input up to 128 hidden units"),
+        ("auto", "cuda", 129, "packed: not measured on this card"),
     ],
 )
-def test_the_layout(wanted: str, device: str, hidden: int, table: dict[int, Measured] | None, expected: str) -> None:
-    assert str(choose_recurrence(wanted, device, hidden, table)) == expected
-    assert MEASURED == {}  # a figure that enters here wants its card and its day in docs
+def test_the_layout(wanted: str, device: str, hidden: int, expected: str) -> None:
+    layout, choice = layout_on(torch.device(device), hidden, wanted)
+    assert (layout, str(choice)) == (expected.partition(":")[0], expected)
 
 
 def test_the_key_is_one_of_three() -> None:
@@ -107,21 +89,21 @@ def test_a_trial_says_what_comes_out(layout: str, wanted: str, really: str) -> N
 
 
 def test_a_trial_says_so_when_something_else_comes_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    def half(cell: Cell, inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
         """As CUDA's autocast does, whatever was asked."""
-        return plain(inputs.half(), [weight.half() for weight in weights])
+        return plain(cell, inputs.half(), [weight.half() for weight in weights])
 
-    plain = recurrent.plain_lstm
-    monkeypatch.setattr(recurrent, "plain_lstm", half)
+    plain = Cell.padded
+    monkeypatch.setattr(Cell, "padded", half)
     found = try_recurrence(VariableLengthLSTM(4, 4), "padded", Choice("bf16", "because"))
     assert str(found) == "fp16: what comes out when bf16 is asked for"
 
 
 def test_a_trial_that_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    def refuse(cell: Cell, inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
         raise RuntimeError("\"_thnn_fused_lstm_cell_cuda\" not implemented for 'BFloat16'")
 
-    monkeypatch.setattr(recurrent, "plain_lstm", refuse)
+    monkeypatch.setattr(Cell, "padded", refuse)
     with pytest.raises(ConfigError, match=r"the recurrent layers fail in bf16 on cpu .*; use --precision fp32"):
         try_recurrence(VariableLengthLSTM(4, 4), "padded", Choice("bf16", "because"))
 
@@ -168,14 +150,14 @@ def test_gradients_in_bf16_reach_every_weight(rows: int, pooling: str, limit: fl
 @pytest.mark.parametrize(("dtype", "wanted"), [(None, torch.float32), (torch.float32, torch.float32), (BF16, BF16)])
 def test_autocast_has_no_say(dtype: torch.dtype | None, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.dtype] = []
-    plain = recurrent.plain_lstm
+    plain = Cell.padded
 
-    def noted(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
-        outputs = plain(inputs, weights)
+    def noted(cell: Cell, inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+        outputs = plain(cell, inputs, weights)
         seen.extend((inputs.dtype, outputs.dtype, *(weight.dtype for weight in weights)))
         return outputs
 
-    monkeypatch.setattr(recurrent, "plain_lstm", noted)
+    monkeypatch.setattr(Cell, "padded", noted)
     batch, results = make_batch(8), []
     for enabled in (False, True):
         objective = make_objective("max+mean", dtype)

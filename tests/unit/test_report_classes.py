@@ -13,8 +13,7 @@ import numpy as np
 from harness.report.classes import class_rows, confusions, matrix, metric_names, worst_first
 from harness.report.curves import most_errors
 from harness.report.views import label_rows, split_rows
-from harness.scores.confusion import Confusion
-from harness.scores.metrics import per_class
+from harness.scores.metrics import confusion_from_json, per_class
 from preprocessing.dataset.shards import read_manifest
 from tests.datasets import write_dataset
 
@@ -27,7 +26,7 @@ def figures(confusion: list[list[int]]) -> dict[str, Any]:
         for name, row in zip(names, confusion, strict=True)
         if sum(row)
     ]
-    entries = per_class(Confusion.read({"confusion": confusion}), names)
+    entries = per_class(confusion_from_json({"confusion": confusion}, len(names)), names)
     return {"labels": names, "confusion": confusion, "per_class": entries, "slices": slices}
 
 

@@ -21,7 +21,7 @@ from harness.data.checks import check_dataset
 from harness.data.views import held_out
 from harness.launch import command, launcher, many, rounds
 from harness.launch.stop import STOP
-from harness.ranks import threads
+from harness.ranks.devices import OMP, THREADS
 from harness.report import many as together
 from harness.report import out_of_fold
 from harness.report.page import write_report
@@ -31,7 +31,7 @@ from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.metric_frames import read_metrics
 from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.results import write_figures, write_predictions
-from harness.scores.spread import in_words, spread, spread_table
+from harness.scores.intervals import spread
 from harness.training import resume
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
@@ -136,13 +136,13 @@ def test_another_start_takes_as_many_threads_as_the_first(monkeypatch: pytest.Mo
         assert arguments.num_cpu_threads_per_process is None
         arguments.num_cpu_threads_per_process = 1
 
-    monkeypatch.delenv(threads.VARIABLE, raising=False)
-    monkeypatch.setenv(threads.TOLD, "to be removed in the end")
+    monkeypatch.delenv(OMP, raising=False)
+    monkeypatch.setenv(THREADS, "to be removed in the end")
     monkeypatch.setattr(accelerate.commands.launch, "launch_command", launch_command)
     arguments = launcher.accelerate_arguments([], [])
     for _ in range(2):
         assert launcher.start(arguments) is None
-        assert os.environ[threads.TOLD] == ""
+        assert os.environ[THREADS] == ""
 
 
 def test_a_dry_run_tries_the_first_alone(data: Path, tmp_path: Path, seen: Recorded) -> None:
@@ -234,32 +234,6 @@ def test_a_fold_is_validated_on_and_the_others_are_trained_on(data: Path) -> Non
     assert held_out(manifest, None, data) is manifest
 
 
-def test_mean_deviation_and_interval() -> None:
-    found = spread([0.80, 0.82, 0.84])
-    assert found["mean"] == pytest.approx(0.82)
-    assert found["sd"] == pytest.approx(0.02)
-    half = 4.302652729 * 0.02 / 3**0.5  # Student's t of two degrees of freedom, from tables
-    assert (found["low"], found["high"]) == (pytest.approx(0.82 - half), pytest.approx(0.82 + half))
-    assert in_words("accuracy", found) == "accuracy 0.8200 ± 0.0200 (95 % of the mean: 0.7703 to 0.8697)"
-    assert spread([0.5]) == {"mean": 0.5, "sd": None, "low": None, "high": None}
-
-
-def test_the_table_has_a_line_for_each_run_and_their_spread() -> None:
-    runs: list[dict[str, Any]] = [
-        {"rows": 9, "accuracy": 0.8, "log_loss": 0.5, "roc_auc": None, "intervals": {"accuracy": [0.7, 0.9]}},
-        {"rows": 9, "accuracy": 0.9, "log_loss": 0.3, "roc_auc": 0.9, "intervals": {"accuracy": [0.8, 0.95]}},
-    ]
-    assert spread_table(["seed-0", "seed-1"], runs, 80) == [
-        "           accuracy  95 % (rows)       log loss",
-        "seed-0       0.8000  0.7000 to 0.9000    0.5000",
-        "seed-1       0.9000  0.8000 to 0.9500    0.3000",
-        "mean         0.8500                      0.4000",
-        "sd           0.0707                      0.1414",
-        "95 % from    0.2147                     -0.8706",
-        "95 % to      1.4853                      1.6706",
-    ]
-
-
 def predicted(run: many_runs.Member, rows: list[int], chances: list[float], threshold: float = 0.5) -> None:
     """What a run leaves of its fold."""
     place = run.path / EVALUATION
@@ -339,7 +313,7 @@ def test_the_linear_model_on_the_same_folds(data: Path, tmp_path: Path, capsys: 
         held_out(read_manifest(data), fold, data).rows("validation") for fold in range(3)
     ]
     assert f"fold-2       {figures[2]['accuracy']:.4f}" in said
-    assert "measured in " in said
+    assert "written in " in said
     baseline(BaselineConfig(data=str(data), folds=True))
     assert "found in " in capsys.readouterr().out
     assert read_folds(data, "another dataset", 3) == []

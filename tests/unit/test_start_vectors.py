@@ -14,7 +14,7 @@ import torch
 
 from harness.config import InitConfig, ModelConfig, RunConfig, to_dict
 from harness.model.classifier import Classifier
-from harness.model.initial import StartVectors, from_file
+from harness.model.embedding import StartVectors, from_file
 from harness.model.vector_files import check_named
 from harness.ranks.distributed import World
 from harness.training import preflight

@@ -14,8 +14,7 @@ import torch
 
 from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.model.classifier import Classifier
-from harness.model.donor import find_donor
-from harness.model.transfer import weights_of
+from harness.model.donor import find_donor, weights_of
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import read_info
 from harness.training import preflight

@@ -17,9 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from harness.batch import Batch, StepBatch
 from harness.config import ModelConfig, OptimConfig
 from harness.model.classifier import Classifier, Objective
-from harness.model.ngrams import mixed
-from harness.model.size import num_parameters
-from harness.model.wide import Touched, WidePart, join, runs, spread
+from harness.model.registry import num_parameters
+from harness.model.wide import Touched, WidePart, join, mixed, runs, spread
 from harness.ranks.distributed import World
 from harness.training.wide import WideDescent, wide_rate
 from preprocessing.base.errors import ConfigError

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.model.ngrams import NONE, keys_of
-from harness.model.wide import FLOOR, NOBODY, USUAL, Weighing, WidePart
+from harness.model.wide import FLOOR, NOBODY, NONE, USUAL, Weighing, WidePart, keys_of
 from harness.ranks.distributed import World
 from harness.training import wide as features
 from harness.training.wide import COUNTED_ROWS, count_features, pieces

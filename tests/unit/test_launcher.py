@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launcher: what it makes of ranks that left, what the status then says, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.launch import launcher
+from harness.launch.failure import Failure, describe_failure
+from harness.rundir.status import LAUNCH_ID, read_status, write_status
+
+
+def fell(**ranks: tuple[int, float, str, bool]) -> Failure:
+    """What the launcher says of ranks that left with an exit code, at a second, with last words, following others."""
+    error: Any = RuntimeError()
+    error.failures = {}
+    for rank, (code, second, message, follows) in ranks.items():
+        words = {"message": message, "timestamp": second, "follows": follows} if message else {}
+        facts = SimpleNamespace(timestamp=int(second), exitcode=code, error_file_data=words)
+        error.failures[int(rank[1:])] = facts
+    return describe_failure(error)
+
+
+def test_the_cause_is_what_the_rank_itself_said() -> None:
+    waited = "rank 0 at step 3 waited for the gradients"
+    found = fell(r0=(1, 5.1, waited, True), r1=(1, 5.9, "rank 1: KeyError: 'mood'", False))
+    assert found == Failure(1, "rank 1: KeyError: 'mood'", said=True)
+    assert fell(r0=(1, 5.1, waited, True), r1=(-15, 5.0, "", False)) == Failure(1, waited, said=True, follows=True)
+    assert fell(r0=(1, 5.1, waited, True), r1=(-9, 5.0, "", False)) == Failure(1, "rank 1 was killed by SIGKILL")
+    assert fell(r0=(1, 5.9, "later", False), r1=(1, 5.2, "sooner", False)).sentence == "sooner"
+    assert fell(r0=(1, 5.0, "", False)) == Failure(1, "rank 0 ended with exit code 1")
+
+
+BUG = "rank 1: KeyError: 'mood'"
+ABORTED = "rank 0 was killed by SIGABRT"
+WAITED = "rank 0 at step 3 waited for the gradients"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "sentence", "follows"),
+    [
+        ({"r0": (-6, 5.0, "", False), "r1": (1, 5.1, BUG, False)}, BUG, False),
+        ({"r0": (-6, 5.0, "", False), "r1": (1, 5.9, "", False)}, "rank 1 ended with exit code 1", False),
+        ({"r0": (-6, 5.0, "", False), "r1": (-9, 5.9, "", False)}, "rank 1 was killed by SIGKILL", False),
+        ({"r0": (-6, 5.0, "", False), "r1": (-11, 5.9, "", False)}, "rank 1 was killed by SIGSEGV", False),
+        ({"r0": (-6, 5.9, "", False), "r1": (1, 5.1, "rank 1 waited for the gradients", True)}, ABORTED, False),
+        ({"r0": (-6, 5.9, WAITED, True), "r1": (-6, 5.1, "", False)}, "rank 1 was killed by SIGABRT", False),
+        ({"r0": (-6, 5.1, WAITED, True), "r1": (-15, 5.0, "", False)}, WAITED, True),
+        ({"r0": (-6, 5.1, "", False), "r1": (-15, 5.0, "", False)}, ABORTED, False),
+    ],
+)
+def test_a_rank_that_was_aborted_is_the_cause_only_where_no_other_left_first(
+    ranks: dict[str, tuple[int, float, str, bool]], sentence: str, follows: bool
+) -> None:
+    """NCCL's watchdog aborts those that are left when a rank is gone, often before torch's agent looks."""
+    found = fell(**ranks)
+    assert (found.code, found.sentence, found.follows) == (1, sentence, follows)
+
+
+def test_the_status_has_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LAUNCH_ID, "mine")
+
+    def reason(failure: Failure) -> str:
+        write_status(tmp_path, "failed", step=7, exit_code=1, reason="rank 0 waited for the gradients")
+        assert launcher.outcome(tmp_path, "mine", failure) == 1
+        return str((read_status(tmp_path) or {})["reason"])
+
+    assert reason(Failure(1, "rank 1: KeyError: 'mood'", said=True)) == "rank 1: KeyError: 'mood'"
+    late = Failure(1, "rank 1 waited for the gradients", said=True, follows=True)
+    assert reason(late) == "rank 0 waited for the gradients"
+    write_status(tmp_path, "running", step=7)
+    assert launcher.outcome(tmp_path, "mine", late) == 1
+    assert (read_status(tmp_path) or {})["reason"] == "rank 1 waited for the gradients"
+
+
+def test_a_launch_takes_along_what_killed_launches_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    host = os.uname().nodename
+    dead, alive = f"padless-launch-a.tmp-{host}-{2**22 + 1}", f"padless-launch-b.tmp-{host}-{os.getppid()}"
+    elsewhere = f"padless-launch-c.tmp-not-{host}-{2**22 + 1}"
+    for name in (dead, alive, elsewhere, "of-somebody-else"):
+        (tmp_path / name / "none").mkdir(parents=True)
+    arguments = SimpleNamespace(log_dir=None)
+    with launcher.own_logs(arguments):
+        (own,) = {path.name for path in tmp_path.iterdir()} - {alive, elsewhere, "of-somebody-else"}
+        assert arguments.log_dir == str(tmp_path / own)
+        assert own.startswith("padless-launch-")
+        assert own.endswith(f".tmp-{host}-{os.getpid()}")
+    assert {path.name for path in tmp_path.iterdir()} == {alive, elsewhere, "of-somebody-else"}
+    assert arguments.log_dir is None
