@@ -34,8 +34,8 @@ from tests.reference.adversarial import moved_losses
 
 pytestmark = pytest.mark.processes
 
-ROWS = {"train": 50, "validation": 20, "unlabelled": 31}
-GLOBAL_BATCH, UNLABELLED_BATCH, STEPS = 17, 11, 3
+ROWS = {"train": 33, "validation": 20, "unlabelled": 21}
+GLOBAL_BATCH, UNLABELLED_BATCH, STEPS = 17, 11, 2
 ACCUMULATION = (1, 3)
 LAYOUTS = ("padded", "packed")
 OPTIONS: dict[str, dict[str, Any]] = {

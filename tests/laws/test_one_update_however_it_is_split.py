@@ -39,9 +39,9 @@ from tests.reference.plain_wide import PlainWide, draw_soft_labels, row_of
 
 pytestmark = pytest.mark.processes
 
-ROWS, GLOBAL_BATCH, STEPS = 101, 24, 5
-UNLABELLED_ROWS, UNLABELLED_BATCH = 67, 17
-"""Four steps a pass, so that the last of five steps begins another pass."""
+ROWS, GLOBAL_BATCH, STEPS = 62, 21, 3
+UNLABELLED_ROWS, UNLABELLED_BATCH = 33, 17
+"""Two steps a pass, so that the last of three steps begins another pass."""
 ACCUMULATION = (1, 3)
 LAYOUTS = ("padded", "packed")
 OPTIONS = ("plain", "every option", "gru", "soft labels")
