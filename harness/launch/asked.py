@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from itertools import chain, takewhile
 from typing import Any
 
-from harness.config import Recipe, seconds
+from harness.config import RunConfig, seconds
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, require
 
@@ -25,7 +25,7 @@ SHORTEST_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaunchRecipe(Recipe):
+class LaunchRecipe(RunConfig):
     """A training as it is asked for, or many that differ in their seed or in the fold that they hold out."""
 
     seeds: str | None = None
@@ -49,9 +49,9 @@ class LaunchRecipe(Recipe):
             seeds_of(self.seeds)
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> RunConfig:
         """The training alone."""
-        return Recipe(**{one.name: getattr(self, one.name) for one in fields(Recipe)})
+        return RunConfig(**{one.name: getattr(self, one.name) for one in fields(RunConfig)})
 
 
 def check_blanks(words: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.config import Recipe, RunConfig
+from harness.config import RunConfig
 from harness.launch import meeting
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices
@@ -79,7 +79,7 @@ class Failure:
     """It left because another rank, perhaps on another machine, was gone."""
 
 
-def train(options: list[str], training: list[str], recipe: Recipe) -> int:
+def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
     """Check, start, wait; returns the run's own exit code.
 
     ``options`` are accelerate's, ``training`` the keys that ``recipe`` was made of.
@@ -154,12 +154,12 @@ def given_up(run: Path, launch_id: str, dry_run: bool, arguments: Any) -> int:
 
 
 def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[str]]:
-    """Accelerate's options, and our own: ours begin at the first key that ``Recipe`` or one of ``more`` has.
+    """Accelerate's options, and our own: ours begin at the first key that ``RunConfig`` or one of ``more`` has.
 
     A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser. Both know
     ``--quiet``: it is ours wherever it stands.
     """
-    known = set().union(*(cli.known_keys(cli.parser_for(one, PROG, "")) for one in (Recipe, *more)))
+    known = set().union(*(cli.known_keys(cli.parser_for(one, PROG, "")) for one in (RunConfig, *more)))
     for place, argument in enumerate(argv):
         key = "help" if argument == "-h" else argument[2:].split("=", 1)[0]
         if argument != "-h" and not argument.startswith("--"):

@@ -29,7 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import FIRST_KEYS, Recipe
+from harness.config import FIRST_KEYS, RunConfig
 from harness.data.checks import check_dataset
 from harness.data.soft_labels import read_soft_labels
 from harness.data.views import check_folds
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
     return train_one(options, training, asked.recipe)
 
 
-def train_one(options: list[str], words: list[str], recipe: Recipe) -> int:
+def train_one(options: list[str], words: list[str], recipe: RunConfig) -> int:
     """One training, or the rounds of one; its exit code."""
     if recipe.self_training.rounds:
         return train_rounds(options, words, recipe)
@@ -115,7 +115,7 @@ def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> 
         screen.say("" if place == 1 else "\n")
         screen.fact(one.kind, f"{one.number}, {place} of {len(runs)}: {one.path}")
         own = [*words, *as_words(keys_of(one, asked) | limit)]
-        code = train_one(options, own, cli.parse(Recipe, own, prog=PROG))
+        code = train_one(options, own, cli.parse(RunConfig, own, prog=PROG))
         if code or asked.dry_run:
             return code
     STOP.between()
@@ -165,7 +165,7 @@ def planned(asked: LaunchRecipe) -> list[Member]:
     return [member(asked.run, "fold", fold) for fold in range(manifest.folds)]
 
 
-def first(asked: LaunchRecipe) -> tuple[Recipe, list[Member]]:
+def first(asked: LaunchRecipe) -> tuple[RunConfig, list[Member]]:
     """The training that a preview is of, and all that the command would do, none where it is one.
 
     Raises ``ConfigError`` or ``DataError`` as ``train`` does.
@@ -234,7 +234,7 @@ def show(values: dict[str, Any], kind: Kind, screen: Screen) -> None:
         )
 
 
-def train_rounds(options: list[str], training: list[str], recipe: Recipe) -> int:
+def train_rounds(options: list[str], training: list[str], recipe: RunConfig) -> int:
     """Train round after round; the exit code of the first command that did not end well, or of the last training."""
     check_rounds(recipe)
     screen = Screen(quiet=recipe.quiet)
@@ -253,7 +253,7 @@ def train_rounds(options: list[str], training: list[str], recipe: Recipe) -> int
         screen.say("" if number == 0 else "\n")
         screen.fact("round", f"{number + 1} of {recipe.self_training.rounds + 1}: {run}")
         words = [*training, *as_words(others)]
-        code = launcher.train(options, words, cli.parse(Recipe, words, prog=PROG))
+        code = launcher.train(options, words, cli.parse(RunConfig, words, prog=PROG))
         if code or last or recipe.dry_run:
             return code
         labels = run / LABELS
@@ -264,7 +264,7 @@ def train_rounds(options: list[str], training: list[str], recipe: Recipe) -> int
     raise AssertionError("the last round returns")
 
 
-def check_rounds(recipe: Recipe) -> None:
+def check_rounds(recipe: RunConfig) -> None:
     """Refuse what rounds cannot do, before the first of them begins. Raises ``ConfigError`` or ``DataError``."""
     if recipe.task == LANGUAGE_MODEL:
         raise ConfigError("self_training.rounds: a language model has no labels; set it to 0 for this task")
@@ -279,7 +279,7 @@ def check_rounds(recipe: Recipe) -> None:
             "source.unlabelled_path, or set the key to 0"
         )
     words = as_words({**ALONE, **ONCE, **recipe.self_training.first})
-    cli.parse(Recipe, words, prog=PROG, in_front=devices.LAUNCHER_OPTIONS)
+    cli.parse(RunConfig, words, prog=PROG, in_front=devices.LAUNCHER_OPTIONS)
 
 
 def is_of(path: Path, run: Path) -> bool:
@@ -290,7 +290,7 @@ def is_of(path: Path, run: Path) -> bool:
         return False
 
 
-def label(options: list[str], recipe: Recipe, run: Path, output: Path) -> int:
+def label(options: list[str], recipe: RunConfig, run: Path, output: Path) -> int:
     """Score the unlabelled rows; the exit code."""
     values: dict[str, Any] = {
         "run": str(run),

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.config import WINDOW_BYTES_PER_ROW, RunConfig, require
+from harness.config import RunConfig, require
 from harness.data.checks import (
     TRAIN,
     check_fit,
@@ -28,7 +28,7 @@ from harness.data.checks import (
     order_spec,
     unlabelled_spec,
 )
-from harness.data.order import Order, OrderSpec
+from harness.data.order import WINDOW_BYTES_PER_ROW, WINDOW_ROWS, Order, OrderSpec
 from harness.data.views import rows_of_task
 from harness.launch import many
 from harness.launch.asked import LaunchRecipe
@@ -275,7 +275,7 @@ def memory(
     mapped = [*read, VALIDATION, TEST]
     width = max(info.width for info in manifest.splits[TRAIN])
     buffers = min(32, 4 * max(1, (1 << 20) // max(1, rows * width * itemsize))) * rows * width * itemsize
-    window_rows = min(order.num_rows, config.order.window_rows)
+    window_rows = min(order.num_rows, WINDOW_ROWS)
     return {
         "parameters": parameters,
         "weights_gradients_optimizer": 16 * parameters,

@@ -16,7 +16,7 @@ import pytest
 from harness.baseline.command import BaselineConfig
 from harness.baseline.command import main as baseline
 from harness.baseline.results import read_folds
-from harness.config import OrderConfig, Recipe, RunConfig, SelfTrainingConfig
+from harness.config import OrderConfig, RunConfig, SelfTrainingConfig
 from harness.data.checks import check_dataset, check_teaching
 from harness.data.views import held_out
 from harness.launch import asked as keys
@@ -63,7 +63,7 @@ class Recorded:
     """Stands for the launcher: which trainings and labellings were asked for, and the exit code that each gives."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, codes: list[int]) -> None:
-        self.trained: list[Recipe] = []
+        self.trained: list[RunConfig] = []
         self.labelled: list[tuple[Path, Path]] = []
         self.there: set[Path] = set()
         """Soft labels of whose rounds are there."""
@@ -72,12 +72,12 @@ class Recorded:
         monkeypatch.setattr(many, "label", self.label)
         monkeypatch.setattr(many, "is_of", lambda path, run: run in self.there)
 
-    def train(self, options: list[str], words: list[str], recipe: Recipe) -> int:
-        assert cli.parse(Recipe, words, prog="launch") == recipe
+    def train(self, options: list[str], words: list[str], recipe: RunConfig) -> int:
+        assert cli.parse(RunConfig, words, prog="launch") == recipe
         self.trained.append(recipe)
         return self.codes[len(self.trained) - 1] if len(self.trained) <= len(self.codes) else 0
 
-    def label(self, options: list[str], recipe: Recipe, run: Path, output: Path) -> int:
+    def label(self, options: list[str], recipe: RunConfig, run: Path, output: Path) -> int:
         self.labelled.append((run, output))
         return 0
 
