@@ -17,7 +17,7 @@ from harness.baseline.command import BaselineConfig
 from harness.baseline.command import main as baseline
 from harness.baseline.results import read_folds
 from harness.config import OrderConfig, RunConfig, SelfTrainingConfig
-from harness.data.checks import check_dataset, check_teaching
+from harness.data.checks import check_dataset, check_learning
 from harness.data.views import held_out
 from harness.launch import asked as keys
 from harness.launch import launcher, many
@@ -280,8 +280,8 @@ def test_a_labelling_that_is_damaged_is_made_again(tmp_path: Path) -> None:
     ],
 )
 def test_a_language_model_learns_no_labels(key: str, asked: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=rf"^{key}: a language model learns from labelled and unlabelled rows alike"):
-        check_teaching(RunConfig(task="language_model", **asked))
+    with pytest.raises(ConfigError, match=rf"^{key}: a language model learns from all rows and predicts no labels"):
+        check_learning(RunConfig(task="language_model", **asked))
 
 
 def begun(path: Path) -> Path:
