@@ -8,7 +8,7 @@ from harness.launch import many, rounds
 from harness.launch.asked import LaunchRecipe, check_blanks
 from harness.launch.launcher import PROG, accelerate_parser, split_arguments, train
 from harness.ranks import devices
-from preprocessing.base import cli, help_page
+from preprocessing.base import cli
 from preprocessing.base.help_page import Page
 
 PAGE = Page(
@@ -23,7 +23,7 @@ PAGE = Page(
 
 def main(argv: list[str]) -> int:
     """Train; returns the exit code."""
-    if help_page.asked_for(argv) == "accelerate":
+    if ("help", ["--help", "accelerate"]) in cli.apart(argv, LaunchRecipe)[1]:
         accelerate_parser().print_help()
         return 0
     options, training = split_arguments(argv or ["--help"], LaunchRecipe)
