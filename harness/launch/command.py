@@ -8,6 +8,7 @@ from harness.launch import many, rounds
 from harness.launch.asked import LaunchRecipe, check_blanks
 from harness.launch.launcher import PROG, accelerate_parser, split_arguments, train
 from harness.ranks import devices
+from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.help_page import Page
 
@@ -34,4 +35,6 @@ def main(argv: list[str]) -> int:
     recipe = asked.recipe
     if recipe.self_training.rounds:
         return rounds.train(options, training, recipe)
+    if not options:
+        resolve(recipe)  # a missing dataset is refused before accelerate imports torch
     return train(options, training, recipe)

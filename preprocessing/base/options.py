@@ -2,8 +2,8 @@
 """Options of a configuration class: one for each field, nested fields with dotted keys, texts of help from docstrings.
 
 A field's annotation is its schema, which msgspec checks: ``Annotated[int, Meta(ge=1)]``, unions with words
-(``Literal["auto"]``) or None. ``metadata`` may say ``also`` (other names), ``dashed`` (the value may begin with dashes) and ``verbatim`` (any
-text is a value).
+(``Literal["auto"]``) or None. ``metadata`` may say ``also`` (other names), ``dashed`` (the value may begin with dashes)
+and ``verbatim`` (any text is a value).
 """
 
 from __future__ import annotations
