@@ -7,11 +7,16 @@ import importlib
 
 for name in (
     "torch._dynamo",
-    "harness.baseline.compare",
+    "harness.baseline.results",
     "harness.report.sink",
     "harness.training.assembly",
     "tests.killed",
 ):
     importlib.import_module(name)
-for name in ("harness.predict", "harness.predicting.torch_scorer", "preprocessing.job.entry", "preprocessing.__main__"):
+for name in (
+    "harness.predict",
+    "harness.inference.torch_scorer",
+    "preprocessing.job.pipeline",
+    "preprocessing.__main__",
+):
     importlib.import_module(name)

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.baseline.compare import Comparison, compare
-from harness.baseline.results import read_results
+from harness.baseline.results import Comparison, compare, read_results
 from harness.rundir.bundle_files import read_fingerprint, read_fold
 from harness.rundir.layout import BUNDLE
 from harness.rundir.measured import read_measured

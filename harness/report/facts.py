@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.baseline.compare import Comparison, compare
-from harness.baseline.results import read_results
+from harness.baseline.results import Comparison, compare, read_results
 from harness.data.checks import TEST, TRAIN, VALIDATION
 from harness.data.views import held_out
 from harness.report.curves import Curve, read_curves

@@ -13,8 +13,7 @@ import pytest
 
 from harness.baseline import command
 from harness.baseline.command import BaselineConfig
-from harness.baseline.compare import Comparison, compare
-from harness.baseline.results import read_results
+from harness.baseline.results import Comparison, compare, read_results
 from harness.report.beside import BaselineSink
 from harness.rundir.measured import Measured
 from harness.rundir.results import write_figures, write_predictions

@@ -18,7 +18,7 @@ from harness.report.originals import Originals, find_originals
 from preprocessing.__main__ import main
 from preprocessing.base import cli
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
-from preprocessing.text.resolve import resolve
+from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from tests.corpora import reviews, write_csv, write_jsonl

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of one part of a corpus: texts, class numbers, splits, groups and row numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from preprocessing.base.arrow import one_chunk
+from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import (
+    ALL_SPLITS,
+    NO_LABEL,
+    SPELLINGS,
+    TEST_NUMBER,
+    UNLABELLED,
+    UNLABELLED_NUMBER,
+    UNLABELLED_SPELLINGS,
+    VALIDATION_NUMBER,
+    split_number,
+)
+from preprocessing.base.storage import temporary_folder
+from preprocessing.config import SourceConfig, SplitConfig
+from preprocessing.corpus.columns import resolved
+from preprocessing.corpus.sources import File, Part, files, scan
+from preprocessing.corpus.tables import as_text, bad_utf8, fail, read_table
+from preprocessing.labels import (
+    MAX_CLASSES,
+    NEUTRAL,
+    UNKNOWN,
+    LabelType,
+    distinct,
+    found_in,
+    is_list,
+    spelling,
+    type_of,
+)
+
+NO_GROUP = 0
+"""Stands for the hash of a group where a row has none."""
+MISSING = -3
+"""Stands for the class of a row that has no label and need not have one."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The rows of a part that go into the dataset. All arrays have one entry per row."""
+
+    texts: pa.Array
+    """large_string without nulls."""
+    label: np.ndarray
+    """int32, each row's place in ``classes``; ``NO_LABEL`` in the split ``unlabelled``."""
+    classes: list[str]
+    """Names of the classes: those of ``source.labels``, or those that were found in this part, sorted."""
+    label_type: LabelType | None
+    """Of the column of labels; None where it holds nothing."""
+    known: list[str]
+    """All names that the metadata of the file gives to the numbers of its classes, in their order; mostly none."""
+    split: np.ndarray
+    """int8, number of the split, or ``NO_SPLIT`` where the source names none."""
+    row: np.ndarray
+    """int64, the row's number in the source, from 1."""
+    missing: np.ndarray
+    """bool, whether there was no text at all (null)."""
+    neutral: int
+    """Rows left out because their label is neutral."""
+    filtered: int
+    """Rows left out by ``source.where``."""
+    without_label: int = 0
+    """Rows left out because they have no label."""
+    group: np.ndarray | None = None
+    """uint64, a hash of each row's group, ``NO_GROUP`` where it has none; None without ``splits.group_column``."""
+    groups: dict[int, str] = field(default_factory=dict)
+    """Hash -> name of the groups in this part."""
+
+
+def read(part: Part) -> Piece:
+    """Read one part. Raises ``DataError`` naming the file and the row of whatever is wrong in it."""
+    table = read_table(part, part.file.wanted)
+    rows = np.arange(part.cut.first_row, part.cut.first_row + len(table), dtype=np.int64)
+    source = part.file.source
+    kept = np.ones(len(table), bool)
+    for column, value in source.where.items():
+        same = pc.equal(as_text(part, table[column], rows, column), value)
+        kept &= pc.fill_null(same, False).to_numpy(zero_copy_only=False)
+    filtered = int((~kept).sum())
+    table, rows = table.filter(pa.array(kept)), rows[kept]
+    label, classes, kind, known = labels_of(part, table, rows)
+    dropped = (label == MISSING) & (source.missing_label == "drop") & (not part.file.is_unlabelled)
+    kept = (label != NEUTRAL) & ~dropped
+    neutral, without_label = int((label == NEUTRAL).sum()), int(dropped.sum())
+    table, rows, label = table.filter(pa.array(kept)), rows[kept], label[kept]
+    texts = as_text(part, table[source.text_column], rows, source.text_column)
+    missing = texts.is_null().to_numpy(zero_copy_only=False)
+    if source.missing_text == "error" and missing.any():
+        what = (
+            f"column {source.text_column!r} holds no text; fill or remove the row, or set source.missing_text to keep"
+        )
+        raise fail(part, int(rows[np.argmax(missing)]), what)
+    split = split_numbers(part, table, rows)
+    put_apart(part, label, split, rows)
+    group, groups = group_hashes(part, table, rows)
+    texts = pc.fill_null(texts, "")
+    left_out = (neutral, filtered, without_label)
+    of_label = (label, classes, kind, known)
+    return Piece(texts, *of_label, split, rows + part.offset, missing, *left_out, group, groups)
+
+
+def labels_of(
+    part: Part, table: pa.Table, rows: np.ndarray
+) -> tuple[np.ndarray, list[str], LabelType | None, list[str]]:
+    """int32: the class of every row, ``NEUTRAL`` or ``MISSING``; and ``classes``, ``label_type``, ``known`` of it."""
+    given = part.file.source.label_map()
+    if not part.file.is_unlabelled:
+        name = part.file.source.label_column
+        column = one_chunk(table[name])
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            raise bad_utf8(part, table[name], rows, name) from None
+        known = column.dictionary.to_pylist() if pa.types.is_dictionary(column.type) else []
+        kind = type_of(column.type) if given is None else "text"
+        return *class_numbers(part, hidden(part, column, table, rows), rows), kind, known
+    return np.full(len(rows), MISSING, np.int32), given.names if given else [], None, []
+
+
+def hidden(part: Part, column: pa.Array, table: pa.Table, rows: np.ndarray) -> pa.Array:
+    """The labels without those of rows whose split is ``unlabelled``: whatever stands there is none."""
+    splitting = part.file.splits.column
+    if part.file.source.missing_label == "error" or splitting is None or part.texts:
+        return column
+    values, indices = distinct(as_text(part, table[splitting], rows, splitting))
+    without = np.array([spellings_of(part.file).get(spelling(value)) == UNLABELLED for value in values], bool)[indices]
+    return pc.if_else(pa.array(without), pa.scalar(None, column.type), column) if without.any() else column
+
+
+def spellings_of(file: File) -> dict[str | None, str]:
+    """What a column of splits may say -> the split that it means."""
+    known: dict[str | None, str] = dict(SPELLINGS.items())
+    known |= UNLABELLED_SPELLINGS if file.source.missing_label != "error" else {}
+    return known | {spelling(value): split for split, values in file.splits.names.items() for value in values}
+
+
+def put_apart(part: Part, label: np.ndarray, split: np.ndarray, rows: np.ndarray) -> None:
+    """Give rows without a label the split ``unlabelled``. Raises ``DataError`` for one in validation or test."""
+    without = label == MISSING
+    measured = without & ((split == VALIDATION_NUMBER) | (split == TEST_NUMBER))
+    if measured.any():
+        at = int(np.argmax(measured))
+        what = f"there is no label, but the split is {ALL_SPLITS[split[at]]}, which needs one"
+        hint = f"take the row out of it, or name it in source.unlabelled_path if it may be learned from as {UNLABELLED}"
+        raise fail(part, int(rows[at]), f"{what}; {hint}")
+    label[without], split[without] = NO_LABEL, UNLABELLED_NUMBER
+
+
+def first_texts(source: SourceConfig, splits: SplitConfig, number: int) -> list[str]:
+    """Some texts from the start of a source, for measurements."""
+    texts: list[str] = []
+    with temporary_folder() as stage:
+        for file in resolved(list(files(source, splits))).files:
+            for part in scan(file, stage).parts:
+                texts += read(part).texts.slice(0, number - len(texts)).to_pylist()
+                if len(texts) == number:
+                    return texts
+    return texts
+
+
+def class_numbers(part: Part, column: pa.Array, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """int32: the class of every row, ``NEUTRAL`` or, where ``source.missing_label`` allows it, ``MISSING``; and the
+    names of the classes.
+    """
+    source = part.file.source
+    labels = source.label_map()
+    numbers, names = (labels.numbers_of(column), labels.names) if labels else found_in(column, source.neutral)
+    if source.missing_label != "error" and (numbers == UNKNOWN).any():
+        values, indices = distinct(column)
+        numbers[(numbers == UNKNOWN) & np.array([not spelling(value) for value in values])[indices]] = MISSING
+    if (numbers == UNKNOWN).any():
+        at = int(np.argmax(numbers == UNKNOWN))
+        value = column[at].as_py()
+        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        if labels is None:
+            hint = "mend the row, or leave it out with source.where (source.missing_label is for corpora of such rows)"
+            raise fail(part, int(rows[at]), f"there is no label; {hint}")
+        what = "there is no label" if value is None or value == "" else f"label {str(value)[:60]!r} is not known"
+        raise fail(part, int(rows[at]), f"{what}; known are {labels.expected()}; mend the row, or set source.labels")
+    if labels is None:
+        check_number(names, part.file)
+    return numbers, names
+
+
+def check_number(classes: Collection[str], file: File) -> None:
+    """Ask whether a column is the label at all: ``DataError`` for more than ``MAX_CLASSES`` different values."""
+    if len(classes) > MAX_CLASSES:
+        some = ", ".join(repr(name[:40]) for name in sorted(classes)[:3])
+        what = (
+            "it looks like several labels in one cell; keep one a row. Or name"
+            if is_list(classes)
+            else "is it the label? Name"
+        )
+        raise DataError(
+            f"{file.name}: column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values "
+            f"({some}, …): {what} another source.label_column, or say in source.labels what they mean"
+        )
+
+
+def split_numbers(part: Part, table: pa.Table, rows: np.ndarray) -> np.ndarray:
+    """int8: the split that the source names for every row, or -1."""
+    if part.texts:
+        every = np.array([split_number(split) for _, _, split in part.texts], np.int8)
+        return every[rows - part.cut.first_row]
+    column = part.file.splits.column
+    if column is None or part.file.is_unlabelled:
+        return np.full(len(rows), split_number(part.file.split), np.int8)
+    values, indices = distinct(as_text(part, table[column], rows, column))
+    known = spellings_of(part.file)
+    named = [known.get(spelling(value)) for value in values]
+    empty = [not (value or "").strip() and name is None for value, name in zip(values, named, strict=True)]
+    unknown = [value for value, name, none in zip(values, named, empty, strict=True) if name is None and not none]
+    if unknown:
+        row = int(rows[np.argmax(indices == values.index(unknown[0]))])
+        also = f" (nor {', '.join(map(repr, unknown[1:6]))}{', …' if len(unknown) > 6 else ''})" if unknown[1:] else ""
+        what = f"split {unknown[0]!r} is not known{also}; known are {', '.join(map(str, known))}"
+        raise fail(part, row, f"{what}; say in splits.names which split it means")
+    return np.array([split_number(name) for name in named], np.int8)[indices]
+
+
+def group_hashes(part: Part, table: pa.Table, rows: np.ndarray) -> tuple[np.ndarray | None, dict[int, str]]:
+    """uint64: a hash of every row's group, ``NO_GROUP`` for an empty cell; and the names of the hashes."""
+    column = part.file.splits.group_column
+    if column is None:
+        return None, {}
+    values, indices = distinct(as_text(part, table[column], rows, column))
+    names = [(value or "").strip() for value in values]
+    digests = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") or 1 for name in names]
+    hashes = [digest if name else NO_GROUP for name, digest in zip(names, digests, strict=True)]
+    return np.array(hashes, np.uint64)[indices], {key: name for key, name in zip(hashes, names, strict=True) if name}
