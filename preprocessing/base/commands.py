@@ -7,6 +7,7 @@ and are imported when their command is asked for, so that ``--help`` and a missp
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -164,8 +165,6 @@ def complete(commands: Sequence[Command]) -> None:
     """
     if "_ARGCOMPLETE" not in os.environ:
         return
-    import argparse
-
     import argcomplete
 
     line = argcomplete.lexers.split_line(os.environ["COMP_LINE"], int(os.environ["COMP_POINT"]))
