@@ -21,7 +21,7 @@ from harness import evaluate, train
 from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import ELSEWHERE as HARNESS_ELSEWHERE
 from harness.__main__ import main as harness
-from harness.config import Recipe
+from harness.config import RunConfig
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import ELSEWHERE as PREPROCESSING_ELSEWHERE
 from preprocessing.__main__ import main as preprocessing
@@ -322,7 +322,7 @@ def test_other_names_mean_keys_and_commands_that_exist() -> None:
     known = {key for kind in CLASSES for key in options.options_of(kind)} | {hints.LAUNCHER}
     assert set(hints.ELSEWHERE) - known == set()
     assert set(hints.REMARKS) - set(hints.ELSEWHERE) == set()
-    own = options.options_of(Recipe)
+    own = options.options_of(RunConfig)
     assert [name for names in hints.ELSEWHERE.values() for name in names.split() if name in own] == []
     names = {"harness": [one.name for one in HARNESS], "preprocessing": [one.name for one in PREPROCESSING]}
     for package, table in (("harness", HARNESS_ELSEWHERE), ("preprocessing", PREPROCESSING_ELSEWHERE)):

@@ -113,9 +113,9 @@ def test_an_odd_path_gets_one_sentence(
 
 @pytest.mark.parametrize("path", ["a\0b", "a\nb", "", "a\r"])
 def test_a_directory_that_is_to_be_made_has_a_name(path: str) -> None:
-    from harness.config import Recipe
+    from harness.config import RunConfig
 
-    for config_class, key in ((PreprocessConfig, "output"), (Recipe, "run")):
+    for config_class, key in ((PreprocessConfig, "output"), (RunConfig, "run")):
         with pytest.raises(ConfigError, match=rf"^{key}"):
             cli.parse(config_class, [f"--{key}={path}"], prog="test")
 
