@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.batch import Layout
-from harness.model.wide import Touched, WidePart
+from harness.model.wide import TableGradient, WidePart
 from harness.ranks.distributed import World
 from harness.training.wide import WideDescent, count_features
 from preprocessing.dataset.shards import Split, read_manifest
@@ -29,7 +29,7 @@ def trained(dataset: Path, layout: Layout, device: torch.device, longest: int, t
         for batch in step.micro_batches:
             bucket, value = wide.features(batch)
             error = torch.sigmoid(wide.logits(bucket, value)) - batch.labels[:, None]
-            touched.append(Touched(bucket, value, error))
+            touched.append(TableGradient(bucket, value, error))
         descent.step(touched, step, 20.0, torch.zeros((), device=device))
     return wide
 

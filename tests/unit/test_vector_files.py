@@ -47,10 +47,10 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("zipped", [False, True], ids=["plain", "gz"])
 @pytest.mark.parametrize("name", FILES)
-def test_every_format_gives_the_same_rows(tmp_path: Path, name: str, zipped: bool) -> None:
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     content, spelt = FILES[name]
+    zipped = name in ("tabs.txt", "word2vec.bin")
     stored = gzip.compress(content) if zipped else content
     path = tmp_path / (f"{name}.gz" if zipped else name)
     path.write_bytes(stored)
