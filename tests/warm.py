@@ -8,7 +8,7 @@ import importlib
 from jsonargparse import ArgumentParser
 
 from harness.config import Recipe
-from harness.predicting.config import PredictConfig
+from harness.inference.config import PredictConfig
 from preprocessing.base import cli
 from preprocessing.config import PreprocessConfig
 
@@ -22,7 +22,7 @@ for name in (
     importlib.import_module(name)
 for name in (
     "harness.predict",
-    "harness.predicting.torch_scorer",
+    "harness.inference.torch_scorer",
     "preprocessing.job.pipeline",
     "preprocessing.__main__",
 ):

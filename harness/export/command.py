@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.export.card import Place
 from harness.export.config import ExportConfig
-from harness.inference.hub import SCHEME, without_bars
+from harness.inference.engines import SCHEME, without_bars
 from preprocessing.base.errors import ConfigError, StorageError
 from preprocessing.base.installed import needed
 from preprocessing.base.screen import Screen

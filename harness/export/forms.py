@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from harness.inference.bundle import same_text
-from harness.inference.by_length import in_batches
-from harness.inference.logits import logits_of
 from harness.inference.onnx_scorer import onnx_logits
+from harness.inference.scorer import in_batches
+from harness.inference.torch_scorer import logits_of
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import BundleInfo
 from harness.rundir.export_files import IDS, LENGTHS, LOGITS, PROBABILITIES

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from harness.inference.word_marks import page_head, unix_lines
+from harness.inference.explanation import page_head, unix_lines
 from harness.report import many
 from harness.report.charts import SLOTS
 from harness.report.classes import LISTED_CLASSES, SMALL_MATRIX, metric_names

@@ -30,7 +30,7 @@ from harness.export.card import Place, Records, render
 from harness.export.config import ExportConfig
 from harness.export.forms import compare, quantized
 from harness.export.graph import onnx_model
-from harness.inference import hub as ours
+from harness.inference import engines as ours
 from harness.inference.bundle import read_bundle
 from harness.inference.onnx_scorer import onnx_logits, session_of
 from harness.model import registry

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import padless
-from harness.inference.config import EvaluateHereConfig
+from harness.inference.config import EvaluateConfig
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import ALL_SPLITS
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig, VocabularyConfig
@@ -232,7 +232,7 @@ def test_a_configuration_that_cannot_be_meant() -> None:
     with pytest.raises(ConfigError, match=r"source\.unlabelled_path: 'a\.csv' is also in source\.test_path; take it"):
         SourceConfig(path="b.csv", test_path="a.csv", unlabelled_path=["c.csv", "a.csv"])
     with pytest.raises(ConfigError, match="rows that are measured need a label; drop leaves the others out"):
-        EvaluateHereConfig(run="runs/mine", input="x.csv", source=SourceConfig(missing_label="unlabelled"))
+        EvaluateConfig(run="runs/mine", input="x.csv", source=SourceConfig(missing_label="unlabelled"))
     with pytest.raises(ConfigError, match=r"splits\.names\.unlabelled: say in source\.missing_label what becomes of"):
         PreprocessConfig(output="x", splits=SplitConfig(column="split", names={"unlabelled": ["rest"]}))
     with pytest.raises(ConfigError, match=r"source\.unlabelled_path: .* addresses that are not empty"):
