@@ -11,6 +11,7 @@ dimension before any process starts.
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -173,7 +174,8 @@ def opened(path: str | Path) -> Iterator[BinaryIO]:
         with raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            yield cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if zipped else raw
+            unpacked = cast(io.RawIOBase, gzip.GzipFile(fileobj=raw))
+            yield io.BufferedReader(unpacked, READ_BYTES) if zipped else raw
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"{path}: damaged or cut short inside its gzip stream ({one_line(error)}); fetch it again"
