@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from harness.__main__ import main
 from harness.batch import Batch, StepBatch
-from harness.config import LanguageModelConfig, ModelConfig, Recipe
-from harness.data.views import pretraining_rows
+from harness.config import LanguageModelConfig, ModelConfig, RunConfig
+from harness.data.views import rows_of_task
 from harness.inference.bundle import read_bundle, write_bundle
 from harness.model import language, softmax
 from harness.model.language import LanguageModel, LanguageObjective, Targets
@@ -165,7 +165,7 @@ def test_nothing_to_predict_is_said(data: Path) -> None:
 
     def refusal(**splits: list[ShardInfo]) -> str:
         with pytest.raises(DataError) as caught:
-            pretraining_rows(replace(whole, splits=splits), data)
+            rows_of_task("language_model", replace(whole, splits=splits), data)
         return str(caught.value)
 
     one = [replace(info, tokens=info.rows) for info in whole.splits["unlabelled"]]
@@ -181,8 +181,8 @@ def test_nothing_to_predict_is_said(data: Path) -> None:
 
 def test_one_recipe_serves_both_tasks(data: Path) -> None:
     """Of a classifier's model a pretraining has the first layer, and keys of labels do nothing."""
-    model = replace(Recipe().model, num_layers=3, wide="auto", pooling="mean")
-    config = resolve(Recipe(task="language_model", data=str(data), run="run", model=model)).config
+    model = replace(RunConfig().model, num_layers=3, wide="auto", pooling="mean")
+    config = resolve(RunConfig(task="language_model", data=str(data), run="run", model=model)).config
     assert (config.model.num_layers, config.model.wide, config.model.pooling) == (1, 0, "mean")
     weights = replace(config.optim, class_weights={"nobody": 2.0})
     manifest = preflight.check_data(replace(config, optim=weights), 1)
@@ -194,7 +194,7 @@ def test_one_recipe_serves_both_tasks(data: Path) -> None:
 @pytest.fixture
 def pretrained(data: Path, tmp_path: Path) -> Path:
     """A run directory with the bundle of a language model."""
-    manifest: Manifest = pretraining_rows(read_manifest(data), data)
+    manifest: Manifest = rows_of_task("language_model", read_manifest(data), data)
     model = LanguageModel(ModelConfig(embedding_dim=4, hidden_size=4), manifest.vocabulary_size)
     write_bundle(tmp_path / "run" / "bundle", model, manifest, 7)
     return tmp_path / "run"
