@@ -50,7 +50,8 @@ from harness.scores.figures import FIGURES
 from harness.scores.intervals import METHOD_OVER_RUNS
 from harness.scores.tables import describe_spread, spread_table
 from harness.settings.task import LANGUAGE_MODEL
-from preprocessing.base import cli, help_page
+from harness.training.rules import resolve
+from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import Page
 from preprocessing.base.screen import Screen
@@ -73,7 +74,7 @@ PAGE = Page(
 
 def main(argv: list[str]) -> int:
     """Train; returns the exit code."""
-    if help_page.asked_for(argv) == "accelerate":
+    if ("help", ["--help", "accelerate"]) in cli.apart(argv, LaunchRecipe)[1]:
         launcher.accelerate_parser().print_help()
         return 0
     options, training = launcher.split_arguments(argv or ["--help"], LaunchRecipe)
@@ -88,6 +89,8 @@ def train_one(options: list[str], words: list[str], recipe: RunConfig) -> int:
     """One training, or the rounds of one; its exit code."""
     if recipe.self_training.rounds:
         return train_rounds(options, words, recipe)
+    if not options:
+        resolve(recipe)  # a missing dataset is refused before accelerate imports torch
     return launcher.train(options, words, recipe)
 
 
