@@ -7,7 +7,7 @@ import importlib
 
 from jsonargparse import ArgumentParser
 
-from harness.config import Recipe
+from harness.config import RunConfig
 from harness.inference.config import PredictConfig
 from preprocessing.base import cli
 from preprocessing.config import PreprocessConfig
@@ -28,7 +28,7 @@ for name in (
 ):
     importlib.import_module(name)
 
-_made = {one: cli.parser_for(one) for one in (Recipe, PredictConfig, PreprocessConfig)}
+_made = {one: cli.parser_for(one) for one in (RunConfig, PredictConfig, PreprocessConfig)}
 _parser_for = cli.parser_for
 
 

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.config import Recipe, RunConfig
+from harness.config import RunConfig
 from harness.launch import machines
 from harness.launch.failure import Failure, describe_exit, describe_failure
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
@@ -56,7 +56,7 @@ UNKNOWN = "no key of the training, no option of accelerate launch"
 TOLD = "told to stop before the first step ({}); the same command goes on"
 
 
-def train(options: list[str], training: list[str], recipe: Recipe) -> int:
+def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
     """Check, start, wait; returns the run's own exit code.
 
     ``options`` are accelerate's, ``training`` the keys that ``recipe`` was made of.
@@ -134,12 +134,12 @@ def given_up(run: Path, launch_id: str, dry_run: bool, arguments: Any) -> int:
 
 
 def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[str]]:
-    """Accelerate's options, and our own: ours begin at the first key that ``Recipe`` or one of ``more`` has.
+    """Accelerate's options, and our own: ours begin at the first key that ``RunConfig`` or one of ``more`` has.
 
     A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser. Both know
     ``--quiet``: it is ours wherever it stands.
     """
-    known = set().union(*(cli.known_keys(cli.parser_for(one, PROG, "")) for one in (Recipe, *more)))
+    known = set().union(*(cli.known_keys(cli.parser_for(one, PROG, "")) for one in (RunConfig, *more)))
     for place, argument in enumerate(argv):
         key = "help" if argument == "-h" else argument[2:].split("=", 1)[0]
         if argument != "-h" and not argument.startswith("--"):

@@ -15,7 +15,7 @@ import torch
 
 from harness.batch import Batch
 from harness.config import ModelConfig, OptimConfig, RunConfig
-from harness.data.checks import check_moves
+from harness.data.checks import check_learning
 from harness.model.adversarial import Adversary, Passes, Reading, divergence, probabilities
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
@@ -286,9 +286,9 @@ def test_a_weight_without_a_radius() -> None:
 @pytest.mark.parametrize("key", ["adversarial", "virtual_adversarial"])
 def test_a_language_model_has_no_labels(key: str) -> None:
     optim = OptimConfig(**{key: 1.0})
-    check_moves(RunConfig(optim=optim))
-    with pytest.raises(ConfigError, match=rf"optim\.{key}: a language model predicts no labels that texts could be"):
-        check_moves(RunConfig(task="language_model", optim=optim))
+    check_learning(RunConfig(optim=optim))
+    with pytest.raises(ConfigError, match=rf"optim\.{key}: a language model learns from all rows"):
+        check_learning(RunConfig(task="language_model", optim=optim))
 
 
 def test_a_radius_that_drowns_the_text() -> None:

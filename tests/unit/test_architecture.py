@@ -287,14 +287,14 @@ def test_every_command_exists() -> None:
 
 
 def test_every_configuration_file_is_valid() -> None:
-    from harness.config import Recipe
+    from harness.config import RunConfig
     from preprocessing.base import cli
     from preprocessing.config import PreprocessConfig
 
     expected = {"train": "seed.yaml", "preprocess": "seed.yaml", "pretrain": "imdb-gpu.yaml"}
     for folder, config_class, extra in (
-        ("train", Recipe, []),
-        ("pretrain", Recipe, []),
+        ("train", RunConfig, []),
+        ("pretrain", RunConfig, []),
         ("preprocess", PreprocessConfig, ["--output", "d"]),
     ):
         files = sorted((ROOT / "configs" / folder).glob("*.yaml"))

@@ -12,7 +12,7 @@ from harness import evaluate, train
 from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import ELSEWHERE as HARNESS_ELSEWHERE
 from harness.__main__ import main as harness
-from harness.config import Recipe
+from harness.config import RunConfig
 from harness.inference.config import EvaluateConfig, ExplainConfig, PredictConfig
 from harness.launch import launcher
 from harness.launch.asked import LaunchRecipe
@@ -29,10 +29,10 @@ pytestmark = pytest.mark.thorough
 SCREEN = (24, 80)
 """Lines and columns of a terminal."""
 BIG = [
-    (harness, ["launch"], Recipe),
-    (harness, ["plan"], Recipe),
-    (harness, ["doctor"], Recipe),
-    (train.main, [], Recipe),
+    (harness, ["launch"], RunConfig),
+    (harness, ["plan"], RunConfig),
+    (harness, ["doctor"], RunConfig),
+    (train.main, [], RunConfig),
     (preprocessing, ["run"], PreprocessConfig),
 ]
 COMMANDS: list[tuple[Callable[[list[str]], int], list[str]]] = [
@@ -102,7 +102,7 @@ def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
         "order: Which rows meet in a batch; with the dataset, seed and global batch this "
     )
     keys = [line.split()[0] for line in group if line.startswith("  --")]
-    assert keys == ["--order.window_rows", "--order.length_noise", "--order.unlabelled_batch"]
+    assert keys == ["--order.length_noise", "--order.unlabelled_batch"]
     lr = [
         "  --optim.lr auto              Highest learning rate. auto: by the rows of a",
         f"{' ' * 31}step and the classes.",
@@ -213,7 +213,7 @@ def test_familiar_names_mean_keys_that_exist() -> None:
     assert used - known == set()
     assert set(familiar.REMARKS) - used == set()
     assert set(familiar.VALUES) - set(familiar.KEYS) == set()
-    own = cli.known_keys(cli.parser_for(Recipe))
+    own = cli.known_keys(cli.parser_for(RunConfig))
     assert [name for name in familiar.KEYS if name in own] == []  # a key of ours needs no translation
 
 

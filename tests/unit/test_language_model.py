@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from harness.__main__ import main
 from harness.batch import Batch, StepBatch
-from harness.config import LanguageModelConfig, ModelConfig, Recipe, RunConfig
-from harness.data.views import pretraining_rows
+from harness.config import LanguageModelConfig, ModelConfig, RunConfig
+from harness.data.views import rows_of_task
 from harness.inference.bundle import read_bundle, write_bundle
 from harness.model import language, softmax
 from harness.model.classifier import Classifier
@@ -28,7 +28,7 @@ from harness.model.softmax import log_losses
 from harness.rundir.bundle_files import read_info
 from harness.training import preflight
 from harness.training.rules import resolve
-from harness.training.throughput import summarize
+from harness.training.throughput import Counted, Meter, summarize
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import Manifest, ShardInfo, Split, read_manifest
 from tests.datasets import write_dataset
@@ -179,13 +179,13 @@ def test_a_step_is_divided_by_its_predictions_over_all_processes() -> None:
 
 
 def test_the_logged_loss_is_a_mean_over_predictions() -> None:
-    names = ("rows", "tokens", "padded_tokens", "skipped", "hash")
-    ranks = {name: np.array([2, 3]) for name in names}
-    ranks["tokens"] = ranks["padded_tokens"] = np.array([12, 13])
-    floats = ("loss", "wait_s", "forward_s", "seconds", "memory_bytes")
-    ranks |= {name: np.array([1.0, 3.0]) for name in floats}
-    assert summarize(ranks, 0, 0.0, predictions=2)["loss"] == pytest.approx(4 / (2 * 20))
-    assert summarize(ranks, 0, 0.0)["loss"] == pytest.approx(4 / 5)
+    times = dict.fromkeys(("wait_s", "forward_s", "seconds", "memory_bytes"), 1.0)
+    ranks = [
+        times | Counted(rows=rows, tokens=10 + rows, padded_tokens=20, loss=loss).plain()
+        for rows, loss in ((2, 1.0), (3, 3.0))
+    ]
+    assert summarize(ranks, Meter(predictions=2))["loss"] == pytest.approx(4 / (2 * 20))
+    assert summarize(ranks, Meter())["loss"] == pytest.approx(4 / 5)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -202,7 +202,7 @@ def test_weights_have_the_names_of_a_classifier(cell: str, bidirectional: bool) 
 
 def test_a_pretraining_sees_training_and_unlabelled_rows_and_no_test(data: Path) -> None:
     whole = read_manifest(data)
-    manifest = pretraining_rows(whole, data)
+    manifest = rows_of_task("language_model", whole, data)
     assert {name: manifest.rows(name) for name in manifest.splits} == {"train": 100, "validation": 20}
     assert manifest.fingerprint == whole.fingerprint
     split = Split(data, manifest, "train")
@@ -216,7 +216,7 @@ def test_nothing_to_predict_is_said(data: Path) -> None:
 
     def refusal(**splits: list[ShardInfo]) -> str:
         with pytest.raises(DataError) as caught:
-            pretraining_rows(replace(whole, splits=splits), data)
+            rows_of_task("language_model", replace(whole, splits=splits), data)
         return str(caught.value)
 
     one = [replace(info, tokens=info.rows) for info in whole.splits["unlabelled"]]
@@ -232,14 +232,14 @@ def test_nothing_to_predict_is_said(data: Path) -> None:
 
 def test_unlabelled_rows_alone_are_enough(data: Path) -> None:
     whole = read_manifest(data)
-    manifest = pretraining_rows(replace(whole, splits={**whole.splits, "train": []}), data)
+    manifest = rows_of_task("language_model", replace(whole, splits={**whole.splits, "train": []}), data)
     assert manifest.rows("train") == 40
 
 
 def test_one_recipe_serves_both_tasks(data: Path) -> None:
     """Of a classifier's model a pretraining has the first layer, and keys of labels do nothing."""
-    model = replace(Recipe().model, num_layers=3, wide="auto", pooling="mean")
-    config = resolve(Recipe(task="language_model", data=str(data), run="run", model=model)).config
+    model = replace(RunConfig().model, num_layers=3, wide="auto", pooling="mean")
+    config = resolve(RunConfig(task="language_model", data=str(data), run="run", model=model)).config
     assert (config.model.num_layers, config.model.wide, config.model.pooling) == (1, 0, "mean")
     weights = replace(config.optim, class_weights={"nobody": 2.0})
     manifest = preflight.check_data(replace(config, optim=weights), 1)
@@ -256,7 +256,7 @@ def test_candidates_have_a_range() -> None:
 @pytest.fixture
 def pretrained(data: Path, tmp_path: Path) -> Path:
     """A run directory with the bundle of a language model."""
-    manifest: Manifest = pretraining_rows(read_manifest(data), data)
+    manifest: Manifest = rows_of_task("language_model", read_manifest(data), data)
     model = LanguageModel(ModelConfig(embedding_dim=4, hidden_size=4), manifest.vocabulary_size)
     write_bundle(tmp_path / "run" / "bundle", model, manifest, 7)
     return tmp_path / "run"

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from preprocessing.config import QualityConfig, SplitConfig
 from preprocessing.dataset.frames import Dataset
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.statistics import groups_in_words
-from preprocessing.dataset.verification import fold_problems
 from preprocessing.job.decisions import DROPPED, decide
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, components, fill, off_shares
 from preprocessing.job.rows import Rows
@@ -367,11 +366,13 @@ def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(
     assert "rows in 4 folds" in command.out
     assert command("inspect", tmp_path / "cut") == 0
     assert "folds: 4 folds of " in command.out
-    assert list(fold_problems(cut)) == []
-    first, *others = cut.splits["train"]
-    lost = replace(cut, splits={**cut.splits, "train": [replace(first, fold=None), *others]})
-    said = list(fold_problems(lost))
-    assert (len(said), "gives it fold None" in said[0]) == (2, True)
+
+
+def test_a_shard_says_its_fold_if_it_has_one(capsys: pytest.CaptureFixture[str], corpus: Path, tmp_path: Path) -> None:
+    assert Command(capsys)("run", corpus, "--executor.workers", 1, "--splits.folds", 3, "--output", tmp_path / "d") == 0
+    stored = json.loads((tmp_path / "d" / "dataset.json").read_text())["splits"]
+    assert all("fold" not in shard for shard in stored["test"])
+    assert all("fold" in shard for shard in stored["train"] + stored["validation"])
 
 
 # What is refused.
