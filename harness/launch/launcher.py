@@ -37,6 +37,7 @@ from harness.training import preflight
 from harness.training.rules import resolve
 from preprocessing.base import atomic, cli, config_files
 from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.hints import suggestion
 from preprocessing.base.printable import tell
 from preprocessing.base.screen import Screen
 from preprocessing.base.storage import told
@@ -139,7 +140,7 @@ def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[s
     A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser. Both know
     ``--quiet``: it is ours wherever it stands.
     """
-    known = set().union(*(cli.known_keys(cli.parser_for(one, PROG, "")) for one in (RunConfig, *more)))
+    known = cli.known_keys(RunConfig, *more)
     for place, argument in enumerate(argv):
         key = "help" if argument == "-h" else argument[2:].split("=", 1)[0]
         if argument != "-h" and not argument.startswith("--"):
@@ -197,11 +198,11 @@ def accelerate_parser() -> Any:
 
 def check_options(options: list[str], known: set[str]) -> None:
     """Refuse an option in front that neither we nor accelerate have, or that would do nothing, with what is meant."""
-    keys = cli.known_keys(cli.parser_for(RunConfig, PROG))
+    keys = cli.known_keys(RunConfig)
     for option in options:
         name = option.split("=", 1)[0]
         if option.startswith("--") and (name not in known or name[2:] in IDLE):
-            hint = cli.suggestion(name[2:], keys | {word[2:] for word in known - {name}}, "--")
+            hint = suggestion(name[2:], keys | {word[2:] for word in known - {name}})
             what = "padless has no use for it" if name in known else UNKNOWN
             raise ConfigError(f"{name}: {what}{hint}")
 

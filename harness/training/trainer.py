@@ -164,7 +164,7 @@ class Trainer:
                     self.backward(loss, self.world.world_size / rows)
             losses.append(loss.detach())
             row_losses.append(self.objective.row_losses)
-            part = self.objective.touched
+            part = self.objective.table_gradient
             if part is not None:  # its step divides all by the labelled rows
                 touched.append(part if micro_batch.labelled else part.times(batch.global_rows / rows))
         classifier = self.objective.classifier

