@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A batch on its device: what a loader makes and a model reads. Everything above stands on it."""
+"""A batch on its device: the types that the loader produces and the model reads."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class EvaluateConfig(ScoringConfig):
         """Check ranges, and that there is one thing to evaluate on."""
         super().__post_init__()
         if (self.input is None) == (self.data is None):
-            raise ConfigError("nothing to evaluate on, or two things: give --input FILE, or --data DATASET")
+            raise ConfigError("nothing to evaluate on: give --input FILE or --data DATASET (not both)")
         if self.source.path != SourceConfig().path:
             raise ConfigError("source.path: evaluate reads --input; leave this out")
         if self.source.has_unlabelled:

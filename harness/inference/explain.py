@@ -36,7 +36,7 @@ def main(config: ExplainConfig, words: list[str]) -> int:
         raise ConfigError('no run named: explain RUN "text" takes a run directory, then texts')
     run, texts = (words[0], words[1:]) if config.run is None else (config.run, words)
     if bool(texts) == (config.input is not None):
-        raise ConfigError('nothing to explain, or two things: give texts (runs/mine "a fine film"), - or --input FILE')
+        raise ConfigError('nothing to explain: give texts (runs/mine "a fine film"), - or --input FILE (not both)')
     for text in texts:
         if Path(text).suffix.lower() in KINDS and os.path.isfile(text):
             raise ConfigError(f"{text}: a file, not a text; explain its rows with --input {text}")

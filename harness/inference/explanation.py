@@ -103,7 +103,7 @@ class Explanation:
     """How much each token adds."""
     logit: float
     baseline: float
-    """What the model says of as many tokens that mean nothing, with which the scores begin to count."""
+    """Logit of a blank text with as many tokens; scores add up to the difference from it."""
     num_tokens: int
     """Tokens of the whole text, of which a long one's middle or end is not read; 0 where nothing was left of it."""
     points: int

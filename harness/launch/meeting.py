@@ -325,7 +325,7 @@ def within(limit_s: float, work: Callable[[], Answer]) -> Answer:
 
 
 def judge(place: Place, hellos: Sequence[Hello], launch: str, timeout_s: float) -> Answer:
-    """What is to be said to all; a pure function. ``hellos``: machine 0's first."""
+    """The answer that all machines get; a pure function. ``hellos``: machine 0's first."""
     first, *others = hellos[0], *sorted(hellos[1:], key=lambda one: one.rank)
     notes = tuple(
         f"the clock of {one} is {abs(one.clock):,.0f} s {'ahead of' if one.clock > 0 else 'behind'} that of {first}; "

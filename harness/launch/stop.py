@@ -120,7 +120,9 @@ class Stop:
         """Until the ranks have left: ask each, and kill those that do not answer, or all when it is time."""
         self.unbegun = not self._begun()
         if not self.unbegun and name == KEYBOARD:
-            print("stopping: a checkpoint is written; Ctrl-C again ends at once, without", file=sys.stderr, flush=True)
+            print(
+                "stopping: saving a checkpoint; press Ctrl-C again to quit without saving", file=sys.stderr, flush=True
+            )
         asked: set[int] = set()
         still: dict[int, float] = {}
         began, number = time.monotonic(), int(getattr(signal, name))

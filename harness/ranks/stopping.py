@@ -240,7 +240,7 @@ class StopWatch:
 
 
 def leave_words(sentence: str, *, follows: bool = False) -> None:
-    """Write why this rank leaves for its launcher; the first reason stays.
+    """Write the reason why this rank exits to ``TORCHELASTIC_ERROR_FILE``, for its launcher; the first reason stays.
 
     The file is on this machine, so no shared file system and no other rank is needed. ``follows``: only because another
     rank is gone or silent.

@@ -13,7 +13,7 @@ from preprocessing.base.errors import require
 MOST_POWER = 4
 """Beyond it one feature of a text is all that counts."""
 FARTHEST = 100
-"""A text is moved by so many times the length of a word's vector at most."""
+"""Largest perturbation radius, in units of a typical word vector's norm."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,7 @@ why_not() {
     if ((code == 0)); then
         echo "done"
     elif ((code >= 2 && code <= 4)); then
-        echo "no restart mends this; a line above says why"
+        echo "a restart would not help; a line above says why"
     elif reason=$(decided) && [[ -n $reason ]]; then
         echo "$reason"
     elif ((now_at <= began_at && (now_at > 0 || restarts > 0))); then # one lost before its first is started once more

@@ -120,7 +120,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 class WeightAverage:
-    """Follows the parameters of a model; ``swapped`` lends the average to whoever evaluates."""
+    """Exponential moving average of a model's parameters; ``swapped`` loads it into the model temporarily."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         """``decay`` is the share of the old average that stays at each step, less in the first steps."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who hears of what happens in a run, on rank 0: console, metrics files, trackers and report; all are told the same.
+"""Event sinks on rank 0: console, metrics files, trackers and report receive the same events of a run.
 
 No sink can end the run: what a sink cannot do it says itself, or keeps until the run asks.
 """

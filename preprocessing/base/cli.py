@@ -77,7 +77,7 @@ def parse_all(
         reader.take(values, key, words)
     missing = [key for one in classes for key, option in options_of(one).items() if option.default is MISSING]
     if absent := [f"--{key}" for key in missing if key not in values]:
-        hint = f", as in {as_typed(page.example)}" if page.example else ": --help says what belongs there"
+        hint = f", as in {as_typed(page.example)}" if page.example else "; see --help"
         raise ConfigError(f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} missing{hint}")
     found = [build(one, values) for one in classes]
     if any(key == "print_config" for key, _ in given):

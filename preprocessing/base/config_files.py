@@ -66,7 +66,7 @@ def parse_yaml(content: str) -> Any:
                 raise ValueError(f"a tag ({shown(tag)}); write the value alone")
         root = yaml.compose(content, yaml.BaseLoader)
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(" ".join(str(error).split()).replace('in "<unicode string>",', "at")) from None
     return None if root is None else _plain(root)
 
 

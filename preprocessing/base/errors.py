@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that users can mend: one sentence that names the file, row or key, what is wrong and what to do."""
+"""Errors that users can correct: one sentence that names the file, row or key, what is wrong and what to do."""
 
 from __future__ import annotations
 

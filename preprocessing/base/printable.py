@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a terminal is told: letters of labels, texts, paths and options, never a command to it.
+"""Escapes control characters in labels, texts, paths and options before they are printed.
 
 Escape sequences, other control characters and those that turn the direction of writing are spelt as JSON spells them,
 ``\u001b``. So a person sees them, and what a program reads as JSON keeps its values.

@@ -22,12 +22,12 @@ from types import FrameType
 from preprocessing.base import machine
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
-"""What asks a command to stop: schedulers, terminals, people."""
+"""Stop signals of a command; schedulers, terminals and people send them."""
 OF_TRAININGS = (*SIGNALS, "SIGQUIT")
-"""What asks a training, which saves before it leaves."""
+"""Stop signals of a training, which saves a checkpoint before it exits."""
 KEYBOARD = "SIGINT"
 PREEMPTED = 85
-"""The exit code of a training that was asked to stop: start me again, and I go on."""
+"""The exit code of a training that was stopped by a signal or a request: the same command continues it."""
 BASE_CODE = 128
 """A command that a signal ended leaves with this and the signal's number, as shells count."""
 LIMIT_S = 10.0
@@ -35,8 +35,8 @@ LIMIT_S = 10.0
 ONE_PRESS_S = 0.1
 """Two SIGINT so close together are one: a terminal sends it to all processes, and some wrappers pass it on as well."""
 AGAIN_S = 0.5
-"""How often the main thread is told again."""
-NOTHING = "nothing half-done is left; the same command begins again"
+"""Interval at which the signal is sent to the main thread again."""
+NOTHING = "no partial output is left; run the same command again"
 
 _heard: list[str] = []
 _kept: list[str] = []

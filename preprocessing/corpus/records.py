@@ -115,7 +115,7 @@ def unfinished(record: bytes, dialect: Dialect, *, last: bool) -> str:
     what = f"is longer than {MAX_RECORD_BYTES >> 20} MiB; split its text"
     if not dialect.quote or dialect.quote.encode() not in record:
         return what
-    return f"{what}, or, if it holds a quote that never closes, mend that or set source.quote to ''"
+    return f"{what}, or, if it holds a quote that is never closed, close it or set source.quote to ''"
 
 
 def with_last(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:

@@ -185,10 +185,10 @@ def class_numbers(part: Part, column: pa.Array, rows: np.ndarray) -> tuple[np.nd
         value = column[at].as_py()
         value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         if labels is None:
-            hint = "mend the row, or leave it out with source.where (source.missing_label is for corpora of such rows)"
+            hint = "fill it in, or leave such rows out with source.missing_label drop"
             raise fail(part, int(rows[at]), f"there is no label; {hint}")
         what = "there is no label" if value is None or value == "" else f"label {str(value)[:60]!r} is not known"
-        raise fail(part, int(rows[at]), f"{what}; known are {labels.expected()}; mend the row, or set source.labels")
+        raise fail(part, int(rows[at]), f"{what}; known are {labels.expected()}; correct the row, or set source.labels")
     if labels is None:
         check_number(names, part.file)
     return numbers, names

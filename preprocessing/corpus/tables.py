@@ -32,7 +32,7 @@ from preprocessing.text.unicode import encode
 
 MOST_ROWS, MOST_BYTES = parquet.BATCH_ROWS, parquet.BATCH_BYTES
 """Rows, and bytes of them, that are given together; a longer row is given alone."""
-ENCODING = "set source.encoding, or mend the row"
+ENCODING = "set source.encoding, or correct the row"
 FILE = "file"
 """The column of a folder that says which file a text comes from."""
 POSITIONS, POSITION_BYTES = 8, 1 << 17
@@ -164,7 +164,7 @@ def csv_table(part: Part, lines: list[bytes], rows: int, first_row: int, wanted:
         raise DataError(f"{part.file.name}: near row {first_row}: {addresses.sentence(error)}") from None
     if ragged:
         what = f"{ragged[0].actual_columns} fields, the header has {ragged[0].expected_columns}"
-        hint = "mend the row, or set source.delimiter, quote or escape"
+        hint = "correct the row, or set source.delimiter, quote or escape"
         raise fail(part, first_row + ragged[0].number - 1, f"{what}; {hint}")
     if len(table) != rows:
         what = f"{len(table)} rows where {rows} lines end"
@@ -308,7 +308,7 @@ def by_name(part: Part, column: pa.ChunkedArray, names: list[str]) -> pa.Diction
     if beyond.any():
         at = int(np.argmax(beyond))
         what = f"label {numbers[at]} has no name: the file's metadata names {len(names)} classes"
-        raise fail(part, part.cut.first_row + at, f"{what}; mend it, or say in source.labels what the numbers mean")
+        raise fail(part, part.cut.first_row + at, f"{what}; correct it, or say in source.labels what the numbers mean")
     neutral = {spelling(value) for value in part.file.source.neutral} - {spelling(name) for name in names}
     known = [str(number) if str(number) in neutral else name for number, name in enumerate(names)]
     indices = pc.if_else(pc.less(numbers, 0), pa.scalar(None, pa.int64()), numbers)

@@ -212,6 +212,10 @@ def read_manifest(root: str | Path) -> Manifest:
     except FileNotFoundError:
         what = f"{root} is not a dataset directory, or one whose preprocessing has not finished"
         raise DataError(f"{path}: missing: {what}; {REBUILD}") from None
+    except NotADirectoryError:
+        raise DataError(
+            f"{root}: a file, no dataset; first: `python -m preprocessing run {root} --output DIR`"
+        ) from None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
 

@@ -63,7 +63,9 @@ class Sieve:
         if policy == "error" and found.any():
             first, rest = int(self.row[found].min()), int(found.sum()) - 1
             others = f" (and {rest} more)" if rest else ""
-            raise DataError(f"{self.where(first)}: {what}{others}; mend the row, or set quality.{name} to keep or drop")
+            raise DataError(
+                f"{self.where(first)}: {what}{others}; correct the row, or set quality.{name} to keep or drop"
+            )
         if policy == "drop":
             self.alive[found] = False
             self.dropped[name] = self.dropped.get(name, 0) + int(found.sum())

@@ -97,7 +97,7 @@ Some = TypeVar("Some", bound=Part[Any])
 
 
 def run(parts: Iterable[Some], workers: Workers, progress: Progress) -> Iterator[tuple[Some, Any]]:
-    """Yield every part with its result: those that workers make as they finish, then those that were done before.
+    """Yield every part with its result: those that workers make as they finish, then those that were already done.
 
     ``parts`` is read while the first ones are already made. Raises what a part and ``Workers.map`` raise.
     """
@@ -146,7 +146,7 @@ class Progress:
         self.done += size
 
     def skip(self, size: int) -> None:
-        """Some of it was done before."""
+        """A part of this size was already done."""
         self.total -= size
         self.skipped += 1
 

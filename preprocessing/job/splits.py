@@ -44,7 +44,9 @@ def split_rows(
     for name, values in splits.names.items():
         if name in SPLITS and not (named == SPLITS.index(name)).any():
             said = ", ".join(map(repr, values))
-            raise DataError(f"splits.names.{name}: no row has one of these in {splits.column!r}: {said}; mend the key")
+            raise DataError(
+                f"splits.names.{name}: no row has one of these in {splits.column!r}: {said}; correct the key"
+            )
     decision = np.where(named < 0, TRAIN_NUMBER, named).astype(np.int8)
     cut = {VALIDATION: splits.validation, TEST: splits.test}
     cut = {name: 0.0 if (named == SPLITS.index(name)).any() else fraction for name, fraction in cut.items()}

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
 PTRACE_ATTACH = 16
 """ptrace(2): hold a process, as a debugger does; unlike a stopped one, it cannot be let go on by others."""
 KEPT = "what is finished is kept in"
-NOTHING = "nothing half-done is left; the same command begins again"
+NOTHING = "no partial output is left; run the same command again"
 
 
 @pytest.fixture(scope="module")

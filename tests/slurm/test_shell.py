@@ -38,7 +38,7 @@ def functions(*names: str) -> list[str]:
     ("facts", "said"),
     [
         ({"code": 0}, "done"),
-        ({"code": 3}, "no restart mends this"),
+        ({"code": 3}, "a restart would not help"),
         ({}, ""),
         ({"restarts": 1}, "no checkpoint is later than step 0"),
         ({"now_at": 60}, ""),

@@ -111,7 +111,7 @@ def test_an_array_of_options_goes_on_after_one_failed(cluster: Cluster, config: 
     job = cluster.submit(words, options=("--array.options", lines, "--array.at_once", 1, *ONE))
     assert cluster.wait(f"{job}_0", 200) == "FAILED"
     assert "no where/dataset.json: missing" in cluster.log(f"{job}_0")
-    assert "exit 3 at step 0, 0 after that of the start: no restart mends this" in last(cluster.log(f"{job}_0"))
+    assert "exit 3 at step 0, 0 after that of the start: a restart would not help" in last(cluster.log(f"{job}_0"))
     cluster.complete(f"{job}_1", 200)
     assert status(run / "task-1")["state"] == "finished"
 

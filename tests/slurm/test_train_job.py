@@ -290,7 +290,7 @@ def test_what_no_restart_mends_is_not_requeued(cluster: Cluster, training: Train
     assert cluster.wait(job, 120) == "FAILED"
     log = cluster.log(job)
     assert cluster.field(job, "ExitCode") == "3:0", log
-    assert "no restart mends this" in log
+    assert "a restart would not help" in log
     assert f"{cluster.folder / 'nowhere' / 'dataset.json'}: missing" in log
 
 

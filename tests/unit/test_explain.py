@@ -292,8 +292,8 @@ def test_a_page_is_escaped_and_needs_nothing_else(two: Path) -> None:
 
 WRONG: dict[str, tuple[int, str]] = {
     "": (2, 'no run named: explain RUN "text" takes a run directory, then texts'),
-    "run": (2, 'nothing to explain, or two things: give texts (runs/mine "a fine film"), - or --input FILE'),
-    "run a --input in.csv": (2, "nothing to explain, or two things"),
+    "run": (2, 'nothing to explain: give texts (runs/mine "a fine film"), - or --input FILE (not both)'),
+    "run a --input in.csv": (2, "nothing to explain: give texts"),
     "run in.csv": (2, "in.csv: a file, not a text; explain its rows with --input in.csv"),
     "run a --rows 3": (2, "column and rows say what is read of --input; name the file there"),
     "run --input in.csv --rows 0": (2, "rows: 0 is out of range: expected at least 1, or null"),

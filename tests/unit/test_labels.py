@@ -289,7 +289,7 @@ def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
 @pytest.mark.parametrize(
     ("number", "more", "said"),
     [
-        (3, [], "row 7: label 3 has no name: the file's metadata names 3 classes; mend it, or say in source.labels"),
+        (3, [], "row 7: label 3 has no name: the file's metadata names 3 classes; correct it, or say in source.labels"),
         (-1, [], "row 7: there is no label"),
         (-1, ["--source.missing_label", "drop"], ""),
         (2, ["--source.neutral", "[odd]"], ""),

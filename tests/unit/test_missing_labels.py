@@ -78,7 +78,7 @@ WRITERS = {
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_missing_label_in_every_format(kind: str, tmp_path: Path) -> None:
     path = str(WRITERS[kind](tmp_path))
-    with pytest.raises(DataError, match=r"r\.\w+: row 2: (there is no label; mend the row|has no key 'label')"):
+    with pytest.raises(DataError, match=r"r\.\w+: row 2: (there is no label; fill it in|has no key 'label')"):
         pieces(tmp_path, path=path)
     names = {"pos": "1", "neg": "0"} if kind == "numbers" else {"pos": "pos", "neg": "neg"}
     expected = [(text, names.get(str(label)), None if label else "unlabelled") for text, label in ROWS]

@@ -216,7 +216,7 @@ def test_wrong_columns_and_files_are_named(run: Path, capsys: pytest.CaptureFixt
     assert refused(capsys, run, "--input", missing) == (3, f"{missing}: no such file; check --input")
     assert refused(capsys, run) == (
         2,
-        "nothing to evaluate on, or two things: give --input FILE, or --data DATASET",
+        "nothing to evaluate on: give --input FILE or --data DATASET (not both)",
     )
     empty = write_csv(tmp_path / "empty.csv", [])
     assert refused(capsys, run, "--input", empty) == (3, f"{empty}: holds no labelled row")

@@ -93,7 +93,7 @@ WRONG = {
     ),
     "an empty label": (
         FRAME.assign(mood=["a", "b", None] * 20),
-        "frame: row 3: there is no label; mend the row, or leave it out with source.where",
+        "frame: row 3: there is no label; fill it in, or leave such rows out with source.missing_label drop",
     ),
 }
 

@@ -206,7 +206,7 @@ def test_a_column_that_is_there_already(capsys: pytest.CaptureFixture[str]) -> N
 WRONG = {
     "a.csv": (b"", "the file is empty; it needs a header line"),
     "b.csv": (b"text\n", "holds no rows"),
-    "c.csv": (b"text,n\nfine,1\nfine\n", "row 2: 1 fields, the header has 2; mend the row"),
+    "c.csv": (b"text,n\nfine,1\nfine\n", "row 2: 1 fields, the header has 2; correct the row"),
     "d.csv": (b'text,n\nfine,1\n"fine,2\n', "row 2: a quote opens and never closes; set --quote to '' if quotes are"),
     "g.csv": (
         ("text\n" + "né\n" * 90).encode() + b"caf\xe9\n",

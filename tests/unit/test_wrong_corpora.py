@@ -134,7 +134,7 @@ WRONG_DATA = {
     "not UTF-8": (
         raw_file(GOOD_CSV.replace(ROWS[4][0], "café").encode().replace(ROWS[16][0].encode(), b"caf\xe9")),
         [],
-        "reviews.csv: row 17: byte 3 (0xe9) of 'text' is not UTF-8; set source.encoding, or mend the row",
+        "reviews.csv: row 17: byte 3 (0xe9) of 'text' is not UTF-8; set source.encoding, or correct the row",
     ),
     "neither UTF-8 nor Latin-1": (
         raw_file("text,label\nЭтот фильм прекрасен,1\nЭтот фильм ужасен,0\n".encode("cp1251")),
