@@ -16,11 +16,10 @@ import numpy as np
 
 from harness.config import ModelConfig, RunConfig
 from harness.rundir.bundle_files import INDEX
-from harness.rundir.configuration import write_config
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.metrics_log import MetricsLog
+from harness.rundir.records import write_config, write_status
 from harness.rundir.results import write_figures, write_predictions
-from harness.rundir.status import write_status
 from harness.scores.calibration import Decision
 from harness.scores.figures import figures, numbers_of
 from harness.scores.metrics import classification_metrics, predicted_labels, probabilities

@@ -11,8 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.baseline.results import MADE_ANEW, folder_of
-from harness.rundir.measured import Measured
-from harness.rundir.results import predictions_name, read_hits
+from harness.rundir.results import Measured, predictions_name, read_hits
 from harness.scores.intervals import of_difference
 from preprocessing.base.errors import DataError
 from preprocessing.base.readable import duration

@@ -12,7 +12,7 @@ import yaml
 from harness.export.front import front_matter
 from harness.export.limits import limits
 from harness.export.records import Card
-from harness.rundir.export_files import INT8, ONNX
+from harness.rundir.bundle_files import INT8, ONNX
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.tables import interval
 from preprocessing.base.printable import markdown, markdown_code, printable

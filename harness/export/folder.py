@@ -17,15 +17,18 @@ from harness.export.records import Card, Place, bare, read_records
 from harness.inference.bundle import Bundle, read_bundle
 from harness.inference.onnx_scorer import session_of
 from harness.model.registry import num_parameters
-from harness.rundir.bundle_files import BundleInfo, content_of, read_weights, seal_of, write_info
-from harness.rundir.export_files import (
-    BUNDLE,
+from harness.rundir.bundle_files import (
     CARD,
     INT8,
+    OF_BUNDLE,
     ONNX,
+    BundleInfo,
     ExportInfo,
     facts_of,
+    identity,
+    read_weights,
     write_export,
+    write_info,
 )
 from harness.rundir.training_facts import FILE as TRAINING
 from preprocessing.base import atomic
@@ -47,7 +50,7 @@ def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> N
     records = read_records(place, bundle.info)
     data = dataset_for(bundle.info, config.data, records.config) if config.int8 else None
     info = replace(bundle.info, vectors=bare(bundle.info.vectors), started_from=bare(bundle.info.started_from))
-    seal = seal_of(content_of(info))
+    seal = identity(info)
     with storing(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
         copy_bundle(place.bundle, temporary, info)
         wanted = config.onnx or config.int8
@@ -89,7 +92,7 @@ def networks(
     Raises ``DataError`` where a form is not the network.
     """
     info, decision = bundle.info, bundle.decision
-    network = onnx_model(bundle.model, info.temperature, {BUNDLE: seal, "text_hash": info.text_hash})
+    network = onnx_model(bundle.model, info.temperature, {OF_BUNDLE: seal, "text_hash": info.text_hash})
     session = session_of(network, ONNX)
     longest = bundle.pipeline.spec.max_tokens
     parity = compare(bundle.model, session, decision, info.vocabulary_size, longest, config.batch)

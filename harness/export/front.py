@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.export.records import Card
-from harness.rundir.export_files import ONNX
+from harness.rundir.bundle_files import ONNX
 
 TASK = {"type": "text-classification", "name": "Text Classification"}
 METRICS = {

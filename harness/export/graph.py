@@ -16,7 +16,7 @@ from harness.export.nodes import Graph
 from harness.export.wide_graph import wide_logits
 from harness.model.classifier import Classifier
 from harness.model.registry import CELLS, POOLINGS
-from harness.rundir.export_files import IDS, LENGTHS, LOGITS, PROBABILITIES
+from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, PROBABILITIES
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.version import VERSION
 

@@ -11,7 +11,7 @@ import numpy as np
 from harness.inference.by_length import in_batches
 from harness.inference.logits import logits_of
 from harness.model.classifier import Classifier
-from harness.rundir.export_files import IDS, LENGTHS, LOGITS, PROBABILITIES
+from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, PROBABILITIES
 from harness.scores.calibration import Decision
 from harness.scores.metrics import probabilities
 from preprocessing.base.errors import DataError

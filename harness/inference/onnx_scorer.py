@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.inference.by_length import in_batches
 from harness.inference.sealed import encoder_of, read_sealed
-from harness.rundir.export_files import BUNDLE, EXPORT, IDS, INT8, LENGTHS, LOGITS, ONNX, read_export, read_model
+from harness.rundir.bundle_files import EXPORT, IDS, INT8, LENGTHS, LOGITS, OF_BUNDLE, ONNX, read_export, read_model
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import needed
@@ -41,7 +41,7 @@ class OnnxScorer:
         data = read_model(directory, export, name)
         needed("onnxruntime", f"{directory / name}", "onnx")
         self.session = session_of(data, str(directory / name), threads)
-        if self.session.get_modelmeta().custom_metadata_map.get(BUNDLE) != export.bundle:
+        if self.session.get_modelmeta().custom_metadata_map.get(OF_BUNDLE) != export.bundle:
             raise DataError(f"{directory / name}: the network of another bundle; export this one again")
         self.encoder = encoder_of(self.info, vocabulary, directory)
         self.labels, self.label_type, self.batch_rows = self.info.labels, self.info.label_type, batch_rows

@@ -10,8 +10,7 @@ import numpy as np
 
 from harness.inference.hub import local
 from harness.inference.onnx_scorer import OnnxScorer
-from harness.rundir.bundle_files import bundle_directory, read_info
-from harness.rundir.export_files import INT8, ONNX
+from harness.rundir.bundle_files import INT8, ONNX, bundle_directory, read_info
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.installed import is_importable

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.rundir.bundle_files import INDEX, BundleInfo, check_classifier, read_info
-from harness.rundir.export_files import read_export
+from harness.rundir.bundle_files import INDEX, BundleInfo, check_classifier, read_export, read_info
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.text.encoder import Encoder

@@ -37,7 +37,7 @@ from harness.ranks.precision import (
     layout_on,
     recurrent_dtype,
 )
-from harness.rundir.environment import installed_version
+from harness.rundir.records import installed_version
 from harness.training import preflight, resume
 from preprocessing.base import atomic
 from preprocessing.base.errors import UserError

@@ -17,9 +17,16 @@ from harness.launch import roll_call
 from harness.launch.roll_call import CODE, DATASET, TORCH, Hello, MeetingError, Place
 from harness.ranks import network
 from harness.ranks.preemption import EXIT_CODE, SIGNALS
-from harness.rundir.environment import code_hash, git_revision, installed_version
-from harness.rundir.status import LAUNCH_ID, State, read_status, write_status
-from harness.rundir.storage import claim
+from harness.rundir.records import (
+    LAUNCH_ID,
+    State,
+    claim,
+    code_hash,
+    git_revision,
+    installed_version,
+    read_status,
+    write_status,
+)
 from preprocessing.base.errors import ConfigError, UserError
 
 

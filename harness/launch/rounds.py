@@ -29,7 +29,7 @@ from harness.launch.stop import INTERRUPTED, STOP
 from harness.ranks import devices
 from harness.ranks.preemption import EXIT_CODE
 from harness.rundir.bundle_files import bundle_directory, read_info
-from harness.rundir.status import LAUNCH_ID
+from harness.rundir.records import LAUNCH_ID
 from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from harness.ranks import preemption
 from harness.ranks.last_words import leave_words
-from harness.rundir.status import LAUNCH_ID
+from harness.rundir.records import LAUNCH_ID
 from preprocessing.base import answering
 from preprocessing.base.errors import UserError
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from harness.ranks.heartbeat import HEARTBEAT
-from harness.rundir.status import LAUNCH_ID
+from harness.rundir.records import LAUNCH_ID
 from preprocessing.base import stopping
 
 EXIT_CODE = stopping.PREEMPTED

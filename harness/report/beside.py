@@ -7,9 +7,9 @@ from pathlib import Path
 
 from harness.baseline.compare import Comparison, compare
 from harness.baseline.results import read_results
-from harness.rundir.bundle_files import read_fingerprint, read_fold
+from harness.rundir.bundle_files import stored_info
 from harness.rundir.layout import BUNDLE
-from harness.rundir.measured import read_measured
+from harness.rundir.results import read_measured
 from harness.scores.figures import numbers_of
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
@@ -46,7 +46,8 @@ class BaselineSink(Sink):
 
 def beside(run: Path, data: str | Path) -> Comparison | None:
     """A finished run beside the linear model of its dataset; None where none was measured. Raises ``DataError``."""
-    linear = read_results(data, read_fingerprint(run / BUNDLE))
-    if read_fold(run / BUNDLE) is not None:  # its validation is another than the linear model's
+    info = stored_info(run / BUNDLE)
+    linear = read_results(data, None if info is None else info.dataset)
+    if info is not None and info.fold is not None:  # its validation is another than the linear model's
         linear.pop(VALIDATION, None)
     return compare(read_measured(run), data, linear)

@@ -16,17 +16,12 @@ from harness.data.checks import TEST, TRAIN, VALIDATION
 from harness.data.views import held_out
 from harness.report.curves import Curve, read_curves
 from harness.report.originals import NOT_LOOKED, Originals, find_originals
-from harness.rundir.bundle_files import read_fingerprint
-from harness.rundir.configuration import read_config
-from harness.rundir.environment import read_environment
-from harness.rundir.figures_schema import check_shown
+from harness.rundir.bundle_files import stored_info
 from harness.rundir.json_files import Line
-from harness.rundir.layout import BUNDLE, CONFIG, METRICS
-from harness.rundir.measured import Measured, read_measured
-from harness.rundir.metrics_log import read_metrics, read_throughput
-from harness.rundir.results import figures_name
-from harness.rundir.status import known_status, read_attempts
-from harness.settings.task import LANGUAGE_MODEL
+from harness.rundir.layout import BUNDLE, CONFIG, METRICS, THROUGHPUT
+from harness.rundir.metrics_log import read_log
+from harness.rundir.records import known_status, read_attempts, read_config, read_environment
+from harness.rundir.results import Measured, read_measured
 from preprocessing.base.errors import DataError
 from preprocessing.base.printable import public_values
 from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
@@ -148,11 +143,10 @@ def read_run(directory: str | Path) -> RunFacts:
         raise DataError(f"{directory / CONFIG}: names no dataset under data: padless has not written it so")
     kinds = lines_by_kind(directory)
     train = kinds[TRAIN]
-    speed = read_throughput(directory) or train
+    speed = read_log(directory, THROUGHPUT) or train
     measured = read_measured(directory)
-    if measured is not None and config.get("task") != LANGUAGE_MODEL:
-        check_shown(measured.figures, str(measured.directory / figures_name(measured.split)))
-    fingerprint = read_fingerprint(directory / BUNDLE) or (measured.figures.get("dataset") if measured else None)
+    info = stored_info(directory / BUNDLE)
+    fingerprint = info.dataset if info is not None else measured.figures.get("dataset") if measured else None
     manifest, note = dataset_of(config, fingerprint)
     known = fingerprint or (manifest.fingerprint if manifest else None)
     linear, beside, linear_note = linear_of(config, known, measured)
@@ -181,7 +175,7 @@ def lines_by_kind(directory: Path) -> dict[str, list[Line]]:
     Raises ``DataError`` if the file is missing or empty, or if a line lacks what the report needs.
     """
     path = directory / METRICS
-    lines = read_metrics(directory)
+    lines = read_log(directory)
     if not path.exists():
         raise DataError(
             f"{path}: missing: {directory} has no metrics; name the directory of a run that has logged something"

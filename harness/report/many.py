@@ -10,13 +10,11 @@ from typing import Any
 from harness.baseline.results import read_folds
 from harness.report import out_of_fold
 from harness.report.dots import spread_charts
-from harness.rundir.bundle_files import peek
-from harness.rundir.configuration import read_config
-from harness.rundir.layout import BUNDLE, EVALUATION
-from harness.rundir.many_runs import Member, in_words, read_summary
-from harness.rundir.metrics_log import read_metrics
-from harness.rundir.results import read_figures
-from harness.rundir.status import known_status
+from harness.rundir.bundle_files import read_info
+from harness.rundir.layout import BUNDLE, EVALUATION, Member, listed
+from harness.rundir.metrics_log import read_log
+from harness.rundir.records import known_status, read_config
+from harness.rundir.results import read_figures, read_summary
 from harness.scores.figures import FIGURES
 from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, spread, spreads
 from preprocessing.base.errors import DataError
@@ -33,7 +31,7 @@ def collect(runs: Sequence[Member]) -> dict[str, Any]:
     """
     of_runs: list[dict[str, Any]] = [{"run": one.name, one.kind: one.number, "splits": figures_of(one)} for one in runs]
     splits = [split for split in SPLITS if of_runs and all(split in one["splits"] for one in of_runs)]
-    infos = [peek(one.path / BUNDLE) for one in runs]
+    infos = [read_info(one.path / BUNDLE) for one in runs]
     datasets = {info.dataset for info in infos}
     if len(datasets) > 1:
         raise DataError(f"{runs[0].path.parent}: its runs were trained on different datasets, so they have no spread")
@@ -55,9 +53,9 @@ def figures_of(run: Member) -> dict[str, dict[str, Any]]:
     test = read_figures(run.path, TEST)
     found = {} if test is None else {TEST: chosen(test)}
     measured = read_figures(run.path / EVALUATION, VALIDATION) if run.kind == "fold" or test is None else None
-    if measured is not None and measured.get("step") == peek(run.path / BUNDLE).step:
+    if measured is not None and measured.get("step") == read_info(run.path / BUNDLE).step:
         return {VALIDATION: chosen(measured), **found}
-    best = [line for line in read_metrics(run.path) if line.get("kind") == VALIDATION and line.get("best")]
+    best = [line for line in read_log(run.path) if line.get("kind") == VALIDATION and line.get("best")]
     return {VALIDATION: chosen(best[-1]), **found} if best else found
 
 
@@ -98,7 +96,7 @@ def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
     done = finished(began)
     if not done:
         raise DataError(
-            f"{folder}: none of its runs has finished yet ({in_words(began)}); wait for the first, or name one of them"
+            f"{folder}: none of its runs has finished yet ({listed(began)}); wait for the first, or name one of them"
         )
     kind, values = done[0].kind, collect(done)
     stored = read_summary(folder, kind)

@@ -15,10 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.rundir.layout import EVALUATION
-from harness.rundir.many_runs import OUT_OF_FOLD, Member
+from harness.rundir.layout import EVALUATION, OUT_OF_FOLD, Member, storage
 from harness.rundir.results import predictions_name, probability_column
-from harness.rundir.storage import storage
 from harness.scores.intervals import intervals
 from harness.scores.metrics import CELLS, MATRIX, classification_metrics, confusion_from_json, per_class
 from preprocessing.base import atomic

@@ -22,9 +22,9 @@ from harness.report.formats import FILTERS
 from harness.report.plots import learning_charts, quality_charts, shown_split, speed_charts
 from harness.report.ranking import best_values, dataset_groups, differing, ranked, ranking_metric, ranks, unique_names
 from harness.report.views import view
-from harness.rundir import many_runs
-from harness.rundir.environment import installed_version
+from harness.rundir import layout
 from harness.rundir.layout import REPORT, holds_run
+from harness.rundir.records import installed_version
 from harness.scores.figures import FIGURES
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
@@ -63,7 +63,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *
     be replaced, or is one of a run.
     """
     places = [Path(run) for run in dict.fromkeys(str(Path(run)) for run in runs)]
-    found = [many_runs.members(place) for place in places]
+    found = [layout.members(place) for place in places]
     spread = many.together(places[0], found[0]) if len(places) == 1 and found[0] else None
     shown = [[one.path for one in inside] or [place] for place, inside in zip(places, found, strict=True)]
     shown = shown if spread is None else [[one.path for one in spread["runs"]]]

@@ -24,7 +24,7 @@ from harness.ranks.distributed import PendingMaximum, World
 from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.preemption import Preempted, StopWatch
 from harness.ranks.session import Session
-from harness.rundir.environment import installed_version
+from harness.rundir.records import installed_version
 from harness.scores.calibration import calibrated_log_loss, decide
 from harness.scores.metrics import classification_metrics
 from harness.training.console import Console

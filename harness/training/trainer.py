@@ -16,10 +16,9 @@ from harness.config import RunConfig
 from harness.data.loader import Loader
 from harness.model.networks import AnyObjective, shapes_of
 from harness.ranks.distributed import World, launched_machines, sum_in_bf16
-from harness.rundir.checkpoint import MODEL, OPTIMIZER
-from harness.rundir.checkpoint_state import AVERAGE
+from harness.rundir.checkpoint import AVERAGE, MODEL, OPTIMIZER
 from harness.rundir.tensor_files import check_tensors
-from harness.training.checkpointer import State, described, load_weights
+from harness.training.checkpointer import State, load_weights
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import (
     WeightAverage,
@@ -261,10 +260,10 @@ class Trainer:
         own = optimizer_state(self.optimizer.optimizer, classifier)
         averaged = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{AVERAGE}.")}
         what = f"{where}: not the optimizer of this model"
-        check_tensors(described({name: tensors[name] for name in tensors.keys() - averaged}), shapes_of(own), what)
+        check_tensors(shapes_of({name: tensors[name] for name in tensors.keys() - averaged}), shapes_of(own), what)
         load_optimizer_state(self.optimizer.optimizer, classifier, tensors)
         if self.average is not None and averaged:
-            check_tensors(described(averaged), shapes_of(self.average.state()), what)
+            check_tensors(shapes_of(averaged), shapes_of(self.average.state()), what)
         if self.average is not None:
             self.average.load(tensors)
         self.step, self.epochs_done = values["step"], self.epochs_before(values, where)

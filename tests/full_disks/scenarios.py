@@ -172,13 +172,13 @@ def concluded(inputs: Inputs, disk: Path) -> int:
     """The last thing that ``launch --seeds`` does: figures of all runs, and their report."""
     from harness.launch.asked import LaunchRecipe
     from harness.launch.many import conclude
-    from harness.rundir import many_runs
+    from harness.rundir import layout
     from preprocessing.base.screen import Screen
 
     def main(_: list[str]) -> int:
         folder = disk / "many"
         asked = LaunchRecipe(data=inputs.data, run=str(folder), seeds="0,1")
-        conclude(folder, many_runs.members(folder), asked, Screen())
+        conclude(folder, layout.members(folder), asked, Screen())
         return 0
 
     return answering.run(main, [])

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from harness.ranks import exit as ending
-from harness.rundir.status import LAUNCH_ID
+from harness.rundir.records import LAUNCH_ID
 
 BARE = ["/venv/bin/python", "/venv/bin/accelerate", "launch", "-m", "harness.evaluate"]
 

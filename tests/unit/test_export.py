@@ -31,8 +31,7 @@ from harness.inference.bundle import read_bundle
 from harness.inference.onnx_scorer import onnx_logits, session_of
 from harness.model import registry
 from harness.model.registry import PoolingEntry
-from harness.rundir.bundle_files import INDEX, read_info
-from harness.rundir.export_files import CARD, EXPORT, INT8, ONNX
+from harness.rundir.bundle_files import CARD, EXPORT, INDEX, INT8, ONNX, read_info
 from harness.rundir.layout import BUNDLE
 from harness.rundir.results import write_figures
 from harness.scores.calibration import Decision

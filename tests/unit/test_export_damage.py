@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import padless
-from harness.rundir.bundle_files import INDEX, SEAL, read_info, seal_of
-from harness.rundir.export_files import CARD, EXPORT, INT8, ONNX
+from harness.rundir.bundle_files import CARD, EXPORT, INDEX, INT8, ONNX, read_info
+from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.training_facts import FILE as TRAINING
 from preprocessing.base import atomic
 from preprocessing.dataset.shards import VOCABULARY

@@ -15,7 +15,7 @@ from huggingface_hub.utils import are_progress_bars_disabled
 import padless
 from harness.__main__ import main
 from harness.inference import hub as ours
-from harness.rundir.export_files import CARD, EXPORT
+from harness.rundir.bundle_files import CARD, EXPORT
 from preprocessing.base import answering
 from tests.exports import TEXTS, export, make_run
 from tests.hub_server import Hub, serving

@@ -17,7 +17,7 @@ from harness.launch import launcher
 from harness.launch.failure import Failure, describe_failure
 from harness.ranks import exit as ending
 from harness.ranks.last_words import FILE, leave_words
-from harness.rundir.status import LAUNCH_ID, read_status, write_status
+from harness.rundir.records import LAUNCH_ID, read_status, write_status
 from preprocessing.base.errors import ConfigError, DataError
 
 

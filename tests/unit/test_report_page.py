@@ -16,7 +16,7 @@ import pytest
 from harness.__main__ import main
 from harness.config import OptimConfig
 from harness.report.page import write_report
-from harness.rundir.metrics_log import read_metrics
+from harness.rundir.metrics_log import read_log
 from preprocessing.base import answering
 from preprocessing.base.errors import DataError
 from tests.corpora import write_csv
@@ -119,7 +119,7 @@ def test_the_json_of_a_page_is_what_the_files_say(many: Path) -> None:
     for mistake in run["figures"]["mistakes"]:
         del mistake["text"]
     assert run["figures"] == figures
-    assert run["validation"] == [line for line in read_metrics(many.parent) if line["kind"] == "validation"]
+    assert run["validation"] == [line for line in read_log(many.parent) if line["kind"] == "validation"]
     assert sorted(run["curves"]) == ["data_wait", "grad_norm", "loss", "lr", "mfu", "padding", "tokens_per_s"]
 
 
@@ -144,7 +144,7 @@ def test_figures_on_validation_of_older_weights_are_not_shown(many: Path, tmp_pa
         json.dumps({**json.loads((run / "bundle" / "bundle.json").read_text()), "step": 200})
     )
     page = words(write_report([run]))
-    best = [line for line in read_metrics(run) if line.get("best")][-1]
+    best = [line for line in read_log(run) if line.get("best")][-1]
     assert f"Validation Accuracy {best['accuracy']:.4f}" in page
     assert f"The best validation so far, after step {best['step']}" in page
     assert "--split validation" in page
@@ -193,7 +193,7 @@ def test_runs_side_by_side_stand_in_the_order_of_validation(place: Path, pair: P
     page, content = words(output), output.read_text()
     assert "Ranked by validation" in page
     assert "The order is that of the accuracy on validation, the best first" in page
-    reached = {run.name: [line for line in read_metrics(run) if line.get("best")][-1] for run in runs}
+    reached = {run.name: [line for line in read_log(run) if line.get("best")][-1] for run in runs}
     order = sorted(reached, key=lambda name: -reached[name]["accuracy"])
     assert order == ["high", "middle", "low"]
     places = [page.index(f"{rank} {name} {reached[name]['accuracy']:.4f}") for rank, name in enumerate(order, 1)]

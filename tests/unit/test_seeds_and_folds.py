@@ -25,11 +25,10 @@ from harness.ranks import threads
 from harness.report import many as together
 from harness.report import out_of_fold
 from harness.report.page import write_report
-from harness.rundir import many_runs
-from harness.rundir.configuration import read_config
+from harness.rundir import layout
 from harness.rundir.layout import BUNDLE, EVALUATION
-from harness.rundir.metric_frames import read_metrics
-from harness.rundir.metrics_log import MetricsLog
+from harness.rundir.metrics_log import MetricsLog, read_metrics
+from harness.rundir.records import read_config
 from harness.rundir.results import write_figures, write_predictions
 from harness.scores.intervals import spread
 from harness.training import resume
@@ -234,7 +233,7 @@ def test_a_fold_is_validated_on_and_the_others_are_trained_on(data: Path) -> Non
     assert held_out(manifest, None, data) is manifest
 
 
-def predicted(run: many_runs.Member, rows: list[int], chances: list[float], threshold: float = 0.5) -> None:
+def predicted(run: layout.Member, rows: list[int], chances: list[float], threshold: float = 0.5) -> None:
     """What a run leaves of its fold."""
     place = run.path / EVALUATION
     place.mkdir(parents=True)
@@ -249,7 +248,7 @@ def predicted(run: many_runs.Member, rows: list[int], chances: list[float], thre
 
 
 def test_every_row_is_predicted_by_one_fold(tmp_path: Path) -> None:
-    runs = [many_runs.member(tmp_path, "fold", fold) for fold in (0, 1)]
+    runs = [layout.member(tmp_path, "fold", fold) for fold in (0, 1)]
     predicted(runs[0], [1, 4], [0.9, 0.2])
     predicted(runs[1], [2, 3], [0.6, 0.7], threshold=0.65)
     table = out_of_fold.gather(tmp_path, runs, 4)
@@ -261,7 +260,7 @@ def test_every_row_is_predicted_by_one_fold(tmp_path: Path) -> None:
     assert found["log_loss"] == pytest.approx(-np.log([0.9, 0.8, 0.4, 0.7]).mean())
     assert together.collect(runs)["splits"]["validation"]["accuracy"]["mean"] == 1.0
     out_of_fold.write(tmp_path, table)
-    assert pq.read_table(tmp_path / many_runs.OUT_OF_FOLD).equals(table)
+    assert pq.read_table(tmp_path / layout.OUT_OF_FOLD).equals(table)
     with pytest.raises(DataError, match="its folds predict 4 different rows by 4 predictions, the dataset has 5"):
         out_of_fold.gather(tmp_path, runs, 5)
     with pytest.raises(DataError, match="different rows by 4 predictions, the dataset has 4"):

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harness.rundir.bundle_files import FORMAT, INDEX, write_vocabulary
+from harness.rundir.bundle_files import INDEX, write_vocabulary
+from harness.rundir.checkpoint import FORMAT
 from harness.rundir.layout import BUNDLE
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
