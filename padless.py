@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from harness.inference.text_classifier import TextClassifier, load
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import open_predictions
-from preprocessing.base import cli, version
+from preprocessing.base import cli, installed
 from preprocessing.base.errors import UserError
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.frames import Dataset
@@ -27,7 +27,7 @@ from preprocessing.job import frames
 if TYPE_CHECKING:
     import pandas as pd
 
-__version__ = version.VERSION
+__version__ = installed.VERSION
 __all__ = [
     "Dataset",
     "TextClassifier",

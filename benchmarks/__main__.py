@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.base.commands import Command, Words, dispatch
 
 FILES = Words(spelling="FILE [FILE …]", noun="file", takes="one labelled file or several", most=None)
@@ -47,4 +47,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":  # processes that a benchmark starts import this module too, under another name
-    sys.exit(answering.run(main))
+    sys.exit(cli.run(main))

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.measuring import Lines, table
 from harness.config import require
-from preprocessing.base.version import VERSION
+from preprocessing.base.installed import VERSION
 
 CLASSES = ("dull", "fine")
 SMALL = {"model.embedding_dim": 8, "model.hidden_size": 8, "precision": "fp32", "device": "cpu", "global_batch": 16}

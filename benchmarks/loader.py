@@ -131,7 +131,7 @@ def open_rows(config: LoaderConfig, folder: Path) -> Rows:
     widest = max(info.width for info in manifest.splits[TRAIN])
     infos = [info for info in manifest.splits[TRAIN] if info.width == widest]
     split = Split(root, replace(manifest, splits={TRAIN: infos}), TRAIN)
-    columns = zip(*(block.numbers for block in split.blocks), strict=True)
+    columns = zip(*((block.ids, block.length, block.label) for block in split.blocks), strict=True)
     ids, length, label = map(np.concatenate, columns)
     ids = ids.view(np.int16) if ids.dtype == np.uint16 else ids
     return Rows(split, ids, length.astype(np.int64), label.astype(np.int64), config.batch, folder)

@@ -21,7 +21,7 @@ import pyarrow as pa
 from benchmarks.measuring import UnavailableError, alternate, check_sizes, one_core, peer_module, result, show
 from preprocessing.base.errors import DataError
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus.pieces import first_texts
+from preprocessing.corpus.rows import first_texts
 from preprocessing.text import lemmas, stopwords
 from preprocessing.text.resolve import resolve
 from preprocessing.text.spec import TextSpec

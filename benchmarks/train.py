@@ -179,7 +179,7 @@ class Loop:
         manifest = read_manifest(config.data)
         split = Split(config.data, manifest, TRAIN)
         every = -(-len(split) // 16_384)
-        parts = [[column[::every] for column in block.numbers] for block in split.blocks]
+        parts = [[column[::every] for column in (block.ids, block.length, block.label)] for block in split.blocks]
         whole_ids = [np.pad(ids, ((0, 0), (0, split.max_width - ids.shape[1]))) for ids, _, _ in parts]
         lengths, labels = (np.concatenate(column) for column in list(zip(*parts, strict=True))[1:])
         self.ids = torch.from_numpy(np.concatenate(whole_ids).astype(np.int64)).to(device)

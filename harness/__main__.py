@@ -10,9 +10,9 @@ from harness.launch import stop
 if __name__ == "__main__":  # before the other imports: a signal may come that early
     stop.listen(sys.argv[1:])
 
-from preprocessing.base import answering, completion
+from preprocessing.base import cli, completion
 from preprocessing.base.commands import Command, Words, dispatch
-from preprocessing.base.invocation import keep_folder_out
+from preprocessing.base.installed import keep_folder_out
 
 PROG = "python -m harness"
 NOTE = (
@@ -180,8 +180,8 @@ def script() -> int:
     stop.listen(sys.argv[1:])
     completion.answer(COMMANDS)
     keep_folder_out()
-    return answering.run(main)
+    return cli.run(main)
 
 
 if __name__ == "__main__":
-    sys.exit(answering.run(main))
+    sys.exit(cli.run(main))

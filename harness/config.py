@@ -20,9 +20,8 @@ from harness.settings.order import WINDOW_BYTES_PER_ROW, OrderConfig
 from harness.settings.self_training import SelfTrainingConfig
 from harness.settings.task import CLASSIFIER, LanguageModelConfig, Task
 from harness.settings.tracking import TrackingConfig
-from preprocessing.base import recipes
-from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.meant import check_processes, check_wait
+from preprocessing.base import config_files
+from preprocessing.base.errors import ConfigError, DataError, check_processes, check_wait, require
 from preprocessing.base.typed import typed
 from preprocessing.base.untrusted import readable
 
@@ -61,7 +60,7 @@ class Recipe:
 
     RECIPES: ClassVar[str] = "train"
     """The kind of recipes that ``--config`` finds by name."""
-    DEFAULT: ClassVar[Path] = recipes.file_of("train", "default")
+    DEFAULT: ClassVar[Path] = config_files.file_of("train", "default")
     """The recipe of a command line that names none."""
 
     data: str = "data/quickstart"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from harness.inference.config import EvaluateConfig, EvaluateHereConfig
 from harness.ranks import devices
-from harness.ranks.exit import leave, run_rank
+from harness.ranks.stopping import leave, run_rank
 from preprocessing.base import cli
 from preprocessing.base.help_page import Page
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.labelling.config import LabelConfig
-from harness.ranks import devices, preemption
-from harness.ranks.exit import leave, run_rank
+from harness.ranks import devices, stopping
+from harness.ranks.stopping import leave, run_rank
 from preprocessing.base import cli
 from preprocessing.base.help_page import Page
 
@@ -21,7 +21,7 @@ PAGE = Page(
 
 def main(argv: list[str]) -> int:
     """Score rows on this rank, whatever their number; returns the exit code."""
-    preemption.unblock()  # a round's labelling is simply ended
+    stopping.unblock()  # a round's labelling is simply ended
     label(cli.parse(LabelConfig, argv, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS))
     return 0
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from harness.predicting import command
 from harness.predicting.config import PredictConfig
 from harness.ranks import devices
-from harness.ranks.exit import leave, run_rank
+from harness.ranks.stopping import leave, run_rank
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.help_page import Page

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from harness.config import FIRST_KEYS, Recipe
-from harness.ranks import devices, preemption
-from harness.ranks.exit import leave, run_rank
+from harness.ranks import devices, stopping
+from harness.ranks.stopping import leave, run_rank
 from harness.settings.task import LANGUAGE_MODEL
 from harness.training.rules import resolve
 from preprocessing.base import cli
@@ -24,7 +24,7 @@ PAGE = Page(
 
 def main(argv: list[str]) -> int:
     """Pretrain on this rank; returns the exit code."""
-    preemption.install()
+    stopping.install()
     task = {"task": LANGUAGE_MODEL}
     recipe = cli.parse(Recipe, argv, prog=PROG, page=PAGE, defaults=task, in_front=devices.LAUNCHER_OPTIONS)
     if recipe.task != LANGUAGE_MODEL:

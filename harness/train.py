@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from harness.config import FIRST_KEYS, Recipe
-from harness.ranks import devices, preemption
-from harness.ranks.exit import leave, run_rank
+from harness.ranks import devices, stopping
+from harness.ranks.stopping import leave, run_rank
 from harness.settings.task import CLASSIFIER
 from harness.training.rules import resolve
 from preprocessing.base import cli
@@ -23,7 +23,7 @@ PAGE = Page(
 
 def main(argv: list[str]) -> int:
     """Train on this rank; returns the exit code."""
-    preemption.install()
+    stopping.install()
     recipe = cli.parse(Recipe, argv, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
     resolved = resolve(recipe)
     config = resolved.config

@@ -10,9 +10,9 @@ from preprocessing.base import stopping
 if __name__ == "__main__":  # before the other imports: a signal may come that early
     stopping.listen()
 
-from preprocessing.base import answering, completion
+from preprocessing.base import cli, completion
 from preprocessing.base.commands import Command, Words, dispatch
-from preprocessing.base.invocation import keep_folder_out
+from preprocessing.base.installed import keep_folder_out
 
 PROG = "python -m preprocessing"
 NOTE = (
@@ -79,8 +79,8 @@ def script() -> int:
     stopping.listen()
     completion.answer(COMMANDS)
     keep_folder_out()
-    return answering.run(main)
+    return cli.run(main)
 
 
 if __name__ == "__main__":  # worker processes import this module too, under another name
-    sys.exit(answering.run(main))
+    sys.exit(cli.run(main))

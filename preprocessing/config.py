@@ -8,8 +8,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.meant import check_processes, check_wait
+from preprocessing.base.errors import ConfigError, check_processes, check_wait, require
 from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.typed import MOST
 from preprocessing.labels import AUTO, LabelMap, as_recorded, spelling

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from preprocessing.__main__ import main
-from preprocessing.base import answering
+from preprocessing.base import cli
 from tests.commands import unwrapped
 
 GOOD, BAD = ("great", "superb", "moving"), ("dull", "awful", "boring")
@@ -59,7 +59,7 @@ class Command:
 
     def __call__(self, *argv: object) -> int:
         self.capsys.readouterr()
-        code = answering.run(main, [str(argument) for argument in argv])
+        code = cli.run(main, [str(argument) for argument in argv])
         self.out, err = self.capsys.readouterr()
         self.err = unwrapped(err)
         return code

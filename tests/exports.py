@@ -20,7 +20,7 @@ from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.results import write_figures
 from harness.scores.calibration import Decision
 from harness.scores.figures import figures
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
 from tests.datasets import write_dataset
 
@@ -74,4 +74,4 @@ def make_run(root: Path, num_classes: int = 2, *, seed: int = 1, **shape: Any) -
 
 def export(*arguments: object) -> int:
     """Exit code of the command."""
-    return answering.run(main, ["export", *map(str, arguments)])
+    return cli.run(main, ["export", *map(str, arguments)])

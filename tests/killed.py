@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.ranks.exit import leave, run_rank
+from harness.ranks.stopping import leave, run_rank
 from harness.report import sink
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 from tests.bundles import write_run
 from tests.corpora import contents, reviews, write_csv
 from tests.datasets import write_dataset

@@ -38,7 +38,7 @@ from harness.rundir.records import read_attempts, read_config, read_status
 from harness.training import assembly
 from harness.training.checkpointer import Checkpointer
 from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import answering, atomic, swap
+from preprocessing.base import atomic, cli
 from preprocessing.dataset.shards import MANIFEST, read_manifest
 from preprocessing.dataset.verification import verify
 from tests.corpora import contents
@@ -46,7 +46,7 @@ from tests.ranks import PRELOADED
 from tests.runs import final
 
 STRANGER = "notes.txt"
-CHANGES = ((os, "replace"), (os, "rename"), (os, "unlink"), (os, "rmdir"), (swap, "exchanged"))
+CHANGES = ((os, "replace"), (os, "rename"), (os, "unlink"), (os, "rmdir"), (atomic, "exchanged"))
 OF_RUNS = ((os, "mkdir"), (os, "fsync"), (atomic, "append_line"), (MetricsLog, "write"))
 """What else changes the disk in a training. A file is flushed when it was written and does not have its name yet."""
 DIFFERENT = 97
@@ -77,7 +77,7 @@ def watch(changed: Changed, exchange: bool, changes: Sequence[tuple[Any, str]] =
     """Call ``changed`` before each change of the disk by this process, with its number from 0 and its name."""
     counter = itertools.count()
     if not exchange:
-        swap.exchanged = lambda one, other: False
+        atomic.exchanged = lambda one, other: False
 
     def watched(change: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:
@@ -99,7 +99,7 @@ def replace(source: Path, folder: Path, exchange: bool, changed: Changed) -> int
 
     def work() -> int:
         watch(changed, exchange)
-        return answering.run(preprocessing, arguments(source, folder / "out", seed=1))
+        return cli.run(preprocessing, arguments(source, folder / "out", seed=1))
 
     return forked(work)
 
@@ -110,7 +110,7 @@ def check(source: Path, folder: Path, exchange: bool) -> int:
     fingerprints = {read_manifest(folder / name).fingerprint for name in ("old", "new")}
     there = output if exchange or (output / MANIFEST).exists() else stands_aside
     whole = verify(there) == [] and read_manifest(there).fingerprint in fingerprints
-    if not whole or answering.run(preprocessing, arguments(source, output, seed=1)) != 0:
+    if not whole or cli.run(preprocessing, arguments(source, output, seed=1)) != 0:
         return 1
     found = contents(output)
     kept = found.pop(STRANGER, None) == b"mine"
@@ -176,7 +176,7 @@ def go_on(source: Path, folder: Path, exchange: bool) -> int:
     if seen.get(str(Path(BUNDLE, INDEX))):
         read_bundle(run / BUNDLE)
     if not exchange:
-        swap.exchanged = lambda one, other: False
+        atomic.exchanged = lambda one, other: False
     if train(source, run):
         return 1
     litter = [path for path in run.rglob("*") if ".tmp-" in path.name or path.name.endswith(".before")]
@@ -190,7 +190,7 @@ def make_new(what: str, source: Path, folder: Path) -> None:
         assert forked(partial(train, source, folder / "new")) == 0
         return
     for name, seed in (("old", 0), ("new", 1)):
-        assert forked(partial(answering.run, preprocessing, arguments(source, folder / name, seed))) == 0
+        assert forked(partial(cli.run, preprocessing, arguments(source, folder / name, seed))) == 0
 
 
 def chosen(changes: list[str], instants: str) -> list[int]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.launch.launcher import free_port
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.base.commands import Command, Words, call
 from preprocessing.base.errors import ConfigError
 from tests.commands import PLAIN
@@ -157,4 +157,4 @@ def describe(lines: int, difference: Difference | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(answering.run(lambda argv: call(COMMAND, argv, "python -m tests.losses_against")))
+    sys.exit(cli.run(lambda argv: call(COMMAND, argv, "python -m tests.losses_against")))

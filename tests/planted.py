@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from harness import train
-from harness.ranks.exit import leave, run_rank
+from harness.ranks.stopping import leave, run_rank
 
 
 class PlantedError(Exception):

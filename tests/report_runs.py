@@ -8,14 +8,12 @@ made up: right for most rows, and for some classes seldom.
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.config import ModelConfig, RunConfig
-from harness.rundir.bundle_files import INDEX
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.records import write_config, write_status
@@ -24,9 +22,10 @@ from harness.scores.calibration import Decision
 from harness.scores.figures import figures, numbers_of
 from harness.scores.metrics import classification_metrics, predicted_labels, probabilities
 from preprocessing.__main__ import main
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
+from tests.bundles import write_index
 
 THINGS = ("card", "transfer", "refund", "PIN", "cash", "exchange rate", "top-up", "account", "direct debit", "identity")
 THINGS += ("passport", "virtual card", "contactless", "fee", "statement")
@@ -68,7 +67,7 @@ def write_data(place: Path, number: int, rows: int, *, test: bool = True, corpus
     source = corpus or write_corpus(place / "corpus.csv", class_names(number), rows)
     keys = ["run", "--source.path", str(source), "--output", str(place / "data"), "--executor.workers", "1"]
     keys += ["--vocabulary.min_count", "1", "--text.max_tokens", "64"]
-    assert answering.run(main, [*keys, *([] if test else ["--splits.test", "0"])]) == 0
+    assert cli.run(main, [*keys, *([] if test else ["--splits.test", "0"])]) == 0
     return place / "data"
 
 
@@ -80,9 +79,7 @@ def write_run(run: Path, data: Path, *, skill: float = 3.0, seed: int = 0, log_e
     write_config(RunConfig(data=str(data), run=str(run), model=model, seed=seed, **config))
     split = "test" if manifest.splits.get("test") else "validation"
     write_log(run, manifest, data, skill, seed, log_every)
-    info = {"dataset": manifest.fingerprint, "step": 150}
-    (run / BUNDLE).mkdir()
-    (run / BUNDLE / INDEX).write_text(json.dumps(info))
+    write_index(run / BUNDLE, dataset=manifest.fingerprint, step=150, labels=manifest.labels)
     write_measured(run if split == "test" else run / EVALUATION, split, data, manifest, skill, seed)
     write_status(run, "finished", step=200)
     return run

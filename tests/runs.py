@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from harness.ranks.exit import leave, run_rank
+from harness.ranks.stopping import leave, run_rank
 from tests.commands import CPU, PLAIN, ROOT
 from tests.ranks import start_ranks
 

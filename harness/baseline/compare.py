@@ -14,7 +14,7 @@ from harness.baseline.results import MADE_ANEW, folder_of
 from harness.rundir.results import Measured, predictions_name, read_hits
 from harness.scores.intervals import of_difference
 from preprocessing.base.errors import DataError
-from preprocessing.base.readable import duration
+from preprocessing.base.printable import duration
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from harness.data.views import rows_of_task
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.readable import percent
+from preprocessing.base.printable import percent
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split, read_manifest
 from preprocessing.dataset.verification import check_text, check_vocabulary, verify_hashes

@@ -25,7 +25,7 @@ from harness.ranks.distributed import World, launched_local_rank, launched_local
 from harness.ranks.precision import Choice
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.locks import locked
+from preprocessing.base.machine import locked
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.storage import storing
 from preprocessing.base.untrusted import open_regular

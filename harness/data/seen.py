@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.data.views import held_out
 from harness.rundir.records import read_config
-from preprocessing.base import ragged
+from preprocessing.base import arrays
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import splitmix64
 from preprocessing.base.split_names import TRAIN
@@ -36,7 +36,7 @@ def row_hashes(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     lengths = np.diff(offsets)
     place = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
     weights = splitmix64(np.arange(int(lengths.max(initial=1)), dtype=np.uint64)) | np.uint64(1)
-    return splitmix64(ragged.segment_sums(splitmix64(ids) * weights[place], offsets) + lengths.astype(np.uint64))
+    return splitmix64(arrays.segment_sums(splitmix64(ids) * weights[place], offsets) + lengths.astype(np.uint64))
 
 
 def hashes_of(split: Split) -> np.ndarray:

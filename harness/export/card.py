@@ -15,8 +15,8 @@ from harness.export.records import Card
 from harness.rundir.bundle_files import INT8, ONNX
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.tables import interval
+from preprocessing.base.installed import VERSION
 from preprocessing.base.printable import markdown, markdown_code, printable
-from preprocessing.base.version import VERSION
 
 CLASSES = 30
 """Classes that a table shows."""

@@ -32,10 +32,9 @@ from harness.rundir.bundle_files import (
 )
 from harness.rundir.training_facts import FILE as TRAINING
 from preprocessing.base import atomic
-from preprocessing.base.installed import needed
+from preprocessing.base.installed import VERSION, needed
 from preprocessing.base.screen import Screen
 from preprocessing.base.storage import storing
-from preprocessing.base.version import VERSION
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 
 

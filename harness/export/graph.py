@@ -18,7 +18,7 @@ from harness.model.classifier import Classifier
 from harness.model.registry import CELLS, POOLINGS
 from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, PROBABILITIES
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.version import VERSION
+from preprocessing.base.installed import VERSION
 
 OPSET = 18
 """The first with bitwise operators."""

@@ -6,8 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.export.records import Card
-from preprocessing.base.printable import markdown, markdown_code
-from preprocessing.base.readable import percent
+from preprocessing.base.printable import markdown, markdown_code, percent
 
 WEAKEST = 3
 TRAIN = "train"

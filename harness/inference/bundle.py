@@ -20,7 +20,7 @@ from harness.data.views import fold_of
 from harness.inference.sealed import encoder_of, read_sealed
 from harness.model.classifier import Classifier
 from harness.model.networks import AnyNetwork, read_tensors, task_of
-from harness.ranks.heartbeat import HEARTBEAT
+from harness.ranks.stopping import HEARTBEAT
 from harness.rundir.bundle_files import INDEX, BundleInfo, write_info, write_weights
 from harness.rundir.training_facts import write_training
 from harness.scores.calibration import Decision

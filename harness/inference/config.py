@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.config import require
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.meant import check_processes, check_wait
+from preprocessing.base.errors import ConfigError, check_processes, check_wait
 from preprocessing.config import SourceConfig
 
 

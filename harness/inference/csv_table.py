@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from harness.inference.pieces import Line, Piece, Source, Wanted, chosen_column, decoded, lines_of, own_words, together
 from preprocessing.base.errors import DataError
-from preprocessing.corpus.delimited import parse, read_header
-from preprocessing.corpus.records import Dialect
+from preprocessing.corpus.records import Dialect, parse, read_header
 
 
 class CsvTable:
@@ -67,10 +66,9 @@ class CsvTable:
         if not filled:
             return []
         data = b"".join(filled)
-        ragged: list[Any] = []
         names = [str(place) for place in range(len(self.names))]
         try:
-            table = parse(data, names, [names[place] for place in places], self.source.dialect, ragged.append)
+            table, ragged = parse(data, names, [names[place] for place in places], self.source.dialect)
         except pa.ArrowInvalid as error:
             raise DataError(f"{self.source.name}: near row {row}: {' '.join(str(error).split())}") from None
         if ragged:

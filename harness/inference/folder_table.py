@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from harness.inference.pieces import CHUNK_BYTES, CHUNK_ROWS, Piece, Source, Wanted
 from preprocessing.base.errors import DataError
-from preprocessing.corpus import addresses, readers
+from preprocessing.corpus import addresses, forms
 
 FILE = "file"
 
@@ -38,7 +38,7 @@ class FolderTable:
         for address in self.files[self.source.start : self.source.stop]:
             content = b"".join(addresses.stream(address))
             try:
-                text = readers.plain(content, address, self.source.encoding).decode()
+                text = forms.plain(content, address, self.source.encoding).decode()
             except UnicodeDecodeError as error:
                 raise DataError(f"{address}: byte {error.start} is not UTF-8; mend the file") from None
             if not text and not self.wanted.missing:

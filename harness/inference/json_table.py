@@ -21,9 +21,8 @@ from harness.inference.pieces import (
     own_words,
     together,
 )
-from preprocessing.corpus.delimited import check_width
-from preprocessing.corpus.readers import json_record, scalar
-from preprocessing.corpus.records import Dialect
+from preprocessing.corpus.records import Dialect, check_width
+from preprocessing.corpus.tables import json_record, scalar
 from preprocessing.text.words import encode
 
 INT64 = 1 << 63

@@ -20,9 +20,9 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.printable import tell
 from preprocessing.base.storage import temporary_folder
 from preprocessing.config import SplitConfig
-from preprocessing.corpus import addresses, scanning, sources
-from preprocessing.corpus.detection import resolved
-from preprocessing.corpus.pieces import Piece, read
+from preprocessing.corpus import addresses, sources
+from preprocessing.corpus.columns import resolved
+from preprocessing.corpus.rows import Piece, read
 from preprocessing.labels import LabelMap, spelling
 from preprocessing.text.encoder import Encoded, Encoder
 from preprocessing.text.tokens import Tokens
@@ -108,8 +108,8 @@ def parts_of(reading: Reading) -> Iterator[Piece]:
         for line in found.lines:
             tell(line)
         for file in found.files:
-            plan = scanning.scan(file, stage)
-            for part in scanning.numbered([plan]):
+            plan = sources.scan(file, stage)
+            for part in sources.numbered([plan]):
                 yield read(replace(part, offset=offset))
             offset += plan.rows
 

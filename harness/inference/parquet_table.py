@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.inference.pieces import CHUNK_ROWS, Piece, Source, Wanted, chosen_column
+from harness.inference.pieces import Piece, Source, Wanted, chosen_column
 from preprocessing.base.errors import DataError
 from preprocessing.corpus import addresses
-from preprocessing.corpus.readers import batches_of, footer_of
+from preprocessing.corpus.parquet import batches, footer_of
 
 BUFFER_BYTES = 1 << 20
 """What is read of a column at once, so that a large row group is never held whole."""
@@ -61,24 +61,13 @@ class ParquetTable:
 
     def read(self, columns: list[str] | None) -> Iterator[Piece]:
         """All rows of some columns, or of all."""
-        source, row, place = self.source, self.source.first_row, 0
+        source, row = self.source, self.source.first_row
+        before = sum(self.footer.row_group(group).num_rows for group in range(source.group or 0))
+        stop = self.footer.num_rows if source.stop is None else before + source.stop
         with self.opened() as (file, size):
-            for batch in batches_of(file, source.name, size, self.groups, columns, CHUNK_ROWS):
-                first = max(source.start - place, 0)
-                last = len(batch) if source.stop is None else min(source.stop - place, len(batch))
-                place += len(batch)
-                if first < last:
-                    some = batch.slice(first, last - first)
-                    yield Piece(self.texts(some, row), [], some)
-                    row += len(some)
-                if source.stop is not None and place >= source.stop:
-                    return
-
-    @property
-    def groups(self) -> list[int]:
-        """The row groups that are read."""
-        first, count = self.source.group, self.source.groups
-        return list(range(self.footer.num_row_groups) if first is None else range(first, first + count))
+            for batch in batches(file, source.name, size, before + source.start, stop, columns or self.names):
+                yield Piece(self.texts(batch, row), [], batch)
+                row += len(batch)
 
     def texts(self, batch: pa.RecordBatch, row: int) -> list[str]:
         """The texts of some rows, of which the first has this number."""

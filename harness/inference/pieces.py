@@ -15,7 +15,7 @@ import pyarrow as pa
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import listed
 from preprocessing.corpus import addresses
-from preprocessing.corpus.formats import uncompressed
+from preprocessing.corpus.forms import uncompressed
 from preprocessing.corpus.records import MAX_RECORD_BYTES, Dialect, marked, record_ends, unfinished
 from preprocessing.labels import AUTO
 

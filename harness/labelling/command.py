@@ -28,8 +28,7 @@ from harness.scores.calibration import Decision, decide
 from harness.scores.intervals import above_chance, intervals
 from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import tell
-from preprocessing.base.readable import duration
+from preprocessing.base.printable import duration, tell
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED, VALIDATION
 from preprocessing.base.storage import storing

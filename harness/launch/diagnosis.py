@@ -10,8 +10,8 @@ from typing import Literal
 
 from harness.launch.facts import Data, Machine, Network, Rank, RunFolder
 from harness.ranks.network import GLOO
-from preprocessing.base.readable import size
-from preprocessing.base.terminal import WIDTH, wrapped
+from preprocessing.base.printable import size
+from preprocessing.base.screen import WIDTH, wrapped
 
 State = Literal["ok", "warn", "fix"]
 BUSY_SHARE = 0.1

@@ -23,9 +23,9 @@ from harness.launch import diagnosis, launcher, machines, many
 from harness.launch.asked import LaunchRecipe
 from harness.launch.diagnosis import Finding
 from harness.launch.facts import NOTHING
-from harness.ranks.exit import leave
+from harness.ranks.stopping import leave
 from harness.training.rules import resolve, resolve_without_data
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.base.commands import Command, read
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.screen import Screen, Tone
@@ -87,7 +87,6 @@ def launch(options: list[str], keys: list[str], timeout_s: int, *, as_json: bool
     with temporary_folder() as folder:
         path = folder / "exit_code"
         os.environ[EXIT_CODE_FILE] = str(path)
-        launcher.tell_devices(options)
         arguments = launcher.accelerate_arguments(options, keys, MODULE)
         try:
             machines.try_meeting(arguments, timeout_s, Screen(quiet=as_json).say)
@@ -128,4 +127,4 @@ def report(findings: list[Finding], *, as_json: bool) -> int:
 
 
 if __name__ == "__main__":
-    leave(answering.run(main))
+    leave(cli.run(main))

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from harness.ranks.last_words import FOLLOWS, MESSAGE, TIMESTAMP
-
 DOCUMENTED = {2, 3, 4}
 """Exit codes that a rank chooses; any other one of a rank becomes 1."""
 LOST_PAGES = (
@@ -60,20 +58,20 @@ def blame(failure: Any) -> tuple[int, float]:
     words = words_of(failure)
     if failure.exitcode == -signal.SIGTERM:
         return 4, failure.timestamp
-    if words.get(FOLLOWS):
-        return 3, words[TIMESTAMP]
+    if words.get("follows"):
+        return 3, words["timestamp"]
     if failure.exitcode < 0:
         return (2 if failure.exitcode == -signal.SIGABRT else 0), failure.timestamp
-    return 1, words.get(TIMESTAMP, failure.timestamp)
+    return 1, words.get("timestamp", failure.timestamp)
 
 
 def describe_exit(rank: int, code: int, words: Mapping[str, Any] = MappingProxyType({})) -> Failure:
     """What the exit code of the rank that left first means, below 0 the signal that killed it; and its last words."""
     if code == -signal.SIGBUS:
         return Failure(3, f"rank {rank} was killed by SIGBUS: {LOST_PAGES}")
-    said = words.get(MESSAGE)
+    said = words.get("message")
     if code < 0 and said is None:
         return Failure(1, f"rank {rank} was killed by {signal.Signals(-code).name}")
     known = code in DOCUMENTED
     sentence = said if isinstance(said, str) else f"rank {rank} ended with exit code {code}"
-    return Failure(code if known else 1, sentence, None, known or sentence == said, bool(words.get(FOLLOWS)))
+    return Failure(code if known else 1, sentence, None, known or sentence == said, bool(words.get("follows")))

@@ -28,13 +28,13 @@ from harness.config import Recipe, RunConfig
 from harness.launch import machines
 from harness.launch.failure import Failure, describe_exit, describe_failure
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
-from harness.ranks import devices, threads
-from harness.ranks.preemption import EXIT_CODE
+from harness.ranks import devices
+from harness.ranks.stopping import EXIT_CODE
 from harness.rundir.records import State, is_free, read_status, write_status
 from harness.settings.task import LANGUAGE_MODEL
 from harness.training import preflight
 from harness.training.rules import resolve
-from preprocessing.base import atomic, cli, recipes
+from preprocessing.base import atomic, cli, config_files
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.printable import tell
 from preprocessing.base.screen import Screen
@@ -152,7 +152,7 @@ def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[s
 def with_quiet(options: Sequence[str], training: Sequence[str]) -> tuple[list[str], list[str]]:
     """Both parts of a command line, with ``--quiet`` in ours, and the file that ``--config_file`` names or means."""
     moved = [QUIET] if QUIET in options else []
-    options = recipes.named(options, "accelerate", "--config_file")
+    options = config_files.named(options, "accelerate", "--config_file")
     return [word for word in options if word != QUIET], [*moved, *training]
 
 
@@ -164,6 +164,7 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     parser = accelerate_parser()
     check_options(options, {option for action in parser._actions for option in action.option_strings})
     parser.set_defaults(max_restarts=None)
+    devices.tell_ranks(options)
     arguments = parser.parse_args([*options, "--module", module, *training])
     file = arguments.config_file
     if file is not None and not Path(file).is_file():
@@ -204,18 +205,11 @@ def check_options(options: list[str], known: set[str]) -> None:
             raise ConfigError(f"{name}: {what}{hint}")
 
 
-def tell_devices(options: list[str]) -> devices.Asked:
-    """Tell the ranks what accelerate's ``options`` and its configuration file ask for."""
-    asked = devices.asked_by(options, devices.read_settings(options, devices.default_file()))
-    os.environ[devices.ASKED] = asked
-    return asked
-
-
 def check_devices(config: RunConfig, options: list[str], arguments: Any) -> None:
     """Tell the ranks who asked for GPUs, and refuse here, before any of them starts, if there are too few."""
-    asked = tell_devices(options)
+    asked = devices.asked_by(options)
     if config.device == "cuda" or (asked == "gpu" and config.device == "auto"):
-        devices.choose(config.device, asked, on_this_machine(arguments), devices.see())
+        devices.choose(config.device, asked, on_this_machine(arguments), devices.look())
 
 
 def on_this_machine(arguments: Any) -> int:
@@ -246,7 +240,6 @@ def start(arguments: Any) -> Failure | None:
     from accelerate.commands.launch import launch_command
 
     arguments.max_restarts = 0  # torch's agent would start ranks again beside those of other machines
-    threads.tell(arguments.num_cpu_threads_per_process)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     failure: Failure | None = None
     try:

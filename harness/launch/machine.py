@@ -41,7 +41,7 @@ from harness.rundir.records import installed_version
 from harness.training import preflight, resume
 from preprocessing.base import atomic
 from preprocessing.base.errors import UserError
-from preprocessing.base.readable import size
+from preprocessing.base.printable import size
 from preprocessing.dataset.shards import Manifest
 
 OTHER_CHECKPOINTS = 2
@@ -59,7 +59,7 @@ def look_at_machine(config: RunConfig, manifest: Manifest | None) -> Machine:
         host=platform.node(),
         processes=launched_local_world_size(),
         device=config.device,
-        asked=devices.asked_here(),
+        asked=devices.asked_here()[0],
         gpus=tuple(look_at_gpus()),
         driver=Path("/proc/driver/nvidia/version").exists(),
         cuda_build=torch.version.cuda,

@@ -16,7 +16,7 @@ from harness.config import RunConfig, flat, to_dict
 from harness.launch import roll_call
 from harness.launch.roll_call import CODE, DATASET, TORCH, Hello, MeetingError, Place
 from harness.ranks import network
-from harness.ranks.preemption import EXIT_CODE, SIGNALS
+from harness.ranks.stopping import EXIT_CODE, SIGNALS
 from harness.rundir.records import (
     LAUNCH_ID,
     State,

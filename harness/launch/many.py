@@ -26,7 +26,7 @@ from harness.launch.asked import ALL, LaunchRecipe, seeds_of
 from harness.launch.launcher import PROG
 from harness.launch.sequence import TimeLeft, as_words, typed, without
 from harness.launch.stop import STOP
-from harness.ranks.preemption import EXIT_CODE
+from harness.ranks.stopping import EXIT_CODE
 from harness.report import many
 from harness.report.page import write_report_quietly
 from harness.rundir import layout, results

@@ -13,13 +13,12 @@ from harness.data.views import rows_of_task
 from harness.launch import many
 from harness.launch.asked import LaunchRecipe
 from harness.launch.forecast import forecast
-from harness.ranks import threads
+from harness.ranks import devices
 from harness.settings.task import LANGUAGE_MODEL
 from harness.training.rules import resolve
 from preprocessing.base.errors import UserError
-from preprocessing.base.readable import counted, size
-from preprocessing.base.screen import Screen
-from preprocessing.base.terminal import TIE, Column, table
+from preprocessing.base.printable import counted, size
+from preprocessing.base.screen import TIE, Column, Screen, table
 from preprocessing.dataset.shards import Manifest, read_manifest
 from preprocessing.dataset.verification import check_files
 
@@ -64,7 +63,7 @@ def main(config: PlanConfig, asked: LaunchRecipe) -> None:
         values["runs"] = [str(one.path) for one in runs]
     values["folds"] = fold_rows(manifest)
     values["decided"] = {name: {"value": value, "reason": why} for name, (value, why) in resolved.reasons.items()}
-    count, reason = threads.choose_here(training.threads, config.world_size)
+    count, reason = devices.choose_threads(training.threads, config.world_size)
     values["threads"] = {"value": count, "reason": reason}
     if config.json:
         print(json.dumps(values, indent=2))

@@ -27,7 +27,7 @@ from harness.launch.launcher import PROG
 from harness.launch.sequence import TimeLeft, as_words
 from harness.launch.stop import INTERRUPTED, STOP
 from harness.ranks import devices
-from harness.ranks.preemption import EXIT_CODE
+from harness.ranks.stopping import EXIT_CODE
 from harness.rundir.bundle_files import bundle_directory, read_info
 from harness.rundir.records import LAUNCH_ID
 from harness.settings.task import LANGUAGE_MODEL

@@ -2,7 +2,7 @@
 """Stop signals to ``python -m harness launch``: passed on to the ranks, which save and leave, or are ended in time.
 
 From ``begin`` on the signals are blocked in the launcher and, since a mask is inherited, in its ranks until these
-listen (``harness.ranks.preemption``): none is lost, and none ends a process half-way through its imports. A thread
+listen (``harness.ranks.stopping``): none is lost, and none ends a process half-way through its imports. A thread
 takes them. What a signal does depends on what is there:
 
 - no rank yet, or between two trainings of one command: the launcher leaves at once;
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from preprocessing.base import processes, stopping
+from preprocessing.base import machine, stopping
 from preprocessing.base.stopping import KEYBOARD, OF_TRAININGS, ONE_PRESS_S, PREEMPTED
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def send(rank: psutil.Process, number: int) -> None:
 
 def stands_still(pid: int, number: int) -> bool:
     """Whether a process is held, or has not taken a signal that it does not block."""
-    return processes.state(pid) in processes.HELD or not processes.has_taken(pid, number)
+    return machine.state(pid) in machine.HELD or not machine.has_taken(pid, number)
 
 
 def silent(rank: psutil.Process, name: str) -> str:
@@ -195,7 +195,7 @@ def silent(rank: psutil.Process, name: str) -> str:
     values: dict[str, Any] = {}
     with contextlib.suppress(OSError, psutil.Error):
         values = rank.environ()
-    who = f"rank {values.get('RANK', 0)} ({processes.in_words(rank.pid)})"
+    who = f"rank {values.get('RANK', 0)} ({machine.in_words(rank.pid)})"
     return f"{who} did not answer {name} within {ANSWER_S:.0f} s and was killed; {GOES_ON}"
 
 

@@ -20,7 +20,7 @@ from harness.model.embedding import Embedded, Network
 from harness.model.recurrent import PackedIndex
 from harness.model.registry import POOLINGS
 from harness.model.wide import Touched, WidePart, build_wide
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 from preprocessing.text.vocabulary import UNK
 
 

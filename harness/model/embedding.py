@@ -24,7 +24,7 @@ from harness.model.recurrent import PackedIndex, VariableLengthLSTM
 from harness.model.registry import CELLS, check_model
 from harness.model.vector_files import coverage_of, read_vectors
 from preprocessing.base.errors import DataError
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 from preprocessing.dataset.vectors import KeptVectors
 from preprocessing.text.vocabulary import PAD, Vocabulary
 

@@ -26,10 +26,8 @@ from harness.rundir.results import probability_column
 from harness.rundir.training_facts import DIALECT, Reading
 from preprocessing.base import stopping
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import plain_line, public, tell
-from preprocessing.base.readable import counted, percent
-from preprocessing.base.screen import Screen
-from preprocessing.base.terminal import cells, shortened
+from preprocessing.base.printable import counted, percent, plain_line, public, tell
+from preprocessing.base.screen import Screen, cells, shortened
 from preprocessing.job.executors import available_cores, workers
 from preprocessing.job.progress import Progress
 from preprocessing.labels import as_found

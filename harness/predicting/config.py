@@ -11,8 +11,7 @@ from harness.config import require
 from harness.inference.pieces import own_words
 from harness.inference.scorers import Engine
 from harness.rundir.training_facts import DIALECT
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.meant import check_processes, check_wait
+from preprocessing.base.errors import ConfigError, check_processes, check_wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, SourceConfig
 
 STDIN = "-"

@@ -24,9 +24,8 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.printable import public, tell
 from preprocessing.config import SplitConfig
-from preprocessing.corpus import addresses, forms
-from preprocessing.corpus.delimited import read_header
-from preprocessing.corpus.records import Dialect
+from preprocessing.corpus import addresses
+from preprocessing.corpus.records import Dialect, read_header
 from preprocessing.corpus.sources import File
 
 LINES = {"csv": "csv", "tsv": "csv", "jsonl": "jsonl", "txt": "jsonl"}
@@ -178,20 +177,17 @@ def readable(one: Input, reading: Reading, copy: Path) -> Input:
     first = next(raw, b"")
     usual = Dialect("\t", source.quote, source.escape) if one.kind == "tsv" and source.delimiter is None else None
     known = reading.dialect or usual
-    file = File(place, one.source.name, LINES[one.kind], None, source, SplitConfig(column=None), known=known).seen(
-        first
-    )
-    form = file.form
-    assert form is not None
-    said = ", ".join(forms.in_words(form, file.expected, first))
+    file = File(place, one.source.name, LINES[one.kind], None, source, SplitConfig(column=None), known=known)
+    file, form = file.seen(first)
+    said = ", ".join(form.in_words(file.expected, first))
     one = replace(one, source=replace(one.source, dialect=form.dialect), form=said)
     if not form.is_plain or addresses.is_compressed(place):
         with atomic.replacing(copy) as temporary, open(temporary, "wb") as target:
-            for piece in forms.converted(itertools.chain([first], raw), form, one.source.name):
+            for piece in form.converted(itertools.chain([first], raw), one.source.name):
                 target.write(piece)
         one = replace(one, source=replace(one.source, data=str(copy)))
     if file.format == "csv" and source.columns:
-        head = next(forms.converted([first], form, one.source.name), b"")[form.mark :]
+        head = next(form.converted([first], one.source.name), b"")[form.mark :]
         columns = [] if has_header(head, one.source, source.columns) else source.columns
         one = replace(one, source=replace(one.source, columns=columns))
     return one

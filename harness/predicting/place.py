@@ -24,7 +24,7 @@ from harness.predicting.plan import Basis, Plan, read_plan
 from harness.rundir.json_files import read_object
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.locks import locked
+from preprocessing.base.machine import locked
 from preprocessing.base.storage import check_replaced, storing
 from preprocessing.base.typed import Count, Sha256, typed
 from preprocessing.base.untrusted import open_regular, parse_json, shown

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from harness.inference import scorers
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 
 SCORERS = {
     "torch": "harness.predicting.torch_scorer:TorchScorer",

@@ -8,8 +8,15 @@ import torch
 
 from harness.inference import torch_scorer
 from harness.model.registry import CELLS
-from harness.ranks.allocator import keep_memory
-from harness.ranks.precision import DTYPES, as_arithmetic, choose_device, choose_precision, full_fp32, recurrent_dtype
+from harness.ranks.precision import (
+    DTYPES,
+    as_arithmetic,
+    choose_device,
+    choose_precision,
+    full_fp32,
+    keep_memory,
+    recurrent_dtype,
+)
 from harness.rundir.bundle_files import bundle_directory
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who asks for GPUs, and what a rank trains on: one rule for every way to start.
+"""What the user asked a launcher for: GPUs or the CPU, and how many threads; one rule for every way to start.
 
 ==================================================================  ===================================================
 what was said                                                       what it means
@@ -14,16 +14,18 @@ nothing of these                                                    GPUs if ever
                                                                     else the CPU
 ==================================================================  ===================================================
 
-GPUs that were asked for and are too few are refused, with what was seen. ``harness launch`` reads its options and tells
-the ranks; under bare ``accelerate launch`` a rank reads the command line of the launcher, its parent.
+GPUs that were asked for and are too few are refused, with what was seen. Threads are those of the key ``threads``, else
+of accelerate's option or the user's ``OMP_NUM_THREADS``, else a share of the cores. The launchers set that variable for
+their ranks where the user has not, so a rank cannot tell whose number it is: ``harness launch`` passes on what the user
+said, and under bare ``accelerate launch`` a rank reads the command line and environment of its parent.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,13 +39,14 @@ LAUNCHER_OPTIONS = (
     *("config_file", "cpu", "max_restarts", "num_cpu_threads_per_process", "rdzv_backend", "same_network"),
 )
 """The options of ``accelerate launch`` that people give to a training: they stand before its keys."""
-ASKED = "PADLESS_DEVICES"
-"""Environment variable by which ``harness launch`` tells its ranks what was asked for."""
+DEVICES, THREADS = "PADLESS_DEVICES", "PADLESS_THREADS"
+"""Environment variables by which ``harness launch`` tells its ranks what the user asked for."""
+OMP = "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True)
 class Cuda:
-    """What torch and the machine say of CUDA devices; ``see`` looks, tests make it up."""
+    """What torch and the machine say of CUDA devices."""
 
     found: int
     """Devices that are visible."""
@@ -55,14 +58,13 @@ class Cuda:
     """CUDA_VISIBLE_DEVICES, if it is set."""
 
     def __str__(self) -> str:
-        """For a sentence that refuses."""
         driver = "an NVIDIA driver is loaded" if self.driver else "no NVIDIA driver is loaded"
         build = "torch was built without CUDA" if self.build is None else f"torch was built with CUDA {self.build}"
         variable = "is not set" if self.visible is None else f"is {self.visible!r}"
         return f"{driver}, {build}, CUDA_VISIBLE_DEVICES {variable}"
 
 
-def see() -> Cuda:
+def look() -> Cuda:
     """This machine, as this process sees it."""
     import torch
 
@@ -70,58 +72,33 @@ def see() -> Cuda:
     return Cuda(torch.cuda.device_count(), driver, torch.version.cuda, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def asked_by(options: Sequence[str], settings: Mapping[str, Any] | None) -> Asked:
-    """What accelerate's ``options`` and its configuration file (``settings``; None without one) ask for."""
-    said = {option.partition("=")[0] for option in options}
-    if said & {"--multi_gpu", "--multi-gpu", "--gpu_ids", "--gpu-ids"}:
+def given(words: Sequence[str]) -> dict[str, str]:
+    """The options of accelerate in a command line, as ``--name value``, ``--name=value`` or a flag, by name."""
+    found = {}
+    for word, following in zip(words, [*words, ""][1:], strict=True):
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            found[name[2:].replace("-", "_")] = value if equals else following
+    return found
+
+
+def asked_by(words: Sequence[str]) -> Asked:
+    """What accelerate's options and configuration file ask for. Raises ``ConfigError`` for a file that is no YAML."""
+    options = given(words)
+    if {"multi_gpu", "gpu_ids"} & options.keys():
         return "gpu"
-    if "--cpu" in said:
+    if "cpu" in options:
         return "cpu"
-    if settings is None:
+    path = Path(options["config_file"]) if "config_file" in options else default_file()
+    if not path.is_file():
         return "either"
-    if settings.get("use_cpu"):
-        return "cpu"
-    return "gpu" if settings.get("gpu_ids") is not None else "cpu"
-
-
-def read_settings(options: Sequence[str], default: Path | None = None) -> dict[str, Any] | None:
-    """The configuration file that accelerate's ``options`` name, else the one at ``default``; None without any."""
-    names = [option.partition("=")[2] for option in options if option.startswith(("--config_file=", "--config-file="))]
-    names += [value for name, value in itertools.pairwise(options) if name in ("--config_file", "--config-file")]
-    path = Path(names[-1]) if names else default
-    if path is None or not path.is_file():
-        return None
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"--config_file {path}: not readable as YAML ({' '.join(str(error).split())})") from None
-    return content if isinstance(content, dict) else None
-
-
-def asked_here() -> Asked:
-    """What was asked for when this process was started."""
-    said = os.environ.get(ASKED)
-    if said in ("gpu", "cpu", "either"):
-        return said  # type: ignore[return-value]
-    if "RANK" not in os.environ and "LOCAL_RANK" not in os.environ and "ACCELERATE_MIXED_PRECISION" not in os.environ:
-        return "either"  # no launcher
-    options = options_of_parent()
-    return "either" if options is None else asked_by(options, read_settings(options, default_file()))
-
-
-def options_of_parent() -> list[str] | None:
-    """The words behind ``accelerate launch`` in the parent's command line; None for another parent."""
-    import psutil
-
-    try:
-        words = psutil.Process(os.getppid()).cmdline()
-    except psutil.Error:
-        return None
-    starts = [place for place, word in enumerate(words) if word == "launch" or word.endswith("commands.launch")]
-    if not starts:
-        return None
-    options = words[starts[0] + 1 :]
-    return options[: options.index("-m")] if "-m" in options else options
+    if not isinstance(settings, dict):
+        return "either"
+    return "gpu" if settings.get("gpu_ids") is not None and not settings.get("use_cpu") else "cpu"
 
 
 def default_file() -> Path:
@@ -131,6 +108,45 @@ def default_file() -> Path:
     return Path(default_config_file)
 
 
+def threads_of(words: Sequence[str], environment: Mapping[str, str]) -> int | None:
+    """The number of threads that the user gave a launcher, by option or ``OMP_NUM_THREADS``; None without one."""
+    text = given(words).get("num_cpu_threads_per_process") or environment.get(OMP, "")
+    first = text.partition(",")[0].strip()  # OpenMP's list for nested regions begins with the one that counts
+    return int(first) if first.isdigit() and int(first) >= 1 else None
+
+
+def tell_ranks(options: Sequence[str]) -> None:
+    """Tell the ranks that are about to be started what accelerate's ``options`` and this environment say."""
+    threads = threads_of(options, os.environ)
+    os.environ[DEVICES], os.environ[THREADS] = asked_by(options), "" if threads is None else str(threads)
+
+
+def asked_here() -> tuple[Asked, int | None]:
+    """The devices and the threads that were asked for when this process was started."""
+    said = os.environ.get(DEVICES)
+    if said in ("gpu", "cpu", "either"):
+        return said, threads_of((), {OMP: os.environ.get(THREADS, "")})  # type: ignore[return-value]
+    if not {"RANK", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys():  # no launcher
+        return "either", threads_of((), os.environ)
+    options, environment = parent()
+    return ("either" if options is None else asked_by(options)), threads_of(options or (), environment)
+
+
+def parent() -> tuple[list[str] | None, dict[str, str]]:
+    """The options of ``accelerate launch`` in the parent's command line (None for another parent); its environment."""
+    import psutil
+
+    try:
+        process = psutil.Process(os.getppid())
+        words, environment = process.cmdline(), process.environ()
+    except psutil.Error:
+        return None, {}
+    for place, word in enumerate(words):
+        if word == "launch" or word.endswith("commands.launch"):
+            return list(takewhile(lambda one: one != "-m", words[place + 1 :])), environment
+    return None, environment
+
+
 def choose(wanted: str, asked: Asked, processes: int, cuda: Cuda) -> tuple[str, str]:
     """``cpu`` or ``cuda``, and why; a pure function of the key ``device``, of what was asked and of what is there.
 
@@ -138,25 +154,30 @@ def choose(wanted: str, asked: Asked, processes: int, cuda: Cuda) -> tuple[str, 
     """
     if wanted == "cpu":
         return "cpu", "asked for"
+    devices = f"{cuda.found} CUDA device{'' if cuda.found == 1 else 's'}"
     if wanted == "cuda" or asked == "gpu":
         who = "device: cuda" if wanted == "cuda" else "gpu_ids, --multi_gpu or --gpu_ids"
         if cuda.found == 0:
-            raise ConfigError(f"device: {who} asks for GPUs, but no CUDA device is visible ({cuda}); or --device cpu")
+            raise ConfigError(f"{who} asks for GPUs, but no CUDA device is visible ({cuda}); or --device cpu")
         if processes > cuda.found:
             raise ConfigError(
                 f"num_processes: {who} asks for GPUs, and {processes} processes cannot share {cuda.found} of them "
                 f"({cuda}); start {cuda.found}, or --device cpu"
             )
-        return "cuda", f"{who} asks for it; {devices(cuda.found)} visible"
+        return "cuda", f"{who} asks for it; {devices} visible"
     if asked == "cpu":
         return "cpu", "accelerate's configuration names no gpu_ids"
     if cuda.found == 0:
         return "cpu", "no CUDA device is visible"
     if processes > cuda.found:
-        return "cpu", f"{processes} processes and {devices(cuda.found)}; --num_processes {cuda.found} takes GPUs"
-    return "cuda", f"{devices(cuda.found)} visible"
+        return "cpu", f"{processes} processes and {devices}; --num_processes {cuda.found} takes GPUs"
+    return "cuda", f"{devices} visible"
 
 
-def devices(count: int) -> str:
-    """``1 CUDA device``."""
-    return f"{count} CUDA device{'' if count == 1 else 's'}"
+def choose_threads(wanted: int | None, processes: int) -> tuple[int, str]:
+    """Threads of one of the ``processes`` on this machine, and why; ``wanted`` is the key ``threads``."""
+    if wanted is not None:
+        return wanted, "asked for"
+    if (users := asked_here()[1]) is not None:
+        return users, f"as {OMP} says"
+    return max(1, len(os.sched_getaffinity(0)) // processes), "this process's share of the cores"

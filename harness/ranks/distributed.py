@@ -22,8 +22,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.network import GLOO
+from harness.ranks.stopping import HEARTBEAT
 from preprocessing.base.errors import UserError
 from preprocessing.base.storage import told
 

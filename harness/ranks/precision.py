@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device a rank trains on, and the arithmetic that will really run there, each with its reason."""
+"""The device a rank trains on, the arithmetic that will really run there, and threads and memory of a CPU process."""
 
 from __future__ import annotations
 
-import math
+import ctypes
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +12,7 @@ import torch
 
 from harness.batch import Layout
 from harness.config import Precision, Recurrence
-from harness.ranks import devices, threads
+from harness.ranks import devices
 from harness.ranks.distributed import launched_local_rank, launched_local_world_size
 from preprocessing.base.errors import ConfigError
 
@@ -25,18 +24,8 @@ CUDNN_WITH_BF16 = 91_300
 PERSISTENT_HIDDEN = 128
 """Up to this many hidden units cuDNN keeps the weights of padded input on chip, forward and backward; never of packed
 input."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Real tokens/s of a recurrent layer, forward and backward, in both layouts."""
-
-    padded: float
-    packed: float
-
-
-MEASURED: dict[str, dict[int, Measured]] = {}
-"""Name of a card -> hidden size -> what was measured there. Nothing has been measured on a card yet."""
+M_TRIM_THRESHOLD, M_MMAP_MAX, NEVER = -1, -4, -1
+"""Parameters of mallopt(3), from malloc.h."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +48,7 @@ def as_arithmetic(choice: Choice) -> Arithmetic:
 
 def choose_device(wanted: str) -> Choice:
     """``cpu`` or ``cuda`` on this machine. Raises ``ConfigError`` as ``devices.choose`` does."""
-    return Choice(*devices.choose(wanted, devices.asked_here(), launched_local_world_size(), devices.see()))
+    return Choice(*devices.choose(wanted, devices.asked_here()[0], launched_local_world_size(), devices.look()))
 
 
 def choose_precision(wanted: Precision, device_type: str) -> Choice:
@@ -95,12 +84,23 @@ def runnable(device_type: str) -> dict[str, str]:
 
 
 def configure_threads(device_type: str, asked: int | None = None) -> Choice:
-    """Set the number of threads that this process computes with, as ``threads.choose`` says; on CUDA, if ``asked``."""
+    """Set how many threads this process computes with, as ``devices.choose_threads`` says; on CUDA if ``asked``."""
     if device_type != "cpu" and asked is None:
         return Choice(str(torch.get_num_threads()), "as torch has it; the work is on the device")
-    count, reason = threads.choose_here(asked, launched_local_world_size())
+    count, reason = devices.choose_threads(asked, launched_local_world_size())
     torch.set_num_threads(count)
     return Choice(str(count), reason)
+
+
+def keep_memory() -> bool:
+    """Have malloc reuse freed blocks of any size in place of giving them back; False where the C library cannot.
+
+    glibc maps a large block when it is asked for one and unmaps it when it is freed, and the kernel hands every page of
+    the next one out anew, filled with zeros (mallopt(3)). An LSTM needs such blocks for the gates of each batch: on two
+    cores, at batch 64, a third of a step went into these pages.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
 
 
 def full_fp32() -> None:
@@ -109,26 +109,16 @@ def full_fp32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def choose_recurrence(
-    wanted: Recurrence, device_type: str, hidden_size: int, table: Mapping[int, Measured] | None = None
-) -> Choice:
-    """``packed`` or ``padded``: in which layout the recurrent layers are the faster, and why.
-
-    ``table`` has what was measured on this device, by hidden size; the nearest one decides. A pure function.
-    """
+def layout_on(device: torch.device, hidden_size: int, wanted: Recurrence = "auto") -> tuple[Layout, Choice]:
+    """In which layout the recurrent layers are the faster on a device, and why."""
     if wanted != "auto":
-        return Choice(wanted, "asked for")
-    if device_type != "cuda":
-        return Choice("padded", "the fast path on a CPU")
-    if table:
-        nearest = min(sorted(table), key=lambda size: abs(math.log(size / hidden_size)))
-        found = table[nearest]
-        speeds = f"{found.padded:,.0f} padded tokens/s, {found.packed:,.0f} packed"
-        value = "padded" if found.padded > found.packed else "packed"
-        return Choice(value, f"measured on this card with {nearest} hidden units: {speeds}")
+        return wanted, Choice(wanted, "asked for")
+    if device.type != "cuda":
+        return "padded", Choice("padded", "the fast path on a CPU")
     if hidden_size <= PERSISTENT_HIDDEN:
-        return Choice("padded", f"cuDNN's persistent kernels take padded input up to {PERSISTENT_HIDDEN} hidden units")
-    return Choice("packed", "not measured on this card")
+        why = f"cuDNN's persistent kernels take padded input up to {PERSISTENT_HIDDEN} hidden units"
+        return "padded", Choice("padded", why)
+    return "packed", Choice("packed", "not measured on this card")
 
 
 def choose_recurrent_dtype(
@@ -175,17 +165,6 @@ def recurrent_dtype(precision: Arithmetic, device_type: str, layout: Layout, *, 
     cudnn = torch.backends.cudnn.version() if device_type == "cuda" else None
     cpu_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return choose_recurrent_dtype(precision, device_type, layout, cudnn=cudnn, cpu_bf16=cpu_bf16)
-
-
-def layout_on(device: torch.device, hidden_size: int, wanted: Recurrence = "auto") -> tuple[Layout, Choice]:
-    """The layout that ``choose_recurrence`` gives for this device, and the choice itself."""
-    choice = choose_recurrence(wanted, device.type, hidden_size, measured_recurrence(device))
-    return ("packed" if choice.value == "packed" else "padded"), choice
-
-
-def measured_recurrence(device: torch.device) -> Mapping[int, Measured]:
-    """What ``MEASURED`` knows of the card; nothing for a CPU."""
-    return MEASURED.get(torch.cuda.get_device_name(device), {}) if device.type == "cuda" else {}
 
 
 def dotted(cudnn: int) -> str:

@@ -15,9 +15,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from harness.config import Precision
 from harness.ranks import network
-from harness.ranks.allocator import keep_memory
 from harness.ranks.distributed import World, connect, disconnect, joining, launched_machines
-from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.precision import (
     Arithmetic,
     Choice,
@@ -26,7 +24,9 @@ from harness.ranks.precision import (
     choose_precision,
     configure_threads,
     full_fp32,
+    keep_memory,
 )
+from harness.ranks.stopping import HEARTBEAT
 
 MIXED = {"fp32": "no", "bf16": "no", "fp16": "fp16"}
 """What accelerate is told: fp16 for its loss scaling. Casting to bf16 is the model's own work, not autocast's."""
@@ -55,7 +55,7 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     A rank that fails alone does not: NCCL would wait there for ranks that wait for this one. It says why it failed and
     ends (``ranks.exit``), so that its launcher ends the others.
 
-    ``threads``: how many this process computes with on a CPU; None: see ``harness.ranks.threads``.
+    ``threads``: how many this process computes with on a CPU; None: see ``harness.ranks.devices``.
     """
     device_choice = choose_device(device)
     precision_choice = choose_precision(precision, device_choice.value)

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from preprocessing.base.printable import public
-from preprocessing.base.readable import duration
+from preprocessing.base.printable import duration, public
 
 
 def figure(value: float | None, digits: int = 4) -> str:

@@ -20,9 +20,8 @@ from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.storage import temporary_folder
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
-from preprocessing.corpus.readers import as_text, read_table
-from preprocessing.corpus.scanning import numbered, scan
-from preprocessing.corpus.sources import File, files
+from preprocessing.corpus.sources import File, files, numbered, scan
+from preprocessing.corpus.tables import as_text, read_table
 
 MOST_BYTES = 1 << 30
 """Larger files are not searched: the rows of a CSV file are found by counting its lines from the start."""

@@ -11,8 +11,8 @@
 
 The directory is built under a temporary name, every file fsynced and hashed on its way to the disk, and then renamed:
 a name means completeness (law 2). A second one of a step takes the place of the first in one step, or in two that a
-kill between them leaves readable (``preprocessing.base.swap``). Reading checks every hash before a byte is parsed. When
-one is written, and which are kept, is ``harness.training.checkpointer``'s.
+kill between them leaves readable (``preprocessing.base.atomic``). Reading checks every hash before a byte is parsed.
+When one is written, and which are kept, is ``harness.training.checkpointer``'s.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from msgspec import field
 from harness.rundir.json_files import check_file, check_name, read_object
 from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
 from harness.rundir.tensor_files import read_header
-from preprocessing.base import atomic, swap
+from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import Count, Record, Sha256, typed
 from preprocessing.base.untrusted import one_line, readable
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 FORMAT, FORMAT_VERSION = "padless-checkpoint", 1
 MANIFEST, STATE = "manifest.json", "state.json"
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
-NAME = re.compile(rf"step-(\d{{8,}})({re.escape(swap.ASIDE)})?")
+NAME = re.compile(rf"step-(\d{{8,}})({re.escape(atomic.ASIDE)})?")
 MEND = "restore it, or remove this checkpoint"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps for each parameter in ``optimizer.safetensors``, beside the number of its steps."""
@@ -141,7 +141,7 @@ def name_of(run: str | Path, step: int) -> Path:
 def path_of(run: str | Path, step: int) -> Path:
     """Where the checkpoint of a step lies: under its name, or beside it if a kill came between two renames."""
     path = name_of(run, step)
-    return swap.aside(path) if swap.aside(path).is_dir() and not path.exists() else path
+    return atomic.aside(path) if atomic.aside(path).is_dir() and not path.exists() else path
 
 
 def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
@@ -161,12 +161,12 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
         write_json(temporary / MANIFEST, manifest)
         atomic.fsync(temporary)
         if target.exists() or target.is_symlink():
-            remove(swap.take_place(temporary, target))
+            remove(atomic.take_place(temporary, target))
         else:
             os.rename(temporary, target)
             atomic.fsync(target.parent)
     except BaseException:
-        swap.recover(target)
+        atomic.recover(target)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
@@ -291,8 +291,8 @@ def sweep(run: str | Path) -> None:
     has not the name of an unfinished file of ours.
     """
     for step in steps(run):
-        swap.recover(name_of(run, step))
-        remove(swap.aside(name_of(run, step)))
+        atomic.recover(name_of(run, step))
+        remove(atomic.aside(name_of(run, step)))
     for folder in (CHECKPOINTS, BUNDLE, EVALUATION, ""):
         if folder and Path(run, folder).is_symlink():
             continue

@@ -30,7 +30,7 @@ from harness.rundir.layout import ATTEMPTS, BAD_BATCHES, CONFIG, ENVIRONMENT, LO
 from harness.settings.task import Task
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, StorageError
-from preprocessing.base.locks import acquire
+from preprocessing.base.machine import acquire
 from preprocessing.base.printable import public
 from preprocessing.base.schema import Count, Record, fits, typed
 from preprocessing.base.storage import refusal

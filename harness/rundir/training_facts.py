@@ -18,7 +18,7 @@ from preprocessing.base import atomic
 from preprocessing.base.split_names import NO_LABEL, UNLABELLED
 from preprocessing.base.typed import Between, Count, typed
 from preprocessing.config import SourceConfig
-from preprocessing.corpus.formats import uncompressed
+from preprocessing.corpus.forms import uncompressed
 from preprocessing.corpus.records import Dialect
 from preprocessing.dataset.shards import Manifest
 from preprocessing.labels import AUTO

@@ -6,8 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from preprocessing.base.errors import require
-from preprocessing.base.meant import check_wait
+from preprocessing.base.errors import check_wait, require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from harness.tracking.journal import Journal
 from harness.tracking.trackers import TRACKERS
 from harness.tracking.tracking import SHORT_FINISH_S, kill_tree
 from harness.tracking.wire import Wire
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 
 START_S = 120.0
 """How long a tracker may take to begin, while training goes on."""

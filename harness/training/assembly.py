@@ -33,8 +33,8 @@ from harness.model.registry import CELLS
 from harness.model.wide import Weighing
 from harness.ranks.distributed import World, launched_local_rank, launched_local_world_size, launched_machines
 from harness.ranks.precision import DTYPES, Choice, layout_on, recurrent_dtype
-from harness.ranks.preemption import StopWatch
 from harness.ranks.session import Session
+from harness.ranks.stopping import StopWatch
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.layout import PROFILE, STOP, storage

@@ -15,7 +15,7 @@ import torch
 
 from harness.config import CheckpointConfig
 from harness.model.networks import check_finite, shapes_of
-from harness.ranks.heartbeat import HEARTBEAT
+from harness.ranks.stopping import HEARTBEAT
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import MODEL, OPTIMIZER, Checkpoint
 from harness.rundir.layout import storage

@@ -27,10 +27,9 @@ from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL
 from harness.training.probe import Rehearsal
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
-from preprocessing.base.readable import duration
-from preprocessing.base.screen import Screen, Tone
+from preprocessing.base.printable import duration
+from preprocessing.base.screen import Column, Screen, Tone, fitted, head_line, laid_out, row_line
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import Column, fitted, head_line, laid_out, row_line
 from preprocessing.dataset.shards import Manifest
 
 PURPOSE = {CLASSIFIER: "predict", LANGUAGE_MODEL: "--init.weights"}

@@ -21,7 +21,7 @@ from harness.training import resume
 from harness.training.resume import ResumePoint
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.machine import memory_bytes
-from preprocessing.base.readable import size
+from preprocessing.base.printable import size
 from preprocessing.dataset.shards import Manifest
 
 

@@ -21,9 +21,8 @@ from harness.inference.perplexity import measure
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageObjective
 from harness.ranks.distributed import PendingMaximum, World
-from harness.ranks.heartbeat import HEARTBEAT
-from harness.ranks.preemption import Preempted, StopWatch
 from harness.ranks.session import Session
+from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
 from harness.rundir.records import installed_version
 from harness.scores.calibration import calibrated_log_loss, decide
 from harness.scores.metrics import classification_metrics

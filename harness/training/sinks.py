@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from harness.ranks import preemption
-from harness.ranks.preemption import Preempted
+from harness.ranks import stopping
+from harness.ranks.stopping import Preempted
 from harness.rundir import layout
 from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.records import State
@@ -35,7 +35,7 @@ class Ending:
         if error is None:
             return cls("finished", step)
         if isinstance(error, Preempted):
-            return cls("preempted", step, preemption.EXIT_CODE, str(error))
+            return cls("preempted", step, stopping.EXIT_CODE, str(error))
         if isinstance(error, UserError):
             return cls("failed", step, error.exit_code, str(error))
         return cls("failed", step, 1, f"{type(error).__name__}: {' '.join(str(error).split())}")

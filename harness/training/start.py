@@ -27,7 +27,7 @@ from harness.model.donor import WIDE, StartWeights, describe_weights, find_donor
 from harness.model.embedding import StartVectors, from_file, from_kept
 from harness.model.networks import AnyNetwork
 from harness.model.vector_files import check_own, coverage, is_own
-from harness.ranks import preemption
+from harness.ranks import stopping
 from harness.ranks.distributed import RankError, World
 from harness.ranks.precision import Choice
 from harness.rundir import layout
@@ -187,7 +187,7 @@ def wait_for(learning: Learning | None, world: World) -> bool:
         while True:
             running = learning is not None and learning.running(LOOK_EVERY_S)
             failed = learning is not None and bool(learning.process.returncode)  # by Ctrl-C, which reaches it too
-            mine = np.array([running, failed, preemption.received() is not None]).astype(np.int64)
+            mine = np.array([running, failed, stopping.received() is not None]).astype(np.int64)
             busy, broken, stop = np.atleast_1d(world.gather_numbers(mine, "word vectors that are learned").any(axis=0))
             if stop and (busy or broken):
                 return True

@@ -26,7 +26,7 @@ from harness.ranks.distributed import World
 from harness.rundir.layout import trace_name
 from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base import atomic
-from preprocessing.base.readable import size
+from preprocessing.base.printable import size
 from preprocessing.base.storage import refusal
 
 MASK = (1 << 64) - 1

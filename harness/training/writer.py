@@ -16,9 +16,8 @@ from typing import Any, TextIO
 from harness.config import RunConfig
 from harness.inference.bundle import write_bundle
 from harness.model.networks import AnyNetwork, build_network
-from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.precision import Choice
-from harness.ranks.preemption import Preempted
+from harness.ranks.stopping import HEARTBEAT, Preempted
 from harness.rundir import checkpoint, layout
 from harness.rundir.bundle_files import INDEX, read_info, write_vocabulary
 from harness.rundir.checkpoint import Checkpoint

@@ -13,13 +13,9 @@ from itertools import chain
 from typing import Any
 
 from preprocessing.base import cli, plain_options
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import RENAME, ConfigError, is_utf8
 from preprocessing.base.help_page import Page, paragraph, two_columns
-from preprocessing.base.installed import is_importable
-from preprocessing.base.invocation import SCRIPTS, as_typed
-from preprocessing.base.meant import RENAME, is_utf8
-from preprocessing.base.named import load
-from preprocessing.base.version import VERSION
+from preprocessing.base.installed import SCRIPTS, VERSION, as_typed, is_importable, load
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
-from preprocessing.base import cli, recipes
+from preprocessing.base import cli, config_files
 from preprocessing.base.commands import Command
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -64,7 +64,7 @@ def parser_of(command: Command) -> ArgumentParser:
     for action in parser._actions:
         taking: Any = action
         if isinstance(action, ActionConfigFile) and kind is not None:
-            taking.completer = offer(recipes.names(kind), action.completer)
+            taking.completer = offer(config_files.names(kind), action.completer)
         elif hasattr(action, "_typehint"):  # jsonargparse leaves out words, and offers None where it knows no values
             taking.completer = offer(words_of(action._typehint))
     return parser

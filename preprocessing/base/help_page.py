@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.invocation import as_typed
+from preprocessing.base.installed import as_typed
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser

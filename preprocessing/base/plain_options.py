@@ -13,9 +13,8 @@ from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from preprocessing.base import aliases, cli
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, check_meant
 from preprocessing.base.help_page import asked_for
-from preprocessing.base.meant import check_meant
 
 Config = TypeVar("Config")
 MISSING_HERE = "jsonargparse, which is not installed here; pip install jsonargparse brings it"

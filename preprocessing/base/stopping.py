@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from preprocessing.base import processes
+from preprocessing.base import machine
 
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 """What asks a command to stop: schedulers, terminals, people."""
@@ -171,7 +171,7 @@ def _watch(pipe: int) -> None:
 
 def _leave(words: str) -> None:
     """End this process at once, and the workers that it started."""
-    processes.end_spawned()
+    machine.end_spawned()
     if not _settled:
         print(f"error: {words}", file=sys.stderr, flush=True)
     os._exit(_settled[0] if _settled else exit_code())

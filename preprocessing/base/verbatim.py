@@ -16,8 +16,8 @@ from typing import Any, get_type_hints
 import yaml
 from jsonargparse import ActionConfigFile
 
+from preprocessing.base.config_files import ShapeError, compose, read_yaml
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.yaml_files import ShapeError, compose, read_yaml
 
 TEXT = "tag:yaml.org,2002:str"
 

@@ -1,23 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where records begin in a stream of CSV or JSON lines, so that a file can be cut into parts and rows can be counted.
+"""Records of CSV and JSON lines: where they begin in a stream, so that a file can be cut and counted, and their fields.
 
 A newline inside quotes ends no record. On ordinary files that is a matter of parity: a newline after an even number of
 quotes ends one. Parity is right exactly when every opening quote stands at the start of a field and every closing one
-at the end of a field; a block where that does not hold goes through the same grammar field by field.
+at the end of a field; a block where that does not hold goes through the same grammar field by field. Fields are taken
+apart by Arrow, which ends a line at a carriage return alone too; here that is text. Such returns are hidden from Arrow
+behind a byte that the data does not hold, and put back into the columns.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 
 from preprocessing.base.errors import DataError
+from preprocessing.corpus import addresses
 
 NEWLINE, RETURN = 10, 13
 MAX_RECORD_BYTES = 256 << 20
+MAX_HEADER_BYTES = 4 << 20
+MAX_COLUMNS = 1 << 14
+"""More of them are no table of texts, and Arrow needs gigabytes to name them."""
+RETURNS = re.compile(rb"(\r+)(\n?)")
+STAND_INS = bytes([*range(1, 9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F])
+"""Control characters, one of which hides a carriage return."""
 
 
 @dataclass(frozen=True)
@@ -31,27 +44,34 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Cut:
-    """A run of whole records."""
+    """A run of whole records: bytes of CSV and JSON lines, rows of Parquet, texts of a folder."""
 
     start: int
-    """Offset of the first byte."""
     stop: int
-    """Offset just past the last one."""
+    """Just past the last one."""
     first_row: int
     """Number of the first record, counted from 1."""
     rows: int
 
 
 def cuts(
-    pieces: Iterable[bytes], dialect: Dialect, part_bytes: int, name: str, *, header: bool = False, mark: int = 0
+    pieces: Iterable[bytes],
+    dialect: Dialect,
+    part_bytes: int,
+    name: str,
+    *,
+    header: bool = False,
+    blank: bool = False,
+    mark: int = 0,
 ) -> Iterator[Cut]:
     """Cut a stream into runs of whole records of about ``part_bytes``, and count them.
 
-    ``header`` takes the first record for the header: it belongs to no run. Blank lines are no records. The first
-    ``mark`` bytes, a byte order mark, are passed over. Raises ``DataError`` for a quote that never closes, and
-    for a record longer than ``MAX_RECORD_BYTES``.
+    ``header`` takes the first record for the header: it belongs to no run. Blank lines are no records unless ``blank``.
+    The first ``mark`` bytes, a byte order mark, are passed over. Raises ``DataError`` for a quote that never closes,
+    and for a record longer than ``MAX_RECORD_BYTES``.
     """
     start, rows, first_row, offset, rest = mark, 0, 1, mark, b""
+    held: Cut | None = None
     for whole, last in marked(pieces):
         piece, mark = whole[mark:], max(mark - len(whole), 0)
         data = rest + piece if rest else piece
@@ -59,6 +79,7 @@ def cuts(
             rest = data  # no record ends here, and a long one is not looked at again with every piece
             continue
         ends, filled = record_ends(data, dialect, last=last)
+        filled = filled | blank
         used = int(ends[-1]) if len(ends) else 0
         counted = np.concatenate([[0], np.cumsum(filled)])
         if len(data) - used > (0 if last else MAX_RECORD_BYTES):
@@ -71,10 +92,16 @@ def cuts(
         while (upto := max(at, int(np.searchsorted(ends, start + part_bytes - offset)))) < len(ends):
             rows += int(counted[upto + 1] - counted[at])
             stop = offset + int(ends[upto])
-            yield Cut(start, stop, first_row, rows)
+            if held:
+                yield held
+            held = Cut(start, stop, first_row, rows)
             start, first_row, rows, at = stop, first_row + rows, 0, upto + 1
         rows += int(counted[-1] - counted[at])
         rest, offset = data[used:], offset + used
+    if held and not rows:  # blank lines behind the last row
+        held = Cut(held.start, offset, held.first_row, held.rows)
+    if held:
+        yield held
     if rows:
         yield Cut(start, offset, first_row, rows)
 
@@ -159,65 +186,45 @@ def field_ends(data: bytes, dialect: Dialect) -> Iterator[tuple[int, bool]]:
     """
     quote, delimiter = re.escape(dialect.quote.encode()), re.escape(dialect.delimiter.encode())
     escape = re.escape(dialect.escape.encode()) if dialect.escape else b""
-    inside, outside = b"[^" + quote + escape + b"]*", b"[^" + delimiter + b"\n" + escape + b"]*"
-    quoted = quote + inside + quote + b"(?!" + quote + b")" + outside
-    plain = b"(?!" + quote + b")" + outside
-    usual = re.compile(b"(?:" + quoted + b"|" + plain + b")(" + delimiter + b"|\n)").match
-    long = LongField(dialect, re.compile(inside), re.compile(outside))
+    outside = b"[^" + delimiter + b"\n" + escape + b"]*"
+    inside = b"[^" + (quote or b"\n") + escape + b"]*"
+    quoted = b"(?:" + quote + inside + quote + b"(?!" + quote + b")|(?!" + quote + b"))"
+    field = quoted + outside if quote else outside
+    usual = re.compile(field + b"(" + delimiter + b"|\n)").match
+    steps = re.compile(inside), re.compile(outside)
     position = 0
     while True:
         if found := usual(data, position):
             position = found.end()
-        elif (end := long.end(data, position)) >= 0:
-            position = end
-        else:
+        elif (position := end_of_long_field(data, position, dialect, *steps)) < 0:
             return
         yield position, data[position - 1] == NEWLINE
 
 
-class LongField:
-    """A field that holds doubled quotes or escapes, step by step: an expression would remember each of millions."""
+def end_of_long_field(
+    data: bytes, position: int, dialect: Dialect, inside: re.Pattern[bytes], outside: re.Pattern[bytes]
+) -> int:
+    """Just past the delimiter or newline behind a field with doubled quotes or escapes; -1 where there is none.
 
-    def __init__(self, dialect: Dialect, inside: re.Pattern[bytes], outside: re.Pattern[bytes]) -> None:
-        """``inside`` and ``outside`` match what holds neither quote nor escape, and neither delimiter nor escape."""
-        self.quote = dialect.quote.encode()
-        self.escape = dialect.escape.encode() if dialect.escape else None
-        self.inside, self.outside = inside, outside
-        self.quotes = re.compile(re.escape(self.quote) + b"+")
-
-    def end(self, data: bytes, position: int) -> int:
-        """Just past the delimiter or newline behind the field that begins here; -1 where there is none."""
-        if data[position : position + 1] == self.quote:
-            position = self.past_quotes(data, position + 1)
-        while position >= 0:
-            position = self._run(self.outside, data, position)
-            sign = data[position : position + 1]
-            if sign != self.escape:
-                return position + 1 if sign else -1
-            position = position + 2 if position + 2 <= len(data) else -1
-        return -1
-
-    def past_quotes(self, data: bytes, position: int) -> int:
-        """Just past the quote that closes, -1 where none does."""
-        while True:
-            position = self._run(self.inside, data, position)
-            sign = data[position : position + 1]
-            if not sign:
-                return -1
-            if sign == self.escape:
-                position += 2
-                if position > len(data):
-                    return -1
-            else:
-                run = self._run(self.quotes, data, position) - position
-                position += run
-                if run % 2:  # pairs are text, the one that is left over closes
-                    return position
-
-    @staticmethod
-    def _run(expression: re.Pattern[bytes], data: bytes, position: int) -> int:
-        found = expression.match(data, position)
-        return found.end() if found else position
+    It goes step by step, from one run of ``inside`` (neither quote nor escape) or ``outside`` (neither delimiter nor
+    escape) to the next: one expression for all of it would remember each of millions of steps.
+    """
+    quote, escape = dialect.quote.encode(), (dialect.escape or "").encode()
+    is_quoted = bool(quote) and data.startswith(quote, position)
+    position += is_quoted
+    while True:
+        run = (inside if is_quoted else outside).match(data, position)
+        position = run.end() if run else position
+        if position >= len(data):
+            return -1
+        if escape and data.startswith(escape, position):
+            position += 2
+        elif not is_quoted:
+            return position + 1
+        elif data.startswith(quote, position + 1):  # a pair is text
+            position += 2
+        else:
+            position, is_quoted = position + 1, False
 
 
 def ends_by_grammar(data: bytes, dialect: Dialect) -> np.ndarray:
@@ -230,3 +237,92 @@ def closed(record: bytes, dialect: Dialect) -> bool:
     if not dialect.quote or (dialect.escape is None and dialect.quote.encode() not in record):
         return True
     return len(ends_by_grammar(record + b"\n", dialect)) > 0
+
+
+def check_width(name: str, columns: int) -> None:
+    """Raise ``DataError`` for a table of more than ``MAX_COLUMNS`` columns."""
+    if columns > MAX_COLUMNS:
+        raise DataError(f"{name}: has more than {MAX_COLUMNS:,} columns; leave out those that are not needed")
+
+
+def options_of(dialect: Dialect) -> pa.csv.ParseOptions:
+    """Arrow's name for a dialect."""
+    return pa.csv.ParseOptions(
+        delimiter=dialect.delimiter,
+        quote_char=dialect.quote or False,
+        escape_char=dialect.escape or False,
+        newlines_in_values=bool(dialect.quote or dialect.escape),
+    )
+
+
+def parse(
+    data: bytes, columns: Sequence[str], wanted: Sequence[str], dialect: Dialect
+) -> tuple[pa.Table, list[pa.csv.InvalidRow]]:
+    """The wanted columns as large_binary, of records without a header; and those with another number of fields.
+
+    Raises ``pyarrow.ArrowInvalid`` for what is no CSV, and for such a record where bytes are not UTF-8: Arrow decodes
+    one before it tells of it.
+    """
+    data, hidden = without_lone_returns(data)
+    ragged: list[pa.csv.InvalidRow] = []
+
+    def remember(row: pa.csv.InvalidRow) -> str:
+        ragged.append(row)
+        return "skip"
+
+    options = options_of(dialect)
+    options.invalid_row_handler = remember if is_utf8(data) else None
+    conversion = pa.csv.ConvertOptions(
+        include_columns=list(wanted),
+        column_types={name: pa.large_binary() for name in wanted},
+        strings_can_be_null=False,
+    )
+    reading = pa.csv.ReadOptions(column_names=list(columns), use_threads=False, block_size=len(data) + 1)
+    table = pa.csv.read_csv(pa.BufferReader(data), reading, options, conversion)
+    if hidden is not None:
+        table = pa.table({name: pc.replace_substring(table[name], hidden, b"\r") for name in wanted})
+    return table, ragged
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether bytes are UTF-8."""
+    try:
+        return data.isascii() or bool(data.decode())
+    except UnicodeDecodeError:
+        return False
+
+
+def without_lone_returns(data: bytes) -> tuple[bytes, bytes | None]:
+    """The data with each carriage return that ends no line replaced, and by which byte; the last byte ends a line."""
+    if data.count(b"\r") == data.count(b"\r\n"):
+        return data, None
+    end = len(data) - 1 if data.endswith(b"\r") else len(data)
+    free = next((bytes([code]) for code in STAND_INS if code not in data), None)
+    if free is None or all(found[2] for found in RETURNS.finditer(data, 0, end)):
+        return data, None
+    return RETURNS.sub(lambda found: found[0] if found[2] else free * len(found[1]), data[:end]) + data[end:], free
+
+
+def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:
+    """The column names in the first line of a CSV file. Raises ``DataError`` where there are none."""
+    lines = first.lstrip(b"\r\n")
+    if not lines:
+        raise DataError(f"{name}: the file is empty; it needs a header line and a row for each text")
+    ends, _ = record_ends(lines, dialect, last=False)
+    if b"\n" not in lines and len(lines) > MAX_HEADER_BYTES:
+        raise DataError(f"{name}: row 0: no line ends within the first {len(lines):,} bytes: no table of texts")
+    line = lines[: int(ends[0])] if len(ends) else lines
+    if line.count(dialect.delimiter.encode()) >= MAX_COLUMNS:
+        check_width(name, sum(1 for _ in itertools.islice(field_ends(line, dialect), MAX_COLUMNS)) + 1)
+    line, hidden = without_lone_returns(line)
+    try:
+        table = pa.csv.read_csv(
+            pa.BufferReader(line),
+            pa.csv.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=len(line) + 1),
+            options_of(dialect),
+            pa.csv.ConvertOptions(strings_can_be_null=False, check_utf8=False),
+        )
+        names = [str(column[0].as_py()) for column in table.columns]
+    except (pa.ArrowException, UnicodeDecodeError, IndexError) as error:
+        raise DataError(f"{name}: row 0: the header cannot be read ({addresses.sentence(error)})") from None
+    return tuple(name.replace(hidden.decode(), "\r") if hidden else name for name in names)

@@ -1,29 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A corpus is cut into parts small enough for memory. Content and configuration decide where, never the workers.
+"""The files of a corpus, and each of them cut into parts small enough for memory, in one pass that counts its rows.
 
-Rows are numbered from 1: the first data row of a file is row 1 of it, and the files of a source follow each other in
-the order in which they are named. ``Part.offset + row of the file`` is the number that a shard carries.
+Content and configuration decide where it is cut, never the workers. Rows are numbered from 1: the first data row of a
+file is row 1 of it, and the files of a source follow each other in the order in which they are named.
+``Part.offset + row of the file`` is the number that a shard carries.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+import itertools
+import json
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import pyarrow as pa
 from pyarrow import fs
 
+from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.printable import public
-from preprocessing.base.split_names import TEST, UNLABELLED, VALIDATION
+from preprocessing.base.split_names import SPELLINGS, TEST, UNLABELLED, UNLABELLED_SPELLINGS, VALIDATION, split_number
+from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig, also_labelled
-from preprocessing.corpus import addresses
-from preprocessing.corpus.formats import format_of, uncompressed
-from preprocessing.corpus.forms import Form, form_of
-from preprocessing.corpus.records import Cut, Dialect
+from preprocessing.corpus import addresses, parquet
+from preprocessing.corpus.forms import Form, form_of, format_of, uncompressed
+from preprocessing.corpus.records import Cut, Dialect, cuts, read_header
 from preprocessing.labels import AUTO
 
 EMBEDDED_LABELS: dict[str, list[Any]] = {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
@@ -39,6 +46,7 @@ class File:
     name: str
     """What sentences and the manifest call it: the address without its passwords."""
     format: str
+    """csv, jsonl, parquet or folder; or txt: one text a line, also where the line is blank."""
     split: str | None
     source: SourceConfig
     splits: SplitConfig
@@ -49,7 +57,7 @@ class File:
 
     @property
     def dialect(self) -> Dialect:
-        """How its fields are told apart."""
+        """How its fields are told apart: as its first bytes tell, else as its name and the configuration do."""
         return self.form.dialect if self.form else self.expected
 
     @property
@@ -60,13 +68,18 @@ class File:
         delimiter = self.source.delimiter or ("\t" if uncompressed(self.address).endswith(".tsv") else ",")
         return Dialect(delimiter, self.source.quote, self.source.escape)
 
-    def seen(self, first: bytes) -> File:
+    def seen(self, first: bytes) -> tuple[File, Form]:
         """This file with what its first bytes tell of the rest. Raises ``DataError`` for an unknown encoding."""
-        source, is_csv = self.source, self.format == "csv"
-        fixed = source.delimiter is not None and self.known is None
-        how = (first, self.name, self.expected)
-        form = form_of(*how, encoding=source.encoding, fixed=fixed, is_csv=is_csv, known=self.known)
-        return replace(self, form=form)
+        form = form_of(
+            first,
+            self.name,
+            self.expected,
+            encoding=self.source.encoding,
+            fixed=self.source.delimiter is not None and self.known is None,
+            is_csv=self.format == "csv",
+            known=self.known,
+        )
+        return replace(self, form=form), form
 
     @property
     def is_unlabelled(self) -> bool:
@@ -95,10 +108,9 @@ class Part:
     data: str
     """What is opened: the file itself, or its unpacked copy."""
     columns: tuple[str, ...]
-    """CSV: all column names, in order."""
+    """CSV, Parquet: all column names, in order."""
     cut: Cut
-    """Which bytes (CSV, JSON lines), rows of ``group`` (Parquet) or ``texts`` (folder), and their row numbers."""
-    group: int = 0
+    """Which bytes (CSV, JSON lines), rows (Parquet) or ``texts`` (folder), and their row numbers."""
     texts: tuple[tuple[str, str, str | None], ...] = ()
     """Folder: address, label and split of each text file; an empty label where there is none."""
     bytes: int = 0
@@ -121,6 +133,9 @@ class Plan:
     """``{"sha256": …}``, ``{"etag": …}`` or, for a folder, ``{"listing_sha256": …}`` over names and sizes."""
 
 
+WITHOUT_LABELS = ("unsup",)
+"""What a folder of texts without labels is called among folders of labels, unless ``source.missing_label`` is set."""
+Scan: TypeAlias = "Generator[Part, None, Plan]"
 STAND_INS: dict[str, str] = {}
 """Address -> the Parquet file that is read in its place."""
 
@@ -175,3 +190,187 @@ def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> Fi
         source, text_column="text", label_column="label", labels=labels, where={"source": "imdb"}, columns=[]
     )
     return File(str(path), EMBEDDED, "csv", split, fixed, splits)
+
+
+def scan(file: File, stage: Path) -> Plan:
+    """Count the rows of one file and cut it into parts. A compressed file is unpacked below ``stage``."""
+    parts = iter_parts(file, stage)
+    while True:
+        try:
+            next(parts)
+        except StopIteration as stop:
+            plan: Plan = stop.value
+            return plan
+
+
+def iter_parts(file: File, stage: Path) -> Scan:
+    """Yield each part as soon as it is found, so that work on it can begin. Returns the plan with all of them."""
+    kinds = {"parquet": scan_parquet, "folder": scan_folder}
+    return (yield from kinds.get(file.format, scan_lines)(file, stage))
+
+
+def part_bytes(file: File) -> int:
+    """The size of a part."""
+    return max(1, int(file.source.part_mb * 1e6))
+
+
+def scan_lines(file: File, stage: Path) -> Scan:
+    """CSV, JSON lines and texts a line: one pass finds the record ends, counts them and takes the sha256."""
+    known, digest = addresses.identity(file.address), hashlib.sha256()
+    raw, data = addresses.stream(file.address, digest), file.address
+    first = next(raw, b"")
+    file, form = file.seen(first)
+    pieces = form.converted(itertools.chain([first] if first else [], raw), file.name)
+    columns: tuple[str, ...] = ()
+    header = file.format == "csv" and not file.source.columns
+    if file.format == "csv":
+        first = next(pieces, b"")
+        pieces = itertools.chain([first] if first else [], pieces)
+        columns = tuple(file.source.columns) or read_header(first[form.mark :], file.name, form.dialect)
+        file = file.having(columns)
+        check_columns(file, columns)
+    find = functools.partial(
+        cuts,
+        dialect=form.dialect,
+        part_bytes=part_bytes(file),
+        name=file.name,
+        header=header,
+        blank=file.format == "txt",
+        mark=form.mark,
+    )
+    identity: list[Any] = [known] if form.is_plain else [known, form.encoding, form.returns]
+    found: Iterable[Cut]
+    if addresses.is_compressed(file.address) or not form.is_plain:
+        data = str(stage / hashlib.sha256(json.dumps([file.address, *identity]).encode()).hexdigest()[:24])
+        found = unpacked(pieces, data, find)
+    else:
+        found = find(pieces)
+    parts = []
+    for cut in found:
+        parts.append(Part(file, data, columns, cut, bytes=cut.stop - cut.start, identity=json.dumps(identity)))
+        yield parts[-1]
+    return Plan(file, parts, sum(part.cut.rows for part in parts), known["bytes"], {"sha256": digest.hexdigest()})
+
+
+def unpacked(pieces: Iterator[bytes], path: str, find: Callable[[Iterator[bytes]], Iterator[Cut]]) -> list[Cut]:
+    """Write a stream to ``path`` while ``find`` cuts it."""
+    with atomic.replacing(path) as temporary, open(temporary, "wb") as copy:
+
+        def copied() -> Iterator[bytes]:
+            for piece in pieces:
+                copy.write(piece)
+                yield piece
+
+        found = list(find(copied()))
+        copy.flush()
+        return found
+
+
+def check_columns(file: File, columns: tuple[str, ...] | list[str]) -> None:
+    """Refuse a file that lacks a column that is to be read, or has it twice."""
+    for name in file.wanted:
+        if name not in columns:
+            there = listed(columns)
+            raise DataError(f"{file.name}: has no column {name!r}; it has {there}; set {key_of(file, name)}")
+        if list(columns).count(name) > 1:
+            raise DataError(f"{file.name}: has more than one column {name!r}; rename one, or set source.columns")
+
+
+def key_of(file: File, column: str) -> str:
+    """The option that names a column."""
+    keys = {file.source.text_column: "source.text_column", file.source.label_column: "source.label_column"}
+    keys |= {file.splits.column or "": "splits.column", file.splits.group_column or "": "splits.group_column"}
+    return keys.get(column, "source.where")
+
+
+def scan_parquet(file: File, stage: Path) -> Scan:
+    """Parquet: the footer tells the rows of each row group."""
+    known = addresses.identity(file.address)
+    footer = parquet.footer_of(file.address, file.name)
+    schema = footer.schema.to_arrow_schema()
+    file = file.having(schema.names)
+    check_columns(file, schema.names)
+    for name in file.wanted:
+        if pa.types.is_nested(schema.field(name).type):
+            text = name == file.source.text_column
+            what = "text; join its values into one text, or" if text else "one value a row;"
+            key = key_of(file, name)
+            raise DataError(f"{file.name}: column {name!r} holds {schema.field(name).type}, not {what} set {key}")
+    parts, identity = [], json.dumps(known)
+    for cut, share in parquet.cuts_of(footer, part_bytes(file)):
+        parts.append(Part(file, file.address, tuple(schema.names), cut, bytes=share, identity=identity))
+        yield parts[-1]
+    fingerprint = {"etag": known["etag"]} if "etag" in known else {"sha256": addresses.sha256(file.address)}
+    return Plan(file, parts, footer.num_rows, known["bytes"], fingerprint)
+
+
+def scan_folder(file: File, stage: Path) -> Scan:
+    """A folder: ``[split/]label/*.txt``; other files are left alone. One of texts without labels: every ``*.txt``.
+
+    The unlabelled reviews of aclImdb, ``train/unsup``, are left alone unless ``source.missing_label`` asks for them.
+    """
+    file = file.having(())
+    if file.splits.group_column:
+        raise DataError(f"{file.name}: a folder has no column {file.splits.group_column!r}; unset splits.group_column")
+    system, path = addresses.filesystem(file.address)
+    infos = addresses.below(file.address, system, path)
+    prefix = addresses.prefix(file.address, path)
+    found = []
+    for info in infos:
+        inside = Path(info.path).relative_to(path).parts
+        if info.type == fs.FileType.File and inside[-1].endswith(".txt"):
+            split, label = place_of(inside, file)
+            if label is not None:
+                order = (split_number(split), label, natural(inside[-1]))
+                found.append((*order, prefix + info.path, file.split or split, info))
+    found.sort(key=lambda entry: entry[:4])
+    if not found:
+        expected = "*.txt" if file.is_unlabelled else "LABEL/*.txt or train/LABEL/*.txt"
+        what = "text" if file.is_unlabelled else "labelled text"
+        raise DataError(f"{file.name}: holds no {what}; expected {expected} below it")
+    parts, start, size = [], 0, 0
+    for stop, entry in enumerate(found, 1):
+        size += entry[5].size
+        if size >= part_bytes(file) or stop == len(found):
+            group = found[start:stop]
+            identity = hashlib.sha256(
+                json.dumps([[e[3], e[5].size, e[5].mtime_ns] for e in group]).encode()
+            ).hexdigest()
+            cut = Cut(start, stop, start + 1, stop - start)
+            texts = tuple((e[3], e[1], e[4]) for e in group)
+            parts.append(Part(file, file.address, (), cut, texts=texts, bytes=size, identity=identity))
+            yield parts[-1]
+            start, size = stop, 0
+    listing = [[entry[3].removeprefix(file.address), entry[5].size] for entry in found]
+    fingerprint = {"listing_sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest()}
+    return Plan(file, parts, len(found), sum(entry[5].size for entry in found), fingerprint)
+
+
+def place_of(inside: Sequence[str], file: File) -> tuple[str | None, str | None]:
+    """Split and label of a text file by its path within a folder: the label is empty where it has none, and None where
+    the file is to be left alone.
+    """
+    if file.is_unlabelled:
+        return UNLABELLED, ""
+    split, policy = SPELLINGS.get(inside[0].casefold()), file.source.missing_label
+    if len(inside) != (2 if split is None else 3):
+        return split, None
+    if inside[-2] not in (WITHOUT_LABELS if policy == "error" else UNLABELLED_SPELLINGS):
+        return split, inside[-2]
+    measured = split in (VALIDATION, TEST)
+    return (split if measured else UNLABELLED, "") if policy == UNLABELLED else (split, None)
+
+
+def natural(name: str) -> tuple[int, str]:
+    """Sort ``10_9.txt`` after ``2_7.txt``."""
+    digits = name[: len(name) - len(name.lstrip("0123456789"))]
+    return (int(digits) if digits else -1, name)
+
+
+def numbered(plans: list[Plan]) -> list[Part]:
+    """All parts in order, each knowing how many rows the files before its own have."""
+    parts, offset = [], 0
+    for plan in plans:
+        parts += [replace(part, offset=offset) for part in plan.parts if part.cut.rows]
+        offset += plan.rows
+    return parts

@@ -15,8 +15,9 @@ from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.printable import plain_line, printable
 from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
 from preprocessing.base.storage import storing
-from preprocessing.dataset import folds, groups, remote, unlabelled
+from preprocessing.dataset import remote
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.dataset.statistics import folds_in_words, groups_in_words, unlabelled_in_words
 from preprocessing.text.vocabulary import UNK, Vocabulary
 
 if TYPE_CHECKING:
@@ -169,9 +170,9 @@ def render(found: dict[str, Any]) -> str:
         ]
     if UNLABELLED in corpus:
         kept = found["splits"].get(UNLABELLED, {"rows": 0})["rows"]
-        lines += [f"unlabelled: {unlabelled.in_words(corpus[UNLABELLED], kept)}", ""]
-    lines += [f"splits {line}" for line in groups.in_words(corpus["groups"])] + [""] if "groups" in corpus else []
-    lines += [f"folds: {folds.in_words(corpus['folds'])}", ""] if "folds" in corpus else []
+        lines += [f"unlabelled: {unlabelled_in_words(corpus[UNLABELLED], kept)}", ""]
+    lines += [f"splits {line}" for line in groups_in_words(corpus["groups"])] + [""] if "groups" in corpus else []
+    lines += [f"folds: {folds_in_words(corpus['folds'])}", ""] if "folds" in corpus else []
     lines += ["most frequent tokens: " + " ".join(plain_line(one["token"]) for one in found["frequent_tokens"]), ""]
     for name, rows in found["samples"].items():
         for row in rows:

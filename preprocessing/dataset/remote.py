@@ -14,7 +14,7 @@ from pyarrow import fs
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.locks import locked
+from preprocessing.base.machine import locked
 from preprocessing.base.storage import NO_ROOM, NOT_ALLOWED, refusal
 from preprocessing.corpus import addresses
 from preprocessing.dataset.shards import MANIFEST, MOST_MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest

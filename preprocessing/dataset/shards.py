@@ -26,14 +26,24 @@ import pyarrow as pa
 
 from preprocessing.base import arrow, atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.typed import typed
+from preprocessing.base.schema import Sha256, typed
 from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes, shown
-from preprocessing.dataset import agreement, values
-from preprocessing.dataset.manifest import FORMAT, FORMAT_VERSION, Manifest, ShardInfo
+from preprocessing.dataset.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    VOCABULARY,
+    Manifest,
+    ShardInfo,
+    Text,
+    Told,
+    contradictions,
+    labels_of,
+)
 
-MANIFEST = "dataset.json"
-VOCABULARY = "vocabulary.arrow"
 BLOCK_ROWS = 8192
+HASHES = ("fingerprint", "vocabulary_sha256")
+"""What stands in ``dataset.json`` beside a manifest."""
 MOST_MANIFEST = 1 << 28
 """Bytes of a manifest, each shard of which has a few thousand."""
 
@@ -109,10 +119,19 @@ class Block:
     label: np.ndarray
     row: np.ndarray
 
-    @property
-    def numbers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids, lengths and labels: what indices are made of."""
-        return self.ids, self.length, self.label
+    def outside(self, vocabulary_size: int, labels: tuple[int, int] | None) -> str | None:
+        """The first number that leads outside what it is an index of, in words; reads all of them.
+
+        ``labels`` are the lowest and the highest one; None where labels are forgotten, as a pretraining sees its rows.
+        """
+        width = self.ids.shape[1]
+        if self.length.min() < 1 or self.length.max() > width:
+            return f"a length outside 1..{width}"
+        if labels is not None and (self.label.min() < labels[0] or self.label.max() > labels[1]):
+            return f"a label outside {labels[0]}..{labels[1]}"
+        if self.ids.max() >= vocabulary_size or (self.ids.dtype.kind == "i" and self.ids.min() < 0):
+            return f"an id beyond the vocabulary of {vocabulary_size}"
+        return None
 
 
 def mapped(path: Path, _: ShardInfo) -> Any:
@@ -212,12 +231,13 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     digest = content.pop("sha256", None)
     if hashlib.sha256(atomic.canonical_json(content)).hexdigest() != digest:
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REBUILD}")
-    hashes = {name: content.pop(name, None) for name in agreement.HASHES}
-    typed(agreement.Hashes, hashes, path, REBUILD)
-    manifest = typed(Manifest, content, path, REBUILD)
-    if manifest.fingerprint != hashes["fingerprint"]:
+    hashes: list[str | None] = [typed(Sha256 | None, content.pop(name, None), path, REBUILD) for name in HASHES]
+    manifest: Manifest = typed(Manifest, content, path, REBUILD)
+    for kind, told in ((Text, manifest.text), (Told, manifest.statistics), (Told, manifest.provenance)):
+        typed(kind, told, path, REBUILD)
+    if manifest.fingerprint != hashes[0]:
         raise DataError(f"{path}: its content does not match its fingerprint: edited or damaged; {REBUILD}")
-    if wrong := agreement.contradiction(manifest, str(id_dtype(manifest.vocabulary_size))):
+    if wrong := next(contradictions(manifest, str(id_dtype(manifest.vocabulary_size))), None):
         raise DataError(f"{path}: {wrong}; {REBUILD}")
     return manifest
 
@@ -251,8 +271,8 @@ class Split:
         """A block whose numbers lead nowhere outside: the first time, all of it is read. Raises ``DataError``."""
         if not self._checked[number]:
             shard = self._shard_of[number]
-            labels = values.labels_of(shard.info, self.manifest, self.name)
-            if wrong := values.outside(*self.blocks[number].numbers, self.manifest.vocabulary_size, labels):
+            labels = labels_of(self.name, len(self.manifest.labels)) if shard.info.labels else None
+            if wrong := self.blocks[number].outside(self.manifest.vocabulary_size, labels):
                 raise DataError(f"{shard.path}: it holds {wrong}; {REBUILD}")
             self._checked[number] = True
         return self.blocks[number]

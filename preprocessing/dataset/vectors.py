@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
-from preprocessing.base import atomic, npy
+from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.schema import Count, Positive, Sha256, typed
 from preprocessing.base.split_names import TRAIN, UNLABELLED
-from preprocessing.base.typed import Between, Count, Positive, Sha256, typed
 from preprocessing.base.untrusted import read_bytes, read_json, shown
 
 FORMAT, FORMAT_VERSION = "padless-vectors", 1
@@ -39,7 +40,7 @@ REMAKE = "delete it, and `python -m preprocessing vectors` makes it anew"
 class VectorSettings:
     """What decides vectors, beside the dataset."""
 
-    dim: Annotated[int, Between(1, MOST_DIM)] = 128
+    dim: Annotated[int, Meta(ge=1, le=MOST_DIM)] = 128
     window: Positive = 8
     negative: Count = 10
     epochs: Positive
@@ -73,7 +74,7 @@ class VectorsInfo:
     """Tokens of one epoch."""
     words: Count
     """Ids that have a vector."""
-    seconds: Annotated[float, Between(0)]
+    seconds: Annotated[float, Meta(ge=0)]
     versions: dict[str, str]
     made: str
     """When, ISO 8601, UTC."""
@@ -101,13 +102,16 @@ class KeptVectors:
             data = read_bytes(self.path, self.info.bytes)
         except OSError as error:
             raise DataError(f"{self.path}: not readable ({error.strerror}); {REMAKE}") from None
-        if hashlib.sha256(data).hexdigest() != self.info.sha256:
-            raise DataError(f"{self.path}: its sha256 is not the one in {index_of(self.path).name}; {REMAKE}")
         vectors = of_npy(data, self.info.settings.dim)
-        if vectors is None:
-            raise DataError(f"{self.path}: holds no vectors of {self.info.settings.dim} numbers; {REMAKE}")
-        if not np.isfinite(vectors).all():
-            raise DataError(f"{self.path}: holds a number that is not finite; {REMAKE}")
+        wrong = None
+        if hashlib.sha256(data).hexdigest() != self.info.sha256:
+            wrong = f"its sha256 is not the one in {index_of(self.path).name}"
+        elif vectors is None:
+            wrong = f"holds no vectors of {self.info.settings.dim} numbers"
+        elif not np.isfinite(vectors).all():
+            wrong = "holds a number that is not finite"
+        if wrong or vectors is None:
+            raise DataError(f"{self.path}: {wrong}; {REMAKE}")
         return vectors
 
 
@@ -143,17 +147,13 @@ def index_of(array: Path) -> Path:
 def read_kept(array: str | Path) -> KeptVectors | None:
     """What is known of the vectors in this file; None if they are not there. Raises ``DataError`` for a damaged one."""
     path = index_of(Path(array))
-    try:
-        path.stat()
-        content = read_json(path, REMAKE)
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.exists():
         return None
-    except OSError as error:
-        raise DataError(f"{path}: not readable ({error.strerror}); {REMAKE}") from None
+    content = read_json(path, REMAKE)
     head = (content.get("format"), content.get("format_version")) if isinstance(content, dict) else None
     if head != (FORMAT, FORMAT_VERSION):
         raise DataError(f"{path}: not of this version of padless; {REMAKE}")
-    info = typed(VectorsInfo, content, str(path), REMAKE)
+    info: VectorsInfo = typed(VectorsInfo, content, str(path), REMAKE)
     if info.file != path.with_suffix(".npy").name:
         raise DataError(f"{path}: names {shown(info.file)}, which is not the file beside it; {REMAKE}")
     return KeptVectors(path.with_name(info.file), info)
@@ -173,7 +173,7 @@ def write_kept(array: Path, vectors: np.ndarray, **facts: Any) -> KeptVectors:
     """Write vectors and, last, their index with these ``facts``; those of a dataset that is no more are removed."""
     with atomic.replacing(array) as temporary:
         with open(temporary, "wb") as file:
-            npy.save(file, np.ascontiguousarray(vectors, np.float32))
+            arrays.save(file, np.ascontiguousarray(vectors, np.float32))
         digest, size = atomic.sha256_file(temporary), temporary.stat().st_size
         index_of(array).unlink(missing_ok=True)  # never an index beside the bytes of another array
     info = VectorsInfo(**facts, file=array.name, sha256=digest, bytes=size)

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m preprocessing vectors DATASET``: learn word vectors of its own texts, and keep them beside its shards."""
+"""``padless vectors DATASET``: learn word vectors of its own texts, and keep them beside its shards.
+
+gensim's word2vec (CBOW with negative samples; Mikolov et al., 2013) reads a file of lines by threads of its own,
+without Python in between, which is the fastest way it has. So the ids of the shards are written to such a file, at
+memory speed: an id becomes a word of fixed width, which is one number of a lookup table, and a text becomes a line. No
+word is looked at: the vocabulary has been cut already, its counts are counted on the ids, and gensim is given both.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +13,22 @@ import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from preprocessing.base import atomic, storage
-from preprocessing.base.errors import ConfigError, UserError, require
-from preprocessing.base.locks import locked
-from preprocessing.base.meant import check_processes
-from preprocessing.base.readable import duration
+from preprocessing.base.errors import ConfigError, UserError, check_processes, require
+from preprocessing.base.machine import locked
+from preprocessing.base.printable import duration
+from preprocessing.base.randomness import permutation
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.corpus import addresses
-from preprocessing.dataset import word2vec
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from preprocessing.dataset.vectors import (
     LEARN_FROM,
@@ -41,14 +49,18 @@ REPEATABLE_WORK = 100_000_000
 FIRST_WORD = 2
 """Ids below it, <pad> and <unk>, are no words."""
 MOST_WORDS, MOST_EPOCHS = 1024, 10_000
-"""Beyond what anybody learns."""
 WORDS_PER_S = 500_000
 """About what one thread learns from in a second, at 128 numbers and 10 negatives."""
 WORTH_SAYING_S = 2.0
 """Progress is said while so much time is left."""
-LOCK = ".lock"
-LOCK_TIMEOUT_S = 3600.0
-MISSING = "gensim is not installed: pip install 'padless[vectors]'"
+LOCK, LOCK_TIMEOUT_S = ".lock", 3600.0
+PIECE_ROWS = 1024
+"""Rows that stay together; pieces are permuted, so that long texts do not all come last."""
+SHUFFLE = 0x77326376
+"""Sets the permutation apart from others of the same seed."""
+DIGIT_BITS, FIRST_DIGIT = 6, ord("0")
+"""Words are numbers to base 64, in the bytes from ``0`` to ``o``."""
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,55 +123,84 @@ def main(config: VectorsConfig, words: list[str]) -> None:
     say(f"{'found' if found else 'written'} in {kept.path} ({duration(info.seconds)}); init.vectors own takes them")
 
 
-def keep_vectors(data: str | Path, config: VectorsConfig, say: Callable[[str], None]) -> tuple[KeptVectors, bool]:
+def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[KeptVectors, bool]:
     """The vectors that ``config`` asks for, learned and written if need be; whether they were there.
 
     Raises ``ConfigError`` where gensim is missing, ``DataError`` for a damaged dataset, ``StorageError`` where they
     cannot be kept, ``UserError`` if another process learns them for too long.
     """
     manifest = read_manifest(data)
-    splits = [Split(data, manifest, name).check() for name in present(config.splits, manifest, data)]
-    settings = resolve(config, splits)
+    names = [name for name in dict.fromkeys(config.splits) if manifest.splits.get(name)]
+    if not names:
+        has = ", ".join(sorted(name for name, shards in manifest.splits.items() if shards))
+        raise ConfigError(f"splits: {data} has none of {', '.join(config.splits)}; it has {has}")
+    splits = [Split(data, manifest, name).check() for name in names]
+    tokens = sum(shard.info.tokens for split in splits for shard in split.shards)
+    settings = VectorSettings(
+        dim=config.dim,
+        window=config.window,
+        negative=config.negative,
+        epochs=config.epochs or (EPOCHS_SMALL if tokens <= SMALL_TOKENS else EPOCHS_LARGE),
+        seed=config.seed,
+        splits=names,
+    )
     folder = folder_of(data) if config.output is None else Path(config.output)
     array = array_of(folder, manifest.fingerprint, settings)
     if (kept := usable(array, config)) is not None:
         return kept, True
-    version = gensim_version()
-    with storing(folder), alone(folder, say):
+    check_gensim()
+    with storage.storing(folder, otherwise="name another directory with --output"), alone(folder, say):
         if (kept := usable(array, config)) is not None:  # another process learned them in the meantime
             return kept, True
-        threads = config.threads or threads_for(tokens_of(splits) * settings.epochs)
-        return learn(array, manifest, splits, settings, threads, version, say), False
+        most = 1 if tokens * settings.epochs <= REPEATABLE_WORK else len(os.sched_getaffinity(0))
+        return learn_and_write(array, manifest, splits, settings, config.threads or most, say), False
 
 
-def learn(
-    array: Path,
-    manifest: Manifest,
-    splits: list[Split],
-    settings: VectorSettings,
-    threads: int,
-    version: str,
-    say: Callable[[str], None],
+def usable(array: Path, config: VectorsConfig) -> KeptVectors | None:
+    """The vectors that are there, if they are what was asked for; those of several threads are not when one was."""
+    kept = read_kept(array)
+    if kept is None or (config.threads == 1 and kept.info.threads != 1):
+        return None
+    kept.read()
+    return kept
+
+
+def check_gensim() -> None:
+    """Raise ``ConfigError`` if the library that learns is not installed."""
+    try:
+        importlib.metadata.version("gensim")
+    except importlib.metadata.PackageNotFoundError:
+        raise ConfigError("vectors: gensim is not installed: pip install 'padless[vectors]'") from None
+
+
+@contextmanager
+def alone(folder: Path, say: Say) -> Iterator[None]:
+    """Learn for this folder as the only process; says so if it must wait for another one."""
+    busy = UserError(f"{folder}: another process has been learning vectors for an hour; is it alive? ({folder / LOCK})")
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder / LOCK, 0, busy))
+        except UserError:
+            say(f"waiting    for another process that learns vectors for {folder}")
+            held.enter_context(locked(folder / LOCK, LOCK_TIMEOUT_S, busy))
+        yield
+
+
+def learn_and_write(
+    array: Path, manifest: Manifest, splits: list[Split], settings: VectorSettings, threads: int, say: Say
 ) -> KeptVectors:
     """Learn, and write the array with its index."""
     began = time.monotonic()
     lines = array.with_name(f"corpus{atomic.TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
     try:
-        corpus = word2vec.write_corpus(lines, splits, manifest.vocabulary_size, settings.seed)
-        expected = corpus.tokens * settings.epochs / WORDS_PER_S / threads
-        expected *= (settings.dim * (settings.negative + 1)) / (128 * 11)
+        corpus = write_corpus(lines, splits, manifest.vocabulary_size, settings.seed)
+        work = corpus.tokens * settings.epochs * settings.dim * (settings.negative + 1) / (128 * 11)
         names = " and ".join(split.name for split in splits)
         say(
             f"learning   vectors of {corpus.tokens:,} tokens of {names}: {settings}; "
-            f"{threads} thread{'s' if threads > 1 else ''}, about {duration(expected)}"
+            f"{threads} thread{'s' if threads > 1 else ''}, about {duration(work / WORDS_PER_S / threads)}"
         )
-
-        def told(epoch: int, took: float) -> None:
-            left = took / epoch * (settings.epochs - epoch)
-            if left > WORTH_SAYING_S:
-                say(f"  epoch {epoch} of {settings.epochs} after {duration(took)}, about {duration(left)} left")
-
-        vectors = word2vec.learn(corpus, settings, threads, told)
+        vectors = learn(corpus, settings, threads, say)
     finally:
         lines.unlink(missing_ok=True)
     return write_kept(
@@ -173,71 +214,97 @@ def learn(
         tokens=corpus.tokens,
         words=int((corpus.counts > 0).sum()),
         seconds=round(time.monotonic() - began, 3),
-        versions={"gensim": version, "numpy": importlib.metadata.version("numpy")},
+        versions={name: importlib.metadata.version(name) for name in ("gensim", "numpy")},
         made=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
     )
 
 
-def present(names: list[str], manifest: Manifest, data: str | Path) -> list[str]:
-    """Those of the splits that the dataset has. Raises ``ConfigError`` if it has none of them."""
-    found = [name for name in dict.fromkeys(names) if manifest.splits.get(name)]
-    if not found:
-        has = ", ".join(sorted(name for name, shards in manifest.splits.items() if shards))
-        raise ConfigError(f"splits: {data} has none of {', '.join(names)}; it has {has}")
-    return found
+@dataclass(frozen=True)
+class Corpus:
+    """A file of lines as gensim reads it."""
+
+    path: Path
+    counts: np.ndarray
+    """int64 ``[vocabulary]``: how often each id occurs."""
+    rows: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all lines."""
+        return int(self.counts.sum())
 
 
-def resolve(config: VectorsConfig, splits: list[Split]) -> VectorSettings:
-    """The settings with the number of epochs that the rule gives."""
-    epochs = config.epochs or (EPOCHS_SMALL if tokens_of(splits) <= SMALL_TOKENS else EPOCHS_LARGE)
-    names = [split.name for split in splits]
-    return VectorSettings(
-        dim=config.dim, window=config.window, negative=config.negative, epochs=epochs, seed=config.seed, splits=names
+def word_table(vocabulary_size: int) -> np.ndarray:
+    """The word of each id with a space after it, as one number ``[vocabulary]``: three digits in uint32, or seven in
+    uint64 where three are not enough.
+    """
+    digits = 3 if vocabulary_size <= 1 << (3 * DIGIT_BITS) else 7
+    ids = np.arange(vocabulary_size, dtype=np.uint64)
+    table = np.empty((vocabulary_size, digits + 1), np.uint8)
+    for place in range(digits):
+        table[:, place] = ((ids >> np.uint64(DIGIT_BITS * place)) & np.uint64(63)) + np.uint64(FIRST_DIGIT)
+    table[:, digits] = ord(" ")
+    return table.view(np.uint32 if digits == 3 else np.uint64).reshape(-1)
+
+
+def write_corpus(path: Path, splits: Sequence[Split], vocabulary_size: int, seed: int) -> Corpus:
+    """Write the rows of ``splits`` to ``path``, one line a row, pieces of them in an order that ``seed`` decides."""
+    table = word_table(vocabulary_size)
+    counts = np.zeros(vocabulary_size, np.int64)
+    blocks = [block for split in splits for block in split.blocks]
+    pieces = [(block, start) for block in blocks for start in range(0, len(block.row), PIECE_ROWS)]
+    with open(path, "wb") as file:
+        for number in permutation(len(pieces), seed, SHUFFLE):
+            block, start = pieces[number]
+            ids, length = block.ids[start : start + PIECE_ROWS], block.length[start : start + PIECE_ROWS]
+            tokens = ids[np.arange(ids.shape[1]) < length[:, None]]
+            counts += np.bincount(tokens, minlength=vocabulary_size)
+            words = table[tokens]
+            words.view(np.uint8).reshape(len(words), -1)[np.cumsum(length) - 1, -1] = ord("\n")
+            file.write(words.tobytes())
+    return Corpus(path, counts, sum(map(len, splits)))
+
+
+def learn(corpus: Corpus, settings: VectorSettings, threads: int, say: Say = lambda text: None) -> np.ndarray:
+    """float32 ``[vocabulary, dim]``: a vector for each id that occurs, zeros for the others.
+
+    ``say`` is told how far it is. With one thread the same corpus, settings and seed give the same numbers.
+    """
+    from gensim.models import Word2Vec
+    from gensim.models.callbacks import CallbackAny2Vec
+
+    class Progress(CallbackAny2Vec):
+        began, done = time.monotonic(), 0
+
+        def on_epoch_end(self, model: Any) -> None:
+            self.done += 1
+            took = time.monotonic() - self.began
+            left = took / self.done * (settings.epochs - self.done)
+            if left > WORTH_SAYING_S:
+                say(f"  epoch {self.done} of {settings.epochs} after {duration(took)}, about {duration(left)} left")
+
+    seen = np.flatnonzero(corpus.counts)
+    words = word_table(len(corpus.counts))[seen].tobytes().decode("ascii").split()
+    model = Word2Vec(
+        vector_size=settings.dim,
+        window=settings.window,
+        negative=settings.negative,
+        sg=0,
+        min_count=1,
+        sorted_vocab=0,
+        workers=threads,
+        seed=settings.seed,
     )
-
-
-def tokens_of(splits: list[Split]) -> int:
-    """Tokens of all rows."""
-    return sum(shard.info.tokens for split in splits for shard in split.shards)
-
-
-def threads_for(work: int) -> int:
-    """One thread for ``work`` tokens times epochs where that takes minutes, else one per core that this process has."""
-    return 1 if work <= REPEATABLE_WORK else len(os.sched_getaffinity(0))
-
-
-def usable(array: Path, config: VectorsConfig) -> KeptVectors | None:
-    """The vectors that are there, if they are what was asked for; those of several threads are not when one was."""
-    kept = read_kept(array)
-    if kept is None or (config.threads == 1 and kept.info.threads != 1):
-        return None
-    kept.read()
-    return kept
-
-
-@contextmanager
-def alone(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Learn for this folder as the only process; says so if it must wait for another one."""
-    busy = UserError(f"{folder}: another process has been learning vectors for an hour; is it alive? ({folder / LOCK})")
-    with ExitStack() as held:
-        try:
-            held.enter_context(locked(folder / LOCK, 0, busy))
-        except UserError:
-            say(f"waiting    for another process that learns vectors for {folder}")
-            held.enter_context(locked(folder / LOCK, LOCK_TIMEOUT_S, busy))
-        yield
-
-
-def gensim_version() -> str:
-    """Version of the library that learns. Raises ``ConfigError`` if it is not installed."""
-    try:
-        return importlib.metadata.version("gensim")
-    except importlib.metadata.PackageNotFoundError:
-        raise ConfigError(f"vectors: {MISSING}") from None
-
-
-@contextmanager
-def storing(folder: Path) -> Iterator[None]:
-    """Turn a failure to write below ``folder`` into a ``StorageError``."""
-    with storage.storing(folder, otherwise="name another directory with --output"):
-        yield
+    frequencies = dict(zip(words, corpus.counts[seen].tolist(), strict=True))
+    model.build_vocab_from_freq(frequencies, corpus_count=corpus.rows)
+    model.train(
+        corpus_file=str(corpus.path),
+        total_words=corpus.tokens,
+        total_examples=corpus.rows,
+        epochs=settings.epochs,
+        callbacks=[Progress()],
+    )
+    assert model.wv.index_to_key == words, "gensim has sorted the vocabulary anew"
+    vectors = np.zeros((len(corpus.counts), settings.dim), np.float32)
+    vectors[seen] = model.wv.vectors
+    return vectors

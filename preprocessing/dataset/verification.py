@@ -11,8 +11,8 @@ import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
-from preprocessing.dataset import folds
+from preprocessing.base.split_names import TRAIN, VALIDATION
+from preprocessing.dataset.manifest import labels_of
 from preprocessing.dataset.shards import (
     MANIFEST,
     REBUILD,
@@ -107,7 +107,7 @@ def verify(root: str | Path) -> list[str]:
     problems += verify_vocabulary(root, manifest, content.get("vocabulary_sha256", ""))
     damaged = list(verify_shards(root, manifest))
     problems += damaged
-    problems += [f"{path}: {problem}; {REBUILD}" for problem in folds.problems(manifest)]
+    problems += [f"{path}: {problem}; {REBUILD}" for problem in fold_problems(manifest)]
     for split, shards in manifest.splits.items():
         for info in shards:
             if not any(str(Path(root, info.path)) in problem for problem in damaged):
@@ -115,26 +115,34 @@ def verify(root: str | Path) -> list[str]:
     return problems
 
 
+def fold_problems(manifest: Manifest) -> Iterator[str]:
+    """One sentence per shard that has a fold and should not, or has none and should; and for folds without a row."""
+    if not manifest.folds:
+        return
+    rows = [0] * manifest.folds
+    for split, shards in manifest.splits.items():
+        for info in shards:
+            if (info.fold is not None) != (split in (TRAIN, VALIDATION)):
+                yield f"{info.path}: the manifest gives it fold {info.fold}, as {split} must not have"
+            elif info.fold is not None:
+                rows[info.fold] += info.rows
+    counted = manifest.statistics.get("folds", {}).get("rows", rows)
+    if rows != counted or 0 in rows:
+        yield f"the folds hold {rows} rows, the manifest's statistics say {counted}"
+
+
 def content_problems(shard: Shard, manifest: Manifest, split: str = TRAIN) -> Iterator[str]:
     """One sentence per rule of the format that the rows of a shard of ``split`` break."""
-    lengths, labels = [], []
+    labels = labels_of(split, len(manifest.labels))
     for number, block in enumerate(shard.blocks):
         where = f"{shard.path}: record batch {number}"
-        lengths.append(block.length)
-        labels.append(block.label)
         if len(block.row) != manifest.block_rows and number + 1 < len(shard.blocks):
             yield f"{where} has {len(block.row)} rows, the manifest says {manifest.block_rows}"
-        if block.length.min() < 1 or block.length.max() > shard.info.width:
-            yield f"{where} holds a length outside 1..{shard.info.width}"
-        if split == UNLABELLED and (block.label != NO_LABEL).any():
-            yield f"{where} holds a label in the split {UNLABELLED}, whose rows have {NO_LABEL} in its place"
-        if split != UNLABELLED and (block.label.min() < 0 or block.label.max() >= len(manifest.labels)):
-            yield f"{where} holds a label outside 0..{len(manifest.labels) - 1}"
-        if block.ids.max() >= manifest.vocabulary_size:
-            yield f"{where} holds an id beyond the vocabulary of {manifest.vocabulary_size}"
+        if wrong := block.outside(manifest.vocabulary_size, labels):
+            yield f"{where} holds {wrong}"
         real = np.arange(shard.info.width) < block.length[:, None]
         if ((block.ids != 0) != real).any():
             yield f"{where} has padding inside a row or tokens beyond its length"
-    for name, columns in (("lengths", lengths), ("labels", labels)):
-        if histogram(np.concatenate(columns)) != getattr(shard.info, name):
-            yield f"{shard.path}: the manifest's {name} are not those of its rows"
+    for name, known in (("length", shard.info.lengths), ("label", shard.info.labels)):
+        if histogram(np.concatenate([getattr(block, name) for block in shard.blocks])) != known:
+            yield f"{shard.path}: the manifest's {name}s are not those of its rows"

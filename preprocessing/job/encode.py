@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from preprocessing.base import atomic, npy, ragged
+from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, SPLITS, UNLABELLED, split_number
@@ -164,7 +164,7 @@ def lookup(task: LookupTask) -> None:
         if not path.exists():
             ids = vocabulary.lookup(parts.load_types(task.work, number))
             with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
-                npy.save(file, ids)
+                arrays.save(file, ids)
 
 
 def ids_path(work: Path, number: int, key: str) -> Path:
@@ -245,7 +245,7 @@ def collect(task: ShardTask, vocabulary: Vocabulary) -> tuple[Tokens, dict[str, 
         kept = np.flatnonzero(np.isin(split, wanted))
         if not len(kept):
             continue
-        codes, offsets = ragged.take(stored.codes, stored.offsets, kept + first)
+        codes, offsets = arrays.take(stored.codes, stored.offsets, kept + first)
         pieces["ids"].append(np.load(ids_path(task.work, number, task.key), mmap_mode="r")[codes])
         pieces["size"].append(np.diff(offsets))
         pieces["split"].append(split[kept])
@@ -257,11 +257,11 @@ def collect(task: ShardTask, vocabulary: Vocabulary) -> tuple[Tokens, dict[str, 
     columns = {name: np.concatenate(values) if values else np.zeros(0, np.int64) for name, values in pieces.items()}
     order = np.lexsort((columns["row"], columns["key"]))
     offsets = np.concatenate([[0], np.cumsum(columns.pop("size"))]).astype(np.int64)
-    ids, offsets = ragged.take(columns.pop("ids"), offsets, order)
+    ids, offsets = arrays.take(columns.pop("ids"), offsets, order)
     tokens = Tokens(vocabulary.tokens, ids, offsets)
     return tokens, {name: values[order] for name, values in columns.items()}
 
 
 def padded(encoded: Encoded, rows: np.ndarray, width: int, dtype: np.dtype) -> np.ndarray:
     """``[rows, width]``: the ids of some texts, 0 beyond their length."""
-    return ragged.padded(*ragged.take(encoded.ids, encoded.offsets, rows), width, dtype)
+    return arrays.padded(*arrays.take(encoded.ids, encoded.offsets, rows), width, dtype)

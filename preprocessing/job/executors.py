@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from preprocessing.base import processes
+from preprocessing.base import machine
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.screen import Screen
 from preprocessing.base.stopping import SIGNALS
@@ -139,7 +139,7 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
         pool.shutdown(wait=False, cancel_futures=True)
         for process in left:
             process.kill()
-        processes.end_spawned()  # one that was just being started is not among them
+        machine.end_spawned()  # one that was just being started is not among them
         raise
     pool.shutdown()
 

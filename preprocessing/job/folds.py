@@ -16,7 +16,7 @@ import numpy as np
 
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN_NUMBER, VALIDATION_NUMBER
-from preprocessing.corpus.pieces import NO_GROUP
+from preprocessing.corpus.rows import NO_GROUP
 from preprocessing.job.grouping import MOVABLE, components
 from preprocessing.job.hashes import keyed_hash
 from preprocessing.job.rows import Rows

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from preprocessing.base.split_names import SPLITS, TEST_NUMBER, TRAIN_NUMBER, VALIDATION_NUMBER
-from preprocessing.corpus.pieces import NO_GROUP
+from preprocessing.corpus.rows import NO_GROUP
 from preprocessing.job.splits import Groups, assign, share_of
 
 MOVABLE = 16384

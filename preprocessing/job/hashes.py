@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.base import ragged
+from preprocessing.base import arrays
 from preprocessing.base.randomness import splitmix64
 from preprocessing.text.tokens import Tokens
 
@@ -36,7 +36,7 @@ def type_hashes(types: pa.Array) -> np.ndarray:
     place = np.arange(len(content)) - np.repeat(starts, sizes)
     weights = splitmix64(np.arange(int(sizes.max()), dtype=np.uint64)) | np.uint64(1)
     return splitmix64(
-        ragged.segment_sums((content + np.uint64(1)) * weights[place], offsets - offsets[0]) + sizes.astype(np.uint64)
+        arrays.segment_sums((content + np.uint64(1)) * weights[place], offsets - offsets[0]) + sizes.astype(np.uint64)
     )
 
 
@@ -46,7 +46,7 @@ def text_hashes(tokens: Tokens) -> np.ndarray:
     place = np.arange(len(tokens.codes)) - np.repeat(tokens.offsets[:-1], sizes)
     weights = splitmix64(np.arange(int(sizes.max(initial=1)), dtype=np.uint64)) | np.uint64(1)
     weighted = type_hashes(tokens.types)[tokens.codes] * weights[place]
-    return splitmix64(ragged.segment_sums(weighted, tokens.offsets) + sizes.astype(np.uint64))
+    return splitmix64(arrays.segment_sums(weighted, tokens.offsets) + sizes.astype(np.uint64))
 
 
 def exact_hashes(texts: pa.Array) -> np.ndarray:

@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from preprocessing.base import atomic, swap
+from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.locks import locked
+from preprocessing.base.machine import locked
 from preprocessing.base.printable import public_values
 from preprocessing.base.split_names import ALL_SPLITS
 from preprocessing.base.storage import storing
@@ -85,9 +85,9 @@ def claimed(config: PreprocessConfig) -> Iterator[Place]:
     """
     target = own_name(build_directory(config))
     with naming(target):
-        if is_left(swap.aside(target), target):
-            swap.recover(target)
-        for name in (swap.aside(target), beside(target)):
+        if is_left(atomic.aside(target), target):
+            atomic.recover(target)
+        for name in (atomic.aside(target), beside(target)):
             atomic.sweep(name)
     with writable(target):
         clear_leftovers(target)
@@ -260,7 +260,7 @@ def finish(place: Place, config: PreprocessConfig, fresh: bool) -> str | None:
     if fresh and place.beside:
         shutil.copymode(place.target, place.root)
         atomic.sign(place.target / WORK, place.target)
-        replaced(swap.take_place(place.root, place.target), place.target)
+        replaced(atomic.take_place(place.root, place.target), place.target)
     atomic.vanish(place.target / WORK)
     left = beside(place.target)
     if not is_left(left, place.target):
@@ -285,7 +285,7 @@ def clear_leftovers(target: Path) -> None:
     for path in (target / WORK).iterdir():
         if path.name != LOCK:
             atomic.remove(path)
-    for left in (swap.aside(target), beside(target)):
+    for left in (atomic.aside(target), beside(target)):
         if is_left(left, target) and not holds_work(left):
             replaced(left, target)
 

@@ -17,17 +17,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.base import atomic, ragged
+from preprocessing.base import atomic
+from preprocessing.base.arrays import take
 from preprocessing.base.errors import DataError
 from preprocessing.base.typed import Count, Sha256, typed
 from preprocessing.base.untrusted import read_json
-from preprocessing.corpus import pieces
+from preprocessing.corpus import rows
 from preprocessing.corpus.sources import Part
 from preprocessing.job.hashes import content_sum, exact_hashes, shuffle_keys, text_hashes
 from preprocessing.labels import LabelType
 from preprocessing.text.tokenizer import Tokenizer
 
-VERSION = 3
+VERSION = 4
 TOGETHER = 8
 """Parts whose tokens one task counts, or looks up."""
 
@@ -85,7 +86,7 @@ def part_key(part: Part, text_hash: str, seed: int) -> str:
         VERSION,
         part.identity,
         part.file.format,
-        [part.cut.start, part.cut.stop, part.cut.first_row, part.group, part.offset],
+        [part.cut.start, part.cut.stop, part.cut.first_row, part.offset],
         [list(text) for text in part.texts],
         [part.file.split, splits.column, list(part.columns), list(vars(part.file.dialect).values())],
         [splits.names, splits.group_column],
@@ -117,11 +118,11 @@ def finished(work: Path, number: int, key: str) -> Summary | None:
 
 def make(part: Part, number: int, work: Path, tokenizer: Tokenizer, seed: int, key: str) -> Summary:
     """Read and tokenize a part and write its intermediate form, the marker last."""
-    piece = pieces.read(part)
+    piece = rows.read(part)
     tokens = tokenizer(piece.texts)
     keys = shuffle_keys(seed, piece.row)
     order = np.argsort(keys, kind="stable")
-    codes, offsets = ragged.take(tokens.codes, tokens.offsets, order)
+    codes, offsets = take(tokens.codes, tokens.offsets, order)
     narrow = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
     columns = {
         "key": keys,

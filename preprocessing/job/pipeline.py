@@ -17,19 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.base import atomic, npy, stopping
+from preprocessing.base import arrays, atomic, stopping
 from preprocessing.base.errors import DataError
 from preprocessing.base.printable import public
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import SPLITS, UNLABELLED, UNLABELLED_NUMBER, VALIDATION_NUMBER
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
-from preprocessing.corpus.detection import resolved
-from preprocessing.corpus.hints import hints
+from preprocessing.corpus.columns import hints, resolved
 from preprocessing.corpus.sources import Part, Plan
-from preprocessing.dataset import folds, groups
-from preprocessing.dataset import unlabelled as without_labels
 from preprocessing.dataset.shards import BLOCK_ROWS, MANIFEST, VOCABULARY, Manifest, id_dtype, write_manifest
+from preprocessing.dataset.statistics import folds_in_words, groups_in_words, unlabelled_in_words
 from preprocessing.job import classes, output, parts, unlabelled
 from preprocessing.job.counting import count_all
 from preprocessing.job.encode import Basis, buckets_for, encode_all, key_of
@@ -165,7 +163,7 @@ class Job:
     def keep(self, name: str, values_of_rows: np.ndarray) -> None:
         """Write what was decided of every row where the workers find it."""
         with atomic.replacing(self.work / f"{name}.npy") as temporary, open(temporary, "wb") as file:
-            npy.save(file, values_of_rows)
+            arrays.save(file, values_of_rows)
 
     def group_name(self, hash_of_group: int) -> str:
         """What the source calls a group."""
@@ -177,14 +175,14 @@ class Job:
         """Say what was found of classes and groups, and which columns might have been used."""
         validation_is_cut = self.config.splits.validation > 0 and not (rows.named == VALIDATION_NUMBER).any()
         lines = classes.in_words(found, rows.label, decision)
-        lines += [f"splits: {line}" for line in groups.in_words(report["groups"])] if "groups" in report else []
-        lines += [f"folds: {folds.in_words(report['folds'])}"] if "folds" in report else []
+        lines += [f"splits: {line}" for line in groups_in_words(report["groups"])] if "groups" in report else []
+        lines += [f"folds: {folds_in_words(report['folds'])}"] if "folds" in report else []
         if UNLABELLED in report:
             kept = int((decision == UNLABELLED_NUMBER).sum())
-            lines.append(f"unlabelled: {without_labels.in_words(report[UNLABELLED], kept)}")
+            lines.append(f"unlabelled: {unlabelled_in_words(report[UNLABELLED], kept)}")
         elif self.config.source.has_unlabelled:
             lines.append("unlabelled: every row has a label")
-        for line in [*lines, *hints(cut, validation_is_cut)]:
+        for line in [*lines, *hints({part.file.address: part.file for part in cut}.values(), validation_is_cut)]:
             self.screen.say(line)
 
 

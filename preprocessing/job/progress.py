@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 
-from preprocessing.base.readable import duration
+from preprocessing.base.printable import duration
 from preprocessing.base.screen import Screen
 
 LINE_EVERY_S = 5.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from preprocessing.base import processes
+from preprocessing.base import machine
 
 HELD_S = 20.0
 """Shortest time for which a worker must have been stopped, seen at every look."""
@@ -70,15 +70,15 @@ class LocalPulse:
         self.quiet_s += passed_s
         if finished:
             self.longest_s, self.quiet_s = max(self.longest_s, self.quiet_s), 0.0
-        ticks = {pid: processes.cpu_ticks(pid) for pid in pids}
+        ticks = {pid: machine.cpu_ticks(pid) for pid in pids}
         idle = bool(pids) and None not in ticks.values() and ticks == self.ticks and not finished
         self.ticks, self.idle_s = ticks, self.idle_s + passed_s if idle else 0.0
-        held = [pid for pid in pids if processes.state(pid) in processes.HELD]
+        held = [pid for pid in pids if machine.state(pid) in machine.HELD]
         self.held_s = {pid: self.held_s.get(pid, 0.0) + passed_s for pid in held}
         for pid, seconds in self.held_s.items():
             if seconds >= max(HELD_S, HELD_FACTOR * self.longest_s):
                 mend = f"let it go on with kill -CONT {pid}, or end it, and run the same command to continue"
-                return f"a worker, {processes.in_words(pid)}, has done nothing for {seconds:.0f} s; {mend}"
+                return f"a worker, {machine.in_words(pid)}, has done nothing for {seconds:.0f} s; {mend}"
         if self.idle_s >= max(IDLE_S, IDLE_FACTOR * self.longest_s):
             why = f"no worker has computed anything for {self.idle_s:.0f} s{self.told()}"
             return f"{why}; see what they wait for, and run the same command to continue"
@@ -87,5 +87,5 @@ class LocalPulse:
     def told(self) -> str:
         """Each worker and its state, where it explains something."""
         pids = [worker.pid for worker in self.workers() if worker.pid is not None]
-        said = [processes.in_words(pid) for pid in pids if processes.state(pid) in processes.STATES]
+        said = [machine.in_words(pid) for pid in pids if machine.state(pid) in machine.STATES]
         return f" ({'; '.join(said)})" if said else ""

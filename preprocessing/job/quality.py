@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.readable import counted
+from preprocessing.base.printable import counted
 from preprocessing.base.split_names import ALL_SPLITS, NO_SPLIT, SPLITS, TRAIN, TRAIN_NUMBER, UNLABELLED
 from preprocessing.config import QualityConfig, SplitConfig
 from preprocessing.dataset.shards import Manifest, ShardInfo

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from preprocessing.base.split_names import NO_LABEL
-from preprocessing.corpus.pieces import NO_GROUP
+from preprocessing.corpus.rows import NO_GROUP
 from preprocessing.job import parts
 
 

@@ -21,7 +21,7 @@ from preprocessing.base.split_names import (
     VALIDATION_NUMBER,
 )
 from preprocessing.config import SplitConfig
-from preprocessing.corpus.pieces import NO_GROUP
+from preprocessing.corpus.rows import NO_GROUP
 from preprocessing.job.grouping import assign_groups, components, off_shares
 from preprocessing.job.rows import Rows
 from preprocessing.job.splits import assign

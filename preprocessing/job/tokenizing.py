@@ -12,8 +12,8 @@ from pathlib import Path
 from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus import addresses, scanning, sources
-from preprocessing.corpus.pieces import check_number
+from preprocessing.corpus import addresses, sources
+from preprocessing.corpus.rows import check_number
 from preprocessing.corpus.sources import Part, Plan
 from preprocessing.job import parts
 from preprocessing.job.executors import Workers
@@ -68,7 +68,7 @@ def scan(files: list[sources.File], workers: Workers, work: Path) -> list[Plan]:
 
 def scan_file(task: tuple[int, sources.File, Path]) -> Plan:
     """Count and cut one file."""
-    return scanning.scan(task[1], task[2])
+    return sources.scan(task[1], task[2])
 
 
 def tokenize_all(
@@ -115,9 +115,9 @@ def tokenize_all(
 def find_parts(files: list[sources.File], plans: list[Plan], stage: Path) -> Iterator[Part]:
     """Every part in order. Without plans there is one file: it is scanned meanwhile, its plan put into ``plans``."""
     if plans:
-        yield from scanning.numbered(plans)
+        yield from sources.numbered(plans)
         return
-    found = scanning.iter_parts(files[0], stage)
+    found = sources.iter_parts(files[0], stage)
     while True:
         try:
             part = next(found)

@@ -15,7 +15,7 @@ import numpy as np
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPLITS, TEST, TRAIN, UNLABELLED, UNLABELLED_NUMBER, VALIDATION
 from preprocessing.config import QualityConfig, SplitConfig
-from preprocessing.corpus.pieces import NO_GROUP
+from preprocessing.corpus.rows import NO_GROUP
 from preprocessing.corpus.sources import Plan
 from preprocessing.job import quality as suspects
 from preprocessing.job.quality import DROPPED, Sieve, Where

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from preprocessing.base import ragged
+from preprocessing.base import arrays
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.tokens import Texts, Tokens
@@ -37,7 +37,7 @@ class Encoded:
         lengths = np.diff(self.offsets)
         if len(lengths) and lengths.max() > width:
             raise ValueError(f"a text has {lengths.max()} ids, which do not fit a width of {width}")
-        return ragged.padded(self.ids, self.offsets, width, np.int32)
+        return arrays.padded(self.ids, self.offsets, width, np.int32)
 
 
 def encode_tokens(tokens: Tokens, vocabulary: Vocabulary, spec: TextSpec) -> Encoded:

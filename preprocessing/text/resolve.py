@@ -8,7 +8,7 @@ perhaps on another machine and much later, that a pipeline would still give the 
 from __future__ import annotations
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 from preprocessing.text import lemmas, stopwords
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizers import TOKENIZERS

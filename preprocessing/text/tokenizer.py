@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 from preprocessing.text import lemmas, words
 from preprocessing.text.resolve import verify
 from preprocessing.text.rules import Rules

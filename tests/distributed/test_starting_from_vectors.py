@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from harness.__main__ import main as harness
 from harness.training import start as vectors
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.vectors import KeptVectors, find_kept, folder_of
 from tests.commands import CPU, unwrapped
@@ -153,7 +153,7 @@ def test_the_launcher_refuses_a_file_before_it_starts_ranks(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--data", data, "--run", tmp_path / "run", *MODEL[:-1], tmp_path / "glove.txt", *TRAINING)
-    assert answering.run(harness, ["launch", *CPU, *map(str, words)]) == 2
+    assert cli.run(harness, ["launch", *CPU, *map(str, words)]) == 2
     assert unwrapped(capsys.readouterr().err) == (
         f"error: init.vectors: {tmp_path / 'glove.txt'}: there is no such file; name another, own, auto or none\n"
     )

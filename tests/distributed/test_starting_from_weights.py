@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file
 
 from harness.__main__ import main as harness
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.text.vocabulary import Vocabulary
 from tests.commands import CPU, unwrapped
@@ -138,7 +138,7 @@ def test_the_launcher_refuses_another_width_before_it_starts_ranks(
 ) -> None:
     donor = pretrained[0] / "lm"
     words = arguments(data, tmp_path / "run", *options(donor), "--model.hidden_size", "32")
-    assert answering.run(harness, ["launch", *CPU, *map(str, words)]) == 2
+    assert cli.run(harness, ["launch", *CPU, *map(str, words)]) == 2
     assert unwrapped(capsys.readouterr().err) == (
         f"error: init.weights: {donor} has layers of another shape; set model.hidden_size to 16 (now 32)\n"
     )

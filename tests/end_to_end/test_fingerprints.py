@@ -38,7 +38,7 @@ from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE
 from harness.scores.calibration import Decision
 from preprocessing import __main__ as preprocessing
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import unwrapped
 from tests.conftest import NLTK_DATA
@@ -264,7 +264,7 @@ def said(program: ModuleType, *words: str) -> str:
         mock.patch.object(jsonargparse, "set_parsing_settings"),
     ):
         try:
-            code: object = answering.run(program.main, list(words))
+            code: object = cli.run(program.main, list(words))
         except SystemExit as help_was_shown:
             code = help_was_shown.code or 0
     return f"{code} {unwrapped(err.getvalue()).strip()}"

@@ -14,7 +14,7 @@ import yaml
 
 from harness.__main__ import main as harness
 from preprocessing.__main__ import main as preprocess
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.commands import CPU, PLAIN, read_metrics, run_module, sentence, succeed, unwrapped
 from tests.datasets import sentences
@@ -127,7 +127,7 @@ def test_predictions_of_raw_texts_are_those_of_the_evaluation(run: Path, data: P
     chosen, output = corpus.parent / "chosen.csv", corpus.parent / "predicted.parquet"
     raw.iloc[evaluated["row"].to_numpy() - ROW_BASE].to_csv(chosen, index=False)
     words = ("predict", "--run", run, "--input", chosen, "--output", output)
-    assert answering.run(harness, [*map(str, words)]) == 0
+    assert cli.run(harness, [*map(str, words)]) == 0
     predicted = pd.read_parquet(output)
     assert list(predicted["predicted"]) == list(evaluated["predicted"])
     for name in ("probability_neg", "probability_pos"):
@@ -145,7 +145,7 @@ def test_one_sentence_on_the_command_line(run: Path) -> None:
 def test_a_run_directory_is_not_written_twice(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "metrics.jsonl").read_bytes()
     words = ("launch", "--data", data, "--run", run, *TRAINING, "--resume", "never")
-    assert answering.run(harness, [*map(str, words)]) == 2
+    assert cli.run(harness, [*map(str, words)]) == 2
     said = unwrapped(capsys.readouterr().err)
     assert said == f"error: run: {run} already holds a run; name another directory, or remove it\n"
     assert (run / "metrics.jsonl").read_bytes() == before
@@ -154,7 +154,7 @@ def test_a_run_directory_is_not_written_twice(run: Path, data: Path, capsys: pyt
 def test_weights_and_dataset_with_different_vocabularies_are_not_mixed(run: Path, corpus: Path) -> None:
     other = corpus.parent / "other"
     arguments = ("--source.path", corpus, "--output", other, "--text.max_tokens", 64, "--vocabulary.min_count", 5)
-    assert answering.run(preprocess, ["run", *map(str, arguments)]) == 0
+    assert cli.run(preprocess, ["run", *map(str, arguments)]) == 0
     result = train_to_end("--run", run, "--data", other, module="harness.evaluate")
     assert result.returncode == 3
     assert "its vocabulary is not the one the weights were trained with" in sentence(result)

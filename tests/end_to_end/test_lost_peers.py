@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.ranks.heartbeat import STOP_LIMIT_S
+from harness.ranks.stopping import STOP_LIMIT_S
 from tests.commands import ROOT
 from tests.datasets import write_dataset
 from tests.runs import launch, wait_for_step, wait_until

@@ -14,7 +14,7 @@ import pytest
 import padless
 from harness.rundir.bundle_files import read_info
 from preprocessing.__main__ import main as preprocess
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.commands import run_module, sentence, succeed
@@ -78,7 +78,7 @@ def test_new_texts_start_from_one_of_many(whole: Path, tmp_path: Path) -> None:
     corpus = write_csv(tmp_path / "new.csv", [(f"{text} unheard", label) for text, label in reviews(120, seed=5)])
     keys = ["--executor.workers", "1", "--vocabulary.min_count", "1", "--text.max_tokens", "64", "--quiet"]
     keys += ["--vocabulary.base", str(donor), "--vocabulary.extend", "true"]
-    assert answering.run(preprocess, ["run", str(corpus), "--output", str(data), *keys]) == 0
+    assert cli.run(preprocess, ["run", str(corpus), "--output", str(data), *keys]) == 0
     old, new = Vocabulary.read(donor / "bundle" / VOCABULARY), Vocabulary.read(data / VOCABULARY)
     assert new.tokens.to_pylist()[: len(old)] == old.tokens.to_pylist()
     assert "unheard" in new.tokens.to_pylist()[len(old) :]
@@ -98,7 +98,7 @@ def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> N
     data, run = tmp_path / "data", tmp_path / "one" / "run"
     keys = ["--executor.workers", "1", "--vocabulary.min_count", "1", "--text.max_tokens", "64", "--quiet"]
     keys += ["--splits.folds", "3", "--splits.group_column", "film"]
-    assert answering.run(preprocess, ["run", str(corpus), "--output", str(data), *keys]) == 0
+    assert cli.run(preprocess, ["run", str(corpus), "--output", str(data), *keys]) == 0
     assert launch(data, run, "--folds", "3", "--epochs", "2").wait(400) == 0, (run.parent / "log").read_text()[-3000:]
     manifest = read_manifest(data)
     folds = {

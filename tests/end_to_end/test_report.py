@@ -21,7 +21,7 @@ import pytest
 
 from harness import __main__ as harness_main
 from harness.report.page import write_report
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import PLAIN, read_metrics, run_module, succeed, unwrapped
 from tests.datasets import sentences, write_dataset
@@ -127,7 +127,7 @@ def test_its_command_makes_the_same_run_again(run: Path, place: Path) -> None:
 
 def test_two_runs_side_by_side(run: Path, second: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "both.html"
-    assert answering.run(harness_main.main, ["report", str(run), str(second), "--output", str(output)]) == 0
+    assert cli.run(harness_main.main, ["report", str(run), str(second), "--output", str(output)]) == 0
     assert capsys.readouterr().out == f"written to {output}\n"
     page = words(output)
     reached = {}
@@ -220,8 +220,8 @@ def test_what_cannot_be_shown_gets_a_sentence(run: Path, tmp_path: Path, capsys:
         "line": r"metrics\.jsonl: line 1 is not one of this padless: another version wrote it",
     }
     for name, pattern in expected.items():
-        assert answering.run(harness_main.main, ["report", str(tmp_path / name)]) == 3
+        assert cli.run(harness_main.main, ["report", str(tmp_path / name)]) == 3
         assert re.match(rf"error: .*{pattern}", capsys.readouterr().err)
-    assert answering.run(harness_main.main, ["report"]) == 2
+    assert cli.run(harness_main.main, ["report"]) == 2
     said = "error: no run named: python -m harness report RUN [RUN …] takes one run directory or several\n"
     assert capsys.readouterr().err == said

@@ -22,7 +22,7 @@ from harness.__main__ import main as harness
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import read_info
 from preprocessing.__main__ import main as preprocess
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import CPU, read_metrics, sentence, succeed, unwrapped
 from tests.datasets import rewritten, sentences, write_dataset
@@ -176,7 +176,7 @@ def test_a_run_that_differs_is_shown_and_refused(
     undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def launched(*more: object) -> subprocess.CompletedProcess[str]:
-        code = answering.run(harness, ["launch", *CPU, "--config", str(config), *map(str, more)])
+        code = cli.run(harness, ["launch", *CPU, "--config", str(config), *map(str, more)])
         out, err = capsys.readouterr()
         return subprocess.CompletedProcess(more, code, out, unwrapped(err))
 
@@ -203,13 +203,13 @@ def test_corrected_labels_are_not_taken_for_the_same_data(tmp_path: Path, capsys
     for step, written in enumerate((labels, 1 - labels)):
         pd.DataFrame({"text": texts, "label": np.array(["neg", "pos"])[written]}).to_csv(source, index=False)
         prepared = ("run", "--source.path", source, "--output", data, "--overwrite", "--executor.workers", 1)
-        assert answering.run(preprocess, list(map(str, prepared))) == 0
+        assert cli.run(preprocess, list(map(str, prepared))) == 0
         auto = ("--epochs", "2", "--global_batch", "16", "--optim.ema", "auto", "--optim.lr", "auto")
         words = [*map(str, arguments(data, run)), *auto]
         if step == 0:
             assert train_to_end(*words).returncode == 0
     capsys.readouterr()
-    assert answering.run(harness, ["launch", *CPU, *words]) == 3
+    assert cli.run(harness, ["launch", *CPU, *words]) == 3
     out, err = map(unwrapped, capsys.readouterr())
     assert "has finished already" not in out
     assert err == (

@@ -94,9 +94,7 @@ def test_a_column_with_words_of_its_own(source: Path, tmp_path: Path, preprocess
     assert "row 2: split 'tr' is not known (nor '2'); known are train" in refused.stderr.splitlines()[-1]
     names = ("--splits.names", "{train: [tr], test: [2]}")
     done = succeed(preprocessing(*run, *names))
-    assert (
-        "hint: " + str(source) + ": column 'film' looks like a group (in its first 600 rows 60 values)" in done.stderr
-    )
+    assert "hint: " + str(source) + ": column 'film' looks like a group (in 600 rows 60 values)" in done.stderr
     found = splits_of(tmp_path / "out")
     cells = {"tr": {"train", "validation"}, "2": {"test"}, "": {"train", "validation"}}
     for cell, expected in cells.items():
@@ -117,7 +115,7 @@ def test_hints_on_json_lines(tmp_path: Path, preprocessing: Preprocessing) -> No
     ]
     path.write_text("\n".join(map(json.dumps, lines)) + "\n")
     done = succeed(preprocessing("run", "--source.path", path, "--output", tmp_path / "out", *COMMON))
-    assert "column 'customer_id' looks like a group (in its first 60 rows 7 values)" in done.stderr
+    assert "column 'customer_id' looks like a group (in 60 rows 7 values)" in done.stderr
     assert "column 'Split' is not used" in done.stderr
     unique = preprocessing(*("run", "--source.path", path, "--output", tmp_path / "u", "--splits.group_column", "text"))
     assert unique.returncode == 2

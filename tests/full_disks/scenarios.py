@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.__main__ import main as harness
 from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import answering
+from preprocessing.base import cli
 from tests.bundles import write_run
 from tests.commands import PLAIN
 from tests.corpora import reviews, write_csv
@@ -83,14 +83,14 @@ def of(main: Callable[[list[str]], int], *words: str) -> Act:
 
     def act(inputs: Inputs, disk: Path) -> int:
         known = [getattr(inputs, word[1:-1]) if word[:1] == "{" else word.replace("DISK", str(disk)) for word in words]
-        return answering.run(main, known)
+        return cli.run(main, known)
 
     return act
 
 
 def train(more: tuple[str, ...], *, report: bool = False, module: str = "harness.train") -> int:
     """A training of one process, in this one; leaves the process. Half of its time would be that of its report."""
-    from harness.ranks.exit import leave, run_rank
+    from harness.ranks.stopping import leave, run_rank
     from harness.report import sink
 
     if not report:
@@ -124,7 +124,7 @@ def from_stdin(inputs: Inputs, disk: Path) -> int:
     os.dup2(read, 0)
     sys.stdin = os.fdopen(0)
     words = ["predict", "--run", inputs.bundle, "--input", "-", "--output", str(disk / "out.jsonl"), *CPU]
-    return answering.run(harness, words)
+    return cli.run(harness, words)
 
 
 def frame(inputs: Inputs, disk: Path) -> int:
@@ -140,7 +140,7 @@ def frame(inputs: Inputs, disk: Path) -> int:
         padless.prepare(table, output=disk / "out", options=options)
         return 0
 
-    return answering.run(main, [])
+    return cli.run(main, [])
 
 
 def copied(*names: str) -> Act:
@@ -181,7 +181,7 @@ def concluded(inputs: Inputs, disk: Path) -> int:
         conclude(folder, layout.members(folder), asked, Screen())
         return 0
 
-    return answering.run(main, [])
+    return cli.run(main, [])
 
 
 PREPARE = of(preprocessing, "run", "--source.path", "{packed.csv.gz}", "--output", "DISK/out", *SMALL)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import strategies as st
 
 from preprocessing.__main__ import main
-from preprocessing.base import answering, cli
+from preprocessing.base import cli
+from preprocessing.base.config_files import MOST_BYTES, parse_yaml
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.yaml_files import MOST_BYTES, parse_yaml
 from preprocessing.config import PreprocessConfig
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import NASTY, REPLACEMENTS, byte_damages
@@ -141,7 +141,7 @@ def test_hostile_values_of_options(key: str, tmp_path: Path, capsys: pytest.Capt
         words = ["run", f"--{key}={value}", "--output", str(tmp_path / "o")]
         if key != "source.path":
             words += ["--source.path", str(tmp_path / "none.csv")]
-        code = answering.run(main, words)
+        code = cli.run(main, words)
         (line,) = capsys.readouterr().err.splitlines()
         assert code in (2, 3), line
         assert line.startswith("error: ")

@@ -26,9 +26,9 @@ from harness.predicting.inputs import find
 from harness.rundir.training_facts import Reading
 from preprocessing.base.errors import DataError
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus import scanning, sources
-from preprocessing.corpus.detection import resolved
-from preprocessing.corpus.pieces import read
+from preprocessing.corpus import sources
+from preprocessing.corpus.columns import resolved
+from preprocessing.corpus.rows import read
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import NASTY, REPLACEMENTS, Damage, byte_damages
 from tests.fuzz.outcome import outcome
@@ -90,7 +90,7 @@ def dataset_rows(path: Path) -> list[str]:
     """Texts, labels and splits as preprocessing reads them."""
     source, found = SourceConfig(path=str(path)), []
     for file in resolved(list(sources.files(source, SplitConfig()))).files:
-        for part in scanning.numbered([scanning.scan(file, path.parent)]):
+        for part in sources.numbered([sources.scan(file, path.parent)]):
             piece = read(part)
             names = [piece.classes[label] if label >= 0 else "" for label in piece.label.tolist()]
             found += list(zip(piece.texts.to_pylist(), names, strict=True))
@@ -280,7 +280,7 @@ def test_parts_of_any_size_hold_the_same_rows(tmp_path: Path) -> None:
     for part_mb in (1e-300, 1e-6, 1e-4, 4096):
         source, texts = SourceConfig(path=str(path), part_mb=part_mb), []
         for file in resolved(list(sources.files(source, SplitConfig()))).files:
-            for part in scanning.numbered([scanning.scan(replace(file), tmp_path)]):
+            for part in sources.numbered([sources.scan(replace(file), tmp_path)]):
                 texts += read(part).texts.to_pylist()
         assert texts == TEXTS
 

@@ -18,7 +18,7 @@ import torch
 
 from harness import train
 from harness.batch import StepBatch
-from harness.ranks.exit import leave, run_rank
+from harness.ranks.stopping import leave, run_rank
 
 
 def share_one_card() -> None:

@@ -35,9 +35,8 @@ from harness.inference import perplexity
 from harness.model.classifier import Classifier
 from harness.ranks import distributed
 from harness.ranks.distributed import RankError, World
-from harness.ranks.exit import leave, run_rank
-from harness.ranks.last_words import FILE
 from harness.ranks.session import open_session
+from harness.ranks.stopping import ERROR_FILE, leave, run_rank
 from harness.training import console
 from preprocessing.base.errors import ConfigError, DataError
 from tests.commands import listens, read_metrics, unwrapped
@@ -290,7 +289,7 @@ def end_a_session(way: str, folder: Path) -> None:
     dist.destroy_process_group = destroy_when_all_do
     distributed.LEAVE_LIMIT_S = 2.0 if way == "clean for one" else 600.0
     os.dup2(os.open(folder / f"said-{rank}", os.O_CREAT | os.O_WRONLY), 2)
-    os.environ[FILE] = str(folder / f"words-{rank}")
+    os.environ[ERROR_FILE] = str(folder / f"words-{rank}")
     leave(run_rank(main))
 
 

@@ -277,7 +277,7 @@ def test_every_command_exists() -> None:
     from benchmarks.__main__ import COMMANDS as BENCHMARKS
     from harness.__main__ import COMMANDS as HARNESS
     from preprocessing.__main__ import COMMANDS as PREPROCESSING
-    from preprocessing.base.named import load
+    from preprocessing.base.installed import load
 
     for command in (*HARNESS, *PREPROCESSING, *BENCHMARKS):
         for one in command.parts or (command,):

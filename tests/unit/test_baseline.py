@@ -25,7 +25,7 @@ from harness.baseline.command import BaselineConfig
 from harness.baseline.linear import MOST_WEIGHTS, RECIPE, fit, in_order, logits_of, measure, step_limit
 from harness.baseline.ngrams import Vectorizer, count
 from harness.baseline.results import read_results
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import UNK, Vocabulary
@@ -250,7 +250,7 @@ def test_one_class_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     write_manifest(tmp_path, replace(manifest, labels=["fine", "dull"]))
     from harness.__main__ import main
 
-    assert answering.run(main, ["baseline", "--data", str(tmp_path)]) == 3
+    assert cli.run(main, ["baseline", "--data", str(tmp_path)]) == 3
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "every training row is 'fine', and there is nothing to tell apart" in said

@@ -24,7 +24,7 @@ from harness.config import ModelConfig, RunConfig, TrackingConfig
 from harness.inference.predict import Predictor
 from harness.predicting.scorers import scorer_class
 from harness.ranks.session import open_session
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.text.spec import TextSpec
 from tests.bundles import write_run
@@ -182,7 +182,7 @@ def test_predict_computes_what_predict_does(bundle: Path, capsys: pytest.Capture
     np.testing.assert_allclose(predict.logits(scorer, texts), Predictor(bundle / "run").logits(texts), atol=1e-6)
     assert len(predict.NotebookLoop(scorer)(texts[:3])) == 3
     (bundle / "one.txt").write_text("one\n")
-    assert answering.run(main, ["predict", "--run", str(bundle / "run"), "--input", str(bundle / "one.txt")]) == 3
+    assert cli.run(main, ["predict", "--run", str(bundle / "run"), "--input", str(bundle / "one.txt")]) == 3
     assert "one.txt: holds too few rows to measure with" in capsys.readouterr().err
 
 
@@ -224,7 +224,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         if "launch" not in arguments:
             package, *rest = words.pop()
             rest += ["--executor.workers", "1"] if package == "preprocessing" else []
-            assert answering.run(importlib.import_module(f"{package}.__main__").main, rest) == 0
+            assert cli.run(importlib.import_module(f"{package}.__main__").main, rest) == 0
 
     def accuracy_of(directory: Path, split: str) -> float:
         return 0.79 + len(words) / 100

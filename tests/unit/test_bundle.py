@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import pickle
 import shutil
 from dataclasses import replace
@@ -17,6 +19,7 @@ from harness.inference.bundle import read_bundle, same_text, write_bundle
 from harness.model.classifier import Classifier
 from harness.rundir import bundle_files
 from harness.rundir.bundle_files import write_vocabulary
+from harness.rundir.json_files import SEAL, seal_of
 from harness.scores.calibration import Decision
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -120,8 +123,7 @@ def test_a_pickle_in_place_of_the_weights_is_refused_and_not_executed(directory:
     path = next(directory.glob("weights-*"))
     path.write_bytes(pickle.dumps(Trap(trace)))
     info = bundle_files.read_info(directory)
-    changed = {**info.__dict__, "weights_sha256": atomic.sha256_file(path)}
-    atomic.write_json(directory / bundle_files.INDEX, changed)
+    bundle_files.write_info(directory, dataclasses.replace(info, weights_sha256=atomic.sha256_file(path)))
     with pytest.raises(DataError, match="not a safetensors file"):
         read_bundle(directory)
     assert not trace.exists()
@@ -141,14 +143,18 @@ def test_weights_that_are_not_finite_are_refused(directory: Path, dataset: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 9}, "format version 9, this padless reads version 2"),
-        ({"format_version": 1}, r"reads version 2 \(which holds a temperature\): train again"),
-        ({"format": "other"}, "not a padless bundle"),
+        ({"format_version": 9}, "padless-bundle 9, this padless reads padless-bundle 1; restore the bundle, or train"),
+        ({"format": "other"}, "not a padless-bundle"),
+        ({"temperature": 2.0}, "its content does not match its sha256"),
         ({"model": {"embedding_dim": 4, "hidden_size": 4, "attention": True}}, "attention: unknown key"),
     ],
 )
 def test_a_foreign_bundle_is_named(directory: Path, change: dict[str, Any], message: str) -> None:
-    atomic.write_json(directory / bundle_files.INDEX, {**bundle_files.read_info(directory).__dict__, **change})
+    path = directory / bundle_files.INDEX
+    content = json.loads(path.read_text()) | change
+    if "model" in change:
+        content[SEAL] = seal_of({name: value for name, value in content.items() if name != SEAL})
+    path.write_text(json.dumps(content))
     with pytest.raises(Exception, match=message) as caught:
         read_bundle(directory)
     assert caught.value.exit_code in (2, 3)  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ from harness.data import order
 from harness.rundir import checkpoint
 from harness.training import preflight
 from harness.training.validation import Selection
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 from tests import checkpoints
 from tests.commands import unwrapped
@@ -96,7 +96,7 @@ def test_mistakes_of_diff(run: Path, words: tuple[str, ...], sentence: str) -> N
 
 def test_what_is_no_run_directory_is_wrong_data(tmp_path: Path, capsys) -> None:
     for name in ("list", "verify", "diff"):
-        assert answering.run(main, ["checkpoint", name, str(tmp_path)]) == 3
+        assert cli.run(main, ["checkpoint", name, str(tmp_path)]) == 3
         assert capsys.readouterr().err == f"error: {tmp_path}: is not a run directory\n"
 
 

@@ -12,8 +12,7 @@ import pytest
 
 from preprocessing.base.errors import DataError
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
-from preprocessing.corpus.columns import label_candidates, looked_at, text_candidates
-from preprocessing.corpus.detection import Found, resolved
+from preprocessing.corpus.columns import Found, candidates, looked_at, resolved
 from preprocessing.corpus.sources import files
 from preprocessing.dataset.shards import read_manifest
 from tests.corpora import Command, write_csv
@@ -30,9 +29,9 @@ def found_in(path: Path, splits: SplitConfig | None = None, **options: object) -
 def chosen(columns: dict[str, list[object]]) -> tuple[list[str], list[str]]:
     """The candidates for the text, and those for the label among the rest."""
     looks = [looked_at(name, values) for name, values in columns.items()]
-    text = text_candidates(looks)
+    text = candidates(looks, "text")
     rest = [look for look in looks if not text or look.name != text[0].name]
-    return [look.name for look in text], [look.name for look in label_candidates(rest)]
+    return [look.name for look in text], [look.name for look in candidates(rest, "label")]
 
 
 IDS = list(range(ROWS))

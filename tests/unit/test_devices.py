@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who asks for GPUs is one rule: a table of what was said, what is there, and what comes of it."""
+"""Who asks for GPUs and threads is one rule: what was said, what is there, and what comes of it."""
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from harness.config import RunConfig
 from harness.ranks import devices, precision
-from harness.ranks.devices import Asked, Cuda, asked_by, choose, read_settings
+from harness.ranks.devices import DEVICES, OMP, THREADS, Asked, Cuda, asked_by, choose, choose_threads
+from harness.ranks.precision import configure_threads
 from harness.ranks.session import with_index
 from preprocessing.base.errors import ConfigError
 from tests.commands import ROOT
@@ -18,6 +24,15 @@ from tests.commands import ROOT
 NONE = Cuda(found=0, driver=False, build=None, visible=None)
 ONE = Cuda(found=1, driver=True, build="12.8", visible=None)
 EIGHT = Cuda(found=8, driver=True, build="12.8", visible="0,1,2,3,4,5,6,7")
+SHARE = "this process's share of the cores"
+
+
+@pytest.fixture(autouse=True)
+def nobody_said_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("LOCAL_RANK", "RANK", "LOCAL_WORLD_SIZE", "ACCELERATE_MIXED_PRECISION", DEVICES, THREADS, OMP):
+        monkeypatch.setenv(name, "")  # so that what a test sets is taken back
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(devices, "default_file", lambda: tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize(
@@ -26,52 +41,33 @@ EIGHT = Cuda(found=8, driver=True, build="12.8", visible="0,1,2,3,4,5,6,7")
         ([], None, "either"),
         (["--num_processes", "2"], None, "either"),
         (["--multi_gpu", "--num_processes", "2"], None, "gpu"),
-        (["--gpu_ids", "0,1"], {"gpu_ids": None}, "gpu"),
+        (["--gpu-ids", "0,1"], "gpu_ids: null", "gpu"),
         (["--gpu_ids=all"], None, "gpu"),
-        (["--cpu"], {"gpu_ids": "all"}, "cpu"),
-        ([], {"gpu_ids": "all"}, "gpu"),
-        ([], {"gpu_ids": "all", "use_cpu": True}, "cpu"),
-        ([], {"distributed_type": "MULTI_GPU"}, "cpu"),
+        (["--cpu"], "gpu_ids: all", "cpu"),
+        ([], "gpu_ids: all", "gpu"),
+        ([], "{gpu_ids: all, use_cpu: true}", "cpu"),
+        ([], "distributed_type: MULTI_GPU", "cpu"),
     ],
 )
-def test_what_was_asked_for(options: list[str], settings: dict[str, Any] | None, asked: Asked) -> None:
-    assert asked_by(options, settings) == asked
+def test_what_was_asked_for(tmp_path: Path, options: list[str], settings: str | None, asked: Asked) -> None:
+    if settings is not None:
+        (tmp_path / "mine.yaml").write_text(settings)
+        options = [*options, "--config_file", str(tmp_path / "mine.yaml")]
+    assert asked_by(options) == asked
 
 
-def test_a_rank_stands_on_its_own_device_before_it_asks_what_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The question opens a context on the device; all ranks would hold memory of the first one."""
-    stands_on: list[int] = []
-
-    def asked(including_emulation: bool) -> bool:
-        assert stands_on == [5]
-        return True
-
-    monkeypatch.setenv("LOCAL_RANK", "5")
-    monkeypatch.setattr(torch.cuda, "set_device", stands_on.append)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", asked)
-    assert precision.choose_precision("auto", "cuda").value == "bf16"
-
-
-def test_the_shipped_files_ask_for_what_their_names_say() -> None:
+def test_the_shipped_files_ask_for_what_their_names_say(tmp_path: Path) -> None:
     for name, asked in (("cpu", "cpu"), ("gpu", "gpu"), ("multi_gpu", "gpu"), ("multi_node", "gpu")):
-        options = ["--config_file", str(ROOT / f"configs/accelerate/{name}.yaml")]
-        assert asked_by(options, read_settings(options)) == asked
-        assert read_settings([f"--config_file={options[1]}"]) == read_settings(options)
-
-
-def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+        assert asked_by([f"--config_file={ROOT / f'configs/accelerate/{name}.yaml'}"]) == asked
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=r"--config_file .*bad\.yaml: not readable as YAML"):
-        read_settings(["--config_file", str(tmp_path / "bad.yaml")])
-    assert read_settings(["--config_file", str(tmp_path / "none.yaml")]) is None
-    assert read_settings([], tmp_path / "none.yaml") is None
+        asked_by(["--config-file", str(tmp_path / "bad.yaml")])
 
 
 @pytest.mark.parametrize(
     ("wanted", "asked", "processes", "cuda", "device"),
     [
         ("cpu", "gpu", 8, EIGHT, "cpu"),
-        ("auto", "cpu", 2, ONE, "cpu"),
         ("auto", "cpu", 2, EIGHT, "cpu"),
         ("auto", "either", 2, ONE, "cpu"),
         ("auto", "either", 1, ONE, "cuda"),
@@ -79,7 +75,6 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
         ("auto", "either", 2, NONE, "cpu"),
         ("auto", "gpu", 8, EIGHT, "cuda"),
         ("cuda", "cpu", 1, ONE, "cuda"),
-        ("cuda", "either", 1, ONE, "cuda"),
     ],
 )
 def test_what_a_rank_trains_on(wanted: str, asked: Asked, processes: int, cuda: Cuda, device: str) -> None:
@@ -104,19 +99,89 @@ def test_too_few_are_refused_with_what_was_seen(
     assert "CUDA_VISIBLE_DEVICES is" in str(caught.value)
 
 
-def test_a_rank_is_told_by_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(devices.ASKED, "gpu")
-    assert devices.asked_here() == "gpu"
-    monkeypatch.delenv(devices.ASKED)
+@pytest.mark.parametrize(
+    ("options", "omp", "told"),
+    [
+        ([], None, ("either", None)),
+        (["--multi_gpu"], "3", ("gpu", 3)),
+        (["--num_cpu_threads_per_process", "2"], "3", ("either", 2)),
+        (["--num-cpu-threads-per-process=6"], None, ("either", 6)),
+        ([], "3,2", ("either", 3)),
+        ([], "0", ("either", None)),
+        ([], "x", ("either", None)),
+    ],
+)
+@pytest.mark.parametrize("by", ["padless", "accelerate"])
+def test_a_rank_knows_what_its_launcher_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], omp: str | None, told: tuple[Asked, int | None], by: str
+) -> None:
+    """Also where a launcher has set OMP_NUM_THREADS for its ranks, which is no wish of the user."""
+    if by == "padless":
+        if omp is not None:
+            monkeypatch.setenv(OMP, omp)
+        devices.tell_ranks(options)
+    else:
+        monkeypatch.setattr(devices, "parent", lambda: (options, {} if omp is None else {OMP: omp}))
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr(devices, "options_of_parent", lambda: ["--multi_gpu"])
-    assert devices.asked_here() == "gpu"
-    monkeypatch.setattr(devices, "options_of_parent", lambda: None)
-    assert devices.asked_here() == "either"
+    monkeypatch.setenv(OMP, "1")
+    assert devices.asked_here() == told
+
+
+def test_the_parent_can_be_read() -> None:
+    words, environment = devices.parent()
+    assert words is None
+    assert "PATH" in environment
+
+
+def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    assert choose_threads(None, 1) == (cores, SHARE)
+    assert choose_threads(None, 4 * cores) == (1, SHARE)
+    try:
+        monkeypatch.setenv(OMP, "3")
+        assert str(configure_threads("cpu")) == "3: as OMP_NUM_THREADS says"
+        assert str(configure_threads("cpu", 2)) == "2: asked for"
+        assert torch.get_num_threads() == 2
+        assert configure_threads("cuda").value == "2"
+        assert str(configure_threads("cuda", 1)) == "1: asked for"
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(ConfigError, match="threads: 0 is out of range: expected from 1 to 4,096, or null"):
+        RunConfig(threads=0)
+
+
+def test_a_rank_stands_on_its_own_device_before_it_asks_what_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question opens a context on the device; all ranks would hold memory of the first one."""
+    stands_on: list[int] = []
+
+    def asked(including_emulation: bool) -> bool:
+        assert stands_on == [5]
+        return True
+
+    monkeypatch.setenv("LOCAL_RANK", "5")
+    monkeypatch.setattr(torch.cuda, "set_device", stands_on.append)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", asked)
+    assert precision.choose_precision("auto", "cuda").value == "bf16"
 
 
 def test_a_device_has_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
-    assert with_index(torch.device("cuda")) == torch.device("cuda", 3)
-    assert with_index(torch.device("cuda", 1)) == torch.device("cuda", 1)
-    assert with_index(torch.device("cpu")) == torch.device("cpu")
+    wanted: dict[Any, Any] = {"cuda": torch.device("cuda", 3), "cuda:1": torch.device("cuda", 1), "cpu": "cpu"}
+    assert {str(with_index(torch.device(name))) for name in wanted} == {str(one) for one in wanted.values()}
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt(3)")
+def test_memory_stays_with_a_process_that_asks_for_it() -> None:
+    """Blocks that were used before come back without fresh pages."""
+    program = (
+        "import resource; import numpy as np\nfrom harness.ranks.precision import keep_memory\n"
+        "kept = keep_memory(); np.ones(100 << 20, np.uint8)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for turn in range(5): np.ones(100 << 20, np.uint8)\n"
+        "print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    kept, faults = done.stdout.split()
+    assert (kept, int(faults) < 100) == ("True", True)

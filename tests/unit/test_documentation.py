@@ -17,7 +17,7 @@ from harness.__main__ import COMMANDS as HARNESS
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
 from preprocessing.base.commands import Command
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 from tests.unit.test_architecture import FLOORS, own_modules, room_of
 
 pytestmark = pytest.mark.thorough

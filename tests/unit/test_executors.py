@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from preprocessing.base import processes, stopping
+from preprocessing.base import machine, stopping
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import ExecutorConfig
 from preprocessing.job import pulse
@@ -151,11 +151,11 @@ def test_workers_that_all_do_nothing_are_noticed_before_the_limit(monkeypatch: p
 
 def test_how_long_is_too_long_depends_on_the_slowest_part(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(1000))
-    monkeypatch.setattr(processes, "cpu_ticks", lambda pid: next(ticks))
-    monkeypatch.setattr(processes, "state", lambda pid: "S")
+    monkeypatch.setattr(machine, "cpu_ticks", lambda pid: next(ticks))
+    monkeypatch.setattr(machine, "state", lambda pid: "S")
     told = LocalPulse(lambda: [Fixed(1), Fixed(2)])
     assert told.look(50.0, finished=True) is None
-    monkeypatch.setattr(processes, "state", lambda pid: "T" if pid == 1 else "S")
+    monkeypatch.setattr(machine, "state", lambda pid: "T" if pid == 1 else "S")
     assert [told.look(40.0, finished=False) for _ in range(3)] == [None, None, None], "3 times 50 s"
     assert told.look(40.0, finished=False) == (
         "a worker, process 1, T (stopped), has done nothing for 160 s; let it go on with kill -CONT 1, or end it, "

@@ -23,7 +23,7 @@ from harness.inference.bundle import write_bundle
 from harness.model.language import LanguageModel
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE
-from preprocessing.base import answering, screen
+from preprocessing.base import cli, screen
 from preprocessing.dataset.shards import read_manifest
 from tests.explained import TEXT, make_run
 
@@ -38,7 +38,7 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def explain(*arguments: object) -> int:
-    return answering.run(main, ["explain", *map(str, arguments)])
+    return cli.run(main, ["explain", *map(str, arguments)])
 
 
 def lines(output: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import padless
 from harness.__main__ import main
 from harness.inference import hub as ours
 from harness.rundir.bundle_files import CARD, EXPORT
-from preprocessing.base import answering
+from preprocessing.base import cli
 from tests.exports import TEXTS, export, make_run
 from tests.hub_server import Hub, serving
 
@@ -97,13 +97,13 @@ def test_a_command_shows_no_bars_of_the_hub(hub: Hub, run: Path, tmp_path: Path,
     """In a notebook they stay, and so they do where the environment asks for them."""
     assert export(run, "--output", tmp_path / "out", "--push", "me/mine", "--quiet") == 0
     predict = ["predict", "--run", "hf://me/mine", "a fine film", "--device", "cpu"]
-    assert answering.run(main, predict) == 0
+    assert cli.run(main, predict) == 0
     assert capsys.readouterr().err == ""
     assert not are_progress_bars_disabled()
     padless.load("hf://me/mine@main")
     assert "Fetching" in capsys.readouterr().err
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", False)
-    assert answering.run(main, [*predict[:2], "hf://me/mine@main", *predict[3:]]) == 0
+    assert cli.run(main, [*predict[:2], "hf://me/mine@main", *predict[3:]]) == 0
     assert "Fetching" in capsys.readouterr().err
 
 

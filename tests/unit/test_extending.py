@@ -25,7 +25,7 @@ from harness.model.classifier import Classifier
 from harness.model.registry import network_shapes
 from harness.tracking import observer, trackers
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 from preprocessing.text import spec as spec_module
 from preprocessing.text import tokenizers
 from preprocessing.text.resolve import resolve

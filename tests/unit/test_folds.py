@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.config import SplitConfig
-from preprocessing.dataset import folds as dataset_folds
 from preprocessing.dataset.frames import Dataset
 from preprocessing.dataset.shards import Split, read_manifest
-from preprocessing.dataset.verification import verify
+from preprocessing.dataset.verification import fold_problems, verify
 from preprocessing.job.folds import assign_folds, decide_folds, filled
 from tests.corpora import Command, contents, reviews, write_csv
 from tests.unit.test_splits import rows_of
@@ -168,10 +167,10 @@ def test_a_shard_that_lost_its_fold_is_a_problem(
 ) -> None:
     assert Command(capsys)("run", corpus, "--executor.workers", 1, "--splits.folds", 3, "--output", tmp_path / "d") == 0
     manifest = read_manifest(tmp_path / "d")
-    assert list(dataset_folds.problems(manifest)) == []
+    assert list(fold_problems(manifest)) == []
     first, *others = manifest.splits[TRAIN]
     lost = replace(manifest, splits={**manifest.splits, TRAIN: [replace(first, fold=None), *others]})
-    said = list(dataset_folds.problems(lost))
+    said = list(fold_problems(lost))
     assert len(said) == 2
     assert "gives it fold None" in said[0]
     assert "the manifest's statistics say" in said[1]

@@ -27,7 +27,7 @@ from harness.rundir.results import write_figures
 from harness.scores.calibration import Decision
 from harness.scores.figures import figures
 from preprocessing import __main__ as preprocessing
-from preprocessing.base import answering, screen
+from preprocessing.base import cli, screen
 from preprocessing.base.errors import DataError
 from preprocessing.base.printable import (
     Guarded,
@@ -66,7 +66,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append((f"{WORD} w{number} {' '.join(random.choice(['a', 'b', 'c', WORD], 4))}", label))
     write_csv(place / "rows.csv", rows)
     keys = ["--source.path", str(place / "rows.csv"), "--output", str(place / "data"), "--executor.workers", "1"]
-    assert answering.run(preprocessing.main, ["run", *keys, "--vocabulary.min_count", "1"]) == 0
+    assert cli.run(preprocessing.main, ["run", *keys, "--vocabulary.min_count", "1"]) == 0
     manifest = read_manifest(place / "data")
     bundle = place / "run" / BUNDLE
     bundle.mkdir(parents=True)
@@ -144,7 +144,7 @@ def test_no_command_passes_an_escape_sequence_on(
         monkeypatch.setenv("NO_COLOR", "1")
     shutil.rmtree(place / f"export{GOOD}", ignore_errors=True)
     capsys.readouterr()
-    code = answering.run(main, words)
+    code = cli.run(main, words)
     out, err = capsys.readouterr()
     assert code == expected, err
     drawn = re.compile("\x1b\\[(\\?25[hl]|[012]K|\\d*A)|\r") if live else re.compile("(?!)")  # rich's own bar
@@ -162,7 +162,7 @@ def test_no_command_passes_an_escape_sequence_on(
 def test_a_page_has_no_control_characters_and_says_what_it_may_do(command: str, place: Path, tmp_path: Path) -> None:
     run, output = str(place / "run"), tmp_path / "page.html"
     words = [command, run, *([f"{WORD} \r\x1b[2J b"] if command == "explain" else []), "--output", str(output)]
-    assert answering.run(harness.main, words) == 0
+    assert cli.run(harness.main, words) == 0
     page = output.read_bytes().decode()
     assert not FOREIGN.search(page)
     (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)
@@ -175,16 +175,16 @@ def test_a_page_has_no_control_characters_and_says_what_it_may_do(command: str, 
 
 
 def test_json_keeps_its_values_and_people_see_what_is_there(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert answering.run(preprocessing.main, ["inspect", str(place / "data"), "--json"]) == 0
+    assert cli.run(preprocessing.main, ["inspect", str(place / "data"), "--json"]) == 0
     assert sorted(json.loads(capsys.readouterr().out)["labels"]) == sorted([BAD, GOOD])
-    assert answering.run(preprocessing.main, ["inspect", str(place / "data")]) == 0
+    assert cli.run(preprocessing.main, ["inspect", str(place / "data")]) == 0
     out = capsys.readouterr().out
     assert r"good\u001b]0;owned\u0007\u001b[2J\u202e" in out
     assert r"bad\u009b31m\u007f\u2066\u000b" in out
 
 
 def test_an_error_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert answering.run(preprocessing.main, ["check", "no\nerror: all is well\n"]) == 3
+    assert cli.run(preprocessing.main, ["check", "no\nerror: all is well\n"]) == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(r"error: no\nerror: all is well\n")
 
@@ -194,11 +194,11 @@ def test_a_name_that_is_not_utf8_is_printed(tmp_path: Path, capsys: pytest.Captu
     write_csv(tmp_path / name, [("a b", "x"), ("c d", "y")] * 10)
     keys = ["--output", str(tmp_path / "data"), "--executor.workers", "1"]
     for words in (["check"], ["run", *keys]):
-        assert answering.run(preprocessing.main, [*words, str(tmp_path / name)]) == 2
+        assert cli.run(preprocessing.main, [*words, str(tmp_path / name)]) == 2
         err = capsys.readouterr().err
         assert r"caf\udce9.csv' is not UTF-8" in err
         assert err.endswith("give it another name, or a link with one\n")
-    assert answering.run(preprocessing.main, ["run", str(tmp_path), *keys]) == 3  # the folder in which it lies
+    assert cli.run(preprocessing.main, ["run", str(tmp_path), *keys]) == 3  # the folder in which it lies
     err = capsys.readouterr().err
     assert r"caf\udce9.csv" in err
     assert err.endswith("its name is not UTF-8; rename it\n")

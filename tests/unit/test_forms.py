@@ -19,13 +19,12 @@ from hypothesis import strategies as st
 
 from preprocessing.base.errors import DataError
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus import encodings
-from preprocessing.corpus.detection import resolved
-from preprocessing.corpus.dialects import recognised
-from preprocessing.corpus.pieces import read
+from preprocessing.corpus.columns import resolved
+from preprocessing.corpus.forms import LATIN, encoding_of
+from preprocessing.corpus.forms import dialect_of as recognised
 from preprocessing.corpus.records import Dialect, cuts
-from preprocessing.corpus.scanning import numbered, scan
-from preprocessing.corpus.sources import files
+from preprocessing.corpus.rows import read
+from preprocessing.corpus.sources import files, numbered, scan
 
 WORDS = [
     "film",
@@ -102,8 +101,8 @@ def test_delimiter_line_end_and_encoding_are_recognised(
 @given(st.text(max_size=40))
 def test_valid_utf8_is_utf8(text: str) -> None:
     data = text.encode("utf-8", "ignore").replace(b"\0", b"")
-    assert encodings.recognised(data, "x") == "utf-8"
-    assert encodings.recognised(data[:-1], "x") == "utf-8"  # the last character may be cut
+    assert encoding_of(data, "x") == "utf-8"
+    assert encoding_of(data[:-1], "x") == "utf-8"  # the last character may be cut
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "folder"])
@@ -151,15 +150,15 @@ def test_a_byte_order_mark_is_no_part_of_the_first_field(tmp_path: Path) -> None
 
 
 def test_what_one_byte_a_letter_can_tell() -> None:
-    assert encodings.recognised("naïve café — “so”".encode("cp1252"), "x") == encodings.LATIN
-    assert encodings.recognised(("café " * 50).encode() + b"caf\xe9", "x") == "utf-8"  # one damaged row
+    assert encoding_of("naïve café — “so”".encode("cp1252"), "x") == LATIN
+    assert encoding_of(("café " * 50).encode() + b"caf\xe9", "x") == "utf-8"  # one damaged row
     for text, name in (
         ("Это прекрасный фильм", "cp1251"),
         ("żółty pająk mówił że ładny", "cp1250"),
         ("Это прекрасный фильм", "koi8-r"),
     ):
         with pytest.raises(DataError, match=r"neither UTF-8 nor Latin-1; set source\.encoding"):
-            encodings.recognised(text.encode(name), "x")
+            encoding_of(text.encode(name), "x")
 
 
 def test_a_configured_encoding_is_kept_to(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from preprocessing.base.split_names import TEST_NUMBER as TEST
 from preprocessing.base.split_names import TRAIN_NUMBER as TRAIN
 from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import QualityConfig, SplitConfig
-from preprocessing.dataset.groups import in_words
+from preprocessing.dataset.statistics import groups_in_words
 from preprocessing.job.grouping import assign_groups, components, joined, off_shares
 from preprocessing.job.quality import decide
 from preprocessing.job.rows import Rows
@@ -148,9 +148,9 @@ def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:
     expected = {"groups": 2, "rows": {"train": 3, "test": 2}, "names": ["film 1", "film 2"]}
     assert groups["shared"] == [expected]
     shared = "share 2 groups of film ('film 1', 'film 2'): 3 rows in train and 2 rows in test"
-    assert in_words(groups)[1] == f"the source's own train and test {shared}"
+    assert groups_in_words(groups)[1] == f"the source's own train and test {shared}"
     _, groups = decided(rows_of([1, 1, 2, 2], [TRAIN, TRAIN, TEST, TEST]))
-    assert in_words(groups)[1] == "the source's own train and test share no group of film"
+    assert groups_in_words(groups)[1] == "the source's own train and test share no group of film"
 
 
 def test_rows_without_a_split_follow_their_group() -> None:

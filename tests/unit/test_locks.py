@@ -14,14 +14,14 @@ import psutil
 import pytest
 
 from preprocessing.base.errors import UserError
-from preprocessing.base.locks import locked
+from preprocessing.base.machine import locked
 from tests.commands import ROOT
 
 HOLD = """
 import sys, time
 from pathlib import Path
 from preprocessing.base.errors import UserError
-from preprocessing.base.locks import locked
+from preprocessing.base.machine import locked
 with locked(Path(sys.argv[1]), 0, UserError("taken")):
     print("held", flush=True)
     time.sleep(60)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,19 +17,16 @@ import pytest
 from harness.data.checks import check_dataset
 from preprocessing.base.arrow import mapped, record_batches
 from preprocessing.base.errors import DataError
-from preprocessing.base.typed import Like, typed
-from preprocessing.dataset import facts
-from preprocessing.dataset.agreement import contradiction
+from preprocessing.base.schema import typed
+from preprocessing.dataset.manifest import Told, contradictions
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
-from preprocessing.dataset.values import outside
 from preprocessing.dataset.verification import check_files, verify
 from tests.datasets import write_dataset
 from tests.fuzz.hostile_dataset import rehashed
 
 
-@dataclass(frozen=True)
-class Known:
-    known: Annotated[dict[str, Any], Like(facts.Statistics)]
+def contradiction(manifest: Manifest, id_dtype: str) -> str | None:
+    return next(contradictions(manifest, id_dtype), None)
 
 
 @pytest.fixture(scope="module")
@@ -96,37 +93,32 @@ def test_classes_splits_and_ids_agree(manifest: Manifest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statistics", "sentence"),
+    "told",
     [
-        ({"rows_read": -1}, "rows_read is -1, expected at least 0"),
-        ({"duplicates": {"exact": 1}}, "duplicates.normalised is None, expected a value: the key is missing"),
-        ({"splits": {"x": {}}}, "splits is 'x', expected one of 'train'"),
-        ({"splits": {"train": {"unknown_rate": 2}}}, "splits.train.unknown_rate is 2, expected from 0 to 1"),
-        ({"folds": {"rows": []}}, "folds.rows is .*, expected at least 1"),
+        {"splits": {"train": {"unknown_rate": 2}}},
+        {"splits": {"train": {"truncated": -1}}},
+        {"splits": {"train": {"length_histogram": {"edges": [0, 1]}}}},
+        {"sources": [{"name": "a.csv"}]},
+        {"config": 1},
     ],
 )
-def test_statistics_are_of_their_types(statistics: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(DataError, match=f"^file: (a key of )?known.{sentence}.*; mend$"):
-        typed(Known, {"known": statistics}, "file", "mend")
+def test_what_is_told_is_of_its_types(told: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"^file: .* at `\$\..*`; mend$"):
+        typed(Told, told, "file", "mend")
 
 
-def test_statistics_that_nobody_reads_are_let_be() -> None:
-    held = {"another": [1.5], "splits": {"train": {"more": None, "unknown_rate": 1}}}
-    found = typed(Known, {"known": held}, "file", "mend").known
-    assert json.dumps(found) == json.dumps(held)  # 1 has not become 1.0, which another hash would belong to
+def test_statistics_that_nobody_reads_are_let_be(whole: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(whole, tmp_path / "data"))
+    content = json.loads((root / MANIFEST).read_text())
+    content["statistics"] |= {"another": [1.5], "splits": {"train": {"more": None, "unknown_rate": 1}}}
+    (root / MANIFEST).write_bytes(rehashed(content))
+    assert json.dumps(read_manifest(root).statistics) == json.dumps(content["statistics"])  # 1 has not become 1.0
 
 
-@pytest.mark.parametrize(
-    ("statistics", "sentence"),
-    [
-        ({"splits": {"train": {"length_histogram": {"edges": [0, 2, 1], "rows": [1, 1]}}}}, "has no ascending edges"),
-        ({"splits": {"train": {"length_histogram": {"edges": [0, 1], "rows": [1, 1]}}}}, "has no ascending edges"),
-        ({"groups": {"cut": {"test": {}}}}, "statistics.groups.off is missing where groups were cut"),
-        ({"unlabelled": {"shared": {"train": 1}}}, "does not name each split of labelled rows"),
-    ],
-)
-def test_statistics_agree(statistics: dict[str, Any], sentence: str) -> None:
-    assert sentence in str(facts.contradiction(statistics))
+@pytest.mark.parametrize("edges", [[0, 2, 1], [0, 1]])
+def test_edges_of_lengths_ascend_around_their_rows(manifest: Manifest, edges: list[int]) -> None:
+    known = {"splits": {"train": {"length_histogram": {"edges": edges, "rows": [1, 1]}}}}
+    assert "has no ascending edges" in str(contradiction(replace(manifest, statistics=known), "uint16"))
 
 
 def test_files_are_there_in_their_size(whole: Path, manifest: Manifest) -> None:
@@ -151,13 +143,13 @@ def test_a_block_is_looked_at_once(whole: Path, manifest: Manifest) -> None:
 
 def test_the_number_that_leads_outside_is_named(whole: Path, manifest: Manifest) -> None:
     block = Split(whole, manifest, "train").blocks[0]
-    assert outside(*block.numbers, manifest.vocabulary_size, (0, 1)) is None
-    assert outside(*block.numbers, manifest.vocabulary_size, (0, 0)) == "a label outside 0..0"
-    assert outside(*block.numbers, manifest.vocabulary_size, None) is None
+    assert block.outside(manifest.vocabulary_size, (0, 1)) is None
+    assert block.outside(manifest.vocabulary_size, (0, 0)) == "a label outside 0..0"
+    assert block.outside(manifest.vocabulary_size, None) is None
     long = replace(block, length=np.full_like(block.length, 9))
-    assert outside(*long.numbers, manifest.vocabulary_size, (0, 1)) == "a length outside 1..8"
+    assert long.outside(manifest.vocabulary_size, (0, 1)) == "a length outside 1..8"
     negative = replace(block, ids=np.full(block.ids.shape, -1, np.int32))
-    assert outside(*negative.numbers, 100, (0, 1)) == "an id beyond the vocabulary of 100"
+    assert negative.outside(100, (0, 1)) == "an id beyond the vocabulary of 100"
 
 
 def test_verify_reads_on_where_the_vocabulary_is_another(whole: Path, tmp_path: Path) -> None:
@@ -185,7 +177,7 @@ def test_record_batches_are_mapped_or_refused(tmp_path: Path, compression: str |
     schema, found = record_batches(mapped(tmp_path / "file"))
     assert schema == batch.schema
     assert found[0].equals(batch)
-    assert pa.total_allocated_bytes() == before  # nothing was copied
+    assert pa.total_allocated_bytes() <= before  # nothing was copied
 
 
 def test_a_file_without_the_magic_word_is_none(tmp_path: Path) -> None:

@@ -13,11 +13,10 @@ import pytest
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from harness.__main__ import COMMANDS as HARNESS
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.base.commands import Command
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.meant import check_meant
-from preprocessing.base.named import load
+from preprocessing.base.errors import ConfigError, check_meant
+from preprocessing.base.installed import load
 
 WHOLE = (-1, 10**20)
 REAL = (*WHOLE, math.nan, math.inf, -math.inf)
@@ -97,7 +96,7 @@ def test_absurd_numbers_are_refused(name: str) -> None:
 def test_a_command_line_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
     from preprocessing.__main__ import main
 
-    assert answering.run(main, ["run", "--vocabulary.min_count", "1" + 20 * "0", "--output", "o"]) == 2
+    assert cli.run(main, ["run", "--vocabulary.min_count", "1" + 20 * "0", "--output", "o"]) == 2
     said = "vocabulary.min_count: 100000000000000000000 is out of range: expected a whole number of at most 19 digits"
     assert capsys.readouterr().err == f"error: {said}\n"
 

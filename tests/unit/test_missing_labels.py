@@ -18,10 +18,9 @@ from harness.inference.config import EvaluateHereConfig
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import ALL_SPLITS
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig, VocabularyConfig
-from preprocessing.corpus.detection import resolved
-from preprocessing.corpus.pieces import Piece, read
-from preprocessing.corpus.scanning import numbered, scan
-from preprocessing.corpus.sources import files
+from preprocessing.corpus.columns import resolved
+from preprocessing.corpus.rows import Piece, read
+from preprocessing.corpus.sources import files, numbered, scan
 from preprocessing.dataset.shards import read_manifest
 from tests.corpora import Command, reviews, write_csv
 

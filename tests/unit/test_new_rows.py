@@ -27,7 +27,7 @@ from harness.rundir.training_facts import read_training, training_facts, write_t
 from harness.scores.calibration import Decision
 from harness.scores.drift import drift, stability
 from harness.scores.tables import describe_new_rows
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 from preprocessing.corpus.sources import EMBEDDED_LABELS
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
@@ -67,7 +67,7 @@ def with_rates(manifest: Manifest) -> Manifest:
 
 
 def evaluate(run: Path, *arguments: object) -> int:
-    return answering.run(main, ["evaluate", "--run", str(run), "--device", "cpu", *map(str, arguments)])
+    return cli.run(main, ["evaluate", "--run", str(run), "--device", "cpu", *map(str, arguments)])
 
 
 def figures(run: Path, name: str = "labelled.csv") -> dict[str, Any]:
@@ -275,7 +275,7 @@ def test_all_commands_read_new_rows_as_the_corpus_was(
     more = {"evaluate": ["--output", tmp_path], "explain": ["--format", "json"]}
     more["predict"] = ["--output", tmp_path / "out.jsonl", "--processes", "1"]
     words = [command, "--run", tmp_path / "run", "--input", tmp_path / "new.csv", "--device", "cpu", *more[command]]
-    assert answering.run(main, list(map(str, words))) == 0, capsys.readouterr().err
+    assert cli.run(main, list(map(str, words))) == 0, capsys.readouterr().err
     if command == "evaluate":
         seen = [mistake["text"] for mistake in json.loads((tmp_path / "new.csv.json").read_text())["mistakes"]]
     else:

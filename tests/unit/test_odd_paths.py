@@ -13,7 +13,7 @@ import pytest
 
 from harness import __main__ as harness
 from preprocessing import __main__ as preprocessing
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 from preprocessing.config import PreprocessConfig, SourceConfig
 from preprocessing.corpus import addresses
@@ -102,7 +102,7 @@ def test_an_odd_path_gets_one_sentence(
     main, words = OPTIONS[option]
     capfd.readouterr()
     with limited(20):
-        code = answering.run(main, words(KINDS[kind](folder), folder))
+        code = cli.run(main, words(KINDS[kind](folder), folder))
     out, err = capfd.readouterr()
     last = err.splitlines()[-1]
     assert code in (2, 3, 4), (out, err)
@@ -114,7 +114,7 @@ def test_an_odd_path_gets_one_sentence(
 @pytest.mark.parametrize("path", ["a\0b", "a\nb", "", "a\r"])
 def test_a_directory_that_is_to_be_made_has_a_name(path: str) -> None:
     from harness.config import RunConfig
-    from preprocessing.base.meant import check_meant
+    from preprocessing.base.errors import check_meant
 
     with pytest.raises(ConfigError, match=r"^output"):
         check_meant(PreprocessConfig(output=path))
@@ -123,8 +123,7 @@ def test_a_directory_that_is_to_be_made_has_a_name(path: str) -> None:
 
 
 def test_a_source_with_a_null_character(tmp_path: Path) -> None:
-    from preprocessing.base.errors import DataError
-    from preprocessing.base.meant import check_meant
+    from preprocessing.base.errors import DataError, check_meant
 
     with pytest.raises(ConfigError, match="holds the character 0"):
         check_meant(SourceConfig(path="a\0b"))
@@ -145,7 +144,7 @@ def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
         (harness.main, ["launch", *PLAIN, "--data", str(folder / "data"), *run], "run:"),
         (harness.main, ["plan", *PLAIN, "--data", str(data)], "data:"),
     ):
-        assert answering.run(main, words) == 2, words
+        assert cli.run(main, words) == 2, words
         sentence = capfd.readouterr().err
         assert sentence.startswith(f"error: {key} "), sentence
         assert "is not UTF-8, which configurations and records are; give it another name, or a link" in sentence
@@ -154,5 +153,5 @@ def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
 
 def test_a_text_may_hold_any_bytes(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     text = os.fsdecode(b"a fine caf\xe9")
-    assert answering.run(harness.main, ["predict", "--run", str(folder / "run"), text, "--device", "cpu"]) == 0
+    assert cli.run(harness.main, ["predict", "--run", str(folder / "run"), text, "--device", "cpu"]) == 0
     assert "a fine caf\\udce9" in capfd.readouterr().out

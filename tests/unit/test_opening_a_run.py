@@ -16,8 +16,8 @@ import torch
 
 from harness.config import CheckpointConfig, ModelConfig, RunConfig, to_dict
 from harness.data import order
-from harness.ranks.preemption import Preempted
 from harness.ranks.session import Session, open_session
+from harness.ranks.stopping import Preempted
 from harness.rundir import checkpoint
 from harness.rundir.records import check_claim, claim, read_status
 from harness.training import assembly, writer

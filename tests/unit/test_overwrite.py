@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.base import atomic, swap
+from preprocessing.base import atomic
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.verification import verify
 from preprocessing.job import output, parts
@@ -133,13 +133,13 @@ def test_a_link_to_a_dataset_stays_a_link(out: Path, source: Path, tmp_path: Pat
 def test_without_an_exchange_two_renames_and_a_kill_between_them_is_mended(
     out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(swap, "exchanged", lambda one, other: False)
+    monkeypatch.setattr(atomic, "exchanged", lambda one, other: False)
     assert command.build(source, out, *OTHER) == 0
     assert read_manifest(out).provenance["config"]["seed"] == 1
     assert beside(tmp_path) == []
     (out / output.WORK).mkdir()
     atomic.sign(out / output.WORK, out)
-    out.rename(swap.aside(out))  # as a process leaves it that was killed between the two
+    out.rename(atomic.aside(out))  # as a process leaves it that was killed between the two
     assert command.build(source, out, *SMALL, "--seed", 1) == 0
     assert "already complete" in command.err
     assert beside(tmp_path) == []
@@ -238,8 +238,8 @@ def test_names_are_exchanged_in_one_step(tmp_path: Path) -> None:
     for name in ("new", "old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
-    left = swap.take_place(tmp_path / "new", tmp_path / "old")
+    left = atomic.take_place(tmp_path / "new", tmp_path / "old")
     assert [path.name for path in (tmp_path / "old").iterdir()] == ["new"]
     assert [path.name for path in left.iterdir()] == ["old"]
     with pytest.raises(FileNotFoundError):
-        swap.take_place(tmp_path / "absent", tmp_path / "old")
+        atomic.take_place(tmp_path / "absent", tmp_path / "old")

@@ -20,9 +20,9 @@ from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import main as harness
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import answering, cli, completion, invocation, recipes
+from preprocessing.base import cli, completion, config_files, installed
 from preprocessing.base.commands import Command
-from preprocessing.base.named import load
+from preprocessing.base.installed import load
 from tests.requirements import CORE, groups_of, requirements
 from tests.unit.test_architecture import DISTRIBUTION_OF, ROOT, all_imports, brings, imports_of, own_modules
 from tests.unit.test_documentation import DOCUMENTS, unknown_words
@@ -53,7 +53,7 @@ def project() -> dict[str, object]:
 
 def test_the_wheel_has_every_folder_with_code_and_the_recipes(project) -> None:
     packages = {name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in own_modules().items()}
-    packages |= {"padless-stubs", *(f"padless_configs.{kind}" for kind in recipes.KINDS)}
+    packages |= {"padless-stubs", *(f"padless_configs.{kind}" for kind in config_files.KINDS)}
     settings = project["tool"]["setuptools"]
     assert set(settings["packages"]) == packages
     assert settings["package-dir"] == {"padless-stubs": "harness/stubs", "padless_configs": "configs"}
@@ -132,7 +132,7 @@ def test_what_type_checkers_read_is_what_there_is() -> None:
 
 def test_scripts_and_version_are_what_the_project_says(project) -> None:
     scripts = {module.partition(".")[0]: name for name, module in project["project"]["scripts"].items()}
-    assert scripts == invocation.SCRIPTS
+    assert scripts == installed.SCRIPTS
     assert all(callable(load(name)) for name in project["project"]["scripts"].values())
     assert load(project["tool"]["setuptools"]["dynamic"]["version"]["attr"].replace(".VERSION", ":VERSION"))
     assert re.fullmatch(r"\d+\.\d+\.\d+", padless.__version__)
@@ -154,15 +154,14 @@ def test_whoever_types_padless_reads_padless(capsys: pytest.CaptureFixture[str],
     shown = capsys.readouterr().out
     assert shown.startswith("usage: padless predict [")
     assert '\n  padless predict --run runs/mine "a fine film"\n' in shown
-    assert answering.run(harness, ["prepare"]) == 2
+    assert cli.run(harness, ["prepare"]) == 2
     said = "error: padless: prepare: no such command; it is padless-preprocess run here\n"
     assert capsys.readouterr().err == said
     assert (
-        invocation.as_typed("python -m harness.train; python -m harness plan")
-        == "python -m harness.train; padless plan"
+        installed.as_typed("python -m harness.train; python -m harness plan") == "python -m harness.train; padless plan"
     )
     monkeypatch.setattr(sys, "argv", ["harness/__main__.py"])
-    assert invocation.as_typed("python -m harness plan") == "python -m harness plan"
+    assert installed.as_typed("python -m harness plan") == "python -m harness plan"
 
 
 def test_train_is_another_word_for_launch(capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,7 +246,7 @@ def test_a_shell_completes_commands_keys_and_values(tmp_path: Path, line: str, o
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_script_in_a_document_takes_its_options(document: str) -> None:
     blocks = "".join(FENCE.findall((ROOT / document).read_text())).replace("\\\n", " ")
-    packages = {name: package for package, name in invocation.SCRIPTS.items()}
+    packages = {name: package for package, name in installed.SCRIPTS.items()}
     for name, rest in SCRIPT.findall(blocks):
         words = shlex.split(rest, comments=True)
         words = ["launch" if word == "train" else word for word in words]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from preprocessing.base import ragged
+from preprocessing.base import arrays
 from preprocessing.base.randomness import splitmix64, splitmix64_of
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.dataset.shards import Split, read_manifest
@@ -255,7 +255,7 @@ def test_shuffle_keys_are_a_function_of_seed_and_row() -> None:
 
 
 def test_segments_are_taken_in_any_order() -> None:
-    values, offsets = ragged.take(np.arange(6), np.array([0, 2, 2, 6]), np.array([2, 1, 0]))
+    values, offsets = arrays.take(np.arange(6), np.array([0, 2, 2, 6]), np.array([2, 1, 0]))
     assert values.tolist() == [2, 3, 4, 5, 0, 1]
     assert offsets.tolist() == [0, 4, 4, 6]
 

@@ -24,9 +24,9 @@ from harness.data.order import Order, OrderSpec, order_over
 from harness.launch import forecast
 from harness.model.classifier import Classifier
 from harness.model.registry import num_parameters
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.terminal import cells
+from preprocessing.base.screen import cells
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.verification import check_files
 from tests.commands import PLAIN, unwrapped
@@ -238,7 +238,7 @@ def test_mistakes_get_a_sentence(dataset: Path, options: tuple[str, ...], senten
 
 
 def test_no_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert answering.run(main, ["plan", "--data", str(tmp_path)]) == 3
+    assert cli.run(main, ["plan", "--data", str(tmp_path)]) == 3
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -19,7 +19,7 @@ import pytest
 from harness.__main__ import main
 from harness.predicting import parts
 from harness.predicting.place import MANIFEST
-from preprocessing.base import answering, atomic
+from preprocessing.base import atomic, cli
 from tests.commands import unwrapped
 from tests.stub_scorer import COLUMNS, Stub, put_in
 
@@ -33,13 +33,13 @@ SMALL = ("--part_mb", 0.001, "--processes", 1)
 def info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("harness.inference.pieces.CHUNK_ROWS", 7)
-    monkeypatch.setattr("harness.inference.parquet_table.CHUNK_ROWS", 7)
+    monkeypatch.setattr("preprocessing.corpus.parquet.BATCH_ROWS", 7)
     return put_in(monkeypatch)
 
 
 def predict(source: object, target: str, *more: object) -> int:
     words = ["predict", "--run", "run", "--input", source, "--output", target, *more]
-    return answering.run(main, list(map(str, words)))
+    return cli.run(main, list(map(str, words)))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str]:

@@ -19,7 +19,7 @@ import pytest
 from harness.__main__ import COMMANDS, main
 from harness.inference.outputs import SameLines
 from harness.predicting import inputs
-from preprocessing.base import answering, atomic
+from preprocessing.base import atomic, cli
 from preprocessing.base.commands import read
 from tests.stub_scorer import COLUMNS, LABELS, Stub, put_in
 
@@ -33,7 +33,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def run(*arguments: object) -> int:
-    return answering.run(main, ["predict", "--run", "run", *map(str, arguments)])
+    return cli.run(main, ["predict", "--run", "run", *map(str, arguments)])
 
 
 def table(source: Path | str, target: str, *more: object) -> int:

@@ -11,7 +11,7 @@ import pytest
 from harness.__main__ import main as harness
 from harness.config import Recipe
 from harness.launch import launcher
-from preprocessing.base import cli, recipes
+from preprocessing.base import cli, config_files
 from preprocessing.base.errors import ConfigError
 from preprocessing.config import PreprocessConfig
 
@@ -63,13 +63,13 @@ def test_a_name_that_is_none_is_refused_with_those_there_are(value: str, sentenc
 
 
 def test_a_kind_may_stand_before_a_name(folder: Path) -> None:
-    assert recipes.find("pretrain/imdb", "train") == str(recipes.file_of("pretrain", "imdb"))
+    assert config_files.find("pretrain/imdb", "train") == str(config_files.file_of("pretrain", "imdb"))
     assert cli.parse(Recipe, ["--config", "pretrain/imdb"], prog="test").task == "language_model"
 
 
 def test_files_of_the_launcher_have_names_too() -> None:
     options, keys = launcher.split_arguments(["--config_file", "cpu", "--data", "d"])
-    assert options == ["--config_file", str(recipes.file_of("accelerate", "cpu"))]
+    assert options == ["--config_file", str(config_files.file_of("accelerate", "cpu"))]
     assert keys == ["--data", "d"]
     with pytest.raises(ConfigError, match=r"^--config_file gpus: no such file, nor .* there are cpu, gpu, multi_gpu"):
         launcher.split_arguments(["--config_file=gpus"])
@@ -79,7 +79,11 @@ def test_every_recipe_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert harness(["recipes", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [one["name"] for one in listed if one["kind"] == "train"] == TRAIN.split(", ")
-    assert {one["kind"] for one in listed} == set(recipes.KINDS) == {path.name for path in recipes.SHIPPED.iterdir()}
+    assert (
+        {one["kind"] for one in listed}
+        == set(config_files.KINDS)
+        == {path.name for path in config_files.SHIPPED.iterdir()}
+    )
     for one in listed:
         assert one["about"].endswith(".")
         assert Path(one["path"]).is_file()
@@ -98,14 +102,14 @@ def test_recipes_are_copied_to_where_a_checkout_has_them(folder: Path, capsys: p
         f"configs/{kind}.yaml" for kind in ("train/imdb", "pretrain/imdb", "preprocess/imdb", "accelerate/cpu")
     ]
     mine = folder / "configs/train/imdb.yaml"
-    assert mine.read_bytes() == recipes.file_of("train", "imdb").read_bytes()
+    assert mine.read_bytes() == config_files.file_of("train", "imdb").read_bytes()
     harness(["recipes", "imdb"])  # the same again
     mine.write_text("epochs: 1\n")
     with pytest.raises(ConfigError, match=r"^configs/train/imdb\.yaml: is there already and differs; --overwrite"):
         harness(["recipes", "all"])
     assert not (folder / "configs/train/seed.yaml").exists()
     harness(["recipes", "all", "--overwrite"])
-    assert len(list(folder.rglob("*.yaml"))) == sum(len(recipes.names(kind)) for kind in recipes.KINDS)
+    assert len(list(folder.rglob("*.yaml"))) == sum(len(config_files.names(kind)) for kind in config_files.KINDS)
     assert mine.read_text() != "epochs: 1\n"
 
 

@@ -16,7 +16,7 @@ from harness.report import originals
 from harness.report.marked import LONGEST, joined, mistakes_of, placed, weighed
 from harness.report.originals import Originals, find_originals
 from preprocessing.__main__ import main
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from preprocessing.text.resolve import resolve
 from preprocessing.text.spec import TextSpec
@@ -30,7 +30,7 @@ ROWS = [(f'{text}.\n<br />It\'s, "so"!', label) for text, label in reviews(60, w
 
 def built(source: Path, output: Path, *more: str) -> Manifest:
     keys = ["run", "--source.path", str(source), "--output", str(output), "--executor.workers", "1"]
-    assert answering.run(main, [*keys, "--vocabulary.min_count", "1", *more]) == 0
+    assert cli.run(main, [*keys, "--vocabulary.min_count", "1", *more]) == 0
     return read_manifest(output)
 
 

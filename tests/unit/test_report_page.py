@@ -17,7 +17,7 @@ from harness.__main__ import main
 from harness.config import OptimConfig
 from harness.report.page import write_report
 from harness.rundir.metrics_log import read_log
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.base.errors import DataError
 from tests.corpora import write_csv
 from tests.report_runs import write_data, write_run
@@ -244,7 +244,7 @@ def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(
 
     def report(*words: object) -> tuple[int, str]:
         capsys.readouterr()
-        code = answering.run(main, ["report", str(run), "--output", *map(str, words)])
+        code = cli.run(main, ["report", str(run), "--output", *map(str, words)])
         return code, capsys.readouterr().err
 
     assert report(output)[0] == 2

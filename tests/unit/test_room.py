@@ -11,7 +11,7 @@ from harness.__main__ import main
 from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.model.registry import parameters_of
 from harness.training.preflight import check_data, check_room
-from preprocessing.base import answering
+from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.machine import memory_bytes
 from preprocessing.dataset.shards import read_manifest
@@ -73,7 +73,7 @@ def test_a_plan_for_another_machine_is_no_matter_of_this_one(
 ) -> None:
     write_dataset(tmp_path / "data", SIZES)
     words = ["--config", "tests/plain.yaml", "--data", str(tmp_path / "data"), "--model.hidden_size", "1000000"]
-    assert answering.run(main, ["plan", *words]) == 0
+    assert cli.run(main, ["plan", *words]) == 0
     assert "GB" in capsys.readouterr().out
 
 

@@ -13,7 +13,7 @@ import torch
 
 from harness.config import CheckpointConfig, RunConfig
 from harness.ranks.distributed import World
-from harness.ranks.preemption import Preempted
+from harness.ranks.stopping import Preempted
 from harness.rundir import checkpoint
 from harness.training.checkpointer import Checkpointer
 from harness.training.run import RankRequests, Run

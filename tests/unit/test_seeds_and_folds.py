@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import padless
 from harness.baseline.command import BaselineConfig
 from harness.baseline.command import main as baseline
 from harness.baseline.results import read_folds
@@ -21,13 +22,13 @@ from harness.data.checks import check_dataset
 from harness.data.views import held_out
 from harness.launch import command, launcher, many, rounds
 from harness.launch.stop import STOP
-from harness.ranks import threads
+from harness.ranks.devices import OMP, THREADS
 from harness.report import many as together
 from harness.report import out_of_fold
 from harness.report.page import write_report
 from harness.rundir import layout
 from harness.rundir.layout import BUNDLE, EVALUATION
-from harness.rundir.metrics_log import MetricsLog, read_metrics
+from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.records import read_config
 from harness.rundir.results import write_figures, write_predictions
 from harness.scores.intervals import spread
@@ -35,6 +36,7 @@ from harness.training import resume
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import Split, read_manifest
+from tests.bundles import write_index
 from tests.commands import PLAIN
 from tests.datasets import cut_into_folds, write_dataset
 from tests.report_runs import write_data, write_run
@@ -135,13 +137,13 @@ def test_another_start_takes_as_many_threads_as_the_first(monkeypatch: pytest.Mo
         assert arguments.num_cpu_threads_per_process is None
         arguments.num_cpu_threads_per_process = 1
 
-    monkeypatch.delenv(threads.VARIABLE, raising=False)
-    monkeypatch.setenv(threads.TOLD, "to be removed in the end")
+    monkeypatch.delenv(OMP, raising=False)
+    monkeypatch.setenv(THREADS, "to be removed in the end")
     monkeypatch.setattr(accelerate.commands.launch, "launch_command", launch_command)
     arguments = launcher.accelerate_arguments([], [])
     for _ in range(2):
         assert launcher.start(arguments) is None
-        assert os.environ[threads.TOLD] == ""
+        assert os.environ[THREADS] == ""
 
 
 def test_a_dry_run_tries_the_first_alone(data: Path, tmp_path: Path, seen: Recorded) -> None:
@@ -243,8 +245,7 @@ def predicted(run: layout.Member, rows: list[int], chances: list[float], thresho
     found = {"rows": np.array(rows), "labels": labels, "predicted": said, "chances": both}
     write_predictions(place, "validation", ["no", "yes"], "text", **found)
     write_figures(place, "validation", {"threshold": threshold, "step": 3, "accuracy": 1.0, "rows": len(rows)})
-    (run.path / BUNDLE).mkdir()
-    (run.path / BUNDLE / "bundle.json").write_text(json.dumps({"step": 3, "dataset": "d", "labels": ["no", "yes"]}))
+    write_index(run.path / BUNDLE, step=3, dataset="d")
 
 
 def test_every_row_is_predicted_by_one_fold(tmp_path: Path) -> None:
@@ -300,7 +301,7 @@ def test_metrics_of_many_runs_are_one_frame(tmp_path: Path) -> None:
         log = MetricsLog(begun(tmp_path / f"seed-{seed}"))
         log.write("train", {"step": 1, "loss": seed / 10})
         log.close()
-    frame = read_metrics(tmp_path)
+    frame = padless.read_metrics(tmp_path)
     assert frame[["seed", "step", "loss"]].to_numpy().tolist() == [[3, 1, 0.3], [11, 1, 1.1]]
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from docs.hooks import docstrings, pages, reference
 from harness.__main__ import COMMANDS as HARNESS
-from harness.ranks.preemption import EXIT_CODE as PREEMPTED
+from harness.ranks.stopping import EXIT_CODE as PREEMPTED
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
 from preprocessing.base.commands import Command

@@ -21,11 +21,10 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
-from preprocessing.corpus.detection import resolved
-from preprocessing.corpus.formats import format_of
-from preprocessing.corpus.pieces import Piece, read
-from preprocessing.corpus.scanning import numbered, scan
-from preprocessing.corpus.sources import Plan, files
+from preprocessing.corpus.columns import resolved
+from preprocessing.corpus.forms import format_of
+from preprocessing.corpus.rows import Piece, read
+from preprocessing.corpus.sources import Plan, files, numbered, scan
 from preprocessing.labels import NEUTRAL, UNKNOWN, LabelMap, in_order, spelling
 from tests.corpora import reviews, write_csv, write_jsonl
 

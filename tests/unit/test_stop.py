@@ -41,10 +41,10 @@ sys.exit(code % 256)
 """
 POLITE = """
 import signal, sys, time
-from harness.ranks import preemption
-preemption.install()
+from harness.ranks import stopping
+stopping.install()
 print("rank", flush=True)
-while preemption.received() is None:
+while stopping.received() is None:
     time.sleep(0.01)
 time.sleep(0.5)
 sys.exit(5)

@@ -17,7 +17,7 @@ from tests.commands import ROOT
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(60)]
 COMMAND = """
 import os, signal, sys, time
-from preprocessing.base import answering, cli, stopping
+from preprocessing.base import cli, stopping
 stopping.LIMIT_S = 2.0
 stopping.listen()
 
@@ -25,7 +25,7 @@ def main(words):
     {body}
 
 print("ready", flush=True)
-sys.exit(answering.run(main, []))
+sys.exit(cli.run(main, []))
 """
 READY = "print('in it', flush=True); "
 

@@ -20,7 +20,7 @@ from harness.ranks.distributed import RankError, World
 from harness.tracking.journal import Journal
 from harness.tracking.tracking import Observer
 from harness.training.console import Log
-from preprocessing.base import answering, atomic, npy
+from preprocessing.base import arrays, atomic, cli
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.base.storage import refusal, storing, temporary_folder, told
 from preprocessing.dataset import remote
@@ -110,10 +110,10 @@ def test_numpys_files_are_the_same_bytes_and_fail_with_a_number() -> None:
     values = np.arange(100_000, dtype=np.int32).reshape(100, -1)
     one, other = io.BytesIO(), io.BytesIO()
     np.save(one, values)
-    npy.save(other, values)
+    arrays.save(other, values)
     assert one.getvalue() == other.getvalue()
     with pytest.raises(OSError, match="No space left") as failed, open("/dev/full", "wb", buffering=0) as file:
-        npy.save(file, values)
+        arrays.save(file, values)
     assert failed.value.errno == errno.ENOSPC
 
 
@@ -132,7 +132,7 @@ def test_a_command_ends_with_a_sentence_whoever_failed_to_write(
     def main(_: list[str]) -> int:
         raise error
 
-    assert answering.run(main, []) == code
+    assert cli.run(main, []) == code
     said = capsys.readouterr().err
     assert said.startswith(f"error: {error.filename or 'a temporary file (TMPDIR, /dev/shm)'}: cannot be written (")
     assert said.count("\n") == 1
@@ -143,7 +143,7 @@ def test_another_error_of_the_system_is_a_bug_and_stays_one() -> None:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     with pytest.raises(OSError, match="Bad file descriptor"):
-        answering.run(main, [])
+        cli.run(main, [])
     assert told(OSError(errno.EACCES, "Permission denied")) is None  # of no file: a port, a device
 
 

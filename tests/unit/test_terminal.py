@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing.base import screen as screens
-from preprocessing.base.screen import Screen
-from preprocessing.base.terminal import TIE, Column, cells, fact, fitted, shortened, table, wrapped
+from preprocessing.base.screen import TIE, Column, Screen, cells, fact, fitted, shortened, table, wrapped
 
 
 def test_a_sentence_is_cut_at_words_and_goes_on_below_itself() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import shutil
 import threading
 import time
@@ -15,14 +16,12 @@ import numpy as np
 import pytest
 
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset import vectors_command as command
-from preprocessing.dataset import word2vec
 from preprocessing.dataset.shards import Split, read_manifest
-from preprocessing.dataset.vectors import VectorSettings, array_of, find_kept, folder_of, index_of, read_kept
-from preprocessing.dataset.vectors_command import VectorsConfig, keep_vectors
+from preprocessing.dataset.vectors import VectorSettings, find_kept, folder_of, index_of, read_kept
+from preprocessing.dataset.vectors_command import VectorsConfig, keep_vectors, word_table, write_corpus
 from preprocessing.dataset.verification import verify
-from preprocessing.dataset.word2vec import write_corpus
 from tests.datasets import write_dataset
 
 pytestmark = pytest.mark.processes  # gensim asks the system for its name, by a program
@@ -47,36 +46,36 @@ def quiet(text: str) -> None:
     """Nobody listens."""
 
 
-def rows_of(split: Split) -> list[list[int]]:
-    """The ids of every row, one by one."""
-    return [block.ids[row, : block.length[row]].tolist() for block in split.blocks for row in range(len(block.row))]
+def names_of(size: int) -> list[str]:
+    """The word of each id, as gensim reads it."""
+    return word_table(size).tobytes().decode("ascii").split()
 
 
 @pytest.mark.parametrize("size", [3, 70_000, (1 << 18) + 5])
 def test_every_id_has_a_word_of_its_own(size: int) -> None:
-    table = word2vec.word_table(size)
-    assert len(np.unique(table)) == size
-    first, last = word2vec.words_of(table, np.array([0, size - 1]))
-    assert len(first) == len(last) == (3 if size <= 1 << 18 else 7)
-    assert first == "0" * len(first)
+    names = names_of(size)
+    assert len(set(names)) == size
+    assert set(map(len, names)) == {3 if size <= 1 << 18 else 7}
 
 
 def test_the_corpus_holds_every_row_once(whole: Path, tmp_path: Path) -> None:
     manifest = read_manifest(whole)
     split = Split(whole, manifest, "train")
     corpus = write_corpus(tmp_path / "lines", [split], manifest.vocabulary_size, 0)
-    names = word2vec.words_of(word2vec.word_table(manifest.vocabulary_size), np.arange(manifest.vocabulary_size))
-    expected = sorted(" ".join(names[number] for number in row) for row in rows_of(split))
+    names = names_of(manifest.vocabulary_size)
+    rows = [
+        ids[:length].tolist() for block in split.blocks for ids, length in zip(block.ids, block.length, strict=True)
+    ]
+    expected = sorted(" ".join(names[number] for number in row) for row in rows)
     assert sorted((tmp_path / "lines").read_text().splitlines()) == expected
-    tokens = np.concatenate([np.array(row) for row in rows_of(split)])
-    np.testing.assert_array_equal(corpus.counts, np.bincount(tokens, minlength=manifest.vocabulary_size))
-    assert (corpus.rows, corpus.tokens) == (150, len(tokens))
+    np.testing.assert_array_equal(corpus.counts, np.bincount(np.concatenate(rows), minlength=manifest.vocabulary_size))
+    assert (corpus.rows, corpus.tokens) == (150, sum(map(len, rows)))
 
 
 def test_the_order_of_pieces_is_a_function_of_the_seed(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(word2vec, "PIECE_ROWS", 10)
+    monkeypatch.setattr(command, "PIECE_ROWS", 10)
     manifest = read_manifest(whole)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         write_corpus(tmp_path / name, [Split(whole, manifest, "train")], manifest.vocabulary_size, seed)
@@ -92,9 +91,8 @@ def test_vectors_are_those_of_gensim_called_by_hand(whole: Path, tmp_path: Path)
     manifest = read_manifest(whole)
     corpus = write_corpus(tmp_path / "lines", [Split(whole, manifest, "train")], manifest.vocabulary_size, 0)
     settings = VectorSettings(dim=8, window=3, negative=4, epochs=2)
-    ours = word2vec.learn(corpus, settings, 1)
-    names = word2vec.words_of(word2vec.word_table(manifest.vocabulary_size), np.arange(manifest.vocabulary_size))
-    by_name = {name: str(number) for number, name in enumerate(names)}
+    ours = command.learn(corpus, settings, 1)
+    by_name = {name: str(number) for number, name in enumerate(names_of(manifest.vocabulary_size))}
     lines = [[by_name[word] for word in line.split()] for line in (tmp_path / "lines").read_text().splitlines()]
     (tmp_path / "plain").write_text("".join(" ".join(line) + "\n" for line in lines))
     counts = {str(number): int(count) for number, count in enumerate(corpus.counts) if count}
@@ -200,14 +198,19 @@ def test_what_is_damaged_is_named(data: Path) -> None:
         read_kept(kept.path)
 
 
-def test_epochs_and_threads_follow_from_tokens(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    splits = [Split(whole, read_manifest(whole), "train")]
-    assert command.resolve(VectorsConfig(), splits).epochs == 10
-    monkeypatch.setattr(command, "SMALL_TOKENS", command.tokens_of(splits) - 1)
-    assert command.resolve(VectorsConfig(), splits).epochs == 5
-    assert command.resolve(VectorsConfig(epochs=3), splits).epochs == 3
-    assert command.threads_for(100_000_000) == 1
-    assert command.threads_for(100_000_001) == len(command.os.sched_getaffinity(0))
+def test_epochs_and_threads_follow_from_tokens(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def learned(array: Path, manifest: Any, splits: Any, settings: VectorSettings, threads: int, say: Any) -> None:
+        asked.append((settings.epochs, threads))
+
+    monkeypatch.setattr(command, "learn_and_write", learned)
+    keep_vectors(data, VectorsConfig(), quiet)
+    monkeypatch.setattr(command, "SMALL_TOKENS", 1)
+    monkeypatch.setattr(command, "REPEATABLE_WORK", 1)
+    keep_vectors(data, VectorsConfig(), quiet)
+    keep_vectors(data, VectorsConfig(epochs=3, threads=7), quiet)
+    assert asked == [(10, 1), (5, len(os.sched_getaffinity(0))), (3, 7)]
 
 
 def test_what_cannot_be_learned_from_is_refused(data: Path) -> None:
@@ -217,14 +220,9 @@ def test_what_cannot_be_learned_from_is_refused(data: Path) -> None:
         keep_vectors(data, VectorsConfig(splits=["unlabelled"]), quiet)
     with pytest.raises(ConfigError, match="name a local dataset directory"):
         command.main(VectorsConfig(), ["s3://bucket/data"])
-    both = VectorsConfig(splits=["train", "unlabelled"])
-    assert command.present(both.splits, read_manifest(data), data) == ["train"]
-
-
-@pytest.mark.parametrize("key", ["dim", "window", "negative", "epochs", "threads"])
-def test_ranges(key: str) -> None:
-    with pytest.raises(ConfigError, match=f"{key}: 0 is out of range"):
-        VectorsConfig(**{key: 0})
+    for key in ("dim", "window", "negative", "epochs", "threads"):
+        with pytest.raises(ConfigError, match=f"{key}: 0 is out of range"):
+            VectorsConfig(**{key: 0})
 
 
 def test_two_processes_learn_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +231,7 @@ def test_two_processes_learn_once(data: Path, monkeypatch: pytest.MonkeyPatch) -
     said: list[str] = []
     found: list[bool] = []
     second = threading.Thread(target=lambda: found.append(keep_vectors(data, SMALL, said.append)[1]))
-    learn = word2vec.learn
+    learn = command.learn
 
     def slowly(*arguments: Any) -> np.ndarray:
         second.start()
@@ -241,7 +239,7 @@ def test_two_processes_learn_once(data: Path, monkeypatch: pytest.MonkeyPatch) -
             time.sleep(0.01)
         return learn(*arguments)
 
-    monkeypatch.setattr(word2vec, "learn", slowly)
+    monkeypatch.setattr(command, "learn", slowly)
     assert not keep_vectors(data, SMALL, quiet)[1]
     second.join(60)
     assert found == [True]
@@ -261,13 +259,3 @@ def test_where_nothing_can_be_written_is_said(data: Path) -> None:
     folder_of(data).write_text("a file in the folder's place")
     with pytest.raises(ConfigError, match=r"cannot be written \(.*\); name another directory with --output"):
         keep_vectors(data, SMALL, quiet)
-
-
-def test_what_is_kept_elsewhere_has_the_same_key(whole: Path, tmp_path: Path) -> None:
-    settings = VectorSettings(dim=8, window=3, negative=4, epochs=2)
-    fingerprint = read_manifest(whole).fingerprint
-    path = array_of(tmp_path, fingerprint, settings)
-    assert path.name == f"cbow-8-{settings.key(fingerprint)}.npy"
-    assert settings.key(fingerprint) != settings.key("another")
-    with pytest.raises(UserError):
-        keep_vectors(tmp_path, SMALL, quiet)

@@ -22,8 +22,8 @@ from torch.utils._pytree import tree_leaves
 
 from harness.config import CheckpointConfig, LanguageModelConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
 from harness.ranks.distributed import World
-from harness.ranks.heartbeat import HEARTBEAT
 from harness.ranks.session import Session
+from harness.ranks.stopping import HEARTBEAT
 from harness.training import assembly, optim
 from harness.training.assembly import open_run
 from harness.training.run import Run

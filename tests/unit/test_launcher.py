@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a rank leaves: the file for its launcher, what the launcher makes of several, and what the status then says."""
+"""The launcher: what it makes of ranks that left, what the status then says, and what it leaves behind."""
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,86 +13,7 @@ import pytest
 
 from harness.launch import launcher
 from harness.launch.failure import Failure, describe_failure
-from harness.ranks import exit as ending
-from harness.ranks.last_words import FILE, leave_words
 from harness.rundir.records import LAUNCH_ID, read_status, write_status
-from preprocessing.base.errors import ConfigError, DataError
-
-
-@pytest.fixture
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(FILE, str(tmp_path / "error.json"))
-    return tmp_path / "error.json"
-
-
-def test_the_first_reason_stays(file: Path, tmp_path: Path) -> None:
-    before = time.time()
-    leave_words("the disk is gone")
-    leave_words("and so is the network", follows=True)
-    words = json.loads(file.read_text())
-    assert (words["message"], words["follows"]) == ("the disk is gone", False)
-    assert before <= words["timestamp"] <= time.time()
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_under_no_launcher_nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(FILE, "")
-    leave_words("nobody reads it")
-    monkeypatch.setenv(FILE, str(tmp_path / "gone" / "error.json"))
-    leave_words("nowhere to write it")
-    assert list(tmp_path.iterdir()) == []
-
-
-def agreed(error: Exception) -> Exception:
-    error.agreed = True  # type: ignore[attr-defined]
-    return error
-
-
-@pytest.mark.parametrize(
-    ("rank", "local_rank", "error", "code", "said"),
-    [
-        (0, 0, agreed(DataError("rows are missing")), 3, "rows are missing"),
-        (1, 1, agreed(DataError("rows are missing")), 0, None),
-        (2, 0, agreed(DataError("rows are missing")), 3, "rows are missing"),  # the first one of another machine
-        (0, 0, ConfigError("no such key"), 2, "no such key"),
-        (1, 1, ConfigError("no such key"), 2, "no such key"),
-    ],
-)
-def test_who_speaks(
-    file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    rank: int,
-    local_rank: int,
-    error: Exception,
-    code: int,
-    said: str | None,
-) -> None:
-    monkeypatch.setenv("RANK", str(rank))
-    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
-    monkeypatch.setattr(ending, "GRACE_S", 0.0)
-    monkeypatch.setattr(ending, "dismiss_launcher", lambda: None)
-
-    def main(_: list[str]) -> int:
-        raise error
-
-    assert ending.run_rank(main) == code
-    assert capsys.readouterr().err == ("" if said is None else f"error: {said}\n")
-    assert (json.loads(file.read_text())["message"] if file.exists() else None) == said
-
-
-def test_a_bug_has_last_words_too(
-    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its traceback is printed, and the rank can leave: the end of an interpreter would wait for other ranks."""
-    monkeypatch.setenv("RANK", "1")
-
-    def main(_: list[str]) -> int:
-        raise KeyError("mood")
-
-    assert ending.run_rank(main) == 1
-    assert capsys.readouterr().err.endswith("KeyError: 'mood'\n")
-    assert json.loads(file.read_text())["message"] == "rank 1: KeyError: 'mood'"
 
 
 def fell(**ranks: tuple[int, float, str, bool]) -> Failure:

@@ -26,10 +26,9 @@ from preprocessing.base.split_names import (
 )
 from preprocessing.base.storage import temporary_folder
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus.detection import resolved
-from preprocessing.corpus.readers import as_text, bad_utf8, fail, read_table
-from preprocessing.corpus.scanning import scan
-from preprocessing.corpus.sources import File, Part, files
+from preprocessing.corpus.columns import resolved
+from preprocessing.corpus.sources import File, Part, files, scan
+from preprocessing.corpus.tables import as_text, bad_utf8, fail, read_table
 from preprocessing.labels import (
     MAX_CLASSES,
     NEUTRAL,

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays of segments of unequal length: segment i is ``values[offsets[i]:offsets[i + 1]]``."""
+"""Arrays of segments of unequal length (segment i is ``values[offsets[i]:offsets[i + 1]]``), and NumPy's files."""
 
 from __future__ import annotations
+
+from typing import IO
 
 import numpy as np
 
@@ -27,3 +29,18 @@ def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     running = np.zeros(len(values) + 1, np.uint64)
     np.cumsum(values, out=running[1:])
     return running[offsets[1:]] - running[offsets[:-1]]
+
+
+class Plain:
+    """A file as NumPy must see it to write through Python: into a real one it writes by itself, and says of a full disk
+    only that fewer bytes were written than asked for.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """``file`` is open for writing."""
+        self.write = file.write
+
+
+def save(file: IO[bytes], values: np.ndarray) -> None:
+    """Write an array in the ``.npy`` format, the same bytes as ``np.save``. Raises ``OSError`` with its number."""
+    np.save(Plain(file), values)

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a rank stops: when it is asked to, when another rank is gone, and how it leaves with its reason.
+
+**Asked**: a signal, the stop file, or the end of ``max_time``. ``install`` comes before torch is imported, since a
+signal may arrive that early. A thread notes signals, since Python runs handlers in the main thread alone, which may be
+inside a collective; the training loop acts on the note at a step that all ranks agree on (``training.requests``).
+
+**Watchdog** (``HEARTBEAT``): under NCCL a collective only enqueues kernels, and torch's own watchdog aborts the process
+without a sentence. So a thread looks at what the main thread waits for. After the time limit, soon after a stop signal,
+or when the process group reports a broken collective, it prints why, writes it to ``status.json``, and ends the
+process.
+
+**Leaving** (``run_rank``, ``leave``): the launcher kills all ranks when the first one fails. When the ranks have agreed
+on an error, rank 0 reports it and the others leave with exit code 0; before ranks can talk to each other, the others
+wait a moment for rank 0. The reason also goes to the file that torch's elastic agent reads (``leave_words``). Under
+``accelerate launch`` or ``torchrun`` themselves, the launcher would add forty lines of traceback that hide the
+sentence: for a refusal, rank 0 ends that launcher instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from harness.rundir.records import LAUNCH_ID
+from preprocessing.base import cli, stopping
+from preprocessing.base.errors import UserError
+
+EXIT_CODE = stopping.PREEMPTED
+SIGNALS = stopping.OF_TRAININGS
+LOOK_EVERY_S = 0.5
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that the kernel sends when the parent dies."""
+MARGIN_S = 10.0
+"""A collective that has a time limit of its own gets so much longer to raise before the watchdog ends the process."""
+STOP_LIMIT_S = 45.0
+"""Longest wait for another rank after this one was asked to stop."""
+OF_ANOTHER = ("TIMEOUT", "REMOTE_ERROR")
+"""Errors of a process group that another rank is the cause of; COMM_ERROR may also be a fault of this rank's device."""
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Environment variable: the file in which torch's agent looks for the reason; empty or missing under no launcher."""
+GRACE_S = 5.0
+"""How long other ranks wait for rank 0 to report an error before ranks can talk, and how long they have to leave."""
+REFUSALS = {2, 3, 4}
+"""Exit codes of a configuration, data or a directory that is wrong: the sentence says all, and a traceback nothing."""
+LAUNCHERS = ("accelerate", "accelerate-launch", "torchrun")
+"""Programs, and below them modules such as ``accelerate.commands.launch``, that print a traceback for a rank."""
+TORCHS = ".distributed.run"
+"""The end of the name of torch's own, as a module."""
+LAST_SIGNAL = signal.SIGUSR1
+"""Ends a launcher without a word; it has handlers for the signals that mean that a job is to stop."""
+
+
+class Heartbeat:
+    """What this rank waits for, and the watchdog's thread. There is one, ``HEARTBEAT``, for the one main thread."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        """The optimizer step that the sentence names."""
+        self.waits: list[tuple[str, float]] = []
+        """What is waited for, and since when (monotonic seconds); inner waits last."""
+        self.stopped_at: float | None = None
+        self.in_loop = False
+        """Training has begun: before it, building may take its time even after a stop signal."""
+        self.last_words: Callable[[str], object] | None = None
+        """Takes the reason before the process ends, as the writer of ``status.json`` does."""
+        self.group_error: Callable[[], str | None] | None = None
+        """Asks the process group for its error, by torch's name; None where there is none."""
+        self.limit_s: float | None = None
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Say what the block waits for; blocks may lie inside one another."""
+        self.waits.append((what, time.monotonic()))
+        try:
+            yield
+        finally:
+            self.waits.pop()
+
+    def stop_asked(self) -> None:
+        """A stop signal came: from now on no wait may be long."""
+        self.stopped_at = self.stopped_at or time.monotonic()
+
+    def start(self, limit_s: float) -> None:
+        """Look from now on; a wait of more than ``limit_s`` and a margin ends the process. Safe to call twice."""
+        begun, self.limit_s = self.limit_s is not None, limit_s
+        if not begun:
+            threading.Thread(target=self._watch, name="padless-heartbeat", daemon=True).start()
+
+    def problem(self, now: float) -> tuple[str, bool] | None:
+        """Why this rank cannot go on, and whether only because another is gone or silent; None while it can."""
+        who, waits, limit_s = f"rank {os.environ.get('RANK', '0')}", self.waits[-1:], self.limit_s
+        for what, since in waits if limit_s is not None else ():
+            gone = f"for {what}: another rank is gone or stands still"
+            if self.in_loop and self.stopped_at is not None and now - max(since, self.stopped_at) > STOP_LIMIT_S:
+                return f"{who} was told to stop at step {self.step} and waited {STOP_LIMIT_S:.0f} s {gone}", True
+            if now - since > (limit_s or 0) + MARGIN_S:
+                return f"{who} at step {self.step} waited {now - since:.0f} s {gone}", True
+        error = None if self.group_error is None else self.group_error()
+        if error is None:
+            return None
+        waited = "".join(f" waited for {what}" for what, _ in waits)
+        follows = error in OF_ANOTHER
+        cause = "another rank is gone or has failed" if follows else "another rank is gone, or the device here failed"
+        return f"{who} at step {self.step}{waited}: {cause} (the process group says {error})", follows
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(LOOK_EVERY_S)
+            found = self.problem(time.monotonic())
+            if found is not None:
+                self.give_up(*found)
+
+    def give_up(self, sentence: str, follows: bool) -> None:
+        """Say why, and end this process with 1; ``follows``: only because another rank is gone or silent."""
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        leave_words(sentence, follows=follows)
+        if self.last_words is not None:
+            with contextlib.suppress(Exception):  # whatever it is, leaving comes first
+                self.last_words(sentence)
+        os._exit(1)
+
+
+HEARTBEAT = Heartbeat()
+_signal: str | None = None
+_pipe: tuple[int, int] | None = None
+
+
+class Preempted(Exception):  # noqa: N818 - it is no error
+    """All ranks leave at a common step, with a checkpoint behind them."""
+
+
+def install() -> None:
+    """Take note of stop signals from here on, and of the launcher's death. Safe to call twice.
+
+    Those that came since this process was started by padless's launcher were blocked, and come now.
+    """
+    global _pipe
+    if _pipe is None:
+        _pipe = os.pipe()
+        os.set_blocking(_pipe[1], False)
+        signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
+        threading.Thread(target=_listen, args=(_pipe[0],), name="padless-signals", daemon=True).start()
+    for name in SIGNALS:
+        number = getattr(signal, name)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job: left ignored
+            signal.signal(number, lambda number, frame: _note(number))
+    unblock()
+    if LAUNCH_ID in os.environ and sys.platform == "linux":
+        # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training for nobody.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGUSR2))
+
+
+def unblock() -> None:
+    """Let stop signals through: the launcher's ranks are started with a mask that blocks them."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {getattr(signal, name) for name in SIGNALS})
+
+
+def _listen(pipe: int) -> None:
+    """Note each signal as the kernel delivers it: the interpreter writes its number into the pipe at once."""
+    while numbers := os.read(pipe, 64):
+        for number in numbers:
+            if signal.Signals(number).name in SIGNALS:
+                _note(number)
+
+
+def _note(number: int) -> None:
+    global _signal
+    if _signal is None:
+        _signal = signal.Signals(number).name
+    HEARTBEAT.stop_asked()
+
+
+def received() -> str | None:
+    """The first stop signal that came, by name."""
+    return _signal
+
+
+class StopWatch:
+    """Whether this rank is asked to stop, and why. Only rank 0 looks at the stop file and the clock."""
+
+    def __init__(self, path: Path, max_time_s: float | None, *, is_main: bool) -> None:
+        """``path`` is the stop file; one from before this process began is an old one and is removed.
+
+        ``max_time_s`` counts from here.
+        """
+        self.path = path
+        self.is_main = is_main
+        self.deadline = None if max_time_s is None else time.monotonic() + max_time_s
+        self.max_time_s = max_time_s
+        self.next_look = 0.0
+        self.found: str | None = None
+        self.stale = is_main and self._remove_stale()
+
+    def reason(self) -> str | None:
+        """One phrase, the first that was found, or None to go on; looks at the file at most twice a second."""
+        self.found = self.found or self._look()
+        return self.found
+
+    def _look(self) -> str | None:
+        if _signal is not None:
+            return f"{_signal} received"
+        if not self.is_main:
+            return None
+        now = time.monotonic()
+        if self.deadline is not None and now >= self.deadline:
+            return f"max_time of {self.max_time_s:g} s reached"
+        if now >= self.next_look:
+            self.next_look = now + LOOK_EVERY_S
+            if self.path.exists():
+                return f"{self.path} is there"
+        return None
+
+    def clear(self) -> None:
+        """Remove the stop file once it was obeyed, so that the next start does not stop at once."""
+        if self.is_main:
+            self.path.unlink(missing_ok=True)
+
+    def _remove_stale(self) -> bool:
+        import psutil
+
+        try:
+            stale = self.path.stat().st_mtime < psutil.Process().create_time()
+        except OSError:
+            return False
+        if stale:
+            self.path.unlink(missing_ok=True)
+        return stale
+
+
+def leave_words(sentence: str, *, follows: bool = False) -> None:
+    """Write why this rank leaves for its launcher; the first reason stays.
+
+    The file is on this machine, so no shared file system and no other rank is needed. ``follows``: only because another
+    rank is gone or silent.
+    """
+    path = os.environ.get(ERROR_FILE)
+    if not path or Path(path).exists():
+        return
+    words = {"message": sentence, "timestamp": time.time(), "follows": follows}
+    with contextlib.suppress(OSError):  # a full disk must not change how a rank ends
+        Path(f"{path}.part").write_text(json.dumps(words), encoding="utf-8")
+        os.replace(f"{path}.part", path)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with ``code`` at once, with everything said.
+
+    The static destructors of C++ libraries race with their own threads in a process that had a process group: one rank
+    in ten was ended by SIGABRT after all its work was done, and the launcher took that for a failure.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a log on a full disk
+            stream.flush()
+    os._exit(code)
+
+
+def run_rank(main: Callable[[list[str]], int]) -> int:
+    """Run a rank's ``main`` and return its exit code; user errors become one line on stderr, a bug its traceback.
+
+    Nothing is raised, so that whoever calls this can ``leave``: at the end of an interpreter a process group would wait
+    for other ranks.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    speaks = int(os.environ.get("LOCAL_RANK", rank)) == 0
+
+    def quiet(argv: list[str]) -> int:
+        try:
+            return main(argv)
+        except UserError as error:
+            agreed = getattr(error, "agreed", False)
+            if speaks or not agreed:
+                leave_words(str(error), follows=getattr(error, "follows", False))
+            if rank == 0 or (speaks and agreed):
+                raise
+            if agreed:
+                return 0
+            deadline = time.monotonic() + GRACE_S
+            while time.monotonic() < deadline:
+                if received() is not None:  # rank 0 has spoken, and the launcher ends the others
+                    return error.exit_code
+                time.sleep(0.05)
+            raise
+        except Exception as error:
+            leave_words(f"rank {rank}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            raise
+
+    try:
+        code = cli.run(quiet, sys.argv[1:])
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    if code in REFUSALS and rank == 0:
+        dismiss_launcher()
+    return code
+
+
+def dismiss_launcher() -> None:
+    """End a bare launcher, and the other ranks as it would; a launcher of padless, or of several machines, stays."""
+    if LAUNCH_ID in os.environ or os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        return
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        launcher = psutil.Process(os.getppid())
+        if is_bare_launcher(launcher.cmdline()):
+            others = [rank for rank in launcher.children() if rank.pid != os.getpid()]
+            launcher.send_signal(LAST_SIGNAL)  # first: it would speak of a rank that ends
+            for rank in others:
+                with contextlib.suppress(psutil.Error):
+                    rank.terminate()
+            for rank in psutil.wait_procs(others, timeout=GRACE_S)[1]:
+                rank.kill()  # it waits for ranks that never come, where no signal is heard
+
+
+def is_bare_launcher(words: Sequence[str]) -> bool:
+    """Whether a command line is that of accelerate's launcher or torch's, and no other program."""
+    for word in words[:5]:
+        if word.rpartition("/")[2] in LAUNCHERS or word.startswith("accelerate.commands.") or word.endswith(TORCHS):
+            return True
+    return False

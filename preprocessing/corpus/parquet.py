@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parquet files that a stranger may have written: the footer, and rows in bounded pieces."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from preprocessing.base.errors import DataError
+from preprocessing.base.untrusted import check_unpacked
+from preprocessing.corpus import addresses
+from preprocessing.corpus.records import Cut, check_width
+
+BATCH_ROWS, BATCH_BYTES = 2048, 4 << 20
+"""Rows, or bytes of them, that are given at once."""
+DECODED_BYTES, FEWEST_ROWS = 64 << 20, 4
+"""Bytes that are decoded at once, if every row held all that its pages hold; and rows that are in any case."""
+ROW_BYTES = 16
+"""What a row needs in memory at least."""
+MOST_RUNS = 16
+"""Parts that a row group is cut into at most: each decodes all that comes before it."""
+
+
+def footer_of(address: str, name: str) -> pa.parquet.FileMetaData:
+    """What a Parquet file says of itself.
+
+    Raises ``DataError`` for what is no Parquet file, and for one of too many columns, or of more rows or bytes than so
+    few bytes hold texts.
+    """
+    with addresses.open_file(address) as opened:
+        try:
+            footer = pa.parquet.read_metadata(opened)
+            footer.schema.to_arrow_schema()
+            size = opened.size()
+        except (*addresses.FAILURES, UnicodeDecodeError) as error:
+            raise DataError(f"{name}: not a Parquet file ({addresses.sentence(error)})") from None
+    check_width(name, footer.num_columns)
+    sizes = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
+    check_unpacked(name, max(ROW_BYTES * footer.num_rows, sizes), size)
+    return footer
+
+
+def cuts_of(footer: pa.parquet.FileMetaData, part_bytes: int) -> Iterator[tuple[Cut, int]]:
+    """Runs of rows of about ``part_bytes``, and the bytes of each.
+
+    Large row groups are cut, small ones put together.
+    """
+    start = stop = size = 0
+    for group in range(footer.num_row_groups):
+        rows, its = footer.row_group(group).num_rows, max(0, footer.row_group(group).total_byte_size)
+        if stop > start and size + its > part_bytes:
+            yield Cut(start, stop, start + 1, stop - start), size
+            start, size = stop, 0
+        runs = min(max(1, round(its / part_bytes)), MOST_RUNS, max(rows, 1))
+        if runs > 1:
+            for low, high in itertools.pairwise(stop + rows * run // runs for run in range(runs + 1)):
+                yield Cut(low, high, low + 1, high - low), its * (high - low) // rows
+            start = stop + rows
+        stop, size = stop + rows, size + its if runs == 1 else 0
+    if stop > start:
+        yield Cut(start, stop, start + 1, stop - start), size
+
+
+def batches(
+    file: pa.parquet.ParquetFile, name: str, size: int, start: int, stop: int, columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """The rows ``start`` to ``stop`` of a Parquet file of ``size`` bytes, in pieces of bounded rows and bytes.
+
+    Row groups before them are skipped, rows before them in the same one decoded and dropped. A value
+    may be as long as the pages of its column and stand in every row, which no footer tells. Raises ``DataError`` where
+    they become far more bytes than texts of such a file do.
+    """
+    ends = list(itertools.accumulate(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)))
+    groups = [group for group, end in enumerate(ends) if end > start and (group == 0 or ends[group - 1] < stop)]
+    position = ends[groups[0] - 1] if groups and groups[0] else 0
+    largest = max((file.metadata.row_group(group).total_byte_size for group in groups), default=0)
+    few = max(FEWEST_ROWS, min(BATCH_ROWS, DECODED_BYTES // max(largest, 1)))
+    held: list[pa.RecordBatch] = []
+    unpacked = held_bytes = 0
+    for batch in file.iter_batches(few, row_groups=groups, columns=list(columns), use_threads=False):
+        first, last = max(start - position, 0), min(stop - position, len(batch))
+        position += len(batch)
+        size_here = decoded(batch).nbytes
+        unpacked += size_here
+        check_unpacked(name, unpacked, size)
+        if first >= last:
+            continue
+        held.append(batch.slice(first, last - first))
+        held_bytes += size_here
+        if sum(map(len, held)) >= BATCH_ROWS or held_bytes >= BATCH_BYTES:
+            yield as_one(held)
+            held, held_bytes = [], 0
+        if position >= stop:
+            break
+    if held:
+        yield as_one(held)
+
+
+def as_one(held: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Some record batches as one."""
+    return held[0] if len(held) == 1 else pa.Table.from_batches(held).combine_chunks().to_batches()[0]
+
+
+def decoded(rows: pa.RecordBatch | pa.Table) -> pa.Table:
+    """Rows whose dictionary columns, as pandas writes categories, hold their values."""
+    kinds = [kind.value_type if pa.types.is_dictionary(kind) else kind for kind in rows.schema.types]
+    columns = [column.cast(kind) for column, kind in zip(rows.columns, kinds, strict=True)]
+    return pa.table(columns, rows.schema.names)
+
+
+def class_names(schema: pa.Schema, column: str) -> list[str]:
+    """The names that Hugging Face's datasets wrote beside a column of numbers (``ClassLabel``); none if it did not."""
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        is_named = feature["_type"] == "ClassLabel" and isinstance(feature["names"], list)
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return []
+    return list(map(str, feature["names"])) if is_named and pa.types.is_integer(schema.field(column).type) else []

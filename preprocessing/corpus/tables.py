@@ -1,0 +1,454 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of tables of any format, as Arrow columns, some at a time: the one reader of a corpus and of a prediction.
+
+Errors name the file and the row.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from preprocessing.base.arrow import one_chunk
+from preprocessing.base.errors import DataError
+from preprocessing.base.untrusted import listed, shown
+from preprocessing.corpus import addresses, parquet
+from preprocessing.corpus.forms import BYTE_ORDER_MARK, SAMPLE_BYTES, plain
+from preprocessing.corpus.records import Dialect, check_width, parse, read_header, record_ends
+from preprocessing.corpus.sources import File, Part
+from preprocessing.labels import AUTO, as_found, spelling
+from preprocessing.text.words import encode
+
+MOST_ROWS, MOST_BYTES = parquet.BATCH_ROWS, parquet.BATCH_BYTES
+"""Rows, and bytes of them, that are given together; a longer row is given alone."""
+ENCODING = "set source.encoding, or mend the row"
+FILE = "file"
+"""The column of a folder that says which file a text comes from."""
+PLACES, PLACE_BYTES = 8, 1 << 17
+"""How many places within a file a sample looks at beside its beginning, and how much it reads there."""
+SAMPLE_ROWS = 4000
+TEXT = pa.large_string()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a part, one after the other."""
+
+    first: int
+    """The number of the first one in its file, from 1."""
+    table: pa.Table
+    """Their columns as they were read: bytes from CSV and texts a line, types of its own from Parquet."""
+    lines: list[bytes]
+    """CSV, JSON lines and texts a line: the records as they were written, line ends and blank lines included."""
+
+
+def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> Iterator[Rows]:
+    """The rows of a part, a bounded number at a time; all columns unless some are named.
+
+    Values of JSON lines are texts, int64, double or bool where all values of these rows are such, else JSON; ``schema``
+    holds the types that they have in the whole file, see ``common_schema``. Raises ``DataError`` for what is no record
+    of the format, and for a value of the text column of JSON lines that is no text.
+    """
+    if part.file.format == "parquet":
+        yield from rows_of_parquet(part, part.columns if columns is None else columns)
+    elif part.file.format == "folder":
+        yield from rows_of_folder(part)
+    else:
+        row = part.cut.first_row
+        for lines, filled in runs_of_lines(part):
+            if part.file.format == "csv":
+                table = csv_table(part, lines, filled, row, part.columns if columns is None else columns)
+            elif part.file.format == "jsonl":
+                table = json_table(part, lines, row, schema)
+            else:
+                bare = pa.array([line.rstrip(b"\r\n") for line in lines], pa.large_binary())
+                table = pa.table({part.file.source.text_column: bare})
+            yield Rows(row, table, lines)
+            row += filled
+
+
+def read_table(part: Part, wanted: list[str]) -> pa.Table:
+    """Some columns of a whole part, as preprocessing reads them: values of JSON lines as texts but for typed labels.
+
+    Raises ``DataError`` for what is no record of the format.
+    """
+    if part.file.format == "csv":
+        data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
+        return csv_table(part, [data], part.cut.rows, part.cut.first_row, wanted)
+    if part.file.format == "jsonl":
+        return json_columns(part, wanted)
+    if part.file.format == "folder":
+        return pa.concat_tables(rows.table for rows in rows_of_folder(part))
+    table = pa.concat_tables(parquet.decoded(rows.table) for rows in rows_of_parquet(part, wanted))
+    label = part.file.source.label_column
+    if part.file.source.labels == AUTO and label in wanted:
+        with addresses.open_file(part.data) as opened:
+            classes = parquet.class_names(pa.parquet.read_schema(opened), label)
+        if classes:
+            table = table.set_column(wanted.index(label), label, by_name(part, table[label], classes))
+    return table
+
+
+def fail(part: Part, row: int, what: str) -> DataError:
+    """The sentence of an error in one row."""
+    if part.texts:
+        return DataError(f"{part.texts[row - part.cut.first_row][0]}: {what}")
+    return DataError(f"{part.file.name}: row {row}: {what}")
+
+
+def as_text(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> pa.Array:
+    """A column as large_string, its UTF-8 checked. Numbers become their digits, but are refused as texts."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    is_text = any(word in str(kind) for word in ("string", "binary")) and not pa.types.is_nested(kind)
+    if name == part.file.source.text_column and not (is_text or column.null_count == len(column)):
+        raise DataError(f"{part.file.name}: column {name!r} holds {kind}, not text; set source.text_column")
+    try:
+        array = one_chunk(column.cast(TEXT))
+        array.validate(full=True)
+        return array
+    except pa.ArrowNotImplementedError:
+        raise DataError(f"{part.file.name}: column {name!r} holds {kind}, which is no text or number") from None
+    except pa.ArrowInvalid:
+        raise bad_utf8(part, column, rows, name) from None
+
+
+def bad_utf8(part: Part, column: pa.ChunkedArray, rows: np.ndarray, name: str) -> DataError:
+    """Find the row and the byte that are not UTF-8."""
+    for row, value in zip(rows.tolist(), column.cast(pa.large_binary()).to_pylist(), strict=True):
+        try:
+            (value or b"").decode()
+        except UnicodeDecodeError as error:
+            byte = f"byte {error.start} (0x{error.object[error.start]:02x}) of {name!r} is not UTF-8"
+            return fail(part, row, f"{byte}; {ENCODING}")
+    raise AssertionError("Arrow refused a column in which every value is UTF-8")
+
+
+def runs_of_lines(part: Part) -> Iterator[tuple[list[bytes], int]]:
+    """The records of a part, blank lines among them, some at a time, and how many of them are rows."""
+    data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
+    ends, filled = record_ends(data, part.file.dialect, last=True)
+    filled = filled | (part.file.format == "txt")
+    counted, at, start = np.cumsum(filled), 0, 0
+    while at < len(ends):
+        before = int(counted[at - 1]) if at else 0
+        by_rows = int(np.searchsorted(counted, before + MOST_ROWS)) + 1
+        by_bytes = int(np.searchsorted(ends, start + MOST_BYTES)) + 1
+        stop = min(by_rows, by_bytes, len(ends))
+        if counted[-1] == counted[stop - 1]:
+            stop = len(ends)  # blank lines behind the last row
+        bounds = [start, *ends[at:stop].tolist()]
+        yield [data[low:high] for low, high in itertools.pairwise(bounds)], int(counted[stop - 1]) - before
+        at, start = stop, bounds[-1]
+
+
+def csv_table(part: Part, lines: list[bytes], rows: int, first_row: int, wanted: Sequence[str]) -> pa.Table:
+    """Some whole records of CSV as columns of bytes, repeated names among them."""
+    data = lines[0] if len(lines) == 1 else b"".join(lines)
+    names = [str(place) for place in range(len(part.columns))]
+    all_of_them = tuple(wanted) == part.columns
+    places = names if all_of_them else [names[part.columns.index(name)] for name in wanted]
+    try:
+        table, ragged = parse(data, names, places, part.file.dialect)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{part.file.name}: near row {first_row}: {addresses.sentence(error)}") from None
+    if ragged:
+        what = f"{ragged[0].actual_columns} fields, the header has {ragged[0].expected_columns}"
+        hint = "mend the row, or set source.delimiter, quote or escape"
+        raise fail(part, first_row + ragged[0].number - 1, f"{what}; {hint}")
+    if len(table) != rows:
+        what = f"{len(table)} rows where {rows} lines end"
+        raise DataError(f"{part.file.name}: from row {first_row}: {what}; line ends must be \\n or \\r\\n")
+    return table.rename_columns(list(wanted))
+
+
+def json_record(line: bytes, where: str) -> dict[str, Any]:
+    """The object in a line of JSON. Raises ``DataError`` that begins with ``where``."""
+    try:
+        record = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.start} of the line (0x{line[error.start]:02x}) is not UTF-8"
+        raise DataError(f"{where}: {byte}; {ENCODING}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not a JSON value ({addresses.sentence(error)}); one object per line") from None
+    if not isinstance(record, dict):
+        kind = type(record).__name__
+        raise DataError(f'{where}: a {kind}, expected an object such as {{"text": "…"}}')
+    return record
+
+
+def json_records(part: Part, lines: Iterable[bytes], first_row: int) -> list[dict[str, Any]]:
+    """The object in each line that is not blank."""
+    filled = (line for line in lines if line not in (b"", b"\n", b"\r", b"\r\n"))
+    return [json_record(line, f"{part.file.name}: row {row}") for row, line in enumerate(filled, first_row)]
+
+
+def scalar(value: Any, where: str, is_text: bool) -> str | None:
+    """A JSON value as text; null and NaN are none. Raises ``DataError`` that begins with ``where``."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return encode(value).decode() if not value.isascii() else value
+    if is_text or isinstance(value, (dict, list)):
+        raise DataError(f"{where} is {shown(value)}, expected a text")
+    return str(value)
+
+
+def json_columns(part: Part, wanted: Sequence[str]) -> pa.Table:
+    """The wanted keys of JSON lines."""
+    source = part.file.source
+    optional = {source.label_column} if source.missing_label != "error" else set()
+    if part.file.is_unlabelled:
+        optional.add(str(part.file.splits.group_column))
+    values: dict[str, list[Any]] = {name: [] for name in wanted}
+    lines = addresses.read_range(part.data, part.cut.start, part.cut.stop).removeprefix(BYTE_ORDER_MARK).split(b"\n")
+    for row, record in enumerate(json_records(part, lines, part.cut.first_row), part.cut.first_row):
+        for name in wanted:
+            if name not in record and name not in optional:
+                raise fail(part, row, f"has no key {name!r}; it has {listed(list(record))}")
+            value = record.get(name)
+            text = scalar(value, f"{part.file.name}: row {row}: {name!r}", name == source.text_column)
+            is_typed = name == source.label_column and isinstance(value, bool | int | float)
+            values[name].append(value if is_typed else text)
+    label = source.label_column
+    return pa.table(
+        {name: of_one_type(them) if name == label else pa.array(them, TEXT) for name, them in values.items()}
+    )
+
+
+def of_one_type(values: list[Any]) -> pa.Array:
+    """The labels of some rows of JSON, as numbers or booleans where all of them are such, else as texts."""
+    try:
+        return pa.array([None if value != value else value for value in values])
+    except (pa.ArrowException, OverflowError, TypeError):
+        return pa.array([as_found(value) for value in values], TEXT)
+
+
+def json_table(part: Part, lines: list[bytes], first_row: int, schema: pa.Schema | None) -> pa.Table:
+    """All keys of some JSON lines; a key that a row lacks is null there."""
+    records = json_records(part, lines, first_row)
+    names = list(dict.fromkeys(name for record in records for name in record)) if schema is None else schema.names
+    check_width(part.file.name, len(names))
+    text = part.file.source.text_column
+    for row, record in enumerate(records, first_row):
+        scalar(record.get(text), f"{part.file.name}: row {row}: {text!r}", is_text=True)
+    values = {name: [record.get(name) for record in records] for name in names}
+    kinds = schema or pa.schema([(name, json_type(them)) for name, them in values.items()])
+    return pa.table({name: json_array(values[name], kinds.field(name).type) for name in names})
+
+
+def json_type(values: list[Any]) -> pa.DataType:
+    """The one type of some values of JSON; text where they have several, and for all else."""
+    kinds = {type(value) for value in values} - {type(None)}
+    if not kinds:
+        return pa.null()
+    if kinds == {bool}:
+        return pa.bool_()
+    is_small = all(-(1 << 63) <= value < 1 << 63 for value in values if type(value) is int)
+    if not is_small or not kinds <= {int, float}:
+        return TEXT
+    return pa.float64() if float in kinds else pa.int64()
+
+
+def json_array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Values of JSON as an array of a type."""
+    if pa.types.is_floating(kind):
+        values = [None if value is None else float(value) for value in values]
+    elif kind == TEXT:
+        texts = [value if isinstance(value, str) or value is None else json.dumps(value) for value in values]
+        values = [text if text is None or text.isascii() else encode(text).decode() for text in texts]
+    return pa.array(values, kind)
+
+
+def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
+    """The columns of all pieces of JSON lines, each of the type that holds the values of every piece."""
+    found: dict[str, pa.DataType] = {}
+    for field in (field for schema in schemas for field in schema):
+        before = found.get(field.name, pa.null())
+        if before == pa.null() or {before, field.type} == {pa.int64(), pa.float64()}:
+            found[field.name] = field.type if before == pa.null() else pa.float64()
+        elif field.type not in (before, pa.null()):
+            found[field.name] = TEXT
+    return pa.schema([(name, TEXT if kind == pa.null() else kind) for name, kind in found.items()])
+
+
+def rows_of_parquet(part: Part, wanted: Sequence[str]) -> Iterator[Rows]:
+    """A run of rows of a Parquet file."""
+    row, stop = part.cut.first_row, part.cut.first_row + part.cut.rows
+    with (
+        addresses.naming(part.data, f"{part.file.name}: from row {row}"),
+        addresses.open_file(part.data) as opened,
+        pa.parquet.ParquetFile(opened, buffer_size=1 << 20) as file,
+    ):
+        for batch in parquet.batches(file, part.file.name, opened.size(), part.cut.start, part.cut.stop, wanted):
+            yield Rows(row, pa.Table.from_batches([batch]).select(list(wanted)), [])
+            row += len(batch)
+    if row != stop:
+        what = f"the rows from {row:,} to {stop - 1:,} that its footer tells of are not there: damaged; restore it"
+        raise DataError(f"{part.file.name}: {what}")
+
+
+def by_name(part: Part, column: pa.ChunkedArray, names: list[str]) -> pa.DictionaryArray:
+    """A column of numbers of classes as their names, but for those in ``source.neutral``; below 0 there is no label.
+
+    The dictionary has all names in the order of their numbers.
+    """
+    numbers = one_chunk(column).cast(pa.int64())
+    beyond = pc.fill_null(pc.greater_equal(numbers, len(names)), False).to_numpy(zero_copy_only=False)
+    if beyond.any():
+        at = int(np.argmax(beyond))
+        what = f"label {numbers[at]} has no name: the file's metadata names {len(names)} classes"
+        raise fail(part, part.cut.first_row + at, f"{what}; mend it, or say in source.labels what the numbers mean")
+    neutral = {spelling(value) for value in part.file.source.neutral} - {spelling(name) for name in names}
+    known = [str(number) if str(number) in neutral else name for number, name in enumerate(names)]
+    indices = pc.if_else(pc.less(numbers, 0), pa.scalar(None, pa.int64()), numbers)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(known, TEXT))
+
+
+def rows_of_folder(part: Part) -> Iterator[Rows]:
+    """Whole text files, with their names and their labels."""
+    source, first = part.file.source, part.cut.first_row
+    texts: list[bytes] = []
+    size = 0
+    for number, (address, _, _) in enumerate(part.texts, 1):
+        texts.append(plain(b"".join(addresses.stream(address)), address, source.encoding))
+        size += len(texts[-1])
+        if len(texts) == MOST_ROWS or size >= MOST_BYTES or number == len(part.texts):
+            here = part.texts[number - len(texts) : number]
+            names = [address.removeprefix(part.file.address).lstrip("/") for address, _, _ in here]
+            columns = {FILE: pa.array(names), source.text_column: pa.array(texts, pa.large_binary())}
+            if not part.file.is_unlabelled:
+                columns[source.label_column] = pa.array([label for _, label, _ in here])
+            yield Rows(first + number - len(texts), pa.table(columns), [])
+            texts, size = [], 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some rows of a file with all their columns, from its beginning and, where it can be entered anywhere, from all
+    over: corpora are often sorted by label. What is read is bounded, whatever the size of the file.
+    """
+
+    file: File
+    """With its form."""
+    columns: list[str]
+    load: Callable[[], dict[str, list[Any]]]
+    """Reads ``values``, which costs more than the names do."""
+    first: bytes = b""
+    """The first bytes of a text file."""
+
+    @cached_property
+    def values(self) -> dict[str, list[Any]]:
+        """Column -> its values, as texts (CSV), or as JSON or Parquet have them. All lists have the same length."""
+        return self.load()
+
+
+def sample(file: File) -> Sample:
+    """Read some rows. Raises ``DataError`` for a file that cannot be read at all; rows that are wrong are left out."""
+    if file.format == "parquet":
+        columns = parquet.footer_of(file.address, file.name).schema.to_arrow_schema().names
+        return Sample(file, list(columns), lambda: parquet_values(file))
+    first = next(addresses.stream(file.address), b"")
+    file, form = file.seen(first)
+    if file.format == "txt":
+        return Sample(file, [file.source.text_column], dict, first)
+    head = next(form.converted([first], file.name), b"")[form.mark :]
+    whole = len(first) < addresses.READ_BYTES and len(head) <= SAMPLE_BYTES
+    ends, _ = record_ends(head[:SAMPLE_BYTES], file.dialect, last=whole)
+    used = int(ends[-1]) if len(ends) else 0
+    if file.format == "jsonl":
+        records = json_sample(file, [head[:used] or head, *elsewhere(file)])
+        columns = list(dict.fromkeys(name for record in records for name in record))
+        check_width(file.name, len(columns))
+        return Sample(file, columns, lambda: {name: [one.get(name) for one in records] for name in columns}, first)
+    columns = list(file.source.columns) or list(read_header(head, file.name, file.dialect))
+    start = 0 if file.source.columns or not len(ends) else int(ends[0])
+    return Sample(file, columns, lambda: csv_values(file, columns, head[start:used]), first)
+
+
+def csv_values(file: File, columns: list[str], head: bytes) -> dict[str, list[Any]]:
+    """Rows of CSV; of columns of one name the first."""
+    tables = [whole_records(head, len(columns), file.dialect)]
+    tables += [whole_records(data, len(columns), file.dialect).slice(1) for data in elsewhere(file)]
+    values: dict[str, list[Any]] = {}
+    for name, column in zip(columns, pa.concat_tables(tables).columns, strict=True):
+        if name not in values:
+            cells = spread(column.to_pylist())
+            values[name] = [None if cell is None else cell.decode("utf-8", "replace") for cell in cells]
+    return values
+
+
+def elsewhere(file: File) -> Iterator[bytes]:
+    """Whole lines from all over a long file that is read as it lies; none of others."""
+    size = addresses.identity(file.address)["bytes"] or 0
+    is_plain = file.form is not None and file.form.is_plain and not addresses.is_compressed(file.address)
+    for place in range(1, PLACES + 1) if is_plain and size > 2 * SAMPLE_BYTES else ():
+        start = size * place // (PLACES + 1)
+        data = addresses.read_range(file.address, start, min(start + PLACE_BYTES, size))
+        yield data[data.find(b"\n") + 1 : data.rfind(b"\n") + 1]
+
+
+def whole_records(data: bytes, columns: int, dialect: Dialect) -> pa.Table:
+    """The records of some CSV that have as many fields as there are columns."""
+    names = [str(place) for place in range(columns)]
+    empty = pa.table({name: pa.array([], pa.large_binary()) for name in names})
+    try:
+        return parse(data, names, names, dialect)[0] if data else empty
+    except pa.ArrowInvalid:
+        return empty  # the job itself says what is wrong, and where
+
+
+def spread(values: list[Any]) -> list[Any]:
+    """At most ``SAMPLE_ROWS`` of some values, from all over them."""
+    size = len(values)
+    return values if size <= SAMPLE_ROWS else [values[at * size // SAMPLE_ROWS] for at in range(SAMPLE_ROWS)]
+
+
+def json_sample(file: File, pieces: list[bytes]) -> list[dict[str, Any]]:
+    """Objects of JSON lines."""
+    if re.match(rb"\s*\[\s*\{", pieces[0]):
+        raise DataError(
+            f"{file.name}: one array of JSON, expected one object per line; jq -c '.[]' writes it so, and "
+            "padless.prepare takes it as a frame: pandas.read_json"
+        )
+    records = []
+    for line in spread([line for piece in pieces for line in piece.split(b"\n") if line.strip()]):
+        try:
+            records.append(json_record(line, file.name))
+        except DataError:
+            continue
+    return records
+
+
+def parquet_values(file: File) -> dict[str, list[Any]]:
+    """Values of the columns that may be texts or labels, from row groups all over a Parquet file."""
+    values: dict[str, list[Any]] = {}
+    with addresses.naming(file.address, file.name), addresses.open_file(file.address) as opened:
+        opened_parquet = pa.parquet.ParquetFile(opened)
+        groups, row = opened_parquet.num_row_groups, 0
+        flat = [field.name for field in opened_parquet.schema_arrow if not is_heavy(field.type)]
+        chosen = {groups * place // (PLACES + 1) for place in range(PLACES + 1)} if groups else set()
+        for group in range(groups):
+            rows = opened_parquet.metadata.row_group(group).num_rows
+            stop = row + min(rows, SAMPLE_ROWS // len(chosen)) if group in chosen else row
+            for batch in parquet.batches(opened_parquet, file.name, opened.size(), row, stop, flat):
+                for name in flat:
+                    values.setdefault(name, []).extend(batch.column(name).to_pylist())
+            row += rows
+    return values
+
+
+def is_heavy(kind: pa.DataType) -> bool:
+    """Whether a column holds bytes or values within values: neither a text nor a label, and perhaps pictures."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_nested(kind) or "binary" in str(kind)
