@@ -29,7 +29,7 @@ from harness.predicting.command import predict_here
 from harness.predicting.config import PredictConfig
 from harness.predicting.place import WORK
 from harness.ranks.session import Session, open_session
-from harness.report.facts import read_run
+from harness.report.runs import read_run
 from harness.report.views import view
 from harness.rundir import checkpoint
 from harness.rundir.bundle_files import read_info

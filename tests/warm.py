@@ -15,7 +15,7 @@ from preprocessing.config import PreprocessConfig
 for name in (
     "torch._dynamo",
     "harness.baseline.compare",
-    "harness.report.sink",
+    "harness.report.sinks",
     "harness.training.assembly",
     "tests.killed",
 ):

@@ -51,6 +51,8 @@ IDS, LENGTHS, LOGITS, PROBABILITIES = "ids", "lengths", "logits", "probabilities
 """Inputs and outputs of the graphs."""
 OF_BUNDLE = "bundle"
 """Under this name a graph says, as the index does, which bundle it belongs to."""
+MOST_ONNX = 2 << 30
+"""Bytes of an ONNX file: its format has no more."""
 AGAIN = "export the run again"
 
 
@@ -235,6 +237,8 @@ def read_export(directory: Path, bundle: BundleInfo) -> ExportInfo | None:
     files: dict[str, Named] = typed(dict[str, Named], info.files, str(path), AGAIN)
     for name, facts in files.items():
         check_name(name, path, AGAIN)
+        if name in (ONNX, INT8) and facts.bytes > MOST_ONNX:
+            raise DataError(f"{directory / name}: {facts.bytes:,} bytes, and no ONNX file has more than {MOST_ONNX:,}")
         if (directory / name).is_symlink() or (directory / name).exists():
             check_file(directory / name, facts.bytes, facts.sha256, EXPORT, AGAIN)
     return info

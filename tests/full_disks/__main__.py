@@ -50,8 +50,7 @@ def preload() -> None:
         "docstring_parser",
         "harness.train",
         "harness.training.assembly",
-        "harness.report.sink",
-        "harness.report.beside",
+        "harness.report.sinks",
     ]
     names += ["harness.predicting.command", "harness.export.command", "harness.inference.new_rows"]
     names += ["harness.inference.evaluation", "harness.labelling.command", "preprocessing.job.pipeline"]

@@ -14,7 +14,7 @@ from harness.baseline import command
 from harness.baseline.command import BaselineConfig
 from harness.baseline.compare import Comparison, compare
 from harness.baseline.results import read_results
-from harness.report.beside import BaselineSink
+from harness.report.sinks import BaselineSink
 from harness.rundir.results import Measured, write_figures, write_predictions
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError

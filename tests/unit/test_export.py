@@ -33,7 +33,7 @@ from harness.model import registry
 from harness.model.registry import PoolingEntry
 from harness.rundir.bundle_files import CARD, EXPORT, INDEX, INT8, ONNX, read_info
 from harness.rundir.layout import BUNDLE
-from harness.rundir.results import write_figures
+from harness.rundir.results import read_figures, write_figures
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError, StorageError
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
@@ -213,8 +213,7 @@ def test_the_linear_model_of_the_same_data_stands_beside_it(run: Path, tmp_path:
 
 def test_figures_of_other_weights_are_not_told(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
-    content = json.loads((run / "test.json").read_text())
-    (tmp_path / "run" / "test.json").write_text(json.dumps({**content, "step": 6}))
+    write_figures(tmp_path / "run", "test", {**(read_figures(run, "test") or {}), "step": 6})
     assert export(tmp_path / "run", "--output", tmp_path / "out", "--quiet") == 0
     assert "No evaluation of these weights" in (tmp_path / "out" / CARD).read_text()
 

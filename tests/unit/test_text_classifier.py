@@ -25,6 +25,7 @@ from harness.inference.predict import Predictor
 from harness.model.classifier import Classifier
 from harness.rundir import bundle_files
 from harness.rundir.bundle_files import write_vocabulary
+from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.layout import BUNDLE
 from harness.scores.calibration import Decision
 from preprocessing.base import atomic
@@ -211,8 +212,8 @@ def attempt(bundle: Path) -> tuple[str, Any]:
 def changed(bundle: Path, **values: Any) -> None:
     """Write an index with other values, sealed as if a padless had written it."""
     content = json.loads((bundle / bundle_files.INDEX).read_text()) | values
-    del content[bundle_files.SEAL]
-    atomic.write_json(bundle / bundle_files.INDEX, {**content, bundle_files.SEAL: bundle_files.seal_of(content)})
+    del content[SEAL]
+    atomic.write_json(bundle / bundle_files.INDEX, {**content, SEAL: seal_of(content)})
 
 
 def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) -> None:
@@ -224,18 +225,18 @@ def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) 
             rf"^{re.escape(str(copied / bundle_files.INDEX))}: its text pipeline is not the one",
         ),
         ({"vocabulary_hash": bundle_files.read_info(other).vocabulary_hash}, "its hash is not the one"),
-        ({"weights": "../../other/run/bundle/x.safetensors"}, "names weights outside its own folder"),
-        ({"weights": "a\0b"}, "names weights outside its own folder"),
-        ({"temperature": 0.0}, r"temperature is 0\.0, expected from 1e-06 to 1e\+06; edited or damaged; restore it"),
-        ({"threshold": 1.5}, r"threshold is 1\.5, expected from 0 to 1; edited or damaged"),
+        ({"weights": "../../other/run/bundle/x.safetensors"}, "names a file outside its own folder"),
+        ({"weights": "a\0b"}, "names a file outside its own folder"),
+        ({"temperature": 0.0}, r"Expected `float` >= 1e-06 - at `\$\.temperature`; edited or damaged; restore it"),
+        ({"threshold": 1.5}, r"Expected `float` <= 1.0 - at `\$\.threshold`"),
         ({"vocabulary_size": 3}, r"vocabulary_size is 3, and vocabulary\.arrow has \d+ entries"),
         ({"weights_sha256": "0" * 64}, "its sha256 is not the one in"),
         ({"vocabulary_size": 10**15}, r"vocabulary_size is 10+, and vocabulary\.arrow has \d+ entries"),
         ({"model": {**info.model, "hidden_size": 10**6}}, "not the weights of the model in"),
         ({"labels": ["a", "b", "c"]}, "not the weights of the model in"),
-        ({"labels": "ab"}, "labels is 'ab', expected a list; edited or damaged"),
+        ({"labels": "ab"}, "Expected `array`, got `str`"),
         ({"label_type": "int"}, "label_type is int, and labels are other values; edited or damaged"),
-        ({"temperature": "warm"}, "temperature is 'warm', expected a number; edited or damaged"),
+        ({"temperature": "warm"}, "Expected `float`, got `str`"),
     ]
     for values, sentence in cases:
         kept = (copied / bundle_files.INDEX).read_bytes()
@@ -248,15 +249,12 @@ def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) 
         padless.load(copied)
 
 
-def test_an_index_that_was_edited_is_refused_and_an_old_one_read(copied: Path) -> None:
+def test_an_index_that_was_edited_is_refused(copied: Path) -> None:
     path = copied / bundle_files.INDEX
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "threshold": 0.9}))
     with pytest.raises(padless.UserError, match=r"bundle\.json: its content does not match its sha256"):
         padless.load(copied)
-    del content[bundle_files.SEAL]
-    path.write_text(json.dumps(content))
-    assert padless.load(copied).predict_proba(TEXTS).shape == (4, 2)
 
 
 def test_the_metrics_of_a_run_as_a_frame(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harness.rundir.bundle_files import INDEX, write_vocabulary
-from harness.rundir.checkpoint import FORMAT
+from harness.rundir.bundle_files import INDEX, KIND, write_vocabulary
 from harness.rundir.layout import BUNDLE
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
@@ -46,7 +45,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def index_of(manifest: Manifest) -> dict[str, object]:
-    return {"format": FORMAT, "text": manifest.text, "vocabulary_hash": manifest.vocabulary_hash}
+    return {"format": KIND[0], "text": manifest.text, "vocabulary_hash": manifest.vocabulary_hash}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def tokens(root: Path) -> list[str]:
 
 def test_the_names_in_a_run_are_the_harness_own() -> None:
     ours = (vocabulary_base.BUNDLE, vocabulary_base.BUNDLE_INDEX, vocabulary_base.BUNDLE_FORMAT)
-    assert ours == (BUNDLE, INDEX, FORMAT)
+    assert ours == (BUNDLE, INDEX, KIND[0])
 
 
 def test_new_texts_have_the_ids_of_the_base(base: Path, source: Path, tmp_path: Path, command: Command) -> None:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The linear model of a dataset beside a run that has finished on it: on the console and with the trackers."""
+"""What is written and said when a run has finished: its report, and how it does beside the linear model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from harness.baseline.compare import Comparison, compare
-from harness.baseline.results import read_results
+from harness.report.page import write_report_quietly
+from harness.report.runs import linear_of
 from harness.rundir.bundle_files import stored_info
 from harness.rundir.layout import BUNDLE
 from harness.rundir.results import read_measured
@@ -14,14 +15,28 @@ from harness.scores.figures import numbers_of
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
 from preprocessing.base.printable import tell
-from preprocessing.base.split_names import VALIDATION
 
 SUMMARY = "baseline"
 """What the linear model's figures are called by trackers: ``baseline/accuracy`` and so on."""
 
 
+class ReportSink(Sink):
+    """Writes ``report.html`` when a run has finished; whatever goes wrong becomes one line."""
+
+    def __init__(self, run: str | Path) -> None:
+        """``run`` is the run directory."""
+        self.run = run
+
+    def close(self, ending: Ending) -> None:
+        """Write it."""
+        if ending.state == "finished":
+            write_report_quietly(self.run)
+
+
 class BaselineSink(Sink):
-    """Says at the end of a run how the linear model of its dataset does, if ``DATA/baseline`` is there."""
+    """Says at the end of a run how the linear model of its dataset does, if ``DATA/baseline`` is there: on the console
+    and with the trackers.
+    """
 
     def __init__(self, run: str | Path, data: str | Path, others: Sink) -> None:
         """``others`` are told, and must not have been closed; so this one stands before them."""
@@ -47,7 +62,5 @@ class BaselineSink(Sink):
 def beside(run: Path, data: str | Path) -> Comparison | None:
     """A finished run beside the linear model of its dataset; None where none was measured. Raises ``DataError``."""
     info = stored_info(run / BUNDLE)
-    linear = read_results(data, None if info is None else info.dataset)
-    if info is not None and info.fold is not None:  # its validation is another than the linear model's
-        linear.pop(VALIDATION, None)
+    linear = linear_of(data, None if info is None else info.dataset, None if info is None else info.fold)
     return compare(read_measured(run), data, linear)
