@@ -24,15 +24,16 @@ from torch import nn
 from benchmarks.measuring import UnavailableError, alternate, check_sizes, one_core, result, show
 from benchmarks.text import notebook, notebook_with_regex
 from harness.config import require
-from harness.inference.pieces import CHUNK_ROWS, Wanted
-from harness.predicting import config as predicting
-from harness.predicting.inputs import find
-from harness.predicting.parts import Opening, scorer_of
-from harness.predicting.scorers import Scorer, scorer_class
+from harness.inference import config as predicting
+from harness.inference.engines import open_scorer, scorer_class
+from harness.inference.parts import Opening, scorer_of
+from harness.inference.rows import find, texts_in
+from harness.inference.scorer import Scorer
 from harness.rundir.training_facts import Reading
 from preprocessing.base.errors import DataError
 from preprocessing.base.storage import temporary_folder
 from preprocessing.config import ExecutorConfig, SourceConfig
+from preprocessing.corpus.tables import MOST_ROWS
 from preprocessing.job.executors import Workers, available_cores, workers
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import PAD, UNK
@@ -77,16 +78,15 @@ def main(config: PredictConfig) -> None:
 def measure(config: PredictConfig) -> dict[str, Any]:
     """Rows/s of each contender on one core, ours on all cores, and milliseconds of a single text."""
     texts = first_texts(config)
-    scorers = scorer_class("torch")
-    settled = scorers.settle("cpu", config.precision)
-    scorer = scorers(config.run, settled, BATCH)
+    settled = scorer_class("torch").settle("cpu", config.precision)
+    scorer = open_scorer(config.run, "torch", BATCH, settled)
     loop = NotebookLoop(scorer)
     turns: dict[str, tuple[Callable[[Texts], object], Texts]] = {
         "ours": (functools.partial(logits, scorer), texts),
         LOOP: (loop, texts[:SLOWEST]),
     }
     if settled["precision"] != "fp32":
-        plain = scorers(config.run, {**settled, "precision": "fp32"}, BATCH)
+        plain = open_scorer(config.run, "torch", BATCH, {**settled, "precision": "fp32"})
         turns["ours in fp32"] = functools.partial(logits, plain), texts
     turns[LINEAR] = linear(texts), texts
     with one_core():
@@ -108,12 +108,11 @@ def measure(config: PredictConfig) -> dict[str, Any]:
 
 def first_texts(config: PredictConfig) -> list[str]:
     """The first texts of the input. Raises ``DataError`` where there are none."""
-    asked = predicting.PredictConfig(run=config.run, input=config.input, output="rows/", missing="keep")
+    reading = predicting.ReadingConfig(column=config.column)
     with temporary_folder() as work:
-        found = find(asked, Reading(SourceConfig()), work)
-        tables = (one.table(Wanted([config.column], missing=True)) for one in found)
-        pieces = (piece.texts for table in tables for piece in table.pieces())
-        texts = list(itertools.islice(itertools.chain.from_iterable(pieces), config.rows))
+        found = find([config.input], "auto", reading, Reading(SourceConfig()), work)
+        some = texts_in(found, work, missing=True)
+        texts = list(itertools.islice(itertools.chain.from_iterable(some), config.rows))
     if len(texts) < 2:
         raise DataError(f"{config.input}: holds too few rows to measure with; name a larger file")
     return texts
@@ -121,7 +120,7 @@ def first_texts(config: PredictConfig) -> list[str]:
 
 def logits(scorer: Scorer, texts: Texts) -> np.ndarray:
     """What ``predict`` does with the rows of a part."""
-    chunks = (list(texts[start : start + CHUNK_ROWS]) for start in range(0, len(texts), CHUNK_ROWS))
+    chunks = (list(texts[start : start + MOST_ROWS]) for start in range(0, len(texts), MOST_ROWS))
     return np.concatenate([scorer.score(scorer.encode(some)) for some in chunks])
 
 
@@ -132,7 +131,7 @@ def score_some(work: tuple[Opening, list[str]]) -> int:
 
 def by_all(crew: Workers, opening: Opening, texts: Texts) -> None:
     """All texts, by processes that are there already."""
-    size = max(1, min(CHUNK_ROWS, len(texts) // max(2 * crew.alive(), 2)))
+    size = max(1, min(MOST_ROWS, len(texts) // max(2 * crew.alive(), 2)))
     tasks = [(opening, list(texts[start : start + size])) for start in range(0, len(texts), size)]
     done = sum(made for _, made in crew.map(score_some, tasks, what="predict", tick=lambda alive: None))
     assert done == len(texts)

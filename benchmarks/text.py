@@ -22,8 +22,8 @@ from benchmarks.measuring import UnavailableError, alternate, check_sizes, one_c
 from preprocessing.base.errors import DataError
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.rows import first_texts
-from preprocessing.text import lemmas, stopwords
-from preprocessing.text.resolve import resolve
+from preprocessing.text import resources
+from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 
@@ -89,12 +89,12 @@ def run_once(run: Run, texts: Sequence[str]) -> None:
 
 def stop_words_and_lemma(spec: TextSpec) -> tuple[set[str], Callable[[str], str]]:
     """What the notebook uses, as the spec names it: NLTK's own lemmatizer called once per token."""
-    stop_words = set(stopwords.load(spec.stop_words, spec.language, spec.lowercase, spec.keep_negations))
+    stop_words = set(resources.stop_words(spec.stop_words, spec.language, spec.lowercase, spec.keep_negations))
     if spec.lemmatizer == "wordnet":
-        lemmas.wordnet_fingerprint()  # raises when the data is missing
+        resources.WordNet(spec.wordnet_pos)  # raises when the data is missing
         return stop_words, peer_module("nltk.stem").WordNetLemmatizer().lemmatize
     if spec.lemmatizer == "simplemma":
-        return stop_words, lemmas.simplemma_lemmatizer(spec.language)
+        return stop_words, resources.simplemma(spec.language)
     return stop_words, lambda token: token
 
 

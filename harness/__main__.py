@@ -104,8 +104,8 @@ COMMANDS = (
     Command(
         name="predict",
         summary="Predict texts, or every row of a file, with a trained run.",
-        main="harness.predicting.command:main",
-        config="harness.predicting.config:PredictConfig",
+        main="harness.inference.predict:main",
+        config="harness.inference.config:PredictConfig",
         words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None, texts=True),
         first=("run", "input", "output", "column", "processes"),
         example='python -m harness predict --run runs/mine "a fine film"',
@@ -113,8 +113,8 @@ COMMANDS = (
     Command(
         name="explain",
         summary="What each word of a text adds to a class.",
-        main="harness.predicting.explain:main",
-        config="harness.predicting.explain:ExplainConfig",
+        main="harness.inference.explain:main",
+        config="harness.inference.config:ExplainConfig",
         words=Words(
             spelling="RUN TEXT …", noun="run", takes="one run directory, then texts", least=0, most=None, texts=True
         ),
@@ -125,13 +125,13 @@ COMMANDS = (
         name="evaluate",
         summary="How good a run is on new labelled rows; what has drifted.",
         main="harness.evaluate:here",
-        config="harness.inference.config:EvaluateHereConfig",
+        config="harness.inference.config:EvaluateConfig",
     ),
     Command(
         name="label",
         summary="Soft labels of a run for unlabelled rows, to learn from.",
         main="harness.label:here",
-        config="harness.labelling.config:LabelConfig",
+        config="harness.inference.config:LabelConfig",
         first=("data", "run", "baseline", "batch", "output"),
         example="python -m harness label --run runs/mine --data data/mine",
     ),

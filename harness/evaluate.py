@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from harness.inference.config import EvaluateConfig, EvaluateHereConfig
+from harness.inference.config import EvaluateConfig
 from harness.ranks import devices
 from harness.ranks.stopping import leave, run_rank
 from preprocessing.base import cli
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.help_page import Page
 
 PROG = "accelerate launch -m harness.evaluate"
@@ -20,16 +21,16 @@ PAGE = Page(
 def main(argv: list[str]) -> int:
     """Evaluate on this rank, whatever their number; returns the exit code."""
     config = cli.parse(EvaluateConfig, argv, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
-    from harness.inference.evaluation import evaluate
-    from harness.ranks.session import open_session
-
-    with open_session(config.device, "fp32", config.timeout_s, config.threads) as session:
-        evaluate(config, session)
+    if config.input is not None:
+        raise ConfigError(
+            "input: new rows are evaluated by one process, with `python -m harness evaluate`; give --data"
+        )
+    here(config)
     return 0
 
 
-def here(config: EvaluateHereConfig) -> None:
-    """Evaluate in this process: on new labelled rows, or on a split of a dataset."""
+def here(config: EvaluateConfig) -> None:
+    """Evaluate on new labelled rows, in this process, or on a split of a dataset."""
     if config.data is None:
         from harness.inference.new_rows import evaluate_input
 
@@ -38,10 +39,8 @@ def here(config: EvaluateHereConfig) -> None:
     from harness.inference.evaluation import evaluate
     from harness.ranks.session import open_session
 
-    same = ("run", "data", "split", "output", "batch", "device")
-    whole = EvaluateConfig(**{name: getattr(config, name) for name in same})
-    with open_session(whole.device, "fp32", whole.timeout_s, whole.threads) as session:
-        evaluate(whole, session)
+    with open_session(config.device, "fp32", config.timeout_s, config.threads) as session:
+        evaluate(config, session)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.labelling.config import LabelConfig
+from harness.inference.config import LabelConfig
 from harness.ranks import devices, stopping
 from harness.ranks.stopping import leave, run_rank
 from preprocessing.base import cli
@@ -33,7 +33,7 @@ def here(config: LabelConfig) -> None:
 
 def label(config: LabelConfig) -> Path | None:
     """Write soft labels; the file, or None on a rank that has no part in it, since a linear model needs one process."""
-    from harness.labelling.command import label_with_baseline, label_with_run
+    from harness.inference.labelling import label_with_baseline, label_with_run
     from harness.ranks.distributed import launched_rank
     from harness.ranks.session import open_session
 

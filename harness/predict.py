@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from harness.predicting import command
-from harness.predicting.config import PredictConfig
+from harness.inference import predict
+from harness.inference.config import PredictConfig
 from harness.ranks import devices
 from harness.ranks.stopping import leave, run_rank
 from preprocessing.base import cli
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     from harness.ranks.session import open_session
 
     with open_session(config.device, config.precision, int(config.timeout_s)) as session:
-        command.predict_on_ranks(config, session.world)
+        predict.predict_on_ranks(config, session.world)
     return 0
 
 

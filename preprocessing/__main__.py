@@ -33,7 +33,7 @@ COMMANDS = (
     Command(
         name="run",
         summary="Build a dataset directory from labelled texts.",
-        main="preprocessing.job.entry:run",
+        main="preprocessing.job.pipeline:run",
         config="preprocessing.config:PreprocessConfig",
         words=FILES,
         first=("source.path", "output", "source.text_column", "source.label_column", "text.max_tokens"),
@@ -42,8 +42,8 @@ COMMANDS = (
     Command(
         name="check",
         summary="Verify every byte of a dataset.",
-        main="preprocessing.job.entry:check",
-        config="preprocessing.job.entry:CheckConfig",
+        main="preprocessing.job.pipeline:check",
+        config="preprocessing.job.pipeline:CheckConfig",
         words=DATASET,
     ),
     Command(
@@ -63,8 +63,8 @@ COMMANDS = (
     Command(
         name="fetch-nltk",
         summary="Download the NLTK data that some options need.",
-        main="preprocessing.text.fetch:main",
-        config="preprocessing.text.fetch:FetchConfig",
+        main="preprocessing.text.resources:fetch",
+        config="preprocessing.text.resources:FetchConfig",
     ),
 )
 

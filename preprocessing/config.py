@@ -13,7 +13,7 @@ from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, 
 from preprocessing.base.typed import MOST
 from preprocessing.labels import AUTO, LabelMap, as_recorded, spelling
 from preprocessing.text.spec import TextSpec
-from preprocessing.text.vocabulary_config import VocabularyConfig
+from preprocessing.text.vocabulary import VocabularyConfig
 
 Policy = Literal["keep", "drop", "error"]
 Format = Literal["auto", "csv", "jsonl", "parquet", "folder"]

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.inference.place import BEGUN
 from harness.rundir import checkpoint, layout
 from harness.rundir.bundle_files import EXPORT, INDEX, INT8, ONNX, bundle_directory, read_info
 from harness.rundir.json_files import SEAL, seal_of
@@ -140,7 +141,7 @@ def artefacts(stage: Stage) -> list[Artefact]:
     ]
     work = stage.begun / ".work"
     found += [
-        Artefact("prediction plan", work / "plan.json", stage.go_on_predicting, seal=own_seal),
+        Artefact("prediction begun", work / BEGUN, stage.go_on_predicting),
         Artefact("prediction marker", work / "00000.json", stage.go_on_predicting),
         Artefact("prediction part", stage.begun / "part-00000.parquet", stage.go_on_predicting),
         Artefact("dataset manifest", stage.data / MANIFEST, stage.read_rows),

@@ -10,6 +10,7 @@ import torch
 
 from harness.config import ModelConfig, to_dict
 from harness.inference.bundle import write_bundle
+from harness.inference.engines import open_scorer
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import BundleInfo, write_info, write_vocabulary
 from harness.rundir.layout import BUNDLE
@@ -41,3 +42,9 @@ def write_run(root: Path, num_classes: int = 2, *, size: int = 4) -> Path:
     write_vocabulary(bundle, root / "data")
     write_bundle(bundle, model, manifest, step=7, decision=Decision(0.5, 0.4 if num_classes == 2 else 0.5))
     return root / "run"
+
+
+def predicted(run: Path, texts: list[str]) -> dict[str, Any]:
+    """The columns that a run predicts for some texts."""
+    scorer = open_scorer(run)
+    return scorer.predict(scorer.encode(texts))

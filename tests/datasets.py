@@ -22,7 +22,7 @@ from preprocessing.dataset.shards import (
     write_shard,
 )
 from preprocessing.text.encoder import Encoder
-from preprocessing.text.resolve import resolve
+from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import count, freeze

@@ -22,12 +22,12 @@ import torch
 
 from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
 from harness.data import checks, soft_labels
-from harness.inference.predict import Predictor
+from harness.inference.config import PredictConfig
+from harness.inference.engines import open_scorer
+from harness.inference.parts import ScoredPart
+from harness.inference.place import WORK
+from harness.inference.predict import predict_here
 from harness.model.vector_files import read_vectors
-from harness.predicting import parts as predicted_parts
-from harness.predicting.command import predict_here
-from harness.predicting.config import PredictConfig
-from harness.predicting.place import WORK
 from harness.ranks.session import Session, open_session
 from harness.report.runs import read_run
 from harness.report.views import view
@@ -110,15 +110,15 @@ class Stage:
         pq.write_table(pa.table({"text": texts}), self.root / "input.parquet")
         output = self.root / "begun"
         made: list[Any] = []
-        make = predicted_parts.make
+        make = ScoredPart.make
 
-        def once(task: Any) -> Any:
+        def once(part: Any) -> Any:
             if made:
                 raise KeyboardInterrupt
-            made.append(task)
-            return make(task)
+            made.append(part)
+            return make(part)
 
-        with mock.patch.object(predicted_parts, "make", once):
+        with mock.patch.object(ScoredPart, "make", once):
             try:
                 predict_here(self.predicting(output))
             except KeyboardInterrupt:
@@ -134,7 +134,8 @@ class Stage:
 
     def predict(self, place: Path, engine: Any = "torch") -> list[list[float]]:
         """The probabilities of a few texts."""
-        found: list[list[float]] = Predictor(place, engine=engine).logits(TEXTS).tolist()
+        scorer = open_scorer(place, engine)
+        found: list[list[float]] = scorer.score(scorer.encode(TEXTS)).tolist()
         return found
 
     def evaluate_with(self, place: Path) -> Any:

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from harness.predicting import command, parts
-from harness.predicting.scorers import SCORERS
+from harness.inference import engines, parts, predict
+from harness.rundir.results import prediction_columns
 from harness.scores.calibration import Decision
+from harness.scores.metrics import probabilities
 from preprocessing.text.vocabulary import UNK
 
 LABELS = ["bad", 'good, or "fine"']
@@ -29,7 +31,7 @@ class Stub:
     labels, label_type = LABELS, "text"
     decision = Decision()
 
-    def __init__(self, run: str, *settings: object) -> None:
+    def __init__(self, directory: Path, *settings: object) -> None:
         """Nothing is opened."""
 
     @staticmethod
@@ -37,11 +39,6 @@ class Stub:
         """As asked for, on a CPU."""
         Stub.seen = []
         return {"device": "cpu", "precision": precision}
-
-    @property
-    def scorer(self) -> Stub:
-        """As a predictor has one."""
-        return self
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """An id for each character, and two more; words of nothing but x are unknown."""
@@ -56,17 +53,18 @@ class Stub:
         """Other odds, so that there is a difference."""
         return self.score(encoded) * 2
 
-    def __call__(self, texts: list[str]) -> dict[str, Any]:
-        """The columns of a few texts."""
-        return parts.columns(self, self.encode(texts), list(COLUMNS))
+    def predict(self, encoded: list[np.ndarray]) -> dict[str, Any]:
+        """The columns of some texts."""
+        logits = self.score(encoded)
+        return prediction_columns((logits > 0).astype(np.int64), probabilities(logits), LABELS, "text")
 
 
 def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns what its bundle says of itself, to be changed."""
     info = SimpleNamespace(labels=LABELS, label_type="text", dataset="d", task="classifier", **FACTS)
-    monkeypatch.setitem(SCORERS, "torch", f"{__name__}:Stub")
+    monkeypatch.setitem(engines.ENGINES, "torch", f"{__name__}:Stub")
     monkeypatch.setattr(parts, "KEPT", SimpleNamespace())
-    monkeypatch.setattr(command, "Predictor", Stub)
-    monkeypatch.setattr(command, "read_info", lambda directory: info)
-    monkeypatch.setattr(command, "engine_of", lambda directory, engine: "torch")
+    monkeypatch.setattr(predict, "read_info", lambda directory: info)
+    for module in (engines, predict):
+        monkeypatch.setattr(module, "engine_of", lambda directory, engine: "torch")
     return info

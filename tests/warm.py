@@ -8,19 +8,24 @@ import importlib
 from jsonargparse import ArgumentParser
 
 from harness.config import Recipe
-from harness.predicting.config import PredictConfig
+from harness.inference.config import PredictConfig
 from preprocessing.base import cli
 from preprocessing.config import PreprocessConfig
 
 for name in (
     "torch._dynamo",
-    "harness.baseline.compare",
+    "harness.baseline.results",
     "harness.report.sinks",
     "harness.training.assembly",
     "tests.killed",
 ):
     importlib.import_module(name)
-for name in ("harness.predict", "harness.predicting.torch_scorer", "preprocessing.job.entry", "preprocessing.__main__"):
+for name in (
+    "harness.predict",
+    "harness.inference.torch_scorer",
+    "preprocessing.job.pipeline",
+    "preprocessing.__main__",
+):
     importlib.import_module(name)
 
 _made = {one: cli.parser_for(one) for one in (Recipe, PredictConfig, PreprocessConfig)}

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m harness baseline``: what scikit-learn reaches on a dataset, in seconds, before a network is trained."""
+"""``padless baseline``: what scikit-learn reaches on a dataset, in seconds, before a network is trained."""
 
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.baseline.linear import RECIPE, OnSplit, measure, measured_splits
-from harness.baseline.results import fold_name, folder_of, read_folds, read_results, write_folds, write_results
+from harness.baseline.results import fold_name, folder_of, read_results, write_results
 from harness.data.views import check_folds, held_out
 from harness.rundir.results import figures_name
 from harness.scores.tables import show_figures, spread_table
@@ -40,60 +40,46 @@ def main(config: BaselineConfig) -> None:
     """Show the figures of the linear model; they are computed unless they are there already."""
     manifest = read_manifest(config.data)
     if config.folds:
-        measure_folds(config, manifest)
-        return
-    results = known(config.data, manifest)
-    again = set(results) == set(measured_splits(manifest)) != set()
-    written = again
-    if not again:
-        found = measure(config.data, manifest)
-        written = keep(config.data, manifest, found)
-        results = {split: one.figures for split, one in found.items()}
+        check_folds(manifest, config.data, "folds")
+    names = [fold_name(fold) for fold in range(manifest.folds)] if config.folds else measured_splits(manifest)
+    results = known(config.data, manifest, names)
+    done = "found"
+    if not len(results) == len(names) > 0:
+        if config.folds:
+            views = [held_out(manifest, fold, config.data) for fold in range(manifest.folds)]
+            found = {name: measure(config.data, view)[VALIDATION] for name, view in zip(names, views, strict=True)}
+        else:
+            found = measure(config.data, manifest)
+        done = "written" if keep(config.data, manifest, found) else ""
+        results = {name: one.figures for name, one in found.items()}
     if config.json:
         print(json.dumps(results, indent=2))
-        return
-    first = next(iter(results.values()))
+    else:
+        show(config, manifest, results, done)
+
+
+def show(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], done: str) -> None:
+    screen, values = Screen(), list(results.values())
+    first = values[0]
     stopped = "" if first["converged"] else f", stopped after {first['steps']} steps"
-    screen = Screen()
-    screen.fact("data", f"{config.data} ({first['train_rows']:,} training rows, {len(manifest.labels)} classes)")
+    what = f"{manifest.folds} folds" if config.folds else f"{first['train_rows']:,} training rows"
+    screen.fact("data", f"{config.data} ({what}, {len(manifest.labels)} classes)")
     regression = f"logistic regression with C = {RECIPE['C']:g}{stopped}"
     screen.fact("model", f"TF-IDF of {first['features']:,} words and pairs, {regression}")
-    show_figures(screen, results)
-    if written:
-        names = " and ".join(figures_name(split) for split in results)
-        where = f"{'found' if again else 'written'} in {folder_of(config.data)}"
-        screen.say(f"{where}: {names} ({duration(first['seconds'])})")
+    if config.folds:
+        screen.table(spread_table(list(results), values, screen.width))
+    else:
+        show_figures(screen, results)
+    if done:
+        seconds = sum(one["seconds"] for one in values) if config.folds else first["seconds"]
+        files = "" if config.folds else f": {' and '.join(map(figures_name, results))}"
+        screen.say(f"{done} in {folder_of(config.data)}{files} ({duration(seconds)})")
 
 
-def measure_folds(config: BaselineConfig, manifest: Manifest) -> None:
-    """Show the figures of the linear model on each fold; they are computed unless they are there already."""
-    check_folds(manifest, config.data, "folds")
-    folds = range(manifest.folds)
-    results = read_folds(config.data, manifest.fingerprint, manifest.folds)
-    again = len(results) == len(folds)
-    screen = Screen(quiet=config.json)
-    if not again:
-        results = [measure(config.data, held_out(manifest, fold, config.data))[VALIDATION].figures for fold in folds]
-    try:
-        if not again:
-            write_folds(config.data, results)
-    except OSError as error:
-        where = folder_of(config.data)
-        print(f"warning: {where} cannot be written ({error.strerror}); no run will find these figures", file=sys.stderr)
-    names = [fold_name(fold) for fold in folds]
-    if config.json:
-        print(json.dumps(dict(zip(names, results, strict=True)), indent=2))
-        return
-    screen.fact("data", f"{config.data} ({manifest.folds} folds, {len(manifest.labels)} classes)")
-    screen.table(spread_table(names, results, screen.width))
-    seconds = sum(each["seconds"] for each in results)
-    screen.say(f"{'found' if again else 'measured'} in {folder_of(config.data)} ({duration(seconds)})")
-
-
-def known(data: str, manifest: Manifest) -> dict[str, dict[str, Any]]:
+def known(data: str, manifest: Manifest, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What was measured before; a damaged result counts as none, and is said."""
     try:
-        return read_results(data, manifest.fingerprint)
+        return read_results(data, manifest.fingerprint, names)
     except DataError as error:
         tell(f"warning: {error}; made anew now")
         return {}
@@ -104,7 +90,6 @@ def keep(data: str, manifest: Manifest, results: dict[str, OnSplit]) -> bool:
     try:
         write_results(data, manifest, results)
     except OSError as error:
-        where = folder_of(data)
-        print(f"warning: {where} cannot be written ({error.strerror}); no run will find these figures", file=sys.stderr)
+        tell(f"warning: {folder_of(data)} cannot be written ({error.strerror}); no run will find these figures")
         return False
     return True

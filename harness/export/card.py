@@ -1,226 +1,196 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card: README.md in the format of the hub, YAML in front, all of it from the run's own records."""
+"""The model card: README.md in the format of the hub, made of what the files of a run say, as far as they are there."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import yaml
-
-from harness.export.front import front_matter
-from harness.export.limits import limits
-from harness.export.records import Card
-from harness.rundir.bundle_files import INT8, ONNX
+from harness.baseline.results import read_results
+from harness.export.config import ExportConfig
+from harness.rundir.bundle_files import EXPORT, INT8, ONNX, BundleInfo, bundle_directory
+from harness.rundir.layout import BUNDLE, CONFIG, holds_run
+from harness.rundir.metrics_log import read_log
+from harness.rundir.records import read_config, read_environment
+from harness.rundir.results import read_measured
+from harness.rundir.training_facts import read_training
 from harness.scores.figures import FIGURES, title_of
+from harness.scores.intervals import wilson
 from harness.scores.tables import interval
+from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION
-from preprocessing.base.printable import markdown, markdown_code, printable
+from preprocessing.base.printable import markdown, markdown_code, percent, printable, public
+from preprocessing.base.split_names import TRAIN, VALIDATION
+from preprocessing.dataset.shards import MANIFEST, read_manifest
 
-CLASSES = 30
-"""Classes that a table shows."""
+TEMPLATE = Path(__file__).with_name("card.md.j2")
+HUB_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss")
+"""Figures that the hub knows, by the same names."""
+CLASSES, WEAKEST = 30, 3
+"""Classes that a table shows, and groups of rows."""
 
 
-def render(card: Card) -> str:
-    """The whole file."""
-    head = yaml.safe_dump(front_matter(card), sort_keys=False, allow_unicode=True, width=1000)
-    parts = [
-        f"---\n{head}---\n\n# {markdown(card.name)}\n\n{opening(card)}",
-        f"## Use\n\n{use(card)}",
-        f"## Results\n\n{results(card)}",
-        f"## Data\n\n{data(card)}",
-        f"## Model\n\n{model(card)}",
-        f"## Limits\n\n{bullets(limits(card))}",
-        f"## Files\n\n{files(card)}",
-        f"## Provenance\n\n{provenance(card)}",
-        f"## Licence\n\n{licence(card)}",
+@dataclass(frozen=True)
+class Place:
+    """What was named on the command line."""
+
+    bundle: Path
+    run: Path | None
+    """The run directory around the bundle, if there is one."""
+
+    @classmethod
+    def of(cls, named: Path) -> Place:
+        """Run and bundle of a path; a bundle in its run is known as that run's."""
+        bundle = bundle_directory(named)
+        around = bundle.parent if bundle.name == BUNDLE else bundle
+        return cls(bundle, around if holds_run(around) else None)
+
+    @property
+    def name(self) -> str:
+        """What the model is called unless the user says otherwise."""
+        return (self.run or self.bundle).resolve().name
+
+    @property
+    def is_export(self) -> bool:
+        """Whether it is an export folder already."""
+        return (self.bundle / EXPORT).is_file()
+
+
+@dataclass(frozen=True)
+class Records:
+    """What is known of a training. Whatever is not there is empty."""
+
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    splits: dict[str, Any]
+    """Rows, classes and lengths of each split."""
+    figures: dict[str, Any]
+    """On the test split, or else on validation; with intervals where an evaluation has been made."""
+    linear: dict[str, Any]
+    """Figures of the linear model on the same split, if they were made and the dataset is still there."""
+    sources: list[dict[str, Any]]
+    """Files of the corpus: name without folders, rows, sha256; empty where the dataset is gone."""
+
+    @classmethod
+    def read(cls, place: Place, info: BundleInfo) -> Records:
+        """Everything that is there. Raises ``DataError`` for a damaged file of the run."""
+        run = place.run
+        config = read_config(run) if run is not None and (run / CONFIG).is_file() else {}
+        splits = (read_training(place.bundle, info.dataset) or {}).get("splits", {})
+        figures = figures_of(run, info, splits) if run is not None else {}
+        environment = read_environment(run) if run is not None else {}
+        return cls(config, environment, splits, figures, *of_dataset(config.get("data"), info, figures.get("split")))
+
+
+def figures_of(run: Path, info: BundleInfo, splits: dict[str, Any]) -> dict[str, Any]:
+    """The figures of these weights: of an evaluation, or else the line of the validation that chose them."""
+    measured = read_measured(run)
+    if measured is not None:
+        figures = measured.figures
+        if (figures.get("dataset"), figures.get("step")) == (info.dataset, info.step):
+            return {**figures, "split": measured.split}
+    lines = [line for line in read_log(run) if line.get("kind") == VALIDATION and line.get("step") == info.step]
+    rows = splits.get(VALIDATION, {}).get("rows")
+    if not lines or not rows or not isinstance(lines[-1].get("accuracy"), float):
+        return {}
+    bounds = wilson(round(lines[-1]["accuracy"] * rows), rows)
+    return {**lines[-1], "split": VALIDATION, "rows": rows, "intervals": {"accuracy": bounds}}
+
+
+def of_dataset(data: str | None, info: BundleInfo, split: str | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The linear model's figures on a split, and the files of the corpus; none where the dataset is gone, another one
+    or damaged: the card does without.
+    """
+    if data is None or not Path(data, MANIFEST).is_file():
+        return {}, []
+    try:
+        manifest = read_manifest(data)
+        linear = read_results(data, info.dataset).get(split or "", {})
+    except DataError:
+        return {}, []
+    if manifest.fingerprint != info.dataset:
+        return {}, []
+    sources = [
+        {
+            "name": Path(public(str(source.get("name")))).name,
+            "rows": source.get("rows"),
+            "sha256": source.get("fingerprint", {}).get("sha256"),
+        }
+        for source in manifest.provenance.get("sources", [])
     ]
-    return printable("\n\n".join(parts) + "\n")
+    return linear, sources
 
 
-def opening(card: Card) -> str:
-    """What it is, in a sentence or two."""
-    names = card.info.labels
-    listed = ", ".join(map(markdown_code, names[:CLASSES])) + (", …" if len(names) > CLASSES else "")
-    return (
-        f"Tells {len(names)} classes of texts apart: {listed}. A recurrent network with {card.parameters:,} weights, "
-        f"trained and exported with padless {VERSION}."
+def render(
+    config: ExportConfig, name: str, info: BundleInfo, parameters: int, records: Records, files: dict[str, Any]
+) -> str:
+    """The whole file; ``files`` is what the index says of each file."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    figures, run_config = records.figures, records.config
+    spec, language = info.text["spec"], config.language or info.text["spec"]["language"]
+    bounds = figures.get("intervals", {})
+    dataset = Path(run_config.get("data") or "dataset").name
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Text Classification",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=figures["split"],
+            metric_type=key,
+            metric_name=key.replace("_", " "),
+            metric_value=figures[key],
+            metric_args={"interval_95": list(bounds[key])} if bounds.get(key) is not None else None,
+        )
+        for key in HUB_METRICS
+        if isinstance(figures.get(key), float)
+    ]
+    head = ModelCardData(
+        license=config.license,
+        language=language,
+        library_name="padless",
+        pipeline_tag="text-classification",
+        tags=["text-classification", "padless", info.model["cell"], *(["onnx"] if ONNX in files else [])],
+        metrics=[result.metric_type for result in results],
+        model_name=name,
+        eval_results=results or None,
     )
-
-
-def use(card: Card) -> str:
-    """How to load it."""
-    place = f"hf://{card.repository}" if card.repository else "path/of/this/folder"
-    lines = ["```python", "import padless", "", f'model = padless.load("{place}")', 'model.predict(["a text"])', "```"]
-    if ONNX in card.files:
-        lines += [
-            "",
-            f"Where torch cannot be imported, `padless.load` takes `{ONNX}` by itself: ONNX Runtime, numpy, pandas and "
-            'pyarrow are enough. With torch there, `padless.load(…, engine="onnx")` asks for it'
-            + (', and `engine="onnx-int8"` for the quantized one.' if INT8 in card.files else "."),
-        ]
-    return "\n".join(lines)
-
-
-def results(card: Card) -> str:
-    """The figures with their intervals, and each class."""
-    values = card.records.figures
-    if not values:
-        return "No evaluation of these weights lies beside them."
-    bounds = values.get("intervals", {})
-    rows: list[list[str]] = [["rows", f"{values['rows']:,}", ""]]
-    rows += [
-        [markdown(title_of(key, card.info.labels)), f"{values[key]:.4f}", interval(bounds.get(key))]
-        for key in FIGURES
-        if values.get(key) is not None
-    ]
-    text = f"On the split {markdown_code(values['split'])}, with the threshold and temperature below.\n\n"
-    text += table(["", markdown(values["split"]), "95 %"], rows)
-    if (linear := card.records.linear.get("accuracy")) is not None:
-        around = interval(card.records.linear.get("intervals", {}).get("accuracy"))
-        text += f"\n\nA linear model over TF-IDF of words and pairs has accuracy {linear:.4f} ({around}) there."
-    if values["split"] != "test":
-        text += "\n\nThese weights were chosen on this split, so its figures are better than those of new texts."
-    if values.get("per_class"):
-        shown = values["per_class"][:CLASSES]
-        each = [
-            [markdown(one["label"]), *(number(one[key]) for key in ("precision", "recall", "f1")), one["rows"]]
-            for one in shown
-        ]
-        text += "\n\n" + table(["class", "precision", "recall", "F1", "rows"], each)
-    return text
-
-
-def data(card: Card) -> str:
-    """What it learned from."""
-    splits = card.records.training.get("splits", {})
-    rows = []
-    for name, split in splits.items():
-        counts = [f"{markdown(label)} {count:,}" for label, count in list(split["labels"].items())[:CLASSES] if count]
-        rows.append([markdown(name), f"{split['rows']:,}", ", ".join(counts)])
-    text = table(["split", "rows", "by class"], rows) if rows else "The bundle does not say what it learned from."
-    if card.records.sources:
-        text += "\n\nMade from these files:\n\n"
-        text += table(
-            ["file", "rows", "sha256"],
-            [[markdown(one["name"]), one["rows"], one["sha256"]] for one in card.records.sources],
-        )
-    soft = card.info.soft_labels
-    if soft is not None:
-        teacher = markdown(soft.get("teacher") or "another model")
-        text += f"\n\nRows without labels were learned with soft labels of {teacher}."
-    return text
-
-
-def model(card: Card) -> str:
-    """How it reads a text."""
-    shape, spec = card.info.model, card.info.text["spec"]
-    directions = "both directions" if shape["bidirectional"] else "one direction"
-    ngrams = f"{shape.get('wide', 0):,} buckets of n-grams of up to {shape.get('wide_ngrams', 2)} words"
-    if shape.get("wide_tail"):
-        ngrams += f", those of the last {shape['wide_tail']} once more"
-    if shape.get("wide_tf") == "binary":
-        ngrams += ", however often"
-    wide = f", beside a linear part with {ngrams}" if shape.get("wide") else ""
-    read = [
-        markdown_code(f"{name}: {spec[name]}")
-        for name in ("tokenizer", "lowercase", "html", "stop_words", "lemmatizer")
-    ]
-    rows = [
-        ["network", f"{shape['num_layers']} × {shape['cell']} of {shape['hidden_size']}, {directions}, pooling "
-         f"{shape['pooling']}, embedding of {shape['embedding_dim']}{wide}"],
-        ["text", ", ".join(read)],
-        ["vocabulary", f"{card.info.vocabulary_size:,} entries"],
-        ["longest text", f"{spec['max_tokens']} tokens, of a longer one the {kept(spec['truncate'])}"],
-        ["temperature", f"{card.info.temperature:.4f}"],
-    ]  # fmt: skip
-    if len(card.info.labels) == 2:
-        rows.append(["threshold", f"{card.info.threshold:.4f}, for {markdown_code(card.info.labels[1])}"])
-    if card.info.vectors is not None:
-        rows.append(["vectors at the start", markdown(str(card.info.vectors.get("source", "given")))])
-    config = card.records.config
-    if config:
-        keys = {"epochs": config, "global_batch": config, "seed": config, "lr": config.get("optim", {})}
-        rows.append(["training", ", ".join(f"{key} {where[key]}" for key, where in keys.items() if key in where)])
-    return table(["", ""], rows)
-
-
-def kept(truncate: str) -> str:
-    """Which end of a long text is read."""
-    return {"head": "beginning", "tail": "end"}.get(truncate, "beginning and the end")
-
-
-def files(card: Card) -> str:
-    """What lies in the folder, and what was measured of it."""
-    rows = [
-        [markdown_code(name), f"{said['bytes']:,}", f"`{said['sha256'][:16]}`"] for name, said in card.files.items()
-    ]
-    text = table(["file", "bytes", "sha256"], rows)
-    if (onnx := card.files.get(ONNX)) is not None:
-        text += (
-            f"\n\n`{ONNX}` was held against torch on {onnx['texts']:,} random texts of every length up to "
-            f"{onnx['longest']}: no probability differs by more than {onnx['difference']:.2g}."
-        )
-    if (small := card.files.get(INT8)) is not None:
-        cost = small["cost"]
-        whole = card.files[ONNX]["bytes"]
-        measured = [
-            ["accuracy", f"{cost['accuracy']:.4f}", f"{cost['accuracy_int8']:.4f}"],
-            ["log loss", f"{cost['log_loss']:.4f}", f"{cost['log_loss_int8']:.4f}"],
-            ["bytes", f"{whole:,}", f"{small['bytes']:,}"],
-            ["rows/s", f"{cost['rows_per_s']:,.0f}", f"{cost['rows_per_s_int8']:,.0f}"],
-        ]
-        text += (
-            f"\n\n`{INT8}` on the {cost['rows']:,} rows of the split `{cost['split']}`; labels that change: "
-            f"{cost['changed']:,}. Speeds are those of the machine that exported, from ids.\n\n"
-        )
-        text += table(["", "fp32", "int8"], measured)
-    return text
-
-
-def provenance(card: Card) -> str:
-    """Where it comes from, so that it can be traced."""
-    info, environment = card.info, card.records.environment
-    versions = environment.get("versions", {})
-    known = {
-        "weights (sha256)": info.weights_sha256,
-        "dataset (fingerprint)": info.dataset,
-        "text pipeline and vocabulary (hash)": info.text_hash,
-        "optimizer steps": f"{info.step:,}",
-        "code": environment.get("git_revision"),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "started from": (info.started_from or {}).get("source"),
+    train = records.splits.get(TRAIN, {})
+    cut = train.get("lengths", {}).get(str(spec["max_tokens"]), 0)
+    groups = [one for one in figures.get("slices", []) if isinstance(one.get("accuracy"), float)]
+    keys = {"epochs": run_config, "global_batch": run_config, "seed": run_config, "lr": run_config.get("optim", {})}
+    versions = records.environment.get("versions", {})
+    facts: dict[str, Any] = {
+        **vars(records),
+        "name": name,
+        "info": info,
+        "parameters": parameters,
+        "files": files,
+        "license": config.license,
+        "language": language,
+        "repository": config.push,
+        "version": VERSION,
+        "spec": spec,
+        "shape": {"wide": 0, "wide_ngrams": 2, **info.model},
+        "most": CLASSES,
+        "classes": ", ".join(map(markdown_code, info.labels[:CLASSES])) + ", …" * (len(info.labels) > CLASSES),
+        "measured": [
+            (title_of(key, info.labels), figures[key], interval(bounds.get(key)))
+            for key in FIGURES
+            if figures.get(key) is not None
+        ],
+        "training": ", ".join(f"{key} {where[key]}" for key, where in keys.items() if key in where),
+        "cut": cut / train["rows"] if cut else 0,
+        "weakest": sorted(groups, key=lambda one: one["accuracy"])[:WEAKEST],
+        "onnx": files.get(ONNX),
+        "int8": files.get(INT8),
+        "versions": ", ".join(f"{package} {version}" for package, version in versions.items()),
+        "code": markdown_code,
+        "interval": interval,
+        "markdown": lambda value: markdown(str(value)),
+        "number": "{:,.0f}".format,
+        "percent": percent,
     }
-    return table(["", ""], [[name, markdown(str(value))] for name, value in known.items() if value])
-
-
-def licence(card: Card) -> str:
-    """What may be done with it, as far as anybody said."""
-    if card.license == "unknown":
-        return (
-            "None was named at export. The texts that a model learned from may forbid some uses of it: ask whoever "
-            "exported it."
-        )
-    return f"{markdown_code(card.license)}, as named at export. padless itself is Apache-2.0."
-
-
-def number(value: float | None) -> str:
-    """Four places; nothing for what cannot be computed."""
-    return "" if value is None else f"{value:.4f}"
-
-
-def bullets(sentences: Iterable[str]) -> str:
-    """A list."""
-    return "\n".join(f"- {sentence}" for sentence in sentences)
-
-
-def table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table of Markdown, whose cells are Markdown; a bar in a cell stays a bar."""
-    cells = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(map(cell, row)) + " |" for row in cells)
-
-
-def cell(value: Any) -> str:
-    """A value in a table."""
-    return "" if value is None else re.sub(r"(?<!\\)\|", r"\\|", str(value))
+    return printable(str(ModelCard.from_template(head, str(TEMPLATE), **facts)))

@@ -2,20 +2,22 @@
 """A classifier as an ONNX graph with a free number of rows and of tokens, made of its weights node by node.
 
 ONNX's recurrent operators take the rows' lengths, so padding changes nothing and nothing is reversed. The temperature
-is part of the graph: it gives logits as the network does, and calibrated probabilities.
+is part of the graph: it gives logits as the network does, and calibrated probabilities. The wide part is the same
+hashes, weights of features and table as in ``harness.model.wide``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
-from harness.export.nodes import Graph
-from harness.export.wide_graph import wide_logits
 from harness.model.classifier import Classifier
 from harness.model.registry import CELLS, POOLINGS
+from harness.model.wide import END, END_LONGEST, FIRST, MASK, ROUNDS, SECOND, WORD, WidePart
 from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, PROBABILITIES
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import VERSION
@@ -26,9 +28,14 @@ IR = 8
 """The format that goes with it; any newer runtime reads it."""
 MOST_BYTES = 2**31 - 1
 """A file of protobuf holds no more."""
-GATES = {"harness.model.recurrent:LSTM": (0, 3, 1, 2), "harness.model.recurrent:GRU": (1, 0, 2)}
-"""Cells that ONNX has: for each gate in its order, which one it is in torch's (i f g o; r z n)."""
-OPERATORS = {"harness.model.recurrent:LSTM": "LSTM", "harness.model.recurrent:GRU": "GRU"}
+INT32, INT64, FLOAT = 6, 7, 1
+"""Dtypes as ONNX numbers them."""
+END_OF_AXIS = 1 << 62
+GATES: dict[str, tuple[str, tuple[int, ...]]] = {
+    "harness.model.recurrent:LSTM": ("LSTM", (0, 3, 1, 2)),
+    "harness.model.recurrent:GRU": ("GRU", (1, 0, 2)),
+}
+"""Cells that ONNX has: its operator, and for each gate in its order which one it is in torch's (i f g o; r z n)."""
 PARTS = {
     "harness.model.pooling:Last": ("last",),
     "harness.model.pooling:Maximum": ("max",),
@@ -36,6 +43,56 @@ PARTS = {
     "harness.model.pooling:MaximumAndMean": ("max", "mean"),
 }
 """Poolings that are written down here, by their code: a name that stands for other code is another pooling."""
+
+Value = str | int | float | list[Any] | np.ndarray | torch.Tensor
+"""The name of a value of the graph, or a constant: whole numbers become int64, others float32."""
+
+
+class Graph:
+    """Nodes of a graph, one call each: ``graph.Add(a, b)`` adds one, and gives the name of the sum."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def __getattr__(self, operator: str) -> Callable[..., str]:
+        return partial(self.add, operator)
+
+    def add(self, operator: str, *inputs: Value, name: str = "", **attributes: Any) -> str:
+        """A node with one output, whose name it gives; ``name`` decides it."""
+        return self.several(operator, 1, *inputs, name=name, **attributes)[0]
+
+    def several(self, operator: str, outputs: int, *inputs: Value, name: str = "", **attributes: Any) -> list[str]:
+        """A node with several outputs."""
+        from onnx import helper
+
+        names = [name or f"{operator.lower()}_{len(self.nodes)}"]
+        names += [f"{names[0]}_{number}" for number in range(1, outputs)]
+        given = [value if isinstance(value, str) else self.constant(value) for value in inputs]
+        self.nodes.append(helper.make_node(operator, given, names, name=f"node_{names[0]}", **attributes))
+        return names
+
+    def constant(self, value: Value) -> str:
+        """The name of a constant."""
+        from onnx import numpy_helper
+
+        array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+        array = np.ascontiguousarray(array, np.float32) if array.dtype == np.float64 else np.ascontiguousarray(array)
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(array.reshape(np.shape(value)), name))
+        return name
+
+    def size(self, value: str, axis: int) -> str:
+        """How long an axis of a value is, int64 ``[1]``."""
+        return self.Shape(value, start=axis, end=axis + 1)
+
+    def count(self, size: str) -> str:
+        """0, 1, … up to a size int64 ``[1]``, exclusive; int64 ``[size]``."""
+        return self.Range(0, self.Squeeze(size, [0]), 1)
+
+    def part(self, value: str, start: int, end: int = END_OF_AXIS) -> str:
+        """A piece of a value along axis 1."""
+        return self.Slice(value, [start], [end], [1])
 
 
 def check_exportable(model: Classifier) -> None:
@@ -62,81 +119,66 @@ def onnx_model(model: Classifier, temperature: float, facts: Mapping[str, str]) 
     Inputs: ``ids`` int32 ``[rows, time]``, anything behind a row's end, and ``lengths`` int32 ``[rows]``. Outputs:
     ``logits`` ``[rows]`` for two classes, ``[rows, classes]`` for more, and ``probabilities`` ``[rows, classes]``.
     """
-    from onnx import TensorProto, checker, helper
+    from onnx import checker, helper
 
     check_exportable(model)
     graph = Graph()
-    states, last, real = recurrent(graph, model)
-    outputs = graph.add("Gemm", [pooled(graph, model, states, last, real), *linear(graph, model)], transB=1)
+    lengths = graph.Cast(LENGTHS, to=INT64)
+    outputs = graph.Gemm(pooled(graph, model, lengths), model.head.weight, model.head.bias, transB=1)
     if model.wide is not None:
-        outputs = graph.add("Add", [outputs, wide_logits(graph, model.wide, graph.cast(IDS, np.int64), "lengths_long")])
-    two = model.num_classes == 2
-    if two:
-        graph.add("Squeeze", [outputs, graph.constant([1])], name=LOGITS)
+        outputs = graph.Add(outputs, wide_logits(graph, model.wide, graph.Cast(IDS, to=INT64), lengths))
+    calibrated = graph.Div(outputs, temperature)
+    if model.num_classes == 2:
+        graph.Squeeze(outputs, [1], name=LOGITS)
+        other = graph.Sigmoid(graph.Neg(calibrated))
+        graph.Concat(other, graph.Sigmoid(calibrated), axis=1, name=PROBABILITIES)
     else:
-        graph.add("Identity", [outputs], name=LOGITS)
-    calibrated = graph.add("Div", [outputs, graph.constant(temperature, np.float32)])
-    if two:
-        other = graph.add("Sigmoid", [graph.add("Neg", [calibrated])])
-        graph.add("Concat", [other, graph.add("Sigmoid", [calibrated])], axis=1, name=PROBABILITIES)
-    else:
-        graph.add("Softmax", [calibrated], axis=1, name=PROBABILITIES)
-    shape: list[str | int] = ["rows"] if two else ["rows", model.num_classes]
+        graph.Identity(outputs, name=LOGITS)
+        graph.Softmax(calibrated, axis=1, name=PROBABILITIES)
+    every: list[str | int] = ["rows", model.num_classes]
+    shapes = {LOGITS: ["rows"] if model.num_classes == 2 else every, PROBABILITIES: every}
+    given = {IDS: ["rows", "time"], LENGTHS: ["rows"]}
     made = helper.make_graph(
         graph.nodes,
         "padless",
-        [
-            helper.make_tensor_value_info(IDS, TensorProto.INT32, ["rows", "time"]),
-            helper.make_tensor_value_info(LENGTHS, TensorProto.INT32, ["rows"]),
-        ],
-        [
-            helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, shape),
-            helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, ["rows", model.num_classes]),
-        ],
-        list(graph.constants.values()),
+        [helper.make_tensor_value_info(name, INT32, shape) for name, shape in given.items()],
+        [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in shapes.items()],
+        graph.constants,
     )
+    opset = helper.make_opsetid("", OPSET)
     whole = helper.make_model(
-        made,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR,
-        producer_name="padless",
-        producer_version=VERSION,
+        made, opset_imports=[opset], ir_version=IR, producer_name="padless", producer_version=VERSION
     )
     helper.set_model_props(whole, dict(facts))
     checker.check_model(whole, full_check=True)
     return bytes(whole.SerializeToString())
 
 
-def recurrent(graph: Graph, model: Classifier) -> tuple[str, str, str]:
-    """The last layer's states ``[time, rows, features]``, its final ones ``[rows, features]``, and which are real,
-    bool ``[time, rows, 1]``.
-    """
+def pooled(graph: Graph, model: Classifier, lengths: str) -> str:
+    """Embedding, recurrent layers and pooling: one vector a row, ``[rows, vectors * features]``."""
     layers = model.recurrent
-    code = CELLS[model.config.cell].code
-    embedding = graph.constant(model.embedding.weight.detach().cpu().numpy(), np.float32, "embedding")
-    ids = graph.add("Transpose", [IDS], perm=[1, 0])
-    values = graph.add("Gather", [embedding, ids], name="vectors")
-    long = graph.add("Cast", [LENGTHS], to=7, name="lengths_long")
-    time = graph.add("Unsqueeze", [graph.count(graph.size(IDS, 1)), graph.constant([1])])
-    real = graph.add("Unsqueeze", [graph.add("Less", [time, long]), graph.constant([2])])
-    direction = "bidirectional" if layers.bidirectional else "forward"
-    more: dict[str, Any] = {"linear_before_reset": 1} if OPERATORS[code] == "GRU" else {}
+    operator, gates = GATES[CELLS[model.config.cell].code]
+    values = graph.Gather(model.embedding.weight, graph.Transpose(IDS, perm=[1, 0]))
+    options: dict[str, Any] = {"linear_before_reset": 1} if operator == "GRU" else {}
+    options |= {"hidden_size": layers.hidden_size, "direction": "bidirectional" if layers.bidirectional else "forward"}
     final = ""
     for layer in layers.lstms():
-        weights = [weights_of(layer, names, GATES[code], layers.hidden_size) for names in layer._all_weights]
-        inputs = [graph.constant(np.stack(each), np.float32) for each in zip(*weights, strict=True)]
-        every, final, *_ = graph.add(
-            OPERATORS[code],
-            [values, *inputs, LENGTHS],
-            outputs=2,
-            hidden_size=layers.hidden_size,
-            direction=direction,
-            **more,
-        )
-        beside = graph.add("Transpose", [every], perm=[0, 2, 1, 3])
-        values = graph.add("Reshape", [beside, graph.constant([0, 0, layers.output_size])])
-    rows_first = graph.add("Transpose", [final], perm=[1, 0, 2])
-    return values, graph.add("Reshape", [rows_first, graph.constant([0, layers.output_size])]), real
+        weights = [weights_of(layer, names, gates, layers.hidden_size) for names in layer._all_weights]
+        inputs = [np.stack(each) for each in zip(*weights, strict=True)]
+        every, final = graph.several(operator, 2, values, *inputs, LENGTHS, **options)
+        values = graph.Reshape(graph.Transpose(every, perm=[0, 2, 1, 3]), [0, 0, layers.output_size])
+    time = graph.Unsqueeze(graph.count(graph.size(IDS, 1)), [1])
+    real = graph.Unsqueeze(graph.Less(time, lengths), [2])
+    parts = []
+    for kind in PARTS[POOLINGS[model.config.pooling].code]:
+        if kind == "last":
+            parts.append(graph.Reshape(graph.Transpose(final, perm=[1, 0, 2]), [0, layers.output_size]))
+        elif kind == "max":
+            parts.append(graph.ReduceMax(graph.Where(real, values, -np.inf), [0], keepdims=0))
+        else:
+            total = graph.ReduceSum(graph.Where(real, values, 0.0), [0], keepdims=0)
+            parts.append(graph.Div(total, graph.Unsqueeze(graph.Cast(lengths, to=FLOAT), [1])))
+    return graph.Concat(*parts, axis=1)
 
 
 def weights_of(layer: Any, names: list[str], gates: tuple[int, ...], hidden: int) -> tuple[np.ndarray, ...]:
@@ -150,25 +192,78 @@ def weights_of(layer: Any, names: list[str], gates: tuple[int, ...], hidden: int
     return inputs, states, np.concatenate(biases)
 
 
-def pooled(graph: Graph, model: Classifier, states: str, last: str, real: str) -> str:
-    """One vector a row, ``[rows, vectors * features]``."""
-    parts = []
-    for kind in PARTS[POOLINGS[model.config.pooling].code]:
-        if kind == "last":
-            parts.append(last)
-        elif kind == "max":
-            lowest = graph.constant(-np.inf, np.float32)
-            parts.append(
-                graph.add("ReduceMax", [graph.add("Where", [real, states, lowest]), graph.constant([0])], keepdims=0)
-            )
-        else:
-            zero = graph.constant(0.0, np.float32)
-            total = graph.add("ReduceSum", [graph.add("Where", [real, states, zero]), graph.constant([0])], keepdims=0)
-            tokens = graph.add("Unsqueeze", [graph.cast(LENGTHS, np.float32), graph.constant([1])])
-            parts.append(graph.add("Div", [total, tokens]))
-    return parts[0] if len(parts) == 1 else str(graph.add("Concat", parts, axis=1))
+def wide_logits(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
+    """Logits ``[rows, outputs]``, times the share, of int64 ``ids`` ``[rows, time]`` and ``lengths`` ``[rows]``."""
+    bucket, value = features(graph, wide, ids, lengths)
+    taken = graph.Gather(wide.share * wide.table, bucket)
+    total = graph.ReduceSum(graph.Mul(taken, graph.Unsqueeze(value, [2])), [1], keepdims=0)
+    return graph.Add(total, wide.share * wide.bias)
 
 
-def linear(graph: Graph, model: Classifier) -> list[str]:
-    """Weights and bias of the last layer."""
-    return [graph.constant(part.detach().cpu().numpy(), np.float32) for part in (model.head.weight, model.head.bias)]
+def features(graph: Graph, wide: WidePart, ids: str, lengths: str) -> tuple[str, str]:
+    """Buckets int64 and weights, both ``[rows, places]``, each bucket of a row once; see ``WidePart.features``.
+
+    Sorted, a bucket that a row has several times is a run; the number of a run is the place that its bucket and its
+    count are put at.
+    """
+    places = places_of(graph, wide, ids, lengths)
+    ordered, _ = graph.several("TopK", 2, places, graph.size(places, 1), axis=1, largest=0, sorted=1)
+    begins = graph.Not(graph.Equal(graph.part(ordered, 1), graph.part(ordered, 0, -1)))
+    first = graph.Expand([[0]], graph.Concat(graph.size(places, 0), [1], axis=0))
+    run = graph.CumSum(graph.Concat(first, graph.Cast(begins, to=INT64), axis=1), 1)
+    empty, ones, zeros = (graph.Expand(number, graph.Shape(places)) for number in (wide.buckets, 1.0, 0.0))
+    bucket = graph.ScatterElements(empty, run, ordered, axis=1)
+    real = graph.Less(bucket, wide.buckets)
+    bucket = graph.Min(bucket, wide.buckets - 1)
+    value = graph.Gather(wide.weights, bucket)
+    if not wide.binary:
+        times = graph.ScatterElements(zeros, run, ones, axis=1, reduction="add")
+        value = graph.Mul(graph.Add(graph.Log(graph.Max(times, ones)), ones), value)
+    value = graph.Where(real, value, zeros)
+    return bucket, graph.Div(value, graph.Max(graph.ReduceL2(value, [1], keepdims=1), 1e-12))
+
+
+def places_of(graph: Graph, wide: WidePart, ids: str, lengths: str) -> str:
+    """The bucket of each n-gram, int64 ``[rows, places]``; ``buckets`` where there is none: ``WidePart.places``."""
+    lengths = graph.Unsqueeze(lengths, [1])
+    divisor = 1 << wide.shift
+
+    def places_among(keys: list[str], real: str) -> list[str]:
+        """Of n-grams of 1, 2 and more words, where ``real`` says which words there are."""
+        places = []
+        for number, key in enumerate(keys):
+            bucket, there = graph.Div(key, divisor), graph.part(real, number)
+            if wide.owners is not None:
+                name = graph.Cast(graph.Mod(key, divisor), to=INT32)
+                there = graph.And(there, graph.Equal(graph.Gather(wide.owners, bucket), name))
+            places.append(graph.Where(there, bucket, wide.buckets))
+        return places
+
+    places = places_among(keys_of(graph, ids, wide.longest), graph.Less(graph.count(graph.size(ids, 1)), lengths))
+    if wide.tail:
+        offsets = np.arange(wide.tail)
+        position = graph.Add(graph.Max(graph.Sub(lengths, wide.tail), 0), offsets)
+        position = graph.Min(position, graph.Sub(graph.size(ids, 1), [1]))
+        last = keys_of(graph, graph.GatherElements(ids, position, axis=1), END_LONGEST)
+        keys = [mixed(graph, graph.BitwiseXor(key, END)) for key in last]
+        places += places_among(keys, graph.Less(offsets, lengths))
+    return graph.Concat(*places, axis=1)
+
+
+def keys_of(graph: Graph, ids: str, longest: int) -> list[str]:
+    """The key of each word, pair and so on, int64 ``[rows, time - n + 1]`` for each n: ``harness.model.wide``."""
+    keys = [mixed(graph, graph.BitwiseAnd(graph.Mul(ids, WORD), MASK))]
+    before = ids
+    for number in range(1, longest):
+        both = graph.Add(graph.Mul(graph.part(before, 0, -1), FIRST), graph.Mul(graph.part(ids, number), SECOND))
+        before = mixed(graph, graph.BitwiseAnd(graph.Add(both, WORD), MASK))
+        keys.append(before)
+    return keys
+
+
+def mixed(graph: Graph, key: str) -> str:
+    """``harness.model.wide.mixed``."""
+    for shift, factor in ROUNDS:
+        key = graph.BitwiseXor(key, graph.Div(key, 1 << shift))
+        key = graph.BitwiseAnd(graph.Mul(key, factor), MASK)
+    return key

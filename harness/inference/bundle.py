@@ -12,12 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from safetensors.torch import save
 
 from harness.config import model_from_dict, to_dict
 from harness.data.views import fold_of
-from harness.inference.sealed import encoder_of, read_sealed
+from harness.inference.scorer import encoder_of, read_vocabulary
 from harness.model.classifier import Classifier
 from harness.model.networks import AnyNetwork, read_tensors, task_of
 from harness.ranks.stopping import HEARTBEAT
@@ -102,7 +101,11 @@ def read_bundle(directory: str | Path) -> Bundle:
     language model.
     """
     directory = Path(directory)
-    info, vocabulary = read_sealed(directory)
+    return with_weights(directory, *read_vocabulary(directory))
+
+
+def with_weights(directory: Path, info: BundleInfo, vocabulary: Vocabulary) -> Bundle:
+    """The bundle whose index and vocabulary were read before. Raises ``DataError`` for weights that do not belong."""
     config = model_from_dict(info.model, str(directory / INDEX))
     if len(vocabulary) != info.vocabulary_size:
         wrong = f"vocabulary_size is {info.vocabulary_size}, and {VOCABULARY} has {len(vocabulary):,} entries"
@@ -128,8 +131,3 @@ def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
             f"{data}: its {len(manifest.labels)} classes ({here}) are not the {len(info.labels)} of the weights "
             f"({known}), in the same order; build it with source.labels that names those"
         )
-
-
-def cpu_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A copy of a model's weights on the CPU."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}

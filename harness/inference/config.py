@@ -1,28 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be asked of an evaluation; importing this brings no torch, so that ``--help`` does not wait for it."""
+"""The options of predict, explain, evaluate and label."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from harness.config import require
+from harness.inference.engines import Engine
+from harness.rundir.training_facts import DIALECT
 from preprocessing.base.errors import ConfigError, check_processes, check_wait
-from preprocessing.config import SourceConfig
+from preprocessing.config import MOST_PART_MB, ExecutorConfig, SourceConfig
+
+STDIN = "-"
+Form = Literal["text", "json", "html"]
+ENDINGS: dict[str, Form] = {
+    **dict.fromkeys((".html", ".htm"), "html"),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
+    ".txt": "text",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """Evaluate the best weights of a run on one split of a dataset."""
+class ScoringConfig:
+    """How the rows of a dataset are scored, on one process or several."""
 
-    run: str
-    """Run directory whose bundle is evaluated."""
-    data: str
-    """Dataset directory; its vocabulary must be the one of the training."""
-    split: str = "test"
-    """Split to evaluate."""
-    output: str | None = None
-    """Directory for SPLIT.json and SPLIT-predictions.parquet; RUN/evaluation unless given."""
     batch: int = 512
     """Rows per batch and process."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -30,7 +34,7 @@ class EvaluateConfig:
     quiet: bool = False
     """Print nothing but warnings and errors."""
     stage_dir: str = "auto"
-    """Where the split is copied once per node: a directory, none, or auto, which copies from network file systems."""
+    """Where a split is copied once per node: a directory, none, or auto, which copies from network file systems."""
     timeout_s: int = 600
     """Longest wait of one process for another."""
     threads: int | None = None
@@ -44,10 +48,10 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateHereConfig:
-    """Evaluate the best weights of a run on new labelled rows, or on a split of a dataset, in this process.
+class EvaluateConfig(ScoringConfig):
+    """Evaluate the best weights of a run on new labelled rows, or on a split of a dataset.
 
-    The rows are read as those of the training were, and compared with them: unknown words, lengths and classes.
+    New rows are read as those of the training were, and compared with them: unknown words, lengths and classes.
     """
 
     run: str
@@ -64,14 +68,10 @@ class EvaluateHereConfig:
     """Directory for the figures and the predictions; RUN/evaluation unless given."""
     json: bool = False
     """Print the figures of an input as one JSON object instead of tables."""
-    batch: int = 512
-    """Rows per batch."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to run; auto takes a CUDA device if there is one."""
 
     def __post_init__(self) -> None:
         """Check ranges, and that there is one thing to evaluate on."""
-        require(self.batch >= 1, "batch", self.batch, "at least 1")
+        super().__post_init__()
         if (self.input is None) == (self.data is None):
             raise ConfigError("nothing to evaluate on, or two things: give --input FILE, or --data DATASET")
         if self.source.path != SourceConfig().path:
@@ -79,3 +79,180 @@ class EvaluateHereConfig:
         if self.source.has_unlabelled:
             what = "rows that are measured need a label"
             raise ConfigError(f"source.unlabelled_path and source.missing_label: {what}; drop leaves the others out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig(ScoringConfig):
+    """Write soft labels: the probability of each class for every unlabelled row, as a run or a linear model has it.
+
+    A training learns them beside the labelled rows: --self_training.labels NAME --order.unlabelled_batch ROWS.
+    """
+
+    data: str
+    """Dataset directory; its vocabulary must be the one of the run's training."""
+    run: str | None = None
+    """Run directory (or bundle directory) whose best weights are the teacher."""
+    baseline: bool = False
+    """In place of a run: a linear model of the training rows, as `python -m harness baseline` measures it."""
+    output: str | None = None
+    """File to write; DATA/soft_labels/NAME.arrow unless given, NAME being the run's or baseline."""
+
+    def __post_init__(self) -> None:
+        """Check ranges, and that there is one teacher."""
+        super().__post_init__()
+        if (self.run is None) == (not self.baseline):
+            raise ConfigError("no teacher, or two: give --run RUN, or --baseline")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingConfig:
+    """How files of texts are read, where that is not as the corpus of the training was read."""
+
+    column: str | None = field(default=None, metadata={"also": ("text_column", "source.text_column")})
+    """Column of the input that holds the text; null: the one of the corpus of the training, or text."""
+    encoding: str | None = field(default=None, metadata={"also": ("source.encoding",)})
+    """How text is written: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another; null: as the
+    training was told, or auto."""
+    delimiter: str | None = field(default=None, metadata={"also": ("source.delimiter",)})
+    """CSV: between fields; null: as in the corpus of the training, or what divides every line into as many fields."""
+    quote: str | None = field(default=None, metadata={"also": ("source.quote",)})
+    """CSV: around fields that hold delimiters or line ends, an empty string for nothing; null: as in the corpus of the
+    training, or a double quote."""
+    escape: str | None = field(default=None, metadata={"also": ("source.escape",)})
+    """CSV: the character that makes the next one literal; null: as in the corpus of the training."""
+
+    def __post_init__(self) -> None:
+        """Check that there is such an encoding, and such characters."""
+        try:
+            self.source()
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("source.", "--")) from None
+
+    def source(self) -> SourceConfig:
+        """These options as preprocessing calls them."""
+        given = {name: getattr(self, name) for name in ("encoding", *DIALECT) if getattr(self, name) is not None}
+        return SourceConfig(path=[STDIN], **given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(ReadingConfig):
+    """Predict texts given on the command line, or every row of files of any size."""
+
+    run: str
+    """Run directory, bundle, export folder or hf://owner/name, whose best weights predict."""
+    input: str | list[str] | None = None
+    """Files, globs or folders with one text a row, here or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .parquet, or
+    .txt with one text a line; of a folder that holds nothing but .txt files, each is a text. - is standard input."""
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
+    """What the input is; auto takes it from the name, and standard input for one text a line."""
+    missing: Literal["error", "keep"] = "error"
+    """Rows without a text: refused before anything is predicted, or predicted as an empty text."""
+    output: str | None = None
+    """File to write (.parquet, .csv, .tsv or .jsonl), or a folder of parts (NAME/); the input's columns, unchanged, and
+    the predictions."""
+    output_format: Literal["auto", "parquet", "csv", "tsv", "jsonl"] = "auto"
+    """What the output is; auto takes it from the name, and parquet for a folder."""
+    prefix: str = ""
+    """Stands before the names of the new columns, where the input has a column predicted already."""
+    overwrite: bool = False
+    """Begin anew where another prediction was begun, or replace a folder of parts, or a file of something else."""
+    engine: Engine = "auto"
+    """What computes: torch; onnx or onnx-int8, ONNX Runtime, of an export that has that form; auto takes torch where it
+    can be imported, else onnx."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs; auto takes a CUDA device if there is one."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """What the recurrent layers compute in; auto: bf16 where the device computes it natively."""
+    processes: int | None = field(default=None, metadata={"also": ("workers", "executor.workers")})
+    """Processes on this machine, each with one thread on a CPU; null: one per core, and one for a CUDA device."""
+    executor: Literal["local", "dask"] = field(default="local", metadata={"also": ("executor.kind",)})
+    """local: processes on this machine; dask: the workers of a running scheduler, which see the same files."""
+    scheduler: str | None = field(default=None, metadata={"also": ("executor.scheduler",)})
+    """Dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
+    timeout_s: float = field(default=86_400.0, metadata={"also": ("executor.timeout_s",)})
+    """Longest wait for the next part, and of one rank for the others."""
+    part_mb: float = field(default=8.0, metadata={"also": ("source.part_mb",)})
+    """Megabytes of text per part: what one process predicts at a time, and what an interruption can lose."""
+    batch: int = 1024
+    """Most rows computed at once; long texts are fewer."""
+    json: bool = False
+    """Print one JSON object a text instead of a line to read."""
+    quiet: bool = False
+    """Print neither progress nor how many rows were predicted."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and that input and output come together."""
+        super().__post_init__()
+        require(self.batch >= 1, "batch", self.batch, "at least 1")
+        require(0 < self.part_mb <= MOST_PART_MB, "part_mb", self.part_mb, f"above 0, at most {MOST_PART_MB:,}")
+        check_processes("processes", self.processes)
+        check_wait("timeout_s", self.timeout_s)
+        require(all(self.inputs), "input", self.input, "names that are not empty")
+        require(self.output != "", "output", self.output, "the name of a file or a folder")
+        if (self.input is None) != (self.output is None) and self.inputs != [STDIN]:
+            raise ConfigError("--input and --output go together: name the file to read and the file to write")
+        if self.output is None and self.output_format != "auto":
+            raise ConfigError("--output_format says what --output is; name one, or leave this out")
+        self.workers()
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Every input that was named."""
+        return [] if self.input is None else [self.input] if isinstance(self.input, str) else self.input
+
+    def workers(self, default: int | None = None) -> ExecutorConfig:
+        """Who predicts; ``default`` local processes where none are asked for."""
+        workers = self.processes or (default if self.executor == "local" else None)
+        return ExecutorConfig(kind=self.executor, workers=workers, scheduler=self.scheduler, timeout_s=self.timeout_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainConfig(ReadingConfig):
+    """Show what each word of a text adds to the logit of a class, by integrated gradients.
+
+    Texts are given on the command line, by - on standard input, one a line, or as the rows of a file (--input).
+    """
+
+    run: str | None = None
+    """Run directory (or bundle directory) whose best weights are explained; unless it is the first word."""
+    input: str | None = None
+    """File, glob or folder with one text a row, here or remote: .csv, .tsv, .jsonl, .parquet, or .txt with one text a
+    line; - is standard input."""
+    input_format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "txt"] = "auto"
+    """What the input is; auto takes it from the name, and standard input for one text a line."""
+    rows: int | None = None
+    """Explain only so many rows of the input; null: all."""
+    label: str | None = None
+    """Class to explain; null: the one predicted for each text."""
+    format: Literal["auto", "text", "json", "html"] = "auto"
+    """What is written: words with colours or scores, a JSON object a text, or one page; auto goes by --output."""
+    output: str | None = None
+    """File to write (.html, .jsonl, .json, .txt) in place of printing."""
+    overwrite: bool = False
+    """Replace an output that is there and holds something else."""
+    batch: int = 16
+    """Texts explained together."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a CUDA device if there is one."""
+    quiet: bool = False
+    """Do not say how many texts were explained."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        require(self.batch >= 1, "batch", self.batch, "at least 1")
+        require(self.rows is None or self.rows >= 1, "rows", self.rows, "at least 1, or null")
+        if self.input is None and (self.column is not None or self.rows is not None):
+            raise ConfigError("column and rows say what is read of --input; name the file there")
+
+    @property
+    def form(self) -> Form:
+        """What is written. Raises ``ConfigError`` for a file whose ending does not say."""
+        if self.format != "auto":
+            return self.format
+        if self.output is None:
+            return "text"
+        form = ENDINGS.get(Path(self.output).suffix.lower())
+        if form is None:
+            raise ConfigError(f"--output {self.output}: unknown ending; use .html, .jsonl or .txt, or set --format")
+        return form

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from harness.inference.explanation import Explanation, check_label
-from harness.inference.logits import logits_of
-from harness.inference.torch_scorer import TorchScorer
+from harness.inference.torch_scorer import TorchScorer, logits_of
 from harness.model.attribution import Attribution, attributions
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.text.encoder import Encoded, kept_at_head
 from preprocessing.text.spans import Span, spans_of
-from preprocessing.text.tokens import Tokens
+from preprocessing.text.tokenizer import Tokens
 
 
 class Explainer:

@@ -1,17 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each word of a text adds to the logit of a class: an object to look at, to print and to compute with."""
+"""A text whose words are marked by how much each adds to a class: as data, text, a terminal's colours, JSON and HTML.
+
+Orange speaks for a class and blue against it, which colour-blind readers can tell apart. Where there is no colour, a
+solid or a dotted line below the word says the same, or its score behind it.
+"""
 
 from __future__ import annotations
 
+import base64
 import difflib
+import hashlib
 import html
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from harness.inference.word_marks import STYLE, Piece, as_html, as_plain, named, pieces_of, shown, strongest
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.printable import plain_line, printable, public
+from preprocessing.base.screen import Screen
+from preprocessing.text.characters import encode
 from preprocessing.text.spans import Span
 from preprocessing.text.vocabulary import RESERVED, UNK
 
@@ -22,6 +32,53 @@ NOTHING_LEFT = "no word of the text was left; the model has read <unk>"
 UNKNOWN = RESERVED[UNK]
 LISTED = 20
 """Classes that a sentence names."""
+Explained = tuple[int | None, "Explanation"]
+"""A text's row in its file, if it has one, and the text explained."""
+GENERATOR = "padless explain"
+"""What a page of explanations says that it was made by."""
+LEGEND = [("These words", 1.0), (" speak for the class, ", 0.0), ("these", -1.0), (" against it; ", 0.0)]
+PAGE_STYLE = """
+:root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1b2026; --quiet: #5a6572; --line: #d9dee5; }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --page: #111418; --card: #1a1f25; --ink: #e6e9ed; --quiet: #9aa6b2; --line: #36404b; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 20px clamp(12px, 3vw, 28px) 40px; max-width: 1000px;
+  background: var(--page); color: var(--ink); font: 16px/1.6 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+h1 { margin: 0 0 4px; font-size: 1.5rem; overflow-wrap: anywhere; }
+.note { color: var(--quiet); font-size: .9rem; overflow-wrap: anywhere; }
+article { margin: 16px 0; padding: 14px 18px; background: var(--card); border: 1px solid var(--line);
+  border-radius: 10px; }
+article > p { margin: 0 0 8px; overflow-wrap: anywhere; }
+.note .padless-words { color: var(--ink); }
+.row { color: var(--quiet); font-size: .8rem; }
+@media print { * { print-color-adjust: exact; } article { break-inside: avoid; } }
+"""
+
+Piece = tuple[str, float]
+"""A part of a text, and how much it adds; 0 for what is no word of the model."""
+FAINTEST = 0.08
+"""Words of less than this share of the text's largest score have no mark."""
+FAINTEST_NUMBER = 0.15
+"""The same where each mark is a number."""
+LONGEST, KEPT = 1200, 300
+"""A longer stretch without any mark is shown by this many letters of either end."""
+NAMED = 5
+"""So many of the strongest words are named, for and against."""
+STYLE = """
+.padless-words { overflow-wrap: anywhere; white-space: pre-line; unicode-bidi: isolate; }
+.padless-words mark { color: inherit; padding: 0 2px; border-radius: 3px; unicode-bidi: isolate; }
+.padless-words mark.for { background: rgba(232, 89, 12, var(--a)); border-bottom: 2px solid rgb(232, 89, 12); }
+.padless-words mark.against { background: rgba(28, 126, 214, var(--a)); border-bottom: 2px dotted rgb(28, 126, 214); }
+.padless-named, .padless-head small { opacity: .75; font-size: .85em; }
+.padless-named p { margin: 0; }
+.padless-words .cut { opacity: .65; font-style: italic; }
+"""
+SHADES = {
+    True: ("black on #fde0cc", "black on #f9b27f", "bold black on #f2862f"),
+    False: ("black on #d3e6fa", "black on #94c4f2", "bold black on #5aa2e6"),
+}
+"""Styles of rich for words for a class and against it, from faint to strong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +152,8 @@ class Explanation:
     @property
     def total(self) -> str:
         """What the words add together."""
-        words = f"{self.logit - self.baseline:+.2f} by words"
-        return f"logit {self.logit:+.2f} = {self.baseline:+.2f} without words {words}"
+        words = self.logit - self.baseline
+        return f"score {self.logit:+.2f} = base {self.baseline:+.2f} + words {words:+.2f}"
 
     @property
     def head(self) -> str:
@@ -104,30 +161,28 @@ class Explanation:
         return f"{self.verdict}  {self.total}"
 
     @property
-    def notes(self) -> list[str]:
-        """What should be known of it beside its words."""
-        notes = []
+    def summary(self) -> list[str]:
+        """Sentences below the text: the strongest words, and what else should be known."""
+        above, below = strongest(self.pieces)
+        lines = [f"for {shown(self.label)}: {named(above)}", f"against: {named(below)}"]
         unknown = self.tokens.count(UNKNOWN)
         if not self.num_tokens:
-            notes.append(NOTHING_LEFT)
+            lines.append(NOTHING_LEFT)
         elif unknown:
-            notes.append(f"unknown to the model: {unknown:,} of {len(self.tokens):,} words")
+            lines.append(f"unknown to the model: {unknown:,} of {len(self.tokens):,} words")
         if self.num_tokens > len(self.tokens):
-            notes.append(f"the model has read {len(self.tokens):,} of {self.num_tokens:,} words")
+            lines.append(f"the model has read {len(self.tokens):,} of {self.num_tokens:,} words")
         if self.missed > max(1e-3 * abs(self.logit - self.baseline), 1e-4):
-            notes.append(f"the scores miss the logit by {self.missed:.2g}, after {self.points:,} steps")
-        return notes
+            lines.append(f"the scores miss the logit by {self.missed:.2g}, after {self.points:,} steps")
+        return lines
 
     def to_html(self) -> str:
         """The marked text with what is said of it, as an element without style."""
-        above, below = strongest(self.pieces)
-        words = f"<p>for {html.escape(shown(self.label))}: {html.escape(named(above))}</p>"
-        words += f"<p>against: {html.escape(named(below))}</p>"
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        summary = "".join(f"<p>{html.escape(line)}</p>" for line in self.summary)
         return (
             f'<p class="padless-head"><b>{html.escape(self.verdict)}</b> <small>{html.escape(self.total)}</small></p>'
             f'<p class="padless-words" dir="auto">{as_html(self.pieces)}</p>'
-            f'<div class="padless-named">{words}{notes}</div>'
+            f'<div class="padless-named">{summary}</div>'
         )
 
     def _repr_html_(self) -> str:
@@ -135,9 +190,7 @@ class Explanation:
         return f"<style>{STYLE}</style><div>{self.to_html()}</div>"
 
     def __str__(self) -> str:
-        above, below = strongest(self.pieces)
-        words = [f"for {shown(self.label)}: {named(above)}", f"against: {named(below)}"]
-        return "\n".join([self.head, *as_plain(self.pieces).splitlines(), *words, *self.notes])
+        return "\n".join([self.head, *as_plain(self.pieces).splitlines(), *self.summary])
 
     def __repr__(self) -> str:
         what = f"{len(self.tokens)} token{'s' * (len(self.tokens) != 1)}, {self.label} {self.probability:.4f}"
@@ -152,3 +205,190 @@ def check_label(label: object, labels: Sequence[str]) -> None:
     meant = f", did you mean {near[0]!r}" if near else ""
     more = f", and {len(labels) - LISTED:,} more" if len(labels) > LISTED else ""
     raise ConfigError(f"label: the model has no class {str(label)!r}{meant}; it has {', '.join(labels[:LISTED])}{more}")
+
+
+def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explained]) -> int:
+    """Write explanations as ``text``, ``json`` (an object a line) or ``html`` (one page without script or other files),
+    each as soon as it is there; returns how many.
+    """
+    number = 0
+    for row, one in explanations:
+        if form == "html":
+            stream.write("" if number else page_start(run))
+            number_of_row = "" if row is None else f'<p class="row">row {row:,}</p>'
+            stream.write(f"<article>{number_of_row}{one.to_html()}</article>\n")
+        elif form == "json":
+            values = ({} if row is None else {"row": row}) | one.to_dict()
+            stream.write(encode(json.dumps(values, ensure_ascii=False)).decode() + "\n")
+        else:
+            write_text(Screen(stream=stream), row, one)
+        stream.flush()
+        number += 1
+    if form == "html":
+        stream.write(f'<p class="note">{number:,} {"text" if number == 1 else "texts"}.</p>\n</body></html>\n')
+    return number
+
+
+def write_text(screen: Screen, row: int | None, one: Explanation) -> None:
+    """For people: colours in a terminal, scores behind words elsewhere."""
+    screen.say((f"row {row:,}: " if row is not None else "") + one.head, "head")
+    if screen.is_live and not os.environ.get("NO_COLOR"):
+        screen.console().print(as_rich(one.pieces))
+    else:
+        for line in as_plain(one.pieces).splitlines():
+            screen.say(line, indent=0)
+    for line in one.summary:
+        screen.say(line)
+    screen.write([""])
+
+
+def page_start(run: str) -> str:
+    """The head of a page of explanations, and the legend."""
+    title = plain_line(public(f"What words add: {run}"))
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head>{page_head(title, GENERATOR, PAGE_STYLE + STYLE)}</head>\n'
+        f"<body><h1>{html.escape(title)}</h1>\n"
+        f'<p class="note"><span class="padless-words">{as_html(LEGEND)}</span>the stronger the colour, the more, '
+        "within one text. Integrated gradients: the scores of all words add up to the logit of the class, relative to "
+        "a blank text of the same length. Without colour: words that the model has not read, or that add almost "
+        "nothing.</p>\n"
+    )
+
+
+def page_head(title: str, generator: str, style: str) -> str:
+    """What stands in the head of every page: its title and style sheet, and that nothing else may act or be loaded.
+
+    The style sheet is known by its hash. Attributes of elements may hold styles, since charts and marks have them, and
+    every value in them is ours. ``generator`` says what wrote the page.
+    """
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            f"style-src 'sha256-{digest}'",
+            "style-src-attr 'unsafe-inline'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+    return (
+        f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f'<meta name="generator" content="{generator}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{style}</style>\n"
+    )
+
+
+def shown(text: str) -> str:
+    """A text with newlines as line ends, and control characters spelled out, which do nothing to a terminal then."""
+    return printable(unix_lines(text))
+
+
+def unix_lines(text: str) -> str:
+    """``text`` whose lines all end with a newline, as a page ends them."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def pieces_of(text: str, spans: Sequence[Span | None], scores: Sequence[float]) -> list[Piece]:
+    """The text in pieces that give it when they are joined; tokens that share letters are one piece, with their sum."""
+    merged: list[tuple[int, int, float]] = []
+    placed = sorted((*span, score) for span, score in zip(spans, scores, strict=True) if span is not None)
+    for start, end, score in placed:
+        if merged and start < merged[-1][1]:
+            first, last, before = merged[-1]
+            merged[-1] = (first, max(end, last), before + score)
+        else:
+            merged.append((start, end, score))
+    result: list[Piece] = []
+    position = 0
+    for start, end, score in merged:
+        result += [(text[position:start], 0.0)] * (start > position)
+        result.append((text[start:end], score))
+        position = end
+    return result + [(text[position:], 0.0)] * (position < len(text))
+
+
+def largest_of(pieces: Iterable[Piece]) -> float:
+    """The largest score, as an absolute value; 1 where all are 0."""
+    return max((abs(score) for _, score in pieces), default=0.0) or 1.0
+
+
+def without_faint(pieces: Sequence[Piece], faintest: float = FAINTEST) -> list[tuple[str, float, float]]:
+    """Text, score and share of the largest score, from -1 to 1; neighbours without a mark are one piece."""
+    largest = largest_of(pieces)
+    result: list[tuple[str, float, float]] = []
+    for text, score in pieces:
+        marked = abs(score) > faintest * largest
+        if not marked and result and not result[-1][1]:
+            result[-1] = (result[-1][0] + text, 0.0, 0.0)
+        else:
+            result.append((text, score, score / largest) if marked else (text, 0.0, 0.0))
+    return result
+
+
+def shortened(text: str) -> tuple[str, str, str]:
+    """A stretch without marks: its start, what is said of letters that are left out, and its end."""
+    if len(text) <= LONGEST:
+        return text, "", ""
+    return text[:KEPT], f" … {len(text) - 2 * KEPT:,} characters … ", text[-KEPT:]
+
+
+def calm(text: str) -> str:
+    """A stretch without marks, in a terminal."""
+    return "".join(map(shown, shortened(text)))
+
+
+def as_html(pieces: Sequence[Piece]) -> str:
+    """The marked text as the inside of an element of the class ``padless-words``; see ``STYLE``."""
+    parts = []
+    for text, score, share in without_faint(pieces):
+        if score:
+            kind, strength = "for" if score > 0 else "against", 0.1 + 0.5 * abs(share)
+            written = html.escape(shown(text))
+            parts.append(f'<mark class="{kind}" style="--a: {strength:.2f}" title="{score:+.3f}">{written}</mark>')
+            continue
+        start, left_out, end = (html.escape(shown(part)) for part in shortened(text))
+        parts.append(start + (f'<span class="cut">{left_out}</span>' if left_out else "") + end)
+    return "".join(parts)
+
+
+def as_plain(pieces: Sequence[Piece]) -> str:
+    """The text with scores behind its stronger words: ``a wonderful[+1.24] film``."""
+    marked = without_faint(pieces, FAINTEST_NUMBER)
+    parts = [f"{shown(text)}[{score:+.2f}]" if score else calm(text) for text, score, _ in marked]
+    return "\n".join(" ".join(line.split()) for line in "".join(parts).split("\n") if line.strip())
+
+
+def as_rich(pieces: Sequence[Piece]) -> Any:
+    """The text in the colours of a terminal, as rich prints it."""
+    from rich.text import Text
+
+    result = Text()
+    for text, score, share in without_faint(pieces):
+        if score:
+            shades = SHADES[score > 0]
+            result.append(shown(text), shades[min(int(abs(share) * len(shades)), len(shades) - 1)])
+        else:
+            result.append(calm(text))
+    return result
+
+
+def strongest(pieces: Sequence[Piece]) -> tuple[list[Piece], list[Piece]]:
+    """The words that add most, and those that take most away, the strongest first; equal words are one."""
+    sums: dict[str, float] = {}
+    for text, score in pieces:
+        if score:
+            word = " ".join(shown(text).split()).lower()
+            sums[word] = sums.get(word, 0.0) + score
+    largest = largest_of(sums.items())
+    clear = [(word, score) for word, score in sums.items() if abs(score) > FAINTEST * largest]
+    ordered = sorted(clear, key=lambda piece: -abs(piece[1]))
+    above, below = ([one for one in ordered if (one[1] > 0) == positive][:NAMED] for positive in (True, False))
+    return above, below
+
+
+def named(words: Sequence[Piece]) -> str:
+    """Words with their scores, for a sentence."""
+    return ", ".join(f"{word} {score:+.2f}" for word, score in words) or "no word"

@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exported network in ONNX Runtime: texts in, logits out, without torch."""
+"""Logits of texts from an export, by ONNX Runtime on a CPU. Nothing here imports torch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.inference.by_length import in_batches
-from harness.inference.sealed import encoder_of, read_sealed
-from harness.rundir.bundle_files import EXPORT, IDS, INT8, LENGTHS, LOGITS, OF_BUNDLE, ONNX, read_export, read_model
-from harness.scores.calibration import Decision
-from preprocessing.base.errors import DataError
+from harness.inference.scorer import Scorer, in_batches
+from harness.rundir.bundle_files import EXPORT, IDS, INT8, LENGTHS, LOGITS, ONNX, read_export, read_model
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import needed
 from preprocessing.base.untrusted import one_line, readable
 
@@ -22,48 +19,42 @@ QUIET = 3
 """ONNX Runtime's severity of errors: warnings are for whoever builds graphs."""
 
 
-class OnnxScorer:
-    """The network of an export folder, with the text→ids code that it was trained with."""
+class OnnxScorer(Scorer):
+    """The network of an export folder."""
 
-    def __init__(
-        self, directory: Path, batch_rows: int = 128, *, int8: bool = False, threads: int | None = None
-    ) -> None:
-        """Load and verify the files of an export; ``threads`` as for ``session_of``.
+    file = ONNX
 
-        Raises ``DataError``; ``ConfigError`` without ONNX Runtime.
-        """
-        name = INT8 if int8 else ONNX
-        self.info, vocabulary = read_sealed(directory)
-        export = read_export(directory, self.info)
+    @staticmethod
+    def settle(device: str, precision: str) -> dict[str, str]:
+        """A CPU, in the precision of the file. Raises ``ConfigError`` for what it cannot do."""
+        if device == "cuda":
+            raise ConfigError("device: ONNX Runtime computes on CPUs here; leave --device out, or set --engine torch")
+        if precision == "bf16":
+            raise ConfigError("precision: an ONNX file has its own; leave --precision out, or set --engine torch")
+        return {"device": "cpu", "precision": "fp32"}
+
+    def open(self) -> None:
+        """See ``Scorer.open``; ``ConfigError`` without ONNX Runtime."""
+        path = self.directory / self.file
+        export = read_export(self.directory, self.info)
         if export is None:
             made = "`python -m harness export RUN --onnx` makes one"
-            raise DataError(f"{directory / EXPORT}: missing: {directory} is no export; {made}")
-        data = read_model(directory, export, name)
-        needed("onnxruntime", f"{directory / name}", "onnx")
-        self.session = session_of(data, str(directory / name), threads)
+            raise DataError(f"{self.directory / EXPORT}: missing: {self.directory} is no export; {made}")
+        data = read_model(self.directory, export, self.file)
+        needed("onnxruntime", f"{path}", "onnx")
+        self.session = session_of(data, str(path), None if self.settled is None else 1)
         if self.session.get_modelmeta().custom_metadata_map.get(OF_BUNDLE) != export.bundle:
-            raise DataError(f"{directory / name}: the network of another bundle; export this one again")
-        self.encoder = encoder_of(self.info, vocabulary, directory)
-        self.labels, self.label_type, self.batch_rows = self.info.labels, self.info.label_type, batch_rows
-
-    @property
-    def decision(self) -> Decision:
-        """How the logits become probabilities and labels."""
-        return Decision(self.info.temperature, self.info.threshold)
-
-    def encode(self, texts: list[str]) -> list[np.ndarray]:
-        """The ids of each text."""
-        return self.encoder.each(texts)
+            raise DataError(f"{path}: the network of another bundle; export this one again")
 
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
-        """The network's own logits of what ``encode`` gave, before calibration: float64 ``[texts]`` for two classes,
-        else ``[texts, classes]``.
-        """
+        """See ``Scorer.score``."""
         return onnx_logits(self.session, encoded, self.batch_rows)
 
-    def exact(self, encoded: list[np.ndarray]) -> np.ndarray:
-        """The same: there is one arithmetic."""
-        return self.score(encoded)
+
+class Int8Scorer(OnnxScorer):
+    """The network whose weights are rounded to eight bits."""
+
+    file = INT8
 
 
 def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
@@ -76,8 +67,8 @@ def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = QUIET
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    usual = int(told) if told.isdecimal() and int(told) else len(os.sched_getaffinity(0))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    usual = int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
     options.intra_op_num_threads = threads or usual
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
@@ -91,7 +82,7 @@ def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
 
 
 def onnx_logits(session: Any, texts: Sequence[np.ndarray], batch_rows: int) -> np.ndarray:
-    """What ``logits_of`` gives, from a session."""
+    """What ``harness.inference.torch_scorer.logits_of`` gives, from a session."""
 
     def read(padded: np.ndarray, lengths: np.ndarray, places: np.ndarray) -> np.ndarray:
         found: np.ndarray = session.run([LOGITS], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logits of every row of a split, exact on any number of processes.
+"""Scores of a split by the ranks together: logits of a classifier, perplexity of a language model.
 
 Every row is scored once, in the arithmetic of the weights. The last batch is not padded with duplicates, and the ranks
 exchange nothing before the one gather at the end. The number of distinct rows is then asserted (law 5).
@@ -7,8 +7,10 @@ exchange nothing before the one gather at the end. The number of distinct rows i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,16 +20,22 @@ from harness.batch import Batch, Layout
 from harness.data.device import DeviceRows
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
+from harness.data.placement import DataPlacement, OpenData
+from harness.data.views import as_trained
+from harness.inference.bundle import Bundle, read_bundle, same_text
+from harness.inference.config import ScoringConfig
 from harness.model.classifier import Classifier
+from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
 from harness.model.recurrent import packed_rows
 from harness.ranks.distributed import World
-from preprocessing.dataset.shards import Split
+from harness.ranks.precision import layout_on
+from harness.ranks.session import Session
+from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import UNK
 
 PAUSE_EVERY = 8
 """Batches of an evaluation between two looks at whether to stop; the ranks meet there."""
-FACTS = 4
-"""Integer columns of the table that ranks exchange: row, label, length, unknown tokens."""
+DIRECTIONS = ("forward", "backward")
 
 
 @dataclass(frozen=True)
@@ -46,10 +54,87 @@ class Scores:
     """int64 ``[rows]``: how many of them are not in the vocabulary."""
 
 
-def loader_over(split: Split, world: World, batch_rows: int, **options: Any) -> Loader:
-    """This rank's share of a split that is measured: every row once, ``batch_rows`` at once, in no drawn order."""
-    spec = OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False)
-    return Loader(split, order_over(split, spec), rank=world.rank, world_size=world.world_size, **options)
+@dataclass(frozen=True)
+class Perplexity:
+    """What the tokens of a split cost, the same on every rank."""
+
+    rows: int
+    targets: int
+    """Predictions of each direction; of next tokens, all tokens but one of each row."""
+    log_losses: tuple[float, ...]
+    """Nats for each prediction, of each direction; a mean with the weights that predictions have."""
+
+    @property
+    def log_loss(self) -> float:
+        """Nats for each predicted token, over both directions."""
+        return sum(self.log_losses) / len(self.log_losses)
+
+    def figures(self) -> dict[str, Any]:
+        """Plain values for a log line; perplexity is e to the log loss."""
+        both = zip(DIRECTIONS, self.log_losses, strict=False)
+        return {
+            "rows": self.rows,
+            "targets": self.targets,
+            "log_loss": self.log_loss,
+            "perplexity": perplexity_of(self.log_loss),
+            **{f"perplexity_{name}": perplexity_of(loss) for name, loss in both if len(self.log_losses) > 1},
+        }
+
+
+def perplexity_of(log_loss: float) -> float:
+    """e to a log loss; infinite where a float cannot hold it."""
+    return math.exp(log_loss) if log_loss < 700 else math.inf
+
+
+def weights_and_dataset(
+    directory: Path, data: str, session: Session, check: Callable[[Manifest], None]
+) -> tuple[Bundle, Manifest]:
+    """A bundle on this rank's device, and the dataset as its training saw it; ``check`` may refuse the dataset.
+
+    Every rank calls this. Raises the same ``UserError`` on all of them, also where texts became ids in another way.
+    """
+    world = session.world
+    with world.together("loading weights and dataset"):
+        bundle = read_bundle(directory)
+        manifest = as_trained(read_manifest(data), bundle.info.fold, bundle.info.dataset, data)
+        check(manifest)
+        same_text(bundle.info, manifest, data)
+    world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
+    bundle.model.to(session.device).recurrent.flatten_parameters()
+    return bundle, manifest
+
+
+def score_split(
+    bundle: Bundle,
+    manifest: Manifest,
+    name: str,
+    data: str,
+    config: ScoringConfig,
+    session: Session,
+    pause: Callable[[], None] | None = None,
+) -> tuple[Scores, Split]:
+    """The scores of the split ``name`` of the dataset ``data``, which is staged and opened for it, and the split."""
+    world, device = session.world, session.device
+    placement = DataPlacement(data=data, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
+    opened = OpenData(placement, manifest, name, world, device, only=True)
+    with world.together("staging the dataset"):
+        opened.copy()
+    with world.together("opening the dataset"):
+        opened.open()
+    split = opened.splits[name]
+    scores = score(
+        bundle.model,
+        split,
+        world,
+        batch_rows=config.batch,
+        layout=layout_on(device, bundle.model.config.hidden_size)[0],
+        device=device,
+        pause=pause,
+        resident=opened.rows,
+        guard=opened.guard.check_sizes,
+    )
+    opened.guard.close()
+    return scores, split
 
 
 def score(
@@ -72,7 +157,68 @@ def score(
     gives the logits of a batch where they are not to be those of the whole ``model``.
     """
     loader = loader_over(split, world, batch_rows, layout=layout, device=device, resident=resident, guard=guard)
-    parts: list[tuple[np.ndarray, ...]] = []
+
+    def values_of(batch: Batch) -> np.ndarray:
+        facts = (batch.labels, batch.lengths, unknown_tokens(batch))
+        logits = (read or model)(batch).double().cpu().numpy().reshape(batch.num_rows, -1)
+        return in_columns(batch.rows, *(fact.cpu().numpy() for fact in facts), values=logits)
+
+    parts = run_over(model, loader, world, split, pause, values_of)
+    outputs = 1 if model.num_classes == 2 else model.num_classes
+    (numbers, labels, lengths, unknown), logits = gathered(parts, 4, outputs, world, split)
+    return Scores(numbers, labels, logits if model.num_classes > 2 else logits[:, 0], lengths, unknown)
+
+
+def measure(
+    model: LanguageModel,
+    split: Split,
+    world: World,
+    *,
+    batch_rows: int,
+    layout: Layout,
+    device: torch.device,
+    pause: Callable[[], None] | None = None,
+    guard: Callable[[], None] | None = None,
+    targets: Targets = NEXT_TOKEN,
+) -> Perplexity:
+    """Run a language model over a split in the arithmetic of its weights, each rank over its own rows.
+
+    ``pause`` and ``guard`` are as for ``score``. Sums of rows are added in the order of the source, so they do not
+    depend on who computed them.
+    """
+    loader = loader_over(split, world, batch_rows, layout=layout, device=device, guard=guard)
+
+    def values_of(batch: Batch) -> np.ndarray:
+        sums = torch.cat(model.row_log_losses(batch, targets), 1).cpu().numpy()
+        return in_columns(batch.rows, batch.lengths.numpy(), values=sums)
+
+    parts = run_over(model, loader, world, split, pause, values_of)
+    (_, lengths), sums = gathered(parts, 2, 2 * model.num_directions, world, split)
+    tokens = sum(shard.info.tokens for shard in split.shards)
+    assert lengths.sum() == tokens, "a token was read twice, or not at all"
+    predictions = sum(int(np.maximum(lengths - distance, 0).sum()) for distance in targets.all)
+    losses, counts = np.split(sums.sum(0), 2)
+    assert targets.weights is not None or (counts == predictions).all(), "a token was predicted twice, or not at all"
+    both = zip(losses, counts, strict=True)
+    return Perplexity(len(split), predictions, tuple(float(loss / count) if count else 0.0 for loss, count in both))
+
+
+def loader_over(split: Split, world: World, batch_rows: int, **options: Any) -> Loader:
+    """This rank's share of a split that is measured: every row once, ``batch_rows`` at once, in no drawn order."""
+    spec = OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False)
+    return Loader(split, order_over(split, spec), rank=world.rank, world_size=world.world_size, **options)
+
+
+def run_over(
+    model: Classifier | LanguageModel,
+    loader: Loader,
+    world: World,
+    split: Split,
+    pause: Callable[[], None] | None,
+    values_of: Callable[[Batch], np.ndarray],
+) -> list[np.ndarray]:
+    """``values_of`` each batch of this rank, the model in evaluation mode."""
+    parts: list[np.ndarray] = []
     was_training = model.training
     model.eval()
     with torch.inference_mode():
@@ -80,28 +226,37 @@ def score(
             if pause is not None and step.step % PAUSE_EVERY == 0:
                 pause()
             with world.waiting(f"the device to score split {split.name}, and with it what is due"):
-                parts += [facts_of(batch, (read or model)(batch)) for batch in step.micro_batches]
+                parts += [values_of(batch) for batch in step.micro_batches]
     model.train(was_training)
-    outputs = 1 if model.num_classes == 2 else model.num_classes
-    table = np.empty((0, FACTS + outputs), np.float64)
-    if parts:
-        *facts, logits = (np.concatenate(column) for column in zip(*parts, strict=True))
-        table = np.column_stack([*(fact.view(np.float64) for fact in facts), logits.reshape(len(logits), outputs)])
+    return parts
+
+
+def in_columns(*facts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """A float64 table of int64 columns, bit by bit, and of ``values`` ``[rows, columns]``: one array to be gathered.
+
+    Nothing in it is a view: the loader uses its buffers again.
+    """
+    return np.column_stack([*(fact.astype(np.int64, copy=False).view(np.float64) for fact in facts), values])
+
+
+def gathered(
+    parts: Sequence[np.ndarray], num_facts: int, width: int, world: World, split: Split
+) -> tuple[np.ndarray, np.ndarray]:
+    """What ``in_columns`` made of all rows, on all ranks: int64 ``[facts, rows]``, of which the first is the row's
+    number in the source, and float64 ``[rows, width]``, in the order of the source.
+    """
+    table = np.concatenate(parts) if parts else np.empty((0, num_facts + width))
     table = world.gather_rows(table, f"the scores of split {split.name}")
-    numbers, labels, lengths, unknown = np.ascontiguousarray(table[:, :FACTS].T).view(np.int64)
-    assert len(numbers) == len(np.unique(numbers)) == len(split), "a row was scored twice, or not at all"
-    order_of_rows = np.argsort(numbers)
-    scores = table[:, FACTS:] if model.num_classes > 2 else table[:, FACTS]
-    return Scores(*(column[order_of_rows] for column in (numbers, labels, scores, lengths, unknown)))
+    facts = np.ascontiguousarray(table[:, :num_facts].T).view(np.int64)
+    assert len(facts[0]) == len(np.unique(facts[0])) == len(split), "a row was scored twice, or not at all"
+    order_of_rows = np.argsort(facts[0])
+    return facts[:, order_of_rows], table[order_of_rows, num_facts:]
 
 
-def facts_of(batch: Batch, logits: torch.Tensor) -> tuple[np.ndarray, ...]:
-    """Row, label, length and unknown tokens (int64 ``[rows]`` each) and float64 logits of a batch that was scored."""
+def unknown_tokens(batch: Batch) -> torch.Tensor:
+    """int64 ``[rows]``: how many tokens of each row are not in the vocabulary."""
     unknown = batch.ids == UNK
     if batch.batch_sizes is None:
-        counts = unknown.sum(1)
-    else:
-        rows = packed_rows(batch.batch_sizes, len(unknown), unknown.device)
-        counts = unknown.new_zeros(batch.num_rows, dtype=torch.int64).index_add_(0, rows, unknown.long())
-    tensors = [tensor.cpu().numpy() for tensor in (batch.labels, batch.lengths, counts, logits.double())]
-    return tuple(np.array(column) for column in (batch.rows, *tensors))  # copies: the loader uses its buffers again
+        return unknown.sum(1)
+    rows = packed_rows(batch.batch_sizes, len(unknown), unknown.device)
+    return unknown.new_zeros(batch.num_rows, dtype=torch.int64).index_add_(0, rows, unknown.long())

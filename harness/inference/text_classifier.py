@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 import pyarrow as pa
 
-from harness.inference.scorers import Engine, Scorer, open_scorer
+from harness.inference.engines import Engine, open_scorer
+from harness.inference.scorer import Scorer
 from harness.rundir.results import prediction_columns
 from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError
@@ -70,7 +71,7 @@ class TextClassifier:
         """
         if not isinstance(text, str):
             raise DataError(f"{shown(text)} is not a text; explain takes one, so call it for each of several")
-        if not hasattr(getattr(self._scorer, "bundle", None), "model"):
+        if not hasattr(self._scorer, "bundle"):
             raise ConfigError(f"{self.place}: explanations need the weights and torch; load the run or its bundle")
         from harness.inference.explainer import Explainer
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.inference.word_marks import Piece, as_html, pieces_of
+from harness.inference.explanation import Piece, as_html, pieces_of
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.storage import temporary_folder

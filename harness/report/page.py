@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from harness.inference import word_marks
+from harness.inference import explanation
 from harness.report import many
 from harness.report.plots import SLOTS, averaged, learning_charts, quality_charts, shown_split, speed_charts
 from harness.report.runs import (
@@ -120,10 +120,10 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
     names, groups = unique_names(runs), dataset_groups(runs)
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
     title = title_of(runs, names, spread)
-    style = (FOLDER / STYLE).read_text(encoding="utf-8") + word_marks.STYLE
+    style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
     page = {
         "title": title,
-        "head": word_marks.page_head(f"{title} · padless", GENERATOR, style),
+        "head": explanation.page_head(f"{title} · padless", GENERATOR, style),
         "spread": spread,
         "numbering": "rank" if spread is None else spread["kind"],
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -146,7 +146,7 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None = None) -> st
         "small_matrix": SMALL_MATRIX,
         "numbers": script_json(page_numbers(views, spread)),
     }
-    return printable(word_marks.unix_lines(environment.get_template(TEMPLATE).render(page)))
+    return printable(explanation.unix_lines(environment.get_template(TEMPLATE).render(page)))
 
 
 def title_of(runs: Sequence[RunFacts], names: Sequence[str], spread: dict[str, Any] | None) -> str:

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.baseline.compare import Comparison, compare
-from harness.baseline.results import read_results
+from harness.baseline.results import Comparison, compare, read_results
 from harness.config import flat
 from harness.data.views import held_out
 from harness.report.mistakes import Originals, find_originals

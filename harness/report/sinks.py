@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.baseline.compare import Comparison, compare
+from harness.baseline.results import Comparison, compare
 from harness.report.page import write_report_quietly
 from harness.report.runs import linear_of
 from harness.rundir.bundle_files import stored_info

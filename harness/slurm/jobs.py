@@ -27,11 +27,11 @@ from preprocessing.config import PreprocessConfig
 
 MOST_TASKS = 1000
 SINGLE = (
-    Command(name="evaluate", summary="", config="harness.inference.config:EvaluateHereConfig"),
+    Command(name="evaluate", summary="", config="harness.inference.config:EvaluateConfig"),
     Command(
         name="predict",
         summary="",
-        config="harness.predicting.config:PredictConfig",
+        config="harness.inference.config:PredictConfig",
         words=Words(spelling='["text" …]', noun="text", takes="texts", least=0, most=None, texts=True),
     ),
     Command(

@@ -16,8 +16,7 @@ from harness.config import RunConfig, to_dict
 from harness.data import order
 from harness.data.checks import TRAIN, VALIDATION
 from harness.data.placement import OpenData
-from harness.inference.evaluation import numbers_of
-from harness.inference.perplexity import measure
+from harness.inference.scoring import measure
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageObjective
 from harness.ranks.distributed import PendingMaximum, World
@@ -25,6 +24,7 @@ from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
 from harness.rundir.records import installed_version
 from harness.scores.calibration import calibrated_log_loss, decide
+from harness.scores.figures import numbers_of
 from harness.scores.metrics import classification_metrics
 from harness.training.console import Console
 from harness.training.probe import rehearse

@@ -35,7 +35,7 @@ from preprocessing.base.errors import ConfigError, DataError, StorageError, User
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
 from preprocessing.dataset.vectors import find_kept, folder_of
-from preprocessing.job.pulse import LocalPulse
+from preprocessing.job.executors import LocalPulse
 from preprocessing.text.vocabulary import Vocabulary
 
 VECTORS, STARTED_FROM = "vectors", "started_from"

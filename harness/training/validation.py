@@ -17,14 +17,14 @@ from harness.data.checks import TEST, VALIDATION
 from harness.data.placement import OpenData
 from harness.data.views import fold_of
 from harness.inference.bundle import Bundle, read_bundle
-from harness.inference.evaluation import assess, numbers_of, write_results
+from harness.inference.evaluation import assess, write_results
 from harness.inference.scoring import Scores, score
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
 from harness.ranks.session import Session
 from harness.rundir.layout import BUNDLE, EVALUATION, storage
 from harness.scores.calibration import Decision, choose_share
-from harness.scores.figures import CHOSEN_BY
+from harness.scores.figures import CHOSEN_BY, numbers_of
 from harness.training.sinks import Sink
 
 

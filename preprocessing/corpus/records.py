@@ -90,12 +90,14 @@ def cuts(
             at, header = int(np.flatnonzero(filled)[0]) + 1, False
             start = offset + int(ends[at - 1])
         while (upto := max(at, int(np.searchsorted(ends, start + part_bytes - offset)))) < len(ends):
-            rows += int(counted[upto + 1] - counted[at])
+            rows, at = rows + int(counted[upto + 1] - counted[at]), upto + 1
+            if not rows:  # blank lines before the first row
+                continue
             stop = offset + int(ends[upto])
             if held:
                 yield held
             held = Cut(start, stop, first_row, rows)
-            start, first_row, rows, at = stop, first_row + rows, 0, upto + 1
+            start, first_row, rows = stop, first_row + rows, 0
         rows += int(counted[-1] - counted[at])
         rest, offset = data[used:], offset + used
     if held and not rows:  # blank lines behind the last row

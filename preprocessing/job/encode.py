@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second pass: one range of shuffle keys, out of every part, becomes one shard per split and width.
+"""The second pass: tokens are counted, and one range of shuffle keys, out of every part, becomes shards.
 
 Rows with and without labels have ranges of their own, so that shards of labelled rows are as large, and the same, as if
 there were no others.
@@ -11,65 +11,90 @@ import hashlib
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from preprocessing.base import arrays, atomic
-from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
-from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, SPLITS, UNLABELLED, split_number
-from preprocessing.base.typed import Count, typed
-from preprocessing.base.untrusted import confined, read_json
+from preprocessing.base.split_names import (
+    ALL_SPLITS,
+    NO_LABEL,
+    SPLITS,
+    TRAIN_NUMBER,
+    UNLABELLED,
+    UNLABELLED_NUMBER,
+    split_number,
+)
 from preprocessing.dataset.shards import VOCABULARY, ShardInfo, id_dtype, write_shard
-from preprocessing.job import parts
+from preprocessing.job import engine, parts
+from preprocessing.job.engine import Progress
 from preprocessing.job.executors import Workers
-from preprocessing.job.folds import NO_FOLD
-from preprocessing.job.progress import Progress
-from preprocessing.text.encoder import Encoded, encode_tokens
+from preprocessing.job.splits import NO_FOLD
+from preprocessing.text.encoder import Encoded, truncated
 from preprocessing.text.spec import TextPipeline, TextSpec
-from preprocessing.text.tokens import Tokens
-from preprocessing.text.vocabulary import UNK, Vocabulary
+from preprocessing.text.vocabulary import UNK, Counts, Vocabulary
 
 Splits: TypeAlias = tuple[str, ...]
+PARTS_TOGETHER = 8
+"""Parts whose tokens one task counts, or looks up."""
+COUNTS_TOGETHER = 16
+"""Counts that are held before they are merged."""
 
 
 @dataclass(frozen=True)
-class Basis:
-    """What the shards are made of: parts, decisions and a vocabulary, and the directories where these lie."""
+class Decided:
+    """What was decided of the rows of all parts, on disk for the workers."""
 
-    starts: Sequence[int]
-    """``[parts + 1]``: where each part's rows begin in the array of decisions."""
     work: Path
-    root: Path
-    spec: TextSpec
-    widths: Sequence[int]
-    buckets: dict[Splits, int]
-    """Into how many ranges of keys the rows of some splits are cut."""
-    key: str
-    """The hash that a finished bucket must carry to be used again."""
-    folds: int = 0
-    """Into how many folds rows of training and validation are cut; 0: into none."""
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """Write one bucket: the rows of some splits in one range of shuffle keys."""
-
-    splits: Splits
-    bucket: int
-    buckets: int
     starts: tuple[int, ...]
-    """``[parts + 1]``: where each part's rows begin in the array of decisions."""
-    work: Path
-    root: Path
-    spec: TextSpec
-    widths: tuple[int, ...]
-    key: str
-    folds: int = 0
+    """``[parts + 1]``: where the rows of each part begin."""
+    hash: str
+    """Over all decisions."""
+
+    @classmethod
+    def write(cls, work: Path, sizes: Sequence[int], columns: dict[str, np.ndarray]) -> Decided:
+        """Store one value a row in each of ``columns``: ``split``, ``label`` and, where there are folds, ``fold``."""
+        parts.write_table(work / "decided.arrow", columns)
+        digest = hashlib.sha256(b"".join(values.tobytes() for values in columns.values())).hexdigest()
+        return cls(work, (0, *np.cumsum(sizes).tolist()), digest)
+
+    def of(self, number: int) -> dict[str, np.ndarray]:
+        """The decisions on the rows of one part, in the order in which these are stored."""
+        rows = slice(self.starts[number], self.starts[number + 1])
+        table = parts.read_table(self.work / "decided.arrow")
+        return {name: column.to_numpy()[rows] for name, column in table.items()}
+
+    def groups(self) -> list[tuple[int, ...]]:
+        """The numbers of all parts, some at a time."""
+        numbers = tuple(range(len(self.starts) - 1))
+        return [numbers[at : at + PARTS_TOGETHER] for at in range(0, len(numbers), PARTS_TOGETHER)]
+
+
+def count_all(decided: Decided, workers: Workers, *, unlabelled: bool) -> Counts:
+    """How often each token occurs in the training split and, if ``unlabelled``, in that one too."""
+    splits = (TRAIN_NUMBER, UNLABELLED_NUMBER) if unlabelled else (TRAIN_NUMBER,)
+    held: list[Counts] = []
+    for _, counts in workers.map(partial(count, decided, splits), decided.groups(), what="count"):
+        held.append(counts)
+        if len(held) == COUNTS_TOGETHER:
+            held = [held[0].merge(held[1:])]
+    return held[0].merge(held[1:])
+
+
+def count(decided: Decided, splits: tuple[int, ...], numbers: tuple[int, ...]) -> Counts:
+    """The same for some parts."""
+    found = []
+    for number in numbers:
+        stored, types = parts.load(decided.work, number), parts.load_types(decided.work, number)
+        per_token = np.repeat(np.isin(decided.of(number)["split"], splits), np.diff(stored.offsets))
+        counts = np.bincount(stored.codes[per_token], minlength=len(types)).astype(np.int64)
+        occurring = np.flatnonzero(counts)
+        found.append(Counts(types.take(occurring), counts[occurring]))
+    return found[0].merge(found[1:])
 
 
 @dataclass(frozen=True)
@@ -80,188 +105,144 @@ class Written:
     unknown: dict[str, int]
     """Per split: kept tokens that are ``<unk>``, without those that stand for an empty text."""
 
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(info.rows for infos in self.shards.values() for info in infos)
+
 
 @dataclass(frozen=True)
-class Done:
-    """What the completion marker of a bucket says."""
+class Bucket(engine.Part[Written]):
+    """The rows of some splits in one range of shuffle keys, which become a shard per split, fold and width."""
 
-    key: str
-    shards: dict[str, list[ShardInfo]]
-    unknown: dict[str, Count]
+    splits: Splits
+    number: int
+    of: int
+    """How many buckets these splits have."""
+    decided: Decided
+    spec: TextSpec
+    widths: tuple[int, ...]
+
+    result: ClassVar[type] = Written
+
+    def make(self) -> tuple[Written, dict[str, str]]:
+        """Write the shards."""
+        vocabulary = vocabulary_of(self.root / VOCABULARY, self.key)
+        encoded, columns = self.rows()
+        lengths = np.diff(encoded.offsets)
+        rung = np.searchsorted(self.widths, lengths)
+        unknown_before = np.concatenate([[0], np.cumsum(encoded.ids == UNK)])
+        unknown = np.diff(unknown_before[encoded.offsets]) * (encoded.num_tokens > 0)
+        written = Written({}, {})
+        for name in self.splits:
+            inside = columns["split"] == split_number(name)
+            if not inside.any():
+                continue
+            written.unknown[name], infos = int(unknown[inside].sum()), written.shards.setdefault(name, [])
+            for fold, (step, width) in itertools.product(np.unique(columns["fold"][inside]), enumerate(self.widths)):
+                chosen = np.flatnonzero(inside & (rung == step) & (columns["fold"] == fold))
+                if len(chosen):
+                    of_fold = "" if fold == NO_FOLD else f"-f{fold:02d}"
+                    path = f"{name}/{self.number:05d}{of_fold}-w{width:04d}.arrow"
+                    ids = padded(encoded, chosen, width, id_dtype(len(vocabulary)))
+                    info = write_shard(self.root, path, ids, lengths[chosen], *(columns[c][chosen] for c in KEPT))
+                    infos.append(replace(info, fold=None if fold == NO_FOLD else int(fold)))
+        return written, {info.path: info.sha256 for infos in written.shards.values() for info in infos}
+
+    def rows(self) -> tuple[Encoded, dict[str, np.ndarray]]:
+        """The bucket's rows out of every part as ids, in the order of their keys, and what is known of each."""
+        low, high = ((self.number + step << 64) // self.of for step in (0, 1))
+        wanted = [split_number(name) for name in self.splits]
+        pieces: list[dict[str, np.ndarray]] = []
+        for number in range(len(self.decided.starts) - 1):
+            stored = parts.load(self.decided.work, number)
+            known = {"fold": np.full(len(stored.key), NO_FOLD, np.int16), **self.decided.of(number)}
+            first = int(np.searchsorted(stored.key, np.uint64(low)))
+            last = len(stored.key) if high >> 64 else int(np.searchsorted(stored.key, np.uint64(high)))
+            kept = first + np.flatnonzero(np.isin(known["split"][first:last], wanted))
+            codes, offsets = arrays.take(stored.codes, stored.offsets, kept)
+            ids = np.load(ids_path(self.decided.work, number, self.key), mmap_mode="r")[codes]
+            own = {name: values[kept] for name, values in (*known.items(), ("key", stored.key), ("row", stored.row))}
+            pieces.append({**own, "ids": ids, "size": np.diff(offsets)})
+        columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        order = np.lexsort((columns["row"], columns["key"]))
+        offsets = np.concatenate([[0], np.cumsum(columns.pop("size"))]).astype(np.int64)
+        ids, offsets = arrays.take(columns.pop("ids"), offsets, order)
+        return truncated(ids, offsets, self.spec), {name: values[order] for name, values in columns.items()}
 
 
-def buckets_for(label: np.ndarray, rows: int) -> dict[Splits, int]:
-    """Into how many ranges of about ``rows`` rows the rows with these labels are cut: those with one, those without."""
-    without = int((label == NO_LABEL).sum())
-    found: dict[Splits, int] = {SPLITS: max(1, -(-(len(label) - without) // rows))}
-    return found | ({(UNLABELLED,): -(-without // rows)} if without else {})
+KEPT = ("label", "row")
+"""What a shard holds of each row beside its ids and their number."""
 
 
-def key_of(
-    summaries: Sequence[parts.Summary],
-    decision: np.ndarray,
+def encode_all(
+    decided: Decided,
     label: np.ndarray,
-    vocabulary: Vocabulary,
+    root: Path,
+    keys: Sequence[str],
     pipeline: TextPipeline,
-    widths: list[int],
-    buckets: dict[Splits, int],
-    fold: np.ndarray | None = None,
-) -> str:
-    """The hash over all that decides the shards; ``fold`` is each row's, None in a dataset without folds."""
-    decided = hashlib.sha256(decision.tobytes() + label.tobytes()).hexdigest()
-    basis = [[summary.key for summary in summaries], decided, vocabulary.hash, pipeline.hash, widths]
-    basis.append(list(buckets.values()))
-    if fold is not None:
-        basis.append(hashlib.sha256(fold.tobytes()).hexdigest())
-    return hashlib.sha256(json.dumps(basis).encode()).hexdigest()
+    vocabulary: Vocabulary,
+    widths: Sequence[int],
+    rows: int,
+    workers: Workers,
+    screen: Screen,
+) -> tuple[dict[str, list[ShardInfo]], dict[str, int]]:
+    """Write every shard below ``root``, of about ``rows`` rows; and how many unknown tokens each split has.
 
-
-def encode_all(basis: Basis, workers: Workers, screen: Screen) -> tuple[dict[str, list[ShardInfo]], dict[str, int]]:
-    """Write every shard; and how many unknown tokens each split has. Progress is on ``screen``."""
-    lookups = [LookupTask(group, basis.work, basis.root, basis.key) for group in parts.grouped(basis.starts)]
-    for _ in workers.map(lookup, lookups, what="lookup", tick=lambda alive: None):
+    ``label`` is each row's, ``keys`` are those of the parts. Progress is on ``screen``.
+    """
+    without = int((label == NO_LABEL).sum())
+    buckets: dict[Splits, int] = {
+        SPLITS: max(1, -(-(len(label) - without) // rows)),
+        (UNLABELLED,): -(-without // rows),
+    }
+    basis = [*keys, decided.hash, vocabulary.hash, pipeline.hash, list(widths), list(buckets.values())]
+    key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
+    for _ in workers.map(partial(lookup, decided.work, root, key), decided.groups(), what="lookup"):
         pass
-    common = (tuple(basis.starts), basis.work, basis.root, basis.spec, tuple(basis.widths), basis.key, basis.folds)
+    progress = Progress("encode", len(label), unit="documents", screen=screen)
     tasks = [
-        ShardTask(splits, bucket, buckets, *common)
-        for splits, buckets in basis.buckets.items()
-        for bucket in range(buckets)
+        Bucket(
+            key,
+            root,
+            decided.work / "shards" / f"{splits[0]}-{number:06d}.json",
+            (without if UNLABELLED in splits else len(label) - without) // of,
+            *(splits, number, of, decided, pipeline.spec, tuple(widths)),
+        )
+        for splits, of in buckets.items()
+        for number in range(of)
     ]
-    progress = Progress("encode", basis.starts[-1], unit="documents", screen=screen)
-    infos: dict[str, list[ShardInfo]] = {name: [] for name in ALL_SPLITS}
+    infos: dict[str, list[ShardInfo]] = {}
     unknown = dict.fromkeys(ALL_SPLITS, 0)
-    for _, written in workers.map(write_bucket, tasks, what="encode", tick=progress.tick):
+    for _, written in engine.run(tasks, workers, progress):
         for name, entries in written.shards.items():
-            infos[name] += entries
+            infos.setdefault(name, []).extend(entries)
             unknown[name] += written.unknown[name]
-        progress.advance(sum(entry.rows for entries in written.shards.values() for entry in entries))
-    progress.close()
-    ordered = {name: sorted(entries, key=lambda info: info.path) for name, entries in infos.items() if entries}
-    return ordered, unknown
+    return {name: sorted(infos[name], key=lambda info: info.path) for name in ALL_SPLITS if name in infos}, unknown
 
 
 @lru_cache(maxsize=1)
 def vocabulary_of(path: Path, key: str) -> Vocabulary:
-    """The vocabulary, which a worker reads once per run."""
+    """The vocabulary, which a worker reads once per run; ``key`` changes with it."""
     return Vocabulary.read(path)
 
 
-@dataclass(frozen=True)
-class LookupTask:
-    """Look the types of some parts up in the vocabulary."""
-
-    numbers: tuple[int, ...]
-    work: Path
-    root: Path
-    key: str
-
-
-def lookup(task: LookupTask) -> None:
-    """Store each part's ids, so that no bucket has to look the same types up again."""
-    vocabulary = vocabulary_of(task.root / VOCABULARY, task.key)
-    for number in task.numbers:
-        path = ids_path(task.work, number, task.key)
+def lookup(work: Path, root: Path, key: str, numbers: tuple[int, ...]) -> None:
+    """Store the id of each distinct token of some parts, so that no bucket has to look it up again."""
+    vocabulary = vocabulary_of(root / VOCABULARY, key)
+    for number in numbers:
+        path = ids_path(work, number, key)
         if not path.exists():
-            ids = vocabulary.lookup(parts.load_types(task.work, number))
+            ids = vocabulary.lookup(parts.load_types(work, number))
             with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
                 arrays.save(file, ids)
 
 
 def ids_path(work: Path, number: int, key: str) -> Path:
-    """int32 per type of a part: its id. The name says for which vocabulary."""
+    """int32 per distinct token of a part: its id. The name says for which vocabulary."""
     return work / "parts" / f"{number:06d}-ids-{key[:16]}.npy"
 
 
-def write_bucket(task: ShardTask) -> Written:
-    """Write the shards of one bucket, unless they are there already."""
-    marker = task.work / "shards" / f"{task.splits[0]}-{task.bucket:06d}.json"
-    done = finished(marker, task)
-    if done:
-        return done
-    vocabulary = vocabulary_of(task.root / VOCABULARY, task.key)
-    tokens, columns = collect(task, vocabulary)
-    encoded = encode_tokens(tokens, vocabulary, task.spec)
-    lengths = np.diff(encoded.offsets)
-    rung = np.searchsorted(task.widths, lengths)
-    unknown_before = np.concatenate([[0], np.cumsum(encoded.ids == UNK)])
-    unknown = np.diff(unknown_before[encoded.offsets]) * (encoded.num_tokens > 0)
-    written = Written({}, {})
-    for name in task.splits:
-        split = split_number(name)
-        inside = columns["split"] == split
-        if inside.any():
-            written.unknown[name] = int(unknown[inside].sum())
-            written.shards[name] = []
-        for fold, (step, width) in itertools.product(folds_of(columns, inside), enumerate(task.widths)):
-            chosen = inside & (rung == step)
-            chosen = np.flatnonzero(chosen if fold is None else chosen & (columns["fold"] == fold))
-            if len(chosen):
-                of_fold = "" if fold is None else f"-f{fold:02d}"
-                path = f"{name}/{task.bucket:05d}{of_fold}-w{width:04d}.arrow"
-                ids = padded(encoded, chosen, width, id_dtype(len(vocabulary)))
-                order = (lengths[chosen], columns["label"][chosen], columns["row"][chosen])
-                written.shards[name].append(replace(write_shard(task.root, path, ids, *order), fold=fold))
-    shards = {name: [asdict(info) for info in infos] for name, infos in written.shards.items()}
-    atomic.write_json(marker, {"key": task.key, "shards": shards, "unknown": written.unknown})
-    return written
-
-
-def folds_of(columns: dict[str, np.ndarray], inside: np.ndarray) -> list[int | None]:
-    """The folds that rows of a split are in, ascending; None alone where they are in none."""
-    if "fold" not in columns:
-        return [None]
-    found = np.unique(columns["fold"][inside]).tolist()
-    return [None if fold == NO_FOLD else fold for fold in found]
-
-
-def finished(marker: Path, task: ShardTask) -> Written | None:
-    """What an earlier run wrote of this bucket, if it is whole and still wanted."""
-    try:
-        done = typed(Done, read_json(marker, ""), str(marker), "")
-        if done.key != task.key:
-            return None
-        for info in (info for infos in done.shards.values() for info in infos):
-            if atomic.sha256_file(confined(task.root, info.path)) != info.sha256:
-                return None
-        return Written(done.shards, done.unknown)
-    except (OSError, ValueError, DataError):
-        return None
-
-
-def collect(task: ShardTask, vocabulary: Vocabulary) -> tuple[Tokens, dict[str, np.ndarray]]:
-    """The bucket's rows out of every part, in the order of their keys; tokens are coded by the vocabulary itself."""
-    low, high = ((task.bucket + step << 64) // task.buckets for step in (0, 1))
-    wanted = [split_number(name) for name in task.splits]
-    decision = np.load(task.work / "decision.npy", mmap_mode="r")
-    label = np.load(task.work / "label.npy", mmap_mode="r")
-    fold = np.load(task.work / "fold.npy", mmap_mode="r") if task.folds else None
-    names = ("key", "row", "label", "split", "ids", "size", *(() if fold is None else ("fold",)))
-    pieces: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for number, start in enumerate(task.starts[:-1]):
-        stored = parts.load(task.work, number)
-        first = int(np.searchsorted(stored.key, np.uint64(low)))
-        last = len(stored.key) if high >> 64 else int(np.searchsorted(stored.key, np.uint64(high)))
-        split = decision[start + first : start + last]
-        kept = np.flatnonzero(np.isin(split, wanted))
-        if not len(kept):
-            continue
-        codes, offsets = arrays.take(stored.codes, stored.offsets, kept + first)
-        pieces["ids"].append(np.load(ids_path(task.work, number, task.key), mmap_mode="r")[codes])
-        pieces["size"].append(np.diff(offsets))
-        pieces["split"].append(split[kept])
-        pieces["label"].append(label[start + first : start + last][kept])
-        if fold is not None:
-            pieces["fold"].append(fold[start + first : start + last][kept])
-        for name in ("key", "row"):
-            pieces[name].append(getattr(stored, name)[first:last][kept])
-    columns = {name: np.concatenate(values) if values else np.zeros(0, np.int64) for name, values in pieces.items()}
-    order = np.lexsort((columns["row"], columns["key"]))
-    offsets = np.concatenate([[0], np.cumsum(columns.pop("size"))]).astype(np.int64)
-    ids, offsets = arrays.take(columns.pop("ids"), offsets, order)
-    tokens = Tokens(vocabulary.tokens, ids, offsets)
-    return tokens, {name: values[order] for name, values in columns.items()}
-
-
-def padded(encoded: Encoded, rows: np.ndarray, width: int, dtype: np.dtype) -> np.ndarray:
+def padded(encoded: Encoded, rows: np.ndarray, width: int, dtype: np.dtype) -> Any:
     """``[rows, width]``: the ids of some texts, 0 beyond their length."""
     return arrays.padded(*arrays.take(encoded.ids, encoded.offsets, rows), width, dtype)

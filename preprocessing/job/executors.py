@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where tasks run: in local processes or on a Dask cluster. Both are used through ``concurrent.futures``."""
+"""Who makes the parts of a job: this process, processes of this machine, or the workers of a Dask cluster.
+
+Every wait has a limit, and workers that died, are stopped or do nothing are noticed long before it.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait as wait_for_sentinel
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -29,52 +30,59 @@ from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.screen import Screen
 from preprocessing.base.stopping import SIGNALS
 from preprocessing.config import ExecutorConfig
-from preprocessing.job.pulse import LocalPulse, Pulse, Unknown
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 POLL_S = 1.0
 OUTSTANDING = 1024
 """How many tasks are handed out before the first is back."""
-CONNECT_TIMEOUT_S = 60.0
-FATE_S = 2.0
+HELD_S, HELD_FACTOR = 20.0, 3
+"""For how long a worker must have been stopped, in seconds and in longest waits for a part so far, to be given up."""
+IDLE_S, IDLE_FACTOR = 120.0, 20
+"""The same for workers none of which computes."""
+EXIT_CODE_S = 2.0
 """How long the exit code of a worker that died may take to be known."""
-SCHEDULER_S = 60.0
-"""How long a Dask scheduler may take to say how many workers it has."""
+CONNECT_S, SCHEDULER_S = 60.0, 60.0
+"""How long a Dask scheduler may take to answer at the start, and later."""
 SILENT_S = 10.0
 """Workers of Dask send a sign of life every second or so."""
 STOP_SIGNALS = {getattr(signal, name) for name in SIGNALS}
+CONTINUE = "run the same command to continue"
 
 
-class Inline(Executor):
-    """An executor that runs every task in this process, at once. Nothing is started, nothing is pickled."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Call ``fn`` now."""
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-@dataclass(frozen=True)
 class Workers:
-    """An executor, how many work for it, and how long to wait for them."""
+    """Runs tasks. This class does all of them here, or with any executor; subclasses know more of their workers."""
 
-    executor: Executor
-    alive: Callable[[], int]
-    timeout_s: float
-    losses: tuple[type[BaseException], ...] = (BrokenProcessPool,)
+    losses: tuple[type[BaseException], ...] = ()
     """What a task raises when its worker is gone for good."""
-    pulse: Callable[[], Pulse] = Unknown
-    """Makes what looks after the workers during one pass."""
-    fate: Callable[[], str] = lambda: ""
-    """What became of workers that died, as a phrase that ends a sentence; empty if nothing is known."""
+
+    def __init__(self, timeout_s: float, executor: Executor | None = None) -> None:
+        """``timeout_s`` is the longest wait for the next task to finish; without an executor tasks run here."""
+        self.timeout_s, self.executor = timeout_s, executor
+
+    def alive(self) -> int:
+        """How many workers there are."""
+        return 1
+
+    def watch(self) -> Callable[[float, bool], str | None]:
+        """What is asked after each wait of a pass: ``LocalPulse.look``, or what always waits on."""
+        return lambda passed_s, finished: None
+
+    def states(self) -> str:
+        """What is known of workers that do nothing, as a phrase that ends a sentence."""
+        return ""
+
+    def deaths(self) -> str:
+        """What is known of workers that died, as a phrase that ends a sentence."""
+        return ""
 
     def map(
-        self, function: Callable[[Task], Result], tasks: Iterable[Task], *, what: str, tick: Callable[[int], None]
+        self,
+        function: Callable[[Task], Result],
+        tasks: Iterable[Task],
+        *,
+        what: str,
+        tick: Callable[[int], None] = lambda alive: None,
     ) -> Iterator[tuple[Task, Result]]:
         """Yield each task with its result, in the order in which tasks finish. A single task runs in this process.
 
@@ -83,18 +91,20 @@ class Workers:
         """
         coming = iter(tasks)
         first = list(itertools.islice(coming, 2))
-        if len(first) == 1:
-            yield first[0], function(first[0])
-            return
         coming = itertools.chain(first, coming)
+        if len(first) < 2 or self.executor is None:
+            for task in coming:
+                yield task, function(task)
+                tick(1)
+            return
         waiting: dict[Future[Result], Task] = {}
-        pulse, quiet_s = self.pulse(), 0.0
+        look, quiet_s = self.watch(), 0.0
         try:
             while True:
                 alive = self.alive()
                 for task in coming:
                     waiting[self.executor.submit(function, task)] = task
-                    if len(waiting) >= OUTSTANDING or isinstance(self.executor, Inline):
+                    if len(waiting) >= OUTSTANDING:
                         break
                 if not waiting:
                     return
@@ -103,15 +113,14 @@ class Workers:
                 for future in done:
                     yield waiting.pop(future), future.result()  # cannot hang: it is done
                 tick(alive)
-                if waiting and (why := pulse.look(POLL_S, bool(done))) is not None:
+                if waiting and (why := look(POLL_S, bool(done))) is not None:
                     raise UserError(f"{what}: {why}")
                 if quiet_s >= self.timeout_s:
-                    limit = f"none was finished within {self.timeout_s:g} s (executor.timeout_s){pulse.told()}"
+                    limit = f"none was finished within {self.timeout_s:g} s (executor.timeout_s){self.states()}"
                     raise UserError(f"{what}: waited for {len(waiting)} tasks on {alive} workers, and {limit}")
         except self.losses:
-            reason = f"workers died{self.fate()}; were they killed for their memory?"
-            mend = "Use fewer of them or a smaller source.part_mb, and run the same command to continue"
-            raise UserError(f"{what}: {reason} {mend}") from None
+            mend = f"Use fewer of them or a smaller source.part_mb, and {CONTINUE}"
+            raise UserError(f"{what}: workers died{self.deaths()}; were they killed for their memory? {mend}") from None
         finally:
             # A pool of local processes is ended by ``workers``: cancelling its futures here would break its own thread.
             for future in waiting if not isinstance(self.executor, ProcessPoolExecutor) else ():
@@ -120,97 +129,26 @@ class Workers:
 
 @contextmanager
 def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]:
-    """Start or find the workers that ``config`` names. Leaving it on an error stops local ones at once."""
+    """Start or find the workers that ``config`` names. Leaving the block by an error ends local ones at once."""
+    number = config.workers or available_cores()
     if config.kind == "dask":
         with dask_workers(config, quiet=quiet) as found:
             yield found
-        return
-    number = config.workers or available_cores()
-    if number == 1:
-        yield Workers(Inline(), lambda: 1, config.timeout_s)
-        return
-    start_tracker()
-    pool = ProcessPoolExecutor(number, mp_context=Spawning(), initializer=start_worker)
-    pulse, fate = partial(LocalPulse, partial(processes_of, pool)), partial(killed, pool)
-    try:
-        yield Workers(pool, lambda: living(pool), config.timeout_s, pulse=pulse, fate=fate)
-    except BaseException:
-        left = processes_of(pool)
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in left:
-            process.kill()
-        machine.end_spawned()  # one that was just being started is not among them
-        raise
-    pool.shutdown()
-
-
-@contextmanager
-def deaf() -> Iterator[None]:
-    """Processes that are started in the block hear no stop signal until they take this mask off."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def start_tracker() -> None:
-    """Start Python's own process that keeps account of semaphores, so that it neither dies before us nor complains.
-
-    It removes what a process that was ended at once has left, and would warn of it.
-    """
-    before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
-    try:
-        with deaf():
-            resource_tracker.ensure_running()
-    finally:
-        os.environ.pop("PYTHONWARNINGS")
-        if before is not None:
-            os.environ["PYTHONWARNINGS"] = before
-
-
-class Worker(SpawnProcess):
-    """A process that is born deaf to stop signals: those are for the parent, which ends its workers."""
-
-    def start(self) -> None:
-        """Start it with a mask that ``start_worker`` takes off again."""
-        with deaf():
-            super().start()
-
-
-class Spawning(SpawnContext):
-    """New interpreters, which inherit nothing of this process but a mask."""
-
-    Process = Worker
-
-
-def processes_of(pool: ProcessPoolExecutor) -> list[BaseProcess]:
-    """The processes of a pool."""
-    return list((pool._processes or {}).values())
-
-
-def living(pool: ProcessPoolExecutor) -> int:
-    """How many processes of a pool are alive."""
-    return sum(process.is_alive() for process in processes_of(pool))
-
-
-def killed(pool: ProcessPoolExecutor) -> str:
-    """Which process of a broken pool was killed, and how; the pool itself sends SIGTERM to the others.
-
-    The pool's own thread waits for the same processes: one that it has just collected has no exit code yet.
-    """
-    ends_s = time.monotonic() + FATE_S
-    while not (codes := own_ends(processes_of(pool))) and time.monotonic() < ends_s:
-        time.sleep(0.01)
-    said = [f"process {pid} by {signal.Signals(-code).name}" for pid, code in codes.items() if code < 0]
-    return f" ({', '.join(said)})" if said else ""
-
-
-def own_ends(found: Iterable[BaseProcess]) -> dict[int | None, int]:
-    """Process → exit code, of those that have ended and not by SIGTERM."""
-    codes = {process.pid: process.exitcode for process in found}
-    return {pid: code for pid, code in codes.items() if code not in (None, -signal.SIGTERM)}
+    elif number == 1:
+        yield Workers(config.timeout_s)
+    else:
+        start_tracker()
+        with ProcessPoolExecutor(number, mp_context=BlockedContext(), initializer=start_worker) as pool:
+            local = LocalWorkers(config.timeout_s, pool)
+            try:
+                yield local
+            except BaseException:
+                left = local.processes()
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in left:
+                    process.kill()
+                machine.end_spawned()  # one that was just being started is not among them
+                raise
 
 
 def available_cores() -> int:
@@ -218,8 +156,146 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Process(Protocol):
+    """A process of this machine, however it was started."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its number; None before it was started."""
+
+
+class LocalPulse:
+    """Watches processes of this machine through ``/proc``. Time in which this process is stopped does not count.
+
+    How long is too long depends on the work: parts of one pass take about as long as each other, so what is far beyond
+    the slowest so far is no slow part. A worker that computes is never given up.
+    """
+
+    def __init__(self, workers: Callable[[], Sequence[Process]]) -> None:
+        """``workers`` gives the processes that there are."""
+        self.workers = workers
+        self.held_s: dict[int, float] = {}
+        self.ticks: dict[int, int | None] = {}
+        self.quiet_s = self.idle_s = self.longest_s = 0.0
+
+    def pids(self) -> list[int]:
+        """The processes that were started."""
+        return [worker.pid for worker in self.workers() if worker.pid is not None]
+
+    def look(self, passed_s: float, finished: bool) -> str | None:
+        """The sentence for a worker that is stopped, or for workers none of which computes; None: wait on.
+
+        To be asked after each wait of ``passed_s``; ``finished``: a task finished during it.
+        """
+        pids = self.pids()
+        self.quiet_s += passed_s
+        if finished:
+            self.longest_s, self.quiet_s = max(self.longest_s, self.quiet_s), 0.0
+        ticks = {pid: machine.cpu_ticks(pid) for pid in pids}
+        idle = bool(pids) and None not in ticks.values() and ticks == self.ticks and not finished
+        self.ticks, self.idle_s = ticks, self.idle_s + passed_s if idle else 0.0
+        held = [pid for pid in pids if machine.state(pid) in machine.HELD]
+        self.held_s = {pid: self.held_s.get(pid, 0.0) + passed_s for pid in held}
+        for pid, seconds in self.held_s.items():
+            if seconds >= max(HELD_S, HELD_FACTOR * self.longest_s):
+                mend = f"let it go on with kill -CONT {pid}, or end it, and {CONTINUE}"
+                return f"a worker, {machine.in_words(pid)}, has done nothing for {seconds:.0f} s; {mend}"
+        if self.idle_s >= max(IDLE_S, IDLE_FACTOR * self.longest_s):
+            why = f"no worker has computed anything for {self.idle_s:.0f} s{self.states()}"
+            return f"{why}; see what they wait for, and {CONTINUE}"
+        return None
+
+    def states(self) -> str:
+        """Each worker whose state explains why it does nothing, as a phrase that ends a sentence."""
+        found = [machine.in_words(pid) for pid in self.pids() if machine.state(pid) in machine.STATES]
+        return f" ({'; '.join(found)})" if found else ""
+
+
+class LocalWorkers(Workers):
+    """The processes of a pool."""
+
+    losses = (BrokenProcessPool,)
+
+    def __init__(self, timeout_s: float, pool: ProcessPoolExecutor) -> None:
+        """The pool is ended by whoever made it."""
+        super().__init__(timeout_s, pool)
+        self.pool = pool
+
+    def processes(self) -> list[BaseProcess]:
+        """The processes that were started."""
+        return list((self.pool._processes or {}).values())
+
+    def alive(self) -> int:
+        """How many of them are alive."""
+        return sum(process.is_alive() for process in self.processes())
+
+    def watch(self) -> Callable[[float, bool], str | None]:
+        """Notices a process that is stopped, and that all of them are idle."""
+        return LocalPulse(self.processes).look
+
+    def states(self) -> str:
+        """Processes whose state explains why they do nothing."""
+        return LocalPulse(self.processes).states()
+
+    def deaths(self) -> str:
+        """Which process was killed, by which signal; the pool itself ends the others by SIGTERM.
+
+        The pool's own thread waits for the same processes: one that it has just collected has no exit code yet.
+        """
+        ends_s = time.monotonic() + EXIT_CODE_S
+        while True:
+            codes = {process.pid: process.exitcode or 0 for process in self.processes()}
+            killed = [(pid, -code) for pid, code in codes.items() if code < 0 and code != -signal.SIGTERM]
+            if killed or any(code > 0 for code in codes.values()) or time.monotonic() > ends_s:
+                break
+            time.sleep(0.01)
+        said = [f"process {pid} by {signal.Signals(number).name}" for pid, number in killed]
+        return f" ({', '.join(said)})" if said else ""
+
+
+@contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """Processes that are started in the block inherit a mask that blocks stop signals: the parent ends its workers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class BlockedProcess(SpawnProcess):
+    """A worker process, started with stop signals blocked; ``start_worker`` then ignores and unblocks them."""
+
+    def start(self) -> None:
+        """Start it."""
+        with stop_signals_blocked():
+            super().start()
+
+
+class BlockedContext(SpawnContext):
+    """New interpreters, which inherit nothing of this process but the signal mask."""
+
+    Process = BlockedProcess
+
+
+def start_tracker() -> None:
+    """Start Python's resource tracker with its warnings off and stop signals blocked.
+
+    It removes the semaphores of workers that were killed, and would print a warning about them.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
+    try:
+        with stop_signals_blocked():
+            resource_tracker.ensure_running()
+    finally:
+        os.environ.pop("PYTHONWARNINGS")
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
+
+
 def start_worker() -> None:
-    """Prepare a new worker: one Arrow thread, stop signals left to the parent, and an end when the parent ends."""
+    """Prepare a new worker: one Arrow thread, stop signals ignored, and an end when the parent ends."""
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     for number in STOP_SIGNALS:
@@ -236,25 +312,23 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-class DaskCluster:
-    """What a scheduler knows of its workers. It gives the tasks of a lost one to others (``worker-ttl``)."""
+class DaskWorkers(Workers):
+    """The workers of a Dask scheduler, which gives the tasks of a lost one to others (``worker-ttl``)."""
 
-    def __init__(self, client: Any, place: str) -> None:
-        """``place`` is what the user calls the scheduler."""
-        self.client, self.place = client, place
+    def __init__(self, timeout_s: float, client: Any, address: str, losses: tuple[type[BaseException], ...]) -> None:
+        """``address`` is what the user calls the scheduler."""
+        super().__init__(timeout_s, client.get_executor(pure=False))
+        self.client, self.address, self.losses = client, address, losses
 
     def alive(self) -> int:
         """How many workers there are. Raises ``UserError`` if the scheduler does not say."""
         try:
             return len(self.client.nthreads(callback_timeout=SCHEDULER_S))
         except TimeoutError:
-            limit = f"did not answer within {SCHEDULER_S:g} s; look after it, and run the same command to continue"
-            raise UserError(f"executor.scheduler: {self.place}: the scheduler {limit}") from None
+            limit = f"did not answer within {SCHEDULER_S:g} s; look after it, and {CONTINUE}"
+            raise UserError(f"executor.scheduler: {self.address}: the scheduler {limit}") from None
 
-    def look(self, passed_s: float, finished: bool) -> str | None:
-        """Wait: the scheduler decides who is lost."""
-
-    def told(self) -> str:
+    def states(self) -> str:
         """Workers that the scheduler has not heard of for a while."""
         try:
             known = self.client.sync(self.client.scheduler.identity, callback_timeout=SCHEDULER_S)["workers"]
@@ -273,17 +347,14 @@ def dask_workers(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
         from distributed.comm import CommClosedError
     except ImportError:
         raise ConfigError("executor.kind: dask is not installed; pip install 'padless[dask]'") from None
-    place = str(config.scheduler)
-    how = {"scheduler_file": place} if Path(place).exists() else {"address": place}
+    address = str(config.scheduler)
+    how = {"scheduler_file": address} if Path(address).exists() else {"address": address}
     try:
-        client = Client(**how, timeout=CONNECT_TIMEOUT_S)
-        client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
+        client = Client(**how, timeout=CONNECT_S)
+        client.wait_for_workers(1, timeout=CONNECT_S)
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
-        raise ConfigError(f"executor.scheduler: {place}: no scheduler with workers answers there ({why})") from None
+        raise ConfigError(f"executor.scheduler: {address}: no scheduler with workers answers there ({why})") from None
     with client:
-        Screen(errors=True, quiet=quiet).say(f"dask: {place}, dashboard at {client.dashboard_link}")
-        losses = (KilledWorker, CommClosedError, CancelledError)
-        executor = client.get_executor(pure=False)
-        cluster = DaskCluster(client, place)
-        yield Workers(executor, cluster.alive, config.timeout_s, losses=losses, pulse=lambda: cluster)
+        Screen(errors=True, quiet=quiet).say(f"dask: {address}, dashboard at {client.dashboard_link}")
+        yield DaskWorkers(config.timeout_s, client, address, (KilledWorker, CommClosedError, CancelledError))

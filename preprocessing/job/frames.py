@@ -18,8 +18,8 @@ from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import standing_in
 from preprocessing.dataset.shards import Manifest
 from preprocessing.job import pipeline
-from preprocessing.job.quality import in_words
-from preprocessing.text.words import encode
+from preprocessing.job.statistics import lines_on_rows
+from preprocessing.text.characters import encode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ GROUP_ROWS = 16384
 def prepare(frame: pd.DataFrame, config: PreprocessConfig) -> Manifest:
     """Build the dataset of a frame; ``config.source.path`` is ``FRAME``. Its rows are numbered from 1 in their order.
 
-    Raises what ``pipeline.run`` does, and ``StorageError`` where the frame cannot be written to the temporary folder.
+    Raises what ``pipeline.build`` does, and ``StorageError`` where the frame cannot be written to the temporary folder.
     """
     with temporary_folder() as folder:
         path = folder / "frame.parquet"
@@ -42,10 +42,10 @@ def prepare(frame: pd.DataFrame, config: PreprocessConfig) -> Manifest:
 
 
 def run(config: PreprocessConfig) -> Manifest:
-    """``pipeline.run`` for a caller whose script is not to run again in each worker process."""
+    """``pipeline.build`` for a caller whose script is not to run again in each worker process."""
     with without_main():
-        manifest = pipeline.run(config)
-    for line in in_words(manifest):
+        manifest = pipeline.build(config)
+    for line in lines_on_rows(manifest):
         Screen().say(line)  # a notebook shows what goes to stderr as a warning
     return manifest
 

@@ -1,63 +1,158 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of one group stay in one split: groups that equal texts join are one, and shares are met as far as sizes allow.
+"""How rows are divided into train, validation and test: equal texts, or rows of one group, are never parted.
 
-Groups are packed whole, so a share is met to the row only by luck. The first packing is that of single texts
-(``splits.assign``); then groups move between splits, one at a time or one for another, while that brings the counts of
-each label, and of all rows, nearer to their shares. All arithmetic is on whole numbers and groups are ordered by their
-hash, so the result depends on the set of rows and the seed alone.
+``assign`` divides single texts, label by label, so that shares are met to the row. Groups are packed whole, so their
+shares are met only as far as sizes allow: ``assign_groups`` begins with the same packing; then groups move between
+splits, one at a time or one for another, while that brings the counts of each label, and of all rows, nearer to their
+shares. All arithmetic is on whole numbers and groups are ordered by their hash, so the result depends on the set of
+rows and the seed alone.
 """
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from preprocessing.base.split_names import SPLITS, TEST_NUMBER, TRAIN_NUMBER, VALIDATION_NUMBER
 from preprocessing.corpus.rows import NO_GROUP
-from preprocessing.job.splits import Groups, assign, share_of
+from preprocessing.job.hashes import keyed_hash
 
+FEWEST_TO_CUT = 3
+"""Rows of a label from which on validation and test get at least one of them."""
 MOVABLE = 16384
-"""Groups that may move after the first packing: enough to mend its rounding, and a bound of time for millions."""
+"""Groups that may move after the first packing: enough to correct its rounding, and a bound of time for millions."""
 MAX_STEPS = 2000
 """Moves after which a packing is taken as it is."""
 CANDIDATES = 48
 """Groups of each split that are tried against each other for an exchange."""
+NEVER = np.iinfo(np.int64).max
 
 
-def components(group: np.ndarray, text_hash: np.ndarray, row: np.ndarray, has_text: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class Groups:
+    """Rows with equal keys, gathered. ``order`` puts rows of a group side by side, the lowest row number first."""
+
+    order: np.ndarray
+    """int64 ``[rows]``."""
+    starts: np.ndarray
+    """int64 ``[groups]`` into ``order``."""
+    sizes: np.ndarray
+    """int64 ``[groups]``."""
+
+    @classmethod
+    def of(cls, key: np.ndarray, row: np.ndarray) -> Groups:
+        """Group rows by a hash; groups are in the order of their hashes."""
+        order = np.argsort(key)
+        ordered = key[order]
+        starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(order) else order
+        sizes = np.diff(np.append(starts, len(order)))
+        repeated = np.repeat(sizes > 1, sizes)  # few: a sort by two keys would take thrice as long for all
+        members = order[repeated]
+        order[repeated] = members[np.lexsort((row[members], key[members]))]
+        return cls(order, starts, sizes)
+
+    def __len__(self) -> int:
+        """Number of groups."""
+        return len(self.starts)
+
+    def first(self, values: np.ndarray) -> np.ndarray:
+        """Each group's value at its lowest row number."""
+        return values[self.order[self.starts]]
+
+    def to_rows(self, values: np.ndarray) -> np.ndarray:
+        """A value per group as a value per row."""
+        result = np.empty(len(self.order), values.dtype)
+        result[self.order] = np.repeat(values, self.sizes)
+        return result
+
+    def reduced(self, reduce: np.ufunc, values: np.ndarray) -> np.ndarray:
+        """``np.minimum`` or another reduction over the values in each group."""
+        return reduce.reduceat(values[self.order], self.starts) if len(self) else values[:0]
+
+    def differ(self, values: np.ndarray) -> np.ndarray:
+        """bool ``[groups]``: whether the values in a group are not all the same."""
+        return self.reduced(np.minimum, values) != self.reduced(np.maximum, values)
+
+    def repeats(self) -> np.ndarray:
+        """bool ``[rows]``: whether a row has an equal one with a lower number."""
+        later = np.ones(len(self.order), bool)
+        later[self.starts] = False
+        result = np.empty(len(self.order), bool)
+        result[self.order] = later
+        return result
+
+
+def assign(
+    text_hash: np.ndarray, label: np.ndarray, row: np.ndarray, *, seed: int, validation: float, test: float
+) -> np.ndarray:
+    """int8 ``[rows]``: 0 train, 1 validation, 2 test.
+
+    Texts with equal ``text_hash`` go to one split. ``validation`` and ``test`` are fractions of the rows of each label;
+    they are met to the row if enough texts occur only once. The result is a function of the set of rows and the seed,
+    not of the order of the rows.
+    """
+    groups = Groups.of(text_hash, row)
+    stratum = groups.first(label)
+    priority = keyed_hash(seed, "split", groups.first(text_hash))
+    chosen = np.zeros(len(groups), np.int8)
+    for value in np.unique(stratum):
+        members = np.flatnonzero(stratum == value)
+        members = members[np.argsort(priority[members], kind="stable")]
+        chosen[members] = fill(groups.sizes[members], validation, test)
+    return groups.to_rows(chosen)
+
+
+def fill(sizes: np.ndarray, validation: float, test: float) -> np.ndarray:
+    """int8 per group of one label, in order of priority: test and validation are filled to their share of the rows.
+
+    Groups are taken from the front while they fit, those larger than a share last; what is then missing is made up of
+    groups of one row.
+    """
+    total = int(sizes.sum())
+    wanted = [(TEST_NUMBER, share_of(total, test)), (VALIDATION_NUMBER, share_of(total, validation))]
+    large = sizes > min((rows for _, rows in wanted if rows), default=total)
+    order = np.argsort(large, kind="stable")
+    ordered, chosen = sizes[order], np.zeros(len(sizes), np.int8)
+    ends = np.cumsum(ordered)
+    before = 0
+    for split, rows in wanted:
+        chosen[(ends - ordered >= before) & (ends <= before + rows)] = split
+        before += rows
+    for split, rows in wanted:
+        missing = rows - int(ordered[chosen == split].sum())
+        single = np.flatnonzero((ordered == 1) & (chosen == TRAIN_NUMBER))
+        chosen[single[: max(missing, 0)]] = split
+    result = np.empty_like(chosen)
+    result[order] = chosen
+    return result
+
+
+def share_of(total: int, fraction: float) -> int:
+    """A fraction of a label's rows, at least one where that leaves others for training."""
+    if fraction == 0:
+        return 0
+    return max(int(total * fraction + 0.5), 1 if total >= FEWEST_TO_CUT else 0)
+
+
+def components(group: np.ndarray, text_hash: np.ndarray, has_text: np.ndarray) -> np.ndarray:
     """uint64 ``[rows]``: equal for rows that must stay together, the smallest hash among their groups.
 
     Equal texts in two groups join the two; empty texts (``has_text`` false) join nothing. A row without a group is a
     group with the rows of the same tokens.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     hashes, node = np.unique(np.where(group == NO_GROUP, text_hash, group), return_inverse=True)
-    full = np.flatnonzero(has_text)
-    texts = Groups.of(text_hash[full], row[full])
-    ordered, places = node[full][texts.order], np.repeat(np.arange(len(texts)), texts.sizes)
-    linked = (places[1:] == places[:-1]) & (ordered[1:] != ordered[:-1])
-    links = np.unique(np.stack([ordered[:-1][linked], ordered[1:][linked]], axis=1), axis=0)
-    root = np.arange(len(hashes))
-    for one, other in joined(links.tolist()).items():
-        root[one] = other
-    return hashes[root[node]]
-
-
-def joined(links: list[list[int]]) -> dict[int, int]:
-    """Union-find over pairs of numbers: each number that occurs -> the smallest that it is linked to."""
-    parent: dict[int, int] = {}
-
-    def find(number: int) -> int:
-        while parent.setdefault(number, number) != number:
-            parent[number] = parent[parent[number]]
-            number = parent[number]
-        return number
-
-    for one, other in links:
-        low, high = sorted((find(one), find(other)))
-        parent[high] = low
-    return {number: find(number) for number in parent}
+    texts, text = np.unique(text_hash[has_text], return_inverse=True)
+    number = len(hashes) + len(texts)
+    links = coo_array((np.ones(len(text), bool), (node[has_text], len(hashes) + text)), shape=(number, number))
+    _, component = connected_components(links, directed=False)
+    _, smallest, own = np.unique(component[: len(hashes)], return_index=True, return_inverse=True)
+    return hashes[smallest[own]][node]
 
 
 def assign_groups(
@@ -72,12 +167,10 @@ def assign_groups(
     shares = {"validation": validation, "test": test}
     first = assign(component, label, row, seed=seed, **shares)
     groups = Groups.of(component, row)
-    packing = Packing.of(groups, label, groups.first(first), validation, test)
-    some = packing.some(MOVABLE)
+    packing = Packing(groups, label, groups.first(first), validation, test)
     for _ in range(MAX_STEPS):
-        if not (some.move() or some.exchange()):
+        if not (packing.move() or packing.exchange()):
             break
-    packing.split[: len(some.split)] = some.split
     return groups.to_rows(packing.split)
 
 
@@ -101,73 +194,49 @@ def with_sum(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([counts, counts.sum(axis=1, keepdims=True)], axis=1)
 
 
-@dataclass
 class Packing:
-    """Which split each group is in, and how far the splits are from their shares. ``off`` is what is made small.
+    """Which split each group is in, and how far the splits are from their shares: the sum of squares is made small.
 
-    The counts of a group are kept sparse: ``count[i]`` rows of label ``label[i]``, ``starts[g] <= i < starts[g + 1]``;
-    the last of a group's entries counts all its rows.
+    Of millions of groups only the first may move; their hashes order them, so these are any.
     """
 
-    split: np.ndarray
-    """int8 ``[groups]``."""
-    starts: np.ndarray
-    label: np.ndarray
-    count: np.ndarray
-    off: np.ndarray
-    """int64 ``[splits, labels + 1]``."""
-    bound: np.ndarray
-    """bool ``[groups]``: stays in training."""
-    active: tuple[int, ...]
-    """Splits that groups may be in."""
+    def __init__(self, groups: Groups, label: np.ndarray, split: np.ndarray, validation: float, test: float) -> None:
+        """``split`` is int8 ``[groups]``, ``label`` ``[rows]``. A group with all rows of a label goes to training."""
+        from scipy.sparse import coo_array
 
-    @classmethod
-    def of(cls, groups: Groups, label: np.ndarray, split: np.ndarray, validation: float, test: float) -> Packing:
-        """Count the labels of every group."""
-        labels = int(label.max()) + 1
-        member = np.repeat(np.arange(len(groups)), groups.sizes)
-        pair, counted = np.unique(member * (labels + 1) + label[groups.order], return_counts=True)
-        pair = np.concatenate([pair, np.arange(len(groups)) * (labels + 1) + labels])
-        order = np.argsort(pair, kind="stable")
-        pair, count = pair[order], np.concatenate([counted, groups.sizes])[order].astype(np.int64)
-        of_label, starts = pair % (labels + 1), np.searchsorted(pair, np.arange(len(groups)) * (labels + 1))
-        totals = np.bincount(label, minlength=labels)
-        whole = (count == np.append(totals, -1)[of_label]) & (of_label < labels)
-        bound = np.logical_or.reduceat(whole, starts)
-        split = np.where(bound, TRAIN_NUMBER, split).astype(np.int8)
-        off = -wanted(totals, validation, test)
-        np.add.at(off, (np.repeat(split, np.diff(np.append(starts, len(pair)))), of_label), count)
+        number, labels = len(groups), int(label.max()) + 1
+        member = np.concatenate([np.repeat(np.arange(number), groups.sizes), np.arange(number)])
+        column = np.concatenate([label[groups.order], np.full(number, labels)])
+        rows = np.concatenate([np.ones(len(label), np.int64), groups.sizes])
+        counts: Any = coo_array((rows, (member, column)), shape=(number, labels + 1)).tocsr()
+        of_one_group = np.bincount(counts.indices, minlength=labels + 1)[:labels] == 1
+        bound = counts[:, :labels] @ of_one_group.astype(np.int64) > 0
+        self.split = np.where(bound, TRAIN_NUMBER, split).astype(np.int8)
+        self.off = -wanted(np.bincount(label, minlength=labels), validation, test)
+        """int64 ``[splits, labels + 1]``: rows above each share."""
+        for place in range(len(SPLITS)):
+            self.off[place] += counts[self.split == place].sum(axis=0)
+        self.counts, self.bound = counts[:MOVABLE], bound[:MOVABLE]
+        """Sparse int64 ``[movable, labels + 1]``: rows of each label, and of all."""
+        self.squares = self.counts.multiply(self.counts).sum(axis=1)
         shares = {TRAIN_NUMBER: 1.0, VALIDATION_NUMBER: validation, TEST_NUMBER: test}
-        return cls(split, starts, of_label, count, off, bound, tuple(n for n, share in shares.items() if share))
-
-    def some(self, number: int) -> Packing:
-        """The packing of all groups, of which only the first ``number`` may move; hashes order them, so any do."""
-        end = self.starts[number] if number < len(self.starts) else len(self.count)
-        entries = (self.starts[:number], self.label[:end], self.count[:end])
-        return Packing(self.split[:number].copy(), *entries, self.off, self.bound[:number], self.active)
+        self.active = tuple(place for place, share in shares.items() if share)
 
     def gain(self, source: int, target: int) -> np.ndarray:
-        """int64 ``[groups]``: half of what moving each group would add to the sum of squares of ``off``."""
-        change = self.count * (self.count + (self.off[target] - self.off[source])[self.label])
-        movable = (self.split == source) & ~self.bound
-        return np.where(movable, np.add.reduceat(change, self.starts), np.iinfo(np.int64).max)
-
-    def pairs(self) -> list[tuple[int, int]]:
-        """From which split to which a group may go."""
-        return list(itertools.permutations(self.active, 2))
+        """int64 ``[movable]``: half of what moving each group would add to the sum of squares of ``off``."""
+        change = self.squares + self.counts @ (self.off[target] - self.off[source])
+        return np.where((self.split[:MOVABLE] == source) & ~self.bound, change, NEVER)
 
     def move(self) -> bool:
         """Move the group that helps most; False if none does."""
-        found = []
-        for source, target in self.pairs():
+        best = (0, 0, 0)
+        for source, target in itertools.permutations(self.active, 2):
             gain = self.gain(source, target)
-            best = int(np.argmin(gain))
-            found.append((int(gain[best]), best, target))
-        gain_of_best, group, target = min(found, default=(0, 0, 0))
-        if gain_of_best >= 0:
-            return False
-        self.put(group, target)
-        return True
+            group = int(np.argmin(gain))
+            best = min(best, (int(gain[group]), group, target))
+        if best[0] < 0:
+            self.put(*best[1:])
+        return best[0] < 0
 
     def exchange(self) -> bool:
         """Let two groups of different splits change places, the pair that helps most of those tried; False if none."""
@@ -176,35 +245,25 @@ class Packing:
             ours, theirs = self.candidates(source, target), self.candidates(target, source)
             if not len(ours) or not len(theirs):
                 continue
-            change = self.dense(theirs)[None, :, :] - self.dense(ours)[:, None, :]
+            change = self.counts[theirs].toarray()[None, :, :] - self.counts[ours].toarray()[:, None, :]
             gain = (change * (change + self.off[source] - self.off[target])).sum(axis=2)
             one, other = divmod(int(np.argmin(gain)), gain.shape[1])
             best = min(best, (int(gain[one, other]), int(ours[one]), int(theirs[other]), source, target))
-        gain_of_best, one, other, source, target = best
-        if gain_of_best >= 0:
-            return False
-        self.put(one, target)
-        self.put(other, source)
-        return True
+        if best[0] < 0:
+            _, one, other, source, target = best
+            self.put(one, target)
+            self.put(other, source)
+        return best[0] < 0
 
     def candidates(self, source: int, target: int) -> np.ndarray:
         """int64: the groups of ``source`` that would do least harm in ``target``."""
         gain = self.gain(source, target)
         order = np.argsort(gain, kind="stable")[:CANDIDATES]
-        return order[gain[order] < np.iinfo(np.int64).max]
-
-    def dense(self, groups: np.ndarray) -> np.ndarray:
-        """int64 ``[groups, labels + 1]``: the counts of some groups."""
-        result = np.zeros((len(groups), self.off.shape[1]), np.int64)
-        ends = np.append(self.starts, len(self.count))
-        for place, group in enumerate(groups):
-            entries = slice(ends[group], ends[group + 1])
-            result[place, self.label[entries]] = self.count[entries]
-        return result
+        return order[gain[order] < NEVER]
 
     def put(self, group: int, target: int) -> None:
         """Move one group."""
-        counts = self.dense(np.array([group]))[0]
+        counts = self.counts[[group]].toarray()[0]
         self.off[self.split[group]] -= counts
         self.off[target] += counts
         self.split[group] = target

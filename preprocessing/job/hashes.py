@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from preprocessing.base import arrays
 from preprocessing.base.randomness import splitmix64
-from preprocessing.text.tokens import Tokens
+from preprocessing.text.tokenizer import Tokens
 
 
 def keyed_hash(seed: int, purpose: str, values: np.ndarray) -> np.ndarray:

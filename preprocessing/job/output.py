@@ -29,15 +29,14 @@ from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import Plan
 from preprocessing.dataset import remote
 from preprocessing.dataset.manifest import FORMAT
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, ShardInfo, parse_manifest, read_manifest
-from preprocessing.job.provenance import BASE
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, parse_manifest, read_manifest
+from preprocessing.job.parts import UNPACKED
+from preprocessing.job.statistics import BASE
 
 WORK = ".work"
 LOCK = "lock"
-UNPACKED = "unpacked"
-"""Folder for the unpacked copies of compressed files, below ``WORK``."""
-OURS = {MANIFEST, VOCABULARY, WORK, *ALL_SPLITS}
-SHARD = re.compile(r"\d{5}(-f\d+)?-w\d+\.arrow")
+OURS = re.compile(rf"{MANIFEST}|{VOCABULARY}|({'|'.join(ALL_SPLITS)})/\d{{5}}(-f\d+)?-w\d+\.arrow")
+"""The files of a dataset, below its directory."""
 OF_A_RUN = ("config.yaml", "status.json")
 """What every run directory has from its first second on."""
 REPLACE = "choose another --output, or replace it with --overwrite true"
@@ -61,16 +60,6 @@ class Place:
     target: Path
     """``root`` itself, or the directory with the older dataset that it will replace."""
 
-    @property
-    def beside(self) -> bool:
-        """Whether it is built beside an older dataset."""
-        return self.root != self.target
-
-
-def own_name(path: Path) -> Path:
-    """A path that ends in the directory's own name: no link to it, and neither ``.`` nor ``..``."""
-    return path.resolve() if path.is_symlink() or path.name in ("", "..") else path
-
 
 def beside(target: Path) -> Path:
     """Where the dataset is built that will replace the one in ``target``."""
@@ -79,11 +68,13 @@ def beside(target: Path) -> Path:
 
 @contextmanager
 def claimed(config: PreprocessConfig) -> Iterator[Place]:
-    """Hold the output against other runs, and what an interrupted one left in order.
+    """Lock the output, and finish or remove what an interrupted run left.
 
     Raises ``StorageError`` where nothing can be written, ``UserError`` while another run writes.
     """
-    target = own_name(build_directory(config))
+    target = build_directory(config)
+    if target.is_symlink() or target.name in ("", ".."):
+        target = target.resolve()
     with naming(target):
         if is_left(atomic.aside(target), target):
             atomic.recover(target)
@@ -95,10 +86,8 @@ def claimed(config: PreprocessConfig) -> Iterator[Place]:
             yield Place(target, target)
             return
         if os.path.ismount(target):
-            raise ConfigError(
-                f"output: {target} is a mount point, so no new dataset can take its place in one step; "
-                "name a directory below it"
-            )
+            what = "is a mount point, so no new dataset can take its place in one step; name a directory below it"
+            raise ConfigError(f"output: {target} {what}")
         make_beside(target)
         with writable(beside(target)):  # after the exchange of names this lock holds what is then the output
             yield Place(beside(target), target)
@@ -113,7 +102,6 @@ def writable(root: Path) -> Iterator[None]:
     with naming(root):
         atomic.sweep(root / WORK)
         refuse_foreign(root)
-        refuse_inside_run(root)
         refusal = UserError(f"{root}: another run is writing this dataset; wait for it, or stop it")
         with locked(root / WORK / LOCK, 0, refusal):
             yield
@@ -127,21 +115,19 @@ def naming(root: Path) -> Iterator[None]:
 
 
 def make_beside(target: Path) -> None:
-    """Make the marked directory in which the dataset is built that will replace ``target``, unless it is there.
+    """Make the signed directory in which the dataset is built that will replace ``target``, unless it is there.
 
     Raises ``ConfigError`` for a directory of that name that no such job has made.
     """
     root = beside(target)
-    if not is_left(root, target):
-        if os.path.lexists(root):
-            refuse_foreign(root)
-            raise ConfigError(
-                f"output: {root}: is where the new dataset would be built, and not of an earlier run of this command; "
-                "rename it, or name another --output"
-            )
-        with naming(root), atomic.new_folder(root) as made:
-            (made / WORK).mkdir()
-            atomic.sign(made / WORK, target)
+    if is_left(root, target):
+        return
+    if os.path.lexists(root):
+        what = "is where the new dataset would be built, and not of an earlier run of this command"
+        raise ConfigError(f"output: {root}: {what}; rename it, or name another --output")
+    with naming(root), atomic.new_folder(root) as made:
+        (made / WORK).mkdir()
+        atomic.sign(made / WORK, target)
 
 
 def is_left(root: Path, target: Path) -> bool:
@@ -150,36 +136,24 @@ def is_left(root: Path, target: Path) -> bool:
 
 
 def refuse_foreign(root: Path) -> None:
-    """Do not write a dataset among files that are not one's, nor through a link in the place of a split."""
-    if not root.is_dir():
-        return
+    """Raise ``ConfigError`` where a dataset would be written among files of others, through a link, or into a run."""
+    inside = next((one for one in root.resolve().parents if all((one / name).is_file() for name in OF_A_RUN)), None)
+    if inside is not None and not any((root / name).exists() for name in (MANIFEST, WORK)):
+        raise ConfigError(f"output: {root}: lies inside the run {inside}; name a directory outside of it")
     work = root / WORK
-    begun = any((work / name).is_file() for name in (LOCK, atomic.MARK)) and not work.is_symlink()
+    begun = not work.is_symlink() and any((work / name).is_file() for name in (LOCK, atomic.MARK))
+    manifest = root / MANIFEST
     if os.path.lexists(work) and not begun and (not work.is_dir() or any(work.iterdir())):
         strangers = [WORK]
-    elif is_dataset(root):
-        return
+    elif atomic.says(manifest, FORMAT) or (manifest.is_file() and (root / VOCABULARY).is_file()):
+        strangers = []  # a dataset, if perhaps with a damaged manifest
     elif begun:
         strangers = [name for name in ALL_SPLITS if (root / name).is_symlink()]
     else:
-        strangers = sorted(path.name for path in root.iterdir() if (atomic.final_of(path.name) or path.name) != WORK)
+        there = root.iterdir() if root.is_dir() else ()
+        strangers = sorted(path.name for path in there if (atomic.final_of(path.name) or path.name) != WORK)
     if strangers:
         raise ConfigError(f"output: {root}: holds {strangers[0]!r} and no dataset; name an empty or a new directory")
-
-
-def is_dataset(root: Path) -> bool:
-    """Whether a directory holds a dataset, if perhaps with a damaged manifest."""
-    manifest = root / MANIFEST
-    return atomic.says(manifest, FORMAT) or (manifest.is_file() and (root / VOCABULARY).is_file())
-
-
-def refuse_inside_run(root: Path) -> None:
-    """Do not begin a dataset inside a run directory: whoever moves or removes the run takes along what lies in it."""
-    if any((root / name).exists() for name in (MANIFEST, WORK)):
-        return
-    inside = next((one for one in root.resolve().parents if all((one / name).is_file() for name in OF_A_RUN)), None)
-    if inside is not None:
-        raise ConfigError(f"output: {root}: lies inside the run {inside}; name a directory outside of it")
 
 
 def existing(address: str, overwrite: bool) -> Manifest | None:
@@ -216,35 +190,30 @@ def is_current(
     return False
 
 
-def remove_stale_shards(root: Path, splits: dict[str, list[ShardInfo]]) -> None:
-    """Shards of an earlier configuration do not stay beside a manifest that does not name them."""
-    named = {root / info.path for infos in splits.values() for info in infos}
-    for split in ALL_SPLITS:
-        remove_shards(root / split, named)
-    remove_unfinished(root)
+def ours(root: Path) -> Iterator[Path]:
+    """The files of a dataset, the manifest first, and those that a killed process has left unfinished."""
+    for folder in (root, *(root / name for name in ALL_SPLITS)):
+        if folder == root or (folder.is_dir() and not folder.is_symlink()):
+            for path in sorted(folder.iterdir()):
+                final = path.with_name(atomic.final_of(path.name) or path.name)
+                if OURS.fullmatch(final.relative_to(root).as_posix()) and path.is_file():
+                    yield path
 
 
-def remove_shards(folder: Path, named: Collection[Path] = ()) -> None:
-    """Remove the shards in the folder of a split but those ``named``, and the folder if nothing else is in it."""
-    if folder.is_symlink() or not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        if path not in named and is_shard(path):
+def remove_shards_but(root: Path, named: Collection[str]) -> None:
+    """Remove the shards of an earlier configuration, which the manifest does not name, and what is unfinished."""
+    kept = {root / name for name in (*named, VOCABULARY)}
+    for path in ours(root):
+        if path not in kept:
             path.unlink()
-    if not any(folder.iterdir()):
+    for name in ALL_SPLITS:
+        remove_if_empty(root / name)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder that holds nothing; a link to one stays."""
+    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-def is_shard(path: Path) -> bool:
-    """Whether a file has the name of a shard, or of one that was not finished."""
-    return bool(SHARD.fullmatch(atomic.final_of(path.name) or path.name)) and path.is_file()
-
-
-def remove_unfinished(root: Path) -> None:
-    """Remove what a killed process has left of the files of a dataset."""
-    for path in root.iterdir():
-        if atomic.final_of(path.name) in (MANIFEST, VOCABULARY):
-            path.unlink()
 
 
 def finish(place: Place, config: PreprocessConfig, fresh: bool) -> str | None:
@@ -252,22 +221,23 @@ def finish(place: Place, config: PreprocessConfig, fresh: bool) -> str | None:
 
     Returns a line for people where something was left.
     """
+    root, target = place.root, place.target
     if addresses.is_remote(config.output):
         if fresh:
-            remote.publish(place.root, config.output)
-        discard(place.root, keep=True)
+            remote.publish(root, config.output)
+        discard(root, keep=True)
         return None
-    if fresh and place.beside:
-        shutil.copymode(place.target, place.root)
-        atomic.sign(place.target / WORK, place.target)
-        replaced(atomic.take_place(place.root, place.target), place.target)
-    atomic.vanish(place.target / WORK)
-    left = beside(place.target)
-    if not is_left(left, place.target):
-        return f"{left}: kept: it holds files that are no part of a dataset" if place.beside and left.is_dir() else None
+    if fresh and root != target:
+        shutil.copymode(target, root)
+        atomic.sign(target / WORK, target)
+        replaced(atomic.take_place(root, target), target)
+    atomic.vanish(target / WORK)
+    left = beside(target)
+    if not is_left(left, target):
+        return f"{left}: kept: it holds files that are no part of a dataset" if root == left and left.is_dir() else None
     if holds_work(left):
         return f"{left}: kept: unfinished work for another configuration; remove it if that dataset is not wanted"
-    if place.beside:
+    if root == left:
         discard(left)
     return None
 
@@ -292,23 +262,15 @@ def clear_leftovers(target: Path) -> None:
 
 def replaced(old: Path, target: Path) -> None:
     """Remove a dataset that another one has replaced; what else lay in its directory goes to the new one."""
-    remove_unfinished(old)
+    remove_shards_but(old, ())
     for path in sorted(old.iterdir()):
-        if path.name not in OURS:
-            move(path, target / path.name)
-    for split in ALL_SPLITS:
-        if (old / split).is_dir() and not (old / split).is_symlink():
-            for path in sorted((old / split).iterdir()):
-                if not is_shard(path):
-                    move(path, target / split / path.name)
+        is_split = path.name in ALL_SPLITS and not path.is_symlink() and path.is_dir()
+        for one in sorted(path.iterdir()) if is_split else [path] if path.name not in (WORK, VOCABULARY) else []:
+            to = target / one.relative_to(old)
+            if not os.path.lexists(to):
+                to.parent.mkdir(exist_ok=True)
+                os.rename(one, to)
     discard(old)
-
-
-def move(path: Path, to: Path) -> None:
-    """Move what is not ours to a place where it takes that of nothing."""
-    if not os.path.lexists(to):
-        to.parent.mkdir(exist_ok=True)
-        os.rename(path, to)
 
 
 def discard(root: Path, *, keep: bool = False) -> None:
@@ -316,11 +278,10 @@ def discard(root: Path, *, keep: bool = False) -> None:
 
     What else lies there stays, and the directory with it, as it does if ``keep`` says so.
     """
-    (root / MANIFEST).unlink(missing_ok=True)
-    (root / VOCABULARY).unlink(missing_ok=True)
-    remove_unfinished(root)
+    for path in list(ours(root)):
+        path.unlink()
     for name in ALL_SPLITS:
-        remove_shards(root / name)
+        remove_if_empty(root / name)
     if not keep and [path.name for path in root.iterdir()] == [WORK]:
         atomic.vanish(root)
     elif (root / WORK).is_dir():

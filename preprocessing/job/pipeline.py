@@ -12,34 +12,47 @@ What is finished has a marker file with the hash of all that decided it. A rerun
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from preprocessing.base import arrays, atomic, stopping
+from preprocessing.base import stopping
 from preprocessing.base.errors import DataError
-from preprocessing.base.printable import public
+from preprocessing.base.printable import public, tell
 from preprocessing.base.screen import Screen
-from preprocessing.base.split_names import SPLITS, UNLABELLED, UNLABELLED_NUMBER, VALIDATION_NUMBER
-from preprocessing.config import PreprocessConfig
+from preprocessing.base.split_names import (
+    ALL_SPLITS,
+    UNLABELLED,
+    UNLABELLED_NUMBER,
+    VALIDATION_NUMBER,
+)
+from preprocessing.config import EMBEDDED, PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import hints, resolved
 from preprocessing.corpus.sources import Part, Plan
-from preprocessing.dataset.shards import BLOCK_ROWS, MANIFEST, VOCABULARY, Manifest, id_dtype, write_manifest
+from preprocessing.dataset import remote
+from preprocessing.dataset.shards import (
+    BLOCK_ROWS,
+    MANIFEST,
+    VOCABULARY,
+    Manifest,
+    id_dtype,
+    read_manifest,
+    write_manifest,
+)
 from preprocessing.dataset.statistics import folds_in_words, groups_in_words, unlabelled_in_words
-from preprocessing.job import classes, output, parts, unlabelled
-from preprocessing.job.counting import count_all
-from preprocessing.job.encode import Basis, buckets_for, encode_all, key_of
+from preprocessing.dataset.verification import verify
+from preprocessing.job import output, parts
+from preprocessing.job.decisions import check_splits, decide
+from preprocessing.job.encode import Decided, count_all, encode_all
 from preprocessing.job.executors import Workers, workers
-from preprocessing.job.folds import decide_folds
-from preprocessing.job.provenance import BASE, provenance
-from preprocessing.job.quality import check_splits, dataset_statistics
-from preprocessing.job.rows import Rows, gathered
-from preprocessing.job.tokenizing import scan, tokenize_all
+from preprocessing.job.rows import Classes, Rows
+from preprocessing.job.splits import fold_rows
+from preprocessing.job.statistics import BASE, lines_on_classes, lines_on_rows, provenance, statistics, summary_line
 from preprocessing.job.vocabulary_base import frozen, read_base, unknown_among
 from preprocessing.text.encoder import Encoder
-from preprocessing.text.resolve import resolve
+from preprocessing.text.resources import resolve
 
 
 class Job:
@@ -47,13 +60,9 @@ class Job:
 
     def __init__(self, config: PreprocessConfig, found: Workers, place: output.Place) -> None:
         """Raises ``DataError`` where the text pipeline needs something that is not installed."""
-        self.config = config
-        self.workers = found
-        self.place = place
+        self.config, self.workers, self.place = config, found, place
         self.root = place.root.absolute()
         self.work = self.root / output.WORK
-        self.names: list[str] = []
-        """The classes; known when all labels are read."""
         self.pipeline = resolve(config.text)
         self.base = read_base(config.vocabulary, self.pipeline)
         self.on_base = {} if self.base is None else {BASE: self.base.facts}
@@ -66,7 +75,7 @@ class Job:
         for line in found.lines:
             self.screen.say(line)
         there = output.existing(self.config.output, self.config.overwrite)
-        plans = scan(files, self.workers, self.work) if there or len(files) > 1 else []
+        plans = parts.scan(files, self.workers, self.work) if there or len(files) > 1 else []
         if there and output.is_current(there, self.config, self.pipeline.to_json(), plans, self.on_base):
             done = "already complete for this configuration and source; nothing to do"
             self.screen.say(f"{public(self.config.output)}: {done}")
@@ -79,34 +88,31 @@ class Job:
 
     def build(self, files: list[sources.File], plans: list[Plan]) -> Manifest:
         """The five passes. A single file is scanned during the first pass, several were scanned before it."""
+        config, splits = self.config, self.config.splits
         (self.root / MANIFEST).unlink(missing_ok=True)
-        cut, summaries = tokenize_all(self.config, self.pipeline, self.workers, self.work, files, plans, self.screen)
-        stored = [parts.load(self.work, number) for number in range(len(cut))]
-        starts = np.concatenate([[0], np.cumsum([len(part.row) for part in stored])]).tolist()
-        found = classes.Classes.of(self.config.source, summaries)
-        self.names = found.names
-        rows = gathered(stored, found.numbers)
-        decision, report = self.decide(rows, plans)
-        fold = self.cut_into_folds(rows, decision, report)
-        counted_too = self.config.vocabulary.count_unlabelled
-        counts = count_all(starts, self.work, self.workers, unlabelled=counted_too)
-        vocabulary = frozen(counts, self.config.vocabulary, self.base, self.screen)
+        done = parts.tokenize_all(config, self.pipeline, self.workers, self.work, files, plans, self.screen)
+        tasks, summaries = [task for task, _ in done], [summary for _, summary in done]
+        stored = [parts.load(self.work, task.number) for task in tasks]
+        classes = Classes.of(config.source, summaries)
+        rows = Rows.of(stored, classes)
+        decision, report = self.decide(rows, classes, plans)
+        columns = {"split": decision, "label": rows.label}
+        if splits.folds:
+            named = (classes.names, splits.group_column)
+            columns["fold"], report["folds"] = fold_rows(rows, decision, splits.folds, config.seed, *named)
+        decided = Decided.write(self.work, [len(part.row) for part in stored], columns)
+        counts = count_all(decided, self.workers, unlabelled=config.vocabulary.count_unlabelled)
+        vocabulary = frozen(counts, config.vocabulary, self.base, self.screen)
         vocabulary.write(self.root / VOCABULARY)
-        self.comment(cut, found, rows, decision, report)
-        widths, buckets = self.config.widths, buckets_for(rows.label, self.config.shards.rows)
-        key = key_of(summaries, decision, rows.label, vocabulary, self.pipeline, widths, buckets, fold)
-        basis = Basis(starts, self.work, self.root, self.pipeline.spec, widths, buckets, key, self.config.splits.folds)
-        infos, unknown = encode_all(basis, self.workers, self.screen)
-        left_out = {name: sum(getattr(summary, name) for summary in summaries) for name in ("neutral", "filtered")}
-        if self.config.source.missing_label == "drop":
-            left_out["without_label"] = sum(summary.without_label for summary in summaries)
-        statistics = dataset_statistics(
-            rows, decision, report, left_out, infos, unknown, self.names, self.config.text.max_tokens
-        )
+        self.comment([task.part for task in tasks], classes, rows, decision, report)
+        keys, passed = [task.key for task in tasks], (self.pipeline, vocabulary, config.widths, config.shards.rows)
+        infos, unknown = encode_all(decided, rows.label, self.root, keys, *passed, self.workers, self.screen)
         counted = int(counts.counts.sum())
-        statistics["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
+        facts = statistics(rows, decision, report, summaries, infos, unknown, classes.names, config)
+        facts["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
+        recorded = replace(config, vocabulary=config.vocabulary.of(counted))
         manifest = Manifest(
-            labels=self.names,
+            labels=classes.names,
             splits=infos,
             id_dtype=str(id_dtype(len(vocabulary))),
             block_rows=BLOCK_ROWS,
@@ -114,67 +120,41 @@ class Job:
             vocabulary_hash=vocabulary.hash,
             text=self.pipeline.to_json(),
             text_hash=Encoder(self.pipeline, vocabulary).hash,
-            statistics=statistics,
-            provenance=provenance(
-                replace(self.config, vocabulary=self.config.vocabulary.of(counted)), plans, cut, summaries
-            )
-            | self.on_base,
-            label_type=found.type,
+            statistics=facts,
+            provenance=provenance(recorded, plans, [task.part for task in tasks], summaries) | self.on_base,
+            label_type=classes.type,
         )
-        output.remove_stale_shards(self.root, infos)
+        output.remove_shards_but(self.root, {info.path for of_split in infos.values() for info in of_split})
         write_manifest(self.root, manifest)
         return manifest
 
-    def decide(self, rows: Rows, plans: list[Plan]) -> tuple[np.ndarray, dict[str, Any]]:
-        """Each row's split, on disk for the workers, and what was found. Raises ``DataError`` for an unusable split."""
+    def decide(self, rows: Rows, classes: Classes, plans: list[Plan]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Each row's split, and what was found. Raises ``DataError`` for an unusable split."""
         config = self.config
-        check_files(plans, rows, config.source.missing_label)
+        check_files(plans, rows)
         if (rows.named == UNLABELLED_NUMBER).all():
             names = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
             what = f"no row has a label in {config.source.label_column!r}"
             raise DataError(f"{names}: {what}, and a classifier needs some; check source.label_column")
-        decision, report = unlabelled.decide(
-            rows, config.quality, config.splits, config.seed, lambda row: locate(plans, row), self.group_name
-        )
+        where = (lambda row: locate(plans, row)), self.group_name
+        decision, report = decide(rows, config.quality, config.splits, config.seed, *where)
         if "off" in report.get("groups", {}):
-            report["groups"]["off"]["label"] = self.names[report["groups"]["off"]["label"]]
-        fractions = (1.0, config.splits.validation, config.splits.test)
-        wanted = [number for number in range(len(SPLITS)) if fractions[number] > 0 or (rows.named == number).any()]
-        mend = "leave it out in source.neutral" if config.source.label_map() is None else "take it out of source.labels"
-        check_splits(rows, decision, report["dropped"], self.names, wanted, mend)
-        unlabelled.check(decision, rows, plans)
-        for name, values_of_rows in (("decision", decision), ("label", rows.label)):
-            self.keep(name, values_of_rows)
+            report["groups"]["off"]["label"] = classes.names[report["groups"]["off"]["label"]]
+        check_splits(rows, decision, report["dropped"], classes.names, config.splits)
+        if any(plan.file.is_unlabelled for plan in plans) and not (decision == UNLABELLED_NUMBER).any():
+            dropped = f"the policies of quality drop all {report[UNLABELLED]['rows']:,}"
+            raise DataError(f"source.unlabelled_path: no text without a label is left: {dropped}; change them, or it")
         return decision, report
-
-    def cut_into_folds(self, rows: Rows, decision: np.ndarray, report: dict[str, Any]) -> np.ndarray | None:
-        """Each row's fold, on disk for the workers; ``report`` hears of them. None where no folds are asked for.
-
-        Raises ``DataError`` for folds that cannot be used.
-        """
-        splits = self.config.splits
-        if not splits.folds:
-            return None
-        column = splits.group_column
-        fold, report["folds"] = decide_folds(rows, decision, splits.folds, self.config.seed, self.names, column)
-        self.keep("fold", fold)
-        return fold
-
-    def keep(self, name: str, values_of_rows: np.ndarray) -> None:
-        """Write what was decided of every row where the workers find it."""
-        with atomic.replacing(self.work / f"{name}.npy") as temporary, open(temporary, "wb") as file:
-            arrays.save(file, values_of_rows)
 
     def group_name(self, hash_of_group: int) -> str:
         """What the source calls a group."""
         return parts.group_name(self.work, hash_of_group) or "(rows of one text)"
 
     def comment(
-        self, cut: list[Part], found: classes.Classes, rows: Rows, decision: np.ndarray, report: dict[str, Any]
+        self, cut: list[Part], classes: Classes, rows: Rows, decision: np.ndarray, report: dict[str, Any]
     ) -> None:
         """Say what was found of classes and groups, and which columns might have been used."""
-        validation_is_cut = self.config.splits.validation > 0 and not (rows.named == VALIDATION_NUMBER).any()
-        lines = classes.in_words(found, rows.label, decision)
+        lines = lines_on_classes(classes, rows.label, decision)
         lines += [f"splits: {line}" for line in groups_in_words(report["groups"])] if "groups" in report else []
         lines += [f"folds: {folds_in_words(report['folds'])}"] if "folds" in report else []
         if UNLABELLED in report:
@@ -182,11 +162,12 @@ class Job:
             lines.append(f"unlabelled: {unlabelled_in_words(report[UNLABELLED], kept)}")
         elif self.config.source.has_unlabelled:
             lines.append("unlabelled: every row has a label")
+        validation_is_cut = self.config.splits.validation > 0 and not (rows.named == VALIDATION_NUMBER).any()
         for line in [*lines, *hints({part.file.address: part.file for part in cut}.values(), validation_is_cut)]:
             self.screen.say(line)
 
 
-def run(config: PreprocessConfig) -> Manifest:
+def build(config: PreprocessConfig) -> Manifest:
     """Build the dataset that ``config`` describes, or continue, or find that it is there.
 
     Raises ``ConfigError``, ``DataError`` or ``UserError``, each a sentence.
@@ -197,15 +178,14 @@ def run(config: PreprocessConfig) -> Manifest:
             return Job(config, found, place).run()
 
 
-def check_files(plans: list[Plan], rows: Rows, missing_label: str) -> None:
+def check_files(plans: list[Plan], rows: Rows) -> None:
     """Refuse a source, or files that it names for a split, of which no row is left. Raises ``DataError``."""
     ends = np.cumsum([plan.rows for plan in plans])
     left = np.bincount(np.searchsorted(ends, rows.row), minlength=len(plans))
-    for split in (None, *SPLITS):
+    for split in (None, *ALL_SPLITS):
         files = [(plan, left[at]) for at, plan in enumerate(plans) if split in (None, plan.file.split)]
         if files and not any(count for _, count in files):
-            keys = ("source.missing_label, " if missing_label == "drop" else "") + "source.where or source.neutral"
-            why = f"every row is left out by {keys}; loosen them"
+            why = "every row is left out by source.where or source.neutral (or source.missing_label); loosen them"
             if not any(plan.rows for plan, _ in files):
                 why = f"holds no row; give it some, or leave it out of source.{split}_path"
             raise DataError(f"{', '.join(plan.file.name for plan, _ in files)}: {why}")
@@ -223,10 +203,33 @@ def locate(plans: list[Plan], row: int) -> str:
     raise AssertionError(f"row {row} lies beyond the source")
 
 
-def summary_line(manifest: Manifest) -> str:
-    """Rows per split, for people."""
-    return (
-        ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
-        + " rows"
-        + (f" in {manifest.folds} folds" if manifest.folds else "")
-    )
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """Verify every byte of a dataset; each problem is a line, and the exit code is 3."""
+
+
+def run(config: PreprocessConfig, words: list[str]) -> None:
+    """``python -m preprocessing run``: build a dataset; run it again to continue after an interruption.
+
+    ``words`` are files beside those of ``source.path``, or in the place of its default.
+    """
+    if words:
+        named = [] if config.source.path == [EMBEDDED] else list(config.source.path)
+        config = replace(config, source=replace(config.source, path=[*named, *words]))
+    manifest = build(config)
+    summary = f"{public(config.output)}: {summary_line(manifest)}, vocabulary {manifest.vocabulary_size:,}"
+    Screen(quiet=config.quiet).say(summary)
+    for line in lines_on_rows(manifest):
+        Screen(errors=True).say(line)
+
+
+def check(_: CheckConfig, words: list[str]) -> int:
+    """``python -m preprocessing check``: verify a dataset; returns the exit code."""
+    root = remote.local(words[0])
+    problems = verify(root)
+    for problem in problems:
+        tell(f"error: {problem}")
+    if problems:
+        return DataError.exit_code
+    print(f"ok: {public(words[0])}: {summary_line(read_manifest(root))}")
+    return 0

@@ -1,16 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of every row of the corpus before ids exist."""
+"""What is known of every row of the corpus before ids exist, and the classes of the whole corpus."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from preprocessing.base.split_names import NO_LABEL
+from preprocessing.config import SourceConfig
 from preprocessing.corpus.rows import NO_GROUP
-from preprocessing.job import parts
+from preprocessing.job.parts import Stored, Summary
+from preprocessing.labels import LabelType, common_type, in_order
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a corpus."""
+
+    names: list[str]
+    """In the order of their numbers."""
+    numbers: list[np.ndarray]
+    """For each part int32 ``[its classes]``: what its class numbers are here."""
+    type: LabelType
+    """Of the column that they were found in."""
+    found: dict[str, int] | None
+    """``auto``: each value that was found, and the number of its class; None where the classes are given."""
+
+    @classmethod
+    def of(cls, source: SourceConfig, summaries: Sequence[Summary]) -> Classes:
+        """Put what was found in all parts into one order."""
+        given = source.label_map()
+        if given is not None:
+            return cls(given.names, [np.arange(len(given.names), dtype=np.int32)] * len(summaries), "text", None)
+        known = list(dict.fromkeys(name for summary in summaries for name in summary.known))
+        names, found = in_order({name for summary in summaries for name in summary.classes}, known)
+        own = [np.array([found[name] for name in summary.classes], np.int32) for summary in summaries]
+        return cls(names, own, common_type((summary.label_type for summary in summaries), names), found)
 
 
 @dataclass(frozen=True)
@@ -29,21 +57,25 @@ class Rows:
     group: np.ndarray | None = None
     """uint64: a hash of the row's group, ``NO_GROUP`` where it has none; None without ``splits.group_column``."""
 
-    def of(self, chosen: np.ndarray) -> Rows:
+    @classmethod
+    def of(cls, stored: Sequence[Stored], classes: Classes) -> Rows:
+        """The columns of all parts, one after the other."""
+        columns = {
+            name: np.concatenate([getattr(part, "split" if name == "named" else name) for part in stored])
+            for name in ("row", "named", "missing", "text_hash", "exact_hash")
+        }
+        if any(part.group is not None for part in stored):  # files without labels need no groups
+            none = [
+                np.full(len(part.row), NO_GROUP, np.uint64) if part.group is None else part.group for part in stored
+            ]
+            columns["group"] = np.concatenate(none)
+        with_none = [np.append(own, np.int32(NO_LABEL)) for own in classes.numbers]  # its place, -1, is the last
+        label = np.concatenate([own[part.label] for part, own in zip(stored, with_none, strict=True)])
+        return cls(**columns, label=label, num_tokens=np.concatenate([np.diff(part.offsets) for part in stored]))
+
+    def chosen(self, rows: np.ndarray) -> Rows:
         """Some of the rows."""
         columns: dict[str, Any] = {
-            name: None if values is None else values[chosen] for name, values in vars(self).items()
+            name: None if values is None else values[rows] for name, values in vars(self).items()
         }
         return Rows(**columns)
-
-
-def gathered(stored: list[parts.Stored], numbers: list[np.ndarray]) -> Rows:
-    """The columns of all parts, one after the other; ``numbers`` are the class numbers of each part's own."""
-    names = {"row": "row", "named": "split", "missing": "missing", "text_hash": "text_hash", "exact_hash": "exact_hash"}
-    columns = {name: parts.gather(stored, column) for name, column in names.items()}
-    if any(part.group is not None for part in stored):  # files without labels need no groups
-        none = [np.full(len(part.row), NO_GROUP, np.uint64) if part.group is None else part.group for part in stored]
-        columns["group"] = np.concatenate(none)
-    with_none = [np.append(own, np.int32(NO_LABEL)) for own in numbers]  # NO_LABEL, -1, is the place of the last
-    columns["label"] = np.concatenate([own[part.label] for part, own in zip(stored, with_none, strict=True)])
-    return Rows(**columns, num_tokens=np.concatenate([np.diff(part.offsets) for part in stored]))

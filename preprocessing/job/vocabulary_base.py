@@ -13,14 +13,12 @@ from typing import Any
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.printable import public
 from preprocessing.base.screen import Screen
-from preprocessing.base.typed import Sha256, typed
 from preprocessing.base.untrusted import read_json
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, read_manifest
 from preprocessing.text.spec import TextPipeline
-from preprocessing.text.vocabulary import UNK, Counts, Vocabulary, extended, freeze
-from preprocessing.text.vocabulary_config import VocabularyConfig
+from preprocessing.text.vocabulary import UNK, Counts, Vocabulary, VocabularyConfig, extended, freeze
 
 BUNDLE, BUNDLE_INDEX, BUNDLE_FORMAT = "bundle", "bundle.json", "padless-bundle"
 """A run's folder with its bundle, the file that says what is in it, and how it is known."""
@@ -40,14 +38,6 @@ class Base:
         return {"source": public(self.address), "vocabulary_hash": self.vocabulary.hash, "size": len(self.vocabulary)}
 
 
-@dataclass(frozen=True)
-class BundleText:
-    """What is read of a ``bundle.json`` here."""
-
-    text: dict[str, Any]
-    vocabulary_hash: Sha256
-
-
 def read_base(config: VocabularyConfig, pipeline: TextPipeline) -> Base | None:
     """The base of a vocabulary for texts that go through ``pipeline``; None where there is none.
 
@@ -61,60 +51,42 @@ def read_base(config: VocabularyConfig, pipeline: TextPipeline) -> Base | None:
     if vocabulary.hash != digest:
         raise DataError(f"{folder / VOCABULARY}: not the vocabulary that the files beside it name; restore it")
     if len(vocabulary) > config.max_size:
-        raise ConfigError(
-            f"vocabulary.max_size: {config.max_size} is less than the {len(vocabulary)} ids of vocabulary.base; "
-            "set it to at least that"
-        )
+        least = f"less than the {len(vocabulary)} ids of vocabulary.base; set it to at least that"
+        raise ConfigError(f"vocabulary.max_size: {config.max_size} is {least}")
     return Base(config.base, vocabulary)
 
 
-def find(address: str) -> tuple[Path, dict[str, Any], str]:
+def find(address: str) -> tuple[Path, Any, Any]:
     """The folder of a base's vocabulary, its text pipeline and the vocabulary's hash, as the files beside it say."""
     root = remote.local(address) if addresses.is_remote(address) else Path(address)
-    if not root.exists():
-        raise ConfigError(f"vocabulary.base: {address}: there is no such run, bundle or dataset; name another")
     if (root / MANIFEST).exists():
         manifest = read_manifest(root)
         return root, manifest.text, manifest.vocabulary_hash
     for folder in (root, root / BUNDLE):
         if (folder / BUNDLE_INDEX).exists():
-            return folder, *bundle_text(folder / BUNDLE_INDEX)
-    if inside := sorted(path.parent.parent.name for path in root.glob(f"*/{BUNDLE}/{BUNDLE_INDEX}")):
-        raise ConfigError(f"vocabulary.base: {address}: a folder of runs; name one of them, as in {root / inside[0]}")
-    raise ConfigError(
-        f"vocabulary.base: {address}: neither a dataset, nor a bundle, nor a run that has finished an epoch; "
-        "name the directory of one"
-    )
-
-
-def bundle_text(path: Path) -> tuple[dict[str, Any], str]:
-    """Text pipeline and vocabulary hash of a ``bundle.json``. Raises ``DataError`` for one that is damaged."""
-    mend = "restore it, or name another vocabulary.base"
-    content = read_json(path, mend)
-    if not isinstance(content, dict) or content.get("format") != BUNDLE_FORMAT:
-        raise DataError(f"{path}: not a padless bundle; name another vocabulary.base")
-    known = typed(BundleText, {name: content.get(name) for name in ("text", "vocabulary_hash")}, str(path), mend)
-    return known.text, known.vocabulary_hash
+            content = read_json(folder / BUNDLE_INDEX, "restore it, or name another vocabulary.base")
+            if not isinstance(content, dict) or content.get("format") != BUNDLE_FORMAT:
+                raise DataError(f"{folder / BUNDLE_INDEX}: not a padless bundle; name another vocabulary.base")
+            return folder, content.get("text"), content.get("vocabulary_hash")
+    what = "there is no dataset, no bundle and no run that has finished an epoch; name the directory of one"
+    if inside := sorted(path.parent.parent for path in root.glob(f"*/{BUNDLE}/{BUNDLE_INDEX}")):
+        what = f"a folder of runs; name one of them, as in {inside[0]}"
+    raise ConfigError(f"vocabulary.base: {address}: {what}")
 
 
 def check_text(address: str, base: TextPipeline, own: TextPipeline) -> None:
-    """Raise ``ConfigError`` that says which settings of ``text`` are not those of the base."""
+    """Raise ``ConfigError`` that says which settings of ``text``, or what else, are not those of the base."""
     theirs, mine = asdict(base.spec), asdict(own.spec)
     others = [f"text.{key} to {said(theirs[key])} (now {said(mine[key])})" for key in mine if mine[key] != theirs[key]]
     if others:
         raise ConfigError(f"vocabulary.base: {address}: its texts were read otherwise; set {' and '.join(others)}")
-    if base.stop_words != own.stop_words:
-        raise ConfigError(
-            f"vocabulary.base: {address}: its list of stop words (text.stop_words {own.spec.stop_words}) has "
-            f"{len(base.stop_words)} words, and {len(own.stop_words)} here, not the same; use that list"
-        )
-    for name in sorted({*base.resources, *own.resources}):
-        then, now = base.resources.get(name), own.resources.get(name)
-        if then != now:
-            raise ConfigError(
-                f"vocabulary.base: {address}: its texts were read with {name} {then}, but {now} is installed here and "
-                "would give other tokens; install the former"
-            )
+    different = [
+        name for name in {**base.resources, **own.resources} if base.resources.get(name) != own.resources.get(name)
+    ]
+    different += ["another list of stop words"] if base.stop_words != own.stop_words else []
+    if different:
+        now = ", ".join(f"{name} {base.resources.get(name, '')}".strip() for name in different)
+        raise ConfigError(f"vocabulary.base: {address}: its texts were read with {now}; use the same here")
 
 
 def said(value: object) -> str:
@@ -133,9 +105,8 @@ def frozen(counts: Counts, config: VocabularyConfig, base: Base | None, screen: 
     vocabulary = extended(old, counts, config.min_count, config.max_size) if config.extend else old
     total = int(counts.counts.sum())
     if unknown_among(counts, vocabulary) == total:
-        raise DataError(
-            f"none of the {total:,} tokens to learn from is in vocabulary.base {base.address}; name another"
-        )
+        what = f"none of the {total:,} tokens to learn from is in vocabulary.base {base.address}"
+        raise DataError(f"{what}; name another")
     share = 1 - unknown_among(counts, old) / total
     added = f"; {len(vocabulary) - len(old):,} added" if config.extend else ""
     screen.say(f"vocabulary: the {len(old):,} ids of {public(base.address)} cover {share:.1%} of the tokens{added}")

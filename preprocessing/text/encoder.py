@@ -13,8 +13,7 @@ import numpy as np
 
 from preprocessing.base import arrays
 from preprocessing.text.spec import TextPipeline, TextSpec
-from preprocessing.text.tokenizer import Tokenizer
-from preprocessing.text.tokens import Texts, Tokens
+from preprocessing.text.tokenizer import Texts, Tokenizer, Tokens
 from preprocessing.text.vocabulary import UNK, Vocabulary
 
 
@@ -42,14 +41,17 @@ class Encoded:
 
 def encode_tokens(tokens: Tokens, vocabulary: Vocabulary, spec: TextSpec) -> Encoded:
     """Look tokens up in ``vocabulary`` and truncate to ``spec.max_tokens`` as ``spec.truncate`` says."""
-    num_tokens = np.diff(tokens.offsets)
-    ids = vocabulary.lookup(tokens.types)[tokens.codes]
-    limit = spec.max_tokens
-    head = kept_at_head(spec)
+    return truncated(vocabulary.lookup(tokens.types)[tokens.codes], tokens.offsets, spec)
+
+
+def truncated(ids: np.ndarray, offsets: np.ndarray, spec: TextSpec) -> Encoded:
+    """Texts as all of their ids, cut to ``spec.max_tokens``; one without ids becomes one ``<unk>``."""
+    num_tokens = np.diff(offsets)
+    limit, head = spec.max_tokens, kept_at_head(spec)
     long = np.flatnonzero(num_tokens > limit)
     if len(long):
         kept = np.ones(len(ids), bool)
-        for start, end in zip(tokens.offsets[long].tolist(), tokens.offsets[long + 1].tolist(), strict=True):
+        for start, end in zip(offsets[long].tolist(), offsets[long + 1].tolist(), strict=True):
             kept[start + head : end - (limit - head)] = False
         ids = ids[kept]
     lengths = np.minimum(num_tokens, limit)

@@ -8,7 +8,9 @@ same surfaces occur again and again, so few of them are new.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +18,35 @@ import pyarrow.compute as pc
 
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import load
-from preprocessing.text import lemmas, words
-from preprocessing.text.resolve import verify
-from preprocessing.text.rules import Rules
+from preprocessing.text import resources
+from preprocessing.text.characters import encode
 from preprocessing.text.spec import TextPipeline
-from preprocessing.text.tokenizers import TOKENIZERS
-from preprocessing.text.tokens import Texts, Tokens
+from preprocessing.text.tokenizers import TOKENIZERS, Rules
+
+Texts: TypeAlias = "pa.Array | pa.ChunkedArray | Sequence[str]"
+"""Texts that can be tokenized: an Arrow string or large_string array, chunked or not, or a sequence of str."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Tokenized texts: text i holds the tokens ``types[codes[offsets[i]:offsets[i + 1]]]``."""
+
+    types: pa.Array
+    """large_string ``[types]``: the distinct tokens, in the order of their first occurrence, after stop words and
+    lemmas."""
+    codes: np.ndarray
+    """int32 ``[tokens]``: each token as a row of ``types``."""
+    offsets: np.ndarray
+    """int64 ``[texts + 1]`` into ``codes``."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def to_lists(self) -> list[list[str]]:
+        """The tokens of every text as Python strings: for people and tests, not for speed."""
+        tokens = self.types.take(pa.array(self.codes)).to_pylist()
+        return [tokens[a:b] for a, b in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)]
+
 
 PIECE_TEXTS, PIECE_BYTES = 2048, 3 << 20
 """One piece's arrays stay in the processor's cache."""
@@ -47,10 +72,10 @@ class Tokenizer:
     """
 
     def __init__(self, pipeline: TextPipeline) -> None:
-        verify(pipeline)
+        resources.verify(pipeline)
         self.pipeline = pipeline
         self._stop_words = frozenset(pipeline.stop_words)
-        self._lemma = _lemmatizer(pipeline)
+        self._lemma = resources.lemmatizer(pipeline.spec)
         self._rules: Rules = load(TOKENIZERS[pipeline.spec.tokenizer].rules)(pipeline.spec)
         self._forget()
 
@@ -178,15 +203,6 @@ def _ends(sizes: np.ndarray) -> np.ndarray:
     return ends
 
 
-def _lemmatizer(pipeline: TextPipeline) -> Callable[[str], str] | None:
-    spec = pipeline.spec
-    if spec.lemmatizer == "wordnet":
-        return lemmas.WordNet(spec.wordnet_pos)
-    if spec.lemmatizer == "simplemma":
-        return lemmas.simplemma_lemmatizer(spec.language)
-    return None
-
-
 def _checked(texts: Texts) -> pa.ChunkedArray:
     """Any of the accepted forms as a chunked large_string array without nulls."""
     if isinstance(texts, str):
@@ -198,7 +214,7 @@ def _checked(texts: Texts) -> pa.ChunkedArray:
         try:
             texts = pa.array(texts, pa.large_string())
         except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot say
-            texts = pa.array([words.encode(text).decode() for text in texts], pa.large_string())
+            texts = pa.array([encode(text).decode() for text in texts], pa.large_string())
     if texts.null_count:
         row = pc.index(pc.is_null(texts), True).as_py()
         raise DataError(f"text {row} is null; drop the row or give it a text")

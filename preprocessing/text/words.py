@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.text import html
-from preprocessing.text.nfc import nfc
+from preprocessing.text.characters import decode, encode, nfc
 
 if TYPE_CHECKING:
     from preprocessing.text.spec import TextSpec
@@ -130,24 +130,8 @@ def _drop_outer_apostrophes(kept: np.ndarray, inside: np.ndarray) -> None:
     inside[at[~inner]] = False
 
 
-def decode(data: bytes) -> str:
-    """UTF-8 to str; bytes that are not UTF-8 become U+FFFD, which separates words."""
-    return data.decode("utf-8", "replace")
-
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def encode(text: str) -> bytes:
-    """A str to UTF-8; a lone surrogate, which UTF-8 cannot say, becomes U+FFFD."""
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return _SURROGATE.sub("\ufffd", text).encode()
-
-
 class WordRules:
-    """:func:`split` and :func:`words_of` as :class:`preprocessing.text.rules.Rules`."""
+    """:func:`split` and :func:`words_of` as :class:`preprocessing.text.tokenizers.Rules`."""
 
     def __init__(self, strip_html: bool, lowercase: bool) -> None:
         self._strip_html, self._lowercase = strip_html, lowercase

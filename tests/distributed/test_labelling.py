@@ -15,9 +15,8 @@ from harness.config import ModelConfig
 from harness.data.soft_labels import read_soft_labels, targets_of
 from harness.evaluate import here
 from harness.inference.bundle import read_bundle, write_bundle
-from harness.inference.config import EvaluateHereConfig
-from harness.inference.logits import logits_of
-from harness.labelling.config import LabelConfig
+from harness.inference.config import EvaluateConfig, LabelConfig
+from harness.inference.torch_scorer import logits_of
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import write_vocabulary
 from harness.scores.calibration import Decision
@@ -105,7 +104,7 @@ def test_what_cannot_be_labelled(data: Path, run: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=words):
             LabelConfig(data=str(data), **options)
     with pytest.raises(DataError, match=r"split unlabelled have no labels to compare with; .python -m harness label."):
-        here(EvaluateHereConfig(data=str(data), run=str(run), split="unlabelled", device="cpu"))
+        here(EvaluateConfig(data=str(data), run=str(run), split="unlabelled", device="cpu"))
     other = tmp_path / "other"
     classes = len(read_manifest(data).labels)
     write_dataset(other, {"train": 60, "validation": 10}, num_classes=classes, seed=5)

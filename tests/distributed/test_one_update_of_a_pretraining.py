@@ -21,7 +21,7 @@ from harness.data.checks import order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.views import pretraining_rows
-from harness.inference.perplexity import measure
+from harness.inference.scoring import measure
 from harness.model.dropout import Masks
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.ranks.session import Session, open_session

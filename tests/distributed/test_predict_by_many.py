@@ -6,16 +6,16 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.csv
 import pytest
 
 from harness import predict
-from harness.inference.predict import Predictor
-from harness.predicting import parts
+from harness.inference.parts import ScoredPart
 from preprocessing.base.errors import UserError
-from tests.bundles import write_run
+from tests.bundles import predicted, write_run
 from tests.commands import run_module, succeed
 from tests.ranks import Gone, run_ranks
 
@@ -45,15 +45,15 @@ def ranked(root: Path, target: str, lost: int | None = None, *more: str) -> str 
     Returns the sentence of an error.
     """
     if lost is not None and os.environ.get("RANK") == str(lost):
-        make, calls = parts.make, []
+        make, calls = ScoredPart.make, []
 
-        def dying(task: parts.Task) -> parts.Made:
-            calls.append(task.number)
+        def dying(part: ScoredPart) -> Any:
+            calls.append(part.number)
             if len(calls) == 2:
                 os._exit(9)
-            return make(task)
+            return make(part)
 
-        parts.make = dying
+        ScoredPart.make = dying  # type: ignore[method-assign]
     words = ["--run", str(root / "run"), "--input", str(root / "in.csv"), "--output", str(root / target)]
     try:
         assert predict.main([*words, *PART, "--device", "cpu", "--quiet", *more]) == 0
@@ -65,7 +65,7 @@ def ranked(root: Path, target: str, lost: int | None = None, *more: str) -> str 
 def test_one_process_predicts_every_row_as_the_library_does(root: Path) -> None:
     found = pyarrow.csv.read_csv(root / "one.csv").to_pydict()
     assert found["n"] == list(range(ROWS))
-    expected = Predictor(root / "run")(found["text"])
+    expected = predicted(root / "run", found["text"])
     for name, values in expected.items():
         if name != "predicted":
             np.testing.assert_allclose(found[name], values, atol=1e-6)

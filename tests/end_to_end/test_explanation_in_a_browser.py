@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.inference.explanation import Explanation
-from harness.inference.explanation_forms import WrittenPage
+from harness.inference.explanation import Explanation, write_all
 
 pytestmark = pytest.mark.processes
 
@@ -33,7 +32,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         **{"num_tokens": 2, "points": 9},
     )
     with open(path, "w", encoding="utf-8") as stream:
-        assert WrittenPage(stream, "runs/mine").write_all([(1, one), (2, one)]) == 2
+        assert write_all(stream, "html", "runs/mine", [(1, one), (2, one)]) == 2
     return path
 
 
@@ -77,7 +76,7 @@ def test_it_is_readable_and_does_nothing(browser: Any, page_file: Path, width: i
     assert page.title() == "What words add: runs/mine"
     assert page.evaluate("document.documentElement.scrollWidth") == width
     shown = page.locator("article .padless-words").first.inner_text()
-    assert shown == HARM.replace("\x00", "\u2400").replace("\x1b", "\u241b")
+    assert shown == HARM.replace("\x00", "\\u0000").replace("\x1b", "\\u001b")
     assert (
         page.locator("article").first.locator(".padless-head b").inner_text() == "<b>good</b> 0.4000 (predicted: bad)"
     )

@@ -16,7 +16,7 @@ from harness.__main__ import main as harness
 from preprocessing.__main__ import main as preprocess
 from preprocessing.base import cli
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.commands import CPU, PLAIN, read_metrics, run_module, sentence, succeed, unwrapped
+from tests.commands import CPU, PLAIN, read_metrics, run_module, succeed, unwrapped
 from tests.datasets import sentences
 from tests.runs import train_to_end
 
@@ -42,8 +42,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(corpus: Path) -> Path:
     output = corpus.parent / "dataset"
-    arguments = ("--source.path", corpus, "--output", output, "--text.max_tokens", 64)
-    succeed(run_module("preprocessing", "run", *arguments))
+    assert cli.run(preprocess, ["run", str(corpus), "--output", str(output), "--text.max_tokens", "64"]) == 0
     return output
 
 
@@ -54,10 +53,6 @@ def run(data: Path) -> Path:
     told = (*CPU, "--data", data, "--run", directory, *TRAINING)
     succeed(run_module("harness", "launch", *told, TMPDIR=str(temporary)))
     return directory
-
-
-def test_a_launch_leaves_no_temporary_files(run: Path) -> None:
-    assert list((run.parent / "tmp").iterdir()) == []
 
 
 def test_the_run_directory_holds_everything(run: Path, data: Path) -> None:
@@ -74,6 +69,7 @@ def test_the_run_directory_holds_everything(run: Path, data: Path) -> None:
     assert test["accuracy"] > 0.9
     assert {"accuracy", "f1", "roc_auc", "log_loss"} <= set(test)
     assert [path.name for path in run.rglob("*") if ".tmp-" in path.name] == []
+    assert list((run.parent / "tmp").iterdir()) == []
 
 
 def test_one_and_two_processes_learn_the_same_from_the_same_rows(run: Path, data: Path) -> None:
@@ -134,27 +130,9 @@ def test_predictions_of_raw_texts_are_those_of_the_evaluation(run: Path, data: P
         np.testing.assert_allclose(predicted[name], evaluated[name], rtol=0, atol=1e-5)
 
 
-def test_one_sentence_on_the_command_line(run: Path) -> None:
-    result = succeed(run_module("harness", "predict", "--run", run, "a <b>superb</b> moving film", "--json"))
-    values = json.loads(result.stdout)
+def test_one_sentence_on_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(harness, ["predict", "--run", str(run), "a <b>superb</b> moving film", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
     assert values["predicted"] == "pos"
     assert values["probability_pos"] == pytest.approx(1 - values["probability_neg"])
     assert values["probability_pos"] > 0.5
-
-
-def test_a_run_directory_is_not_written_twice(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (run / "metrics.jsonl").read_bytes()
-    words = ("launch", "--data", data, "--run", run, *TRAINING, "--resume", "never")
-    assert cli.run(harness, [*map(str, words)]) == 2
-    said = unwrapped(capsys.readouterr().err)
-    assert said == f"error: run: {run} already holds a run; name another directory, or remove it\n"
-    assert (run / "metrics.jsonl").read_bytes() == before
-
-
-def test_weights_and_dataset_with_different_vocabularies_are_not_mixed(run: Path, corpus: Path) -> None:
-    other = corpus.parent / "other"
-    arguments = ("--source.path", corpus, "--output", other, "--text.max_tokens", 64, "--vocabulary.min_count", 5)
-    assert cli.run(preprocess, ["run", *map(str, arguments)]) == 0
-    result = train_to_end("--run", run, "--data", other, module="harness.evaluate")
-    assert result.returncode == 3
-    assert "its vocabulary is not the one the weights were trained with" in sentence(result)

@@ -52,8 +52,8 @@ def preload() -> None:
         "harness.training.assembly",
         "harness.report.sinks",
     ]
-    names += ["harness.predicting.command", "harness.export.command", "harness.inference.new_rows"]
-    names += ["harness.inference.evaluation", "harness.labelling.command", "preprocessing.job.pipeline"]
+    names += ["harness.inference.predict", "harness.export.command", "harness.inference.new_rows"]
+    names += ["harness.inference.evaluation", "harness.inference.labelling", "preprocessing.job.pipeline"]
     for name in names:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -163,19 +163,15 @@ def sealed(data: bytes, seal: Callable[[Any], dict[str, str]]) -> bytes:
 def byte_damages(data: bytes) -> st.SearchStrategy[Damage]:
     """Flips, cuts, additions, other bytes and swaps, anywhere."""
     offsets = st.integers(0, len(data) - 1)
+    words = st.sampled_from((b"\0" * 8, b"\xff" * 8, b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\0"))
+    other = st.tuples(offsets, st.one_of(words, st.binary(min_size=1, max_size=16)))
+    ranges = st.tuples(offsets, offsets, st.integers(1, max(1, len(data) // 2)))
     return st.one_of(
         st.integers(0, 8 * len(data) - 1).map(lambda bit: Damage(f"bit {bit} flipped", flip(data, bit))),
         offsets.map(lambda size: Damage(f"cut to {size} bytes", data[:size])),
         st.binary(min_size=1, max_size=64).map(lambda more: Damage(f"{more!r} added", data + more)),
-        st.tuples(offsets, st.sampled_from((b"\0" * 8, b"\xff" * 8, b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\0"))).map(
-            lambda drawn: Damage(f"{drawn[1]!r} at {drawn[0]}", overwrite(data, *drawn))
-        ),
-        st.tuples(offsets, st.binary(min_size=1, max_size=16)).map(
-            lambda drawn: Damage(f"{drawn[1]!r} at {drawn[0]}", overwrite(data, *drawn))
-        ),
-        st.tuples(offsets, offsets, st.integers(1, max(1, len(data) // 2))).map(
-            lambda drawn: Damage(f"ranges {drawn} swapped", swap(data, *drawn))
-        ),
+        other.map(lambda drawn: Damage(f"{drawn[1]!r} at {drawn[0]}", overwrite(data, *drawn))),
+        ranges.map(lambda drawn: Damage(f"ranges {drawn} swapped", swap(data, *drawn))),
     )
 
 
@@ -213,63 +209,32 @@ def json_damages(
     )
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+def in_its_place(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    """What removes a file and makes something else of its name."""
+
+    def replace(path: Path) -> None:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
         path.unlink(missing_ok=True)
+        make(path)
+
+    return replace
 
 
-def to_fifo(path: Path) -> None:
-    """A named pipe that nobody writes to in the file's place."""
-    _remove(path)
-    os.mkfifo(path)
-
-
-def to_directory(path: Path) -> None:
-    """A directory in its place."""
-    _remove(path)
-    path.mkdir()
-
-
-def to_loop(path: Path) -> None:
-    """A link to itself in its place."""
-    _remove(path)
-    path.symlink_to(path.name)
-
-
-def to_device(path: Path) -> None:
-    """A device without end in its place."""
-    _remove(path)
-    path.symlink_to("/dev/zero")
-
-
-def to_empty(path: Path) -> None:
-    """Nothing in it."""
-    _remove(path)
-    path.touch()
-
-
-def to_nothing(path: Path) -> None:
-    """No file at all."""
-    _remove(path)
-
-
-def to_hole(path: Path) -> None:
+def hole(path: Path) -> None:
     """A terabyte of zeros that takes no room on the disk."""
-    _remove(path)
-    with path.open("wb") as file:
-        file.truncate(1 << 40)
+    path.touch()
+    os.truncate(path, 1 << 40)
 
 
 REPLACEMENTS: dict[str, Callable[[Path], None]] = {
-    "a named pipe": to_fifo,
-    "a directory": to_directory,
-    "a link to itself": to_loop,
-    "a device": to_device,
-    "an empty file": to_empty,
-    "nothing": to_nothing,
-    "a terabyte of zeros": to_hole,
+    "a named pipe": in_its_place(os.mkfifo),
+    "a directory": in_its_place(Path.mkdir),
+    "a link to itself": in_its_place(lambda path: path.symlink_to(path.name)),
+    "a device": in_its_place(lambda path: path.symlink_to("/dev/zero")),
+    "an empty file": in_its_place(Path.touch),
+    "nothing": in_its_place(lambda path: None),
+    "a terabyte of zeros": in_its_place(hole),
 }
 """What may lie in a file's place -> how it is put there."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -60,24 +59,11 @@ def write_whole(root: Path) -> None:
     content = json.loads((root / MANIFEST).read_bytes())
     histogram = {"edges": [0, 10, 20], "rows": [30, 30]}
     content["statistics"] = {
-        "rows_read": 100,
-        "rows_kept": 100,
-        "dropped": {"empty": 0},
-        "contradictions": 0,
-        "leaks": 0,
         "duplicates": {"exact": 0, "normalised": 0, "across_splits": 0},
-        "unlabelled": {
-            "rows": 20,
-            "shared": dict.fromkeys(("train", "validation", "test"), 0),
-            "duplicates": 0,
-            "empty": 0,
-        },
         "splits": {"train": {"truncated": 1, "empty": 1, "unknown_rate": 0.1, "length_histogram": histogram}},
     }
-    content["provenance"] = {
-        "sources": [{"name": "a.csv", "rows": 100, "first_row": 1, "fingerprint": {"sha256": "0" * 64}, "split": None}],
-        "config": {"source": {"path": ["a.csv"]}},
-    }
+    source = {"name": "a.csv", "rows": 100, "first_row": 1, "bytes": 9, "fingerprint": {"sha256": "0" * 64}}
+    content["provenance"] = {"sources": [source], "config": {"source": {"path": ["a.csv"]}}}
     (root / MANIFEST).write_bytes(rehashed(content))
 
 
@@ -108,12 +94,6 @@ def used(root: Path, *, hashes: bool = True) -> list[float]:
                 logits += model(batch).flatten().tolist()
                 assert int(batch.labels.max()) < len(manifest.labels)
     return logits
-
-
-def written(path: Path, data: bytes, function: Callable[[], Any]) -> Callable[[], Any]:
-    """Damage a file before the function runs."""
-    path.write_bytes(data)
-    return function
 
 
 def agreeing(root: Path, name: str, data: bytes) -> None:

@@ -23,32 +23,17 @@ from tests.fuzz.outcome import outcome
 TREE = {"a": [1, {"b": "x"}], "sha256": "0" * 64}
 
 
-def test_bytes_are_damaged_as_said() -> None:
-    """Lengths stay where they should."""
-    assert damage.flip(b"\x00\x00", 9) == b"\x00\x02"
-    assert damage.overwrite(b"abcd", 3, b"xyz") == b"abcx"
-    assert damage.swap(b"abcdef", 4, 0, 2) == b"efcdab"
-    assert damage.swap(b"abcdef", 0, 1, 5) == b"bacdef"
-
-
-def test_json_is_damaged_as_said() -> None:
-    """Each place once; what stands there is text that need not be JSON."""
+def test_damage_is_what_it_says() -> None:
+    """What stands in a place is text that need not be JSON; what no hash can be made of keeps the old one."""
+    assert (damage.flip(b"\x00\x00", 9), damage.overwrite(b"abcd", 3, b"xyz")) == (b"\x00\x02", b"abcx")
+    assert (damage.swap(b"abcdef", 4, 0, 2), damage.swap(b"abcdef", 0, 1, 5)) == (b"efcdab", b"bacdef")
     assert list(damage.places(TREE)) == [(), ("a",), ("a", 0), ("a", 1), ("a", 1, "b"), ("sha256",)]
     assert damage.plant(TREE, ("a", 1, "b"), "NaN") == json.dumps(TREE).replace('"x"', "NaN").encode()
     assert damage.without(TREE, ("a", 0)) == {"a": [{"b": "x"}], "sha256": "0" * 64}
     assert damage.doubled({"a": 1}, ("a",)) == b'{"a": 1, "a": 1}'
     assert damage.renamed(TREE, ("a", 1, "b"), "c")["a"][1] == {"c": "x"}
-    assert TREE == {"a": [1, {"b": "x"}], "sha256": "0" * 64}
-
-
-def test_hashes_are_made_to_agree() -> None:
-    """What no hash can be made of keeps the old one."""
-    planted = damage.plant(TREE, ("a", 0), "2")
-    assert json.loads(damage.sealed(planted, lambda _: {"sha256": "1" * 64})) == {
-        **TREE,
-        "a": [2, {"b": "x"}],
-        "sha256": "1" * 64,
-    }
+    agreeing = damage.sealed(damage.plant(TREE, ("a", 0), "2"), lambda _: {"sha256": "1" * 64})
+    assert json.loads(agreeing) == {"a": [2, {"b": "x"}], "sha256": "1" * 64}
     assert damage.sealed(b"[", lambda _: {"sha256": "1"}) == b"["
 
 
@@ -115,6 +100,5 @@ def test_too_much_memory_is_noticed() -> None:
 
 
 def test_the_same_result_and_a_sentence_are_well() -> None:
-    """Nothing else is."""
     assert outcome(lambda: 1, lambda result: result == 1) == "same"
     assert outcome(raises(DataError("file: damaged")), lambda result: False, "file") == "refused"

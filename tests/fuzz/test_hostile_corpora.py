@@ -19,14 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from harness.inference.pieces import Wanted
-from harness.predicting import plan
-from harness.predicting.config import PredictConfig
-from harness.predicting.inputs import find
+from harness.inference.config import ReadingConfig
+from harness.inference.parts import values_of
+from harness.inference.rows import find, texts_of
 from harness.rundir.training_facts import Reading
 from preprocessing.base.errors import DataError
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus import sources
+from preprocessing.corpus import sources, tables
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import read
 from tests.fuzz.conftest import Fuzz
@@ -98,25 +97,14 @@ def dataset_rows(path: Path) -> list[str]:
 
 
 def prediction_rows(path: Path) -> list[str]:
-    """Texts as predict reads them."""
-    config = PredictConfig(run="run", input=str(path), output="out.csv", missing="keep")
+    """Texts as predict reads them, and all other columns."""
     texts: list[str] = []
-    for one in find(config, Reading(SourceConfig()), path.parent):
-        table = one.table(Wanted(["text"]))
-        pieces = list(table.pieces())
-        for piece in pieces:
-            texts += piece.texts
-            assert len(table.values(piece)) == len(piece.texts)
+    for one in find([str(path)], "auto", ReadingConfig(), Reading(SourceConfig()), path.parent):
+        for part in sources.scan(one.file, path.parent).parts:
+            for rows in tables.iter_rows(part):
+                texts += texts_of(part, rows, missing=True)
+                assert len(values_of(part, rows)) == len(rows.table)
     return texts
-
-
-def prediction_parts(path: Path) -> list[str]:
-    """Texts by the parts that predict cuts a file into."""
-    config = PredictConfig(run="run", input=str(path), output="out.csv", missing="keep")
-    (one,) = find(config, Reading(SourceConfig()), path.parent)
-    table = one.table(Wanted(["text"]))
-    assert sum(part.rows for part in plan.cut_parquet(table, one, 1 << 20, lambda *_: None)) >= 0
-    return prediction_rows(path)
 
 
 READERS = {"dataset": dataset_rows, "prediction": prediction_rows}
@@ -175,7 +163,7 @@ def test_damaged_rows_are_read_or_refused(reader: str, whole: Path, fuzz: Fuzz) 
 
 
 @pytest.mark.parametrize("step", [pytest.param(9, id="some"), pytest.param(1, id="every", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("reader", [dataset_rows, prediction_parts])
+@pytest.mark.parametrize("reader", [dataset_rows, prediction_rows])
 def test_a_flipped_bit_of_a_footer(reader: Callable[[Path], list[str]], step: int, tmp_path: Path) -> None:
     """What Arrow says of a column by a damaged footer may end the process, so nobody asks."""
     path = tmp_path / "rows.parquet"
@@ -196,8 +184,8 @@ def test_a_flipped_bit_of_a_footer(reader: Callable[[Path], list[str]], step: in
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_what_is_no_file(kind: str, what: str, reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a named pipe predict reads, if something comes."""
-    monkeypatch.setattr("harness.predicting.inputs.PIPE_TIMEOUT_S", 0)
-    monkeypatch.setattr("harness.predicting.inputs.SAID_AFTER_S", 0)
+    monkeypatch.setattr("harness.inference.rows.PIPE_TIMEOUT_S", 0)
+    monkeypatch.setattr("harness.inference.rows.NOTICE_AFTER_S", 0)
     path = tmp_path / f"rows.{kind}"
     write(kind, path)
     REPLACEMENTS[what](path)
@@ -255,7 +243,6 @@ def test_a_hopeless_file_is_refused_soon(
 ) -> None:
     """Before memory, the disk or the day is full; the sentence says what it is, and nothing that it is not."""
     monkeypatch.setattr("preprocessing.corpus.records.MAX_RECORD_BYTES", 16 << 20)
-    monkeypatch.setattr("harness.inference.pieces.MAX_RECORD_BYTES", 16 << 20)
     monkeypatch.setattr("preprocessing.base.untrusted.MOST_UNPACKED", 16 << 20)
     name, write_it, sentence = HOPELESS[what]
     write_it(tmp_path / name)

@@ -7,13 +7,13 @@ import gzip
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import strategies as st
 
 from harness.data.soft_labels import KEY, check_soft_labels, path_of, read_soft_labels, schema, targets_of
 from harness.model.embedding import from_file, from_kept
@@ -24,7 +24,7 @@ from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, i
 from preprocessing.text.vocabulary import Vocabulary
 from tests.datasets import write_dataset, write_random_soft_labels
 from tests.fuzz.conftest import Fuzz
-from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, exchange, json_damages
+from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages
 from tests.fuzz.outcome import outcome
 
 pytestmark = pytest.mark.thorough
@@ -72,49 +72,33 @@ def started(root: Path, path: Path) -> bytes:
     return found.vectors.tobytes()
 
 
-def written(path: Path, data: bytes, function: Callable[[], Any]) -> Callable[[], Any]:
-    """Damage a file before the function runs."""
-    path.write_bytes(data)
-    return function
-
-
-def test_damaged_vectors_of_a_dataset_are_refused(fuzz: Fuzz, root: Path) -> None:
-    """By the hash in their index."""
-    path, expected = own(root), started(root, own(root))
-    outcomes = fuzz(
-        byte_damages(path.read_bytes()),
-        lambda damage: outcome(
-            written(path, damage.data, lambda: started(root, path)), lambda found: found == expected, root
-        ),
-    )
-    assert outcomes["refused"] > 0
-
-
 def test_hostile_vectors_of_a_dataset_are_refused(fuzz: Fuzz, root: Path) -> None:
     """With an index that agrees: nothing is unpickled, and no more is read than there is."""
     path = own(root)
     data, index = path.read_bytes(), json.loads(index_of(path).read_bytes())
+    expected = started(root, path)
 
     def check(damage: Damage) -> str:
         path.write_bytes(damage.data)
+        refused = outcome(lambda: started(root, path), lambda found: found == expected, root)
         agreeing = {**index, "sha256": hashlib.sha256(damage.data).hexdigest(), "bytes": len(damage.data)}
         index_of(path).write_text(json.dumps(agreeing))
-        return outcome(lambda: started(root, path), lambda found: True, root)
+        found = outcome(lambda: started(root, path), lambda found: True, root)
+        index_of(path).write_text(json.dumps(index))
+        return found if refused == "refused" else refused
 
-    outcomes = fuzz(byte_damages(data[:160]), check)
-    assert outcomes["refused"] > 0
-    outcomes = fuzz(byte_damages(data), check)
-    assert outcomes["refused"] > 0
+    assert fuzz(st.one_of(byte_damages(data[:160]), byte_damages(data)), check)["refused"] > 0
 
 
 def test_a_hostile_index_of_vectors_is_refused(fuzz: Fuzz, root: Path) -> None:
     """Planted values, missing and doubled keys."""
     path, index = own(root), index_of(own(root))
-    outcomes = fuzz(
-        json_damages(json.loads(index.read_bytes())),
-        lambda damage: outcome(written(index, damage.data, lambda: started(root, path)), lambda found: True, root),
-    )
-    assert outcomes["refused"] > 0
+
+    def check(damage: Damage) -> str:
+        index.write_bytes(damage.data)
+        return outcome(lambda: started(root, path), lambda found: True, root)
+
+    assert fuzz(json_damages(json.loads(index.read_bytes())), check)["refused"] > 0
 
 
 def named_file(root: Path, kind: str) -> Path:
@@ -143,10 +127,7 @@ def test_damaged_vectors_of_others_are_read_or_refused(fuzz: Fuzz, root: Path, k
         path.write_bytes(damage.data)
         return outcome(lambda: started(root, path), lambda found: True, path)
 
-    outcomes = fuzz(byte_damages(data[:40]), check)
-    assert outcomes["refused"] > 0
-    outcomes = fuzz(byte_damages(data), check)
-    assert outcomes["refused"] > 0
+    assert fuzz(st.one_of(byte_damages(data[:40]), byte_damages(data)), check)["refused"] > 0
 
 
 HEADS = {
@@ -172,13 +153,6 @@ def test_a_hostile_head_is_refused(root: Path, what: str, suffix: str) -> None:
     assert outcome(lambda: started(root, path), lambda found: False, path, growth=100 << 20) == "refused"
 
 
-def test_a_small_file_that_unpacks_to_gigabytes_is_read_piece_by_piece(root: Path) -> None:
-    """A line of a gigabyte of spaces in a megabyte."""
-    path = root / "named.gz"
-    path.write_bytes(gzip.compress(b"5 4\n" + b" " * (1 << 30)))
-    assert outcome(lambda: started(root, path), lambda found: False, path, growth=100 << 20) == "refused"
-
-
 @pytest.mark.parametrize("what", REPLACEMENTS)
 @pytest.mark.parametrize("kind", ["array", "index", "vec", "soft labels"])
 def test_what_lies_in_the_place_of_a_file_beside_a_dataset_is_refused(root: Path, what: str, kind: str) -> None:
@@ -191,12 +165,6 @@ def test_what_lies_in_the_place_of_a_file_beside_a_dataset_is_refused(root: Path
     assert outcome(function, lambda found: False, root) == "refused"
 
 
-def test_the_array_and_its_index_exchanged(root: Path) -> None:
-    """Each is whole, and in the wrong place."""
-    exchange(own(root), index_of(own(root)))
-    assert outcome(lambda: started(root, own(root)), lambda found: False, root) == "refused"
-
-
 def taught(root: Path) -> bytes:
     """The soft labels of the training rows, as a loader takes them."""
     manifest = read_manifest(root)
@@ -204,16 +172,6 @@ def taught(root: Path) -> bytes:
     check_soft_labels(found, root, manifest, [TRAIN])
     assert found.in_words.startswith("of ")
     return targets_of(found, Split(root, manifest, TRAIN)).tobytes()
-
-
-def test_damaged_soft_labels_are_refused(fuzz: Fuzz, root: Path) -> None:
-    """They carry their own hash; what is in the footer is not read."""
-    path, expected = path_of(root, "dice"), taught(root)
-    outcomes = fuzz(
-        byte_damages(path.read_bytes()),
-        lambda damage: outcome(written(path, damage.data, lambda: taught(root)), lambda found: found == expected, root),
-    )
-    assert outcomes["refused"] > 0
 
 
 def soft_file(batch: pa.RecordBatch, about: bytes) -> bytes:
@@ -242,13 +200,11 @@ def test_hostile_facts_of_soft_labels_are_refused(fuzz: Fuzz, root: Path) -> Non
             digest.update(name.encode() + rows.tobytes() + chances.tobytes())
         return {"sha256": digest.hexdigest()}
 
-    outcomes = fuzz(
-        json_damages(about, seal),
-        lambda damage: outcome(
-            written(path, soft_file(batch, damage.data), lambda: taught(root)), lambda found: True, root
-        ),
-    )
-    assert outcomes["refused"] > 0
+    def check(damage: Damage) -> str:
+        path.write_bytes(soft_file(batch, damage.data))
+        return outcome(lambda: taught(root), lambda found: True, root)
+
+    assert fuzz(json_damages(about, seal), check)["refused"] > 0
 
 
 def test_a_hostile_batch_of_soft_labels_is_refused(root: Path) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from preprocessing.dataset.shards import VOCABULARY, Manifest, id_dtype, write_manifest, write_shard
 from preprocessing.text.encoder import Encoder
-from preprocessing.text.resolve import resolve
+from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
 

@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.data.order import Order, OrderSpec
-from harness.inference import perplexity
+from harness.inference import scoring
 from harness.model.classifier import Classifier
 from harness.ranks import distributed
 from harness.ranks.distributed import RankError, World
@@ -332,12 +332,12 @@ def test_a_rank_that_fails_alone_ends_without_the_others(
 def disagree() -> None:
     """Each rank finds its own figures, as machines do in the last bit; and rank 0 cannot read its own log."""
     rank = int(os.environ["RANK"])
-    calls, figures = itertools.count(1), perplexity.Perplexity.figures
+    calls, figures = itertools.count(1), scoring.Perplexity.figures
 
-    def own(self: perplexity.Perplexity) -> dict[str, Any]:
+    def own(self: scoring.Perplexity) -> dict[str, Any]:
         return figures(self) | {"log_loss": 3.0 / (1 + rank * next(calls))}
 
-    perplexity.Perplexity.figures = own  # type: ignore[method-assign]
+    scoring.Perplexity.figures = own  # type: ignore[method-assign]
 
     def unreadable(run: Path) -> None:
         raise DataError(f"{run}: line 1 is no JSON object; remove it")

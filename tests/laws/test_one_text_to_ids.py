@@ -20,7 +20,7 @@ from harness.rundir.layout import BUNDLE
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from preprocessing.text.encoder import Encoded, Encoder, encode_tokens
-from preprocessing.text.resolve import resolve
+from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Vocabulary, count, freeze

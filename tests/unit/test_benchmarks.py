@@ -21,8 +21,7 @@ from benchmarks import corpora, curve, limits, loader, measuring, predict, pretr
 from benchmarks.__main__ import main
 from benchmarks.measuring import Lines, UnavailableError
 from harness.config import ModelConfig, RunConfig, TrackingConfig
-from harness.inference.predict import Predictor
-from harness.predicting.scorers import scorer_class
+from harness.inference.engines import open_scorer
 from harness.ranks.session import open_session
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
@@ -178,8 +177,9 @@ def test_predict_as_users_run_it(bundle: Path, capsys: pytest.CaptureFixture[str
 
 def test_predict_computes_what_predict_does(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = (bundle / "in.txt").read_text().splitlines()
-    scorer = scorer_class("torch")(str(bundle / "run"), {"device": "cpu", "precision": "fp32"}, 1024)
-    np.testing.assert_allclose(predict.logits(scorer, texts), Predictor(bundle / "run").logits(texts), atol=1e-6)
+    scorer = open_scorer(bundle / "run", "torch", 1024, {"device": "cpu", "precision": "fp32"})
+    plain = open_scorer(bundle / "run")
+    np.testing.assert_allclose(predict.logits(scorer, texts), plain.score(plain.encode(texts)), atol=1e-6)
     assert len(predict.NotebookLoop(scorer)(texts[:3])) == 3
     (bundle / "one.txt").write_text("one\n")
     assert cli.run(main, ["predict", "--run", str(bundle / "run"), "--input", str(bundle / "one.txt")]) == 3

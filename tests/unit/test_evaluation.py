@@ -15,14 +15,14 @@ from harness.batch import Batch
 from harness.config import EvaluationConfig, ModelConfig, RunConfig
 from harness.data.checks import check_useful
 from harness.inference.bundle import Bundle, read_bundle, write_bundle
-from harness.inference.evaluation import assess, numbers_of
-from harness.inference.logits import logits_of
-from harness.inference.mistakes import log_odds, occlusion
-from harness.inference.scoring import Scores, facts_of, score
+from harness.inference.evaluation import assess, log_odds, occlusion
+from harness.inference.scoring import Scores, score, unknown_tokens
+from harness.inference.torch_scorer import logits_of
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import write_vocabulary
 from harness.scores.calibration import Decision
+from harness.scores.figures import numbers_of
 from harness.scores.metrics import classification_metrics
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import Split, read_manifest
@@ -125,7 +125,7 @@ def test_a_word_weighs_what_the_answer_loses_without_it(bundle: Bundle) -> None:
 
 
 def test_words_of_a_long_text_are_taken_out_together(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.inference.mistakes.TOKENS_PER_TEXT", 20)
+    monkeypatch.setattr("harness.inference.evaluation.TOKENS_PER_TEXT", 20)
     ids = np.arange(2, 12)
     weights = occlusion(bundle.model, ids, 1)
     assert len(weights) == 10
@@ -143,17 +143,16 @@ def test_log_odds_of_a_class_are_those_of_its_probability() -> None:
     assert log_odds(np.array([2.0]), 0)[0] == -2.0
 
 
-def test_facts_are_the_same_packed_and_padded() -> None:
-    lengths = np.array([4, 2, 1])
-    ids = np.array([[5, 1, 1, 7], [1, 8, 0, 0], [9, 0, 0, 0]], np.int32)
-    labels, rows, logits = torch.tensor([1, 0, 1]), np.array([30, 10, 20]), torch.tensor([0.5, -1.0, 2.0])
-    padded = facts_of(Batch(torch.from_numpy(ids), torch.from_numpy(lengths), labels, rows), logits)
-    sequence = pack_padded_sequence(torch.from_numpy(ids)[..., None], torch.from_numpy(lengths), batch_first=True)
-    batch = Batch(sequence.data[:, 0], torch.from_numpy(lengths), labels, rows, sequence.batch_sizes)
-    packed = facts_of(batch, logits)
-    for ours, theirs in zip(padded, packed, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert [column.tolist() for column in padded[:4]] == [[30, 10, 20], [1, 0, 1], [4, 2, 1], [2, 1, 0]]
+def test_unknown_tokens_are_the_same_packed_and_padded() -> None:
+    lengths = torch.tensor([4, 2, 1])
+    ids = torch.tensor([[5, 1, 1, 7], [1, 8, 0, 0], [9, 0, 0, 0]], dtype=torch.int32)
+    labels, rows = torch.tensor([1, 0, 1]), np.array([30, 10, 20])
+    sequence = pack_padded_sequence(ids[..., None], lengths, batch_first=True)
+    for batch in (
+        Batch(ids, lengths, labels, rows),
+        Batch(sequence.data[:, 0], lengths, labels, rows, sequence.batch_sizes),
+    ):
+        assert unknown_tokens(batch).tolist() == [2, 1, 0]
 
 
 def test_a_threshold_for_more_than_two_labels_is_refused(dataset: Path) -> None:

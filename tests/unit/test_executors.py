@@ -14,9 +14,8 @@ import pytest
 from preprocessing.base import machine, stopping
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import ExecutorConfig
-from preprocessing.job import pulse
-from preprocessing.job.executors import Workers, available_cores, workers
-from preprocessing.job.pulse import LocalPulse
+from preprocessing.job import executors
+from preprocessing.job.executors import LocalPulse, Workers, available_cores, workers
 
 
 def square(number: int) -> int:
@@ -130,7 +129,7 @@ def test_a_worker_that_is_killed_is_named_with_the_signal() -> None:
 @pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_a_stopped_worker_is_named_long_before_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulse, "HELD_S", 3.0)
+    monkeypatch.setattr(executors, "HELD_S", 3.0)
     named = r"^encode: a worker, process (\d+), T \(stopped\), has done nothing for \d+ s; .* kill -CONT \1, or end it"
     begin = time.monotonic()
     with pytest.raises(UserError, match=named), workers(ExecutorConfig(workers=2)) as found:
@@ -141,7 +140,7 @@ def test_a_stopped_worker_is_named_long_before_the_limit(monkeypatch: pytest.Mon
 @pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_workers_that_all_do_nothing_are_noticed_before_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulse, "IDLE_S", 2.0)
+    monkeypatch.setattr(executors, "IDLE_S", 2.0)
     with (
         pytest.raises(UserError, match=r"^encode: no worker has computed anything for 2 s; see what they wait for"),
         workers(ExecutorConfig(workers=2)) as found,
@@ -185,13 +184,13 @@ def test_work_begins_while_tasks_are_still_found() -> None:
         return number
 
     with ThreadPoolExecutor(2) as pool:
-        results = list(Workers(pool, lambda: 2, 60).map(note, found_slowly(), what="test", tick=silent))
+        results = list(Workers(60, pool).map(note, found_slowly(), what="test", tick=silent))
     assert sorted(results) == [(number, number) for number in range(4)]
 
 
 def test_anything_that_speaks_concurrent_futures() -> None:
     with ThreadPoolExecutor(3) as pool:
-        found = Workers(pool, lambda: 3, 60)
+        found = Workers(60, pool)
         assert sorted(found.map(square, list(range(9)), what="test", tick=silent))[-1] == (8, 64)
 
 

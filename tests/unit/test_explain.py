@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import padless
-from harness.inference import word_marks
+from harness.inference import explanation
 from harness.inference.explanation import Explanation
 from harness.inference.text_classifier import TextClassifier
 from harness.scores.calibration import Decision
@@ -54,7 +54,7 @@ def test_words_have_their_places(run: Path) -> None:
     assert frame["score"].sum() == pytest.approx(sum(one.scores))
     assert frame["start"].tolist() == [span[0] for span in one.spans if span]
     assert "".join(text for text, _ in one.pieces) == TEXT
-    assert one.notes == ["unknown to the model: 1 of 6 words"]
+    assert one.summary[2:] == ["unknown to the model: 1 of 6 words"]
     with pytest.raises(AttributeError):
         one.label = "other"  # type: ignore[misc]
 
@@ -67,11 +67,11 @@ def test_nothing_left_unknown_and_very_long(run: Path) -> None:
     assert empty.to_frame()["start"].isna().all()
     assert "no word of the text was left" in str(empty)
     unknown = model.explain("nowhere never none")
-    assert unknown.notes == ["unknown to the model: 3 of 3 words"]
+    assert unknown.summary[2:] == ["unknown to the model: 3 of 3 words"]
     assert sum(score != 0 for _, score in unknown.pieces) == 3
     long = model.explain("w1 superb " * 1_000_000)
     assert (len(long.tokens), long.num_tokens) == (64, 2_000_000)
-    assert long.notes == ["the model has read 64 of 2,000,000 words"]
+    assert long.summary[2:] == ["the model has read 64 of 2,000,000 words"]
     assert len(long.to_html()) < 30_000
     assert len(str(long)) < 5_000
 
@@ -102,13 +102,13 @@ def test_what_reads_no_weights_cannot_explain() -> None:
 
 def test_pieces_give_the_text_and_keep_the_sum() -> None:
     spans = [(4, 8), (4, 8), (0, 3), None, (6, 9)]
-    parts = word_marks.pieces_of("one two, three", spans, [1.0, 2.0, -1.0, 5.0, 0.5])
+    parts = explanation.pieces_of("one two, three", spans, [1.0, 2.0, -1.0, 5.0, 0.5])
     assert parts == [("one", -1.0), (" ", 0.0), ("two, ", 3.5), ("three", 0.0)]
-    assert word_marks.strongest([("A ", 1.0), ("a", 2.0), ("b", -0.5), ("c", 0.01)]) == ([("a", 3.0)], [("b", -0.5)])
-    assert word_marks.without_faint([("a", 1.0), ("b", 0.01), (" ", 0.0), ("c", -0.5)]) == [
+    assert explanation.strongest([("A ", 1.0), ("a", 2.0), ("b", -0.5), ("c", 0.01)]) == ([("a", 3.0)], [("b", -0.5)])
+    assert explanation.without_faint([("a", 1.0), ("b", 0.01), (" ", 0.0), ("c", -0.5)]) == [
         *(("a", 1.0, 1.0), ("b ", 0.0, 0.0), ("c", -0.5, -0.5)),
     ]
-    assert word_marks.as_plain([("a\r\n", 0.0), ("b\tc", 1.0)]) == "a\nb c[+1.00]"
+    assert explanation.as_plain([("a\r\n", 0.0), ("b\tc", 1.0)]) == "a\nb c[+1.00]"
 
 
 def test_scores_that_miss_are_told() -> None:
@@ -116,5 +116,5 @@ def test_scores_that_miss_are_told() -> None:
         **{"text": "a", "label": "x", "predicted": "y", "probability": 0.25, "tokens": ("a",), "spans": ((0, 1),)},
         **{"scores": (0.5,), "logit": 1.0, "baseline": 0.4, "num_tokens": 1, "points": 1025},
     )
-    assert one.notes == ["the scores miss the logit by 0.1, after 1,025 steps"]
-    assert one.head == "x 0.2500 (predicted: y)  logit +1.00 = +0.40 without words +0.60 by words"
+    assert one.summary[2:] == ["the scores miss the logit by 0.1, after 1,025 steps"]
+    assert one.head == "x 0.2500 (predicted: y)  score +1.00 = base +0.40 + words +0.60"

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An export: the same probabilities from every form of it, a card that says what is known, and refusals."""
+"""An export: the same probabilities from every form, a card that says what is known, refusals, a hub on loopback."""
 
 from __future__ import annotations
 
 import errno
 import json
+import pickle
 import re
 import shutil
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,42 +18,47 @@ import numpy as np
 import onnx
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants, file_download
+from huggingface_hub.utils import are_progress_bars_disabled
 
 import padless
 from harness.__main__ import main
 from harness.baseline.linear import RECIPE
 from harness.baseline.results import folder_of
 from harness.export import folder as writing
-from harness.export import parity
-from harness.export.card import render
+from harness.export import forms
+from harness.export.card import Place, Records, render
+from harness.export.config import ExportConfig
+from harness.export.forms import compare, quantized
 from harness.export.graph import onnx_model
-from harness.export.int8 import quantized
-from harness.export.parity import compare
+from harness.inference import engines as ours
 from harness.inference.bundle import read_bundle
 from harness.inference.onnx_scorer import onnx_logits, session_of
 from harness.model import registry
 from harness.model.registry import PoolingEntry
 from harness.rundir.bundle_files import CARD, EXPORT, INDEX, INT8, ONNX, read_info
+from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.layout import BUNDLE
-from harness.rundir.results import read_figures, write_figures
+from harness.rundir.results import write_figures
+from harness.rundir.training_facts import FILE as TRAINING
 from harness.scores.calibration import Decision
+from preprocessing.base import atomic, cli
 from preprocessing.base.errors import DataError, StorageError
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from tests.exports import TEXTS, export, make_model, make_run
+from tests.hub_server import Hub, serving
+from tests.unit.test_bundle import Trap
 
 pytestmark = pytest.mark.thorough
 
 SHAPES: list[tuple[int, dict[str, Any]]] = [
-    (2, {}),
     (2, {"pooling": "max+mean", "wide": 64}),
     (3, {"pooling": "mean", "wide": 1024, "cell": "gru", "num_layers": 2}),
     (2, {"pooling": "last", "cell": "gru", "bidirectional": False}),
     (4, {"pooling": "last", "num_layers": 2, "wide": 2}),
     (2, {"wide": 256, "wide_ngrams": 4}),
     (2, {"wide": 256, "wide_ngrams": 3, "wide_tail": 5, "wide_tf": "binary"}),
-    (3, {"wide": 512, "wide_tail": 40}),
-    (3, {"wide": 128, "wide_ngrams": 1}),
+    (3, {"wide": 512, "wide_ngrams": 1, "wide_tail": 40}),
 ]
 
 
@@ -65,24 +73,28 @@ def folder(run: Path) -> Path:
     return run.parent / "out"
 
 
+@pytest.fixture
+def own(folder: Path, tmp_path: Path) -> Path:
+    """An export of its own, to be damaged."""
+    return Path(shutil.copytree(folder, tmp_path / "own"))
+
+
+@pytest.fixture
+def own_run(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
 @pytest.mark.parametrize(("classes", "shape"), SHAPES)
 def test_the_graph_is_the_network_at_every_length(classes: int, shape: dict[str, Any]) -> None:
     model = make_model(80, classes, **shape)
-    session = session_of(onnx_model(model, 0.5, {}), "network")
-    found = compare(model, session, Decision(0.5), 80, 30, 7)
-    assert 0 < found.difference < 2e-6
-    assert found.longest == 30
-    assert found.texts > 30
-
-
-@pytest.mark.parametrize(("classes", "shape"), SHAPES)
-def test_8_bit_weights_change_little(classes: int, shape: dict[str, Any]) -> None:
-    network = onnx_model(make_model(80, classes, **shape), 0.5, {"bundle": "b"})
-    sessions = session_of(network, "network"), session_of(quantized(network), "quantized")
+    network = onnx_model(model, 0.5, {"bundle": "b"})
+    whole, small = session_of(network, "network"), session_of(quantized(network), "quantized")
+    found = compare(model, whole, Decision(0.5), 80, 30, 7)
+    assert 0 < found["difference"] < 2e-6
+    assert (found["longest"], found["texts"] > 30) == (30, True)
     texts = [np.arange(1, 1 + length, dtype=np.int32) for length in (1, 7, 30, 64)]
-    whole, small = (onnx_logits(session, texts, 3) for session in sessions)
-    assert 0 < np.abs(whole - small).max() < 0.15
-    assert sessions[1].get_modelmeta().custom_metadata_map == {"bundle": "b"}
+    assert 0 < np.abs(onnx_logits(whole, texts, 3) - onnx_logits(small, texts, 3)).max() < 0.15
+    assert small.get_modelmeta().custom_metadata_map == {"bundle": "b"}
 
 
 @pytest.mark.parametrize("part", ["embedding.weight", "recurrent.layers.0.weight_hh_l0_reverse", "wide.table"])
@@ -108,13 +120,6 @@ def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: P
         padless.load(folder, engine="tensorflow")  # type: ignore[arg-type]
     with pytest.raises(padless.UserError, match=r"export\.json: missing: .* is no export; `python -m harness export"):
         padless.load(run, engine="onnx")
-
-
-def test_the_command_predicts_with_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", "--run", str(folder), "--engine", "onnx", "--json", *TEXTS[:2]]) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    chances = padless.load(folder).predict_proba(TEXTS[:2])[:, 1]
-    assert [line["probability_positive"] for line in lines] == pytest.approx(chances, abs=1e-6)
 
 
 def test_the_index_says_what_was_measured(folder: Path) -> None:
@@ -160,14 +165,13 @@ def test_the_card_is_one_of_the_hub(run: Path, folder: Path) -> None:
     assert "/home/somebody" not in card.content + (folder / INDEX).read_text()
 
 
-def test_names_are_no_markup_in_a_card(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cards: list[Any] = []
-    monkeypatch.setattr("harness.export.folder.render", lambda card: cards.append(card) or "")
-    assert export(run, "--output", tmp_path / "out", "--quiet") == 0
+def test_names_are_no_markup_in_a_card(run: Path) -> None:
     name = "<script>alert(1)</script> `x` [a](https://h/?token=SECRET) | b\x1b\n# c"
-    info = replace(cards[0].info, labels=[name, "b"], vectors={"source": name})
-    records = replace(cards[0].records, sources=[{"name": name, "rows": 3, "sha256": "f" * 64}])
-    text = render(replace(cards[0], name=name, info=info, records=records))
+    info = read_info(run / BUNDLE)
+    records = Records.read(Place.of(run), info)
+    info = replace(info, labels=[name, "b"], vectors={"source": name})
+    records.sources[:] = [{"name": name, "rows": 3, "sha256": "f" * 64}]
+    text = render(ExportConfig(output="x"), name, info, 1, records, {})
     body = text.split("---\n", 2)[2]
     assert "SECRET" not in body
     assert "\x1b" not in text
@@ -190,32 +194,23 @@ def test_a_bundle_alone_has_a_card_that_says_what_is_not_known(run: Path, tmp_pa
     np.testing.assert_array_equal(padless.load(tmp_path / "out").predict_proba(TEXTS), expected)
 
 
-def test_without_an_evaluation_the_validation_that_chose_the_weights_is_told(run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "run")
-    (tmp_path / "run" / "test.json").unlink()
+def test_a_card_says_which_figures_are_of_these_weights(run: Path, own_run: Path, tmp_path: Path) -> None:
+    def card(name: str) -> str:
+        assert export(own_run, "--output", tmp_path / name, "--quiet") == 0
+        return (tmp_path / name / CARD).read_text()
+
+    linear = {"dataset": read_manifest(run.parent / "data").fingerprint, "recipe": RECIPE, "accuracy": 0.625}
+    write_figures(folder_of(run.parent / "data"), "test", {**linear, "intervals": {"accuracy": [0.5, 0.75]}})
+    assert "TF-IDF of words and pairs has accuracy 0.6250 (0.5000 to 0.7500) there." in card("beside")
+    figures = json.loads((own_run / "test.json").read_text())
+    (own_run / "test.json").write_text(json.dumps({**figures, "step": 6}))
+    assert "No evaluation of these weights" in card("others")
+    (own_run / "test.json").unlink()
     lines = [{"kind": "validation", "step": step, "accuracy": step / 10, "log_loss": 0.5} for step in (3, 7)]
-    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert export(tmp_path / "run", "--output", tmp_path / "out", "--quiet") == 0
-    text = (tmp_path / "out" / CARD).read_text()
+    (own_run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = card("validated")
     assert re.search(r"\| accuracy \| 0\.7000 \| 0\.5\d+ to 0\.8\d+ \|", text)
     assert "These weights were chosen on this split" in text
-
-
-def test_the_linear_model_of_the_same_data_stands_beside_it(run: Path, tmp_path: Path) -> None:
-    data = run.parent / "data"
-    shutil.copytree(run, tmp_path / "run")
-    head = {"dataset": read_manifest(data).fingerprint, "recipe": RECIPE, "accuracy": 0.625}
-    write_figures(folder_of(data), "test", {**head, "intervals": {"accuracy": [0.5, 0.75]}})
-    assert export(tmp_path / "run", "--output", tmp_path / "out", "--quiet") == 0
-    said = "A linear model over TF-IDF of words and pairs has accuracy 0.6250 (0.5000 to 0.7500) there."
-    assert said in (tmp_path / "out" / CARD).read_text()
-
-
-def test_figures_of_other_weights_are_not_told(run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "run")
-    write_figures(tmp_path / "run", "test", {**(read_figures(run, "test") or {}), "step": 6})
-    assert export(tmp_path / "run", "--output", tmp_path / "out", "--quiet") == 0
-    assert "No evaluation of these weights" in (tmp_path / "out" / CARD).read_text()
 
 
 @pytest.mark.parametrize(
@@ -277,33 +272,26 @@ def test_no_room_for_the_quantizers_own_folder_is_said_of_tmpdir(monkeypatch: py
         quantized(onnx.helper.make_model(onnx.helper.make_graph([], "none", [], [])).SerializeToString())
 
 
-def test_int8_without_its_dataset_asks_for_one(run: Path, tmp_path: Path, capsys) -> None:
-    shutil.copytree(run, tmp_path / "run")
-    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({**config, "data": str(tmp_path / "gone")}))
-    assert export(tmp_path / "run", "--output", tmp_path / "out", "--int8") == 2
+def test_int8_without_its_dataset_asks_for_one(own_run: Path, tmp_path: Path, capsys) -> None:
+    config = yaml.safe_load((own_run / "config.yaml").read_text())
+    (own_run / "config.yaml").write_text(yaml.safe_dump({**config, "data": str(tmp_path / "gone")}))
+    assert export(own_run, "--output", tmp_path / "out", "--int8") == 2
     assert f"the dataset of the run, {tmp_path / 'gone'}, is not there; name one with --data" in capsys.readouterr().err
     other = make_run(tmp_path / "other", seed=5).parent / "data"
-    assert export(tmp_path / "run", "--output", tmp_path / "out", "--int8", "--data", other) == 3
+    assert export(own_run, "--output", tmp_path / "out", "--int8", "--data", other) == 3
     assert "its vocabulary is not the one the weights were trained with" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_left_of_an_export_that_differs(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(parity, "MOST", 0.0)
+    monkeypatch.setattr(forms, "MOST", 0.0)
     assert export(run, "--output", tmp_path / "out", "--onnx") == 3
     assert "differs from torch's" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_that_appears_meanwhile_is_not_touched(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    render = writing.render
-
-    def late(card: Any) -> str:
-        (tmp_path / "out").mkdir()
-        return render(card)
-
-    monkeypatch.setattr(writing, "render", late)
+    monkeypatch.setattr(writing, "render", lambda *_: str((tmp_path / "out").mkdir()))
     assert export(run, "--output", tmp_path / "out") == 2
     assert "File exists" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -318,3 +306,237 @@ def test_a_pooling_that_has_no_form_in_onnx_is_refused(run: Path, tmp_path: Path
     said = capsys.readouterr().err
     assert "--onnx: model.pooling 'max+mean' (somebody.else:Pooling) has no ONNX form" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def attempt(folder: Path, engine: Any) -> tuple[str, Any]:
+    """Why an export is refused, or the probabilities of the model in it."""
+    try:
+        return "", padless.load(folder, engine).predict_proba(TEXTS)
+    except padless.UserError as error:
+        return str(error), None
+
+
+def resealed(path: Path, change: Any) -> None:
+    """Change an index, and seal it as if a padless had written it."""
+    content = json.loads(path.read_text())
+    del content[SEAL]
+    change(content)
+    atomic.write_json(path, {**content, SEAL: seal_of(content)})
+
+
+def replaced(folder: Path, name: str, data: bytes) -> None:
+    """Another content of a file, that the index vouches for."""
+    (folder / name).write_bytes(data)
+    said = {"bytes": len(data), "sha256": atomic.sha256_file(folder / name)}
+    resealed(folder / EXPORT, lambda content: content["files"][name].update(said))
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx-int8"])
+def test_any_flipped_byte_is_found_whatever_reads_it(own: Path, engine: str) -> None:
+    expected = padless.load(own, engine).predict_proba(TEXTS)  # type: ignore[arg-type]
+    random = np.random.default_rng(0)
+    for path in sorted(set(own.iterdir()) - {own / CARD}):
+        whole = path.read_bytes()
+        for place in random.integers(0, len(whole), 4):
+            content = bytearray(whole)
+            content[place] ^= 1 << int(random.integers(8))
+            path.write_bytes(content)
+            refused, found = attempt(own, engine)
+            # else a blank of export.json: all that the file says is what it said
+            assert str(own) in refused or (path.name == EXPORT and np.array_equal(found, expected)), path
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_a_network_of_a_terabyte_is_not_read(own: Path, engine: str) -> None:
+    """A hole, which the index vouches for: its hash alone would take an hour."""
+    with open(own / ONNX, "r+b") as file:
+        file.truncate(1 << 40)
+    resealed(own / EXPORT, lambda content: content["files"][ONNX].update(bytes=1 << 40))
+    refused, _ = attempt(own, engine)
+    assert refused.startswith(f"{own / ONNX}: 1,099,511,627,776 bytes, and no ONNX file has more than 2,147,483,648")
+
+
+def test_one_form_of_the_network_is_enough(own: Path) -> None:
+    expected = padless.load(own, "onnx").predict_proba(TEXTS)
+    for name in (INT8, TRAINING, read_info(own).weights):
+        (own / name).unlink()
+    np.testing.assert_array_equal(padless.load(own, "onnx").predict_proba(TEXTS), expected)
+    with pytest.raises(padless.UserError, match=r"holds no model-int8\.onnx; export the run again with --int8"):
+        padless.load(own, "onnx-int8")
+    with pytest.raises(padless.UserError, match=r"safetensors: No such file or directory; bundle\.json names these"):
+        padless.load(own, "torch")
+
+
+def test_a_pickle_is_refused_and_not_executed(own: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "executed"
+    content = pickle.dumps(Trap(trace))
+    (own / ONNX).write_bytes(content)
+    assert "bytes, and export.json says" in attempt(own, "onnx")[0]
+    replaced(own, ONNX, content)
+    assert f"{ONNX}: ONNX Runtime cannot read it" in attempt(own, "onnx")[0]
+    assert not trace.exists()
+
+
+def test_the_network_of_another_bundle_is_refused(own: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    assert export(make_run(tmp_path / "one", wide=64, pooling="mean"), "--output", other, "--onnx", "--quiet") == 0
+    replaced(own, ONNX, (other / ONNX).read_bytes())
+    assert attempt(own, "onnx")[0].endswith("model.onnx: the network of another bundle; export this one again")
+    shutil.copy(other / EXPORT, own / EXPORT)
+    for engine in ("onnx", "torch"):
+        assert "export.json: belongs to another bundle than the bundle.json beside it" in attempt(own, engine)[0]
+    value, result = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Abs", ["x"], ["y"])], "g", [value], [result])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    replaced(other, ONNX, model.SerializeToString())
+    assert attempt(other, "onnx")[0].endswith("not a network that padless has exported: it takes x")
+
+
+FACTS = {"bytes": 1, "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda content: content["files"].update({"../x": FACTS}), "names a file outside its own folder ('../x')"),
+        (lambda content: content["files"].update({"/etc/passwd": FACTS}), "names a file outside its own folder"),
+        (lambda content: content["files"].update({"..": FACTS}), "names a file outside its own folder ('..')"),
+        (lambda content: content["files"][ONNX].update(bytes=10**9), "and export.json says 1,000,000,000"),
+        (lambda content: content["files"][ONNX].update(bytes=10**15), "and no ONNX file has more than 2,147,483,648"),
+        (lambda content: content["files"][ONNX].update(bytes="many"), "Expected `int`, got `str`"),
+        (lambda content: content.update(files=[]), "Expected `object`, got `array` - at `$.files`"),
+        (lambda content: content.update(format_version=9), "padless-export 9, this padless reads padless-export 1"),
+        (lambda content: content.update(more=1), "no key 'more' is known"),
+        (lambda content: content.update(bundle="0"), "belongs to another bundle"),
+    ],
+)
+def test_an_index_that_is_not_true_is_refused(own: Path, change: Any, sentence: str) -> None:
+    resealed(own / EXPORT, change)
+    for engine in ("torch", "onnx"):
+        assert sentence in attempt(own, engine)[0]
+
+
+def test_sizes_that_no_memory_holds_are_refused_before_anything_is_allocated(own: Path) -> None:
+    (own / EXPORT).unlink()  # which would refuse the others for not belonging together
+    shape, kept = read_info(own).model, (own / INDEX).read_bytes()
+    few = "is expected; "
+    for change, sentence in (
+        ({"vocabulary_size": 10**15}, "vocabulary_size is 1000000000000000, and vocabulary.arrow has 127 entries"),
+        ({"model": {**shape, "hidden_size": 1 << 20}}, few),
+        ({"model": {**shape, "embedding_dim": 1 << 20}}, few),
+        ({"model": {**shape, "num_layers": 10**12}}, "model.num_layers: 1000000000000 is out of range"),
+        ({"model": {**shape, "wide": 1 << 26}}, few),
+    ):
+        resealed(own / INDEX, lambda content, change=change: content.update(change))
+        assert sentence in attempt(own, "torch")[0]
+        (own / INDEX).write_bytes(kept)
+
+
+def test_no_value_of_an_index_ends_in_a_traceback(own: Path) -> None:
+    (own / EXPORT).unlink()
+    path = own / INDEX
+    whole = json.loads(path.read_text())
+    places = [(whole, name) for name in whole if name != SEAL] + [(whole["model"], name) for name in whole["model"]]
+    refused = 0
+    for holder, name in places:
+        kept = holder[name]
+        for junk in ("8", -1, None, [1], 10**30):
+            holder[name] = junk
+            del whole[SEAL]
+            whole[SEAL] = seal_of(whole)
+            path.write_text(json.dumps(whole))
+            refused += attempt(own, "torch")[0] != ""
+        holder[name] = kept
+    assert refused > 3 * len(places)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serving() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        for module in (constants, file_download):  # the second has a copy in old versions
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setenv("HF_TOKEN", "secret")
+        yield server
+
+
+def test_what_is_pushed_is_loaded_again(hub: Hub, run: Path, tmp_path: Path, capsys) -> None:
+    assert export(run, "--output", tmp_path / "out", "--onnx", "--push", "me/mine") == 0
+    assert f"pushed: {hub.url}/me/mine/commit/" in " ".join(capsys.readouterr().out.split())
+    (made,) = hub.created
+    assert (made["organization"], made["name"]) == ("me", "mine")
+    assert made.get("private") is True or made["visibility"] == "private"  # older and newer huggingface_hub
+    assert hub.tokens == {"Bearer secret"}
+    assert hub.files == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert 'padless.load("hf://me/mine")' in hub.files[CARD].decode()
+    expected = padless.load(run).predict_proba(TEXTS)
+    model = padless.load("hf://me/mine")
+    np.testing.assert_array_equal(model.predict_proba(TEXTS), expected)
+    assert repr(model).startswith("<padless model hf://me/mine: 2 classes")
+    del hub.files[CARD]
+    hub.files["train.py"] = b"raise SystemExit"
+    again = padless.load("hf://me/mine@main", engine="onnx")
+    np.testing.assert_allclose(again.predict_proba(TEXTS), expected, atol=1e-6)
+    assert not list((tmp_path / "cache").rglob("train.py"))
+
+
+def test_a_folder_is_pushed_as_it_is_and_a_damaged_one_is_not(hub: Hub, run: Path, tmp_path: Path, capsys) -> None:
+    assert export(run, "--output", tmp_path / "out", "--quiet") == 0
+    (tmp_path / "out" / CARD).write_text("A better card.")
+    assert export(tmp_path / "out", "--push", "me/mine", "--quiet") == 0
+    assert hub.files[CARD] == b"A better card."
+    hub.files.clear()
+    (tmp_path / "out" / "vocabulary.arrow").write_bytes(b"")
+    assert export(tmp_path / "out", "--push", "me/mine") == 3
+    assert f"vocabulary.arrow: has 0 bytes, and {EXPORT} says" in capsys.readouterr().err
+    assert hub.files == {}
+
+
+def test_a_push_that_fails_leaves_the_folder(hub: Hub, run: Path, tmp_path: Path, capsys) -> None:
+    hub.refuses = True
+    assert export(run, "--output", tmp_path / "out", "--push", "me/mine") == 4
+    said = capsys.readouterr().err
+    assert "--push me/mine: the hub did not take it (" in said
+    assert f"`padless export {tmp_path / 'out'} --push me/mine` tries again" in said
+    assert padless.load(tmp_path / "out").predict_proba(TEXTS).shape == (4, 2)
+
+
+def test_a_push_without_a_token_or_the_library(hub: Hub, run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    assert export(run, "--output", tmp_path / "out", "--push", "me/mine") == 2
+    assert "--push: no token of the hub; log in with `hf auth login`" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert export(run, "--output", tmp_path / "more", "--push", "me/mine") == 2
+    assert "huggingface_hub cannot be imported here; pip install 'padless[hub]' brings it" in capsys.readouterr().err
+    assert not (tmp_path / "more").exists()
+    with pytest.raises(padless.UserError, match=r"hf://me/mine: huggingface_hub cannot be imported here; pip install"):
+        ours.local("hf://me/mine")
+
+
+def test_a_command_shows_no_bars_of_the_hub(hub: Hub, run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """In a notebook they stay, and so they do where the environment asks for them."""
+    assert export(run, "--output", tmp_path / "out", "--push", "me/mine", "--quiet") == 0
+    predict = ["predict", "--run", "hf://me/mine", "a fine film", "--device", "cpu"]
+    assert cli.run(main, predict) == 0
+    assert capsys.readouterr().err == ""
+    assert not are_progress_bars_disabled()
+    padless.load("hf://me/mine@main")
+    assert "Fetching" in capsys.readouterr().err
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", False)
+    assert cli.run(main, [*predict[:2], "hf://me/mine@main", *predict[3:]]) == 0
+    assert "Fetching" in capsys.readouterr().err
+
+
+def test_addresses_that_hold_no_model(hub: Hub) -> None:
+    with pytest.raises(padless.UserError, match="hf://mine: a model of the hub is named hf://OWNER/NAME"):
+        padless.load("hf://mine")
+    with pytest.raises(padless.UserError, match=r"hf://you/other: cannot be had \(.*404"):
+        padless.load("hf://you/other")
+    hub.files["config.json"] = b"{}"
+    with pytest.raises(padless.UserError, match=r"bundle\.json: missing: .* is neither a run directory"):
+        padless.load("hf://me/mine")

@@ -28,7 +28,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import load
 from preprocessing.text import spec as spec_module
 from preprocessing.text import tokenizers
-from preprocessing.text.resolve import resolve
+from preprocessing.text.resources import resolve
 from preprocessing.text.spec import ALWAYS, TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from tests.datasets import write_dataset

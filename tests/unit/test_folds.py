@@ -18,7 +18,8 @@ from preprocessing.config import SplitConfig
 from preprocessing.dataset.frames import Dataset
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.verification import fold_problems, verify
-from preprocessing.job.folds import assign_folds, decide_folds, filled
+from preprocessing.job.folding import assign_folds, filled
+from preprocessing.job.splits import fold_rows
 from tests.corpora import Command, contents, reviews, write_csv
 from tests.unit.test_splits import rows_of
 
@@ -71,7 +72,7 @@ def test_what_is_left_goes_to_the_smallest_folds() -> None:
 
 def test_only_rows_of_training_and_validation_have_a_fold() -> None:
     decision = np.array([0, 1, 2, -1] * 10, np.int8)
-    fold, found = decide_folds(rows_of(list(range(40)), [0, 0, 0, 0, 1, 1, 1, 1] * 5), decision, 2, 0, ["a", "b"], None)
+    fold, found = fold_rows(rows_of(list(range(40)), [0, 0, 0, 0, 1, 1, 1, 1] * 5), decision, 2, 0, ["a", "b"], None)
     assert (fold >= 0).tolist() == [True, True, False, False] * 10
     assert found == {"rows": [10, 10], "labels": [[5, 5], [5, 5]], "kept_together": 20}
 
@@ -86,7 +87,7 @@ def test_only_rows_of_training_and_validation_have_a_fold() -> None:
 )
 def test_folds_that_cannot_be_used_get_a_sentence(text: list[int], label: list[int], said: str) -> None:
     with pytest.raises(DataError, match=f"splits.folds: .*{said}"):
-        decide_folds(rows_of(text, label), np.zeros(len(text), np.int8), 5, 0, ["a", "b"], None)
+        fold_rows(rows_of(text, label), np.zeros(len(text), np.int8), 5, 0, ["a", "b"], None)
 
 
 @pytest.mark.parametrize("folds", [1, -2, 101])

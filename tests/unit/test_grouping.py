@@ -18,10 +18,9 @@ from preprocessing.base.split_names import TRAIN_NUMBER as TRAIN
 from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import QualityConfig, SplitConfig
 from preprocessing.dataset.statistics import groups_in_words
-from preprocessing.job.grouping import assign_groups, components, joined, off_shares
-from preprocessing.job.quality import decide
+from preprocessing.job.decisions import decide
+from preprocessing.job.grouping import assign, assign_groups, components, off_shares
 from preprocessing.job.rows import Rows
-from preprocessing.job.splits import assign
 
 pytestmark = pytest.mark.thorough
 
@@ -103,15 +102,14 @@ def test_a_label_in_one_group_is_learned() -> None:
 def test_equal_texts_join_groups_and_empty_ones_do_not() -> None:
     text = np.array([1, 2, 2, 3, 3, 4, 5, 5, 0, 0], np.uint64)
     group = np.array([10, 10, 20, 20, 30, 40, 0, 0, 50, 60], np.uint64)
-    found = components(group, text, np.arange(10), text > 0)
+    found = components(group, text, text > 0)
     assert found.tolist() == [10, 10, 10, 10, 10, 40, 5, 5, 50, 60]
-    assert joined([[3, 4], [1, 2], [4, 2], [8, 9]]) == {3: 1, 4: 1, 1: 1, 2: 1, 8: 8, 9: 8}
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=60))
 def test_components_are_those_of_a_graph(rows: list[tuple[int, int]]) -> None:
     group, text = (np.array(values, np.uint64) for values in zip(*rows, strict=True))
-    found = components(group, text + np.uint64(100), np.arange(len(rows)), np.ones(len(rows), bool))
+    found = components(group, text + np.uint64(100), np.ones(len(rows), bool))
     expected = group.copy()
     for _ in rows:
         for column in (group, text):
@@ -182,9 +180,7 @@ def test_groups_of_no_use_are_refused() -> None:
         decided(rows_of(list(range(1, 21)), unnamed), validation=0.1)
     with pytest.raises(DataError, match=r"'film' is empty in every row"):
         decided(rows_of([0] * 20, unnamed), validation=0.1)
-    with pytest.raises(
-        DataError, match=r"a split other than train for all groups of 'film', so none is left to cut from"
-    ):
+    with pytest.raises(DataError, match=r"a split other than train for all groups, so none is left to cut from"):
         decided(rows_of([1, 1, 2, 2], [TRAIN, TEST, TRAIN, TEST]), validation=0.1)
     with pytest.raises(DataError, match=r"into the split validation: the largest of 2, 'film 2', holds 14 of 20 rows"):
         decided(rows_of([1] * 6 + [2] * 14, unnamed), validation=0.1)

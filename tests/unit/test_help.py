@@ -13,12 +13,10 @@ from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import ELSEWHERE as HARNESS_ELSEWHERE
 from harness.__main__ import main as harness
 from harness.config import Recipe
-from harness.inference.config import EvaluateConfig
+from harness.inference.config import EvaluateConfig, ExplainConfig, PredictConfig
 from harness.launch import launcher
 from harness.launch.asked import LaunchRecipe
 from harness.launch.plan import PlanConfig
-from harness.predicting.config import PredictConfig
-from harness.predicting.explain import ExplainConfig
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import ELSEWHERE as PREPROCESSING_ELSEWHERE
 from preprocessing.__main__ import main as preprocessing

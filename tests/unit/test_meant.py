@@ -23,8 +23,8 @@ REAL = (*WHOLE, math.nan, math.inf, -math.inf)
 NEEDED = {"data": "d", "run": "r", "output": "o", "input": "i.csv"}
 ALONE = {
     "harness.export.config:ExportConfig": {"output": "o"},
-    "harness.inference.config:EvaluateHereConfig": {"input": "i.csv"},
-    "harness.labelling.config:LabelConfig": {"run": "r"},
+    "harness.inference.config:EvaluateConfig": {"input": "i.csv"},
+    "harness.inference.config:LabelConfig": {"run": "r"},
 }
 """What a command does not go without, beside the fields that have no default."""
 

@@ -18,7 +18,7 @@ from harness.__main__ import main
 from harness.config import ModelConfig
 from harness.inference.bundle import read_bundle, write_bundle
 from harness.inference.evaluation import assess
-from harness.inference.labelled import meanings
+from harness.inference.new_rows import meanings
 from harness.inference.scoring import score
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World

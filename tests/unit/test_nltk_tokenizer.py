@@ -17,8 +17,8 @@ from nltk.tokenize.punkt import PunktTokenizer
 
 from preprocessing.text import nltk_tokenizer
 from preprocessing.text.html import clean
-from preprocessing.text.punkt import Sentences
-from preprocessing.text.resolve import resolve
+from preprocessing.text.nltk_tokenizer import Sentences
+from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from tests.reference.hostile import hostile_texts

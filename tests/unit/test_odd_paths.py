@@ -97,8 +97,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_odd_path_gets_one_sentence(
     option: str, kind: str, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.predicting.inputs.PIPE_TIMEOUT_S", 0)
-    monkeypatch.setattr("harness.predicting.inputs.SAID_AFTER_S", 0)
+    monkeypatch.setattr("harness.inference.rows.PIPE_TIMEOUT_S", 0)
+    monkeypatch.setattr("harness.inference.rows.NOTICE_AFTER_S", 0)
     main, words = OPTIONS[option]
     capfd.readouterr()
     with limited(20):

@@ -86,23 +86,23 @@ def test_an_interrupted_replacement_goes_on_where_it_was(
     out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    make = parts.make
+    make = parts.TokenizedPart.make
 
-    def interrupted(*arguments: object) -> parts.Summary:
+    def interrupted(part: parts.TokenizedPart) -> tuple[parts.Summary, dict[str, str]]:
         if len(made) == 3:
             raise KeyboardInterrupt
-        made.append(int(str(arguments[1])))
-        return make(*arguments)  # type: ignore[arg-type]
+        made.append(part.number)
+        return make(part)
 
     before = read_manifest(out).fingerprint
-    monkeypatch.setattr(parts, "make", interrupted)
+    monkeypatch.setattr(parts.TokenizedPart, "make", interrupted)
     assert command.build(source, out, *OTHER) == 130
     assert (read_manifest(out).fingerprint, beside(tmp_path)) == (before, ["out.building"])
     assert command.build(source, out, *SMALL) == 0  # the old one is still complete, and the work is not thrown away
     assert "out.building: kept: unfinished work for another configuration" in command.err
     done = list(made)
     made.clear()
-    monkeypatch.setattr(parts, "make", lambda *arguments: made.append(arguments[1]) or make(*arguments))
+    monkeypatch.setattr(parts.TokenizedPart, "make", lambda part: made.append(part.number) or make(part))
     assert command.build(source, out, *OTHER) == 0
     assert not set(done) & set(made)
     assert read_manifest(out).fingerprint != before
@@ -220,7 +220,8 @@ def test_a_mount_point_and_somebody_elses_directory_are_named(
     (tmp_path / "out.building" / "plans.txt").write_text("mine")
     assert command.build(source, out, *OTHER) == 2
     assert command.sentence == (
-        f"output: {tmp_path / 'out.building'}: holds 'plans.txt' and no dataset; name an empty or a new directory"
+        f"output: {tmp_path / 'out.building'}: is where the new dataset would be built, and not of an earlier run of "
+        "this command; rename it, or name another --output"
     )
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == out)
     assert command.build(source, out, *OTHER) == 2

@@ -18,7 +18,7 @@ from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.job import parts
 from preprocessing.job.hashes import exact_hashes, shuffle_keys, text_hashes
 from preprocessing.text.encoder import Encoder
-from preprocessing.text.resolve import resolve
+from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Vocabulary, count, freeze
@@ -99,22 +99,22 @@ def test_a_rerun_does_only_what_is_missing(
 ) -> None:
     output = tmp_path / "out"
     made: list[int] = []
-    make = parts.make
+    make = parts.TokenizedPart.make
 
-    def interrupted(*arguments: object) -> parts.Summary:
+    def interrupted(part: parts.TokenizedPart) -> tuple[parts.Summary, dict[str, str]]:
         if len(made) == 3:
             raise KeyboardInterrupt
-        made.append(int(str(arguments[1])))
-        return make(*arguments)  # type: ignore[arg-type]
+        made.append(part.number)
+        return make(part)
 
-    monkeypatch.setattr(parts, "make", interrupted)
+    monkeypatch.setattr(parts.TokenizedPart, "make", interrupted)
     assert command.build(source, output, *SMALL) == 130
     assert not (output / "dataset.json").exists()
     before = list(made)
-    damaged = parts.paths(output / ".work", before[0])[0]
+    damaged = parts.file_of(output / ".work" / "parts", before[0], "rows")
     damaged.write_bytes(damaged.read_bytes()[:-1])
     made.clear()
-    monkeypatch.setattr(parts, "make", lambda *arguments: made.append(arguments[1]) or make(*arguments))
+    monkeypatch.setattr(parts.TokenizedPart, "make", lambda part: made.append(part.number) or make(part))
     assert command.build(source, output, *SMALL) == 0
     assert set(before) & set(made) == {before[0]}
     assert not (output / ".work").exists()

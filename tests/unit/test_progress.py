@@ -9,8 +9,8 @@ import pytest
 
 from preprocessing.base import screen
 from preprocessing.base.screen import Screen
-from preprocessing.job import progress
-from preprocessing.job.progress import Progress
+from preprocessing.job import engine
+from preprocessing.job.engine import Progress
 
 
 class Terminal(io.StringIO):
@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    for module in (progress, screen):
+    for module in (engine, screen):
         monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     return now
 
@@ -49,7 +49,7 @@ def test_on_a_terminal_a_bar_is_drawn_and_goes_at_the_end(clock: list[float], mo
     clock[0] += 1
     shown.tick(1)
     clock[0] += 1
-    shown.advance(50)
+    shown.advance(50, 50)
     shown.tick(1)
     shown.close()
     frames = [frame for frame in stream.getvalue().split("\r") if "encode  " in frame]

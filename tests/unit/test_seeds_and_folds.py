@@ -313,7 +313,7 @@ def test_the_linear_model_on_the_same_folds(data: Path, tmp_path: Path, capsys: 
         held_out(read_manifest(data), fold, data).rows("validation") for fold in range(3)
     ]
     assert f"fold-2       {figures[2]['accuracy']:.4f}" in said
-    assert "measured in " in said
+    assert "written in " in said
     baseline(BaselineConfig(data=str(data), folds=True))
     assert "found in " in capsys.readouterr().out
     assert read_folds(data, "another dataset", 3) == []

@@ -29,7 +29,7 @@ from harness.data.soft_labels import (
     write_soft_labels,
 )
 from harness.inference.bundle import write_bundle
-from harness.labelling.command import measured
+from harness.inference.labelling import measured
 from harness.model.classifier import Classifier, loss_per_row, soft_loss_per_row
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import read_info

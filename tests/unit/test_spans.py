@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from preprocessing.base.errors import DataError
 from preprocessing.text import html
-from preprocessing.text.resolve import resolve
+from preprocessing.text.resources import resolve
 from preprocessing.text.spans import spans_of
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer

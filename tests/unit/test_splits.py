@@ -15,8 +15,9 @@ from preprocessing.base.split_names import TEST_NUMBER as TEST
 from preprocessing.base.split_names import TRAIN_NUMBER as TRAIN
 from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import QualityConfig, SplitConfig
-from preprocessing.job.quality import DROPPED, Rows, decide
-from preprocessing.job.splits import Groups, assign, fill
+from preprocessing.job.decisions import DROPPED, decide
+from preprocessing.job.grouping import Groups, assign, fill
+from preprocessing.job.rows import Rows
 
 
 def rows_of(text: list[int], label: list[int] | None = None, named: list[int] | None = None, **more: Any) -> Rows:

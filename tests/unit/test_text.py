@@ -15,11 +15,10 @@ import pyarrow as pa
 import pytest
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.text import html, stopwords
+from preprocessing.text import html, resources
 from preprocessing.text import tokenizer as tokenizer_module
-from preprocessing.text.lemmas import WordNet
-from preprocessing.text.nfc import nfc
-from preprocessing.text.resolve import resolve
+from preprocessing.text.characters import nfc
+from preprocessing.text.resources import WordNet, resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 
@@ -139,7 +138,7 @@ def test_a_stop_word_file(tmp_path: Path) -> None:
 def test_a_language_without_known_negations_is_refused() -> None:
     with pytest.raises(ConfigError, match="negations of language 'sv' are not known"):
         resolve(TextSpec(stop_words="stop-words", language="sv"))
-    assert "och" in stopwords.load("stop-words", "sv", True, False)
+    assert "och" in resources.stop_words("stop-words", "sv", True, False)
 
 
 @pytest.mark.parametrize(

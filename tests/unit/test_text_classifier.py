@@ -21,7 +21,6 @@ from harness.__main__ import main
 from harness.config import ModelConfig
 from harness.inference import text_classifier
 from harness.inference.bundle import write_bundle
-from harness.inference.predict import Predictor
 from harness.model.classifier import Classifier
 from harness.rundir import bundle_files
 from harness.rundir.bundle_files import write_vocabulary
@@ -31,6 +30,7 @@ from harness.scores.calibration import Decision
 from preprocessing.base import atomic
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from preprocessing.labels import as_found
+from tests.bundles import predicted
 from tests.datasets import write_dataset
 
 TEXTS = ["a fine film", "awful w1 w2", "", "w1 w2 w3 w4 odd"]
@@ -66,7 +66,7 @@ def copied(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_predictions_are_those_of_the_command(run: Path) -> None:
-    model, plain = padless.load(run), Predictor(run)(TEXTS)
+    model, plain = padless.load(run), predicted(run, TEXTS)
     frame = model.predict(TEXTS)
     assert list(frame) == list(plain)
     assert frame["predicted"].tolist() == plain["predicted"].tolist()

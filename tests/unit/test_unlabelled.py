@@ -118,17 +118,17 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(
 ) -> None:
     more = ("--source.unlabelled_path", texts_in(tmp_path / "others.csv", OTHERS), "--source.part_mb", 0.005)
     made: list[object] = []
-    make = parts.make
+    make = parts.TokenizedPart.make
 
-    def interrupted(*arguments: object) -> parts.Summary:
+    def interrupted(part: parts.TokenizedPart) -> tuple[parts.Summary, dict[str, str]]:
         if len(made) == 3:
             raise KeyboardInterrupt
-        made.append(arguments[1])
-        return make(*arguments)  # type: ignore[arg-type]
+        made.append(part.number)
+        return make(part)
 
-    monkeypatch.setattr(parts, "make", interrupted)
+    monkeypatch.setattr(parts.TokenizedPart, "make", interrupted)
     assert command.build(labelled, tmp_path / "out", *more) == 130
-    monkeypatch.setattr(parts, "make", lambda *arguments: made.append(arguments[1]) or make(*arguments))
+    monkeypatch.setattr(parts.TokenizedPart, "make", lambda part: made.append(part.number) or make(part))
     assert command.build(labelled, tmp_path / "out", *more) == 0
     assert len(made) == len(set(made)) > 3
     assert command.build(labelled, tmp_path / "out", *more) == 0

