@@ -22,6 +22,7 @@ from harness.rundir.bundle_files import (
     ONNX,
     ExportInfo,
     facts_of,
+    identity,
     read_weights,
     write_export,
     write_info,

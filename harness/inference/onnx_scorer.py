@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.inference.scorer import Scorer, in_batches
-from harness.rundir.bundle_files import EXPORT, IDS, INT8, LENGTHS, LOGITS, ONNX, read_export, read_model
+from harness.rundir.bundle_files import EXPORT, IDS, INT8, LENGTHS, LOGITS, OF_BUNDLE, ONNX, read_export, read_model
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import needed
 from preprocessing.base.untrusted import one_line, readable

@@ -91,10 +91,10 @@ def of(main: Callable[[list[str]], int], *words: str) -> Act:
 def train(more: tuple[str, ...], *, report: bool = False, module: str = "harness.train") -> int:
     """A training of one process, in this one; leaves the process. Half of its time would be that of its report."""
     from harness.ranks.stopping import leave, run_rank
-    from harness.report import sink
+    from harness.report import sinks
 
     if not report:
-        sink.write_report_quietly = lambda run: None
+        sinks.write_report_quietly = lambda run: None
     entry = importlib.import_module(module)
     sys.argv = [module, *TRAINING, *SAVING, *more]
     leave(run_rank(entry.main))

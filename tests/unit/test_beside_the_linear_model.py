@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.baseline.compare import Comparison, compare
 
 from harness.baseline import command
 from harness.baseline.command import BaselineConfig
-from harness.baseline.results import read_results
+from harness.baseline.results import Comparison, compare, read_results
 from harness.report.sinks import BaselineSink
 from harness.rundir.results import Measured, write_figures, write_predictions
 from harness.training.sinks import Ending, Sink

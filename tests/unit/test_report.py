@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from preprocessing.text.resolve import resolve
 
 from harness.report import mistakes
 from harness.report.mistakes import Originals, find_originals, mistakes_of, placed
@@ -40,6 +39,7 @@ from harness.scores.metrics import confusion_from_json, per_class
 from preprocessing.__main__ import main
 from preprocessing.base import cli
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
+from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from tests.corpora import reviews, write_csv, write_jsonl

@@ -10,7 +10,6 @@ from typing import Any
 
 import accelerate.commands.launch
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 import padless
@@ -24,7 +23,7 @@ from harness.launch import command, launcher, many, rounds
 from harness.launch.stop import STOP
 from harness.ranks.devices import OMP, THREADS
 from harness.report import many as together
-from harness.report import out_of_fold
+from harness.report.many import figures_over_folds, gather
 from harness.report.page import write_report
 from harness.rundir import layout
 from harness.rundir.layout import BUNDLE, EVALUATION
@@ -252,20 +251,18 @@ def test_every_row_is_predicted_by_one_fold(tmp_path: Path) -> None:
     runs = [layout.member(tmp_path, "fold", fold) for fold in (0, 1)]
     predicted(runs[0], [1, 4], [0.9, 0.2])
     predicted(runs[1], [2, 3], [0.6, 0.7], threshold=0.65)
-    table = out_of_fold.gather(tmp_path, runs, 4)
+    table = gather(tmp_path, runs, 4)
     assert table["row"].to_pylist() == [1, 2, 3, 4]
     assert table["fold"].to_pylist() == [0, 1, 1, 0]
     assert table["predicted"].to_pylist() == ["yes", "no", "yes", "no"]
-    found = out_of_fold.figures(table, ["no", "yes"], {0: 0.5, 1: 0.65})
+    found = figures_over_folds(table, ["no", "yes"], {0: 0.5, 1: 0.65})
     assert (found["rows"], found["accuracy"], found["confusion"]) == (4, 1.0, [[2, 0], [0, 2]])
     assert found["log_loss"] == pytest.approx(-np.log([0.9, 0.8, 0.4, 0.7]).mean())
     assert together.collect(runs)["splits"]["validation"]["accuracy"]["mean"] == 1.0
-    out_of_fold.write(tmp_path, table)
-    assert pq.read_table(tmp_path / layout.OUT_OF_FOLD).equals(table)
     with pytest.raises(DataError, match="its folds predict 4 different rows by 4 predictions, the dataset has 5"):
-        out_of_fold.gather(tmp_path, runs, 5)
+        gather(tmp_path, runs, 5)
     with pytest.raises(DataError, match="different rows by 4 predictions, the dataset has 4"):
-        out_of_fold.gather(tmp_path, [runs[0], runs[0]], 4)
+        gather(tmp_path, [runs[0], runs[0]], 4)
 
 
 def test_a_word_of_rounds_is_a_word_of_many() -> None:
