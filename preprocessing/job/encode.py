@@ -90,8 +90,8 @@ def count(decided: Decided, splits: tuple[int, ...], numbers: tuple[int, ...]) -
     found = []
     for number in numbers:
         stored, types = parts.load(decided.work, number), parts.load_types(decided.work, number)
-        per_token = np.repeat(np.isin(decided.of(number)["split"], splits), np.diff(stored.offsets))
-        counts = np.bincount(stored.codes[per_token], minlength=len(types)).astype(np.int64)
+        per_token = np.repeat(np.isin(decided.of(number)["split"], splits), np.diff(stored["offsets"]))
+        counts = np.bincount(stored["codes"][per_token], minlength=len(types)).astype(np.int64)
         occurring = np.flatnonzero(counts)
         found.append(Counts(types.take(occurring), counts[occurring]))
     return found[0].merge(found[1:])
@@ -156,13 +156,14 @@ class Bucket(engine.Part[Written]):
         pieces: list[dict[str, np.ndarray]] = []
         for number in range(len(self.decided.starts) - 1):
             stored = parts.load(self.decided.work, number)
-            known = {"fold": np.full(len(stored.key), NO_FOLD, np.int16), **self.decided.of(number)}
-            first = int(np.searchsorted(stored.key, np.uint64(low)))
-            last = len(stored.key) if high >> 64 else int(np.searchsorted(stored.key, np.uint64(high)))
+            known = {"fold": np.full(len(stored["key"]), NO_FOLD, np.int16), **self.decided.of(number)}
+            first = int(np.searchsorted(stored["key"], np.uint64(low)))
+            last = len(stored["key"]) if high >> 64 else int(np.searchsorted(stored["key"], np.uint64(high)))
             kept = first + np.flatnonzero(np.isin(known["split"][first:last], wanted))
-            codes, offsets = arrays.take(stored.codes, stored.offsets, kept)
+            codes, offsets = arrays.take(stored["codes"], stored["offsets"], kept)
             ids = np.load(ids_path(self.decided.work, number, self.key), mmap_mode="r")[codes]
-            own = {name: values[kept] for name, values in (*known.items(), ("key", stored.key), ("row", stored.row))}
+            known |= {name: stored[name] for name in ("key", "row")}
+            own = {name: values[kept] for name, values in known.items()}
             pieces.append({**own, "ids": ids, "size": np.diff(offsets)})
         columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         order = np.lexsort((columns["row"], columns["key"]))

@@ -8,8 +8,9 @@ Preprocessing tokenizes and writes shards on this engine, prediction scores on i
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -24,6 +25,10 @@ from preprocessing.base.untrusted import MOST_JSON, read_bytes
 from preprocessing.job.executors import Workers
 
 LINE_EVERY_S = 5.0
+KEPT = threading.local()
+"""What each thread of a worker has opened, kept from one part to the next."""
+LOADING = threading.Lock()
+"""One thread at a time opens something: libraries behind it may not bear more."""
 
 
 class Counted(Protocol):
@@ -111,6 +116,18 @@ def run(parts: Iterable[Some], workers: Workers, progress: Progress) -> Iterator
         yield part, result
     progress.close()
     yield from before
+
+
+Opened = TypeVar("Opened")
+
+
+def kept(key: object, open_it: Callable[[], Opened]) -> Opened:
+    """What ``open_it`` returns (a tokenizer, a network), made once in each thread of a worker for parts of this key."""
+    found: tuple[object, Opened] | None = getattr(KEPT, "opened", None)
+    if found is None or found[0] != key:
+        with LOADING:
+            found = KEPT.opened = key, open_it()
+    return found[1]
 
 
 class Progress:

@@ -36,10 +36,8 @@ Result = TypeVar("Result")
 POLL_S = 1.0
 OUTSTANDING = 1024
 """How many tasks are handed out before the first is back."""
-HELD_S, HELD_FACTOR = 20.0, 3
-"""For how long a worker must have been stopped, in seconds and in longest waits for a part so far, to be given up."""
-IDLE_S, IDLE_FACTOR = 120.0, 20
-"""The same for workers none of which computes."""
+HELD_S, IDLE_S = 20.0, 300.0
+"""For how long a worker must have been stopped, or none of them have computed anything, to be given up."""
 EXIT_CODE_S = 2.0
 """How long the exit code of a worker that died may take to be known."""
 CONNECT_S, SCHEDULER_S = 60.0, 60.0
@@ -167,8 +165,7 @@ class Process(Protocol):
 class LocalPulse:
     """Watches processes of this machine through ``/proc``. Time in which this process is stopped does not count.
 
-    How long is too long depends on the work: parts of one pass take about as long as each other, so what is far beyond
-    the slowest so far is no slow part. A worker that computes is never given up.
+    A worker that computes is never given up.
     """
 
     def __init__(self, workers: Callable[[], Sequence[Process]]) -> None:
@@ -176,7 +173,7 @@ class LocalPulse:
         self.workers = workers
         self.held_s: dict[int, float] = {}
         self.ticks: dict[int, int | None] = {}
-        self.quiet_s = self.idle_s = self.longest_s = 0.0
+        self.idle_s = 0.0
 
     def pids(self) -> list[int]:
         """The processes that were started."""
@@ -188,19 +185,16 @@ class LocalPulse:
         To be asked after each wait of ``passed_s``; ``finished``: a task finished during it.
         """
         pids = self.pids()
-        self.quiet_s += passed_s
-        if finished:
-            self.longest_s, self.quiet_s = max(self.longest_s, self.quiet_s), 0.0
         ticks = {pid: machine.cpu_ticks(pid) for pid in pids}
         idle = bool(pids) and None not in ticks.values() and ticks == self.ticks and not finished
         self.ticks, self.idle_s = ticks, self.idle_s + passed_s if idle else 0.0
         held = [pid for pid in pids if machine.state(pid) in machine.HELD]
         self.held_s = {pid: self.held_s.get(pid, 0.0) + passed_s for pid in held}
         for pid, seconds in self.held_s.items():
-            if seconds >= max(HELD_S, HELD_FACTOR * self.longest_s):
+            if seconds >= HELD_S:
                 mend = f"let it go on with kill -CONT {pid}, or end it, and {CONTINUE}"
                 return f"a worker, {machine.in_words(pid)}, has done nothing for {seconds:.0f} s; {mend}"
-        if self.idle_s >= max(IDLE_S, IDLE_FACTOR * self.longest_s):
+        if self.idle_s >= IDLE_S:
             why = f"no worker has computed anything for {self.idle_s:.0f} s{self.states()}"
             return f"{why}; see what they wait for, and {CONTINUE}"
         return None

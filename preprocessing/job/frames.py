@@ -19,7 +19,7 @@ from preprocessing.corpus.sources import standing_in
 from preprocessing.dataset.shards import Manifest
 from preprocessing.job import pipeline
 from preprocessing.job.statistics import lines_on_rows
-from preprocessing.text.characters import encode
+from preprocessing.text.unicode import encode
 
 if TYPE_CHECKING:
     import pandas as pd

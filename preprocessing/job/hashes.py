@@ -26,27 +26,26 @@ def shuffle_keys(seed: int, rows: np.ndarray) -> np.ndarray:
 
 
 def type_hashes(types: pa.Array) -> np.ndarray:
-    """uint64 per token: a sum over its bytes, each weighted by its place."""
+    """uint64 per token: equal exactly when the tokens are (up to one chance in 2**64 per pair)."""
     data = types.cast(pa.large_binary())
     if not len(data):
         return np.zeros(0, np.uint64)
     offsets = np.frombuffer(data.buffers()[1], np.int64)[data.offset : data.offset + len(data) + 1]
     content = np.frombuffer(data.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64)
-    starts, sizes = offsets[:-1] - offsets[0], np.diff(offsets)
-    place = np.arange(len(content)) - np.repeat(starts, sizes)
-    weights = splitmix64(np.arange(int(sizes.max()), dtype=np.uint64)) | np.uint64(1)
-    return splitmix64(
-        arrays.segment_sums((content + np.uint64(1)) * weights[place], offsets - offsets[0]) + sizes.astype(np.uint64)
-    )
+    return segment_hashes(content + np.uint64(1), offsets - offsets[0])
 
 
 def text_hashes(tokens: Tokens) -> np.ndarray:
     """uint64 per text: equal exactly when the token sequences are (up to one chance in 2**64 per pair)."""
-    sizes = np.diff(tokens.offsets)
-    place = np.arange(len(tokens.codes)) - np.repeat(tokens.offsets[:-1], sizes)
+    return segment_hashes(type_hashes(tokens.types)[tokens.codes], tokens.offsets)
+
+
+def segment_hashes(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """uint64 per segment of uint64 values: a sum over them, each weighted by its place, and their number."""
+    sizes = np.diff(offsets)
+    place = np.arange(len(values)) - np.repeat(offsets[:-1], sizes)
     weights = splitmix64(np.arange(int(sizes.max(initial=1)), dtype=np.uint64)) | np.uint64(1)
-    weighted = type_hashes(tokens.types)[tokens.codes] * weights[place]
-    return splitmix64(arrays.segment_sums(weighted, tokens.offsets) + sizes.astype(np.uint64))
+    return splitmix64(arrays.segment_sums(values * weights[place], offsets) + sizes.astype(np.uint64))
 
 
 def exact_hashes(texts: pa.Array) -> np.ndarray:

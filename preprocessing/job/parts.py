@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +22,7 @@ from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.screen import Screen
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus import addresses, rows, sources
+from preprocessing.corpus import rows, sources
 from preprocessing.corpus.sources import Plan
 from preprocessing.job import engine
 from preprocessing.job.engine import Progress
@@ -39,10 +38,6 @@ UNPACKED = "unpacked"
 """Folder for the unpacked copies of compressed files, below the folder of work."""
 OTHERS = {"path", "validation_path", "test_path", "unlabelled_path", "part_mb", "validation", "test", "folds"}
 """Keys of ``source`` and ``splits`` that decide which parts there are, or what becomes of rows, but no part itself."""
-KEPT = threading.local()
-"""The tokenizer of each thread, kept between parts: it remembers the words that it has seen."""
-LOADING = threading.Lock()
-"""One thread at a time loads language data."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,9 @@ class TokenizedPart(engine.Part[Summary]):
     def make(self) -> tuple[Summary, dict[str, str]]:
         """Store the rows in the order of their keys, the distinct tokens, and the names of groups if there are any."""
         piece = rows.read(self.part)
-        tokens = tokenizer_of(self.pipeline)(piece.texts)
+        pipeline = self.pipeline
+        tokenizer = engine.kept(pipeline, lambda: Tokenizer(TextPipeline.from_json(json.loads(pipeline))))
+        tokens = tokenizer(piece.texts)
         keys = shuffle_keys(self.seed, piece.row)
         order = np.argsort(keys, kind="stable")
         codes, offsets = arrays.take(tokens.codes, tokens.offsets, order)
@@ -121,101 +118,52 @@ class TokenizedPart(engine.Part[Summary]):
         return Summary(len(piece.row), *left_out, f"{content:064x}", *of_labels), files
 
 
-def tokenizer_of(pipeline: str) -> Tokenizer:
-    """This thread's tokenizer for a pipeline as JSON."""
-    kept: tuple[str, Tokenizer] | None = getattr(KEPT, "tokenizer", None)
-    if kept is None or kept[0] != pipeline:
-        with LOADING:
-            kept = pipeline, Tokenizer(TextPipeline.from_json(json.loads(pipeline)))
-        KEPT.tokenizer = kept
-    return kept[1]
-
-
 def scan(files: list[sources.File], workers: Workers, work: Path) -> list[Plan]:
     """Count and cut every file of the source."""
-    tasks = [(number, file, work / UNPACKED) for number, file in enumerate(files)]
-    plans = {number: plan for (number, _, _), plan in workers.map(scan_file, tasks, what="scan")}
-    return [plans[number] for number in range(len(tasks))]
+    found = workers.map(partial(scan_file, work / UNPACKED), enumerate(files), what="scan")
+    plans = {number: plan for (number, _), plan in found}
+    return [plans[number] for number in range(len(files))]
 
 
-def scan_file(task: tuple[int, sources.File, Path]) -> Plan:
+def scan_file(stage: Path, task: tuple[int, sources.File]) -> Plan:
     """Count and cut one file."""
-    return sources.scan(task[1], task[2])
+    return sources.scan(task[1], stage)
 
 
 def tokenize_all(
-    config: PreprocessConfig,
-    pipeline: TextPipeline,
-    workers: Workers,
-    work: Path,
-    files: list[sources.File],
-    plans: list[Plan],
-    screen: Screen,
+    config: PreprocessConfig, pipeline: TextPipeline, plans: list[Plan], workers: Workers, work: Path, screen: Screen
 ) -> list[tuple[TokenizedPart, Summary]]:
     """Every part of the corpus, in order, tokenized: those that are not done yet are read now.
 
-    Fills ``plans`` if it is empty. Progress is on ``screen``. Raises ``DataError`` for an empty corpus.
+    Progress is on ``screen``. Raises ``DataError`` for an empty corpus.
     """
-    total = sum(addresses.identity(file.address)["bytes"] or 0 for file in files) if not plans else 0
-    progress = Progress("tokenize", total or sum(part.bytes for plan in plans for part in plan.parts), screen=screen)
+    progress = Progress("tokenize", sum(part.bytes for plan in plans for part in plan.parts), screen=screen)
+    tasks = [
+        TokenizedPart.of(work, number, part, pipeline, config.seed)
+        for number, part in enumerate(sources.numbered(plans))
+    ]
+    if not tasks:
+        raise DataError(f"{', '.join(plan.file.name for plan in plans)}: the corpus is empty: no row to learn from")
     done: list[tuple[TokenizedPart, Summary]] = []
     classes: set[str] = set()
-
-    cut = (
-        TokenizedPart.of(work, number, part, pipeline, config.seed)
-        for number, part in enumerate(find_parts(files, plans, work / UNPACKED))
-    )
-    for task, summary in engine.run(cut, workers, progress):
+    for task, summary in engine.run(tasks, workers, progress):
         done.append((task, summary))
         if config.source.label_map() is None:
             classes.update(summary.classes)
             rows.check_number(classes, task.part.file)
-    if not done:
-        raise DataError(f"{', '.join(file.name for file in files)}: the corpus is empty: no row to learn from")
     return sorted(done, key=lambda one: one[0].number)
 
 
-def find_parts(files: list[sources.File], plans: list[Plan], stage: Path) -> Iterator[sources.Part]:
-    """Every part in order. Without plans there is one file: it is scanned meanwhile, its plan put into ``plans``."""
-    if plans:
-        yield from sources.numbered(plans)
-        return
-    found = sources.iter_parts(files[0], stage)
-    while True:
-        try:
-            part = next(found)
-        except StopIteration as stop:
-            plans.append(stop.value)
-            return
-        if part.cut.rows:
-            yield part
+def load(work: Path, number: int) -> dict[str, np.ndarray]:
+    """The rows of a part, mapped, in the order of ``key`` (uint64, ascending), as ``make`` stored them.
 
-
-@dataclass(frozen=True)
-class Stored:
-    """A part's rows, mapped, in the order of ``key``; nothing is copied until it is touched."""
-
-    key: np.ndarray
-    """uint64, ascending."""
-    row: np.ndarray
-    label: np.ndarray
-    split: np.ndarray
-    missing: np.ndarray
-    text_hash: np.ndarray
-    exact_hash: np.ndarray
-    codes: np.ndarray
-    offsets: np.ndarray
-    """int64 ``[rows + 1]`` into ``codes``."""
-    group: np.ndarray | None = None
-    """uint64, or None where the source has no groups."""
-
-
-def load(work: Path, number: int) -> Stored:
-    """Map the rows of a part."""
+    ``offsets`` is int64 ``[rows + 1]`` into ``codes``; all else is ``[rows]``, and ``group`` is there only where the
+    source has groups.
+    """
     table = read_table(file_of(work / "parts", number, "rows"))
     codes = table.pop("codes")
     columns = {name: column.to_numpy() for name, column in table.items()}
-    return Stored(codes=codes.values.to_numpy(), offsets=codes.offsets.to_numpy(), **columns)
+    return {**columns, "codes": codes.values.to_numpy(), "offsets": codes.offsets.to_numpy()}
 
 
 def load_types(work: Path, number: int) -> pa.Array:

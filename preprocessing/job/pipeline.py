@@ -75,22 +75,22 @@ class Job:
         for line in found.lines:
             self.screen.say(line)
         there = output.existing(self.config.output, self.config.overwrite)
-        plans = parts.scan(files, self.workers, self.work) if there or len(files) > 1 else []
+        plans = parts.scan(files, self.workers, self.work)
         if there and output.is_current(there, self.config, self.pipeline.to_json(), plans, self.on_base):
             done = "already complete for this configuration and source; nothing to do"
             self.screen.say(f"{public(self.config.output)}: {done}")
             manifest = there
         else:
-            manifest = self.build(files, plans)
+            manifest = self.build(plans)
         if left := output.finish(self.place, self.config, fresh=manifest is not there):
             self.screen.say(left)
         return manifest
 
-    def build(self, files: list[sources.File], plans: list[Plan]) -> Manifest:
-        """The five passes. A single file is scanned during the first pass, several were scanned before it."""
+    def build(self, plans: list[Plan]) -> Manifest:
+        """The five passes."""
         config, splits = self.config, self.config.splits
         (self.root / MANIFEST).unlink(missing_ok=True)
-        done = parts.tokenize_all(config, self.pipeline, self.workers, self.work, files, plans, self.screen)
+        done = parts.tokenize_all(config, self.pipeline, plans, self.workers, self.work, self.screen)
         tasks, summaries = [task for task, _ in done], [summary for _, summary in done]
         stored = [parts.load(self.work, task.number) for task in tasks]
         classes = Classes.of(config.source, summaries)
@@ -100,7 +100,7 @@ class Job:
         if splits.folds:
             named = (classes.names, splits.group_column)
             columns["fold"], report["folds"] = fold_rows(rows, decision, splits.folds, config.seed, *named)
-        decided = Decided.write(self.work, [len(part.row) for part in stored], columns)
+        decided = Decided.write(self.work, [len(part["row"]) for part in stored], columns)
         counts = count_all(decided, self.workers, unlabelled=config.vocabulary.count_unlabelled)
         vocabulary = frozen(counts, config.vocabulary, self.base, self.screen)
         vocabulary.write(self.root / VOCABULARY)

@@ -12,7 +12,7 @@ import numpy as np
 from preprocessing.base.split_names import NO_LABEL
 from preprocessing.config import SourceConfig
 from preprocessing.corpus.rows import NO_GROUP
-from preprocessing.job.parts import Stored, Summary
+from preprocessing.job.parts import Summary
 from preprocessing.labels import LabelType, common_type, in_order
 
 
@@ -58,20 +58,22 @@ class Rows:
     """uint64: a hash of the row's group, ``NO_GROUP`` where it has none; None without ``splits.group_column``."""
 
     @classmethod
-    def of(cls, stored: Sequence[Stored], classes: Classes) -> Rows:
+    def of(cls, stored: Sequence[dict[str, np.ndarray]], classes: Classes) -> Rows:
         """The columns of all parts, one after the other."""
-        columns = {
-            name: np.concatenate([getattr(part, "split" if name == "named" else name) for part in stored])
-            for name in ("row", "named", "missing", "text_hash", "exact_hash")
-        }
-        if any(part.group is not None for part in stored):  # files without labels need no groups
-            none = [
-                np.full(len(part.row), NO_GROUP, np.uint64) if part.group is None else part.group for part in stored
-            ]
-            columns["group"] = np.concatenate(none)
-        with_none = [np.append(own, np.int32(NO_LABEL)) for own in classes.numbers]  # its place, -1, is the last
-        label = np.concatenate([own[part.label] for part, own in zip(stored, with_none, strict=True)])
-        return cls(**columns, label=label, num_tokens=np.concatenate([np.diff(part.offsets) for part in stored]))
+        none = np.int32(NO_LABEL)  # -1, the place of the last
+        parts = [
+            {
+                "group": np.full(len(part["row"]), NO_GROUP, np.uint64),
+                **part,
+                "label": np.append(own, none)[part["label"]],
+            }
+            for part, own in zip(stored, classes.numbers, strict=True)
+        ]
+        names = {name: name for name in ("row", "label", "missing", "text_hash", "exact_hash")} | {"named": "split"}
+        if any("group" in part for part in stored):  # files without labels need no groups
+            names["group"] = "group"
+        columns = {name: np.concatenate([part[of] for part in parts]) for name, of in names.items()}
+        return cls(**columns, num_tokens=np.concatenate([np.diff(part["offsets"]) for part in parts]))
 
     def chosen(self, rows: np.ndarray) -> Rows:
         """Some of the rows."""

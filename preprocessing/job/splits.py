@@ -22,8 +22,7 @@ from preprocessing.base.split_names import (
 )
 from preprocessing.config import SplitConfig
 from preprocessing.corpus.rows import NO_GROUP
-from preprocessing.job.folding import assign_folds
-from preprocessing.job.grouping import assign, assign_groups, components, off_shares
+from preprocessing.job.grouping import assign, assign_folds, assign_groups, components, off_shares
 from preprocessing.job.rows import Rows
 
 NameOf = Callable[[int], str]

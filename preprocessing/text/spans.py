@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
 from functools import partial
 from itertools import chain
 
@@ -141,28 +142,14 @@ def _trimmed(text: str, chunk: Span) -> Span:
 
 def _beside(tokens: Sequence[str], others: list[str], spans: list[Span]) -> list[Span | None]:
     """The span of each token, from those of almost the same list of ``others``, which may go on longer."""
+    if list(tokens) == others[: len(tokens)]:
+        return [*spans[: len(tokens)]]
     result: list[Span | None] = [None] * len(tokens)
-    here = there = 0
-    while here < len(tokens) and there < len(others):
-        if tokens[here] == others[there]:
-            result[here] = spans[there]
-            here, there = here + 1, there + 1
-            continue
-        one, other = _next_meeting(tokens, others, here, there)
-        between = spans[there:other]
-        if between:
-            whole = min(start for start, _ in between), max(end for _, end in between)
-            result[here:one] = [whole] * (one - here)
-        here, there = one, other
+    for kind, start, end, other, other_end in SequenceMatcher(None, tokens, others, autojunk=False).get_opcodes():
+        between = spans[other:other_end]
+        if kind == "equal":
+            result[start:end] = between
+        elif between:
+            whole = min(first for first, _ in between), max(last for _, last in between)
+            result[start:end] = [whole] * (end - start)
     return result
-
-
-def _next_meeting(tokens: Sequence[str], others: list[str], here: int, there: int) -> tuple[int, int]:
-    """The nearest places from which on the next two of both lists agree, or the last one of either."""
-    for distance in range(1, 2 * _LOOK_AHEAD):
-        for ahead in range(distance + 1):
-            one, other = here + ahead, there + distance - ahead
-            mine = tokens[one : one + 2]
-            if mine and mine == others[other : other + len(mine)]:
-                return one, other
-    return here + 1, there + 1

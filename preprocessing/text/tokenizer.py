@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import load
 from preprocessing.text import resources
-from preprocessing.text.characters import encode
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizers import TOKENIZERS, Rules
+from preprocessing.text.unicode import encode
 
 Texts: TypeAlias = "pa.Array | pa.ChunkedArray | Sequence[str]"
 """Texts that can be tokenized: an Arrow string or large_string array, chunked or not, or a sequence of str."""

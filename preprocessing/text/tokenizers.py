@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.text import html
-from preprocessing.text.characters import nfc
+from preprocessing.text.unicode import nfc
 
 
 class Rules(Protocol):

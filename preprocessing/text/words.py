@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.text import html
-from preprocessing.text.characters import decode, encode, nfc
+from preprocessing.text.unicode import decode, encode, nfc
 
 if TYPE_CHECKING:
     from preprocessing.text.spec import TextSpec

@@ -24,13 +24,6 @@ ELSEWHERE = {
     "there": ("ö/b c", 0o077, 1_000_000_000, {"TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2"}),
 }
 """Folder, umask, time of the first file, environment."""
-PLAIN = """
-from pathlib import Path
-from setuptools import build_meta
-Path("dist").mkdir()
-build_meta.build_sdist("dist")
-build_meta.build_wheel("dist")
-"""
 
 
 def checkout(folder: Path, umask: int, first: int) -> Path:
@@ -93,14 +86,3 @@ def test_the_source_distribution_builds_the_same_wheel(built: dict[str, dict[str
         opened.extractall(tmp_path, filter="data")
     (source,) = (path for path in tmp_path.iterdir() if path.is_dir())
     assert build(source, 0o022, {})[wheel] == built["here"][wheel]
-
-
-def test_setuptools_alone_would_not(built: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
-    """The comparison can fail: without the second writing, the archives differ."""
-    plain = []
-    for name, (folder, umask, first, env) in ELSEWHERE.items():
-        source = checkout(tmp_path / name / folder, umask, first)
-        (source / "plain.py").write_text(PLAIN)
-        plain.append(build(source, umask, env, "plain.py"))
-    assert plain[0].keys() == plain[1].keys()
-    assert all(plain[0][name] != plain[1][name] for name in plain[0])

@@ -29,19 +29,16 @@ ARGUMENTS = ("--text.max_tokens", "64", "--shards.rows", "500", "--source.part_m
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_csv(tmp_path_factory.mktemp("source") / "reviews.csv", reviews(6000, words=60))
+    return write_csv(tmp_path_factory.mktemp("source") / "reviews.csv", reviews(3000, words=60))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], float]:
-    """The bytes of a run that nothing disturbs, and how many seconds the fastest of a few takes here."""
+    """The bytes of a run that nothing disturbs, and how many seconds it takes here."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    seconds = []
-    for number in range(2):
-        begin = time.monotonic()
-        assert start(source, folder / str(number)).wait(timeout=120) == 0
-        seconds.append(time.monotonic() - begin)
-    return contents(folder / "0"), min(seconds)
+    begin = time.monotonic()
+    assert start(source, folder / "out").wait(timeout=120) == 0
+    return contents(folder / "out"), time.monotonic() - begin
 
 
 def start(source: Path, output: Path, cwd: Path = ROOT) -> subprocess.Popen[bytes]:
@@ -86,7 +83,7 @@ def test_killed_at_any_moment_and_restarted_the_bytes_are_the_same(
     source: Path, undisturbed: tuple[dict[str, bytes], float], tmp_path: Path
 ) -> None:
     expected, duration_s = undisturbed
-    assert killed_and_restarted(source, tmp_path / "out", duration_s, kills=3, seed=1) >= 1
+    assert killed_and_restarted(source, tmp_path / "out", duration_s, kills=2, seed=1) >= 1
     assert contents(tmp_path / "out") == expected
 
 
@@ -171,26 +168,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.processes
-def test_every_changed_byte_is_named(dataset: Path, tmp_path: Path) -> None:
-    """One byte at a time, all over every file; every tenth of a file, and both its ends."""
+def test_every_changed_byte_every_cut_and_every_missing_file_is_named(dataset: Path, tmp_path: Path) -> None:
+    """One byte at a time, all over every file: every tenth of a file, and both its ends."""
     copy = tmp_path / "out"
     shutil.copytree(dataset, copy)
     assert verify(copy) == []
-    for path in sorted(path for path in copy.rglob("*") if path.is_file()):
-        data = path.read_bytes()
-        for place in sorted({0, 1, len(data) - 1, *(len(data) * tenth // 10 for tenth in range(10))}):
-            changed = bytearray(data)
-            changed[place] ^= 1
-            path.write_bytes(changed)
-            assert str(path) in problems(copy), f"byte {place} of {path}"
-        path.write_bytes(data)
-    assert verify(copy) == []
-
-
-@pytest.mark.processes
-def test_every_cut_and_every_missing_file_is_named(dataset: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "out"
-    shutil.copytree(dataset, copy)
     for path in sorted(path for path in copy.rglob("*") if path.is_file()):
         data = path.read_bytes()
         for size in (0, 1, len(data) // 2, len(data) - 1):
@@ -198,6 +180,11 @@ def test_every_cut_and_every_missing_file_is_named(dataset: Path, tmp_path: Path
             assert str(path) in problems(copy), f"{path} cut to {size} bytes"
         path.unlink()
         assert str(path) in problems(copy)
+        for place in sorted({0, 1, len(data) - 1, *(len(data) * tenth // 10 for tenth in range(10))}):
+            changed = bytearray(data)
+            changed[place] ^= 1
+            path.write_bytes(changed)
+            assert str(path) in problems(copy), f"byte {place} of {path}"
         path.write_bytes(data)
     assert verify(copy) == []
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever does the work: results, errors, workers that die, and waits that have a limit."""
+"""The engine of a job and its workers: parts made once, errors, workers that die, waits that have a limit."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from preprocessing.base import machine, stopping
+from preprocessing.base import atomic, stopping
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import ExecutorConfig
-from preprocessing.job import executors
-from preprocessing.job.executors import LocalPulse, Workers, available_cores, workers
+from preprocessing.job import engine, executors
+from preprocessing.job.executors import Workers, available_cores, workers
 
 
 def square(number: int) -> int:
     if number == 13:
         raise DataError("x.csv: row 13: unlucky")
     return number * number
-
-
-def die(number: int) -> None:
-    os._exit(9)
 
 
 def process_of(number: int) -> int:
@@ -54,15 +53,67 @@ def signalled(number: int) -> int:
     return number
 
 
-class Fixed:
-    """A process that is there for the sake of its number."""
+@dataclass(frozen=True)
+class Number:
+    """What a part of these tests finds out."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    rows: int
 
 
-def silent(alive: int) -> None:
-    pass
+@dataclass(frozen=True)
+class Squared(engine.Part[Number]):
+    """Writes the square of a number into a file."""
+
+    number: int
+
+    result: ClassVar[type] = Number
+
+    def make(self) -> tuple[Number, dict[str, str]]:
+        path = self.root / f"{self.number}.txt"
+        atomic.write_text(path, str(square(self.number)))
+        return Number(self.number), {path.name: atomic.sha256_file(path)}
+
+
+def squares(root: Path, key: str = "k") -> list[Squared]:
+    return [Squared(key, root, root / f"{number}.json", 10, number) for number in range(6)]
+
+
+def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A marker of another key, a file that changed or is gone, and a damaged marker mean that it is made again."""
+
+    def made(key: str = "k") -> list[int]:
+        done = dict(engine.run(squares(tmp_path, key), workers, engine.Progress("square", 60)))
+        assert {part.number: found for part, found in done.items()} == {number: Number(number) for number in range(6)}
+        return sorted(part.number for part in done if part in new)
+
+    new: list[Squared] = []
+    workers = Workers(60)
+    make = Squared.make
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Squared, "make", lambda part: new.append(part) or make(part))
+        assert made() == list(range(6))
+        new.clear()
+        assert made() == []
+        assert "square: done in 0.0 s, 0 docs/s, 6 parts already done" in capsys.readouterr().err
+        (tmp_path / "1.txt").write_text("2")
+        (tmp_path / "2.txt").unlink()
+        (tmp_path / "3.json").write_text("{")
+        (tmp_path / "4.json").unlink()
+        first = squares(tmp_path)[1]
+        assert (engine.finished(first), engine.finished(first, verify=False)) == (None, Number(1))
+        assert made() == [1, 2, 3, 4]
+        new.clear()
+        assert made("other") == list(range(6))
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(60)
+def test_parts_are_made_by_workers_too(tmp_path: Path) -> None:
+    with workers(ExecutorConfig(workers=2)) as found:
+        done = list(engine.run(iter(squares(tmp_path)), found, engine.Progress("square", 60)))
+    assert sorted(number.rows for _, number in done) == list(range(6))
+    assert [engine.finished(part) for part in squares(tmp_path)] == [Number(number) for number in range(6)]
+    assert (tmp_path / "5.txt").read_text() == "25"
 
 
 @pytest.mark.processes
@@ -72,9 +123,13 @@ def test_every_task_comes_back_once(number: int) -> None:
     ticks: list[int] = []
     with workers(ExecutorConfig(workers=number)) as found:
         results = dict(found.map(square, list(range(12)), what="test", tick=ticks.append))
-        assert list(found.map(square, [], what="test", tick=silent)) == []
+        assert list(found.map(square, [], what="test")) == []
+        alone = list(found.map(process_of, [1], what="test"))
+        elsewhere = {process for _, process in found.map(process_of, range(3), what="test")}
     assert results == {value: value * value for value in range(12)}
     assert max(ticks) <= number
+    assert alone == [(1, os.getpid())], "a single task needs no other process"
+    assert (os.getpid() in elsewhere) == (number == 1)
 
 
 @pytest.mark.processes
@@ -85,25 +140,7 @@ def test_what_a_task_raises_is_raised_here(number: int) -> None:
         pytest.raises(DataError, match=r"^x.csv: row 13: unlucky$"),
         workers(ExecutorConfig(workers=number)) as found,
     ):
-        list(found.map(square, list(range(20)), what="test", tick=silent))
-
-
-@pytest.mark.processes
-def test_one_task_is_done_here_and_several_elsewhere() -> None:
-    with workers(ExecutorConfig(workers=2)) as found:
-        assert list(found.map(process_of, [1], what="test", tick=silent)) == [(1, os.getpid())]
-        elsewhere = {process for _, process in found.map(process_of, [1, 2, 3], what="test", tick=silent)}
-        assert os.getpid() not in elsewhere
-
-
-@pytest.mark.processes
-@pytest.mark.timeout(60)
-def test_a_worker_that_dies_is_a_sentence() -> None:
-    with (
-        pytest.raises(UserError, match=r"^tokenize: workers died; were they killed for their memory\?"),
-        workers(ExecutorConfig(workers=2)) as found,
-    ):
-        list(found.map(die, [1, 2, 3], what="tokenize", tick=silent))
+        list(found.map(square, list(range(20)), what="test"))
 
 
 @pytest.mark.processes
@@ -114,7 +151,7 @@ def test_waiting_has_a_limit_and_says_for_what() -> None:
         pytest.raises(UserError, match=r"^encode: waited for 2 tasks on 2 workers, and none was finished within 2 s"),
         workers(ExecutorConfig(workers=2, timeout_s=2)) as found,
     ):
-        list(found.map(sleep, [50, 50], what="encode", tick=silent))
+        list(found.map(sleep, [50, 50], what="encode"))
     assert time.monotonic() - begin < 40
 
 
@@ -123,7 +160,7 @@ def test_waiting_has_a_limit_and_says_for_what() -> None:
 def test_a_worker_that_is_killed_is_named_with_the_signal() -> None:
     killed = r"^tokenize: workers died \(process \d+ by SIGKILL.*\); were they killed for their memory\?"
     with pytest.raises(UserError, match=killed), workers(ExecutorConfig(workers=2)) as found:
-        list(found.map(be_killed, [1, 2, 3], what="tokenize", tick=silent))
+        list(found.map(be_killed, [1, 2, 3], what="tokenize"))
 
 
 @pytest.mark.processes
@@ -133,7 +170,7 @@ def test_a_stopped_worker_is_named_long_before_the_limit(monkeypatch: pytest.Mon
     named = r"^encode: a worker, process (\d+), T \(stopped\), has done nothing for \d+ s; .* kill -CONT \1, or end it"
     begin = time.monotonic()
     with pytest.raises(UserError, match=named), workers(ExecutorConfig(workers=2)) as found:
-        list(found.map(stand_still, range(6), what="encode", tick=silent))
+        list(found.map(stand_still, range(6), what="encode"))
     assert time.monotonic() - begin < 40
 
 
@@ -145,28 +182,14 @@ def test_workers_that_all_do_nothing_are_noticed_before_the_limit(monkeypatch: p
         pytest.raises(UserError, match=r"^encode: no worker has computed anything for 2 s; see what they wait for"),
         workers(ExecutorConfig(workers=2)) as found,
     ):
-        list(found.map(sleep, [50, 50], what="encode", tick=silent))
-
-
-def test_how_long_is_too_long_depends_on_the_slowest_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = iter(range(1000))
-    monkeypatch.setattr(machine, "cpu_ticks", lambda pid: next(ticks))
-    monkeypatch.setattr(machine, "state", lambda pid: "S")
-    told = LocalPulse(lambda: [Fixed(1), Fixed(2)])
-    assert told.look(50.0, finished=True) is None
-    monkeypatch.setattr(machine, "state", lambda pid: "T" if pid == 1 else "S")
-    assert [told.look(40.0, finished=False) for _ in range(3)] == [None, None, None], "3 times 50 s"
-    assert told.look(40.0, finished=False) == (
-        "a worker, process 1, T (stopped), has done nothing for 160 s; let it go on with kill -CONT 1, or end it, "
-        "and run the same command to continue"
-    )
+        list(found.map(sleep, [50, 50], what="encode"))
 
 
 @pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_stop_signals_are_for_the_parent_alone() -> None:
     with workers(ExecutorConfig(workers=2)) as found:
-        assert dict(found.map(signalled, range(4), what="test", tick=silent)) == {0: 0, 1: 1, 2: 2, 3: 3}
+        assert dict(found.map(signalled, range(4), what="test")) == {0: 0, 1: 1, 2: 2, 3: 3}
 
 
 def test_work_begins_while_tasks_are_still_found() -> None:
@@ -184,14 +207,8 @@ def test_work_begins_while_tasks_are_still_found() -> None:
         return number
 
     with ThreadPoolExecutor(2) as pool:
-        results = list(Workers(60, pool).map(note, found_slowly(), what="test", tick=silent))
+        results = list(Workers(60, pool).map(note, found_slowly(), what="test"))
     assert sorted(results) == [(number, number) for number in range(4)]
-
-
-def test_anything_that_speaks_concurrent_futures() -> None:
-    with ThreadPoolExecutor(3) as pool:
-        found = Workers(60, pool)
-        assert sorted(found.map(square, list(range(9)), what="test", tick=silent))[-1] == (8, 64)
 
 
 def test_cores_are_those_of_the_affinity_mask() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows whose label is missing, in every format and under every policy; files and folders of texts without labels."""
+"""Rows without a label, in every format and under every policy; files of texts without labels, to their shards."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import padless
 from harness.inference.config import EvaluateConfig
+from padless import open_dataset
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.split_names import ALL_SPLITS
+from preprocessing.base.split_names import ALL_SPLITS, NO_LABEL, UNLABELLED
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig, VocabularyConfig
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import Piece, read
 from preprocessing.corpus.sources import files, numbered, scan
-from preprocessing.dataset.shards import read_manifest
-from tests.corpora import Command, reviews, write_csv
+from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.text.vocabulary import Vocabulary
+from tests.corpora import Command, contents, reviews, write_csv
 
 pytestmark = pytest.mark.thorough
 
@@ -64,7 +65,6 @@ def as_parquet(path: Path, **columns: Any) -> Path:
 
 WRITERS = {
     "csv": lambda folder: write_csv(folder / "r.csv", [(text, label or "") for text, label in ROWS]),
-    "csv of spaces": lambda folder: write_csv(folder / "r.csv", [(text, label or "  ") for text, label in ROWS]),
     "null": lambda folder: as_jsonl(folder / "r.jsonl", [{"text": text, "label": label} for text, label in ROWS]),
     "absent": lambda folder: as_jsonl(
         folder / "r.jsonl", [{"text": text, **({"label": label} if label else {})} for text, label in ROWS]
@@ -88,21 +88,6 @@ def test_a_missing_label_in_every_format(kind: str, tmp_path: Path) -> None:
     (piece,), _ = pieces(tmp_path, path=path, missing_label="drop")
     assert (piece.without_label, piece.neutral, piece.filtered) == (2, 0, 0)
     assert piece.row.tolist() == [1, 3, 4, 6]
-
-
-def test_labels_that_are_mapped_may_be_missing_too(tmp_path: Path) -> None:
-    path = str(WRITERS["csv"](tmp_path))
-    labels = {"bad": ["neg"], "good": ["pos"]}
-    assert [row[1] for row in rows_of(tmp_path, path=path, labels=labels, missing_label="unlabelled")] == [
-        "good", None, "bad", "good", None, "bad",
-    ]  # fmt: skip
-    named = {"bad": ["neg"], "good": ["pos"], "none": [""]}
-    assert "unlabelled" not in {
-        row[2] for row in rows_of(tmp_path, path=path, labels=named, missing_label="unlabelled")
-    }
-    write_csv(tmp_path / "r.csv", [*ROWS[:2], ("a text", "odd")])
-    with pytest.raises(DataError, match="row 3: label 'odd' is not known"):
-        pieces(tmp_path, path=path, labels=labels, missing_label="unlabelled")
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -134,15 +119,6 @@ def test_a_column_of_splits_may_say_that_there_is_no_label(said: str, tmp_path: 
         assert rows_of(tmp_path, one, path=path, missing_label="drop") == expected[:2]
     with pytest.raises(DataError, match=f"split '{said}' is not known"):
         pieces(tmp_path, SplitConfig(column="split"), path=path)
-
-
-def test_a_label_that_few_rows_have_is_found(tmp_path: Path) -> None:
-    rows = [(text, label if row < 8 else "", row) for row, (text, label) in enumerate(reviews(60))]
-    path = str(write_csv(tmp_path / "r.csv", rows, header=("review", "mood", "number")))
-    with pytest.raises(DataError, match="has no column 'label', and none that looks like it"):
-        pieces(tmp_path, path=path)
-    found = rows_of(tmp_path, path=path, missing_label="unlabelled")
-    assert [row[1] for row in found] == [label or None for _, label, _ in rows]
 
 
 def folder(root: Path) -> Path:
@@ -199,30 +175,6 @@ def test_files_of_texts_without_labels(kind: str, tmp_path: Path) -> None:
     assert rows_of(tmp_path, splits, path=source, unlabelled_path=others) == expected
     lines = pieces(tmp_path, splits, path=source, unlabelled_path=others)[1]
     assert lines == [] if said is None else any(said in line for line in lines)
-
-
-@pytest.mark.parametrize("header", [("body",), ()])
-def test_a_file_of_one_column_is_texts_whatever_the_labelled_ones_are_called(
-    header: tuple[str, ...], tmp_path: Path
-) -> None:
-    labelled = write_csv(tmp_path / "r.csv", [("pos", "one text"), ("neg", "another")], header=())
-    others = write_csv(tmp_path / "o.csv", [(text,) for text in TEXTS], header=header)
-    named = {"columns": ["mood", "review"], "text_column": "review", "label_column": "mood"}
-    found = rows_of(tmp_path, path=str(labelled), unlabelled_path=str(others), **named)
-    assert found == [
-        ("one text", "pos", None),
-        ("another", "neg", None),
-        *[(text, None, "unlabelled") for text in TEXTS],
-    ]
-
-
-def test_a_frame_may_lack_labels(tmp_path: Path) -> None:
-    rows = reviews(60)
-    labels = [None if row % 3 == 2 else label for row, (_, label) in enumerate(rows)]
-    frame = pd.DataFrame({"review": [text for text, _ in rows], "mood": labels})
-    options = {"source.missing_label": "unlabelled", "executor.workers": 1, "quiet": True}
-    data = padless.prepare(frame, text="review", label="mood", output=tmp_path / "out", options=options)
-    assert list(data["unlabelled"]["row"]) == list(range(3, 61, 3))
 
 
 # What is wrong.
@@ -304,3 +256,176 @@ def test_dropped_rows_are_counted(tmp_path: Path, command: Command) -> None:
     whole = write_csv(tmp_path / "r.csv", reviews(60))
     assert command.build(whole, tmp_path / "all", "--source.missing_label", "unlabelled") == 0
     assert "unlabelled: every row has a label\n" in command.err
+
+
+# A split of their own.
+
+REVIEWS = reviews(120)
+OTHERS = [f"unseen {text}" for text, _ in reviews(150, seed=1)]
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    return write_csv(tmp_path / "labelled.csv", REVIEWS)
+
+
+def texts_in(path: Path, texts: list[str]) -> Path:
+    return write_csv(path, [(text,) for text in texts], header=("text",))
+
+
+def column(root: Path, name: str, split: str = UNLABELLED) -> np.ndarray:
+    """One column of a split, in the order of the shards."""
+    return np.concatenate([getattr(block, name) for block in Split(root, read_manifest(root), split).blocks])
+
+
+@pytest.mark.processes
+def test_texts_of_their_own_files_are_a_split(labelled: Path, tmp_path: Path, command: Command) -> None:
+    others = texts_in(tmp_path / "others.csv", OTHERS)
+    out = tmp_path / "out"
+    assert command.build(labelled, out, "--source.unlabelled_path", others, "--shards.rows", 50) == 0, command.err
+    manifest = read_manifest(out)
+    assert list(manifest.splits) == ["train", "validation", "test", "unlabelled"]
+    assert manifest.labels == ["negative", "positive"]
+    assert sorted(column(out, "row")) == list(range(len(REVIEWS) + 1, len(REVIEWS) + len(OTHERS) + 1))
+    assert set(column(out, "label")) == {NO_LABEL}
+    assert [info.path[:16] for info in manifest.splits["unlabelled"]] == [f"unlabelled/{at:05d}" for at in range(3)]
+    assert manifest.statistics["splits"]["unlabelled"]["rows"] == len(OTHERS)
+    assert manifest.statistics["unlabelled"]["shared"] == {"train": 0, "validation": 0, "test": 0}
+    assert "unlabelled: 150 of 150 rows without labels are kept\n" in command.err
+    assert command("check", out) == 0, command.err
+    more = ("--vocabulary.count_unlabelled", "false", "--shards.rows", 50)
+    cut = ("--source.part_mb", 0.005, "--executor.workers", 2)
+    assert command.build(labelled, tmp_path / "both", "--source.unlabelled_path", others, *more, *cut) == 0
+    assert command.build(labelled, tmp_path / "alone", "--shards.rows", 50) == 0
+    alone, there = contents(tmp_path / "alone"), contents(tmp_path / "both")
+    assert {name: there[name] for name in alone if name != "dataset.json"} == {
+        name: alone[name] for name in alone if name != "dataset.json"
+    }, "labelled shards are the same with and without unlabelled texts"
+
+
+@pytest.mark.parametrize("count", ["true", "false"])
+def test_the_vocabulary_counts_them_unless_told_otherwise(
+    count: str, labelled: Path, tmp_path: Path, command: Command
+) -> None:
+    out = tmp_path / "out"
+    others = texts_in(tmp_path / "others.csv", ["alpha beta", "alpha gamma"])
+    more = ("--source.unlabelled_path", others, "--vocabulary.count_unlabelled", count, "--vocabulary.min_count", 2)
+    assert command.build(labelled, out, *more) == 0, command.err
+    vocabulary = Vocabulary.read(out / "vocabulary.arrow")
+    counted = dict(zip(vocabulary.tokens.to_pylist(), vocabulary.counts.tolist(), strict=True))
+    assert (counted.get("alpha"), "beta" in counted) == ((2, False) if count == "true" else (None, False))
+    statistics = read_manifest(out).statistics
+    kept = sum(statistics["splits"][name]["tokens_kept"] for name in ("train", *(["unlabelled"] * (count == "true"))))
+    assert statistics["vocabulary"]["tokens_counted"] == kept
+
+
+# Texts that are somewhere else too.
+
+NAMED = [
+    (f"common {number} {word}", "good" if number % 2 else "bad", split)
+    for split, word in (("train", "a"), ("valid", "b"), ("test", "c"))
+    for number in range(4)
+]
+SHARED = [
+    "common 1 a",
+    "common 1 b",
+    "Common 2 <i>b</i>",
+    "common 3 c",
+    *["new one", "new one", "New  One"],
+    "newer",
+    ".",
+]
+KEPT_TEXTS = ["common 1 a", *["new one"] * 3, "newer", "<unk>"]
+ALL = ["common 1 a", "common 1 b", "common 2 b", "common 3 c", *["new one"] * 3, "newer", "<unk>"]
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> tuple[Path, Path]:
+    split = write_csv(tmp_path / "named.csv", NAMED, header=("text", "label", "split"))
+    return split, texts_in(tmp_path / "shared.csv", SHARED)
+
+
+@pytest.mark.parametrize(
+    ("policies", "kept", "dropped"),
+    [
+        ({}, KEPT_TEXTS, {"leaks": 3}),
+        ({"leaks": "keep"}, ALL, {}),
+        ({"duplicates": "drop"}, ["common 1 a", "new one", "newer", "<unk>"], {"leaks": 3, "duplicates": 2}),
+    ],
+)
+def test_texts_of_validation_and_test_are_left_out(
+    policies: dict[str, str], kept: list[str], dropped: dict[str, int], named: tuple[Path, Path], tmp_path: Path,
+    command: Command,
+) -> None:  # fmt: skip
+    source, shared = named
+    options = [word for key, value in policies.items() for word in (f"--quality.{key}", value)]
+    assert command.build(source, tmp_path / "out", "--source.unlabelled_path", shared, *options) == 0, command.err
+    assert list(open_dataset(tmp_path / "out")["unlabelled"]["text"]) == kept
+    statistics = read_manifest(tmp_path / "out").statistics
+    found = statistics["unlabelled"]
+    assert found["shared"] == {"train": 1, "validation": 2, "test": 1}
+    assert (found["rows"], found["empty"], found["duplicates"], found["dropped"]) == (len(SHARED), 1, 2, dropped)
+    assert statistics["dropped"] == {"neutral": 0, "filtered": 0, **dropped}
+    assert statistics["leaks"] == statistics["contradictions"] == 0
+    assert statistics["rows_kept"] == len(NAMED) + len(kept)
+    if not policies:
+        words = "3 have texts that validation or test holds (quality.leaks); 1 have texts that train holds too"
+        assert words in command.err
+        assert command("inspect", tmp_path / "out") == 0
+        assert words in command.out
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("leaks", "shared.csv: row 2: validation holds an equal text, and this one has no label (and 1 more); mend"),
+        ("duplicates", "shared.csv: row 6: an equal text without a label stands before it (and 1 more); mend the row"),
+    ],
+)
+def test_policies_can_refuse_them(
+    policy: str, expected: str, named: tuple[Path, Path], tmp_path: Path, command: Command
+) -> None:
+    source, shared = named
+    assert (
+        command.build(source, tmp_path / "out", "--source.unlabelled_path", shared, f"--quality.{policy}", "error") == 3
+    )
+    assert expected in command.err
+
+
+def test_groups_of_validation_and_test_are_left_out(tmp_path: Path, command: Command) -> None:
+    films = [(text, label, f"film {at % 12}") for at, (text, label) in enumerate(REVIEWS)]
+    source = write_csv(tmp_path / "films.csv", films, header=("text", "label", "film"))
+    others = [(text, f"film {at % 15}") for at, text in enumerate(OTHERS)]
+    grouped = write_csv(tmp_path / "others.csv", others, header=("text", "film"))
+    alone = texts_in(tmp_path / "alone.csv", ["no film at all"])
+    both = json.dumps([str(grouped), str(alone)])
+    more = ("--splits.group_column", "film", "--source.unlabelled_path", both)
+    assert command.build(source, tmp_path / "out", *more, "--splits.validation", 0.2) == 0, command.err
+    data = open_dataset(tmp_path / "out")
+    film = [film for _, _, film in films] + [film for _, film in others] + ["none"]
+    inside = {name: {film[row - 1] for row in data[name]["row"]} for name in data}
+    assert inside["unlabelled"] == inside["train"] | {"film 12", "film 13", "film 14", "none"}
+    measured = len(inside["validation"] | inside["test"])
+    assert data.manifest.statistics["unlabelled"]["groups_measured"] == 10 * measured > 0
+    assert f"{10 * measured} are of groups of validation or test (quality.leaks)" in command.err
+
+
+# What shows a dataset.
+
+
+def test_inspect_frames_and_check_know_rows_without_labels(labelled: Path, tmp_path: Path, command: Command) -> None:
+    out = tmp_path / "out"
+    assert command.build(labelled, out, "--source.unlabelled_path", texts_in(tmp_path / "o.csv", OTHERS)) == 0
+    assert command("inspect", out, "--json", "--plot", tmp_path / "out.png") == 0, command.err
+    found = json.loads(command.out)
+    split = found["splits"]["unlabelled"]
+    assert (split["rows"], split["labels"], split["unknown_rate"]) == (len(OTHERS), {}, 0.0)
+    assert {sample["label"] for sample in found["samples"]["unlabelled"]} == {None}
+    assert command("inspect", out) == 0
+    (line,) = [line.split() for line in command.out.splitlines() if line.startswith("negative")]
+    assert line[-1] == "-"
+    assert "(no label, " in command.out
+    frame = open_dataset(out)["unlabelled"]
+    assert frame["label"].isna().all()
+    assert list(frame["label"].cat.categories) == ["negative", "positive"]
+    assert isinstance(frame, pd.DataFrame)

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing.base.errors import DataError
-from preprocessing.text import html
 from preprocessing.text.resources import resolve
 from preprocessing.text.spans import spans_of
 from preprocessing.text.spec import TextSpec
@@ -77,7 +76,7 @@ def test_a_tokenizer_that_looks_at_its_neighbours() -> None:
 
 def test_only_what_is_kept_is_looked_for() -> None:
     tokenize = tokenizer()
-    text = "one, two <b>three</b> " * 20_000 + "the very end"
+    text = "one, two <b>three</b> " * 5_000 + "the very end"
     assert placed(tokenize, text, (4, 3)) == [
         *(("one", "one"), ("two", "two"), ("three", "three"), ("one", "one")),
         *(("the", "the"), ("very", "very"), ("end", "end")),
@@ -94,39 +93,16 @@ def test_only_what_is_kept_is_looked_for() -> None:
     assert sum(ask) < 1000
 
 
-def test_nothing_and_nothing_but_markup() -> None:
-    assert placed(tokenizer(), "") == []
-    assert placed(tokenizer(), "<br/> ... &amp;") == []
-
-
-PARTS = [
-    "a",
-    "Film",
-    "é",
-    "e\u0301",
-    "'",
-    "’",
-    "-",
-    ".",
-    ",",
-    " ",
-    "\n",
-    "<b>",
-    "</b>",
-    "<!--",
-    "-->",
-    "<",
-    ">",
-    "&amp;",
-]
-PARTS += ["&", ";", '"', "\x00", "ß", "好", "İ", "\u00ad", "<script>", "=", "4"]
+PARTS = ["a", "Film", "é", "e\u0301", "'", "’", "-", ".", ",", " ", "\n", "<b>", "</b>", "<!--", "-->", "<", ">"]
+PARTS += ["&amp;", "&", ";", '"', "\x00", "ß", "好", "İ", "\u00ad", "<script>", "=", "4"]
+WORDS = tokenizer()
 
 
 @pytest.mark.thorough
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(PARTS), max_size=30).map("".join))
 def test_any_text_is_placed_in_order(text: str) -> None:
-    tokenize = tokenizer()
+    tokenize = WORDS
     (tokens,) = tokenize([text]).to_lists()
     spans = spans_of(text, tokens, [], lambda some: tokenize(some).to_lists(), strip_html=True)
     assert len(spans) == len(tokens)
@@ -136,11 +112,3 @@ def test_any_text_is_placed_in_order(text: str) -> None:
     for token, span in zip(tokens, spans, strict=True):
         if span is not None:
             assert token in tokenize([text[slice(*span)]]).to_lists()[0]
-
-
-@given(st.lists(st.sampled_from(PARTS), max_size=30).map("".join))
-def test_what_is_visible_is_what_is_left(text: str) -> None:
-    spans = html.visible(text)
-    assert [place for span in spans for place in span] == sorted(place for span in spans for place in span)
-    joined = " ".join(text[start:end] for start, end in spans)
-    assert html.clean(text) == (html.html.unescape(joined) if "&" in joined else joined)

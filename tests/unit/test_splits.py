@@ -1,23 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splits: by seed, stratified, equal texts together; policies for suspect rows."""
+"""Splits and folds: by seed, stratified, equal texts and groups together; suspect rows; what is refused."""
 
 from __future__ import annotations
 
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import NO_SPLIT, SPLITS
 from preprocessing.base.split_names import TEST_NUMBER as TEST
 from preprocessing.base.split_names import TRAIN_NUMBER as TRAIN
 from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import QualityConfig, SplitConfig
+from preprocessing.dataset.frames import Dataset
+from preprocessing.dataset.shards import Split, read_manifest
+from preprocessing.dataset.statistics import groups_in_words
+from preprocessing.dataset.verification import fold_problems
 from preprocessing.job.decisions import DROPPED, decide
-from preprocessing.job.grouping import Groups, assign, fill
+from preprocessing.job.grouping import assign, assign_folds, assign_groups, components, fill, off_shares
 from preprocessing.job.rows import Rows
+from preprocessing.job.splits import fold_rows
+from tests.corpora import Command, contents, reviews, write_csv
+
+pytestmark = pytest.mark.thorough
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
 
 
 def rows_of(text: list[int], label: list[int] | None = None, named: list[int] | None = None, **more: Any) -> Rows:
@@ -69,26 +88,11 @@ def test_every_label_is_divided_to_the_row_where_no_text_repeats(few: int, many:
         assert (inside == VALIDATION).sum() == max(int(total * 0.1 + 0.5), 1)
 
 
-def test_another_seed_is_another_split() -> None:
-    text, label, row = np.arange(1000, dtype=np.uint64), np.zeros(1000, int), np.arange(1000)
-    first, second = (assign(text, label, row, seed=seed, validation=0.1, test=0.1) for seed in (0, 1))
-    assert (first == TEST).sum() == (second == TEST).sum() == 100
-    assert (first != second).sum() > 100
-
-
 def test_large_groups_go_to_training() -> None:
     sizes = np.array([500, 1, 1, 2, 1, 3] + [1] * 92)
     split = fill(sizes, 0.05, 0.05)
     assert split[0] == TRAIN
     assert sizes[split == TEST].sum() == sizes[split == VALIDATION].sum() == 30
-
-
-def test_groups() -> None:
-    groups = Groups.of(np.array([7, 5, 7, 5, 9], np.uint64), np.array([3, 1, 2, 5, 4]))
-    assert groups.sizes.tolist() == [2, 2, 1]
-    assert groups.first(np.array([30, 10, 20, 50, 40])).tolist() == [10, 20, 40]
-    assert groups.repeats().tolist() == [True, False, False, True, False]
-    assert len(Groups.of(np.zeros(0, np.uint64), np.zeros(0, int))) == 0
 
 
 def decided(rows: Rows, splits: SplitConfig | None = None, **policies: Any) -> tuple[list[int], dict[str, Any]]:
@@ -138,3 +142,389 @@ def test_empty_texts_are_no_duplicates() -> None:
     assert decision == [TRAIN] * 3
     assert (report["empty"], report["contradictions"]) == (2, 0)
     assert decided(rows, empty="drop")[0] == [DROPPED, DROPPED, TRAIN]
+
+
+# By groups.
+
+SIZES = st.lists(st.integers(1, 25), min_size=6, max_size=60)
+FRACTIONS = st.sampled_from([0.0, 0.1, 0.25])
+
+
+def grouped_corpus(sizes: list[int], labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """``(group, label)`` of groups of these sizes; each has a taste of its own for labels."""
+    random = np.random.default_rng(seed)
+    hashes = random.choice(1 << 62, len(sizes), replace=False).astype(np.uint64) + np.uint64(1)
+    taste = random.dirichlet(np.ones(labels), len(sizes))
+    label = np.concatenate([random.choice(labels, size, p=p) for size, p in zip(sizes, taste, strict=True)])
+    return np.repeat(hashes, sizes), label
+
+
+@settings(deadline=None, max_examples=40)
+@given(SIZES, st.integers(1, 4), st.integers(0, 9), FRACTIONS, FRACTIONS)
+def test_groups_stay_whole_and_shares_are_met_within_the_largest(
+    sizes: list[int], labels: int, seed: int, validation: float, test: float
+) -> None:
+    group, label = grouped_corpus(sizes, labels, seed)
+    row = np.arange(1, len(group) + 1)
+    shares = {"validation": validation, "test": test}
+    split = assign_groups(group, label, row, seed=seed, **shares)
+    for value in np.unique(group):
+        assert len(set(split[group == value].tolist())) == 1
+    for number, fraction in ((VALIDATION, validation), (TEST, test)):
+        assert fraction > 0 or not (split == number).any()
+    assert abs(off_shares(split, label, **shares)).max() <= max(sizes)
+    shuffled = np.random.default_rng(seed).permutation(len(group))
+    again = assign_groups(group[shuffled], label[shuffled], row[shuffled], seed=seed, **shares)
+    assert (again == split[shuffled]).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(1, 9), min_size=3, max_size=7), st.integers(0, 20))
+def test_few_groups_are_packed_nearly_as_well_as_can_be(sizes: list[int], seed: int) -> None:
+    group, label = grouped_corpus(sizes, 2, seed)
+    hashes, node = np.unique(group, return_inverse=True)
+    kept_back = {int(hashes[node[label == value]][0]) for value in range(2) if len(set(node[label == value])) == 1}
+
+    def miss(split: np.ndarray) -> int:
+        return int((off_shares(split, label, 0.3, 0.0).astype(int) ** 2).sum())
+
+    best = min(
+        miss(np.array(choice)[node])
+        for choice in itertools.product((TRAIN, VALIDATION), repeat=len(hashes))
+        if not any(choice[place] and int(hashes[place]) in kept_back for place in range(len(hashes)))
+    )
+    found = miss(assign_groups(group, label, np.arange(len(group)), seed=seed, validation=0.3, test=0.0))
+    assert found <= best + max(sizes) ** 2
+
+
+def test_equal_texts_join_groups_and_empty_ones_do_not() -> None:
+    text = np.array([1, 2, 2, 3, 3, 4, 5, 5, 0, 0], np.uint64)
+    group = np.array([10, 10, 20, 20, 30, 40, 0, 0, 50, 60], np.uint64)
+    found = components(group, text, text > 0)
+    assert found.tolist() == [10, 10, 10, 10, 10, 40, 5, 5, 50, 60]
+
+
+def rows_in(group: list[int], named: list[int], text: list[int] | None = None) -> Rows:
+    label = (np.arange(len(group)) % 2).tolist()
+    return rows_of(text or list(range(1000, 1000 + len(group))), label, named, group=np.array(group, np.uint64))
+
+
+def decided_by_group(rows: Rows, **splits: Any) -> tuple[list[int], dict[str, Any]]:
+    config = SplitConfig(group_column="film", **{"validation": 0.0, "test": 0.0, **splits})
+    decision, report = decide(rows, QualityConfig(), config, 0, str, lambda group: f"film {group}")
+    return decision.tolist(), report["groups"]
+
+
+def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:
+    named = [TRAIN, TEST, TRAIN, TRAIN, TEST, TEST, TRAIN, VALIDATION]
+    decision, groups = decided_by_group(rows_in([1, 1, 2, 2, 2, 3, 0, 0], named))
+    assert decision == named
+    assert (groups["groups"], groups["rows_without"], groups["largest"]) == (3, 2, {"name": "film 2", "rows": 3})
+    expected = {"groups": 2, "rows": {"train": 3, "test": 2}, "names": ["film 1", "film 2"]}
+    assert groups["shared"] == [expected]
+    shared = "share 2 groups of film ('film 1', 'film 2'): 3 rows in train and 2 rows in test"
+    assert groups_in_words(groups)[1] == f"the source's own train and test {shared}"
+    _, groups = decided_by_group(rows_in([1, 1, 2, 2], [TRAIN, TRAIN, TEST, TEST]))
+    assert groups_in_words(groups)[1] == "the source's own train and test share no group of film"
+
+
+def test_rows_without_a_split_follow_their_group() -> None:
+    named = [TEST, NO_SPLIT, NO_SPLIT, TRAIN, TRAIN, TEST, *[NO_SPLIT] * 40]
+    group = [1, 1, 2, 2, 3, 3, *np.repeat(range(10, 20), 4).tolist()]
+    decision, groups = decided_by_group(rows_in(group, named), validation=0.25)
+    assert decision[:2] == [TEST, TEST]
+    assert decision[4:6] == [TRAIN, TEST]
+    assert decision[2] == decision[3]
+    assert groups["followed"] == 1
+    assert groups["cut"]["validation"]["rows"] == decision.count(VALIDATION) > 0
+    for value in range(10, 20):
+        assert len({split for split, its in zip(decision, group, strict=True) if its == value}) == 1
+
+
+def test_equal_texts_in_two_groups_keep_them_together() -> None:
+    group = np.repeat(range(1, 41), 5).tolist()
+    text = list(range(1000, 1200))
+    text[3], text[8], text[9], text[14] = 1, 1, 2, 2
+    decision, groups = decided_by_group(rows_in(group, [NO_SPLIT] * 200, text), validation=0.2, test=0.2)
+    assert len(set(decision[:15])) == 1
+    assert groups["joined"] == 2
+    assert [decision.count(number) for number in range(len(SPLITS))] == [120, 40, 40]
+
+
+def test_groups_of_no_use_are_refused() -> None:
+    unnamed = [NO_SPLIT] * 20
+    with pytest.raises(DataError, match=r"'film' has another value in each of the 20 rows"):
+        decided_by_group(rows_in(list(range(1, 21)), unnamed), validation=0.1)
+    with pytest.raises(DataError, match=r"'film' is empty in every row"):
+        decided_by_group(rows_in([0] * 20, unnamed), validation=0.1)
+    with pytest.raises(DataError, match=r"a split other than train for all groups, so none is left to cut from"):
+        decided_by_group(rows_in([1, 1, 2, 2], [TRAIN, TEST, TRAIN, TEST]), validation=0.1)
+    with pytest.raises(DataError, match=r"into the split validation: the largest of 2, 'film 2', holds 14 of 20 rows"):
+        decided_by_group(rows_in([1] * 6 + [2] * 14, unnamed), validation=0.1)
+
+
+FILMS = 60
+FILM_ROWS = [
+    (text, ("no", "yes", "maybe")[at * at % 7 % 3], f"film {at % FILMS}") for at, (text, _) in enumerate(reviews(600))
+]
+
+
+@pytest.mark.processes
+def test_no_film_is_in_two_splits(tmp_path: Path, command: Command) -> None:
+    source = write_csv(tmp_path / "reviews.csv", FILM_ROWS, header=("text", "label", "film"))
+    run = ("--splits.group_column", "film", "--splits.validation", 0.2)
+    assert command.build(source, tmp_path / "b", *run, "--executor.workers", 2, "--source.part_mb", 0.005) == 0
+    assert command.build(source, tmp_path / "a", *run) == 0
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    manifest, films = read_manifest(tmp_path / "a"), dict[str, set[str]]()
+    for name in manifest.splits:
+        for block in Split(tmp_path / "a", manifest, name).blocks:
+            for row in block.row:
+                films.setdefault(FILM_ROWS[row - 1][2], set()).add(name)
+    assert {len(splits) for splits in films.values()} == {1}
+    assert [manifest.rows(name) for name in SPLITS] == [420, 120, 60]
+    assert "splits: by film: 60 groups, the largest 'film" in command.err
+    assert "validation 120 rows (20.00%, wanted 20.00%); test 60 rows (10.00%, wanted 10.00%)" in command.err
+    assert command("inspect", tmp_path / "a") == 0
+    assert "splits by film: 60 groups, the largest 'film" in command.out
+
+
+# Folds.
+
+
+@given(TEXTS, st.integers(2, 7), st.integers(0, 3))
+def test_a_group_is_never_cut_and_the_order_of_rows_does_not_matter(
+    rows: list[tuple[int, int]], folds: int, seed: int
+) -> None:
+    group, label = np.array([one for one, _ in rows], np.uint64), np.array([one for _, one in rows])
+    row = np.arange(1, len(rows) + 1)
+    fold = assign_folds(group, label, row, folds=folds, seed=seed)
+    assert ((fold >= 0) & (fold < folds)).all()
+    for value in np.unique(group):
+        assert len(set(fold[group == value].tolist())) == 1
+    shuffled = np.random.default_rng(seed).permutation(len(rows))
+    again = assign_folds(group[shuffled], label[shuffled], row[shuffled], folds=folds, seed=seed)
+    assert (again == fold[shuffled]).all()
+
+
+@given(st.integers(10, 300), st.integers(10, 300), st.integers(2, 9))
+def test_single_texts_are_dealt_evenly_label_by_label(few: int, many: int, folds: int) -> None:
+    label = np.array([0] * few + [1] * many)
+    texts = np.random.default_rng(few).permutation(few + many).astype(np.uint64)
+    fold = assign_folds(texts, label, np.arange(few + many), folds=folds, seed=0)
+    for counts in (np.bincount(fold[label == value], minlength=folds) for value in (0, 1)):
+        assert counts.max() - counts.min() <= 1
+    total = np.bincount(fold, minlength=folds)
+    assert total.max() - total.min() <= 1
+
+
+def test_only_rows_of_training_and_validation_have_a_fold() -> None:
+    decision = np.array([0, 1, 2, -1] * 10, np.int8)
+    fold, found = fold_rows(rows_of(list(range(40)), [0, 0, 0, 0, 1, 1, 1, 1] * 5), decision, 2, 0, ["a", "b"], None)
+    assert (fold >= 0).tolist() == [True, True, False, False] * 10
+    assert found == {"rows": [10, 10], "labels": [[5, 5], [5, 5]], "kept_together": 20}
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "said"),
+    [
+        ([1, 1, 2, 2], [0, 1, 0, 1], "5 folds, but only 2 different texts outside of test; ask for fewer folds"),
+        ([1, 1, 2, 3, 4, 5], [1, 1, 0, 0, 0, 0], "all 2 rows of the label 'b' fall into fold 0, so a training without"),
+        ([1, 2, 3, 4, 5], [0, 0, 0, 1, 1], "has 1 rows of 1 label, and nothing can be measured on it"),
+    ],
+)
+def test_folds_that_cannot_be_used_get_a_sentence(text: list[int], label: list[int], said: str) -> None:
+    with pytest.raises(DataError, match=f"splits.folds: .*{said}"):
+        fold_rows(rows_of(text, label), np.zeros(len(text), np.int8), 5, 0, ["a", "b"], None)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Reviews of twenty films, each text once."""
+    rows = [(text, label, f"film {row % 20}") for row, (text, label) in enumerate(reviews(240))]
+    random = np.random.default_rng(0)
+    return write_csv(tmp_path / "c.csv", [rows[row] for row in random.permutation(240)], ("text", "label", "film"))
+
+
+def folds_of(root: Path) -> dict[int, int]:
+    """Row of the source -> its fold."""
+    manifest = read_manifest(root)
+    shards = [shard for name in SPLITS[:2] for shard in Split(root, manifest, name).shards]
+    return {int(row): int(shard.info.fold or 0) for shard in shards for block in shard.blocks for row in block.row}
+
+
+@pytest.mark.parametrize("column", [None, "film"])
+def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(
+    capsys: pytest.CaptureFixture[str], corpus: Path, tmp_path: Path, column: str | None
+) -> None:
+    command = Command(capsys)
+    keys = ["--executor.workers", 1, "--vocabulary.min_count", 1, "--text.max_tokens", 128, "--shards.rows", 100]
+    keys += [] if column is None else ["--splits.group_column", column, "--splits.validation", 0.2]
+    assert command("run", corpus, *keys, "--output", tmp_path / "plain") == 0
+    assert command("run", corpus, *keys, "--splits.folds", 4, "--output", tmp_path / "cut") == 0
+    assert "folds: 4 folds of " in command.err
+    again = ("--source.part_mb", 0.004)
+    assert command("run", corpus, *keys, *again, "--splits.folds", 4, "--output", tmp_path / "again") == 0
+    assert contents(tmp_path / "again") == contents(tmp_path / "cut")
+    plain, cut = read_manifest(tmp_path / "plain"), read_manifest(tmp_path / "cut")
+    assert (plain.folds, cut.folds) == (0, 4)
+    assert '"fold' not in (tmp_path / "plain" / "dataset.json").read_text()
+    assert plain.vocabulary_hash == cut.vocabulary_hash
+    for split in SPLITS:
+        both = [
+            sorted(int(row) for block in Split(tmp_path / name, manifest, split).blocks for row in block.row)
+            for name, manifest in (("plain", plain), ("cut", cut))
+        ]
+        assert both[0] == both[1]
+    found = folds_of(tmp_path / "cut")
+    assert len(found) == cut.rows("train") + cut.rows("validation")
+    assert set(found.values()) == {0, 1, 2, 3}
+    if column is not None:
+        films = {row: line.rsplit(",", 1)[1] for row, line in enumerate(corpus.read_text().splitlines())}
+        assert len({(films[row], fold) for row, fold in found.items()}) == len({films[row] for row in found})
+    frame = Dataset(tmp_path / "cut")["train"]
+    assert dict(zip(frame["row"], frame["fold"], strict=True)).items() <= found.items()
+    assert "fold" not in Dataset(tmp_path / "cut")["test"].columns
+    assert command("check", tmp_path / "cut") == 0
+    assert "rows in 4 folds" in command.out
+    assert command("inspect", tmp_path / "cut") == 0
+    assert "folds: 4 folds of " in command.out
+
+
+def test_a_shard_that_lost_its_fold_is_a_problem(
+    capsys: pytest.CaptureFixture[str], corpus: Path, tmp_path: Path
+) -> None:
+    assert Command(capsys)("run", corpus, "--executor.workers", 1, "--splits.folds", 3, "--output", tmp_path / "d") == 0
+    manifest = read_manifest(tmp_path / "d")
+    assert list(fold_problems(manifest)) == []
+    first, *others = manifest.splits["train"]
+    lost = replace(manifest, splits={**manifest.splits, "train": [replace(first, fold=None), *others]})
+    said = list(fold_problems(lost))
+    assert len(said) == 2
+    assert "gives it fold None" in said[0]
+    assert "the manifest's statistics say" in said[1]
+    stored = json.loads((tmp_path / "d" / "dataset.json").read_text())["splits"]
+    assert all("fold" not in shard for shard in stored["test"])
+    assert all("fold" in shard for shard in stored["train"] + stored["validation"])
+
+
+# What is refused.
+
+ROWS, MANY = reviews(60), reviews(1001)
+
+
+def table(rows: Sequence[Sequence[object]], header: tuple[str, ...] = ("text", "label")) -> Callable[[Path], Path]:
+    return lambda folder: write_csv(folder / "reviews.csv", rows, header=header)
+
+
+WRONG_DATA = {
+    "more classes than labels have": (
+        table([(text, f"id{at}") for at, (text, _) in enumerate(MANY)]),
+        [],
+        "reviews.csv: column 'label' has more than 1,000 different values ('id0', 'id1', 'id10', …): is it the label?",
+    ),
+    "several unknown splits": (
+        table([(*row, ("train", "a", "b")[at % 3]) for at, row in enumerate(ROWS)], header=("text", "label", "part")),
+        ["--splits.column", "part"],
+        "reviews.csv: row 2: split 'a' is not known (nor 'b')",
+    ),
+    "named split without a row": (
+        table([(*row, "train") for row in ROWS], header=("text", "label", "part")),
+        ["--splits.column", "part", "--splits.names", "{test: [te, 2]}"],
+        "splits.names.test: no row has one of these in 'part': 'te', '2'",
+    ),
+    "missing group column": (
+        table(ROWS),
+        ["--splits.group_column", "film"],
+        "reviews.csv: has no column 'film'; it has 'text', 'label'; set splits.group_column",
+    ),
+    "group column that is unique": (
+        table([(*row, at) for at, row in enumerate(ROWS)], header=("text", "label", "id")),
+        ["--splits.group_column", "id"],
+        "splits.group_column: 'id' has another value in each of the 60 rows, so it keeps none together",
+    ),
+    "texts that repeat": (
+        table([(f"text {at % 213} of them", f"class {at % 213 % 60}") for at in range(600)]),
+        [],
+        "split validation: no row is left for it: 600 of 600 rows may be in it, 600 are kept, of 213 different texts",
+    ),
+    "labels that occur once": (
+        table([(text, f"id{at}") for at, (text, _) in enumerate(ROWS)]),
+        [],
+        "of 60 different texts and at most 1 of one label; it is cut from labels of 3 rows or more",
+    ),
+    "every row named for another split": (
+        table([(*row, ("test", "dev")[at % 4 < 2]) for at, row in enumerate(ROWS)], header=("text", "label", "part")),
+        ["--splits.column", "part"],
+        "split train: no row is left for it: 0 of 60 rows may be in it",
+    ),
+    "every row of a split dropped": (
+        table(
+            [(*row, ("train", "test")[at // 60]) for at, row in enumerate(ROWS * 2)],
+            header=("text", "label", "part"),
+        ),
+        ["--splits.column", "part"],
+        "split train: no row is left for it: 60 of 120 rows may be in it, quality.leaks leaves out 60 rows, 0 are kept",
+    ),
+    "a split whose texts are empty": (
+        table(
+            [*((*row, "") for row in ROWS), *(("", label, "test") for _, label in ROWS[:6])],
+            header=("text", "label", "part"),
+        ),
+        ["--splits.column", "part", "--quality.empty", "drop"],
+        "split test: no row is left for it: 6 of 66 rows may be in it, quality.empty leaves out 6 rows, 0 are kept",
+    ),
+    "a file of a split without a row": (
+        lambda folder: write_csv(folder / "reviews.csv", ROWS),
+        ["--source.test_path", "empty.csv"],
+        "empty.csv: holds no row; give it some, or leave it out of source.test_path",
+    ),
+    "groups too large for a split": (
+        table([(*row, "ab"[at > 19]) for at, row in enumerate(ROWS)], header=("text", "label", "film")),
+        ["--splits.group_column", "film"],
+        "splits.group_column: 'film': no group fits into the split validation: the largest of 2, 'b', holds 40 of 60",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_DATA)
+def test_wrong_data_is_named_and_ends_with_3(
+    case: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, arguments, expected = WRONG_DATA[case]
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "neutral.csv", [(text, "odd") for text, _ in ROWS])
+    write_csv(tmp_path / "empty.csv", [])
+    (tmp_path / "in").mkdir()
+    code = command.build(write(tmp_path / "in"), tmp_path / "out", *arguments)
+    assert (code, expected in command.sentence) == (3, True), command.sentence
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+WRONG_CONFIGURATION = {
+    "group column that is the label": (["--splits.group_column", "label"], "splits.group_column: 'label'"),
+    "group column that is the split": (
+        ["--splits.group_column", "part", "--splits.column", "part"],
+        "splits.group_column: 'part' is already splits.column",
+    ),
+    "labels that are a word": (["--source.labels", "found"], "source.labels: 'found' is out of range: expected auto"),
+    "split names without a column": (
+        ["--splits.names", "{test: [te]}"],
+        "splits.names: it maps values of splits.column",
+    ),
+    "split names of no split": (
+        ["--splits.names", "{tset: [te]}", "--splits.column", "part"],
+        "splits.names: 'tset' is out of range: expected the splits train, validation, test",
+    ),
+    "split name with two meanings": (
+        ["--splits.names", "{test: [0], train: ['0']}", "--splits.column", "part"],
+        "splits.names.train: '0' already means test",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_CONFIGURATION)
+def test_wrong_configuration_is_named_and_ends_with_2(case: str, tmp_path: Path, command: Command) -> None:
+    arguments, expected = WRONG_CONFIGURATION[case]
+    code = command.build(write_csv(tmp_path / "reviews.csv", ROWS), tmp_path / "out", *arguments)
+    assert (code, expected in command.sentence) == (2, True), command.sentence

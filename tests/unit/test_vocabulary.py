@@ -1,48 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vocabulary: one order for any order of counting, reserved rows, bytes that carry their own hash."""
+"""Counting, merging, freezing and storing a vocabulary; and taking over that of a run, a bundle or a dataset."""
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.rundir.bundle_files import INDEX, KIND, write_vocabulary
+from harness.rundir.layout import BUNDLE
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.config import PreprocessConfig
+from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
+from preprocessing.job import vocabulary_base
+from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
-from preprocessing.text.vocabulary import PAD, UNK, Counts, Vocabulary, count, freeze
+from preprocessing.text.vocabulary import PAD, UNK, Counts, Vocabulary, VocabularyConfig, count, extended, freeze
+from tests.corpora import Command, reviews, write_csv
+from tests.datasets import write_dataset
+
+pytestmark = pytest.mark.thorough
 
 
 def counts(**table: int) -> Counts:
     return Counts(pa.array(list(table), pa.large_string()), np.array(list(table.values()), np.int64))
 
 
-def test_order_is_count_then_bytes() -> None:
+def test_order_is_count_then_bytes_and_reserved_rows_come_first() -> None:
     vocabulary = freeze(counts(b=2, a=2, é=2, Z=2, c=9, rare=1), min_count=2, max_size=None)
     assert vocabulary.tokens.to_pylist() == ["<pad>", "<unk>", "c", "Z", "a", "b", "é"]
     assert vocabulary.counts.tolist() == [0, 1, 9, 2, 2, 2, 2]
     assert (PAD, UNK) == (0, 1)
+    bounded = freeze(counts(a=3, b=2, c=1), min_count=1, max_size=4)
+    assert (bounded.tokens.to_pylist(), bounded.counts.tolist()) == (["<pad>", "<unk>", "a", "b"], [0, 1, 3, 2])
+    spelt = freeze(Counts(pa.array(["<pad>", "<unk>", "x"], pa.large_string()), np.array([5, 4, 3])), 1, None)
+    assert (spelt.tokens.to_pylist(), spelt.counts.tolist()) == (["<pad>", "<unk>", "x"], [0, 9, 3])
+    assert spelt.lookup(pa.array(["<pad>", "<unk>", "x", "y"])).tolist() == [1, 1, 2, 1]
 
 
-def test_max_size_counts_the_reserved_rows() -> None:
-    vocabulary = freeze(counts(a=3, b=2, c=1), min_count=1, max_size=4)
-    assert vocabulary.tokens.to_pylist() == ["<pad>", "<unk>", "a", "b"]
-    assert len(vocabulary) == 4
-    assert vocabulary.counts.tolist() == [0, 1, 3, 2]
-
-
-def test_a_corpus_that_spells_reserved_tokens_gets_unk_for_them() -> None:
-    vocabulary = freeze(Counts(pa.array(["<pad>", "<unk>", "x"], pa.large_string()), np.array([5, 4, 3])), 1, None)
-    assert vocabulary.tokens.to_pylist() == ["<pad>", "<unk>", "x"]
-    assert vocabulary.counts.tolist() == [0, 9, 3]
-    assert vocabulary.lookup(pa.array(["<pad>", "<unk>", "x", "y"])).tolist() == [1, 1, 2, 1]
-
-
+@settings(max_examples=50)
 @given(st.lists(st.dictionaries(st.text(max_size=3), st.integers(1, 5), max_size=6), min_size=1, max_size=6))
 def test_any_merge_order_gives_the_same_vocabulary(parts: list[dict[str, int]]) -> None:
     tables = [
@@ -60,8 +64,7 @@ def test_any_merge_order_gives_the_same_vocabulary(parts: list[dict[str, int]]) 
 
 
 def test_count_counts_tokens_of_texts() -> None:
-    tokens = Tokenizer(TextPipeline(TextSpec(), (), {}))(["a b a", "", "b a"])
-    table = count(tokens)
+    table = count(Tokenizer(TextPipeline(TextSpec(), (), {}))(["a b a", "", "b a"]))
     assert dict(zip(table.types.to_pylist(), table.counts.tolist(), strict=True)) == {"a": 3, "b": 2}
 
 
@@ -69,34 +72,24 @@ def test_count_counts_tokens_of_texts() -> None:
 def test_lookup_is_the_same_for_few_and_for_many_types(size: int) -> None:
     vocabulary = freeze(counts(**{f"w{number:03}": 1 for number in range(size)}), 1, None)
     for types in (["w001", "zz", "<pad>"], ["w001", "zz", "<pad>"] * 60):
-        expected = [3, 1, 1] * (len(types) // 3)
-        assert vocabulary.lookup(pa.array(types, pa.string())).tolist() == expected
-        assert vocabulary.lookup(pa.array(types, pa.string())).dtype == np.int32
+        found = vocabulary.lookup(pa.array(types, pa.string()))
+        assert (found.tolist(), found.dtype) == ([3, 1, 1] * (len(types) // 3), np.int32)
 
 
-def test_hash_changes_with_a_token_and_with_a_count() -> None:
-    hashes = {
-        freeze(table, 1, None).hash for table in (counts(a=2, b=1), counts(a=2, c=1), counts(a=3, b=1), counts(ab=2))
-    }
-    assert len(hashes) == 4
-
-
-def test_write_and_read(tmp_path: Path) -> None:
-    vocabulary = freeze(counts(film=3, é=2), 1, None)
-    vocabulary.write(tmp_path / "vocabulary.arrow")
-    again = Vocabulary.read(tmp_path / "vocabulary.arrow")
-    assert again.hash == vocabulary.hash
-    assert again.tokens.to_pylist() == ["<pad>", "<unk>", "film", "é"]
-    assert again.counts.tolist() == [0, 0, 3, 2]
-    assert [path.name for path in tmp_path.iterdir()] == ["vocabulary.arrow"]
-
-
-def test_a_flipped_byte_or_a_cut_is_named(tmp_path: Path) -> None:
+def test_it_is_read_as_it_was_written_or_what_is_wrong_is_named(tmp_path: Path) -> None:
     path = tmp_path / "vocabulary.arrow"
-    freeze(counts(**{f"token{number}": number + 1 for number in range(50)}), 1, None).write(path)
+    vocabulary = freeze(counts(**{f"token{number}": number + 1 for number in range(50)}, é=99), 1, None)
+    vocabulary.write(path)
+    again = Vocabulary.read(path)
+    assert (again.hash, again.tokens, again.counts.tolist()) == (
+        vocabulary.hash,
+        vocabulary.tokens,
+        vocabulary.counts.tolist(),
+    )
+    others = (counts(a=2, b=1), counts(a=2, c=1), counts(a=3, b=1), counts(ab=2))
+    assert len({freeze(table, 1, None).hash for table in others}) == 4
     whole = path.read_bytes()
-    at = whole.index(b"token42")
-    path.write_bytes(whole[:at] + b"T" + whole[at + 1 :])
+    path.write_bytes(whole.replace(b"token42", b"Token42", 1))
     with pytest.raises(DataError, match=r"vocabulary\.arrow is damaged"):
         Vocabulary.read(path)
     path.write_bytes(whole[: len(whole) // 2])
@@ -110,6 +103,162 @@ def test_bounds_that_leave_nothing() -> None:
     with pytest.raises(DataError, match="min_count = 9"):
         freeze(counts(a=1), 9, None)
     with pytest.raises(ConfigError, match=r"vocabulary\.min_count: 0 is out of range: expected at least 1"):
-        freeze(counts(a=1), 0, None)
+        VocabularyConfig(min_count=0)
     with pytest.raises(ConfigError, match=r"vocabulary\.max_size: 2 is out of range: expected at least 3"):
-        freeze(counts(a=1), 1, 2)
+        VocabularyConfig(max_size=2)
+
+
+# vocabulary.base
+
+NEW = [*reviews(120, seed=3), *[(f"brandnew word{number % 3} number {number}", "positive") for number in range(30)]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset, and a run with a bundle of it."""
+    root = tmp_path_factory.mktemp("base")
+    write_dataset(root / "data", {"train": 200, "validation": 20}, widths=(64,))
+    write_vocabulary(root / "run" / BUNDLE, root / "data")
+    (root / "run" / BUNDLE / INDEX).write_text(index_of(root / "data"))
+    return root
+
+
+def index_of(data: Path, **more: object) -> str:
+    manifest = read_manifest(data)
+    content = {"format": KIND[0], "text": manifest.text, "vocabulary_hash": manifest.vocabulary_hash}
+    return json.dumps({**content, **more})
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_csv(tmp_path_factory.mktemp("source") / "new.csv", NEW)
+
+
+def build(command: Command, source: Path, output: Path, base: Path, *more: object) -> int:
+    words = ("--source.path", source, "--output", output, "--executor.workers", 1, "--text.max_tokens", 64)
+    return command("run", *words, "--vocabulary.base", base, *more)
+
+
+def tokens(root: Path) -> list[str]:
+    return Vocabulary.read(root / VOCABULARY).tokens.to_pylist()
+
+
+@pytest.mark.parametrize("place", ["data", "run", f"run/{BUNDLE}"])
+def test_new_texts_have_the_ids_of_the_base(
+    place: str, base: Path, source: Path, tmp_path: Path, command: Command
+) -> None:
+    """The same whether a dataset, a bundle or a run is named: weights of the base can read it (law 1)."""
+    ours = (vocabulary_base.BUNDLE, vocabulary_base.BUNDLE_INDEX, vocabulary_base.BUNDLE_FORMAT)
+    assert ours == (BUNDLE, INDEX, KIND[0])
+    assert build(command, source, tmp_path / "out", base / place) == 0, command.err
+    made, old = read_manifest(tmp_path / "out"), read_manifest(base / "data")
+    assert (made.text_hash, made.vocabulary_hash) == (old.text_hash, old.vocabulary_hash)
+    assert (tmp_path / "out" / VOCABULARY).read_bytes() == (base / "data" / VOCABULARY).read_bytes()
+    encoder = Encoder(TextPipeline.from_json(old.text), Vocabulary.read(base / "data" / VOCABULARY))
+    block = Split(tmp_path / "out", made, "train").blocks[0]
+    found = np.concatenate([ids[:length] for ids, length in zip(block.ids, block.length, strict=True)])
+    assert found.tolist() == encoder([NEW[row - 1][0] for row in block.row]).ids.tolist()
+    counted = {"tokens_counted": len(found), "tokens_left_out": int((found == UNK).sum())}
+    assert made.statistics["vocabulary"] == counted
+    known = {"source": str(base / place), "vocabulary_hash": old.vocabulary_hash, "size": old.vocabulary_size}
+    assert made.provenance["vocabulary_base"] == known
+    share = 1 - counted["tokens_left_out"] / counted["tokens_counted"]
+    assert 0.3 < share < 0.98
+    assert f"the {old.vocabulary_size:,} ids of {base / place} cover {share:.1%} of the tokens" in command.err
+    if place == "data":
+        assert build(command, source, tmp_path / "out", base / place) == 0
+        assert "already complete" in command.err
+
+
+def test_frequent_tokens_are_appended(base: Path, source: Path, tmp_path: Path, command: Command) -> None:
+    more = ("--vocabulary.extend", "true", "--vocabulary.min_count", 5)
+    assert build(command, source, tmp_path / "out", base / "data", *more) == 0, command.err
+    old, new = tokens(base / "data"), tokens(tmp_path / "out")
+    assert new[: len(old)] == old
+    added = new[len(old) :]
+    assert {"brandnew", "number", "review"} <= set(added)
+    assert "great" not in added
+    vocabulary = Vocabulary.read(tmp_path / "out" / VOCABULARY)
+    assert min(vocabulary.counts[len(old) :]) >= 5
+    assert vocabulary.counts.sum() == read_manifest(tmp_path / "out").statistics["vocabulary"]["tokens_counted"]
+    assert f"; {len(added)} added" in command.err
+
+
+def test_an_extended_vocabulary_by_hand() -> None:
+    base = Vocabulary(pa.array(["<pad>", "<unk>", "b", "a"], pa.large_string()), np.array([0, 3, 9, 4]))
+    counts = Counts(pa.array(["z", "a", "<unk>", "y", "x", "w"], pa.large_string()), np.array([2, 7, 1, 5, 5, 1]))
+    made = extended(base, counts, min_count=2)
+    assert made.tokens.to_pylist() == ["<pad>", "<unk>", "b", "a", "x", "y", "z"]
+    assert made.counts.tolist() == [0, 2, 0, 7, 5, 5, 2]
+    assert extended(base, counts, min_count=8) is extended(base, counts, min_count=2, max_size=4) is base
+    assert extended(base, counts, 2, max_size=5).counts.tolist() == [0, 9, 0, 7, 5]
+
+
+def test_another_base_under_the_same_name_makes_another_dataset(
+    base: Path, source: Path, tmp_path: Path, command: Command
+) -> None:
+    shutil.copytree(base / "data", tmp_path / "base")
+    assert build(command, source, tmp_path / "out", tmp_path / "base") == 0
+    shutil.rmtree(tmp_path / "base")
+    write_dataset(tmp_path / "base", {"train": 150, "validation": 20}, widths=(64,), seed=4)
+    assert build(command, source, tmp_path / "out", tmp_path / "base") == 2
+    assert "holds a dataset of another configuration" in command.sentence
+    assert build(command, source, tmp_path / "out", tmp_path / "base", "--overwrite", "true") == 0, command.err
+    assert tokens(tmp_path / "out") == tokens(tmp_path / "base")
+
+
+def test_a_manifest_without_a_base_says_nothing_of_one() -> None:
+    config = PreprocessConfig(output="data/mine")
+    assert config.deciding()["vocabulary"] == {"min_count": "auto", "max_size": 65536}
+    assert VocabularyConfig(base="runs/x").of(100).min_count == "auto"
+    assert VocabularyConfig(base="runs/x", extend=True).of(100).min_count == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (("--text.lowercase", "false", "--text.html", "false"), "set text.html to true (now false) and text.lowercase"),
+        (("--text.stop_words", "stop-words"), "its texts were read otherwise; set text.stop_words to none (now stop-"),
+        (("--vocabulary.max_size", 50), "vocabulary.max_size: 50 is less than the "),
+        (("--vocabulary.min_count", 3), "vocabulary.min_count: no token is added to those of vocabulary.base; set "),
+    ],
+)
+def test_settings_that_do_not_go_with_the_base(
+    base: Path, source: Path, tmp_path: Path, command: Command, more: tuple[object, ...], sentence: str
+) -> None:
+    assert build(command, source, tmp_path / "out", base / "data", *more) == 2
+    assert sentence in command.sentence
+
+
+def test_what_is_no_base(base: Path, tmp_path: Path) -> None:
+    pipeline = TextPipeline.from_json(read_manifest(base / "data").text)
+
+    def refused(place: object, error: type[Exception] = ConfigError) -> str:
+        with pytest.raises(error) as raised:
+            vocabulary_base.read_base(VocabularyConfig(base=str(place)), pipeline)
+        return str(raised.value)
+
+    assert refused("runs/nowhere").startswith(
+        "vocabulary.base: runs/nowhere: there is no dataset, no bundle and no run"
+    )
+    shutil.copytree(base / "run" / BUNDLE, tmp_path / "many" / "seed-1" / BUNDLE)
+    assert f"a folder of runs; name one of them, as in {tmp_path / 'many' / 'seed-1'}" in refused(tmp_path / "many")
+    shutil.copytree(base / "run" / BUNDLE, tmp_path / "run" / BUNDLE)
+    index = tmp_path / "run" / BUNDLE / INDEX
+    index.write_text("{")
+    assert "bundle.json: not readable as JSON (" in refused(tmp_path / "run", DataError)
+    index.write_text(index_of(base / "data", vocabulary_hash="0" * 64))
+    assert "vocabulary.arrow: not the vocabulary that the files beside it name" in refused(tmp_path / "run", DataError)
+    (tmp_path / "run" / BUNDLE / VOCABULARY).unlink()
+    assert "vocabulary.arrow is missing" in refused(tmp_path / "run", DataError)
+
+
+def test_texts_of_another_language(base: Path, tmp_path: Path, command: Command) -> None:
+    foreign = write_csv(tmp_path / "other.csv", [(f"映画 {number}語", str(number % 2)) for number in range(60)])
+    assert build(command, foreign, tmp_path / "out", base / "data") == 3
+    assert f"tokens to learn from is in vocabulary.base {base / 'data'}; name another" in command.sentence
