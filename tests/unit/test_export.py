@@ -39,7 +39,7 @@ from harness.model.registry import PoolingEntry
 from harness.rundir.bundle_files import CARD, EXPORT, INDEX, INT8, ONNX, read_info
 from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.layout import BUNDLE
-from harness.rundir.results import write_figures
+from harness.rundir.results import read_figures, write_figures
 from harness.rundir.training_facts import FILE as TRAINING
 from harness.scores.calibration import Decision
 from preprocessing.base import atomic, cli
@@ -202,8 +202,7 @@ def test_a_card_says_which_figures_are_of_these_weights(run: Path, own_run: Path
     linear = {"dataset": read_manifest(run.parent / "data").fingerprint, "recipe": RECIPE, "accuracy": 0.625}
     write_figures(folder_of(run.parent / "data"), "test", {**linear, "intervals": {"accuracy": [0.5, 0.75]}})
     assert "TF-IDF of words and pairs has accuracy 0.6250 (0.5000 to 0.7500) there." in card("beside")
-    figures = json.loads((own_run / "test.json").read_text())
-    (own_run / "test.json").write_text(json.dumps({**figures, "step": 6}))
+    write_figures(own_run, "test", {**(read_figures(own_run, "test") or {}), "step": 6})
     assert "No evaluation of these weights" in card("others")
     (own_run / "test.json").unlink()
     lines = [{"kind": "validation", "step": step, "accuracy": step / 10, "log_loss": 0.5} for step in (3, 7)]
@@ -492,7 +491,7 @@ def test_a_folder_is_pushed_as_it_is_and_a_damaged_one_is_not(hub: Hub, run: Pat
     hub.files.clear()
     (tmp_path / "out" / "vocabulary.arrow").write_bytes(b"")
     assert export(tmp_path / "out", "--push", "me/mine") == 3
-    assert f"vocabulary.arrow: has 0 bytes, and {EXPORT} says" in capsys.readouterr().err
+    assert f"vocabulary.arrow: 0 bytes, and {EXPORT} says" in capsys.readouterr().err
     assert hub.files == {}
 
 

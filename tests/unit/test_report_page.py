@@ -169,27 +169,6 @@ def test_the_test_of_another_dataset_is_not_shown_as_the_runs_own(many: Path, pa
     assert write_report([other]).is_file()
 
 
-@pytest.mark.parametrize(
-    ("keys", "sentence"),
-    [
-        (("intervals", "level"), "intervals are not an object with level, method"),
-        (("intervals",), "has no intervals"),
-        (("pr_auc",), "has no pr_auc"),
-        (("temperature",), "has no temperature"),
-    ],
-)
-def test_figures_that_lack_what_a_page_shows_are_a_sentence(
-    keys: tuple[str, ...], sentence: str, pair: Path, tmp_path: Path
-) -> None:
-    run = write_run(tmp_path / "run", pair)
-    content = json.loads((run / "test.json").read_text())
-    *above, name = keys
-    del (content[above[0]] if above else content)[name]
-    (run / "test.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=re.escape(f"{run / 'test.json'}: {sentence}")):
-        write_report([run])
-
-
 def test_runs_side_by_side_stand_in_the_order_of_validation(place: Path, pair: Path) -> None:
     skills = {"low": 1.0, "high": 4.0, "middle": 2.0}
     runs = [
