@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.measuring import Lines, table
 from harness.baseline.linear import RECIPE
 from harness.baseline.results import read_results
-from harness.config import Recipe, require
+from harness.config import RunConfig, require
 from harness.rundir.metrics_log import read_log
 from harness.rundir.results import figures_name, read_figures
 from preprocessing.base import config_files
@@ -77,7 +77,7 @@ def main(config: CorporaConfig, files: list[str]) -> None:
 def measure(config: CorporaConfig, file: Path, lines: Lines) -> list[dict[str, Any]]:
     """The lines of a corpus, one for each seed. Raises ``SystemExit`` with the code of a command that failed."""
     of_data = hash_of(file, config.text, config.split_column)
-    keys = {seed: (hash_of(of_data, config.recipe or Recipe.DEFAULT, seed),) for seed in config.seeds}
+    keys = {seed: (hash_of(of_data, config.recipe or RunConfig.DEFAULT, seed),) for seed in config.seeds}
     missing = [seed for seed in config.seeds if keys[seed] not in lines.there]
     if missing:
         data = Path(config.output, f"{file.stem}-{of_data}")

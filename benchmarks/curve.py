@@ -33,7 +33,7 @@ from benchmarks.corpora import (
     train,
 )
 from benchmarks.measuring import Lines, table
-from harness.config import Recipe, require
+from harness.config import RunConfig, require
 from harness.rundir.bundle_files import bundle_directory, read_info
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, check_processes
@@ -93,7 +93,7 @@ def main(config: CurveConfig, files: list[str]) -> None:
     lines = Lines(Path(config.output, FIGURES), "key")
     of_files = {
         "linear": (),
-        "labelled": (config.text, Recipe.DEFAULT),
+        "labelled": (config.text, RunConfig.DEFAULT),
         "all texts": (config.text, config.recipe, config.unlabelled, weights),
     }
     found = []

@@ -3,8 +3,7 @@
 
 Every contender gives batches of the same number of rows, all as wide as the widest shard, with lengths and labels, in
 a random order of its own. Contenders take turns; each turn of a slow one has fewer batches. ``numpy copy`` moves the
-same number of bytes from the shards in the order in which they lie there, ``numpy take`` the very rows of our batches
-from one array in memory: neither knows which rows come next, where they lie, or who wants them.
+same number of bytes from the shards in the order in which they lie there: it knows no order, and no rank.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -94,9 +92,8 @@ def measure(config: LoaderConfig) -> dict[str, Any]:
         rows = open_rows(config, Path(folder))
         turns: dict[str, Callable[[], object]] = {}
         given: dict[str, int] = {}
-        private, unavailable = {}, {}
+        unavailable = {}
         for name, one in CONTENDERS.items():
-            before = private_bytes()
             try:
                 epoch = one.prepare(rows)
             except UnavailableError as error:
@@ -105,13 +102,11 @@ def measure(config: LoaderConfig) -> dict[str, Any]:
             batches = None if one.batches is None else rows.batches(one.batches)
             turns[name] = turn(epoch, None if one.whole else batches)
             given[name] = min(len(rows.ids), rows.batch * (batches or len(rows.ids)))
-            turns[name]()
-            private[name] = (private_bytes() - before) / 1e6
         seconds = alternate(turns, config.rounds, PAUSE_S)
         speeds = {name: given[name] / median for name, median in seconds.items()}
         size = {"batch": config.batch, "width": rows.ids.shape[1], "rows": len(rows.ids), "id_bytes": rows.ids.itemsize}
         mb_per_s = {name: speed * rows.ids[0].nbytes / 1e6 for name, speed in speeds.items()}
-        return result("rows/s", speeds, size=size, mb_per_s=mb_per_s, private_mb=private, unavailable=unavailable)
+        return result("rows/s", speeds, size=size, mb_per_s=mb_per_s, unavailable=unavailable)
 
 
 def turn(epoch: Epoch, batches: int | None) -> Callable[[], object]:
@@ -148,23 +143,6 @@ def made_up(root: Path, rows: int, width: int) -> Manifest:
     return Manifest(["a", "b"], {TRAIN: [info]}, "uint16", 8192, 1 << 15, **facts)  # type: ignore[arg-type]
 
 
-def private_bytes() -> int:
-    """Memory that this process and its children have for themselves, in bytes; a page that they share counts once.
-
-    Anonymous and shared memory (proc_pid_smaps(5)): pages of mapped files are the kernel's cache. A system that does
-    not tell them apart gives what each process shares with nobody.
-    """
-    me, found = psutil.Process(), 0
-    for process in [me, *me.children(recursive=True)]:
-        try:
-            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            found += process.memory_full_info().uss
-        else:
-            found += sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
-    return found
-
-
 def ours(rows: Rows) -> Epoch:
     """The loader as training uses it: whole epochs, order and row bookkeeping included."""
     order = order_over(rows.split, OrderSpec(seed=0, global_batch=rows.batch))
@@ -185,14 +163,6 @@ def numpy_copy(rows: Rows) -> Epoch:
                 yield
 
     return epoch
-
-
-def numpy_take(rows: Rows) -> Epoch:
-    """The rows of our batches, out of one array in memory, when somebody has already said which and sorted them."""
-    order = order_over(rows.split, OrderSpec(seed=0, global_batch=rows.batch))
-    picked = [np.sort(order.batch_rows(0, step)) for step in range(order.steps_per_epoch)]
-    out = np.empty((rows.batch, rows.ids.shape[1]), rows.ids.dtype)
-    return lambda: (rows.ids.take(batch, 0, out[: len(batch)], "clip") for batch in picked)
 
 
 def tensor_dataset(rows: Rows, workers: int = 0) -> Epoch:
@@ -252,7 +222,6 @@ class Contender(NamedTuple):
 CONTENDERS = {
     "ours": Contender(ours, whole=True),
     "numpy copy": Contender(numpy_copy, whole=True),
-    "numpy take": Contender(numpy_take, whole=True),
     "TensorDataset + DataLoader": Contender(tensor_dataset, 40),
     "TensorDataset + DataLoader, 2 workers": Contender(lambda rows: tensor_dataset(rows, 2), 40),
     "Hugging Face datasets + DataLoader": Contender(huggingface, 20),

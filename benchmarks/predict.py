@@ -3,8 +3,8 @@
 
 The plain loop is the notebook's: pandas, BeautifulSoup, NLTK's tokens, stop words and lemmas one text at a time, then a
 network of the bundle's sizes over rows padded to the maximum, 32 at once. The linear one is a scikit-learn pipeline,
-TF-IDF of words and pairs with logistic regression. All of these have one core and are timed by its own time, which a
-busy neighbour hardly changes; what all cores do together is timed by the clock on the wall.
+TF-IDF of words and pairs with logistic regression. All have one core and are timed by its own time, which a busy
+neighbour hardly changes.
 """
 
 from __future__ import annotations
@@ -26,15 +26,13 @@ from benchmarks.text import notebook, notebook_with_regex
 from harness.config import require
 from harness.inference import config as predicting
 from harness.inference.engines import open_scorer, scorer_class
-from harness.inference.parts import Opening, scorer_of
 from harness.inference.rows import find, texts_in
 from harness.inference.scorer import Scorer
 from harness.rundir.training_facts import Reading
 from preprocessing.base.errors import DataError
 from preprocessing.base.storage import temporary_folder
-from preprocessing.config import ExecutorConfig, SourceConfig
+from preprocessing.config import SourceConfig
 from preprocessing.corpus.tables import MOST_ROWS
-from preprocessing.job.executors import Workers, available_cores, workers
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import PAD, UNK
 
@@ -47,7 +45,7 @@ SLOWEST = 200
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """Predictions of raw texts, on one core and on all of them, beside the notebook's loop and a linear pipeline."""
+    """Predictions of raw texts, on one core, beside the notebook's loop and a linear pipeline."""
 
     run: str
     """Run directory (or bundle directory) whose best weights predict."""
@@ -76,7 +74,7 @@ def main(config: PredictConfig) -> None:
 
 
 def measure(config: PredictConfig) -> dict[str, Any]:
-    """Rows/s of each contender on one core, ours on all cores, and milliseconds of a single text."""
+    """Rows/s of each contender on one core, and milliseconds of a single text."""
     texts = first_texts(config)
     settled = scorer_class("torch").settle("cpu", config.precision)
     scorer = open_scorer(config.run, "torch", BATCH, settled)
@@ -93,13 +91,9 @@ def measure(config: PredictConfig) -> dict[str, Any]:
         contenders = {name: functools.partial(run, some) for name, (run, some) in turns.items()}
         seconds = alternate(contenders, config.rounds, clock=time.process_time)
         single = [one_by_one(name, run, texts[:SLOWEST]) for name, (run, _) in turns.items()]
-    opening = Opening("torch", config.run, settled, BATCH)
-    with workers(ExecutorConfig(), quiet=True) as crew:
-        wall = alternate({"ours": lambda: by_all(crew, opening, texts)}, config.rounds)["ours"]
     return result(
         "rows/s",
         {name: len(turns[name][1]) / median for name, median in seconds.items()},
-        all_cores={"processes": available_cores(), "rows_per_s": len(texts) / wall},
         precision=settled["precision"],
         unavailable=loop.unavailable,
         single_text_ms=single,
@@ -122,19 +116,6 @@ def logits(scorer: Scorer, texts: Texts) -> np.ndarray:
     """What ``predict`` does with the rows of a part."""
     chunks = (list(texts[start : start + MOST_ROWS]) for start in range(0, len(texts), MOST_ROWS))
     return np.concatenate([scorer.score(scorer.encode(some)) for some in chunks])
-
-
-def score_some(work: tuple[Opening, list[str]]) -> int:
-    """Some texts, by any idle process, which opens the weights once."""
-    return len(logits(scorer_of(work[0]), work[1]))
-
-
-def by_all(crew: Workers, opening: Opening, texts: Texts) -> None:
-    """All texts, by processes that are there already."""
-    size = max(1, min(MOST_ROWS, len(texts) // max(2 * crew.alive(), 2)))
-    tasks = [(opening, list(texts[start : start + size])) for start in range(0, len(texts), size)]
-    done = sum(made for _, made in crew.map(score_some, tasks, what="predict", tick=lambda alive: None))
-    assert done == len(texts)
 
 
 class NotebookLoop:

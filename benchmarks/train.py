@@ -30,7 +30,7 @@ import padless
 from benchmarks.measuring import alternate, check_sizes, one_core, result, show
 from harness.config import ModelConfig, RunConfig, TrackingConfig, require
 from harness.data.checks import TRAIN
-from harness.data.placement import DataPlacement, OpenData
+from harness.data.placement import open_data
 from harness.ranks.precision import configure_threads, full_fp32
 from harness.ranks.session import Session, open_session
 from harness.training.assembly import build_trainer
@@ -120,8 +120,8 @@ class Fit(Milestones):
 
     def __init__(self, config: RunConfig, session: Session) -> None:
         """At step 0, as in a run of one process."""
-        data = OpenData(DataPlacement.of(config), read_manifest(config.data), TRAIN, session.world, session.device)
-        data.open()
+        manifest = read_manifest(config.data)
+        data = open_data(config.data, manifest, TRAIN, session.world, timeout_s=config.timeout_s, stage_dir="none")
         self.trainer = build_trainer(config, session, data.manifest, data, {})
         self.trainer.milestones = self
         self.requests, self.ended = RankRequests(session.world), time.perf_counter()

@@ -10,8 +10,8 @@ from harness.launch import stop
 if __name__ == "__main__":  # before the other imports: a signal may come that early
     stop.listen(sys.argv[1:])
 
-from preprocessing.base import cli, completion
-from preprocessing.base.commands import Command, Words, dispatch
+from preprocessing.base import cli
+from preprocessing.base.commands import Command, Words, complete, dispatch
 from preprocessing.base.installed import keep_folder_out
 
 PROG = "python -m harness"
@@ -178,7 +178,7 @@ def main(argv: list[str]) -> int:
 def script() -> int:
     """The console script ``padless``."""
     stop.listen(sys.argv[1:])
-    completion.answer(COMMANDS)
+    complete(COMMANDS)
     keep_folder_out()
     return cli.run(main)
 

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
-from harness.settings.auto import Auto
+from harness.settings.auto import IntOrAuto, is_auto
 from harness.settings.keeping import CheckpointConfig, EvaluationConfig
-from harness.settings.model import InitConfig, ModelConfig, ModelRecipe
-from harness.settings.optim import OptimConfig, OptimRecipe
-from harness.settings.order import WINDOW_BYTES_PER_ROW, OrderConfig
+from harness.settings.model import InitConfig, ModelConfig
+from harness.settings.optim import OptimConfig
+from harness.settings.order import OrderConfig
 from harness.settings.self_training import SelfTrainingConfig
 from harness.settings.task import CLASSIFIER, LanguageModelConfig, Task
 from harness.settings.tracking import TrackingConfig
@@ -26,7 +26,6 @@ from preprocessing.base.typed import typed
 from preprocessing.base.untrusted import readable
 
 __all__ = [
-    "WINDOW_BYTES_PER_ROW",
     "CheckpointConfig",
     "EvaluationConfig",
     "InitConfig",
@@ -35,7 +34,6 @@ __all__ = [
     "OptimConfig",
     "OrderConfig",
     "Precision",
-    "Recipe",
     "Recurrence",
     "RunConfig",
     "SelfTrainingConfig",
@@ -55,8 +53,8 @@ FIRST_KEYS = ("data", "run", "epochs", "global_batch", "optim.lr")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A training run as it is asked for: some keys may be ``auto``, which rules for the corpus turn into numbers."""
+class RunConfig:
+    """A training run; some keys may be ``auto``, which rules for the corpus turn into numbers."""
 
     RECIPES: ClassVar[str] = "train"
     """The kind of recipes that ``--config`` finds by name."""
@@ -73,9 +71,9 @@ class Recipe:
     task: Task = CLASSIFIER
     """What is learned: to tell labels apart, or (language_model) to predict tokens, from training and unlabelled rows,
     for a classifier to start from; see docs/unlabelled.md."""
-    epochs: int | Auto = 4
+    epochs: IntOrAuto = 4
     """How often every training row is seen. auto: by the rows and the batch."""
-    global_batch: int | Auto = 64
+    global_batch: IntOrAuto = 64
     """Rows per optimizer step over all processes; the last word on batch size, whatever the number of processes. auto:
     by the training rows."""
     global_batch_tokens: int | None = None
@@ -95,7 +93,7 @@ class Recipe:
     within rounding. auto: what is the faster on the device, with its reason in the first lines of a run."""
     seed: int = 0
     """Decides initial weights, order and dropout."""
-    patience: int | Auto | None = None
+    patience: IntOrAuto | None = None
     """Stop after this many validations without a better one; null: never. auto: by the epochs."""
     validate_every: int = 1
     """Epochs from one validation to the next; after the last epoch there always is one."""
@@ -111,8 +109,6 @@ class Recipe:
     the lowest log loss after the probabilities were calibrated, which a small validation split tells apart best."""
     eval_batch: int = 512
     """Rows per batch and process in validation and test."""
-    residency: Literal["auto", "mapped", "memory", "device"] = "auto"
-    """Where rows live: mapped shards, each process's memory, or the device; auto decides by size and says why."""
     stage_dir: str = "auto"
     """Local directory that shards are copied to, once per node; auto: only from a network file system; none: never."""
     timeout_s: int = 600
@@ -127,11 +123,11 @@ class Recipe:
     """Save and leave with exit code 85 after this time, as in 90 (seconds), 30m or 3:55:00; null: no limit."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints:"""
-    model: ModelRecipe = field(default_factory=ModelRecipe)
+    model: ModelConfig = field(default_factory=ModelConfig)
     """The network:"""
     init: InitConfig = field(default_factory=InitConfig)
     """The start of the weights:"""
-    optim: OptimRecipe = field(default_factory=OptimRecipe)
+    optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimizer:"""
     order: OrderConfig = field(default_factory=OrderConfig)
     """The order of rows:"""
@@ -151,16 +147,15 @@ class Recipe:
         check_wait("timeout_s", self.timeout_s)
         for name in ("epochs", "global_batch"):
             value = getattr(self, name)
-            require(value == "auto" or value >= 1, name, value, "at least 1, or auto")
+            require(is_auto(value) or value >= 1, name, value, "at least 1, or auto")
         known = get_args(Recurrence)
         require(self.recurrence in known, "recurrence", self.recurrence, ", ".join(known))
         micro_batch = self.micro_batch
         fits = micro_batch in (None, "auto") or (isinstance(micro_batch, int) and micro_batch >= 1)
         require(fits, "micro_batch", micro_batch, "at least 1, auto, or null")
         epochs, patience = self.epochs, self.patience
-        useful = patience in (None, "auto") or (isinstance(patience, int) and patience >= 1)
-        below = isinstance(epochs, str) or not isinstance(patience, int) or patience < epochs
-        require(useful and below, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
+        fits = patience is None or is_auto(patience) or (patience >= 1 and (is_auto(epochs) or patience < epochs))
+        require(fits, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
         window = self.profile
         in_order = not window or (len(window) == 2 and 0 <= window[0] <= window[1])
         require(in_order, "profile", window, "a first and a last step, as in [20, 25]")
@@ -188,22 +183,6 @@ class Recipe:
     def allowed(self) -> set[str]:
         """The keys of ``allow``."""
         return {key.strip().removeprefix("--") for key in self.allow.split(",") if key.strip()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig(Recipe):
-    """A training run as it takes place; ``harness.training.rules`` makes it of a recipe."""
-
-    epochs: int = 4
-    """How often every training row is seen."""
-    global_batch: int = 64
-    """Rows per optimizer step over all processes."""
-    patience: int | None = None
-    """Validations without a better one after which training stops."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    """The network:"""
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    """The optimizer:"""
 
 
 def seconds(text: str | None) -> float | None:
@@ -253,6 +232,8 @@ def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
             "of padless; use that one, or restore the file"
         )
     try:
-        return typed(ModelConfig, values, f"{where}: model", DAMAGED)
+        model = typed(ModelConfig, values, f"{where}: model", DAMAGED)
+        require(not is_auto(model.wide), "model.wide", model.wide, "a number")
     except ConfigError as error:
         raise DataError(f"{where}: {error}; {DAMAGED}") from None
+    return model

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from harness.config import FIRST_KEYS, Recipe
+from harness.config import FIRST_KEYS, RunConfig
 from harness.ranks import devices, stopping
 from harness.ranks.stopping import leave, run_rank
 from harness.settings.task import LANGUAGE_MODEL
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     """Pretrain on this rank; returns the exit code."""
     stopping.install()
     task = {"task": LANGUAGE_MODEL}
-    recipe = cli.parse(Recipe, argv, prog=PROG, page=PAGE, defaults=task, in_front=devices.LAUNCHER_OPTIONS)
+    recipe = cli.parse(RunConfig, argv, prog=PROG, page=PAGE, defaults=task, in_front=devices.LAUNCHER_OPTIONS)
     if recipe.task != LANGUAGE_MODEL:
         raise ConfigError(f"task: {recipe.task}: accelerate launch -m harness.train trains it; here: {LANGUAGE_MODEL}")
     resolved = resolve(recipe)

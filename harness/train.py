@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from harness.config import FIRST_KEYS, Recipe
+from harness.config import FIRST_KEYS, RunConfig
 from harness.ranks import devices, stopping
 from harness.ranks.stopping import leave, run_rank
 from harness.settings.task import CLASSIFIER
@@ -24,7 +24,7 @@ PAGE = Page(
 def main(argv: list[str]) -> int:
     """Train on this rank; returns the exit code."""
     stopping.install()
-    recipe = cli.parse(Recipe, argv, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
+    recipe = cli.parse(RunConfig, argv, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
     resolved = resolve(recipe)
     config = resolved.config
     from harness.ranks.session import open_session

@@ -10,8 +10,8 @@ from preprocessing.base import stopping
 if __name__ == "__main__":  # before the other imports: a signal may come that early
     stopping.listen()
 
-from preprocessing.base import cli, completion
-from preprocessing.base.commands import Command, Words, dispatch
+from preprocessing.base import cli
+from preprocessing.base.commands import Command, Words, complete, dispatch
 from preprocessing.base.installed import keep_folder_out
 
 PROG = "python -m preprocessing"
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
 def script() -> int:
     """The console script ``padless-preprocess``."""
     stopping.listen()
-    completion.answer(COMMANDS)
+    complete(COMMANDS)
     keep_folder_out()
     return cli.run(main)
 

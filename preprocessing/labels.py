@@ -107,11 +107,7 @@ def as_recorded(value: Any) -> Any:
 
 
 class LabelMap:
-    """Class names in order, and the raw values that mean each.
-
-    Types are checked here, not by jsonargparse, which copies the whole mapping once for each value of a list in it: a
-    thousand classes took it ten seconds, ten thousand would take a quarter of an hour.
-    """
+    """Class names in order, and the raw values that mean each."""
 
     def __init__(self, labels: Mapping[str, Sequence[Any]], neutral: Sequence[Any] = ()) -> None:
         """Raises ``ConfigError`` for fewer than two classes, a class without values or a value with two meanings."""

@@ -31,12 +31,26 @@ def write_index(bundle: Path, **changes: Any) -> None:
     write_info(bundle, BundleInfo(**facts))
 
 
-def write_run(root: Path, num_classes: int = 2, *, size: int = 4) -> Path:
-    """A run directory below ``root`` with a bundle whose embedding and layers have this ``size``."""
-    write_dataset(root / "data", {"train": 50}, num_classes=num_classes, seed=1)
+def write_run(root: Path, num_classes: int = 2, *, size: int = 4, seed: int = 1, wide: int = 0) -> Path:
+    """A run directory below ``root``, beside its dataset; embedding and layers have this ``size``.
+
+    With a ``wide`` part the weights are large, so that single words decide.
+    """
+    write_dataset(root / "data", {"train": 50}, num_classes=num_classes, seed=seed, longest=20 if wide else 60)
+    return with_weights(root, num_classes, size=size, seed=seed, wide=wide)
+
+
+def with_weights(root: Path, num_classes: int = 2, *, size: int = 4, seed: int = 1, wide: int = 0) -> Path:
+    """A run directory below ``root`` for the dataset that lies there."""
     manifest = read_manifest(root / "data")
-    torch.manual_seed(1)
-    model = Classifier(ModelConfig(embedding_dim=size, hidden_size=size), manifest.vocabulary_size, num_classes)
+    torch.manual_seed(seed)
+    config = ModelConfig(embedding_dim=size, hidden_size=size, wide=wide)
+    model = Classifier(config, manifest.vocabulary_size, num_classes)
+    if model.wide is not None:
+        with torch.no_grad():
+            model.embedding.weight *= 3
+            model.wide.table.normal_()
+            model.wide.weights.fill_(1.0)
     bundle = root / "run" / BUNDLE
     bundle.mkdir(parents=True)
     write_vocabulary(bundle, root / "data")

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from harness.batch import Batch, Layout, StepBatch, send
-from harness.data.device import DeviceRows
 from harness.data.order import Window, micro_batches
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Split
@@ -91,7 +90,6 @@ class Assembler:
         buffers: int,
         group_elements: int,
         step_elements: int,
-        resident: DeviceRows | None = None,
         targets: np.ndarray | None = None,
     ) -> None:
         """``buffers``: the groups of steps that may be alive at once, each of at most ``group_elements`` ids.
@@ -101,10 +99,8 @@ class Assembler:
         """
         self.gather = Gather(split)
         self.labelled, self.all_targets = split.name != UNLABELLED, targets
-        self.layout, self.device, self.resident = layout, device, resident
+        self.layout, self.device = layout, device
         on_cuda, narrow = device.type == "cuda", self.gather.narrow
-        if resident is not None:
-            group_elements = step_elements = 0
         self.buffers = [Buffer(group_elements, narrow, on_cuda) for _ in range(buffers)]
         self.scratch = torch.empty(step_elements if layout == "packed" else 0, dtype=narrow)
         self.stream = torch.cuda.Stream(device) if on_cuda else None
@@ -114,10 +110,8 @@ class Assembler:
         columns = self.gather.columns(window, share.places)
         ends = np.cumsum(share.rows)
         starts = ends - share.rows
-        sizes, pieces = (
-            share.rows.tolist(),
-            [slice(*ends_) for ends_ in zip(starts.tolist(), ends.tolist(), strict=True)],
-        )
+        sizes = share.rows.tolist()
+        pieces = [slice(*both) for both in zip(starts.tolist(), ends.tolist(), strict=True)]
         longest = columns.length[starts]
         self.time: list[int] = longest.tolist()
         self.rows = [columns.row[piece] for piece in pieces]
@@ -128,9 +122,6 @@ class Assembler:
         if columns.width is not None and len(starts):
             narrowest = np.minimum.reduceat(columns.width, starts)
             self.width = {n: columns.width[pieces[n]] for n in np.flatnonzero(narrowest < longest).tolist()}
-        if self.resident is not None:
-            global_rows = window.rows(share.places)
-            self.global_rows = [global_rows[piece] for piece in pieces]
         with self._on_stream():
             labels, lengths = send(torch.from_numpy(np.stack((columns.label, columns.length))), self.device)
             if self.all_targets is not None:
@@ -147,9 +138,12 @@ class Assembler:
         if buffer.copied is not None:
             buffer.copied.synchronize()
         with self._on_stream():
-            batches = list(self._gathered(buffer, numbers) if self.resident is None else self._resident(numbers))
-            if self.resident is None and self.device.type != "cpu":
-                self._to_device(buffer, batches)
+            batches = list(self._gathered(buffer, numbers))
+            if self.device.type != "cpu":  # one copy for the whole group
+                used = sum(batch.ids.numel() for batch in batches)
+                flat = buffer.flat[:used].to(self.device, non_blocking=True)
+                for batch in batches:
+                    batch.ids = flat.as_strided(batch.ids.shape, batch.ids.stride(), batch.ids.storage_offset())
             if self.stream is not None:
                 buffer.copied = torch.cuda.Event()
                 buffer.copied.record(self.stream)
@@ -170,40 +164,15 @@ class Assembler:
                 ids = buffer.flat[used : used + int(lengths.sum())]
                 sizes = torch.from_numpy(pack(padded, lengths.numpy(), ids))
             used += ids.numel()
-            yield self._batch(number, ids, sizes)
-
-    def _batch(self, number: int, ids: torch.Tensor, sizes: torch.Tensor | None) -> Batch:
-        lengths, sent = self.lengths[number], self.sent_lengths[number]
-        batch = Batch(ids, lengths, self.labels[number], self.rows[number], sizes, sent, labelled=self.labelled)
-        if self.all_targets is not None:
-            batch.targets = self.targets[number]
-        return batch
+            targets = None if self.all_targets is None else self.targets[number]
+            about = (lengths, self.labels[number], self.rows[number], sizes, self.sent_lengths[number], targets)
+            yield Batch(ids, *about, labelled=self.labelled)
 
     def _copy(self, number: int, out: torch.Tensor) -> None:
         if number in self.width:
             self.gather.copy_mixed(self.begin[number], self.width[number], out)
         else:
             self.gather.copy(self.begin[number], out)
-
-    def _resident(self, numbers: range) -> Iterator[Batch]:
-        """The same batches from tokens that are on the device already."""
-        assert self.resident is not None
-        for number in numbers:
-            global_rows, length = self.global_rows[number], self.lengths[number].numpy()
-            sizes = None
-            if self.layout == "padded":
-                ids = self.resident.padded(global_rows, length)
-            else:
-                ids, counts = self.resident.packed(global_rows, length)
-                sizes = torch.from_numpy(counts)
-            yield self._batch(number, ids, sizes)
-
-    def _to_device(self, buffer: Buffer, batches: list[Batch]) -> None:
-        """One copy for the whole group."""
-        used = sum(batch.ids.numel() for batch in batches)
-        flat = buffer.flat[:used].to(self.device, non_blocking=True)
-        for batch in batches:
-            batch.ids = flat.as_strided(batch.ids.shape, batch.ids.stride(), batch.ids.storage_offset())
 
 
 def hand_over(step: StepBatch) -> None:

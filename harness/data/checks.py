@@ -7,14 +7,9 @@ import hashlib
 import json
 import math
 import shlex
-import zlib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from harness.config import RunConfig
 from harness.data.order import OrderSpec, step_rows, stream_seed, width_groups
@@ -31,11 +26,12 @@ from preprocessing.dataset.verification import check_text, check_vocabulary, ver
 HASH_LIMIT_BYTES = 4 << 30
 """Up to this size of all shards, their sha256 and every row are checked before training; beyond it sizes and schemas,
 and rows when they are first read."""
-ROWS, TEXTS, SHARDS = "rows", "texts", "shards"
-IF_ROWS_ARE_SAME = ("splits", "labels", TEXTS)
-"""Parts of a dataset that are compared row by row, so only between datasets of the same rows."""
-OF_WEIGHTS = ("classes", "text pipeline", "vocabulary")
-"""Parts of a dataset that weights are made for."""
+NAMED = 6
+"""Classes that are named one by one; of more, the largest and the smallest."""
+LOPSIDED = 5
+"""A class with so many times the rows of another one makes accuracy say little of the other one."""
+FEW_STEPS = 300
+"""With fewer updates weights that start from random numbers have mostly not learned what is there to learn."""
 
 
 def check_dataset(
@@ -60,61 +56,20 @@ def check_dataset(
     return manifest
 
 
-def parts_of(data: str | Path) -> dict[str, str]:
-    """A hash of each part of a dataset, by which ``other_parts`` says what differs between two.
-
-    Rows count by their numbers in the source, in any order. Beyond ``HASH_LIMIT_BYTES`` no row is read, and counts and
-    histograms of the manifest are compared in their place. Raises ``DataError``.
-    """
-    manifest = read_manifest(data)
-    shards = [(name, info) for name, infos in manifest.splits.items() for info in infos]
-    found: dict[str, Any] = {
+def parts_of(manifest: Manifest) -> dict[str, str]:
+    """A hash of each part of a dataset, by which ``other_parts`` says what differs between two."""
+    parts = {
         "classes": manifest.labels,
         "text pipeline": manifest.text,
         "vocabulary": manifest.vocabulary_hash,
-        SHARDS: [manifest.block_rows, *([name, info.rows, info.width, info.fold] for name, info in shards)],
+        "rows": {name: manifest.rows(name) for name in manifest.splits},
     }
-    if sum(info.bytes for _, info in shards) <= HASH_LIMIT_BYTES:
-        found |= sums_of_rows(data, manifest)
-    else:
-        labels, lengths = Counter[str](), Counter[str]()
-        for _, info in shards:
-            labels.update(info.labels)
-            lengths.update(info.lengths)
-        counts = {name: manifest.rows(name) for name in manifest.splits}
-        found |= {ROWS: sum(counts.values()), "splits": counts, "labels": labels, TEXTS: lengths}
-    return {part: hashlib.sha256(atomic.canonical_json(value)).hexdigest() for part, value in found.items()}
-
-
-def sums_of_rows(data: str | Path, manifest: Manifest) -> dict[str, int]:
-    """For each part that rows have, a sum over all rows; of a text, its length."""
-    sums = Counter[str]()
-    for name in manifest.splits:
-        for shard in Split(data, manifest, name).shards if manifest.splits[name] else ():
-            place = zlib.crc32(f"{name} {shard.info.fold}".encode())
-            for block in shard.blocks:
-                row = mixed(block.row)
-                values = {"splits": place, "labels": block.label, TEXTS: block.length}
-                sums[ROWS] += int(row.sum())
-                for part, value in values.items():
-                    sums[part] += int(mixed(row + np.asarray(value).astype(np.uint64)).sum())
-    return {part: sums[part] % 2**64 for part in (ROWS, *IF_ROWS_ARE_SAME)}
-
-
-def mixed(numbers: np.ndarray) -> np.ndarray:
-    """Numbers spread over uint64, each to another one, so that sums over rows tell sets of rows apart (SplitMix64)."""
-    found = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        found = (found ^ (found >> np.uint64(shift))) * np.uint64(factor)
-    return found ^ (found >> np.uint64(31))
+    return {part: hashlib.sha256(atomic.canonical_json(value)).hexdigest() for part, value in parts.items()}
 
 
 def other_parts(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Which parts of two datasets with other fingerprints differ, as ``parts_of`` gave them; never empty."""
-    differ = {part for part in now if was.get(part) != now[part]}
-    compared = (ROWS,) if ROWS in differ else IF_ROWS_ARE_SAME
-    found = [part for part in (*compared, *OF_WEIGHTS) if part in differ]
-    return found or ([SHARDS] if SHARDS in differ else [TEXTS])  # what is left: texts of the same lengths
+    return [part for part in now if was.get(part) != now[part]] or ["texts or labels"]
 
 
 def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
@@ -124,7 +79,12 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
     if rows < world_size:
         raise DataError(f"{Path(config.data, MANIFEST)}: {rows} training rows for {world_size} processes; start fewer")
     if config.global_batch_tokens is not None:
-        check_budget(config, manifest, world_size)
+        smallest, _ = step_rows(width_groups(manifest.rows_by_width(TRAIN), order_spec(config)))
+        if smallest < world_size:
+            raise ConfigError(
+                f"global_batch_tokens: {config.global_batch_tokens} tokens make steps of {smallest} rows, which cannot "
+                f"be shared by {world_size} processes; raise it or start fewer"
+            )
         return
     if config.global_batch < world_size:
         raise ConfigError(
@@ -168,26 +128,12 @@ def check_stream(config: RunConfig, manifest: Manifest, world_size: int) -> None
         )
 
 
-def check_budget(config: RunConfig, manifest: Manifest, world_size: int) -> None:
-    """Check that the token budget holds the widest row, and gives every process a row at every step.
-
-    Raises ``ConfigError``.
-    """
-    smallest, _ = step_rows(width_groups(manifest.rows_by_width(TRAIN), order_spec(config)))
-    if smallest < world_size:
-        raise ConfigError(
-            f"global_batch_tokens: {config.global_batch_tokens} tokens make steps of {smallest} rows, which cannot be "
-            f"shared by {world_size} processes; raise it or start fewer"
-        )
-
-
 def order_spec(config: RunConfig) -> OrderSpec:
     """The order of training that a configuration describes."""
     return OrderSpec(
         seed=config.seed,
         global_batch=config.global_batch,
         batch_tokens=config.global_batch_tokens,
-        window_rows=config.order.window_rows,
         length_noise=config.order.length_noise,
     )
 
@@ -217,21 +163,22 @@ def open_soft_labels(config: RunConfig, manifest: Manifest) -> SoftLabels | None
     return found
 
 
-def learns_from_unlabelled(config: RunConfig) -> bool:
-    """Whether there is anything to learn from rows without labels."""
-    return config.self_training.is_on or config.optim.virtual_adversarial is not None
-
-
-def check_teaching(config: RunConfig) -> None:
-    """Raise ``ConfigError`` for unlabelled rows that teach nothing, and for soft labels that no row learns."""
-    streams, teaching = config.order.unlabelled_batch > 0, config.self_training
-    if config.task == LANGUAGE_MODEL and (streams or teaching.is_on):
-        key = "order.unlabelled_batch" if streams else "self_training.labels"
-        raise ConfigError(
-            f"{key}: a language model learns from labelled and unlabelled rows alike, and from no labels; leave it out "
-            "here, and set it for the classifier that starts from it"
-        )
-    if streams and not learns_from_unlabelled(config):
+def check_learning(config: RunConfig) -> None:
+    """Raise ``ConfigError`` for rows that teach nothing, and for keys that a language model has no use for."""
+    streams, teaching, optim = config.order.unlabelled_batch > 0, config.self_training, config.optim
+    if config.task == LANGUAGE_MODEL:
+        for key, value in {
+            "order.unlabelled_batch": streams,
+            "self_training.labels": teaching.is_on,
+            "optim.adversarial": optim.adversarial is not None,
+            "optim.virtual_adversarial": optim.virtual_adversarial is not None,
+        }.items():
+            if value:
+                raise ConfigError(
+                    f"{key}: a language model learns from all rows and predicts no labels; leave it out here, and set "
+                    "it for the classifier that starts from it"
+                )
+    if streams and not teaching.is_on and optim.virtual_adversarial is None:
         raise ConfigError(
             "order.unlabelled_batch: nothing is learned from the unlabelled rows of a step; set self_training.labels "
             "to soft labels for them (`python -m harness label`), optim.virtual_adversarial to a radius such as 1, or "
@@ -243,20 +190,9 @@ def check_teaching(config: RunConfig) -> None:
         )
 
 
-def check_moves(config: RunConfig) -> None:
-    """Raise ``ConfigError`` for texts that are to be moved where no label is predicted."""
-    for key in ("adversarial", "virtual_adversarial"):
-        if config.task == LANGUAGE_MODEL and getattr(config.optim, key) is not None:
-            raise ConfigError(
-                f"optim.{key}: a language model predicts no labels that texts could be moved against; leave it out "
-                "here, and set it for the classifier that starts from it"
-            )
-
-
 def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None:
     """Raise ``ConfigError`` for an option that would do nothing here, or a weight for a label that does not exist."""
-    check_teaching(config)
-    check_moves(config)
+    check_learning(config)
     weights = {} if config.task == LANGUAGE_MODEL else config.optim.class_weights
     for label in weights:
         if label not in manifest.labels:
@@ -273,14 +209,6 @@ def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None
     total = config.epochs * per_epoch
     if config.profile and config.profile[1] >= total:
         raise ConfigError(f"profile: step {config.profile[1]} never comes: the run has {total} steps, from 0")
-
-
-NAMED = 6
-"""Classes that are named one by one; of more, the largest and the smallest."""
-LOPSIDED = 5
-"""A class with so many times the rows of another one makes accuracy say little of the other one."""
-FEW_STEPS = 300
-"""With fewer updates weights that start from random numbers have mostly not learned what is there to learn."""
 
 
 def class_rows(manifest: Manifest, split: str) -> dict[str, int]:
@@ -318,7 +246,8 @@ def imbalance(rows: Mapping[str, int], weights: Mapping[str, float], threshold: 
     if ratio < LOPSIDED:
         return None
     share = percent(some[smallest] / sum(some.values()))
-    weighed = {name: rounded(math.sqrt(some[largest] / some[name])) for name in small_classes(some)}
+    small = sorted((name for name in some if LOPSIDED * some[name] <= some[largest]), key=lambda name: some[name])[:3]
+    weighed = {name: float(f"{math.sqrt(some[largest] / some[name]):.2g}") for name in small}
     option = f"--optim.class_weights {shlex.quote(json.dumps(weighed, ensure_ascii=False, separators=(',', ':')))}"
     seen = f"{smallest!r} has {share} of the rows, {largest!r} {ratio:.0f} times as many: accuracy says little of it"
     if len(rows) > 2:
@@ -326,17 +255,6 @@ def imbalance(rows: Mapping[str, int], weights: Mapping[str, float], threshold: 
     second = list(rows)[1] == smallest  # whose F1 is the figure, and what the threshold is chosen for
     also = " or choose --evaluation.threshold f1" if second else ""
     return f"{seen}; look at balanced accuracy{' and F1' if second else ''}, and weigh it ({option}){also}"
-
-
-def small_classes(rows: Mapping[str, int], most: int = 3) -> list[str]:
-    """The smallest classes with less than a ``LOPSIDED``-th of the largest one's rows."""
-    limit = max(rows.values()) / LOPSIDED
-    return sorted((name for name in rows if rows[name] <= limit), key=lambda name: rows[name])[:most]
-
-
-def rounded(weight: float) -> float:
-    """A weight with two digits that count."""
-    return float(f"{weight:.2g}")
 
 
 def few_steps(steps_per_epoch: int, epochs: int) -> str | None:

@@ -5,6 +5,10 @@ There are no worker processes, and no Python runs for a single row: one gather f
 a buffer (pinned on CUDA) that is used again. Token ids are copied as narrow as they are stored and widened on the
 device. Lengths stay int64 on the CPU, where packing needs them. Small steps are handed over in groups, since waking a
 thread costs as much as gathering a small batch.
+
+A step may hold unlabelled rows too, which another thread prefetches. They have an order of their own, the same code
+with another seed. Their passes begin and end where they will, and which of them are in step ``k`` of a run is a
+function of (seed, ``k``) alone, as it is for the labelled ones (law 3). So nothing has to be saved to go on.
 """
 
 from __future__ import annotations
@@ -13,9 +17,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,6 @@ from threadpoolctl import ThreadpoolController
 
 from harness.batch import Layout, StepBatch
 from harness.data.batches import Assembler, Buffer, RankSlice, hand_over, lengths_of
-from harness.data.device import DeviceRows
 from harness.data.order import Order, Window
 from preprocessing.dataset.shards import Split
 
@@ -49,25 +50,25 @@ class Loader:
         layout: Layout,
         device: torch.device,
         micro_batch: int | None = None,
-        resident: DeviceRows | None = None,
         guard: Callable[[], None] | None = None,
         counts_tokens: bool = False,
         targets: np.ndarray | None = None,
+        unlabelled: Loader | None = None,
     ) -> None:
         """``rank`` of ``world_size`` processes takes its slice of every global batch of ``order``.
 
-        ``micro_batch`` is the most rows of one micro-batch, or None for no limit. ``resident`` holds the split's tokens
-        on the device, if they are there. ``guard`` is called before rows are read; it raises ``DataError`` if the
-        files of the split have changed. ``counts_tokens``: steps say how many tokens they have over all processes.
-        ``targets`` are soft labels of all rows of the split in the order of its blocks, fp32 ``[rows]`` or ``[rows,
-        classes]`` as a ``Batch`` has them.
+        ``micro_batch`` is the most rows of one micro-batch, or None for no limit. ``guard`` is called before rows are
+        read; it raises ``DataError`` if the files of the split have changed. ``counts_tokens``: steps say how many
+        tokens they have over all processes. ``targets`` are soft labels of all rows of the split in the order of its
+        blocks, fp32 ``[rows]`` or ``[rows, classes]`` as a ``Batch`` has them. ``unlabelled`` loads the rows without
+        labels that each step holds beside its own, in micro-batches of at most as many rows.
         """
         self.split, self.order = split, order
         self.rank, self.world_size = rank, world_size
         self.layout, self.device, self.micro_batch = layout, device, micro_batch
         self.counts_tokens = counts_tokens
-        self.resident, self.guard = resident, guard or (lambda: None)
-        self.targets = targets
+        self.guard = guard or (lambda: None)
+        self.targets, self.unlabelled = targets, unlabelled
         self.step_elements = -(-order.largest_step // world_size) * split.max_width
         step_bytes = self.step_elements * split.blocks[0].ids.itemsize
         self.group_steps = max(1, min(GROUP_STEPS, GROUP_BYTES // step_bytes))
@@ -80,9 +81,18 @@ class Loader:
         again, so it is valid until the next step is asked for. Buffers are kept from epoch to epoch. Raises what the
         thread raised, such as ``DataError`` from the guard.
         """
-        stop = self.order.steps_per_epoch if last_step is None else last_step
-        with Prefetch(self._produce, [(epoch, first_step, stop)]) as prefetch:
-            yield from prefetch
+        per_epoch = self.order.steps_per_epoch
+        stop = per_epoch if last_step is None else last_step
+        own = Prefetch(self._produce, [(epoch, first_step, stop)])
+        if self.unlabelled is None:
+            with own:
+                yield from own
+            return
+        self.unlabelled.micro_batch = self.micro_batch
+        with self.unlabelled.stretch(epoch * per_epoch + first_step, epoch * per_epoch + stop) as others, own:
+            for step, other in zip(own, others, strict=True):
+                step.take_unlabelled(other)
+                yield step
 
     def stretch(self, first: int, last: int) -> Prefetch:
         """The same for steps ``first`` up to, but without, ``last`` of all epochs end to end.
@@ -105,11 +115,10 @@ class Loader:
             buffers=PREFETCH_GROUPS + 2,
             group_elements=self.group_steps * self.step_elements,
             step_elements=self.step_elements,
-            resident=self.resident,
             targets=self.targets,
         )
 
-    def _produce(self, pieces: list[Piece], batch_queue: BatchQueue) -> None:
+    def _produce(self, pieces: list[Piece], prefetch: Prefetch) -> None:
         """The thread: put groups of steps into the queue, then None. An exception takes the place of a group."""
         torch.get_num_threads()  # sets this thread up; only then can it be held to one core, which training needs more
         try:
@@ -118,24 +127,24 @@ class Loader:
                     torch.cuda.set_device(self.device)
                 assembler = self._idle.pop() if self._idle else self._assembler()
                 for buffer in assembler.buffers:
-                    batch_queue.free.put(buffer)
+                    prefetch.free.put(buffer)
                 alone = pieces[0][1] if pieces else 0
                 for epoch, first, stop in pieces:
                     step = first
-                    while step < stop and not batch_queue.cancelled:
+                    while step < stop and not prefetch.cancelled:
                         window = self.order.window(epoch, step)
                         steps = range(step, min(stop, window.next_step))
-                        self._produce_window(assembler, window, epoch, steps, batch_queue, alone=alone)
+                        self._produce_window(assembler, window, epoch, steps, prefetch, alone=alone)
                         step, alone = window.next_step, -1
                 self._idle.append(assembler)
-            batch_queue.ready.put(None)
-            if pieces and step == self.order.steps_per_epoch and self.order.spec.shuffle and not batch_queue.cancelled:
+            prefetch.ready.put(None)
+            if pieces and step == self.order.steps_per_epoch and self.order.spec.shuffle and not prefetch.cancelled:
                 self.order.window(epoch + 1, 0)  # which keeps it, while the last steps of this epoch are being trained
         except BaseException as error:  # handed to the training loop, which raises it
-            batch_queue.ready.put(error)
+            prefetch.ready.put(error)
 
     def _produce_window(
-        self, assembler: Assembler, window: Window, epoch: int, steps: range, batch_queue: BatchQueue, alone: int
+        self, assembler: Assembler, window: Window, epoch: int, steps: range, prefetch: Prefetch, alone: int
     ) -> None:
         """Put ``steps`` of one window into the queue; stop early if the caller has left.
 
@@ -161,7 +170,7 @@ class Loader:
         begin = steps.start
         while begin < steps.stop:
             end = begin + 1 if begin == alone else min(begin + self.group_steps, steps.stop)
-            buffer = batch_queue.free_buffer()
+            buffer = prefetch.free_buffer()
             if buffer is None:
                 return
             self.guard()
@@ -174,18 +183,23 @@ class Loader:
                 counted = StepBatch(epoch, step, mine, share.global_rows[place], tokens[place], longest[place])
                 counted.copied = copied
                 group.append(counted)
-            batch_queue.ready.put((buffer, group))
+            prefetch.ready.put((buffer, group))
             begin = end
 
 
 class Prefetch:
-    """Steps that a thread makes ready from now on; iterate over them inside a ``with`` block, which ends the thread."""
+    """Steps that a thread makes ready from now on; iterate over them inside a ``with`` block, which ends the thread.
 
-    def __init__(self, produce: Callable[[list[Piece], BatchQueue], None], pieces: list[Piece]) -> None:
+    Filled groups come through one queue, free buffers go back through another.
+    """
+
+    def __init__(self, produce: Callable[[list[Piece], Prefetch], None], pieces: list[Piece]) -> None:
         """Start the thread on ``pieces``."""
-        self.queue = BatchQueue()
-        arguments = (pieces, self.queue)
-        self.thread = threading.Thread(target=produce, args=arguments, name="padless-loader", daemon=True)
+        self.ready: queue.SimpleQueue[tuple[Buffer, list[StepBatch]] | BaseException | None] = queue.SimpleQueue()
+        """Groups of steps with their buffer, an exception, or None for the end. The number of buffers bounds it."""
+        self.free: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
+        self.cancelled = False
+        self.thread = threading.Thread(target=produce, args=(pieces, self), name="padless-loader", daemon=True)
         self.thread.start()
 
     def __enter__(self) -> Prefetch:
@@ -194,14 +208,15 @@ class Prefetch:
 
     def __exit__(self, *_: object) -> None:
         """Tell the thread to leave, and wait until it has."""
-        self.queue.cancel()
+        self.cancelled = True
+        self.free.put(None)  # wakes the thread if it waits for a buffer
         self.thread.join()  # cannot hang: it looks at cancelled before each group, and waits for nothing else
 
     def __iter__(self) -> Iterator[StepBatch]:
         """The steps; raises what the thread raised."""
         while True:
             started = time.perf_counter()
-            item = self.queue.ready.get()  # cannot hang: the thread ends with None or with what it raised
+            item = self.ready.get()  # cannot hang: the thread ends with None or with what it raised
             if item is None:
                 return
             if isinstance(item, BaseException):
@@ -211,55 +226,15 @@ class Prefetch:
             for step in group:
                 hand_over(step)
                 yield step
-            self.queue.free.put(buffer)
-
-
-class BatchQueue:
-    """Two queues between the loader's thread and the training loop: filled groups one way, free buffers the other."""
-
-    def __init__(self) -> None:
-        """Both queues are empty."""
-        self.ready: queue.SimpleQueue[tuple[Buffer, list[StepBatch]] | BaseException | None] = queue.SimpleQueue()
-        """Groups of steps with their buffer, an exception, or None for the end. The number of buffers bounds it."""
-        self.free: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
-        self.cancelled = False
+            self.free.put(buffer)
 
     def free_buffer(self) -> Buffer | None:
         """Wait for a buffer to fill; None if the caller has left."""
         buffer = self.free.get()  # cannot hang: the loop gives every buffer back, or cancels
         return None if self.cancelled else buffer
 
-    def cancel(self) -> None:
-        """The caller has left: wake the thread if it waits for a buffer."""
-        self.cancelled = True
-        self.free.put(None)
-
 
 @cache
 def openmp() -> ThreadpoolController:
     """The OpenMP libraries of this process. Looked up once, since that takes longer than many a step."""
     return ThreadpoolController().select(user_api="openmp")
-
-
-class PairedLoader(Loader):
-    """A loader of labelled rows whose steps hold unlabelled rows too, which a thread of their own prefetches."""
-
-    def __init__(self, split: Split, order: Order, *, unlabelled: Loader, **options: Any) -> None:
-        """``split``, ``order`` and ``options`` are those of the labelled rows; ``unlabelled`` loads the others.
-
-        Both are cut into micro-batches of at most as many rows.
-        """
-        super().__init__(split, order, **options)
-        self.unlabelled = unlabelled
-
-    def steps(self, epoch: int, first_step: int = 0, last_step: int | None = None) -> Generator[StepBatch, None, None]:
-        """As of any loader; a step waits for the slower one of two threads that work beside each other."""
-        per_epoch = self.order.steps_per_epoch
-        stop = per_epoch if last_step is None else last_step
-        self.unlabelled.micro_batch = self.micro_batch
-        before = epoch * per_epoch
-        unlabelled = self.unlabelled.stretch(before + first_step, before + stop)
-        with unlabelled as beside, closing(super().steps(epoch, first_step, stop)) as labelled:
-            for step, other in zip(labelled, beside, strict=True):
-                step.take_unlabelled(other)
-                yield step

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 
 VERSION = 2
 """Rises with any change to which rows form a step; checkpoints carry it. Version 1 drew one permutation of batches."""
+WINDOW_ROWS = 131_072
+"""More would mean less padding and more memory."""
+WINDOW_BYTES_PER_ROW = 60
+"""Most memory that computing a window takes, for each of its rows: places, lengths, keys, permutations between them."""
 MOST_PERMUTATIONS, PERMUTED_BATCHES = 64, 4096
 """Limits on the permutations drawn for a window: this many, and this many batch numbers in all of them together."""
 
@@ -61,7 +65,8 @@ class OrderSpec:
     """Rows of a step over all ranks; not used when ``batch_tokens`` is given."""
     batch_tokens: int | None = None
     """Most padded tokens of a step over all ranks; None: every step has ``global_batch`` rows."""
-    window_rows: int = OrderConfig.window_rows
+    window_rows: int = WINDOW_ROWS
+    """Rows that are sorted by length together."""
     length_noise: float = OrderConfig.length_noise
     shuffle: bool = True
     """False, for evaluation: blocks keep their order, and rows are only sorted inside a window."""

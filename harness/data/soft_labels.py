@@ -18,16 +18,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
+from msgspec import Meta
 
 from preprocessing.base import atomic
-from preprocessing.base.arrow import mapped, record_batches
+from preprocessing.base.arrow import mapped, one_chunk, record_batches
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.schema import typed
 from preprocessing.base.split_names import ALL_SPLITS
-from preprocessing.base.typed import Between, Like, typed
 from preprocessing.base.untrusted import one_line, parse_json, shown
 from preprocessing.dataset.shards import Manifest, Split
 
@@ -42,28 +43,21 @@ Rows = tuple[np.ndarray, np.ndarray]
 """Row numbers, int64 ``[rows]``, and fp32 probabilities ``[rows, classes]``."""
 
 
-class Validation(TypedDict, total=False):
-    """Figures of a teacher, as far as they are read here."""
-
-    accuracy: Annotated[float, Between(0, 1)] | None
-    above_chance: bool | None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
     """What is known of a file of soft labels beside its numbers."""
 
     dataset: str
     """Fingerprint of the dataset whose rows were scored."""
-    labels: Annotated[list[str], Between(2)]
+    labels: Annotated[list[str], Meta(min_length=2)]
     """Name of each class, in the order of the probabilities."""
     teacher: str
     """Who gave them, in words."""
     weights_sha256: str | None = None
     """sha256 of the teacher's weights, where it is a run or a bundle."""
-    temperature: Annotated[float, Between(1e-6, 1e6)] = 1.0
+    temperature: Annotated[float, Meta(ge=1e-6, le=1e6)] = 1.0
     """What the teacher's logits were divided by; fitted on the validation split."""
-    validation: Annotated[dict[str, Any], Like(Validation)] = field(default_factory=dict)
+    validation: dict[str, float | int | bool | None] = field(default_factory=dict)
     """Of the teacher on the dataset's validation split: accuracy, log_loss, rows, above_chance."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
@@ -124,22 +118,20 @@ def find_soft_labels(data: str | Path, name: str) -> Path:
 
 def write_soft_labels(path: str | Path, teacher: Teacher, splits: Mapping[str, Rows]) -> str:
     """Write the soft labels of some splits, whole or not at all; their sha256. Raises ``OSError``."""
-    classes = len(teacher.labels)
     plain = {
         name: (np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(chances, np.float32))
         for name, (rows, chances) in splits.items()
+        if len(rows)
     }
-    digest = digest_of(teacher, plain)
-    about = {**asdict(teacher), "sha256": digest}
-    layout = schema(classes).with_metadata({KEY: json.dumps(about, allow_nan=False)})
-    counts = [len(rows) for rows, _ in plain.values()]
-    places = np.repeat(np.arange(len(plain), dtype=np.int8), counts)
-    rows = np.concatenate([rows for rows, _ in plain.values()])
-    chances = np.concatenate([chances for _, chances in plain.values()])
-    assert chances.shape == (len(rows), classes)
+    digest = digest_of(asdict(teacher), plain)
+    about = json.dumps({**asdict(teacher), "sha256": digest}, allow_nan=False)
+    layout = schema(len(teacher.labels)).with_metadata({KEY: about})
+    numbers, chances = (np.concatenate(column) for column in zip(*plain.values(), strict=True))
+    assert chances.shape == (len(numbers), len(teacher.labels))
+    places = np.repeat(np.arange(len(plain), dtype=np.int8), [len(rows) for rows, _ in plain.values()])
     arrays = [
         pa.DictionaryArray.from_arrays(pa.array(places), pa.array(list(plain), pa.string())),
-        pa.array(rows),
+        pa.array(numbers),
         pa.FixedSizeListArray.from_arrays(pa.array(chances.reshape(-1)), type=layout.field("probability").type),
     ]
     with (
@@ -158,9 +150,8 @@ def schema(classes: int) -> pa.Schema:
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
-def digest_of(teacher: Teacher, splits: Mapping[str, Rows]) -> str:
-    """sha256 over what is known of the teacher and over every row."""
-    digest = hashlib.sha256(atomic.canonical_json(asdict(teacher)))
+def digest_of(about: dict[str, Any], splits: Mapping[str, Rows]) -> str:
+    digest = hashlib.sha256(atomic.canonical_json(about))
     for name, (rows, chances) in splits.items():
         digest.update(name.encode())
         digest.update(rows.tobytes())
@@ -174,41 +165,35 @@ def read_soft_labels(path: str | Path) -> SoftLabels:
     try:
         layout, batches = record_batches(mapped(path))
         about = parse_json((layout.metadata or {}).get(KEY, b"null"))
+        known = about if isinstance(about, dict) else {}
+        if (known.get("format"), known.get("format_version")) != (FORMAT, FORMAT_VERSION):
+            raise DataError(f"{path}: not a file of soft labels of this version of padless; {REMAKE}")
+        claimed = known.pop("sha256", None)
+        teacher: Teacher = typed(Teacher, known, str(path), REMAKE)
+        if layout != schema(len(teacher.labels)):
+            raise ValueError(f"its columns are not those of soft labels of {len(teacher.labels)} classes")
+        splits = rows_of(batches, len(teacher.labels))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path}: not a readable file of soft labels ({one_line(error)}); {REMAKE}") from None
-    known = about if isinstance(about, dict) else {}
-    if (known.get("format"), known.get("format_version")) != (FORMAT, FORMAT_VERSION):
-        raise DataError(f"{path}: not a file of soft labels of this version of padless; {REMAKE}")
-    claimed = known.pop("sha256", None)
-    teacher = typed(Teacher, known, str(path), REMAKE)
-    if layout != schema(len(teacher.labels)):
-        raise DataError(f"{path}: its columns are not those of soft labels of {len(teacher.labels)} classes; {REMAKE}")
-    try:
-        splits = rows_of(batches, len(teacher.labels))
-    except (ValueError, pa.ArrowException) as error:
-        raise DataError(f"{path}: not a readable file of soft labels ({one_line(error)}); {REMAKE}") from None
-    if digest_of(teacher, splits) != claimed:
+    if digest_of(known, splits) != claimed:
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REMAKE}")
     return SoftLabels(path, teacher, claimed, splits)
 
 
 def rows_of(batches: Sequence[pa.RecordBatch], classes: int) -> dict[str, Rows]:
-    """The rows of each split, in memory of their own. Raises ``ValueError`` for what no such file holds."""
-    names, found = [], []
+    """The rows of each split. Raises ``ValueError`` for what no such file holds."""
     for batch in batches:
         batch.validate(full=True)
-        split, row, probability = batch.columns
-        values = probability.values.slice(probability.offset * classes, len(probability) * classes)
-        if any(column.null_count for column in (*batch.columns, split.dictionary, values)):
-            raise ValueError("it holds nulls")
-        names.append(split.dictionary.to_pylist())
-        found.append((split.indices.to_numpy(), row.to_numpy(), values.to_numpy().reshape(-1, classes)))
-    if not batches or any(one != names[0] for one in names):
-        raise ValueError("it names no splits, or names them in more than one way")
-    if len(set(names[0])) < len(names[0]) or not set(names[0]) <= set(ALL_SPLITS):
-        raise ValueError(f"its splits are {shown(names[0])}")
-    place, numbers, chances = (np.concatenate(column) for column in zip(*found, strict=True))
-    return {name: (numbers[place == at], chances[place == at]) for at, name in enumerate(names[0])}
+    table = pa.Table.from_batches(batches, schema(classes))
+    split = one_chunk(table["split"].cast(pa.string())).dictionary_encode()
+    values = one_chunk(table["probability"]).flatten()
+    if any(column.null_count for column in (*table.columns, split, values)):
+        raise ValueError("it holds nulls")
+    names = split.dictionary.to_pylist()
+    if not names or not set(names) <= set(ALL_SPLITS):
+        raise ValueError(f"its splits are {shown(names)}")
+    place, numbers, chances = split.indices.to_numpy(), table["row"].to_numpy(), values.to_numpy().reshape(-1, classes)
+    return {name: (numbers[place == at], chances[place == at]) for at, name in enumerate(names)}
 
 
 def check_soft_labels(found: SoftLabels, data: str | Path, manifest: Manifest, splits: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One fold of a dataset held out: its rows are the validation, those of all other folds are trained on.
+"""A dataset as a training sees it: with a fold held out, or with all its rows to pretrain on.
 
-All rows of a shard are in one fold, so a manifest with other shards under the names of the splits is all that order,
-loader, staging, plan and checks need to know (as for a pretraining).
+A manifest says which shards a split has, so a manifest with other shards under the names of the splits is all that
+order, loader, staging, plan and checks need to know.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ from preprocessing.dataset.shards import MANIFEST, Manifest, ShardInfo
 
 
 @dataclass(frozen=True)
-class HeldOut(Manifest):
-    """A dataset as a training sees it that holds out a fold; its fingerprint is still that of the dataset."""
+class View(Manifest):
+    """A manifest with other splits; its fingerprint is still that of the dataset on the disk."""
 
     dataset: str = ""
-    """The dataset's fingerprint."""
-    fold: int = 0
+    fold: int | None = None
     """The fold that is validated on."""
 
     @property
     def fingerprint(self) -> str:
-        """That of the dataset on the disk."""
+        """That of the dataset."""
         return self.dataset
 
 
+def with_splits(manifest: Manifest, splits: dict[str, list[ShardInfo]], fold: int | None = None) -> View:
+    kept = {one.name: getattr(manifest, one.name) for one in fields(Manifest)}
+    return View(**{**kept, "splits": splits}, dataset=manifest.fingerprint, fold=fold)
+
+
 def held_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest:
-    """The manifest of the dataset ``data`` with ``fold`` as its validation; as it is for None.
+    """The manifest of the dataset ``data`` with ``fold`` as its validation, the others to train on; as it is for None.
 
     Raises ``DataError`` for a dataset without folds, ``ConfigError`` for a fold that it does not have.
     """
@@ -43,12 +47,10 @@ def held_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest
     if fold >= manifest.folds:
         raise ConfigError(f"fold: {fold} is none of the {manifest.folds} folds of {data}; they count from 0")
     every = [info for name in (TRAIN, VALIDATION) for info in manifest.splits.get(name, [])]
-    splits = dict(manifest.splits) | {
-        TRAIN: [info for info in every if info.fold != fold],
-        VALIDATION: [info for info in every if info.fold == fold],
-    }
-    kept = {one.name: getattr(manifest, one.name) for one in fields(Manifest)}
-    return HeldOut(**{**kept, "splits": splits}, dataset=manifest.fingerprint, fold=fold)
+    splits = dict(manifest.splits)
+    splits[TRAIN] = [info for info in every if info.fold != fold]
+    splits[VALIDATION] = [info for info in every if info.fold == fold]
+    return with_splits(manifest, splits, fold)
 
 
 def check_folds(manifest: Manifest, data: str | Path, key: str) -> None:
@@ -67,55 +69,37 @@ def as_trained(manifest: Manifest, fold: int | None, fingerprint: str, data: str
 
 def fold_of(manifest: Manifest) -> int | None:
     """The fold that a manifest holds out; None if it is that of a whole dataset."""
-    return manifest.fold if isinstance(manifest, HeldOut) else None
-
-
-@dataclass(frozen=True)
-class PretrainingManifest(Manifest):
-    """A dataset as a pretraining sees it; its fingerprint is still that of the dataset."""
-
-    dataset: str = ""
-    """The dataset's fingerprint."""
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the dataset on the disk."""
-        return self.dataset
+    return manifest.fold if isinstance(manifest, View) else None
 
 
 def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | None = None) -> Manifest:
     """The manifest of the dataset ``data`` as a task sees it that holds out ``fold``, if it does.
 
-    Raises ``DataError`` if there is nothing to predict, and as ``held_out`` does for a fold that is not there.
+    A pretraining learns from the rows of ``train`` and ``unlabelled`` as one split; labels are forgotten. Raises
+    ``DataError`` where it has nothing to predict, and as ``held_out`` does for a fold that is not there.
     """
     manifest = held_out(manifest, fold, data)
-    return pretraining_rows(manifest, data) if task == LANGUAGE_MODEL else manifest
+    if task != LANGUAGE_MODEL:
+        return manifest
+
+    def shards_of(*names: str) -> list[ShardInfo]:
+        return [replace(info, labels={}) for name in names for info in manifest.splits.get(name, [])]
+
+    splits = {TRAIN: shards_of(TRAIN, UNLABELLED), VALIDATION: shards_of(VALIDATION)}
+    check_tokens(splits[TRAIN], data, "to pretrain on", "train or unlabelled")
+    check_tokens(splits[VALIDATION], data, "to measure perplexity on", VALIDATION)
+    return with_splits(manifest, splits)
 
 
-def pretraining_rows(manifest: Manifest, data: str | Path) -> PretrainingManifest:
-    """``train`` with the rows of ``train`` and ``unlabelled``, and ``validation``; labels are forgotten.
-
-    Raises ``DataError`` without rows to pretrain on or to validate on, or if none of them has two tokens.
-    """
-    held = [replace(info, labels={}) for name in (TRAIN, UNLABELLED) for info in manifest.splits.get(name, [])]
-    splits = {TRAIN: held, VALIDATION: [replace(info, labels={}) for info in manifest.splits.get(VALIDATION, [])]}
-    for name, what in ((TRAIN, "to pretrain on"), (VALIDATION, "to measure perplexity on")):
-        check_rows(splits[name], Path(data, MANIFEST), what)
-    kept = {one.name: getattr(manifest, one.name) for one in fields(Manifest)}
-    return PretrainingManifest(**{**kept, "splits": splits}, dataset=manifest.fingerprint)
-
-
-def check_rows(shards: Sequence[ShardInfo], path: Path, what: str) -> None:
-    """Raise ``DataError`` if no row of ``shards`` has a token to predict."""
+def check_tokens(shards: Sequence[ShardInfo], data: str | Path, what: str, names: str) -> None:
     rows, tokens = sum(info.rows for info in shards), sum(info.tokens for info in shards)
     if not rows:
-        names = "train or unlabelled" if what == "to pretrain on" else VALIDATION
         raise DataError(
-            f"{path}: no rows {what}: there is no split {names}; build a dataset that has one with "
+            f"{Path(data, MANIFEST)}: no rows {what}: there is no split {names}; build a dataset that has one with "
             "`python -m preprocessing run`"
         )
     if tokens == rows:
         raise DataError(
-            f"{path}: no row {what} has a second token, so there is nothing to predict; look at the texts and at "
-            "text.stop_words"
+            f"{Path(data, MANIFEST)}: no row {what} has a second token, so there is nothing to predict; look at the "
+            "texts and at text.stop_words"
         )

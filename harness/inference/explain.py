@@ -101,14 +101,17 @@ def from_table(config: ExplainConfig, bundle: Path, info: BundleInfo, name: str)
 
 def explained(config: ExplainConfig, bundle: Path, numbered: Iterator[list[Numbered]]) -> Iterator[Explained]:
     """Each text explained, a batch at a time."""
-    from harness.inference.explainer import Explainer
+    import torch
+
+    from harness.inference.explainer import explain
     from harness.inference.torch_scorer import TorchScorer
     from harness.ranks.precision import choose_device, full_fp32
 
     full_fp32()
-    explain = Explainer(TorchScorer(bundle), choose_device(config.device).value)
+    scorer = TorchScorer(bundle)
+    scorer.bundle.model.to(torch.device(choose_device(config.device).value))
     for some in numbered:
         for start in range(0, len(some), config.batch):
             batch = some[start : start + config.batch]
-            for (number, _), one in zip(batch, explain([text for _, text in batch], config.label), strict=True):
+            for (number, _), one in zip(batch, explain(scorer, [text for _, text in batch], config.label), strict=True):
                 yield number, one

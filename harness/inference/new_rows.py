@@ -17,10 +17,9 @@ import torch
 from pyarrow import fs
 
 from harness.data.seen import row_hashes, trained_on, training_texts
-from harness.inference.bundle import Bundle, read_bundle
 from harness.inference.config import EvaluateConfig
 from harness.inference.evaluation import worst_mistakes, write_scored
-from harness.inference.torch_scorer import logits_of
+from harness.inference.torch_scorer import TorchScorer
 from harness.ranks.precision import choose_device
 from harness.rundir.bundle_files import bundle_directory
 from harness.rundir.json_files import read_object
@@ -31,16 +30,16 @@ from harness.scores.drift import drift
 from harness.scores.figures import figures, texts_of
 from harness.scores.tables import describe_new_rows
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.printable import public, tell
+from preprocessing.base.printable import counted, public, tell
 from preprocessing.base.storage import storing, temporary_folder
 from preprocessing.config import SplitConfig
 from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import Piece, read
 from preprocessing.labels import LabelMap, spelling
-from preprocessing.text.encoder import Encoded, Encoder
+from preprocessing.text.encoder import Encoded
 from preprocessing.text.tokenizer import Tokens
-from preprocessing.text.vocabulary import UNK
+from preprocessing.text.vocabulary import UNK, Vocabulary
 
 NAMED = 6
 """Unknown labels that a sentence names."""
@@ -79,15 +78,15 @@ def evaluate_input(config: EvaluateConfig) -> None:
     """
     assert config.input is not None
     directory = bundle_directory(config.run)
-    bundle = read_bundle(directory)
-    training = known_training(config.run, directory, bundle.info.dataset)
+    scorer = TorchScorer(directory, config.batch)
+    info, counts = scorer.info, scorer.vocabulary.counts
+    training = known_training(config.run, directory, info.dataset)
     known: Mapping[str, Any] = (training or {}).get("source", {})
-    classes = meanings(bundle.info.labels, config.source.labels, known.get("labels"))
+    classes = meanings(info.labels, config.source.labels, known.get("labels"))
     reading = reading_of(replace(config.source, path=[config.input]), known)
-    bundle.model.to(torch.device(choose_device(config.device).value))
-    tally = read_and_score(bundle, config.input, reading, classes, config.batch)
+    scorer.bundle.model.to(torch.device(choose_device(config.device).value))
+    tally = read_and_score(scorer, config.input, reading, classes)
     row, labels, logits, lengths, unknown, hashes = (np.concatenate(one) for one in zip(*tally.columns, strict=True))
-    info, counts = bundle.info, bundle.vocabulary.counts
     target = Path(config.output) if config.output else Path(config.run, EVALUATION)
     name = name_of(config.input, target)
     facts: dict[str, Any] = {"lengths": lengths, "unknown": unknown, "names": info.labels}
@@ -96,7 +95,7 @@ def evaluate_input(config: EvaluateConfig) -> None:
         "split": name,
         "dataset": info.dataset,
         "step": info.step,
-        **figures(logits, labels, **facts, decision=bundle.decision),
+        **figures(logits, labels, **facts, decision=scorer.decision),
         "left_out": tally.left_out,
         "missing": tally.missing,
         "mistakes": tally.mistakes,
@@ -105,7 +104,7 @@ def evaluate_input(config: EvaluateConfig) -> None:
         "texts": texts_of(lengths, unknown, training_texts(hashes[unknown < lengths], config.run, info.dataset)),
     }
     with storing(target, otherwise="name another --output"):
-        write_scored(target, name, row, labels, logits, info.labels, info.label_type, bundle.decision)
+        write_scored(target, name, row, labels, logits, info.labels, info.label_type, scorer.decision)
         write_figures(target, name, values)
     if config.json:
         del values["split"]
@@ -177,22 +176,20 @@ def parts_of(reading: Reading) -> Iterator[Piece]:
             offset += plan.rows
 
 
-def read_and_score(
-    bundle: Bundle, address: str, reading: Reading, classes: Mapping[str, int], batch_rows: int
-) -> Tally:
+def read_and_score(scorer: TorchScorer, address: str, reading: Reading, classes: Mapping[str, int]) -> Tally:
     """Read all rows and give each its logits. Raises ``DataError``, also for labels that the run does not know.
 
     ``classes`` is what ``meanings`` gives; a label that is the exact name of a class is that class.
     """
-    encoder, tally = bundle.encoder(), Tally()
+    tally = Tally()
     for piece in parts_of(reading):
         tally.left_out += piece.neutral + piece.filtered + piece.without_label
         tally.missing += int(piece.missing.sum())
-        labels = class_of(piece, bundle.info.labels, classes, tally)
+        labels = class_of(piece, scorer.labels, classes, tally)
         if len(piece.row) and not tally.strange:  # after a strange label the rest is read for other such labels only
-            score_part(bundle, encoder, piece, labels, batch_rows, tally)
+            score_part(scorer, piece, labels, tally)
     if tally.strange:
-        raise DataError(strange_labels(address, tally.strange, bundle.info.labels))
+        raise DataError(strange_labels(address, tally.strange, scorer.labels))
     if not tally.columns:
         raise DataError(f"{address}: holds no labelled row")
     return tally
@@ -211,22 +208,20 @@ def class_of(piece: Piece, names: Sequence[str], classes: Mapping[str, int], tal
     return numbers[piece.label]
 
 
-def score_part(
-    bundle: Bundle, encoder: Encoder, piece: Piece, labels: np.ndarray, batch_rows: int, tally: Tally
-) -> None:
+def score_part(scorer: TorchScorer, piece: Piece, labels: np.ndarray, tally: Tally) -> None:
     """Encode the rows of a part, run the model over them, and keep what is said of them."""
-    tokens = encoder.tokens(piece.texts)
-    encoded = encoder.encode(tokens)
-    count_unknown(tokens, encoder, tally)
-    logits = logits_of(bundle.model, np.split(encoded.ids, encoded.offsets[1:-1]), batch_rows)
+    tokens = scorer.encoder.tokens(piece.texts)
+    encoded = scorer.encoder.encode(tokens)
+    count_unknown(tokens, scorer.vocabulary, tally)
+    logits = scorer.score(np.split(encoded.ids, encoded.offsets[1:-1]))
     hashes = row_hashes(encoded.ids, encoded.offsets)
     tally.columns.append((piece.row, labels, logits, np.diff(encoded.offsets), unknown_of(encoded), hashes))
-    worst, predicted, said = worst_mistakes(logits, labels, bundle.decision, MISTAKES)
+    worst, predicted, said = worst_mistakes(logits, labels, scorer.decision, MISTAKES)
     tally.mistakes += [
         {
             "row": int(piece.row[place]),
-            "label": bundle.info.labels[labels[place]],
-            "predicted": bundle.info.labels[predicted[place]],
+            "label": scorer.labels[labels[place]],
+            "predicted": scorer.labels[predicted[place]],
             "probability": float(said[place]),
             "text": piece.texts[place].as_py()[:CHARACTERS],
         }
@@ -241,10 +236,10 @@ def unknown_of(encoded: Encoded) -> np.ndarray:
     return np.diff(before[encoded.offsets]).astype(np.int64)
 
 
-def count_unknown(tokens: Tokens, encoder: Encoder, tally: Tally) -> None:
+def count_unknown(tokens: Tokens, vocabulary: Vocabulary, tally: Tally) -> None:
     """Count the words that are not in the vocabulary."""
     counts = np.bincount(tokens.codes, minlength=len(tokens.types))
-    strange = np.flatnonzero((encoder.vocabulary.lookup(tokens.types) == UNK) & (counts > 0))
+    strange = np.flatnonzero((vocabulary.lookup(tokens.types) == UNK) & (counts > 0))
     words = tokens.types.take(strange).to_pylist()
     tally.words.update(dict(zip(words, counts[strange].tolist(), strict=True)))
     if len(tally.words) > HELD_WORDS:
@@ -254,12 +249,10 @@ def count_unknown(tokens: Tokens, encoder: Encoder, tally: Tally) -> None:
 def strange_labels(address: str, strange: Mapping[str, Sequence[int]], names: Sequence[str]) -> str:
     """The sentence on labels that the run does not know."""
     ordered = sorted(strange.items(), key=lambda entry: (-entry[1][0], entry[0]))
-    some = [f"{value[:40]!r} ({rows:,} rows from row {first})" for value, (rows, first) in ordered[:NAMED]]
-    some = [one.replace("(1 rows from row", "(row") for one in some]
+    some = [f"{value[:40]!r} ({counted(rows, 'row')}, first row {first})" for value, (rows, first) in ordered[:NAMED]]
     more = f" and {len(ordered) - NAMED:,} more" if len(ordered) > NAMED else ""
     known = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-    what = "a label" if len(ordered) == 1 else "labels"
     return (
-        f"{address}: holds {what} that the run does not know: {', '.join(some)}{more}; it knows {known}; say in "
+        f"{address}: holds labels that the run does not know: {', '.join(some)}{more}; it knows {known}; say in "
         "source.labels what they mean, or leave the rows out with source.neutral"
     )

@@ -182,7 +182,8 @@ def scorer_of(opening: Opening) -> Scorer:
 
 def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[Rows, list[np.ndarray]]]:
     """Some rows at a time with their ids; another thread reads and encodes the next ones meanwhile."""
-    pieces = tables.iter_rows(part, schema=layout.schema)
+    needed = None if layout.top is None else [part.file.source.text_column]  # the bytes of the others stay as they are
+    pieces = tables.iter_rows(part, needed, layout.schema)
 
     def step() -> tuple[Rows, list[np.ndarray]] | None:
         rows = next(pieces, None)

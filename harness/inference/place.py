@@ -10,29 +10,28 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.inference.config import STDIN, PredictConfig
 from harness.inference.parts import Made, ScoredPart
 from harness.inference.rows import KINDS
 from harness.rundir.json_files import read_object
+from harness.rundir.results import probability_column
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.machine import locked
 from preprocessing.base.schema import Count, Sha256, typed
 from preprocessing.base.storage import check_replaced, storing
-from preprocessing.base.untrusted import open_regular, parse_json, shown
+from preprocessing.base.untrusted import shown
 from preprocessing.corpus import addresses
 
 MANIFEST = "_predictions.json"
@@ -40,8 +39,6 @@ MANIFEST = "_predictions.json"
 WORK, BEGUN, LOCK = ".work", "begun.json", "lock"
 FORMAT, FORMAT_VERSION = "padless-predictions", 1
 PART = re.compile(r"part-\d{5,}\.(csv|tsv|jsonl|parquet)")
-MOST_HEADER = 1 << 20
-"""Bytes of a first line that are looked at."""
 COPY_BYTES = 1 << 20
 OTHERWISE = "name another --output"
 ANEW = f"{OTHERWISE}, or set --overwrite true"
@@ -139,7 +136,7 @@ def claimed(place: Place) -> Iterator[None]:
     is_new = place.is_folder and not place.target.exists()
     refuse_foreign(place)
     refusal = UserError(f"{place.target}: another process is predicting to it; wait for it, or stop it")
-    with storing(place.target, otherwise=OTHERWISE):
+    with writing(place):
         if not atomic.is_signed(place.work, place.target):
             with suppress(FileExistsError), atomic.new_folder(place.work) as work:  # another process may be faster
                 atomic.sign(work, place.target)
@@ -152,6 +149,11 @@ def claimed(place: Place) -> Iterator[None]:
                     atomic.vanish(place.work)
                     if is_new and not any(place.target.iterdir()):
                         place.target.rmdir()
+
+
+def writing(place: Place) -> AbstractContextManager[None]:
+    """Turns a failure to write into a ``StorageError`` that names the output."""
+    return storing(place.target, otherwise=OTHERWISE)
 
 
 def refuse_foreign(place: Place) -> None:
@@ -178,24 +180,11 @@ def refuse_inputs(place: Place, names: Iterable[str]) -> None:
             raise ConfigError(f"--output {place.target}: {name} is the input, or lies there; name another --output")
 
 
-def refuse_replacing(place: Place, names: Sequence[str]) -> None:
+def refuse_replacing(place: Place, prefix: str) -> None:
     """Raise ``ConfigError`` for a file that has none of the columns that a prediction adds."""
+    words = [f"{prefix}predicted", f"{prefix}{probability_column('')}"]
     if not place.is_folder:
-        check_replaced(place.target, False, lambda: set(names) <= set(columns_of(place)))
-
-
-def columns_of(place: Place) -> list[str]:
-    """The columns of a file that was written before; none where it is another kind of file."""
-    try:
-        if place.kind == "parquet":
-            return list(pq.read_schema(place.target).names)
-        with open_regular(place.target) as file:
-            line = file.readline(MOST_HEADER)
-        if place.kind == "jsonl":
-            return list(parse_json(line))
-        return next(csv.reader([line.decode()], delimiter="\t" if place.kind == "tsv" else ","), [])
-    except (OSError, ValueError, TypeError, pa.ArrowException, csv.Error, DataError):
-        return []
+        check_replaced(place.target, False, lambda: all(atomic.says(place.target, word) for word in words))
 
 
 def is_whole(place: Place, key: str, basis: Basis) -> bool:
@@ -269,11 +258,10 @@ def finish(place: Place, parts: Sequence[ScoredPart], known: Mapping[int, Made],
             what = "is not seen here; name an --output on a disk that all who predict share"
             raise DataError(f"{part.path}: {what}")
     found = [known[part.number] for part in parts]
-    with storing(place.target, otherwise=OTHERWISE):
+    with writing(place):
         if place.is_folder:
-            kept = {part.name for part in parts}
             for path in place.target.iterdir():
-                if is_ours(path) and path.name not in kept:
+                if atomic.final_of(path.name) is not None and is_ours(path):  # what a killed process has left
                     path.unlink()
             atomic.write_json(place.manifest, manifest(parts, found, basis))
         else:

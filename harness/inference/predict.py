@@ -25,7 +25,7 @@ from harness.inference import place
 from harness.inference.config import STDIN, PredictConfig
 from harness.inference.engines import engine_of, local, open_scorer, scorer_class
 from harness.inference.parts import Layout, Made, Opening, ScoredPart, columns_of, list_of
-from harness.inference.place import Basis, Place
+from harness.inference.place import Basis, Place, writing
 from harness.inference.rows import Input, find, lines_of_stdin, own_options, reading_by, texts_of
 from harness.inference.scorer import Scorer, unknown_shares
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, check_classifier, read_info
@@ -127,14 +127,14 @@ def predict_on_ranks(config: PredictConfig, world: World) -> None:
         with world.together("claiming the output"):
             if world.is_main:
                 stack.enter_context(place.claimed(output))
-        with world.together("planning the predictions"):
+        with world.together("planning the predictions"), writing(output):
             job = begun(config, output) if world.is_main else None
             left = None if job is None else [part for part in job.parts if engine.finished(part) is None]
         left = world.from_main(left, "the parts that are left")
         if left is None:
             screen.say(f"{output.target}: these predictions are there already; nothing to do")
             return
-        with world.together("predicting"):
+        with world.together("predicting"), writing(output):
             if not output.work.is_dir():
                 what = "this rank does not see what rank 0 has begun; write to a disk that all machines share"
                 raise DataError(f"{output.work}: {what}")
@@ -156,8 +156,8 @@ def begun(config: PredictConfig, output: Place) -> Job | None:
     Raises ``ConfigError`` where something else was begun there, ``DataError`` for the first row that cannot be read.
     """
     screen, directory = Screen(errors=True, quiet=config.quiet), bundle_directory(config.run)
-    engine = engine_of(directory, config.engine)
-    opening = Opening(engine, config.run, scorer_class(engine).settle(config.device, config.precision), config.batch)
+    name = engine_of(directory, config.engine)
+    opening = Opening(name, config.run, scorer_class(name).settle(config.device, config.precision), config.batch)
     info = read_info(directory)
     check_classifier(directory, info)
     place.refuse_inputs(output, config.inputs)
@@ -174,7 +174,7 @@ def begun(config: PredictConfig, output: Place) -> Job | None:
         basis = basis_of(config, output, opening, info, reading, fingerprints)
         key = hashlib.sha256(atomic.canonical_json([VERSION, asdict(basis)])).hexdigest()
         if not place.is_begun(output, basis) and not config.overwrite:
-            place.refuse_replacing(output, names)
+            place.refuse_replacing(output, config.prefix)
         if place.is_whole(output, key, basis):
             atomic.vanish(output.work)
             return None

@@ -112,19 +112,19 @@ def find(
 
 def opened(kind: str, address: str, name: str, config: ReadingConfig, reading: Reading, part_mb: float) -> Input:
     """One file, with its form and the column of its texts. Raises ``DataError``."""
-    last = config.column or TEXT
-    columns = list(dict.fromkeys((reading.source.text_column, TEXT))) if config.column is None else [config.column]
-    source = replace(reading.source, part_mb=part_mb, text_column=last)
-    form = {"tsv": "csv"}.get(kind, kind)
-    usual = Dialect("\t", source.quote, source.escape) if kind == "tsv" and source.delimiter is None else None
-    known = reading.dialect or usual
+    columns = [reading.source.text_column, TEXT] if config.column is None else [config.column]
+    source, is_csv, known = reading.source, kind in ("csv", "tsv"), reading.dialect
+    if kind == "tsv" and source.delimiter is None and known is None:
+        known = Dialect("\t", source.quote, source.escape)
+    source = replace(source, part_mb=part_mb, text_column=columns[-1])
     identity = {} if kind == "folder" else addresses.identity(address)
     address = addresses.absolute(address)
+    form = "csv" if is_csv else kind
     file = File(address, public(name), form, UNLABELLED, source, SplitConfig(column=None), known=known)
     if kind == "folder":
         return Input(file, kind, identity)
     seen = tables.sample(replace(file, source=replace(source, columns=[])))
-    if kind == "csv" and source.columns and not has_header(seen.columns, source.columns):
+    if is_csv and source.columns and not has_header(seen.columns, source.columns):
         seen = tables.sample(file)
     if seen.columns or kind != "jsonl":  # of a file without rows that is what is said later
         chosen = next((one for one in columns if one in seen.columns), None)

@@ -17,10 +17,9 @@ import numpy as np
 import torch
 
 from harness.batch import Batch, Layout
-from harness.data.device import DeviceRows
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
-from harness.data.placement import DataPlacement, OpenData
+from harness.data.placement import open_data
 from harness.data.views import as_trained
 from harness.inference.bundle import Bundle, read_bundle, same_text
 from harness.inference.config import ScoringConfig
@@ -115,12 +114,8 @@ def score_split(
 ) -> tuple[Scores, Split]:
     """The scores of the split ``name`` of the dataset ``data``, which is staged and opened for it, and the split."""
     world, device = session.world, session.device
-    placement = DataPlacement(data=data, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
-    opened = OpenData(placement, manifest, name, world, device, only=True)
-    with world.together("staging the dataset"):
-        opened.copy()
-    with world.together("opening the dataset"):
-        opened.open()
+    wanted = (data, manifest, name, world)
+    opened = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir, only=True)
     split = opened.splits[name]
     scores = score(
         bundle.model,
@@ -130,7 +125,6 @@ def score_split(
         layout=layout_on(device, bundle.model.config.hidden_size)[0],
         device=device,
         pause=pause,
-        resident=opened.rows,
         guard=opened.guard.check_sizes,
     )
     opened.guard.close()
@@ -146,17 +140,16 @@ def score(
     layout: Layout,
     device: torch.device,
     pause: Callable[[], None] | None = None,
-    resident: DeviceRows | None = None,
     guard: Callable[[], None] | None = None,
     read: Callable[[Batch], torch.Tensor] | None = None,
 ) -> Scores:
     """Run ``model`` over a split, each rank over its own rows, and give every rank all scores.
 
-    ``pause`` is called on all ranks every few batches and may raise to end the evaluation there. ``resident`` and
-    ``guard`` are the ``Loader``'s: tokens that lie on the device already, and what watches the split's files. ``read``
-    gives the logits of a batch where they are not to be those of the whole ``model``.
+    ``pause`` is called on all ranks every few batches and may raise to end the evaluation there. ``guard`` is the
+    ``Loader``'s: it watches the split's files. ``read`` gives the logits of a batch where they are not to be those of
+    the whole ``model``.
     """
-    loader = loader_over(split, world, batch_rows, layout=layout, device=device, resident=resident, guard=guard)
+    loader = loader_over(split, world, batch_rows, layout=layout, device=device, guard=guard)
 
     def values_of(batch: Batch) -> np.ndarray:
         facts = (batch.labels, batch.lengths, unknown_tokens(batch))

@@ -73,9 +73,9 @@ class TextClassifier:
             raise DataError(f"{shown(text)} is not a text; explain takes one, so call it for each of several")
         if not hasattr(self._scorer, "bundle"):
             raise ConfigError(f"{self.place}: explanations need the weights and torch; load the run or its bundle")
-        from harness.inference.explainer import Explainer
+        from harness.inference.explainer import explain
 
-        return Explainer(cast("TorchScorer", self._scorer))([text], as_found(label))[0]
+        return explain(cast("TorchScorer", self._scorer), [text], as_found(label))[0]
 
     def _calibrated(self, texts: Texts) -> np.ndarray:
         """Logits of the same shape as the scorer's, some texts at a time."""

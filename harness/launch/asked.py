@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import takewhile
 
-from harness.config import Recipe
+from harness.config import RunConfig
 from preprocessing.base.errors import ConfigError, require
 
 ALL = "all"
@@ -15,7 +15,7 @@ MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaunchRecipe(Recipe):
+class LaunchRecipe(RunConfig):
     """A training as it is asked for, or many that differ in their seed or in the fold that they hold out."""
 
     seeds: str | None = None
@@ -39,9 +39,9 @@ class LaunchRecipe(Recipe):
             seeds_of(self.seeds)
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> RunConfig:
         """The training alone."""
-        return Recipe(**{one.name: getattr(self, one.name) for one in fields(Recipe)})
+        return RunConfig(**{one.name: getattr(self, one.name) for one in fields(RunConfig)})
 
 
 def check_blanks(words: Sequence[str]) -> None:

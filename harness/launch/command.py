@@ -8,7 +8,8 @@ from harness.launch import many, rounds
 from harness.launch.asked import LaunchRecipe, check_blanks
 from harness.launch.launcher import PROG, accelerate_parser, split_arguments, train
 from harness.ranks import devices
-from preprocessing.base import cli, help_page
+from harness.training.rules import resolve
+from preprocessing.base import cli
 from preprocessing.base.help_page import Page
 
 PAGE = Page(
@@ -23,7 +24,7 @@ PAGE = Page(
 
 def main(argv: list[str]) -> int:
     """Train; returns the exit code."""
-    if help_page.asked_for(argv) == "accelerate":
+    if ("help", ["--help", "accelerate"]) in cli.apart(argv, LaunchRecipe)[1]:
         accelerate_parser().print_help()
         return 0
     options, training = split_arguments(argv or ["--help"], LaunchRecipe)
@@ -34,4 +35,6 @@ def main(argv: list[str]) -> int:
     recipe = asked.recipe
     if recipe.self_training.rounds:
         return rounds.train(options, training, recipe)
+    if not options:
+        resolve(recipe)  # a missing dataset is refused before accelerate imports torch
     return train(options, training, recipe)

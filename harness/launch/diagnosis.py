@@ -159,7 +159,7 @@ def judge_data(seen: list[Data]) -> list[Finding]:
             findings.append(Finding("data", "ok", shown, data.host))
             slow = "; every page comes over the network: name a local directory with --stage_dir"
             state: State = "warn" if data.mapped_over_network else "ok"
-            message = f"staging {data.staging}; rows {data.residency}{slow if data.mapped_over_network else ''}"
+            message = f"staging {data.staging}{slow if data.mapped_over_network else ''}"
             findings.append(Finding("staging", state, message, data.host))
     return findings
 

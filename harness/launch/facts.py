@@ -81,7 +81,6 @@ class Data:
     summary: str = ""
     staging: str = ""
     """Where shards will be copied to, with the reason."""
-    residency: str = ""
     mapped_over_network: bool = False
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.config import WINDOW_BYTES_PER_ROW, RunConfig
+from harness.config import RunConfig
 from harness.data.checks import TRAIN, check_fit, class_rows, few_steps, imbalance, order_spec, unlabelled_spec
-from harness.data.order import Order, OrderSpec, step_rows, width_groups
+from harness.data.order import WINDOW_BYTES_PER_ROW, WINDOW_ROWS, Order, OrderSpec, step_rows, width_groups
 from harness.model.registry import CELLS, check_model, parameters_of
 from harness.settings.task import LANGUAGE_MODEL
 from harness.tracking.trackers import check_names
@@ -309,7 +309,7 @@ def memory(
     mapped = [*read, VALIDATION, TEST]
     width = max(info.width for info in manifest.splits[TRAIN])
     buffers = min(32, 4 * max(1, (1 << 20) // max(1, rows * width * itemsize))) * rows * width * itemsize
-    window_rows = min(order.num_rows, config.order.window_rows)
+    window_rows = min(order.num_rows, WINDOW_ROWS)
     return {
         "parameters": parameters,
         "weights_gradients_optimizer": 16 * parameters,

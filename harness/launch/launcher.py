@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.config import Recipe, RunConfig
+from harness.config import RunConfig
 from harness.launch import machines
 from harness.launch.failure import Failure, describe_exit, describe_failure
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
@@ -36,6 +36,7 @@ from harness.training import preflight
 from harness.training.rules import resolve
 from preprocessing.base import atomic, cli, config_files
 from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.hints import suggestion
 from preprocessing.base.printable import tell
 from preprocessing.base.screen import Screen
 from preprocessing.base.storage import told
@@ -55,7 +56,7 @@ UNKNOWN = "no key of the training, no option of accelerate launch"
 TOLD = "told to stop before the first step ({}); the same command goes on"
 
 
-def train(options: list[str], training: list[str], recipe: Recipe) -> int:
+def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
     """Check, start, wait; returns the run's own exit code.
 
     ``options`` are accelerate's, ``training`` the keys that ``recipe`` was made of.
@@ -133,12 +134,12 @@ def given_up(run: Path, launch_id: str, dry_run: bool, arguments: Any) -> int:
 
 
 def split_arguments(argv: Sequence[str], *more: type) -> tuple[list[str], list[str]]:
-    """Accelerate's options, and our own: ours begin at the first key that ``Recipe`` or one of ``more`` has.
+    """Accelerate's options, and our own: ours begin at the first key that ``RunConfig`` or one of ``more`` has.
 
     A dotted name can only be meant for us, known or not, so a misspelt key is answered by our parser. Both know
     ``--quiet``: it is ours wherever it stands.
     """
-    known = set().union(*(cli.known_keys(cli.parser_for(one, PROG, "")) for one in (Recipe, *more)))
+    known = cli.known_keys(RunConfig, *more)
     for place, argument in enumerate(argv):
         key = "help" if argument == "-h" else argument[2:].split("=", 1)[0]
         if argument != "-h" and not argument.startswith("--"):
@@ -196,11 +197,11 @@ def accelerate_parser() -> Any:
 
 def check_options(options: list[str], known: set[str]) -> None:
     """Refuse an option in front that neither we nor accelerate have, or that would do nothing, with what is meant."""
-    keys = cli.known_keys(cli.parser_for(RunConfig, PROG))
+    keys = cli.known_keys(RunConfig)
     for option in options:
         name = option.split("=", 1)[0]
         if option.startswith("--") and (name not in known or name[2:] in IDLE):
-            hint = cli.suggestion(name[2:], keys | {word[2:] for word in known - {name}}, "--")
+            hint = suggestion(name[2:], keys | {word[2:] for word in known - {name}})
             what = "padless has no use for it" if name in known else UNKNOWN
             raise ConfigError(f"{name}: {what}{hint}")
 

@@ -17,7 +17,7 @@ import torch
 
 from harness.config import RunConfig
 from harness.data import placement
-from harness.data.checks import TRAIN, UNLABELLED
+from harness.data.checks import TRAIN
 from harness.launch.facts import Data, Gpu, Machine, Rank, RunFolder
 from harness.model.recurrent import VariableLengthLSTM, try_recurrence
 from harness.model.registry import parameters_of
@@ -133,21 +133,16 @@ def look_at_data(config: RunConfig, world_size: int) -> tuple[Data, Manifest | N
         manifest = preflight.check_data(config, world_size, here=launched_local_world_size(), hashes=False)
     except UserError as error:
         return Data(host, config.data, kind, problem=str(error)), None
-    cuda = config.device != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    read = [TRAIN, *([UNLABELLED] if config.order.unlabelled_batch else [])]
-    facts = placement.look(config.data, manifest, read, device, launched_local_world_size())
-    staging = placement.choose_stage(config.stage_dir, facts)
-    rows = placement.choose_residency(config.residency, facts, staged=staging.value != "none")
+    staging = placement.stage_choice(config.data, manifest, list(manifest.splits), config.stage_dir)
+    held = sum(info.bytes for shards in manifest.splits.values() for info in shards)
     data = Data(
         host,
         config.data,
         kind,
         fingerprint=manifest.fingerprint,
-        summary=f"{manifest.rows(TRAIN):,} training rows, {size(facts.shard_bytes)}",
+        summary=f"{manifest.rows(TRAIN):,} training rows, {size(held)}",
         staging=str(staging),
-        residency=str(rows),
-        mapped_over_network=placement.is_network(kind) and staging.value == "none" and rows.value == "mapped",
+        mapped_over_network=placement.is_network(kind) and staging.value == "none",
     )
     return data, manifest
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import Recipe
+from harness.config import RunConfig
 from harness.data.views import check_folds
 from harness.launch import launcher, rounds
 from harness.launch.asked import ALL, LaunchRecipe, seeds_of
@@ -73,7 +73,7 @@ def train(options: list[str], training: list[str], asked: LaunchRecipe) -> int:
 
 def train_one(options: list[str], words: list[str]) -> int:
     """One training, or the rounds of one; its exit code."""
-    recipe = cli.parse(Recipe, words, prog=PROG)
+    recipe = cli.parse(RunConfig, words, prog=PROG)
     return (rounds if recipe.self_training.rounds else launcher).train(options, words, recipe)
 
 
@@ -116,7 +116,7 @@ def planned(asked: LaunchRecipe) -> list[Member]:
     return [member(asked.run, "fold", fold) for fold in range(manifest.folds)]
 
 
-def first(asked: LaunchRecipe) -> tuple[Recipe, list[Member]]:
+def first(asked: LaunchRecipe) -> tuple[RunConfig, list[Member]]:
     """The training that a preview is of, and all that the command would do, none where it is one.
 
     Raises ``ConfigError`` or ``DataError`` as ``train`` does.

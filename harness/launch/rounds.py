@@ -19,7 +19,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from harness.config import Recipe
+from harness.config import RunConfig
 from harness.data.checks import check_dataset
 from harness.data.soft_labels import read_soft_labels
 from harness.launch import launcher
@@ -43,7 +43,7 @@ ALONE = {"order.unlabelled_batch": 0, "self_training.weight": 1.0, "self_trainin
 ONCE = {"self_training.rounds": 0, "self_training.first": {}}
 
 
-def train(options: list[str], training: list[str], recipe: Recipe) -> int:
+def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
     """Train round after round; the exit code of the first command that did not end well, or of the last training."""
     check(recipe)
     screen = Screen(quiet=recipe.quiet)
@@ -63,7 +63,7 @@ def train(options: list[str], training: list[str], recipe: Recipe) -> int:
         screen.say("" if number == 0 else "\n")
         screen.fact("round", f"{number + 1} of {recipe.self_training.rounds + 1}: {run}")
         words = [*training, *as_words(others)]
-        code = launcher.train(options, words, cli.parse(Recipe, words, prog=PROG))
+        code = launcher.train(options, words, cli.parse(RunConfig, words, prog=PROG))
         if code or last or recipe.dry_run:
             return code
         labels = run / LABELS
@@ -74,7 +74,7 @@ def train(options: list[str], training: list[str], recipe: Recipe) -> int:
     raise AssertionError("the last round returns")
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: RunConfig) -> None:
     """Refuse what rounds cannot do, before the first of them begins. Raises ``ConfigError`` or ``DataError``."""
     if recipe.task == LANGUAGE_MODEL:
         raise ConfigError("self_training.rounds: a language model has no labels; set it to 0 for this task")
@@ -89,7 +89,7 @@ def check(recipe: Recipe) -> None:
             "source.unlabelled_path, or set the key to 0"
         )
     words = as_words({**ALONE, **ONCE, **recipe.self_training.first})
-    cli.parse(Recipe, words, prog=PROG, in_front=devices.LAUNCHER_OPTIONS)
+    cli.parse(RunConfig, words, prog=PROG, in_front=devices.LAUNCHER_OPTIONS)
 
 
 def is_of(path: Path, run: Path) -> bool:
@@ -100,7 +100,7 @@ def is_of(path: Path, run: Path) -> bool:
         return False
 
 
-def label(options: list[str], recipe: Recipe, run: Path, output: Path) -> int:
+def label(options: list[str], recipe: RunConfig, run: Path, output: Path) -> int:
     """Score the unlabelled rows; the exit code."""
     values: dict[str, Any] = {
         "run": str(run),

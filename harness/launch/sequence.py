@@ -37,8 +37,7 @@ def as_words(values: dict[str, Any]) -> list[str]:
 
 def typed(words: list[str], config_class: type) -> list[tuple[str, list[str]]]:
     """Each key of a command line for ``config_class`` and the words that give it, in their order."""
-    _, options = cli.apart(words, cli.switches(cli.parser_for(config_class)))
-    return [(option[0].removeprefix("--").partition("=")[0], option) for option in options]
+    return cli.apart(words, config_class)[1]
 
 
 def without(words: list[str], config_class: type, keys: set[str]) -> list[str]:

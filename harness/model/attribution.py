@@ -13,14 +13,14 @@ maximum over time changes from one token to another, more points are computed th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import nn
 
-from harness.batch import Batch, Layout, send
-from harness.data.batches import pack
+from harness.batch import Batch, send
 from harness.model.classifier import Classifier
 from harness.model.wide import END_LONGEST, WidePart
 
@@ -49,21 +49,6 @@ class Attribution:
     """The logit where the scores begin to count."""
     points: int
     """At how many points the network was read."""
-
-    @property
-    def missed(self) -> float:
-        """By how much the sum of the scores misses the difference of the logits."""
-        return float(abs(self.scores.sum() - (self.logit - self.baseline)))
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether it misses no more than it may."""
-        return self.missed <= allowance(self.logit - self.baseline)
-
-
-def allowance(difference: float) -> float:
-    """By how much a sum may miss the ``difference`` of two logits."""
-    return max(TOLERANCE * abs(difference), SMALLEST)
 
 
 class Line:
@@ -101,7 +86,8 @@ class Line:
         """
         errors = self.errors()
         missed, apart = abs(errors.sum()), np.abs(errors).sum()
-        allowed = allowance(self.known[1.0][0] + self.beside.sum() - self.known[0.0][0])
+        difference = self.known[1.0][0] + self.beside.sum() - self.known[0.0][0]
+        allowed = max(TOLERANCE * abs(difference), SMALLEST)
         if (missed <= allowed and apart <= APART * allowed) or len(self.known) >= MOST_POINTS:
             return False
         target = (APART * allowed if apart > APART * allowed else missed) / 2
@@ -122,9 +108,7 @@ class Line:
         return Attribution(scores, logit, self.known[0.0][0] + bias, len(self.known))
 
 
-def attributions(
-    model: Classifier, texts: Sequence[np.ndarray], columns: Sequence[int], layout: Layout = "padded"
-) -> list[Attribution]:
+def attributions(model: Classifier, texts: Sequence[np.ndarray], columns: Sequence[int]) -> list[Attribution]:
     """What each token adds to the logit in ``columns`` (0 for two classes), for each text.
 
     ``texts`` are ids, at least one each. ``model`` is in evaluation mode, in fp32 or wider, and does not change.
@@ -139,33 +123,28 @@ def attributions(
         wide = np.zeros(len(ids)) if model.wide is None else wide_scores(model.wide, torch.from_numpy(ids), column)
         lines.append(Line(ids, column, wide))
         if number == len(texts) or sum(len(line.ids) for line in lines) >= BATCH_TOKENS:
-            explore(model, lines, layout)
+            explore(model, lines)
             found += [line.attribution(float(biases[line.column])) for line in lines]
             lines = []
     return found
 
 
-def explore(model: Classifier, lines: list[Line], layout: Layout) -> None:
-    """Read the network on all lines until each needs no more."""
+def explore(model: Classifier, lines: list[Line]) -> None:
+    """Read the network on all lines until each needs no more, the longest texts first."""
     while lines:
-        for places in batches([(line, place) for line in lines for place in line.wanted()]):
-            read(model, places, layout)
+        places = [(line, place) for line in lines for place in line.wanted()]
+        places.sort(key=lambda place: -len(place[0].ids))
+        while places:
+            size = max(1, BATCH_TOKENS // len(places[0][0].ids))
+            read(model, places[:size])
+            places = places[size:]
         lines = [line for line in lines if line.refine()]
 
 
-def batches(places: list[tuple[Line, float]]) -> Iterator[list[tuple[Line, float]]]:
-    """Places on lines to be read together, the longest texts first."""
-    places = sorted(places, key=lambda place: -len(place[0].ids))
-    while places:
-        number = max(1, BATCH_TOKENS // len(places[0][0].ids))
-        yield places[:number]
-        places = places[number:]
-
-
-def read(model: Classifier, places: list[tuple[Line, float]], layout: Layout) -> None:
+def read(model: Classifier, places: list[tuple[Line, float]]) -> None:
     """Read the network at some places, longest texts first, and let their lines know."""
     device = model.head.weight.device
-    batch = batch_of([line.ids for line, _ in places], layout, device)
+    batch = batch_of([line.ids for line, _ in places], device)
     shares = torch.tensor([place for _, place in places], dtype=model.head.weight.dtype, device=device)
     columns = torch.tensor([line.column for line, _ in places], device=device)
     logits, growth = growth_at(model, batch, shares, columns)
@@ -190,20 +169,12 @@ def growth_at(
     return chosen.detach().double().cpu().numpy(), growth.cpu().numpy()
 
 
-def batch_of(texts: Sequence[np.ndarray], layout: Layout, device: torch.device) -> Batch:
-    """Ids as a batch without labels; ``texts`` come longest first."""
-    lengths = np.array([len(ids) for ids in texts], np.int64)
-    padded = np.zeros((len(texts), int(lengths[0])), np.int32)
-    for row, text in enumerate(texts):
-        padded[row, : len(text)] = text
-    ids, sizes = torch.from_numpy(padded), None
-    if layout == "packed":
-        tokens = torch.empty(int(lengths.sum()), dtype=torch.int32)
-        sizes = torch.from_numpy(pack(ids, lengths, tokens))
-        ids = tokens
-    own = torch.from_numpy(lengths)
+def batch_of(texts: Sequence[np.ndarray], device: torch.device) -> Batch:
+    """Ids as a padded batch without labels; ``texts`` come longest first."""
+    ids = nn.utils.rnn.pad_sequence([torch.from_numpy(text.astype(np.int32)) for text in texts], batch_first=True)
+    lengths = torch.tensor([len(text) for text in texts])
     labels = torch.zeros(len(texts), dtype=torch.int64)
-    return Batch(send(ids, device), own, labels, np.arange(len(texts)), sizes, send(own, device))
+    return Batch(send(ids, device), lengths, labels, np.arange(len(texts)), sent_lengths=send(lengths, device))
 
 
 def wide_scores(wide: WidePart, ids: torch.Tensor, column: int) -> np.ndarray:
@@ -218,20 +189,11 @@ def wide_scores(wide: WidePart, ids: torch.Tensor, column: int) -> np.ndarray:
     value = value / value.square().sum().sqrt().clamp_min(1e-12)
     each = (wide.share.double() * value * wide.table[bucket, column].double() / times)[place].cpu().numpy()
     scores, start = np.zeros(len(ids)), 0
-    for number in range(1, min(wide.longest, len(ids)) + 1):
-        own = each[start : start + len(ids) - number + 1]
-        share_out(own, number, scores)
-        start += len(own)
-    if wide.tail:
-        last = scores[-wide.tail :]
-        for number in range(1, END_LONGEST + 1):
-            own = each[start : start + len(last) - number + 1]
-            share_out(own, number, last)
-            start += len(own)
+    last = scores[-wide.tail :] if wide.tail else scores[:0]
+    whole = [(scores, number) for number in range(1, wide.longest + 1)]
+    for words, number in whole + [(last, number) for number in range(1, END_LONGEST + 1)]:
+        count = max(0, len(words) - number + 1)
+        for offset in range(number if count else 0):  # what an n-gram adds is its words', evenly
+            words[offset : offset + count] += each[start : start + count] / number
+        start += count
     return scores
-
-
-def share_out(each: np.ndarray, number: int, scores: np.ndarray) -> None:
-    """Add what each n-gram of ``number`` words adds to the ``scores`` of its words, evenly."""
-    for offset in range(number):
-        scores[offset : offset + len(each)] += each / number

@@ -19,7 +19,7 @@ from harness.model.dropout import EMBEDDING, HEAD, Masks
 from harness.model.embedding import Embedded, Network
 from harness.model.recurrent import PackedIndex
 from harness.model.registry import POOLINGS
-from harness.model.wide import Touched, WidePart, build_wide
+from harness.model.wide import TableGradient, WidePart, build_wide
 from preprocessing.base.installed import load
 from preprocessing.text.vocabulary import UNK
 
@@ -91,8 +91,16 @@ class Classifier(Network):
         recurrent_dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
         """The logits of the network alone for what ``embed`` gave of the batch, or other vectors in its place."""
-        read = self._padded if embedded.index is None else self._packed
-        pooled = read(embedded, batch, masks, recurrent_dtype).to(self.head.weight.dtype)
+        lengths, index = embedded.lengths, embedded.index
+        if index is None:
+            outputs = self.recurrent.forward_padded(embedded.vectors, lengths, masks, recurrent_dtype)
+            pooled = self.pooling.padded(outputs, batch.lengths, lengths)
+        else:
+            assert batch.batch_sizes is not None
+            packed = PackedSequence(embedded.vectors, batch.batch_sizes)
+            packed, state = self.recurrent.forward_packed(packed, masks, recurrent_dtype, index.row)
+            pooled = self.pooling.packed(packed.data, state, batch.lengths, lengths)
+        pooled = pooled.to(self.head.weight.dtype)
         if masks is not None and self.config.dropout:
             pooled = pooled * masks.features(HEAD, pooled.shape[1], self.config.dropout, pooled.dtype)
         return self.shaped(self.head(pooled))
@@ -101,17 +109,6 @@ class Classifier(Network):
         """All parameters that read what ``embed`` gives."""
         for part in (self.recurrent, self.pooling, self.head):
             yield from part.parameters()
-
-    def _padded(self, embedded: Embedded, batch: Batch, masks: Masks | None, dtype: torch.dtype | None) -> torch.Tensor:
-        outputs = self.recurrent.forward_padded(embedded.vectors, embedded.lengths, masks, dtype)
-        return self.pooling.padded(outputs, batch.lengths, embedded.lengths)
-
-    def _packed(self, embedded: Embedded, batch: Batch, masks: Masks | None, dtype: torch.dtype | None) -> torch.Tensor:
-        assert batch.batch_sizes is not None
-        assert embedded.index is not None
-        packed = PackedSequence(embedded.vectors, batch.batch_sizes)
-        packed, state = self.recurrent.forward_packed(packed, masks, dtype, embedded.index.row)
-        return self.pooling.packed(packed.data, state, batch.lengths, embedded.lengths)
 
 
 def loss_per_row(
@@ -159,7 +156,7 @@ class Objective(nn.Module):
 
     row_losses: torch.Tensor
     """``[rows]``: the losses of the latest batch, detached, for whoever must find a row that went wrong."""
-    touched: Touched | None = None
+    table_gradient: TableGradient | None = None
     """What the latest batch does to the wide part; None without one, and for rows that tell it nothing."""
 
     def __init__(
@@ -206,7 +203,7 @@ class Objective(nn.Module):
             losses = self.losses(self.classifier.read(batch, masks, self.recurrent_dtype), batch)
             total = losses.sum()
         self.row_losses = losses.detach()
-        self.touched = self.errors_of(wide, batch) if wide is not None and tells else None
+        self.table_gradient = self.errors_of(wide, batch) if wide is not None and tells else None
         return total
 
     def learn_from_moved(
@@ -249,7 +246,7 @@ class Objective(nn.Module):
             return self.soft_weight * soft_loss_per_row(logits, batch.targets, weights)
         return loss_per_row(logits, batch.labels, label_smoothing=smoothing, class_weights=weights)
 
-    def errors_of(self, wide: WidePart, batch: Batch) -> Touched:
+    def errors_of(self, wide: WidePart, batch: Batch) -> TableGradient:
         """What the wide part gets wrong of a batch, by the same loss, as if the network were not there.
 
         Two models that learned apart err apart, and their sum is better than one that learned both at once: a network
@@ -263,4 +260,4 @@ class Objective(nn.Module):
             with torch.enable_grad():
                 loss = self.losses(self.classifier.shaped(outputs), batch, self.wide_smoothing).sum()
             (error,) = torch.autograd.grad(loss, outputs)
-        return Touched(bucket, value, error)
+        return TableGradient(bucket, value, error)

@@ -286,7 +286,7 @@ class LanguageObjective(nn.Module):
 
     row_losses: torch.Tensor
     """``[rows]``: the losses of the latest batch, detached, for whoever must find a row that went wrong."""
-    touched = None
+    table_gradient = None
     """What a batch does to a wide part, which there is none of."""
     adversary = None
     """What moves texts against their labels, which there are none of."""

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from harness.model.recurrent import in_order, reversal_index
-
-Kind = Literal["max", "mean", "max+mean"]
 
 
 class Pooling(nn.Module, ABC):
@@ -97,30 +95,30 @@ class Last(Pooling):
 class Maximum(Pooling):
     """The maximum of each feature over a text's real tokens."""
 
-    kind: Kind = "max"
+    maximum, mean = True, False
 
     def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
         """Each direction as it is: the order of a text's tokens does not matter."""
-        pooled = [pool_padded(direction, lengths, device_lengths, self.kind) for direction in outputs]
+        pooled = [pool_padded(each, lengths, device_lengths, self.maximum, self.mean) for each in outputs]
         return torch.cat([part for parts in zip(*pooled, strict=True) for part in parts], dim=1)
 
     def packed(
         self, outputs: torch.Tensor, state: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor
     ) -> torch.Tensor:
         """Both directions at once."""
-        return torch.cat(pool_packed(outputs, lengths, device_lengths, self.kind), dim=1)
+        return torch.cat(pool_packed(outputs, lengths, device_lengths, self.maximum, self.mean), dim=1)
 
 
 class Mean(Maximum):
     """The mean likewise."""
 
-    kind: Kind = "mean"
+    maximum, mean = False, True
 
 
 class MaximumAndMean(Maximum):
     """Both, one after the other."""
 
-    kind: Kind = "max+mean"
+    maximum, mean = True, True
 
 
 @dataclass(frozen=True)
@@ -138,9 +136,9 @@ class Tail:
 
 
 def pool_padded(
-    outputs: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor, kind: Kind
+    outputs: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor, maximum: bool, mean: bool
 ) -> list[torch.Tensor]:
-    """``[rows, features]`` for each part of ``kind``, of padded ``outputs`` ``[time, rows, features]``.
+    """``[rows, features]`` for each that is wanted, of padded ``outputs`` ``[time, rows, features]``.
 
     ``lengths`` is int64 ``[rows]`` on the CPU, ``device_lengths`` the same where the outputs are. The order of a text's
     tokens does not matter.
@@ -148,27 +146,16 @@ def pool_padded(
     common = int(lengths.min())
     time = torch.arange(common, len(outputs), device=outputs.device)
     padding = (time[:, None] >= device_lengths)[:, :, None]
-    maximum, total = _Pool.apply(outputs, padding, kind != "mean", kind != "max")
-    return _parts(maximum, total, device_lengths)
+    largest, total = _Pool.apply(outputs, padding, maximum, mean)
+    return [part for part in (largest, None if total is None else total / device_lengths[:, None]) if part is not None]
 
 
 def pool_packed(
-    outputs: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor, kind: Kind
+    outputs: torch.Tensor, lengths: torch.Tensor, device_lengths: torch.Tensor, maximum: bool, mean: bool
 ) -> list[torch.Tensor]:
     """The same for packed ``outputs`` ``[tokens, features]``, whose rows come longest first."""
-    tail = tail_of(lengths, device_lengths)
-    maximum, total = _PoolPacked.apply(outputs, tail, kind != "mean", kind != "max")
-    return _parts(maximum, total, device_lengths)
-
-
-def _parts(
-    maximum: torch.Tensor | None, total: torch.Tensor | None, device_lengths: torch.Tensor
-) -> list[torch.Tensor]:
-    """What was pooled, the mean from the sum."""
-    pooled = [] if maximum is None else [maximum]
-    if total is not None:
-        pooled.append(total / device_lengths[:, None])
-    return pooled
+    largest, total = _PoolPacked.apply(outputs, tail_of(lengths, device_lengths), maximum, mean)
+    return [part for part in (largest, None if total is None else total / device_lengths[:, None]) if part is not None]
 
 
 def tail_of(lengths: torch.Tensor, device_lengths: torch.Tensor) -> Tail:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from math import prod
 
 from harness.config import ModelConfig, RunConfig
-from harness.settings.model import ModelRecipe
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base.errors import require
 from preprocessing.dataset.shards import Manifest
@@ -64,7 +63,7 @@ CELLS = {
 }
 
 
-def check_model(config: ModelRecipe) -> None:
+def check_model(config: ModelConfig) -> None:
     """Raise ``ConfigError`` that names the known ones for an unknown pooling or cell."""
     for key, value, known in (("pooling", config.pooling, POOLINGS), ("cell", config.cell, CELLS)):
         require(value in known, f"model.{key}", value, f"one of {', '.join(known)}")

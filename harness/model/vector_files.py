@@ -11,7 +11,6 @@ dimension before any process starts.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import one_line, open_regular
 from preprocessing.dataset.shards import Manifest
@@ -38,8 +38,6 @@ MOST_DIGITS = 16
 """Of a number of words, or of numbers of each."""
 NUMBER_BYTES = 64
 """Longer than a number in a text file is spelt, with the space before it."""
-CONTROL = frozenset(range(32)) - frozenset(b"\t\r\n")
-"""Bytes that no text has."""
 
 OTHERS = {
     b"PK\x03\x04": "a zip archive: unpack it, and name the file of vectors inside",
@@ -77,28 +75,9 @@ class Found:
     """Of the file's bytes as they lie on the disk."""
 
 
-class _Hashing(io.RawIOBase):
-    """A file that hashes what is read from it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        """``file`` is read by this object alone."""
-        self.file, self.digest = file, hashlib.sha256()
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Read and hash."""
-        data = self.file.read(len(buffer))
-        self.digest.update(data)
-        buffer[: len(data)] = data
-        return len(data)
-
-
 def read_head(path: str | Path) -> Head:
     """Format and dimension of a file. Raises ``ConfigError`` if it is not there, ``DataError`` for no such file."""
-    with opened(path) as (file, _):
+    with opened(path) as file:
         line = file.readline(READ_BYTES)
         fields = line.split()
         for start, hint in OTHERS.items():
@@ -111,18 +90,12 @@ def read_head(path: str | Path) -> Head:
             if not words or not 0 < dim <= MOST_DIM:
                 promised = " words of ".join(field[:MOST_DIGITS].decode() for field in fields)
                 raise DataError(f"{path}: line 1 promises {promised} numbers; name a file of word vectors")
-            binary = Path(path).suffix == ".bin" or is_binary(file.read(SAMPLE_BYTES + 4 * dim), dim)
+            numbers = file.read(SAMPLE_BYTES + 4 * dim).partition(b" ")[2][: 4 * dim].partition(b"\n")[0]
+            binary = Path(path).suffix == ".bin" or not numbers or not set(numbers) <= DIGITS
             return Head("word2vec binary" if binary else "word2vec text", words, dim, len(line))
     if not 2 <= len(fields) <= MOST_DIM + 1 or not is_number(fields[-1]):
         raise DataError(f"{path}: line 1 is no word followed by numbers; name a file of word vectors")
     return Head("GloVe", None, len(fields) - 1, 0)
-
-
-def is_binary(start: bytes, dim: int) -> bool:
-    """Whether the bytes behind the first word are numbers as a machine holds them, and no digits."""
-    numbers = start.partition(b" ")[2][: 4 * dim]
-    line = numbers.partition(b"\n")[0]
-    return not line or not set(line) <= DIGITS or not CONTROL.isdisjoint(numbers)
 
 
 def check_dim(path: str | Path, head: Head, dim: int) -> None:
@@ -172,7 +145,7 @@ def read_vectors(path: str | Path, ids: Mapping[bytes, int], size: int, dim: int
     path, head = Path(path), read_head(path)
     check_dim(path, head, dim)
     vectors, has, words = np.zeros((size, dim), np.float32), np.zeros(size, bool), 0
-    with opened(path) as (file, hashing):
+    with opened(path) as file:
         file.read(head.bytes)
         rows = binary_rows if head.format == "word2vec binary" else text_rows
         for place, word, row in rows(file, path, head, ids):
@@ -182,42 +155,37 @@ def read_vectors(path: str | Path, ids: Mapping[bytes, int], size: int, dim: int
             if not np.isfinite(row).all():
                 raise DataError(f"{path}: {place} ({spelt(word)}) holds a number that is not finite")
             vectors[number], has[number] = row, True
-        while file.read(READ_BYTES) or hashing.read(READ_BYTES):
-            pass  # what follows the last word belongs to the hash
     if head.words is not None and words < head.words:
         promised = f"of the {head.words:,} that its first line promises"
         raise DataError(f"{path}: ends after word {words:,} {promised}: cut short; fetch it again")
-    return Found(head, vectors, has, words, hashing.digest.hexdigest())
+    return Found(head, vectors, has, words, atomic.sha256_file(path))
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[tuple[BinaryIO, _Hashing]]:
-    """A file's content, unpacked if it is gzipped, and what hashes its bytes. Failures to read become sentences."""
-    path = Path(path)
+def opened(path: str | Path) -> Iterator[BinaryIO]:
+    """A file's content, unpacked if it is gzipped. Failures to read become sentences."""
     try:
-        with regular(path) as raw:
+        raw = open_regular(path)
+    except (DataError, OSError) as error:
+        gone = isinstance(error, FileNotFoundError)
+        why = f"{path}: there is no such file; name another, own, auto or none" if gone else unreadable(path, error)
+        raise ConfigError(f"init.vectors: {why}") from None
+    try:
+        with raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            hashing = _Hashing(raw)
-            buffered = io.BufferedReader(hashing, READ_BYTES)
-            unpacked = cast(io.RawIOBase, gzip.GzipFile(fileobj=buffered))
-            yield (io.BufferedReader(unpacked, READ_BYTES) if zipped else buffered), hashing
+            unpacked = cast(io.RawIOBase, gzip.GzipFile(fileobj=raw))
+            yield io.BufferedReader(unpacked, READ_BYTES) if zipped else raw
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
             f"{path}: damaged or cut short inside its gzip stream ({one_line(error)}); fetch it again"
         ) from None
-    except FileNotFoundError:
-        raise ConfigError(f"init.vectors: {path}: there is no such file; name another, own, auto or none") from None
     except OSError as error:
-        raise ConfigError(f"init.vectors: {path}: not readable ({error.strerror or error})") from None
+        raise ConfigError(f"init.vectors: {unreadable(path, error)}") from None
 
 
-def regular(path: Path) -> BinaryIO:
-    """Open a file that a user names. Raises ``ConfigError`` for a directory or a pipe, ``OSError`` as ``open``."""
-    try:
-        return open_regular(path)
-    except DataError as error:
-        raise ConfigError(f"init.vectors: {error}") from None
+def unreadable(path: str | Path, error: Exception) -> str:
+    return f"{path}: not readable ({error.strerror or error})" if isinstance(error, OSError) else str(error)
 
 
 def text_rows(

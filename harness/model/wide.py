@@ -15,9 +15,9 @@ whatever it shared a bucket with; so with triples and more each bucket has one o
 (``harness.training.wide`` finds it), and all others count for nothing.
 
 The table is no parameter but a buffer: torch's optimizer, the clipping, the average of weights and DDP do not see it.
-Its part of a step is the features of the batch's rows and the error of each row (``Touched``); ranks exchange those,
-and each changes the rows of the table that are in it, and no others. A dense gradient would be as large as the table,
-up to 64 MiB, where the features of a batch are some hundred KiB.
+Its part of a step is the features of the batch's rows and the error of each row (``TableGradient``); ranks exchange
+those, and each changes the rows of the table that are in it, and no others. A dense gradient would be as large as the
+table, up to 64 MiB, where the features of a batch are some hundred KiB.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FLOOR = 0.05
 """What is added to a log-count ratio, so that a word that tells nothing by itself still counts for something."""
 BIAS_SHARE = 0.1
 """Rate of the bias as a share of the table's."""
-NOBODY = -1
+UNOWNED = -1
 """Owner of a bucket that belongs to no n-gram."""
 PIECE = 1 << 24
 """Numbers of an update that are held at once."""
@@ -68,7 +68,7 @@ USUAL = Weighing()
 
 
 @dataclass(frozen=True)
-class Touched:
+class TableGradient:
     """What a batch does to the table: the features of its rows and the loss's gradient at each row's logits."""
 
     bucket: torch.Tensor
@@ -78,19 +78,19 @@ class Touched:
     error: torch.Tensor
     """``[rows, outputs]``: the gradient of each row's loss."""
 
-    def times(self, factor: float) -> Touched:
+    def times(self, factor: float) -> TableGradient:
         """The same with every row's loss multiplied by ``factor``."""
-        return Touched(self.bucket, self.value, self.error * factor)
+        return TableGradient(self.bucket, self.value, self.error * factor)
 
 
-def join(parts: Sequence[Touched]) -> Touched:
+def join(parts: Sequence[TableGradient]) -> TableGradient:
     """Those of several batches, one after the other; rows with fewer places get empty ones."""
     places = max(part.value.shape[1] for part in parts)
 
     def column(numbers: Iterable[torch.Tensor]) -> torch.Tensor:
         return torch.cat([functional.pad(one, (0, places - one.shape[1])) for one in numbers])
 
-    return Touched(
+    return TableGradient(
         column(part.bucket for part in parts),
         column(part.value for part in parts),
         torch.cat([part.error for part in parts]),
@@ -109,7 +109,7 @@ class WidePart(nn.Module):
     share: torch.Tensor
     """A scalar that multiplies the logits where they are added to the network's; each validation chooses it anew."""
     owners: torch.Tensor | None
-    """int32 ``[buckets]``: the lower bits of the key of the n-gram that a bucket belongs to, or ``NOBODY``, as all are
+    """int32 ``[buckets]``: the lower bits of the key of the n-gram that a bucket belongs to, or ``UNOWNED``, as all are
     at the start; None where n-grams share buckets."""
 
     def __init__(
@@ -126,7 +126,7 @@ class WidePart(nn.Module):
         self.register_buffer("bias", torch.zeros(outputs))
         self.register_buffer("share", torch.ones(()))
         owned = longest > SHARED_UP_TO
-        self.register_buffer("owners", torch.full((buckets,), NOBODY, dtype=torch.int32) if owned else None)
+        self.register_buffer("owners", torch.full((buckets,), UNOWNED, dtype=torch.int32) if owned else None)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits ``[rows, outputs]``, rows as in the batch."""
@@ -208,11 +208,11 @@ class WidePart(nn.Module):
         self.weights.zero_()
         self.weights[kept] = (idf * (FLOOR + tells) ** weighing.power).to(self.weights.dtype)
 
-    def update(self, touched: Touched, rate: torch.Tensor) -> None:
+    def update(self, gradient: TableGradient, rate: torch.Tensor) -> None:
         """One step of gradient descent; ``rate`` is a scalar that divides by the rows of the step already."""
-        step = touched.error * rate
-        size = max(1, PIECE // (step.shape[1] * touched.value.shape[1]))
-        parts = (one.split(size) for one in (touched.bucket, touched.value, step))
+        step = gradient.error * rate
+        size = max(1, PIECE // (step.shape[1] * gradient.value.shape[1]))
+        parts = (one.split(size) for one in (gradient.bucket, gradient.value, step))
         for bucket, value, change in zip(*parts, strict=True):
             if value.is_cpu:
                 row, place = value.nonzero(as_tuple=True)

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of the model and of what it begins with.
-
-Where a key may be ``auto``, there are two classes: a recipe, which is what a user writes, and below it what a run has,
-in which rules have put a number in the place of ``auto`` (``harness.training.rules``).
-"""
+"""Keys of the model and of what it begins with."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.settings.auto import Auto
+from harness.settings.auto import IntOrAuto, is_auto
 from preprocessing.base.errors import require
 
 MOST_FEATURES, MOST_LAYERS = 1 << 20, 128
@@ -25,7 +21,7 @@ MOST_TAIL = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRecipe:
+class ModelConfig:
     """Embedding, recurrent layers, pooling, one linear layer; a linear part beside them."""
 
     cell: str = "lstm"
@@ -47,7 +43,7 @@ class ModelRecipe:
     """Chance to drop a feature of the embeddings, between layers and before the last layer; one mask per text."""
     word_dropout: float = 0.0
     """Chance that training reads a token as <unk>."""
-    wide: int | Auto = 0
+    wide: IntOrAuto = 0
     """Buckets of a linear part over hashed n-grams, whose logits are added to the network's; 0: none. auto: by the
     tokens of the corpus."""
     wide_ngrams: int = 2
@@ -75,24 +71,15 @@ class ModelRecipe:
         require(fits, "model.embedding_std", self.embedding_std, "above 0, and finite")
         for name in ("dropout", "word_dropout"):
             require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "at least 0 and below 1")
-        fits = self.wide in (0, "auto") or (
-            isinstance(self.wide, int) and 2 <= self.wide <= MOST_BUCKETS and self.wide.bit_count() == 1
-        )
-        require(fits, "model.wide", self.wide, f"a power of two up to {MOST_BUCKETS}, 0 for none, or auto")
+        wide = self.wide
+        fits = is_auto(wide) or wide == 0 or (2 <= wide <= MOST_BUCKETS and wide.bit_count() == 1)
+        require(fits, "model.wide", wide, f"a power of two up to {MOST_BUCKETS}, 0 for none, or auto")
         longest = f"from 1 to {MOST_NGRAM}"
         require(1 <= self.wide_ngrams <= MOST_NGRAM, "model.wide_ngrams", self.wide_ngrams, longest)
         require(0 <= self.wide_tail <= MOST_TAIL, "model.wide_tail", self.wide_tail, f"from 0 to {MOST_TAIL}")
         frozen = self.freeze_embedding
         fits = frozen in (None, "always") or (isinstance(frozen, int) and frozen >= 1)
         require(fits, "model.freeze_embedding", frozen, "a number of optimizer steps, always, or null")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig(ModelRecipe):
-    """The model of a run."""
-
-    wide: int = 0
-    """Buckets of the linear part; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of the optimizer.
-
-Where a key may be ``auto``, there are two classes: a recipe, which is what a user writes, and below it what a run has,
-in which rules have put a number in the place of ``auto`` (``harness.training.rules``).
-"""
+"""Keys of the optimizer."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from harness.settings.auto import Auto
+from harness.settings.auto import FloatOrAuto, is_auto
 from preprocessing.base.errors import require
 
 MOST_POWER = 4
@@ -21,10 +17,10 @@ FARTHEST = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimRecipe:
+class OptimConfig:
     """Adam and the learning rate as a function of the optimizer step."""
 
-    lr: float | Auto = 2e-3
+    lr: FloatOrAuto = 2e-3
     """Highest learning rate. auto: by the rows of a step and the classes."""
     warmup: float = 0.05
     """Share of all steps during which the learning rate climbs to ``lr``."""
@@ -36,14 +32,14 @@ class OptimRecipe:
     """Adam's averaging factors for the gradient and its square."""
     clip_norm: float | None = 1.0
     """Gradients are scaled down to this norm; null leaves them as they are."""
-    ema: float | Auto | None = None
+    ema: FloatOrAuto | None = None
     """Average the weights over steps with this factor (0.999, say); the average is validated, kept and tested. auto:
     over about a tenth of all steps."""
     label_smoothing: float = 0.0
     """Share of each label that is spread over all classes."""
     class_weights: dict[str, float] = field(default_factory=dict)
     """Label -> factor for the loss of its rows, as in {positive: 2.0}; a label that is not named counts once."""
-    wide_lr: float | Auto = 20.0
+    wide_lr: FloatOrAuto = 20.0
     """Rate of the linear part (model.wide) at the first step; it falls to zero evenly. auto: by rows and steps."""
     wide_warmup: float = 0.0
     """Share of all steps during which that rate climbs first. Without it the first rows leave more in the linear part
@@ -73,14 +69,14 @@ class OptimRecipe:
         """Check ranges."""
         for key in ("lr", "wide_lr"):
             rate = getattr(self, key)
-            require(rate == "auto" or 0 < rate < math.inf, f"optim.{key}", rate, "above 0, or auto")
+            require(is_auto(rate) or 0 < rate < math.inf, f"optim.{key}", rate, "above 0, or auto")
         require(0 <= self.warmup <= 1, "optim.warmup", self.warmup, "a share of the steps, from 0 to 1")
         require(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "at least 0, and finite")
         require(all(0 <= beta < 1 for beta in self.betas), "optim.betas", self.betas, "two numbers from 0 to below 1")
         fits = self.clip_norm is None or 0 < self.clip_norm < math.inf
         require(fits, "optim.clip_norm", self.clip_norm, "above 0, or null")
         ema = self.ema
-        require(ema is None or ema == "auto" or 0 < ema < 1, "optim.ema", ema, "between 0 and 1, auto, or null")
+        require(ema is None or is_auto(ema) or 0 < ema < 1, "optim.ema", ema, "between 0 and 1, auto, or null")
         require(0 <= self.wide_warmup <= 1, "optim.wide_warmup", self.wide_warmup, "a share of the steps, from 0 to 1")
         require(0 <= self.wide_ratio <= MOST_POWER, "optim.wide_ratio", self.wide_ratio, f"from 0 to {MOST_POWER}")
         require(self.wide_min_rows >= 1, "optim.wide_min_rows", self.wide_min_rows, "a number of rows, at least 1")
@@ -108,15 +104,3 @@ class OptimRecipe:
                 f"at most {most:.0f}, {FARTHEST} times the length of a vector with model.embedding_dim {embedding_dim}"
             )
             require(radius is None or radius <= most, f"optim.{key}", radius, within)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig(OptimRecipe):
-    """The optimizer of a run."""
-
-    lr: float = 2e-3
-    """Highest learning rate."""
-    ema: float | None = None
-    """Averaging factor of the weights; None: no average."""
-    wide_lr: float = 20.0
-    """Rate of the linear part at the first step."""

@@ -7,16 +7,11 @@ from dataclasses import dataclass
 
 from preprocessing.base.errors import require
 
-WINDOW_BYTES_PER_ROW = 60
-"""Most memory that computing a window takes, for each of its rows: places, lengths, keys, permutations between them."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class OrderConfig:
     """Which rows meet in a batch; with the dataset, seed and global batch this decides the order of every row."""
 
-    window_rows: int = 131_072
-    """Rows that are sorted by length together; more means less padding and more memory (60 bytes a row)."""
     length_noise: float = 0.003
     """Lengths are blurred by up to this share before sorting, so that neighbours change from epoch to epoch."""
     unlabelled_batch: int = 0
@@ -24,6 +19,5 @@ class OrderConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.window_rows >= 1, "order.window_rows", self.window_rows, "at least 1")
         require(0 <= self.length_noise <= 1, "order.length_noise", self.length_noise, "from 0 to 1")
         require(self.unlabelled_batch >= 0, "order.unlabelled_batch", self.unlabelled_batch, "at least 0")

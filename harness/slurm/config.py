@@ -54,7 +54,7 @@ class Resources:
     memory: str | None = None
     """Memory of each node, as in 64G; 0 is all that it has."""
     time: str | int | None = None
-    """Time limit of each start, as in 30 (minutes), 12:00:00 or 2-00:00:00, in quotes where it stands in YAML."""
+    """Time limit of each start, as in 30 (minutes), 12:00:00 or 2-00:00:00."""
 
     def __post_init__(self) -> None:
         """Check that each value is one that sbatch could take."""
@@ -65,7 +65,7 @@ class Resources:
             require(value is None or least <= value <= 10**6, key, value, f"a whole number from {least}")
         if self.time is not None:
             good = isinstance(self.time, str) and TIME.fullmatch(self.time) is not None
-            forms = "minutes, hours:minutes:seconds or days-hours:minutes:seconds, in quotes where it stands in YAML"
+            forms = "minutes, hours:minutes:seconds or days-hours:minutes:seconds"
             require(good, "time", self.time, forms)
         if self.memory is not None:
             require(MEMORY.fullmatch(self.memory) is not None, "memory", self.memory, "a number and K, M, G or T")

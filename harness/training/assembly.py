@@ -19,11 +19,10 @@ import torch
 
 from harness.batch import Layout
 from harness.config import RunConfig, to_dict
-from harness.data import checks
-from harness.data.checks import TRAIN, order_spec, unlabelled_spec
-from harness.data.loader import Loader, PairedLoader
+from harness.data.checks import TRAIN, order_spec, parts_of, unlabelled_spec
+from harness.data.loader import Loader
 from harness.data.order import order_over
-from harness.data.placement import DataPlacement, OpenData
+from harness.data.placement import OpenData, open_data
 from harness.model.adversarial import Adversary
 from harness.model.classifier import Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
@@ -45,18 +44,11 @@ from harness.training import preflight
 from harness.training.checkpointer import State
 from harness.training.console import Console
 from harness.training.guard import NonFiniteGuard
-from harness.training.preflight import check_room
 from harness.training.probe import choose_micro_batch
 from harness.training.run import PretrainingRun, RankRequests, Run
 from harness.training.sinks import Sink, Sinks, TrackerSink
-from harness.training.start import Beginning, Teaching, begin, read_teaching
-from harness.training.throughput import (
-    Meter,
-    StepProfiler,
-    flops_of,
-    measure_peak,
-    reset_peak_memory,
-)
+from harness.training.start import Beginning, begin, vocabulary_of
+from harness.training.throughput import Meter, StepProfiler, flops_of, measure_peak, reset_peak_memory
 from harness.training.trainer import Trainer
 from harness.training.validation import Scorer, Selection
 from harness.training.wide import count_features
@@ -67,11 +59,12 @@ from preprocessing.base.machine import memory_bytes
 from preprocessing.base.printable import tell
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.dataset.shards import VOCABULARY, Manifest
-from preprocessing.text.vocabulary import Vocabulary
+from preprocessing.dataset.shards import Manifest, read_manifest
 
 FP16_FIRST_SKIPS = 20
 """fp16 starts with a large loss scale and finds the right one by skipping steps; those are no sign of divergence."""
+LOOK_LIMIT_S = 60.0
+"""A network file system may remember for so long that a file was not there; no more than half the time limit."""
 
 
 @contextmanager
@@ -90,28 +83,20 @@ def open_run(
     with RunWriter(config, active=session.world.is_main and not config.dry_run) as writer:
         for sink in listeners(writer.sinks) if writer.active else ():
             writer.sinks.add(sink)
-        decided = {name: Choice(*reason) for name, reason in reasons.items()}
-        yield assemble(config, session, writer, decided)
+        yield assemble(config, session, writer, {name: Choice(*reason) for name, reason in reasons.items()})
 
 
 def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Mapping[str, Choice]) -> Run:
     """Check, agree with the other ranks, then build. Raises the same ``UserError`` on every rank."""
     world = session.world
-    choices = {**decided, **session.choices}
     manifest, start = agree(config, session, writer)
     beside = UNLABELLED if config.order.unlabelled_batch else None
-    data = OpenData(DataPlacement.of(config), manifest, TRAIN, world, session.device, beside=beside)
-    choices |= data.choices
-    with world.together("staging the dataset"):
-        data.copy()
-    with world.together("opening the dataset"):
-        data.open()
-    beginning = begin(config, manifest, world, None if start is None else start.state)
-    with world.together("reading soft labels"):
-        teaching = read_teaching(config, manifest, data.splits)
-    writer.origin = beginning.remembered | teaching.remembered
-    choices |= dict((*beginning.choices(), *teaching.choices()))
-    trainer = build_trainer(config, session, manifest, data, choices, beginning, teaching)
+    where = (config.data, manifest, TRAIN, world)
+    data = open_data(*where, timeout_s=config.timeout_s, stage_dir=config.stage_dir, beside=beside)
+    beginning = begin(config, manifest, data.splits, world, None if start is None else start.state)
+    writer.origin = dict(beginning.facts)
+    choices = {**decided, **session.choices, **data.choices, **beginning.choices}
+    trainer = build_trainer(config, session, manifest, data, choices, beginning)
     pretrains = config.task == LANGUAGE_MODEL
     selection = Selection("loss" if pretrains else config.select, config.patience)
     with world.together("loading the checkpoint"):
@@ -119,7 +104,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
             load(trainer, selection, start, choices, same_data=start.state["dataset"] == manifest.fingerprint)
     wide = trainer.objective.classifier.wide
     if wide is not None and start is None and not beginning.has_wide:
-        counted = teaching.counted_beside(data.splits)
+        counted = data.splits[UNLABELLED] if UNLABELLED in beginning.targets else None
         weighing = Weighing(config.optim.wide_min_rows, config.optim.wide_ratio)
         count_features(wide, data.splits[TRAIN], len(manifest.labels), world, counted, weighing)
     if config.micro_batch == "auto":
@@ -127,14 +112,16 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     with world.together("opening the run directory"):
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
         if writer.active:
-            writer.origin |= {"dataset_parts": checks.parts_of(config.data)}
+            writer.origin |= {"dataset_parts": parts_of(read_manifest(config.data))}
         writer.open(trainer, start, choices)
         writer.restore_bundle(manifest, selection)
-    prepare_checkpoints(trainer, writer)
+    tensors = trainer.state().tensors  # every rank: a state holds what all have counted
+    if writer.checkpointer is not None:
+        writer.checkpointer.prepare(tensors)
     console = add_sinks(config, manifest, trainer, writer, choices) if world.is_main else None
     scorer, requests = Scorer(session, data, trainer.loader.layout, config.eval_batch), RankRequests(world)
     parts = (config, session, manifest, data, scorer, trainer, selection, requests, watch, writer, console)
-    run = (PretrainingRun if pretrains else Run)(*parts, beginning.vectors.interrupted)
+    run = (PretrainingRun if pretrains else Run)(*parts, beginning.interrupted)
     trainer.milestones = run
     return run
 
@@ -146,23 +133,21 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
     with world.together("the checks before training"):
         if world.is_main:
             writer.claim()
-            heard = (nothing, nothing) if LAUNCH_ID in os.environ else (Screen(quiet=config.quiet).say, tell)
-            point = preflight.check_run(config, *heard)  # the launcher has said it already
-            start = point.checkpoint
+            told = LAUNCH_ID in os.environ  # the launcher has said it already
+            say = (lambda text: None) if told else Screen(quiet=config.quiet).say
+            start = preflight.check_run(config, say, (lambda text: None) if told else tell).checkpoint
         here = launched_local_world_size()
         manifest = preflight.check_data(config, world.world_size, start, here=here, hashes=world.is_main)
         start = None if config.dry_run else start  # a rehearsal is checked as its run, and begins at step 0
         if session.device.type == "cuda":  # which no other process has
-            check_room(config, manifest, torch.cuda.mem_get_info(session.device)[1])
+            preflight.check_room(config, manifest, torch.cuda.mem_get_info(session.device)[1])
         else:
-            check_room(config, manifest, memory_bytes(), processes=here)
+            preflight.check_room(config, manifest, memory_bytes(), processes=here)
         if world.is_main and start is None:
             preflight.check_start(config, manifest)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
     facts = {"configuration": settings, "dataset": manifest.fingerprint[:16], "torch": torch.__version__}
-    if launched_machines() > 1:
-        facts["code"] = code_hash()
-    world.handshake(facts)
+    world.handshake(facts | ({"code": code_hash()} if launched_machines() > 1 else {}))
     if not config.dry_run:
         check_shared(config.run, world)
     step = world.from_main(None if start is None else start.step, "where the run goes on from")
@@ -171,129 +156,6 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             start = checkpoint.verify(checkpoint.path_of(config.run, step))
         writer.begin(step or 0)
     return manifest, start
-
-
-def nothing(text: str) -> None:
-    """Say nothing."""
-
-
-def load(
-    trainer: Trainer, selection: Selection, start: Checkpoint, choices: dict[str, Choice], *, same_data: bool
-) -> None:
-    """Put every part where the checkpoint was taken; on other data no validation was yet. Raises ``DataError``."""
-    state = State.read(start)
-    trainer.load(state, start.path)
-    if same_data:
-        selection.load(start.state["selection"])
-    choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
-    before, now = len(state.values["counted"]), trainer.world.world_size
-    if before != now:
-        choices["processes"] = Choice(str(now), f"{before} before: the same global batches, other rounding")
-
-
-def build_trainer(
-    config: RunConfig,
-    session: Session,
-    manifest: Manifest,
-    data: OpenData,
-    choices: dict[str, Choice],
-    beginning: Beginning | None = None,
-    teaching: Teaching | None = None,
-) -> Trainer:
-    """A trainer at step 0 with weights drawn from the seed and, on rank 0, whose weights all ranks get, ``beginning``.
-
-    What was decided on the way is added to ``choices``.
-    """
-    world, directory = session.world, Path(config.run)
-    torch.manual_seed(config.seed)
-    classifier = build_network(config, manifest)
-    if config.task == LANGUAGE_MODEL:
-        with world.together("reading the vocabulary"):
-            start_at_frequencies(config, classifier)
-    if beginning is not None:
-        beginning.put_into(classifier, config.model.embedding_std)
-    classifier.to(session.device).recurrent.flatten_parameters()
-    layout, in_layout = layout_on(session.device, config.model.hidden_size, config.recurrence)
-    bf16_on_cpu = CELLS[config.model.cell].bf16_on_cpu
-    wanted = recurrent_dtype(session.arithmetic, session.device.type, layout, bf16_on_cpu=bf16_on_cpu)
-    in_dtype = try_recurrence(classifier.recurrent, layout, wanted)
-    choices["recurrence"] = Choice(f"{layout} {in_dtype.value}", f"{in_layout.reason}; {in_dtype.reason}")
-    objective = build_objective(config, classifier, manifest, DTYPES[in_dtype.value], session.device)
-    peak = measure_peak(session.device, session.arithmetic)
-    reset_peak_memory(session.device)
-    peaks = world.gather_numbers(np.array([peak]), "measuring the devices")
-    choices["peak"] = Choice(f"{peaks.sum() / 1e9:,.0f} GFLOP/s", "a matrix product, all processes together")
-    limit = config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0)
-    split = data.splits[TRAIN]
-    beside = data.splits[UNLABELLED] if config.order.unlabelled_batch else None
-    guarded = (limit, world, directory, split, Path(config.data), answers_of(config, manifest), beside)
-    meter = Meter(
-        session.device,
-        flops_of(config),
-        float(peaks.sum()),
-        unlabelled=beside is not None,
-        predictions=predictions_of(objective.classifier),
-    )
-    return Trainer(
-        config,
-        objective,
-        build_loader(config, session, data, layout, teaching or Teaching({})),
-        session.accelerator,
-        world,
-        guard=NonFiniteGuard(*guarded),
-        meter=meter,
-        profiler=StepProfiler(config.profile if world.is_main else [], directory / PROFILE),
-    )
-
-
-def build_loader(config: RunConfig, session: Session, data: OpenData, layout: Layout, teaching: Teaching) -> Loader:
-    """This rank's share of every step, with unlabelled rows where ``config`` asks for them."""
-
-    def options(name: str) -> dict[str, Any]:
-        """What a loader of the split ``name`` is told."""
-        return {
-            "rank": session.world.rank,
-            "world_size": session.world.world_size,
-            "layout": layout,
-            "device": session.device,
-            "micro_batch": config.micro_batch if isinstance(config.micro_batch, int) else None,
-            "resident": data.resident.get(name),
-            "guard": data.guard.check_sizes,
-            "targets": teaching.targets.get(name),
-            "counts_tokens": config.task == LANGUAGE_MODEL,
-        }
-
-    split = data.splits[TRAIN]
-    order = order_over(split, order_spec(config))
-    if not config.order.unlabelled_batch:
-        return Loader(split, order, **options(TRAIN))
-    rows = data.splits[UNLABELLED]
-    unlabelled = Loader(rows, order_over(rows, unlabelled_spec(config)), **options(UNLABELLED))
-    return PairedLoader(split, order, unlabelled=unlabelled, **options(TRAIN))
-
-
-def prepare_checkpoints(trainer: Trainer, writer: RunWriter) -> None:
-    """Set the memory of the first checkpoint aside. Every rank calls it: a state holds what all have counted."""
-    tensors = trainer.state().tensors
-    if writer.checkpointer is not None:
-        writer.checkpointer.prepare(tensors)
-
-
-def add_sinks(
-    config: RunConfig, manifest: Manifest, trainer: Trainer, writer: RunWriter, choices: dict[str, Choice]
-) -> Console:
-    """Start what hears of the run on rank 0, and say what is about to be trained."""
-    facts = {"dataset": manifest.fingerprint, "effective": {name: str(choice) for name, choice in choices.items()}}
-    console = Console(config, manifest, trainer.total_steps, trainer.step)
-    if writer.active:
-        writer.sinks.add(console)
-        writer.sinks.add(TrackerSink(Trackers(config, writer.directory, active=True, facts=facts)))
-    console.start(choices)
-    return console
-
-
-LOOK_LIMIT_S = 60.0
-"""A network file system may remember for so long that a directory was not there; no more than half the time limit."""
 
 
 def check_shared(run: str | Path, world: World) -> None:
@@ -330,39 +192,129 @@ def appears(path: Path, limit_s: float) -> bool:
     return True
 
 
+def load(
+    trainer: Trainer, selection: Selection, start: Checkpoint, choices: dict[str, Choice], *, same_data: bool
+) -> None:
+    """Put every part where the checkpoint was taken; on other data no validation was yet. Raises ``DataError``."""
+    state = State.read(start)
+    trainer.load(state, start.path)
+    if same_data:
+        selection.load(start.state["selection"])
+    choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
+    before, now = len(state.values["counted"]), trainer.world.world_size
+    if before != now:
+        choices["processes"] = Choice(str(now), f"{before} before: the same global batches, other rounding")
+
+
+def build_trainer(
+    config: RunConfig,
+    session: Session,
+    manifest: Manifest,
+    data: OpenData,
+    choices: dict[str, Choice],
+    beginning: Beginning | None = None,
+) -> Trainer:
+    """A trainer at step 0 with weights drawn from the seed and, on rank 0, whose weights all ranks get, ``beginning``.
+
+    What was decided on the way is added to ``choices``.
+    """
+    world, directory, beginning = session.world, Path(config.run), beginning or Beginning()
+    torch.manual_seed(config.seed)
+    network = build_network(config, manifest)
+    if isinstance(network, LanguageModel):
+        with world.together("reading the vocabulary"):
+            network.start_bias(vocabulary_of(config).counts)
+    beginning.put_into(network, config.model.embedding_std)
+    network.to(session.device).recurrent.flatten_parameters()
+    layout, in_layout = layout_on(session.device, config.model.hidden_size, config.recurrence)
+    bf16_on_cpu = CELLS[config.model.cell].bf16_on_cpu
+    wanted = recurrent_dtype(session.arithmetic, session.device.type, layout, bf16_on_cpu=bf16_on_cpu)
+    in_dtype = try_recurrence(network.recurrent, layout, wanted)
+    choices["recurrence"] = Choice(f"{layout} {in_dtype.value}", f"{in_layout.reason}; {in_dtype.reason}")
+    objective = build_objective(config, network, manifest, DTYPES[in_dtype.value], session.device)
+    peak = measure_peak(session.device, session.arithmetic)
+    reset_peak_memory(session.device)
+    peaks = world.gather_numbers(np.array([peak]), "measuring the devices")
+    choices["peak"] = Choice(f"{peaks.sum() / 1e9:,.0f} GFLOP/s", "a matrix product, all processes together")
+    guard = NonFiniteGuard(
+        config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0),
+        world,
+        directory,
+        data.splits[TRAIN],
+        Path(config.data),
+        answers_of(config, manifest),
+        data.splits[UNLABELLED] if config.order.unlabelled_batch else None,
+    )
+    return Trainer(
+        config,
+        objective,
+        build_loader(config, session, data, layout, beginning),
+        session.accelerator,
+        world,
+        guard=guard,
+        meter=Meter(session.device, flops_of(config), float(peaks.sum()), predictions_of(network)),
+        profiler=StepProfiler(config.profile if world.is_main else [], directory / PROFILE),
+    )
+
+
 def build_objective(
     config: RunConfig, network: AnyNetwork, manifest: Manifest, dtype: torch.dtype, device: torch.device
 ) -> AnyObjective:
     """The loss around a network that lies on its device; recurrent layers compute in ``dtype``."""
     if isinstance(network, LanguageModel):
-        counts = Vocabulary.read(Path(config.data, VOCABULARY)).counts
-        targets = Targets.of(config.language_model, counts, device)
-        candidates = config.language_model.candidates
         return LanguageObjective(
-            network, candidates=candidates, seed=config.seed, recurrent_dtype=dtype, targets=targets
+            network,
+            candidates=config.language_model.candidates,
+            seed=config.seed,
+            recurrent_dtype=dtype,
+            targets=Targets.of(config.language_model, vocabulary_of(config).counts, device),
         )
-    weights = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]
+    optim, adversary = config.optim, None
+    if optim.adversarial is not None or optim.virtual_adversarial is not None:
+        counts = torch.from_numpy(vocabulary_of(config).counts)
+        adversary = Adversary(optim, counts.to(device, torch.float64))
+    weights = [optim.class_weights.get(label, 1.0) for label in manifest.labels]
     return Objective(
         network,
         seed=config.seed,
-        label_smoothing=config.optim.label_smoothing,
-        wide_smoothing=config.optim.wide_smoothing,
-        class_weights=torch.tensor(weights, device=device) if config.optim.class_weights else None,
+        label_smoothing=optim.label_smoothing,
+        wide_smoothing=optim.wide_smoothing,
+        class_weights=torch.tensor(weights, device=device) if optim.class_weights else None,
         recurrent_dtype=dtype,
         soft_weight=config.self_training.weight,
-        adversary=adversary_of(config, device),
+        adversary=adversary,
     )
 
 
-def adversary_of(config: RunConfig, device: torch.device) -> Adversary | None:
-    """What moves texts, if the run wants it: it counts in frequencies of the dataset's words."""
-    if config.optim.adversarial is None and config.optim.virtual_adversarial is None:
-        return None
-    counts = Vocabulary.read(Path(config.data, VOCABULARY)).counts
-    return Adversary(config.optim, torch.from_numpy(counts).to(device, torch.float64))
+def build_loader(config: RunConfig, session: Session, data: OpenData, layout: Layout, beginning: Beginning) -> Loader:
+    """This rank's share of every step, with unlabelled rows where ``config`` asks for them."""
+    shared: dict[str, Any] = {
+        "rank": session.world.rank,
+        "world_size": session.world.world_size,
+        "layout": layout,
+        "device": session.device,
+        "micro_batch": None if config.micro_batch == "auto" else config.micro_batch,
+        "guard": data.guard.check_sizes,
+    }
+    unlabelled = None
+    if config.order.unlabelled_batch:
+        rows = data.splits[UNLABELLED]
+        targets = beginning.targets.get(UNLABELLED)
+        unlabelled = Loader(rows, order_over(rows, unlabelled_spec(config)), targets=targets, **shared)
+    split = data.splits[TRAIN]
+    counts_tokens = config.task == LANGUAGE_MODEL
+    order = order_over(split, order_spec(config))
+    return Loader(split, order, counts_tokens=counts_tokens, unlabelled=unlabelled, **shared)
 
 
-def start_at_frequencies(config: RunConfig, network: AnyNetwork) -> None:
-    """Let a language model begin with what its dataset's vocabulary knows of each token's frequency."""
-    if isinstance(network, LanguageModel):
-        network.start_bias(Vocabulary.read(Path(config.data, VOCABULARY)).counts)
+def add_sinks(
+    config: RunConfig, manifest: Manifest, trainer: Trainer, writer: RunWriter, choices: dict[str, Choice]
+) -> Console:
+    """Start what hears of the run on rank 0, and say what is about to be trained."""
+    facts = {"dataset": manifest.fingerprint, "effective": {name: str(choice) for name, choice in choices.items()}}
+    console = Console(config, manifest, trainer.total_steps, trainer.step)
+    if writer.active:
+        writer.sinks.add(console)
+        writer.sinks.add(TrackerSink(Trackers(config, writer.directory, active=True, facts=facts)))
+    console.start(choices)
+    return console

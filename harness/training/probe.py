@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from harness.batch import StepBatch
-from harness.data.loader import Loader, PairedLoader
+from harness.data.loader import Loader
 from harness.ranks.precision import Choice
 from harness.training.throughput import memory_bytes, reset_peak_memory, synchronize
 from harness.training.trainer import Trainer
@@ -26,7 +26,7 @@ def heaviest_batch(loader: Loader) -> StepBatch:
     """
     heaviest = heaviest_step(loader)
     (batch,) = loader.steps(0, heaviest, heaviest + 1)
-    if isinstance(loader, PairedLoader):
+    if loader.unlabelled is not None:
         heaviest = heaviest_step(loader.unlabelled)
         (other,) = loader.unlabelled.steps(0, heaviest, heaviest + 1)
         batch.take_unlabelled(other)
@@ -54,7 +54,7 @@ def choose_micro_batch(trainer: Trainer) -> Choice:
     if device.type != "cuda":
         loader.micro_batch = None
         return Choice("no limit", "only CUDA devices run out of memory in a way that can be caught")
-    loaders = [loader, loader.unlabelled] if isinstance(loader, PairedLoader) else [loader]
+    loaders = [one for one in (loader, loader.unlabelled) if one is not None]
     share = rows = max(-(-one.order.largest_step // world.world_size) for one in loaders)
     while True:
         loader.micro_batch = rows

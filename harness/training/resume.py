@@ -30,7 +30,6 @@ FREE = {
     "threads": "equal within rounding",
     "micro_batch": "the same update, equal within rounding",
     "recurrence": "equal within rounding",
-    "residency": "the same rows from another place",
     "stage_dir": "the same rows from another place",
     "eval_batch": "the same scores",
     "timeout_s": "another limit on waits",
@@ -68,11 +67,8 @@ BREAKING = {
     "validate_every": "another epoch may be the best",
     "select": "another epoch may be the best; the best so far counts no more",
 }
-NOTHING: tuple[Any, ...] = (None, {}, [], "none")
-"""Values that a key has where it is not there, as in what an older version has written."""
-IMPOSSIBLE = {"model", "task"}
-"""What no ``--allow`` can make fit."""
 OTHER_DATA = "another dataset: other rows from here on; the best so far counts no more"
+UNSET: tuple[Any, ...] = (None, {}, [], "none")
 
 
 @dataclass(frozen=True)
@@ -91,24 +87,21 @@ class Difference:
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], *, same_data: bool) -> list[Difference]:
-    """Every key whose value is another, in the order of the configuration; a key of one side alone is ``unset``.
+    """Every key whose value is another, in the order of the configuration; a key of one side alone is None there.
 
-    A key that the older configuration lacks did not exist then, and its default means what was done before it did.
     ``same_data``: the datasets of both, wherever they lie, have one fingerprint.
     """
-    before, after = flat(to_dict(RunConfig())) | flat(was), flat(now)
+    before, after = flat(was), flat(now)
     found = []
-    for key in [*after, *(key for key in before if key not in after)]:
-        old, new = before.get(key, "unset"), after.get(key, "unset")
+    for key in dict.fromkeys([*after, *before]):
+        old, new = before.get(key), after.get(key)
         if key == "data" and not same_data:
             found.append(Difference(key, old, new, OTHER_DATA, breaks=True))
-            continue
-        if old == new or (old == "unset" and new in NOTHING) or (new == "unset" and old in NOTHING):
-            continue
-        first = key.partition(".")[0]
-        breaks = first not in FREE and key not in FREE
-        effect = FREE.get(key) or FREE.get(first) or BREAKING.get(key) or BREAKING.get(first, "unknown to this version")
-        found.append(Difference(key, old, new, effect, breaks))
+        elif old != new and not (old in UNSET and new in UNSET):
+            part = key.partition(".")[0]
+            free = FREE.get(key) or FREE.get(part)
+            effect = free or BREAKING.get(key) or BREAKING.get(part, "unknown to this version")
+            found.append(Difference(key, old, new, effect, breaks=free is None))
     return found
 
 
@@ -120,16 +113,11 @@ def is_allowed(key: str, allowed: set[str]) -> bool:
 
 def check_continuity(found: list[Difference], allowed: set[str]) -> None:
     """Raise ``ConfigError`` for the first difference that breaks the run and was not allowed."""
-    for one in found:
-        if (
-            one.breaks
-            and (one.key not in BREAKING or one.key in IMPOSSIBLE)
-            and one.key.partition(".")[0] in IMPOSSIBLE
-        ):
-            was, now = readable(one.was), readable(one.now)
-            raise ConfigError(f"{readable(one.key)}: was {was}, now {now}: {one.effect}; name another run directory")
-        if one.breaks and not is_allowed(one.key, allowed):
-            key, was, now = map(readable, (one.key, one.was, one.now))
+    for one in (one for one in found if one.breaks):
+        key, was, now = map(readable, (one.key, one.was, one.now))
+        if one.effect in (BREAKING["model"], BREAKING["task"]):
+            raise ConfigError(f"{key}: was {was}, now {now}: {one.effect}; name another run directory")
+        if not is_allowed(one.key, allowed):
             raise ConfigError(
                 f"{key}: the run began with {was}, now {now} ({one.effect}); put it back, name another run "
                 f"directory, or go on all the same with --allow {key}"
@@ -207,20 +195,19 @@ def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished:
     if fingerprint in (None, manifest.fingerprint):
         return True
     parts = began.get("dataset_parts")
-    differ = checks.other_parts(parts, checks.parts_of(config.data)) if parts else []
+    differ = checks.other_parts(parts, checks.parts_of(manifest)) if parts else ["rows, labels, texts or vocabulary"]
     fits = began.get("text_hash", manifest.text_hash) == manifest.text_hash
     fits = fits and ("classes" not in differ or config.task != CLASSIFIER)
     needed = ["data", "epochs"] if finished and checkpoint is not None else ["data"]
     if fits and all(is_allowed(key, config.allowed) for key in needed):
         return False
-    what = " and ".join(filter(None, (", ".join(differ[:-1]), *differ[-1:]))) or "rows, labels, texts or vocabulary"
     place = began.get("config", {}).get("data", config.data)
     where = "" if place == config.data else f" ({readable(place)})"
     mend = f"go on with this one with {'more --epochs and ' * (len(needed) - 1)}--allow {','.join(needed)}"
     mend = mend if fits else "restore the run's own, which alone its weights fit"
     raise DataError(
-        f"{config.data}: not the dataset that {config.run} was trained on{where}: its {what} differ; name another "
-        f"--run to train on it, or {mend}"
+        f"{config.data}: not the dataset that {config.run} was trained on{where}: its {' and '.join(differ)} differ; "
+        f"name another --run to train on it, or {mend}"
     )
 
 

@@ -9,17 +9,17 @@ steps.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from harness.config import DAMAGED, InitConfig, ModelConfig, OptimConfig, Recipe, RunConfig, flat, to_dict
+from harness.config import DAMAGED, RunConfig, flat, to_dict
 from harness.data.views import rows_of_task
 from harness.model.registry import check_model
 from harness.rundir.checkpoint import STATE, newest
+from harness.settings.auto import is_auto
 from harness.settings.model import MOST_BUCKETS
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL
+from preprocessing.base.schema import typed
 from preprocessing.base.split_names import TRAIN, UNLABELLED
-from preprocessing.base.typed import typed
 from preprocessing.dataset.shards import Manifest, read_manifest
 
 STEPS = 2500
@@ -47,7 +47,7 @@ bucket of a known one says something by chance."""
 LABELLED_ROWS = 8
 """Beside the unlabelled rows of a step there are as many labelled ones, rounded up to so many, as the dataset has."""
 PASSES = 3.5
-"""So often at least each unlabelled row is learned by its soft label."""
+"""Minimum number of passes over the unlabelled rows."""
 VECTOR_TOKENS = 1_000_000
 """Fewer training tokens teach no vectors that a classifier is better for: on trec, with 44,000, it is much worse."""
 PATIENT = 3
@@ -84,156 +84,107 @@ class Corpus:
         """Of a dataset's manifest; ``teaching``: unlabelled rows are learned from by soft labels."""
         tokens, others = (sum(shard.tokens for shard in manifest.splits.get(name, ())) for name in (TRAIN, UNLABELLED))
         rows, more = (manifest.rows(name) if name in manifest.splits else 0 for name in (TRAIN, UNLABELLED))
-        beside = (others, more) if teaching else (0, 0)
-        return cls(rows, tokens, len(manifest.labels), others, *beside)
+        return cls(rows, tokens, len(manifest.labels), others, *((others, more) if teaching else (0, 0)))
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A run, and why its settings are what they are."""
+    """A run with all its numbers, and why they are what they are."""
 
     config: RunConfig
     reasons: Reasons
     """For each key that was ``auto``, in the order in which they were decided."""
 
 
-def resolve(recipe: Recipe) -> Resolved:
+def resolve(config: RunConfig) -> Resolved:
     """Give every key that is ``auto`` its number; the dataset is looked at only if there is one.
 
     A run that goes on with other data (``--allow data``) keeps the numbers that it began with. Raises ``DataError`` if
     the dataset's manifest cannot be read, ``ConfigError`` for keys that do not fit together and for a part of the model
     that is not there, before the dataset is looked at.
     """
-    check_model(recipe.model)
-    recipe = for_task(recipe)
-    if "data" in recipe.allowed and asked_of_corpus(recipe):
-        recipe = as_begun(recipe)
-    if not asked_of_corpus(recipe):
-        return Resolved(as_run(recipe), {})
-    taught = recipe.self_training.is_on or recipe.self_training.rounds > 0
-    teaching = taught and recipe.order.unlabelled_batch > 0
-    manifest = rows_of_task(recipe.task, read_manifest(recipe.data), recipe.data, recipe.fold)
-    corpus = Corpus.of(manifest, teaching=teaching)
-    return decide(recipe, corpus if recipe.task == CLASSIFIER else replace(corpus, classes=2))
+    check_model(config.model)
+    config = for_task(config)
+    if "data" in config.allowed and keys_to_resolve(config):
+        config = as_begun(config)
+    if not keys_to_resolve(config):
+        return Resolved(config, {})
+    taught = config.self_training.is_on or config.self_training.rounds > 0
+    manifest = rows_of_task(config.task, read_manifest(config.data), config.data, config.fold)
+    corpus = Corpus.of(manifest, teaching=taught and config.order.unlabelled_batch > 0)
+    return decide(config, corpus if config.task == CLASSIFIER else replace(corpus, classes=2))
 
 
-def asked_of_corpus(recipe: Recipe) -> list[str]:
-    """The keys that are ``auto`` and follow from the corpus."""
-    values = flat(to_dict(recipe))
-    return [key for key in BY_CORPUS if values[key] == "auto"]
+def resolve_without_data(config: RunConfig) -> Resolved:
+    """The same where the dataset is missing or does not matter: ``auto`` becomes what a tiny corpus would have."""
+    return decide(for_task(config), Corpus(0, 0, 2))
 
 
-def as_begun(recipe: Recipe) -> Recipe:
-    """The recipe with what its run began with, if there is one, in the place of ``auto``. Raises ``DataError``."""
-    began = newest(recipe.run, lambda error: None)
+def keys_to_resolve(config: RunConfig) -> list[str]:
+    values = flat(to_dict(config))
+    return [key for key in BY_CORPUS if is_auto(values[key])]
+
+
+def as_begun(config: RunConfig) -> RunConfig:
+    """The configuration with what its run began with, if there is one, in the place of ``auto``."""
+    began = newest(config.run, lambda error: None)
     if began is None:
-        return recipe
-    values, then = to_dict(recipe), flat(began.state["config"])
-    for key in asked_of_corpus(recipe):
+        return config
+    values, then = to_dict(config), flat(began.state["config"])
+    for key in keys_to_resolve(config):
         part, _, name = key.rpartition(".")
         (values[part] if part else values)[name] = then.get(key, "auto")
-    return typed(Recipe, values, str(began.path / STATE), DAMAGED)
+    return typed(RunConfig, values, str(began.path / STATE), DAMAGED)
 
 
-def resolve_without_data(recipe: Recipe) -> Resolved:
-    """The same where the dataset is missing or does not matter: ``auto`` becomes what a tiny corpus would have."""
-    return decide(for_task(recipe), Corpus(0, 0, 2))
-
-
-def for_task(recipe: Recipe) -> Recipe:
-    """The recipe without what its task has no use for: of a network, a pretraining has the first recurrent layer.
+def for_task(config: RunConfig) -> RunConfig:
+    """The configuration without what its task has no use for: a pretraining has the first recurrent layer.
 
     So one recipe describes a classifier and the language model that it starts from.
     """
-    if recipe.task != LANGUAGE_MODEL:
-        return recipe
-    return replace(recipe, model=replace(recipe.model, num_layers=1, wide=0))
+    if config.task != LANGUAGE_MODEL:
+        return config
+    return replace(config, model=replace(config.model, num_layers=1, wide=0))
 
 
-def decide(recipe: Recipe, corpus: Corpus) -> Resolved:
-    """The rules."""
+def decide(config: RunConfig, corpus: Corpus) -> Resolved:
+    """The rules: those of length first, since the rates follow from batch and steps."""
     reasons: Reasons = {}
-    length, rows_a_step, steps = length_of(recipe, corpus, reasons)
-    wide, init = start_of(recipe, corpus, reasons)
-    optim = optim_of(recipe, corpus, rows_a_step, steps, reasons)
-    return Resolved(as_run(recipe, {**length, "init": init}, {"wide": wide}, optim), reasons)
+    config, rows_a_step, steps = with_length(config, corpus, reasons)
+    config = with_start(config, corpus, reasons)
+    return Resolved(with_rates(config, corpus, rows_a_step, steps, reasons), reasons)
 
 
-def length_of(recipe: Recipe, corpus: Corpus, reasons: Reasons) -> tuple[dict[str, Any], int, int]:
-    """Batch, epochs and patience by their keys; the rows of a step, and how many steps there will be."""
-    batch, epochs, patience = recipe.global_batch, recipe.epochs, recipe.patience
-    beside = recipe.order.unlabelled_batch if corpus.rows_beside else 0
-    if batch == "auto" and beside:
-        batch = batch_beside(corpus, beside)
-        reasons["batch"] = (f"{batch} rows a step", f"beside {beside} of {corpus.rows_beside:,} unlabelled ones")
-    elif batch == "auto":
-        batch = batch_of(corpus.rows)
-        reasons["batch"] = (f"{batch} rows a step", f"grows with the square root of {corpus.rows:,} rows")
+def with_length(config: RunConfig, corpus: Corpus, reasons: Reasons) -> tuple[RunConfig, int, int]:
+    """Batch, epochs and patience; beside them the rows of a step, and how many steps there will be."""
+    batch, epochs, patience = config.global_batch, config.epochs, config.patience
+    beside = config.order.unlabelled_batch if corpus.rows_beside else 0
+    if is_auto(batch):
+        batch, why = batch_of(corpus.rows), f"grows with the square root of {corpus.rows:,} rows"
+        if beside:
+            wanted = math.ceil(beside * corpus.rows / corpus.rows_beside / LABELLED_ROWS) * LABELLED_ROWS
+            batch = min(batch, max(LABELLED_ROWS, wanted))
+            why = f"beside {beside} of {corpus.rows_beside:,} unlabelled ones"
+        reasons["batch"] = (f"{batch} rows a step", why)
     rows_a_step = batch
-    if recipe.global_batch_tokens is not None and corpus.tokens:
-        rows_a_step = max(1, round(recipe.global_batch_tokens * corpus.rows / corpus.tokens))
-    if epochs == "auto":
+    if config.global_batch_tokens is not None and corpus.tokens:
+        rows_a_step = max(1, round(config.global_batch_tokens * corpus.rows / corpus.tokens))
+    if is_auto(epochs):
         passing = math.ceil(PASSES * corpus.rows_beside / beside) if beside else 0
         epochs, why = epochs_of(corpus.rows, rows_a_step, passing)
         reasons["epochs"] = (str(epochs), why)
-    if patience == "auto":
+    if patience is not None and is_auto(patience):
         patience = max(PATIENT, epochs // 2) if epochs > PATIENT else None
         if patience is not None:
-            reasons["patience"] = (f"{patience} epochs", "half of all; then it overfits")
+            reasons["patience"] = (f"{patience} epochs without improvement", f"half of {epochs}")
     steps = epochs * max(1, math.ceil(corpus.rows / rows_a_step))
-    return {"epochs": epochs, "global_batch": batch, "patience": patience}, rows_a_step, steps
-
-
-def start_of(recipe: Recipe, corpus: Corpus, reasons: Reasons) -> tuple[int, InitConfig]:
-    """How large the wide part is, and what the embedding starts from."""
-    wide, init = recipe.model.wide, recipe.init
-    if wide == "auto":
-        longest = recipe.model.wide_ngrams
-        wide, tokens = buckets_of(corpus, longest), corpus.tokens + corpus.beside
-        reasons["wide part"] = (f"{wide:,} buckets", f"for n-grams of up to {longest} words of {tokens:,} tokens")
-    if init.vectors == "auto" and init.weights:
-        init = replace(init, vectors="none")
-        reasons["vectors"] = ("random", "for tokens that init.weights does not know; auto learns none beside it")
-    elif init.vectors == "auto":
-        tokens = corpus.tokens + corpus.unlabelled_tokens
-        enough = tokens >= VECTOR_TOKENS
-        init = replace(init, vectors="own" if enough else "none")
-        if not enough:
-            reasons["vectors"] = ("random", f"{tokens:,} tokens teach none that are worth having")
-    return wide, init
-
-
-def optim_of(recipe: Recipe, corpus: Corpus, rows_a_step: int, steps: int, reasons: Reasons) -> dict[str, Any]:
-    """Rates and averaging by their keys."""
-    lr, ema, wide_lr = recipe.optim.lr, recipe.optim.ema, recipe.optim.wide_lr
-    if lr == "auto":
-        lr = LR * math.sqrt(max(1.0, rows_a_step / LR_BATCH)) * (corpus.classes / 2) ** LR_CLASSES
-        lr = float(f"{lr:.2g}")
-        among = f" and {corpus.classes} classes" if recipe.task == CLASSIFIER else ""
-        reasons["rate"] = (f"{lr:g}", f"for {rows_a_step:,} rows a step{among}")
-    if ema == "auto":
-        horizon = max(2, round(AVERAGED * steps))
-        ema = 1 - 1 / horizon
-        reasons["average"] = (f"over {horizon:,} steps", f"a tenth of {steps:,}")
-    if wide_lr == "auto":
-        rows = max(corpus.rows, corpus.rows_beside / recipe.self_training.weight)
-        wanted = 2 * WIDE_C * rows / steps  # it falls to zero evenly, so the rates add up to half of all steps
-        wide_lr = float(f"{min(LARGEST_WIDE_LR, max(1.0, wanted)):.3g}")
-        if recipe.model.wide:
-            reasons["wide rate"] = (f"{wide_lr:g}", f"as far as a linear model with C = {WIDE_C:g} would go")
-    return {"lr": lr, "ema": ema, "wide_lr": wide_lr}
+    return replace(config, global_batch=batch, epochs=epochs, patience=patience), rows_a_step, steps
 
 
 def batch_of(rows: int) -> int:
     """A power of two near the square root of the rows, divided."""
     wanted = math.sqrt(max(rows, 1)) / ROWS_A_BATCH
     return int(min(LARGEST_BATCH, max(SMALLEST_BATCH, 2 ** round(math.log2(wanted)))))
-
-
-def batch_beside(corpus: Corpus, beside: int) -> int:
-    """Labelled rows of a step with ``beside`` unlabelled ones, not more than without."""
-    wanted = math.ceil(beside * corpus.rows / corpus.rows_beside / LABELLED_ROWS) * LABELLED_ROWS
-    return min(batch_of(corpus.rows), max(LABELLED_ROWS, wanted))
 
 
 def epochs_of(rows: int, rows_a_step: int, passing: int = 0) -> tuple[int, str]:
@@ -249,6 +200,23 @@ def epochs_of(rows: int, rows_a_step: int, passing: int = 0) -> tuple[int, str]:
     return needed, f"for at least {STEPS:,} steps"
 
 
+def with_start(config: RunConfig, corpus: Corpus, reasons: Reasons) -> RunConfig:
+    """How large the wide part is, and what the embedding starts from."""
+    wide, vectors = config.model.wide, config.init.vectors
+    if is_auto(wide):
+        longest, tokens = config.model.wide_ngrams, corpus.tokens + corpus.beside
+        wide = buckets_of(corpus, longest)
+        reasons["wide part"] = (f"{wide:,} buckets", f"for n-grams of up to {longest} words of {tokens:,} tokens")
+    if is_auto(vectors):
+        tokens = corpus.tokens + corpus.unlabelled_tokens
+        vectors = "own" if tokens >= VECTOR_TOKENS and not config.init.weights else "none"
+        if config.init.weights:
+            reasons["vectors"] = ("random", "for tokens that init.weights does not know; auto learns none beside it")
+        elif vectors == "none":
+            reasons["vectors"] = ("random", f"{tokens:,} tokens are too few to learn them")
+    return replace(config, model=replace(config.model, wide=wide), init=replace(config.init, vectors=vectors))
+
+
 def buckets_of(corpus: Corpus, longest: int) -> int:
     """A power of two, not below ``ROOM`` times the n-grams of all tokens, as far as its table stays small."""
     outputs = 1 if corpus.classes == 2 else corpus.classes
@@ -258,20 +226,25 @@ def buckets_of(corpus: Corpus, longest: int) -> int:
     return int(min(most, max(SMALLEST_WIDE, wanted)))
 
 
-def as_run(
-    recipe: Recipe,
-    own: dict[str, Any] | None = None,
-    model: dict[str, Any] | None = None,
-    optim: dict[str, Any] | None = None,
-) -> RunConfig:
-    """A run with the recipe's settings and, in the place of some, others."""
-    settings = {
-        "model": ModelConfig(**{**shallow(recipe.model), **(model or {})}),
-        "optim": OptimConfig(**{**shallow(recipe.optim), **(optim or {})}),
-    }
-    return RunConfig(**{**shallow(recipe), **settings, **(own or {})})
-
-
-def shallow(config: Any) -> dict[str, Any]:
-    """Name -> value of a dataclass's fields, parts as they are."""
-    return {one.name: getattr(config, one.name) for one in fields(config)}
+def with_rates(config: RunConfig, corpus: Corpus, rows_a_step: int, steps: int, reasons: Reasons) -> RunConfig:
+    """Rates and averaging."""
+    lr, ema, wide_lr = config.optim.lr, config.optim.ema, config.optim.wide_lr
+    if is_auto(lr):
+        wanted = LR * math.sqrt(max(1.0, rows_a_step / LR_BATCH)) * (corpus.classes / 2) ** LR_CLASSES
+        lr = float(f"{wanted:.2g}")
+        among = f" and {corpus.classes} classes" if config.task == CLASSIFIER else ""
+        reasons["rate"] = (f"{lr:g}", f"for {rows_a_step:,} rows a step{among}")
+    if ema is not None and is_auto(ema):
+        horizon = max(2, round(AVERAGED * steps))
+        ema = 1 - 1 / horizon
+        reasons["average"] = (f"over {horizon:,} steps", f"a tenth of {steps:,}")
+    if is_auto(wide_lr):
+        rows = max(corpus.rows, corpus.rows_beside / config.self_training.weight)
+        wanted = 2 * WIDE_C * rows / steps  # it falls to zero evenly, so the rates add up to half of all steps
+        wide_lr = float(f"{min(LARGEST_WIDE_LR, max(1.0, wanted)):.3g}")
+        if config.model.wide:
+            reasons["linear part"] = (
+                f"learning rate {wide_lr:g}",
+                f"comparable to logistic regression with C = {WIDE_C:g}",
+            )
+    return replace(config, optim=replace(config.optim, lr=lr, ema=ema, wide_lr=wide_lr))

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the weights of a run are before its first step, beside the seed: other weights, word vectors, their scale.
+"""What a run begins with, beside the seed: other weights, word vectors, soft labels of unlabelled rows.
 
-Rank 0 alone reads; the other ranks get all weights from it when the model is wrapped. A run that goes on has it all in
-its checkpoint, and reads nothing again.
+Rank 0 alone reads weights and vectors; the other ranks get all weights from it when the model is wrapped. A run that
+goes on has them in its checkpoint, and reads neither again.
+
+Learning word vectors takes minutes, which no rank may spend in a collective (law 7). So a process of its own learns,
+``python -m preprocessing vectors``, and the ranks meet every second until it has ended. It is told to stop when a rank
+is.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,81 +42,156 @@ from preprocessing.dataset.vectors import find_kept, folder_of
 from preprocessing.job.executors import LocalPulse
 from preprocessing.text.vocabulary import Vocabulary
 
-VECTORS, STARTED_FROM = "vectors", "started_from"
-"""What the state of a checkpoint calls the facts."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """What the embedding starts from; everything is None where it is random, and on ranks other than 0."""
-
-    vectors: StartVectors | None = None
-    facts: dict[str, Any] | None = None
-    """What is remembered of the vectors, also by a run that goes on."""
-    choice: Choice | None = None
-    """For the first lines of the run."""
-    interrupted: bool = False
-    """Some rank was told to stop while the vectors were learned: on every rank, nothing may be trained or saved."""
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """What the weights begin with; on ranks other than 0, and of a run that goes on, only what is known of it."""
-
-    vectors: Start = field(default_factory=Start)
-    weights: StartWeights | None = None
-    facts: dict[str, Any] | None = None
-    """Of the weights, on every rank; None where there were none."""
-
-    @property
-    def has_wide(self) -> bool:
-        """Whether the wide part is that of the weights, and so has weighed its features already."""
-        return self.facts is not None and WIDE in self.facts["taken"]
-
-    @property
-    def remembered(self) -> dict[str, dict[str, Any] | None]:
-        """What checkpoints hold of it."""
-        return {VECTORS: self.vectors.facts} | ({} if self.facts is None else {STARTED_FROM: self.facts})
-
-    def choices(self) -> Iterator[tuple[str, Choice]]:
-        """For the first lines of the run."""
-        if self.facts is not None:
-            said = f"{describe_weights(self.facts)}; {coverage(self.facts)}"
-            said = said if self.weights is not None else f"the run began with them; {said}"
-            yield "weights", Choice(self.facts["source"], said)
-        if self.vectors.choice is not None:
-            yield "vectors", self.vectors.choice
-
-    def put_into(self, classifier: AnyNetwork, std: float) -> None:
-        """Give a model, whose weights were drawn from the seed, what it begins with; tokens of the weights have theirs
-        and no vectors. ``std``: ``model.embedding_std``.
-        """
-        if self.vectors.vectors is not None:
-            self.vectors.vectors.put_into(classifier.embedding, std)
-        if self.weights is not None:
-            self.weights.put_into(classifier)
-
-
-def begin(config: RunConfig, manifest: Manifest, world: World, state: Mapping[str, Any] | None) -> Beginning:
-    """What a run begins with, or, given the ``state`` of its checkpoint, began with.
-
-    Every rank calls it; raises the same ``UserError`` on all.
-    """
-    if state is not None:
-        return Beginning(resumed(state.get(VECTORS)), facts=state.get(STARTED_FROM))
-    weights = None
-    with world.together("reading the weights to start from"):
-        if world.is_main and config.init.weights:
-            vocabulary = Vocabulary.read(Path(config.data, VOCABULARY))
-            weights = weights_of(find_donor(config.init.weights, config.model), config.model, vocabulary, manifest)
-    facts = world.from_main(None if weights is None else weights.facts, "the weights to start from")
-    return Beginning(start_vectors(config, manifest, world), weights, facts)
-
-
+VECTORS, STARTED_FROM, SOFT_LABELS = "vectors", "started_from", "soft_labels"
+"""What checkpoints and bundles call the facts."""
 LOOK_EVERY_S = 1.0
 STOP_S = 5.0
 """Longest wait for the learning process to clean up."""
 ERRORS: dict[int, type[UserError]] = {error.exit_code: error for error in (ConfigError, DataError, StorageError)}
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a run begins with; vectors and weights on rank 0 alone, and not where a run goes on."""
+
+    vectors: StartVectors | None = None
+    weights: StartWeights | None = None
+    targets: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Soft labels by split, as a ``Loader`` takes them."""
+    facts: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    """What checkpoints and the bundle remember of it; of weights, on every rank."""
+    choices: dict[str, Choice] = field(default_factory=dict)
+    """For the first lines of the run."""
+    interrupted: bool = False
+    """Some rank was told to stop while vectors were learned: on every rank, nothing may be trained or saved."""
+
+    @property
+    def has_wide(self) -> bool:
+        """Whether the wide part is that of the weights, and so has weighed its features already."""
+        return WIDE in (self.facts.get(STARTED_FROM) or {}).get("taken", ())
+
+    def put_into(self, network: AnyNetwork, std: float) -> None:
+        """Give a network, whose weights were drawn from the seed, what it begins with; tokens of the weights have
+        theirs and no vectors. ``std``: ``model.embedding_std``.
+        """
+        if self.vectors is not None:
+            self.vectors.put_into(network.embedding, std)
+        if self.weights is not None:
+            self.weights.put_into(network)
+
+
+def begin(
+    config: RunConfig,
+    manifest: Manifest,
+    splits: Mapping[str, Split],
+    world: World,
+    state: Mapping[str, Any] | None = None,
+) -> Beginning:
+    """What a run begins with, or, given the ``state`` of its checkpoint, began with.
+
+    Every rank calls it; raises the same ``UserError`` on all.
+    """
+    facts: dict[str, dict[str, Any] | None] = {}
+    choices: dict[str, Choice] = {}
+    targets: dict[str, np.ndarray] = {}
+    with world.together("reading soft labels"):
+        soft = open_soft_labels(config, manifest)
+        if soft is not None:
+            targets[UNLABELLED] = targets_of(soft, splits[UNLABELLED])
+    if state is not None:
+        facts = {name: state.get(name) for name in (VECTORS, STARTED_FROM)}
+        for name, known in (("weights", facts[STARTED_FROM]), ("vectors", facts[VECTORS])):
+            if known is not None:
+                choices[name] = Choice(known["source"], f"the run began with them; {coverage(known)}")
+        weights, vectors, interrupted = None, None, False
+    else:
+        weights = find_weights(config, manifest, world)
+        known = world.from_main(None if weights is None else weights.facts, "the weights to start from")
+        if known is not None:
+            choices["weights"] = Choice(known["source"], f"{describe_weights(known)}; {coverage(known)}")
+        vectors, choice, interrupted = find_vectors(config, manifest, world)
+        if choice is not None:
+            choices["vectors"] = choice
+        facts = {VECTORS: None if vectors is None else vectors.facts, STARTED_FROM: known}
+    if facts[STARTED_FROM] is None:
+        del facts[STARTED_FROM]
+    if soft is not None:
+        facts[SOFT_LABELS], choices["soft labels"] = soft.facts, Choice(str(soft.path), soft.in_words)
+    return Beginning(vectors, weights, targets, facts, choices, interrupted)
+
+
+def find_weights(config: RunConfig, manifest: Manifest, world: World) -> StartWeights | None:
+    with world.together("reading the weights to start from"):
+        if world.is_main and config.init.weights:
+            donor = find_donor(config.init.weights, config.model)
+            return weights_of(donor, config.model, vocabulary_of(config), manifest)
+    return None
+
+
+def vocabulary_of(config: RunConfig) -> Vocabulary:
+    return Vocabulary.read(Path(config.data, VOCABULARY))
+
+
+Found = tuple[StartVectors | None, Choice | None]
+"""Vectors, and what is said of them; a reason alone where there are none, and neither where they are to be learned."""
+
+
+def find_vectors(
+    config: RunConfig, manifest: Manifest, world: World
+) -> tuple[StartVectors | None, Choice | None, bool]:
+    """Word vectors for a run that begins, on rank 0: found, read or learned; and whether some rank was told to stop."""
+    source, learning = config.init.vectors, None
+    found: Found = (None, None)
+    if source == "none":
+        return None, None, False
+    with world.together("looking for word vectors"):
+        if world.is_main and source == "own":
+            found = beside_dataset(config, manifest)
+            if found == (None, None):
+                learning = Learning(config.data, config.model.embedding_dim, where_to_keep(config))
+    if wait_for(learning, world):
+        return None, None, True
+    with world.together("reading word vectors"):
+        if learning is not None:
+            learning.end()
+            found = beside_dataset(config, manifest)
+        elif world.is_main and source != "own":
+            found = from_named(config, manifest)
+    return *found, False
+
+
+def beside_dataset(config: RunConfig, manifest: Manifest) -> Found:
+    for folder in (folder_of(config.data), Path(config.run, layout.VECTORS)):
+        kept = find_kept(folder, manifest.fingerprint, config.model.embedding_dim)
+        if kept is not None:
+            return described(from_kept(kept, vocabulary_of(config)), str(kept.info.settings))
+    if importlib.util.find_spec("gensim") is None:
+        reason = "gensim, which learns vectors of the texts, is not installed: pip install 'padless[vectors]'"
+        return None, Choice("random", reason)
+    if config.dry_run:
+        return None, Choice("random", "a dry run learns none; the run itself does before its first step")
+    return None, None
+
+
+def from_named(config: RunConfig, manifest: Manifest) -> Found:
+    path, dim = config.init.vectors, config.model.embedding_dim
+    if is_own(path):
+        vectors = from_kept(check_own(path, manifest, dim), vocabulary_of(config))
+    else:
+        print(f"vectors    reading {path}", flush=True)
+        vectors = from_file(path, vocabulary_of(config), dim)
+    return described(vectors, vectors.facts["format"])
+
+
+def described(vectors: StartVectors, what: str) -> Found:
+    return vectors, Choice(vectors.facts["source"], f"{what}; {coverage(vectors.facts)}")
+
+
+def where_to_keep(config: RunConfig) -> Path | None:
+    """The run directory, when the dataset cannot be written to; None for beside the dataset."""
+    folder = folder_of(config.data)
+    there = folder if folder.exists() else Path(config.data)
+    return None if os.access(there, os.W_OK) else Path(config.run, layout.VECTORS)
 
 
 class Learning:
@@ -152,33 +231,14 @@ class Learning:
         with self.errors:
             self.errors.seek(0)
             said = self.errors.read().decode(errors="replace").strip()
+        code = self.process.returncode
         if self.trouble is not None:
             raise RankError(f"learning word vectors: {self.trouble}")
-        if self.process.returncode:
-            last = said.splitlines()[-1].removeprefix("error: ") if said else f"exit code {self.process.returncode}"
-            raise ERRORS.get(self.process.returncode, RankError)(last)
+        if code:
+            last = said.splitlines()[-1].removeprefix("error: ") if said else f"exit code {code}"
+            raise ERRORS.get(code, RankError)(last)
         if said:
             print(said, file=sys.stderr, flush=True)
-
-
-def start_vectors(config: RunConfig, manifest: Manifest, world: World) -> Start:
-    """Vectors for a run that begins. Every rank calls it; raises the same ``UserError`` on all."""
-    source, start, learning = config.init.vectors, Start(), None
-    if source == "none":
-        return start
-    with world.together("looking for word vectors"):
-        if world.is_main and source == "own":
-            start = found_beside(config, manifest)
-            if start.choice is None:
-                learning = Learning(config.data, config.model.embedding_dim, fallback(config))
-    interrupted = wait_for(learning, world)
-    with world.together("reading word vectors"):
-        if learning is not None and not interrupted:
-            learning.end()
-            start = found_beside(config, manifest)
-        elif world.is_main and source != "own":
-            start = read_named(config, manifest)
-    return Start(interrupted=True) if interrupted else start
 
 
 def wait_for(learning: Learning | None, world: World) -> bool:
@@ -196,89 +256,3 @@ def wait_for(learning: Learning | None, world: World) -> bool:
     finally:  # also when a peer is gone
         if learning is not None:
             learning.stop()
-
-
-def found_beside(config: RunConfig, manifest: Manifest) -> Start:
-    """Vectors that are kept beside the dataset, or in the run directory; or why there are none. Raises ``DataError``.
-
-    Without vectors and without a reason they are to be learned.
-    """
-    dim = config.model.embedding_dim
-    for folder in (folder_of(config.data), Path(config.run, layout.VECTORS)):
-        kept = find_kept(folder, manifest.fingerprint, dim)
-        if kept is not None:
-            vectors = from_kept(kept, Vocabulary.read(Path(config.data, VOCABULARY)))
-            return started(vectors, str(kept.info.settings))
-    if importlib.util.find_spec("gensim") is None:
-        reason = "gensim, which learns vectors of the texts, is not installed: pip install 'padless[vectors]'"
-        return Start(choice=Choice("random", reason))
-    if config.dry_run:
-        return Start(choice=Choice("random", "a dry run learns none; the run itself does before its first step"))
-    return Start()
-
-
-def read_named(config: RunConfig, manifest: Manifest) -> Start:
-    """The vectors of a file. Raises ``ConfigError`` or ``DataError``."""
-    path, vocabulary = config.init.vectors, Vocabulary.read(Path(config.data, VOCABULARY))
-    if is_own(path):
-        vectors = from_kept(check_own(path, manifest, config.model.embedding_dim), vocabulary)
-    else:
-        print(f"vectors    reading {path}", flush=True)
-        vectors = from_file(path, vocabulary, config.model.embedding_dim)
-    return started(vectors, vectors.facts["format"])
-
-
-def started(vectors: StartVectors, what: str) -> Start:
-    """A start from these vectors."""
-    return Start(vectors, vectors.facts, Choice(vectors.facts["source"], f"{what}; {coverage(vectors.facts)}"))
-
-
-def fallback(config: RunConfig) -> Path | None:
-    """Where vectors are kept if not beside the dataset: the run directory, when the dataset cannot be written to."""
-    folder = folder_of(config.data)
-    there = folder if folder.exists() else Path(config.data)
-    return None if os.access(there, os.W_OK) else Path(config.run, layout.VECTORS)
-
-
-def resumed(facts: dict[str, Any] | None) -> Start:
-    """What a run that goes on remembers; the vectors are in its weights and are not read again."""
-    if facts is None:
-        return Start()
-    return Start(facts=facts, choice=Choice(facts["source"], f"the run began with them; {coverage(facts)}"))
-
-
-SOFT_LABELS = "soft_labels"
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """Soft labels by split, as a ``Loader`` takes them; everything is None or empty where there are none."""
-
-    targets: Mapping[str, np.ndarray]
-    facts: dict[str, Any] | None = None
-    """What is remembered of them in checkpoints and in the bundle."""
-    choice: Choice | None = None
-    """For the first lines of the run."""
-
-    @property
-    def remembered(self) -> dict[str, dict[str, Any] | None]:
-        """What checkpoints and the bundle hold of it."""
-        return {} if self.facts is None else {SOFT_LABELS: self.facts}
-
-    def choices(self) -> Iterator[tuple[str, Choice]]:
-        """For the first lines of the run."""
-        if self.choice is not None:
-            yield "soft labels", self.choice
-
-    def counted_beside(self, splits: Mapping[str, Split]) -> Split | None:
-        """The unlabelled rows that the wide part counts its features on too: where it learns from them."""
-        return splits[UNLABELLED] if UNLABELLED in self.targets else None
-
-
-def read_teaching(config: RunConfig, manifest: Manifest, splits: Mapping[str, Split]) -> Teaching:
-    """Read the soft labels that ``config`` asks for; every rank does. Raises ``ConfigError`` or ``DataError``."""
-    found = open_soft_labels(config, manifest)
-    if found is None:
-        return Teaching({})
-    targets = targets_of(found, splits[UNLABELLED])
-    return Teaching({UNLABELLED: targets}, found.facts, Choice(str(found.path), found.in_words))

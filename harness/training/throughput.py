@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,11 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from harness.batch import StepBatch
+from harness.batch import Batch, StepBatch
 from harness.config import ModelConfig, RunConfig
 from harness.data.order import row_hash
 from harness.model.registry import CELLS
@@ -31,7 +31,7 @@ from preprocessing.base.storage import refusal
 
 MASK = (1 << 64) - 1
 MUCH_WAIT, MUCH_PADDING, MUCH_SPREAD = 0.1, 0.2, 0.25
-"""From which share of waiting, of padding, and of difference between ranks on a log line says so in words."""
+"""From which share of waiting, of padding, and of difference between ranks a log line says so in words."""
 MUCH_REDUCE = 0.3
 """From which share of the time that all ranks wait for gradients from other machines a log line says so."""
 LEAST_BYTES = 1 << 18
@@ -44,25 +44,15 @@ LASTING_S, LASTING_LINES = 60.0, 3
 """So long, and for so many log lines in a row, the same rank is slow before that is said: cores that others use too
 slow one rank down for a moment, then another.
 """
-INTEGERS = ("rows", "tokens", "padded_tokens", "skipped", "hash")
-FLOATS = ("loss", "wait_s", "forward_s", "seconds", "memory_bytes")
-UNLABELLED = ("unlabelled_rows", "unlabelled_loss")
-"""Two more, where steps have unlabelled rows."""
-REDUCE = "reduce_s"
-"""One more, where ranks on CPUs of several machines learn together."""
 TIMING = (
-    "rows_per_s",
-    "tokens_per_s",
-    "data_wait",
-    "all_reduce",
-    "mfu",
-    "memory_bytes",
-    "slowest_rank",
-    "fastest_rank",
-    "rank_spread",
-    "verdict",
+    *("rows_per_s", "tokens_per_s", "data_wait", "all_reduce", "mfu", "memory_bytes"),
+    *("slowest_rank", "fastest_rank", "rank_spread", "verdict"),
 )
 """Figures of a log line that no two runs share; all others are a function of the run."""
+BACKWARD_AND_FORWARD = 3
+"""A backward pass costs twice its forward pass (gradients of inputs and of weights)."""
+MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
+PROBES = 5
 
 
 @dataclass
@@ -73,12 +63,10 @@ class SlowRank:
     seconds: float = 0.0
     lines: int = 0
     due_s: float = LASTING_S
-    """When it is said next: first after ``LASTING_S``, then each time that it has lasted twice as long."""
+    """When it is reported next: first after ``LASTING_S``, then each time that it has lasted twice as long."""
 
     def lasts(self, rank: int | None, seconds: float) -> bool:
-        """Take note of who was slow for so many seconds, None for nobody; whether it has lasted so long that it is to
-        be said.
-        """
+        """Take note of who was slow for so many seconds, None for nobody. True if the slow rank should be reported."""
         if rank is None or rank != self.rank:
             self.rank, self.seconds, self.lines, self.due_s = rank, 0.0, 0, LASTING_S
         if rank is None:
@@ -100,6 +88,25 @@ class Gradients:
 
 
 @dataclass
+class Counted:
+    """What a rank has counted since the last log line."""
+
+    rows: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    skipped: int = 0
+    hash: int = 0
+    """Sum (modulo 2**64) of the hashes of all rows that it consumed since the start of the run."""
+    unlabelled_rows: int = 0
+    loss: torch.Tensor | float = 0.0
+    unlabelled_loss: torch.Tensor | float = 0.0
+
+    def plain(self) -> dict[str, Any]:
+        """All of it by name, on the host."""
+        return {**vars(self), "loss": float(self.loss), "unlabelled_loss": float(self.unlabelled_loss)}
+
+
+@dataclass
 class Meter:
     """Adds up what this rank did since the last log line; ``read`` sums over ranks and starts again.
 
@@ -116,45 +123,36 @@ class Meter:
     """Predictions for each token but one of every row: the loss is a mean over them; 0: a mean over rows."""
     gradients: Gradients | None = None
     """Set where backward passes are timed for the wait for other machines, on all ranks."""
-    ready_at: float = 0.0
-    reduce_s: float = 0.0
-    rows: int = 0
-    tokens: int = 0
-    padded_tokens: int = 0
-    unlabelled: bool = False
-    """Whether steps have unlabelled rows too, on all ranks."""
-    unlabelled_rows: int = 0
-    skipped: int = 0
+    counted: Counted = field(default_factory=Counted)
     wait_s: float = 0.0
     paused_s: float = 0.0
     forward_s: float = 0.0
-    rows_hash: int = 0
-    """Sum (modulo 2**64) of the hashes of all rows this rank consumed since the start of the run."""
-    loss_sum: torch.Tensor | None = None
-    unlabelled_loss_sum: torch.Tensor | None = None
+    reduce_s: float = 0.0
+    ready_at: float = 0.0
     events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
     slow: SlowRank = field(default_factory=SlowRank)
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, batch: StepBatch, global_step: int, loss_sum: torch.Tensor) -> None:
-        """Count one step's micro-batches and the sum of their rows' losses."""
+    def add(
+        self, batch: StepBatch, global_step: int, loss: torch.Tensor, unlabelled_loss: torch.Tensor | None = None
+    ) -> None:
+        """Count one step's micro-batches and the sums of their rows' losses."""
         for micro in batch.micro_batches:
-            self.rows += micro.num_rows
-            self.tokens += micro.num_tokens
-            self.padded_tokens += micro.num_padded_tokens
-            self.rows_hash = (self.rows_hash + row_hash(micro.rows, global_step)) & MASK
+            self.counted.rows += micro.num_rows
+            self.count_tokens(micro, global_step)
         for micro in batch.unlabelled:
-            self.unlabelled_rows += micro.num_rows
-            self.tokens += micro.num_tokens
-            self.padded_tokens += micro.num_padded_tokens
-            self.rows_hash = (self.rows_hash + row_hash(micro.rows, global_step, unlabelled=True)) & MASK
+            self.counted.unlabelled_rows += micro.num_rows
+            self.count_tokens(micro, global_step)
         self.wait_s += batch.wait_s
-        self.loss_sum = loss_sum if self.loss_sum is None else self.loss_sum + loss_sum
+        self.counted.loss = self.counted.loss + loss
+        if unlabelled_loss is not None:
+            self.counted.unlabelled_loss = self.counted.unlabelled_loss + unlabelled_loss
 
-    def add_unlabelled(self, loss_sum: torch.Tensor) -> None:
-        """Count the sum of the losses of one step's unlabelled rows."""
-        before = self.unlabelled_loss_sum
-        self.unlabelled_loss_sum = loss_sum if before is None else before + loss_sum
+    def count_tokens(self, micro: Batch, global_step: int) -> None:
+        self.counted.tokens += micro.num_tokens
+        self.counted.padded_tokens += micro.num_padded_tokens
+        consumed = row_hash(micro.rows, global_step, unlabelled=not micro.labelled)
+        self.counted.hash = (self.counted.hash + consumed) & MASK
 
     @contextmanager
     def forward(self) -> Iterator[None]:
@@ -193,151 +191,107 @@ class Meter:
 
     def state(self, world: World) -> list[dict[str, Any]]:
         """What every rank has counted since the last log line, as plain values; every rank calls it."""
-        loss = value(self.loss_sum)
-        integers = np.array([self.rows, self.tokens, self.padded_tokens, self.skipped, 0, 0], dtype=np.int64)
-        integers[-2] = np.uint64(self.rows_hash).astype(np.int64)
-        integers[-1] = np.float64(loss).view(np.int64)
-        if self.unlabelled:
-            integers = np.append(
-                integers, [self.unlabelled_rows, np.float64(value(self.unlabelled_loss_sum)).view("i8")]
-            )
-        table = world.gather_numbers(integers, "what was counted since the last log line")
-        counted = [
-            {**dict(zip(INTEGERS[:-1], map(int, line), strict=False)), "hash": int(line[4].view(np.uint64))}
-            | {"loss": float(line[5].view(np.float64)).hex()}
-            for line in table
-        ]
-        if not self.unlabelled:
-            return counted
-        more = [(int(line[6]), float(line[7].view(np.float64)).hex()) for line in table]
-        pairs = zip(counted, more, strict=True)
-        return [part | {"unlabelled_rows": rows, "unlabelled_loss": loss} for part, (rows, loss) in pairs]
+        counted = self.counted.plain()
+        exact = {name: counted[name].hex() for name in ("loss", "unlabelled_loss")}
+        return world.gather_objects(counted | exact, "what was counted since the last log line")
 
     def load(self, parts: list[dict[str, Any]], rank: int, world_size: int) -> None:
         """Take up what ``state`` gave: this rank's own part, or all of it on rank 0 if there are other ranks now."""
         mine = [parts[rank]] if len(parts) == world_size else parts if rank == 0 else []
-        sums = {name: sum(part[name] for part in mine) for name in ("rows", "tokens", "padded_tokens")}
-        self.rows, self.tokens, self.padded_tokens = sums.values()
-        self.skipped = max((part["skipped"] for part in parts), default=0)
-        self.rows_hash = sum(part["hash"] for part in mine) & MASK
-        loss = sum(float.fromhex(part["loss"]) for part in mine)
-        self.loss_sum = torch.tensor(loss, dtype=torch.float32, device=self.device) if self.rows else None
-        self.unlabelled_rows = sum(part.get("unlabelled_rows", 0) for part in mine)
-        if self.unlabelled_rows:
-            loss = sum(float.fromhex(part["unlabelled_loss"]) for part in mine)
-            self.unlabelled_loss_sum = torch.tensor(loss, dtype=torch.float32, device=self.device)
+        sums = {name: sum(part[name] for part in mine) for name in vars(Counted()) if not name.endswith("loss")}
+        losses = {
+            name: torch.tensor(sum(float.fromhex(part[name]) for part in mine), dtype=torch.float32, device=self.device)
+            for name in ("loss", "unlabelled_loss")
+        }
+        self.counted = Counted(**{**sums, **losses})
+        self.counted.hash &= MASK
+        self.counted.skipped = max(part["skipped"] for part in parts)
 
     def read(self, world: World) -> dict[str, Any]:
         """Figures since the last call, over all ranks; ``verdict`` says in words what is wrong, if anything is."""
-        loss = value(self.loss_sum)
-        self.forward_s += sum(first.elapsed_time(last) / 1e3 for first, last in self.events)
-        seconds = time.perf_counter() - self.started - self.paused_s
-        integers = np.array([self.rows, self.tokens, self.padded_tokens, self.skipped, 0], dtype=np.int64)
-        integers[-1] = np.uint64(self.rows_hash).astype(np.int64)
-        floats = np.array([loss, self.wait_s, self.forward_s, seconds, memory_bytes(self.device)])
-        names: tuple[str, ...] = FLOATS
-        if self.unlabelled:
-            floats, names = (
-                np.append(floats, [self.unlabelled_rows, value(self.unlabelled_loss_sum)]),
-                (*FLOATS, *UNLABELLED),
-            )
-        if self.gradients is not None:
-            floats, names = np.append(floats, self.reduce_s), (*names, REDUCE)
-        table = world.gather_numbers(np.concatenate((integers, floats.view(np.int64))), "the figures of a log line")
-        ranks: dict[str, np.ndarray] = dict(zip(INTEGERS, table[:, : len(INTEGERS)].T, strict=True))
-        ranks |= dict(zip(names, np.ascontiguousarray(table[:, len(INTEGERS) :]).view(np.float64).T, strict=True))
-        self.rows = self.tokens = self.padded_tokens = self.skipped = self.unlabelled_rows = 0
+        mine = self.counted.plain() | {
+            "wait_s": self.wait_s,
+            "forward_s": self.forward_s + sum(first.elapsed_time(last) / 1e3 for first, last in self.events),
+            "reduce_s": self.reduce_s,
+            "seconds": time.perf_counter() - self.started - self.paused_s,
+            "memory_bytes": memory_bytes(self.device),
+        }
+        ranks = world.gather_objects(mine, "the figures of a log line")
+        self.counted = Counted(hash=self.counted.hash)
         self.wait_s = self.paused_s = self.forward_s = self.reduce_s = 0.0
         self.events.clear()
-        self.loss_sum, self.unlabelled_loss_sum, self.started = None, None, time.perf_counter()
-        return summarize(ranks, self.flops_per_token, self.peak_flops, self.slow, self.predictions, self.gradients)
+        self.started = time.perf_counter()
+        return summarize(ranks, self)
 
 
-def summarize(
-    ranks: dict[str, np.ndarray],
-    flops_per_token: int,
-    peak_flops: float,
-    slow: SlowRank | None = None,
-    predictions: int = 0,
-    gradients: Gradients | None = None,
-) -> dict[str, Any]:
-    """The figures of a log line from one column per rank; ``slow`` remembers which rank was slow on the lines before,
-    and all else is a pure function. ``predictions`` and ``gradients`` as in ``Meter``.
-    """
-    rows, tokens, padded_tokens = (int(ranks[name].sum()) for name in ("rows", "tokens", "padded_tokens"))
-    elapsed = float(ranks["seconds"].max())
-    unlabelled = {name: float(ranks[name].sum()) for name in UNLABELLED if name in ranks}
-    speeds = ranks["tokens"] / np.maximum(ranks["forward_s"] + ranks["wait_s"], 1e-9)
-    slowest, fastest = int(speeds.argmin()), int(speeds.argmax())
+def summarize(ranks: Sequence[dict[str, Any]], meter: Meter) -> dict[str, Any]:
+    """The figures of a log line from those of each rank; ``meter.slow`` remembers which rank was slow before."""
+
+    def total(name: str) -> Any:
+        return sum(rank[name] for rank in ranks)
+
+    rows, tokens = total("rows"), total("tokens")
+    elapsed = max(rank["seconds"] for rank in ranks)
+    speeds = [rank["tokens"] / max(rank["forward_s"] + rank["wait_s"], 1e-9) for rank in ranks]
+    slowest, fastest = speeds.index(min(speeds)), speeds.index(max(speeds))
     figures: dict[str, Any] = {
-        "loss": float(ranks["loss"].sum()) / (max(1, predictions * (tokens - rows)) if predictions else rows),
+        "loss": total("loss") / (max(1, meter.predictions * (tokens - rows)) if meter.predictions else rows),
         "rows": rows,
-        "rows_per_s": (rows + unlabelled.get("unlabelled_rows", 0)) / elapsed,
+        "rows_per_s": (rows + total("unlabelled_rows")) / elapsed,
         "tokens_per_s": tokens / elapsed,
-        "padding": 1 - tokens / padded_tokens,
-        "data_wait": float((ranks["wait_s"] / ranks["seconds"]).max()),
+        "padding": 1 - tokens / total("padded_tokens"),
+        "data_wait": max(rank["wait_s"] / rank["seconds"] for rank in ranks),
         "all_reduce": None,
-        "mfu": flops_per_token * tokens / elapsed / peak_flops if peak_flops else None,
-        "memory_bytes": int(ranks["memory_bytes"].max()),
-        "skipped": int(ranks["skipped"].max()),
+        "mfu": meter.flops_per_token * tokens / elapsed / meter.peak_flops if meter.peak_flops else None,
+        "memory_bytes": max(rank["memory_bytes"] for rank in ranks),
+        "skipped": max(rank["skipped"] for rank in ranks),
         "slowest_rank": slowest,
         "fastest_rank": fastest,
-        "rank_spread": float(1 - speeds[slowest] / speeds[fastest]),
-        "row_hash": f"{sum(int(value) for value in ranks['hash'].view(np.uint64)) & MASK:016x}",
+        "rank_spread": 1 - speeds[slowest] / speeds[fastest],
+        "row_hash": f"{total('hash') & MASK:016x}",
     }
-    if unlabelled:
-        figures["unlabelled_loss"] = unlabelled["unlabelled_loss"] / unlabelled["unlabelled_rows"]
-        figures["unlabelled_rows"] = int(unlabelled["unlabelled_rows"])
-    if REDUCE in ranks:  # the rank that waits least is the last to come, and waits for nobody but the network
-        figures["all_reduce"] = float((ranks[REDUCE] / ranks["seconds"]).min())
-    figures["verdict"] = verdict(ranks, figures, slow or SlowRank(), gradients)
+    if total("unlabelled_rows"):
+        figures["unlabelled_loss"] = total("unlabelled_loss") / total("unlabelled_rows")
+        figures["unlabelled_rows"] = total("unlabelled_rows")
+    if meter.gradients is not None:  # the rank that waits least is the last to come, and waits only for the network
+        figures["all_reduce"] = min(rank["reduce_s"] / rank["seconds"] for rank in ranks)
+    others = [speed for rank, speed in enumerate(speeds) if rank != slowest]
+    cost = 0.0
+    if others:
+        share = ranks[slowest]["forward_s"] / max(ranks[slowest]["seconds"], 1e-9)
+        cost = max(0.0, share * (1 - speeds[slowest] / statistics.median(others)))
+    figures["verdict"] = None if elapsed < LEAST_S else verdict(ranks, figures, meter, cost, elapsed)
     return figures
 
 
-def value(loss_sum: torch.Tensor | None) -> float:
-    """A sum of losses on the host; 0 for none."""
-    return 0.0 if loss_sum is None else float(loss_sum)
-
-
-def cost_of_slowest(ranks: dict[str, np.ndarray], slowest: int) -> float:
-    """Share of the time that the others wait for the slowest rank's forward passes: what these take longer than at the
-    median speed of the others. Backward passes, which are not timed, come on top.
-    """
-    speeds = ranks["tokens"] / np.maximum(ranks["forward_s"] + ranks["wait_s"], 1e-9)
-    others = np.delete(speeds, slowest)
-    if not len(others):
-        return 0.0
-    share = ranks["forward_s"][slowest] / max(float(ranks["seconds"][slowest]), 1e-9)
-    return max(0.0, float(share * (1 - speeds[slowest] / np.median(others))))
-
-
 def verdict(
-    ranks: dict[str, np.ndarray], figures: dict[str, Any], before: SlowRank, gradients: Gradients | None = None
+    ranks: Sequence[dict[str, Any]], figures: dict[str, Any], meter: Meter, cost: float, elapsed: float
 ) -> str | None:
-    """What is wrong and what to do, as one sentence; None when nothing is. ``before``: who was slow until now."""
-    elapsed = float(ranks["seconds"].max())
-    if elapsed < LEAST_S:
-        return None
-    cost = cost_of_slowest(ranks, figures["slowest_rank"])
+    """What is wrong and what to do, as one sentence; None when nothing is.
+
+    ``cost``: share of the time that the others wait for the slowest rank's forward passes, against the median speed of
+    the others. Backward passes, which are not timed, come on top.
+    """
     is_slow = figures["rank_spread"] > MUCH_SPREAD and cost > MUCH_COST
-    lasts = before.lasts(figures["slowest_rank"] if is_slow else None, elapsed)
-    waits = ranks["wait_s"] / ranks["seconds"]
-    rank = int(waits.argmax())
-    if waits[rank] > MUCH_WAIT:
+    lasts = meter.slow.lasts(figures["slowest_rank"] if is_slow else None, elapsed)
+    waits = [rank["wait_s"] / rank["seconds"] for rank in ranks]
+    if max(waits) > MUCH_WAIT:
+        rank = waits.index(max(waits))
         return f"data-bound on rank {rank}: it waited {waits[rank]:.0%} of the time; use faster storage or stage"
+    gradients = meter.gradients
     if gradients is not None and gradients.bytes > LEAST_BYTES and figures["all_reduce"] > MUCH_REDUCE:
         share = f"{figures['all_reduce']:.0%} of the time goes by waiting for the sum of {size(gradients.bytes)} of"
-        mend = "" if gradients.compressed else "set optim.gradient_compression to bf16, which halves them, "
+        mend = "" if gradients.compressed else "set optim.gradient_compression to bf16, which halves them, or "
         return (
-            f"network-bound: {share} gradients a step between machines; {mend}{'or ' if mend else ''}raise "
-            f"global_batch, which sends them less often"
+            f"network-bound: {share} gradients a step between machines; {mend}raise global_batch, which sends them "
+            "less often"
         )
     if figures["padding"] > MUCH_PADDING:
-        return f"padding is {figures['padding']:.0%} of what is computed; raise order.window_rows or lower length_noise"
+        return f"padding is {figures['padding']:.0%} of what is computed; lower order.length_noise"
     if lasts:
         spread = f"{figures['rank_spread']:.0%} slower than rank {figures['fastest_rank']}"
         return (
-            f"rank {figures['slowest_rank']} computes {spread}, for {before.seconds:,.0f} s now, and the others "
+            f"rank {figures['slowest_rank']} computes {spread}, for {meter.slow.seconds:,.0f} s now, and the others "
             f"wait for it {cost:.0%} of the time or more; look at its device and at who else uses it"
         )
     return None
@@ -356,10 +310,10 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-BACKWARD_AND_FORWARD = 3
-"""A backward pass costs twice its forward pass (gradients of inputs and of weights)."""
-MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
-PROBES = 5
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, where work is queued on one."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def flops_per_token(config: ModelConfig) -> int:
@@ -397,43 +351,34 @@ def measure_peak(device: torch.device, precision: str) -> float:
     return 2 * size**3 / best
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for the device, where work is queued on one."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-TAIL_BYTES = 64
-"""Enough for the end of a trace, which is JSON."""
-
-
 class StepProfiler:
-    """Records the steps from the first to the last chosen one; idle without any."""
+    """``torch.profiler`` for the steps from the first to the last chosen one; idle without any.
+
+    The trace is for a browser's tracing page or Perfetto.
+    """
 
     def __init__(self, steps: Sequence[int], directory: Path) -> None:
         """``steps``: empty, or the first and the last step."""
-        self.steps = tuple(steps)
-        self.directory = directory
+        self.steps, self.directory = tuple(steps), directory
         self.running: profile | None = None
 
     def before(self, step: int) -> None:
         """Start if ``step`` is the first to be recorded."""
         if self.steps and step == self.steps[0]:
-            activities = [ProfilerActivity.CPU]
-            if torch.cuda.is_available():
-                activities.append(ProfilerActivity.CUDA)
-            self.running = profile(activities=activities)
+            cards = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+            self.running = profile(activities=[ProfilerActivity.CPU, *cards])
             self.running.start()
 
     def after(self, step: int) -> None:
         """Stop and write the trace if ``step`` was the last to be recorded."""
-        if self.running is not None and step == self.steps[1]:
-            self.running.stop()
-            try:
-                self.write(self.running, self.directory / trace_name(*self.steps))
-            except OSError as error:  # a trace is not worth a training
-                print(f"warning: {refusal(error, self.directory)}; training goes on without it", file=sys.stderr)
-            self.running = None
+        if self.running is None or step != self.steps[1]:
+            return
+        self.running.stop()
+        try:
+            self.write(self.running, self.directory / trace_name(*self.steps))
+        except OSError as error:  # a trace is not worth a training
+            print(f"warning: {refusal(error, self.directory)}; training goes on without it", file=sys.stderr)
+        self.running = None
 
     def write(self, recorded: profile, path: Path) -> None:
         """Write the trace. Raises ``OSError``, which torch itself does not.
@@ -444,16 +389,7 @@ class StepProfiler:
         with atomic.replacing(path) as temporary:
             try:
                 recorded.export_chrome_trace(str(temporary))
-                if not ends_whole(temporary):
+                if not temporary.exists() or not temporary.read_bytes()[-64:].rstrip().endswith(b"}"):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             finally:
                 temporary.with_name(f"{temporary.name}.tmp").unlink(missing_ok=True)
-
-
-def ends_whole(trace: Path) -> bool:
-    """Whether a trace is there to its end."""
-    if not trace.exists():
-        return False
-    with open(trace, "rb") as file:
-        file.seek(max(0, trace.stat().st_size - TAIL_BYTES))
-        return file.read().rstrip().endswith(b"}")

@@ -122,9 +122,8 @@ class Trainer:
             for batch in self.loader.steps(epoch, self.step - epoch * per_epoch):
                 self.profiler.before(self.step)
                 with self.world.waiting(f"the gradients of step {self.step}"):
-                    loss_sum, grad_norm = self.update(batch)
+                    _, grad_norm = self.update(batch)
                 self.profiler.after(self.step)
-                self.meter.add(batch, self.step, loss_sum)
                 self.step += 1
                 if self.step % self.config.tracking.log_every == 0 or self.step == self.total_steps:
                     self.log(grad_norm)
@@ -164,7 +163,7 @@ class Trainer:
                     self.backward(loss, self.world.world_size / rows)
             losses.append(loss.detach())
             row_losses.append(self.objective.row_losses)
-            part = self.objective.touched
+            part = self.objective.table_gradient
             if part is not None:  # its step divides all by the labelled rows
                 touched.append(part if micro_batch.labelled else part.times(batch.global_rows / rows))
         classifier = self.objective.classifier
@@ -175,9 +174,9 @@ class Trainer:
         if self.wide is not None:
             self.wide.step(touched, batch, wide_rate(self.step, self.total_steps, self.config.optim), skip)
         labelled = len(batch.micro_batches)
-        if batch.unlabelled:
-            self.meter.add_unlabelled(summed(losses[labelled:]))
-        return summed(losses[:labelled]), grad_norm
+        loss = summed(losses[:labelled])
+        self.meter.add(batch, self.step, loss, summed(losses[labelled:]) if batch.unlabelled else None)
+        return loss, grad_norm
 
     def backward(self, loss: torch.Tensor, scale: float) -> None:
         """Gradients of ``loss * scale``, which in fp16 the loss scaling multiplies once more."""
@@ -207,7 +206,7 @@ class Trainer:
             parameter.grad = None
         if self.average is not None:
             self.average.update(self.step, skip)
-        self.meter.skipped += self.guard.record(self.step, batch, row_losses, skip, self.current_lr())
+        self.meter.counted.skipped += self.guard.record(self.step, batch, row_losses, skip, self.current_lr())
         return skip
 
     def current_lr(self) -> float:
@@ -256,14 +255,14 @@ class Trainer:
         """
         classifier, values = self.objective.classifier, state.values
         load_weights(classifier, state.tensors[MODEL], where)
-        tensors = state.tensors[OPTIMIZER]
-        own = optimizer_state(self.optimizer.optimizer, classifier)
-        averaged = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{AVERAGE}.")}
-        what = f"{where}: not the optimizer of this model"
-        check_tensors(shapes_of({name: tensors[name] for name in tensors.keys() - averaged}), shapes_of(own), what)
-        load_optimizer_state(self.optimizer.optimizer, classifier, tensors)
+        tensors, own = state.tensors[OPTIMIZER], optimizer_state(self.optimizer.optimizer, classifier)
+        averaged = {name for name in tensors if name.startswith(f"{AVERAGE}.")}
         if self.average is not None and averaged:
-            check_tensors(shapes_of(averaged), shapes_of(self.average.state()), what)
+            own |= self.average.state()
+            averaged = set()
+        found = {name: tensor for name, tensor in tensors.items() if name not in averaged}
+        check_tensors(shapes_of(found), shapes_of(own), f"{where}: not the optimizer of this model")
+        load_optimizer_state(self.optimizer.optimizer, classifier, tensors)
         if self.average is not None:
             self.average.load(tensors)
         self.step, self.epochs_done = values["step"], self.epochs_before(values, where)

@@ -86,7 +86,7 @@ class Scorer:
         if TEST not in data.splits or fold_of(data.manifest) is not None:
             self.last_validation(directory, bundle, pause)
         if TEST not in data.splits:
-            sinks.say(f"no test: {data.placement.data} has no test split")
+            sinks.say(f"no test: {data.data} has no test split")
             return {}
         classifier = bundle.model.to(self.session.device)
         classifier.recurrent.flatten_parameters()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the wide part learns: ranks exchange what their rows touched, and each makes the same step on those rows alone.
+"""How the wide part learns: ranks exchange the gradients of their rows, and all make the same step.
 
 Rows of a TF-IDF matrix have length 1 and the loss is convex, so plain gradient descent with a large rate that falls to
 zero is enough, and there is no state beside the table. It needs no clipping, since a row's gradient is at most its
@@ -16,7 +16,20 @@ import torch
 
 from harness.batch import StepBatch
 from harness.config import OptimConfig
-from harness.model.wide import BITS, MASK, NOBODY, NONE, USUAL, Touched, Weighing, WidePart, join, keys_of, mixed, runs
+from harness.model.wide import (
+    BITS,
+    MASK,
+    NONE,
+    UNOWNED,
+    USUAL,
+    TableGradient,
+    Weighing,
+    WidePart,
+    join,
+    keys_of,
+    mixed,
+    runs,
+)
 from harness.ranks.distributed import World
 from preprocessing.dataset.shards import Split
 
@@ -28,7 +41,7 @@ class WideDescent:
         self.wide, self.world = wide, world
 
     @torch.no_grad()
-    def step(self, touched: Sequence[Touched], batch: StepBatch, lr: float, skip: torch.Tensor) -> None:
+    def step(self, touched: Sequence[TableGradient], batch: StepBatch, lr: float, skip: torch.Tensor) -> None:
         """Learn from this rank's micro-batches and those of all others; nothing where ``skip`` is 1."""
         mine = join(touched)
         if self.world.world_size > 1:
@@ -41,8 +54,8 @@ class WideDescent:
         rate = (1 - skip.to(self.wide.table.dtype)) * (lr / batch.global_rows)
         self.wide.update(mine, rate)
 
-    def exchange(self, mine: Touched, rows: int, places: int) -> Touched:
-        """What all ranks touched, in the order of ranks, by one message; none has more than ``rows`` or ``places``.
+    def exchange(self, mine: TableGradient, rows: int, places: int) -> TableGradient:
+        """The gradients of all ranks, in the order of ranks, by one message; none has more than ``rows`` or ``places``.
 
         The messages of all ranks are of one size that each rank knows, so the host asks no device for it. Features
         travel, not rows of the table: a feature is two numbers, a row of the table as many as there are classes.
@@ -55,7 +68,7 @@ class WideDescent:
         message[:own, 2 * places :] = mine.error.view(kind)
         every = self.world.gather_on_device(message, "what the wide part learned")
         bucket, value, error = every.split([places, places, mine.error.shape[1]], dim=1)
-        return Touched(bucket.to(torch.int64), value.view(mine.value.dtype), error.view(mine.error.dtype))
+        return TableGradient(bucket.to(torch.int64), value.view(mine.value.dtype), error.view(mine.error.dtype))
 
 
 def wide_rate(step: int, total_steps: int, config: OptimConfig) -> float:
@@ -142,7 +155,7 @@ def owners_of(wide: WidePart, sources: Sequence[Split], world: World, min_rows: 
     best = best.to(wide.weights.device)
     world.maximum_on_device(best, "the owners of buckets")
     with world.waiting("the owners of buckets"):  # here under NCCL
-        return torch.where(best > 0, best & MASK, NOBODY).to(torch.int32).cpu()
+        return torch.where(best > 0, best & MASK, UNOWNED).to(torch.int32).cpu()
 
 
 def share_of(split: Split, world: World) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:

@@ -1,127 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command lines from typed dataclasses: YAML files, dotted overrides, help from field docstrings, one-line errors.
+"""A command line: words and YAML files become an instance of a configuration class, errors become one line.
 
-jsonargparse does the parsing; it and yaml are imported when they are used, since an image that only predicts has
-neither (``plain_options``). What is added here: unknown keys are found before it sees them, so that the sentence can
-name the file and the nearest key, and every error of its own is folded into one line.
+The options are those of ``preprocessing.base.options``. An error names the file or the key, and the nearest key there
+is.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
-import itertools
 import os
-import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from dataclasses import MISSING, asdict
+from typing import Any, TypeVar
 
-from preprocessing.base import aliases, familiar, help_page, stopping, storage
-from preprocessing.base.config_files import ShapeError, compose, named, read_yaml
-from preprocessing.base.errors import ConfigError, DataError, UserError, check_meant
+from preprocessing.base import config_files, help_page, stopping, storage
+from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.help_page import Page
-from preprocessing.base.installed import as_typed, needed
+from preprocessing.base.hints import suggestion
+from preprocessing.base.installed import as_typed
+from preprocessing.base.options import NULL, build, groups_of, options_of, parsed
 from preprocessing.base.printable import guards, tell
 
-Main = Callable[[list[str]], int | None]
-UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP)
-"""What a system says of a path that can name nothing, wherever it is first asked."""
-
-
-def run(main: Main, argv: Sequence[str] | None = None) -> int:
-    """Call ``main(argv)`` and turn what it raises into one line on stderr and a documented exit code."""
-    with guards():
-        try:
-            stopping.armed()
-            return stopping.settle(answered(main, list(sys.argv[1:] if argv is None else argv)))
-        except KeyboardInterrupt:
-            return stopping.told()
-
-
-def answered(main: Main, argv: list[str]) -> int:
-    """The exit code of ``main(argv)``. Errors on the way out of a stop signal are of no interest any more."""
-    try:
-        return printed(main, argv)
-    except Exception as error:
-        return stopping.told() if stopping.heard() is not None else said(error)
-
-
-def printed(main: Main, argv: list[str]) -> int:
-    """Call ``main``, and see that what it has printed arrives: at the exit nobody could say that it did not."""
-    try:
-        code = main(argv) or 0
-    except SystemExit:
-        sys.stdout.flush()
-        raise
-    sys.stdout.flush()
-    return code
-
-
-def said(error: Exception) -> int:
-    """Say in one line what a command raised; its exit code. What is a fault of ours is raised again."""
-    refusal = storage.told(error) if isinstance(error, OSError) else error
-    if isinstance(refusal, UserError):
-        return say(as_typed(f"error: {refusal}"), refusal.exit_code)
-    if isinstance(error, MemoryError):
-        return say(f"error: not enough memory ({error}); ask for less at once, or take a machine with more", 1)
-    if isinstance(error, BrokenPipeError):
-        print_nowhere()
-        return 0
-    if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
-        return say(f"error: {error.filename}: {error.strerror}; name another", ConfigError.exit_code)
-    raise error
-
-
-def say(line: str, code: int) -> int:
-    """Print the one line of an error; its exit code."""
-    with contextlib.suppress(OSError):  # a log on a full disk
-        tell(line)
-    try:
-        sys.stdout.flush()
-    except OSError:  # it takes no more, which is said by now
-        print_nowhere()
-    return code
-
-
-def print_nowhere() -> None:
-    """Let what is still to be printed vanish; Python would complain of it at the exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
 Config = TypeVar("Config")
-UNION = re.compile(
-    r"(?P<key>.*?)Does not validate against any of the Union subtypes Subtypes: \[(?P<types>.*?)\] Errors: .* "
-    r"Given value type: \S+ Given value: (?P<value>.*)"
-)
-"""What jsonargparse says, on one line, of a value that is none of a key's types."""
-UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP)
-"""What a system says of a path that can name nothing, wherever it is first asked."""
-MOST_DIGITS = 1000
-LONGEST_NAME = 4096
-"""What a system takes for a path; other values are longer."""
-NULL = "null"
-"""How a value that is None is written in YAML and on a command line."""
-
-
-def parser_for(config_class: type, prog: str | None = None, description: str = "") -> ArgumentParser:
-    """A parser with one option per field of ``config_class`` (nested fields become dotted keys) and ``--config``."""
-    from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
-
-    from preprocessing.base import verbatim
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
-    keys = set(verbatim.verbatim_keys(config_class))
-    action = verbatim.config_action(keys) if keys else ActionConfigFile
-    parser.add_argument("--config", action=action, help="A YAML file; when given several times, later ones win.")
-    parser.add_class_arguments(config_class)
-    return parser
+Main = Callable[[list[str]], int | None]
+Given = tuple[str, list[str]]
+"""A key, and the words of a command line that give it."""
+OWN = ("config", "help", "print_config")
+"""Options that every command has."""
 
 
 def parse(
@@ -135,269 +42,218 @@ def parse(
 ) -> Config:
     """Read ``argv`` into an instance of ``config_class``; ``defaults`` replace those of some of its fields.
 
-    A class attribute ``DEFAULT`` names the configuration file that is read when ``argv`` names none, and ``RECIPES``
-    the kind of recipes that ``--config`` finds by name; ``HINT`` ends the sentence on a key that is not known. ``page``
-    is what ``--help`` shows, which ends the program. ``in_front`` are options of a launcher, which stand before these.
-    Raises ``ConfigError`` with one sentence for an unknown key (what it is called here, or the nearest known one), a
-    value of the wrong type or out of range, or a configuration file that cannot be read.
+    A class attribute ``DEFAULT`` names the configuration file that is read when ``argv`` names none, ``RECIPES`` the
+    kind of recipes that ``--config`` finds by name; ``HINT`` ends the sentence on an unknown key. ``page`` is what
+    ``--help`` shows, which ends the program. ``in_front`` are options of a launcher, which stand before these. Raises
+    ``ConfigError`` with one sentence.
     """
-    needed("jsonargparse", prog)
-    from jsonargparse import ArgumentError
-
-    from preprocessing.base import verbatim
-
-    parser = parser_for(config_class, prog, "")
-    parser.set_defaults(dict(defaults or {}))
-    topic = help_page.asked_for(argv)
-    if topic is not None:
-        page = page or Page(usage=f"{prog} [--key value …]", about=config_class.__doc__ or "")
-        show_help(page, topic, [parser], [config_class])
-    known = known_keys(parser)
-    argv = aliases.joined(aliases.renamed(argv, config_class), config_class, known)
-    argv = spelt_out(argv, switches(parser))
-    if (kind := getattr(config_class, "RECIPES", None)) is not None:
-        argv = named(argv, kind)
-    default = getattr(config_class, "DEFAULT", None)
-    if default is not None and not config_files(argv):
-        argv = ["--config", str(default), *argv]
-    argv.sort(key=lambda word: word.startswith("--print_config"))  # it prints what came before it, so it goes last
-    try:
-        check_arguments(argv, known, in_front)
-        for path in config_files(argv):
-            check_config_file(path, known)
-        for key, path in part_files(argv, known):
-            check_config_file(path, {name.removeprefix(f"{key}.") for name in known if name.startswith(f"{key}.")})
-    except ConfigError as error:
-        raise ConfigError(f"{error}{getattr(config_class, 'HINT', '')}") from None
-    argv = verbatim.quoted_arguments(argv, set(verbatim.verbatim_keys(config_class)))
-    try:
-        namespace = parser.parse_args(argv)
-        instance = parser.instantiate(namespace)
-    except ArgumentError as error:
-        raise ConfigError(one_line(str(error))) from None
-    fields = {name: value for name, value in vars(instance).items() if name != "config"}
-    config = config_class(**fields)
-    check_meant(config)
+    page = page or Page(usage=f"{prog} [--key value …]", about=config_class.__doc__ or "")
+    (config,), alone = parse_all((config_class,), argv, page, defaults or {}, in_front)
+    refuse_words(alone)
     return config
 
 
-def show_help(page: Page, topic: str, parsers: Sequence[ArgumentParser], classes: Sequence[type]) -> NoReturn:
-    """Print the help on ``topic`` and end the program, as a parser does that is asked for help.
+def parse_all(
+    classes: Sequence[type],
+    argv: Sequence[str],
+    page: Page,
+    defaults: Mapping[str, Any],
+    in_front: Collection[str] = (),
+) -> tuple[list[Any], list[str]]:
+    """An instance of each class, whose options stand in any order, and the words that belong to no option."""
+    alone, given = apart(argv, *classes)
+    values: dict[str, Any] = dict(defaults)
+    files = [file for one in classes if (file := getattr(one, "DEFAULT", None)) is not None]
+    if not any(key == "config" for key, _ in given):
+        given = [*(("config", ["--config", str(file)]) for file in files), *given]
+    reader = Reader(classes, in_front)
+    topic = next((words[1:] for key, words in given if key == "help"), None)
+    if topic is not None:
+        for file in files:
+            values |= reader.from_file(str(file))
+        print(help_page.render(page, "".join(topic), classes, values))
+        raise SystemExit(0)
+    for key, words in given:
+        reader.take(values, key, words)
+    missing = [key for one in classes for key, option in options_of(one).items() if option.default is MISSING]
+    if absent := [f"--{key}" for key in missing if key not in values]:
+        hint = f", as in {as_typed(page.example)}" if page.example else ": --help says what belongs there"
+        raise ConfigError(f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} missing{hint}")
+    found = [build(one, values) for one in classes]
+    if any(key == "print_config" for key, _ in given):
+        import yaml
 
-    The defaults that it shows are those of a command line without ``--config``.
+        print(
+            yaml.safe_dump(as_plain(dict(item for one in found for item in asdict(one).items())), sort_keys=False),
+            end="",
+        )
+        raise SystemExit(0)
+    return found, alone
+
+
+class Reader:
+    """Reads values of some classes' options from files and words."""
+
+    def __init__(self, classes: Sequence[type], in_front: Collection[str]) -> None:
+        self.options = {key: option for one in classes for key, option in options_of(one).items()}
+        self.groups = {key for one in classes for key in groups_of(one)}
+        self.kind = next((one.RECIPES for one in classes if hasattr(one, "RECIPES")), None)
+        self.hint = next((one.HINT for one in classes if hasattr(one, "HINT")), "")
+        self.in_front = in_front
+
+    def take(self, values: dict[str, Any], key: str, words: Sequence[str]) -> None:
+        """Put what the words of one option say into ``values``. Raises ``ConfigError``."""
+        if key == "print_config":
+            return
+        option = self.options.get(key)
+        first, equals, value = words[0].partition("=")
+        if not equals and len(words) == 1:
+            value = "true" if option is not None and option.is_switch else ""
+        if key == "config":
+            file = value or (words[1] if len(words) > 1 else "")
+            values |= self.from_file(config_files.find(file, self.kind) if self.kind else file)
+            return
+        parent = key.rpartition(".")[0]
+        is_open = parent in self.options and self.options[parent].is_mapping
+        if option is None and not is_open and key not in self.groups:
+            if key in self.in_front:
+                raise ConfigError(f"{first}: an option of accelerate launch: put it before the keys of the training")
+            raise ConfigError(f"{first}: no such option{suggestion(key, {*self.options, *self.in_front})}{self.hint}")
+        if len(words) > 1:
+            value = words[1]
+        elif not equals and not value:
+            raise ConfigError(f"{first}: a value follows it, as in {first} VALUE")
+        if key in self.groups:
+            values |= dict(self.leaves({key: mapping(key, value)}, f"--{key}"))
+        elif option is None:
+            values[parent] = {**mapping(parent, values.get(parent, {})), key[len(parent) + 1 :]: value}
+        else:
+            values[key] = value
+
+    def from_file(self, path: str) -> dict[str, Any]:
+        """The values of a YAML file by their dotted keys. Raises ``ConfigError``."""
+        return dict(self.leaves(config_files.read_config(path), path))
+
+    def leaves(self, content: Mapping[str, Any], where: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        for name, value in content.items():
+            key = prefix + name
+            if key in self.groups and isinstance(value, dict):
+                yield from self.leaves(value, where, f"{key}.")
+            elif key in self.options:
+                yield key, value
+            elif key not in self.groups or value != NULL:
+                hint = suggestion(key, set(self.options), "")
+                raise ConfigError(f"{where}: unknown key {key!r}{hint}{self.hint}")
+
+
+def apart(argv: Sequence[str], *classes: type) -> tuple[list[str], list[Given]]:
+    """Words that belong to no option, wherever they stand, and every option with its words.
+
+    An option takes the word after it, but a switch only ``true`` or ``false``, and none takes another option. After
+    ``--`` every word stands alone. Other names of a key (``also``) are replaced by it.
     """
-    import yaml
-
-    for parser, one in zip(parsers, classes, strict=True):
-        if (default := getattr(one, "DEFAULT", None)) is not None:
-            parser.set_defaults(dict(leaves(yaml.safe_load(Path(default).read_text(encoding="utf-8")))))
-    print(help_page.render(page, topic, parsers, classes))
-    raise SystemExit(0)
-
-
-def known_keys(parser: ArgumentParser) -> set[str]:
-    """Every key the parser accepts, in dotted form without dashes."""
-    return {option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")}
-
-
-def switches(parser: ArgumentParser) -> set[str]:
-    """Options that are on or off, with their dashes."""
-    flags = [action for action in parser._actions if getattr(action, "_typehint", None) is bool]
-    return {option for action in flags for option in action.option_strings}
-
-
-def spelt_out(argv: Sequence[str], flags: set[str]) -> list[str]:
-    """``argv`` with ``true`` after each switch that stands alone, so that ``--json`` means ``--json true``."""
-    words: list[str] = []
-    for word, following in itertools.zip_longest(argv, argv[1:]):
-        words.append(word)
-        if word in flags and following not in ("true", "false"):
-            words.append("true")
-    return words
-
-
-def apart(argv: Sequence[str], flags: set[str]) -> tuple[list[str], list[list[str]]]:
-    """Words that belong to no option, wherever they stand, and each option with its value.
-
-    An option takes the word after it, but a switch (one of ``flags``) only ``true`` or ``false``. After ``--`` every
-    word stands alone.
-    """
+    options = {key: option for one in classes for key, option in options_of(one).items()}
+    also = {other: key for key, option in options.items() for other in option.metadata.get("also", ())}
     alone: list[str] = []
-    options: list[list[str]] = []
+    given: list[Given] = []
     words = list(argv)
     while words:
         word = words.pop(0)
         if word == "--":
-            return alone + words, options
-        if word.partition("=")[0] in ("-h", "--help"):
-            topic = help_page.asked_for([word, *words[:1]])
-            options.append(["--help", topic] if topic else ["--help"])
-            words = words[1:] if topic and "=" not in word else words
-        elif not word.startswith("--"):
+            return alone + words, given
+        if word != "-h" and not word.startswith("--"):
             alone.append(word)
-        elif is_whole(word, words[:1], flags):
-            options.append([word])
-        else:
-            options.append([word, words.pop(0)])
-    return alone, options
+            continue
+        name, equals, value = ("help", "", "") if word == "-h" else word[2:].partition("=")
+        key = also.get(name, name)
+        found = [f"--{key}{equals}{value}"]
+        if key == "help" and equals:
+            found = ["--help", value]
+        elif words and not equals and key != "print_config":
+            following, option = words[0], options.get(key)
+            if option is not None and option.is_switch:
+                takes = following in ("true", "false")
+            elif key == "help":
+                takes = not following.startswith("-")
+            else:
+                dashed = option is not None and option.metadata.get("dashed")
+                is_key = following[2:].partition("=")[0] in {*options, *also, *OWN}
+                takes = not following.startswith("--") or bool(dashed and not is_key)
+            found += [words.pop(0)] if takes else []
+        given.append((key, found))
+    return alone, given
 
 
-def is_whole(option: str, following: Sequence[str], flags: set[str]) -> bool:
-    """Whether an option is complete without the word that follows it."""
-    if "=" in option or option == "--print_config" or not following:
-        return True
-    return option in flags and following[0] not in ("true", "false")
+def known_keys(*classes: type) -> set[str]:
+    """Every key that a command with these classes takes, without dashes."""
+    return {*OWN, *(key for one in classes for key in (*options_of(one), *groups_of(one)))}
 
 
-def choose(
-    names: Collection[str], argv: Sequence[str], prog: str, elsewhere: Mapping[str, str] | None = None
-) -> tuple[str, list[str]]:
-    """The command that ``argv`` begins with, and the rest. Raises ``ConfigError`` with the nearest one there is.
-
-    ``elsewhere``: words that are no command here, and what is meant by them.
-    """
-    if argv and argv[0] in names:
-        return argv[0], list(argv[1:])
-    listed = f"there are {', '.join(names)}"
-    if not argv or argv[0].startswith("-"):
-        raise ConfigError(f"{prog}: {argv[0] if argv else 'nothing'}: a command comes first; {listed}")
-    if meant := (elsewhere or {}).get(argv[0]):
-        raise ConfigError(f"{prog}: {argv[0]}: no such command; it is {meant} here")
-    near = difflib.get_close_matches(argv[0], names, n=1)
-    raise ConfigError(f"{prog}: {argv[0]}: no such command; {f'did you mean {near[0]}?' if near else listed}")
+def mapping(key: str, value: Any) -> dict[str, Any]:
+    """A mapping, also one that is written as YAML. Raises ``ConfigError``."""
+    found = parsed(key, value) if isinstance(value, str) and value.startswith("{") else value
+    if isinstance(found, dict):
+        return found
+    raise ConfigError(f"{key}: expected a mapping, as in {{a: b}}, got {found}")
 
 
-def check_arguments(argv: Sequence[str], known: set[str], in_front: Collection[str] = ()) -> None:
-    """Refuse an option that no field answers to, with the nearest one that exists.
-
-    An open mapping takes any key below its own: ``--labels.positive 1`` is fine where ``labels`` is one. ``in_front``:
-    options that belong before these.
-    """
-    expects_value = False
-    for argument in argv:
-        if argument.startswith("--") and len(argument) > 2:
-            key = argument[2:].split("=", 1)[0]
-            if key in in_front and key not in known:
-                raise ConfigError(f"--{key}: an option of accelerate launch: put it before the keys of the training")
-            if not is_known(key, known):
-                raise ConfigError(f"--{key}: no such option{suggestion(key, {*known, *in_front}, '--')}")
-            expects_value = "=" not in argument
-        elif not expects_value and not re.fullmatch(r"-h", argument):
-            raise ConfigError(f"{argument!r} belongs to no option: values follow a name, as in --config FILE")
-        else:
-            expects_value = False
+def refuse_words(alone: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for a word that belongs to no option."""
+    if alone:
+        raise ConfigError(f"{alone[0]!r} belongs to no option: values follow a name, as in --config FILE")
 
 
-def is_known(key: str, known: set[str]) -> bool:
-    """Whether ``key`` is an option, or lies below one that has no fixed children (a mapping)."""
-    if key in known:
-        return True
-    parent = key.rpartition(".")[0]
-    return parent in known and not any(other.startswith(parent + ".") for other in known)
+def as_plain(value: Any) -> Any:
+    """Values as YAML and JSON have them: tuples become lists."""
+    if isinstance(value, dict):
+        return {key: as_plain(part) for key, part in value.items()}
+    return [as_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-def config_files(argv: Sequence[str]) -> list[str]:
-    """The values of every ``--config`` in ``argv``."""
-    files = [argument.split("=", 1)[1] for argument in argv if argument.startswith("--config=")]
-    files += [value for name, value in itertools.pairwise(argv) if name == "--config"]
-    return files
+def run(main: Main, argv: Sequence[str] | None = None) -> int:
+    """Call ``main(argv)`` and turn what it raises into one line on stderr and a documented exit code."""
+    with guards():
+        try:
+            stopping.armed()
+            return stopping.settle(_code_of(main, list(sys.argv[1:] if argv is None else argv)))
+        except KeyboardInterrupt:
+            return stopping.told()
 
 
-def part_files(argv: Sequence[str], known: set[str]) -> Iterator[tuple[str, str]]:
-    """Keys that have others below them and get the name of a file with those, as in ``--text FILE``.
-
-    Raises ``ConfigError`` for a value that is deeper, or means more, than any parser should be given.
-    """
-    given = [word[2:].split("=", 1) for word in argv if word.startswith("--") and "=" in word]
-    given += [[name[2:], value] for name, value in itertools.pairwise(argv) if name.startswith("--")]
-    for key, value in given:
-        check_shape(key, value)
-        is_name = value and len(value) < LONGEST_NAME and "\0" not in value and os.path.exists(value)
-        if is_name and any(name.startswith(f"{key}.") for name in known):
-            yield key, value
-
-
-def check_shape(key: str, value: str) -> None:
-    """Refuse a list or mapping on the command line that a configuration file could not hold."""
-    if "\0" in value:
-        raise ConfigError(f"{key}: holds the character 0, which no name and no number has; leave it out")
-    if len(value) > MOST_DIGITS and value.lstrip("+-").isdigit():
-        raise ConfigError(f"{key}: a number of {len(value):,} digits, which nothing here counts to")
-    if not set(value) & set("[{*&"):
-        return
-    import yaml
-
+def _code_of(main: Main, argv: list[str]) -> int:
     try:
-        compose(value)
-    except ShapeError as error:
-        raise ConfigError(f"{key}: {error}") from None
-    except yaml.YAMLError:
-        return  # a text, or what the parser refuses, naming the key
+        try:
+            return main(argv) or 0
+        finally:
+            sys.stdout.flush()  # at the exit nobody could say that it does not arrive
+    except Exception as error:
+        return stopping.told() if stopping.heard() is not None else _said(error)
 
 
-def check_config_file(path: str, known: set[str]) -> None:
-    """Refuse a configuration file that is missing, is not YAML or holds a key that no field answers to."""
+def _said(error: Exception) -> int:
+    """Say in one line what a command raised; its exit code. A fault of ours is raised again."""
+    refusal = storage.told(error) if isinstance(error, OSError) else error
+    code = 1
+    if isinstance(refusal, UserError):
+        line, code = as_typed(f"error: {refusal}"), refusal.exit_code
+    elif isinstance(error, MemoryError):
+        line = f"error: not enough memory ({error}); ask for less at once, or take a machine with more"
+    elif isinstance(error, BrokenPipeError):
+        _print_nowhere()
+        return 0
+    elif isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP) and error.filename is not None:
+        line, code = f"error: {error.filename}: {error.strerror}; name another", ConfigError.exit_code
+    else:
+        raise error
+    with contextlib.suppress(OSError):  # a log on a full disk
+        tell(line)
     try:
-        _, content = read_yaml(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: {os.strerror(error.errno or 0)}: name a configuration file that exists") from None
-    except DataError as error:
-        raise ConfigError(str(error)) from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: not a YAML file: {error}") from None
-    if content is None:
-        raise ConfigError(f"{path}: holds nothing, expected keys and values")
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds a {type(content).__name__}, expected keys and values")
-    for key in flatten(content, known):
-        raise ConfigError(f"{path}: unknown key {key!r}{suggestion(key, known, '')}")
+        sys.stdout.flush()
+    except OSError:  # it takes no more, which is said by now
+        _print_nowhere()
+    return code
 
 
-def leaves(mapping: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted keys of a nested mapping with their values."""
-    for name, value in mapping.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def flatten(mapping: dict[str, Any], known: set[str], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of a nested mapping that are not known; a known key without known children may hold anything."""
-    for name, value in mapping.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and any(other.startswith(key + ".") for other in known):
-            yield from flatten(value, known, key + ".")
-        elif key not in known:
-            yield key
-
-
-def suggestion(key: str, known: set[str], dashes: str) -> str:
-    """``; it is … here`` for a name of other tools, else ``; did you mean …?`` with the known key nearest to ``key``,
-    by whole name first, then by its last part.
-    """
-    if meant := familiar.meaning(key, known, dashes):
-        return f"; {meant}"
-    choices = sorted(known - {"help", "config", "print_config"})
-    near = difflib.get_close_matches(key, choices, n=1, cutoff=0.6)
-    if not near:
-        last = {choice.rpartition(".")[2]: choice for choice in choices}
-        near = [last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1, cutoff=0.6)]
-    return f"; did you mean {dashes}{near[0]}?" if near else "; --help all lists them"
-
-
-def one_line(message: str) -> str:
-    """A parser's message of several lines as one sentence that names the key."""
-    text = " ".join(message.split())
-    if missing := re.fullmatch(r"the following arguments are required: (.*)", text):
-        keys = [f"--{key}" for key in missing[1].split(", ")]
-        return f"{' and '.join(keys)} {'is' if len(keys) == 1 else 'are'} missing: --help says what belongs there"
-    text = re.sub(r"^(argument|Parser key) [\"']?(--)?([\w.]+)[\"']?:", r"\3:", text)
-    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
-    text = re.sub(r"typing\.Literal\[([^\]]*)\]", r"one of \1", text)
-    text = text.replace("Expected a one of", "expected one of").replace("Expected a ", "expected ")
-    if union := UNION.fullmatch(text):
-        parts = re.findall(r"one of '[^']*'(?:, '[^']*')*|[^\s,][^,]*", union["types"])
-        kinds = [NULL if part == "NoneType" else part.removeprefix("one of ") for part in parts]
-        return f"{union['key']}expected {' or '.join(kinds)}, got {union['value']}"
-    return re.sub(r"\. Got value: (.*)$", r", got \1", text)
+def _print_nowhere() -> None:
+    """Let what is still to be printed vanish; Python would complain of it at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

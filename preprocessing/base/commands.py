@@ -7,15 +7,18 @@ and are imported when their command is asked for, so that ``--help`` and a missp
 
 from __future__ import annotations
 
+import argparse
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
-from preprocessing.base import cli, plain_options
-from preprocessing.base.errors import RENAME, ConfigError, is_utf8
+from preprocessing.base import cli, config_files
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.help_page import Page, paragraph, two_columns
-from preprocessing.base.installed import SCRIPTS, VERSION, as_typed, is_importable, load
+from preprocessing.base.hints import nearest
+from preprocessing.base.installed import SCRIPTS, VERSION, as_typed, load
+from preprocessing.base.options import RENAME, choices_of, is_utf8, options_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +36,6 @@ class Words:
     """None: any number."""
     texts: bool = False
     """Some are texts, which may hold any bytes; names are UTF-8."""
-
-
-NO_WORDS = Words(spelling="", noun="word", takes="options only", least=0, most=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +82,26 @@ def dispatch(
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview(commands, prog, note))
         return 0 if argv else 2
-    if argv[0] in ("-V", "--version", "version"):
+    word, *rest = argv
+    if word in ("-V", "--version", "version"):
         print(f"padless {VERSION}")
         return 0
-    by_name = {command.name: command for command in commands}
-    others = {word: command.name for command in commands for word in command.also}
-    argv = [others.get(argv[0], argv[0]), *argv[1:]]
-    name, rest = cli.choose(by_name, argv, prog, elsewhere or {})
-    return call(by_name[name], rest, f"{prog} {name}")
+    command = named(commands, word)
+    if command is not None:
+        return call(command, rest, f"{prog} {command.name}")
+    names = [one.name for one in commands]
+    if word.startswith("-"):
+        raise ConfigError(f"{prog}: {word}: a command comes first; there are {', '.join(names)}")
+    if meant := (elsewhere or {}).get(word):
+        raise ConfigError(f"{prog}: {word}: no such command; it is {meant} here")
+    near = nearest(word, names)
+    hint = f"did you mean {near}?" if near else f"there are {', '.join(names)}"
+    raise ConfigError(f"{prog}: {word}: no such command; {hint}")
+
+
+def named(commands: Sequence[Command], word: str) -> Command | None:
+    """The command that a word names."""
+    return next((one for one in commands if word in (one.name, *one.also)), None)
 
 
 def overview(commands: Sequence[Command], prog: str, note: str) -> str:
@@ -107,9 +119,7 @@ def call(command: Command, argv: Sequence[str], prog: str) -> int:
     if command.parts:
         return dispatch(command.parts, argv, prog)
     try:
-        if command.config is None:
-            return load(command.main)(list(argv)) or 0
-        arguments = read(command, argv, prog)  # before its code is loaded: --help waits for no torch
+        arguments = [list(argv)] if command.config is None else read(command, argv, prog)  # --help waits for no torch
         return load(command.main)(*arguments) or 0
     except ModuleNotFoundError as missing:
         root = (missing.name or "").partition(".")[0]
@@ -120,39 +130,20 @@ def call(command: Command, argv: Sequence[str], prog: str) -> int:
 
 def read(command: Command, argv: Sequence[str], prog: str) -> list[Any]:
     """What ``main`` of a command is called with, from what was typed."""
-    own = load(command.config or "")
-    if command.shared is None and not is_importable("jsonargparse"):
-        config, alone = plain_options.read(own, argv, prog)
-        check_words(command.words or NO_WORDS, alone, prog)
-        return [config] if command.words is None else [config, alone]
-    shared = load(command.shared) if command.shared else None
-    classes = [one for one in (own, shared) if one is not None]
-    parsers = [cli.parser_for(one, prog) for one in classes]
-    alone, options = cli.apart(argv, set().union(*map(cli.switches, parsers)))
-    topic = next((" ".join(rest) for name, *rest in options if name == "--help"), None)
-    if topic is not None:
-        parsers[-1].set_defaults(dict(command.shared_defaults))
-        cli.show_help(page_of(command, prog, own.__doc__ or ""), topic, parsers, classes)
+    classes = [load(name) for name in (command.config, command.shared) if name]
+    spelling = f" {command.words.spelling}" if command.words else ""
+    page = Page(
+        usage=f"{prog}{spelling} [--key value …]",
+        about=classes[0].__doc__ or "",
+        first=command.first,
+        example=command.example,
+    )
+    found, alone = cli.parse_all(classes, argv, page, command.shared_defaults)
     if command.words is None:
-        options += [[word] for word in alone]  # refused by the parser, in its words
-    else:
-        check_words(command.words, alone, prog)
-    mine, theirs = options, []
-    if shared is not None:
-        cli.check_arguments(list(chain(*options)), set().union(*map(cli.known_keys, parsers)))
-        names = cli.known_keys(parsers[0]) - {"config", "print_config"}
-        mine = [option for option in options if option[0][2:].partition("=")[0] in names]
-        theirs = [option for option in options if option not in mine]
-    found = [cli.parse(own, list(chain(*mine)), prog=prog)]
-    if shared is not None:
-        found.append(cli.parse(shared, list(chain(*theirs)), prog=prog, defaults=command.shared_defaults))
-    return found if command.words is None else [*found, alone]
-
-
-def page_of(command: Command, prog: str, about: str) -> Page:
-    """The first screen of a command's ``--help``."""
-    words = f" {command.words.spelling}" if command.words else ""
-    return Page(usage=f"{prog}{words} [--key value …]", about=about, first=command.first, example=command.example)
+        cli.refuse_words(alone)
+        return found
+    check_words(command.words, alone, prog)
+    return [*found, alone]
 
 
 def check_words(words: Words, given: Sequence[str], prog: str) -> None:
@@ -164,3 +155,43 @@ def check_words(words: Words, given: Sequence[str], prog: str) -> None:
     for word in given:
         if not words.texts and not is_utf8(word):
             raise ConfigError(f"{words.noun} {word!r} is not UTF-8, which configurations and records are; {RENAME}")
+
+
+def complete(commands: Sequence[Command]) -> None:
+    """If a shell asks what may stand where the cursor is, print it and end the process; else do nothing.
+
+    The shell starts the program once for each press of TAB, with what was typed in ``COMP_LINE`` and ``_ARGCOMPLETE``
+    set; docs/installing.md says how a shell is told to.
+    """
+    if "_ARGCOMPLETE" not in os.environ:
+        return
+    import argcomplete
+
+    line = argcomplete.lexers.split_line(os.environ["COMP_LINE"], int(os.environ["COMP_POINT"]))
+    command: Command | None = None
+    used = 1
+    for word in line[3][1:]:
+        following = named(commands, word)
+        if following is None:
+            break
+        command, commands, used = following, following.parts, used + 1
+        if not commands:
+            break
+    parser = argparse.ArgumentParser()
+    if command is not None and not command.parts:
+        add_options(parser, [load(name) for name in (*command.keys, command.config, command.shared) if name])
+    else:
+        parser.add_argument("command", choices=[one.name for one in commands])
+    os.environ["_ARGCOMPLETE"] = str(used)  # the words up to here stand for the name of the program
+    argcomplete.autocomplete(parser, always_complete_options=not commands)
+
+
+def add_options(parser: Any, classes: Sequence[type]) -> None:
+    """Give a parser of argparse every option of some classes, with what a shell offers as their values."""
+    kind = next((one.RECIPES for one in classes if hasattr(one, "RECIPES")), None)
+    files = config_files.names(kind) if kind else []
+    parser.add_argument("--config").completer = lambda **more: files
+    for key, option in {key: option for one in classes for key, option in options_of(one).items()}.items():
+        words = choices_of(option.kind)
+        parser.add_argument(f"--{key}").completer = lambda words=words, **more: words
+    parser.add_argument("words", nargs="*")

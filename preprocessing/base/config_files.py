@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration files: YAML of plain values, of bounded size and depth, each key once; recipes are found by name."""
+"""Configuration files: YAML of plain values, of bounded size and depth, each key once; recipes are found by name.
+
+The recipes that come with padless are the files of ``configs/``: a checkout has that folder beside the packages, a
+wheel brings it under the name ``padless_configs``. A kind may stand in front of a name, as in ``pretrain/imdb``.
+"""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import MOST_DEPTH, read_bytes, shown
 
 ENDING = ".yaml"
@@ -23,6 +26,63 @@ KINDS = {
     "accelerate": "--config_file NAME of python -m harness launch and doctor",
 }
 """Folder -> where its files are named."""
+MOST_BYTES = 1 << 20
+"""As much as the names of 10,000 classes and what means each, three times over."""
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The keys of a configuration file; every value is text as it is written. Raises ``ConfigError``."""
+    try:
+        content = parse_yaml(read_bytes(path, MOST_BYTES).decode("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {os.strerror(error.errno or 0)}: name a configuration file that exists") from None
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a YAML file: {error}") from None
+    if not isinstance(content, dict):
+        what = "nothing" if content in (None, "null") else f"a {type(content).__name__}"
+        raise ConfigError(f"{path}: holds {what}, expected keys and values")
+    return content
+
+
+def parse_yaml(content: str) -> Any:
+    """The lists, mappings and texts of YAML: whoever reads a value gives it its type, so ``yes`` and ``012`` stay.
+
+    An empty value is ``null``. Raises ``ValueError`` for what is no YAML, for aliases and tags, for a key that stands
+    twice and for more than ``MOST_DEPTH`` levels.
+    """
+    import yaml
+
+    depth = 0
+    try:
+        for event in yaml.parse(content, yaml.SafeLoader):  # one by one: the tree is built by recursion
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MOST_DEPTH:
+                raise ValueError(f"values more than {MOST_DEPTH} deep")
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("an alias (*name); write the value itself")
+            if tag := getattr(event, "tag", None):
+                raise ValueError(f"a tag ({shown(tag)}); write the value alone")
+        root = yaml.compose(content, yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    return None if root is None else _plain(root)
+
+
+def _plain(node: Any) -> Any:
+    if node.id == "scalar":
+        return "null" if node.style is None and node.value in ("", "~") else node.value
+    if node.id == "sequence":
+        return [_plain(part) for part in node.value]
+    found: dict[str, Any] = {}
+    for name, part in node.value:
+        if name.id != "scalar":
+            raise ValueError("a key that is a list or a mapping")
+        if name.value in found:
+            raise ValueError(f"the key {shown(name.value)} stands twice")
+        found[name.value] = _plain(part)
+    return found
 
 
 def names(kind: str) -> list[str]:
@@ -73,85 +133,3 @@ def named(argv: Sequence[str], kind: str, option: str = "--config") -> list[str]
         else:
             words.append(word)
     return words
-
-
-MOST_BYTES = 1 << 20
-"""As much as the names of 10,000 classes and what means each, three times over."""
-MOST_VALUES = 100_000
-"""Values of a file after each alias stands for what it means."""
-MERGE = "tag:yaml.org,2002:merge"
-
-
-def read_yaml(path: str | Path) -> tuple[str, Any]:
-    """The text of a YAML file, and its value.
-
-    Raises ``OSError`` as ``open``, ``ValueError`` for what is no YAML of plain values, ``DataError`` for what is no
-    regular file or is larger than any configuration.
-    """
-    content = read_bytes(path, MOST_BYTES).decode("utf-8")
-    return content, parse_yaml(content)
-
-
-def parse_yaml(content: str) -> Any:
-    """The value of YAML. Raises ``ValueError`` that says what is wrong.
-
-    Refused beside what is no YAML: tags of other languages' objects; a key that stands twice; more than ``MOST_DEPTH``
-    levels; aliases that mean themselves, or more values than anybody writes.
-    """
-    import yaml
-
-    try:
-        compose(content)
-        return yaml.safe_load(content)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
-    except ShapeError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"a value is not what its tag or its form says ({error})") from None
-
-
-class ShapeError(ValueError):
-    """YAML that would take for ever: too deep, too large, or a value within itself; or a key that stands twice."""
-
-
-def compose(content: str) -> Any:
-    """The tree of YAML, each key once; None for nothing. Raises ``YAMLError`` for what is none, and ``ShapeError``."""
-    import yaml
-
-    depth = 0
-    for event in yaml.parse(content, yaml.SafeLoader):  # one by one: the tree is built by recursion
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MOST_DEPTH:
-            raise ShapeError(f"values more than {MOST_DEPTH} deep")
-    root = yaml.compose(content, yaml.SafeLoader)
-    if root is not None:
-        _weigh(root, {})
-    return root
-
-
-def _weigh(node: Any, known: dict[int, int]) -> int:
-    """How many values a node means. Raises ``ShapeError``."""
-    import yaml
-
-    if isinstance(node, yaml.ScalarNode):
-        return 1
-    if id(node) in known:
-        if not known[id(node)]:
-            raise ShapeError("an alias means what it stands in")
-        return known[id(node)]
-    known[id(node)] = 0
-    parts = node.value
-    if isinstance(node, yaml.MappingNode):
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != MERGE]
-        twice = [name for name, times in Counter(names).items() if times > 1]
-        if twice:
-            raise ShapeError(f"the key {shown(twice[0])} stands twice")
-        parts = [part for pair in node.value for part in pair]
-    total = 1
-    for part in parts:
-        total += _weigh(part, known)
-        if total > MOST_VALUES:
-            raise ShapeError(f"more than {MOST_VALUES:,} values")
-    known[id(node)] = total
-    return total

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which columns of a file hold text, label and splits where nobody has named them, and what a user may not have meant.
+"""Which columns of a file hold text, label and splits where nobody has named them, and hints on columns left unused.
 
 A column called ``text`` or ``label`` is it. Else columns are judged by some of their values; of those that would do,
 the ones with a usual name go before the rest, and names of other things (titles, ids, dates) come last. If more than
@@ -271,8 +271,8 @@ def made_up(number: int) -> list[str]:
 def named(seen: Sample) -> Sample:
     """A CSV file whose first line is a row gets names for its columns."""
     source = seen.file.source
-    asked = {source.text_column, source.label_column, seen.file.splits.column, seen.file.splits.group_column}
-    known = {"text", "label", *asked, *source.where} - {AUTO, None}
+    configured = {source.text_column, source.label_column, seen.file.splits.column, seen.file.splits.group_column}
+    known = {"text", "label", *configured, *source.where} - {AUTO, None}
     if seen.file.format != "csv" or source.columns or known & set(seen.columns) or not begins_with_row(seen):
         return seen
     names = made_up(len(seen.columns))
@@ -375,15 +375,15 @@ def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | Non
 
 
 def hints(files: Iterable[File], validation_is_cut: bool) -> Iterator[str]:
-    """What is to be said of each file beside what ``resolved`` said of the first."""
+    """What is to be said of each file, in addition to what ``resolved`` said of the first."""
     for number, file in enumerate(files):
         said = file.form.in_words(file.expected) if file.form and number else []
         yield from [f"source: {file.name}: {', '.join(said)}"] if said else []
         if not file.is_unlabelled and file.format != "folder":
-            yield from (f"hint: {file.name}: {what}" for what in unmeant(sample(file), validation_is_cut))
+            yield from (f"hint: {file.name}: {what}" for what in unused_columns(sample(file), validation_is_cut))
 
 
-def unmeant(seen: Sample, validation_is_cut: bool) -> Iterator[str]:
+def unused_columns(seen: Sample, validation_is_cut: bool) -> Iterator[str]:
     """Columns of splits or groups that nothing uses, and cells of the label that look like lists."""
     file = seen.file
     label = file.source.label_column

@@ -72,7 +72,7 @@ def cuts(
     """
     start, rows, first_row, offset, rest = mark, 0, 1, mark, b""
     held: Cut | None = None
-    for whole, last in marked(pieces):
+    for whole, last in with_last(pieces):
         piece, mark = whole[mark:], max(mark - len(whole), 0)
         data = rest + piece if rest else piece
         if not last and b"\n" not in piece and len(data) <= MAX_RECORD_BYTES:
@@ -118,7 +118,7 @@ def unfinished(record: bytes, dialect: Dialect, *, last: bool) -> str:
     return f"{what}, or, if it holds a quote that never closes, mend that or set source.quote to ''"
 
 
-def marked(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+def with_last(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
     """Each piece, and whether it is the last."""
     held: bytes | None = None
     for piece in pieces:
@@ -193,7 +193,7 @@ def field_ends(data: bytes, dialect: Dialect) -> Iterator[tuple[int, bool]]:
     quoted = b"(?:" + quote + inside + quote + b"(?!" + quote + b")|(?!" + quote + b"))"
     field = quoted + outside if quote else outside
     usual = re.compile(field + b"(" + delimiter + b"|\n)").match
-    steps = re.compile(inside), re.compile(outside)
+    steps = re.compile(inside), re.compile(outside), re.compile(b"(?:" + (quote or b"\n") + b")+")
     position = 0
     while True:
         if found := usual(data, position):
@@ -204,12 +204,17 @@ def field_ends(data: bytes, dialect: Dialect) -> Iterator[tuple[int, bool]]:
 
 
 def end_of_long_field(
-    data: bytes, position: int, dialect: Dialect, inside: re.Pattern[bytes], outside: re.Pattern[bytes]
+    data: bytes,
+    position: int,
+    dialect: Dialect,
+    inside: re.Pattern[bytes],
+    outside: re.Pattern[bytes],
+    quotes: re.Pattern[bytes],
 ) -> int:
     """Just past the delimiter or newline behind a field with doubled quotes or escapes; -1 where there is none.
 
-    It goes step by step, from one run of ``inside`` (neither quote nor escape) or ``outside`` (neither delimiter nor
-    escape) to the next: one expression for all of it would remember each of millions of steps.
+    It goes step by step, from one run of ``inside`` (neither quote nor escape), ``outside`` (neither delimiter nor
+    escape) or ``quotes`` to the next: one expression for all of it would remember each of millions of steps.
     """
     quote, escape = dialect.quote.encode(), (dialect.escape or "").encode()
     is_quoted = bool(quote) and data.startswith(quote, position)
@@ -223,10 +228,10 @@ def end_of_long_field(
             position += 2
         elif not is_quoted:
             return position + 1
-        elif data.startswith(quote, position + 1):  # a pair is text
-            position += 2
-        else:
-            position, is_quoted = position + 1, False
+        else:  # pairs of quotes are text; of a run of them the last one closes if it is left over
+            run = quotes.match(data, position)
+            stop = run.end() if run else position
+            is_quoted, position = (stop - position) % 2 == 0, stop
 
 
 def ends_by_grammar(data: bytes, dialect: Dialect) -> np.ndarray:
@@ -273,7 +278,8 @@ def parse(
         return "skip"
 
     options = options_of(dialect)
-    options.invalid_row_handler = remember if is_utf8(data) else None
+    if is_utf8(data):
+        options.invalid_row_handler = remember
     conversion = pa.csv.ConvertOptions(
         include_columns=list(wanted),
         column_types={name: pa.large_binary() for name in wanted},

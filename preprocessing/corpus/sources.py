@@ -93,7 +93,7 @@ class File:
         named = [self.source.text_column, *deciding, self.splits.group_column, *self.source.where]
         return list(dict.fromkeys(name for name in named if name))
 
-    def having(self, columns: Sequence[str]) -> File:
+    def with_columns(self, columns: Sequence[str]) -> File:
         """This file as one that has these columns: texts without labels need no group."""
         if not self.is_unlabelled or self.splits.group_column in (None, *columns):
             return self
@@ -227,7 +227,7 @@ def scan_lines(file: File, stage: Path) -> Scan:
         first = next(pieces, b"")
         pieces = itertools.chain([first] if first else [], pieces)
         columns = tuple(file.source.columns) or read_header(first[form.mark :], file.name, form.dialect)
-        file = file.having(columns)
+        file = file.with_columns(columns)
         check_columns(file, columns)
     find = functools.partial(
         cuts,
@@ -288,7 +288,7 @@ def scan_parquet(file: File, stage: Path) -> Scan:
     known = addresses.identity(file.address)
     footer = parquet.footer_of(file.address, file.name)
     schema = footer.schema.to_arrow_schema()
-    file = file.having(schema.names)
+    file = file.with_columns(schema.names)
     check_columns(file, schema.names)
     for name in file.wanted:
         if pa.types.is_nested(schema.field(name).type):
@@ -309,7 +309,7 @@ def scan_folder(file: File, stage: Path) -> Scan:
 
     The unlabelled reviews of aclImdb, ``train/unsup``, are left alone unless ``source.missing_label`` asks for them.
     """
-    file = file.having(())
+    file = file.with_columns(())
     if file.splits.group_column:
         raise DataError(f"{file.name}: a folder has no column {file.splits.group_column!r}; unset splits.group_column")
     system, path = addresses.filesystem(file.address)

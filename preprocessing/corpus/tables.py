@@ -35,8 +35,8 @@ MOST_ROWS, MOST_BYTES = parquet.BATCH_ROWS, parquet.BATCH_BYTES
 ENCODING = "set source.encoding, or mend the row"
 FILE = "file"
 """The column of a folder that says which file a text comes from."""
-PLACES, PLACE_BYTES = 8, 1 << 17
-"""How many places within a file a sample looks at beside its beginning, and how much it reads there."""
+POSITIONS, POSITION_BYTES = 8, 1 << 17
+"""How many positions within a file a sample looks at after its beginning, and how much it reads there."""
 SAMPLE_ROWS = 4000
 TEXT = pa.large_string()
 
@@ -72,8 +72,8 @@ def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schem
             elif part.file.format == "jsonl":
                 table = json_table(part, lines, row, schema)
             else:
-                bare = pa.array([line.rstrip(b"\r\n") for line in lines], pa.large_binary())
-                table = pa.table({part.file.source.text_column: bare})
+                texts = pa.array([line.rstrip(b"\r\n") for line in lines], pa.large_binary())
+                table = pa.table({part.file.source.text_column: texts})
             yield Rows(row, table, lines)
             row += filled
 
@@ -157,9 +157,9 @@ def csv_table(part: Part, lines: list[bytes], rows: int, first_row: int, wanted:
     data = lines[0] if len(lines) == 1 else b"".join(lines)
     names = [str(place) for place in range(len(part.columns))]
     all_of_them = tuple(wanted) == part.columns
-    places = names if all_of_them else [names[part.columns.index(name)] for name in wanted]
+    indices = names if all_of_them else [names[part.columns.index(name)] for name in wanted]
     try:
-        table, ragged = parse(data, names, places, part.file.dialect)
+        table, ragged = parse(data, names, indices, part.file.dialect)
     except pa.ArrowInvalid as error:
         raise DataError(f"{part.file.name}: near row {first_row}: {addresses.sentence(error)}") from None
     if ragged:
@@ -392,9 +392,9 @@ def elsewhere(file: File) -> Iterator[bytes]:
     """Whole lines from all over a long file that is read as it lies; none of others."""
     size = addresses.identity(file.address)["bytes"] or 0
     is_plain = file.form is not None and file.form.is_plain and not addresses.is_compressed(file.address)
-    for place in range(1, PLACES + 1) if is_plain and size > 2 * SAMPLE_BYTES else ():
-        start = size * place // (PLACES + 1)
-        data = addresses.read_range(file.address, start, min(start + PLACE_BYTES, size))
+    for place in range(1, POSITIONS + 1) if is_plain and size > 2 * SAMPLE_BYTES else ():
+        start = size * place // (POSITIONS + 1)
+        data = addresses.read_range(file.address, start, min(start + POSITION_BYTES, size))
         yield data[data.find(b"\n") + 1 : data.rfind(b"\n") + 1]
 
 
@@ -437,7 +437,7 @@ def parquet_values(file: File) -> dict[str, list[Any]]:
         opened_parquet = pa.parquet.ParquetFile(opened)
         groups, row = opened_parquet.num_row_groups, 0
         flat = [field.name for field in opened_parquet.schema_arrow if not is_heavy(field.type)]
-        chosen = {groups * place // (PLACES + 1) for place in range(PLACES + 1)} if groups else set()
+        chosen = {groups * place // (POSITIONS + 1) for place in range(POSITIONS + 1)} if groups else set()
         for group in range(groups):
             rows = opened_parquet.metadata.row_group(group).num_rows
             stop = row + min(rows, SAMPLE_ROWS // len(chosen)) if group in chosen else row

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.printable import plain_line, printable
 from preprocessing.base.split_names import NO_LABEL, TRAIN, UNLABELLED
 from preprocessing.base.storage import storing
 from preprocessing.dataset import remote
-from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.dataset.shards import REBUILD, VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.dataset.statistics import folds_in_words, groups_in_words, unlabelled_in_words
 from preprocessing.text.vocabulary import UNK, Vocabulary
 
@@ -60,13 +60,10 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
     manifest = read_manifest(root)
     vocabulary = Vocabulary.read(Path(root, VOCABULARY))
     splits = {name: Split(root, manifest, name).check() for name in manifest.splits}
-    tokens = vocabulary.tokens.slice(2, FREQUENT).to_pylist()
     total = max(int(vocabulary.counts.sum()), 1)
-    frequent = [
-        {"token": token, "count": int(count), "share": round(int(count) / total, 6)}
-        for token, count in zip(tokens, vocabulary.counts[2 : 2 + FREQUENT], strict=True)
-    ]
-    known = manifest.statistics
+    tokens = zip(
+        vocabulary.tokens[2 : 2 + FREQUENT].to_pylist(), vocabulary.counts[2 : 2 + FREQUENT].tolist(), strict=True
+    )
     return {
         "dataset": str(root),
         "fingerprint": manifest.fingerprint,
@@ -75,9 +72,11 @@ def inspect(root: str | Path, samples: int = 2) -> dict[str, Any]:
         "vocabulary_size": manifest.vocabulary_size,
         "id_dtype": manifest.id_dtype,
         "text": manifest.text,
-        "corpus": {key: value for key, value in known.items() if key != "splits"},
+        "corpus": {key: value for key, value in manifest.statistics.items() if key != "splits"},
         "splits": {name: describe(split, manifest) for name, split in splits.items()},
-        "frequent_tokens": frequent,
+        "frequent_tokens": [
+            {"token": token, "count": count, "share": round(count / total, 6)} for token, count in tokens
+        ],
         "samples": {name: sampled(split, manifest, vocabulary, samples) for name, split in splits.items()},
     }
 
@@ -99,44 +98,45 @@ def frame(split: Split, manifest: Manifest) -> pd.DataFrame:
 def describe(split: Split, manifest: Manifest) -> dict[str, Any]:
     """Label balance, lengths, truncation, unknown tokens and padding of one split."""
     rows = frame(split, manifest)
-    lengths = rows["length"]
-    known = manifest.statistics.get("splits", {}).get(split.name, {})
-    labels = {str(name): int(count) for name, count in rows["label"].value_counts(sort=False).items()}
+    lengths, tokens = rows["length"], int(rows["length"].sum())
     result: dict[str, Any] = {
         "rows": len(rows),
-        "labels": {} if split.name == UNLABELLED else labels,
-        "tokens": int(lengths.sum()),
+        "labels": {} if split.name == UNLABELLED else counted(rows["label"].cat.rename_categories(str)),
+        "tokens": tokens,
         "length_mean": round(float(lengths.mean()), 2),
         "length_percentiles": {str(p): int(np.percentile(lengths, p, method="inverted_cdf")) for p in PERCENTILES},
-        "rows_per_width": {
-            str(width): int(count) for width, count in rows["width"].value_counts().sort_index().items()
-        },
-        "padding_on_disk": round(1 - float(lengths.sum()) / float(rows["width"].sum()), 6),
-        "unknown_rate": round(float(rows["unknown"].sum()) / float(lengths.sum()), 6),
+        "rows_per_width": counted(rows["width"]),
+        "padding_on_disk": round(1 - tokens / float(rows["width"].sum()), 6),
+        "unknown_rate": round(float(rows["unknown"].sum()) / tokens, 6),
     }
+    known = manifest.statistics.get("splits", {}).get(split.name, {})
     for name in ("truncated", "empty"):
         if name in known:
-            result[name] = known[name]
-            result[f"{name}_rate"] = round(known[name] / len(rows), 6)
-    if "length_histogram" in known:
-        result["length_histogram"] = known["length_histogram"]
-    return result
+            result |= {name: known[name], f"{name}_rate": round(known[name] / len(rows), 6)}
+    return result | {name: known[name] for name in ("length_histogram",) if name in known}
+
+
+def counted(column: pd.Series[Any]) -> dict[str, int]:
+    """Value of a column, in their order -> how many rows have it."""
+    return {str(value): int(count) for value, count in column.value_counts(sort=False).sort_index().items()}
 
 
 def sampled(split: Split, manifest: Manifest, vocabulary: Vocabulary, number: int) -> list[dict[str, Any]]:
     """Some rows, read back into words: the same ones each time, from all over the split."""
     result = []
-    places = [len(split) * (2 * at + 1) // (2 * number) for at in range(min(number, len(split)))]
-    for place in places:
+    for place in (len(split) * (2 * at + 1) // (2 * number) for at in range(min(number, len(split)))):
         at = int(np.searchsorted(split.block_starts, place, side="right")) - 1
         block, index = split.blocks[at], place - int(split.block_starts[at])
-        length = int(block.length[index])
-        ids = block.ids[index, :length].astype(np.int64)
-        text = " ".join(vocabulary.tokens.take(ids).to_pylist())
-        shown = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + " …"
-        number = int(block.label[index])
-        label = None if number == NO_LABEL else manifest.labels[number]
-        result.append({"row": int(block.row[index]), "label": label, "length": length, "text": shown})
+        label, length = int(block.label[index]), int(block.length[index])
+        text = " ".join(vocabulary.tokens.take(block.ids[index, :length].astype(np.int64)).to_pylist())
+        result.append(
+            {
+                "row": int(block.row[index]),
+                "label": None if label == NO_LABEL else manifest.labels[label],
+                "length": length,
+                "text": text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + " …",
+            }
+        )
     return result
 
 
@@ -158,12 +158,26 @@ def render(found: dict[str, Any]) -> str:
         table[name] = column
     lines = [f"{found['dataset']}: vocabulary {found['vocabulary_size']:,} ({found['id_dtype']})", ""]
     lines += [pd.DataFrame(table).fillna("0").to_string(), ""]
-    corpus = found["corpus"]
+    try:
+        lines += of_corpus(found)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        raise DataError(f"{found['dataset']}: its statistics are not those of this version; {REBUILD}") from None
+    lines += ["most frequent tokens: " + " ".join(plain_line(one["token"]) for one in found["frequent_tokens"]), ""]
+    for name, rows in found["samples"].items():
+        for row in rows:
+            label = "no label" if row["label"] is None else plain_line(row["label"])
+            lines.append(f"{name} row {row['row']} ({label}, {row['length']} tokens): {row['text']}")
+    return printable("\n".join(lines))
+
+
+def of_corpus(found: dict[str, Any]) -> list[str]:
+    """What the statistics of a job say, in words."""
+    corpus, lines = found["corpus"], list[str]()
     if corpus.keys() >= COUNTED:
         dropped = ", ".join(f"{name} {count:,}" for name, count in corpus["dropped"].items() if count) or "none"
-        lines += [f"rows read {corpus['rows_read']:,}, kept {corpus['rows_kept']:,}; left out: {dropped}"]
         repeated = corpus["duplicates"]
-        lines += [
+        lines = [
+            f"rows read {corpus['rows_read']:,}, kept {corpus['rows_kept']:,}; left out: {dropped}",
             f"duplicates: {repeated['exact']:,} exact, {repeated['normalised']:,} after the text pipeline, "
             f"{repeated['across_splits']:,} rows across splits; contradictory labels: {corpus['contradictions']:,}",
             "",
@@ -172,13 +186,7 @@ def render(found: dict[str, Any]) -> str:
         kept = found["splits"].get(UNLABELLED, {"rows": 0})["rows"]
         lines += [f"unlabelled: {unlabelled_in_words(corpus[UNLABELLED], kept)}", ""]
     lines += [f"splits {line}" for line in groups_in_words(corpus["groups"])] + [""] if "groups" in corpus else []
-    lines += [f"folds: {folds_in_words(corpus['folds'])}", ""] if "folds" in corpus else []
-    lines += ["most frequent tokens: " + " ".join(plain_line(one["token"]) for one in found["frequent_tokens"]), ""]
-    for name, rows in found["samples"].items():
-        for row in rows:
-            label = "no label" if row["label"] is None else plain_line(row["label"])
-            lines.append(f"{name} row {row['row']} ({label}, {row['length']} tokens): {row['text']}")
-    return printable("\n".join(lines))
+    return lines + ([f"folds: {folds_in_words(corpus['folds'])}", ""] if "folds" in corpus else [])
 
 
 def plot(found: dict[str, Any], path: str) -> None:
@@ -189,8 +197,17 @@ def plot(found: dict[str, Any], path: str) -> None:
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 3)
-    draw_lengths(figure.add_subplot(grid[0, :]), found)
     splits = found["splits"]
+    lengths = figure.add_subplot(grid[0, :])
+    for name, split in splits.items():
+        if histogram := split.get("length_histogram"):  # before truncation
+            share = np.array(histogram["rows"]) / max(split["rows"], 1)
+            lengths.stairs(share, histogram["edges"], label=name, fill=name == TRAIN, alpha=0.5 if name == TRAIN else 1)
+    for width in found["widths"]:
+        lengths.axvline(width, color="black", linestyle=":", linewidth=1)
+        lengths.annotate(str(width), (width, 1), xycoords=("data", "axes fraction"), fontsize="small")
+    lengths.set_title("Length before truncation, and the ladder of widths", pad=16)
+    lengths.set(xlabel="tokens", ylabel="share of rows")
     balance = figure.add_subplot(grid[1, 0])
     labelled = {name: split for name, split in splits.items() if split["labels"]}
     bottom = np.zeros(len(labelled))
@@ -200,32 +217,15 @@ def plot(found: dict[str, Any], path: str) -> None:
         bottom += share
     balance.set_title("Label balance")
     balance.legend(fontsize="small", loc="lower center")
-    for place, (key, title) in enumerate(
-        (("unknown_rate", "Unknown tokens, %"), ("padding_on_disk", "Padding on disk, %"))
-    ):
-        axes = figure.add_subplot(grid[1, 1 + place])
-        bars = axes.bar(list(splits), [100 * split[key] for split in splits.values()])
-        axes.bar_label(bars, fmt="%.2f")
+    if lengths.get_legend_handles_labels()[0]:
+        lengths.legend()
+    titles = {"unknown_rate": "Unknown tokens, %", "padding_on_disk": "Padding on disk, %"}
+    for place, (key, title) in enumerate(titles.items(), 1):
+        axes = figure.add_subplot(grid[1, place])
+        axes.bar_label(axes.bar(list(splits), [100 * split[key] for split in splits.values()]), fmt="%.2f")
         axes.set_title(title)
     try:
         with storing(path, otherwise="name another file with `inspect --plot`"), atomic.replacing(path) as temporary:
             figure.savefig(temporary, dpi=120, format=Path(path).suffix[1:] or "png")
     except ValueError as error:
         raise ConfigError(f"inspect --plot: {path}: {error}") from None
-
-
-def draw_lengths(axes: Any, found: dict[str, Any]) -> None:
-    """How many rows have how many tokens before truncation, and where the rungs of the ladder stand."""
-    for name, split in found["splits"].items():
-        histogram = split.get("length_histogram")
-        if histogram:
-            share = np.array(histogram["rows"]) / max(split["rows"], 1)
-            axes.stairs(share, histogram["edges"], label=name, fill=name == TRAIN, alpha=0.5 if name == TRAIN else 1)
-    for width in found["widths"]:
-        axes.axvline(width, color="black", linestyle=":", linewidth=1)
-        axes.annotate(str(width), (width, 1), xycoords=("data", "axes fraction"), fontsize="small")
-    axes.set_title("Length before truncation, and the ladder of widths", pad=16)
-    axes.set_xlabel("tokens")
-    axes.set_ylabel("share of rows")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()

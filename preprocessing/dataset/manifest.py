@@ -138,8 +138,8 @@ class SourceFile(TypedDict):
     fingerprint: dict[str, Any]
 
 
-class Told(TypedDict, total=False):
-    """What is told of a dataset and decides nothing: other keys are let be."""
+class Described(TypedDict, total=False):
+    """What describes a dataset and decides nothing; other keys are allowed."""
 
     splits: dict[str, OfSplit]
     dropped: dict[str, Count]

@@ -24,7 +24,7 @@ CACHE_VARIABLE = "PADLESS_CACHE"
 FETCH_TIMEOUT_S = 3600.0
 MOST_VOCABULARY = 1 << 36
 """Bytes of a vocabulary of the most words that there may be."""
-BESIDE = ".building"
+STAGING = ".building"
 """Behind an address: where a dataset lies that is about to replace the one at that address."""
 
 
@@ -79,10 +79,10 @@ def fetch(address: str, content: bytes, target: Path) -> None:
 def publish(root: Path, address: str) -> None:
     """Copy a finished dataset to a remote address, the manifest last.
 
-    Where another dataset lies, the new one is first sent beside it (``ADDRESS.building``), whole. Only then the old
-    manifest is deleted and the files are copied into place, by the store itself. A job that is interrupted in between
-    still has the dataset in its staging directory, and goes on when it is started again. What lies beside without the
-    mark of such a job is somebody's own. Raises ``ConfigError`` if it is in the way.
+    Where another dataset lies, the new one is first sent to a staging address (``ADDRESS.building``), whole. Only
+    then the old manifest is deleted and the files are copied into place, by the store itself. A job that is
+    interrupted in between still has the dataset in its staging directory, and goes on when it is started again.
+    What lies there without the mark of such a job is somebody's own. Raises ``ConfigError`` if it is in the way.
     """
     manifest = read_manifest(root)
     system, base = addresses.filesystem(address)
@@ -92,13 +92,13 @@ def publish(root: Path, address: str) -> None:
         if system.get_file_info(f"{base}/{MANIFEST}").type == fs.FileType.NotFound:
             send(root, system, base, every, address)
         else:
-            mark_beside(system, base, address)
-            send(root, system, f"{base}{BESIDE}", every, f"{address.rstrip('/')}{BESIDE}")
+            mark_staging(system, base, address)
+            send(root, system, f"{base}{STAGING}", every, f"{address.rstrip('/')}{STAGING}")
             system.delete_file(f"{base}/{MANIFEST}")
             for path in every:
                 with whole(system, f"{base}/{path}", join(address, path)):
-                    system.copy_file(f"{base}{BESIDE}/{path}", f"{base}/{path}")
-        left = files_beside(system, base)
+                    system.copy_file(f"{base}{STAGING}/{path}", f"{base}/{path}")
+        left = staged_files(system, base)
         if mark_of(base) in left:  # also those of an earlier job that was interrupted
             for path in left:
                 if path.endswith((MANIFEST, ".arrow")):
@@ -107,22 +107,22 @@ def publish(root: Path, address: str) -> None:
 
 
 def mark_of(base: str) -> str:
-    """The file that says that a job of ours sends to the place beside a dataset."""
-    return f"{base}{BESIDE}/{atomic.MARK}"
+    """The file that says that a job of ours sends to the staging address."""
+    return f"{base}{STAGING}/{atomic.MARK}"
 
 
-def files_beside(system: fs.FileSystem, base: str) -> list[str]:
+def staged_files(system: fs.FileSystem, base: str) -> list[str]:
     """Every file where a dataset lies that is about to replace the one at ``base``."""
-    left = fs.FileSelector(f"{base}{BESIDE}", recursive=True, allow_not_found=True)
+    left = fs.FileSelector(f"{base}{STAGING}", recursive=True, allow_not_found=True)
     return [info.path for info in system.get_file_info(left) if info.type == fs.FileType.File]
 
 
-def mark_beside(system: fs.FileSystem, base: str, address: str) -> None:
-    """Mark the place beside a dataset as ours. Raises ``ConfigError`` where other files lie there."""
-    there = files_beside(system, base)
+def mark_staging(system: fs.FileSystem, base: str, address: str) -> None:
+    """Mark the staging address as ours. Raises ``ConfigError`` where other files lie there."""
+    there = staged_files(system, base)
     if there and mark_of(base) not in there:
         raise ConfigError(
-            f"output: {address.rstrip('/')}{BESIDE}: is where the new dataset would be sent first, and holds files of "
+            f"output: {address.rstrip('/')}{STAGING}: is where the new dataset would be sent first, and holds files of "
             "something else; move them, or name another --output"
         )
     with system.open_output_stream(mark_of(base)) as sink:

@@ -33,10 +33,10 @@ from preprocessing.dataset.manifest import (
     FORMAT_VERSION,
     MANIFEST,
     VOCABULARY,
+    Described,
     Manifest,
     ShardInfo,
     Text,
-    Told,
     contradictions,
     labels_of,
 )
@@ -233,8 +233,8 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REBUILD}")
     hashes: list[str | None] = [typed(Sha256 | None, content.pop(name, None), path, REBUILD) for name in HASHES]
     manifest: Manifest = typed(Manifest, content, path, REBUILD)
-    for kind, told in ((Text, manifest.text), (Told, manifest.statistics), (Told, manifest.provenance)):
-        typed(kind, told, path, REBUILD)
+    for kind, value in ((Text, manifest.text), (Described, manifest.statistics), (Described, manifest.provenance)):
+        typed(kind, value, path, REBUILD)
     if manifest.fingerprint != hashes[0]:
         raise DataError(f"{path}: its content does not match its fingerprint: edited or damaged; {REBUILD}")
     if wrong := next(contradictions(manifest, str(id_dtype(manifest.vocabulary_size))), None):

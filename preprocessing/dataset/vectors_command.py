@@ -157,7 +157,7 @@ def keep_vectors(data: str | Path, config: VectorsConfig, say: Say) -> tuple[Kep
 
 
 def usable(array: Path, config: VectorsConfig) -> KeptVectors | None:
-    """The vectors that are there, if they are what was asked for; those of several threads are not when one was."""
+    """The vectors that are there; None if there are none, or if one thread is to learn them and several did."""
     kept = read_kept(array)
     if kept is None or (config.threads == 1 and kept.info.threads != 1):
         return None

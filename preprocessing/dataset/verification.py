@@ -11,7 +11,7 @@ import numpy as np
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import TRAIN, VALIDATION
+from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.manifest import labels_of
 from preprocessing.dataset.shards import (
     MANIFEST,
@@ -99,36 +99,14 @@ def verify(root: str | Path) -> list[str]:
     Returns one sentence per problem, empty when all is well; raises ``DataError`` if there is no readable manifest.
     """
     manifest = read_manifest(root)
-    problems = []
-    path = Path(root, MANIFEST)
-    content = json.loads(path.read_bytes())
-    if path.read_text() != json.dumps(content, indent=2) + "\n":
-        problems.append(f"{path}: its spaces or line ends are not those that were written; {REBUILD}")
-    problems += verify_vocabulary(root, manifest, content.get("vocabulary_sha256", ""))
+    content = json.loads(Path(root, MANIFEST).read_bytes())
     damaged = list(verify_shards(root, manifest))
-    problems += damaged
-    problems += [f"{path}: {problem}; {REBUILD}" for problem in fold_problems(manifest)]
+    problems = [*verify_vocabulary(root, manifest, content.get("vocabulary_sha256", "")), *damaged]
     for split, shards in manifest.splits.items():
         for info in shards:
             if not any(str(Path(root, info.path)) in problem for problem in damaged):
                 problems += content_problems(Shard(root, info), manifest, split)
     return problems
-
-
-def fold_problems(manifest: Manifest) -> Iterator[str]:
-    """One sentence per shard that has a fold and should not, or has none and should; and for folds without a row."""
-    if not manifest.folds:
-        return
-    rows = [0] * manifest.folds
-    for split, shards in manifest.splits.items():
-        for info in shards:
-            if (info.fold is not None) != (split in (TRAIN, VALIDATION)):
-                yield f"{info.path}: the manifest gives it fold {info.fold}, as {split} must not have"
-            elif info.fold is not None:
-                rows[info.fold] += info.rows
-    counted = manifest.statistics.get("folds", {}).get("rows", rows)
-    if rows != counted or 0 in rows:
-        yield f"the folds hold {rows} rows, the manifest's statistics say {counted}"
 
 
 def content_problems(shard: Shard, manifest: Manifest, split: str = TRAIN) -> Iterator[str]:

@@ -16,12 +16,12 @@ import torch
 from harness.batch import Batch, StepBatch
 from harness.config import ModelConfig, OptimConfig, OrderConfig, RunConfig
 from harness.data.checks import order_spec, unlabelled_spec
-from harness.data.loader import Loader, PairedLoader
+from harness.data.loader import Loader
 from harness.data.order import Order, order_over
+from harness.model.adversarial import Adversary
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
 from harness.ranks.session import Session, open_session
-from harness.training.assembly import adversary_of
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import learning_rate
 from harness.training.throughput import Meter, StepProfiler
@@ -34,8 +34,8 @@ from tests.reference.adversarial import moved_losses
 
 pytestmark = pytest.mark.processes
 
-ROWS = {"train": 50, "validation": 20, "unlabelled": 31}
-GLOBAL_BATCH, UNLABELLED_BATCH, STEPS = 17, 11, 3
+ROWS = {"train": 33, "validation": 20, "unlabelled": 21}
+GLOBAL_BATCH, UNLABELLED_BATCH, STEPS = 17, 11, 2
 ACCUMULATION = (1, 3)
 LAYOUTS = ("padded", "packed")
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -106,14 +106,15 @@ def train_case(
     order = orders(config, split, rows)
     loader = Loader(split, order["train"], **common)
     if "unlabelled" in order:
-        loader = PairedLoader(split, order["train"], unlabelled=Loader(rows, order["unlabelled"], **common), **common)
+        loader = Loader(split, order["train"], unlabelled=Loader(rows, order["unlabelled"], **common), **common)
+    frequencies = Vocabulary.read(Path(data, VOCABULARY)).counts
     factors = [config.optim.class_weights.get(label, 1.0) for label in manifest.labels]
     objective = Objective(
         make_model(config, manifest.vocabulary_size, classes_of(data, options)),
         seed=config.seed,
         label_smoothing=config.optim.label_smoothing,
         class_weights=torch.tensor(factors) if config.optim.class_weights else None,
-        adversary=adversary_of(config, session.device),
+        adversary=Adversary(config.optim, torch.from_numpy(frequencies).to(torch.float64)),
     )
     trainer = Trainer(
         config,
@@ -122,7 +123,7 @@ def train_case(
         session.accelerator,
         world,
         guard=NonFiniteGuard(1, world, directory, split, Path(data), len(manifest.labels), rows),
-        meter=Meter(unlabelled="unlabelled" in order),
+        meter=Meter(),
         profiler=StepProfiler([], directory),
     )
     update, counts = trainer.update, []

@@ -20,7 +20,7 @@ from harness.config import LanguageModelConfig, ModelConfig, OptimConfig, RunCon
 from harness.data.checks import order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
-from harness.data.views import pretraining_rows
+from harness.data.views import rows_of_task
 from harness.inference.scoring import measure
 from harness.model.dropout import Masks
 from harness.model.language import LanguageModel, LanguageObjective, Targets
@@ -73,7 +73,7 @@ def targets_of(config: RunConfig, vocabulary_size: int) -> Targets:
 
 
 def opened(data: str) -> tuple[Manifest, Split]:
-    manifest = pretraining_rows(read_manifest(data), data)
+    manifest = rows_of_task("language_model", read_manifest(data), data)
     return manifest, Split(data, manifest, "train")
 
 
@@ -213,7 +213,7 @@ def measure_on_a_rank(data: str) -> list[dict[str, Any]]:
     """Of both layouts, of one and two directions, and of next tokens and a window."""
     results = []
     with open_session("cpu", "fp32", 60) as session:
-        manifest = pretraining_rows(read_manifest(data), data)
+        manifest = rows_of_task("language_model", read_manifest(data), data)
         split = Split(data, manifest, "validation")
         for options, layout in itertools.product(OPTIONS, LAYOUTS):
             model = make_model(make_config(options), manifest.vocabulary_size)
@@ -226,7 +226,7 @@ def measure_on_a_rank(data: str) -> list[dict[str, Any]]:
 
 
 def test_perplexity_is_exact_on_any_number_of_processes(data: str) -> None:
-    manifest = pretraining_rows(read_manifest(data), data)
+    manifest = rows_of_task("language_model", read_manifest(data), data)
     rows = rows_of(Split(data, manifest, "validation"))
     everything = range(1, manifest.vocabulary_size)
     expected = []

@@ -24,7 +24,6 @@ from tests.ranks import run_ranks
 pytestmark = pytest.mark.processes
 
 ROWS, BUDGET = {"global_batch": 21}, {"global_batch_tokens": 1300, "micro_batch": 3}
-HOMES = {"memory": {"residency": "memory"}, "device": {"residency": "device", "stage_dir": "stage"}}
 BOTH = {**ROWS, "order": OrderConfig(unlabelled_batch=13), "self_training": SelfTrainingConfig(labels="drawn")}
 RUNS: dict[str, dict[str, Any]] = {"rows": ROWS, "budget": BUDGET, "both": BOTH}
 """``both``: unlabelled rows beside the labelled ones."""
@@ -56,7 +55,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     write_dataset(root / "data", {"train": 150, "validation": 20, "test": 20, "unlabelled": 60})
     write_random_soft_labels(root / "data", "drawn")
-    run_ranks(train, 1, root / "data", root / "1", {**RUNS, **{name: {**BOTH, **home} for name, home in HOMES.items()}})
+    run_ranks(train, 1, root / "data", root / "1", {**RUNS, "staged": {**BOTH, "stage_dir": "stage"}})
     run_ranks(train, 4, root / "data", root / "4", RUNS)
     return root
 
@@ -70,16 +69,14 @@ def test_one_and_four_ranks_log_the_same_rows(runs: Path, name: str) -> None:
     assert ours == pytest.approx(theirs, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", HOMES)
-def test_residency_and_staging_change_nothing(runs: Path, name: str) -> None:
-    effective = json.loads((runs / "1" / name / "environment.json").read_text())["effective"]
-    assert effective["residency"] == f"{name}: asked for"
-    assert hashes(runs / "1" / name) == hashes(runs / "1" / "both") != hashes(runs / "1" / "rows")
+def test_staging_changes_nothing(runs: Path) -> None:
+    effective = json.loads((runs / "1" / "staged" / "environment.json").read_text())["effective"]
+    assert effective["staging"] == f"{runs / 'stage'}: asked for"
+    assert hashes(runs / "1" / "staged") == hashes(runs / "1" / "both") != hashes(runs / "1" / "rows")
     for figure in ("loss", "unlabelled_loss"):
-        ours, theirs = ([line[figure] for line in read_metrics(runs / "1" / run, "train")] for run in (name, "both"))
+        lines = (read_metrics(runs / "1" / run, "train") for run in ("staged", "both"))
+        ours, theirs = ([line[figure] for line in found] for found in lines)
         assert ours == pytest.approx(theirs, abs=1e-6)
-    staged = sorted(path.name for path in (runs / "stage").rglob("*.arrow"))
-    assert staged == sorted(path.name for path in (runs / "data").rglob("*-w*.arrow"))
 
 
 def remove(shard: Path) -> None:

@@ -22,9 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest import mock
 
-import jsonargparse
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -257,12 +255,7 @@ def within(place: Path, files: dict[str, bytes]) -> Iterator[None]:
 
 def said(program: ModuleType, *words: str) -> str:
     """Exit code of a command in this process, and what it printed on stderr."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=False)  # half of the time, for --help alone
-    with (
-        contextlib.redirect_stderr(io.StringIO()) as err,
-        contextlib.redirect_stdout(io.StringIO()),
-        mock.patch.object(jsonargparse, "set_parsing_settings"),
-    ):
+    with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.redirect_stdout(io.StringIO()):
         try:
             code: object = cli.run(program.main, list(words))
         except SystemExit as help_was_shown:

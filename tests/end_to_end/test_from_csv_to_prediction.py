@@ -16,7 +16,7 @@ from harness.__main__ import main as harness
 from preprocessing.__main__ import main as preprocess
 from preprocessing.base import cli
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.commands import CPU, PLAIN, read_metrics, run_module, succeed, unwrapped
+from tests.commands import CPU, PLAIN, read_metrics, run_module, succeed
 from tests.datasets import sentences
 from tests.runs import train_to_end
 
@@ -86,7 +86,6 @@ def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path) -> N
     stage = data.parent / "stage"
     where = ("--data", data, "--stage_dir", stage)
     result = succeed(train_to_end("--run", run, *where, "--split", "test", processes=2, module="harness.evaluate"))
-    assert re.search(rf"^staging +{stage}: asked for$", unwrapped(result.stdout), re.MULTILINE)
     assert {path.parent.name for path in stage.rglob("*.arrow")} == {"test"}  # no other split is copied
     again = json.loads((run / "evaluation" / "test.json").read_text())
     first = json.loads((run / "test.json").read_text())

@@ -117,7 +117,7 @@ def test_killed_twice_and_continued(root: Path, undisturbed: tuple[str, tuple[in
             time.sleep(0.05)
         assert not (root / "killed.csv").exists()
     result = succeed(run_module("harness", "predict", *words_of(root, "many.csv", "killed.csv"), timeout_s=600))
-    assert "continuing: " in result.stderr
+    assert "already done" in result.stderr
     assert atomic.sha256_file(root / "killed.csv") == undisturbed[0]
 
 

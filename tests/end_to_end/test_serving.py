@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An image that serves: numpy, pandas, pyarrow and ONNX Runtime are there, and nothing else that padless uses."""
+"""An image that serves: numpy, pandas, pyarrow, msgspec, ONNX Runtime, and nothing else that padless uses."""
 
 from __future__ import annotations
 
@@ -16,9 +16,21 @@ from tests.exports import TEXTS, export, make_run
 from tests.unit.test_architecture import ROOT
 
 pytestmark = pytest.mark.processes
-THERE = ("numpy", "pandas", "pyarrow", "onnxruntime", "dateutil", "six", "pytz", "tzdata", "flatbuffers", "google")
-THERE += ("packaging", "padless", "harness", "preprocessing")
-"""Those four, what they need, and padless."""
+THERE = (
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "msgspec",
+    "onnxruntime",
+    "dateutil",
+    "six",
+    "pytz",
+    "tzdata",
+    "flatbuffers",
+    "google",
+)
+THERE += ("google", "packaging", "padless", "harness", "preprocessing")
+"""Those five, what they need, and padless."""
 ONLY = f"""
 import sys
 from importlib.abc import MetaPathFinder

@@ -46,8 +46,7 @@ def preload() -> None:
         "gensim.models",
     ]
     names += [
-        "jsonargparse",
-        "docstring_parser",
+        "msgspec",
         "harness.train",
         "harness.training.assembly",
         "harness.report.sinks",

@@ -26,7 +26,7 @@ seed: 7
 source:
   path: [a.csv, b.csv]
   labels: {good: [1, yes], bad: [0, no]}
-  where: &where {lang: en}
+  where: {lang: en}
 text:
   max_tokens: 256
   html: true
@@ -71,8 +71,7 @@ HOSTILE = {
     "a name": "a: !!python/name:os.system\n",
     "twice": "seed: 1\nseed: 2\n",
     "twice below": "text: {html: true, html: false}\n",
-    "digits": "seed: " + "1" * 6000 + "\n",
-    "no date": "seed: 2020-13-45\n",
+    "no date": "seed: !!timestamp 2020-13-45\n",
     "no number": "seed: !!int ''\n",
     "a key that is a list": "? [a]\n: 1\n",
     "two documents": "seed: 1\n---\nseed: 2\n",
@@ -118,17 +117,6 @@ def test_what_is_no_file(what: str, tmp_path: Path) -> None:
     for words in (["--config", str(path)], [f"--config={path}"]):
         parse = partial(cli.parse, PreprocessConfig, [*words, "--output", "o"], prog="run")
         assert outcome(parse, lambda found: False, path, seconds=10) == "refused"
-
-
-@pytest.mark.parametrize("what", ["a named pipe", "a directory", "a device"])
-def test_what_is_no_file_of_a_part(what: str, tmp_path: Path) -> None:
-    path = tmp_path / "text.yaml"
-    path.write_text("html: false\n")
-    words = ["--text", str(path), "--output", "o"]
-    assert cli.parse(PreprocessConfig, words, prog="run").text.html is False
-    REPLACEMENTS[what](path)
-    parse = partial(cli.parse, PreprocessConfig, words, prog="run")
-    assert outcome(parse, lambda found: False, path, seconds=10) == "refused"
 
 
 VALUES = ("[" * 5000, "&a [*a]", "{a: &a [*a], b: [1]}", "\0", "1" * 5000)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import sources, tables
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import read
+from tests.corpora import write_csv, write_jsonl
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import NASTY, REPLACEMENTS, Damage, byte_damages
 from tests.fuzz.outcome import outcome
@@ -36,24 +36,7 @@ pytestmark = pytest.mark.thorough
 
 TEXTS = [f'the film no. {number} was "fine", café {number * 7919}\nand é {number}' for number in range(24)]
 LABELS = [("good", "bad")[number % 2] for number in range(24)]
-WORDS = (
-    "the",
-    "film",
-    "good",
-    "bad",
-    "was",
-    "fine",
-    "é",
-    "日本",
-    "text",
-    "label",
-    "train",
-    "0",
-    "1",
-    "-1",
-    "1e999",
-    "",
-)
+WORDS = (*["the", "film", "good", "é", "日本", "text", "label", "train", "0", "-1", "1e999"], "")
 SIGNS = (",", ";", "\t", "|", '"', "'", "\\", "\n", "\r\n", "\r", "\0", "\ufeff", "\x1b[2J", "\u2028", "\x0b", "#")
 FIELDS = ("a fine film", '"a, b"', '"a ""b"""', '"open', 'sh"ut"')
 HEADERS = ("text,label\n", "text\tlabel\n", "", "text,text\n", '"text","label"\r\n', "text\n", "label,text\r")
@@ -62,38 +45,32 @@ BROKEN = ('{"text": "a"', '{"text": "a", "text": "b", "label": 1}', "[", "{", "}
 
 def write(kind: str, path: Path) -> None:
     """An undamaged file."""
-    pairs = list(zip(TEXTS, LABELS, strict=True))
-    quoted = [text.replace('"', '""') for text in TEXTS]
-    lines = [f'"{text}",{label}' for text, label in zip(quoted, LABELS, strict=True)]
-    rows = [{"text": text, "label": label} for text, label in pairs]
-    contents = {
-        "csv": "\n".join(["text,label", *lines]).encode(),
-        "utf16.csv": "\r\n".join(["text,label", *lines]).encode("utf-16"),
-        "tsv": "\n".join(
-            ["text\tlabel", *(f"{row['text'].split(chr(10))[0]}\t{row['label']}" for row in rows)]
-        ).encode(),
-        "jsonl": "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode(),
-    }
-    contents["csv.gz"] = gzip.compress(contents["csv"], mtime=0)
+    rows = list(zip(TEXTS, LABELS, strict=True))
     if kind == "parquet":
         table = pa.table({"text": TEXTS, "label": pa.array(LABELS).dictionary_encode(), "n": list(range(24))})
         pq.write_table(table, path, row_group_size=10)
+    elif kind == "jsonl":
+        write_jsonl(path, rows)
+    elif kind == "tsv":
+        write_csv(path, [(text.split("\n")[0], label) for text, label in rows], delimiter="\t")
     else:
-        path.write_bytes(contents[kind])
+        write_csv(path, rows)
+        packed = {"utf16.csv": path.read_text().encode("utf-16"), "csv.gz": gzip.compress(path.read_bytes(), mtime=0)}
+        path.write_bytes(packed.get(kind, path.read_bytes()))
 
 
 KINDS = ("csv", "utf16.csv", "tsv", "jsonl", "csv.gz", "parquet")
 
 
-def dataset_rows(path: Path) -> list[str]:
-    """Texts, labels and splits as preprocessing reads them."""
-    source, found = SourceConfig(path=str(path)), []
+def dataset_rows(path: Path, part_mb: float = 8.0) -> list[str]:
+    """Texts as preprocessing reads them, and their labels and splits."""
+    source, texts = SourceConfig(path=str(path), part_mb=part_mb), list[str]()
     for file in resolved(list(sources.files(source, SplitConfig()))).files:
         for part in sources.numbered([sources.scan(file, path.parent)]):
             piece = read(part)
-            names = [piece.classes[label] if label >= 0 else "" for label in piece.label.tolist()]
-            found += list(zip(piece.texts.to_pylist(), names, strict=True))
-    return [text for text, _ in found]
+            assert all(label < len(piece.classes) for label in piece.label.tolist())
+            texts += piece.texts.to_pylist()
+    return texts
 
 
 def prediction_rows(path: Path) -> list[str]:
@@ -133,12 +110,6 @@ def as_damage(text: str) -> Damage:
     return Damage(repr(text[:200]), text.encode("utf-8", "surrogatepass"))
 
 
-def cases(kind: str, whole: bytes) -> st.SearchStrategy[Damage]:
-    """Damaged files of a kind."""
-    made = [] if kind in ("parquet", "csv.gz", "utf16.csv") else [lines_of(kind)]
-    return st.one_of(byte_damages(whole), *made)
-
-
 @pytest.fixture(params=KINDS)
 def whole(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """An undamaged file of every kind."""
@@ -159,7 +130,8 @@ def test_damaged_rows_are_read_or_refused(reader: str, whole: Path, fuzz: Fuzz) 
         whole.write_bytes(damage.data)
         return outcome(partial(read_rows, whole), lambda found: all(isinstance(text, str) for text in found))
 
-    assert fuzz(cases(kind, data), check)["refused"] > 0
+    made = [] if kind in ("parquet", "csv.gz", "utf16.csv") else [lines_of(kind)]
+    assert fuzz(st.one_of(byte_damages(data), *made), check)["refused"] > 0
 
 
 @pytest.mark.parametrize("step", [pytest.param(9, id="some"), pytest.param(1, id="every", marks=pytest.mark.slow)])
@@ -262,14 +234,9 @@ def test_a_hopeless_file_is_refused_soon(
 
 def test_parts_of_any_size_hold_the_same_rows(tmp_path: Path) -> None:
     """A part that begins in the middle of a quoted field would be another row."""
-    path = tmp_path / "rows.csv"
-    write("csv", path)
+    write("csv", tmp_path / "rows.csv")
     for part_mb in (1e-300, 1e-6, 1e-4, 4096):
-        source, texts = SourceConfig(path=str(path), part_mb=part_mb), []
-        for file in resolved(list(sources.files(source, SplitConfig()))).files:
-            for part in sources.numbered([sources.scan(replace(file), tmp_path)]):
-                texts += read(part).texts.to_pylist()
-        assert texts == TEXTS
+        assert dataset_rows(tmp_path / "rows.csv", part_mb) == TEXTS
 
 
 def test_lines_without_an_end(tmp_path: Path) -> None:

@@ -9,12 +9,11 @@ go on. ``DIR/prove.json`` has everything, ``DIR/prove.md`` is the table; both ar
 exit code is 0 if every claim holds. Stages that measure time run alone, the others side by side.
 
 It wants Python 3.10 or later (3.12 was in mind), with torch, accelerate, pyarrow, numpy, pandas, safetensors and
-pytest, and what those bring along (psutil, PyYAML, Jinja2). Beyond these: jsonargparse, docstring-parser,
-typeshed-client, importlib-resources and typing-extensions (which read options), threadpoolctl, scikit-learn, scipy and
-joblib (which measure a validation). As wheels for Linux these are under 50 MB. On a machine without a network::
+pytest, and what those bring along (psutil, PyYAML, Jinja2). Beyond these: msgspec (which reads options), threadpoolctl,
+scikit-learn, scipy and joblib (which measure a validation). As wheels for Linux these are under 50 MB. On a machine
+without a network::
 
-    pip install --no-index --no-deps --find-links WHEELS jsonargparse docstring-parser typeshed-client \\
-        importlib-resources threadpoolctl scikit-learn scipy joblib
+    pip install --no-index --no-deps --find-links WHEELS msgspec threadpoolctl scikit-learn scipy joblib
 
 Nothing here imports nltk, simplemma, stop-words or matplotlib. Without matplotlib a run says that it writes no report.
 """

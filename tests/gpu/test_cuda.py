@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model and loader on a card: cuDNN gives what a CPU gives on both paths, and copies arrive whole."""
+"""Networks and the loader on a card give what they give on a CPU, on both recurrent paths; copies arrive whole."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ import torch
 
 from harness.batch import Layout
 from harness.config import ModelConfig
-from harness.data.device import DeviceRows
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
+from harness.model.attribution import attributions
 from harness.model.classifier import Classifier, loss_per_row
 from harness.model.dropout import HEAD, Masks
+from harness.model.language import LanguageModel, LanguageObjective
+from harness.model.wide import TableGradient, WidePart
+from harness.ranks.distributed import World
+from harness.ranks.precision import full_fp32
+from harness.training.wide import WideDescent, count_features
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.gpu.device import TORCH_DEVICE, on_device
+from tests.unit.test_attribution import TEXTS, make_model
 
 pytestmark = on_device
 CPU = torch.device("cpu")
 
 
-def make_loader(dataset: Path, layout: Layout, device: torch.device, resident: bool = False) -> Loader:
+def make_loader(dataset: Path, layout: Layout, device: torch.device) -> Loader:
     split = Split(dataset, read_manifest(dataset), "train")
     order = order_over(split, OrderSpec(seed=0, global_batch=32))
-    rows = DeviceRows(split, device) if resident else None
-    return Loader(split, order, rank=0, world_size=1, layout=layout, device=device, resident=rows)
+    return Loader(split, order, rank=0, world_size=1, layout=layout, device=device)
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
@@ -66,13 +71,12 @@ def test_masks_are_the_same_on_every_device() -> None:
         assert torch.equal(there.tokens(None, time.to(TORCH_DEVICE), chance).cpu(), here.tokens(None, time, chance))
 
 
-@pytest.mark.parametrize("resident", [False, True], ids=["copied", "resident"])
 @pytest.mark.parametrize("layout", ["packed", "padded"])
-def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: Layout, resident: bool) -> None:
+def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: Layout) -> None:
     arrived, largest = [], []
-    for device, on_card in ((CPU, False), (TORCH_DEVICE, resident)):
+    for device in (CPU, TORCH_DEVICE):
         rows = {}
-        for step in make_loader(reviews, layout, device, on_card).steps(0):
+        for step in make_loader(reviews, layout, device).steps(0):
             for batch in step.micro_batches:
                 ids = batch.widened().cpu()
                 largest.append(int(ids.max()))
@@ -81,3 +85,71 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
     assert arrived[0] == arrived[1]
     assert sum(map(len, arrived[1])) == 384
     assert min(largest) > 32_768
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_losses_and_gradients_equal_the_cpu(dataset: Path, layout: Layout) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    shape = ModelConfig(embedding_dim=16, hidden_size=16, dropout=0.3, word_dropout=0.2)
+    found = []
+    for path, device in (("padded", CPU), (layout, TORCH_DEVICE)):
+        torch.manual_seed(0)
+        model = LanguageModel(shape, read_manifest(dataset).vocabulary_size).to(device)
+        model.recurrent.flatten_parameters()
+        objective = LanguageObjective(model, candidates=30).to(device)
+        losses, exact = [], []
+        for step in make_loader(dataset, path, device).steps(0):
+            for batch in step.micro_batches:
+                loss = objective(batch, step.step)
+                loss.backward()
+                losses.append(loss.item())
+                with torch.inference_mode():
+                    exact.append(model.row_log_losses(batch)[0].sum().item())
+        found.append((losses, exact, [parameter.grad.cpu() for parameter in model.parameters()]))
+    (losses, exact, gradients), (ours, our_exact, our_gradients) = found
+    assert ours == pytest.approx(losses, rel=1e-5)
+    assert our_exact == pytest.approx(exact, rel=1e-5)
+    for expected, own in zip(gradients, our_gradients, strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-3)
+
+
+def trained(dataset: Path, layout: Layout, device: torch.device, longest: int, tail: int) -> WidePart:
+    """After an epoch of errors that are a function of the label and the logits."""
+    wide = WidePart(1 << 12, 1, longest, tail).to(device)
+    count_features(wide, Split(dataset, read_manifest(dataset), "train"), 2, World())
+    descent = WideDescent(wide, World())
+    for step in make_loader(dataset, layout, device).steps(0):
+        touched = []
+        for batch in step.micro_batches:
+            bucket, value = wide.features(batch)
+            error = torch.sigmoid(wide.logits(bucket, value)) - batch.labels[:, None]
+            touched.append(TableGradient(bucket, value, error))
+        descent.step(touched, step, 20.0, torch.zeros((), device=device))
+    return wide
+
+
+@pytest.mark.parametrize(
+    ("layout", "longest", "tail"), [("packed", 2, 0), ("padded", 2, 0), ("padded", 4, 0), ("packed", 3, 5)]
+)
+def test_the_wide_part_learns_on_cuda_what_it_learns_on_a_cpu(
+    dataset: Path, layout: Layout, longest: int, tail: int
+) -> None:
+    expected, first, second = (trained(dataset, layout, device, longest, tail) for device in (CPU, *2 * [TORCH_DEVICE]))
+    assert float(expected.table.abs().max()) > 0.1
+    torch.testing.assert_close(first.table.cpu(), expected.table, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first.weights.cpu(), expected.weights, rtol=1e-6, atol=1e-6)
+    assert torch.equal(first.table, second.table)
+    assert torch.equal(first.bias, second.bias)
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_scores_on_cuda_are_those_of_a_cpu(cell: str, layout: Layout) -> None:
+    full_fp32()
+    model = make_model(3, wide=True, cell=cell, num_layers=2)
+    columns = [0, 1, 2, 1, 0]
+    expected = attributions(model, TEXTS, columns, layout)
+    found = attributions(model.to(TORCH_DEVICE), TEXTS, columns, layout)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.is_complete
+        np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=2e-2 * np.abs(theirs.scores).max())

@@ -15,7 +15,7 @@ from tests.commands import read_metrics, run_module, succeed
 from tests.gpu.device import DEVICE, ON_CUDA, long_on_a_cpu, needs, on_device
 from tests.gpu.launching import finish, one_process, start_run, status_of, steps_done, wait_until
 
-pytestmark = [on_device, pytest.mark.processes]
+pytestmark = [on_device, pytest.mark.processes, long_on_a_cpu]
 
 
 @pytest.fixture(scope="module", params=["fp32", "bf16", "fp16"])
@@ -44,7 +44,6 @@ def test_a_run_on_one_card_ends_well(trained: Path) -> None:
     assert losses[-1] < losses[0]
 
 
-@long_on_a_cpu
 def test_evaluation_is_that_of_a_cpu(trained: Path, dataset: Path, tmp_path: Path) -> None:
     found = []
     for device in (DEVICE, "cpu"):
@@ -60,7 +59,6 @@ def test_evaluation_is_that_of_a_cpu(trained: Path, dataset: Path, tmp_path: Pat
         np.testing.assert_allclose(card[name], cpu[name], atol=1e-4)
 
 
-@long_on_a_cpu
 def test_a_stopped_run_goes_on(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     keys = ("--epochs", 30, "--global_batch", 16, "--precision", "fp32", "--tracking.log_every", 1)
@@ -75,7 +73,6 @@ def test_a_stopped_run_goes_on(dataset: Path, tmp_path: Path) -> None:
     assert [line["step"] for line in read_metrics(run, "train")] == list(range(1, 25 * (1 + step // 25) + 1))
 
 
-@long_on_a_cpu
 def test_the_doctor_finds_nothing_to_mend(dataset: Path, tmp_path: Path) -> None:
     keys = ("--data", dataset, "--run", tmp_path / "run", "--device", DEVICE, "--json")
     report = json.loads(succeed(run_module("harness", "doctor", *keys)).stdout)

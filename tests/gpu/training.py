@@ -15,10 +15,10 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data.checks import TRAIN
-from harness.data.placement import DataPlacement, OpenData
+from harness.data.placement import open_data
 from harness.ranks.session import Session, open_session
 from harness.training.assembly import build_trainer
-from harness.training.start import read_teaching
+from harness.training.start import begin
 from harness.training.trainer import Trainer
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import read_manifest
@@ -41,11 +41,9 @@ def make_trainer(config: RunConfig, session: Session) -> Trainer:
     """A trainer at step 0, as a run of ``config`` builds it."""
     manifest = read_manifest(config.data)
     beside = UNLABELLED if config.order.unlabelled_batch else None
-    data = OpenData(DataPlacement.of(config), manifest, TRAIN, session.world, session.device, beside=beside)
-    data.copy()
-    data.open()
-    teaching = read_teaching(config, manifest, data.splits)
-    trainer = build_trainer(config, session, manifest, data, dict(session.choices), None, teaching)
+    data = open_data(config.data, manifest, TRAIN, session.world, timeout_s=60, stage_dir="none", beside=beside)
+    beginning = begin(config, manifest, data.splits, session.world)
+    trainer = build_trainer(config, session, manifest, data, dict(session.choices), beginning)
     trainer.model.train()
     return trainer
 
@@ -61,7 +59,6 @@ def train(trainer: Trainer, steps: Iterator[StepBatch], number: int) -> list[tor
     losses = []
     for batch in itertools.islice(steps, number):
         loss, _ = trainer.update(batch)
-        trainer.meter.add(batch, trainer.step, loss)
         trainer.step += 1
         losses.append(loss)
     return losses

@@ -20,7 +20,7 @@ import torch
 
 from harness.batch import Batch, StepBatch
 from harness.config import ModelConfig, OptimConfig, OrderConfig, RunConfig, SelfTrainingConfig
-from harness.data.loader import Loader, PairedLoader
+from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, stream_seed
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import Masks
@@ -39,9 +39,9 @@ from tests.reference.plain_wide import PlainWide, draw_soft_labels, row_of
 
 pytestmark = pytest.mark.processes
 
-ROWS, GLOBAL_BATCH, STEPS = 101, 24, 5
-UNLABELLED_ROWS, UNLABELLED_BATCH = 67, 17
-"""Four steps a pass, so that the last of five steps begins another pass."""
+ROWS, GLOBAL_BATCH, STEPS = 62, 21, 3
+UNLABELLED_ROWS, UNLABELLED_BATCH = 33, 17
+"""Two steps a pass, so that the last of three steps begins another pass."""
 ACCUMULATION = (1, 3)
 LAYOUTS = ("padded", "packed")
 OPTIONS = ("plain", "every option", "gru", "soft labels")
@@ -139,7 +139,7 @@ def train_case(
     loader = Loader(split, make_order(split, config), **common)
     if teaches:
         beside = Loader(rows, make_unlabelled_order(rows, config), targets=targets["unlabelled"], **common)
-        loader = PairedLoader(split, make_order(split, config), unlabelled=beside, targets=targets["train"], **common)
+        loader = Loader(split, make_order(split, config), unlabelled=beside, targets=targets["train"], **common)
     weights = torch.tensor([config.optim.class_weights.get(label, 1.0) for label in manifest.labels])
     objective = Objective(
         make_model(config, manifest.vocabulary_size, len(manifest.labels)),
@@ -156,7 +156,7 @@ def train_case(
         session.accelerator,
         world,
         guard=NonFiniteGuard(1, world, directory, split, Path(data), len(manifest.labels)),
-        meter=Meter(unlabelled=teaches),
+        meter=Meter(),
         profiler=StepProfiler([], directory),
     )
     if objective.classifier.wide is not None:

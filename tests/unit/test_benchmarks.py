@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from benchmarks import corpora, curve, limits, loader, measuring, predict, pretrain, recurrence, text, train
+from benchmarks import corpora, curve, limits, loader, measuring, predict, pretrain, recurrence, text
 from benchmarks.__main__ import main
 from benchmarks.measuring import Lines, UnavailableError
-from harness.config import ModelConfig, RunConfig, TrackingConfig
+from harness.config import ModelConfig
 from harness.inference.engines import open_scorer
-from harness.ranks.session import open_session
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.text.spec import TextSpec
@@ -46,16 +42,6 @@ def check(values: dict[str, Any], unit: str, *peers: str) -> None:
     assert [line.split()[-1] for line in lines[1:]] == ["1.00", *(f"{one:,.2f}" for one in values["ratios"].values())]
 
 
-def test_contenders_take_turns_and_the_first_turn_does_not_count() -> None:
-    seen: list[str] = []
-    own = iter([100.0, 3.0, 1.0, 2.0])
-    clock = iter(range(0, 1000, 5))
-    turns: dict[str, Callable[[], object]] = {"ours": lambda: seen.append("ours"), "other": lambda: next(own)}
-    found = measuring.alternate(turns, 3, clock=lambda: next(clock))
-    assert found == {"ours": 5, "other": 2.0}
-    assert seen == ["ours"] * 4
-
-
 def test_what_is_there_is_read_and_a_line_that_was_cut_short_is_none(tmp_path: Path) -> None:
     lines = Lines(tmp_path / "new" / "lines.jsonl", "kind", "size")
     lines.add({"kind": "rows", "size": 1, "seconds": 2.0})
@@ -67,7 +53,7 @@ def test_what_is_there_is_read_and_a_line_that_was_cut_short_is_none(tmp_path: P
         Lines(tmp_path / "other", "kind", "size")
 
 
-def test_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_text(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: object) -> Any:
         raise UnavailableError("bs4 is not installed; pip install beautifulsoup4 brings it")
 
@@ -80,26 +66,13 @@ def test_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     )
     check(values, "docs/s", *peers)
     assert values["unavailable"] == {"gone": "bs4 is not installed; pip install beautifulsoup4 brings it"}
-    with pytest.raises(DataError, match="no texts"):
-        text.measure([], TextSpec())
-    monkeypatch.setattr(text, "measure", lambda *words: {"seen": [words[0], words[1].max_tokens, words[2]]})
-    (tmp_path / "a.csv").write_text("text,label\none,good\ntwo,bad\nthree,bad\n")
-    keys = ["--texts", "2", "--rounds", "5", "--source.path", str(tmp_path / "a.csv"), "--text.max_tokens", "99"]
-    assert main(["text", "--json", *keys]) == 0
-    assert json.loads(capsys.readouterr().out) == {"seen": [["one", "two"], 99, 5]}
-
-
-def test_a_missing_peer_is_named_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bs4", None)
-    with pytest.raises(UnavailableError, match=r"^bs4 is not installed; pip install beautifulsoup4 brings it$"):
-        text.notebook(TextSpec())
 
 
 @pytest.mark.parametrize("peer", [name for name in loader.CONTENDERS if name != "ours" and "workers" not in name])
 def test_loader(peer: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(loader, "CONTENDERS", {name: loader.CONTENDERS[name] for name in ("ours", peer)})
     data = None
-    if peer == "numpy take":
+    if peer == "numpy copy":
         write_dataset(tmp_path, {"train": 400, "validation": 20})
         data = str(tmp_path)
     values = loader.measure(loader.LoaderConfig(data=data, rows=1000, width=16, batch=50, rounds=1))
@@ -107,7 +80,6 @@ def test_loader(peer: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         pytest.skip(values["unavailable"][peer])
     check(values, "rows/s", peer)
     assert values["size"]["width"] == (64 if data else 16)
-    assert set(values["private_mb"]) == {"ours", peer}
 
 
 @pytest.mark.parametrize(("bench", "peers"), [(recurrence, 2), (pretrain, 2)])
@@ -133,30 +105,6 @@ def test_train_as_users_run_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert 0 <= one["ours_details"]["data_wait"] < 1
 
 
-@pytest.mark.parametrize("option", [("pooling", "mean", "'max'"), ("dropout", "0.5", "0.0")])
-def test_train_refuses_a_network_that_the_other_loops_lack(option: tuple[str, str, str]) -> None:
-    name, value, only = option
-    with pytest.raises(ConfigError, match=f"^model.{name}: .*expected {only}, which is all"):
-        main(["train", "--data", "nowhere", f"--model.{name}", value])
-
-
-def test_all_loops_learn_as_long_as_they_are_told(tmp_path: Path) -> None:
-    few = TrackingConfig(log_every=60)
-    run = RunConfig(data=str(train.made_up(tmp_path)), epochs=10, global_batch=32, model=TINY, tracking=few)
-    with open_session("cpu", "fp32", 60) as session:
-        fit = train.Fit(run, session)
-        for steps in (60, 120, 180):  # an epoch has 116
-            assert fit() == 1 / fit.figures["tokens_per_s"]
-            assert (fit.trainer.step, fit.figures["rows"]) == (steps, pytest.approx(60 * 32, abs=60))
-    for packed in (False, True):
-        loop = train.Loop(run, torch.device("cpu"), packed=packed, bf16=False)
-        before = [one.detach().clone() for one in loop.model.parameters()]
-        assert 3 * 32 * 8 <= loop(3) <= 3 * 32 * 12
-        moved = [(one.detach() - old).abs().max() for one, old in zip(loop.model.parameters(), before, strict=True)]
-        assert all(0 < float(distance) < 0.01 for distance in moved)
-        assert float(loop.loss(torch.arange(32)).detach()) == pytest.approx(0.69, abs=0.3)
-
-
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("benchmarks")
@@ -171,7 +119,6 @@ def test_predict_as_users_run_it(bundle: Path, capsys: pytest.CaptureFixture[str
     assert main([*words, "--precision", "fp32", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     check(values, "rows/s", predict.LOOP, predict.LINEAR)
-    assert values["all_cores"]["rows_per_s"] > 0
     assert all(0 < one["p50 ms"] <= one["p99 ms"] for one in values["single_text_ms"])
 
 
@@ -198,12 +145,6 @@ def test_limits_leave_a_line_and_are_not_tried_again(tmp_path: Path, capsys, mon
     assert json.loads(capsys.readouterr().out) == [line]
     with pytest.raises(ConfigError, match="only: 'row' is out of range: expected one of rows, classes"):
         limits.LimitsConfig(only=["row"])
-
-
-@pytest.mark.slow
-def test_what_goes_no_further_has_its_sentence() -> None:
-    assert "texts.csv" in limits.attempt(limits.rows, 0, 60)["end"]
-    assert limits.attempt(limits.rows, 10, 0.01)["end"] == "not done in time"
 
 
 def write_corpus(path: Path, rows: int = 300, held: str = "test") -> Path:
@@ -247,11 +188,6 @@ def test_corpora(trained: list[list[str]], tmp_path: Path, capsys: pytest.Captur
     assert min(line["linear_on_texts"], line["linear_on_shards"]) > 0.8
     assert main(["corpora", str(file), *keys[:2]]) == 0
     assert "mean" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match=r"gone\.csv: no such file"):
-        main(["corpora", "gone.csv"])
-    file.write_text(file.read_text() + "more,c0,train\n")
-    assert main(["corpora", str(file), *keys, "--seeds", "[0]"]) == 0
-    assert len(trained) == 4, "another content is another corpus"
 
 
 def test_curve(trained: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,14 +212,6 @@ def test_fewer_labels_are_some_of_more(tmp_path: Path) -> None:
     corpus = curve.read_corpus(write_corpus(tmp_path / "mine.csv", held="dev"), "split")
     few, more = set(curve.drawn(corpus, 50, 1)), set(curve.drawn(corpus, 100, 1))
     assert (len(few), len(more), few < more) == (50, 100, True)
-    assert few != set(curve.drawn(corpus, 50, 2))
     assert curve.drawn(corpus, 0, 1) == curve.places(corpus, "train")
     with pytest.raises(ConfigError, match="labels: 999 of 240 training rows"):
         curve.drawn(corpus, 999, 0)
-    with pytest.raises(DataError, match="the 1 rows of draw 0 are all of one class"):
-        curve.drawn(corpus, 1, 0)
-    for column, said in (("gone", "no column 'gone'"), ("label", r"row 1: label 'c[01]' is no split")):
-        with pytest.raises(DataError, match=said):
-            curve.read_corpus(tmp_path / "mine.csv", column)
-    with pytest.raises(DataError, match="no row whose split is validation"):
-        curve.read_corpus(write_corpus(tmp_path / "other.csv"), "split")

@@ -15,7 +15,6 @@ from torch.overrides import TorchFunctionMode
 
 from harness.batch import Batch, Layout, StepBatch, send
 from harness.data.batches import Assembler, RankSlice, hand_over
-from harness.data.device import DeviceRows
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from preprocessing.dataset.shards import Split, read_manifest
@@ -87,10 +86,10 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     return Split(root, read_manifest(root), "train")
 
 
-def assembled(split: Split, layout: Layout, device: torch.device, resident: DeviceRows | None) -> list[StepBatch]:
+def assembled(split: Split, layout: Layout, device: torch.device) -> list[StepBatch]:
     """Three steps in one group, as the loader's thread makes them, handed over."""
     order = order_over(split, OrderSpec(seed=0, global_batch=16))
-    loader = Loader(split, order, rank=0, world_size=1, layout=layout, device=device, resident=resident)
+    loader = Loader(split, order, rank=0, world_size=1, layout=layout, device=device)
     assembler = loader._assembler()
     assert isinstance(assembler, Assembler)
     share = RankSlice(order.window(0, 0), range(3), rank=0, world_size=1, micro_batch=8, even=True)
@@ -111,17 +110,15 @@ def values(batch: Batch) -> list[Any]:
     return [batch.rows.tolist(), sizes, *(tensor.tolist() for tensor in tensors)]
 
 
-@pytest.mark.parametrize("resident", [False, True])
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_a_group_of_steps_crosses_the_bus_in_two_copies(
-    split: Split, layout: Layout, resident: bool, monkeypatch: pytest.MonkeyPatch
+    split: Split, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Labels with lengths, and ids; from pinned memory, beside the training; whole, and kept until they were read."""
-    expected = assembled(split, layout, torch.device("cpu"), None)
+    expected = assembled(split, layout, torch.device("cpu"))
     with PretendCuda(monkeypatch) as cuda:
-        rows = DeviceRows(split, CARD) if resident else None
         cuda.said.clear()
-        steps = assembled(split, layout, CARD, rows)
+        steps = assembled(split, layout, CARD)
     for step, other in zip(steps, expected, strict=True):
         for ours, theirs in zip(step.micro_batches, other.micro_batches, strict=True):
             assert values(ours) == values(theirs)
@@ -131,19 +128,8 @@ def test_a_group_of_steps_crosses_the_bus_in_two_copies(
                 assert tensor.untyped_storage().data_ptr() in cuda.kept
     copies = [said for said in cuda.said if said.startswith("copy")]
     assert set(copies) == {"copy pinned on loading"}
-    micro_batches = sum(len(step.micro_batches) for step in steps)
-    assert len(copies) == (1 + micro_batches * (1 if layout == "padded" else 2) if resident else 2)
+    assert len(copies) == 2
     assert cuda.said[len(copies) :] == ["event on loading", *["training waits for the event"] * 3]
-
-
-def test_tokens_are_on_the_device_before_another_stream_reads_them(
-    split: Split, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with PretendCuda(monkeypatch) as cuda:
-        rows = DeviceRows(split, CARD)
-    assert len(rows.tokens) == sum(int(block.length.sum()) for block in split.blocks)
-    assert cuda.said[-1] == "wait for training"
-    assert len(cuda.said) == len(split.blocks) + 1
 
 
 def test_send_goes_by_way_of_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from preprocessing.base import atomic
 from preprocessing.base.arrow import mapped, record_batches
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import typed
-from preprocessing.dataset.manifest import Told, contradictions
+from preprocessing.dataset.manifest import Described, contradictions
 from preprocessing.dataset.shards import (
     MANIFEST,
     VOCABULARY,
@@ -156,7 +156,7 @@ def test_classes_splits_ids_and_lengths_agree(manifest: Manifest) -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "value",
     [
         {"splits": {"train": {"unknown_rate": 2}}},
         {"splits": {"train": {"length_histogram": {"edges": [0, 1]}}}},
@@ -164,9 +164,9 @@ def test_classes_splits_ids_and_lengths_agree(manifest: Manifest) -> None:
         {"config": 1},
     ],
 )
-def test_what_is_told_is_of_its_types(told: dict[str, Any]) -> None:
+def test_what_describes_a_dataset_is_of_its_types(value: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"^file: .* at `\$\..*`; mend$"):
-        typed(Told, told, "file", "mend")
+        typed(Described, value, "file", "mend")
 
 
 def test_statistics_that_nobody_reads_are_let_be(root: Path) -> None:

@@ -254,8 +254,8 @@ def test_the_wide_part_does_not_make_the_host_wait(
         touched = []
         for batch in batches:
             objective(batch, 4)
-            assert objective.touched is not None
-            touched.append(objective.touched)
+            assert objective.table_gradient is not None
+            touched.append(objective.table_gradient)
         descent.step(touched, step, 2.0, torch.empty((), device=CARD))
     assert watch.copies == 0
 

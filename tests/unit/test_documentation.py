@@ -136,7 +136,7 @@ def unknown_words(package: str, words: Sequence[str]) -> list[str]:
     if command.name in ("launch", "doctor"):
         known |= {option for action in launch_command_parser()._actions for option in action.option_strings}
     for name in OPTIONS_OF.get(command.name, (command.config, command.shared)):
-        known |= {f"--{key}" for key in cli.known_keys(cli.parser_for(load(name), "test", ""))} if name else set()
+        known |= {f"--{key}" for key in cli.known_keys(load(name))} if name else set()
     return [word for word in rest if word.startswith("--") and word.partition("=")[0] not in known]
 
 

@@ -36,7 +36,7 @@ def output(seed: int, step: int, row: int, site: int, place: int) -> int:
     return (bits + 2**63) & WORD
 
 
-@pytest.mark.parametrize("chance", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("chance", [0.1, 0.9])
 def test_masks_have_the_values_of_their_definition(chance: float) -> None:
     rows = np.array([0, 3, 22_499, 2**40 + 1])
     for seed, step in ((0, 0), (7, 1), (2**63 - 1, 10**7)):
@@ -46,7 +46,7 @@ def test_masks_have_the_values_of_their_definition(chance: float) -> None:
             assert mask[place, feature] == (1 / (1 - chance) if stays else 0)
 
 
-@pytest.mark.parametrize("chance", [0.0, 0.05, 0.3, 0.5, 0.95])
+@pytest.mark.parametrize("chance", [0.0, 0.3, 0.95])
 def test_the_share_that_is_dropped_is_the_chance(chance: float) -> None:
     masks = Masks.of(1, 2, np.arange(2000), CPU)
     mask = masks.features(HEAD, 500, chance, torch.float32)
@@ -95,17 +95,6 @@ def test_a_text_draws_the_same_masks_among_any_others() -> None:
         assert torch.equal(alone.tokens(torch.zeros(6, dtype=torch.int64), torch.arange(6), 0.5), stays[place])
 
 
-def test_sites_that_are_hashed_together_draw_the_same() -> None:
-    alone = Masks.of(3, 4, np.array([5, 900, 17, 3]), CPU)
-    sizes = {EMBEDDING: 7, LAYERS + 1: 12, HEAD: 24}
-    together = alone.together(sizes, 0.3)
-    assert set(together.drawn) == {(site, size, 0.3) for site, size in sizes.items()}
-    for site, size in [*sizes.items(), (LAYERS + 2, 12)]:  # the last one was not drawn ahead
-        for chance in (0.3, 0.4):
-            drawn = (masks.features(site, size, chance, torch.float32) for masks in (alone, together))
-            assert torch.equal(*drawn)
-
-
 def test_a_device_hashes_as_numpy_does() -> None:
     bits = np.random.default_rng(0).integers(0, 2**64, 1000, np.uint64)
     on_device = dropout.finalized(torch.from_numpy(bits.view(np.int64)))
@@ -124,18 +113,6 @@ def test_a_step_hashes_its_features_once(monkeypatch: pytest.MonkeyPatch) -> Non
     shape = ModelConfig(embedding_dim=4, hidden_size=5, num_layers=3, pooling="max+mean", dropout=0.5, word_dropout=0.1)
     Objective(Classifier(shape, 20))(Batch(ids, torch.full((3,), 9), labels, np.arange(3)), 0)
     assert sites == [(0, 4 + 10 + 10 + 20), (WORDS, 9)]
-
-
-def test_training_drops_and_evaluation_does_not() -> None:
-    torch.manual_seed(0)
-    ids = torch.randint(2, 20, (6, 9), dtype=torch.int32)
-    batch = Batch(ids, torch.full((6,), 9), torch.zeros(6, dtype=torch.int64), np.arange(6))
-    for options in ({"dropout": 0.5}, {"word_dropout": 0.5}):
-        objective = Objective(Classifier(ModelConfig(embedding_dim=4, hidden_size=4, **options), 20), seed=2)
-        assert torch.equal(objective(batch, 1), objective(batch, 1))
-        assert len({objective(batch, step).item() for step in range(5)}) == 5
-        objective.eval()
-        assert len({objective(batch, step).item() for step in range(5)}) == 1
 
 
 def test_a_dropped_word_is_read_as_unknown() -> None:

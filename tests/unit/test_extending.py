@@ -25,7 +25,6 @@ from harness.model.classifier import Classifier
 from harness.model.registry import network_shapes
 from harness.tracking import observer, trackers
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.installed import load
 from preprocessing.text import spec as spec_module
 from preprocessing.text import tokenizers
 from preprocessing.text.resources import resolve
@@ -112,23 +111,6 @@ def test_every_pooling_and_cell_gives_a_row_what_it_gives_it_alone(
     check_model(dataclasses.replace(SMALL, cell=cell, pooling=pooling, bidirectional=bidirectional))
 
 
-def test_a_learned_pooling_is_part_of_the_weights(example: Callable[[str], str]) -> None:
-    model = check_model(dataclasses.replace(SMALL, pooling=example("A pooling")))
-    assert model.state_dict()["pooling.score.weight"].shape == (1, 10)
-    plain = check_model(SMALL)
-    assert not any(name.startswith("pooling") for name in plain.state_dict())  # bundles of before still open
-
-
-def test_attention_is_a_weighted_mean(example: Callable[[str], str]) -> None:
-    example("A pooling")
-    pooling = load(registry.POOLINGS["attention"].code)(4)
-    outputs = torch.randn(6, 2, 4)
-    real = torch.tensor([[True, True]] * 3 + [[True, False]] * 3)[:, :, None]
-    torch.nn.init.zeros_(pooling.score.weight)
-    expected = torch.stack((outputs[:, 0].mean(0), outputs[:3, 1].mean(0)))
-    torch.testing.assert_close(pooling.dense(outputs, real), expected)
-
-
 def test_the_gru_is_torchs_own() -> None:
     model = check_model(dataclasses.replace(SMALL, cell="gru", num_layers=1, pooling="last"))
     padded, _ = make_batches(LENGTHS)
@@ -207,12 +189,6 @@ def test_plan_refuses_a_dataset_of_a_tokenizer_that_is_not_here(
     monkeypatch.setattr(spec_module, "TOKENIZERS", others)
     with pytest.raises(DataError, match=r"text\.tokenizer: 'word' is out of range: expected one of nltk, nltk_line"):
         main(["plan", "--data", str(tmp_path)])
-
-
-def test_an_unknown_tokenizer_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError) as caught:
-        TextSpec(tokenizer="bpe")
-    assert str(caught.value) == "text.tokenizer: 'bpe' is out of range: expected one of word, nltk, nltk_line"
 
 
 # A new key of the text pipeline.

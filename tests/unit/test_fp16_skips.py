@@ -91,7 +91,7 @@ def test_skipped_steps_are_counted_and_their_rows_written(
     good, bad, worse = list(loader.steps(0))
     weights = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     trainer.update(good)
-    assert (trainer.guard.total, trainer.meter.skipped) == (0, 0)
+    assert (trainer.guard.total, trainer.meter.counted.skipped) == (0, 0)
     assert not torch.equal(classifier.head.weight, weights["head.weight"])
     weights = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     assert trainer.average is not None
@@ -99,7 +99,7 @@ def test_skipped_steps_are_counted_and_their_rows_written(
     classifier.head.weight.register_hook(lambda gradient: gradient * torch.inf)
     trainer.step = 1
     trainer.update(bad)
-    assert (trainer.guard.total, trainer.guard.in_a_row, trainer.meter.skipped) == (1, 1, 1)
+    assert (trainer.guard.total, trainer.guard.in_a_row, trainer.meter.counted.skipped) == (1, 1, 1)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in classifier.state_dict().items())
     assert all(torch.equal(tensor, averages[name]) for name, tensor in trainer.average.state().items())
     assert not torch.equal(averages["average.head.weight"], weights["head.weight"])

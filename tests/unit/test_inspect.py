@@ -17,7 +17,7 @@ from tests.datasets import write_dataset
 pytestmark = pytest.mark.thorough
 
 HEAVY = {"torch", "accelerate", "matplotlib", "nltk", "scipy", "sklearn"}
-LIGHT = {"jsonargparse", "numpy", "pandas", "pyarrow", "yaml"}
+LIGHT = {"msgspec", "numpy", "pandas", "pyarrow", "yaml"}
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -20,43 +19,43 @@ from harness.ranks.precision import Choice
 from harness.training import probe
 from harness.training.optim import WeightAverage
 from harness.training.probe import heaviest_batch
-from harness.training.throughput import FLOATS, INTEGERS, Gradients, SlowRank, flops_per_token, measure_peak, summarize
+from harness.training.throughput import Counted, Gradients, Meter, flops_per_token, measure_peak, summarize
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
 
 
-def ranks(**columns: list[float]) -> dict[str, np.ndarray]:
+def ranks(**columns: list[float]) -> list[dict[str, Any]]:
     """Two ranks that each took 100 rows of 50 tokens in two seconds, changed by ``columns``."""
-    values: dict[str, list[float]] = {name: [0, 0] for name in (*INTEGERS, *FLOATS)}
-    values |= {"rows": [100, 100], "tokens": [5000, 5000], "padded_tokens": [5100, 5100], "loss": [60.0, 80.0]}
-    values |= {"forward_s": [0.5, 0.5], "seconds": [2.0, 2.0], **columns}
-    return {name: np.array(column, np.int64 if name in INTEGERS else float) for name, column in values.items()}
+    values = {"wait_s": 0.0, "forward_s": 0.5, "reduce_s": 0.0, "seconds": 2.0, "memory_bytes": 0}
+    values |= Counted(rows=100, tokens=5000, padded_tokens=5100).plain()
+    columns = {"loss": [60.0, 80.0], **columns}
+    return [values | {name: column[rank] for name, column in columns.items()} for rank in range(2)]
 
 
 def test_figures_of_a_log_line() -> None:
-    figures = summarize(ranks(), flops_per_token=1000, peak_flops=1e7)
+    figures = summarize(ranks(), Meter(flops_per_token=1000, peak_flops=1e7))
     assert figures["loss"] == 0.7
     assert (figures["rows"], figures["rows_per_s"], figures["tokens_per_s"]) == (200, 100, 5000)
     assert figures["padding"] == pytest.approx(1 - 5000 / 5100)
     assert figures["mfu"] == pytest.approx(0.5)
     assert figures["verdict"] is None
-    assert summarize(ranks(), 1000, 0.0)["mfu"] is None
+    assert summarize(ranks(), Meter(flops_per_token=1000))["mfu"] is None
 
 
 def test_gradients_that_machines_wait_for_are_said_with_what_halves_them() -> None:
     columns = ranks(reduce_s=[1.9, 1.4])
-    figures = summarize(columns, 0, 0.0, gradients=Gradients(8_000_000))
+    figures = summarize(columns, Meter(gradients=Gradients(8_000_000)))
     assert figures["all_reduce"] == pytest.approx(0.7)
     assert figures["verdict"] == (
         "network-bound: 70% of the time goes by waiting for the sum of 8 MB of gradients a step between machines; "
         "set optim.gradient_compression to bf16, which halves them, or raise global_batch, which sends them less often"
     )
-    compressed = summarize(columns, 0, 0.0, gradients=Gradients(4_000_000, compressed=True))["verdict"]
+    compressed = summarize(columns, Meter(gradients=Gradients(4_000_000, compressed=True)))["verdict"]
     assert "4 MB of gradients a step between machines; raise global_batch, which sends" in compressed
-    some = summarize(ranks(reduce_s=[1.9, 0.4]), 0, 0.0, gradients=Gradients(8_000_000))
+    some = summarize(ranks(reduce_s=[1.9, 0.4]), Meter(gradients=Gradients(8_000_000)))
     assert (some["all_reduce"], some["verdict"]) == (pytest.approx(0.2), None)
-    assert summarize(ranks(), 0, 0.0)["all_reduce"] is None
+    assert summarize(ranks(), Meter())["all_reduce"] is None
 
 
 @pytest.mark.parametrize(
@@ -67,14 +66,14 @@ def test_gradients_that_machines_wait_for_are_said_with_what_halves_them() -> No
     ],
 )
 def test_a_verdict_names_what_is_wrong(columns: dict[str, list[float]], words: str) -> None:
-    verdict = summarize(ranks(**columns), 0, 0.0)["verdict"]
+    verdict = summarize(ranks(**columns), Meter())["verdict"]
     assert verdict is not None
     assert verdict.startswith(words)
 
 
-def verdicts(slow: SlowRank, *lines: dict[str, list[float]]) -> list[str | None]:
+def verdicts(meter: Meter, *lines: dict[str, list[float]]) -> list[str | None]:
     """What log lines say one after the other."""
-    return [summarize(ranks(**columns), 0, 0.0, slow)["verdict"] for columns in lines]
+    return [summarize(ranks(**columns), meter)["verdict"] for columns in lines]
 
 
 def test_a_slow_rank_is_named_when_that_lasts() -> None:
@@ -84,7 +83,7 @@ def test_a_slow_rank_is_named_when_that_lasts() -> None:
         "rank 1 computes 50% slower than rank 0, for {} s now, and the others wait for it 25% of the time or more; "
         "look at its device and at who else uses it"
     )
-    before = SlowRank()
+    before = Meter()
     assert verdicts(before, *[slow] * 3) == [None, None, sentence.format(72)]
     assert verdicts(before, *[slow] * 3) == [None, None, sentence.format(144)]
     assert verdicts(before, steady, slow, slow, slow) == [None, None, None, sentence.format(72)]
@@ -92,11 +91,11 @@ def test_a_slow_rank_is_named_when_that_lasts() -> None:
 
 def test_turns_in_being_slow_and_what_costs_nothing_are_not_worth_a_word() -> None:
     first, second = ({"forward_s": times, "seconds": [24.0, 24.0]} for times in ([12.0, 6.0], [6.0, 12.0]))
-    assert verdicts(SlowRank(), *[first, second] * 5) == [None] * 10
+    assert verdicts(Meter(), *[first, second] * 5) == [None] * 10
     cheap = {"forward_s": [1.0, 2.0], "seconds": [24.0, 24.0]}  # 4 % of the time
-    assert verdicts(SlowRank(), *[cheap] * 9) == [None] * 9
+    assert verdicts(Meter(), *[cheap] * 9) == [None] * 9
     short = {"forward_s": [0.25, 0.5], "seconds": [1.0, 1.0]}
-    assert verdicts(SlowRank(), *[short] * 9) == [None] * 9
+    assert verdicts(Meter(), *[short] * 9) == [None] * 9
 
 
 def test_flops_count_the_gates_of_every_layer_and_direction() -> None:

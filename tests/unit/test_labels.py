@@ -212,7 +212,6 @@ OWN: dict[str, tuple[pa.Array, str, list[str]]] = {
     "bool": (pa.array([False, True]), "bool", ["false", "true"]),
     "float": (pa.array([1.0, 2.5]), "float", ["1", "2.5"]),
     "numbers of a dictionary": (pa.array([4, 7]).dictionary_encode(), "int", ["4", "7"]),
-    "text": (pa.array(["1.0", "neg"]), "text", ["1.0", "neg"]),
 }
 
 

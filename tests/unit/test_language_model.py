@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,16 @@ from torch.utils._pytree import tree_leaves
 
 from harness.__main__ import main
 from harness.batch import Batch, StepBatch
-from harness.config import LanguageModelConfig, ModelConfig, Recipe, RunConfig
-from harness.data.views import pretraining_rows
+from harness.config import LanguageModelConfig, ModelConfig, RunConfig
+from harness.data.views import rows_of_task
 from harness.inference.bundle import read_bundle, write_bundle
 from harness.model import language, softmax
-from harness.model.classifier import Classifier
 from harness.model.language import LanguageModel, LanguageObjective, Targets
-from harness.model.registry import num_parameters
-from harness.model.softmax import log_losses
-from harness.rundir.bundle_files import read_info
+from harness.model.softmax import LogUniformSampler, log_losses
 from harness.training import preflight
 from harness.training.rules import resolve
-from harness.training.throughput import summarize
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.dataset.shards import Manifest, ShardInfo, Split, read_manifest
+from preprocessing.dataset.shards import Manifest, ShardInfo, read_manifest
 from tests.datasets import write_dataset
 from tests.reference import plain_language_model as plain
 
@@ -71,11 +67,11 @@ class Largest(TorchDispatchMode):
 
 
 def test_memory_grows_with_vocabulary_plus_tokens_and_not_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    piece, vocabulary, hidden, dim, candidates = 10_000, 9000, 4, 6, 200
+    piece, vocabulary, hidden, dim, candidates = 10_000, 3000, 4, 6, 200
     monkeypatch.setattr(softmax, "CPU_ELEMENTS", piece)
     model = LanguageModel(ModelConfig(embedding_dim=dim, hidden_size=hidden), vocabulary)
     objective = LanguageObjective(model, candidates=candidates)
-    batch = padded_batch([60] * 50, vocabulary)
+    batch = padded_batch([60] * 20, vocabulary)
     tokens = batch.num_tokens
     objective(batch, 0)
     with Largest() as training:
@@ -153,20 +149,6 @@ def test_a_window_is_predicted_at_distances_that_the_step_decides() -> None:
     assert rows.sum().item() == pytest.approx(total.item(), rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
-        ({"window": 0}, "language_model.window: 0 is out of range: expected from 1 to 1,024"),
-        ({"window": 4, "distances": 5}, "language_model.distances: 5 is out of range: expected from 1 to the window"),
-        ({"frequent": 0.0}, "language_model.frequent: 0.0 is out of range: expected above 0 and at most 1, or null"),
-    ],
-)
-def test_a_window_that_makes_no_sense(values: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        LanguageModelConfig(**values)
-    assert str(caught.value).startswith(sentence)
-
-
 def test_a_step_is_divided_by_its_predictions_over_all_processes() -> None:
     objective = LanguageObjective(LanguageModel(ModelConfig(embedding_dim=4, hidden_size=4), 30), candidates=5)
     assert objective.divisor(StepBatch(0, 0, [], global_rows=10, global_tokens=64)) == 2 * 54
@@ -178,45 +160,12 @@ def test_a_step_is_divided_by_its_predictions_over_all_processes() -> None:
     assert all(parameter.grad is not None and not parameter.grad.any() for parameter in objective.parameters())
 
 
-def test_the_logged_loss_is_a_mean_over_predictions() -> None:
-    names = ("rows", "tokens", "padded_tokens", "skipped", "hash")
-    ranks = {name: np.array([2, 3]) for name in names}
-    ranks["tokens"] = ranks["padded_tokens"] = np.array([12, 13])
-    floats = ("loss", "wait_s", "forward_s", "seconds", "memory_bytes")
-    ranks |= {name: np.array([1.0, 3.0]) for name in floats}
-    assert summarize(ranks, 0, 0.0, predictions=2)["loss"] == pytest.approx(4 / (2 * 20))
-    assert summarize(ranks, 0, 0.0)["loss"] == pytest.approx(4 / 5)
-
-
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-@pytest.mark.parametrize("bidirectional", [True, False])
-def test_weights_have_the_names_of_a_classifier(cell: str, bidirectional: bool) -> None:
-    shape = ModelConfig(cell=cell, embedding_dim=6, hidden_size=5, bidirectional=bidirectional, num_layers=2, wide=64)
-    own = LanguageModel(shape, 40)
-    theirs = {name: tensor.shape for name, tensor in Classifier(shape, 40).state_dict().items()}
-    shared = {name for name in own.state_dict() if not name.startswith("language_model.")}
-    assert shared == {name for name in theirs if name.startswith(("embedding.", "recurrent.layers.0."))}
-    assert all(own.state_dict()[name].shape == theirs[name] for name in shared)
-    assert sum(one.numel() for one in own.parameters()) == num_parameters(shape, 40, 0, "language_model")
-
-
-def test_a_pretraining_sees_training_and_unlabelled_rows_and_no_test(data: Path) -> None:
-    whole = read_manifest(data)
-    manifest = pretraining_rows(whole, data)
-    assert {name: manifest.rows(name) for name in manifest.splits} == {"train": 100, "validation": 20}
-    assert manifest.fingerprint == whole.fingerprint
-    split = Split(data, manifest, "train")
-    assert len(split) == 100
-    tokens = sum(info.tokens for info in manifest.splits["train"])
-    assert sum(int(block.length.sum()) for block in split.blocks) == tokens
-
-
 def test_nothing_to_predict_is_said(data: Path) -> None:
     whole = read_manifest(data)
 
     def refusal(**splits: list[ShardInfo]) -> str:
         with pytest.raises(DataError) as caught:
-            pretraining_rows(replace(whole, splits=splits), data)
+            rows_of_task("language_model", replace(whole, splits=splits), data)
         return str(caught.value)
 
     one = [replace(info, tokens=info.rows) for info in whole.splits["unlabelled"]]
@@ -230,16 +179,10 @@ def test_nothing_to_predict_is_said(data: Path) -> None:
     )
 
 
-def test_unlabelled_rows_alone_are_enough(data: Path) -> None:
-    whole = read_manifest(data)
-    manifest = pretraining_rows(replace(whole, splits={**whole.splits, "train": []}), data)
-    assert manifest.rows("train") == 40
-
-
 def test_one_recipe_serves_both_tasks(data: Path) -> None:
     """Of a classifier's model a pretraining has the first layer, and keys of labels do nothing."""
-    model = replace(Recipe().model, num_layers=3, wide="auto", pooling="mean")
-    config = resolve(Recipe(task="language_model", data=str(data), run="run", model=model)).config
+    model = replace(RunConfig().model, num_layers=3, wide="auto", pooling="mean")
+    config = resolve(RunConfig(task="language_model", data=str(data), run="run", model=model)).config
     assert (config.model.num_layers, config.model.wide, config.model.pooling) == (1, 0, "mean")
     weights = replace(config.optim, class_weights={"nobody": 2.0})
     manifest = preflight.check_data(replace(config, optim=weights), 1)
@@ -248,29 +191,13 @@ def test_one_recipe_serves_both_tasks(data: Path) -> None:
         preflight.check_data(replace(config, optim=weights, task="classifier"), 1)
 
 
-def test_candidates_have_a_range() -> None:
-    with pytest.raises(ConfigError, match=r"language_model.candidates: 0"):
-        LanguageModelConfig(candidates=0)
-
-
 @pytest.fixture
 def pretrained(data: Path, tmp_path: Path) -> Path:
     """A run directory with the bundle of a language model."""
-    manifest: Manifest = pretraining_rows(read_manifest(data), data)
+    manifest: Manifest = rows_of_task("language_model", read_manifest(data), data)
     model = LanguageModel(ModelConfig(embedding_dim=4, hidden_size=4), manifest.vocabulary_size)
     write_bundle(tmp_path / "run" / "bundle", model, manifest, 7)
     return tmp_path / "run"
-
-
-def test_its_bundle_says_what_it_is(data: Path, pretrained: Path, tmp_path: Path) -> None:
-    content = json.loads((pretrained / "bundle" / "bundle.json").read_text())
-    assert (content["task"], content["step"]) == ("language_model", 7)
-    assert content["dataset"] == read_manifest(data).fingerprint
-    info = read_info(pretrained / "bundle")
-    assert info.task == "language_model"
-    manifest = read_manifest(data)
-    write_bundle(tmp_path / "other", Classifier(RunConfig().model, manifest.vocabulary_size), manifest, 1)
-    assert read_info(tmp_path / "other").task == "classifier"
 
 
 @pytest.mark.parametrize("command", [("predict", "a text"), ("explain", "a text"), ("evaluate", "--data", "DATA")])
@@ -287,15 +214,68 @@ def test_what_needs_a_classifier_says_so(data: Path, pretrained: Path, command: 
         read_bundle(place)
 
 
-def test_a_plan_counts_the_rows_and_numbers_of_a_pretraining(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["plan", "--task", "language_model", "--data", str(data), "--epochs", "2", "--global_batch", "25"]
-    assert main([*words, "--json"]) == 0
-    values = json.loads(capsys.readouterr().out)
-    assert (values["task"], values["rows"], values["steps"]) == ("language_model", 100, 8)
-    manifest = read_manifest(data)
-    shape = ModelConfig(embedding_dim=128, hidden_size=128)
-    assert values["memory"]["parameters"] == num_parameters(shape, manifest.vocabulary_size, 0, "language_model")
-    assert main(words) == 0
-    shown = capsys.readouterr().out
-    assert f"{values['tokens'] - 100:,} tokens to predict an epoch, in each direction" in " ".join(shown.split())
-    assert not {"classes", "negative"} & set(shown.split())
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"window": 0}, "language_model.window: 0 is out of range: expected from 1 to 1,024"),
+        ({"window": 4, "distances": 5}, "language_model.distances: 5 is out of range: expected from 1 to the window"),
+        ({"frequent": 0.0}, "language_model.frequent: 0.0 is out of range: expected above 0 and at most 1, or null"),
+        ({"candidates": 0}, "language_model.candidates: 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        LanguageModelConfig(**values)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_candidates_are_those_of_the_definition() -> None:
+    sampler = LogUniformSampler(300, 40)
+    assert np.expm1(sampler.log_missed) == pytest.approx([-share for share in plain.shares(300)], abs=1e-15)
+    assert math.fsum(plain.shares(300)) == pytest.approx(1, abs=1e-12)
+    for step in range(3):
+        drawn = sampler.draw(5, step)
+        assert (drawn.ids.tolist(), drawn.tries) == plain.draw(300, 40, 5, step)
+
+
+def test_expected_counts_are_how_often_a_token_is_a_candidate() -> None:
+    sampler, draws = LogUniformSampler(60, 12), 3000
+    seen, expected = np.zeros(60), np.zeros(60)
+    for step in range(draws):
+        drawn = sampler.draw(1, step)
+        seen[drawn.ids] += 1
+        expected += -np.expm1(sampler.log_missed * drawn.tries)
+    noise = np.sqrt(np.maximum(expected * (1 - expected / draws), 1))
+    # Stopping at the last distinct token makes the count of tries depend on the draws: a bias of less than 5 %.
+    assert np.all(np.abs(seen - expected) <= 4 * noise + 0.05 * expected)
+    assert seen.sum() == 12 * draws
+    assert seen[0] == 0
+
+
+@pytest.mark.parametrize(("candidates", "drawn"), [(24, 24), (25, 49), (5000, 49)])
+def test_half_of_the_vocabulary_or_more_is_all_of_it(candidates: int, drawn: int) -> None:
+    found = LogUniformSampler(50, candidates).draw(0, 0)
+    assert len(found.ids) == drawn
+    if drawn == 49:
+        assert found.ids.tolist() == list(range(1, 50))
+        assert found.tries == 0
+
+
+def test_the_softmax_in_pieces_is_autograd_on_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(softmax, "CPU_ELEMENTS", 30)
+    torch.manual_seed(0)
+    shapes = ((17, 5), (17, 5), (17,), (9, 5), (9,))
+    given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    hits = torch.full((17,), 9)
+    hits[3], hits[8] = 0, 7
+    projected, vectors, bias, candidates, offsets = given
+    logits = projected @ candidates.t() + offsets
+    logits = logits.masked_fill(torch.arange(9) == hits[:, None], -torch.inf)
+    right = (projected * vectors).sum(1) + bias
+    expected = torch.logsumexp(torch.cat((logits, right[:, None]), 1), 1) - right
+    wanted = torch.autograd.grad(3 * expected.sum(), given)
+    total, losses = softmax.sampled_softmax(*given, hits)
+    found = torch.autograd.grad(3 * total, given)
+    torch.testing.assert_close(losses, expected.detach(), rtol=0, atol=1e-12)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)

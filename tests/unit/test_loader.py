@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loader: what a batch holds in every layout and residency, and what it costs in memory, threads and files."""
+"""The loader: what a batch holds in every layout, and what it costs in memory, threads and files."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from benchmarks.loader import private_bytes
 from harness.batch import Layout, StepBatch
-from harness.data.device import DeviceRows
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over
-from harness.data.placement import in_memory
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
 from tests.datasets import write_dataset
@@ -62,15 +60,11 @@ def by_source(split: Split) -> dict[int, tuple[list[int], int]]:
     }
 
 
-@pytest.mark.parametrize("residency", ["mapped", "memory", "device"])
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize("micro_batch", [None, 7])
-def test_a_batch_holds_the_rows_of_its_step(dataset: Path, residency: str, layout: Layout, micro_batch: int) -> None:
-    manifest = read_manifest(dataset)
-    split = Split(dataset, manifest, "train", in_memory) if residency == "memory" else Split(dataset, manifest, "train")
-    resident = DeviceRows(split, CPU) if residency == "device" else None
+def test_a_batch_holds_the_rows_of_its_step(split: Split, layout: Layout, micro_batch: int) -> None:
     expected, numbers = by_source(split), np.concatenate([block.row for block in split.blocks])
-    loader = make_loader(split, layout=layout, micro_batch=micro_batch, resident=resident, rank=1, world_size=2)
+    loader = make_loader(split, layout=layout, micro_batch=micro_batch, rank=1, world_size=2)
     for step in loader.steps(2):
         rows = loader.order.rank_rows(2, step.step, 1, 2)
         assert sorted(numbers[rows].tolist()) == sorted(r for batch in step.micro_batches for r in batch.rows.tolist())
@@ -166,18 +160,14 @@ def test_two_epochs_may_be_under_way_at_once(tmp_path: Path) -> None:
     assert seen == 800
 
 
-@pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_rows_keep_the_place_that_the_order_gives_them(
-    split: Split, layout: Layout, shuffle: bool, resident: bool
-) -> None:
-    """Longest first: row for row the order's, however rows are laid out and wherever they live."""
+def test_rows_keep_the_place_that_the_order_gives_them(split: Split, layout: Layout, shuffle: bool) -> None:
+    """Longest first: row for row the order's, however rows are laid out."""
     order = order_over(split, OrderSpec(seed=1, global_batch=30, window_rows=130, shuffle=shuffle))
-    rows = DeviceRows(split, CPU) if resident else None
     numbers = np.concatenate([block.row for block in split.blocks])
     lengths = np.concatenate([block.length for block in split.blocks])
-    loader = make_loader(split, order, layout, rank=2, world_size=3, micro_batch=4, resident=rows)
+    loader = make_loader(split, order, layout, rank=2, world_size=3, micro_batch=4)
     for step in loader.steps(1):
         found = np.concatenate([batch.rows for batch in step.micro_batches])
         np.testing.assert_array_equal(found, numbers[order.rank_rows(1, step.step, 2, 3)])
@@ -276,7 +266,7 @@ def test_ten_epochs_do_not_grow(tmp_path: Path) -> None:
     used = []
     for epoch in range(12):
         assert sum(batch.num_rows for step in loader.steps(epoch) for batch in step.micro_batches) == 20_000
-        used.append(private_bytes())
+        used.append(psutil.Process().memory_full_info().uss)
     assert used[-1] - used[1] < 5e6
 
 

@@ -41,14 +41,22 @@ pytestmark = pytest.mark.thorough
 SPLITS = {"train": 80, "validation": 30, "test": 60}
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("two"), 2)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("three"), 3)
+
+
+def write_run(folder: Path, num_classes: int) -> Path:
     """A run with a bundle, beside its dataset and its test rows as a CSV file."""
-    folder = tmp_path_factory.mktemp("run")
-    texts = write_dataset(folder / "data", SPLITS, num_classes=request.param)
+    texts = write_dataset(folder / "data", SPLITS, num_classes=num_classes)
     manifest = read_manifest(folder / "data")
     torch.manual_seed(1)
-    model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8), manifest.vocabulary_size, len(manifest.labels))
+    model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8), manifest.vocabulary_size, num_classes)
     write_vocabulary(folder / "run" / "bundle", folder / "data")
     write_bundle(folder / "run" / "bundle", model, manifest, step=7, decision=Decision(0.5, 0.4))
     write_training(folder / "run" / "bundle", with_rates(manifest))
@@ -81,7 +89,11 @@ def refused(capsys: pytest.CaptureFixture[str], run: Path, *arguments: object) -
     return code, line.removeprefix("error: ")
 
 
-def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("which", ["run", "three"])
+def test_the_figures_are_those_of_the_same_rows_in_the_dataset(
+    which: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run: Path = request.getfixturevalue(which)
     assert evaluate(run, "--input", run.parent / "labelled.csv") == 0
     out, found = capsys.readouterr().out, figures(run)
     bundle, manifest = read_bundle(run / "bundle"), read_manifest(run.parent / "data")
@@ -181,8 +193,9 @@ def test_labels_that_the_run_does_not_know_are_named(
     code, line = refused(capsys, run, "--input", path)
     assert (code, line) == (
         3,
-        f"{path}: holds labels that the run does not know: 'meh' (2 rows from row 2), 'so so' (row 5); it knows "
-        f"{', '.join(names)}; say in source.labels what they mean, or leave the rows out with source.neutral",
+        f"{path}: holds labels that the run does not know: 'meh' (2 rows, first row 2), 'so so' (1 row, first "
+        f"row 5); it knows {', '.join(names)}; say in source.labels what they mean, or leave the rows out with "
+        "source.neutral",
     )
     assert evaluate(run, "--input", path, "--output", tmp_path, "--source.neutral", "[meh, so so]") == 0
     assert "strange.csv: 2 rows, 3 left out" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from harness import __main__ as harness
 from preprocessing import __main__ as preprocessing
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
-from preprocessing.config import PreprocessConfig, SourceConfig
+from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
 from tests.bundles import write_run
 from tests.corpora import write_csv
@@ -114,19 +114,17 @@ def test_an_odd_path_gets_one_sentence(
 @pytest.mark.parametrize("path", ["a\0b", "a\nb", "", "a\r"])
 def test_a_directory_that_is_to_be_made_has_a_name(path: str) -> None:
     from harness.config import RunConfig
-    from preprocessing.base.errors import check_meant
 
-    with pytest.raises(ConfigError, match=r"^output"):
-        check_meant(PreprocessConfig(output=path))
-    with pytest.raises(ConfigError, match=r"^run"):
-        check_meant(RunConfig(run=path))
+    for config_class, key in ((PreprocessConfig, "output"), (RunConfig, "run")):
+        with pytest.raises(ConfigError, match=rf"^{key}"):
+            cli.parse(config_class, [f"--{key}={path}"], prog="test")
 
 
 def test_a_source_with_a_null_character(tmp_path: Path) -> None:
-    from preprocessing.base.errors import DataError, check_meant
+    from preprocessing.base.errors import DataError
 
     with pytest.raises(ConfigError, match="holds the character 0"):
-        check_meant(SourceConfig(path="a\0b"))
+        cli.parse(PreprocessConfig, ["--source.path", "a\0b", "--output", "o"], prog="test")
     with pytest.raises(DataError, match="no file has such a name"):
         addresses.kind("a\0b")
 

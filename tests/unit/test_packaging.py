@@ -11,17 +11,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
 
 import pytest
 
 import padless
-from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import main as harness
-from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import cli, completion, config_files, installed
-from preprocessing.base.commands import Command
+from preprocessing.base import cli, config_files, installed
 from preprocessing.base.installed import load
 from tests.requirements import CORE, groups_of, requirements
 from tests.unit.test_architecture import DISTRIBUTION_OF, ROOT, all_imports, brings, imports_of, own_modules
@@ -174,49 +170,6 @@ def test_train_is_another_word_for_launch(capsys: pytest.CaptureFixture[str]) ->
 def test_nothing_that_training_does_not_need_comes_with_an_import() -> None:
     bringing = {name: found & NOT_FOR_TRAINING for name, found in brings(all_imports()).items()}
     assert {name: found for name, found in bringing.items() if found} == {}
-
-
-def leaf_commands() -> list[Command]:
-    every = [*HARNESS, *PREPROCESSING]
-    return [part for one in every for part in (one.parts or (one,))]
-
-
-@pytest.mark.parametrize("command", leaf_commands(), ids=lambda one: one.name)
-def test_completion_knows_the_keys_of_every_command(command: Command) -> None:
-    named = [*command.keys, command.config, command.shared]
-    keys = {key for name in named if name for key in cli.known_keys(cli.parser_for(load(name)))}
-    assert cli.known_keys(completion.parser_of(command)) >= keys > {"config"}
-
-
-@pytest.mark.parametrize(
-    ("typed", "name", "below", "depth"),
-    [
-        ([], None, [one.name for one in HARNESS], 0),
-        (["launch"], "launch", [], 1),
-        (["train", "--data", "d"], "launch", [], 1),
-        (["checkpoint"], None, ["list", "verify", "diff"], 1),
-        (["checkpoint", "list", "RUN"], "list", [], 2),
-        (["nonsense"], None, [], 0),
-    ],
-)
-def test_completion_follows_what_was_typed(typed: list[str], name: str | None, below: list[str], depth: int) -> None:
-    found, following, used = completion.follow(HARNESS, typed)
-    assert (found and found.name, [one.name for one in following], used) == (name, below, depth)
-
-
-@pytest.mark.parametrize(
-    ("typed", "words"),
-    [
-        (bool, ["true", "false"]),
-        (int, []),
-        (Literal["auto", "fp32"] | None, ["auto", "fp32", "null"]),
-        (int | Literal["auto"], ["auto"]),
-        (dict[str, list[str]] | str, []),
-    ],
-)
-def test_completion_knows_the_words_of_a_type(typed: Any, words: list[str]) -> None:
-    assert completion.words_of(typed) == words
-    assert completion.offer(words)(prefix="a", action=None) == words
 
 
 @pytest.mark.processes

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 import subprocess
@@ -18,9 +17,9 @@ import pytest
 import torch
 
 from harness.__main__ import main
-from harness.config import WINDOW_BYTES_PER_ROW, ModelConfig, OrderConfig, RunConfig
+from harness.config import ModelConfig, OrderConfig, RunConfig
 from harness.data.checks import class_rows, order_spec, unlabelled_spec
-from harness.data.order import Order, OrderSpec, order_over
+from harness.data.order import WINDOW_BYTES_PER_ROW, WINDOW_ROWS, Order, OrderSpec, order_over
 from harness.launch import forecast
 from harness.model.classifier import Classifier
 from harness.model.registry import num_parameters
@@ -134,7 +133,7 @@ def test_parameters_are_counted_without_torch(shape: ModelConfig, num_classes: i
 
 def test_memory_of_a_window_is_what_is_said() -> None:
     """A window of the default size, over real widths; measured 57 bytes a row."""
-    rows, most = 2 * OrderConfig().window_rows, OrderConfig().window_rows
+    rows, most = 2 * WINDOW_ROWS, WINDOW_ROWS
     starts = np.append(np.arange(0, rows, 8192), rows)
     lengths = np.random.default_rng(5).integers(10, 512, rows, dtype=np.int32)
     order = Order(starts, lambda block: lengths[starts[block] : starts[block + 1]], OrderSpec(seed=0, global_batch=64))
@@ -145,14 +144,14 @@ def test_memory_of_a_window_is_what_is_said() -> None:
     tracemalloc.stop()
     assert most / 2 < made <= most
     assert 0.8 * WINDOW_BYTES_PER_ROW < peak / made <= WINDOW_BYTES_PER_ROW
-    assert f"({WINDOW_BYTES_PER_ROW} bytes a row)" in inspect.getsource(OrderConfig)
 
 
 def test_large_splits_are_sampled(
     dataset: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forecast, "SAMPLED_ROWS", 100)
-    values = as_json(capsys, "--data", dataset, "--global_batch", 10, "--order.window_rows", 60)
+    monkeypatch.setattr(forecast, "order_spec", lambda config: replace(order_spec(config), window_rows=60))
+    values = as_json(capsys, "--data", dataset, "--global_batch", 10)
     assert 0 < values["ranks"]["steps"] < values["steps_per_epoch"] == 50
     assert sum(values["ranks"]["tokens_per_rank"]) / 2 == pytest.approx(values["tokens"], rel=0.2)
     assert values["proof"]["each_row_once"] is True

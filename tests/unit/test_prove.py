@@ -16,7 +16,6 @@ from preprocessing.dataset.verification import verify
 from tests.gpu.corpus import LONGEST, TELLING, review_ids, review_lengths, write_corpus
 from tests.gpu.findings import Findings, markdown
 from tests.gpu.stages import STAGES
-from tests.gpu.timing import covered
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,14 +43,6 @@ def test_the_dataset_is_a_whole_one(tmp_path: Path) -> None:
     assert verify(tmp_path) == []
     manifest = read_manifest(tmp_path)
     assert (manifest.rows("train"), manifest.id_dtype, manifest.vocabulary_size) == (200, "uint16", 40_000)
-
-
-@pytest.mark.parametrize(
-    ("spans", "share"),
-    [([], 0), ([(3, 5)], 1), ([(0, 2), (6, 10)], 0.6), ([(6, 10), (0, 4), (1, 2), (3, 5)], 0.9), ([(0, 9), (1, 2)], 1)],
-)
-def test_the_share_of_time_in_which_a_kernel_runs(spans: list[tuple[float, float]], share: float) -> None:
-    assert covered(spans) == pytest.approx(share)
 
 
 def test_findings_are_on_the_disk_at_once(tmp_path: Path) -> None:

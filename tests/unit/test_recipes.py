@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.__main__ import main as harness
-from harness.config import Recipe
+from harness.config import RunConfig
 from harness.launch import launcher
 from preprocessing.base import cli, config_files
 from preprocessing.base.errors import ConfigError
@@ -27,19 +27,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_recipe_is_found_by_name() -> None:
     for words in (["--config", "imdb"], ["--config=imdb"], ["--config", "imdb.yaml"]):
-        assert cli.parse(Recipe, words, prog="test").run == "runs/imdb"
-    both = cli.parse(Recipe, ["--config", "imdb", "--config", "quickstart", "--epochs", "9"], prog="test")
+        assert cli.parse(RunConfig, words, prog="test").run == "runs/imdb"
+    both = cli.parse(RunConfig, ["--config", "imdb", "--config", "quickstart", "--epochs", "9"], prog="test")
     assert (both.run, both.epochs) == ("runs/quickstart", 9)
     assert cli.parse(PreprocessConfig, ["--config", "imdb", "--output", "d"], prog="test").text.truncate == "both"
 
 
 def test_a_file_of_that_name_here_wins(folder: Path) -> None:
     (folder / "imdb.yaml").write_text("run: mine\n")
-    assert cli.parse(Recipe, ["--config", "imdb"], prog="test").run == "mine"
+    assert cli.parse(RunConfig, ["--config", "imdb"], prog="test").run == "mine"
     (folder / "imdb").write_text("run: without an ending\n")
-    assert cli.parse(Recipe, ["--config", "imdb"], prog="test").run == "without an ending"
+    assert cli.parse(RunConfig, ["--config", "imdb"], prog="test").run == "without an ending"
     (folder / "quickstart").mkdir()  # a dataset, say
-    assert cli.parse(Recipe, ["--config", "quickstart"], prog="test").run == "runs/quickstart"
+    assert cli.parse(RunConfig, ["--config", "quickstart"], prog="test").run == "runs/quickstart"
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_a_file_of_that_name_here_wins(folder: Path) -> None:
 )
 def test_a_name_that_is_none_is_refused_with_those_there_are(value: str, sentence: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        cli.parse(Recipe, ["--config", value], prog="test")
+        cli.parse(RunConfig, ["--config", value], prog="test")
     assert str(refused.value) == sentence
 
 
 def test_a_kind_may_stand_before_a_name(folder: Path) -> None:
     assert config_files.find("pretrain/imdb", "train") == str(config_files.file_of("pretrain", "imdb"))
-    assert cli.parse(Recipe, ["--config", "pretrain/imdb"], prog="test").task == "language_model"
+    assert cli.parse(RunConfig, ["--config", "pretrain/imdb"], prog="test").task == "language_model"
 
 
 def test_files_of_the_launcher_have_names_too() -> None:

@@ -165,7 +165,7 @@ def test_a_publication_that_fails_leaves_the_old_dataset(
     remote.publish(tmp_path / "other", published)
     assert remote.manifest_bytes(published) == (tmp_path / "other" / "dataset.json").read_bytes()
     assert contents(remote.local(published)) == contents(tmp_path / "other")
-    assert [path for path in s3.find("corpus") if remote.BESIDE in path] == []
+    assert [path for path in s3.find("corpus") if remote.STAGING in path] == []
 
 
 def test_a_damaged_remote_shard_is_named_and_not_kept(s3: Any, published: str, tmp_path: Path) -> None:
@@ -217,10 +217,10 @@ def test_an_unknown_protocol_and_a_missing_driver_are_named(monkeypatch: pytest.
         addresses.find("hf://datasets/a")
 
 
-def test_files_beside_a_remote_dataset_that_no_job_sent_are_left(
+def test_staged_files_a_remote_dataset_that_no_job_sent_are_left(
     s3: Any, published: str, tmp_path: Path, command: Command
 ) -> None:
-    mine = f"{published.removeprefix('s3://')}{remote.BESIDE}/dataset.json"
+    mine = f"{published.removeprefix('s3://')}{remote.STAGING}/dataset.json"
     s3.pipe(mine, b"mine")
     source = write_csv(tmp_path / "other.csv", reviews(200))
     assert command.build(source, published, "--overwrite", "true", "--seed", 9) == 2  # type: ignore[arg-type]
@@ -229,7 +229,7 @@ def test_files_beside_a_remote_dataset_that_no_job_sent_are_left(
     s3.rm(mine)
     assert command.build(source, published, "--overwrite", "true", "--seed", 9) == 0  # type: ignore[arg-type]
     s3.invalidate_cache()
-    assert not s3.exists(f"{published.removeprefix('s3://')}{remote.BESIDE}")
+    assert not s3.exists(f"{published.removeprefix('s3://')}{remote.STAGING}")
 
 
 def test_the_password_of_an_address_is_neither_written_nor_said(tmp_path: Path, command: Command) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.config import OrderConfig, Recipe, RunConfig, SelfTrainingConfig
-from harness.data.checks import check_teaching
+from harness.config import OrderConfig, RunConfig, SelfTrainingConfig
+from harness.data.checks import check_learning
 from harness.launch import launcher, rounds, sequence
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
@@ -30,7 +30,7 @@ class Recorded:
     """Stands for the launcher: which trainings and labellings were asked for, and the exit code that each gives."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, codes: list[int]) -> None:
-        self.trained: list[Recipe] = []
+        self.trained: list[RunConfig] = []
         self.labelled: list[tuple[Path, Path]] = []
         self.there: set[Path] = set()
         """Soft labels of whose rounds are there."""
@@ -39,12 +39,12 @@ class Recorded:
         monkeypatch.setattr(rounds, "label", self.label)
         monkeypatch.setattr(rounds, "is_of", lambda path, run: run in self.there)
 
-    def train(self, options: list[str], words: list[str], recipe: Recipe) -> int:
-        assert cli.parse(Recipe, words, prog="launch") == recipe
+    def train(self, options: list[str], words: list[str], recipe: RunConfig) -> int:
+        assert cli.parse(RunConfig, words, prog="launch") == recipe
         self.trained.append(recipe)
         return self.codes[len(self.trained) - 1] if len(self.trained) <= len(self.codes) else 0
 
-    def label(self, options: list[str], recipe: Recipe, run: Path, output: Path) -> int:
+    def label(self, options: list[str], recipe: RunConfig, run: Path, output: Path) -> int:
         self.labelled.append((run, output))
         return 0
 
@@ -58,7 +58,7 @@ def launch(data: Path, run: Path, *words: str) -> int:
         "--self_training.weight=0.5",
         *words,
     ]
-    return rounds.train([], asked, cli.parse(Recipe, asked, prog="launch"))
+    return rounds.train([], asked, cli.parse(RunConfig, asked, prog="launch"))
 
 
 def test_each_round_learns_from_the_one_before(data: Path, tmp_path: Path, monkeypatch) -> None:
@@ -156,5 +156,5 @@ def test_a_labelling_that_is_damaged_is_made_again(tmp_path: Path) -> None:
     ],
 )
 def test_a_language_model_learns_no_labels(key: str, asked: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=rf"^{key}: a language model learns from labelled and unlabelled rows alike"):
-        check_teaching(RunConfig(task="language_model", **asked))
+    with pytest.raises(ConfigError, match=rf"^{key}: a language model learns from all rows and predicts no labels"):
+        check_learning(RunConfig(task="language_model", **asked))

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harness.config import InitConfig, Recipe, RunConfig
+from harness.config import InitConfig, RunConfig
 from harness.training.rules import Corpus, batch_of, decide, epochs_of, resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
@@ -24,15 +24,15 @@ IMDB = Corpus(rows=22_500, tokens=5_200_000, classes=2)
 SIZES = (1, 10, 1_000, 5_000, 25_000, 100_000, 1_000_000)
 
 
-def recipe(*argv: str) -> Recipe:
-    return cli.parse(Recipe, argv, prog="test")
+def recipe(*argv: str) -> RunConfig:
+    return cli.parse(RunConfig, argv, prog="test")
 
 
 def test_without_a_recipe_the_default_one_is_taken_and_its_keys_can_be_set() -> None:
     assert recipe().epochs == "auto"
     assert recipe("--epochs", "3").epochs == 3
     assert recipe("--epochs", "3").global_batch == "auto"
-    assert recipe(*PLAIN) == Recipe()
+    assert recipe(*PLAIN) == RunConfig()
 
 
 def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs() -> None:
@@ -130,7 +130,7 @@ def test_reasons_are_said_in_words() -> None:
     assert reasons["epochs"] == ("15", "for at least 2,500 steps")
     assert reasons["batch"] == ("32 rows a step", "grows with the square root of 5,452 rows")
     assert reasons["wide part"] == ("524,288 buckets", "for n-grams of up to 2 words of 55,000 tokens")
-    assert list(reasons) == ["batch", "epochs", "patience", "wide part", "vectors", "rate", "average", "wide rate"]
+    assert list(reasons) == ["batch", "epochs", "patience", "wide part", "vectors", "rate", "average", "linear part"]
 
 
 def test_a_recipe_without_auto_needs_no_dataset(tmp_path) -> None:

@@ -32,7 +32,6 @@ from harness.rundir.records import read_config
 from harness.rundir.results import write_figures, write_predictions
 from harness.scores.intervals import spread
 from harness.training import resume
-from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.bundles import write_index
@@ -267,8 +266,6 @@ def test_every_row_is_predicted_by_one_fold(tmp_path: Path) -> None:
 
 def test_a_word_of_rounds_is_a_word_of_many() -> None:
     assert rounds.as_words({"seed": 3, "run": "a b"}) == ["--seed=3", "--run=a b"]
-    with pytest.raises(ConfigError, match=r"--seedz: no such option; did you mean --seeds\?"):
-        cli.check_arguments(["--seedz", "1"], {"seeds", "folds", "run"})
 
 
 def test_the_page_of_many_runs_shows_their_spread(tmp_path: Path) -> None:

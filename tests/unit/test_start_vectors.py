@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from harness.ranks.distributed import World
 from harness.training import preflight
 from harness.training import start as vectors
 from harness.training.resume import check_continuity, differences
-from harness.training.start import resumed, start_vectors
+from harness.training.start import Beginning, begin
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
 from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, index_of, write_kept
@@ -67,8 +68,14 @@ def config(data: Path, source: str, **more: object) -> RunConfig:
     return dataclasses.replace(base, **more)
 
 
-def start(data: Path, source: str, **more: object) -> vectors.Start:
-    return start_vectors(config(data, source, **more), read_manifest(data), World())
+def start(data: Path, source: str, **more: object) -> Beginning:
+    return begin(config(data, source, **more), read_manifest(data), {}, World())
+
+
+def facts_of(found: Beginning) -> dict[str, Any]:
+    facts = found.facts["vectors"]
+    assert facts is not None
+    return facts
 
 
 def glove(path: Path, words: list[str]) -> np.ndarray:
@@ -97,7 +104,7 @@ def test_the_whole_is_scaled_and_what_has_no_vector_stays() -> None:
 
 def test_random_unless_asked(data: Path) -> None:
     keep(data)
-    assert start(data, "none") == vectors.Start()
+    assert start(data, "none") == Beginning(facts={"vectors": None})
     assert RunConfig().init.vectors == "none"
 
 
@@ -106,20 +113,18 @@ def test_auto_takes_what_is_kept_beside_the_dataset(data: Path) -> None:
     vocabulary = Vocabulary.read(data / VOCABULARY)
     found = start(data, "own")
     assert found.vectors is not None
-    assert found.facts is not None
     np.testing.assert_array_equal(found.vectors.vectors, values)
     size = len(vocabulary)
     assert np.flatnonzero(~found.vectors.has).tolist() == [0, size - 2, size - 1]
     share = vocabulary.counts[1:-2].sum() / vocabulary.counts.sum()
-    assert (found.facts["words"], found.facts["vocabulary"]) == (size - 4, size - 2)
-    assert found.facts["tokens"] == pytest.approx(share, abs=1e-6)
-    assert found.facts["source"].startswith(str(data / "vectors" / "cbow-6-"))
+    assert (facts_of(found)["words"], facts_of(found)["vocabulary"]) == (size - 4, size - 2)
+    assert facts_of(found)["tokens"] == pytest.approx(share, abs=1e-6)
+    assert facts_of(found)["source"].startswith(str(data / "vectors" / "cbow-6-"))
     words = f"{size - 4} of {size - 2} words, {share:.1%} of the tokens; sha256 "
-    assert words + found.facts["sha256"][:12] in str(found.choice)
-    again = resumed(found.facts)
+    assert words + facts_of(found)["sha256"][:12] in str(found.choices["vectors"])
+    again = begin(config(data, "own"), read_manifest(data), {}, World(), found.facts)
     assert (again.vectors, again.facts) == (None, found.facts)
-    assert "the run began with them" in str(again.choice)
-    assert resumed(None) == vectors.Start()
+    assert "the run began with them" in str(again.choices["vectors"])
 
 
 def test_the_newest_of_several(data: Path) -> None:
@@ -133,14 +138,15 @@ def test_the_newest_of_several(data: Path) -> None:
 def test_auto_without_gensim_says_so_and_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors.importlib.util, "find_spec", lambda name: None)
     found = start(data, "own")
-    assert (found.vectors, found.facts, found.interrupted) == (None, None, False)
-    assert str(found.choice).startswith("random: gensim, which learns vectors of the texts, is not installed: pip ")
+    assert (found.vectors, found.facts, found.interrupted) == (None, {"vectors": None}, False)
+    said = "random: gensim, which learns vectors of the texts, is not installed: pip "
+    assert str(found.choices["vectors"]).startswith(said)
 
 
 def test_a_dry_run_learns_nothing(data: Path) -> None:
     found = start(data, "own", dry_run=True)
     assert found.vectors is None
-    assert str(found.choice) == "random: a dry run learns none; the run itself does before its first step"
+    assert str(found.choices["vectors"]) == "random: a dry run learns none; the run itself does before its first step"
     assert not folder_of(data).exists()
 
 
@@ -150,12 +156,11 @@ def test_a_file_of_vectors(data: Path, tmp_path: Path) -> None:
     values = glove(tmp_path / "glove.txt", ["<pad>", "nowhere", tokens[5], tokens[3]])
     found = start(data, str(tmp_path / "glove.txt"))
     assert found.vectors is not None
-    assert found.facts is not None
     assert np.flatnonzero(found.vectors.has).tolist() == [3, 5]
     np.testing.assert_allclose(found.vectors.vectors[[5, 3]], values[2:])
-    assert (found.facts["words"], found.facts["file_words"], found.facts["format"]) == (2, 4, "GloVe")
+    assert (facts_of(found)["words"], facts_of(found)["file_words"], facts_of(found)["format"]) == (2, 4, "GloVe")
     counts = vocabulary.counts
-    assert found.facts["tokens"] == pytest.approx((counts[3] + counts[5]) / counts.sum(), abs=1e-6)
+    assert facts_of(found)["tokens"] == pytest.approx((counts[3] + counts[5]) / counts.sum(), abs=1e-6)
 
 
 def test_kept_vectors_by_name(data: Path) -> None:
@@ -238,8 +243,6 @@ def test_what_freezes_nothing_is_refused(frozen: object) -> None:
 
 def test_a_run_that_goes_on_keeps_its_vectors() -> None:
     was = to_dict(RunConfig(epochs=3))
-    before_there_were_any = {key: value for key, value in was.items() if key != "init"}
-    assert differences(before_there_were_any, was, same_data=True) == []
     now = RunConfig(epochs=3, init=InitConfig(vectors="own"), model=ModelConfig(freeze_embedding=5))
     found = {one.key: one for one in differences(was, to_dict(now), same_data=True)}
     assert found["init.vectors"].effect == "the run keeps the vectors that it began with"

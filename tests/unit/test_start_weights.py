@@ -45,7 +45,7 @@ def started(data: Path, bundle: Path, **model: Any) -> tuple[Beginning, Classifi
     """What a run begins with; a model that has it; and the weights that it would have had."""
     config = settings(data, bundle, **model)
     manifest = read_manifest(data)
-    beginning = begin(config, manifest, World(), None)
+    beginning = begin(config, manifest, {}, World())
     torch.manual_seed(2)
     made = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
     usual = {name: values.clone() for name, values in made.state_dict().items()}
@@ -64,13 +64,12 @@ def test_the_same_dataset_gives_the_same_model(own: Path, tmp_path: Path) -> Non
     beginning, made, _ = started(own, tmp_path / "bundle", num_layers=2, pooling="max+mean", wide=64)
     for name, values in source.state_dict().items():
         assert torch.equal(made.state_dict()[name], values), name
-    assert beginning.facts is not None
     assert beginning.has_wide
     taken = ["embedding", "recurrent layer 1", "recurrent layer 2", "head", "wide part"]
-    assert (beginning.facts["taken"], beginning.facts["as_usual"]) == (taken, {})
-    assert (beginning.facts["tokens"], beginning.facts["step"]) == (1.0, 7)
-    assert beginning.facts["sha256"] == read_info(tmp_path / "bundle").weights_sha256
-    assert beginning.facts["vocabulary_hash"] == read_manifest(own).vocabulary_hash
+    assert (beginning.facts["started_from"]["taken"], beginning.facts["started_from"]["as_usual"]) == (taken, {})
+    assert (beginning.facts["started_from"]["tokens"], beginning.facts["started_from"]["step"]) == (1.0, 7)
+    assert beginning.facts["started_from"]["sha256"] == read_info(tmp_path / "bundle").weights_sha256
+    assert beginning.facts["started_from"]["vocabulary_hash"] == read_manifest(own).vocabulary_hash
 
 
 def test_rows_are_matched_by_token(own: Path, other: Path, tmp_path: Path) -> None:
@@ -86,13 +85,12 @@ def test_rows_are_matched_by_token(own: Path, other: Path, tmp_path: Path) -> No
         )
         assert torch.equal(made.embedding.weight[number], expected), token
     assert not made.embedding.weight[PAD].any()
-    facts, counts = beginning.facts, Vocabulary.read(own / VOCABULARY).counts
-    assert facts is not None
+    facts, counts = beginning.facts["started_from"], Vocabulary.read(own / VOCABULARY).counts
     assert (facts["words"], facts["vocabulary"]) == (len(shared) - 1, len(mine) - 2)
     has = np.array([token in shared for token in mine])
     assert facts["tokens"] == pytest.approx(counts[has].sum() / counts.sum(), abs=1e-6)
     assert torch.equal(made.head.weight, source.head.weight)
-    (line,) = [str(choice) for name, choice in beginning.choices() if name == "weights"]
+    line = str(beginning.choices["weights"])
     assert line == (
         f"{tmp_path / 'bundle'}: embedding, recurrent layer 1, head of a classifier; {len(shared) - 1} of "
         f"{len(mine) - 2} words, {facts['tokens']:.1%} of the tokens; sha256 {facts['sha256'][:12]}"
@@ -108,12 +106,11 @@ def test_a_language_model_gives_its_first_layer(own: Path, other: Path, tmp_path
             assert torch.equal(now[name], weights[name]), name
         elif name != "embedding.weight":
             assert torch.equal(now[name], usual[name]), name
-    assert beginning.facts is not None
-    assert beginning.facts["taken"] == ["embedding", "recurrent layer 1"]
+    assert beginning.facts["started_from"]["taken"] == ["embedding", "recurrent layer 1"]
     usually = {"recurrent layer 2": "there is none", "head": "there is none", "wide part": "there is none"}
-    assert beginning.facts["as_usual"] == usually
+    assert beginning.facts["started_from"]["as_usual"] == usually
     assert not beginning.has_wide
-    (line,) = [str(choice) for _, choice in beginning.choices()]
+    (line,) = map(str, beginning.choices.values())
     assert "embedding, recurrent layer 1 of a language model; as usual start recurrent layer 2: there is none; " in line
 
 
@@ -130,8 +127,7 @@ def test_a_head_that_would_mean_something_else_is_not_taken(
 ) -> None:
     source = make_bundle(own, tmp_path / "bundle", **theirs)
     beginning, made, usual = started(own, tmp_path / "bundle", **mine)
-    assert beginning.facts is not None
-    assert beginning.facts["as_usual"] == {"head": reason}
+    assert beginning.facts["started_from"]["as_usual"] == {"head": reason}
     assert torch.equal(made.head.weight, usual["head.weight"])
     taken = made.recurrent.state_dict()["layers.0.weight_hh_l0"]
     assert torch.equal(taken, source.recurrent.state_dict()["layers.0.weight_hh_l0"])
@@ -153,8 +149,7 @@ def test_a_wide_part_that_would_mean_something_else_is_not_taken(
 ) -> None:
     make_bundle(own, tmp_path / "bundle", **theirs)
     beginning, made, _ = started(own, tmp_path / "bundle", wide=64)
-    assert beginning.facts is not None
-    assert beginning.facts["as_usual"]["wide part"] == reason
+    assert beginning.facts["started_from"]["as_usual"]["wide part"] == reason
     assert made.wide is not None
     assert not made.wide.table.any()
     assert not beginning.has_wide
@@ -163,8 +158,7 @@ def test_a_wide_part_that_would_mean_something_else_is_not_taken(
 def test_a_wide_part_over_other_ids_is_not_taken(own: Path, other: Path, tmp_path: Path) -> None:
     make_bundle(other, tmp_path / "bundle", wide=64)
     beginning, _, _ = started(own, tmp_path / "bundle", wide=64)
-    assert beginning.facts is not None
-    assert beginning.facts["as_usual"] == {"wide part": "of another vocabulary"}
+    assert beginning.facts["started_from"]["as_usual"] == {"wide part": "of another vocabulary"}
 
 
 def test_another_shape_says_which_keys_to_set(own: Path, tmp_path: Path) -> None:
@@ -237,9 +231,8 @@ def test_a_run_that_goes_on_reads_nothing(own: Path, tmp_path: Path) -> None:
     beginning, _, _ = started(own, tmp_path / "bundle")
     manifest: Manifest = read_manifest(own)
     gone = settings(own, tmp_path / "gone")
-    again = begin(gone, manifest, World(), json.loads(json.dumps(beginning.remembered)))
+    again = begin(gone, manifest, {}, World(), json.loads(json.dumps(beginning.facts)))
     assert (again.weights, again.facts) == (None, beginning.facts)
-    assert again.remembered == beginning.remembered
-    (line,) = [str(choice) for _, choice in again.choices()]
-    assert f"{tmp_path / 'bundle'}: the run began with them; embedding, " in line
-    assert begin(gone, manifest, World(), {"vectors": None}).remembered == {"vectors": None}
+    (line,) = map(str, again.choices.values())
+    assert f"{tmp_path / 'bundle'}: the run began with them; " in line
+    assert begin(gone, manifest, {}, World(), {"vectors": None}).facts == {"vectors": None}

@@ -14,7 +14,7 @@ import torch
 
 from harness.batch import Batch, Layout, StepBatch
 from harness.config import OrderConfig, RunConfig
-from harness.data.loader import Loader, PairedLoader
+from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over, row_hash, stream_seed
 from harness.ranks.distributed import World
 from harness.training.console import facts
@@ -52,11 +52,11 @@ def labelled(dataset: Path, kind: type[Loader] = Loader, layout: Layout = "padde
     return kind(split, order_over(split, OrderSpec(seed=SEED, global_batch=BATCH)), **chosen)
 
 
-def paired(dataset: Path, layout: Layout = "padded", targets: np.ndarray | None = None, **options: Any) -> PairedLoader:
+def paired(dataset: Path, layout: Layout = "padded", targets: np.ndarray | None = None, **options: Any) -> Loader:
     split = split_of(dataset, "unlabelled")
     chosen: dict[str, Any] = {"rank": 0, "world_size": 1, "layout": layout, "device": CPU, **options}
     beside = Loader(split, unlabelled_order(split), targets=targets, **chosen)
-    return labelled(dataset, PairedLoader, layout, unlabelled=beside, **options)
+    return labelled(dataset, Loader, layout, unlabelled=beside, **options)
 
 
 def rows_beside(steps: Any) -> list[list[int]]:
@@ -155,7 +155,7 @@ def test_the_longest_batch_is_the_longest_of_both(dataset: Path) -> None:
     assert found.longest == max(int(batch.lengths[0]) for batch in [*found.micro_batches, *found.unlabelled])
 
 
-def loader_steps(loader: PairedLoader) -> list[StepBatch]:
+def loader_steps(loader: Loader) -> list[StepBatch]:
     """The steps of the unlabelled rows' first pass, as if they were those of both."""
     result = []
     for step in loader.unlabelled.steps(0):
@@ -165,14 +165,13 @@ def loader_steps(loader: PairedLoader) -> list[StepBatch]:
 
 
 def test_the_meter_counts_both_and_goes_on_after_a_restart(dataset: Path) -> None:
-    world, meter = World(), Meter(unlabelled=True)
+    world, meter = World(), Meter()
     tokens = 0
     for number, step in enumerate(paired(dataset).steps(0)):
         tokens += sum(batch.num_tokens for batch in [*step.micro_batches, *step.unlabelled])
-        meter.add_unlabelled(torch.tensor(2.5))
-        meter.add(step, number, torch.tensor(10.0))
+        meter.add(step, number, torch.tensor(10.0), torch.tensor(2.5))
     state = meter.state(world)
-    again = Meter(unlabelled=True)
+    again = Meter()
     again.load(state, 0, 1)
     assert again.state(world) == state
     figures = again.read(world)
@@ -187,7 +186,6 @@ def test_a_log_line_without_unlabelled_rows_does_not_speak_of_them(dataset: Path
     meter = Meter()
     for number, step in enumerate(labelled(dataset).steps(0)):
         meter.add(step, number, torch.tensor(1.0))
-    assert not [name for name in meter.state(World())[0] if "unlabelled" in name]
     assert not [name for name in meter.read(World()) if "unlabelled" in name]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +12,22 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-import torch
 
 import padless
 from harness.__main__ import main
-from harness.config import ModelConfig
 from harness.inference import text_classifier
-from harness.inference.bundle import write_bundle
-from harness.model.classifier import Classifier
-from harness.rundir import bundle_files
-from harness.rundir.bundle_files import write_vocabulary
-from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.layout import BUNDLE
-from harness.scores.calibration import Decision
-from preprocessing.base import atomic
-from preprocessing.dataset.shards import VOCABULARY, read_manifest
+from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.labels import as_found
-from tests.bundles import predicted
+from tests.bundles import predicted, with_weights, write_run
 from tests.datasets import write_dataset
 
 TEXTS = ["a fine film", "awful w1 w2", "", "w1 w2 w3 w4 odd"]
 
 
-def make_run(root: Path, num_classes: int, seed: int = 1) -> Path:
-    """A run directory with a bundle, and its dataset beside it."""
-    write_dataset(root / "data", {"train": 50}, num_classes=num_classes, seed=seed)
-    return with_weights(root, num_classes, seed)
-
-
-def with_weights(root: Path, num_classes: int, seed: int) -> Path:
-    """A run directory with a bundle for the dataset beside it."""
-    manifest = read_manifest(root / "data")
-    torch.manual_seed(seed)
-    model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4), manifest.vocabulary_size, num_classes)
-    bundle = root / "run" / BUNDLE
-    bundle.mkdir(parents=True)
-    write_vocabulary(bundle, root / "data")
-    write_bundle(bundle, model, manifest, step=7, decision=Decision(0.5, 0.4 if num_classes == 2 else 0.5))
-    return root / "run"
-
-
 @pytest.fixture(scope="module", params=[2, 3])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("two"), request.param)
-
-
-@pytest.fixture
-def copied(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of its own, to be damaged."""
-    return make_run(tmp_path, 2) / BUNDLE
+    return write_run(tmp_path_factory.mktemp("two"), request.param)
 
 
 def test_predictions_are_those_of_the_command(run: Path) -> None:
@@ -102,7 +67,7 @@ def test_predictions_have_the_type_of_the_labels(kind: str, tmp_path: Path) -> N
     texts = [" ".join(f"w{word}" for word in random.integers(0, 30, 12)) for _ in range(120)]
     frame = pd.DataFrame({"text": texts, "label": pd.Series([values[at % 2] for at in range(120)], dtype=given)})
     padless.prepare(frame, output=tmp_path / "data", options={"vocabulary.min_count": 1, "executor.workers": 1})
-    model = padless.load(with_weights(tmp_path, 2, seed=4))
+    model = padless.load(with_weights(tmp_path, seed=4))
     found = model.predict(frame["text"])
     right = (model.predict_proba(frame["text"])[:, 1] >= 0.4) == np.arange(120) % 2
     assert 0 < right.mean() < 1
@@ -134,12 +99,17 @@ def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -
     np.testing.assert_allclose(model.predict_proba(TEXTS), expected, atol=1e-6)
 
 
-def test_no_texts_and_odd_ones(run: Path) -> None:
-    model = padless.load(run)
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("one"))
+
+
+def test_no_texts_and_odd_ones(two: Path) -> None:
+    model = padless.load(two)
     assert model.predict_proba([]).shape == (0, len(model.classes_))
     nothing = model.predict(pd.Series([], dtype=object))
     assert (len(nothing), list(nothing)) == (0, list(model.predict(["a"])))
-    long = model.predict_proba(["word " * 2_000_000, "half a \ud83d character", "\0"])
+    long = model.predict_proba(["word " * 200_000, "half a \ud83d character", "\0"])
     assert np.isfinite(long).all()
 
 
@@ -158,13 +128,13 @@ def test_no_texts_and_odd_ones(run: Path) -> None:
         ({"review": ["a"]}, "a table is not a column of texts"),
     ],
 )
-def test_what_is_no_text_is_refused(run: Path, texts: Any, sentence: str) -> None:
+def test_what_is_no_text_is_refused(two: Path, texts: Any, sentence: str) -> None:
     with pytest.raises(padless.UserError, match=sentence):
-        padless.load(run).predict(texts)
+        padless.load(two).predict(texts)
 
 
-def test_a_folder_that_is_none_of_these_says_what_it_is(run: Path, tmp_path: Path) -> None:
-    dataset = run.parent / "data"
+def test_a_folder_that_is_none_of_these_says_what_it_is(two: Path, tmp_path: Path) -> None:
+    dataset = two.parent / "data"
     (tmp_path / "a" / "empty").mkdir(parents=True)
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
     (tmp_path / "begun" / "config.yaml").touch()
@@ -186,77 +156,6 @@ def test_a_folder_that_is_none_of_these_says_what_it_is(run: Path, tmp_path: Pat
             padless.load(place)
 
 
-def test_any_flipped_byte_of_a_bundle_is_found(copied: Path) -> None:
-    expected = padless.load(copied).predict_proba(TEXTS)
-    random = np.random.default_rng(0)
-    for path in [next(copied.glob("weights-*")), copied / VOCABULARY, copied / bundle_files.INDEX]:
-        whole = path.read_bytes()
-        for place in random.integers(0, len(whole), 25):
-            content = bytearray(whole)
-            content[place] ^= 1 << int(random.integers(8))
-            path.write_bytes(content)
-            refused, found = attempt(copied)
-            # else a blank, or a byte of Arrow's own padding: all that the file says is what it said
-            assert str(copied) in refused or np.array_equal(found, expected)
-        path.write_bytes(whole)
-
-
-def attempt(bundle: Path) -> tuple[str, Any]:
-    """Why a bundle is refused, or the probabilities of the model in it."""
-    try:
-        return "", padless.load(bundle).predict_proba(TEXTS)
-    except padless.UserError as error:
-        return str(error), None
-
-
-def changed(bundle: Path, **values: Any) -> None:
-    """Write an index with other values, sealed as if a padless had written it."""
-    content = json.loads((bundle / bundle_files.INDEX).read_text()) | values
-    del content[SEAL]
-    atomic.write_json(bundle / bundle_files.INDEX, {**content, SEAL: seal_of(content)})
-
-
-def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) -> None:
-    info = bundle_files.read_info(copied)
-    other = make_run(tmp_path / "other", 2, seed=9) / BUNDLE
-    cases: list[tuple[dict[str, Any], str]] = [
-        (
-            {"text": {**info.text, "spec": {**info.text["spec"], "lowercase": False}}},
-            rf"^{re.escape(str(copied / bundle_files.INDEX))}: its text pipeline is not the one",
-        ),
-        ({"vocabulary_hash": bundle_files.read_info(other).vocabulary_hash}, "its hash is not the one"),
-        ({"weights": "../../other/run/bundle/x.safetensors"}, "names a file outside its own folder"),
-        ({"weights": "a\0b"}, "names a file outside its own folder"),
-        ({"temperature": 0.0}, r"Expected `float` >= 1e-06 - at `\$\.temperature`; edited or damaged; restore it"),
-        ({"threshold": 1.5}, r"Expected `float` <= 1.0 - at `\$\.threshold`"),
-        ({"vocabulary_size": 3}, r"vocabulary_size is 3, and vocabulary\.arrow has \d+ entries"),
-        ({"weights_sha256": "0" * 64}, "its sha256 is not the one in"),
-        ({"vocabulary_size": 10**15}, r"vocabulary_size is 10+, and vocabulary\.arrow has \d+ entries"),
-        ({"model": {**info.model, "hidden_size": 10**6}}, "not the weights of the model in"),
-        ({"labels": ["a", "b", "c"]}, "not the weights of the model in"),
-        ({"labels": "ab"}, "Expected `array`, got `str`"),
-        ({"label_type": "int"}, "label_type is int, and labels are other values; edited or damaged"),
-        ({"temperature": "warm"}, "Expected `float`, got `str`"),
-    ]
-    for values, sentence in cases:
-        kept = (copied / bundle_files.INDEX).read_bytes()
-        changed(copied, **values)
-        with pytest.raises(padless.UserError, match=sentence):
-            padless.load(copied)
-        (copied / bundle_files.INDEX).write_bytes(kept)
-    shutil.copy(other / VOCABULARY, copied / VOCABULARY)
-    with pytest.raises(padless.UserError, match="its hash is not the one the weights were trained with"):
-        padless.load(copied)
-
-
-def test_an_index_that_was_edited_is_refused(copied: Path) -> None:
-    path = copied / bundle_files.INDEX
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "threshold": 0.9}))
-    with pytest.raises(padless.UserError, match=r"bundle\.json: its content does not match its sha256"):
-        padless.load(copied)
-
-
 def test_the_metrics_of_a_run_as_a_frame(tmp_path: Path) -> None:
     lines = [
         {"kind": "train", "step": 5, "loss": 0.7},
@@ -275,8 +174,8 @@ def test_the_metrics_of_a_run_as_a_frame(tmp_path: Path) -> None:
         padless.read_metrics(tmp_path / "none")
 
 
-def test_a_split_as_arrow_has_ids_and_words(run: Path) -> None:
-    data = padless.open_dataset(run.parent / "data")
+def test_a_split_as_arrow_has_ids_and_words(two: Path) -> None:
+    data = padless.open_dataset(two.parent / "data")
     table, frame = data.arrow("train"), data["train"]
     assert table.column_names == ["row", "label", "length", "ids", "text"]
     assert table["text"].to_pylist() == frame["text"].tolist()

@@ -121,6 +121,11 @@ def test_kept_beside_the_shards_and_found_again(data: Path) -> None:
     assert verify(data) == []
     names = {path.name for path in folder_of(data).iterdir()}
     assert names == {kept.path.name, index_of(kept.path).name, ".lock"}
+    newer, _ = keep_vectors(data, VectorsConfig(dim=8, window=2, epochs=1), quiet)
+    assert kept.path.exists()
+    assert find_kept(folder_of(data), manifest.fingerprint, 8) == newer
+    assert find_kept(folder_of(data), manifest.fingerprint, 16) is None
+    assert find_kept(folder_of(data), "another", 8) is None
 
 
 def test_the_same_seed_gives_the_same_file(data: Path, tmp_path: Path) -> None:
@@ -133,18 +138,6 @@ def test_the_same_seed_gives_the_same_file(data: Path, tmp_path: Path) -> None:
     first, again, other = (kept.path.read_bytes() for kept in files)
     assert first == again != other
     assert not folder_of(data).exists()
-
-
-def test_newer_settings_lie_beside_older_ones(data: Path) -> None:
-    first, _ = keep_vectors(data, SMALL, quiet)
-    second, _ = keep_vectors(data, VectorsConfig(dim=8, window=2, epochs=1), quiet)
-    other, _ = keep_vectors(data, VectorsConfig(dim=4, epochs=1), quiet)
-    fingerprint = read_manifest(data).fingerprint
-    assert first.path.exists()
-    assert find_kept(folder_of(data), fingerprint, 8) == second
-    assert find_kept(folder_of(data), fingerprint, 4) == other
-    assert find_kept(folder_of(data), fingerprint, 16) is None
-    assert find_kept(folder_of(data), "another", 8) is None
 
 
 def test_vectors_of_a_dataset_that_is_no_more_are_removed(data: Path) -> None:

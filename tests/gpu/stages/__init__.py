@@ -23,9 +23,8 @@ STAGES = (
     Stage("versions", "Versions", 40),
     Stage("gradients", "Gradients against fp64 on the CPU", 150),
     Stage("suite", "pytest tests/gpu", 200),
-    Stage("launches", "Every precision, wherever the rows live", 200),
+    Stage("launches", "Every precision", 200),
     Stage("resume", "Stopped and resumed; run twice", 120),
     Stage("ranks", "Several ranks: one state, and one that is lost", 200),
-    Stage("step", "The real step, and the benchmark train", 195, alone=True),
-    Stage("recurrence", "Packed or padded", 130, alone=True),
+    Stage("speed", "Benchmarks of a step and of one layer", 300, alone=True),
 )

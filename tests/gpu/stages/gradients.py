@@ -67,7 +67,6 @@ def configuration(setting: Setting, precision: str, rows: int, size: int) -> Run
         precision=precision,  # type: ignore[arg-type]
         global_batch=rows,
         model=shape,
-        residency="mapped",
     )
 
 

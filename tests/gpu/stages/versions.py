@@ -12,7 +12,7 @@ import torch
 
 from tests.gpu.findings import Findings, Setting
 
-PACKAGES = ("accelerate", "numpy", "pyarrow", "safetensors", "scikit-learn", "jsonargparse")
+PACKAGES = ("accelerate", "numpy", "pyarrow", "safetensors", "scikit-learn", "msgspec")
 CUDNN_WITH_BF16 = 91_300
 
 

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of a configuration class: one for each field, nested fields with dotted keys, texts of help from docstrings.
+
+A field's annotation is its schema, which msgspec checks: ``Annotated[int, Meta(ge=1)]``, unions with words
+(``Literal["auto"]``) or None. ``metadata`` may say ``also`` (other names), ``dashed`` (the value may begin with dashes)
+and ``verbatim`` (any text is a value).
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import math
+import textwrap
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from preprocessing.base.config_files import parse_yaml
+from preprocessing.base.errors import ConfigError
+from preprocessing.base.untrusted import readable, shown
+
+NULL = "null"
+"""How None is written in YAML and on a command line."""
+LARGEST = (1 << 63) - 1
+RENAME = "give it another name, or a link with one"
+"""Advice for a file name that is not UTF-8."""
+WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", NoneType: NULL, Any: "a value"}
+SWITCH = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+"""Other spellings of YAML."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A key with its type and default; ``MISSING`` where it must be given."""
+
+    key: str
+    kind: Any
+    default: Any
+    text: str
+    metadata: Mapping[str, Any]
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether ``--key`` alone means true."""
+        return self.kind is bool
+
+    @property
+    def is_mapping(self) -> bool:
+        """Whether it takes keys that are not known beforehand, as in ``--labels.positive 1``."""
+        return any(get_origin(part) is dict for part in alternatives(self.kind))
+
+    def value(self, given: Any) -> Any:
+        """The value of texts, as a command line or YAML has them. Raises ``ConfigError``."""
+        parts = alternatives(self.kind)
+        if isinstance(given, str):
+            if NoneType in parts and given == NULL:
+                return None
+            if self.is_switch:
+                given = SWITCH.get(given.lower(), given.lower())
+            elif given[:1] in ("[", "{") and any(get_origin(part) in (list, tuple, dict) for part in parts):
+                given = parsed(self.key, given)
+        try:
+            found = msgspec.convert(given, self.kind, strict=False)
+        except (msgspec.ValidationError, ValueError):
+            raise ConfigError(f"{self.key}: expected {in_words(self.kind)}, got {readable(given)}") from None
+        if not self.metadata.get("verbatim"):
+            check_value(self.key, found)
+        return found
+
+
+@cache
+def options_of(config_class: type, prefix: str = "") -> dict[str, Option]:
+    """Every option of a class by its key, in the order of the fields."""
+    hints, texts = get_type_hints(config_class, include_extras=True), docs_of(config_class)
+    found: dict[str, Option] = {}
+    for entry in fields(config_class):
+        key, kind = prefix + entry.name, hints[entry.name]
+        if is_dataclass(kind):
+            found |= options_of(kind, f"{key}.")  # type: ignore[arg-type]
+        else:
+            default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+            found[key] = Option(key, kind, default, texts.get(entry.name, ""), entry.metadata)
+    return found
+
+
+@cache
+def groups_of(config_class: type) -> dict[str, type]:
+    """Keys that have others below them, and their classes."""
+    hints = get_type_hints(config_class)
+    return {one.name: hints[one.name] for one in fields(config_class) if is_dataclass(hints[one.name])}
+
+
+@cache
+def docs_of(config_class: type) -> dict[str, str]:
+    """The docstring below each field of a class and of those it inherits from."""
+    found: dict[str, str] = {}
+    for one in reversed([one for one in config_class.__mro__ if is_dataclass(one)]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body  # type: ignore[attr-defined]
+        for node, below in itertools.pairwise(body):
+            if (
+                isinstance(node, ast.AnnAssign)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                found[ast.unparse(node.target)] = inspect.cleandoc(str(below.value.value))
+    return found
+
+
+def build(config_class: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """An instance from the values of some of its keys. Raises ``ConfigError`` as its ``__post_init__`` does."""
+    options, groups = options_of(config_class, prefix), groups_of(config_class)
+    given = {}
+    for entry in fields(config_class):
+        key = prefix + entry.name
+        if entry.name in groups:
+            given[entry.name] = build(groups[entry.name], values, f"{key}.")
+        elif key in values:
+            given[entry.name] = options[key].value(values[key])
+    return config_class(**given)
+
+
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """The members of a union, else the type itself; without ranges."""
+    if get_origin(kind) is Annotated:
+        return alternatives(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return tuple(itertools.chain(*map(alternatives, get_args(kind))))
+    return (kind,)
+
+
+def choices_of(kind: Any) -> list[str]:
+    """The words that a value of this type may be."""
+    found = {bool: ["true", "false"], NoneType: [NULL]}
+    parts = alternatives(kind)
+    return [
+        str(word) for one in parts for word in (get_args(one) if get_origin(one) is Literal else found.get(one, ()))
+    ]
+
+
+def in_words(kind: Any) -> str:
+    """What values a type takes, as in ``a whole number, at least 1, or null``."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return f"{in_words(parts[0])} {' and '.join(bounds(one) for one in parts[1:] if isinstance(one, Meta))}".strip()
+    if origin in (Union, UnionType):
+        *before, last = map(in_words, parts)
+        return f"{', '.join(before)} or {last}"
+    if origin is Literal:
+        return " or ".join(map(str, parts)) if len(parts) < 3 else f"one of {', '.join(map(str, parts))}"
+    named = {list: "a list, as in [a, b]", tuple: f"{len(parts)} values, as in [a, b]", dict: "a mapping, as in {a: b}"}
+    return WORDS.get(kind) or named.get(origin) or "a value"
+
+
+def bounds(meta: Meta) -> str:
+    """A range, as in ``at least 1 and at most 9``."""
+    limits = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+    found = [f"{word} {getattr(meta, name):,}" for name, word in limits.items() if getattr(meta, name) is not None]
+    return " and ".join([*found, *([] if meta.description is None else [meta.description])])
+
+
+def parsed(key: str, text: str) -> Any:
+    """A list or mapping that is written as YAML. Raises ``ConfigError``."""
+    try:
+        return parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def check_value(key: str, value: Any) -> None:
+    """Raise ``ConfigError`` for a number that is none or too large, and for text that cannot be written down."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            check_value(f"{key}.{name}", part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            check_value(key, part)
+    elif isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+        raise ConfigError(f"{key}: {value} is out of range: expected a whole number of at most 19 digits")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}: {value} is out of range: expected a finite number")
+    elif isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{key}: {shown(value)} holds the character 0, which no name has; leave it out")
+    elif isinstance(value, str) and not is_utf8(value):
+        raise ConfigError(f"{key}: {shown(value)} is not UTF-8, which configurations and records are; {RENAME}")
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written down: Python's spelling of other bytes in file names cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

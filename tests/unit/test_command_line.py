@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command lines: help without torch, words beside options, values by their types, one form of mistakes, completion."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from msgspec import Meta
+
+from benchmarks.__main__ import COMMANDS as BENCHMARKS
+from benchmarks.__main__ import main as benchmarks
+from harness import evaluate, train
+from harness.__main__ import COMMANDS as HARNESS
+from harness.__main__ import ELSEWHERE as HARNESS_ELSEWHERE
+from harness.__main__ import main as harness
+from harness.config import RunConfig
+from preprocessing.__main__ import COMMANDS as PREPROCESSING
+from preprocessing.__main__ import ELSEWHERE as PREPROCESSING_ELSEWHERE
+from preprocessing.__main__ import main as preprocessing
+from preprocessing.base import cli, hints, options
+from preprocessing.base.commands import Command
+from preprocessing.base.errors import ConfigError
+from preprocessing.base.installed import load
+
+ROOT = Path(__file__).resolve().parents[2]
+COLUMNS = 80
+Main = Callable[[list[str]], int]
+
+
+def leaves(commands: tuple[Command, ...]) -> list[Command]:
+    return [part for one in commands for part in (one.parts or (one,))]
+
+
+def classes_of(command: Command) -> list[Any]:
+    return [load(name) for name in (*command.keys, command.config, command.shared) if name]
+
+
+CLASSES = {kind for table in (HARNESS, PREPROCESSING, BENCHMARKS) for one in leaves(table) for kind in classes_of(one)}
+PAGES: list[tuple[Main, list[str]]] = [
+    *((harness, [one.name, part.name]) for one in HARNESS for part in one.parts),
+    *((harness, [one.name]) for one in HARNESS if not one.parts),
+    *((preprocessing, [one.name]) for one in PREPROCESSING),
+    *((benchmarks, [one.name]) for one in BENCHMARKS),
+    (train.main, []),
+    (evaluate.main, []),
+]
+BIG = [(harness, ["launch"]), (harness, ["plan"]), (harness, ["doctor"]), (train.main, []), (preprocessing, ["run"])]
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+
+
+def shown(capsys: pytest.CaptureFixture[str], main: Main, *words: str) -> list[str]:
+    """The lines that a request for help prints; it ends with exit code 0."""
+    try:
+        code: int | str | None = main(list(words))
+    except SystemExit as left:
+        code = left.code
+    assert code in (0, None)
+    return capsys.readouterr().out.splitlines()
+
+
+HELP_WITHOUT_TORCH = """
+import contextlib, io, sys
+from harness.__main__ import COMMANDS, main
+from preprocessing.__main__ import main as preprocessing
+for run, words in [*((main, [one.name]) for one in COMMANDS), (main, ["checkpoint", "list"]), (preprocessing, ["run"])]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        run([*words, "--help"])
+    found = {"torch", "accelerate"} & set(sys.modules)
+    assert not found, f"{words} brought {found}"
+with contextlib.suppress(Exception):
+    main(["launch", "--data", "nowhere"])
+assert "torch" not in sys.modules, "a refusal waited for torch"
+"""
+
+
+@pytest.mark.processes
+def test_neither_help_nor_a_refusal_waits_for_torch() -> None:
+    command = [sys.executable, "-c", HELP_WITHOUT_TORCH]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "names"),
+    [
+        (harness, [], [one.name for one in HARNESS]),
+        (harness, ["checkpoint"], ["list RUN ", "verify RUN ", "diff RUN [STEP STEP]"]),
+        (preprocessing, [], [one.name for one in PREPROCESSING]),
+        (benchmarks, [], [one.name for one in BENCHMARKS]),
+    ],
+)
+def test_a_bare_command_lists_what_there_is(capsys, main: Main, words: list[str], names: list[str]) -> None:
+    assert (main(words), main([*words, "--help"])) == (2, 0)
+    bare, asked = capsys.readouterr().out.split("usage: ")[1:]
+    assert bare == asked
+    listed = [line for line in bare.splitlines() if line.startswith("  ")]
+    assert [line.startswith(f"  {name}") for line, name in zip(listed, names, strict=True)] == [True] * len(names)
+
+
+@pytest.mark.parametrize(("main", "words"), PAGES)
+def test_help_is_narrow_and_has_no_marks(capsys, main: Main, words: list[str]) -> None:
+    for topic in ([], ["all"]):
+        lines = shown(capsys, main, *words, "--help", *topic)
+        assert [line for line in lines if len(line) > COLUMNS or "`" in line or re.search(r":\w+:'", line)] == []
+    if (main, words) in BIG:
+        lines = shown(capsys, main, *words, "--help")
+        assert len([line for line in lines if line.startswith("  --") and not line.startswith("  --help")]) == 7
+        assert "for example:" in lines
+
+
+def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
+    everything = shown(capsys, harness, "launch", "--help", "all")
+    keys = {found[1] for line in everything if (found := re.match(r"  --(\S+)", line))}
+    assert keys == set(options.options_of(load("harness.launch.asked:LaunchRecipe")))
+    group = shown(capsys, harness, "launch", "--help", "order")
+    assert group[0].startswith("order: Which rows meet in a batch; with the dataset, seed and global batch")
+    assert any(line.startswith("  --order.length_noise 0.003 ") for line in group)
+    lr = [
+        "  --optim.lr auto              Highest learning rate. auto: by the rows of a",
+        f"{' ' * 31}step and the classes.",
+    ]
+    for words in (["--help", "lr"], ["--help=optim.lr"], ["-h", "optim.lr"], ["--epochs", "2", "--help", "lr"]):
+        assert shown(capsys, harness, "launch", *words) == lr
+    assert shown(capsys, harness, "plan", "--help", "world_size") == [
+        "  --world_size 1               Processes that will train."
+    ]
+    decay = " ".join(" ".join(shown(capsys, harness, "launch", "--help", "optim.decay")).split())
+    assert decay.endswith("the last step. (none, linear or cosine)")
+
+
+@pytest.mark.parametrize(
+    ("argv", "alone", "given"),
+    [
+        (["RUN", "--json"], ["RUN"], [["--json"]]),
+        (["--json", "RUN"], ["RUN"], [["--json"]]),
+        (["--json", "true", "RUN"], ["RUN"], [["--json", "true"]]),
+        (["--json=false", "RUN"], ["RUN"], [["--json=false"]]),
+        (["a", "--run", "RUN", "b"], ["a", "b"], [["--run", "RUN"]]),
+        (["--number", "-1", "D"], ["D"], [["--number", "-1"]]),
+        (["--run", "RUN", "--", "--json", "b"], ["--json", "b"], [["--run", "RUN"]]),
+        (["--name", "n"], [], [["--run", "n"]]),
+        (["--lines", "--exclusive", "--run", "r"], [], [["--lines", "--exclusive"], ["--run", "r"]]),
+        (["--lines", "--run", "r"], [], [["--lines"], ["--run", "r"]]),
+        (["-h", "model", "RUN"], ["RUN"], [["--help", "model"]]),
+        (["RUN", "--help", "--json"], ["RUN"], [["--help"], ["--json"]]),
+        (["--run"], [], [["--run"]]),
+    ],
+)
+def test_words_stand_apart_from_options(argv: list[str], alone: list[str], given: list[list[str]]) -> None:
+    found, options = cli.apart(argv, Options)
+    assert (found, [words for _, words in options]) == (alone, given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part."""
+
+    rate: Annotated[float, Meta(gt=0)] | Literal["auto"] = 0.5
+    pair: tuple[float, float] = (0.0, 1.0)
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of every kind."""
+
+    run: str = field(default="r", metadata={"also": ("name",)})
+    json: bool = False
+    number: Annotated[int, Meta(ge=-1, le=1000)] | None = None
+    kind: Literal["auto", "csv"] = "auto"
+    paths: str | list[str] = ""
+    labels: dict[str, Any] | str = field(default="auto", metadata={"verbatim": True})
+    lines: str | None = field(default=None, metadata={"dashed": True})
+    part: Part = field(default_factory=Part)
+
+
+@pytest.mark.parametrize(
+    ("argv", "key", "value"),
+    [
+        (["--json"], "json", True),
+        (["--json=no"], "json", False),
+        (["--number", "7"], "number", 7),
+        (["--number", "null"], "number", None),
+        (["--run", "012"], "run", "012"),
+        (["--paths", "[a, b]"], "paths", ["a", "b"]),
+        (["--paths=a b"], "paths", "a b"),
+        (["--labels", "{good: [1, yes], bad: no}"], "labels", {"good": ["1", "yes"], "bad": "no"}),
+        (["--labels.good", "1", "--labels.bad=2"], "labels", {"good": "1", "bad": "2"}),
+        (["--part.rate", "1e-3"], "part", Part(rate=1e-3)),
+        (["--part.rate=auto", "--part.pair", "[0.1, 2]"], "part", Part(rate="auto", pair=(0.1, 2.0))),
+        (["--part", "{rate: 2}", "--part.weights.b", "3"], "part", Part(rate=2.0, weights={"b": 3.0})),
+    ],
+)
+def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value: object) -> None:
+    assert getattr(cli.parse(Options, argv, prog="test"), key) == value
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--number", "x"], "number: expected a whole number at least -1 and at most 1,000 or null, got x"),
+        (["--number", "1001"], "number: expected a whole number at least -1 and at most 1,000 or null, got 1001"),
+        (["--kind", "tsv"], "kind: expected auto or csv, got tsv"),
+        (["--json", "--json=maybe"], "json: expected true or false, got maybe"),
+        (["--part.rate", "0"], "part.rate: expected a number above 0 or auto, got 0"),
+        (["--part.rate", "inf"], "part.rate: inf is out of range: expected a finite number"),
+        (["--part.pair", "[1]"], "part.pair: expected 2 values, as in [a, b], got ['1']"),
+        (["--part", "3"], "part: expected a mapping, as in {a: b}, got 3"),
+        (["--run"], "--run: a value follows it, as in --run VALUE"),
+        (["--run", "a\0b"], "run: 'a\\x00b' holds the character 0, which no name has; leave it out"),
+        (
+            ["--run", "caf\udce9"],
+            f"run: 'caf\\udce9' is not UTF-8, which configurations and records are; {options.RENAME}",
+        ),
+        (["--paths", "[" * 50], "paths: values more than 32 deep"),
+        (["--part.rat", "1"], "--part.rat: no such option; did you mean --part.rate?"),
+        (["stray"], "'stray' belongs to no option: values follow a name, as in --config FILE"),
+    ],
+)
+def test_values_that_are_none_are_refused(argv: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        cli.parse(Options, argv, prog="test")
+    assert str(caught.value) == sentence
+
+
+def test_files_and_words_come_in_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = tmp_path / "1.yaml", tmp_path / "2.yaml"
+    first.write_text("run: a\nnumber: 1\npart:\n  rate: auto\n  weights: {x: 1}\nlabels: {on: [yes, 012], off:}\n")
+    second.write_text("number: ~\npart: {pair: [1, 2]}\n")
+    words = ["--number", "5", "--config", str(first), f"--config={second}", "--part.weights.y", "2"]
+    found = cli.parse(Options, words, prog="test")
+    assert (found.run, found.number, found.labels) == ("a", None, {"on": ["yes", "012"], "off": "null"})
+    assert found.part == Part(rate="auto", pair=(1.0, 2.0), weights={"x": 1.0, "y": 2.0})
+    with pytest.raises(SystemExit):
+        cli.parse(Options, ["--print_config", *words], prog="test")
+    third = tmp_path / "3.yaml"
+    third.write_text(capsys.readouterr().out)
+    assert cli.parse(Options, ["--config", str(third)], prog="test") == found
+
+
+STEPS = "run, check, inspect, vectors, fetch-nltk"
+BATCH = "it is --global_batch here (rows an optimizer step over all processes)"
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "sentence"),
+    [
+        (benchmarks, "recurence", "python -m benchmarks: recurence: no such command; did you mean recurrence?"),
+        (harness, "checkpoint lst R", "python -m harness checkpoint: lst: no such command; did you mean list?"),
+        (harness, "fit", "python -m harness: fit: no such command; it is launch here"),
+        (preprocessing, "--output d", f"python -m preprocessing: --output: a command comes first; there are {STEPS}"),
+        (harness, "checkpoint list", "no run named: python -m harness checkpoint list RUN takes one run directory"),
+        (harness, "checkpoint list a b", "'b': python -m harness checkpoint list RUN takes one run directory"),
+        (harness, "checkpoint list a --jsn", "--jsn: no such option; did you mean --json?"),
+        (harness, "plan --worldsize 2", "--worldsize: no such option; did you mean --world_size?"),
+        (harness, "plan stray", "'stray' belongs to no option: values follow a name, as in --config FILE"),
+        (harness, "doctor --data d --jso", "--jso: no such option; did you mean --json?"),
+        (preprocessing, "check", "no dataset named: python -m preprocessing check D takes one dataset directory"),
+        (preprocessing, "inspect d --samples x", "samples: expected a whole number, got x"),
+        (preprocessing, "run", "--output is missing, as in python -m preprocessing run reviews.csv --output data/mine"),
+        (harness, "baseline", "--data is missing, as in python -m harness baseline --data data/mine"),
+        (harness, "launch --epochs 2 --batch_size 3", f"--batch_size: no such option; {BATCH}"),
+        (
+            harness,
+            "launch --epochs 2 --optim.learning_rate 3",
+            "--optim.learning_rate: no such option; it is --optim.lr here",
+        ),
+        (harness, "launch --epochs 2 --wandb", "--wandb: no such option; it is --tracking.tracker wandb here"),
+        (
+            harness,
+            "launch --batch_size 3",
+            f"--batch_size: no key of the training, no option of accelerate launch; {BATCH}",
+        ),
+        (
+            harness,
+            "launch --num_proceses 2",
+            "--num_proceses: no key of the training, no option of accelerate launch; did you mean --num_processes?",
+        ),
+        (
+            harness,
+            "launch --epochs 2 --num_processes 2",
+            "--num_processes: an option of accelerate launch: put it before the keys of the training",
+        ),
+        (
+            harness,
+            "launch --help poling",
+            "--help poling: neither a key nor a group of keys; did you mean --help model.pooling?",
+        ),
+        (harness, "launch --optim.decay lin", "optim.decay: expected one of none, linear, cosine, got lin"),
+    ],
+)
+def test_mistakes_have_one_form(main: Main, words: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        main(words.split())
+    assert str(caught.value) == sentence
+
+
+def test_a_key_of_a_file_is_named_with_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    for content, said in (
+        ("optim:\n  lrr: 1\n", "'optim.lrr'; did you mean optim.lr?"),
+        ("batch_size: 1\n", "'batch_size'; "),
+    ):
+        file.write_text(content)
+        with pytest.raises(ConfigError, match=re.escape(f"{file}: unknown key {said}")):
+            harness(["plan", "--config", str(file), "--world_size", "2"])
+
+
+def test_other_names_mean_keys_and_commands_that_exist() -> None:
+    known = {key for kind in CLASSES for key in options.options_of(kind)} | {hints.LAUNCHER}
+    assert set(hints.ELSEWHERE) - known == set()
+    assert set(hints.REMARKS) - set(hints.ELSEWHERE) == set()
+    own = options.options_of(RunConfig)
+    assert [name for names in hints.ELSEWHERE.values() for name in names.split() if name in own] == []
+    names = {"harness": [one.name for one in HARNESS], "preprocessing": [one.name for one in PREPROCESSING]}
+    for package, table in (("harness", HARNESS_ELSEWHERE), ("preprocessing", PREPROCESSING_ELSEWHERE)):
+        for meant in table.values():
+            words = (
+                meant.removeprefix("python -m ").split() if meant.startswith("python") else [package, *meant.split()]
+            )
+            assert words[1] in names[words[0]], meant
+
+
+WHOLE = ("-" + "9" * 20, "9" * 20, "-1")
+REAL = ("nan", "inf", "-inf", "-1")
+
+
+@pytest.mark.parametrize("kind", sorted(CLASSES, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
+def test_absurd_numbers_are_refused(kind: type) -> None:
+    """By every number of every command: what stays below names the key."""
+    needed = {"data": "d", "run": "r", "output": "o", "input": "i.csv"}
+    every = options.options_of(kind)
+    words = [f"--{key}={needed[key]}" for key, one in every.items() if one.default is MISSING]
+    alone = {"ExportConfig": ["--output=o"], "EvaluateHereConfig": ["--input=i.csv"], "LabelConfig": ["--run=r"]}
+    for key, option in every.items():
+        kinds = set(options.alternatives(option.kind)) - {type(None)}
+        for value in REAL if float in kinds else WHOLE if int in kinds and str not in kinds else ():
+            with pytest.raises(ConfigError) as refused:
+                cli.parse(kind, [*words, *alone.get(kind.__name__, []), f"--{key}={value}"], prog="test")
+            assert key.rpartition(".")[2] in str(refused.value)
+            assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("command", [*leaves(HARNESS), *leaves(PREPROCESSING)], ids=lambda one: one.name)
+def test_every_command_stands_in_the_table_whole(command: Command) -> None:
+    assert callable(load(command.main))
+    assert command.summary.endswith(".")
+    known = {key for kind in classes_of(command) for key in cli.known_keys(kind)}
+    assert set(command.first) - known == set()
+    assert {word[2:] for word in command.example.split() if word.startswith("--")} - known - {hints.LAUNCHER} == set()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("padless pre", {"predict"}),
+        ("padless checkpoint ", {"list", "verify", "diff"}),
+        ("padless train --num_processes 2 --optim.warm", {"--optim.warmup"}),
+        ("padless plan --precision b", {"bf16"}),
+        ("padless plan --config seed", {"seed"}),
+    ],
+)
+def test_a_shell_completes_commands_keys_and_values(line: str, offered: set[str], tmp_path: Path) -> None:
+    given = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": " "}
+    script = (
+        "from harness.__main__ import COMMANDS\nfrom preprocessing.base.commands import complete\ncomplete(COMMANDS)"
+    )
+    answer = {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer")}
+    subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env={**os.environ, **given, **answer}, timeout=60, check=True
+    )
+    assert set((tmp_path / "answer").read_text().split()) == offered

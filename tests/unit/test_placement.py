@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where shards lie: file systems, staging with its reason, and noticing changes under a running job."""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from harness.data import placement
+from harness.data.placement import FileWatch, filesystem, is_network, open_data, stage, stage_choice, staged_path
+from harness.ranks.distributed import World
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
+from tests.datasets import write_dataset
+
+MOUNTS = {
+    "/": "ext4",
+    "/tmp": "tmpfs",
+    "/home": "nfs4",
+    "/scratch": "lustre",
+    "/scratch/local": "xfs",
+    "/gcs bucket": "fuse.gcsfuse",
+}
+
+
+@pytest.fixture
+def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [SimpleNamespace(mountpoint=point, fstype=kind) for point, kind in MOUNTS.items()]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: held)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    write_dataset(tmp_path / "data", {"train": 120, "validation": 20, "test": 20})
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def manifest(dataset: Path) -> Manifest:
+    return read_manifest(dataset)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "network"),
+    [
+        ("/data/imdb", "ext4", False),
+        ("/tmp/x", "tmpfs", False),
+        ("/home/me/data", "nfs4", True),
+        ("/homework", "ext4", False),
+        ("/scratch/a/b", "lustre", True),
+        ("/scratch/local/a", "xfs", False),
+        ("/gcs bucket/a", "fuse.gcsfuse", True),
+    ],
+)
+def test_the_file_system_of_a_path(mounts: None, path: str, kind: str, network: bool) -> None:
+    assert filesystem(path) == kind
+    assert is_network(kind) == network
+
+
+def test_shards_are_staged_from_a_network_file_system_where_there_is_room(
+    mounts: None, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chosen(data: str, wanted: str = "auto") -> tuple[str, str]:
+        choice = stage_choice(data, manifest, ["train"], wanted)
+        return choice.value, choice.reason
+
+    monkeypatch.setenv("SLURM_TMPDIR", "/home")  # a network file system too
+    monkeypatch.setattr(placement.tempfile, "gettempdir", lambda: "/tmp")
+    assert chosen("/data") == ("none", "the dataset lies on ext4, which is local")
+    assert chosen("/home/me") == ("/tmp", "the dataset lies on nfs4; 0 MB fit here")
+    assert chosen("/home/me", "/elsewhere") == ("/elsewhere", "asked for")
+    assert chosen("/home/me", "none") == ("none", "asked for")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    assert chosen("/home/me")[1] == "the dataset lies on nfs4, but no local directory has room; name one: stage_dir"
+
+
+def shards(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.arrow"))}
+
+
+def test_staging_copies_what_is_missing_or_damaged(dataset: Path, manifest: Manifest, tmp_path: Path) -> None:
+    names = ["train", "test"]
+    target = stage(dataset, manifest, str(tmp_path / "stage"), names, 5)
+    assert target == staged_path(tmp_path / "stage", manifest)
+    wanted = {info.path for name in names for info in manifest.splits[name]}
+    whole = {path: content for path, content in shards(dataset).items() if path in wanted}
+    assert shards(target) == whole
+    kept, damaged = (target / path for path in sorted(wanted)[:2])
+    before = kept.stat().st_mtime_ns
+    damaged.write_bytes(b"x" * damaged.stat().st_size)
+    stage(dataset, manifest, str(tmp_path / "stage"), names, 5)
+    assert shards(target) == whole
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_a_source_that_is_damaged_gets_no_name(dataset: Path, manifest: Manifest, tmp_path: Path) -> None:
+    path = dataset / manifest.splits["train"][0].path
+    for content in (path.read_bytes()[:-8], path.read_bytes()[:-8] + b"damaged!"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=f"{path}: its sha256 is not the manifest's"):
+            stage(dataset, manifest, str(tmp_path / "stage"), ["train"], 5)
+        assert not (staged_path(tmp_path / "stage", manifest) / manifest.splits["train"][0].path).exists()
+
+
+def hold(path: Path, ready: Any) -> None:
+    path.parent.mkdir(parents=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        ready.set()
+        time.sleep(60)
+
+
+@pytest.mark.processes
+def test_a_lock_that_is_held_too_long_is_a_sentence(dataset: Path, manifest: Manifest, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    lock, ready = staged_path(tmp_path / "stage", manifest) / ".lock", context.Event()
+    (tmp_path / "stage").mkdir()
+    process = context.Process(target=hold, args=(lock, ready))
+    process.start()
+    try:
+        assert ready.wait(10)
+        lock.parent.parent.chmod(0o700)
+        with pytest.raises(ConfigError, match=f"stage_dir: waited 0 s for {lock}, held by another process"):
+            stage(dataset, manifest, str(tmp_path / "stage"), ["train"], 0.2)
+    finally:
+        process.kill()
+        process.join()
+
+
+@pytest.mark.parametrize("place", ["open", "link", "file", "theirs"])
+def test_a_folder_that_others_can_write_to_is_refused(
+    dataset: Path, manifest: Manifest, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = staged_path(tmp_path / "stage", manifest).parent
+    (tmp_path / "elsewhere").mkdir()
+    folder.parent.mkdir()
+    if place == "open":
+        folder.mkdir()
+        folder.chmod(0o777)
+    elif place == "link":
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif place == "file":
+        folder.write_text("")
+    else:
+        folder.mkdir()
+        monkeypatch.setattr(placement, "staged_path", lambda *_: folder / "there")
+        monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+    with pytest.raises(ConfigError, match=f"stage_dir: {folder} .*; remove it, or name another directory"):
+        stage(dataset, manifest, str(tmp_path / "stage"), ["train"], 5)
+
+
+@pytest.mark.parametrize(("only", "names"), [(True, {"test"}), (False, {"train", "validation", "test"})])
+def test_open_splits_are_staged_mapped_and_watched(
+    dataset: Path, manifest: Manifest, tmp_path: Path, only: bool, names: set[str]
+) -> None:
+    stage_dir = str(tmp_path / "stage")
+    opened = open_data(str(dataset), manifest, "test", World(), timeout_s=5, stage_dir=stage_dir, only=only)
+    assert set(opened.splits) == names
+    assert set(shards(opened.root)) == {info.path for name in names for info in manifest.splits[name]}
+    assert len(opened.splits["test"]) == manifest.rows("test")
+    opened.guard.check()
+    os.truncate(opened.root / manifest.splits["test"][0].path, 100)
+    with pytest.raises(DataError, match="truncated under it"):
+        opened.guard.check()
+    opened.guard.close()
+    with pytest.raises(DataError, match="has no split 'unlabelled'; it has test, train, validation"):
+        open_data(str(dataset), manifest, "train", World(), timeout_s=5, beside="unlabelled")
+
+
+@pytest.fixture
+def guard(dataset: Path, manifest: Manifest) -> Iterator[FileWatch]:
+    found = FileWatch(dataset, manifest, dataset, list(manifest.splits))
+    yield found
+    found.close()
+
+
+def test_a_change_under_a_running_job_is_noticed(dataset: Path, manifest: Manifest, guard: FileWatch) -> None:
+    path = dataset / manifest.splits["train"][0].path
+    guard.check()
+    content = path.read_bytes()
+    path.unlink()
+    with pytest.raises(DataError, match=f"{path}: this shard was removed while the run used it"):
+        guard.check()
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"{path}: this shard was replaced while the run used it"):
+        guard.check()
+
+
+def test_a_shard_that_is_cut_short_is_noticed_between_steps(
+    dataset: Path, manifest: Manifest, guard: FileWatch
+) -> None:
+    path = dataset / manifest.splits["train"][0].path
+    os.truncate(path, 100)
+    guard.check_sizes()  # at most once a second
+    guard.checked -= 2
+    with pytest.raises(DataError, match=f"{path}: 100 bytes, .* when the run began: truncated under it"):
+        guard.check_sizes()
+
+
+def test_another_dataset_under_the_same_name(dataset: Path, guard: FileWatch) -> None:
+    write_dataset(dataset.parent / "other", {"train": 121, "validation": 20, "test": 20})
+    shutil.copy(dataset.parent / "other" / MANIFEST, dataset / MANIFEST)
+    with pytest.raises(DataError, match=r"the dataset changed since the run began \(its fingerprint is another\)"):
+        guard.check()
