@@ -62,7 +62,7 @@ COMMANDS = (
         name="launch",
         also=("train",),
         summary="Train, with checks before it and true exit codes.",
-        main="harness.launch.command:main",
+        main="harness.launch.many:main",
         keys=("harness.launch.asked:LaunchRecipe",),
     ),
     Command(
@@ -83,7 +83,7 @@ COMMANDS = (
     Command(
         name="submit",
         summary="Job scripts for SLURM, printed or submitted in a chain.",
-        main="harness.slurm.command:main",
+        main="harness.slurm.jobs:main",
         config="harness.slurm.config:SubmitConfig",
         words=Words(
             spelling='"JOB …" …',

@@ -6,7 +6,7 @@
     accelerate launch -m harness.launch.doctor --config FILE            the same without the launcher's quiet failures
 
 Each line says ok, warn (it would run, but not well) or fix (it would fail, or not do what was asked). The exit code is
-0 if nothing needs fixing, else 2. Nothing is left behind.
+0 if nothing needs fixing, else 2. Nothing is left behind. ``checkup`` is what it does on each rank.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.config import RunConfig
-from harness.launch import diagnosis, launcher, machines, many
-from harness.launch.asked import LaunchRecipe
-from harness.launch.diagnosis import Finding
-from harness.launch.facts import NOTHING
+from harness.launch import launcher, many, meeting
+from harness.launch.asked import NOTHING, LaunchRecipe
 from harness.ranks.stopping import leave
 from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import cli
 from preprocessing.base.commands import Command, read
 from preprocessing.base.errors import DataError, UserError
-from preprocessing.base.screen import Screen, Tone
+from preprocessing.base.screen import Screen, Tone, wrapped
 from preprocessing.base.storage import temporary_folder
+
+if TYPE_CHECKING:
+    from harness.launch.checkup import Finding
 
 PROG = "python -m harness doctor"
 MODULE = "harness.launch.doctor"
@@ -75,21 +77,36 @@ def main(argv: list[str]) -> int:
         resolved = resolve(training)
     except DataError:  # the report says it
         resolved = resolve_without_data(training)
-    return check(resolved.config, as_json=config.json)
+    os.environ.setdefault(launcher.LOG_LEVEL, "FATAL")  # the report says it in a line, torch in forty
+    from harness.launch.checkup import examine
+
+    findings = examine(resolved.config)
+    code = 0 if findings is None else report(findings, as_json=config.json)
+    if EXIT_CODE_FILE not in os.environ:
+        return code
+    if findings is not None:
+        Path(os.environ[EXIT_CODE_FILE]).write_text(str(code))
+    return 0
 
 
 def launch(options: list[str], keys: list[str], timeout_s: int, *, as_json: bool) -> int:
     """Run this module on every rank under accelerate's launcher; the exit code that the report of this machine gives.
 
     Several machines meet before that, at the port where the ranks will; one that does not come ends it here. The ranks
-    hand it over in a file and leave with 0, since a launcher makes a noise when a rank does not.
+    hand the exit code over in a file and leave with 0, since a launcher prints a traceback when a rank does not.
     """
+    from harness.launch.checkup import Finding
+
     with temporary_folder() as folder:
         path = folder / "exit_code"
         os.environ[EXIT_CODE_FILE] = str(path)
         arguments = launcher.accelerate_arguments(options, keys, MODULE)
+        place, say = meeting.place_of(arguments), Screen(quiet=as_json).say
         try:
-            machines.try_meeting(arguments, timeout_s, Screen(quiet=as_json).say)
+            if place is not None:
+                meeting.name_network(place, say)
+                hello = meeting.Hello(rank=place.rank, facts=meeting.facts_of(arguments))
+                meeting.meet(place, hello, "", timeout_s, say)
         except UserError as error:
             return report([Finding("rendezvous", "fix", str(error), platform.node())], as_json=as_json)
         failure = launcher.start(arguments)
@@ -99,30 +116,17 @@ def launch(options: list[str], keys: list[str], timeout_s: int, *, as_json: bool
         return int(path.read_text()) if path.exists() else 0
 
 
-def check(config: RunConfig, *, as_json: bool) -> int:
-    """Look, meet the other ranks, and let rank 0 report; returns this rank's exit code."""
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # the report says it in a line, torch in forty
-    from harness.launch import meeting
-
-    findings = meeting.meet(config)
-    if findings is None:
-        return 0
-    code = report(diagnosis.merged(findings), as_json=as_json)
-    if EXIT_CODE_FILE in os.environ:
-        Path(os.environ[EXIT_CODE_FILE]).write_text(str(code))
-        return 0
-    return code
-
-
-def report(findings: list[Finding], *, as_json: bool) -> int:
-    """Print the lines; the exit code that they make."""
-    code = diagnosis.exit_code(findings)
+def report(findings: Sequence[Finding], *, as_json: bool) -> int:
+    """Print a line for each finding, wrapped below itself; the exit code that they make."""
+    code = 2 if any(finding.state == "fix" for finding in findings) else 0
     if as_json:
-        content = {"exit_code": code, "findings": [asdict(finding) for finding in findings]}
-        print(json.dumps(content, indent=2), flush=True)
-    screen = Screen(quiet=as_json)
-    for finding in findings:
-        screen.write(diagnosis.render([finding], screen.width).split("\n"), TONES[finding.state])
+        print(json.dumps({"exit_code": code, "findings": [asdict(one) for one in findings]}, indent=2), flush=True)
+        return code
+    screen = Screen()
+    for one in findings:
+        head = f"{one.state:<5} {one.check:<14} "
+        message = f"{one.host}: {one.message}" if one.host else one.message
+        screen.write(wrapped(message, screen.width, len(head), first=head), TONES[one.state])
     return code
 
 

@@ -12,21 +12,22 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harness.config import RunConfig
-from harness.launch import machines
-from harness.launch.failure import Failure, describe_exit, describe_failure
+from harness.launch import meeting
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
@@ -46,14 +47,36 @@ QUIET = "--quiet"
 END_LIMIT_S = 60
 RESTARTS = 3
 """Of several machines, where ``--max_restarts`` is not given: one of them is lost sooner or later."""
+LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 """Where torch makes a folder for compiled code when it is imported, in TMPDIR unless this environment variable says."""
-LOGS = "padless-launch-"
+LOGS = "padless-launch"
 """How a folder begins that torch's agent gets in the place of one of its own."""
 IDLE = {"gradient_accumulation_steps"}
 """Options that accelerate takes and passes on to DeepSpeed alone."""
 UNKNOWN = "no key of the training, no option of accelerate launch"
-TOLD = "told to stop before the first step ({}); the same command goes on"
+DOCUMENTED = {2, 3, 4}
+"""Exit codes that a rank chooses; any other one of a rank becomes 1."""
+LOST_PAGES = (
+    "part of a mapped file was gone when it was read, as when a shard is cut short under a running job; "
+    "look at the dataset with python -m preprocessing check, and at its disk"
+)
+"""What SIGBUS means to a process whose data is mapped."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What the launcher saw of an end that was not a good one."""
+
+    code: int
+    """The exit code to hand on, if the run itself does not say."""
+    sentence: str
+    signal: str | None = None
+    """The stop signal that the launcher was sent, by name."""
+    said: bool = False
+    """A rank has already printed why."""
+    follows: bool = False
+    """It left because another rank, perhaps on another machine, was gone."""
 
 
 def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
@@ -63,50 +86,47 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
     """
     module = "harness.pretrain" if recipe.task == LANGUAGE_MODEL else "harness.train"
     arguments = accelerate_arguments(options, training, module)
-    screen, place = Screen(quiet=recipe.quiet), machines.place_of(arguments)
-    with machines.told(place, recipe.timeout_s):
+    screen, place = Screen(quiet=recipe.quiet), meeting.place_of(arguments)
+    with meeting.telling(place, recipe.timeout_s):
         config = resolve(recipe).config
         point = preflight.check_run(config, screen.say, tell)
         if point.finished and not config.dry_run:
             screen.say(f"{config.run} has finished already; name another run directory to train again")
             return 0
-        here = on_this_machine(arguments)
-        manifest = preflight.check_data(config, arguments.num_processes or 1, point.checkpoint, here=here)
+        processes = arguments.num_processes or 1
+        here = -(-processes // (arguments.num_machines or 1))
+        manifest = preflight.check_data(config, processes, point.checkpoint, here=here)
         if point.checkpoint is None and not arguments.machine_rank:
             preflight.check_start(config, manifest)
-        check_devices(config, options, arguments)
+        asked = devices.asked_by(options)
+        if config.device == "cuda" or (asked == "gpu" and config.device == "auto"):
+            devices.choose(config.device, asked, here, devices.look())
         if place is not None:
-            machines.name_network(place, screen.say)
-    facts = machines.facts_of(config, manifest.fingerprint, arguments)
-    begin = partial(machines.name_start, place, config, facts, screen.say, machines.name_launch(arguments, place))
-    return run_with_restarts(config, arguments, restarts_of(arguments), begin)
+            meeting.name_network(place, screen.say)
+    facts = {} if place is None else meeting.facts_of(arguments, manifest.fingerprint, config)
+    launch = meeting.name_launch(arguments, place)
+    return run_with_restarts(config, arguments, partial(meeting.name_start, place, config, facts, screen.say, launch))
 
 
-def restarts_of(arguments: Any) -> int:
-    """How often the ranks may be started again."""
-    if arguments.max_restarts is not None:
-        return int(arguments.max_restarts)
-    return RESTARTS if arguments.num_machines > 1 else 0
-
-
-def run_with_restarts(config: RunConfig, arguments: Any, restarts: int, begin: Callable[[int], str]) -> int:
+def run_with_restarts(config: RunConfig, arguments: Any, begin: Callable[[int], str]) -> int:
     """Start the ranks; when one is lost, start all of them again, at most so often, from the last checkpoint.
 
     ``begin`` gives each attempt its name, when all machines are ready for it.
     """
+    several = arguments.num_machines > 1
+    restarts = (RESTARTS if several else 0) if arguments.max_restarts is None else int(arguments.max_restarts)
     run, code = Path(config.run), EXIT_CODE
     for attempt in range(restarts + 1):
         launch_id = begin(attempt)
-        shared = (arguments.num_machines or 1) > 1  # the ranks of other machines may have begun what is not seen here
         late = partial(given_up, run, launch_id, config.dry_run, arguments)
-        with STOP.ranks(partial(has_begun, run, launch_id, shared), late):
+        with STOP.ranks(partial(has_begun, run, launch_id, several), late):
             failure = start(arguments)
         if config.dry_run and failure is None:
             return 0
         if failure is None and (arguments.machine_rank or 0) > 0:
             wait_for_end(run, launch_id)
         if failure is not None and failure.code == 1 and failure.signal is None and not arguments.machine_rank:
-            machines.note_end(config, failure.sentence, 1)
+            meeting.note_end(config, failure.sentence, 1)
         with STOP.deciding:
             code = outcome(run, launch_id, failure, config.dry_run)
         if STOP.heard and code:
@@ -114,15 +134,15 @@ def run_with_restarts(config: RunConfig, arguments: Any, restarts: int, begin: C
         if code != 1 or failure is None or STOP.heard or attempt == restarts:
             break
         print(f"restart {attempt + 1} of {restarts}, from the last checkpoint", file=sys.stderr, flush=True)
-        if arguments.num_machines == 1:
+        if not several:
             arguments.main_process_port = free_port()
     return code
 
 
-def has_begun(run: Path, launch_id: str, shared: bool) -> bool:
-    """Whether the ranks of this launch may have something to save."""
+def has_begun(run: Path, launch_id: str, several: bool) -> bool:
+    """Whether ranks of this launch may have something to save; those of other machines may, unseen from here."""
     with contextlib.suppress(DataError):
-        return shared or (read_status(run) or {}).get("launch") == launch_id
+        return several or (read_status(run) or {}).get("launch") == launch_id
     return True
 
 
@@ -159,8 +179,11 @@ def with_quiet(options: Sequence[str], training: Sequence[str]) -> tuple[list[st
 
 def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
     """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set."""
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch would warn of every address that has no name
+    users = os.environ.get(LOG_LEVEL)
+    os.environ[LOG_LEVEL] = users or "FATAL"  # of a machine that does not come torch would print a stack
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+
+    os.environ[LOG_LEVEL] = users or "ERROR"  # the ranks': torch would warn of every address that has no name
 
     parser = accelerate_parser()
     check_options(options, {option for action in parser._actions for option in action.option_strings})
@@ -204,18 +227,6 @@ def check_options(options: list[str], known: set[str]) -> None:
             hint = suggestion(name[2:], keys | {word[2:] for word in known - {name}})
             what = "padless has no use for it" if name in known else UNKNOWN
             raise ConfigError(f"{name}: {what}{hint}")
-
-
-def check_devices(config: RunConfig, options: list[str], arguments: Any) -> None:
-    """Tell the ranks who asked for GPUs, and refuse here, before any of them starts, if there are too few."""
-    asked = devices.asked_by(options)
-    if config.device == "cuda" or (asked == "gpu" and config.device == "auto"):
-        devices.choose(config.device, asked, on_this_machine(arguments), devices.look())
-
-
-def on_this_machine(arguments: Any) -> int:
-    """How many of all processes are started here."""
-    return -(-(arguments.num_processes or 1) // (arguments.num_machines or 1))
 
 
 def free_port() -> int:
@@ -270,20 +281,19 @@ def own_logs(arguments: Any) -> Iterator[None]:
     if arguments.log_dir is not None:
         yield
         return
-    for left in Path(tempfile.gettempdir()).glob(f"{LOGS}*"):
-        if atomic.is_abandoned(left.name):
-            shutil.rmtree(left, ignore_errors=True)
-    mark = f"{atomic.TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}"
-    mine = COMPILED not in os.environ
+    base = Path(tempfile.gettempdir(), LOGS)
+    atomic.sweep(base)
+    folder = Path(f"{base}{atomic.TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
+    folder.mkdir(mode=0o700)
+    mine = os.environ.setdefault(COMPILED, str(folder / "compiled")) == str(folder / "compiled")
     try:
-        with tempfile.TemporaryDirectory(mark, LOGS, ignore_cleanup_errors=True) as folder:
-            arguments.log_dir = folder
-            os.environ.setdefault(COMPILED, str(Path(folder, "compiled")))
-            yield
+        arguments.log_dir = str(folder)
+        yield
     finally:
         arguments.log_dir = None
+        shutil.rmtree(folder, ignore_errors=True)
         if mine:
-            os.environ.pop(COMPILED, None)
+            del os.environ[COMPILED]
 
 
 def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = False) -> int:
@@ -308,7 +318,8 @@ def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = 
         if not dry_run and (mine or is_free(run)):
             with contextlib.suppress(UserError):
                 write_status(run, to, step=step, exit_code=code, reason=reason)
-        print(f"error: {TOLD.format(reason) if to == 'preempted' else reason}", file=sys.stderr)
+        how = f"told to stop before the first step ({reason}); the same command goes on"
+        print(f"error: {how if to == 'preempted' else reason}", file=sys.stderr)
         return code
     if status is not None and state == "failed" and (failure is None or status["exit_code"] != 1):
         return int(status["exit_code"])
@@ -335,3 +346,47 @@ def stopped(state: str | None, failure: Failure | None) -> tuple[State, int, str
     if failure is not None and failure.signal is not None and nothing_to_save and not failure.said:
         return "preempted", EXIT_CODE, f"{failure.signal} received"
     return None
+
+
+def describe_failure(error: Exception) -> Failure:
+    """What an exception of the elastic launcher says: the rank that failed first."""
+    failures = getattr(error, "failures", None)
+    if failures:
+        rank, first = min(failures.items(), key=lambda item: (*blame(item[1]), item[0]))
+        return describe_exit(int(rank), int(first.exitcode), words_of(first))
+    return Failure(1, f"the launcher stopped: {' '.join(str(error).split()) or type(error).__name__}")
+
+
+def words_of(failure: Any) -> dict[str, Any]:
+    """What a rank has left as its last words; nothing of one that was killed, but by an abort after them."""
+    left = failure.exitcode > 0 or failure.exitcode == -signal.SIGABRT
+    return dict(getattr(failure, "error_file_data", {})) if left else {}
+
+
+def blame(failure: Any) -> tuple[int, float]:
+    """How late to look for the cause at a rank that failed so; failures of one second look alike without its words.
+
+    A rank that was killed comes first, then those that left by themselves, then those that were aborted, as NCCL's
+    watchdog does when a peer is gone, then those that left because of that and said so; the elastic agent sends SIGTERM
+    to all that are left.
+    """
+    words = words_of(failure)
+    if failure.exitcode == -signal.SIGTERM:
+        return 4, failure.timestamp
+    if words.get("follows"):
+        return 3, words["timestamp"]
+    if failure.exitcode < 0:
+        return (2 if failure.exitcode == -signal.SIGABRT else 0), failure.timestamp
+    return 1, words.get("timestamp", failure.timestamp)
+
+
+def describe_exit(rank: int, code: int, words: Mapping[str, Any] = MappingProxyType({})) -> Failure:
+    """What the exit code of the rank that left first means, below 0 the signal that killed it; and its last words."""
+    if code == -signal.SIGBUS:
+        return Failure(3, f"rank {rank} was killed by SIGBUS: {LOST_PAGES}")
+    said = words.get("message")
+    if code < 0 and said is None:
+        return Failure(1, f"rank {rank} was killed by {signal.Signals(-code).name}")
+    known = code in DOCUMENTED
+    sentence = said if isinstance(said, str) else f"rank {rank} ended with exit code {code}"
+    return Failure(code if known else 1, sentence, None, known or sentence == said, bool(words.get("follows")))

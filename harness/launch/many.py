@@ -1,48 +1,105 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many trainings in one command: one for each seed, or one for each fold of the dataset, and what they say together.
+"""``python -m harness launch``: one training, one for each seed, one for each fold, or the rounds of a self-training.
 
 ::
 
-    RUN/seed-0/ …           a run of its own, as ``--seed 0 --run RUN/seed-0`` makes it; with rounds, RUN/seed-0/round-0
-    RUN/seeds.json          figures of each run, mean, standard deviation, interval of the mean
-    RUN/report.html         the same to look at
+    RUN/seed-0/ …                      a run of its own, as ``--seed 0 --run RUN/seed-0`` makes it
+    RUN/seeds.json                     figures of each run, mean, standard deviation, interval of the mean
+    RUN/report.html                    the same to look at
 
-and ``RUN/fold-0/ …``, ``RUN/folds.json``, ``RUN/out-of-fold.parquet`` where folds are held out. What is finished is not
-done again, and a training that was interrupted goes on, so the same command ends where it would have ended undisturbed.
+and ``RUN/fold-0/ …``, ``RUN/folds.json``, ``RUN/out-of-fold.parquet`` where folds are held out. A self-training has::
+
+    RUN/round-0/                       a run of its own, from labelled rows alone
+    RUN/round-0/soft_labels.arrow      what its best weights make of the unlabelled rows
+    RUN/round-1/ …                     the same, with those labels; as many as self_training.rounds says
+    RUN/                               the last training: the run that was asked for
+
+in RUN, or in each seed's and fold's directory. Each training is one that could have been started by hand. What is
+finished is not done again, and a training that was interrupted goes on, so the same command ends where it would have
+ended undisturbed.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import RunConfig
+from harness.config import FIRST_KEYS, RunConfig
+from harness.data.checks import check_dataset
+from harness.data.soft_labels import read_soft_labels
 from harness.data.views import check_folds
-from harness.launch import launcher, rounds
-from harness.launch.asked import ALL, LaunchRecipe, seeds_of
+from harness.launch import launcher
+from harness.launch.asked import ALL, LaunchRecipe, TimeLeft, as_words, check_blanks, seeds_of, typed, without
 from harness.launch.launcher import PROG
-from harness.launch.sequence import TimeLeft, as_words, typed, without
-from harness.launch.stop import STOP
+from harness.launch.stop import INTERRUPTED, STOP
+from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
 from harness.report import many
 from harness.report.page import write_report_quietly
 from harness.rundir import layout, results
+from harness.rundir.bundle_files import bundle_directory, read_info
 from harness.rundir.layout import REPORT, Kind, Member, member
+from harness.rundir.records import LAUNCH_ID
 from harness.scores.figures import FIGURES
 from harness.scores.intervals import METHOD_OVER_RUNS
 from harness.scores.tables import describe_spread, spread_table
 from harness.settings.task import LANGUAGE_MODEL
+from harness.training.rules import resolve
 from preprocessing.base import cli
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.help_page import Page
 from preprocessing.base.screen import Screen
-from preprocessing.base.split_names import TEST, VALIDATION
-from preprocessing.dataset.shards import read_manifest
+from preprocessing.base.split_names import TEST, UNLABELLED, VALIDATION
+from preprocessing.dataset.shards import MANIFEST, read_manifest
+
+LABELS = "soft_labels.arrow"
+ALONE = {"order.unlabelled_batch": 0, "self_training.weight": 1.0, "self_training.any_teacher": False}
+"""Keys of a training from labelled rows alone."""
+ONCE = {"self_training.rounds": 0, "self_training.first": {}}
+PAGE = Page(
+    usage=f"{PROG} [options of accelerate launch] [--key value …]",
+    about="Train, with checks before any process starts and with true exit codes; --seeds 0,1,2 or --folds all trains "
+    "once for each, with their spread.",
+    first=FIRST_KEYS,
+    example=f"{PROG} --num_processes 2 --data data/mine --run runs/mine",
+    topics={"accelerate": "the options of accelerate launch, which come first"},
+)
 
 
-def train(options: list[str], training: list[str], asked: LaunchRecipe) -> int:
+def main(argv: list[str]) -> int:
+    """Train; returns the exit code."""
+    if ("help", ["--help", "accelerate"]) in cli.apart(argv, LaunchRecipe)[1]:
+        launcher.accelerate_parser().print_help()
+        return 0
+    options, training = launcher.split_arguments(argv or ["--help"], LaunchRecipe)
+    check_blanks(training)
+    asked = cli.parse(LaunchRecipe, training, prog=PROG, page=PAGE, in_front=devices.LAUNCHER_OPTIONS)
+    if asked.seeds is not None or asked.folds is not None:
+        return train_many(options, training, asked)
+    return train_one(options, training, asked.recipe)
+
+
+def train_one(options: list[str], words: list[str], recipe: RunConfig) -> int:
+    """One training, or the rounds of one; its exit code."""
+    if recipe.self_training.rounds:
+        return train_rounds(options, words, recipe)
+    if not options:
+        resolve(recipe)  # a missing dataset is refused before accelerate imports torch
+    return launcher.train(options, words, recipe)
+
+
+def time_for_another(left: TimeLeft) -> dict[str, str] | None:
+    """The key with the time that the next training of a command has; None if it is not to begin."""
+    STOP.between()
+    return None if STOP.heard else left.words()
+
+
+def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> int:
     """Train run after run; the exit code of the first that did not end well, else 0 when their figures are written.
 
     ``options`` are accelerate's, ``training`` the keys that ``asked`` was made of. Raises ``ConfigError`` or
@@ -55,12 +112,12 @@ def train(options: list[str], training: list[str], asked: LaunchRecipe) -> int:
     words = without(training, LaunchRecipe, {"seeds", "folds"})
     left, screen = TimeLeft(asked.max_time), Screen(quiet=asked.quiet)
     for place, one in enumerate(runs, 1):
-        STOP.between()
-        if STOP.heard or (limit := left.words()) is None:
+        if (limit := time_for_another(left)) is None:
             return EXIT_CODE
         screen.say("" if place == 1 else "\n")
         screen.fact(one.kind, f"{one.number}, {place} of {len(runs)}: {one.path}")
-        code = train_one(options, [*words, *as_words(keys_of(one, asked) | limit)])
+        own = [*words, *as_words(keys_of(one, asked) | limit)]
+        code = train_one(options, own, cli.parse(RunConfig, own, prog=PROG))
         if code or asked.dry_run:
             return code
     STOP.between()
@@ -69,12 +126,6 @@ def train(options: list[str], training: list[str], asked: LaunchRecipe) -> int:
     if not launcher.accelerate_arguments(options, []).machine_rank:
         conclude(folder, runs, asked, screen)
     return 0
-
-
-def train_one(options: list[str], words: list[str]) -> int:
-    """One training, or the rounds of one; its exit code."""
-    recipe = cli.parse(RunConfig, words, prog=PROG)
-    return (rounds if recipe.self_training.rounds else launcher).train(options, words, recipe)
 
 
 def keys_of(run: Member, asked: LaunchRecipe) -> dict[str, Any]:
@@ -183,3 +234,82 @@ def show(values: dict[str, Any], kind: Kind, screen: Screen) -> None:
             f"all {pooled['rows']:,} rows, each by the run that did not learn from it: accuracy "
             f"{pooled['accuracy']:.4f} ({low:.4f} to {high:.4f} over rows), {figures}"
         )
+
+
+def train_rounds(options: list[str], training: list[str], recipe: RunConfig) -> int:
+    """Train round after round; the exit code of the first command that did not end well, or of the last training."""
+    check_rounds(recipe)
+    screen = Screen(quiet=recipe.quiet)
+    left, labels = TimeLeft(recipe.max_time), None
+    for number in range(recipe.self_training.rounds + 1):
+        last = number == recipe.self_training.rounds
+        run = Path(recipe.run) if last else Path(recipe.run, f"round-{number}")
+        others: dict[str, Any] = {"run": str(run), **ONCE}
+        if labels is None:
+            others |= {**ALONE, **recipe.self_training.first}
+        else:
+            others["self_training.labels"] = str(labels)
+        if (limit := time_for_another(left)) is None:
+            return EXIT_CODE
+        others |= limit
+        screen.say("" if number == 0 else "\n")
+        screen.fact("round", f"{number + 1} of {recipe.self_training.rounds + 1}: {run}")
+        words = [*training, *as_words(others)]
+        code = launcher.train(options, words, cli.parse(RunConfig, words, prog=PROG))
+        if code or last or recipe.dry_run:
+            return code
+        labels = run / LABELS
+        if not is_of(labels, run):
+            code = label(options, recipe, run, labels)
+            if code:
+                return code
+    raise AssertionError("the last round returns")
+
+
+def check_rounds(recipe: RunConfig) -> None:
+    """Refuse what rounds cannot do, before the first of them begins. Raises ``ConfigError`` or ``DataError``."""
+    if recipe.task == LANGUAGE_MODEL:
+        raise ConfigError("self_training.rounds: a language model has no labels; set it to 0 for this task")
+    if not recipe.order.unlabelled_batch:
+        raise ConfigError(
+            "self_training.rounds: no round learns from unlabelled rows; set order.unlabelled_batch to those of a step"
+        )
+    manifest = check_dataset(recipe.data, hashes=False)
+    if not manifest.splits.get(UNLABELLED):
+        raise DataError(
+            f"{Path(recipe.data, MANIFEST)}: has no unlabelled rows for self_training.rounds; build it with "
+            "source.unlabelled_path, or set the key to 0"
+        )
+    words = as_words({**ALONE, **ONCE, **recipe.self_training.first})
+    cli.parse(RunConfig, words, prog=PROG, in_front=devices.LAUNCHER_OPTIONS)
+
+
+def is_of(path: Path, run: Path) -> bool:
+    """Whether there is a whole file of soft labels there that the run's best weights gave."""
+    try:
+        return read_soft_labels(path).teacher.weights_sha256 == read_info(bundle_directory(run)).weights_sha256
+    except DataError:
+        return False
+
+
+def label(options: list[str], recipe: RunConfig, run: Path, output: Path) -> int:
+    """Score the unlabelled rows; the exit code."""
+    values: dict[str, Any] = {
+        "run": str(run),
+        "data": recipe.data,
+        "output": str(output),
+        "device": recipe.device,
+    }
+    values |= {"timeout_s": recipe.timeout_s, "quiet": recipe.quiet}
+    words = [*as_words(values), *([] if recipe.threads is None else [f"--threads={recipe.threads}"])]
+    arguments = launcher.accelerate_arguments(options, words, "harness.label")
+    os.environ[LAUNCH_ID] = uuid.uuid4().hex
+    with STOP.ranks(begun=lambda: False, conclude=lambda: EXIT_CODE):
+        failure = launcher.start(arguments)
+    if failure is None:
+        return 0
+    if failure.signal is not None:
+        return INTERRUPTED if STOP.now else EXIT_CODE
+    if not failure.said:
+        Screen(errors=True).say(f"error: {failure.sentence}; what it said is above")
+    return failure.code

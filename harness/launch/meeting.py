@@ -1,124 +1,369 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the doctor does on every rank: look at the machine, meet the others, put together what all saw, sum once."""
+"""The launchers of several machines meet before any rank starts, at the address and port where the ranks will.
+
+Machine 0 opens a ``TCPStore`` of torch; the others write there what they were asked for, and whether they can train.
+Machine 0 compares, and all get the same answer. So a machine that never comes, a taken port, or another configuration,
+dataset or revision is a sentence on every machine within the time limit. Before that each machine names the network
+interface that leads to the others, since gloo would offer the address of the machine's own name.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import platform
+import socket
+import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
 
-import torch
+import msgspec
 
-from harness.config import RunConfig
-from harness.launch import diagnosis, machine
-from harness.launch.diagnosis import Finding
-from harness.launch.facts import NOTHING, Data, Machine, Network, Rank, RunFolder
-from harness.ranks.distributed import World, launched_local_rank, launched_world_size
-from harness.ranks.session import Session, open_session
-from preprocessing.base.errors import UserError
+from harness.config import RunConfig, flat, to_dict
+from harness.launch.stop import STOP
+from harness.ranks import network
+from harness.ranks.stopping import EXIT_CODE
+from harness.rundir.records import (
+    LAUNCH_ID,
+    State,
+    claim,
+    code_hash,
+    git_revision,
+    installed_version,
+    read_status,
+    write_status,
+)
+from preprocessing.base.errors import ConfigError, UserError
 
-SUM_NUMBERS = 2_500_000
-"""Numbers that are summed over the ranks: the gradients of a small model."""
+LOOK_EVERY_S = 0.1
+TALK_S = 5.0
+"""How long the others may take to read the answer; and how much longer they wait for it than machine 0 for them."""
+PROBLEM_S = 60.0
+"""Longest wait for the others of a machine that has only to say that it cannot train."""
+CLOCK_S = 60.0
+"""Clocks that differ more are mentioned."""
+ANSWER = "answer"
+CODE, DATASET, TORCH = "the code", "the dataset's fingerprint", "torch"
+ADVICE = {
+    CODE: "install the same revision on all machines",
+    DATASET: "give all machines the same dataset, best in a directory that they share",
+    TORCH: "install the same version on all machines",
+}
+"""Facts that no command changes, and what does."""
+
+Say = Callable[[str], None]
+
+
+class MeetingError(UserError):
+    """A machine did not come, or another one has a reason not to go on."""
+
+    def __init__(self, sentence: str, exit_code: int = 1) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What one rank saw; the parts about its machine only from the first rank there."""
+class Place:
+    """Where the machines meet, and which of them this one is."""
 
-    rank: Rank
-    machine: Machine | None
-    data: Data | None
-    run: RunFolder | None
+    host: str
+    port: int
+    rank: int
+    machines: int
 
+    def __str__(self) -> str:
+        return f"machine {self.rank} of {self.machines}"
 
-def meet(config: RunConfig) -> list[Finding] | None:
-    """Look at this machine, meet the other ranks and try the network; the findings on rank 0, None elsewhere."""
-    seen = look(config)
-    started = time.perf_counter()
-    try:
-        able = seen.rank.problem is None
-        with open_session(config.device if able else "cpu", "fp32", config.timeout_s, config.threads) as session:
-            return compare(config, seen, session, started)
-    except (UserError, RuntimeError) as error:  # torch says with a RuntimeError that nobody came
-        return [*judge([seen], []), not_met(error)]
+    @property
+    def where(self) -> str:
+        """Address and port."""
+        return f"{self.host}:{self.port}"
 
 
-def look(config: RunConfig) -> Seen:
-    """What this rank sees before it meets anybody."""
-    rank = machine.look_at_rank(config)
-    if launched_local_rank() != 0:
-        return Seen(rank, None, None, None)
-    data, manifest = (None, None) if config.data == NOTHING else machine.look_at_data(config, launched_world_size())
-    run = None if config.run == NOTHING else machine.look_at_run(config, manifest)
-    return Seen(rank, machine.look_at_machine(config, manifest), data, run)
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine says of itself; its facts must be the same on all."""
+
+    rank: int
+    facts: dict[str, Any] = {}
+    """Name -> plain value, or for a configuration key -> value."""
+    problem: str = ""
+    """Why it cannot train, if it cannot."""
+    exit_code: int = 1
+    host: str = msgspec.field(default_factory=platform.node)
+    clock: float = msgspec.field(default_factory=time.time)
+    """Seconds since the epoch; once it has come, seconds ahead of the clock of machine 0."""
+
+    def __str__(self) -> str:
+        return f"machine {self.rank} ({self.host})"
 
 
-def compare(config: RunConfig, mine: Seen, session: Session, started: float) -> list[Finding] | None:
-    """Put together what all ranks saw, and try the network; the findings on rank 0, None elsewhere."""
-    world = session.world
-    everyone = world.gather_objects(mine, "what each rank saw")
-    met_s = time.perf_counter() - started
-    network = try_network(world, session, everyone, met_s)
-    unseen = blind_machines(config, world, everyone)
-    return [*judge(everyone, unseen), *diagnosis.judge_network(network)] if world.is_main else None
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What machine 0 makes of all hellos."""
+
+    launch: str = ""
+    """A name of this start that all machines share."""
+    refusal: str = ""
+    exit_code: int = 1
+    notes: tuple[str, ...] = ()
 
 
-def judge(everyone: list[Seen], unseen: list[str]) -> list[Finding]:
-    """All lines but those about the network."""
-    findings = diagnosis.judge_ranks([seen.rank for seen in everyone])
-    for seen in everyone:
-        findings += [] if seen.machine is None else diagnosis.judge_machine(seen.machine)
-    findings += diagnosis.judge_data([seen.data for seen in everyone if seen.data is not None])
-    return findings + diagnosis.judge_run([seen.run for seen in everyone if seen.run is not None], unseen)
+def place_of(arguments: Any) -> Place | None:
+    """Where the launchers meet, and which this is; None for one machine, or where torch's own rendezvous counts them.
 
-
-def try_network(world: World, session: Session, everyone: list[Seen], met_s: float) -> Network:
-    """One sum over all ranks of as many numbers as gradients have, over the path that gradients take.
-
-    Not where a rank could not compute as asked: it would wait on another path than the others.
+    Raises ``ConfigError`` for options that do not fit several machines.
     """
-    machines = sum(seen.machine is not None for seen in everyone)
-    backend = "nccl" if session.device.type == "cuda" else "gloo"
-    if any(seen.rank.problem is not None for seen in everyone) or len({seen.rank.device for seen in everyone}) > 1:
-        return Network(world.world_size, machines, backend, met_s)
-    expected = world.world_size * (world.world_size + 1) / 2
-    seconds, right = [], True
-    for _ in range(2):  # the first sum also opens the connections
-        numbers = torch.full((SUM_NUMBERS,), world.rank + 1.0, device=session.device)
-        begun = time.perf_counter()
-        world.sum_on_device(numbers, "one sum over all ranks")
-        with world.waiting("one sum over all ranks"):  # here under NCCL
-            right = right and bool((numbers == expected).all())
-        seconds.append(time.perf_counter() - begun)
-    return Network(world.world_size, machines, backend, met_s, 4 * SUM_NUMBERS, seconds[-1], right)
+    machines = arguments.num_machines or 1
+    if machines == 1 or arguments.rdzv_backend not in (None, "static"):
+        return None
+    processes, rank = arguments.num_processes or machines, arguments.machine_rank or 0
+    if not arguments.main_process_ip or arguments.main_process_port is None:
+        raise ConfigError(
+            f"{machines} machines meet at an address: give --main_process_ip and --main_process_port, the same on each"
+        )
+    if processes % machines:
+        raise ConfigError(
+            f"--num_processes {processes}: counts the processes of all {machines} machines, as many on each; give a "
+            f"multiple of {machines}"
+        )
+    if not 0 <= rank < machines:
+        raise ConfigError(f"--machine_rank {rank}: {machines} machines are counted from 0 to {machines - 1}")
+    return Place(arguments.main_process_ip, int(arguments.main_process_port), rank, machines)
 
 
-def blind_machines(config: RunConfig, world: World, everyone: list[Seen]) -> list[str]:
-    """The machines that do not see a file which rank 0 writes where the run directory will be; empty elsewhere."""
-    first = everyone[0].run
-    if first is None or first.problem is not None or sum(seen.run is not None for seen in everyone) == 1:
-        return []
-    token = machine.existing(config.run) / f".padless-doctor-{uuid.uuid4().hex}" if world.is_main else None
+def name_network(place: Place, say: Say) -> None:
+    """Tell the ranks by which interface they reach the other machines, and say so. A user's own choice stays.
+
+    Raises ``ConfigError`` where it cannot be told, and for a name that no interface has.
+    """
+    route = network.find(place.host, place.port)
+    if route is None:
+        names = ", ".join(name for name in network.interfaces() if name != "lo") or "none but the loopback"
+        raise ConfigError(
+            f"no network interface of this machine leads to {place.host} for certain; name it, as in "
+            f"export {network.GLOO}=eth0 (up: {names})"
+        )
+    if not route.address and route.interface not in network.interfaces():
+        raise ConfigError(f"{network.GLOO}: {route.interface}: no such network interface is up here; see ip address")
+    network.use(route)
+    say(f"network interface {route}")
+
+
+def facts_of(arguments: Any, fingerprint: str = "", config: RunConfig | None = None) -> dict[str, Any]:
+    """What must be the same on every machine, by the name that a sentence gives it; without a run, what any needs."""
+    options = {f"--{name}": getattr(arguments, name) for name in ("num_machines", "num_processes")}
+    keys = {} if config is None else {key: str(value) for key, value in flat(to_dict(config)).items()}
+    revision = (git_revision() or installed_version("padless") or "unknown")[:12]
+    versions = {CODE: f"{revision} ({code_hash()})", TORCH: installed_version("torch")}
+    return {**options, DATASET: fingerprint[:16], "configuration": keys, **versions}
+
+
+def name_start(
+    place: Place | None, config: RunConfig, facts: dict[str, Any], say: Say, launch: str, attempt: int
+) -> str:
+    """The name of the first start of the ranks, or of another attempt, told to them; several machines meet for each.
+
+    Raises ``UserError``, the same on each machine. A lost rank is noticed at once on its own machine, and within
+    ``timeout_s`` on another, so that they wait for each other twice as long before another attempt.
+    """
+    os.environ[LAUNCH_ID] = f"{launch}-{attempt}" if attempt else launch
+    if place is None:
+        return os.environ[LAUNCH_ID]
+    gc.collect()  # what torch leaves of an attempt that failed may hold the port
+    hello = Hello(rank=place.rank, facts=facts)
     try:
-        if token is not None:
-            token.touch()
-        path = world.from_main(token, "a file in the run directory")
-        visible = path is not None and path.exists()
-        answers = world.gather_objects((platform.node(), visible), "whether all see that file")
-        return sorted({host for host, sees in answers if not sees})
-    finally:
-        if token is not None:
-            token.unlink(missing_ok=True)
+        with STOP.noting(lambda name: note_end(config, f"{name} received", EXIT_CODE)):
+            limit_s = config.timeout_s * (2 if attempt else 1)
+            os.environ[LAUNCH_ID] = meet(place, hello, os.environ[LAUNCH_ID], limit_s, say)
+            return os.environ[LAUNCH_ID]
+    except UserError as error:
+        if place.rank == 0:
+            note_end(config, str(error), error.exit_code)
+        raise
 
 
-def not_met(error: Exception) -> Finding:
-    """The line for ranks that did not find each other."""
-    reason = " ".join(str(error).split())[:300]
-    where = f"{os.environ.get('MASTER_ADDR', 'this machine')}:{os.environ.get('MASTER_PORT', '?')}"
-    message = (
-        f"rank {os.environ.get('RANK', '0')} of {os.environ.get('WORLD_SIZE', '1')} did not meet the others at {where} "
-        f"({reason}); start it on every machine, with one address that all can reach and an open port"
+def name_launch(arguments: Any, place: Place | None) -> str:
+    """A name for this start of the ranks; the launchers of several machines get that of machine 0, or make the same."""
+    if arguments.num_machines == 1 or place is not None:
+        return uuid.uuid4().hex
+    job = [os.environ.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")]
+    return "-".join([*job, str(arguments.main_process_ip), str(arguments.main_process_port)])
+
+
+@contextmanager
+def telling(place: Place | None, timeout_s: float) -> Iterator[None]:
+    """Tell the other machines what this one refuses in the block, so that they need not wait for it."""
+    try:
+        yield
+    except UserError as error:
+        if place is not None:
+            hello = Hello(rank=place.rank, problem=str(error), exit_code=error.exit_code)
+            with contextlib.suppress(UserError):  # whoever does not come is not told
+                meet(place, hello, "", min(timeout_s, PROBLEM_S), lambda text: None)
+        raise
+
+
+def note_end(config: RunConfig, reason: str, exit_code: int) -> None:
+    """Say in the run directory why no rank came so far as to do it; not in one that another process holds, nor where a
+    run has finished.
+    """
+    if config.dry_run:
+        return
+    with contextlib.suppress(UserError), claim(config):
+        status = read_status(config.run) or {}
+        if status.get("state") != "finished" and status.get("launch") != os.environ.get(LAUNCH_ID):
+            state: State = "preempted" if exit_code == EXIT_CODE else "failed"
+            write_status(config.run, state, step=status.get("step", 0), exit_code=exit_code, reason=reason)
+
+
+def meet(place: Place, hello: Hello, launch: str, timeout_s: float, say: Say) -> str:
+    """Meet the other machines; the name of this start that machine 0 gave (``launch``, there).
+
+    Raises ``MeetingError`` with what is wrong, the same on all that have come, and ``ConfigError`` for a taken port.
+    """
+    if place.rank == 0:
+        others = "machine 1" if place.machines == 2 else f"machines 1 to {place.machines - 1}"
+        say(f"{place}, {hello.host}: waits up to {timeout_s:.0f} s for {others} at {place.where}")
+        answer = receive(place, hello, launch, timeout_s)
+    else:
+        say(f"{place}, {hello.host}: looks for machine 0 at {place.where} for up to {timeout_s:.0f} s")
+        answer = ask(place, hello, timeout_s)
+    for note in answer.notes:
+        say(note)
+    if answer.refusal:
+        raise MeetingError(answer.refusal, answer.exit_code)
+    return answer.launch
+
+
+def receive(place: Place, mine: Hello, launch: str, timeout_s: float) -> Answer:
+    """On machine 0: wait for all others, judge, and answer. Raises ``ConfigError`` for a taken port."""
+    from harness.ranks.distributed import open_store
+
+    deadline = time.monotonic() + timeout_s
+    try:
+        store = open_store(place.host, place.port, TALK_S, listens=True)
+    except RuntimeError as error:
+        what = "is taken by another program" if "EADDRINUSE" in str(error) else f"cannot be opened ({error})"
+        raise ConfigError(
+            f"main_process_port: {place.port} {what} on {mine.host}; name another, the same on every machine"
+        ) from None
+    came: dict[int, Hello] = {}
+    others = range(1, place.machines)
+    while len(came) < len(others) and time.monotonic() < deadline:
+        for rank in others:
+            if rank not in came and store.check([str(rank)]):
+                came[rank] = read_hello(store.get(str(rank)), rank)
+        time.sleep(LOOK_EVERY_S)
+    answer = judge(place, [mine, *came.values()], launch, timeout_s)
+    store.set(ANSWER, msgspec.json.encode(answer).decode())
+    deadline = time.monotonic() + TALK_S
+    while time.monotonic() < deadline and not all(store.check([f"read {rank}"]) for rank in came):
+        time.sleep(LOOK_EVERY_S)
+    return answer
+
+
+def read_hello(message: bytes, rank: int) -> Hello:
+    """What a machine said, with its clock beside this one."""
+    try:
+        hello = msgspec.json.decode(message, type=Hello)
+    except msgspec.MsgspecError:
+        hello = Hello(rank=rank, problem="it runs another version of padless", host="?")
+    return msgspec.structs.replace(hello, clock=hello.clock - time.time())
+
+
+def ask(place: Place, mine: Hello, timeout_s: float) -> Answer:
+    """On the other machines: look for machine 0 until it answers. Raises ``MeetingError`` when it does not."""
+    deadline = time.monotonic() + timeout_s
+    reason = "nobody listens there"
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            socket.create_connection((place.host, place.port), timeout=min(left, TALK_S)).close()
+            reason = "another program listens there"
+            return within(left + TALK_S, partial(talk, place, mine, left + TALK_S))
+        except OSError as error:
+            reason = error.strerror or str(error)
+        except (RuntimeError, msgspec.MsgspecError):  # as torch says that it is no store, or that it is gone
+            pass
+        time.sleep(min(LOOK_EVERY_S, max(0.0, deadline - time.monotonic())))
+    raise MeetingError(
+        f"{place}: machine 0 did not answer at {place.where} within {timeout_s:.0f} s ({reason}); "
+        f"start the same command there with --machine_rank 0, and see whether this machine reaches it"
     )
-    return Finding("rendezvous", "fix", message, platform.node())
+
+
+def talk(place: Place, mine: Hello, limit_s: float) -> Answer:
+    """Say who this is, and hear the answer. Raises ``RuntimeError`` or ``MsgspecError``."""
+    from harness.ranks.distributed import open_store
+
+    store = open_store(place.host, place.port, TALK_S, listens=False)
+    hello = msgspec.structs.replace(mine, clock=time.time())
+    store.set(str(place.rank), msgspec.json.encode(hello).decode())
+    store.wait([ANSWER], timedelta(seconds=limit_s))
+    answer = msgspec.json.decode(store.get(ANSWER), type=Answer)
+    store.set(f"read {place.rank}", "")
+    return answer
+
+
+def within(limit_s: float, work: Callable[[], Answer]) -> Answer:
+    """What ``work`` gives, on a thread: a store waits for ever for a program that says nothing."""
+    done: SimpleQueue[Answer | Exception] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put(work())
+        except Exception as error:
+            done.put(error)
+
+    threading.Thread(target=run, name="padless-meeting", daemon=True).start()
+    try:
+        found = done.get(timeout=limit_s)
+    except Empty:
+        raise RuntimeError("no answer") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def judge(place: Place, hellos: Sequence[Hello], launch: str, timeout_s: float) -> Answer:
+    """What is to be said to all; a pure function. ``hellos``: machine 0's first."""
+    first, *others = hellos[0], *sorted(hellos[1:], key=lambda one: one.rank)
+    notes = tuple(
+        f"the clock of {one} is {abs(one.clock):,.0f} s {'ahead of' if one.clock > 0 else 'behind'} that of {first}; "
+        "training does not mind, times in logs do"
+        for one in others
+        if abs(one.clock) > CLOCK_S
+    )
+    for one in hellos:
+        if one.problem:
+            return Answer(refusal=f"{one} cannot train: {one.problem}", exit_code=one.exit_code, notes=notes)
+    missing = sorted(set(range(1, place.machines)) - {one.rank for one in others})
+    if missing:
+        names = f"machine{'s' if missing[1:] else ''} {', '.join(map(str, missing))} of {place.machines}"
+        refusal = (
+            f"{names} did not come to {place.where} within {timeout_s:.0f} s; start the same command there, each with "
+            "its own --machine_rank, and see whether it reaches that address and port"
+        )
+        return Answer(refusal=refusal, notes=notes)
+    for one in others:
+        for name, here, there in unlike(first.facts, one.facts):
+            advice = ADVICE.get(name, "start the same command on all machines")
+            refusal = f"{name} is {there} on {one} and {here} on {first}: {advice}"
+            return Answer(refusal=refusal, exit_code=ConfigError.exit_code, notes=notes)
+    return Answer(launch=launch, notes=notes)
+
+
+def unlike(here: dict[str, Any], there: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Name and both values of each fact that differs; a configuration's keys one by one."""
+    for name, value in here.items():
+        other = there.get(name)
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from unlike(value, other)
+        elif other != value:
+            yield name, value, other

@@ -3,7 +3,7 @@
 
 From ``begin`` on the signals are blocked in the launcher and, since a mask is inherited, in its ranks until these
 listen (``harness.ranks.stopping``): none is lost, and none ends a process half-way through its imports. A thread
-takes them. What a signal does depends on what is there:
+takes them. What a signal does depends on what runs:
 
 - no rank yet, or between two trainings of one command: the launcher leaves at once;
 - ranks that have not begun their run: they are killed, since there is nothing to save;
@@ -66,6 +66,7 @@ class Stop:
         self._phase = "nothing"
         self._pressed: float | None = None
         self._begun: Callable[[], bool] = lambda: True
+        self._note: Callable[[str], object] = lambda name: None
         self._conclude: Callable[[], int] = lambda: PREEMPTED
 
     def begin(self) -> None:
@@ -78,6 +79,15 @@ class Stop:
     def between(self) -> None:
         """No rank is there: a stop signal ends the command at once, one that has come already at the next question."""
         self._phase = "nothing"
+
+    @contextmanager
+    def noting(self, note: Callable[[str], object]) -> Iterator[None]:
+        """As ``between``, where ``note`` gets the signal's name before the command ends."""
+        self._note, self._phase = note, "nothing"
+        try:
+            yield
+        finally:
+            self._note = lambda name: None
 
     @contextmanager
     def ranks(self, begun: Callable[[], bool], conclude: Callable[[], int]) -> Iterator[None]:
@@ -99,6 +109,7 @@ class Stop:
             self._pressed = self._pressed or (now if name == KEYBOARD else None)
             self.heard.append(name)
             if self._phase == "nothing":
+                self._note(name)
                 leave(PREEMPTED, f"told to stop by {name} before any process was started; the same command goes on")
             if self._phase == "ranks":
                 self.now = self.now or again

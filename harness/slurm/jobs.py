@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what was typed to jobs: each command is read as its own program reads it, so that a mistake is said before any
-job waits in a queue.
+"""``python -m harness submit "COMMAND …" …``: job scripts for SLURM, printed, written or submitted in a chain.
+
+Each command is read as its own program reads it, so that a mistake is said before any job waits in a queue.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,17 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from harness.launch import doctor, launcher, many
-from harness.launch.asked import LaunchRecipe, check_blanks
-from harness.launch.sequence import as_words, typed, without
+from harness.launch.asked import LaunchRecipe, as_words, check_blanks, typed, without
 from harness.ranks import devices
 from harness.slurm.config import Resources, SubmitConfig, python_words, site_lines
-from harness.slurm.script import Body, Job, Task
-from preprocessing.base import cli
+from harness.slurm.script import Body, Job, Task, paragraph, render
+from preprocessing.base import atomic, cli
 from preprocessing.base.commands import Command, Words, read
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, StorageError
+from preprocessing.base.screen import Screen
 from preprocessing.config import PreprocessConfig
 
 MOST_TASKS = 1000
+LIMIT_S = 60
+"""Longest wait for an answer of SLURM."""
+AFTER = ("--kill-on-invalid-dep=yes",)
+"""A job whose predecessor failed ends, in place of waiting for ever."""
 SINGLE = (
     Command(name="evaluate", summary="", config="harness.inference.config:EvaluateConfig"),
     Command(
@@ -46,6 +53,57 @@ TRAINING = {"train": "launch", "doctor": "doctor"}
 """What starts on every node of a training's job."""
 ALSO = {"launch": "train", "run": "preprocess"}
 NAMES = ("preprocess", *TRAINING, *(one.name for one in SINGLE))
+
+
+def main(config: SubmitConfig, commands: list[str]) -> None:
+    """Say what is asked of the site, then print, write or submit."""
+    jobs = jobs_of(config, commands)
+    screen = Screen(errors=True)
+    screen.say(paragraph(jobs))
+    if config.print:
+        if not Path(config.logs).is_dir():
+            screen.say(f"Make the folder {config.logs} before you submit this: SLURM does not, and the job would fail.")
+        print("\n".join(render(job) for job in jobs), end="")
+    elif config.output is not None:
+        write(jobs, Path(config.output))
+    else:
+        submit(jobs)
+
+
+def write(jobs: list[Job], folder: Path) -> None:
+    """Write the scripts, and print the commands that submit them.
+
+    Raises ``ConfigError`` before anything is written if one was changed there, and ``StorageError``.
+    """
+    scripts = {folder / f"{place}-{job.command}.sbatch": render(job) for place, job in enumerate(jobs, 1)}
+    for path, text in scripts.items():
+        if path.exists() and (not path.is_file() or path.read_bytes() != text.encode()):
+            raise ConfigError(f"{path}: is there already and differs; move it away, or name another --output")
+    make_folder(jobs[0].logs)
+    for place, (path, text) in enumerate(scripts.items()):
+        try:
+            atomic.write_text(path, text)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written ({error.strerror}); name another --output") from None
+        before = f"--dependency=afterok:JOB {' '.join(AFTER)} " if place else ""
+        print(f"sbatch {before}{shlex.quote(str(path))}")
+
+
+def submit(jobs: list[Job]) -> None:
+    """Submit each with the one before as its condition; none is left when one is refused. Raises ``ConfigError``."""
+    submitted: list[str] = []
+    for job in jobs:
+        make_folder(job.logs)
+        condition = [f"--dependency=afterok:{submitted[-1]}", *AFTER] if submitted else []
+        try:
+            submitted.append(sbatch(render(job), condition))
+        except ConfigError as error:
+            if submitted:
+                ask(["scancel", *submitted], "")
+                raise ConfigError(f"{error}; cancelled: {', '.join(submitted)}, submitted before it") from None
+            raise
+        tasks = f", {len(job.tasks)} tasks" if job.tasks else ""
+        print(f"job {submitted[-1]}: {job.command}{tasks}", flush=True)
 
 
 def jobs_of(config: SubmitConfig, commands: Sequence[str]) -> list[Job]:
@@ -176,3 +234,31 @@ def option_lines(path: str) -> list[tuple[int, str]]:
         raise ConfigError(f"array.options: {path}: cannot be read ({error}); name a file of options") from None
     lines = enumerate(text.splitlines(), 1)
     return [(number, line) for number, line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def sbatch(script: str, condition: list[str]) -> str:
+    """Submit a script; the job's number. Raises ``ConfigError`` with what SLURM said."""
+    result = ask(["sbatch", "--parsable", *condition], script)
+    number = result.stdout.strip().partition(";")[0]
+    if result.returncode or not re.fullmatch(r"\d+", number):
+        said = " ".join(result.stderr.replace("sbatch: error: ", "").split()) or f"exit code {result.returncode}"
+        raise ConfigError(f"sbatch refused the job: {said}")
+    return number
+
+
+def ask(command: list[str], text: str) -> subprocess.CompletedProcess[str]:
+    """One command of SLURM. Raises ``ConfigError`` where there is none, or no answer."""
+    try:
+        return subprocess.run(command, input=text, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    except FileNotFoundError:
+        raise ConfigError(f"{command[0]}: not found here; submit on a machine of the cluster, or --print") from None
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"{command[0]}: no answer in {LIMIT_S} s; is the controller up? scontrol ping says") from None
+
+
+def make_folder(path: str) -> None:
+    """Make the folder of the logs, which SLURM does not. Raises ``StorageError``."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"logs: {path}: cannot be made ({error.strerror}); name another folder") from None

@@ -15,7 +15,7 @@ from harness.config import ModelConfig, OrderConfig, RunConfig
 from harness.data.checks import check_dataset, order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
-from harness.launch.forecast import forecast
+from harness.launch.plan import forecast
 from harness.model.classifier import Classifier
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset import inspect

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.data.order import row_hash
 from harness.launch import launcher
-from harness.launch.failure import LOST_PAGES, Failure, describe_failure
+from harness.launch.launcher import LOST_PAGES, Failure, describe_failure
 from harness.model.classifier import Classifier
 from harness.rundir.records import LAUNCH_ID, State, read_status, write_status
 from harness.training.console import duration

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.launch import launcher
-from harness.launch.failure import Failure, describe_failure
+from harness.launch.launcher import Failure, describe_failure
 from harness.rundir.records import LAUNCH_ID, read_status, write_status
 
 
@@ -82,15 +82,14 @@ def test_the_status_has_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_launch_takes_along_what_killed_launches_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     host = os.uname().nodename
-    dead, alive = f"padless-launch-a.tmp-{host}-{2**22 + 1}", f"padless-launch-b.tmp-{host}-{os.getppid()}"
-    elsewhere = f"padless-launch-c.tmp-not-{host}-{2**22 + 1}"
+    dead, alive = f"padless-launch.tmp-{host}-{2**22 + 1}", f"padless-launch.tmp-{host}-{os.getppid()}"
+    elsewhere = f"padless-launch.tmp-not-{host}-{2**22 + 1}"
     for name in (dead, alive, elsewhere, "of-somebody-else"):
         (tmp_path / name / "none").mkdir(parents=True)
     arguments = SimpleNamespace(log_dir=None)
     with launcher.own_logs(arguments):
-        (own,) = {path.name for path in tmp_path.iterdir()} - {alive, elsewhere, "of-somebody-else"}
+        own = f"padless-launch.tmp-{host}-{os.getpid()}"
+        assert {path.name for path in tmp_path.iterdir()} == {own, alive, elsewhere, "of-somebody-else"}
         assert arguments.log_dir == str(tmp_path / own)
-        assert own.startswith("padless-launch-")
-        assert own.endswith(f".tmp-{host}-{os.getpid()}")
     assert {path.name for path in tmp_path.iterdir()} == {alive, elsewhere, "of-somebody-else"}
     assert arguments.log_dir is None

@@ -12,8 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.launch.failure import Failure
-from harness.launch.launcher import stopped
+from harness.launch.launcher import Failure, stopped
 from harness.launch.stop import STOP
 from tests.commands import ROOT
 

@@ -13,7 +13,7 @@ import pytest
 from harness.__main__ import COMMANDS
 from harness.__main__ import main as harness
 from harness.slurm import config as limits
-from harness.slurm import jobs, script, summary
+from harness.slurm import jobs, script
 from harness.slurm.config import ArrayConfig, Resources, SubmitConfig
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, StorageError
@@ -97,7 +97,7 @@ def test_the_printed_chain_is_its_scripts_and_the_paragraph_says_what_is_asked(c
 
 
 def test_an_array_says_how_many_and_where() -> None:
-    said = summary.paragraph(made(*GOLDEN["tests/slurm/golden/seeds.sbatch"]))
+    said = script.paragraph(made(*GOLDEN["tests/slurm/golden/seeds.sbatch"]))
     assert "1 node with gpu:a100:2 and all memory with feature a100|h100 in qos long for at most 2-00:00:00" in said
     assert "3 times and 2 at once, into runs/many/seed-0 to runs/many/seed-5" in said
     assert "'my image.sif'" in said
@@ -127,7 +127,7 @@ def test_scripts_are_written_with_the_commands_that_chain_them(tmp_path: Path, c
 def test_no_restart_is_asked_for_where_none_may_be() -> None:
     (job,) = made("report r", "--restarts", "0")
     assert "#SBATCH --no-requeue\n" in script.directives(job)
-    assert "No job is started again." in summary.paragraph([job])
+    assert "No job is started again." in script.paragraph([job])
 
 
 @pytest.mark.processes
@@ -253,8 +253,8 @@ def test_a_value_stays_in_its_directive(value: str) -> None:
 
 def test_what_a_terminal_would_obey_is_spelt_out() -> None:
     (job,) = made("train --run 'a\x1b[2Jb'")
-    assert "a\\x1b[2Jb" in summary.paragraph([job])
-    assert "\x1b" not in summary.paragraph([job])
+    assert "a\\x1b[2Jb" in script.paragraph([job])
+    assert "\x1b" not in script.paragraph([job])
 
 
 def test_a_list_of_site_lines_and_both_spellings() -> None:

@@ -16,10 +16,11 @@ import padless
 from harness.baseline.command import BaselineConfig
 from harness.baseline.command import main as baseline
 from harness.baseline.results import read_folds
-from harness.config import RunConfig
-from harness.data.checks import check_dataset
+from harness.config import OrderConfig, RunConfig, SelfTrainingConfig
+from harness.data.checks import check_dataset, check_learning
 from harness.data.views import held_out
-from harness.launch import command, launcher, many, rounds
+from harness.launch import asked as keys
+from harness.launch import launcher, many
 from harness.launch.stop import STOP
 from harness.ranks.devices import OMP, THREADS
 from harness.report import many as together
@@ -32,13 +33,13 @@ from harness.rundir.records import read_config
 from harness.rundir.results import write_figures, write_predictions
 from harness.scores.intervals import spread
 from harness.training import resume
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base import cli
+from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.bundles import write_index
 from tests.commands import PLAIN
 from tests.datasets import cut_into_folds, write_dataset
 from tests.report_runs import write_data, write_run
-from tests.unit.test_rounds import Recorded
 
 pytestmark = pytest.mark.thorough
 
@@ -51,29 +52,56 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(autouse=True)
-def nothing_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(STOP, "heard", [])
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 60, "validation": 20, "unlabelled": 40})
+    return root
 
 
-def launch(data: Path, run: Path, *words: str) -> int:
-    return command.main([*PLAIN, f"--data={data}", f"--run={run}", *words])
+class Recorded:
+    """Stands for the launcher: which trainings and labellings were asked for, and the exit code that each gives."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, codes: list[int]) -> None:
+        self.trained: list[RunConfig] = []
+        self.labelled: list[tuple[Path, Path]] = []
+        self.there: set[Path] = set()
+        """Soft labels of whose rounds are there."""
+        self.codes = codes
+        monkeypatch.setattr(launcher, "train", self.train)
+        monkeypatch.setattr(many, "label", self.label)
+        monkeypatch.setattr(many, "is_of", lambda path, run: run in self.there)
+
+    def train(self, options: list[str], words: list[str], recipe: RunConfig) -> int:
+        assert cli.parse(RunConfig, words, prog="launch") == recipe
+        self.trained.append(recipe)
+        return self.codes[len(self.trained) - 1] if len(self.trained) <= len(self.codes) else 0
+
+    def label(self, options: list[str], recipe: RunConfig, run: Path, output: Path) -> int:
+        self.labelled.append((run, output))
+        return 0
 
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    recorded = Recorded(monkeypatch, [])
+    monkeypatch.setattr(STOP, "heard", [])
     monkeypatch.setattr(many, "conclude", lambda *_: None)
-    return recorded
+    return Recorded(monkeypatch, [])
 
 
-def test_each_seed_is_a_run_of_its_own(data: Path, tmp_path: Path, seen: Recorded) -> None:
-    assert launch(data, tmp_path / "imdb", "--epochs=2", "--seeds", "4,0") == 0
-    assert [(one.seed, Path(one.run).relative_to(tmp_path)) for one in seen.trained] == [
-        (4, Path("imdb/seed-4")),
-        (0, Path("imdb/seed-0")),
+def launch(data: Path, run: Path, *words: str) -> int:
+    return many.main([*PLAIN, f"--data={data}", f"--run={run}", *words])
+
+
+def test_each_seed_is_a_run_of_its_own_and_one_that_does_not_end_well_is_the_end(
+    data: Path, tmp_path: Path, seen: Recorded
+) -> None:
+    seen.codes = [0, 85]
+    assert launch(data, tmp_path / "imdb", "--epochs=2", "--seeds", "4,0,7") == 85
+    assert [(one.seed, one.run, one.epochs) for one in seen.trained] == [
+        (4, str(tmp_path / "imdb/seed-4"), 2),
+        (0, str(tmp_path / "imdb/seed-0"), 2),
     ]
-    assert [one.epochs for one in seen.trained] == [2, 2]
     assert [(one.tracking.group, one.tracking.name) for one in seen.trained] == [
         ("imdb", "imdb seed-4"),
         ("imdb", "imdb seed-0"),
@@ -82,31 +110,51 @@ def test_each_seed_is_a_run_of_its_own(data: Path, tmp_path: Path, seen: Recorde
 
 def test_each_fold_is_held_out_once(data: Path, tmp_path: Path, seen: Recorded) -> None:
     assert launch(data, tmp_path / "r", "--folds=3", "--seed=7", "--tracking.name=mine") == 0
-    assert [(one.fold, one.seed, Path(one.run).name) for one in seen.trained] == [
-        (0, 7, "fold-0"),
-        (1, 7, "fold-1"),
-        (2, 7, "fold-2"),
-    ]
-    assert seen.trained[1].tracking.name == "mine fold-1"
+    found = [(one.fold, one.seed, Path(one.run).name, one.tracking.name) for one in seen.trained]
+    assert found == [(fold, 7, f"fold-{fold}", f"mine fold-{fold}") for fold in range(3)]
 
 
-def test_a_run_that_does_not_end_well_is_the_end(data: Path, tmp_path: Path, seen: Recorded) -> None:
-    seen.codes = [0, 85]
-    assert launch(data, tmp_path / "r", "--seeds=0,1,2") == 85
-    assert [one.seed for one in seen.trained] == [0, 1]
-
-
-def test_a_signal_between_two_runs_ends_the_command_there(
-    data: Path, tmp_path: Path, seen: Recorded, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("word", ["--dry_run", "a signal"])
+def test_a_dry_run_and_a_signal_end_a_command_after_its_first_run(
+    data: Path, tmp_path: Path, seen: Recorded, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
-    train = launcher.train
-    monkeypatch.setattr(launcher, "train", lambda *asked: STOP.heard.append("SIGTERM") or train(*asked))
-    assert launch(data, tmp_path / "r", "--seeds=0,1,2") == 85
+    if word == "a signal":
+        train = launcher.train
+        monkeypatch.setattr(launcher, "train", lambda *asked: STOP.heard.append("SIGTERM") or train(*asked))
+    dry = word == "--dry_run"
+    assert launch(data, tmp_path / "r", "--seeds=0,1", *([word] if dry else [])) == (0 if dry else 85)
     assert [one.seed for one in seen.trained] == [0]
 
 
+def test_each_round_of_each_seed_learns_from_the_one_before(unlabelled: Path, tmp_path: Path, seen: Recorded) -> None:
+    run = tmp_path / "run"
+    seen.there = {run / "seed-1" / "round-0"}
+    words = ["--self_training.rounds=1", "--order.unlabelled_batch=8", "--self_training.weight=0.5", "--seeds=0,1"]
+    assert launch(unlabelled, run, *words, '--self_training.first={"epochs": 9, "model.dropout": 0.25}') == 0
+    runs = [run / name for name in ("seed-0/round-0", "seed-0", "seed-1/round-0", "seed-1")]
+    assert [Path(one.run) for one in seen.trained] == runs
+    assert [one.seed for one in seen.trained] == [0, 0, 1, 1]
+    assert [(one.epochs, one.model.dropout) for one in seen.trained] == [(9, 0.25), (4, 0.0)] * 2
+    taught = [(one.order.unlabelled_batch, one.self_training.weight) for one in seen.trained]
+    assert taught == [(0, 1.0), (8, 0.5)] * 2
+    assert [one.self_training.rounds for one in seen.trained] == [0] * 4
+    files = [path / "soft_labels.arrow" for path in (runs[0], runs[2])]
+    assert seen.labelled == [(runs[0], files[0])], "what is there is not made again"
+    assert [one.self_training.labels for one in seen.trained] == ["none", str(files[0]), "none", str(files[1])]
+
+
+def test_a_time_limit_is_that_of_all_rounds(
+    unlabelled: Path, tmp_path: Path, seen: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = iter([0.0, 10.0, 59.5])
+    monkeypatch.setattr(keys.time, "monotonic", lambda: next(moments))
+    words = ["--self_training.rounds=1", "--order.unlabelled_batch=8", "--max_time=60"]
+    assert launch(unlabelled, tmp_path / "run", *words) == 85
+    assert [one.max_time for one in seen.trained] == ["50"]
+
+
 def test_a_launcher_that_was_told_to_stop_starts_no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    STOP.heard.append("SIGUSR2")
+    monkeypatch.setattr(STOP, "heard", ["SIGUSR2"])
     monkeypatch.setattr(STOP, "unbegun", True)
     failure = launcher.start(launcher.accelerate_arguments([], []))
     assert failure is not None
@@ -123,9 +171,20 @@ def test_a_launcher_that_was_told_to_stop_starts_no_ranks(monkeypatch: pytest.Mo
         (["--num_machines", "2", "--num_processes", "2", "--max_restarts", "1"], 1),
     ],
 )
-def test_several_machines_start_lost_ranks_again_unless_told(options: list[str], restarts: int) -> None:
+def test_several_machines_start_lost_ranks_again_unless_told(
+    options: list[str], restarts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[int] = []
+
+    def begin(attempt: int) -> str:
+        starts.append(attempt)
+        return "mine"
+
+    monkeypatch.setattr(launcher, "start", lambda arguments: launcher.Failure(1, "a rank was lost"))
+    monkeypatch.setattr(launcher.meeting, "note_end", lambda *_: None)
     arguments = launcher.accelerate_arguments(options, [])
-    assert launcher.restarts_of(arguments) == restarts
+    assert launcher.run_with_restarts(RunConfig(run=str(tmp_path / "run")), arguments, begin) == 1
+    assert starts == list(range(restarts + 1))
 
 
 def test_another_start_takes_as_many_threads_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,60 +203,85 @@ def test_another_start_takes_as_many_threads_as_the_first(monkeypatch: pytest.Mo
         assert os.environ[THREADS] == ""
 
 
-def test_a_dry_run_tries_the_first_alone(data: Path, tmp_path: Path, seen: Recorded) -> None:
-    assert launch(data, tmp_path / "r", "--seeds=0,1,2", "--dry_run") == 0
-    assert [one.seed for one in seen.trained] == [0]
-
-
-def test_rounds_of_each_seed(tmp_path: Path, seen: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_dataset(tmp_path / "d", {"train": 60, "validation": 20, "unlabelled": 40})
-    words = ["--self_training.rounds=1", "--order.unlabelled_batch=8", "--seeds=0,1"]
-    assert launch(tmp_path / "d", tmp_path / "r", *words) == 0
-    there = [str(Path(one.run).relative_to(tmp_path / "r")) for one in seen.trained]
-    assert there == ["seed-0/round-0", "seed-0", "seed-1/round-0", "seed-1"]
-    assert [one.seed for one in seen.trained] == [0, 0, 1, 1]
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"seeds": "0,0"}, "seeds: 0 stands there twice"),
+        ({"seeds": "a"}, "seeds: 'a' .*whole numbers from 0 with commas between, as in 0,1,2"),
+        ({"seeds": ""}, "seeds: '' .*whole numbers"),
+        ({"seeds": "0,-1"}, "seeds: '0,-1' .*whole numbers"),
+        ({"seeds": "1,"}, "seeds: '1,' .*whole numbers"),
+        ({"seeds": "5"}, "seeds: 5 is one seed, which has no spread; name two or more, as in 0,1,2, or give --seed 5"),
+        ({"seeds": "0,1", "folds": "all"}, "one command varies one of the two"),
+        ({"folds": "1"}, "folds: '1' .*all, or the number of folds that the dataset has, at least 2"),
+        ({"fold": -1}, "fold: -1"),
+    ],
+)
+def test_what_is_no_list_of_runs_gets_a_sentence(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        keys.LaunchRecipe(**values)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--seeds=0,0"], "seeds: 0 stands there twice"),
-        (["--seeds=a"], "seeds: 'a' .*whole numbers from 0 with commas between, as in 0,1,2"),
-        (["--seeds="], "seeds: '' .*whole numbers"),
         (["--seeds", "0", "1", "2"], "seeds: 0 1 2: commas stand between them and no blanks: --seeds 0,1,2"),
         (["--seeds=0,", "1", "--epochs", "2"], "seeds: 0, 1: commas .*: --seeds 0,1"),
-        (["--seeds=0,-1"], "seeds: '0,-1' .*whole numbers"),
-        (["--seeds=1,"], "seeds: '1,' .*whole numbers"),
-        (["--seeds=5"], "seeds: 5 is one seed, which has no spread; name two or more, as in 0,1,2, or give --seed 5"),
         (["--seed=3", "--seeds=0,1"], "--seed: --seeds 0,1 names every one already; leave --seed out"),
         (["--fold=1", "--folds=all"], "--fold: --folds all names every one already"),
-        (["--seeds=0,1", "--folds=all"], "one command varies one of the two"),
-        (["--folds=1"], "folds: '1' .*all, or the number of folds that the dataset has, at least 2"),
         (["--folds=5"], "folds: 5, but .* was cut into 3; give --folds all, or build the dataset again"),
         (["--fold=3"], "fold: 3 is none of the 3 folds of "),
-        (["--fold=-1"], "fold: -1"),
+        (["--config", "mine.yaml"], "seeds: belongs on the command line, --seeds 0,1; take it out of the file"),
+        (["--self_training.rounds=1"], "no round learns from unlabelled rows; set order.unlabelled_batch"),
+        (["--self_training.rounds=1", "--task=language_model"], "a language model has no labels"),
+        (["--self_training.rounds=1", "--order.unlabelled_batch=8"], "has no unlabelled rows for self_training.rounds"),
     ],
 )
 def test_what_cannot_be_meant_gets_a_sentence(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("seeds: 0,1\n")
     monkeypatch.setattr(launcher, "run_with_restarts", lambda *_: pytest.fail("nothing may start"))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(UserError, match=said):
         launch(data, tmp_path / "r", *words)
 
 
-def test_folds_want_a_dataset_that_has_them(tmp_path: Path, seen: Recorded) -> None:
-    write_dataset(tmp_path / "d", {"train": 60, "validation": 20})
+def test_folds_want_a_dataset_that_has_them(unlabelled: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no folds for --folds; build the dataset with --splits.folds 5"):
-        launch(tmp_path / "d", tmp_path / "r", "--folds=all")
+        many.planned(keys.LaunchRecipe(data=str(unlabelled), run="r", folds="all"))
     with pytest.raises(DataError, match=r"has no folds for --fold;"):
-        check_dataset(tmp_path / "d", fold=0)
+        check_dataset(unlabelled, fold=0)
 
 
-def test_seeds_of_a_file_belong_on_the_command_line(data: Path, tmp_path: Path, seen: Recorded) -> None:
-    (tmp_path / "mine.yaml").write_text("seeds: 0,1\n")
-    with pytest.raises(ConfigError, match="seeds: belongs on the command line, --seeds 0,1; take it out of the file"):
-        launch(data, tmp_path / "r", "--config", str(tmp_path / "mine.yaml"))
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"rounds": -1}, "self_training.rounds: -1"),
+        ({"rounds": 1, "labels": "mine"}, "rounds make soft labels of their own"),
+        ({"first": {"epochs": 2}}, "self_training.first: is about rounds"),
+    ],
+)
+def test_keys_that_contradict_each_other_are_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        SelfTrainingConfig(**values)
+
+
+def test_a_labelling_that_is_damaged_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / "soft_labels.arrow").write_bytes(b"half a file")
+    assert many.is_of(tmp_path / "soft_labels.arrow", tmp_path) is False
+
+
+@pytest.mark.parametrize(
+    ("key", "asked"),
+    [
+        ("order.unlabelled_batch", {"order": OrderConfig(unlabelled_batch=8)}),
+        ("self_training.labels", {"self_training": SelfTrainingConfig(labels="mine")}),
+    ],
+)
+def test_a_language_model_learns_no_labels(key: str, asked: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key}: a language model learns from all rows and predicts no labels"):
+        check_learning(RunConfig(task="language_model", **asked))
 
 
 def begun(path: Path) -> Path:
@@ -206,20 +290,17 @@ def begun(path: Path) -> Path:
     return path
 
 
-def test_one_run_and_many_do_not_share_a_directory(data: Path, tmp_path: Path, seen: Recorded) -> None:
-    begun(tmp_path / "one")
-    begun(tmp_path / "rounds" / "round-0")
-    begun(tmp_path / "many" / "seed-0")
-    begun(tmp_path / "many" / "seed-1" / "round-0")
+def test_one_run_and_many_do_not_share_a_directory(data: Path, tmp_path: Path) -> None:
+    for name in ("one", "rounds/round-0", "many/seed-0", "many/seed-1/round-0"):
+        begun(tmp_path / name)
     for name in ("one", "rounds"):
         with pytest.raises(ConfigError, match=f"{name} holds a single run; name another directory for --seeds"):
-            launch(data, tmp_path / name, "--seeds=0,1")
+            layout.check_many(tmp_path / name, "seed")
     with pytest.raises(ConfigError, match="many holds the runs seed-0, seed-1; name another directory for --folds"):
-        launch(data, tmp_path / "many", "--folds=all")
+        layout.check_many(tmp_path / "many", "fold")
     asked = RunConfig(data=str(data), run=str(tmp_path / "many"))
     with pytest.raises(ConfigError, match=r"holds the runs seed-0, seed-1; name another .* or go on with --seeds 0,1"):
         resume.find_resume_point(asked, print, print)
-    assert seen.trained == []
 
 
 def test_a_fold_is_validated_on_and_the_others_are_trained_on(data: Path) -> None:
@@ -262,10 +343,6 @@ def test_every_row_is_predicted_by_one_fold(tmp_path: Path) -> None:
         gather(tmp_path, runs, 5)
     with pytest.raises(DataError, match="different rows by 4 predictions, the dataset has 4"):
         gather(tmp_path, [runs[0], runs[0]], 4)
-
-
-def test_a_word_of_rounds_is_a_word_of_many() -> None:
-    assert rounds.as_words({"seed": 3, "run": "a b"}) == ["--seed=3", "--run=a b"]
 
 
 def test_the_page_of_many_runs_shows_their_spread(tmp_path: Path) -> None:

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launchers meet: over real sockets on the loopback, one thread for each machine; and what is made of what they say."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.config import RunConfig
+from harness.launch import meeting
+from harness.launch.meeting import Hello, MeetingError, Place, judge
+from harness.rundir.records import LAUNCH_ID, read_status, write_status
+from preprocessing.base.errors import ConfigError, UserError
+from tests.commands import free_port
+
+FACTS = {"--num_processes": 2, "configuration": {"optim.lr": "0.002", "seed": "0"}}
+
+
+def places(count: int) -> list[Place]:
+    port = free_port()
+    return [Place("127.0.0.1", port, rank, count) for rank in range(count)]
+
+
+def meet(place: Place, facts: dict[str, Any] = FACTS, timeout_s: float = 20, problem: str = "") -> str:
+    """The name of the start, or exit code and sentence."""
+    hello = Hello(rank=place.rank, facts=facts, problem=problem, exit_code=3 if problem else 1)
+    try:
+        return meeting.meet(place, hello, f"start {place.rank}", timeout_s, lambda text: None)
+    except UserError as error:
+        return f"{error.exit_code}: {error}"
+
+
+def all_meet(*calls: tuple[Any, ...]) -> list[str]:
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return list(threads.map(lambda call: meet(*call), calls))
+
+
+def test_all_get_the_name_of_machine_0s_start_and_the_port_is_free_at_once() -> None:
+    three = places(3)
+    assert all_meet(*((place,) for place in three)) == ["start 0"] * 3
+    with socket.create_server(("", three[0].port)):
+        pass
+
+
+def test_what_differs_is_said_on_both() -> None:
+    zero, one = places(2)
+    other = {**FACTS, "configuration": {"optim.lr": "0.01", "seed": "0"}}
+    said = all_meet((zero,), (one, other))
+    host = Hello(rank=0).host
+    expected = f"2: optim.lr is 0.01 on machine 1 ({host}) and 0.002 on machine 0 ({host}): start the same command"
+    assert [text.startswith(expected) for text in said] == [True, True]
+
+
+def test_who_does_not_come_is_named_in_time() -> None:
+    zero, one, _ = places(3)
+    started = time.monotonic()
+    said = all_meet((zero, FACTS, 1.5), (one, FACTS, 1.5))
+    assert time.monotonic() - started < 60
+    expected = f"1: machine 2 of 3 did not come to 127.0.0.1:{zero.port} within 2 s; start the same command there"
+    assert [text.startswith(expected) for text in said] == [True, True]
+    alone = meet(places(2)[1], FACTS, 1)
+    assert alone.startswith("1: machine 1 of 2: machine 0 did not answer at 127.0.0.1:")
+    assert "within 1 s (Connection refused)" in alone
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_processes": 3}, r"--num_processes 3: counts the processes of all 2 machines"),
+        ({"machine_rank": 2}, r"--machine_rank 2: 2 machines are counted from 0 to 1"),
+        ({"main_process_ip": None}, r"give --main_process_ip and --main_process_port"),
+        ({"main_process_port": None}, r"give --main_process_ip and --main_process_port"),
+    ],
+)
+def test_options_that_do_not_fit_several_machines(options: dict[str, Any], said: str) -> None:
+    whole = {"num_machines": 2, "num_processes": 4, "machine_rank": 1, "main_process_ip": "a", "main_process_port": 9}
+    whole["rdzv_backend"] = "static"
+    assert meeting.place_of(SimpleNamespace(**whole)) == Place("a", 9, 1, 2)
+    assert meeting.place_of(SimpleNamespace(**whole | {"num_machines": 1})) is None
+    assert meeting.place_of(SimpleNamespace(**whole | {"rdzv_backend": "c10d"})) is None
+    with pytest.raises(ConfigError, match=said):
+        meeting.place_of(SimpleNamespace(**whole | options))
+
+
+def test_an_interface_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nothing0")
+    with pytest.raises(ConfigError, match="GLOO_SOCKET_IFNAME: nothing0: no such network interface is up here"):
+        meeting.name_network(Place("127.0.0.1", 29500, 0, 2), lambda text: None)
+
+
+def test_a_machine_that_cannot_train_says_so_on_all() -> None:
+    zero, one = places(2)
+    said = all_meet((zero,), (one, {}, 20, "data/mine: no such directory"))
+    assert said == [f"3: machine 1 ({Hello(rank=1).host}) cannot train: data/mine: no such directory"] * 2
+
+
+def test_a_taken_port_is_a_sentence() -> None:
+    zero, one = places(2)
+    with socket.create_server(("", zero.port)):
+        assert meet(zero).startswith(f"2: main_process_port: {zero.port} is taken by another program on ")
+        assert "within 1 s (another program listens there)" in meet(one, FACTS, 1)
+
+
+def test_strangers_at_the_port_are_turned_away() -> None:
+    zero, one = places(2)
+    with ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(meet, zero)
+        for noise in (b"GET / HTTP/1.1\n", b"[" * 100_000 + b"\n", b""):
+            deadline = time.monotonic() + 15
+            while time.monotonic() < deadline:
+                try:
+                    with socket.create_connection(("127.0.0.1", zero.port)) as stranger:
+                        stranger.sendall(noise)
+                    break
+                except ConnectionRefusedError:
+                    time.sleep(0.05)
+        assert (meet(one), waits.result()) == ("start 0", "start 0")
+
+
+def test_clocks_that_differ_are_said_and_another_version_is_refused() -> None:
+    place = Place("10.0.0.1", 29500, 0, 3)
+    hellos = [
+        Hello(rank=number, host=host, clock=ahead)
+        for number, host, ahead in ((0, "a", 0), (1, "b", 3600), (2, "c", -59))
+    ]
+    answer = judge(place, hellos, "mine", 20)
+    assert (answer.refusal, answer.notes) == (
+        "",
+        (
+            "the clock of machine 1 (b) is 3,600 s ahead of that of machine 0 (a); training does not mind, "
+            "times in logs do",
+        ),
+    )
+    stranger = meeting.read_hello(b'{"rank": "one"}', 1)
+    assert judge(place, [hellos[0], stranger], "", 20).refusal.endswith(
+        "cannot train: it runs another version of padless"
+    )
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setenv(LAUNCH_ID, "before")
+    return places(2)[0]
+
+
+def start(place: Place, run: Path, attempt: int = 0) -> str:
+    config = RunConfig(run=str(run), timeout_s=1)
+    return meeting.name_start(place, config, {}, lambda text: None, "mine", attempt)
+
+
+def test_why_no_rank_was_started_is_in_the_status_but_of_a_run_that_has_finished(alone: Place, tmp_path: Path) -> None:
+    write_status(tmp_path, "finished", step=9)
+    with pytest.raises(MeetingError, match=r"machine 1 of 2 did not come to 127\.0\.0\.1"):
+        start(alone, tmp_path)
+    assert (read_status(tmp_path) or {})["state"] == "finished"
+    write_status(tmp_path, "failed", step=9)
+    with pytest.raises(MeetingError):
+        start(alone, tmp_path, attempt=1)
+    status = read_status(tmp_path) or {}
+    assert (status["state"], status["step"], status["launch"]) == ("failed", 9, "mine-1")
+    assert status["reason"].startswith("machine 1 of 2 did not come to 127.0.0.1:")
+
+
+@pytest.mark.parametrize(("attempt", "seconds"), [(0, 1), (1, 2)])
+def test_machines_meet_for_every_attempt_and_wait_longer_for_another(
+    alone: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, attempt: int, seconds: int
+) -> None:
+    waits = []
+
+    def met(place: Place, mine: Hello, launch: str, timeout_s: float, say: object) -> str:
+        waits.append((launch, timeout_s))
+        return "the name of machine 0"
+
+    monkeypatch.setattr(meeting, "meet", met)
+    assert start(alone, tmp_path, attempt) == os.environ[LAUNCH_ID] == "the name of machine 0"
+    assert waits == [("mine-1" if attempt else "mine", seconds)]
+
+
+WAITING = """
+import sys
+from pathlib import Path
+from harness.launch.stop import STOP
+STOP.begin()
+from harness.config import RunConfig
+from harness.launch import meeting
+place = meeting.Place("127.0.0.1", int(sys.argv[1]), 0, 2)
+meeting.name_start(place, RunConfig(run=sys.argv[2]), {}, lambda text: print(text, flush=True), "mine", 1)
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(60)
+def test_a_stop_signal_ends_the_wait_and_asks_for_another_start(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITING, str(free_port()), str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "waits up to 1200 s" in process.stdout.readline()
+        process.terminate()
+        assert process.wait(20) == 85
+    status = read_status(tmp_path / "run") or {}
+    assert (status["state"], status["exit_code"], status["reason"]) == ("preempted", 85, "SIGTERM received")
