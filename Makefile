@@ -45,7 +45,7 @@ test-slow: setup ## The long proofs: kills under the launcher, a million rows, S
 test-night: setup ## Tallies of hours, which go on where they were stopped, and large counts of what is slow
 	$(PYTEST) -m night --timeout 0
 
-format: setup ## Mend what ruff can
+format: setup ## Let ruff correct what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from preprocessing.base import installed
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import ROOT, run_command, succeed
 
@@ -25,7 +26,9 @@ BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def commands() -> list[str]:
     """Every command of the tutorial, in order."""
     lines = "".join(BLOCK.findall(TUTORIAL)).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.startswith("python -m ")]
+    modules = {script: package for package, script in installed.SCRIPTS.items()}
+    words = [line.partition(" ") for line in lines]
+    return [f"{modules[script]} {rest}" for script, _, rest in words if script in modules]
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +42,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(place: Path) -> dict[str, subprocess.CompletedProcess[str]]:
-    """What each command printed, by its first three words and the options that tell two of a kind apart."""
+    """What each command printed, by its first two words and the options that tell two of a kind apart."""
     done = {}
     for line in commands():
         words = shlex.split(line)
-        result = succeed(run_command([sys.executable, *words[1:]], 600, {}, cwd=place))
-        name = " ".join(words[2:4]) + (" --input" if "--input" in words else "")
+        result = succeed(run_command([sys.executable, "-m", *words], 600, {}, cwd=place))
+        name = " ".join(words[:2]) + (" --input" if "--input" in words else "")
         assert name not in done
         done[name] = result
     return done
 
 
 def test_the_commands_are_those_of_the_way(results: dict[str, subprocess.CompletedProcess[str]]) -> None:
-    names = ["preprocessing run", "preprocessing inspect", "harness baseline", "harness launch", "harness predict"]
+    names = ["preprocessing run", "preprocessing inspect", "harness baseline", "harness train", "harness predict"]
     assert list(results) == [*names, "harness predict --input", "harness evaluate --input"]
 
 

@@ -15,7 +15,7 @@ from accelerate.commands.launch import launch_command_parser
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from harness.__main__ import COMMANDS as HARNESS
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
-from preprocessing.base import cli
+from preprocessing.base import cli, installed
 from preprocessing.base.commands import Command
 from preprocessing.base.installed import load
 from tests.unit.test_architecture import FLOORS, own_modules, room_of
@@ -28,8 +28,11 @@ DOCUMENTS += tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs"
 FOLDERS = ("benchmarks/", "configs/", "docs/", "harness/", "launch/", "preprocessing/", "tests/")
 PLACE = re.compile(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)})[\w./-]*)(?::(\w+))?")
 LINK = re.compile(r"\]\(([^)#]+)\)")
-COMMAND = re.compile(r"python -m (harness|preprocessing|benchmarks)((?: +[!-_a-{}~]+)*)")
+COMMAND = re.compile(
+    r"(?:python -m |`)(harness|preprocessing|benchmarks|padless-preprocess|padless)((?: +[!-_a-{}~]+)*)"
+)
 """A command with its words, up to the end of the line or the first sign that is no word of a command."""
+PACKAGES = {script: package for package, script in installed.SCRIPTS.items()}
 OPTIONS_OF = {
     "launch": ("harness.launch.asked:LaunchRecipe",),
     "doctor": ("harness.launch.asked:LaunchRecipe", "harness.launch.doctor:DoctorConfig"),
@@ -80,8 +83,8 @@ def test_every_path_exists(document: str) -> None:
 
 
 def test_a_wrong_path_is_seen() -> None:
-    text = "`harness/model/pooling.py:pool_padded`, `harness/model/pooling.py:Maximum`, `harness/models/`, `tests/x`."
-    wrong = ["harness/model/pooling.py has no Maximum", "harness/models/ does not exist", "tests/x does not exist"]
+    text = "`harness/model/pooling.py:pool_padded`, `harness/model/pooling.py:Minimum`, `harness/models/`, `tests/x`."
+    wrong = ["harness/model/pooling.py has no Minimum", "harness/models/ does not exist", "tests/x does not exist"]
     assert wrong_places(text) == wrong
 
 
@@ -115,8 +118,11 @@ def test_nine_laws_with_a_test_file_each() -> None:
 
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     """``harness``, ``preprocessing`` or ``benchmarks``, and the words after it, of every command of a document."""
-    for package, rest in COMMAND.findall(text.replace("\\\n", " ")):
-        yield package, shlex.split(rest, comments=True)
+    for name, rest in COMMAND.findall(text.replace("\\\n", " ")):
+        words = shlex.split(rest, comments=True)
+        if words[:1] == ["train"] and name != "benchmarks":
+            words[0] = "launch"
+        yield PACKAGES.get(name, name), words
 
 
 def unknown_words(package: str, words: Sequence[str]) -> list[str]:
