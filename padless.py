@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.inference.text_classifier import TextClassifier, load
-from harness.rundir.metric_frames import read_metrics
-from harness.rundir.prediction_frames import open_predictions
+from harness.rundir.metrics_log import read_metrics
+from harness.rundir.results import open_predictions
 from preprocessing.base import cli, installed
 from preprocessing.base.errors import UserError
 from preprocessing.config import PreprocessConfig

@@ -23,7 +23,7 @@ from benchmarks.measuring import Lines, table
 from harness.baseline.linear import RECIPE
 from harness.baseline.results import read_results
 from harness.config import RunConfig, require
-from harness.rundir.metrics_log import read_metrics
+from harness.rundir.metrics_log import read_log
 from harness.rundir.results import figures_name, read_figures
 from preprocessing.base import config_files
 from preprocessing.base.errors import ConfigError, DataError, check_processes
@@ -184,5 +184,5 @@ def accuracy_of(directory: Path, split: str) -> float:
         if values is None:
             raise DataError(f"{directory / figures_name(TEST)}: missing though the run has finished")
         return float(values["accuracy"])
-    best = [line for line in read_metrics(directory) if line["kind"] == VALIDATION and line["best"]]
+    best = [line for line in read_log(directory) if line["kind"] == VALIDATION and line["best"]]
     return float(best[-1]["accuracy"])

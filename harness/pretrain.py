@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"task: {recipe.task}: accelerate launch -m harness.train trains it; here: {LANGUAGE_MODEL}")
     resolved = resolve(recipe)
     from harness.ranks.session import open_session
-    from harness.report.sink import ReportSink
+    from harness.report.sinks import ReportSink
     from harness.training.assembly import open_run
     from harness.training.sinks import Sink, Sinks
 

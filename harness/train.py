@@ -28,8 +28,7 @@ def main(argv: list[str]) -> int:
     resolved = resolve(recipe)
     config = resolved.config
     from harness.ranks.session import open_session
-    from harness.report.beside import BaselineSink
-    from harness.report.sink import ReportSink
+    from harness.report.sinks import BaselineSink, ReportSink
     from harness.training.assembly import open_run
     from harness.training.sinks import Sink, Sinks
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from harness.inference.place import BEGUN
 from harness.rundir import checkpoint, layout
-from harness.rundir.bundle_files import INDEX, SEAL, bundle_directory, read_info, seal_of
-from harness.rundir.export_files import EXPORT, INT8, ONNX
+from harness.rundir.bundle_files import EXPORT, INDEX, INT8, ONNX, bundle_directory, read_info
+from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.metrics_log import FILES
 from harness.rundir.training_facts import FILE as TRAINING
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY

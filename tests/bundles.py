@@ -8,15 +8,27 @@ from typing import Any
 
 import torch
 
-from harness.config import ModelConfig
+from harness.config import ModelConfig, to_dict
 from harness.inference.bundle import write_bundle
 from harness.inference.engines import open_scorer
 from harness.model.classifier import Classifier
-from harness.rundir.bundle_files import write_vocabulary
+from harness.rundir.bundle_files import BundleInfo, write_info, write_vocabulary
 from harness.rundir.layout import BUNDLE
 from harness.scores.calibration import Decision
 from preprocessing.dataset.shards import read_manifest
 from tests.datasets import write_dataset
+
+
+def write_index(bundle: Path, **changes: Any) -> None:
+    """A ``bundle.json`` of two classes that names weights which are not there."""
+    facts: dict[str, Any] = {
+        **{"weights": "weights-0000000000000000.safetensors", "weights_sha256": "0" * 64},
+        **{"model": to_dict(ModelConfig(embedding_dim=4, hidden_size=4)), "vocabulary_size": 9, "vocabulary_hash": "v"},
+        **{"text": {}, "text_hash": "t", "labels": ["no", "yes"], "temperature": 1.0, "threshold": 0.5},
+        **{"step": 1, "dataset": "d", **changes},
+    }
+    bundle.mkdir(parents=True, exist_ok=True)
+    write_info(bundle, BundleInfo(**facts))
 
 
 def write_run(root: Path, num_classes: int = 2, *, size: int = 4, seed: int = 1, wide: int = 0) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from harness.rundir import checkpoint
-from harness.rundir.checkpoint_state import MOMENTS, STEP
+from harness.rundir.checkpoint import MOMENTS
 from harness.training.validation import Selection
 
 COUNTED = {"rows": 8, "tokens": 90, "padded_tokens": 100, "skipped": 0, "hash": (1 << 64) - 1, "loss": "0x1.8p+2"}
@@ -32,7 +32,7 @@ def state_of(step: int, **changes: Any) -> dict[str, Any]:
 def moments_of(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What an optimizer would keep for weights."""
     moments = {f"{kind}.{name}": torch.zeros_like(tensor) for name, tensor in weights.items() for kind in MOMENTS}
-    return moments | {f"{STEP}.{name}": torch.tensor(3.0) for name in weights}
+    return moments | {f"step.{name}": torch.tensor(3.0) for name in weights}
 
 
 def write(run: Path, step: int, weights: Mapping[str, torch.Tensor], **changes: Any) -> Path:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.ranks.stopping import leave, run_rank
-from harness.report import sink
+from harness.report import sinks
 from preprocessing.base.installed import load
 from tests.bundles import write_run
 from tests.corpora import contents, reviews, write_csv
@@ -173,7 +173,7 @@ def _command(module: str, words: tuple[str, ...], log: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = [module, *words]
-    sink.write_report_quietly = lambda *_, **__: None
+    sinks.write_report_quietly = lambda *_, **__: None
     leave(run_rank(load(f"{module}:main")))
 
 

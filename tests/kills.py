@@ -32,10 +32,9 @@ from harness.inference.bundle import read_bundle
 from harness.ranks.session import open_session
 from harness.rundir import checkpoint
 from harness.rundir.bundle_files import INDEX
-from harness.rundir.configuration import read_config
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.metrics_log import MetricsLog
-from harness.rundir.status import read_attempts, read_status
+from harness.rundir.records import read_attempts, read_config, read_status
 from harness.training import assembly
 from harness.training.checkpointer import Checkpointer
 from preprocessing.__main__ import main as preprocessing

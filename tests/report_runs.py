@@ -8,19 +8,16 @@ made up: right for most rows, and for some classes seldom.
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.config import ModelConfig, RunConfig
-from harness.rundir.bundle_files import INDEX
-from harness.rundir.configuration import write_config
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.metrics_log import MetricsLog
+from harness.rundir.records import write_config, write_status
 from harness.rundir.results import write_figures, write_predictions
-from harness.rundir.status import write_status
 from harness.scores.calibration import Decision
 from harness.scores.figures import figures, numbers_of
 from harness.scores.metrics import classification_metrics, predicted_labels, probabilities
@@ -28,6 +25,7 @@ from preprocessing.__main__ import main
 from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
+from tests.bundles import write_index
 
 THINGS = ("card", "transfer", "refund", "PIN", "cash", "exchange rate", "top-up", "account", "direct debit", "identity")
 THINGS += ("passport", "virtual card", "contactless", "fee", "statement")
@@ -81,9 +79,7 @@ def write_run(run: Path, data: Path, *, skill: float = 3.0, seed: int = 0, log_e
     write_config(RunConfig(data=str(data), run=str(run), model=model, seed=seed, **config))
     split = "test" if manifest.splits.get("test") else "validation"
     write_log(run, manifest, data, skill, seed, log_every)
-    info = {"dataset": manifest.fingerprint, "step": 150}
-    (run / BUNDLE).mkdir()
-    (run / BUNDLE / INDEX).write_text(json.dumps(info))
+    write_index(run / BUNDLE, dataset=manifest.fingerprint, step=150, labels=manifest.labels)
     write_measured(run if split == "test" else run / EVALUATION, split, data, manifest, skill, seed)
     write_status(run, "finished", step=200)
     return run

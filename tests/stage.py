@@ -29,11 +29,11 @@ from harness.inference.place import WORK
 from harness.inference.predict import predict_here
 from harness.model.vector_files import read_vectors
 from harness.ranks.session import Session, open_session
-from harness.report.facts import read_run
+from harness.report.runs import read_run
 from harness.report.views import view
 from harness.rundir import checkpoint
 from harness.rundir.bundle_files import read_info
-from harness.rundir.metrics_log import MetricsLog, read_metrics
+from harness.rundir.metrics_log import MetricsLog, read_log
 from harness.rundir.training_facts import read_training
 from harness.tracking.journal import Journal
 from harness.training import assembly
@@ -159,7 +159,7 @@ class Stage:
         kept = checkpoint.verify(checkpoint.path_of(self.run, self.steps[-1])).state["log_bytes"]
         log = MetricsLog(self.run, kept)
         log.close()
-        return len(read_metrics(self.run)), tuple(log.mended)
+        return len(read_log(self.run)), tuple(log.mended)
 
     def report(self) -> list[str]:
         """All that a page about the run shows; which parts there are."""

@@ -8,7 +8,7 @@ import importlib
 for name in (
     "torch._dynamo",
     "harness.baseline.results",
-    "harness.report.sink",
+    "harness.report.sinks",
     "harness.training.assembly",
     "tests.killed",
 ):

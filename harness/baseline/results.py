@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.baseline.linear import RECIPE, OnSplit
-from harness.rundir.measured import Measured
 from harness.rundir.results import (
+    Measured,
     figures_name,
     predictions_name,
     read_figures,

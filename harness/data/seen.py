@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.views import held_out
-from harness.rundir.configuration import read_config
+from harness.rundir.records import read_config
 from preprocessing.base import arrays
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import splitmix64

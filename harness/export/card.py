@@ -9,13 +9,11 @@ from typing import Any
 
 from harness.baseline.results import read_results
 from harness.export.config import ExportConfig
-from harness.rundir.bundle_files import BundleInfo, bundle_directory
-from harness.rundir.configuration import read_config
-from harness.rundir.environment import read_environment
-from harness.rundir.export_files import EXPORT, INT8, ONNX
+from harness.rundir.bundle_files import EXPORT, INT8, ONNX, BundleInfo, bundle_directory
 from harness.rundir.layout import BUNDLE, CONFIG, holds_run
-from harness.rundir.measured import read_measured
-from harness.rundir.metrics_log import read_metrics
+from harness.rundir.metrics_log import read_log
+from harness.rundir.records import read_config, read_environment
+from harness.rundir.results import read_measured
 from harness.rundir.training_facts import read_training
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import wilson
@@ -92,7 +90,7 @@ def figures_of(run: Path, info: BundleInfo, splits: dict[str, Any]) -> dict[str,
         figures = measured.figures
         if (figures.get("dataset"), figures.get("step")) == (info.dataset, info.step):
             return {**figures, "split": measured.split}
-    lines = [line for line in read_metrics(run) if line.get("kind") == VALIDATION and line.get("step") == info.step]
+    lines = [line for line in read_log(run) if line.get("kind") == VALIDATION and line.get("step") == info.step]
     rows = splits.get(VALIDATION, {}).get("rows")
     if not lines or not rows or not isinstance(lines[-1].get("accuracy"), float):
         return {}

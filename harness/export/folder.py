@@ -15,8 +15,18 @@ from harness.export.graph import check_exportable, onnx_model
 from harness.inference.bundle import Bundle, read_bundle
 from harness.inference.onnx_scorer import session_of
 from harness.model.registry import num_parameters
-from harness.rundir.bundle_files import content_of, read_weights, seal_of, write_info
-from harness.rundir.export_files import BUNDLE, CARD, INT8, ONNX, ExportInfo, facts_of, write_export
+from harness.rundir.bundle_files import (
+    CARD,
+    INT8,
+    OF_BUNDLE,
+    ONNX,
+    ExportInfo,
+    facts_of,
+    identity,
+    read_weights,
+    write_export,
+    write_info,
+)
 from harness.rundir.training_facts import FILE as TRAINING
 from preprocessing.base import atomic
 from preprocessing.base.installed import VERSION, needed
@@ -42,7 +52,7 @@ def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> N
         vectors=without_folders(bundle.info.vectors),
         started_from=without_folders(bundle.info.started_from),
     )
-    seal = seal_of(content_of(info))
+    seal = identity(info)
     with storing(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
         (temporary / info.weights).write_bytes(read_weights(place.bundle, info))
         shutil.copyfile(place.bundle / VOCABULARY, temporary / VOCABULARY)
@@ -74,7 +84,7 @@ def write_forms(
     Raises ``DataError`` where a form is not the network.
     """
     info, decision = bundle.info, bundle.decision
-    network = onnx_model(bundle.model, info.temperature, {BUNDLE: seal, "text_hash": info.text_hash})
+    network = onnx_model(bundle.model, info.temperature, {OF_BUNDLE: seal, "text_hash": info.text_hash})
     session = session_of(network, ONNX)
     longest = bundle.pipeline.spec.max_tokens
     parity = compare(bundle.model, session, decision, info.vocabulary_size, longest, config.batch)

@@ -15,8 +15,7 @@ from harness.inference.onnx_scorer import onnx_logits
 from harness.inference.scorer import in_batches
 from harness.inference.torch_scorer import logits_of
 from harness.model.classifier import Classifier
-from harness.rundir.bundle_files import BundleInfo
-from harness.rundir.export_files import IDS, LENGTHS, LOGITS, PROBABILITIES
+from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, PROBABILITIES, BundleInfo
 from harness.scores.calibration import Decision
 from harness.scores.metrics import log_loss_per_row, predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError

@@ -18,7 +18,7 @@ import torch
 from harness.model.classifier import Classifier
 from harness.model.registry import CELLS, POOLINGS
 from harness.model.wide import END, END_LONGEST, FIRST, MASK, ROUNDS, SECOND, WORD, WidePart
-from harness.rundir.export_files import IDS, LENGTHS, LOGITS, PROBABILITIES
+from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, PROBABILITIES
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import VERSION
 

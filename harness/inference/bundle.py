@@ -20,12 +20,7 @@ from harness.inference.scorer import encoder_of, read_vocabulary
 from harness.model.classifier import Classifier
 from harness.model.networks import AnyNetwork, read_tensors, task_of
 from harness.ranks.stopping import HEARTBEAT
-from harness.rundir.bundle_files import (
-    INDEX,
-    BundleInfo,
-    write_info,
-    write_weights,
-)
+from harness.rundir.bundle_files import INDEX, BundleInfo, write_info, write_weights
 from harness.rundir.training_facts import write_training
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError

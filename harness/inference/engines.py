@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from harness.inference.scorer import Scorer
-from harness.rundir.bundle_files import bundle_directory, read_info
-from harness.rundir.export_files import INT8, ONNX
+from harness.rundir.bundle_files import INT8, ONNX, bundle_directory, read_info
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.installed import is_importable, load, needed
 from preprocessing.base.printable import Guarded

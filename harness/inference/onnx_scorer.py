@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.inference.scorer import Scorer, in_batches
-from harness.rundir.export_files import BUNDLE, EXPORT, IDS, INT8, LENGTHS, LOGITS, ONNX, read_export, read_model
+from harness.rundir.bundle_files import EXPORT, IDS, INT8, LENGTHS, LOGITS, OF_BUNDLE, ONNX, read_export, read_model
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import needed
 from preprocessing.base.untrusted import one_line, readable
@@ -43,7 +43,7 @@ class OnnxScorer(Scorer):
         data = read_model(self.directory, export, self.file)
         needed("onnxruntime", f"{path}", "onnx")
         self.session = session_of(data, str(path), None if self.settled is None else 1)
-        if self.session.get_modelmeta().custom_metadata_map.get(BUNDLE) != export.bundle:
+        if self.session.get_modelmeta().custom_metadata_map.get(OF_BUNDLE) != export.bundle:
             raise DataError(f"{path}: the network of another bundle; export this one again")
 
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:

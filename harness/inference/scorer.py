@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.rundir.bundle_files import INDEX, BundleInfo, check_classifier, read_info
-from harness.rundir.export_files import read_export
+from harness.rundir.bundle_files import INDEX, BundleInfo, check_classifier, read_export, read_info
 from harness.rundir.results import prediction_columns
 from harness.scores.calibration import Decision
 from harness.scores.metrics import predicted_labels, probabilities

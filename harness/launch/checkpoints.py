@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.rundir import checkpoint, layout, many_runs
+from harness.rundir import checkpoint, layout
 from harness.rundir.checkpoint import Checkpoint
 from harness.training.resume import differences
 from preprocessing.base.errors import ConfigError, DataError
@@ -75,7 +75,7 @@ def list_checkpoints(run: str, *, as_json: bool) -> list[dict[str, Any]]:
 def check_run(run: str) -> None:
     """Raise ``DataError`` for what is no run directory."""
     if not layout.holds_run(run):
-        many_runs.refuse_many(run)
+        layout.refuse_many(run)
         raise DataError(f"{run}: is not a run directory")
 
 

@@ -38,7 +38,7 @@ from harness.ranks.precision import (
     recurrent_dtype,
 )
 from harness.ranks.session import Session, open_session
-from harness.rundir.environment import installed_version
+from harness.rundir.records import installed_version
 from harness.training import preflight
 from harness.training.assembly import check_shared
 from preprocessing.base import atomic

@@ -95,8 +95,6 @@ def launch(options: list[str], keys: list[str], timeout_s: int, *, as_json: bool
     Several machines meet before that, at the port where the ranks will; one that does not come ends it here. The ranks
     hand the exit code over in a file and leave with 0, since a launcher prints a traceback when a rank does not.
     """
-    from harness.launch.checkup import Finding
-
     with temporary_folder() as folder:
         path = folder / "exit_code"
         os.environ[EXIT_CODE_FILE] = str(path)
@@ -108,6 +106,8 @@ def launch(options: list[str], keys: list[str], timeout_s: int, *, as_json: bool
                 hello = meeting.Hello(rank=place.rank, facts=meeting.facts_of(arguments))
                 meeting.meet(place, hello, "", timeout_s, say)
         except UserError as error:
+            from harness.launch.checkup import Finding  # not before torch is told to keep its warnings
+
             return report([Finding("rendezvous", "fix", str(error), platform.node())], as_json=as_json)
         failure = launcher.start(arguments)
         if failure is not None:

@@ -31,8 +31,7 @@ from harness.launch import meeting
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
-from harness.rundir.status import State, read_status, write_status
-from harness.rundir.storage import is_free
+from harness.rundir.records import State, is_free, read_status, write_status
 from harness.settings.task import LANGUAGE_MODEL
 from harness.training import preflight
 from harness.training.rules import resolve

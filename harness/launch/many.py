@@ -41,11 +41,10 @@ from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
 from harness.report import many
 from harness.report.page import write_report_quietly
-from harness.rundir import many_runs
+from harness.rundir import layout, results
 from harness.rundir.bundle_files import bundle_directory, read_info
-from harness.rundir.layout import REPORT
-from harness.rundir.many_runs import Kind, Member, member
-from harness.rundir.status import LAUNCH_ID
+from harness.rundir.layout import REPORT, Kind, Member, member
+from harness.rundir.records import LAUNCH_ID
 from harness.scores.figures import FIGURES
 from harness.scores.intervals import METHOD_OVER_RUNS
 from harness.scores.tables import describe_spread, spread_table
@@ -109,7 +108,7 @@ def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> 
     check_words(training, asked)
     folder = Path(asked.run)
     runs = planned(asked)
-    many_runs.check_many(folder, runs[0].kind)
+    layout.check_many(folder, runs[0].kind)
     words = without(training, LaunchRecipe, {"seeds", "folds"})
     left, screen = TimeLeft(asked.max_time), Screen(quiet=asked.quiet)
     for place, one in enumerate(runs, 1):
@@ -176,7 +175,7 @@ def first(asked: LaunchRecipe) -> tuple[RunConfig, list[Member]]:
     if asked.seeds is None and asked.folds is None:
         return asked.recipe, []
     runs = planned(asked)
-    many_runs.check_many(asked.run, runs[0].kind)
+    layout.check_many(asked.run, runs[0].kind)
     own: dict[str, Any] = {runs[0].kind: runs[0].number, "run": str(runs[0].path)}
     return replace(asked.recipe, **own), runs
 
@@ -189,11 +188,11 @@ def conclude(folder: Path, runs: Sequence[Member], asked: LaunchRecipe, screen: 
         values["out_of_fold"] = many.over_all_rows(folder, runs, values["labels"], keep=True)
         if (linear := many.linear_on_folds(runs, values)) is not None:
             values["linear"] = linear
-    many_runs.write_summary(folder, kind, values)
+    results.write_summary(folder, kind, values)
     write_report_quietly(folder)
     show(values, kind, screen)
-    named = [str(many_runs.summary_path(folder, kind)), REPORT]
-    named += [many_runs.OUT_OF_FOLD] if "out_of_fold" in values else []
+    named = [str(results.summary_path(folder, kind)), REPORT]
+    named += [layout.OUT_OF_FOLD] if "out_of_fold" in values else []
     screen.say(f"written to {' and '.join([', '.join(named[:-1]), named[-1]])}", "good")
     sys.stdout.flush()
 

@@ -31,9 +31,16 @@ from harness.config import RunConfig, flat, to_dict
 from harness.launch.stop import STOP
 from harness.ranks import network
 from harness.ranks.stopping import EXIT_CODE
-from harness.rundir.environment import code_hash, git_revision, installed_version
-from harness.rundir.status import LAUNCH_ID, State, read_status, write_status
-from harness.rundir.storage import claim
+from harness.rundir.records import (
+    LAUNCH_ID,
+    State,
+    claim,
+    code_hash,
+    git_revision,
+    installed_version,
+    read_status,
+    write_status,
+)
 from preprocessing.base.errors import ConfigError, UserError
 
 LOOK_EVERY_S = 0.1

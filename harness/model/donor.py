@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from harness.config import ModelConfig, model_from_dict
 from harness.model.vector_files import coverage_of
 from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, read_info
-from harness.rundir.many_runs import in_words, members
+from harness.rundir.layout import listed, members
 from harness.settings.task import CLASSIFIER
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY, Manifest
@@ -55,7 +55,7 @@ def find_donor(named: str, wanted: ModelConfig) -> Donor:
     directory = bundle_directory(path)
     if runs := members(path):
         raise ConfigError(
-            f"init.weights: {named}: holds the runs {in_words(runs)}; name one of them, as in {runs[0].path}"
+            f"init.weights: {named}: holds the runs {listed(runs)}; name one of them, as in {runs[0].path}"
         )
     if not path.is_dir() or not (directory / INDEX).exists():
         raise ConfigError(

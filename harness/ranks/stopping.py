@@ -33,7 +33,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from harness.rundir.status import LAUNCH_ID
+from harness.rundir.records import LAUNCH_ID
 from preprocessing.base import cli, stopping
 from preprocessing.base.errors import UserError
 

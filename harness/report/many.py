@@ -7,23 +7,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from harness.baseline.results import read_folds
-from harness.report import out_of_fold
-from harness.report.dots import spread_charts
-from harness.rundir.bundle_files import peek
-from harness.rundir.configuration import read_config
-from harness.rundir.layout import BUNDLE, EVALUATION
-from harness.rundir.many_runs import Member, in_words, read_summary
-from harness.rundir.metrics_log import read_metrics
-from harness.rundir.results import read_figures
-from harness.rundir.status import known_status
+from harness.report.plots import capital, spread_charts
+from harness.rundir.bundle_files import read_info
+from harness.rundir.layout import BUNDLE, EVALUATION, OUT_OF_FOLD, Member, listed, storage
+from harness.rundir.metrics_log import read_log
+from harness.rundir.records import known_status, read_config
+from harness.rundir.results import predictions_name, probability_column, read_figures, read_summary
 from harness.scores.figures import FIGURES
-from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, spread, spreads
+from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, intervals, spread, spreads
+from harness.scores.metrics import CELLS, MATRIX, classification_metrics, confusion_from_json, per_class
+from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import read_manifest
+from preprocessing.labels import as_found
 
 SPLITS = (VALIDATION, TEST)
+DECIDED = ("accuracy", "balanced_accuracy", "f1", MATRIX, CELLS)
+"""Figures of predicted labels; all others are of probabilities."""
+SMALLEST = np.finfo(np.float64).tiny
 
 
 def collect(runs: Sequence[Member]) -> dict[str, Any]:
@@ -33,7 +40,7 @@ def collect(runs: Sequence[Member]) -> dict[str, Any]:
     """
     of_runs: list[dict[str, Any]] = [{"run": one.name, one.kind: one.number, "splits": figures_of(one)} for one in runs]
     splits = [split for split in SPLITS if of_runs and all(split in one["splits"] for one in of_runs)]
-    infos = [peek(one.path / BUNDLE) for one in runs]
+    infos = [read_info(one.path / BUNDLE) for one in runs]
     datasets = {info.dataset for info in infos}
     if len(datasets) > 1:
         raise DataError(f"{runs[0].path.parent}: its runs were trained on different datasets, so they have no spread")
@@ -55,9 +62,9 @@ def figures_of(run: Member) -> dict[str, dict[str, Any]]:
     test = read_figures(run.path, TEST)
     found = {} if test is None else {TEST: chosen(test)}
     measured = read_figures(run.path / EVALUATION, VALIDATION) if run.kind == "fold" or test is None else None
-    if measured is not None and measured.get("step") == peek(run.path / BUNDLE).step:
+    if measured is not None and measured.get("step") == read_info(run.path / BUNDLE).step:
         return {VALIDATION: chosen(measured), **found}
-    best = [line for line in read_metrics(run.path) if line.get("kind") == VALIDATION and line.get("best")]
+    best = [line for line in read_log(run.path) if line.get("kind") == VALIDATION and line.get("best")]
     return {VALIDATION: chosen(best[-1]), **found} if best else found
 
 
@@ -80,14 +87,16 @@ def over_all_rows(folder: Path, runs: Sequence[Member], labels: Sequence[str], *
     data = read_config(runs[0].path)["data"]
     manifest = read_manifest(data)
     rows = sum(manifest.rows(name) for name in (TRAIN, VALIDATION) if manifest.splits.get(name))
-    table = out_of_fold.gather(folder, runs, rows)
+    table = gather(folder, runs, rows)
     if keep:
-        out_of_fold.write(folder, table)
+        path = folder / OUT_OF_FOLD
+        with storage(path), atomic.replacing(path) as temporary:
+            pq.write_table(table, temporary)
     thresholds = {}
     for run in runs:
         values = read_figures(run.path / EVALUATION, VALIDATION)
         thresholds[run.number] = 0.5 if values is None else values["threshold"]
-    return out_of_fold.figures(table, labels, thresholds)
+    return figures_over_folds(table, labels, thresholds)
 
 
 def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
@@ -98,7 +107,7 @@ def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
     done = finished(began)
     if not done:
         raise DataError(
-            f"{folder}: none of its runs has finished yet ({in_words(began)}); wait for the first, or name one of them"
+            f"{folder}: none of its runs has finished yet ({listed(began)}); wait for the first, or name one of them"
         )
     kind, values = done[0].kind, collect(done)
     stored = read_summary(folder, kind)
@@ -112,7 +121,7 @@ def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
         "open": [one.name for one in began if one not in done],
         "values": values,
         "charts": {split: spread_charts(values, split, kind) for split in shown},
-        "titles": {name: one.title[0].upper() + one.title[1:] for name, one in FIGURES.items()},
+        "titles": {name: capital(one.title) for name, one in FIGURES.items()},
     }
 
 
@@ -133,3 +142,54 @@ def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str,
 def finished(runs: Sequence[Member]) -> list[Member]:
     """Those of the runs that ended well."""
     return [one for one in runs if known_status(one.path).get("state") == "finished"]
+
+
+def gather(folder: Path, runs: Sequence[Member], rows: int) -> pa.Table:
+    """The predictions of all folds in the order of the source, with the fold of each row.
+
+    ``rows`` is how many the dataset has in its folds. Raises ``DataError`` unless each of them is there exactly once.
+    """
+    tables = []
+    for run in runs:
+        path = run.path / EVALUATION / predictions_name(VALIDATION)
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(
+                f"{path}: not readable ({error}); remove {run.path}, and the same launch trains it anew"
+            ) from None
+        fold = pa.array(np.full(len(table), run.number, np.int32))
+        tables.append(table.add_column(1, "fold", fold))
+    whole = pa.concat_tables(tables).sort_by("row").combine_chunks()
+    numbers = whole["row"].to_numpy()
+    if len(numbers) != rows or len(np.unique(numbers)) != rows:
+        raise DataError(
+            f"{folder}: its folds predict {len(np.unique(numbers)):,} different rows by {len(numbers):,} predictions, "
+            f"the dataset has {rows:,} in folds: a run there is of another dataset; remove it, and launch again"
+        )
+    return whole
+
+
+def figures_over_folds(table: pa.Table, names: Sequence[str], thresholds: dict[int, float]) -> dict[str, Any]:
+    """Metrics over all rows of ``gather``, each once, with intervals, and each class.
+
+    A run's temperature and threshold were fitted on the fold that it held out, and so was the epoch chosen whose
+    weights it kept: the figures are those of a validation, not of a test.
+
+    ``names`` are the classes, ``thresholds`` has that of each fold, from which on class 1 of two is predicted.
+    """
+    places = {name: number for number, name in enumerate(names)}
+    labels = np.array([places[str(as_found(label))] for label in table["label"].to_pylist()], np.int64)
+    chances = np.stack([table[probability_column(name)].to_numpy() for name in names], axis=1)
+    logits = np.log(np.maximum(chances, SMALLEST))
+    decided = logits
+    if len(names) == 2:
+        logits = logits[:, 1] - logits[:, 0]
+        limits = np.array([thresholds[int(fold)] for fold in table["fold"].to_numpy()])
+        decided = logits - np.log(limits / (1 - limits))  # each fold's own threshold is then the common 0.5
+    values, by_label = classification_metrics(logits, labels), classification_metrics(decided, labels)
+    found, of_labels = intervals(logits, labels, values), intervals(decided, labels, by_label)
+    found |= {name: of_labels[name] for name in DECIDED if name in of_labels}
+    values |= {name: by_label[name] for name in DECIDED if name in by_label}
+    by_class = per_class(confusion_from_json(values, len(names)), names)
+    return {**values, "intervals": found, "per_class": by_class}

@@ -1,29 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the template shows of one run, beside its charts."""
+"""What the template shows of one run, beside its charts: classes, confusions, splits, and how to make it again."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import yaml
 
 from harness.config import flat
-from harness.report.classes import class_rows, confusions, labels_of_split, matrix, metric_names
-from harness.report.facts import RunFacts
-from harness.report.marked import mistakes_of
+from harness.report.mistakes import mistakes_of
+from harness.report.plots import capital, curves_of, worst_first
+from harness.report.runs import RunFacts
 from harness.rundir.layout import CONFIG
+from harness.scores.figures import FIGURES, title_of
+from harness.scores.metrics import confusion_from_json, largest_confusions
 from harness.settings.task import LANGUAGE_MODEL
 from preprocessing.base.printable import public_values
+from preprocessing.base.split_names import NO_LABEL, TRAIN
+from preprocessing.dataset.shards import Manifest
 
+MATRIX_CLASSES = 20
+"""Most classes whose confusion matrix is shown; beyond that only its largest cells are."""
+SMALL_MATRIX = 6
+"""Up to so many classes the matrix is all there is to say, and it fits a telephone."""
+LISTED_CLASSES = 20
+"""Classes that are shown at once; all of them when the reader asks."""
+LISTED_CONFUSIONS = 12
+LEFT_OUT = ("calibrated_log_loss", "perplexity")
+"""Figures that only validations, or only language models, have."""
 FEW_LABELS = 5
 """Up to so many labels the table of splits has a column for each."""
 
 
+def titles(labels: Sequence[str]) -> dict[str, str]:
+    """The figures of a classifier, by what a page calls them for these classes."""
+    return {
+        name: capital(title_of(name, labels)) for name in FIGURES if name not in ("calibrated_log_loss", "perplexity")
+    }
+
+
 def view(run: RunFacts, name: str) -> dict[str, Any]:
     """Everything but charts, by the names that the template uses."""
+    curves = curves_of(run)
     measured, labels = run.measured, run.labels
     shown: dict[str, Any] = {"split": None, "figures": None, "mistakes": [], "classes": [], "matrix": []}
     if measured is not None:
@@ -35,14 +56,15 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
             "matrix": matrix(measured.figures),
             "confusions": confusions(measured.figures),
             "slices": [entry for entry in measured.figures["slices"] if entry["by"] != "label"],
-            "coloured": {label: slot for slot, label in enumerate(run.curves)} if len(labels) > 2 else {},
+            "coloured": {label: slot for slot, label in enumerate(curves)} if len(labels) > 2 else {},
         }
     return {
         "name": name,
         "facts": run,
         "labels": labels,
+        "curves": curves,
         "pretrained": run.config.get("task") == LANGUAGE_MODEL,
-        "metrics": metric_names(len(labels)),
+        "metrics": titles(labels),
         "settings": flat(run.config),
         "state": run.status.get("state", "unknown"),
         "step": run.status.get("step") or run.train[-1]["step"] if run.train else 0,
@@ -138,3 +160,49 @@ def dataset_config(run: RunFacts) -> str | None:
     """The configuration of the preprocessing, as YAML; None without a manifest."""
     config = public_values(run.manifest.provenance.get("config")) if run.manifest else None
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else None
+
+
+def class_rows(figures: Mapping[str, Any], manifest: Manifest | None) -> list[dict[str, Any]]:
+    """What is known of each class, the worst first: its figures, the interval of its recall, its rows in training."""
+    slices = {entry["name"]: entry for entry in figures["slices"] if entry["by"] == "label"}
+    trained = labels_of_split(manifest, TRAIN) if manifest is not None else {}
+    return [
+        {
+            **entry,
+            "interval": slices[entry["label"]]["accuracy_interval"] if entry["label"] in slices else None,
+            "log_loss": slices[entry["label"]]["log_loss"] if entry["label"] in slices else None,
+            "trained": trained.get(entry["label"]),
+        }
+        for entry in worst_first(figures["per_class"])
+    ]
+
+
+def labels_of_split(manifest: Manifest, split: str) -> dict[str, int]:
+    """Rows of each class in a split, by name; 0 for a class that has none there."""
+    counts = dict.fromkeys(manifest.labels, 0)
+    for shard in manifest.splits.get(split, []):
+        for number, rows in shard.labels.items():
+            if int(number) != NO_LABEL:
+                counts[manifest.labels[int(number)]] += rows
+    return counts
+
+
+def confusions(figures: Mapping[str, Any], most: int | None = LISTED_CONFUSIONS) -> list[dict[str, Any]]:
+    """The pairs of a true and another predicted class with the most rows, the largest first."""
+    labels = figures["labels"]
+    confusion = confusion_from_json(figures, len(labels))
+    support = confusion.sum(axis=1).tolist()
+    return [
+        {"label": labels[true], "predicted": labels[said], "rows": rows, "share": rows / support[true]}
+        for true, said, rows in largest_confusions(confusion, most)
+    ]
+
+
+def matrix(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each true class the count of each predicted one, and its share of the row; empty for too many classes."""
+    if len(figures["labels"]) > MATRIX_CLASSES:
+        return []
+    rows = zip(figures["labels"], confusion_from_json(figures, len(figures["labels"])).toarray().tolist(), strict=True)
+    return [
+        {"label": label, "cells": [(count, count / max(sum(counts), 1)) for count in counts]} for label, counts in rows
+    ]

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bundle/``: weights, vocabulary, text pipeline, temperature and threshold, all that prediction needs.
+"""``bundle/``: weights, vocabulary, text pipeline, temperature and threshold, all that prediction needs; and an export.
 
 ::
 
     bundle/weights-<sha256>.safetensors
     bundle/vocabulary.arrow
     bundle/training.json      what the training rows were like (``training_facts``)
-    bundle/bundle.json        written last; names the two with their hashes
+    bundle/bundle.json        written last, sealed; names the two with their hashes
 
 New weights get a new name and ``bundle.json`` is replaced in one step, so a reader sees one bundle or the next (law 2).
-Here are bytes and plain values; what they mean to a model is for ``harness.inference.bundle``.
+Here are bytes and plain values; what they mean to a model is for ``harness.inference.bundle``. An export is a bundle
+with other forms of its network beside it, which whoever reads bundles reads::
+
+    model.onnx, model-int8.onnx     the network for ONNX Runtime, where they were asked for
+    README.md                       the model card, which anybody may edit: nothing here vouches for it
+    export.json                     sealed; names the files, with bytes and sha256, and the bundle that they belong to
 """
 
 from __future__ import annotations
@@ -17,53 +22,61 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from msgspec import Meta
+
 from harness.config import DAMAGED, model_from_dict
-from harness.rundir.json_files import read_object
-from harness.rundir.layout import BUNDLE
-from harness.rundir.places import instead
+from harness.rundir.json_files import check_file, check_name, read_sealed, seal_of, write_sealed
+from harness.rundir.layout import BUNDLE, instead
 from harness.settings.task import CLASSIFIER, LANGUAGE_MODEL, Task
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.typed import Between, Count, Positive, Sha256, Spelt, typed
+from preprocessing.base.schema import Count, Positive, Record, Sha256, Share, typed
 from preprocessing.base.untrusted import read_bytes, shown
 from preprocessing.dataset.shards import REBUILD, VOCABULARY
 from preprocessing.labels import LabelType, fits
 
-FORMAT, FORMAT_VERSION = "padless-bundle", 2
+KIND = ("padless-bundle", 1)
 INDEX = "bundle.json"
-SEAL = "sha256"
 WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
-Hash = Annotated[str, Spelt("[!-~]{0,128}", "a hash")]
 LEAST_LABELS = 2
-LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6
-"""Far beyond those between which one is fitted."""
+EXPORT_KIND = ("padless-export", 1)
+EXPORT = "export.json"
+CARD = "README.md"
+ONNX, INT8 = "model.onnx", "model-int8.onnx"
+IDS, LENGTHS, LOGITS, PROBABILITIES = "ids", "lengths", "logits", "probabilities"
+"""Inputs and outputs of the graphs."""
+OF_BUNDLE = "bundle"
+"""Under this name a graph says, as the index does, which bundle it belongs to."""
+MOST_ONNX = 2 << 30
+"""Bytes of an ONNX file: its format has no more."""
+AGAIN = "export the run again"
 
 
 @dataclass(frozen=True)
 class BundleInfo:
     """``bundle.json``."""
 
-    weights: Annotated[str, Between(1, 255)]
+    weights: str
     """File name of the safetensors file."""
     weights_sha256: Sha256
     model: dict[str, Any]
     """The ``ModelConfig``."""
     vocabulary_size: Positive
-    vocabulary_hash: Hash
+    vocabulary_hash: str
     text: dict[str, Any]
-    text_hash: Hash
+    text_hash: str
     labels: list[str]
-    temperature: Annotated[float, Between(LEAST_TEMPERATURE, MOST_TEMPERATURE)]
+    temperature: Annotated[float, Meta(ge=1e-6, le=1e6)]
     """Logits are divided by it before they become probabilities; fitted on the validation split."""
-    threshold: Annotated[float, Between(0, 1)]
+    threshold: Share
     """Probability of class 1 from which on it is predicted; two classes only."""
     step: Count
     """Optimizer steps behind these weights."""
-    dataset: Hash
+    dataset: str
     """Fingerprint of the dataset they were trained on."""
     task: Task = CLASSIFIER
     """What the network has learned."""
@@ -77,18 +90,6 @@ class BundleInfo:
     """The fold of the dataset that was held out; None: its own validation split was."""
     label_type: LabelType = "text"
     """The type of the dataset's column of labels, and so of predictions."""
-    format: str = FORMAT
-    format_version: int = FORMAT_VERSION
-
-
-UNSAID: dict[str, Any] = {
-    "started_from": None,
-    "soft_labels": None,
-    "fold": None,
-    "task": CLASSIFIER,
-    "label_type": "text",
-}
-"""What goes without saying: bundles were written before these keys were there."""
 
 
 def bundle_directory(run: str | Path) -> Path:
@@ -119,45 +120,32 @@ def write_weights(directory: Path, data: bytes) -> tuple[str, str]:
 
 def write_info(directory: Path, info: BundleInfo) -> None:
     """Replace ``bundle.json``, then delete every weights file but the one that it names."""
-    content = content_of(info)
-    atomic.write_json(directory / INDEX, {**content, SEAL: seal_of(content)})
+    write_sealed(directory / INDEX, KIND, asdict(info))
     for old in directory.glob("weights-*.safetensors"):
         if WEIGHTS.fullmatch(old.name) and old.name != info.weights:
             old.unlink()
 
 
-def content_of(info: BundleInfo) -> dict[str, Any]:
-    """What ``bundle.json`` says, but for its seal."""
-    content = asdict(info)
-    for name, before in UNSAID.items():
-        if content[name] == before:
-            del content[name]
-    return content
-
-
-def read_info(directory: Path) -> BundleInfo:
-    """Read ``bundle.json``. Raises ``DataError`` for a missing, damaged or foreign one."""
+def stored_info(directory: Path) -> BundleInfo | None:
+    """Read ``bundle.json``; None where there is none. Raises ``DataError`` for a damaged or foreign one."""
     path = directory / INDEX
-    content = read_object(path) if directory.is_dir() else None
+    content = read_sealed(path, KIND, "restore the bundle, or train again") if directory.is_dir() else None
     if content is None:
-        raise DataError(f"{path}: missing: {instead(directory)}")
-    if content.get("format") != FORMAT:
-        raise DataError(f"{path}: not a padless bundle; name a run directory, or a bundle")
-    if content.get("format_version") != FORMAT_VERSION:
-        found = content.get("format_version")
-        raise DataError(
-            f"{path}: format version {shown(found)}, this padless reads version {FORMAT_VERSION} (which holds a "
-            "temperature): train again, or use the padless that wrote it"
-        )
-    seal = content.pop(SEAL, None)  # bundles were written without one before
-    if seal is not None and seal != seal_of(content):
-        raise DataError(f"{path}: its content does not match its sha256: edited or damaged; restore it")
-    info = typed(BundleInfo, content, str(path), DAMAGED)
+        return None
+    info: BundleInfo = typed(BundleInfo, content, str(path), DAMAGED)
     model_from_dict(info.model, str(path))
     if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < LEAST_LABELS):
         raise DataError(f"{path}: labels is {shown(info.labels)}, expected two or more different ones; {DAMAGED}")
     if not fits(info.labels, info.label_type):
         raise DataError(f"{path}: label_type is {info.label_type}, and labels are other values; {DAMAGED}")
+    return info
+
+
+def read_info(directory: Path) -> BundleInfo:
+    """Read ``bundle.json``. Raises ``DataError`` for a missing, damaged or foreign one."""
+    info = stored_info(directory)
+    if info is None:
+        raise DataError(f"{directory / INDEX}: missing: {instead(directory)}")
     return info
 
 
@@ -170,59 +158,95 @@ def check_classifier(directory: Path, info: BundleInfo) -> None:
         )
 
 
-def seal_of(content: dict[str, Any]) -> str:
-    """The sha256 by which ``bundle.json`` vouches for the rest of itself."""
-    return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
-
-
-@dataclass(frozen=True)
-class Peek:
-    """What a bundle of any version says, before anything of it is needed."""
-
-    dataset: str | None = None
-    step: Count | None = None
-    fold: Count | None = None
-    labels: list[str] = field(default_factory=list)
-
-
-def peek(directory: Path) -> Peek:
-    """What ``bundle.json`` says of a few things; nothing without one. Raises ``DataError`` for a damaged one."""
-    path = directory / INDEX
-    content = read_object(path) or {}
-    return typed(Peek, {one.name: content[one.name] for one in fields(Peek) if one.name in content}, str(path), DAMAGED)
-
-
-def read_fingerprint(directory: Path) -> str | None:
-    """Fingerprint of the dataset behind a bundle of any version; None without a bundle."""
-    return peek(directory).dataset
-
-
-def read_fold(directory: Path) -> int | None:
-    """The fold that the training of a bundle held out; None if it held none out, and without a bundle."""
-    return peek(directory).fold
-
-
 def weights_path(directory: Path, info: BundleInfo) -> Path:
     """The file of the weights. Raises ``DataError`` for a name that leads out of the bundle."""
-    if "/" in info.weights or not info.weights.isprintable() or info.weights in (".", ".."):
-        raise DataError(
-            f"{directory / INDEX}: names weights outside its own folder ({shown(info.weights)}); restore it"
-        )
+    check_name(info.weights, directory / INDEX, "restore it")
     return directory / info.weights
 
 
 def read_weights(directory: Path, info: BundleInfo) -> bytes:
     """The safetensors file that ``info`` names. Raises ``DataError`` if it is missing or was changed."""
-    path = weights_path(directory, info)
+    return read_named(weights_path(directory, info), info.weights_sha256, INDEX)
+
+
+def read_named(path: Path, sha256: str, index: str) -> bytes:
+    """All of a file whose sha256 an index tells. Raises ``DataError`` if it is missing or was changed."""
     try:
         data = read_bytes(path, memory())
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}: the bundle names these weights") from None
-    if hashlib.sha256(data).hexdigest() != info.weights_sha256:
-        raise DataError(f"{path}: its sha256 is not the one in {INDEX}: bytes were changed")
+        raise DataError(f"{path}: {error.strerror}: {index} names this file") from None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DataError(f"{path}: its sha256 is not the one in {index}: bytes were changed")
     return data
 
 
 def memory() -> int:
     """Bytes that this machine has: more than that is read of no file."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class ExportInfo:
+    """``export.json``."""
+
+    bundle: str
+    """``identity`` of the bundle beside it."""
+    weights_sha256: Sha256
+    """Of the safetensors file that every form of the network was made from."""
+    files: dict[str, dict[str, Any]]
+    """By name: bytes, sha256, and for a form of the network what was measured of it."""
+    padless: str = ""
+    """The version that wrote it."""
+
+
+class Named(Record, frozen=True, forbid_unknown_fields=False):
+    """What the index of an export says of every file."""
+
+    bytes: Count
+    sha256: Sha256
+
+
+def identity(info: BundleInfo) -> str:
+    """A sha256 over all that ``bundle.json`` says, by which an export and its graphs name the bundle."""
+    return seal_of(asdict(info))
+
+
+def facts_of(path: Path, **more: Any) -> dict[str, Any]:
+    """What the index of an export says of a file."""
+    return {"bytes": path.stat().st_size, "sha256": atomic.sha256_file(path), **more}
+
+
+def write_export(directory: Path, info: ExportInfo) -> None:
+    """Write ``export.json``, the last file but the card. Raises ``OSError``."""
+    write_sealed(directory / EXPORT, EXPORT_KIND, asdict(info))
+
+
+def read_export(directory: Path, bundle: BundleInfo) -> ExportInfo | None:
+    """Read ``export.json`` and hold every file that it names, and that is there, against it; None without one.
+
+    A file may be missing: an image that serves one form of the network needs no other. Raises ``DataError`` for an
+    index that is damaged or belongs to another bundle, and for a file that is not the one it names.
+    """
+    path = directory / EXPORT
+    content = read_sealed(path, EXPORT_KIND, AGAIN)
+    if content is None:
+        return None
+    info: ExportInfo = typed(ExportInfo, content, str(path), AGAIN)
+    if info.bundle != identity(bundle) or info.weights_sha256 != bundle.weights_sha256:
+        raise DataError(f"{path}: belongs to another bundle than the {INDEX} beside it; {AGAIN}")
+    files: dict[str, Named] = typed(dict[str, Named], info.files, str(path), AGAIN)
+    for name, facts in files.items():
+        check_name(name, path, AGAIN)
+        if name in (ONNX, INT8) and facts.bytes > MOST_ONNX:
+            raise DataError(f"{directory / name}: {facts.bytes:,} bytes, and no ONNX file has more than {MOST_ONNX:,}")
+        if (directory / name).is_symlink() or (directory / name).exists():
+            check_file(directory / name, facts.bytes, facts.sha256, EXPORT, AGAIN)
+    return info
+
+
+def read_model(directory: Path, info: ExportInfo, name: str) -> bytes:
+    """The bytes of a form of the network. Raises ``DataError`` where it is not there, or not the one named."""
+    if name not in info.files or not (directory / name).is_file():
+        option = "int8" if name == INT8 else "onnx"
+        raise DataError(f"{directory}: holds no {name}; export the run again with --{option}")
+    return read_named(directory / name, info.files[name]["sha256"], EXPORT)

@@ -12,6 +12,7 @@
 The directory is built under a temporary name, every file fsynced and hashed on its way to the disk, and then renamed:
 a name means completeness (law 2). A second one of a step takes the place of the first in one step, or in two that a
 kill between them leaves readable (``preprocessing.base.atomic``). Reading checks every hash before a byte is parsed.
+When one is written, and which are kept, is ``harness.training.checkpointer``'s.
 """
 
 from __future__ import annotations
@@ -22,29 +23,90 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from harness.rundir.checkpoint_state import MEND, CheckpointManifest, FileFacts, check_moments, check_state
-from harness.rundir.json_files import read_object
+from msgspec import field
+
+from harness.rundir.json_files import check_file, check_name, read_object
 from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
 from harness.rundir.tensor_files import read_header
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.typed import typed
-from preprocessing.base.untrusted import one_line, open_regular, sha256_of, shown
+from preprocessing.base.schema import Count, Record, Sha256, typed
+from preprocessing.base.untrusted import one_line, readable
 
 if TYPE_CHECKING:
     import torch
 
-FORMAT, FORMAT_VERSION = "padless-checkpoint", 2
+FORMAT, FORMAT_VERSION = "padless-checkpoint", 1
 MANIFEST, STATE = "manifest.json", "state.json"
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 NAME = re.compile(rf"step-(\d{{8,}})({re.escape(atomic.ASIDE)})?")
+MEND = "restore it, or remove this checkpoint"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps for each parameter in ``optimizer.safetensors``, beside the number of its steps."""
+AVERAGE = "average"
+"""Before the names of averaged weights there."""
 
 Tensors = Mapping[str, "torch.Tensor"]
+
+
+class File(Record, frozen=True):
+    """What a manifest says of a file."""
+
+    bytes: Count
+    sha256: Sha256
+
+
+class Manifest(Record, frozen=True):
+    """``manifest.json``."""
+
+    format: str
+    format_version: int
+    step: Count
+    files: dict[str, File]
+
+
+class TrainerState(Record, frozen=True):
+    """Where the loop stands (``Trainer.state``)."""
+
+    step: Count
+    epochs_done: Count
+    stopped: bool
+    guard: dict[str, Count]
+    scaler: dict[str, float] | None
+    counted: list[dict[str, int | str]]
+
+
+class SelectionState(Record, frozen=True):
+    """The best validation so far."""
+
+    metric: Literal["accuracy", "loss", "calibrated"]
+    best: float | None
+    best_step: Count | None
+    epochs_since_best: Count
+    decision: dict[str, float]
+
+
+class CheckpointState(Record, frozen=True):
+    """``state.json``."""
+
+    step: Count
+    trainer: TrainerState
+    selection: SelectionState
+    dataset: str
+    text_hash: str
+    config: dict[str, Any]
+    log_bytes: dict[str, Count]
+    order_version: Count = 1
+    versions: dict[str, str | None] = field(default_factory=dict)
+    vectors: dict[str, Any] | None = None
+    started_from: dict[str, Any] | None = None
+    soft_labels: dict[str, Any] | None = None
+    dataset_parts: dict[str, str] = field(default_factory=dict)
 
 
 class OtherVersionError(DataError):
@@ -58,13 +120,13 @@ class Checkpoint:
     path: Path
     step: int
     state: dict[str, Any]
+    """``CheckpointState`` as plain values."""
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         """All tensors of one file, on the CPU. Raises ``DataError`` if it is not a safetensors file."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        read_header(self.path / name, MEND)
         try:
             return load_file(self.path / name)
         except (SafetensorError, OSError) as error:
@@ -94,25 +156,20 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
     temporary.mkdir(parents=True)
     try:
         index = {name: write_tensors(temporary / name, tensors) for name, tensors in files.items()}
-        index[STATE] = write_file(temporary / STATE, json.dumps(state, indent=2, allow_nan=False).encode() + b"\n")
+        index[STATE] = write_json(temporary / STATE, state)
         manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": step, "files": index}
-        write_file(temporary / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
+        write_json(temporary / MANIFEST, manifest)
         atomic.fsync(temporary)
-        replace_directory(temporary, target)
+        if target.exists() or target.is_symlink():
+            remove(atomic.take_place(temporary, target))
+        else:
+            os.rename(temporary, target)
+            atomic.fsync(target.parent)
     except BaseException:
         atomic.recover(target)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
-
-
-def replace_directory(temporary: Path, target: Path) -> None:
-    """Give a finished directory its name; an older one of that name is there until then, and is then deleted."""
-    if target.exists() or target.is_symlink():
-        remove(atomic.take_place(temporary, target))
-    else:
-        os.rename(temporary, target)
-        atomic.fsync(target.parent)
 
 
 def remove(path: Path) -> None:
@@ -123,8 +180,9 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_file(path: Path, data: bytes) -> dict[str, Any]:
+def write_json(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """Write a small file through to the disk; its line in the manifest."""
+    data = json.dumps(values, indent=2, allow_nan=False).encode() + b"\n"
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
@@ -153,45 +211,34 @@ def write_tensors(path: Path, tensors: Tensors) -> dict[str, Any]:
 
 
 def verify(path: Path) -> Checkpoint:
-    """Check a checkpoint byte by byte, and that it is one which a training can go on from.
-
-    Raises ``DataError`` that names the first file that is not as written.
-    """
+    """Check a checkpoint byte by byte. Raises ``DataError`` that names the first file that is not as written."""
     content = read_part(path / MANIFEST)
     if content.get("format") != FORMAT:
         raise DataError(f"{path / MANIFEST}: not the manifest of a padless checkpoint; {MEND}")
     if (found := content.get("format_version")) != FORMAT_VERSION:
         raise OtherVersionError(
-            f"{path}: a checkpoint of format version {shown(found)}, this padless reads version {FORMAT_VERSION}: "
+            f"{path}: a checkpoint of format version {readable(found)}, this padless reads version {FORMAT_VERSION}: "
             "go on with the padless that wrote it, or name another run directory"
         )
-    manifest = typed(CheckpointManifest, content, str(path / MANIFEST), MEND)
+    manifest: Manifest = typed(Manifest, content, str(path / MANIFEST), MEND)
     if not {MODEL, OPTIMIZER, STATE} <= manifest.files.keys():
         raise DataError(f"{path / MANIFEST}: does not name {MODEL}, {OPTIMIZER} and {STATE}: damaged; {MEND}")
     for name, line in manifest.files.items():
-        if "/" in name or not name.isprintable() or name in ("", ".", ".."):
-            raise DataError(f"{path / MANIFEST}: names a file outside its own folder ({shown(name)}); {MEND}")
-        check_file(path / name, line)
+        check_name(name, path / MANIFEST, MEND)
+        check_file(path / name, line.bytes, line.sha256, MANIFEST, MEND)
     state = read_part(path / STATE)
-    check_state(state, path / STATE)
-    if state["step"] != manifest.step or path != path_of(path.parents[1], manifest.step):
+    step = check_state(state, path / STATE).step
+    if step != manifest.step or path != path_of(path.parents[1], step):
         raise DataError(f"{path}: its name, {MANIFEST} and {STATE} tell of different steps: renamed by hand? {MEND}")
-    check_moments(read_header(path / MODEL, MEND), read_header(path / OPTIMIZER, MEND), path / OPTIMIZER)
-    return Checkpoint(path, manifest.step, state)
+    for name in (MODEL, OPTIMIZER):
+        read_header(path / name, MEND)
+    return Checkpoint(path, step, state)
 
 
-def check_file(path: Path, line: FileFacts) -> None:
-    """One file against its line in the manifest; a wrong size is enough, nothing is read then."""
-    try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            digest = sha256_of(file) if size == line.bytes else ""
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}: {MANIFEST} names this file") from None
-    if size != line.bytes:
-        raise DataError(f"{path}: {size} bytes, {MANIFEST} says otherwise: truncated or changed")
-    if digest != line.sha256:
-        raise DataError(f"{path}: its sha256 is not the one in {MANIFEST}: bytes were changed")
+def check_state(content: dict[str, Any], path: Path) -> CheckpointState:
+    """The state that a file holds. Raises ``DataError`` for one that a training could not go on from."""
+    state: CheckpointState = typed(CheckpointState, content, str(path), MEND)
+    return state
 
 
 def read_part(path: Path) -> dict[str, Any]:
@@ -226,15 +273,9 @@ def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint 
     return None
 
 
-def kept(steps: list[int], *, last: int, best: int | None) -> set[int]:
-    """Which of ``steps`` (ascending) to keep: the last few and the best one."""
-    return {*steps[-last:], *(step for step in steps if step == best)}
-
-
-def prune(run: str | Path, *, last: int, best: int | None) -> None:
-    """Delete what ``kept`` does not keep; a directory loses its name first, so that none is ever half there."""
-    there = steps(run)
-    for step in set(there) - kept(there, last=last, best=best):
+def delete(run: str | Path, unwanted: Iterable[int]) -> None:
+    """Delete the checkpoints of some steps; a directory loses its name first, so that none is ever half there."""
+    for step in unwanted:
         path = path_of(run, step)
         condemned = path.with_name(f"{path.name}{atomic.TEMPORARY_MARK}old-{os.getpid()}")
         os.rename(path, condemned)

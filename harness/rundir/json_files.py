@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """How JSON is read back: one object from a file, or one object from each line, with one rule for what is damaged.
 
-A process that is killed while it appends leaves a last line without an end. Such a line never counts. Anything else
-that is not a JSON object is damage and raises, unless several processes append to the file: then the next writer ends
-the torn line and goes on below it, so that torn lines may stand anywhere and are left out. All of it is read as a
-stranger's file is (``preprocessing.base.untrusted``).
+A file that nobody but padless changes is sealed: its last key is the sha256 of the others. A process that is killed
+while it appends leaves a last line without an end, which never counts. Any other line that is not a JSON object is
+damage and raises, unless several processes append to the file: then the next writer ends the torn line and goes on
+below it, so that torn lines may stand anywhere and are left out. All files are read as a stranger's are
+(``preprocessing.base.untrusted``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import hashlib
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.untrusted import parse_json, read_bytes, read_json
+from preprocessing.base.untrusted import open_regular, parse_json, read_bytes, read_json, readable, sha256_of, shown
 
 Line = dict[str, Any]
 MEND = "restore it, or name another run"
+SEAL = "sha256"
 MOST_LINES = 1 << 30
 """Bytes of a file with one object a line: those of a run of millions of log lines."""
 
@@ -34,48 +38,57 @@ def read_object(path: Path, mend: str = MEND) -> dict[str, Any] | None:
     return content
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One line of a file, blank ones aside."""
-
-    number: int
-    """From 1."""
-    start: int
-    """Its first byte."""
-    data: bytes
-    """With its end, if it has one."""
-    object: Line | None
-    """None: it is damaged."""
-    wrong: str = ""
-    """In what way."""
-
-    @property
-    def is_torn(self) -> bool:
-        """Whether it has no end: a process was killed while it wrote it."""
-        return not self.data.endswith(b"\n")
+def seal_of(content: Mapping[str, Any]) -> str:
+    """The sha256 by which a sealed file vouches for ``content``, the rest of itself."""
+    return hashlib.sha256(atomic.canonical_json(dict(content))).hexdigest()
 
 
-def pieces(data: bytes) -> Iterator[Piece]:
-    """The lines of a file's content, damaged ones included."""
-    start, lines = 0, data.split(b"\n")
-    for number, bare in enumerate(lines, 1):
-        line = bare if number == len(lines) else bare + b"\n"
-        if bare.strip():
-            yield piece_of(number, start, line)
-        start += len(line)
+def write_sealed(path: Path, kind: tuple[str, int], content: Mapping[str, Any]) -> None:
+    """Write a sealed file of a ``kind``, its format and version; values are plain and finite. Raises ``OSError``."""
+    whole = {"format": kind[0], "format_version": kind[1], **content}
+    atomic.write_json(path, {**whole, SEAL: seal_of(whole)})
 
 
-def piece_of(number: int, start: int, line: bytes) -> Piece:
-    """What a line holds."""
+def read_sealed(path: Path, kind: tuple[str, int], mend: str) -> dict[str, Any] | None:
+    """The content of a sealed file without format and seal; None where there is no such file. Raises ``DataError``."""
+    content = read_object(path, mend)
+    if content is None:
+        return None
+    if content.get("format") != kind[0]:
+        raise DataError(f"{path}: not a {kind[0]} file; {mend}")
+    if (version := content.get("format_version")) != kind[1]:
+        raise DataError(f"{path}: {kind[0]} {readable(version)}, this padless reads {kind[0]} {kind[1]}; {mend}")
+    if content.pop(SEAL, None) != seal_of(content):
+        raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {mend}")
+    return {name: value for name, value in content.items() if name not in ("format", "format_version")}
+
+
+def check_file(path: Path, size: int, sha256: str, index: str, mend: str) -> None:
+    """Raise ``DataError`` for a file that is not the one of which ``index`` tells; nothing is read of a wrong size."""
     try:
-        value = parse_json(line)
-    except UnicodeDecodeError as error:
-        return Piece(number, start, line, None, f"is not readable ({error.reason})")
-    except ValueError as error:
-        return Piece(number, start, line, None, f"is not JSON ({error})")
+        with open_regular(path) as file:
+            found = os.fstat(file.fileno()).st_size
+            digest = sha256_of(file) if found == size else ""
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}: {index} names this file; {mend}") from None
+    if found != size:
+        raise DataError(f"{path}: {found:,} bytes, and {index} says {size:,}: truncated or changed; {mend}")
+    if digest != sha256:
+        raise DataError(f"{path}: its sha256 is not the one in {index}: bytes were changed; {mend}")
+
+
+def check_name(name: str, index: Path, mend: str) -> None:
+    """Raise ``DataError`` for the ``name`` of a file that leads out of the folder of the ``index`` that has it."""
+    if "/" in name or not name.isprintable() or name in ("", ".", ".."):
+        raise DataError(f"{index}: names a file outside its own folder ({shown(name)}); {mend}")
+
+
+def parse_line(line: bytes) -> Line:
+    """The JSON object of a line. Raises ``ValueError``."""
+    value = parse_json(line)
     if not isinstance(value, dict):
-        return Piece(number, start, line, None, "is no JSON object")
-    return Piece(number, start, line, value)
+        raise ValueError("no JSON object")
+    return value
 
 
 def read_lines(path: Path, *, several_writers: bool = False) -> list[Line]:
@@ -89,10 +102,14 @@ def read_lines(path: Path, *, several_writers: bool = False) -> list[Line]:
         return []
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {MEND}") from None
-    lines = []
-    for piece in pieces(data):
-        if piece.object is not None:
-            lines.append(piece.object)
-        elif not several_writers and not piece.is_torn:
-            raise DataError(f"{path}: line {piece.number} {piece.wrong}; remove it, or restore the file")
-    return lines
+    lines = data.split(b"\n")[:-1]  # what stands after the last end is torn
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.strip():
+                found.append(parse_line(line))
+        except ValueError as error:
+            if not several_writers:
+                what = f"line {number} is not JSON ({error})"
+                raise DataError(f"{path}: {what}; remove it, or restore the file") from None
+    return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names in a run directory, and whether a directory holds a run.
+"""The names in a run directory and in a folder of many runs, and what a directory is that somebody names.
 
 ::
 
@@ -24,14 +24,26 @@
     STOP                       made by a user: save a checkpoint and stop
     .lock                      held by the process that trains here
 
-A folder of many runs (``many_runs``) holds such directories and no run of its own.
+A folder of many runs, one for each seed or for each fold of the dataset, holds such directories and no run of its own::
+
+    seed-0/, seed-1/, …        a run directory each; fold-0/, fold-1/, … where folds were held out
+    seeds.json, folds.json     the figures of each run, and their mean and spread (``results``)
+    out-of-fold.parquet        folds: the prediction for every row by the run that did not learn from it
+    report.html                all of it to look at
 """
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.storage import storing
 from preprocessing.dataset.shards import MANIFEST
 
 CONFIG = "config.yaml"
@@ -50,6 +62,22 @@ PROFILE = "profile"
 VECTORS = "vectors"
 STOP = "STOP"
 LOCK = ".lock"
+OUT_OF_FOLD = "out-of-fold.parquet"
+Kind = Literal["seed", "fold"]
+"""What the runs of a folder differ by."""
+KINDS: tuple[Kind, ...] = ("seed", "fold")
+LISTED = 5
+"""So many runs of a folder are named in a sentence."""
+PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
+"""Endings of files that other tools write with Python's pickle. Reading one runs whatever code it holds."""
+
+
+@contextmanager
+def storage(path: str | Path) -> Iterator[None]:
+    """Turn a failure to write ``path``, or below it, into a ``UserError`` that names the file."""
+    go_on = "make room and start again: the run goes on from its last checkpoint"
+    with storing(path, otherwise="name another directory", room=go_on):
+        yield
 
 
 def holds_run(run: str | Path) -> bool:
@@ -96,3 +124,91 @@ def tracker_folder(run: str | Path, name: str) -> Path:
 def trace_name(first: int, last: int) -> str:
     """Name of the file in ``profile/`` that holds the trace of these steps, both included."""
     return f"steps-{first}-{last}.json"
+
+
+@dataclass(frozen=True, order=True)
+class Member:
+    """One run of a folder of many."""
+
+    kind: Kind
+    number: int
+    """The seed, or the fold that was held out."""
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The name of its directory."""
+        return self.path.name
+
+
+def member(folder: str | Path, kind: Kind, number: int) -> Member:
+    """The run of a seed or a fold, whether it is there or not."""
+    return Member(kind, number, Path(folder, f"{kind}-{number}"))
+
+
+def members(folder: str | Path) -> list[Member]:
+    """The runs that began in a folder of many runs, in the order of their numbers; none in any other directory."""
+    found = []
+    for path in Path(folder).iterdir() if Path(folder).is_dir() else ():
+        named = re.fullmatch(r"(seed|fold)-(0|[1-9]\d*)", path.name)
+        if named and (holds_run(path) or holds_rounds(path)):
+            found.append(member(folder, "seed" if named[1] == "seed" else "fold", int(named[2])))
+    return sorted(found)
+
+
+def holds_rounds(path: str | Path) -> bool:
+    """Whether the first round of a self-training began in this directory."""
+    return holds_run(Path(path, "round-0"))
+
+
+def listed(found: Sequence[Member]) -> str:
+    """The names of runs, for a sentence."""
+    return ", ".join(one.name for one in found[:LISTED]) + (", …" if len(found) > LISTED else "")
+
+
+def check_single(run: str | Path) -> None:
+    """Raise ``ConfigError`` where one run is to be and there is a folder of many."""
+    if found := members(run):
+        key = "--folds all" if found[0].kind == "fold" else f"--seeds {','.join(str(one.number) for one in found)}"
+        raise ConfigError(
+            f"run: {run} holds the runs {listed(found)}; name another directory for a single run, or go on with {key}"
+        )
+
+
+def check_many(run: str | Path, kind: Kind) -> None:
+    """Raise ``ConfigError`` where many runs of a kind are to be and there is something else."""
+    check_directory(run)
+    others = [one for one in members(run) if one.kind != kind]
+    if holds_run(run) or holds_rounds(run) or others:
+        what = f"the runs {listed(others)}" if others else "a single run"
+        raise ConfigError(f"run: {run} holds {what}; name another directory for --{kind}s")
+
+
+def refuse_many(run: str | Path) -> None:
+    """Raise ``DataError`` that names the runs in a folder of many, where one of them is to be named."""
+    if found := members(run):
+        raise DataError(f"{run}: holds the runs {listed(found)}; name one of them, as in {found[0].path}")
+
+
+def instead(directory: Path) -> str:
+    """What is there in place of the bundle ``directory``, and what to do: the end of a sentence."""
+    place = directory.parent if directory.name == BUNDLE else directory
+    if not place.exists():
+        beside = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
+        near = difflib.get_close_matches(place.name, beside, n=1)
+        hint = f"did you mean {place.parent / near[0]}?" if near else "name a run directory, or a bundle"
+        return f"there is no folder {place}; {hint}"
+    if not place.is_dir():
+        return f"{place} is a file; name the run directory, or the bundle, that it belongs to"
+    if holds_run(place):
+        return "this run has not finished an epoch; name a run whose training got that far"
+    if (place / MANIFEST).is_file():
+        return f"{place} is a dataset; name a run that was trained on it"
+    if runs := sorted(path.name for path in place.iterdir() if path.is_dir() and holds_run(path)):
+        more = ", …" if len(runs) > LISTED else ""
+        return f"{place} is a folder of runs; name one of them: {', '.join(runs[:LISTED])}{more}"
+    if above := next((path for path in place.resolve().parents[:2] if holds_run(path)), None):
+        return f"{place} is a part of a run; name {above}"
+    if pickle := next((path.name for path in sorted(place.iterdir()) if path.suffix in PICKLES), None):
+        return f"{place} holds no run and no bundle; its {pickle} is not opened: to read a pickle is to run its code"
+    return f"{place} is neither a run directory nor a bundle; name one, as in runs/mine"

@@ -18,23 +18,22 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from harness.rundir.json_files import MOST_LINES, Line, pieces, read_lines
-from harness.rundir.layout import METRICS, THROUGHPUT
-from harness.rundir.storage import storage
+from harness.rundir.json_files import MOST_LINES, Line, parse_line, read_lines
+from harness.rundir.layout import METRICS, THROUGHPUT, members, storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.typed import Count, having
+from preprocessing.base.schema import Count, fits
 from preprocessing.base.untrusted import check_regular, read_bytes, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILES = (METRICS, THROUGHPUT)
 SPELT = ("nan", "inf", "-inf")
 TEXTS = ("kind", "row_hash", "verdict")
 """What is a text in a line; all else is a number, or nothing."""
-STEP = having(step=Count)
-MOST = 1e100
-"""No finite figure is larger."""
 
 
 class MetricsLog:
@@ -48,16 +47,13 @@ class MetricsLog:
 
         Of a damaged file the whole lines among those bytes are kept. Raises ``DataError`` for what is no file.
         """
-        self.run = run
-        self.files = {}
+        self.run, self.files = run, {}
+        sizes = {name: (keep or {}).get(name, 0) for name in FILES}
         with storage(run):
-            found = [mend(run / name, (keep or {}).get(name, 0)) for name in FILES]
-            self.mended = [sentence for sentence in found if sentence]
+            self.mended = [sentence for name in FILES if (sentence := mend(run / name, sizes[name]))]
             for name in FILES:
                 file = open(run / name, "ab", buffering=0)  # noqa: SIM115 - held for as long as the run
-                size = (keep or {}).get(name, 0)
-                if os.fstat(file.fileno()).st_size > size:
-                    file.truncate(size)
+                file.truncate(min(sizes[name], os.fstat(file.fileno()).st_size))
                 self.files[name] = file
 
     def write(self, kind: str, values: Mapping[str, Any], name: str = METRICS) -> None:
@@ -92,42 +88,45 @@ def mend(path: Path, size: int) -> str:
     if not size:
         return ""
     data = read_bytes(path, MOST_LINES)[:size] if path.exists() else b""
-    there = list(pieces(data))
-    whole = [piece for piece in there if piece.object is not None and not piece.is_torn and not damage(piece.object)]
-    if len(data) == size and len(whole) == len(there):
+    lines = data.splitlines(keepends=True)
+    whole = [line for line in lines if is_whole(line)]
+    if len(data) == size and len(whole) == len(lines):
         return ""
-    atomic.write_bytes(path, b"".join(piece.data for piece in whole))
-    lost = f"{size - len(data):,} bytes at its end are gone" if len(data) < size else ""
-    left = f"{len(there) - len(whole):,} damaged lines are left out" if len(whole) < len(there) else ""
-    return f"{path}: damaged: {' and '.join(filter(None, (left, lost)))}; its {len(whole):,} whole lines are kept"
+    atomic.write_bytes(path, b"".join(whole))
+    return f"{path}: damaged: {size:,} bytes were written; the {len(whole):,} whole lines among them are kept"
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether a line is one of ours, with its end."""
+    try:
+        return line.endswith(b"\n") and not damage(parse_line(line))
+    except ValueError:
+        return False
 
 
 def damage(line: Line) -> str:
-    """Why a line is none of ours, whatever a damaged disk or another hand made of it; empty for one that is."""
-    if not isinstance(line.get("kind"), str):
-        return "has no kind"
-    if not STEP.holds(line):
-        return "has no step"
+    """Why a line is none of ours; empty for one that is."""
+    if not fits(LogLine, line):
+        return "has no kind or no step"
     for name, value in line.items():
-        number = number_of(value)
-        is_number = number is None or (isinstance(number, int | float) and not MOST < abs(number) < math.inf)
-        if not is_number and not (name in TEXTS and isinstance(value, str)):
+        if not isinstance(number_of(value), int | float | None) and not (name in TEXTS and isinstance(value, str)):
             return f"has {shown(value)} under {shown(name)}"
     return ""
 
 
-def read_metrics(run: str | Path) -> list[Line]:
-    """The lines of ``metrics.jsonl``, in order; none where there is no such file. Raises ``DataError``."""
-    return read_log(Path(run, METRICS))
+class LogLine(TypedDict):
+    """What every line has."""
+
+    kind: str
+    step: Count
 
 
-def read_throughput(run: str | Path) -> list[Line]:
-    """The lines of ``throughput.jsonl``, in order; none where there is no such file. Raises ``DataError``."""
-    return read_log(Path(run, THROUGHPUT))
+def read_log(run: str | Path, name: str = METRICS) -> list[Line]:
+    """The lines of ``metrics.jsonl``, or of ``throughput.jsonl``, in order, with every number a number again.
 
-
-def read_log(path: Path) -> list[Line]:
-    """The lines of one of the two files, with every number a number again."""
+    None where there is no such file. Raises ``DataError`` for a damaged line.
+    """
+    path = Path(run, name)
     lines = read_lines(path)
     for number, line in enumerate(lines, 1):
         if wrong := damage(line):
@@ -143,3 +142,30 @@ def jsonable(value: Any) -> Any:
 def number_of(value: Any) -> Any:
     """What ``jsonable`` was given: strings that stand for numbers become numbers again."""
     return float(value) if isinstance(value, str) and value in SPELT else value
+
+
+def read_metrics(run: str | Path, kind: str | None = None) -> pd.DataFrame:
+    """What a run has logged so far: a row for each line of ``metrics.jsonl``, and a column for each figure.
+
+    ``kind`` picks ``train``, ``validation`` or ``test`` lines, and with them the figures that these have; otherwise the
+    column ``kind`` tells them apart, and a figure that a line does not have is missing. The runs of a folder of many
+    stand one below the other, with a column ``seed`` or ``fold`` that tells which. Raises ``DataError`` where
+    there is no run, or a damaged one, or nothing of this ``kind``.
+    """
+    import pandas as pd
+
+    if runs := members(run):
+        frames = [read_metrics(one.path, kind) for one in runs]
+        for one, frame in zip(runs, frames, strict=True):
+            frame.insert(0, one.kind, one.number)
+        return pd.concat(frames, ignore_index=True)
+    path = Path(run, METRICS)
+    if not path.is_file():
+        raise DataError(f"{path}: missing: {run} is not a run directory, or its training has not begun")
+    lines = read_log(run)
+    if kind is not None:
+        kinds = dict.fromkeys(str(line["kind"]) for line in lines)
+        lines = [line for line in lines if line["kind"] == kind]
+        if not lines:
+            raise DataError(f"{path}: has no line of the kind {kind!r}; it has {', '.join(kinds) or 'no lines yet'}")
+    return pd.DataFrame(lines)

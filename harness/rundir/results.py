@@ -1,28 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an evaluation leaves of a split: ``SPLIT.json`` with every figure, ``SPLIT-predictions.parquet`` with every row.
 
-They lie in the run directory for the test at the end of a run, and in ``evaluation/`` for any later one.
+They lie in the run directory for the test at the end of a run, and in ``evaluation/`` for any later one. ``SPLIT.json``
+is sealed.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harness.rundir.figures_schema import check_figures
-from harness.rundir.json_files import read_object
+from harness.rundir.bundle_files import stored_info
+from harness.rundir.json_files import read_sealed, write_sealed
+from harness.rundir.layout import BUNDLE, EVALUATION, Kind, storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.untrusted import one_line
 from preprocessing.labels import LabelType, as_found, typed_values
 
-FORMAT, FORMAT_VERSION = "padless-evaluation", 1
+if TYPE_CHECKING:
+    import pandas as pd
+
+KIND = ("padless-evaluation", 1)
+MANY_KIND = ("padless-many-runs", 1)
+AGAIN = "evaluate the run again"
 
 
 def figures_name(split: str) -> str:
@@ -54,22 +64,57 @@ def prediction_columns(
 
 def write_figures(directory: Path, split: str, values: dict[str, Any]) -> None:
     """Write ``SPLIT.json``: ``values`` are plain and finite. Raises ``OSError``."""
-    atomic.write_json(directory / figures_name(split), {"format": FORMAT, "format_version": FORMAT_VERSION, **values})
+    write_sealed(directory / figures_name(split), KIND, values)
 
 
 def read_figures(directory: Path, split: str) -> dict[str, Any] | None:
-    """The figures of a split, None where there are none yet. Raises ``DataError`` for those of another version."""
-    path = directory / figures_name(split)
-    content = read_object(path)
-    if not content:
-        return None
-    if (content.get("format"), content.get("format_version")) != (FORMAT, FORMAT_VERSION):
-        raise DataError(
-            f"{path}: another version of padless wrote it; use that version's report, "
-            "or evaluate the run again with this one"
-        )
-    check_figures(content, str(path))
-    return content
+    """The figures of a split, None where there are none yet. Raises ``DataError`` for damaged ones."""
+    return read_sealed(directory / figures_name(split), KIND, AGAIN)
+
+
+def summary_path(folder: str | Path, kind: Kind) -> Path:
+    """The file with the figures of many runs: ``seeds.json`` or ``folds.json``."""
+    return Path(folder, f"{kind}s.json")
+
+
+def write_summary(folder: str | Path, kind: Kind, values: dict[str, Any]) -> None:
+    """Write the figures of many runs; ``values`` are plain and finite. Raises ``StorageError``."""
+    path = summary_path(folder, kind)
+    with storage(path):
+        write_sealed(path, MANY_KIND, {"kind": kind, **values})
+
+
+def read_summary(folder: str | Path, kind: Kind) -> dict[str, Any] | None:
+    """The figures of many runs; None where there are none yet. Raises ``DataError`` for damaged ones."""
+    return read_sealed(summary_path(folder, kind), MANY_KIND, "run the same launch again to make it anew")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The best weights of a run, measured on every row of one split."""
+
+    split: str
+    figures: dict[str, Any]
+    """Those of ``SPLIT.json``."""
+    directory: Path
+    """Where that file and the predictions lie."""
+
+
+def read_measured(directory: Path) -> Measured | None:
+    """The figures of the test split, or those that an evaluation of the same weights left of validation.
+
+    Raises ``DataError`` for damaged figures, and for a test of another run's dataset.
+    """
+    info = stored_info(directory / BUNDLE)
+    if (test := read_figures(directory, TEST)) is not None:
+        if info is not None and test.get("dataset", info.dataset) != info.dataset:
+            path = directory / figures_name(TEST)
+            raise DataError(f"{path}: holds figures of another dataset than the run's own: another run's; {AGAIN}")
+        return Measured(TEST, test, directory)
+    figures = read_figures(directory / EVALUATION, VALIDATION)
+    if figures is None or info is None or (figures["dataset"], figures["step"]) != (info.dataset, info.step):
+        return None  # none, or of another dataset, or of weights that a longer training has replaced
+    return Measured(VALIDATION, figures, directory / EVALUATION)
 
 
 def write_predictions(
@@ -116,3 +161,32 @@ def read_predictions(directory: Path, split: str, names: Sequence[str]) -> tuple
     table = pq.read_table(path, columns=["label", *(probability_column(name) for name in names)])
     chances = {name: table[probability_column(name)].to_numpy() for name in names}
     return np.array([as_found(label) for label in table["label"].to_pylist()], dtype=object), chances
+
+
+def open_predictions(place: str | Path, split: str | None = None) -> pd.DataFrame:
+    """Predictions as a frame: ``predicted`` and ``probability_LABEL`` beside whatever else the file holds.
+
+    ``place`` is a run directory, of which the predictions for ``split`` are read, those of the test split if there are
+    any and of validation else; or a .parquet, .csv or .jsonl file. Texts stay texts, whatever they look like. Raises
+    ``DataError`` where there is no such file, or one that cannot be read.
+    """
+    import pandas as pd
+
+    path, splits = Path(place), [TEST, VALIDATION] if split is None else [split]
+    if not path.is_file():
+        names = [folder / predictions_name(name) for name in splits for folder in (path, path / EVALUATION)]
+        found = next(filter(Path.is_file, names), None)
+        if found is None:
+            raise DataError(f"{place}: holds no predictions of the split {' or '.join(splits)}; evaluate the run first")
+        path = found
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        if path.suffix in (".jsonl", ".ndjson"):
+            with open(path, encoding="utf-8-sig") as lines:  # pandas' own reader makes dates of texts
+                return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, sep="\t" if path.suffix == ".tsv" else ",")
+        chances = [name for name in frame.columns if str(name).startswith(probability_column(""))]
+        return frame.astype(dict.fromkeys(chances, float))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as predictions ({' '.join(str(error).split())})") from None

@@ -9,8 +9,8 @@ import pandas as pd
 
 from harness.inference.text_classifier import TextClassifier as TextClassifier
 from harness.inference.text_classifier import load as load
-from harness.rundir.metric_frames import read_metrics as read_metrics
-from harness.rundir.prediction_frames import open_predictions as open_predictions
+from harness.rundir.metrics_log import read_metrics as read_metrics
+from harness.rundir.results import open_predictions as open_predictions
 from preprocessing.base.errors import UserError as UserError
 from preprocessing.dataset.frames import Dataset as Dataset
 

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.rundir import many_runs
-from harness.rundir.configuration import read_config
-from harness.rundir.layout import METRICS, tracker_folder, tracker_journal
-from harness.rundir.metrics_log import read_metrics, read_throughput
-from harness.rundir.status import known_status
+from harness.rundir import layout
+from harness.rundir.layout import METRICS, THROUGHPUT, tracker_folder, tracker_journal
+from harness.rundir.metrics_log import read_log
+from harness.rundir.records import known_status, read_config
 from harness.tracking.journal import Journal
 from harness.tracking.trackers import has_wandb_key, is_installed, wandb_url
 from harness.tracking.wandb_run import KINDS, attempt_folder, define_metrics, row_of, set_folders
@@ -48,7 +47,7 @@ class SyncConfig:
 def main(config: SyncConfig, words: list[str]) -> None:
     """Sync one run directory, or every run in a folder of many; of those the JSON is a list."""
     (folder,) = map(Path, words)
-    runs = [one.path for one in many_runs.members(folder)]
+    runs = [one.path for one in layout.members(folder)]
     for run in runs or [folder]:
         check(run)
     reports = [Sync(run, quiet=config.json).everything() for run in runs or [folder]]
@@ -119,7 +118,7 @@ class Sync:
         """Send one attempt, if it was not sent before."""
         file = self.log_of(folder.name)
         marker = file.with_name(f"{file.name}.synced")
-        records = read_log(file)
+        records = read_own_log(file)
         if not any(record.get("type") == "run" for record in records):
             self.say(f"{folder.name}: empty, the attempt was killed before W&B wrote anything; skipped")
             return {"folder": folder.name, "rows": 0, "state": "empty"}
@@ -135,16 +134,16 @@ class Sync:
 
     def rows(self) -> dict[Row, dict[str, Any]]:
         """The rows of metrics.jsonl, each with its figures of throughput.jsonl, by kind and step."""
-        return merge(read_metrics(self.run), read_throughput(self.run))
+        return merge(read_log(self.run), read_log(self.run, THROUGHPUT))
 
     def missing(self) -> list[tuple[str, dict[str, Any]]]:
         """Rows of metrics.jsonl that W&B does not have, in the file's order."""
         there: set[Row] = set()
         for name, rows in self.journal.sent.items():
-            there |= set(logged(read_log(self.log_of(name)))[:rows])
+            there |= set(logged(read_own_log(self.log_of(name)))[:rows])
         for name in self.journal.finished:
             if name.startswith("run-"):  # it was online, and W&B has said that all of it arrived
-                there |= set(logged(read_log(self.log_of(name))))
+                there |= set(logged(read_own_log(self.log_of(name))))
         return [(kind, values) for (kind, step), values in self.rows().items() if (kind, step) not in there]
 
     def fill(self, missing: list[tuple[str, dict[str, Any]]]) -> Path:
@@ -198,7 +197,7 @@ def send(folder: Path) -> str:
     return result.stdout + result.stderr
 
 
-def read_log(file: Path) -> list[dict[str, Any]]:
+def read_own_log(file: Path) -> list[dict[str, Any]]:
     """The records of a log of W&B's, by its own reader; what a kill has cut off at the end is not there."""
     if not file.is_file() or file.stat().st_size == 0:
         return []

@@ -36,10 +36,8 @@ from harness.ranks.session import Session
 from harness.ranks.stopping import StopWatch
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
-from harness.rundir.environment import code_hash
-from harness.rundir.layout import PROFILE, STOP
-from harness.rundir.status import LAUNCH_ID
-from harness.rundir.storage import storage
+from harness.rundir.layout import PROFILE, STOP, storage
+from harness.rundir.records import LAUNCH_ID, code_hash
 from harness.settings.task import LANGUAGE_MODEL
 from harness.tracking.tracking import Trackers
 from harness.training import preflight

@@ -18,8 +18,8 @@ from harness.model.networks import check_finite, shapes_of
 from harness.ranks.stopping import HEARTBEAT
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import MODEL, OPTIMIZER, Checkpoint
-from harness.rundir.storage import storage
-from harness.rundir.tensor_files import Stored, check_tensors
+from harness.rundir.layout import storage
+from harness.rundir.tensor_files import check_tensors
 from preprocessing.base.errors import UserError
 
 FIRST_S = 60.0
@@ -74,7 +74,7 @@ class Checkpointer:
             with storage(checkpoint.path_of(self.run, state["step"])):
                 self.sync()
                 checkpoint.write(self.run, state["step"], files, state)
-                checkpoint.prune(self.run, last=self.config.keep_last, best=best)
+                checkpoint.delete(self.run, set(checkpoint.steps(self.run)[: -self.config.keep_last]) - {best})
 
         if wait:
             write()
@@ -163,10 +163,5 @@ class Snapshots:
 
 def load_weights(classifier: torch.nn.Module, weights: Mapping[str, torch.Tensor], where: object) -> None:
     """Give a model the weights of a file. Raises ``DataError`` that names ``where`` if they are of another model."""
-    check_tensors(described(weights), shapes_of(classifier.state_dict()), f"{where}: not the weights of this model")
+    check_tensors(shapes_of(weights), shapes_of(classifier.state_dict()), f"{where}: not the weights of this model")
     classifier.load_state_dict(dict(weights))
-
-
-def described(tensors: Mapping[str, torch.Tensor]) -> dict[str, Stored]:
-    """Tensors as a file describes them."""
-    return {name: Stored(*shape, (0, 0)) for name, shape in shapes_of(tensors).items()}

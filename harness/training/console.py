@@ -16,7 +16,7 @@ from harness.model.registry import parameters_of
 from harness.ranks.precision import Choice
 from harness.rundir import layout
 from harness.rundir.json_files import Line
-from harness.rundir.metrics_log import read_metrics
+from harness.rundir.metrics_log import read_log
 from harness.rundir.results import figures_name, predictions_name
 from harness.scores.figures import CHOSEN_BY
 from harness.scores.intervals import wilson
@@ -150,7 +150,7 @@ class Console(Sink):
     def lines(self) -> list[Line]:
         """The lines of ``metrics.jsonl``; none, and a warning, where somebody has damaged it meanwhile."""
         try:
-            return read_metrics(self.directory)
+            return read_log(self.directory)
         except DataError as error:
             self.screen.say(f"warning: no table of validation ({error})", "warn")
             return []

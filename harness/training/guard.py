@@ -21,9 +21,8 @@ import torch
 
 from harness.batch import StepBatch
 from harness.ranks.distributed import World
-from harness.rundir.bad_batches import write_bad_rows
-from harness.rundir.layout import BAD_BATCHES
-from harness.rundir.storage import storage
+from harness.rundir.layout import BAD_BATCHES, storage
+from harness.rundir.records import write_bad_rows
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.screen import Screen
 from preprocessing.base.split_names import NO_LABEL

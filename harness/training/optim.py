@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from harness.config import OptimConfig
-from harness.rundir.checkpoint_state import MOMENTS
+from harness.rundir.checkpoint import MOMENTS
 
 
 class FusedAdamW(torch.optim.AdamW):

@@ -15,7 +15,7 @@ from harness.model.donor import find_donor
 from harness.model.registry import check_model, parameters_of
 from harness.model.vector_files import check_named
 from harness.rundir.checkpoint import Checkpoint
-from harness.rundir.storage import check_claim
+from harness.rundir.records import check_claim
 from harness.tracking.trackers import check_trackers
 from harness.training import resume
 from harness.training.resume import ResumePoint

@@ -14,10 +14,10 @@ from typing import Any
 
 from harness.config import RunConfig, flat, to_dict
 from harness.data import checks, order
-from harness.rundir import layout, many_runs
-from harness.rundir.bundle_files import read_fingerprint
+from harness.rundir import layout
+from harness.rundir.bundle_files import stored_info
 from harness.rundir.checkpoint import Checkpoint, newest
-from harness.rundir.status import known_status
+from harness.rundir.records import known_status
 from harness.settings.task import CLASSIFIER
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import readable
@@ -141,7 +141,7 @@ def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Calla
 
     Raises ``ConfigError`` if the run must not go on from here.
     """
-    many_runs.check_single(config.run)
+    layout.check_single(config.run)
     if config.resume == "never":
         layout.check_free(config.run)
         return ResumePoint(False, False, [], None)
@@ -189,7 +189,8 @@ def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished:
     fingerprint = began.get("dataset")
     if checkpoint is None:
         with suppress(DataError):  # a damaged bundle is replaced
-            fingerprint = read_fingerprint(Path(config.run, layout.BUNDLE))
+            info = stored_info(Path(config.run, layout.BUNDLE))
+            fingerprint = None if info is None else info.dataset
     manifest = read_manifest(config.data)
     if fingerprint in (None, manifest.fingerprint):
         return True

@@ -22,7 +22,7 @@ from harness.model.language import LanguageObjective
 from harness.ranks.distributed import PendingMaximum, World
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
-from harness.rundir.environment import installed_version
+from harness.rundir.records import installed_version
 from harness.scores.calibration import calibrated_log_loss, decide
 from harness.scores.figures import numbers_of
 from harness.scores.metrics import classification_metrics

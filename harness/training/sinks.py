@@ -14,7 +14,7 @@ from harness.ranks import stopping
 from harness.ranks.stopping import Preempted
 from harness.rundir import layout
 from harness.rundir.metrics_log import MetricsLog
-from harness.rundir.status import State
+from harness.rundir.records import State
 from harness.tracking.tracking import Trackers
 from harness.training.throughput import TIMING
 from preprocessing.base.errors import UserError

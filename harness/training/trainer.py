@@ -16,10 +16,9 @@ from harness.config import RunConfig
 from harness.data.loader import Loader
 from harness.model.networks import AnyObjective, shapes_of
 from harness.ranks.distributed import World, launched_machines, sum_in_bf16
-from harness.rundir.checkpoint import MODEL, OPTIMIZER
-from harness.rundir.checkpoint_state import AVERAGE
+from harness.rundir.checkpoint import AVERAGE, MODEL, OPTIMIZER
 from harness.rundir.tensor_files import check_tensors
-from harness.training.checkpointer import State, described, load_weights
+from harness.training.checkpointer import State, load_weights
 from harness.training.guard import NonFiniteGuard
 from harness.training.optim import (
     WeightAverage,
@@ -262,7 +261,7 @@ class Trainer:
             own |= self.average.state()
             averaged = set()
         found = {name: tensor for name, tensor in tensors.items() if name not in averaged}
-        check_tensors(described(found), shapes_of(own), f"{where}: not the optimizer of this model")
+        check_tensors(shapes_of(found), shapes_of(own), f"{where}: not the optimizer of this model")
         load_optimizer_state(self.optimizer.optimizer, classifier, tensors)
         if self.average is not None:
             self.average.load(tensors)

@@ -22,8 +22,7 @@ from harness.inference.scoring import Scores, score
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
 from harness.ranks.session import Session
-from harness.rundir.layout import BUNDLE, EVALUATION
-from harness.rundir.storage import storage
+from harness.rundir.layout import BUNDLE, EVALUATION, storage
 from harness.scores.calibration import Decision, choose_share
 from harness.scores.figures import CHOSEN_BY, numbers_of
 from harness.training.sinks import Sink

@@ -21,11 +21,9 @@ from harness.ranks.stopping import HEARTBEAT, Preempted
 from harness.rundir import checkpoint, layout
 from harness.rundir.bundle_files import INDEX, read_info, write_vocabulary
 from harness.rundir.checkpoint import Checkpoint
-from harness.rundir.configuration import write_config
-from harness.rundir.environment import write_environment
+from harness.rundir.layout import storage
 from harness.rundir.metrics_log import MetricsLog
-from harness.rundir.status import known_status, note_attempt, write_status
-from harness.rundir.storage import claim, storage
+from harness.rundir.records import claim, known_status, note_attempt, write_config, write_environment, write_status
 from harness.training.checkpointer import Checkpointer, Tensors, load_weights
 from harness.training.sinks import Ending, MetricsFiles, Sinks
 from harness.training.trainer import Trainer

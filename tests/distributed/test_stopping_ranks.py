@@ -22,7 +22,7 @@ import pytest
 from harness.ranks import stopping
 from harness.ranks.distributed import LostPeerError, World, error_of
 from harness.ranks.stopping import ERROR_FILE, HEARTBEAT, Heartbeat, leave_words
-from harness.rundir.status import LAUNCH_ID
+from harness.rundir.records import LAUNCH_ID
 from preprocessing.base.errors import ConfigError, DataError
 from tests.ranks import start_ranks
 

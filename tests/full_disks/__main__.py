@@ -49,8 +49,7 @@ def preload() -> None:
         "msgspec",
         "harness.train",
         "harness.training.assembly",
-        "harness.report.sink",
-        "harness.report.beside",
+        "harness.report.sinks",
     ]
     names += ["harness.inference.predict", "harness.export.command", "harness.inference.new_rows"]
     names += ["harness.inference.evaluation", "harness.inference.labelling", "preprocessing.job.pipeline"]

@@ -91,10 +91,10 @@ def of(main: Callable[[list[str]], int], *words: str) -> Act:
 def train(more: tuple[str, ...], *, report: bool = False, module: str = "harness.train") -> int:
     """A training of one process, in this one; leaves the process. Half of its time would be that of its report."""
     from harness.ranks.stopping import leave, run_rank
-    from harness.report import sink
+    from harness.report import sinks
 
     if not report:
-        sink.write_report_quietly = lambda run: None
+        sinks.write_report_quietly = lambda run: None
     entry = importlib.import_module(module)
     sys.argv = [module, *TRAINING, *SAVING, *more]
     leave(run_rank(entry.main))
@@ -172,13 +172,13 @@ def concluded(inputs: Inputs, disk: Path) -> int:
     """The last thing that ``launch --seeds`` does: figures of all runs, and their report."""
     from harness.launch.asked import LaunchRecipe
     from harness.launch.many import conclude
-    from harness.rundir import many_runs
+    from harness.rundir import layout
     from preprocessing.base.screen import Screen
 
     def main(_: list[str]) -> int:
         folder = disk / "many"
         asked = LaunchRecipe(data=inputs.data, run=str(folder), seeds="0,1")
-        conclude(folder, many_runs.members(folder), asked, Screen())
+        conclude(folder, layout.members(folder), asked, Screen())
         return 0
 
     return cli.run(main, [])

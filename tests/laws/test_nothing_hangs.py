@@ -342,7 +342,7 @@ def disagree() -> None:
     def unreadable(run: Path) -> None:
         raise DataError(f"{run}: line 1 is no JSON object; remove it")
 
-    console.read_metrics = unreadable  # type: ignore[assignment]
+    console.read_log = unreadable  # type: ignore[assignment]
 
 
 @pytest.mark.processes

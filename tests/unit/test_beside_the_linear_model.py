@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +13,13 @@ import pytest
 from harness.baseline import command
 from harness.baseline.command import BaselineConfig
 from harness.baseline.results import Comparison, compare, read_results
-from harness.report.beside import BaselineSink
-from harness.rundir.measured import Measured
-from harness.rundir.results import write_figures, write_predictions
+from harness.report.sinks import BaselineSink
+from harness.rundir.results import Measured, write_figures, write_predictions
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
 from preprocessing.base.printable import duration
 from preprocessing.dataset.shards import Split, read_manifest
+from tests.bundles import write_index
 from tests.datasets import write_dataset
 
 ROWS = {"train": 400, "validation": 120, "test": 90}
@@ -114,9 +113,8 @@ class Heard(Sink):
 
 def finished_run(run: Path, data: Path) -> None:
     """What of a run's directory tells how good it is: on test, every second row is right."""
-    (run / "bundle").mkdir(parents=True)
     manifest = read_manifest(data)
-    (run / "bundle" / "bundle.json").write_text(json.dumps({"dataset": manifest.fingerprint}))
+    write_index(run / "bundle", dataset=manifest.fingerprint)
     rows = np.sort(np.concatenate([block.row for block in Split(data, manifest, "test").blocks]))
     labels = np.arange(len(rows)) % 2
     chances = np.full((len(rows), 2), 0.5)

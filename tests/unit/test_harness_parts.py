@@ -17,7 +17,7 @@ from harness.data.order import row_hash
 from harness.launch import launcher
 from harness.launch.launcher import LOST_PAGES, Failure, describe_failure
 from harness.model.classifier import Classifier
-from harness.rundir.status import LAUNCH_ID, State, read_status, write_status
+from harness.rundir.records import LAUNCH_ID, State, read_status, write_status
 from harness.training.console import duration
 from harness.training.optim import build_optimizer, learning_rate
 from preprocessing.base.errors import ConfigError

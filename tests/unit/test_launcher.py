@@ -13,7 +13,7 @@ import pytest
 
 from harness.launch import launcher
 from harness.launch.launcher import Failure, describe_failure
-from harness.rundir.status import LAUNCH_ID, read_status, write_status
+from harness.rundir.records import LAUNCH_ID, read_status, write_status
 
 
 def fell(**ranks: tuple[int, float, str, bool]) -> Failure:

@@ -10,9 +10,9 @@ from typing import Any
 
 import accelerate.commands.launch
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
+import padless
 from harness.baseline.command import BaselineConfig
 from harness.baseline.command import main as baseline
 from harness.baseline.results import read_folds
@@ -24,19 +24,19 @@ from harness.launch import launcher, many
 from harness.launch.stop import STOP
 from harness.ranks.devices import OMP, THREADS
 from harness.report import many as together
-from harness.report import out_of_fold
+from harness.report.many import figures_over_folds, gather
 from harness.report.page import write_report
-from harness.rundir import many_runs
-from harness.rundir.configuration import read_config
+from harness.rundir import layout
 from harness.rundir.layout import BUNDLE, EVALUATION
-from harness.rundir.metric_frames import read_metrics
 from harness.rundir.metrics_log import MetricsLog
+from harness.rundir.records import read_config
 from harness.rundir.results import write_figures, write_predictions
 from harness.scores.intervals import spread
 from harness.training import resume
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.dataset.shards import Split, read_manifest
+from tests.bundles import write_index
 from tests.commands import PLAIN
 from tests.datasets import cut_into_folds, write_dataset
 from tests.report_runs import write_data, write_run
@@ -295,9 +295,9 @@ def test_one_run_and_many_do_not_share_a_directory(data: Path, tmp_path: Path) -
         begun(tmp_path / name)
     for name in ("one", "rounds"):
         with pytest.raises(ConfigError, match=f"{name} holds a single run; name another directory for --seeds"):
-            many_runs.check_many(tmp_path / name, "seed")
+            layout.check_many(tmp_path / name, "seed")
     with pytest.raises(ConfigError, match="many holds the runs seed-0, seed-1; name another directory for --folds"):
-        many_runs.check_many(tmp_path / "many", "fold")
+        layout.check_many(tmp_path / "many", "fold")
     asked = RunConfig(data=str(data), run=str(tmp_path / "many"))
     with pytest.raises(ConfigError, match=r"holds the runs seed-0, seed-1; name another .* or go on with --seeds 0,1"):
         resume.find_resume_point(asked, print, print)
@@ -314,7 +314,7 @@ def test_a_fold_is_validated_on_and_the_others_are_trained_on(data: Path) -> Non
     assert held_out(manifest, None, data) is manifest
 
 
-def predicted(run: many_runs.Member, rows: list[int], chances: list[float], threshold: float = 0.5) -> None:
+def predicted(run: layout.Member, rows: list[int], chances: list[float], threshold: float = 0.5) -> None:
     """What a run leaves of its fold."""
     place = run.path / EVALUATION
     place.mkdir(parents=True)
@@ -324,28 +324,25 @@ def predicted(run: many_runs.Member, rows: list[int], chances: list[float], thre
     found = {"rows": np.array(rows), "labels": labels, "predicted": said, "chances": both}
     write_predictions(place, "validation", ["no", "yes"], "text", **found)
     write_figures(place, "validation", {"threshold": threshold, "step": 3, "accuracy": 1.0, "rows": len(rows)})
-    (run.path / BUNDLE).mkdir()
-    (run.path / BUNDLE / "bundle.json").write_text(json.dumps({"step": 3, "dataset": "d", "labels": ["no", "yes"]}))
+    write_index(run.path / BUNDLE, step=3, dataset="d")
 
 
 def test_every_row_is_predicted_by_one_fold(tmp_path: Path) -> None:
-    runs = [many_runs.member(tmp_path, "fold", fold) for fold in (0, 1)]
+    runs = [layout.member(tmp_path, "fold", fold) for fold in (0, 1)]
     predicted(runs[0], [1, 4], [0.9, 0.2])
     predicted(runs[1], [2, 3], [0.6, 0.7], threshold=0.65)
-    table = out_of_fold.gather(tmp_path, runs, 4)
+    table = gather(tmp_path, runs, 4)
     assert table["row"].to_pylist() == [1, 2, 3, 4]
     assert table["fold"].to_pylist() == [0, 1, 1, 0]
     assert table["predicted"].to_pylist() == ["yes", "no", "yes", "no"]
-    found = out_of_fold.figures(table, ["no", "yes"], {0: 0.5, 1: 0.65})
+    found = figures_over_folds(table, ["no", "yes"], {0: 0.5, 1: 0.65})
     assert (found["rows"], found["accuracy"], found["confusion"]) == (4, 1.0, [[2, 0], [0, 2]])
     assert found["log_loss"] == pytest.approx(-np.log([0.9, 0.8, 0.4, 0.7]).mean())
     assert together.collect(runs)["splits"]["validation"]["accuracy"]["mean"] == 1.0
-    out_of_fold.write(tmp_path, table)
-    assert pq.read_table(tmp_path / many_runs.OUT_OF_FOLD).equals(table)
     with pytest.raises(DataError, match="its folds predict 4 different rows by 4 predictions, the dataset has 5"):
-        out_of_fold.gather(tmp_path, runs, 5)
+        gather(tmp_path, runs, 5)
     with pytest.raises(DataError, match="different rows by 4 predictions, the dataset has 4"):
-        out_of_fold.gather(tmp_path, [runs[0], runs[0]], 4)
+        gather(tmp_path, [runs[0], runs[0]], 4)
 
 
 def test_the_page_of_many_runs_shows_their_spread(tmp_path: Path) -> None:
@@ -375,7 +372,7 @@ def test_metrics_of_many_runs_are_one_frame(tmp_path: Path) -> None:
         log = MetricsLog(begun(tmp_path / f"seed-{seed}"))
         log.write("train", {"step": 1, "loss": seed / 10})
         log.close()
-    frame = read_metrics(tmp_path)
+    frame = padless.read_metrics(tmp_path)
     assert frame[["seed", "step", "loss"]].to_numpy().tolist() == [[3, 1, 0.3], [11, 1, 1.1]]
 
 

@@ -18,7 +18,7 @@ import pytest
 from harness.config import RunConfig
 from harness.launch import meeting
 from harness.launch.meeting import Hello, MeetingError, Place, judge
-from harness.rundir.status import LAUNCH_ID, read_status, write_status
+from harness.rundir.records import LAUNCH_ID, read_status, write_status
 from preprocessing.base.errors import ConfigError, UserError
 from tests.commands import free_port
 

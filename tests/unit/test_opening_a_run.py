@@ -19,8 +19,7 @@ from harness.data import order
 from harness.ranks.session import Session, open_session
 from harness.ranks.stopping import Preempted
 from harness.rundir import checkpoint
-from harness.rundir.status import read_status
-from harness.rundir.storage import check_claim, claim
+from harness.rundir.records import check_claim, claim, read_status
 from harness.training import assembly, writer
 from harness.training.assembly import assemble
 from harness.training.writer import RunWriter

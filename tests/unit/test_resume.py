@@ -19,6 +19,7 @@ from harness.training.rules import resolve
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import Manifest, read_manifest, write_manifest
 from tests import checkpoints
+from tests.bundles import write_index
 from tests.datasets import rewritten, write_dataset
 
 STEP = 7
@@ -131,8 +132,7 @@ def test_other_words_and_runs_without_a_checkpoint(root: Path) -> None:
         find_resume_point(config(root, allow="data"), quiet, quiet)
     shutil.rmtree(root / "run" / "checkpoints")
     assert find_resume_point(config(root), quiet, quiet).checkpoint is None  # nothing was learned
-    (root / "run" / "bundle").mkdir()
-    (root / "run" / "bundle" / "bundle.json").write_text('{"dataset": "another"}')
+    write_index(root / "run" / "bundle", dataset="another")
     with pytest.raises(DataError, match=r"its rows, labels, texts or vocabulary differ; .* with --allow data"):
         find_resume_point(config(root), quiet, quiet)
     assert find_resume_point(config(root, allow="data"), quiet, quiet).begun

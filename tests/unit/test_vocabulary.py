@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.rundir.bundle_files import FORMAT, INDEX, write_vocabulary
+from harness.rundir.bundle_files import INDEX, KIND, write_vocabulary
 from harness.rundir.layout import BUNDLE
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import PreprocessConfig
@@ -130,7 +130,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def index_of(data: Path, **more: object) -> str:
     manifest = read_manifest(data)
-    content = {"format": FORMAT, "text": manifest.text, "vocabulary_hash": manifest.vocabulary_hash}
+    content = {"format": KIND[0], "text": manifest.text, "vocabulary_hash": manifest.vocabulary_hash}
     return json.dumps({**content, **more})
 
 
@@ -154,7 +154,7 @@ def test_new_texts_have_the_ids_of_the_base(
 ) -> None:
     """The same whether a dataset, a bundle or a run is named: weights of the base can read it (law 1)."""
     ours = (vocabulary_base.BUNDLE, vocabulary_base.BUNDLE_INDEX, vocabulary_base.BUNDLE_FORMAT)
-    assert ours == (BUNDLE, INDEX, FORMAT)
+    assert ours == (BUNDLE, INDEX, KIND[0])
     assert build(command, source, tmp_path / "out", base / place) == 0, command.err
     made, old = read_manifest(tmp_path / "out"), read_manifest(base / "data")
     assert (made.text_hash, made.vocabulary_hash) == (old.text_hash, old.vocabulary_hash)

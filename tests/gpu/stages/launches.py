@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.ranks.precision import runnable
-from harness.rundir.environment import read_environment
+from harness.rundir.records import read_environment
 from preprocessing.dataset.shards import read_manifest
 from tests.gpu.corpus import write_corpus
 from tests.gpu.findings import COMPARED_STEPS, Findings, Setting

@@ -1,26 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The linear model of a dataset beside a run that has finished on it: on the console and with the trackers."""
+"""What is written and said when a run has finished: its report, and how it does beside the linear model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from harness.baseline.results import Comparison, compare, read_results
-from harness.rundir.bundle_files import read_fingerprint, read_fold
+from harness.baseline.results import Comparison, compare
+from harness.report.page import write_report_quietly
+from harness.report.runs import linear_of
+from harness.rundir.bundle_files import stored_info
 from harness.rundir.layout import BUNDLE
-from harness.rundir.measured import read_measured
+from harness.rundir.results import read_measured
 from harness.scores.figures import numbers_of
 from harness.training.sinks import Ending, Sink
 from preprocessing.base.errors import DataError
 from preprocessing.base.printable import tell
-from preprocessing.base.split_names import VALIDATION
 
 SUMMARY = "baseline"
 """What the linear model's figures are called by trackers: ``baseline/accuracy`` and so on."""
 
 
+class ReportSink(Sink):
+    """Writes ``report.html`` when a run has finished; whatever goes wrong becomes one line."""
+
+    def __init__(self, run: str | Path) -> None:
+        """``run`` is the run directory."""
+        self.run = run
+
+    def close(self, ending: Ending) -> None:
+        """Write it."""
+        if ending.state == "finished":
+            write_report_quietly(self.run)
+
+
 class BaselineSink(Sink):
-    """Says at the end of a run how the linear model of its dataset does, if ``DATA/baseline`` is there."""
+    """Says at the end of a run how the linear model of its dataset does, if ``DATA/baseline`` is there: on the console
+    and with the trackers.
+    """
 
     def __init__(self, run: str | Path, data: str | Path, others: Sink) -> None:
         """``others`` are told, and must not have been closed; so this one stands before them."""
@@ -45,7 +61,6 @@ class BaselineSink(Sink):
 
 def beside(run: Path, data: str | Path) -> Comparison | None:
     """A finished run beside the linear model of its dataset; None where none was measured. Raises ``DataError``."""
-    linear = read_results(data, read_fingerprint(run / BUNDLE))
-    if read_fold(run / BUNDLE) is not None:  # its validation is another than the linear model's
-        linear.pop(VALIDATION, None)
+    info = stored_info(run / BUNDLE)
+    linear = linear_of(data, None if info is None else info.dataset, None if info is None else info.fold)
     return compare(read_measured(run), data, linear)

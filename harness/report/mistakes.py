@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The texts of some rows as they stand in the corpus, found by what the dataset's manifest says of its source.
+"""The mistakes of an evaluation as people read them: original texts with the words marked that counted.
 
 Shards hold token ids: words after the text pipeline, without punctuation, perhaps as lemmas. People want to read the
 text that somebody wrote. It is taken from the source if that can still be read and is what the dataset was made of,
-and only if that costs little: a report is written at the end of every run.
+and only if that costs little: a report is written at the end of every run. Where the tokens stand in it is found as for
+``padless explain``; what the model did not see, such as a truncated end, stays unmarked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from harness.inference.explanation import Piece, as_html, pieces_of
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.storage import temporary_folder
@@ -22,12 +24,17 @@ from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.sources import File, files, numbered, scan
 from preprocessing.corpus.tables import as_text, read_table
+from preprocessing.dataset.shards import Manifest
+from preprocessing.text.encoder import kept_at_head
+from preprocessing.text.spans import spans_of
+from preprocessing.text.spec import TextPipeline
+from preprocessing.text.tokenizer import Tokenizer
+from preprocessing.text.vocabulary import RESERVED, UNK
 
 MOST_BYTES = 1 << 30
 """Larger files are not searched: the rows of a CSV file are found by counting its lines from the start."""
 MOST_PACKED_BYTES = 1 << 27
 """The same for compressed files, which are unpacked."""
-NOT_LOOKED = "there is no manifest of the dataset to say where they came from"
 
 
 @dataclass(frozen=True)
@@ -39,25 +46,73 @@ class Originals:
     """One clause; None if every row that was asked for is there."""
 
 
-def find_originals(provenance: Mapping[str, Any], rows: Iterable[int]) -> Originals:
-    """The texts of ``rows``, numbered as shards number them; ``provenance`` is the manifest's.
+@dataclass(frozen=True)
+class Mistake:
+    """One wrong answer, ready to be shown."""
+
+    entry: Mapping[str, Any]
+    """As ``SPLIT.json`` has it."""
+    text: str | None
+    """The original text; None where it is not to be had."""
+    marked: str
+    """That text as HTML; empty where it is not to be had."""
+    read: str
+    """What the model saw, as HTML."""
+
+
+def mistakes_of(figures: Mapping[str, Any], originals: Originals, manifest: Manifest | None) -> list[Mistake]:
+    """The mistakes of an evaluation with their original texts, the most confident first."""
+    tokenizer = tokenizer_of(manifest) if manifest is not None and originals.texts else None
+    result = []
+    for entry in figures["mistakes"]:
+        tokens, weights = entry["tokens"], entry["weights"]
+        read = as_html([piece for pair in zip(tokens, weights, strict=True) for piece in (pair, (" ", 0.0))])
+        text = originals.texts.get(entry["row"])
+        marked = "" if text is None else as_html(placed(text, tokens, weights, tokenizer))
+        result.append(Mistake(entry, text, marked, read))
+    return result
+
+
+def tokenizer_of(manifest: Manifest) -> Tokenizer | None:
+    """The dataset's tokenizer; None where what it needs is not installed."""
+    try:
+        return Tokenizer(TextPipeline.from_json(manifest.text))
+    except UserError:
+        return None
+
+
+def placed(text: str, tokens: Sequence[str], weights: Sequence[float], tokenizer: Tokenizer | None) -> list[Piece]:
+    """The text in pieces, with the weights of the tokens that stand there."""
+    if tokenizer is None:
+        return [(text, 0.0)]
+    known = set(tokens)
+
+    def tokens_of(some: list[str]) -> list[list[str]]:
+        return [[token if token in known else RESERVED[UNK] for token in found] for found in tokenizer(some).to_lists()]
+
+    spec = tokenizer.pipeline.spec
+    at_head = kept_at_head(spec) if len(tokens) >= spec.max_tokens else len(tokens)
+    spans = spans_of(text, tokens[:at_head], tokens[at_head:], tokens_of, strip_html=spec.html)
+    return pieces_of(text, spans, weights)
+
+
+def find_originals(manifest: Manifest | None, rows: Iterable[int]) -> Originals:
+    """The texts of ``rows``, numbered as shards number them, from the sources that the manifest names.
 
     What cannot be read is said in ``missing``; nothing is raised for it.
     """
-    wanted = sorted(set(rows))
+    if manifest is None:
+        return Originals({}, "there is no manifest of the dataset to say where they came from")
+    wanted, provenance = sorted(set(rows)), manifest.provenance
     found: dict[int, str] = {}
     missing = None
     for entry in provenance.get("sources", []):
         first = entry["first_row"]
         here = [row for row in wanted if first <= row < first + entry["rows"]]
-        if not here:
-            continue
         try:
-            found |= texts_of(entry, provenance.get("config", {}), here)
-        except UnavailableError as reason:
-            missing = str(reason)
-        except (UserError, OSError) as error:
-            missing = " ".join(str(error).split())
+            found |= texts_of(entry, provenance.get("config", {}), here) if here else {}
+        except (UnavailableError, UserError, OSError) as reason:
+            missing = " ".join(str(reason).split())
     if missing is None and len(found) < len(wanted):
         missing = "the manifest does not say where they came from"
     return Originals(found, missing)
@@ -73,7 +128,6 @@ def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int
     Raises ``UnavailableError``, and what reading a corpus raises.
     """
     file = file_of(entry, config)
-    check_cost(file, entry)
     with temporary_folder() as stage:
         plan = scan(file, stage)
         if plan.fingerprint != entry["fingerprint"] or plan.rows != entry["rows"]:
@@ -91,28 +145,28 @@ def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int
 
 
 def file_of(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
-    """The file that an ``entry`` of the manifest speaks of, as the configuration beside it finds it today."""
+    """The file that an ``entry`` of the manifest speaks of, as the configuration beside it finds it today.
+
+    Raises ``UnavailableError``, also for a file that has changed, or whose search would take long.
+    """
     try:
         source, splits = SourceConfig(**config["source"]), SplitConfig(**config["splits"])
     except (KeyError, TypeError, ValueError, AttributeError):  # values of any type, as a stranger wrote them
         raise UnavailableError("another version of padless has written down where they came from") from None
-    without = entry.get("split") == UNLABELLED
-    named = [(address, split) for address, split in source.addresses if (split == UNLABELLED) == without]
-    if any(addresses.is_remote(address) for address, _ in named):
+    unlabelled = entry.get("split") == UNLABELLED
+    named = [address for address, split in source.addresses if (split == UNLABELLED) == unlabelled]
+    if any(map(addresses.is_remote, named)):
         raise UnavailableError("they lie on a remote store, from which a report fetches nothing")
-    for address, split in named:
+    for address in named:
         alone = replace(source, path=[address], validation_path=[], test_path=[], unlabelled_path=[])
         with suppress(DataError):  # of several files some may be gone
             for file in files(alone, splits):
                 if file.name == entry["name"]:
-                    return of_its_own(file, split, entry)
+                    check_cost(file, entry)
+                    column = entry.get("text_column", file.source.text_column)  # unlabelled texts may have their own
+                    split = UNLABELLED if unlabelled else file.split
+                    return replace(file, split=split, source=replace(file.source, text_column=column))
     raise UnavailableError(f"{entry['name']} is no longer where it was when the dataset was made of it")
-
-
-def of_its_own(file: File, split: str | None, entry: Mapping[str, Any]) -> File:
-    """A file with the split that it was named for; one without labels may call its text otherwise than the others."""
-    source = replace(file.source, text_column=entry.get("text_column", file.source.text_column))
-    return replace(file, split=UNLABELLED, source=source) if split == UNLABELLED else file
 
 
 def check_cost(file: File, entry: Mapping[str, Any]) -> None:

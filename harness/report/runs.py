@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a report knows of runs: the files of each directory, read once and checked; and several runs in order.
+
+Runs are ranked by validation, since whoever chooses by the test split has no test left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.baseline.results import Comparison, compare, read_results
+from harness.config import flat
+from harness.data.views import held_out
+from harness.report.mistakes import Originals, find_originals
+from harness.rundir.bundle_files import stored_info
+from harness.rundir.json_files import Line
+from harness.rundir.layout import BUNDLE, CONFIG, METRICS, THROUGHPUT
+from harness.rundir.metrics_log import read_log
+from harness.rundir.records import known_status, read_attempts, read_config, read_environment
+from harness.rundir.results import Measured, read_measured
+from harness.scores.figures import CHOSEN_BY, FIGURES
+from harness.settings.task import LANGUAGE_MODEL
+from preprocessing.base.errors import DataError
+from preprocessing.base.printable import public_values
+from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.dataset.shards import MANIFEST, Manifest, read_manifest
+
+WEIGHED = ("tokens_per_s", "data_wait", "mfu")
+"""Figures of a log line that are averaged over the time it stands for."""
+UNSET = "unset"
+"""Stands for a setting that a run does not have."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run directory in memory. Whatever is not there yet is empty or None."""
+
+    directory: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    status: dict[str, Any]
+    train: list[Line]
+    validation: list[Line]
+    speed: list[Line]
+    """What ``throughput.jsonl`` says."""
+    attempts: list[Line]
+    measured: Measured | None
+    """On the test split if there are figures of it, else on validation if there are of that."""
+    fingerprint: str | None
+    """Of the dataset it was trained on."""
+    manifest: Manifest | None
+    """Of that dataset; None if the directory is gone or holds another one now."""
+    manifest_note: str | None
+    """Why there is no manifest."""
+    linear: dict[str, dict[str, Any]]
+    """Figures of the linear model on the same dataset, by split, as far as ``DATA/baseline`` has them."""
+    beside: Comparison | None
+    """The run beside the linear model; None where there is nothing to compare."""
+    linear_note: str | None
+    """Why there is not, if the figures of the linear model are there."""
+
+    @property
+    def test(self) -> dict[str, Any] | None:
+        """The figures on the test split, where there are any."""
+        return self.measured.figures if self.measured is not None and self.measured.split == TEST else None
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the classes; empty as long as they are not known."""
+        if self.measured is not None:
+            return list(self.measured.figures["labels"])
+        return list(self.manifest.labels) if self.manifest is not None else []
+
+    @property
+    def selected(self) -> str:
+        """The figure by which it chose its weights; a pretraining by its loss, whatever its configuration says."""
+        select = "loss" if self.config.get("task") == LANGUAGE_MODEL else str(self.config.get("select"))
+        return CHOSEN_BY.get(select, "accuracy")
+
+    @property
+    def best_validation(self) -> Line | None:
+        """The line of the validation whose weights were kept."""
+        return next((line for line in reversed(self.validation) if line.get("best")), None)
+
+    @cached_property
+    def speed_summary(self) -> dict[str, float]:
+        """Training time in seconds, and means over that time of what the log lines say; empty without lines."""
+        rows = {line["step"]: line.get("rows") or 0 for line in self.train}
+        lines = [line for line in self.speed if line["rows_per_s"]]
+        seconds = [rows.get(line["step"], 0) / line["rows_per_s"] for line in lines]
+        if not sum(seconds):
+            return {}
+        result = {"seconds": float(sum(seconds))}
+        for name in WEIGHED:
+            pairs = zip(lines, seconds, strict=True)
+            known = [(line[name], weight) for line, weight in pairs if line.get(name) is not None]
+            if known and sum(weight for _, weight in known):
+                values, weights = zip(*known, strict=True)
+                result[name] = float(np.average(values, weights=weights))
+        if padding := [line["padding"] for line in self.train if line.get("padding") is not None]:
+            result["padding"] = float(np.mean(padding))
+        if memory := [line["memory_bytes"] for line in lines if line.get("memory_bytes")]:
+            result["memory_bytes"] = float(max(memory))
+        return result
+
+    @property
+    def linear_before_calibration(self) -> dict[str, Any] | None:
+        """The linear model on validation, to stand beside ``best_validation``, whose probabilities are not calibrated.
+
+        At the threshold 0.5 of both, the temperature changes no prediction.
+        """
+        values = self.linear.get(VALIDATION)
+        if values is None:
+            return None
+        before = values["calibration"]
+        return {**values, "log_loss": before["log_loss_before"], "ece": before["ece_before"]}
+
+    @cached_property
+    def originals(self) -> Originals:
+        """The texts of the mistakes as they stand in the corpus, as far as they are to be had."""
+        rows = [] if self.measured is None else [each["row"] for each in self.measured.figures["mistakes"]]
+        return find_originals(self.manifest, rows)
+
+
+def read_run(directory: str | Path) -> RunFacts:
+    """Read a run directory. Raises ``DataError`` for what is no run, has no metrics, or is damaged."""
+    directory = Path(directory)
+    config = read_config(directory)
+    if "data" not in config:
+        raise DataError(f"{directory / CONFIG}: names no dataset under data: padless has not written it so")
+    lines = read_log(directory)
+    if not lines:
+        raise DataError(
+            f"{directory / METRICS}: holds no metrics: this run has logged nothing yet; wait for its first log line, "
+            "or name another run"
+        )
+    info, measured = stored_info(directory / BUNDLE), read_measured(directory)
+    fingerprint = info.dataset if info is not None else measured.figures.get("dataset") if measured else None
+    manifest, note = dataset_of(config, fingerprint)
+    fingerprint = fingerprint or (manifest.fingerprint if manifest else None)
+    linear: dict[str, dict[str, Any]] = {}
+    beside, linear_note = None, None
+    try:
+        linear = linear_of(config["data"], fingerprint, config.get("fold"))
+        beside = compare(measured, config["data"], linear)
+    except DataError as error:
+        linear_note = str(error)
+    return RunFacts(
+        directory=directory,
+        config=config,
+        environment=public_values(read_environment(directory)),
+        status=public_values(known_status(directory)),
+        train=[line for line in lines if line["kind"] == "train"],
+        validation=[line for line in lines if line["kind"] == VALIDATION],
+        speed=read_log(directory, THROUGHPUT),
+        attempts=read_attempts(directory),
+        measured=measured,
+        fingerprint=fingerprint,
+        manifest=manifest,
+        manifest_note=note,
+        linear=linear,
+        beside=beside,
+        linear_note=linear_note,
+    )
+
+
+def linear_of(data: str | Path, fingerprint: str | None, fold: int | None) -> dict[str, dict[str, Any]]:
+    """The linear model's figures on a dataset, by split; not on validation where a run held out a ``fold`` instead.
+
+    Raises ``DataError`` for damaged ones.
+    """
+    linear = read_results(data, fingerprint)
+    if fold is not None:
+        linear.pop(VALIDATION, None)
+    return linear
+
+
+def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:
+    """The manifest of the run's dataset, or a sentence on why it cannot be shown."""
+    place, fold = config["data"], config.get("fold")
+    try:
+        manifest = read_manifest(place)
+    except DataError:
+        return None, f"There is no readable {Path(place, MANIFEST)} where the report was made."
+    if fingerprint is not None and manifest.fingerprint != fingerprint:
+        return None, f"{place} now holds another dataset (fingerprint {manifest.fingerprint[:12]})."
+    return held_out(manifest, fold if fold is not None and fold < manifest.folds else None, place), None
+
+
+def ranking_figure(runs: Sequence[RunFacts]) -> str:
+    """The figure that runs are ranked by: that by which all of them chose their weights, else the accuracy."""
+    chosen = {run.selected for run in runs}
+    return chosen.pop() if len(chosen) == 1 else "accuracy"
+
+
+def ranked(runs: Sequence[RunFacts]) -> list[RunFacts]:
+    """Runs of one dataset together, in the order in which datasets are named; of those the best validation first.
+
+    A run without a validation comes after those that have one. Equals stay in their order.
+    """
+    name, groups = ranking_figure(runs), dataset_groups(runs)
+
+    def place(number: int) -> tuple[int, float]:
+        value = (runs[number].best_validation or {}).get(name)
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            return groups[number], math.inf
+        return groups[number], value if FIGURES[name].lower_is_better else -value
+
+    return [runs[number] for number in sorted(range(len(runs)), key=place)]
+
+
+def ranks(runs: Sequence[RunFacts]) -> list[int | None]:
+    """The rank of each run of ``ranked`` among those of its dataset, from 1; None without a validation."""
+    groups = dataset_groups(runs)
+    places = [groups[: number + 1].count(group) for number, group in enumerate(groups)]
+    return [place if run.best_validation is not None else None for run, place in zip(runs, places, strict=True)]
+
+
+def dataset_groups(runs: Sequence[RunFacts]) -> list[int]:
+    """For each run the number of its dataset; a run whose dataset is not known is a group of its own."""
+    known: dict[str, int] = {}
+    keys = [run.fingerprint or f"unknown {place}" for place, run in enumerate(runs)]
+    return [known.setdefault(key, len(known)) for key in keys]
+
+
+def best_values(runs: Sequence[RunFacts]) -> dict[str, float]:
+    """The best value of each figure on validation, where at least two runs of one dataset have it."""
+    if len(set(dataset_groups(runs))) > 1:
+        return {}
+    lines = [line for run in runs if (line := run.best_validation) is not None]
+    values = {name: [line[name] for line in lines if line.get(name) is not None] for name in FIGURES}
+    best = {name: min if figure.lower_is_better else max for name, figure in FIGURES.items()}
+    return {name: best[name](some) for name, some in values.items() if len(some) > 1}
+
+
+def differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
+    """Settings that are not the same in all runs, with the value of each run; the run's own place is left out."""
+    every = [flat(run.config) for run in runs]
+    keys = dict.fromkeys(key for config in every for key in config if key != "run")
+    table = {key: [config.get(key, UNSET) for config in every] for key in keys}
+    return {key: values for key, values in table.items() if any(value != values[0] for value in values)}
+
+
+def unique_names(runs: Sequence[RunFacts]) -> list[str]:
+    """Directory names; where two runs have the same, as many of the folders above as tell them apart."""
+    paths = [run.directory.resolve().parts for run in runs]
+
+    def name(path: tuple[str, ...]) -> str:
+        for length in range(1, len(path) + 1):
+            if sum(other[-length:] == path[-length:] for other in paths) == 1:
+                break
+        return str(Path(*path[-length:]))
+
+    return [name(path) for path in paths]

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run writes down of itself: ``config.yaml``, ``environment.json``, ``status.json``, ``attempts.jsonl``.
+
+And its right to write at all: one process holds a run directory, and a disk that takes no more becomes a sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TextIO, TypedDict
+
+import yaml
+from msgspec import to_builtins
+
+from harness.config import RunConfig, to_dict
+from harness.rundir.checkpoint import steps
+from harness.rundir.json_files import MEND, Line, read_lines, read_object
+from harness.rundir.layout import ATTEMPTS, BAD_BATCHES, CONFIG, ENVIRONMENT, LOCK, STATUS, refuse_many, storage
+from harness.settings.task import Task
+from preprocessing.base import atomic
+from preprocessing.base.errors import ConfigError, DataError, StorageError
+from preprocessing.base.machine import acquire
+from preprocessing.base.printable import public
+from preprocessing.base.schema import Count, Record, fits, typed
+from preprocessing.base.storage import refusal
+from preprocessing.base.untrusted import one_line, parse_json, read_bytes
+
+LAUNCH_ID = "PADLESS_LAUNCH_ID"
+"""Environment variable that marks a launch: it is copied into the status, so a launcher knows its own run's."""
+CLAIM_LIMIT_S = 20.0
+"""How long a start waits for another process to let go of the directory.
+
+Ranks whose launcher was killed take a moment to leave.
+"""
+MOST_CONFIG = 4 << 20
+"""Bytes of ``config.yaml``; one is a few kilobytes."""
+PACKAGES = ("harness", "preprocessing")
+RECORDED = (
+    *("padless", "torch", "accelerate", "numpy", "pyarrow", "safetensors", "scikit-learn"),
+    *("nltk", "simplemma", "gensim"),
+)
+"""Distributions whose versions are written down."""
+State = Literal["running", "finished", "preempted", "failed"]
+
+
+def claim(config: RunConfig) -> TextIO:
+    """Make the run directory and hold it against any other process, until the returned file is closed.
+
+    Raises ``ConfigError`` if another process holds it, ``StorageError`` if it cannot be written. On a file system
+    without locks nothing is held.
+    """
+    path = Path(config.run)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = open(path / LOCK, "a+")  # noqa: SIM115 - held for as long as the run
+    except OSError as error:
+        raise refusal(error, path, otherwise="name another directory with --run") from None
+    try:
+        hold(lock, CLAIM_LIMIT_S, path)
+    except ConfigError:
+        lock.close()
+        raise
+    return lock
+
+
+def hold(lock: TextIO, limit_s: float, path: Path) -> None:
+    """Lock an open file. Raises ``ConfigError`` where another process has it for so long."""
+    with contextlib.suppress(OSError):  # a file system without locks
+        acquire(
+            lock,
+            limit_s,
+            ConfigError(f"run: another process trains in {path}; wait for it or name another directory"),
+        )
+
+
+def check_unheld(run: Path) -> None:
+    """Raise ``ConfigError`` for a run directory that another process holds."""
+    if (run / LOCK).exists():
+        with (run / LOCK).open() as lock:
+            hold(lock, 0, run)
+
+
+def check_claim(config: RunConfig) -> None:
+    """Raise what ``claim`` would raise, and leave nothing behind: for a rehearsal."""
+    path = Path(config.run)
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise StorageError(f"run: {path} cannot be written: {nearest} is not yours; name a directory you may write")
+    check_unheld(path)
+
+
+def is_free(run: Path) -> bool:
+    """Whether a run directory is there and no process holds it."""
+    try:
+        check_unheld(run)
+    except ConfigError:
+        return False
+    return run.is_dir()
+
+
+def write_config(config: RunConfig) -> None:
+    """Write the configuration, every default spelt out, into the run directory. Raises ``StorageError``."""
+    with storage(config.run):
+        atomic.write_text(Path(config.run, CONFIG), yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+class PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, which we write none of: a few lines of them unfold to more than any memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """A node, unless it stands for another one."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, "found an alias, which is not read", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+class Project(TypedDict):
+    """The part of a stored configuration about trackers that is read."""
+
+    project: str
+
+
+class StoredConfig(TypedDict, total=False):
+    """What other parts of padless read of a stored configuration."""
+
+    data: str
+    run: str
+    task: Task
+    fold: Count | None
+    seed: Count
+    model: dict[str, Any]
+    optim: dict[str, Any]
+    tracking: Project
+
+
+def read_config(run: str | Path) -> dict[str, Any]:
+    """The resolved configuration of a run, as plain values. Raises ``DataError``."""
+    path = Path(run, CONFIG)
+    try:
+        data = read_bytes(path, MOST_CONFIG)
+        content = parse_json(json.dumps(yaml.load(data.decode(), PlainLoader)).encode())
+    except FileNotFoundError:
+        refuse_many(run)
+        raise DataError(f"{path}: missing: {run} is not a run directory") from None
+    except OSError as error:
+        raise DataError(f"{path}: not readable ({error.strerror}); {MEND}") from None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: not readable as YAML ({one_line(error)}); {MEND}") from None
+    typed(StoredConfig, content, str(path), MEND)
+    return dict(content)
+
+
+class StoredEnvironment(TypedDict, total=False):
+    """What other parts of padless read of ``environment.json``."""
+
+    effective: dict[str, str]
+    versions: dict[str, str]
+    git_revision: str | None
+    host: str
+    cores: Count
+    command: list[str]
+
+
+def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
+    """Describe this process's surroundings in the run directory. Raises ``StorageError``.
+
+    ``effective`` holds the settings that were decided at start-up, each with its reason.
+    """
+    content = {
+        "effective": effective,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cores": len(os.sched_getaffinity(0)),
+        "command": [public(word) for word in sys.argv],
+        "git_revision": git_revision(),
+        "versions": {name: version for name in RECORDED if (version := installed_version(name))},
+    }
+    with storage(Path(run, ENVIRONMENT)):
+        atomic.write_json(Path(run, ENVIRONMENT), content)
+
+
+def read_environment(run: str | Path) -> dict[str, Any]:
+    """What the last start of a run ran on; empty where nothing is known. Raises ``DataError``."""
+    path, mend = Path(run, ENVIRONMENT), "start the run again, which writes it anew, or remove it"
+    content = read_object(path, mend) or {}
+    typed(StoredEnvironment, content, str(path), mend)
+    return content
+
+
+def installed_version(name: str) -> str | None:
+    """Version of an installed distribution, None if it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def git_revision() -> str | None:
+    """Revision of the code that runs, with ``-dirty`` for uncommitted changes; None outside a git checkout."""
+    root = Path(__file__).resolve().parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None
+
+
+@cache
+def code_hash() -> str:
+    """The first digits of a hash over all modules of this version, which tells two revisions apart without git."""
+    root = Path(__file__).resolve().parents[2]
+    hashed = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            hashed.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return hashed.hexdigest()[:12]
+
+
+class Status(Record, frozen=True):
+    """``status.json``: where a run stands."""
+
+    state: State
+    exit_code: int = 0
+    reason: str = ""
+    step: Count = 0
+    launch: str | None = None
+
+
+def plain(status: Status) -> dict[str, Any]:
+    """A status as it stands in the file."""
+    values: dict[str, Any] = to_builtins(status)
+    return values
+
+
+def write_status(run: str | Path, state: State, *, step: int = 0, exit_code: int = 0, reason: str = "") -> None:
+    """Say where the run stands. Rank 0 alone calls this. Raises ``StorageError``."""
+    said = public(reason).encode("utf-8", "backslashreplace").decode()  # it may name a file whose name is no text
+    content = {"state": state, "exit_code": exit_code, "reason": said, "step": step}
+    with storage(Path(run, STATUS)):
+        atomic.write_json(Path(run, STATUS), {**content, "launch": os.environ.get(LAUNCH_ID)})
+
+
+def read_status(run: str | Path) -> dict[str, Any] | None:
+    """The status of a run, or None where there is none. Raises ``DataError`` for a damaged one."""
+    path, rebuild = Path(run, STATUS), "start the run again, which rebuilds it"
+    content = read_object(path, rebuild)
+    if content is None:
+        return None
+    status: Status = typed(Status, content, str(path), rebuild)
+    return plain(status)
+
+
+def known_status(run: str | Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """The status of a run: empty where there is none, what can be known of it where it is damaged, which ``say`` hears.
+
+    That is the step of its newest checkpoint, and that it did not end well: a run that had ended goes on from there,
+    has nothing left to train, and ends again. Raises ``DataError`` where a directory is in its place.
+    """
+    try:
+        return read_status(run) or {}
+    except DataError as damage:
+        if Path(run, STATUS).is_dir():
+            raise
+        step = max(steps(run), default=0)
+        say(f"damaged status: {damage}; the newest checkpoint is that of step {step:,}")
+        reason = f"{STATUS} was damaged ({damage}); rebuilt from the checkpoints"
+        return plain(Status(state="failed", exit_code=1, reason=reason, step=step))
+
+
+def note_attempt(run: str | Path, facts: dict[str, Any]) -> int:
+    """Append a line to ``attempts.jsonl``; the attempt's number, from 1. Raises ``StorageError``."""
+    path = Path(run, ATTEMPTS)
+    with storage(path):
+        number = 1 + len(read_lines(path, several_writers=True))
+        line = {"attempt": number, "started": time.time(), "host": platform.node(), **facts}
+        atomic.append_line(path, json.dumps(line))
+    return number
+
+
+class Attempt(TypedDict, total=False):
+    """What others read of a line of ``attempts.jsonl``."""
+
+    started: float
+
+
+def read_attempts(run: str | Path) -> list[Line]:
+    """One line for each start of a run, oldest first; a line that a kill has cut off is left out."""
+    return [line for line in read_lines(Path(run, ATTEMPTS), several_writers=True) if fits(Attempt, line)]
+
+
+def write_bad_rows(run: str | Path, step: int, rank: int, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write what is known of the rows that a rank had in a skipped step, one JSON object a line."""
+    path = Path(run, BAD_BATCHES, f"step-{step:08d}-rank{rank}.jsonl")
+    atomic.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
