@@ -30,7 +30,7 @@ NAMES = (
     *("checkpoint manifest", "checkpoint state.json", "checkpoint model.safetensors"),
     *("checkpoint optimizer.safetensors", "run status", "run metrics.jsonl", "run config.yaml"),
     *("run environment.json", "run attempts.jsonl", "run throughput.jsonl", "run test.json", "run predictions"),
-    *("run tracker journal", "export index", "prediction plan", "prediction marker", "prediction part"),
+    *("run tracker journal", "export index", "prediction begun", "prediction marker", "prediction part"),
 )
 HANDED_ON = tuple(name for name in NAMES if name.startswith(("bundle", "export")))
 """What may come from a stranger: checkpoints and records of runs are read where they were written."""

@@ -43,7 +43,7 @@ def test_missing_is_what_no_log_holds_that_has_arrived(run: Path, monkeypatch: p
         "run-2-abc": [record("train", 2)],  # online and killed: may have been on its way
         "offline-run-3-abc": [record("validation", 3), record("train", 3)],  # its first row was sent, one came later
     }
-    monkeypatch.setattr(wandb_sync, "read_log", lambda file: logs[file.parent.name])
+    monkeypatch.setattr(wandb_sync, "read_own_log", lambda file: logs[file.parent.name])
     missing = Sync(run, quiet=True).missing()
     assert missing == [("train", {"step": 2, "loss": 1 / 2}), ("train", {"step": 3, "loss": 1 / 3})]
 
