@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 
 from preprocessing.base import installed
-from preprocessing.base import installed
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import ROOT, run_command, succeed
 
