@@ -10,18 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from harness.__main__ import main as harness
 from harness.training import start as vectors
-from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.vectors import KeptVectors, find_kept, folder_of
-from tests.commands import CPU, unwrapped
 from tests.datasets import write_dataset
 from tests.runs import start, train_to_end, wait_until
 
@@ -103,23 +99,8 @@ class Slow(vectors.Learning):
         Path(data, "learning").touch()
 
 
-class Failing(vectors.Learning):
-    """Finds the disk full."""
-
-    def __init__(self, data: str, dim: int, output: Path | None) -> None:
-        super().__init__(data, dim, output)
-        self.process.kill()
-        self.process.wait()
-        script = "import sys; sys.exit(print('error: D/vectors: no room', file=sys.stderr) or 4)"
-        self.process = subprocess.Popen([sys.executable, "-c", script], stderr=self.errors)
-
-
 def learn_slowly() -> None:
     vectors.Learning = Slow  # type: ignore[misc]
-
-
-def fail() -> None:
-    vectors.Learning = Failing  # type: ignore[misc]
 
 
 @pytest.mark.slow
@@ -137,23 +118,4 @@ def test_stopped_while_it_learns(data: Path, tmp_path: Path) -> None:
     assert start(data, run, *map(str, MODEL)).wait(120) == 0, (run.parent / "log").read_text()[-3000:]
     assert (
         json.loads((run / "bundle" / "bundle.json").read_text())["vectors"]["sha256"] == kept_beside(data).info.sha256
-    )
-
-
-def test_what_learning_says_is_what_the_run_says(data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    result = train_to_end("--data", data, "--run", run, *MODEL, *TRAINING, processes=2, before=fail)
-    assert result.returncode == 4
-    assert "error: D/vectors: no room" in result.stderr.splitlines()
-    status: dict[str, Any] = json.loads((run / "status.json").read_text())
-    assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 4, "D/vectors: no room")
-
-
-def test_the_launcher_refuses_a_file_before_it_starts_ranks(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ("--data", data, "--run", tmp_path / "run", *MODEL[:-1], tmp_path / "glove.txt", *TRAINING)
-    assert cli.run(harness, ["launch", *CPU, *map(str, words)]) == 2
-    assert unwrapped(capsys.readouterr().err) == (
-        f"error: init.vectors: {tmp_path / 'glove.txt'}: there is no such file; name another, own, auto or none\n"
     )

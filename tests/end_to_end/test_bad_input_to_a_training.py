@@ -108,22 +108,10 @@ def remove(root: Path) -> str:
     return f"{path}: the manifest names this shard, but it is missing"
 
 
-def future_version(root: Path) -> str:
-    content = json.loads((root / "dataset.json").read_text())
-    (root / "dataset.json").write_text(json.dumps({**content, "format_version": 99}))
-    return f"{root / 'dataset.json'}: format version 99, this padless reads version 1"
-
-
 def edited(root: Path) -> str:
     content = json.loads((root / "dataset.json").read_text())
     (root / "dataset.json").write_text(json.dumps({**content, "labels": ["a", "b"]}))
     return f"{root / 'dataset.json'}: its content does not match its sha256"
-
-
-def half_a_manifest(root: Path) -> str:
-    content = (root / "dataset.json").read_text()
-    (root / "dataset.json").write_text(content[: len(content) // 2])
-    return f"{root / 'dataset.json'}: not readable as JSON"
 
 
 @pytest.mark.parametrize("damage", [flip_byte, truncate, remove, future_version, edited, half_a_manifest])
@@ -172,17 +160,3 @@ def test_unlabelled_rows_and_soft_labels_that_are_not_there_are_found_by_launch(
     code, line = refuse(capsys, "label", "--data", dataset)
     assert (code, line) == (2, "no teacher, or two: give --run RUN, or --baseline")
     assert not (tmp_path / "run").exists()
-
-
-def test_trackers_that_do_not_exist_or_are_not_installed(capsys, tmp_path: Path, dataset: Path) -> None:
-    arguments = ("launch", "--data", dataset, "--run", tmp_path / "run", "--tracking.tracker")
-    code, line = refuse(capsys, *arguments, "wandbb")
-    assert code == 2
-    assert line.startswith("tracking.tracker: 'wandbb' is no tracker; there are none, aim, ")
-    missing = "tracking.tracker: dvclive needs the package dvclive: pip install dvclive, or use none"
-    assert refuse(capsys, *arguments, "dvclive") == (2, missing)
-    assert not (tmp_path / "run").exists()
-
-
-def test_an_unknown_command_names_the_nearest(capsys) -> None:
-    assert refuse(capsys, "predicct") == (2, "python -m harness: predicct: no such command; did you mean predict?")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 
 from tests.commands import read_metrics, run_module, succeed
 from tests.gpu.device import DEVICE, ON_CUDA, long_on_a_cpu, needs, on_device
-from tests.gpu.launching import finish, one_process, start_run, status_of, steps_done, wait_until
+from tests.gpu.launching import one_process
 
 pytestmark = [on_device, pytest.mark.processes, long_on_a_cpu]
 
@@ -57,20 +56,6 @@ def test_evaluation_is_that_of_a_cpu(trained: Path, dataset: Path, tmp_path: Pat
     assert numbers
     for name in numbers:
         np.testing.assert_allclose(card[name], cpu[name], atol=1e-4)
-
-
-def test_a_stopped_run_goes_on(dataset: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    keys = ("--epochs", 30, "--global_batch", 16, "--precision", "fp32", "--tracking.log_every", 1)
-    process = start_run(dataset, run, DEVICE, *keys)
-    assert wait_until(lambda: process.poll() is not None or steps_done(run) >= 5, 90)
-    process.send_signal(signal.SIGUSR2)
-    assert finish(process, 60) == 85, run.with_suffix(".log").read_text()
-    step = status_of(run)["step"]
-    again = start_run(dataset, run, DEVICE, *keys, "--epochs", 1 + step // 25, "--allow", "epochs")
-    assert finish(again, 90) == 0, run.with_suffix(".log").read_text()
-    assert json.loads((run / "environment.json").read_text())["effective"]["resume"].startswith(f"step {step:,}")
-    assert [line["step"] for line in read_metrics(run, "train")] == list(range(1, 25 * (1 + step // 25) + 1))
 
 
 def test_the_doctor_finds_nothing_to_mend(dataset: Path, tmp_path: Path) -> None:

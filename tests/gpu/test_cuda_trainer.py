@@ -25,7 +25,7 @@ from harness.training.probe import choose_micro_batch, runs_out_of_memory
 from harness.training.run import RankRequest, RankRequests
 from harness.training.trainer import Milestones, Trainer
 from tests.checkpoints import state_of
-from tests.gpu.device import DEVICE, ON_CUDA, TORCH_DEVICE, cuda_alone, needs, on_device
+from tests.gpu.device import DEVICE, ON_CUDA, cuda_alone, needs, on_device
 from tests.gpu.training import (
     all_steps,
     losses_and_module,
@@ -49,12 +49,6 @@ def configuration(data: Path, run: Path, **keys: object) -> RunConfig:
 
 def floats(losses: list[torch.Tensor]) -> list[float]:
     return [float(loss) for loss in losses]
-
-
-def test_a_session_names_its_card(reviews: Path, tmp_path: Path) -> None:
-    with session_for(configuration(reviews, tmp_path)) as session:
-        assert session.device == TORCH_DEVICE
-        assert session.device.index == TORCH_DEVICE.index
 
 
 def test_both_layouts_train_alike(dataset: Path, tmp_path: Path) -> None:

@@ -28,7 +28,6 @@ from harness.inference.scoring import score
 from harness.model.classifier import Classifier
 from harness.ranks.session import open_session
 from harness.scores.metrics import classification_metrics, probabilities
-from preprocessing.dataset.inspect import frame
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import cut_into_folds, write_dataset
 from tests.ranks import run_ranks
@@ -77,11 +76,6 @@ def assert_equal_to_scikit_learn(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.processes
-def test_metrics_are_those_of_scikit_learn(alone: dict[str, Any]) -> None:
-    assert_equal_to_scikit_learn(alone)
-
-
-@pytest.mark.processes
 @pytest.mark.parametrize("world_size", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
 def test_evaluation_is_the_same_on_any_number_of_ranks(dataset: Path, alone: dict, world_size: int) -> None:
     for result in run_ranks(evaluate_on_a_rank, world_size, str(dataset)):
@@ -92,15 +86,6 @@ def test_evaluation_is_the_same_on_any_number_of_ranks(dataset: Path, alone: dic
         for name in ("accuracy", "f1", "roc_auc", "pr_auc", "confusion"):
             assert result[name] == alone[name], name
         assert result["log_loss"] == pytest.approx(alone["log_loss"], abs=1e-7)
-
-
-@pytest.mark.processes
-def test_lengths_and_unknown_tokens_are_those_of_the_shards(dataset: Path, alone: dict[str, Any]) -> None:
-    manifest = read_manifest(dataset)
-    rows = frame(Split(dataset, manifest, "test"), manifest).sort_values("row")
-    assert alone["lengths"].tolist() == rows["length"].tolist()
-    assert alone["unknown"].tolist() == rows["unknown"].tolist()
-    assert 0 < sum(alone["unknown"]) < sum(alone["lengths"])
 
 
 @settings(max_examples=25, deadline=None)

@@ -17,12 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.order import Order, OrderSpec, micro_batches, order_over, width_groups
+from harness.data.order import Order, OrderSpec, micro_batches, order_over
 from harness.data.views import held_out
-from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import cut_into_folds, write_dataset
-from tests.shuffle_quality import autocorrelation, compare, quality
+from tests.shuffle_quality import autocorrelation, compare
 
 
 def make_order(rows_per_block: list[int], spec: OrderSpec) -> Order:
@@ -97,17 +96,6 @@ def test_the_order_never_changes_between_versions() -> None:
 GOLDEN = [[0, 3, 2, 1], [11, 6, 5, 4], [9, 10, 7, 8]]
 
 
-def test_rows_of_a_batch_have_similar_lengths() -> None:
-    starts = np.arange(0, 10_001, 500)
-    lengths = np.random.default_rng(0).integers(1, 400, 10_000)
-    spec = OrderSpec(seed=0, global_batch=100, length_noise=0.05)
-    order = Order(starts, lambda block: lengths[starts[block] : starts[block + 1]], spec)
-    padded_tokens = sum(100 * lengths[order.batch_rows(0, step)].max() for step in range(100))
-    assert 1 - lengths.sum() / padded_tokens < 0.08
-    shuffled = np.random.default_rng(1).permutation(lengths).reshape(100, 100)
-    assert 1 - lengths.sum() / (100 * shuffled.max(axis=1).sum()) > 0.4
-
-
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 200), st.integers(1, 64), st.one_of(st.none(), st.integers(1, 50)))
 def test_no_rank_gets_an_empty_micro_batch(rows: int, world_size: int, micro_batch: int | None) -> None:
@@ -173,39 +161,6 @@ def test_a_token_budget_holds_at_every_step(blocks: list[tuple[int, int]], spec:
         assert fresh.batch_rows(epoch, step).tolist() == batches[step].tolist()
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.dictionaries(st.sampled_from(WIDTHS), st.integers(1, 500), min_size=1), st.integers(WIDTHS[-1], 2000))
-def test_steps_of_a_budget_are_known_from_the_widths_alone(rows: dict[int, int], budget: int) -> None:
-    spec = OrderSpec(seed=0, global_batch=1, batch_tokens=budget)
-    order, _ = make_budget_order([(count, width) for width, count in rows.items()], spec)
-    assert order.width_groups == width_groups(rows, spec)
-    assert order.steps_per_epoch == sum(part.steps for part in width_groups(rows, spec))
-    full = budget // max(rows)
-    assert order.smallest_step >= min(sum(rows.values()), -(-full // 2))  # no runts, whatever the ladder
-
-
-def test_an_epoch_of_token_budgets_goes_on_after_any_cut_on_any_number_of_processes() -> None:
-    blocks, spec = (
-        [(100, 8), (70, 32), (90, 16)] * 2,
-        OrderSpec(seed=4, global_batch=1, batch_tokens=300, window_rows=150),
-    )
-    whole = epoch_batches(make_budget_order(blocks, spec)[0], 1)
-    for cut in range(len(whole) + 1):
-        before, after = make_budget_order(blocks, spec)[0], make_budget_order(blocks, spec)[0]
-        steps = [(before, step, 3) for step in range(cut)] + [(after, step, 8) for step in range(cut, len(whole))]
-        for (order, step, ranks), batch in zip(steps, whole, strict=True):
-            slices = [order.rank_rows(1, step, rank, ranks).tolist() for rank in range(ranks)]
-            assert min(map(len, slices)) > 0
-            assert [slices[place % ranks][place // ranks] for place in range(len(batch))] == batch
-
-
-def test_a_budget_below_the_widest_row_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"global_batch_tokens: 31 is less than a row of the widest shard \(32 tokens\)"
-    ):
-        make_budget_order([(5, 8), (5, 32)], OrderSpec(seed=0, global_batch=1, batch_tokens=31))
-
-
 @pytest.mark.parametrize("batch_tokens", [None, 131_072])
 def test_a_billion_rows_open_at_once_and_any_step_is_near(batch_tokens: int | None) -> None:
     num_rows = 10**9
@@ -266,27 +221,6 @@ def test_no_single_epoch_has_a_trend_in_length(global_batch: int) -> None:
     for epoch in range(12):
         batches = [lengths[order.batch_rows(epoch, step)].mean() for step in range(order.steps_per_epoch)]
         assert abs(autocorrelation(np.array(batches))) < 0.05, epoch
-
-
-def test_no_trend_in_length_runs_through_many_windows() -> None:
-    """Blocks of four widths lie one width after the other; windows of 16 blocks must still be alike."""
-    source, labels, lengths = corpus(60_000)
-    order = corpus_order(lengths, 256, OrderSpec(seed=0, global_batch=64, window_rows=16 * 256))
-    assert order.num_windows > 10
-    ours, _ = compare(order, source, labels, lengths, epochs=4)
-    assert abs(ours.length_autocorrelation) < 0.05
-    assert ours.length_scatter < 0.05 / 3
-
-
-def test_quality_tells_an_order_that_is_none() -> None:
-    source, labels, lengths = corpus(2_000)
-    sorted_batches = [np.array_split(np.argsort(source), 40), np.array_split(np.argsort(source), 40)]
-    found = quality(sorted_batches, source, labels, lengths)
-    assert found.position_correlation > 0.99
-    assert found.label_runs > 100
-    assert found.meet_again == 1
-    climbing = quality([np.array_split(np.argsort(lengths), 40)], source, labels, lengths)
-    assert climbing.length_autocorrelation > 0.8
 
 
 def test_little_padding_and_equal_work_on_imdb(imdb: list[str]) -> None:

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from harness.batch import Batch, Layout, StepBatch, send
+from harness.batch import Batch, Layout, StepBatch
 from harness.data.batches import Assembler, RankSlice, hand_over
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
@@ -130,18 +129,3 @@ def test_a_group_of_steps_crosses_the_bus_in_two_copies(
     assert set(copies) == {"copy pinned on loading"}
     assert len(copies) == 2
     assert cuda.said[len(copies) :] == ["event on loading", *["training waits for the event"] * 3]
-
-
-def test_send_goes_by_way_of_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    numbers = torch.arange(5)
-    assert send(numbers, torch.device("cpu")) is numbers
-    with PretendCuda(monkeypatch) as cuda:
-        assert torch.equal(send(numbers, CARD), numbers)
-        torch.arange(5).to(CARD)
-    assert cuda.said == ["copy pinned on training", "copy pageable on training, waiting"]
-
-
-def test_lengths_that_nobody_sent_are_copied_when_asked_for() -> None:
-    lengths = torch.tensor([3, 1])
-    batch = Batch(torch.zeros((2, 3), dtype=torch.int32), lengths, torch.zeros(2), np.arange(2))
-    assert batch.device_lengths is lengths

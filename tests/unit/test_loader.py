@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from harness.batch import Layout, StepBatch
+from harness.batch import Layout
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over
 from preprocessing.base.errors import DataError
@@ -85,17 +85,6 @@ def test_a_batch_holds_the_rows_of_its_step(split: Split, layout: Layout, micro_
             assert batch.batch_sizes.tolist() == packed.batch_sizes.tolist()
 
 
-def test_a_token_budget_goes_through_the_loader(split: Split) -> None:
-    order = order_over(split, OrderSpec(seed=1, global_batch=1, batch_tokens=640))
-    steps = [
-        (s.global_rows, [b.num_padded_tokens for b in s.micro_batches]) for s in make_loader(split, order).steps(0)
-    ]
-    assert len(steps) == order.steps_per_epoch
-    assert max(sum(cells) for _, cells in steps) <= 640
-    assert sum(rows for rows, _ in steps) == 300
-    assert 640 // 32 < max(rows for rows, _ in steps) <= 640 // 16  # more rows than the widest shards allow
-
-
 def write_numbered(root: Path, rows: int, width: int, dtype: type) -> Split:
     """Full rows whose every id is the row's number, in two shards."""
     ids = np.repeat(np.arange(1, rows + 1)[:, None], width, axis=1).astype(dtype)
@@ -110,20 +99,6 @@ def write_numbered(root: Path, rows: int, width: int, dtype: type) -> Split:
     return Split(root, manifest, "train")
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
-def test_ids_travel_as_narrow_as_they_are_stored(tmp_path: Path, dtype: type) -> None:
-    split = write_numbered(tmp_path, 70_000 if dtype is np.int32 else 65_000, 2, dtype)
-    order = order_over(split, OrderSpec(seed=0, global_batch=5_000))
-    largest = 0
-    for step in make_loader(split, order).steps(0):
-        (batch,) = step.micro_batches
-        assert batch.ids.element_size() == np.dtype(dtype).itemsize
-        assert batch.widened().dtype == torch.int32
-        np.testing.assert_array_equal(batch.widened().numpy()[:, 0], batch.rows + 1)
-        largest = max(largest, int(batch.widened().max()))
-    assert largest == len(split)
-
-
 def test_no_batch_is_overwritten_while_it_is_in_use(tmp_path: Path) -> None:
     """A slow consumer checks a batch long after the thread has filled everything it may fill."""
     split = write_numbered(tmp_path, 4_000, 4, np.uint16)
@@ -132,58 +107,6 @@ def test_no_batch_is_overwritten_while_it_is_in_use(tmp_path: Path) -> None:
         threading.Event().wait(0.005)
         (batch,) = step.micro_batches
         np.testing.assert_array_equal(batch.ids.numpy(), np.repeat(batch.rows[:, None] + 1, 4, axis=1))
-
-
-def addresses(steps: list[StepBatch]) -> set[int]:
-    return {batch.ids.data_ptr() for step in steps for batch in step.micro_batches}
-
-
-def test_buffers_are_used_again(tmp_path: Path) -> None:
-    split = write_numbered(tmp_path, 4_000, 4, np.uint16)
-    order = order_over(split, OrderSpec(seed=0, global_batch=10))
-    assert order.steps_per_epoch == 400
-    loader = make_loader(split, order)
-    first = addresses(list(loader.steps(0)))
-    assert len(first) == 32
-    assert addresses(list(loader.steps(1))) == first
-
-
-def test_two_epochs_may_be_under_way_at_once(tmp_path: Path) -> None:
-    split = write_numbered(tmp_path, 400, 4, np.uint16)
-    loader = make_loader(split, order_over(split, OrderSpec(seed=0, global_batch=10)))
-    seen = 0
-    for pair in zip(loader.steps(0), loader.steps(1), strict=True):
-        for step in pair:
-            (batch,) = step.micro_batches
-            np.testing.assert_array_equal(batch.ids.numpy(), np.repeat(batch.rows[:, None] + 1, 4, axis=1))
-            seen += batch.num_rows
-    assert seen == 800
-
-
-@pytest.mark.parametrize("layout", ["padded", "packed"])
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_rows_keep_the_place_that_the_order_gives_them(split: Split, layout: Layout, shuffle: bool) -> None:
-    """Longest first: row for row the order's, however rows are laid out."""
-    order = order_over(split, OrderSpec(seed=1, global_batch=30, window_rows=130, shuffle=shuffle))
-    numbers = np.concatenate([block.row for block in split.blocks])
-    lengths = np.concatenate([block.length for block in split.blocks])
-    loader = make_loader(split, order, layout, rank=2, world_size=3, micro_batch=4)
-    for step in loader.steps(1):
-        found = np.concatenate([batch.rows for batch in step.micro_batches])
-        np.testing.assert_array_equal(found, numbers[order.rank_rows(1, step.step, 2, 3)])
-        sizes = [batch.num_rows for batch in step.micro_batches]
-        assert sizes == ([4, 3, 3] if shuffle else [10])
-        assert step.longest == lengths[order.batch_rows(1, step.step)].max()  # of all processes
-
-
-def test_a_process_without_rows_gets_every_step(split: Split) -> None:
-    """Evaluation of few rows on many processes: nobody has another number of steps."""
-    order = order_over(split, OrderSpec(seed=0, global_batch=3, shuffle=False))
-    for rank, expected in ((2, 1), (3, 0)):
-        steps = list(make_loader(split, order, rank=rank, world_size=4).steps(0))
-        assert [step.step for step in steps] == list(range(100))
-        assert {len(step.micro_batches) for step in steps} == {expected}
-        assert {step.global_rows for step in steps} == {3}
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
@@ -213,13 +136,6 @@ def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(tmp_path: Path
     assert sorted(seen) == list(range(120))
 
 
-def test_a_loader_made_in_inference_mode_serves_training_too(split: Split) -> None:
-    loader = make_loader(split)
-    with torch.inference_mode():
-        first = [batch.widened().sum().item() for step in loader.steps(0) for batch in step.micro_batches]
-    assert first == [batch.widened().sum().item() for step in loader.steps(0) for batch in step.micro_batches]
-
-
 def test_steps_may_begin_and_end_anywhere(split: Split) -> None:
     loader = make_loader(split)
     whole = [sorted(batch.rows.tolist()) for step in loader.steps(0) for batch in step.micro_batches]
@@ -229,12 +145,6 @@ def test_steps_may_begin_and_end_anywhere(split: Split) -> None:
         assert found == list(enumerate(whole))[first:last]
 
 
-def test_the_wait_for_data_is_measured(split: Split) -> None:
-    waits = [step.wait_s for step in make_loader(split).steps(0)]
-    assert waits[0] > 0
-    assert all(wait >= 0 for wait in waits)
-
-
 def test_threads_end_with_the_steps_even_when_left_early(split: Split) -> None:
     before = threading.active_count()
     steps = make_loader(split).steps(0)
@@ -242,12 +152,6 @@ def test_threads_end_with_the_steps_even_when_left_early(split: Split) -> None:
     steps.close()
     list(make_loader(split).steps(0))
     assert threading.active_count() == before
-
-
-def test_the_loader_leaves_the_cores_to_training(split: Split) -> None:
-    torch.set_num_threads(2)
-    list(make_loader(split).steps(0))
-    assert torch.get_num_threads() == 2
 
 
 def test_an_error_of_the_thread_reaches_the_training_loop(split: Split) -> None:

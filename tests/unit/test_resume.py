@@ -14,9 +14,9 @@ import torch
 
 from harness.config import OptimConfig, RunConfig, to_dict
 from harness.data import checks, order
-from harness.training.resume import differences, find_resume_point
+from harness.training.resume import find_resume_point
 from harness.training.rules import resolve
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import Manifest, read_manifest, write_manifest
 from tests import checkpoints
 from tests.bundles import write_index
@@ -147,24 +147,3 @@ def test_what_was_auto_stays_what_the_run_began_with(root: Path) -> None:
     assert resolve(replace(recipe, allow="data", epochs=6)).config.epochs == 6
     shutil.rmtree(root / "run")
     assert resolve(replace(recipe, allow="data")).config.epochs == 40
-
-
-def test_another_order_of_the_same_dataset_is_no_other_dataset(root: Path) -> None:
-    assert order.VERSION == 2  # a new version wants a line in CHANGELOG.md
-    text_hash, dataset = read_manifest(root / "data").text_hash, read_manifest(root / "data").fingerprint
-    facts = {"text_hash": text_hash, "dataset": dataset, "config": to_dict(config(root))}
-    checkpoints.write(root / "run", STEP + 1, {"weight": torch.zeros(1)}, **facts, order_version=1)
-    with pytest.raises(ConfigError, match=r"order: .* version 1 of the order .*: the same dataset comes in another"):
-        find_resume_point(config(root), quiet, quiet)
-    assert find_resume_point(config(root, allow="order"), quiet, quiet).checkpoint is not None
-    CHANGES["labels"](root)
-    with pytest.raises(DataError, match="its rows, labels, texts or vocabulary differ"):
-        find_resume_point(config(root), quiet, quiet)  # a checkpoint without hashes of its parts
-
-
-def test_a_key_of_another_dataset_breaks_a_run() -> None:
-    was, now = to_dict(RunConfig(data="a")), to_dict(RunConfig(data="b"))
-    assert [str(one) for one in differences(was, now, same_data=True)] == [
-        "  data: was a, now b (the dataset is the same wherever it lies)"
-    ]
-    assert [one.breaks for one in differences(was, was, same_data=False)] == [True]

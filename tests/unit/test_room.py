@@ -7,31 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.__main__ import main
-from harness.config import ModelConfig, OptimConfig, RunConfig
+from harness.config import OptimConfig, RunConfig
 from harness.model.registry import parameters_of
 from harness.training.preflight import check_data, check_room
-from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.machine import memory_bytes
 from preprocessing.dataset.shards import read_manifest
 from tests.datasets import write_dataset
 
 SIZES = {"train": 80, "validation": 20}
-
-
-def test_a_million_features_are_refused_with_what_they_would_take(tmp_path: Path) -> None:
-    write_dataset(tmp_path, SIZES)
-    manifest = read_manifest(tmp_path)
-    config = RunConfig(data=str(tmp_path), device="cpu", model=ModelConfig(hidden_size=1_000_000), global_batch=16)
-    with pytest.raises(ConfigError) as refused:
-        check_data(config, 1)
-    parameters = parameters_of(config, manifest)
-    assert parameters > 8e12  # four gates, two directions, a million squared
-    assert f"model: {parameters:,} parameters take {16 * parameters / 1e9:,.1f} GB (weights, gradients" in str(
-        refused.value
-    )
-    assert "lower model.hidden_size (1,000,000)" in str(refused.value)
 
 
 def test_the_limit_is_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,15 +50,6 @@ def test_the_processes_of_a_machine_share_its_memory(tmp_path: Path, monkeypatch
     check_room(unknown, manifest, processes=2)
     with pytest.raises(ConfigError, match=r"in each of 3 processes \(weights\)"):
         check_room(unknown, manifest, processes=3)
-
-
-def test_a_plan_for_another_machine_is_no_matter_of_this_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_dataset(tmp_path / "data", SIZES)
-    words = ["--config", "tests/plain.yaml", "--data", str(tmp_path / "data"), "--model.hidden_size", "1000000"]
-    assert cli.run(main, ["plan", *words]) == 0
-    assert "GB" in capsys.readouterr().out
 
 
 def test_a_control_group_bounds_the_memory(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from harness.config import InitConfig, RunConfig
-from harness.training.rules import Corpus, batch_of, decide, epochs_of, resolve
+from harness.training.rules import Corpus, decide, resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
 from preprocessing.config import VocabularyConfig
@@ -46,24 +46,6 @@ def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs() -> None:
     assert (small.optim.lr, large.optim.lr) == (0.0034, 0.003)
 
 
-@pytest.mark.parametrize("rows", SIZES)
-def test_batches_grow_with_the_rows(rows: int) -> None:
-    batch = batch_of(rows)
-    assert 32 <= batch <= 512
-    assert batch.bit_count() == 1
-    assert batch <= batch_of(2 * rows)
-
-
-@pytest.mark.parametrize(("rows", "batch"), list(itertools.product(SIZES, (1, 32, 512))))
-def test_epochs_are_between_the_fewest_and_the_most(rows: int, batch: int) -> None:
-    epochs, why = epochs_of(rows, batch)
-    assert 4 <= epochs <= 40
-    if 4 < epochs < 40:
-        steps = math.ceil(rows / batch)
-        assert epochs * steps >= 2_500 > (epochs - 1) * steps
-        assert why == "for at least 2,500 steps"
-
-
 @pytest.mark.parametrize(("rows", "classes", "tokens"), list(itertools.product(SIZES, (2, 5, 150), (5, 400))))
 def test_every_corpus_gets_a_run(rows: int, classes: int, tokens: int) -> None:
     """Its own checks pass, and its wide part stays below 64 MiB."""
@@ -73,15 +55,6 @@ def test_every_corpus_gets_a_run(rows: int, classes: int, tokens: int) -> None:
     assert 2**14 <= config.model.wide <= 2**22
     assert config.model.wide * outputs * 4 <= 2**26
     assert 0 < (config.optim.ema or 0) < 1
-
-
-def test_vectors_are_worth_learning_where_there_are_texts_without_labels() -> None:
-    """A million tokens in all: those of the training and those without labels count alike."""
-    wanted = recipe("--init.vectors", "auto")
-    assert [
-        decide(wanted, Corpus(5_452, 55_000, 6, unlabelled_tokens=others)).config.init.vectors
-        for others in (0, 900_000, 1_000_000)
-    ] == ["none", "none", "own"]
 
 
 def test_a_step_has_labelled_rows_in_the_proportion_of_the_dataset_beside_unlabelled_ones() -> None:
@@ -107,30 +80,6 @@ def test_what_the_user_sets_stays_and_the_rules_count_with_it() -> None:
     assert config.patience is None
     assert config.optim.ema == pytest.approx(1 - 1 / round(0.1 * 7 * math.ceil(TREC.rows / 128)))
     assert list(resolved.reasons) == ["vectors", "average"]
-
-
-def test_twice_the_batch_is_twice_the_epochs() -> None:
-    once, twice = (decide(recipe("--global_batch", size), TREC).config.epochs for size in ("32", "64"))
-    assert twice == pytest.approx(2 * once, abs=1)
-
-
-def test_a_step_of_tokens_counts_as_its_rows() -> None:
-    config = decide(recipe("--global_batch_tokens", "640"), TREC).config
-    assert config.epochs == epochs_of(TREC.rows, round(640 * TREC.rows / TREC.tokens))[0]
-
-
-def test_longer_ngrams_get_more_buckets_as_far_as_their_table_stays_small() -> None:
-    small = [decide(recipe("--model.wide_ngrams", longest), TREC).config.model.wide for longest in ("1", "2", "4", "8")]
-    assert small == [2**19, 2**19, 2**20, 2**21]
-    assert decide(recipe("--model.wide_ngrams", "4"), IMDB).config.model.wide == 2**22
-
-
-def test_reasons_are_said_in_words() -> None:
-    reasons = decide(recipe(), TREC).reasons
-    assert reasons["epochs"] == ("15", "for at least 2,500 steps")
-    assert reasons["batch"] == ("32 rows a step", "grows with the square root of 5,452 rows")
-    assert reasons["wide part"] == ("524,288 buckets", "for n-grams of up to 2 words of 55,000 tokens")
-    assert list(reasons) == ["batch", "epochs", "patience", "wide part", "vectors", "rate", "average", "linear part"]
 
 
 def test_a_recipe_without_auto_needs_no_dataset(tmp_path) -> None:

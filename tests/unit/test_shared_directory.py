@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 
 from harness.ranks.distributed import World
-from harness.training import assembly
 from harness.training.assembly import check_shared
 from preprocessing.base.errors import ConfigError, DataError
 
@@ -44,19 +42,3 @@ def test_a_machine_with_a_directory_of_its_own_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         check_shared(tmp_path, OnAnotherMachine(rank=1, timeout_s=1))
     assert time.monotonic() - started < 60
-
-
-@pytest.mark.usefixtures("several")
-def test_a_file_system_may_take_a_moment(tmp_path: Path) -> None:
-    later = threading.Timer(0.6, (tmp_path / ".seen-there").touch)
-    began = time.monotonic()
-    later.start()
-    check_shared(tmp_path, OnAnotherMachine(rank=1, timeout_s=60))
-    assert time.monotonic() - began >= 0.6
-    later.join()
-
-
-def test_one_machine_looks_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GROUP_WORLD_SIZE", "1")
-    monkeypatch.setattr(assembly, "appears", lambda path, limit_s: pytest.fail("nobody else is there"))
-    check_shared(tmp_path / "gone", World())

@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from harness.config import InitConfig, ModelConfig, RunConfig, to_dict
+from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.model.classifier import Classifier
-from harness.model.embedding import StartVectors, from_file
+from harness.model.embedding import StartVectors
 from harness.model.vector_files import check_named
 from harness.ranks.distributed import World
 from harness.training import preflight
-from harness.training import start as vectors
-from harness.training.resume import check_continuity, differences
 from harness.training.start import Beginning, begin
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
@@ -102,12 +100,6 @@ def test_the_whole_is_scaled_and_what_has_no_vector_stays() -> None:
     assert not after[PAD].any()
 
 
-def test_random_unless_asked(data: Path) -> None:
-    keep(data)
-    assert start(data, "none") == Beginning(facts={"vectors": None})
-    assert RunConfig().init.vectors == "none"
-
-
 def test_auto_takes_what_is_kept_beside_the_dataset(data: Path) -> None:
     values = keep(data)
     vocabulary = Vocabulary.read(data / VOCABULARY)
@@ -125,22 +117,6 @@ def test_auto_takes_what_is_kept_beside_the_dataset(data: Path) -> None:
     again = begin(config(data, "own"), read_manifest(data), {}, World(), found.facts)
     assert (again.vectors, again.facts) == (None, found.facts)
     assert "the run began with them" in str(again.choices["vectors"])
-
-
-def test_the_newest_of_several(data: Path) -> None:
-    keep(data)
-    newer = keep(data, seed=1)
-    found = start(data, "own")
-    assert found.vectors is not None
-    np.testing.assert_array_equal(found.vectors.vectors, newer)
-
-
-def test_auto_without_gensim_says_so_and_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectors.importlib.util, "find_spec", lambda name: None)
-    found = start(data, "own")
-    assert (found.vectors, found.facts, found.interrupted) == (None, {"vectors": None}, False)
-    said = "random: gensim, which learns vectors of the texts, is not installed: pip "
-    assert str(found.choices["vectors"]).startswith(said)
 
 
 def test_a_dry_run_learns_nothing(data: Path) -> None:
@@ -161,15 +137,6 @@ def test_a_file_of_vectors(data: Path, tmp_path: Path) -> None:
     assert (facts_of(found)["words"], facts_of(found)["file_words"], facts_of(found)["format"]) == (2, 4, "GloVe")
     counts = vocabulary.counts
     assert facts_of(found)["tokens"] == pytest.approx((counts[3] + counts[5]) / counts.sum(), abs=1e-6)
-
-
-def test_kept_vectors_by_name(data: Path) -> None:
-    values = keep(data)
-    keep(data, seed=1)
-    older = min(folder_of(data).glob("*.json"), key=lambda path: path.read_text().find('"made": "0"') < 0)
-    found = start(data, str(older.with_suffix(".npy")))
-    assert found.vectors is not None
-    np.testing.assert_array_equal(found.vectors.vectors, values)
 
 
 def test_what_cannot_be_started_from_is_refused_before_any_process_starts(
@@ -208,45 +175,9 @@ def test_what_cannot_be_started_from_is_refused_before_any_process_starts(
         InitConfig(vectors="")
 
 
-def test_vectors_of_another_language_are_refused(data: Path, tmp_path: Path) -> None:
-    vocabulary = Vocabulary.read(data / VOCABULARY)
-    glove(tmp_path / "glove.txt", ["日本", "映画"])
-    with pytest.raises(DataError, match=r"glove\.txt: none of its 2 words is in the dataset's vocabulary"):
-        from_file(tmp_path / "glove.txt", vocabulary, DIM)
-    (tmp_path / "same.txt").write_text(f"{vocabulary.tokens[4].as_py()}" + " 1" * DIM + "\n")
-    with pytest.raises(DataError, match="its vectors are all the same number"):
-        from_file(tmp_path / "same.txt", vocabulary, DIM)
-
-
 def test_damaged_vectors_are_not_taken(data: Path) -> None:
     keep(data)
     (path,) = folder_of(data).glob("*.npy")
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(DataError, match="its sha256 is not the one in"):
         start(data, "own")
-
-
-@pytest.mark.parametrize(
-    ("frozen", "held"), [(None, [False] * 4), (2, [True, True, False, False]), ("always", [True] * 4)]
-)
-def test_for_how_many_steps_the_embedding_is_held(frozen: object, held: list[bool]) -> None:
-    model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4, freeze_embedding=frozen), 10)  # type: ignore[arg-type]
-    assert [model.holds_embedding(step) for step in range(4)] == held
-    assert model.embedding.weight.requires_grad is (frozen != "always")
-
-
-@pytest.mark.parametrize("frozen", [0, -1, "never"])
-def test_what_freezes_nothing_is_refused(frozen: object) -> None:
-    with pytest.raises(ConfigError, match=r"model\.freeze_embedding: .* expected a number of optimizer steps, always"):
-        ModelConfig(freeze_embedding=frozen)  # type: ignore[arg-type]
-
-
-def test_a_run_that_goes_on_keeps_its_vectors() -> None:
-    was = to_dict(RunConfig(epochs=3))
-    now = RunConfig(epochs=3, init=InitConfig(vectors="own"), model=ModelConfig(freeze_embedding=5))
-    found = {one.key: one for one in differences(was, to_dict(now), same_data=True)}
-    assert found["init.vectors"].effect == "the run keeps the vectors that it began with"
-    assert found["model.freeze_embedding"].effect == "other updates from here on"
-    with pytest.raises(ConfigError, match=r"init\.vectors: the run began with none, now own"):
-        check_continuity([found["init.vectors"]], set())
-    check_continuity(list(found.values()), {"init.vectors", "model.freeze_embedding"})

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.model.classifier import Classifier
-from harness.model.donor import find_donor, weights_of
+from harness.model.donor import find_donor
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import read_info
 from harness.training import preflight
@@ -155,12 +154,6 @@ def test_a_wide_part_that_would_mean_something_else_is_not_taken(
     assert not beginning.has_wide
 
 
-def test_a_wide_part_over_other_ids_is_not_taken(own: Path, other: Path, tmp_path: Path) -> None:
-    make_bundle(other, tmp_path / "bundle", wide=64)
-    beginning, _, _ = started(own, tmp_path / "bundle", wide=64)
-    assert beginning.facts["started_from"]["as_usual"] == {"wide part": "of another vocabulary"}
-
-
 def test_another_shape_says_which_keys_to_set(own: Path, tmp_path: Path) -> None:
     make_bundle(own, tmp_path / "bundle", hidden_size=5, bidirectional=False)
     place = tmp_path / "bundle"
@@ -214,16 +207,6 @@ def test_damaged_weights_are_not_taken(own: Path, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(DataError, match=r"its sha256 is not the one in bundle\.json: bytes were changed"):
         started(own, tmp_path / "bundle")
-
-
-def test_a_bundle_of_another_language_is_refused(own: Path, other: Path, tmp_path: Path) -> None:
-    make_bundle(other, tmp_path / "bundle")
-    donor = find_donor(str(tmp_path / "bundle"), ModelConfig(**SIZES))
-    mine = Vocabulary.read(own / VOCABULARY)
-    foreign = [*mine.tokens.to_pylist()[:2], *(f"語{number}" for number in range(len(mine) - 2))]
-    unknown = dataclasses.replace(mine, tokens=type(mine.tokens).from_pandas(foreign, type=mine.tokens.type))
-    with pytest.raises(DataError, match=r"none of the \d+ tokens of its vocabulary is in the dataset's"):
-        weights_of(donor, ModelConfig(**SIZES), unknown, read_manifest(own))
 
 
 def test_a_run_that_goes_on_reads_nothing(own: Path, tmp_path: Path) -> None:

@@ -4,21 +4,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from harness.config import RunConfig
 from harness.data import checks
-from harness.inference import predict as command
-from harness.inference.bundle import read_bundle
 from harness.launch import launcher
 from harness.ranks import precision
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import read_manifest
 from tests.datasets import write_dataset
-from tests.refusals import refuse
 
 
 @pytest.fixture(scope="module")
@@ -45,42 +41,6 @@ def test_cuda_and_fp16_where_there_is_no_gpu() -> None:
         precision.choose_device("cuda")
     with pytest.raises(ConfigError, match="fp16 cannot run on cpu here; it can run fp32"):
         precision.choose_precision("fp16", "cpu")
-
-
-def test_predict_names_what_is_wrong(capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert refuse(capsys, "predict", "--run", tmp_path, "text")[0] == 3
-    assert refuse(capsys, "predict", "--run", tmp_path) == (
-        2,
-        "nothing to predict: give texts, or --input with --output (not both)",
-    )
-    code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "x.csv")
-    assert (code, line) == (2, "--input and --output go together: name the file to read and the file to write")
-    facts = {"weights_sha256": "w", "text_hash": "t", "temperature": 1.0, "threshold": 0.5}
-    info = SimpleNamespace(labels=["bad", "good"], label_type="text", dataset="", task="classifier", **facts)
-    monkeypatch.setattr(command, "read_info", lambda bundle: info)
-    monkeypatch.setattr(command, "engine_of", lambda bundle, engine: "torch")
-    code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", "no.csv", "--output", "y.parquet")
-    assert (code, line) == (3, "no.csv: no such file; check --input")
-    table = tmp_path / "table.csv"
-    table.write_text("review,stars\nfine,3\n,4\n")
-    code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", table, "--output", "y.parquet")
-    assert (code, line) == (3, f"{table}: no column 'text'; it has 'review', 'stars'; use --column")
-    arguments = ("--input", table, "--output", "y.parquet", "--column", "review")
-    code, line = refuse(capsys, "predict", "--run", tmp_path, *arguments)
-    assert (code, line) == (
-        3,
-        f"{table}: row 2: column 'review' holds no text; fill or remove the row, or set --missing keep",
-    )
-    code, line = refuse(capsys, "predict", "--run", tmp_path, "--input", table, "--output", "y.xls")
-    assert (code, line) == (2, "--output y.xls: unknown ending; use .parquet, .csv, .tsv or .jsonl, or DIRECTORY/")
-
-
-def test_a_directory_without_a_bundle(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"bundle\.json: missing: .* is neither a run directory nor a bundle"):
-        read_bundle(tmp_path)
-    (tmp_path / "config.yaml").touch()
-    with pytest.raises(DataError, match=r"bundle\.json: missing: this run has not finished an epoch"):
-        read_bundle(tmp_path / "bundle")
 
 
 def test_options_of_accelerate_end_where_ours_begin() -> None:
