@@ -36,7 +36,7 @@ def make_loader(dataset: Path, layout: Layout, device: torch.device) -> Loader:
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
-@pytest.mark.parametrize("pooling", ["last", "max", "mean", "max+mean"])
+@pytest.mark.parametrize("pooling", ["last", "max+mean"])
 def test_both_paths_on_cuda_equal_the_cpu(dataset: Path, layout: Layout, pooling: str) -> None:
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -128,9 +128,7 @@ def trained(dataset: Path, layout: Layout, device: torch.device, longest: int, t
     return wide
 
 
-@pytest.mark.parametrize(
-    ("layout", "longest", "tail"), [("packed", 2, 0), ("padded", 2, 0), ("padded", 4, 0), ("packed", 3, 5)]
-)
+@pytest.mark.parametrize(("layout", "longest", "tail"), [("padded", 2, 0), ("packed", 3, 5)])
 def test_the_wide_part_learns_on_cuda_what_it_learns_on_a_cpu(
     dataset: Path, layout: Layout, longest: int, tail: int
 ) -> None:

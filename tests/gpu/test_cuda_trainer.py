@@ -26,7 +26,8 @@ from harness.training.run import RankRequest, RankRequests
 from harness.training.trainer import Milestones, Trainer
 from tests.checkpoints import state_of
 from tests.gpu.device import DEVICE, ON_CUDA, cuda_alone, needs, on_device
-from tests.gpu.training import (
+from tests.ranks import run_ranks
+from tests.trainers import (
     all_steps,
     losses_and_module,
     losses_in_ddp,
@@ -35,7 +36,6 @@ from tests.gpu.training import (
     state_bytes,
     train,
 )
-from tests.ranks import run_ranks
 
 pytestmark = on_device
 SHAPE = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, dropout=0.2, word_dropout=0.1, pooling="max+mean")
@@ -174,13 +174,14 @@ class Waitless(Milestones):
         self.heard.append(self.requests.receive())
         wanted = {RankRequest.SAVE} if self.trainer.step == 4 else set()
         self.requests.send(wanted, self.trainer.step)
-        if ON_CUDA and self.trainer.step == 3:
+        if self.trainer.step == 3:
             torch.cuda.set_sync_debug_mode("error")
-        if ON_CUDA and self.trainer.step == self.trainer.total_steps - 1:  # the last step writes a log line
+        if self.trainer.step == self.trainer.total_steps - 1:  # the last step writes a log line
             torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"] if ON_CUDA else ["fp32"])
+@cuda_alone
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_the_host_never_waits_between_two_log_lines(
     dataset: Path, tmp_path: Path, layout: Layout, precision: str
@@ -198,8 +199,7 @@ def test_the_host_never_waits_between_two_log_lines(
         try:
             trainer.fit()
         finally:
-            if ON_CUDA:
-                torch.cuda.set_sync_debug_mode("default")
+            torch.cuda.set_sync_debug_mode("default")
         assert trainer.step == len(milestones.heard) == 25
         assert milestones.heard[:5] == [set()] * 4 + [{RankRequest.SAVE}]
 

@@ -18,14 +18,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import Manifest, read_manifest
 from tests.datasets import write_dataset
 
-MOUNTS = {
-    "/": "ext4",
-    "/tmp": "tmpfs",
-    "/home": "nfs4",
-    "/scratch": "lustre",
-    "/scratch/local": "xfs",
-    "/gcs bucket": "fuse.gcsfuse",
-}
+MOUNTS = {"/": "ext4", "/tmp": "tmpfs", "/home": "nfs4"}
 
 
 @pytest.fixture
@@ -90,20 +83,15 @@ def test_a_source_that_is_damaged_gets_no_name(dataset: Path, manifest: Manifest
         assert not (staged_path(tmp_path / "stage", manifest) / manifest.splits["train"][0].path).exists()
 
 
-@pytest.mark.parametrize("place", ["open", "link", "file", "theirs"])
+@pytest.mark.parametrize("place", ["open", "theirs"])
 def test_a_folder_that_others_can_write_to_is_refused(
     dataset: Path, manifest: Manifest, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = staged_path(tmp_path / "stage", manifest).parent
-    (tmp_path / "elsewhere").mkdir()
     folder.parent.mkdir()
     if place == "open":
         folder.mkdir()
         folder.chmod(0o777)
-    elif place == "link":
-        folder.symlink_to(tmp_path / "elsewhere")
-    elif place == "file":
-        folder.write_text("")
     else:
         folder.mkdir()
         monkeypatch.setattr(placement, "staged_path", lambda *_: folder / "there")
