@@ -31,8 +31,6 @@ RUNS: dict[str, dict[str, Any]] = {"rows": ROWS, "budget": BUDGET, "both": BOTH}
 
 def configure(data: Path, run: Path, **options: Any) -> RunConfig:
     small, every_step = ModelConfig(embedding_dim=4, hidden_size=4), TrackingConfig(log_every=1)
-    if "stage_dir" in options:
-        options["stage_dir"] = str(data.parent / options["stage_dir"])
     fixed: dict[str, Any] = {"epochs": 2, "precision": "fp32", "model": small, "tracking": every_step}
     return RunConfig(data=str(data), run=str(run), timeout_s=60, **fixed, **options)
 
@@ -55,7 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     write_dataset(root / "data", {"train": 150, "validation": 20, "test": 20, "unlabelled": 60})
     write_random_soft_labels(root / "data", "drawn")
-    run_ranks(train, 1, root / "data", root / "1", {**RUNS, "staged": {**BOTH, "stage_dir": "stage"}})
+    run_ranks(train, 1, root / "data", root / "1", RUNS)
     run_ranks(train, 4, root / "data", root / "4", RUNS)
     return root
 
@@ -67,16 +65,6 @@ def test_one_and_four_ranks_log_the_same_rows(runs: Path, name: str) -> None:
     assert hashes(runs / "4" / name) == alone
     ours, theirs = ([line["loss"] for line in read_metrics(runs / ranks / name, "train")] for ranks in ("1", "4"))
     assert ours == pytest.approx(theirs, abs=1e-5)
-
-
-def test_staging_changes_nothing(runs: Path) -> None:
-    effective = json.loads((runs / "1" / "staged" / "environment.json").read_text())["effective"]
-    assert effective["staging"] == f"{runs / 'stage'}: asked for"
-    assert hashes(runs / "1" / "staged") == hashes(runs / "1" / "both") != hashes(runs / "1" / "rows")
-    for figure in ("loss", "unlabelled_loss"):
-        lines = (read_metrics(runs / "1" / run, "train") for run in ("staged", "both"))
-        ours, theirs = ([line[figure] for line in found] for found in lines)
-        assert ours == pytest.approx(theirs, abs=1e-6)
 
 
 def remove(shard: Path) -> None:

@@ -55,7 +55,6 @@ def test_stopped_and_gone_on_with_when_the_source_is_gone(
     shutil.copytree(root / "lm", donor)
     assert launch(data, whole, *options(donor)).wait(150) == 0, (whole.parent / "log").read_text()[-3000:]
     check_rows(whole, data, donor, weights)
-    check_facts(whole, donor)
     ranks = start(data, run, *options(donor))
     wait_for_step(ranks, run, 24)
     ranks.kill()
@@ -75,24 +74,6 @@ def check_rows(run: Path, data: Path, donor: Path, weights: dict[str, torch.Tens
     assert len(shared) > 20
     expected = weights["embedding.weight"].numpy()[[theirs.index(token) for token in shared]]
     np.testing.assert_array_equal(kept[[mine.index(token) for token in shared]], expected)
-
-
-def check_facts(run: Path, donor: Path) -> None:
-    """Bundle, checkpoint, environment and report say which weights it was."""
-    index = json.loads((donor / "bundle" / "bundle.json").read_text())
-    facts = json.loads((run / "bundle" / "bundle.json").read_text())["started_from"]
-    newest = max((run / "checkpoints").iterdir())
-    assert json.loads((newest / "state.json").read_text())["started_from"] == facts
-    assert (facts["source"], facts["task"]) == (str(donor / "bundle"), "language_model")
-    assert (facts["sha256"], facts["vocabulary_hash"]) == (index["weights_sha256"], index["vocabulary_hash"])
-    assert (facts["taken"], list(facts["as_usual"])) == (
-        ["embedding", "recurrent layer 1"],
-        ["recurrent layer 2", "head", "wide part"],
-    )
-    effective = json.loads((run / "environment.json").read_text())["effective"]["weights"]
-    assert effective.startswith(f"{donor / 'bundle'}: embedding, recurrent layer 1 of a language model; as usual")
-    assert f"{facts['words']} of {facts['vocabulary']} words, {facts['tokens']:.1%} of the tokens" in effective
-    assert effective in (run / "report.html").read_text().replace("&#39;", "'")
 
 
 @pytest.mark.timeout(280, func_only=True)

@@ -13,17 +13,14 @@ from harness.batch import Layout
 from harness.config import ModelConfig
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
-from harness.model.attribution import attributions
 from harness.model.classifier import Classifier, loss_per_row
 from harness.model.dropout import HEAD, Masks
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.wide import TableGradient, WidePart
 from harness.ranks.distributed import World
-from harness.ranks.precision import full_fp32
 from harness.training.wide import WideDescent, count_features
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.gpu.device import TORCH_DEVICE, on_device
-from tests.unit.test_attribution import TEXTS, make_model
 
 pytestmark = on_device
 CPU = torch.device("cpu")
@@ -138,16 +135,3 @@ def test_the_wide_part_learns_on_cuda_what_it_learns_on_a_cpu(
     torch.testing.assert_close(first.weights.cpu(), expected.weights, rtol=1e-6, atol=1e-6)
     assert torch.equal(first.table, second.table)
     assert torch.equal(first.bias, second.bias)
-
-
-@pytest.mark.parametrize("layout", ["packed", "padded"])
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_scores_on_cuda_are_those_of_a_cpu(cell: str, layout: Layout) -> None:
-    full_fp32()
-    model = make_model(3, wide=True, cell=cell, num_layers=2)
-    columns = [0, 1, 2, 1, 0]
-    expected = attributions(model, TEXTS, columns, layout)
-    found = attributions(model.to(TORCH_DEVICE), TEXTS, columns, layout)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.is_complete
-        np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=2e-2 * np.abs(theirs.scores).max())

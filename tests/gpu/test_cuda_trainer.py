@@ -94,26 +94,6 @@ def test_ddp_with_one_process_trains_as_without(reviews: Path, tmp_path: Path) -
     assert losses == pytest.approx(alone, rel=1e-5)
 
 
-def test_the_average_follows_the_weights(reviews: Path, tmp_path: Path) -> None:
-    config = configuration(reviews, tmp_path, optim=OptimConfig(ema=0.5, lr=0.01))
-    with session_for(config) as session:
-        trainer = make_trainer(config, session)
-        average = trainer.average
-        assert average is not None
-        steps = all_steps(trainer)
-        expected = [parameter.detach().double().cpu() for parameter in trainer.parameters]
-        for step in range(STEPS):
-            train(trainer, steps, 1)
-            share = 1 - min(0.5, (1 + step) / (10 + step))
-            weights = [parameter.detach().double().cpu() for parameter in trainer.parameters]
-            expected = [old + share * (new - old) for old, new in zip(expected, weights, strict=True)]
-        with average.swapped():
-            for parameter, wanted in zip(trainer.parameters, expected, strict=True):
-                torch.testing.assert_close(parameter.detach().double().cpu(), wanted, rtol=1e-4, atol=1e-6)
-        for parameter, own in zip(trainer.parameters, weights, strict=True):
-            assert torch.equal(parameter.detach().double().cpu(), own)
-
-
 def test_a_planted_inf_is_skipped_counted_and_written_down(dataset: Path, tmp_path: Path) -> None:
     config = configuration(dataset, tmp_path, precision="fp16" if ON_CUDA else "fp32", optim=OptimConfig(ema=0.9))
     with session_for(config) as session:

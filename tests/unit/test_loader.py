@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,6 @@ from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_s
 from tests.datasets import write_dataset
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +42,6 @@ def make_loader(split: Split, order: Order | None = None, layout: Layout = "padd
     return Loader(split, order, layout=layout, device=CPU, **chosen)
 
 
-def wide(values: torch.Tensor) -> np.ndarray:
-    """Narrow ids as an embedding would see them."""
-    return (values.to(torch.int32) & 0xFFFF).numpy() if values.dtype == torch.int16 else values.numpy()
-
-
 def by_source(split: Split) -> dict[int, tuple[list[int], int]]:
     """Tokens and label of every row, by its number in the source."""
     return {
@@ -58,31 +49,6 @@ def by_source(split: Split) -> dict[int, tuple[list[int], int]]:
         for block in split.blocks
         for i in range(len(block.row))
     }
-
-
-@pytest.mark.parametrize("layout", ["padded", "packed"])
-@pytest.mark.parametrize("micro_batch", [None, 7])
-def test_a_batch_holds_the_rows_of_its_step(split: Split, layout: Layout, micro_batch: int) -> None:
-    expected, numbers = by_source(split), np.concatenate([block.row for block in split.blocks])
-    loader = make_loader(split, layout=layout, micro_batch=micro_batch, rank=1, world_size=2)
-    for step in loader.steps(2):
-        rows = loader.order.rank_rows(2, step.step, 1, 2)
-        assert sorted(numbers[rows].tolist()) == sorted(r for batch in step.micro_batches for r in batch.rows.tolist())
-        for batch in step.micro_batches:
-            assert batch.lengths.dtype == batch.labels.dtype == torch.int64
-            tokens = [expected[row][0] for row in batch.rows.tolist()]
-            assert batch.lengths.tolist() == [len(row) for row in tokens]
-            assert batch.labels.tolist() == [expected[row][1] for row in batch.rows.tolist()]
-            padded = np.zeros((len(tokens), max(map(len, tokens))), np.int64)
-            for place, row in enumerate(tokens):
-                padded[place, : len(row)] = row
-            if layout == "padded":
-                np.testing.assert_array_equal(wide(batch.ids), padded)
-                continue
-            packed = pack_padded_sequence(torch.from_numpy(padded), batch.lengths, batch_first=True)
-            np.testing.assert_array_equal(wide(batch.ids), packed.data.numpy())
-            assert batch.batch_sizes is not None
-            assert batch.batch_sizes.tolist() == packed.batch_sizes.tolist()
 
 
 def write_numbered(root: Path, rows: int, width: int, dtype: type) -> Split:
@@ -123,14 +89,18 @@ def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(tmp_path: Path
         infos.append(write_shard(tmp_path, f"train/{number}.arrow", ids, length, rows % 2, rows, block_rows=16))
     split = Split(tmp_path, Manifest(["a", "b"], {"train": infos}, "uint16", 16, 60_000, "", {}, ""), "train")
     expected, seen = by_source(split), []
-    for step in make_loader(split, order_over(split, OrderSpec(seed=0, global_batch=17)), layout).steps(0):
-        (batch,) = step.micro_batches
+    order = order_over(split, OrderSpec(seed=0, global_batch=17))
+    steps = [step for rank in (0, 1) for step in make_loader(split, order, layout, rank=rank, world_size=2).steps(0)]
+    for batch in (batch for step in steps for batch in step.micro_batches):
         tokens = [expected[row][0] for row in batch.rows.tolist()]
+        assert batch.labels.tolist() == [expected[row][1] for row in batch.rows.tolist()]
         padded = torch.zeros(len(tokens), max(map(len, tokens)), dtype=torch.int32)
         for place, row in enumerate(tokens):
             padded[place, : len(row)] = torch.tensor(row)
         if layout == "packed":
-            padded = pack_padded_sequence(padded, batch.lengths, batch_first=True).data
+            packed = pack_padded_sequence(padded, batch.lengths, batch_first=True)
+            padded = packed.data
+            assert torch.equal(batch.batch_sizes, packed.batch_sizes)
         assert torch.equal(batch.widened(), padded)
         seen += batch.rows.tolist()
     assert sorted(seen) == list(range(120))
@@ -172,35 +142,3 @@ def test_ten_epochs_do_not_grow(tmp_path: Path) -> None:
         assert sum(batch.num_rows for step in loader.steps(epoch) for batch in step.micro_batches) == 20_000
         used.append(psutil.Process().memory_full_info().uss)
     assert used[-1] - used[1] < 5e6
-
-
-SHM = """
-import os, sys, torch
-from harness.data.loader import Loader
-from harness.data.order import OrderSpec, order_over
-from preprocessing.dataset.shards import Split, read_manifest
-space = os.statvfs("/dev/shm")
-assert space.f_blocks * space.f_frsize <= 1 << 20, "the small /dev/shm is not there"
-split = Split(sys.argv[1], read_manifest(sys.argv[1]), "train")
-order = order_over(split, OrderSpec(seed=0, global_batch=150))
-loader = Loader(split, order, rank=0, world_size=1, layout="packed", device=torch.device("cpu"))
-print(sum(step.global_rows for epoch in range(3) for step in loader.steps(epoch)), os.listdir("/dev/shm"))
-"""
-
-
-@pytest.mark.processes
-def test_a_megabyte_of_shared_memory_is_enough(dataset: Path) -> None:
-    mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
-    enter = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
-    try:
-        allowed = subprocess.run([*enter, mount], capture_output=True, timeout=20, check=False).returncode == 0
-    except FileNotFoundError:
-        allowed = False
-    if not allowed:
-        pytest.skip("needs unshare and the right to mount in a namespace of one's own")
-    script = f'{mount} && exec "$@"'
-    command = [*enter, script, "sh", sys.executable, "-c", SHM, str(dataset)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, capture_output=True, text=True, env=env, timeout=240, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == "900 []\n"

@@ -11,7 +11,6 @@ from harness.config import OptimConfig, RunConfig
 from harness.model.registry import parameters_of
 from harness.training.preflight import check_data, check_room
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.machine import memory_bytes
 from preprocessing.dataset.shards import read_manifest
 from tests.datasets import write_dataset
 
@@ -50,13 +49,3 @@ def test_the_processes_of_a_machine_share_its_memory(tmp_path: Path, monkeypatch
     check_room(unknown, manifest, processes=2)
     with pytest.raises(ConfigError, match=r"in each of 3 processes \(weights\)"):
         check_room(unknown, manifest, processes=3)
-
-
-def test_a_control_group_bounds_the_memory(tmp_path: Path) -> None:
-    whole = memory_bytes(tmp_path, "")
-    assert whole > 1 << 28
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "memory.max").write_text("1000000\n")
-    (tmp_path / "a" / "b" / "memory.max").write_text("max\n")
-    assert memory_bytes(tmp_path, "1:cpu:/x\n0::/a/b\n") == 1_000_000
-    assert memory_bytes(tmp_path, "0::/elsewhere\n") == whole

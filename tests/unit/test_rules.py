@@ -7,8 +7,6 @@ import itertools
 import math
 from dataclasses import replace
 
-import numpy as np
-import pyarrow as pa
 import pytest
 
 from harness.config import InitConfig, RunConfig
@@ -16,7 +14,6 @@ from harness.training.rules import Corpus, decide, resolve
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
 from preprocessing.config import VocabularyConfig
-from preprocessing.text.vocabulary import Counts, freeze
 from tests.commands import PLAIN
 
 TREC = Corpus(rows=5_452, tokens=55_000, classes=6)
@@ -26,13 +23,6 @@ SIZES = (1, 10, 1_000, 5_000, 25_000, 100_000, 1_000_000)
 
 def recipe(*argv: str) -> RunConfig:
     return cli.parse(RunConfig, argv, prog="test")
-
-
-def test_without_a_recipe_the_default_one_is_taken_and_its_keys_can_be_set() -> None:
-    assert recipe().epochs == "auto"
-    assert recipe("--epochs", "3").epochs == 3
-    assert recipe("--epochs", "3").global_batch == "auto"
-    assert recipe(*PLAIN) == RunConfig()
 
 
 def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs() -> None:
@@ -46,7 +36,7 @@ def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs() -> None:
     assert (small.optim.lr, large.optim.lr) == (0.0034, 0.003)
 
 
-@pytest.mark.parametrize(("rows", "classes", "tokens"), list(itertools.product(SIZES, (2, 5, 150), (5, 400))))
+@pytest.mark.parametrize(("rows", "classes", "tokens"), list(itertools.product(SIZES, (2, 150), (5, 400))))
 def test_every_corpus_gets_a_run(rows: int, classes: int, tokens: int) -> None:
     """Its own checks pass, and its wide part stays below 64 MiB."""
     config = decide(recipe(), Corpus(rows, rows * tokens, classes)).config
@@ -104,7 +94,3 @@ def test_the_vocabulary_is_cut_by_the_size_of_the_corpus() -> None:
     tokens = (100, 9_999, 10_000, 49_999_999, 50_000_000)
     assert [VocabularyConfig().of(many).min_count for many in tokens] == [1, 1, 2, 2, 5]
     assert VocabularyConfig(min_count=7).of(100).min_count == 7
-    counts = Counts(pa.array(["often", "once"], pa.large_string()), np.array([9_999, 1]))
-    assert freeze(counts, "auto").tokens.to_pylist()[2:] == ["often"]
-    few = Counts(counts.types, np.array([9, 1]))
-    assert freeze(few, "auto").tokens.to_pylist()[2:] == ["often", "once"]

@@ -15,13 +15,12 @@ import torch
 from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.model.classifier import Classifier
 from harness.model.embedding import StartVectors
-from harness.model.vector_files import check_named
 from harness.ranks.distributed import World
 from harness.training import preflight
 from harness.training.start import Beginning, begin
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
-from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, index_of, write_kept
+from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, write_kept
 from preprocessing.text.vocabulary import PAD, Vocabulary
 from tests.datasets import write_dataset
 
@@ -139,9 +138,7 @@ def test_a_file_of_vectors(data: Path, tmp_path: Path) -> None:
     assert facts_of(found)["tokens"] == pytest.approx((counts[3] + counts[5]) / counts.sum(), abs=1e-6)
 
 
-def test_what_cannot_be_started_from_is_refused_before_any_process_starts(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_started_from_is_refused_before_any_process_starts(data: Path, tmp_path: Path) -> None:
     keep(data, dim=4)
     (small,) = folder_of(data).glob("*.npy")
     manifest = read_manifest(data)
@@ -150,29 +147,16 @@ def test_what_cannot_be_started_from_is_refused_before_any_process_starts(
         preflight.check_start(config(data, source), of)
 
     check("own")
-    check("none")
-    with pytest.raises(
-        ConfigError, match=r"init\.vectors: Auto: there is no such file; name another, own, auto or none"
-    ):
+    with pytest.raises(ConfigError, match=r"init\.vectors: Auto: there is no such file; name another, own"):
         check("Auto")
     with pytest.raises(ConfigError, match=r"vectors of 4 numbers, .* is 6; set model\.embedding_dim to 4"):
         check(str(small))
-    glove(tmp_path / "glove.txt", ["film"])
-    check(str(tmp_path / "glove.txt"))
-    with pytest.raises(ConfigError, match="holds no vectors as `python -m preprocessing vectors` keeps them"):
-        check(str(tmp_path / "other.npy"))
     other = dataclasses.replace(manifest, text_hash="another", vocabulary_hash="another")
     with pytest.raises(DataError, match=r"learned from another dataset .*, whose ids are others; learn those of this"):
         check(str(small), other)
-    same_ids = dataclasses.replace(manifest, text_hash="another")
-    assert check_named(str(keep_path(data)), same_ids, DIM) is None
-    index_of(small).unlink()
-    with pytest.raises(ConfigError, match="holds no vectors"):
-        check_named(str(small), manifest, 4)
-    with pytest.raises(
-        ConfigError, match=r"init\.vectors: '' is out of range: expected none, own, auto or a file's name"
-    ):
-        InitConfig(vectors="")
+    glove(tmp_path / "glove.txt", ["日本", "映画"])
+    with pytest.raises(DataError, match=r"glove\.txt: none of its 2 words is in the dataset's vocabulary"):
+        start(data, str(tmp_path / "glove.txt"))
 
 
 def test_damaged_vectors_are_not_taken(data: Path) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ import torch
 from harness.batch import Layout
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over, stream_seed
-from harness.ranks.distributed import World
-from harness.training.guard import NonFiniteGuard
 from preprocessing.base.split_names import NO_LABEL
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import write_dataset
@@ -92,17 +89,3 @@ def test_soft_labels_come_with_their_rows(dataset: Path, layout: Layout, shape: 
             assert batch.labels.tolist() == [NO_LABEL] * batch.num_rows
             assert batch.targets is not None
             assert batch.targets.tolist() == [of_row[int(row)] for row in batch.rows]
-
-
-def test_unlabelled_rows_of_a_skipped_step_are_written_down(dataset: Path, tmp_path: Path) -> None:
-    (step,) = paired(dataset).steps(0, 0, 1)
-    guard = NonFiniteGuard(
-        3, World(), tmp_path, split_of(dataset, "train"), dataset, 2, split_of(dataset, "unlabelled")
-    )
-    losses = [torch.ones(batch.num_rows) for batch in [*step.micro_batches, *step.unlabelled]]
-    losses[-1][4] = torch.nan
-    assert guard.record(0, step, losses, torch.ones(()), 0.1) == 1
-    (path,) = (tmp_path / "bad_batches").iterdir()
-    (line,) = map(json.loads, path.read_text().splitlines())
-    assert (line["row"], line["label"], line["loss"]) == (int(step.unlabelled[-1].rows[4]), None, "nan")
-    assert line["shard"].startswith("unlabelled/")
