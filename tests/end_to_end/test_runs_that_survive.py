@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import read_info
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import CPU, read_metrics, sentence, succeed, unwrapped
+from tests.commands import CPU, read_metrics, unwrapped
 from tests.datasets import rewritten, write_dataset
 from tests.runs import arguments, final, launch, start, train_to_end, wait_for_step, wait_until
 
@@ -142,46 +141,39 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
     assert attempts[1]["resumed_from"] >= 22  # that of step 33 may have been in the making
 
 
-def test_a_run_that_differs_is_shown_and_refused(
-    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def launched(*more: object) -> subprocess.CompletedProcess[str]:
-        code = cli.run(harness, ["launch", *CPU, "--config", str(config), *map(str, more)])
-        out, err = capsys.readouterr()
-        return subprocess.CompletedProcess(more, code, out, unwrapped(err))
-
-    before = (undisturbed / "metrics.jsonl").read_bytes()
-    same = json.loads((max((undisturbed / "checkpoints").iterdir()) / "state.json").read_text())["config"]
-    config = tmp_path / "config.yaml"
-    config.write_text(json.dumps(same | {"epochs": 4}))
-    refused = launched("--epochs", 3, "--model.embedding_dim", 8)
-    assert refused.returncode == 2
-    assert sentence(refused).startswith("model.embedding_dim: was 16, now 8: the weights do not fit another model")
-    refused = launched()
-    assert refused.returncode == 2
-    assert sentence(refused).startswith("epochs: the run began with 3, now 4 (another schedule of the learning rate)")
-    assert "\n  epochs: was 3, now 4 (another schedule of the learning rate)\n" in refused.stdout
-    again = succeed(launched("--epochs", 3))
-    assert "has finished already" in unwrapped(again.stdout)
-    assert (undisturbed / "metrics.jsonl").read_bytes() == before
-
-
-def test_a_run_goes_on_at_its_step_of_other_data(tmp_path: Path) -> None:
-    """Whose epochs have twice the steps; and the best validation is one of theirs."""
+    """Of other data whose epochs have twice the steps; and the best validation is one of theirs."""
     data, run = tmp_path / "data", tmp_path / "run"
     write_dataset(data, {"train": 120, "validation": 40}, widths=(64,))
-    keys = ("--global_batch", "20", "--tracking.log_every", "1", "--optim.lr", "0.01")
-    assert train_to_end(*arguments(data, run, *keys, "--epochs", "2")).returncode == 0
-    assert read_metrics(run, "train")[-1]["step"] == 12
+    keys = ("--global_batch", "20", "--tracking.log_every", "1", "--optim.lr", "0.01", "--epochs", "2")
+    words = [*map(str, arguments(data, run, *keys))]
+    assert train_to_end(*words).returncode == 0
 
-    def taken(column: np.ndarray) -> np.ndarray:
+    def launched(*more: object) -> tuple[int, str, str]:
+        code = cli.run(harness, ["launch", *CPU, *words, *map(str, more)])
+        out, err = capsys.readouterr()
+        return code, out, unwrapped(err)
+
+    before = (run / "metrics.jsonl").read_bytes()
+    code, _, said = launched("--model.embedding_dim", 8)
+    assert code == 2
+    assert "model.embedding_dim: was 16, now 8: the weights do not fit another model" in said
+    code, shown, said = launched("--epochs", 4)
+    assert code == 2
+    assert "epochs: the run began with 2, now 4 (another schedule of the learning rate)" in said
+    assert "\n  epochs: was 2, now 4 (another schedule of the learning rate)\n" in shown
+    code, shown, _ = launched()
+    assert (code, "has finished already" in unwrapped(shown)) == (0, True)
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+    def twice(column: np.ndarray) -> np.ndarray:
         return np.concatenate([column, column])
 
-    changes = dict.fromkeys(("ids", "length", "row"), taken)
-    rewritten(data, "train", **changes, label=lambda column: 1 - taken(column))
-    rewritten(data, "validation", label=lambda column: 1 - column)
-    allowed = ("--epochs", 2, "--allow", "data")
-    again = train_to_end(*arguments(data, run, *keys), *allowed)
+    rewritten(data, "train", **dict.fromkeys(("ids", "length", "row"), twice), label=lambda labels: 1 - twice(labels))
+    rewritten(data, "validation", label=lambda labels: 1 - labels)
+    again = train_to_end(*words, "--allow", "data")
     assert again.returncode == 0, again.stderr
     assert [line["step"] for line in read_metrics(run, "train")] == list(range(1, 25))
     best = [line["step"] for line in read_metrics(run, "validation") if line["best"]]

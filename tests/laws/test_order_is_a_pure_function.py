@@ -2,7 +2,7 @@
 """Law 3: order is a pure function of (dataset, seed, epoch, global batch), and of the fold that is held out, if one is.
 Ranks, restarts only slice it.
 
-Rows without labels beside the labelled ones: ``tests/unit/test_streams.py``.
+Rows without labels beside the labelled ones: ``tests/unit/test_loader.py``.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loader: what a batch holds in every layout, and what it costs in memory, threads and files."""
+"""The loader: what a batch holds, what it costs; unlabelled rows beside labelled ones, each once a pass (law 3)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from harness.batch import Layout
 from harness.data.loader import Loader
-from harness.data.order import Order, OrderSpec, order_over
+from harness.data.order import Order, OrderSpec, order_over, stream_seed
 from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import NO_LABEL
 from preprocessing.dataset.shards import Manifest, Split, read_manifest, write_shard
 from tests.datasets import write_dataset
 
@@ -90,7 +91,7 @@ def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(tmp_path: Path
     split = Split(tmp_path, Manifest(["a", "b"], {"train": infos}, "uint16", 16, 60_000, "", {}, ""), "train")
     expected, seen = by_source(split), []
     order = order_over(split, OrderSpec(seed=0, global_batch=17))
-    steps = [step for rank in (0, 1) for step in make_loader(split, order, layout, rank=rank, world_size=2).steps(0)]
+    steps = (step for rank in (0, 1) for step in make_loader(split, order, layout, rank=rank, world_size=2).steps(0))
     for batch in (batch for step in steps for batch in step.micro_batches):
         tokens = [expected[row][0] for row in batch.rows.tolist()]
         assert batch.labels.tolist() == [expected[row][1] for row in batch.rows.tolist()]
@@ -142,3 +143,76 @@ def test_ten_epochs_do_not_grow(tmp_path: Path) -> None:
         assert sum(batch.num_rows for step in loader.steps(epoch) for batch in step.micro_batches) == 20_000
         used.append(psutil.Process().memory_full_info().uss)
     assert used[-1] - used[1] < 5e6
+
+
+SEED, BATCH, UNLABELLED_BATCH = 3, 20, 17
+LABELLED, UNLABELLED = 90, 61
+"""Five steps an epoch, four a pass."""
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": LABELLED, "validation": 10, "unlabelled": UNLABELLED}, block_rows=16)
+    return root
+
+
+def split_of(both: Path, name: str) -> Split:
+    return Split(both, read_manifest(both), name)
+
+
+def unlabelled_order(split: Split) -> Order:
+    return order_over(split, OrderSpec(seed=stream_seed(SEED), global_batch=UNLABELLED_BATCH))
+
+
+def labelled(both: Path, kind: type[Loader] = Loader, layout: Layout = "padded", **options: Any) -> Any:
+    split = split_of(both, "train")
+    chosen: dict[str, Any] = {"rank": 0, "world_size": 1, "layout": layout, "device": CPU, **options}
+    return kind(split, order_over(split, OrderSpec(seed=SEED, global_batch=BATCH)), **chosen)
+
+
+def paired(both: Path, layout: Layout = "padded", targets: np.ndarray | None = None, **options: Any) -> Loader:
+    split = split_of(both, "unlabelled")
+    chosen: dict[str, Any] = {"rank": 0, "world_size": 1, "layout": layout, "device": CPU, **options}
+    beside = Loader(split, unlabelled_order(split), targets=targets, **chosen)
+    return labelled(both, Loader, layout, unlabelled=beside, **options)
+
+
+def rows_beside(steps: Any) -> list[list[int]]:
+    return [[int(row) for batch in step.unlabelled for row in batch.rows] for step in steps]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_each_row_once_in_every_pass_on_any_number_of_ranks(
+    both: Path, world_size: int, micro_batch: int | None
+) -> None:
+    loaders = [paired(both, rank=rank, world_size=world_size, micro_batch=micro_batch) for rank in range(world_size)]
+    split = loaders[0].unlabelled.split
+    order, numbers = unlabelled_order(split), np.concatenate([block.row for block in split.blocks])
+    per_epoch, found = loaders[0].order.steps_per_epoch, []
+    for epoch in range(4):
+        shares = [rows_beside(loader.steps(epoch)) for loader in loaders]
+        found += [sorted(row for share in shares for row in share[step]) for step in range(per_epoch)]
+    assert len(found) == 4 * 5 == 5 * order.steps_per_epoch
+    for step, rows in enumerate(found):
+        assert rows == sorted(numbers[order.batch_rows(*divmod(step, 4))].tolist())
+    for first in range(0, 20, 4):
+        assert sorted(row for step in found[first : first + 4] for row in step) == list(range(UNLABELLED))
+    assert found[:4] != found[4:8]
+
+
+@pytest.mark.parametrize("shape", [(UNLABELLED,), (UNLABELLED, 3)])
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_soft_labels_come_with_their_rows(both: Path, layout: Layout, shape: tuple[int, ...]) -> None:
+    numbers = np.concatenate([block.row for block in split_of(both, "unlabelled").blocks])
+    targets = np.random.default_rng(0).random(shape, np.float32)
+    of_row = {int(number): targets[place].tolist() for place, number in enumerate(numbers)}
+    for step in paired(both, layout, targets, micro_batch=5, rank=1, world_size=2).steps(0):
+        assert step.global_unlabelled_rows in (15, 16)
+        assert all(batch.labelled and batch.targets is None for batch in step.micro_batches)
+        for batch in step.unlabelled:
+            assert not batch.labelled
+            assert batch.labels.tolist() == [NO_LABEL] * batch.num_rows
+            assert batch.targets is not None
+            assert batch.targets.tolist() == [of_row[int(row)] for row in batch.rows]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +82,7 @@ WHAT = {"rows": "rows", "splits": "rows", "classes": "classes"}
 ANOTHER_RUN = "name another --run to train on it, or "
 
 
-@pytest.mark.parametrize(("part", "state"), zip(CHANGES, itertools.cycle(("preempted", "finished"))))
+@pytest.mark.parametrize(("part", "state"), list(zip(CHANGES, ("preempted", "finished") * 2, strict=True)))
 def test_another_dataset_is_refused_with_a_sentence(began: Path, root: Path, part: str, state: str) -> None:
     """Before any key that follows from it, and whether the run has finished or not."""
     leave(root, state)

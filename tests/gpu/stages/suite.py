@@ -10,8 +10,6 @@ from tests.gpu.findings import Findings, Setting
 from tests.gpu.launching import finish, start
 
 LIMIT_S, FILE_LIMIT_S = 185, 110
-LAST = "test_cuda_commands"
-"""The file that takes longest."""
 CONFIGURATION = """\
 [pytest]
 pythonpath = {root}
@@ -26,7 +24,7 @@ def run(setting: Setting, findings: Findings) -> None:
     """A line for each file, and for each test that does not pass; a file that takes too long costs its own lines."""
     (setting.scratch / "pytest.ini").write_text(CONFIGURATION.format(root=ROOT))
     deadline = time.monotonic() + LIMIT_S
-    for file in sorted((ROOT / "tests/gpu").glob("test_*.py"), key=lambda path: (path.stem == LAST, path.stem)):
+    for file in sorted((ROOT / "tests/gpu").glob("test_*.py")):
         log, limit_s = setting.scratch / f"{file.stem}.log", min(FILE_LIMIT_S, deadline - time.monotonic())
         command = ["pytest", "-c", setting.scratch / "pytest.ini", "--rootdir", ROOT]
         command += [f"--basetemp={setting.scratch / file.stem}", file]
