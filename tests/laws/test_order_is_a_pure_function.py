@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.order import Order, OrderSpec, micro_batches, order_over
+from harness.data.order import Order, OrderSpec, order_over
 from harness.data.views import held_out
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import cut_into_folds, write_dataset
@@ -74,18 +74,6 @@ def test_the_order_never_changes_between_versions() -> None:
 
 
 GOLDEN = [[0, 3, 2, 1], [11, 6, 5, 4], [9, 10, 7, 8]]
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 200), st.integers(1, 64), st.one_of(st.none(), st.integers(1, 50)))
-def test_no_rank_gets_an_empty_micro_batch(rows: int, world_size: int, micro_batch: int | None) -> None:
-    if rows < world_size:
-        return
-    count = micro_batches(rows, world_size, micro_batch)
-    for rank in range(world_size):
-        sizes = [len(piece) for piece in np.array_split(np.arange(rows)[rank::world_size], count)]
-        assert min(sizes) >= 1
-        assert micro_batch is None or max(sizes) <= max(micro_batch, 2)
 
 
 @pytest.mark.parametrize("world_size", [1, 3, 64])

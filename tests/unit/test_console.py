@@ -123,10 +123,6 @@ def test_no_line_of_a_run_is_wider_than_eighty_columns(
         assert word in shown
 
 
-def test_a_quiet_run_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert a_run(tmp_path, manifest(NAMES["two"]), capsys, quiet=True) == ""
-
-
 def test_columns_of_a_row_give_way_in_order_of_importance() -> None:
     shown = {}
     for width in (80, 64, 30):

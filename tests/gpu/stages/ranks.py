@@ -17,9 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from harness.data.checks import TRAIN
 from harness.rundir import checkpoint
-from preprocessing.dataset.shards import read_manifest
 from tests.gpu.findings import Findings, Setting
 from tests.gpu.launching import (
     SMALL,
@@ -73,7 +71,7 @@ def saved_and_stopped(setting: Setting, findings: Findings) -> int:
     run = setting.scratch / "saved"
     process = train(setting, run, "--checkpoint.every_s", EVERY_S, "--checkpoint.keep_last", 500)
     try:
-        came = wait_until(lambda: process.poll() is not None or len(by_the_clock(setting, run)) >= 4, START_S)
+        came = wait_until(lambda: process.poll() is not None or len(saves(run).get(0, {})) >= 4, START_S)
         if not came or process.poll() is not None:
             findings.add("saves", f"no four checkpoints in {START_S} s: {tail(run.with_suffix('.log'))}", False)
             return 1
@@ -99,12 +97,6 @@ def judge_saves(setting: Setting, findings: Findings, run: Path) -> None:
     findings.add("all ranks hold the same weights and tables at each save", text, same)
     once = all(list(steps) == sorted(written) for steps in held.values())
     findings.add("one save gives one checkpoint", f"{len(written)} checkpoints", once)
-
-
-def by_the_clock(setting: Setting, run: Path) -> list[int]:
-    """The steps of rank 0's saves that are no ends of epochs."""
-    per_epoch = -(-read_manifest(setting.data).rows(TRAIN) // (BATCH * setting.ranks // 2))
-    return [step for step in saves(run).get(0, {}) if step % per_epoch]
 
 
 def saves(run: Path) -> dict[int, dict[int, str]]:
