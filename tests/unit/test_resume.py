@@ -88,7 +88,7 @@ def test_another_dataset_is_refused_with_a_sentence(began: Path, root: Path, par
     leave(root, state)
     CHANGES[part](root)
     keys = "more --epochs and --allow data,epochs" if state == "finished" else "--allow data"
-    mend = "restore the run's own, which alone its weights fit"
+    mend = "restore the run's own: its weights fit no other"
     mend = mend if part == "classes" else f"go on with this one with {keys}"
     said: list[str] = []
     with pytest.raises(DataError) as caught:
