@@ -52,13 +52,6 @@ def keep(data: Path, dim: int = DIM, seed: int = 0) -> np.ndarray:
     return values
 
 
-def keep_path(data: Path) -> Path:
-    """Vectors of the dimension that fits, beside a dataset."""
-    keep(data)
-    (path,) = folder_of(data).glob(f"cbow-{DIM}-*.npy")
-    return path
-
-
 def config(data: Path, source: str, **more: object) -> RunConfig:
     model = ModelConfig(embedding_dim=DIM, embedding_std=0.5, hidden_size=4)
     base = RunConfig(data=str(data), run=str(data.parent / "run"), model=model, init=InitConfig(vectors=source))
