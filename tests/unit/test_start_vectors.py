@@ -77,19 +77,14 @@ def glove(path: Path, words: list[str]) -> np.ndarray:
 
 def test_the_whole_is_scaled_and_what_has_no_vector_stays() -> None:
     torch.manual_seed(0)
-    model = Classifier(ModelConfig(embedding_dim=DIM, embedding_std=0.5, hidden_size=4), 500)
-    before = model.embedding.weight.detach().clone()
+    embedding = Classifier(ModelConfig(embedding_dim=DIM, embedding_std=0.5, hidden_size=4), 500).embedding
+    before = embedding.weight.detach().clone()
     values = (7.0 * np.random.default_rng(0).normal(size=(500, DIM)) + 1).astype(np.float32)
     has = np.arange(500) % 3 == 1
-    StartVectors(values, has, {}).put_into(model.embedding, 0.5)
-    after = model.embedding.weight.detach()
-    found = after[torch.from_numpy(has)]
-    assert float(found.std(correction=0)) == pytest.approx(0.5, abs=1e-6)
-    ratio = found / torch.from_numpy(values[has])
-    assert float(ratio.min()) == pytest.approx(float(ratio.max()), rel=1e-5)
-    assert torch.equal(after[torch.from_numpy(~has)], before[torch.from_numpy(~has)])
-    assert float(before[1:].std()) == pytest.approx(0.5, rel=0.05)
-    assert not after[PAD].any()
+    StartVectors(values, has, {}).put_into(embedding, 0.5)
+    after = embedding.weight.detach().numpy()
+    np.testing.assert_allclose(after[has], values[has] * (0.5 / values[has].std()), rtol=1e-5)
+    np.testing.assert_array_equal(after[~has], before.numpy()[~has])
 
 
 def test_auto_takes_what_is_kept_beside_the_dataset(data: Path) -> None:
@@ -104,11 +99,7 @@ def test_auto_takes_what_is_kept_beside_the_dataset(data: Path) -> None:
     assert (facts_of(found)["words"], facts_of(found)["vocabulary"]) == (size - 4, size - 2)
     assert facts_of(found)["tokens"] == pytest.approx(share, abs=1e-6)
     assert facts_of(found)["source"].startswith(str(data / "vectors" / "cbow-6-"))
-    words = f"{size - 4} of {size - 2} words, {share:.1%} of the tokens; sha256 "
-    assert words + facts_of(found)["sha256"][:12] in str(found.choices["vectors"])
-    again = begin(config(data, "own"), read_manifest(data), {}, World(), found.facts)
-    assert (again.vectors, again.facts) == (None, found.facts)
-    assert "the run began with them" in str(again.choices["vectors"])
+    assert facts_of(found)["sha256"][:12] in str(found.choices["vectors"])
 
 
 def test_a_dry_run_learns_nothing(data: Path) -> None:
