@@ -67,10 +67,10 @@ def make_trainer(config: RunConfig, session: Session) -> Trainer:
 def in_fp64(config: RunConfig, manifest: Manifest) -> AnyNetwork:
     """The network that a run of ``config`` begins with."""
     torch.manual_seed(config.seed)
-    network = build_network(config, manifest)
+    network = build_network(config, manifest).double()
     if isinstance(network, LanguageModel):
         network.start_bias(vocabulary_of(config).counts)
-    return network.double()
+    return network
 
 
 def train_in_fp64(config: RunConfig, session: Session) -> tuple[list[int], Weights]:

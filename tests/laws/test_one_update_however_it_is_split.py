@@ -111,8 +111,9 @@ def reference_weights(root: str, options: str) -> Weights:
         wide = PlainWide(model.wide, splits["train"], len(factors), counted)
         wide.count(min_rows=optim.wide_min_rows, power=optim.wide_ratio)
 
-    def targets_of(label: int, row: int, smoothing: float) -> np.ndarray | None:
+    def targets_of(label: int, row: int, smoothing: float | None) -> np.ndarray | None:
         """What each class counts: the label smoothed, or the chances of a row without one, if they are learned."""
+        smoothing = optim.label_smoothing if smoothing is None else smoothing
         if label != NO_LABEL:
             return factors[label] * (smoothing / len(factors) + (1 - smoothing) * np.eye(len(factors))[label])
         if not teaching.is_on:
@@ -128,7 +129,7 @@ def reference_weights(root: str, options: str) -> Weights:
             keys = Masks.of(config.seed, step, row, torch.device("cpu"))
             masks = keys if model.drops else None
             batch = Batch(torch.tensor([ids], dtype=torch.int32), torch.tensor([len(ids)]), torch.tensor([label]), row)
-            targets = targets_of(label, int(row[0]), optim.label_smoothing)
+            targets = targets_of(label, int(row[0]), None)
             learned = None if targets is None else partial(cross_entropy, targets)
             if learned is not None:
                 total = total + learned(model.read(batch, masks)[0]) / counts[name]
