@@ -29,7 +29,7 @@ WRONG_COMMANDS = {
         "--learning_rate",
         "1",
     ): "--learning_rate: no key of the training, no option of accelerate launch; it is",
-    ("--epochs", "many"): "epochs: expected int or 'auto', got many",
+    ("--epochs", "many"): "epochs: expected a whole number or auto, got many",
     ("--model.cell", "transformer"): "model.cell: 'transformer' is out of range: expected one of lstm, gru",
     ("--optim.lr", "-1"): "optim.lr: -1.0 is out of range: expected above 0",
     ("--config", "nowhere.yaml"): "nowhere.yaml: No such file or directory",

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from harness.data import placement
-from harness.data.placement import open_data, stage, stage_choice, staged_path
+from harness.data.placement import FileWatch, open_data, stage, stage_choice, staged_path
 from harness.ranks.distributed import World
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import Manifest, read_manifest
@@ -116,3 +116,15 @@ def test_open_splits_are_staged_mapped_and_watched(
     opened.guard.close()
     with pytest.raises(DataError, match="has no split 'unlabelled'; it has test, train, validation"):
         open_data(str(dataset), manifest, "train", World(), timeout_s=5, beside="unlabelled")
+
+
+def test_a_change_under_a_running_job_is_noticed(dataset: Path, manifest: Manifest) -> None:
+    guard, path = FileWatch(dataset, manifest, dataset, list(manifest.splits)), next(dataset.glob("train/*.arrow"))
+    guard.check()
+    path.unlink()
+    with pytest.raises(DataError, match=f"{path}: this shard was removed while the run used it"):
+        guard.check()
+    write_dataset(dataset, {"train": 121, "validation": 20, "test": 20})
+    with pytest.raises(DataError, match=r"the dataset changed since the run began \(its fingerprint is another\)"):
+        guard.check()
+    guard.close()
