@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,6 @@ def test_the_order_of_classes(found: list[str], names: list[str]) -> None:
 STARS = np.array([1, 2, 3, 4, 5, 3] * 20)
 COLUMNS: dict[str, pa.Array] = {
     "float": pa.array(STARS, "float"),
-    "decimal": pa.array([Decimal(f"{star}.00") for star in STARS.tolist()], pa.decimal128(5, 2)),
 }
 
 
@@ -109,18 +107,6 @@ def test_neutral_is_a_number_in_every_format(kind: str, tmp_path: Path, command:
     written = [f"{star}.0" if kind == "csv of floats" else star for star in "1245"]
     assert counts(tmp_path / "out") == dict.fromkeys(written, 20)
     assert read_manifest(tmp_path / "out").statistics["dropped"]["neutral"] == 40
-
-
-def test_booleans_keep_their_spelling(tmp_path: Path, command: Command) -> None:
-    texts = [text for text, _ in reviews(60)]
-    rows = [(text, at % 2 == 0) for at, text in enumerate(texts)]
-    pq.write_table(pa.table({"text": texts, "label": [label for _, label in rows]}), tmp_path / "a.parquet")
-    assert command.build(tmp_path / "a.parquet", tmp_path / "out") == 0
-    assert read_manifest(tmp_path / "out").labels == ["false", "true"]
-    mixed = write_jsonl(tmp_path / "b.jsonl", [*rows, *[(f"more {text}", 2) for text in texts]])
-    assert command.build(mixed, tmp_path / "mixed") == 0
-    assert counts(tmp_path / "mixed") == {"2": 60, "false": 30, "true": 30}
-    assert read_manifest(tmp_path / "mixed").label_type == "text"
 
 
 def test_what_is_alike_and_what_is_rare_is_said(tmp_path: Path, command: Command) -> None:

@@ -101,14 +101,10 @@ def test_a_missing_label_in_a_labelled_split_is_named(split: str, tmp_path: Path
 def test_a_column_of_splits_may_say_that_there_is_no_label(said: str, tmp_path: Path) -> None:
     rows = [("one text", "0", "train"), ("one more", "1", "train"), ("unread", "-1", said)]
     path = str(write_csv(tmp_path / "r.csv", rows, header=("text", "label", "split")))
-    names = {"unlabelled": ["rest"]} if said == "rest" else {}
-    splits = [SplitConfig(column="split", names=names), *([] if names else [SplitConfig()])]
+    splits = SplitConfig(column="split", names={"unlabelled": ["rest"]} if said == "rest" else {})
     expected = [("one text", "0", "train"), ("one more", "1", "train"), ("unread", None, "unlabelled")]
-    for one in splits:
-        assert rows_of(tmp_path, one, path=path, missing_label="unlabelled") == expected
-        assert rows_of(tmp_path, one, path=path, missing_label="drop") == expected[:2]
-    with pytest.raises(DataError, match=f"split '{said}' is not known"):
-        pieces(tmp_path, SplitConfig(column="split"), path=path)
+    assert rows_of(tmp_path, splits, path=path, missing_label="unlabelled") == expected
+    assert rows_of(tmp_path, splits, path=path, missing_label="drop") == expected[:2]
 
 
 def folder(root: Path) -> Path:
@@ -124,32 +120,6 @@ def folder(root: Path) -> Path:
     return root
 
 
-OTHER_FILES = {
-    "a split": (
-        lambda root: write_csv(root / "o.csv", [(text, "test") for text in TEXTS], header=("text", "part")),
-        "o.csv: column 'part' is ignored: no labels and no splits are read from source.unlabelled_path",
-    ),
-    "several": (
-        lambda root: (as_jsonl(root / "o1.jsonl", [{"text": text} for text in TEXTS[:3]])
-                      and as_jsonl(root / "o2.jsonl", [{"text": text} for text in TEXTS[3:]])
-                      and root / "o*.jsonl"), None,
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", OTHER_FILES)
-def test_files_of_texts_without_labels(kind: str, tmp_path: Path) -> None:
-    write, said = OTHER_FILES[kind]
-    labelled = [("a labelled text", "pos", "train"), ("another such text", "neg", "train")]
-    source = str(write_csv(tmp_path / "r.csv", labelled, header=("text", "label", "part")))
-    splits = SplitConfig(column="part")
-    others = str(write(tmp_path))
-    expected = [(text, label, "train") for text, label, _ in labelled] + [(text, None, "unlabelled") for text in TEXTS]
-    assert rows_of(tmp_path, splits, path=source, unlabelled_path=others) == expected
-    lines = pieces(tmp_path, splits, path=source, unlabelled_path=others)[1]
-    assert lines == [] if said is None else any(said in line for line in lines)
-
-
 # What is wrong.
 
 
@@ -157,7 +127,6 @@ WRONG = {
     "a labelled path": (
         lambda root: root / "*.csv", 2, "source.unlabelled_path: '{root}/r.csv' is also in source.path; take it out"
     ),
-    "absent": (lambda root: root / "absent.csv", 3, "{root}/absent.csv: no such file; check source.unlabelled_path"),
     "only texts of the test": (
         lambda root: write_csv(root / "o.csv", [("a text 1",)], header=("text",)), 3,
         "source.unlabelled_path: no text without a label is left: the policies of quality drop all 1; change them",

@@ -79,14 +79,6 @@ def decided(rows: Rows, splits: SplitConfig | None = None, **policies: Any) -> t
     return decision.tolist(), report
 
 
-def test_what_the_source_names_is_kept_and_the_rest_is_cut() -> None:
-    rows = rows_of(list(range(100)), [0, 1] * 50, named=[TEST] * 10 + [-1] * 90)
-    decision, _ = decided(rows, SplitConfig(validation=0.2, test=0.3))
-    assert decision[:10] == [TEST] * 10
-    assert sorted(set(decision[10:])) == [TRAIN, VALIDATION]
-    assert decision.count(VALIDATION) == 18
-
-
 def test_leaks_are_dropped_from_the_split_nearer_to_training() -> None:
     rows = rows_of([1, 1, 1, 2, 2, 3], named=[TRAIN, VALIDATION, TEST, -1, VALIDATION, TRAIN])
     decision, report = decided(rows)
