@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Law 9: bad input gets a sentence. One line that names the file, row or key, what was wrong and what to do, a
-documented exit code, no traceback, and nothing lost. The long lists of cases are in ``tests/unit/test_wrong_*.py``,
-those of a training in ``tests/end_to_end/test_bad_input_to_a_training.py``.
+documented exit code, no traceback, and nothing lost. The long lists of cases are in ``tests/unit/test_wrong_*.py`` and
+``tests/end_to_end/test_fingerprints.py``, those of a training in ``tests/end_to_end/test_bad_input_to_a_training.py``.
 """
 
 from __future__ import annotations
@@ -28,44 +28,13 @@ def corpus(tmp_path: Path) -> Path:
     return write_csv(tmp_path / "reviews.csv", ROWS)
 
 
-WRONG_ROWS = {
-    "label": (("fine", "maybe"), "reviews.csv: row 17: label 'maybe' is not known"),
-    "one field more": (("fine", "negative", "x"), "reviews.csv: row 17: 3 fields, the header has 2"),
-}
-"""Every other case stands in ``tests/unit/test_wrong_corpora.py``."""
-
-
-@pytest.mark.parametrize("case", WRONG_ROWS)
-def test_a_wrong_row_is_named_with_its_file(case: str, tmp_path: Path, command: Command) -> None:
-    row, expected = WRONG_ROWS[case]
-    source = write_csv(tmp_path / "reviews.csv", [*ROWS[:16], row, *ROWS[17:]])
-    labels = ("--source.labels", "{negative: [negative], positive: [positive]}")
-    assert command.build(source, tmp_path / "out", *labels) == 3
-    assert expected in command.sentence
-    assert not (tmp_path / "out" / "dataset.json").exists()
-
-
-def test_a_missing_file_is_named(tmp_path: Path, command: Command) -> None:
-    assert command.build(tmp_path / "absent.csv", tmp_path / "out") == 3
-    assert command.sentence == f"{tmp_path / 'absent.csv'}: no such file; check source.path"
-
-
-def test_a_misspelt_key_in_a_file_is_named_with_the_nearest(tmp_path: Path, command: Command) -> None:
-    (tmp_path / "job.yaml").write_text("vocabulary:\n  min_cuont: 3\n")
-    assert command("run", "--config", tmp_path / "job.yaml", "--output", tmp_path / "out") == 2
-    assert command.sentence.endswith("unknown key 'vocabulary.min_cuont'; did you mean vocabulary.min_count?")
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC])
-def test_a_disk_that_takes_no_more(
-    number: int, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_takes_no_more(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path) -> None:
-        raise OSError(number, os.strerror(number), str(path))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr(atomic, "fsync", fail)
     assert command.build(corpus(tmp_path), tmp_path / "out") == 4
-    assert os.strerror(number) in command.sentence
+    assert os.strerror(errno.ENOSPC) in command.sentence
     assert not (tmp_path / "out" / "dataset.json").exists()
     monkeypatch.undo()
     assert command.build(corpus(tmp_path), tmp_path / "out") == 0

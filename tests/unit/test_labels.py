@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -81,32 +79,6 @@ def test_classes_as_found(tmp_path: Path, command: Command) -> None:
 def test_the_order_of_classes(found: list[str], names: list[str]) -> None:
     assert in_order(found)[0] == names
     assert in_order(found[::-1]) == in_order(found)
-
-
-STARS = np.array([1, 2, 3, 4, 5, 3] * 20)
-COLUMNS: dict[str, pa.Array] = {
-    "float": pa.array(STARS, "float"),
-}
-
-
-@pytest.mark.parametrize("kind", [*COLUMNS, "csv of floats", "folder"])
-def test_neutral_is_a_number_in_every_format(kind: str, tmp_path: Path, command: Command) -> None:
-    texts = [text for text, _ in reviews(len(STARS))]
-    source, spelt = tmp_path / "a.parquet", float if kind == "csv of floats" else int
-    rows: list[Any] = [(text, spelt(star)) for text, star in zip(texts, STARS, strict=True)]
-    if kind.startswith("csv"):
-        source = write_csv(tmp_path / "a.csv", rows)
-    elif kind == "folder":
-        source = tmp_path / "stars"
-        for at, (text, star) in enumerate(rows):
-            (source / str(star)).mkdir(parents=True, exist_ok=True)
-            (source / str(star) / f"{at}.txt").write_text(text)
-    else:
-        pq.write_table(pa.table({"text": texts, "label": COLUMNS[kind]}), source)
-    assert command.build(source, tmp_path / "out", "--source.neutral", "[3]") == 0, command.err
-    written = [f"{star}.0" if kind == "csv of floats" else star for star in "1245"]
-    assert counts(tmp_path / "out") == dict.fromkeys(written, 20)
-    assert read_manifest(tmp_path / "out").statistics["dropped"]["neutral"] == 40
 
 
 def test_what_is_alike_and_what_is_rare_is_said(tmp_path: Path, command: Command) -> None:
@@ -211,18 +183,13 @@ def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("number", "more", "said"),
-    [
-        (3, [], "row 7: label 3 has no name: the file's metadata names 3 classes; correct it, or say in source.labels"),
-        (-1, ["--source.missing_label", "drop"], ""),
-    ],
-)
-def test_numbers_without_a_name(number: int, more: list[str], said: str, tmp_path: Path, command: Command) -> None:
-    labels = pa.array([number if at == 6 else at % 2 for at in range(60)], pa.int64())
-    table = pa.table({"text": [text for text, _ in reviews(60)], "label": labels})
-    pq.write_table(table.replace_schema_metadata(class_label(["bad", "good", "odd"])), tmp_path / "a.parquet")
-    assert command.build(tmp_path / "a.parquet", tmp_path / "out", *more) == (3 if said else 0)
-    assert said in command.err
-    if not said:
-        assert counts(tmp_path / "out") == {"bad": 29, "good": 30}
+def test_neutral_is_a_number_and_a_number_needs_a_name(tmp_path: Path, command: Command) -> None:
+    texts = [text for text, _ in reviews(60)]
+    table = pa.table({"text": texts, "label": pa.array([float(at % 3) for at in range(60)])})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert command.build(tmp_path / "a.parquet", tmp_path / "out", "--source.neutral", "[1]") == 0, command.err
+    assert counts(tmp_path / "out") == {"0": 20, "2": 20}
+    named = table.set_column(1, "label", table["label"].cast("int64"))
+    pq.write_table(named.replace_schema_metadata(class_label(["bad", "good"])), tmp_path / "a.parquet")
+    assert command.build(tmp_path / "a.parquet", tmp_path / "named") == 3
+    assert "row 3: label 2 has no name: the file's metadata names 2 classes; correct it, or say" in command.err

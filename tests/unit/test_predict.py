@@ -138,10 +138,8 @@ def test_parquet_keeps_every_type() -> None:
 
 def test_from_one_kind_to_another() -> None:
     written("in.csv", "id,text\n007,a b\n,fine\n")
-    assert [predict("in.csv", f"a.{kind}") for kind in ("parquet", "jsonl", "tsv")] == [0, 0, 0]
+    assert predict("in.csv", "a.parquet") == 0
     assert pq.read_table("a.parquet")["id"].to_pylist() == ["007", ""]
-    assert [json.loads(line)["id"] for line in Path("a.jsonl").read_text().splitlines()] == ["007", ""]
-    assert Path("a.tsv").read_text().splitlines()[1] == "007\ta b\tbad\t0.75\t0.25"
     first = '{"text": "a b", "n": 1, "s": "007", "m": 1}\n'
     written("in.jsonl", first + '{"text": "fine", "n": null, "m": "x", "more": [1]}\n')
     assert (predict("in.jsonl", "b.parquet"), predict("in.jsonl", "b.csv")) == (0, 0)
@@ -172,14 +170,12 @@ def test_a_column_that_is_there_already(capsys: pytest.CaptureFixture[str]) -> N
 
 
 WRONG = {
-    "a.csv": (b"", "the file is empty; it needs a header line"),
     "c.csv": (b"text,n\nfine,1\nfine\n", "row 2: 1 fields, the header has 2; correct the row"),
     "g.csv": (
         ("text\n" + "né\n" * 90).encode() + b"caf\xe9\n",
         "row 91: byte 3 (0xe9) of 'text' is not UTF-8; set --enc",
     ),
     "j.jsonl": (b'{"text": "fine"}\n{"text": 10}\n', "row 2: 'text' is 10, expected a text"),
-    "l.jsonl": (b'{"body": "fine"}\n', "no column 'text'; it has 'body'; use --column"),
 }
 
 
@@ -248,17 +244,6 @@ def test_a_file_is_read_as_the_corpus_of_the_training_was(what: str, monkeypatch
     assert Path("out.csv").read_text().splitlines()[-1] == row
 
 
-def test_whoever_says_how_a_file_is_read_is_heard(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    known = {"quote": "'", "encoding": "cp1251", "dialect": plain(quote="'")}
-    monkeypatch.setattr(rows, "read_training", lambda bundle, dataset: {"source": known})
-    written("in.csv", 'text,n\n"été, là",1\n')
-    assert predict("in.csv", "out.csv", "--quote", '"', "--encoding", "auto") == 0
-    assert Stub.seen == ["été, là"]
-    assert refused(capsys, "in.csv", "out.csv", "--quote", "ab")[0] == 2
-
-
 def test_a_cell_that_a_file_without_quotes_cannot_hold(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -308,9 +293,9 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None
     return lambda: monkeypatch.setattr(ScoredPart, "make", make)
 
 
-@pytest.mark.parametrize(("source", "target"), [("in.csv", "out.csv"), ("in.csv", "o/")])
-def test_interrupted_twice_and_continued(source: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(source.partition(".")[2])
+@pytest.mark.parametrize("target", ["out.csv", "o/"])
+def test_interrupted_twice_and_continued(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write("csv")
     assert predict(source, f"whole-{target}", *SMALL) == 0
     for number in (3, 4):
         heal = interrupt(monkeypatch, number)
@@ -360,9 +345,8 @@ def test_a_full_disk_leaves_the_old_file(capsys: pytest.CaptureFixture[str], mon
     def full(self: Layout, *arguments: object) -> bytes:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Layout, "lines", full)
-        code, line = refused(capsys, name, "out.csv", "--overwrite", "true")
+    monkeypatch.setattr(Layout, "lines", full)
+    code, line = refused(capsys, name, "out.csv", "--overwrite", "true")
     what = "make room and run the same command to continue, or name another --output"
     assert (code, line[-len(what) :]) == (4, what)
     assert "cannot be written (No space left on device)" in line
@@ -413,21 +397,15 @@ def test_an_output_is_no_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert Path("in.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize(("output", "link"), [("o/", True)])
-def test_a_folder_of_that_name_that_is_not_ours_is_left(
-    output: str, link: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_of_that_name_that_is_not_ours_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     name = write("csv", 20)
-    place = Path("out.csv.parts") if output == "out.csv" else Path("o/.work")
-    mine = Path("mine") if link else place
-    mine.mkdir(parents=True)
+    place, mine = Path("out.csv.parts"), Path("mine")
+    mine.mkdir()
     (mine / "notes.txt").write_text("mine")
-    if link:
-        place.parent.mkdir(exist_ok=True)
-        place.symlink_to(mine.absolute())
+    place.symlink_to(mine.absolute())
     what = "is where parts would lie, and no prediction made it; rename it, or name another --output"
     for more in ([], ["--overwrite", "true"]):
-        assert refused(capsys, name, output, *more) == (2, f"{place.absolute()}: {what}")
+        assert refused(capsys, name, "out.csv", *more) == (2, f"{place.absolute()}: {what}")
     assert [path.name for path in mine.iterdir()] == ["notes.txt"]
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import html as standard
-import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -31,19 +30,6 @@ pytestmark = pytest.mark.thorough
 
 def tokenizer(**fields: object) -> Tokenizer:
     return Tokenizer(resolve(TextSpec(**fields)))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"tokenizer": "spacy"}, "tokenizer: 'spacy' is out of range: expected one of word, nltk, nltk_line"),
-        ({"stop_words": ""}, "stop_words: '' is out of range"),
-        ({"lemmatizer": "wordnet", "language": "de"}, "language is 'de'; use simplemma"),
-    ],
-)
-def test_a_wrong_value_is_named_with_its_key(fields: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        TextSpec(**fields)  # type: ignore[arg-type]
 
 
 # The word tokenizer, and a plain one.
@@ -237,12 +223,6 @@ def test_wordnet_lemmas_equal_nltks(texts: int, nltk_data: Path, imdb: list[str]
         changed = [lemma for pos in "nvar" if (lemma := theirs.lemmatize(word, pos)) != word]
         assert first(word) == (changed[0] if changed else word)
     assert (noun("running"), first("running"), first("better")) == ("running", "run", "good")
-
-
-def test_simplemma_by_language() -> None:
-    assert tokenizer(lemmatizer="simplemma")(["The dogs were running"]).to_lists() == [["the", "dog", "be", "run"]]
-    with pytest.raises(ConfigError, match="simplemma has no language 'xx'"):
-        resolve(TextSpec(lemmatizer="simplemma", language="xx"))
 
 
 def test_stop_words_and_lemmas_apply_to_each_token_of_a_chunk_that_holds_several(nltk_data: Path) -> None:

@@ -16,7 +16,6 @@ import pytest
 import padless
 from harness.__main__ import main
 from harness.inference import text_classifier
-from harness.rundir.layout import BUNDLE
 from preprocessing.labels import as_found
 from tests.bundles import predicted, with_weights, write_run
 
@@ -39,12 +38,6 @@ def test_predictions_are_those_of_the_command(run: Path) -> None:
     for number, name in enumerate(model.classes_):
         np.testing.assert_array_equal(frame[f"probability_{name}"], plain[f"probability_{name}"])
         np.testing.assert_array_equal(chances[:, number], plain[f"probability_{name}"])
-
-
-def test_a_bundle_alone_is_loaded_too(run: Path) -> None:
-    model = padless.load(str(run / BUNDLE))
-    np.testing.assert_array_equal(model.predict_proba(TEXTS), padless.load(run).predict_proba(TEXTS))
-    assert repr(model) == f"<padless model {run / BUNDLE}: {len(model.classes_)} classes: {', '.join(model.classes_)}>"
 
 
 COLUMNS: dict[str, tuple[Any, list[Any]]] = {
