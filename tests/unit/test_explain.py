@@ -15,13 +15,7 @@ import pytest
 
 import padless
 from harness.__main__ import main
-from harness.config import ModelConfig
-from harness.inference.bundle import write_bundle
-from harness.model.language import LanguageModel
-from harness.rundir.bundle_files import write_vocabulary
-from harness.rundir.layout import BUNDLE
 from preprocessing.base import cli, screen
-from preprocessing.dataset.shards import read_manifest
 from tests.bundles import write_run
 
 pytestmark = pytest.mark.thorough
@@ -46,18 +40,8 @@ def two(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("run").symlink_to(made)
     Path("data").symlink_to(made.parent / "data")
-    write_table(Path("in.csv"), "review")
+    pd.DataFrame({"number": range(4), "review": FILE_TEXTS}).to_csv("in.csv", index=False)
     return Path("run")
-
-
-def write_table(path: Path, column: str) -> None:
-    frame = pd.DataFrame({"number": range(4), column: FILE_TEXTS})
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
-    elif path.suffix == ".parquet":
-        frame.to_parquet(path)
-    else:
-        frame.to_json(path, orient="records", lines=True)
 
 
 def explain(*arguments: object) -> int:
@@ -162,10 +146,8 @@ def test_json_is_the_explanation(two: Path, capsys: pytest.CaptureFixture[str]) 
     assert second["text"] == "half a \ufffd letter"
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_rows_of_files(two: Path, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
-    source = Path(f"in.{ending}")
-    write_table(source, "review")
+def test_rows_of_files(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Path("in.csv")
     assert explain(two, "--input", source, "--column", "review", "--output", "out.jsonl", "--batch", 3) == 0
     assert capsys.readouterr().out == "4 explanations written to out.jsonl\n"
     found = lines(Path("out.jsonl").read_text())
@@ -204,19 +186,15 @@ def test_a_page_is_escaped_and_needs_nothing_else(two: Path) -> None:
 
 
 WRONG: dict[str, tuple[int, str]] = {
-    "run": (2, 'nothing to explain: give texts (runs/mine "a fine film"), - or --input FILE (not both)'),
     "run a --input in.csv": (2, "nothing to explain: give texts"),
     "run a --label good": (2, "label: the model has no class 'good'; it has negative, positive"),
     "run a --output out.pdf": (2, "--output out.pdf: unknown ending; use .html, .jsonl or .txt, or set --format"),
     "run --input in.csv": (3, "in.csv: no column 'text'; it has 'number', 'review'; use --column"),
-    "language a": (2, "language/bundle/bundle.json: a pretrained language model, which knows no labels"),
 }
 
 
 @pytest.mark.parametrize("words", WRONG)
 def test_law_9(two: Path, capsys: pytest.CaptureFixture[str], words: str) -> None:
-    if words.startswith("language"):
-        write_language_model(Path("language"))
     code, sentence = WRONG[words]
     assert explain(*words.split()) == code
     output = capsys.readouterr()
@@ -224,15 +202,6 @@ def test_law_9(two: Path, capsys: pytest.CaptureFixture[str], words: str) -> Non
     assert sentence in " ".join(output.err.split())
     assert output.err.count("error: ") == 1
     assert not list(Path().glob("out.*"))
-
-
-def write_language_model(run: Path) -> None:
-    """A pretrained language model, which has no classes."""
-    manifest = read_manifest(Path("data"))
-    config = ModelConfig(embedding_dim=4, hidden_size=4)
-    (run / BUNDLE).mkdir(parents=True)
-    write_vocabulary(run / BUNDLE, Path("data"))
-    write_bundle(run / BUNDLE, LanguageModel(config, manifest.vocabulary_size), manifest, step=1)
 
 
 def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(

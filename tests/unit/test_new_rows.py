@@ -22,9 +22,9 @@ from harness.inference.scoring import score
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import write_vocabulary
-from harness.rundir.training_facts import training_facts, write_training
+from harness.rundir.training_facts import write_training
 from harness.scores.calibration import Decision
-from harness.scores.drift import drift, stability
+from harness.scores.drift import drift
 from preprocessing.base import cli
 from preprocessing.corpus.sources import EMBEDDED_LABELS
 from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
@@ -35,25 +35,15 @@ from tests.datasets import write_dataset
 
 pytestmark = pytest.mark.thorough
 
-SPLITS = {"train": 80, "validation": 30, "test": 60}
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("two"), 2)
-
-
-@pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("three"), 3)
-
-
-def write_run(folder: Path, num_classes: int) -> Path:
     """A run with a bundle, beside its dataset and its test rows as a CSV file."""
-    texts = write_dataset(folder / "data", SPLITS, num_classes=num_classes)
+    folder = tmp_path_factory.mktemp("two")
+    texts = write_dataset(folder / "data", {"train": 80, "validation": 30, "test": 60})
     manifest = read_manifest(folder / "data")
     torch.manual_seed(1)
-    model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8), manifest.vocabulary_size, num_classes)
+    model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8), manifest.vocabulary_size, 2)
     write_vocabulary(folder / "run" / "bundle", folder / "data")
     write_bundle(folder / "run" / "bundle", model, manifest, step=7, decision=Decision(0.5, 0.4))
     write_training(folder / "run" / "bundle", with_rates(manifest))
@@ -75,10 +65,6 @@ def evaluate(run: Path, *arguments: object) -> int:
     return cli.run(main, ["evaluate", "--run", str(run), "--device", "cpu", *map(str, arguments)])
 
 
-def figures(run: Path, name: str = "labelled.csv") -> dict[str, Any]:
-    return json.loads((run / "evaluation" / f"{name}.json").read_text())
-
-
 def refused(capsys: pytest.CaptureFixture[str], run: Path, *arguments: object) -> tuple[int, str]:
     capsys.readouterr()
     code = evaluate(run, *arguments)
@@ -86,13 +72,9 @@ def refused(capsys: pytest.CaptureFixture[str], run: Path, *arguments: object) -
     return code, line.removeprefix("error: ")
 
 
-@pytest.mark.parametrize("which", ["run", "three"])
-def test_the_figures_are_those_of_the_same_rows_in_the_dataset(
-    which: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run: Path = request.getfixturevalue(which)
+def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(run, "--input", run.parent / "labelled.csv") == 0
-    out, found = capsys.readouterr().out, figures(run)
+    out, found = capsys.readouterr().out, json.loads((run / "evaluation" / "labelled.csv.json").read_text())
     bundle, manifest = read_bundle(run / "bundle"), read_manifest(run.parent / "data")
     split = Split(run.parent / "data", manifest, "test")
     scores = score(bundle.model, split, World(), batch_rows=16, layout="padded", device=torch.device("cpu"))
@@ -180,26 +162,6 @@ def test_wrong_columns_are_named(run: Path, capsys: pytest.CaptureFixture[str], 
     assert refused(capsys, run)[0] == 2
 
 
-def told(read_as: list[dict[str, str]], **source: object) -> dict[str, Any]:
-    """The provenance of CSV files that were read in these ways."""
-    files = [{"name": f"{at}.csv", "format": "csv", "split": None, "read_as": one} for at, one in enumerate(read_as)]
-    unlike = {"name": "u.tsv", "format": "csv", "split": "unlabelled"}
-    return {"config": {"source": {"text_column": "text", **source}}, "sources": [*files, unlike]}
-
-
-@pytest.mark.parametrize(
-    ("read_as", "expected"),
-    [
-        ([{}], {"delimiter": ",", "quote": "'", "escape": None}),
-        ([{}, {"delimiter": ";"}], None),
-    ],
-)
-def test_the_dialect_of_a_corpus_travels(run: Path, read_as: list[dict[str, str]], expected: dict[str, str]) -> None:
-    manifest = replace(read_manifest(run.parent / "data"), provenance=told(read_as, quote="'", encoding="cp1251"))
-    source = training_facts(manifest)["source"]
-    assert (source.get("dialect"), source["quote"], source["encoding"]) == (expected, "'", "cp1251")
-
-
 @pytest.mark.parametrize("command", ["evaluate", "explain", "predict"])
 def test_all_commands_read_new_rows_as_the_corpus_was(
     command: str, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -208,7 +170,9 @@ def test_all_commands_read_new_rows_as_the_corpus_was(
     names = read_bundle(run / "bundle").info.labels
     shutil.copytree(run, tmp_path / "run")
     manifest = with_rates(read_manifest(run.parent / "data"))
-    provenance = told([{}], quote="'", encoding="cp1251", label_column="label", labels="auto")
+    source = {"text_column": "text", "label_column": "label", "labels": "auto", "quote": "'", "encoding": "cp1251"}
+    files = [{"name": "a.csv", "format": "csv", "split": None, "read_as": {}}]
+    provenance = {"config": {"source": source}, "sources": files}
     write_training(tmp_path / "run" / "bundle", replace(manifest, provenance=provenance))
     text = "ночь, улица, w1 ''фонарь''"
     rows = "".join(f"'{text}','{names[at % 2]}'\n" for at in range(4))
@@ -251,9 +215,3 @@ def test_rows_of_the_training_itself_do_not_drift() -> None:
         facts["labels"] = 1 - labels
         found = drift(training, names=["a", "b"], **facts)["found"]
         assert [sentence.split(" is ")[0] for sentence in found] == ["classes: 'a'"]
-
-
-def test_the_stability_index_is_that_of_the_books() -> None:
-    found = stability(np.array([5000, 3000, 2000]), np.array([4000, 3000, 3000]))
-    p, q = np.array([0.5, 0.3, 0.2]), np.array([0.4, 0.3, 0.3])
-    assert found["stability_index"] == pytest.approx(float(((p - q) * np.log(p / q)).sum()), rel=1e-3)

@@ -170,7 +170,6 @@ def test_a_column_that_is_there_already(capsys: pytest.CaptureFixture[str]) -> N
 
 
 WRONG = {
-    "c.csv": (b"text,n\nfine,1\nfine\n", "row 2: 1 fields, the header has 2; correct the row"),
     "g.csv": (
         ("text\n" + "né\n" * 90).encode() + b"caf\xe9\n",
         "row 91: byte 3 (0xe9) of 'text' is not UTF-8; set --enc",
@@ -218,18 +217,12 @@ def test_a_table_on_standard_input_and_a_pipe(monkeypatch: pytest.MonkeyPatch) -
     assert Stub.seen == ["one", "two"]
 
 
-def plain(delimiter: str = ",", quote: str = '"', escape: str | None = None) -> dict[str, str | None]:
-    return {"delimiter": delimiter, "quote": quote, "escape": escape}
+def plain(delimiter: str = ",", quote: str = '"') -> dict[str, str | None]:
+    return {"delimiter": delimiter, "quote": quote, "escape": None}
 
 
 AS_TRAINED = {
-    "quote": (
-        {"quote": "'", "dialect": plain(quote="'")},
-        b"text,n\n'a, b',1\n",
-        "'a, b',1,'good, or \"fine\"',0.25,0.75",
-    ),
     "no quotes": ({"quote": "", "dialect": plain("\t", "")}, b'text\tn\n"a" b\t1\n', '"a" b\t1\tbad\t0.75\t0.25'),
-    "encoding": ({"encoding": "cp1251"}, "text,n\nночь,1\n".encode("cp1251"), f"ночь,1,{GOOD}"),
     "no header": ({"columns": ["n", "text"], "dialect": plain()}, b"1,a b\n", "1,a b,bad,0.75,0.25"),
     "found": ({}, b"n;text\n1,5;a b\n", "1,5;a b;bad;0.75;0.25"),
     "no such column": ({"text_column": "body"}, b"n,text\n1,a b\n", "1,a b,bad,0.75,0.25"),
@@ -244,20 +237,7 @@ def test_a_file_is_read_as_the_corpus_of_the_training_was(what: str, monkeypatch
     assert Path("out.csv").read_text().splitlines()[-1] == row
 
 
-def test_a_cell_that_a_file_without_quotes_cannot_hold(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(Stub, "labels", ["a\tb", "good"])
-    monkeypatch.setattr("tests.stub_scorer.LABELS", ["a\tb", "good"])
-    put_in(monkeypatch).labels = ["a\tb", "good"]
-    written("in.tsv", 'text\tn\nan "odd one\t1\n')
-    assert predict("in.tsv", "out.tsv", "--quote", "") == 3
-    assert "its fields are not quoted" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("source", "target"), [("csv", "csv"), ("jsonl", "jsonl"), ("txt", "jsonl"), ("parquet", "parquet")]
-)
+@pytest.mark.parametrize(("source", "target"), [("csv", "csv"), ("txt", "jsonl"), ("parquet", "parquet")])
 def test_many_parts_are_as_one(source: str, target: str, few_at_once: None) -> None:
     name = write(source)
     assert predict(name, f"one.{target}") == 0

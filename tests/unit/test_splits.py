@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +34,18 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(capsys)
 
 
-def rows_of(text: list[int], label: list[int] | None = None, named: list[int] | None = None, **more: Any) -> Rows:
+def rows_of(text: list[int], label: list[int], named: list[int], group: list[int]) -> Rows:
     number = len(text)
-    content: dict[str, Any] = {
-        "row": np.arange(1, number + 1),
-        "label": np.array(label if label is not None else [0] * number, np.int32),
-        "named": np.array(named if named is not None else [-1] * number, np.int8),
-        "missing": np.zeros(number, np.uint8),
-        "num_tokens": np.full(number, 5),
-        "text_hash": np.array(text, np.uint64),
-        "exact_hash": np.arange(number, dtype=np.uint64),
-    }
-    return Rows(**{**content, **more})
+    return Rows(
+        row=np.arange(1, number + 1),
+        label=np.array(label, np.int32),
+        named=np.array(named, np.int8),
+        missing=np.zeros(number, np.uint8),
+        num_tokens=np.full(number, 5),
+        text_hash=np.array(text, np.uint64),
+        exact_hash=np.arange(number, dtype=np.uint64),
+        group=np.array(group, np.uint64),
+    )
 
 
 TEXTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=1, max_size=120)
@@ -104,20 +103,16 @@ def test_groups_stay_whole_and_shares_are_met_within_the_largest(
     assert (again == split[shuffled]).all()
 
 
-def rows_in(group: list[int], named: list[int], text: list[int] | None = None) -> Rows:
-    label = (np.arange(len(group)) % 2).tolist()
-    return rows_of(text or list(range(1000, 1000 + len(group))), label, named, group=np.array(group, np.uint64))
-
-
-def decided_by_group(rows: Rows, **splits: Any) -> tuple[list[int], dict[str, Any]]:
-    config = SplitConfig(group_column="film", **{"validation": 0.0, "test": 0.0, **splits})
+def decided_by_group(group: list[int], named: list[int], validation: float = 0.0) -> tuple[list[int], dict[str, Any]]:
+    rows = rows_of(list(range(1000, 1000 + len(group))), [row % 2 for row in range(len(group))], named, group)
+    config = SplitConfig(group_column="film", validation=validation, test=0.0)
     decision, report = decide(rows, QualityConfig(), config, 0, str, lambda group: f"film {group}")
     return decision.tolist(), report["groups"]
 
 
 def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:
     named = [TRAIN, TEST, TRAIN, TRAIN, TEST, TEST, TRAIN, VALIDATION]
-    decision, groups = decided_by_group(rows_in([1, 1, 2, 2, 2, 3, 0, 0], named))
+    decision, groups = decided_by_group([1, 1, 2, 2, 2, 3, 0, 0], named)
     assert decision == named
     expected = {"groups": 2, "rows": {"train": 3, "test": 2}, "names": ["film 1", "film 2"]}
     assert groups["shared"] == [expected]
@@ -125,14 +120,9 @@ def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:
     assert groups_in_words(groups)[1] == f"the source's own train and test {shared}"
 
 
-FILMS = 60
-FILM_ROWS = [
-    (text, ("no", "yes", "maybe")[at * at % 7 % 3], f"film {at % FILMS}") for at, (text, _) in enumerate(reviews(600))
-]
-
-
 def test_no_film_is_in_two_splits(tmp_path: Path, command: Command) -> None:
-    source = write_csv(tmp_path / "reviews.csv", FILM_ROWS, header=("text", "label", "film"))
+    rows = [(text, "abc"[at * at % 7 % 3], f"film {at % 60}") for at, (text, _) in enumerate(reviews(600))]
+    source = write_csv(tmp_path / "reviews.csv", rows, header=("text", "label", "film"))
     run = ("--splits.group_column", "film", "--splits.validation", 0.2)
     assert command.build(source, tmp_path / "b", *run, "--source.part_mb", 0.005) == 0
     assert command.build(source, tmp_path / "a", *run) == 0
@@ -141,7 +131,7 @@ def test_no_film_is_in_two_splits(tmp_path: Path, command: Command) -> None:
     for name in manifest.splits:
         for block in Split(tmp_path / "a", manifest, name).blocks:
             for row in block.row:
-                films.setdefault(FILM_ROWS[row - 1][2], set()).add(name)
+                films.setdefault(rows[row - 1][2], set()).add(name)
     assert {len(splits) for splits in films.values()} == {1}
     assert [manifest.rows(name) for name in SPLITS] == [420, 120, 60]
     assert "splits: by film: 60 groups, the largest 'film" in command.err
@@ -151,9 +141,9 @@ def test_no_film_is_in_two_splits(tmp_path: Path, command: Command) -> None:
 def test_groups_of_no_use_are_refused() -> None:
     unnamed = [NO_SPLIT] * 20
     with pytest.raises(DataError, match=r"'film' has another value in each of the 20 rows"):
-        decided_by_group(rows_in(list(range(1, 21)), unnamed), validation=0.1)
+        decided_by_group(list(range(1, 21)), unnamed, 0.1)
     with pytest.raises(DataError, match=r"into the split validation: the largest of 2, 'film 2', holds 14 of 20 rows"):
-        decided_by_group(rows_in([1] * 6 + [2] * 14, unnamed), validation=0.1)
+        decided_by_group([1] * 6 + [2] * 14, unnamed, 0.1)
 
 
 # Folds.
@@ -176,7 +166,7 @@ def test_a_group_is_never_cut_and_the_order_of_rows_does_not_matter(
 
 
 def test_folds_that_cannot_be_used_get_a_sentence() -> None:
-    rows = rows_of([1, 1, 2, 3, 4, 5], [1, 1, 0, 0, 0, 0])
+    rows = rows_of([1, 1, 2, 3, 4, 5], [1, 1, 0, 0, 0, 0], [-1] * 6, [0] * 6)
     with pytest.raises(DataError, match=r"splits.folds: .*all 2 rows of the label 'b' fall into fold 0, so a training"):
         fold_rows(rows, np.zeros(6, np.int8), 5, 0, ["a", "b"], None)
 
@@ -209,24 +199,12 @@ def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(tmp_path: Path,
 
 # What is refused.
 
-ROWS = reviews(60)
-
-
-def table(rows: Sequence[Sequence[object]], header: tuple[str, ...] = ("text", "label")) -> Callable[[Path], Path]:
-    return lambda folder: write_csv(folder / "reviews.csv", rows, header=header)
-
-
 WRONG_DATA = {
     "every row of a split dropped": (
-        table(
-            [(*row, ("train", "test")[at // 60]) for at, row in enumerate(ROWS * 2)],
-            header=("text", "label", "part"),
-        ),
         ["--splits.column", "part"],
         "split train: no row is left for it: 60 of 120 rows may be in it, quality.leaks leaves out 60 rows, 0 are kept",
     ),
     "a file of a split without a row": (
-        lambda folder: write_csv(folder / "reviews.csv", ROWS),
         ["--source.test_path", "empty.csv"],
         "empty.csv: holds no row; give it some, or leave it out of source.test_path",
     ),
@@ -237,10 +215,9 @@ WRONG_DATA = {
 def test_wrong_data_is_named_and_ends_with_3(
     case: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, arguments, expected = WRONG_DATA[case]
+    arguments, expected = WRONG_DATA[case]
     monkeypatch.chdir(tmp_path)
     write_csv(tmp_path / "empty.csv", [])
-    (tmp_path / "in").mkdir()
-    code = command.build(write(tmp_path / "in"), tmp_path / "out", *arguments)
-    assert (code, expected in command.sentence) == (3, True), command.sentence
-    assert not (tmp_path / "out" / "dataset.json").exists()
+    rows = [(*row, ("train", "test")[at // 60]) for at, row in enumerate(reviews(60) * 2)]
+    source = write_csv(tmp_path / "reviews.csv", rows, header=("text", "label", "part"))
+    assert (command.build(source, tmp_path / "out", *arguments), expected in command.sentence) == (3, True)

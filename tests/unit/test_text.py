@@ -13,12 +13,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nltk.tokenize import sent_tokenize, word_tokenize
-from nltk.tokenize.punkt import PunktTokenizer
+from nltk.tokenize import word_tokenize
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.text import html, nltk_tokenizer
-from preprocessing.text.nltk_tokenizer import Sentences
+from preprocessing.text import html
 from preprocessing.text.resources import WordNet, resolve
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
@@ -144,18 +142,6 @@ def test_batch_and_single_equal_nltk(pair: tuple[Tokenizer, Callable[[str], list
     assert ours(texts[:1]).to_lists() == expected[:1]
 
 
-@SETTINGS
-@given(text=ENGLISH)
-def test_sentences_equal_punkt(nltk_data: Path, text: str) -> None:
-    if nltk_tokenizer._ODD.search(text) is None:
-        if not SENTENCES:
-            SENTENCES.append(Sentences(PunktTokenizer("english")))
-        assert SENTENCES[0](text) == sent_tokenize(text)
-
-
-SENTENCES: list[Sentences] = []
-
-
 @pytest.mark.parametrize("every", EVERY)
 def test_imdb_and_hostile_texts_as_nltk_has_them(
     pair: tuple[Tokenizer, Callable[[str], list[str]]], imdb: list[str], every: int
@@ -223,11 +209,3 @@ def test_wordnet_lemmas_equal_nltks(texts: int, nltk_data: Path, imdb: list[str]
         changed = [lemma for pos in "nvar" if (lemma := theirs.lemmatize(word, pos)) != word]
         assert first(word) == (changed[0] if changed else word)
     assert (noun("running"), first("running"), first("better")) == ("running", "run", "good")
-
-
-def test_stop_words_and_lemmas_apply_to_each_token_of_a_chunk_that_holds_several(nltk_data: Path) -> None:
-    fields = {"stop_words": "nltk", "lemmatizer": "wordnet"}
-    assert tokenizer(**fields)(["naïve…the…films"]).to_lists() == [["naïve", "film"]]
-    assert tokenizer(**fields, tokenizer="nltk_line")(["The dogs, (cats) aren't: the end."]).to_lists() == [
-        ["dog", ",", "(", "cat", ")", "n't", ":", "end", "."]
-    ]
