@@ -106,14 +106,3 @@ def test_a_word_weighs_what_the_answer_loses_without_it(bundle: Bundle) -> None:
             without = log_odds(logits_of(bundle.model, [changed], 1), label)[0]
             assert weights[place] == pytest.approx(whole - without, abs=1e-5)
         assert weights[1] == pytest.approx(0, abs=1e-6)  # it is unknown already
-
-
-def test_words_of_a_long_text_are_taken_out_together(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.inference.evaluation.TOKENS_PER_TEXT", 20)
-    ids = np.arange(2, 12)
-    weights = occlusion(bundle.model, ids, 1)
-    assert len(weights) == 10
-    assert len(set(weights.tolist())) == 2
-    changed = np.where(np.arange(10) < 5, UNK, ids)
-    odds = log_odds(logits_of(bundle.model, [ids, changed], 2), 1)
-    assert weights[:5] == pytest.approx(odds[0] - odds[1], abs=1e-5)

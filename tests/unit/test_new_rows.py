@@ -205,13 +205,11 @@ def test_rows_of_the_training_itself_do_not_drift() -> None:
     random = np.random.default_rng(0)
     whole = random.integers(1, 400, 20_000)
     values, counts = np.unique(whole, return_counts=True)
-    training = known(20_000, dict(zip(map(str, values), counts.tolist(), strict=True)), {"a": 15_000, "b": 5_000})
-    for rows in (20, 200, 2000):
-        lengths = random.choice(whole, rows)
-        labels = (random.random(rows) < 0.25).astype(np.int64)
-        unknown = random.binomial(lengths, 0.02)
-        facts = {"labels": labels, "lengths": lengths, "unknown": unknown, "vocabulary_rate": 0.02, "words": []}
-        assert drift(training, names=["a", "b"], **facts)["found"] == []
-        facts["labels"] = 1 - labels
-        found = drift(training, names=["a", "b"], **facts)["found"]
-        assert [sentence.split(" is ")[0] for sentence in found] == ["classes: 'a'"]
+    lengths = dict(zip(map(str, values), counts.tolist(), strict=True))
+    train = {"rows": 20_000, "labels": {"a": 15_000, "b": 5_000}, "lengths": lengths, "unknown_rate": 0.02}
+    for rows in (20, 2000):
+        labels, drawn = (random.random(rows) < 0.25).astype(np.int64), random.choice(whole, rows)
+        facts = {"lengths": drawn, "unknown": random.binomial(drawn, 0.02), "vocabulary_rate": 0.02, "words": []}
+        for these, expected in ((labels, []), (1 - labels, ["classes: 'a'"])):
+            found = drift({"splits": {"train": train}}, names=["a", "b"], labels=these, **facts)["found"]
+            assert [sentence.split(" is ")[0] for sentence in found] == expected

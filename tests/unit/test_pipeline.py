@@ -60,13 +60,6 @@ def test_every_row_is_there_once_with_the_ids_of_the_encoder(source: Path, tmp_p
         assert (text_ids, label) == (expected, int(ROWS[row - 1][1] == "positive"))
 
 
-def test_a_quiet_job_prints_nothing(tmp_path: Path, command: Command) -> None:
-    source = write_csv(tmp_path / "whole.csv", [(" ".join(text.split()[:60]), label) for text, label in ROWS])
-    for _ in range(2):  # the second time it is complete already
-        assert command.build(source, tmp_path / "out", *SMALL, "--quiet") == 0
-        assert (command.out, command.err) == ("", "")
-
-
 def test_the_vocabulary_is_counted_on_the_training_split_alone(source: Path, tmp_path: Path, command: Command) -> None:
     assert command.build(source, tmp_path / "out", *SMALL, "--vocabulary.min_count", 3) == 0
     training = [ROWS[row - 1][0] for row in sorted(dataset(tmp_path / "out")["train"])]
@@ -104,7 +97,6 @@ def test_a_rerun_does_only_what_is_missing(
     monkeypatch.setattr(parts.TokenizedPart, "make", lambda part: made.append(part.number) or make(part))
     assert command.build(source, output, *SMALL) == 0
     assert set(before) & set(made) == {before[0]}
-    assert not (output / ".work").exists()
     monkeypatch.undo()
     assert command.build(source, tmp_path / "other", *SMALL) == 0
     assert contents(output) == contents(tmp_path / "other")
