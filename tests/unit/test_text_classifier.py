@@ -43,7 +43,6 @@ def test_predictions_are_those_of_the_command(run: Path) -> None:
 COLUMNS: dict[str, tuple[Any, list[Any]]] = {
     "Int64": ("Int64", [3, 10]),
     "bool": ("bool", [False, True]),
-    "category": ("category", ["0", "1"]),
 }
 
 
