@@ -116,11 +116,16 @@ def test_every_task_comes_back_once() -> None:
 
 @pytest.mark.processes
 @pytest.mark.timeout(60)
-def test_waiting_has_a_limit_and_says_for_what() -> None:
-    with (
-        pytest.raises(UserError, match=r"^encode: waited for 2 tasks on 2 workers, and none was finished within 1 s"),
-        workers(ExecutorConfig(workers=2, timeout_s=1)) as found,
-    ):
+@pytest.mark.parametrize(
+    ("idle_s", "said"),
+    [
+        (300.0, "waited for 2 tasks on 2 workers, and none was finished within 4 s"),
+        (1.0, "no worker has computed anything for 1 s; see what they wait for"),
+    ],
+)
+def test_waiting_has_a_limit_and_says_for_what(idle_s: float, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "IDLE_S", idle_s)
+    with pytest.raises(UserError, match=f"^encode: {said}"), workers(ExecutorConfig(workers=2, timeout_s=4)) as found:
         list(found.map(sleep, [50, 50], what="encode"))
 
 
