@@ -79,33 +79,20 @@ def test_a_checkpoint_that_is_due_is_asked_for_and_made_once() -> None:
     assert fake.saves == [6]
 
 
-def test_checkpoints_by_number_of_steps_need_no_request() -> None:
-    fake = Fake(every_steps=4)
-    fake.steps(10)
-    assert fake.saves == [4, 8]
-
-
-def test_a_stop_is_obeyed_at_the_next_step() -> None:
-    fake = Fake()
-    fake.stop_from = 7
+def test_a_stop_and_what_cannot_be_written_end_a_run_at_the_next_step() -> None:
+    stopped, broken = Fake(), Fake()
+    stopped.stop_from, broken.broken_from = 7, 3
     with pytest.raises(Preempted, match="asked"):
-        fake.steps(20)
-    assert fake.trainer.step == 8
-
-
-def test_what_cannot_be_written_ends_the_run_at_the_next_step() -> None:
-    fake = Fake()
-    fake.broken_from = 3
+        stopped.steps(20)
     with pytest.raises(StorageError, match="the disk is full"):
-        fake.steps(20)
-    assert fake.trainer.step == 4
+        broken.steps(20)
+    assert (stopped.trainer.step, broken.trainer.step) == (8, 4)
 
 
 def test_what_was_asked_for_at_the_last_step_is_done_before_the_validation() -> None:
     fake = Fake()
     fake.due_from = 5
     fake.steps(5)
-    assert fake.saves == []
     fake.run.before_validation()
     fake.run.before_validation()
     assert fake.saves == [5]
