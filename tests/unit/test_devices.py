@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -134,19 +131,3 @@ def test_a_rank_stands_on_its_own_device_before_it_asks_what_that_computes(monke
     monkeypatch.setattr(torch.cuda, "set_device", stands_on.append)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", asked)
     assert precision.choose_precision("auto", "cuda").value == "bf16"
-
-
-@pytest.mark.processes
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt(3)")
-def test_memory_stays_with_a_process_that_asks_for_it() -> None:
-    """Blocks that were used before come back without fresh pages."""
-    program = (
-        "import resource; import numpy as np\nfrom harness.ranks.precision import keep_memory\n"
-        "kept = keep_memory(); np.ones(100 << 20, np.uint8)\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "for turn in range(5): np.ones(100 << 20, np.uint8)\n"
-        "print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    kept, faults = done.stdout.split()
-    assert (kept, int(faults) < 100) == ("True", True)

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import padless
 from harness.baseline.command import BaselineConfig
 from harness.baseline.command import main as baseline
 from harness.baseline.results import read_folds
@@ -21,12 +19,9 @@ from harness.launch import launcher, many
 from harness.launch.stop import STOP
 from harness.report import many as together
 from harness.report.many import figures_over_folds, gather
-from harness.report.page import write_report
 from harness.rundir import layout
 from harness.rundir.layout import BUNDLE, EVALUATION
-from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.results import write_figures, write_predictions
-from harness.scores.intervals import spread
 from harness.training import resume
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError, UserError
@@ -34,7 +29,6 @@ from preprocessing.dataset.shards import Split, read_manifest
 from tests.bundles import write_index
 from tests.commands import PLAIN
 from tests.datasets import cut_into_folds, write_dataset
-from tests.report_runs import write_data, write_run
 
 pytestmark = pytest.mark.thorough
 
@@ -256,27 +250,6 @@ def test_every_row_is_predicted_by_one_fold(tmp_path: Path) -> None:
     assert together.collect(runs)["splits"]["validation"]["accuracy"]["mean"] == 1.0
     with pytest.raises(DataError, match="its folds predict 4 different rows by 4 predictions, the dataset has 5"):
         gather(tmp_path, runs, 5)
-
-
-def test_the_page_of_many_runs_shows_their_spread(tmp_path: Path) -> None:
-    data, folder = write_data(tmp_path / "d", 2, 120), tmp_path / "mine"
-    runs = [write_run(folder / f"seed-{seed}", data, skill=1 + seed, seed=seed) for seed in (0, 1, 2)]
-    (runs[2] / "status.json").unlink()
-    assert write_report([folder]) == folder / "report.html"
-    page = (folder / "report.html").read_text()
-    found = spread([json.loads((run / "test.json").read_text())["accuracy"] for run in runs[:2]])
-    assert "mine: 2 seeds" in page
-    assert f"<strong>{found['mean']:.4f}</strong><span>± {found['sd']:.4f}</span>" in page
-    assert "Not finished yet, and not counted here: seed-2." in page
-
-
-def test_metrics_of_many_runs_are_one_frame(tmp_path: Path) -> None:
-    for seed in (3, 11):
-        log = MetricsLog(begun(tmp_path / f"seed-{seed}"))
-        log.write("train", {"step": 1, "loss": seed / 10})
-        log.close()
-    frame = padless.read_metrics(tmp_path)
-    assert frame[["seed", "step", "loss"]].to_numpy().tolist() == [[3, 1, 0.3], [11, 1, 1.1]]
 
 
 def test_the_linear_model_on_the_same_folds(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,10 +84,9 @@ def test_a_machine_that_cannot_train_says_so_on_all() -> None:
 
 
 def test_a_taken_port_is_a_sentence() -> None:
-    zero, one = places(2)
+    zero, _ = places(2)
     with socket.create_server(("", zero.port)):
         assert meet(zero).startswith(f"2: main_process_port: {zero.port} is taken by another program on ")
-        assert "within 1 s (another program listens there)" in meet(one, FACTS, 1)
 
 
 def test_three_meet_and_strangers_at_the_port_are_turned_away() -> None:

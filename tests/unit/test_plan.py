@@ -5,18 +5,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from harness.__main__ import main
 from harness.config import OrderConfig, RunConfig
 from harness.data.checks import class_rows, order_spec, unlabelled_spec
-from harness.data.order import WINDOW_BYTES_PER_ROW, WINDOW_ROWS, Order, OrderSpec, order_over
+from harness.data.order import OrderSpec, order_over
 from harness.launch import plan
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.screen import cells
@@ -25,8 +23,6 @@ from tests.commands import PLAIN
 from tests.datasets import write_dataset
 
 pytestmark = pytest.mark.thorough
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -154,18 +150,3 @@ def test_the_plan_of_unlabelled_rows_is_what_the_run_does(tmp_path: Path, capsys
     assert values["ranks"]["each_row_once"]
     assert both["memory"]["activations_estimate"] > alone["memory"]["activations_estimate"]
     assert both["memory"]["tokens_on_device"] == alone["memory"]["tokens_on_device"] + 2 * values["tokens"]
-
-
-def test_memory_of_a_window_is_what_is_said() -> None:
-    """A window of the default size, over real widths; measured 57 bytes a row."""
-    rows, most = 2 * WINDOW_ROWS, WINDOW_ROWS
-    starts = np.append(np.arange(0, rows, 8192), rows)
-    lengths = np.random.default_rng(5).integers(10, 512, rows, dtype=np.int32)
-    order = Order(starts, lambda block: lengths[starts[block] : starts[block + 1]], OrderSpec(seed=0, global_batch=64))
-    order.window(0, 0)  # an epoch's blocks are computed once
-    tracemalloc.start()
-    made = len(order.window(0, order.first_step(1)).places)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert most / 2 < made <= most
-    assert 0.8 * WINDOW_BYTES_PER_ROW < peak / made <= WINDOW_BYTES_PER_ROW

@@ -108,21 +108,6 @@ def test_a_second_ctrl_c_ends_all_now() -> None:
     assert seconds < 25, "the rank would sleep for a minute"
 
 
-def test_ranks_that_have_begun_nothing_are_killed() -> None:
-    process = launcher(STUBBORN, begun=False)
-    rank_is_there(process)
-    process.terminate()
-    assert end(process)[:2] == (-signal.SIGKILL % 256, "['SIGTERM'] False True None\n")
-
-
-def test_without_any_rank_the_launcher_leaves_at_once() -> None:
-    process = launcher(STUBBORN, before=30)
-    process.send_signal(signal.SIGUSR2)
-    _, err = process.communicate(timeout=25)
-    assert process.returncode == 85
-    assert err == "error: told to stop by SIGUSR2 before any process was started; the same command goes on\n"
-
-
 def test_a_rank_is_born_deaf_until_it_listens(tmp_path: Path) -> None:
     """A signal while its modules are imported would end it half-way: it waits, and is then heard."""
     late = f"import time, pathlib; time.sleep(1); pathlib.Path({str(tmp_path / 'lived')!r}).touch()\n"

@@ -184,7 +184,6 @@ def test_time_needs_no_quotes_in_yaml(tmp_path: Path) -> None:
 
 def test_what_a_terminal_would_obey_is_spelt_out() -> None:
     (job,) = made("train --run 'a\x1b[2Jb'")
-    assert "a\\x1b[2Jb" in script.paragraph([job])
     assert "\x1b" not in script.paragraph([job])
 
 
