@@ -66,7 +66,7 @@ def test_requeued_in_mid_run_it_goes_on_to_the_same_bytes(
     cluster.complete(job, 150)
     log = cluster.log(job)
     assert cluster.field(job, "Restarts") == "1"
-    (again,) = re.findall(r"(\d+) parts were done before", log)
+    (again,) = re.findall(r"(\d+) parts already done", log)
     assert int(again) >= done, log
     assert contents(output) == expected, log
     assert not list(cluster.folder.glob(".padless-dask-*"))
