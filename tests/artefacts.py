@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a small run (``tests/stage.py``): how each is used, and which hashes others keep of it.
-
-``tests/fuzz`` and ``python -m tests.damages`` damage one file at a time and use it again.
-"""
+"""The files of a small run (``tests/stage.py``): how each is used, and which hashes others keep of it."""
 
 from __future__ import annotations
 
@@ -16,13 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.inference.place import BEGUN
 from harness.rundir import checkpoint, layout
-from harness.rundir.bundle_files import EXPORT, INDEX, INT8, ONNX, bundle_directory, read_info
+from harness.rundir.bundle_files import EXPORT, INDEX, bundle_directory, read_info
 from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.metrics_log import FILES
 from harness.rundir.training_facts import FILE as TRAINING
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY
+from preprocessing.dataset.shards import VOCABULARY
 from tests.stage import Stage
 
 
@@ -87,21 +83,13 @@ def agree_weights(folder: Path, name: str) -> None:
     reseal(folder / INDEX, weights_sha256=hashlib.sha256((folder / name).read_bytes()).hexdigest())
 
 
-def agree_export(folder: Path, name: str) -> None:
-    """The index of an export says what a file is now."""
-    data = (folder / name).read_bytes()
-    files = json.loads((folder / EXPORT).read_text())["files"]
-    files[name] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    reseal(folder / EXPORT, files=files)
-
-
 def own_seal(content: dict[str, Any]) -> dict[str, str]:
     """The seal of an index."""
     return {SEAL: seal_of({name: value for name, value in content.items() if name != SEAL})}
 
 
-def artefacts(stage: Stage) -> list[Artefact]:
-    """Every file that is damaged, one of each kind."""
+def artefacts(stage: Stage) -> dict[str, Artefact]:
+    """Every file that is damaged, one of each kind, by its name."""
     bundle, newest = bundle_directory(stage.run), checkpoint.path_of(stage.run, stage.steps[-1])
     weights, index = read_info(bundle).weights, bundle / INDEX
     predict, resume, log_on, report = partial(stage.predict, stage.run), stage.resume, stage.log_on, stage.report
@@ -120,34 +108,10 @@ def artefacts(stage: Stage) -> list[Artefact]:
         *(Artefact(f"run {name}", stage.run / name, log_on, free=True) for name in FILES[:1]),
         *(
             Artefact(f"run {name}", stage.run / name, report, free=True)
-            for name in (layout.CONFIG, layout.ENVIRONMENT, layout.ATTEMPTS, layout.THROUGHPUT, "test.json")
+            for name in (layout.CONFIG, layout.ATTEMPTS, "test.json")
         ),
         Artefact("run predictions", stage.run / "test-predictions.parquet", report, free=True),
-        Artefact("run tracker journal", layout.tracker_journal(stage.run, "wandb"), stage.journal, free=True),
     ]
-    exported = stage.export
-    found += [
-        Artefact("export index", exported / EXPORT, partial(stage.predict, exported, "onnx"), seal=own_seal),
-        *(
-            Artefact(
-                f"export {name}",
-                exported / name,
-                partial(stage.predict, exported, engine),
-                partial(agree_export, exported, name),
-                (exported / EXPORT,),
-            )
-            for name, engine in ((ONNX, "onnx"), (INT8, "onnx-int8"))
-        ),
-    ]
-    work = stage.begun / ".work"
-    found += [
-        Artefact("prediction begun", work / BEGUN, stage.go_on_predicting),
-        Artefact("prediction marker", work / "00000.json", stage.go_on_predicting),
-        Artefact("prediction part", stage.begun / "part-00000.parquet", stage.go_on_predicting),
-        Artefact("dataset manifest", stage.data / MANIFEST, stage.read_rows),
-        Artefact("dataset vocabulary", stage.data / VOCABULARY, stage.read_rows),
-        Artefact("dataset shard", sorted(stage.data.glob("train/*.arrow"))[0], stage.read_rows),
-        Artefact("soft labels", stage.labels, stage.learn_from),
-        Artefact("word vectors", stage.vectors, stage.start_from, free=True),
-    ]
-    return found
+    exported = partial(stage.predict, stage.export, "onnx")
+    found.append(Artefact("export index", stage.export / EXPORT, exported, seal=own_seal))
+    return {one.name: one for one in found}
