@@ -50,21 +50,19 @@ def write(kind: str, path: Path) -> None:
         pq.write_table(table, path, row_group_size=10)
     elif kind == "jsonl":
         write_jsonl(path, rows)
-    elif kind == "tsv":
-        write_csv(path, [(text.split("\n")[0], label) for text, label in rows], delimiter="\t")
     else:
         write_csv(path, rows)
         packed = {"utf16.csv": path.read_text().encode("utf-16"), "csv.gz": gzip.compress(path.read_bytes(), mtime=0)}
         path.write_bytes(packed.get(kind, path.read_bytes()))
 
 
-KINDS = ("csv", "utf16.csv", "tsv", "jsonl", "csv.gz", "parquet")
+KINDS = ("csv", "utf16.csv", "jsonl", "csv.gz", "parquet")
 
 
-def dataset_rows(path: Path, part_mb: float = 8.0) -> list[str]:
+def dataset_rows(path: Path) -> list[str]:
     """Texts as preprocessing reads them, and their labels and splits."""
-    source, texts = SourceConfig(path=str(path), part_mb=part_mb), list[str]()
-    for file in resolved(list(sources.files(source, SplitConfig()))).files:
+    texts: list[str] = []
+    for file in resolved(list(sources.files(SourceConfig(path=str(path)), SplitConfig()))).files:
         for part in sources.numbered([sources.scan(file, path.parent)]):
             piece = read(part)
             assert all(label < len(piece.classes) for label in piece.label.tolist())
@@ -117,10 +115,8 @@ def whole(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("reader", READERS)
 def test_damaged_rows_are_read_or_refused(reader: str, whole: Path, fuzz: Fuzz) -> None:
     kind, data = whole.name.partition(".")[2], whole.read_bytes()
-    texts = [text.split("\n")[0] for text in TEXTS] if kind == "tsv" else TEXTS
     read_rows = READERS[reader]
-    found = [text.replace("\r", "") for text in read_rows(whole)]
-    assert found == texts
+    assert read_rows(whole) == TEXTS
 
     def check(damage: Damage) -> str:
         whole.write_bytes(damage.data)
