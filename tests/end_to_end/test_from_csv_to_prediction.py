@@ -22,7 +22,7 @@ from tests.runs import train_to_end
 
 pytestmark = pytest.mark.processes
 
-ROWS = 400
+ROWS = 700
 ROW_BASE = 1
 MISLABELLED = 35
 SMALL = (*PLAIN, "--model.embedding_dim", 16, "--model.hidden_size", 16, "--epochs", 2, "--tracking.log_every", 1)
@@ -32,7 +32,7 @@ TRAINING = (*SMALL, "--precision", "fp32", "--optim.lr", 0.01, "--global_batch",
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("corpus") / "reviews.csv"
-    texts, labels = sentences(ROWS, 2, seed=3, longest=40)
+    texts, labels = sentences(ROWS, 2, seed=3, longest=80)
     labels[::MISLABELLED] = 1 - labels[::MISLABELLED]  # a split on which all is right has no temperature to fit
     texts = [f"<p>{text}<br/>&amp; {number}</p>" for number, text in enumerate(texts)]
     pd.DataFrame({"text": texts, "label": np.array(["neg", "pos"])[labels]}).to_csv(path, index=False)
