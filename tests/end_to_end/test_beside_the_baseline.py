@@ -19,8 +19,6 @@ SMALL = (
     *("--precision", "fp32", "--device", "cpu", "--epochs", 1),
 )
 
-NAMES = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "pr_auc", "log_loss", "ece")
-
 
 @pytest.mark.slow
 @pytest.mark.processes
@@ -56,25 +54,3 @@ def test_a_run_is_held_against_the_linear_model(tmp_path: Path) -> None:
     (kept,) = [update for update in updates if "baseline/accuracy" in update]
     assert kept["baseline/accuracy"] == linear["accuracy"]
     assert kept["baseline/difference"] == network["accuracy"] - linear["accuracy"]
-
-
-@pytest.mark.slow
-@pytest.mark.processes
-def test_without_a_test_split_validation_is_compared(tmp_path: Path) -> None:
-    data, run = tmp_path / "data", tmp_path / "run"
-    write_dataset(data, {"train": 200, "validation": 60})
-    launched = ("harness", "launch", "--data", data, "--run", run, *SMALL)
-    before = succeed(run_module(*launched)).stdout
-    assert "linear model" not in before
-    page = words(run / "report.html")
-    assert f"No linear model was measured on this dataset: python -m harness baseline --data {data}" in page
-
-    succeed(run_module("harness", "baseline", "--data", data))
-    linear = json.loads((data / "baseline" / "validation.json").read_text())
-    succeed(run_module("harness", "report", run))
-    page = words(run / "report.html")
-    reached = json.loads((run / "evaluation" / "validation.json").read_text())
-    for name, values in (("network", reached), ("linear model", linear)):  # both calibrated
-        figures = " ".join(f"{values[key]:.4f}" for key in NAMES)
-        assert f"{name} {figures}" in page
-    assert f"Accuracy on validation: network {reached['accuracy']:.4f}, linear model" in page

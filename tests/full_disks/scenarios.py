@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gzip
 import importlib
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -116,42 +115,10 @@ def pretraining(inputs: Inputs, disk: Path) -> int:
     return train((*words, "--model.wide", "0"), module="harness.pretrain")
 
 
-def from_stdin(inputs: Inputs, disk: Path) -> int:
-    """Texts through a pipe."""
-    read, write = os.pipe()
-    os.write(write, b"a fine film\nan awful one\n" * 50)
-    os.close(write)
-    os.dup2(read, 0)
-    sys.stdin = os.fdopen(0)
-    words = ["predict", "--run", inputs.bundle, "--input", "-", "--output", str(disk / "out.jsonl"), *CPU]
-    return cli.run(harness, words)
-
-
-def frame(inputs: Inputs, disk: Path) -> int:
-    """A dataset from a pandas frame, with the temporary folder on the small disk."""
-    import pandas as pd
-
-    import padless
-
-    table = pd.DataFrame(reviews(60), columns=["text", "label"])
-
-    def main(_: list[str]) -> int:
-        options = {"executor.workers": 1, "vocabulary.min_count": 1, "splits.test": 0.2}
-        padless.prepare(table, output=disk / "out", options=options)
-        return 0
-
-    return cli.run(main, [])
-
-
-def copied(*names: str) -> Act:
-    """Inputs that are changed where they lie: copied to the disk first."""
-
-    def act(inputs: Inputs, disk: Path) -> int:
-        for name in names:
-            shutil.copytree(inputs.root / name, disk / name)
-        return 0
-
-    return act
+def copied_data(inputs: Inputs, disk: Path) -> int:
+    """A dataset that is changed where it lies."""
+    shutil.copytree(inputs.data, disk / "data")
+    return 0
 
 
 def store(inputs: Inputs, disk: Path) -> int:
@@ -161,183 +128,59 @@ def store(inputs: Inputs, disk: Path) -> int:
     return 0
 
 
-def many(inputs: Inputs, disk: Path) -> int:
-    """A folder of two finished runs, as ``launch --seeds`` leaves it."""
-    for seed in (0, 1):
-        shutil.copytree(inputs.root / "run", disk / "many" / f"seed-{seed}")
-    return 0
-
-
-def concluded(inputs: Inputs, disk: Path) -> int:
-    """The last thing that ``launch --seeds`` does: figures of all runs, and their report."""
-    from harness.launch.asked import LaunchRecipe
-    from harness.launch.many import conclude
-    from harness.rundir import layout
-    from preprocessing.base.screen import Screen
-
-    def main(_: list[str]) -> int:
-        folder = disk / "many"
-        asked = LaunchRecipe(data=inputs.data, run=str(folder), seeds="0,1")
-        conclude(folder, layout.members(folder), asked, Screen())
-        return 0
-
-    return cli.run(main, [])
-
-
-PREPARE = of(preprocessing, "run", "--source.path", "{packed.csv.gz}", "--output", "DISK/out", *SMALL)
-RICH = ("--splits.group_column", "group", "--splits.folds", "2", "--source.unlabelled_path", "{more.csv}")
 CPU = ("--device", "cpu", "--quiet")
+PREPARE = ("run", "--source.path", "{packed.csv.gz}", *SMALL)
+RICH = ("--splits.group_column", "group", "--splits.folds", "2", "--source.unlabelled_path", "{more.csv}")
+SOFT = ("--output", "DISK/soft.arrow")
 TO_STORE = ("--staging", "DISK/staging", "--output", "local://DISK/store")
-READS_BUNDLE = ("--run", "{bundle}")
+PREDICT = ("predict", "--run", "{bundle}", "--processes", "1", "--part_mb", "0.02", *CPU)
+EVALUATE = ("evaluate", "--run", "{run}", "--output", "DISK/e", "--device", "cpu")
+TIMES = (r"attempts\.jsonl", r"environment\.json", r"throughput\.jsonl", r"/(state|manifest)\.json", r"config\.yaml")
+REPORTS = ("report",)
+RUN = ("run/",)
 SCENARIOS = (
-    Scenario(
-        "preprocessing",
-        of(
-            preprocessing,
-            "run",
-            "--source.path",
-            "{packed.csv.gz}",
-            *RICH,
-            *SMALL,
-            "--source.part_mb",
-            "0.02",
-            "--output",
-            "DISK/out",
-        ),
-    ),
+    Scenario("preprocessing", of(preprocessing, *PREPARE, *RICH, "--source.part_mb", "0.02", "--output", "DISK/out")),
     Scenario(
         "preprocessing over another",
-        of(
-            preprocessing,
-            "run",
-            "--source.path",
-            "{packed.csv.gz}",
-            *SMALL,
-            "--output",
-            "DISK/out",
-            "--overwrite",
-            "--seed",
-            "1",
-        ),
-        before=PREPARE,
+        of(preprocessing, *PREPARE, "--output", "DISK/out", "--overwrite", "--seed", "1"),
+        before=of(preprocessing, *PREPARE, "--output", "DISK/out"),
     ),
-    Scenario("a frame", frame),
-    Scenario(
-        "publication",
-        of(preprocessing, "run", "--source.path", "{packed.csv.gz}", *SMALL, *TO_STORE),
-        before=store,
-        only="store",
-    ),
+    Scenario("publication", of(preprocessing, *PREPARE, *TO_STORE), before=store, only="store"),
     Scenario(
         "vectors",
         of(preprocessing, "vectors", "{data}", "--output", "DISK/vectors", "--dim", "8", "--epochs", "1"),
         changing=(r"vectors/cbow-.*\.json",),
     ),
     Scenario("inspect", of(preprocessing, "inspect", "{data}", "--plot", "DISK/plot.png")),
-    Scenario(
-        "a training's report",
-        training(report=True),
-        only="report",
-        only_said=("report",),
-        changing=("run/",),
-    ),
-    Scenario("profile", training("--profile", "[2,3]"), only="profile", only_said=("profile",), changing=("run/",)),
-    Scenario(
-        "training",
-        training(),
-        changing=(
-            r"attempts\.jsonl",
-            r"environment\.json",
-            r"throughput\.jsonl",
-            r"checkpoints/.*/(state|manifest)\.json",
-            r"config\.yaml",
-        ),
-    ),
-    Scenario("pretraining", pretraining, only="run/bundle", changing=("run/",)),
-    Scenario(
-        "staging", training("--stage_dir", "DISK/stage"), only="stage/", only_said=("report",), changing=("run/",)
-    ),
+    Scenario("training", training(), changing=TIMES),
+    Scenario("a training's report", training(report=True), only="report", only_said=REPORTS, changing=RUN),
+    Scenario("profile", training("--profile", "[2,3]"), only="profile", only_said=("profile",), changing=RUN),
+    Scenario("pretraining", pretraining, only="run/bundle", changing=RUN),
+    Scenario("staging", training("--stage_dir", "DISK/stage"), only="stage/", only_said=REPORTS, changing=RUN),
     Scenario(
         "baseline",
         of(harness, "baseline", "--data", "DISK/data"),
-        before=copied("data"),
+        before=copied_data,
         only_said=("baseline",),
         changing=("baseline/",),
     ),
-    Scenario(
-        "evaluation",
-        of(harness, "evaluate", "--run", "{run}", "--data", "{data}", "--output", "DISK/e", "--device", "cpu"),
+    Scenario("evaluation", of(harness, *EVALUATE, "--data", "{data}")),
+    Scenario("evaluation of new rows", of(harness, *EVALUATE, "--input", "{packed.csv.gz}")),
+    *(
+        Scenario(f"prediction {kind}", of(harness, *PREDICT, "--input", source, "--output", f"DISK/{output}"))
+        for kind, source, output in (
+            ("of a file", "{new.csv}", "out.csv"),
+            ("into a folder", "{packed.csv.gz}", "out/"),
+            ("into Parquet", "{packed.csv.gz}", "out.parquet"),
+        )
     ),
-    Scenario(
-        "evaluation of new rows",
-        of(
-            harness, "evaluate", "--run", "{run}", "--input", "{packed.csv.gz}", "--output", "DISK/e", "--device", "cpu"
-        ),
-    ),
-    Scenario(
-        "prediction of a file",
-        of(
-            harness,
-            "predict",
-            *READS_BUNDLE,
-            "--input",
-            "{new.csv}",
-            "--output",
-            "DISK/out.csv",
-            "--processes",
-            "1",
-            "--part_mb",
-            "0.02",
-            *CPU,
-        ),
-    ),
-    Scenario(
-        "prediction into a folder",
-        of(
-            harness,
-            "predict",
-            *READS_BUNDLE,
-            "--input",
-            "{packed.csv.gz}",
-            "--output",
-            "DISK/out/",
-            "--processes",
-            "1",
-            "--part_mb",
-            "0.02",
-            *CPU,
-        ),
-    ),
-    Scenario(
-        "prediction into Parquet",
-        of(
-            harness,
-            "predict",
-            *READS_BUNDLE,
-            "--input",
-            "{packed.csv.gz}",
-            "--output",
-            "DISK/out.parquet",
-            "--processes",
-            "1",
-            "--part_mb",
-            "0.02",
-            *CPU,
-        ),
-    ),
-    Scenario("prediction from a pipe", from_stdin),
     Scenario(
         "explanation",
-        of(
-            harness, "explain", "{bundle}", "--input", "{packed.csv.gz}", "--rows", "3", "--output", "DISK/e.html", *CPU
-        ),
+        of(harness, "explain", "{bundle}", "--input", "{new.csv}", "--rows", "3", "--output", "DISK/e.html", *CPU),
     ),
-    Scenario(
-        "soft labels", of(harness, "label", "--run", "{run}", "--data", "{data}", "--output", "DISK/soft.arrow", *CPU)
-    ),
-    Scenario(
-        "soft labels of a linear model",
-        of(harness, "label", "--baseline", "--data", "{data}", "--output", "DISK/soft.arrow", *CPU),
+    *(
+        Scenario(f"soft labels of {whom[0]}", of(harness, "label", *whom, "--data", "{data}", *SOFT, *CPU))
+        for whom in (("--run", "{run}"), ("--baseline",))
     ),
     Scenario(
         "export",
@@ -345,6 +188,5 @@ SCENARIOS = (
         changing=(r"export\.json", r"README\.md"),
     ),
     Scenario("report", of(harness, "report", "{run}", "--output", "DISK/r.html"), changing=(r"r\.html",)),
-    Scenario("many runs", concluded, before=many, only_said=(r"report\.html",), changing=(r"report\.html",)),
     Scenario("recipes", of(harness, "recipes", "imdb", "--output", "DISK/configs")),
 )

@@ -7,8 +7,10 @@ ENOSPC of a real file system. Afterwards room is made and the same command must 
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
 import sys
 import tempfile
 import traceback
@@ -19,16 +21,13 @@ from pathlib import Path
 
 from preprocessing.base.atomic import TEMPORARY_MARK
 from tests.corpora import contents
-from tests.full_disks.disk import BALLAST, PAGE, Disk
-from tests.full_disks.places import spelling, watch
+from tests.full_disks.disk import BALLAST, Disk, spelling, watch
 from tests.full_disks.scenarios import Inputs, Scenario
-from tests.full_disks.whole import whole
 
 LIMIT_S = 120
 TEMPORARY = "tmp"
 """The temporary folder, on the small disk too."""
 FAULT = re.compile(r"Traceback|Exception ignored|Error:|Warning:")
-ROOM = re.compile(r"make room")
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,8 @@ def forked(work: Callable[[], int], temporary: Path) -> Ended:
                 for number, path in ((1, out), (2, err)):
                     os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), number)
                 os.environ["TMPDIR"], tempfile.tempdir = str(temporary), str(temporary)
-                limit()
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(LIMIT_S)
                 code = work()
             except SystemExit as left:  # --help
                 code = int(left.code or 0)
@@ -91,14 +91,6 @@ def forked(work: Callable[[], int], temporary: Path) -> Ended:
                 os._exit(code)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         return Ended(code, out.read_text(errors="replace"), err.read_text(errors="replace"))
-
-
-def limit() -> None:
-    """End this process when its time is up."""
-    import signal
-
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(LIMIT_S)
 
 
 class Sweep:
@@ -127,8 +119,8 @@ class Sweep:
 
         return forked(work, self.disk.root / TEMPORARY)
 
-    def record(self) -> tuple[list[tuple[Place, int]], dict[str, bytes]]:
-        """Every write with the bytes that the file has in the end, and what the command leaves."""
+    def record(self) -> tuple[list[Place], dict[str, bytes]]:
+        """Every write, and what the command leaves."""
         with tempfile.TemporaryDirectory() as folder:
             log = Path(folder, "log")
 
@@ -142,13 +134,12 @@ class Sweep:
             assert ended.code == 0, f"{self.scenario.name}: {ended.err}"
             lines = [line.split("\t") for line in log.read_text().splitlines()]
         seen: Counter[tuple[str, str]] = Counter()
-        found: list[tuple[Place, int]] = []
+        found: list[Place] = []
         for kind, path in lines:
             name = spelling(self.disk.root, path)
-            final = Path(path.partition(TEMPORARY_MARK)[0])
-            found.append((Place(kind, name, seen[kind, name]), final.stat().st_size if final.is_file() else 0))
+            found.append(Place(kind, name, seen[kind, name]))
             seen[kind, name] += 1
-        last = [(place, size) for place, size in found if place.occurrence in (0, seen[place.kind, place.name] - 1)]
+        last = [place for place in found if place.occurrence in (0, seen[place.kind, place.name] - 1)]
         return last, self.left()
 
     def left(self) -> dict[str, bytes]:
@@ -161,17 +152,15 @@ class Sweep:
         }
 
     def trials(self, quick: bool = False) -> Iterator[Outcome]:
-        """One after the other: no room at all, room for half of the file, no inode."""
+        """One after the other: no room, no inode."""
         places, expected = self.record()
-        for place, size in places:
-            if not re.search(self.scenario.only, place.name):
-                continue
-            ways = ["no inode"] if place.kind == "folder" else ["full", "no inode"]
-            ways += ["half"] if place.kind == "file" and size > PAGE and place.occurrence == 0 else []
-            for how in ways[:1] if quick or place.occurrence else ways:
-                yield self.trial(place, how, size, expected)
+        for place in places:
+            if re.search(self.scenario.only, place.name):
+                ways = ["no inode"] if place.kind == "folder" else ["full", "no inode"]
+                for how in ways[:1] if quick or place.occurrence else ways:
+                    yield self.trial(place, how, expected)
 
-    def trial(self, place: Place, how: str, size: int, expected: dict[str, bytes]) -> Outcome:
+    def trial(self, place: Place, how: str, expected: dict[str, bytes]) -> Outcome:
         """The disk is full when ``place`` is to be written."""
         self.begin()
         counter: Counter[tuple[str, str]] = Counter()
@@ -179,14 +168,10 @@ class Sweep:
         def fault(kind: str, path: str) -> None:
             name = spelling(self.disk.root, path)
             if (kind, name, counter[kind, name]) == (place.kind, place.name, place.occurrence):
-                if how == "no inode":
-                    self.disk.use_up_names()
-                else:
-                    self.disk.fill(size // 2 if how == "half" else 0)
+                self.disk.use_up_names() if how == "no inode" else self.disk.fill()
             counter[kind, name] += 1
 
-        ended = self.run(fault)
-        return self.judged(str(place), how, ended, expected)
+        return self.judged(str(place), how, self.run(fault), expected)
 
     def judged(self, place: str, how: str, ended: Ended, expected: dict[str, bytes]) -> Outcome:
         """What is wrong with an end, and with what the same command makes of it when there is room."""
@@ -202,14 +187,9 @@ class Sweep:
             found.faults.append(f"said {match[0]!r}: {ended.err[-600:]}")
         if ended.code == 4:
             errors = [line for line in lines if line.startswith("error: ")]
-            if len(errors) != 1:
-                found.faults.append(f"{len(errors)} sentences")
-            elif str(self.disk.root) not in errors[0]:
-                found.faults.append("no file is named")
-            elif not ROOM.search(errors[0]):
-                found.faults.append("nothing about room")
-            elif place.startswith(TEMPORARY) and "TMPDIR" not in errors[0]:
-                found.faults.append("nothing about TMPDIR")
+            words = [str(self.disk.root), "make room", *(["TMPDIR"] if place.startswith(TEMPORARY) else [])]
+            if len(errors) != 1 or not all(word in errors[0] for word in words):
+                found.faults.append(f"no sentence that names file and way out: {errors}")
         found.faults += self.damaged()
         if done:
             return found
@@ -229,3 +209,27 @@ class Sweep:
         left += [f"left: {path.name}" for path in (self.disk.root / TEMPORARY).iterdir()]
         inside = [path for path in files if TEMPORARY_MARK not in str(path)]
         return left + [f"half-written: {wrong}" for path in inside if (wrong := whole(path))]
+
+
+def whole(path: Path) -> str | None:
+    """What is wrong with a file that has its final name; None if it can be read to its end."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from safetensors.numpy import load_file
+
+    readers: dict[str, Callable[[], object]] = {
+        ".json": lambda: json.loads(path.read_bytes()),
+        ".jsonl": lambda: [json.loads(line) for line in path.read_bytes().splitlines()],
+        ".arrow": lambda: pa.ipc.open_file(path.read_bytes()).read_all(),
+        ".parquet": lambda: pq.read_table(path),
+        ".npy": lambda: np.load(path),
+        ".safetensors": lambda: load_file(path),
+    }
+    try:
+        readers.get(path.suffix, lambda: None)()
+    except Exception as error:
+        return f"{path.name}: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    ends = {".jsonl": b"\n", ".yaml": b"\n", ".md": b"\n", ".html": b"</html>\n", ".png": b"IEND\xaeB`\x82"}
+    data = path.read_bytes()
+    return f"{path.name}: cut" if data and not data.endswith(ends.get(path.suffix, b"")) else None
