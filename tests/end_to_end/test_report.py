@@ -74,10 +74,6 @@ def test_the_report_of_a_finished_run_says_what_its_files_say(run: Path, data: P
         assert " ".join(mistake["tokens"]) in page
         assert there["text"] == texts[mistake["row"] - 1]
     assert "optim.lr 0.02" in page
-    assert (run / "report.html").stat().st_size < 2e6
-
-
-def test_names_and_texts_are_shown_and_never_run(run: Path) -> None:
     content = (run / "report.html").read_text()
     assert HOSTILE not in content
     assert NAME not in content
@@ -110,9 +106,6 @@ def test_a_run_under_way_is_shown_as_far_as_it_is(run: Path, tmp_path: Path) -> 
     for name in ("test.json", "test-predictions.parquet"):
         (copy / name).unlink()
     (copy / "status.json").write_text(json.dumps({"state": "preempted", "exit_code": 85, "reason": "", "step": 12}))
-    starts = [{"attempt": 1, "started": 1.7e9, "resumed_from": None, "processes": 2, "host": "n1"}]
-    starts += [{"attempt": 2, "started": 1.7e9 + 60, "resumed_from": 8, "processes": 4, "host": "n2"}]
-    (copy / "attempts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in starts))
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # killed while it wrote
     page = words(write_report([copy]))
@@ -120,7 +113,6 @@ def test_a_run_under_way_is_shown_as_far_as_it_is(run: Path, tmp_path: Path) -> 
     best = [line for line in read_metrics(run, "validation") if line["best"]][-1]
     assert f"Validation Accuracy {best['accuracy']:.4f}" in page
     assert "there are no test results" in page
-    assert "2 2023-11-14 22:14:20 UTC 8 4 n2" in page
 
 
 def break_matplotlib() -> None:

@@ -8,8 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ from unittest.mock import patch
 import psutil
 import pytest
 
-from harness.tracking.journal import Journal
-from harness.tracking.tracking import FINISH_S, KILL_AFTER_S, kill_tree
-from tests.commands import ROOT, read_metrics, run_command, run_module, sentence, succeed
+from harness.tracking.tracking import FINISH_S, KILL_AFTER_S
+from tests.commands import read_metrics, run_command, run_module, sentence, succeed
 from tests.datasets import write_dataset
 from tests.patient import LIMIT_S, patience
 from tests.runs import kill, launch, steps_done, wait_for_step, wait_until
@@ -51,23 +49,6 @@ def observers_of(run: Path) -> list[psutil.Process]:
 def offline(run: Path) -> dict[str, str]:
     """Variables of a node without key and network, where W&B has all the time it needs."""
     return {"HOME": str(run.parent), "WANDB_MODE": "offline", "PYTHONPATH": patience(run.parent)}
-
-
-@contextmanager
-def attempt_to_kill(run: Path, data: Path, first: int, last: int) -> Iterator[subprocess.Popen[str]]:
-    """An attempt that has logged its last step and now waits."""
-    command = [sys.executable, "-m", "tests.attempt", str(run), str(data), str(first), str(last), "killed"]
-    environment = {**os.environ, **offline(run)}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        wait_until(lambda: list((run / "wandb").glob("offline-run-*/*.wandb")))
-        assert any(line == "logged\n" for line in process.stdout)
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def attempt(run: Path, data: Path, first: int, last: int, state: str, **env: str) -> dict[str, float]:
@@ -151,59 +132,6 @@ def test_a_real_run_over_two_kills_and_a_preemption_is_one_curve(tmp_path: Path)
         logged = zip(stored.history("train/step"), stored.history("train/loss"), strict=True)
         assert all(loss == pytest.approx(losses[step], rel=1e-9) for step, loss in logged)
         assert sync(run, store)["filled"] == 0
-
-
-@pytest.fixture(scope="module")
-def killed_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four offline attempts: all processes killed, the trainer killed, preempted, finished; each resumes earlier."""
-    run = tmp_path_factory.mktemp("offline") / "run"
-    with attempt_to_kill(run, data, 1, 20):  # as a node that is taken away: nobody can finish anything
-        for observer in observers_of(run):
-            kill_tree(observer.pid)
-    with attempt_to_kill(run, data, 11, 30):
-        pass
-    wait_until(lambda: not observers_of(run))
-    attempt(run, data, 26, 40, "preempted", **offline(run))
-    attempt(run, data, 41, 50, "finished", **offline(run))
-    return run
-
-
-@pytest.mark.slow
-def test_every_attempt_goes_on_with_one_run(killed_run: Path) -> None:
-    folders = sorted((killed_run / "wandb").glob("offline-run-*"))
-    run_id = Journal(killed_run, "wandb").run_id
-    assert [folder.name.rpartition("-")[2] for folder in folders] == [run_id] * 4
-    logs = [inspect(folder, killed_run.parent) for folder in folders]
-    assert steps(logs[1]) == list(range(11, 31))  # the observer outlived its trainer and kept every row
-    assert steps(logs[2]) == list(range(31, 41))  # steps 26 to 30 had arrived: they are not told twice
-    assert steps(logs[3]) == list(range(41, 51))
-    exits = [[record["exit"] for record in log if record["type"] == "exit"] for log in logs]
-    assert exits[0] == []
-    assert [found[0].get("exit_code", 0) for found in exits[1:]] == [1, 1, 0]
-    assert [sum(record["type"] == "preempting" for record in log) for log in logs] == [0, 0, 1, 0]
-    (start,) = [record["run"] for record in logs[3] if record["type"] == "run"]
-    assert (start["run_id"], start["project"], start["run_group"]) == (run_id, "p", "dataset-0123456789ab")
-
-
-@pytest.mark.slow
-def test_sync_sends_every_row_once_and_fills_in_what_a_kill_lost(killed_run: Path) -> None:
-    run_id = Journal(killed_run, "wandb").run_id
-    folders = (killed_run / "wandb").glob("offline-run-*")
-    lost = set(range(1, 51)) - {step for folder in folders for step in steps(inspect(folder, killed_run.parent))}
-    assert lost  # rows before the second attempt's first that died with the first attempt
-    with wandb_server() as store:
-        first = sync(killed_run, store)
-        (stored,) = store.runs.values()
-        assert first["rows"] == 50
-        assert first["filled"] == len(lost)
-        check_history(stored, range(1, 51))
-        before = len(stored.history("train/step"))
-        second = sync(killed_run, store)
-        assert second["filled"] == 0
-        assert {attempt["state"] for attempt in second["attempts"]} == {"sent before"}
-        assert len(stored.history("train/step")) == before
-        assert stored.name == run_id
-        assert stored.summary()["train/step"] == 50
 
 
 def check_history(stored: StoredRun, expected: range) -> None:

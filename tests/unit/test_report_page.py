@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from harness.__main__ import main
+from harness.baseline.command import BaselineConfig
+from harness.baseline.command import main as baseline
 from harness.config import OptimConfig
 from harness.report.page import write_report
 from harness.rundir.bundle_files import read_info, write_info
@@ -70,7 +72,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(place: Path) -> Path:
-    return write_data(place / "pair", 2, 200)
+    """A dataset of two classes, on which a linear model was measured."""
+    data = write_data(place / "pair", 2, 200)
+    baseline(BaselineConfig(data=str(data), json=True))
+    return data
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +120,11 @@ def test_a_source_that_has_changed_gives_no_texts(place: Path, pair: Path) -> No
     page = words(path)
     assert f"The original texts are not to be had: {corpus} has changed since the dataset was made of it." in page
     assert "SECRET" not in path.read_text()
-    mistake = figures_of(run, "test")["mistakes"][0]
-    assert " ".join(mistake["tokens"][:5]) in page
+    figures = figures_of(run, "test")
+    assert " ".join(figures["mistakes"][0]["tokens"][:5]) in page
+    linear = json.loads((pair / "baseline" / "test.json").read_text())
+    said = f"Accuracy on test: network {figures['accuracy']:.4f}, linear model {linear['accuracy']:.4f}: "
+    assert said in page
 
 
 def test_figures_on_validation_of_older_weights_are_not_shown(many: Path, tmp_path: Path) -> None:

@@ -18,13 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.report.mistakes import Originals, find_originals, mistakes_of, placed
-from harness.report.page import by_value, script_json
-from harness.report.plots import averaged, learning_charts, worst_first
+from harness.report.page import script_json
+from harness.report.plots import learning_charts, worst_first
 from harness.report.runs import (
     RunFacts,
     best_values,
     dataset_groups,
-    differing,
     ranked,
     ranks,
     unique_names,
@@ -67,16 +66,6 @@ def test_speed_is_averaged_over_the_time_that_each_line_stands_for() -> None:
         }
     )
     assert facts().speed_summary == {}
-
-
-def test_a_long_run_is_drawn_as_means_of_neighbours() -> None:
-    lines = [{"step": step, "loss": float(step)} for step in range(1, 1001)]
-    steps, values = averaged([*lines, {"step": 1001, "loss": float("nan")}, {"step": 1002}], "loss", points=100)
-    assert len(steps) == 100
-    assert (steps[0], values[0]) == (10, 5.5)
-    assert (steps[-1], values[-1]) == (1000, 995.5)
-    assert averaged(lines[:3], "loss") == ([1, 2, 3], [1.0, 2.0, 3.0])
-    assert averaged([], "loss") == ([], [])
 
 
 @pytest.mark.parametrize(("select", "chart"), [("accuracy", "Validation accuracy"), ("loss", "Loss")])
@@ -141,7 +130,7 @@ def test_runs_stand_in_the_order_of_their_best_validation() -> None:
     ordered = ranked([runs[3], *runs[:3]])
     assert names(ordered) == ["b", "c", "a", "d"]
     assert ranks(ordered) == [1, 2, 3, None]
-    by_loss = [run(name, *values, config={"select": "loss"}) for name, *values in (("a", 0.9, 0.5), ("b", 0.8, 0.3))]
+    by_loss = [run("a", 0.9, 0.5, config={"select": "loss"}), run("b", 0.8, 0.3, config={"select": "loss"})]
     assert names(ranked(by_loss)) == ["b", "a"]
     apart = ranked([run("a", 0.5, 1, "x"), run("b", 0.9, 1, "y"), run("c", 0.6, 1, "x")])
     assert (names(apart), ranks(apart), dataset_groups(apart)) == (["c", "a", "b"], [1, 2, 1], [0, 0, 1])
@@ -149,18 +138,6 @@ def test_runs_stand_in_the_order_of_their_best_validation() -> None:
     assert best_values([*runs[:3], run("c", 0.9, 0.5, "other")]) == {}
     alike = [facts(directory=Path(place)) for place in ("x/a", "y/a", "y/b")]
     assert unique_names(alike) == ["x/a", "y/a", "b"]
-    assert names(ranked([run("a", float("nan"), 0.1), run("b", 0.1, 0.1)])) == ["b", "a"]
-
-
-def test_what_differs_between_runs() -> None:
-    first = facts(config={"run": "a", "seed": 0, "model": {"hidden_size": 8, "dropout": 0.5}, "optim": {}})
-    second = facts(config={"run": "b", "seed": 0, "model": {"hidden_size": 16, "dropout": 0.5}, "new": None})
-    assert differing([first, second]) == {
-        "model.hidden_size": [8, 16],
-        "optim": [{}, "unset"],
-        "new": ["unset", None],
-    }
-    assert by_value([0.1, None, 0.1, "unset"]) == [("0.1", [1, 3]), ("null", [2]), ("unset", [4])]
 
 
 @settings(max_examples=60, deadline=None)

@@ -23,8 +23,8 @@ from harness.scores.calibration import (
     choose_threshold,
     fit_temperature,
 )
-from harness.scores.figures import figures, subgroups
-from harness.scores.intervals import intervals, of_difference, spread, wilson
+from harness.scores.figures import figures
+from harness.scores.intervals import intervals, of_difference, spread
 from harness.scores.learning import never_found, verdicts
 from harness.scores.metrics import (
     CELLS,
@@ -186,22 +186,6 @@ def test_the_share_of_a_part_is_the_one_with_the_lowest_loss() -> None:
     losses = {share: calibrated_log_loss(network + share * wide, labels) for share in SHARES}
     assert losses[chosen] == min(losses.values())
     assert choose_share(network, other, labels) < 0.5
-
-
-def test_subgroups_hold_every_row_once_for_each_question() -> None:
-    logits, labels = simulated(200, 10)
-    random = np.random.default_rng(0)
-    lengths = random.integers(1, 50, 200)
-    unknown = np.minimum(random.integers(0, 4, 200), lengths)
-    found = subgroups(logits, labels, lengths, unknown, ["no", "yes"])
-    for by in ("length", "unknown", "label"):
-        groups = [group for group in found if group["by"] == by]
-        assert sum(group["rows"] for group in groups) == 200
-        assert 2 <= len(groups) <= 4
-        mean = sum(group["rows"] * group["log_loss"] for group in groups) / 200
-        assert mean == pytest.approx(log_loss_per_row(logits, labels).mean())
-        for group in groups:
-            assert group["accuracy_interval"] == wilson(round(group["accuracy"] * group["rows"]), group["rows"])
 
 
 @pytest.mark.thorough

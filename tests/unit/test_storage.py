@@ -19,7 +19,7 @@ from harness.config import RunConfig
 from harness.ranks.distributed import RankError, World
 from harness.training.console import Log
 from preprocessing.base import atomic, cli
-from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
+from preprocessing.base.errors import ConfigError, StorageError, UserError
 from preprocessing.base.storage import refusal, storing, temporary_folder
 from preprocessing.dataset import remote
 from tests.commands import ROOT
@@ -49,28 +49,6 @@ def test_an_error_of_the_system_has_a_sentence_and_an_exit_code(
     assert str(error) == f"/disk/a: cannot be written {sentence}name another"
     unfinished = refused(number, "/disk/step-06.tmp-host-17/model.safetensors")
     assert str(unfinished).startswith("/disk/step-06/model.safetensors: cannot be written ")
-
-
-@pytest.mark.parametrize(
-    ("wanted", "gone"), [("file", "file"), ("run/checkpoints/step-06.tmp-host-17/model.safetensors", "run")]
-)
-def test_what_was_removed_meanwhile_is_no_full_disk_and_a_folder_that_is_gone_is_named(
-    tmp_path: Path, wanted: str, gone: str
-) -> None:
-    error = refused(errno.ENOENT, str(tmp_path / wanted))
-    assert type(error) is DataError
-    assert str(error).startswith(f"{tmp_path / gone}: gone while it was needed (No such file or directory); ")
-
-
-def test_a_write_that_fails_names_the_file(tmp_path: Path) -> None:
-    target = tmp_path / "a"
-    with (
-        pytest.raises(StorageError, match=rf"^{target}: cannot be written \(No space left"),
-        storing(tmp_path),
-        atomic.replacing(target),
-    ):
-        raise OSError(errno.ENOSPC, "Error writing bytes to file")  # Arrow's words, without a name
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe"])
