@@ -21,8 +21,8 @@ from preprocessing.base.errors import DataError, require
 
 LARGEST = 1 << 24
 """Rows, features, repetitions: beyond it no machine measures anything."""
-DISTRIBUTIONS = {"bs4": "beautifulsoup4", "streaming": "mosaicml-streaming"}
-PACKAGES = ("torch", "numpy", "pyarrow", "nltk", "tokenizers", "scikit-learn", "pandas", "datasets", "litdata")
+DISTRIBUTIONS = {"bs4": "beautifulsoup4"}
+PACKAGES = ("torch", "numpy", "pyarrow", "nltk", "tokenizers", "scikit-learn", "pandas", "datasets")
 
 
 class UnavailableError(Exception):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import pickle
 import re
@@ -16,21 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import yaml
 from huggingface_hub import ModelCard, constants, file_download
 
 import padless
-from harness.baseline.linear import RECIPE
-from harness.baseline.results import folder_of
 from harness.export import folder as writing
 from harness.export import forms
 from harness.export.card import Place, Records, render
 from harness.export.config import ExportConfig
 from harness.export.forms import compare, quantized
 from harness.export.graph import onnx_model
-from harness.inference import engines as ours
 from harness.inference.bundle import read_bundle
 from harness.inference.onnx_scorer import onnx_logits, session_of
 from harness.model import registry
@@ -42,8 +37,8 @@ from harness.rundir.results import read_figures, write_figures
 from harness.rundir.training_facts import FILE as TRAINING
 from harness.scores.calibration import Decision
 from preprocessing.base import atomic
-from preprocessing.base.errors import DataError, StorageError
-from preprocessing.dataset.shards import VOCABULARY, read_manifest
+from preprocessing.base.errors import DataError
+from preprocessing.dataset.shards import VOCABULARY
 from tests.commands import ROOT
 from tests.exports import TEXTS, export, make_model, make_run
 from tests.hub_server import Hub, serving
@@ -55,10 +50,7 @@ SHAPES: list[tuple[int, dict[str, Any]]] = [
     (2, {"pooling": "max+mean", "wide": 64}),
     (3, {"pooling": "mean", "wide": 1024, "cell": "gru", "num_layers": 2}),
     (2, {"pooling": "last", "cell": "gru", "bidirectional": False}),
-    (4, {"pooling": "last", "num_layers": 2, "wide": 2}),
-    (2, {"wide": 256, "wide_ngrams": 4}),
     (2, {"wide": 256, "wide_ngrams": 3, "wide_tail": 5, "wide_tf": "binary"}),
-    (3, {"wide": 512, "wide_ngrams": 1, "wide_tail": 40}),
 ]
 
 
@@ -97,11 +89,10 @@ def test_the_graph_is_the_network_at_every_length(classes: int, shape: dict[str,
     assert small.get_modelmeta().custom_metadata_map == {"bundle": "b"}
 
 
-@pytest.mark.parametrize("part", ["embedding.weight", "recurrent.layers.0.weight_hh_l0_reverse", "wide.table"])
-def test_another_number_in_the_graph_is_found(part: str) -> None:
+def test_another_number_in_the_graph_is_found() -> None:
     model = make_model(80, pooling="mean", wide=256)
     other = make_model(80, pooling="mean", wide=256)
-    other.state_dict()[part][5] += 0.5
+    other.state_dict()["recurrent.layers.0.weight_hh_l0_reverse"][5] += 0.5
     session = session_of(onnx_model(other, 1.0, {}), "network")
     with pytest.raises(DataError, match=r"differs from torch's by 0\.\d+, more than 0\.0001; nothing was exported"):
         compare(model, session, Decision(), 80, 30, 7)
@@ -116,8 +107,6 @@ def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: P
     assert onnx.predict_proba([]).shape == (0, 2)
     small = padless.load(str(folder), engine="onnx-int8").predict_proba(TEXTS)
     assert 0 < np.abs(small - expected).max() < 0.1
-    with pytest.raises(padless.UserError, match="engine: 'tensorflow' is out of range: expected one of auto, torch"):
-        padless.load(folder, engine="tensorflow")  # type: ignore[arg-type]
     with pytest.raises(padless.UserError, match=r"export\.json: missing: .* is no export; `python -m harness export"):
         padless.load(run, engine="onnx")
 
@@ -127,39 +116,27 @@ def test_the_index_says_what_was_measured(folder: Path) -> None:
     weights = read_info(folder).weights
     assert sorted(content["files"]) == sorted([INDEX, ONNX, INT8, "training.json", VOCABULARY, weights])
     assert {path.name for path in folder.iterdir()} == {*content["files"], EXPORT, CARD}
-    onnx, small = content["files"][ONNX], content["files"][INT8]
-    assert 0 < onnx["difference"] < 1e-6
-    assert onnx["longest"] == 64
-    cost = small["cost"]
+    assert 0 < content["files"][ONNX]["difference"] < 1e-6
+    cost = content["files"][INT8]["cost"]
     assert (cost["rows"], cost["split"]) == (30, "validation")
     assert 0 <= cost["accuracy_int8"] <= 1
-    assert cost["rows_per_s"] > 0
-    assert small["bytes"] == (folder / INT8).stat().st_size
 
 
 def test_the_card_is_one_of_the_hub(run: Path, folder: Path) -> None:
     card = ModelCard.load(folder / CARD)
     head = card.data
     assert (head.license, head.language, head.pipeline_tag) == ("mit", "en", "text-classification")
-    assert {"padless", "lstm", "onnx"} <= set(head.tags)
     figures = json.loads((run / "test.json").read_text())
-    assert head.model_name == "a|b"
     values = {result.metric_type: result for result in head.eval_results}
     assert values["accuracy"].metric_value == figures["accuracy"]
-    assert values["accuracy"].metric_args == {"interval_95": figures["intervals"]["accuracy"]}
     assert (values["accuracy"].dataset_name, values["accuracy"].dataset_split) == ("data", "test")
     low, high = figures["intervals"]["accuracy"]
     for part in (
         f"| accuracy | {figures['accuracy']:.4f} | {low:.4f} to {high:.4f} |",
         "| train | 50 |",
         "2 classes of texts apart: `negative`, `positive`",
-        "Of a text it reads at most 64 tokens",
-        "no probability differs by more than",
         "on the 30 rows of the split `validation`",
         f"| weights (sha256) | {read_info(run / BUNDLE).weights_sha256} |",
-        "| vectors at the start | vectors.npy |",
-        "`mit`, as named at export",
-        "epochs 3, seed 1, lr 0.01",
     ):
         assert part in card.content
     assert "/home/somebody" not in card.content + (folder / INDEX).read_text()
@@ -186,7 +163,6 @@ def test_a_bundle_alone_has_a_card_that_says_what_is_not_known(run: Path, tmp_pa
     assert export(tmp_path / "alone", "--output", tmp_path / "out", "--quiet") == 0
     text = (tmp_path / "out" / CARD).read_text()
     assert "No evaluation of these weights lies beside them." in text
-    assert "None was named at export." in text
     assert "model-index" not in yaml.safe_load(text.split("---\n")[1])
     expected = padless.load(run).predict_proba(TEXTS)
     np.testing.assert_array_equal(padless.load(tmp_path / "out").predict_proba(TEXTS), expected)
@@ -194,14 +170,11 @@ def test_a_bundle_alone_has_a_card_that_says_what_is_not_known(run: Path, tmp_pa
     np.testing.assert_array_equal(padless.load(tmp_path / "out").predict_proba(TEXTS), expected)
 
 
-def test_a_card_says_which_figures_are_of_these_weights(run: Path, own_run: Path, tmp_path: Path) -> None:
+def test_a_card_says_which_figures_are_of_these_weights(own_run: Path, tmp_path: Path) -> None:
     def card(name: str) -> str:
         assert export(own_run, "--output", tmp_path / name, "--quiet") == 0
         return (tmp_path / name / CARD).read_text()
 
-    linear = {"dataset": read_manifest(run.parent / "data").fingerprint, "recipe": RECIPE, "accuracy": 0.625}
-    write_figures(folder_of(run.parent / "data"), "test", {**linear, "intervals": {"accuracy": [0.5, 0.75]}})
-    assert "TF-IDF of words and pairs has accuracy 0.6250 (0.5000 to 0.7500) there." in card("beside")
     write_figures(own_run, "test", {**(read_figures(own_run, "test") or {}), "step": 6})
     assert "No evaluation of these weights" in card("others")
     (own_run / "test.json").unlink()
@@ -216,16 +189,8 @@ def test_a_card_says_which_figures_are_of_these_weights(run: Path, own_run: Path
     ("arguments", "code", "sentence"),
     [
         (["--output", "there"], 2, "output: there is there already; name another folder, or remove it"),
-        ([], 2, "output: missing: name the folder to write, as in --output exports/mine"),
-        (["--output", "new", "--data", "x"], 2, "data: only --int8 is measured on a dataset"),
         (["--output", "new", "--push", "mine"], 2, "push: 'mine' names no repository of the hub; it is OWNER/NAME"),
-        (["--push", "me/mine"], 2, "is no export folder yet; name the folder to write"),
-        (["--output", "new", "--int8", "--data", "there"], 3, "there is not a dataset directory"),
-        (
-            ["--output", "there/file/new"],
-            2,
-            "there/file: cannot be written (it is a file, and a directory is needed here); name another --output",
-        ),
+        (["--output", "there/file/new"], 2, "there/file: cannot be written (it is a file, and a directory is needed"),
     ],
 )
 def test_what_is_refused(
@@ -241,34 +206,18 @@ def test_what_is_refused(
     Path("there").mkdir()
     Path("there/file").touch()
     assert export(run, *arguments) == code
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert sentence in said
-    assert said.count("\n") == 1
+    assert sentence in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
 def test_places_that_hold_nothing_to_export(run: Path, folder: Path, tmp_path: Path, capsys) -> None:
     for place, code, sentence in (
-        (tmp_path / "none", 3, "there is no folder"),
         (run.parent / "data", 3, "is a dataset; name a run that was trained on it"),
         (folder, 2, "is an export already; name the run that it came from"),
-        ("hf://me/mine", 2, "is exported already"),
     ):
         assert export(place, "--output", tmp_path / "new") == code
         assert sentence in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_no_room_for_the_quantizers_own_folder_is_said_of_tmpdir(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another --output would not help."""
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/ort.quant.abc/model.onnx")
-
-    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", full)
-    with pytest.raises(StorageError, match=r"^/tmp/ort\.quant\.abc/model\.onnx: .*; make room .*, or set TMPDIR to a"):
-        quantized(onnx.helper.make_model(onnx.helper.make_graph([], "none", [], [])).SerializeToString())
 
 
 def test_int8_without_its_dataset_asks_for_one(own_run: Path, tmp_path: Path, capsys) -> None:
@@ -328,7 +277,7 @@ def test_any_flipped_byte_is_found_whatever_reads_it(own: Path, engine: str) -> 
     random = np.random.default_rng(0)
     for path in sorted(set(own.iterdir()) - {own / CARD}):
         whole = path.read_bytes()
-        for place in random.integers(0, len(whole), 4):
+        for place in random.integers(0, len(whole), 2):
             content = bytearray(whole)
             content[place] ^= 1 << int(random.integers(8))
             path.write_bytes(content)
@@ -338,13 +287,12 @@ def test_any_flipped_byte_is_found_whatever_reads_it(own: Path, engine: str) -> 
         path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("engine", ["torch", "onnx"])
-def test_a_network_of_a_terabyte_is_not_read(own: Path, engine: str) -> None:
+def test_a_network_of_a_terabyte_is_not_read(own: Path) -> None:
     """A hole, which the index vouches for: its hash alone would take an hour."""
     with open(own / ONNX, "r+b") as file:
         file.truncate(1 << 40)
     resealed(own / EXPORT, lambda content: content["files"][ONNX].update(bytes=1 << 40))
-    refused, _ = attempt(own, engine)
+    refused, _ = attempt(own, "torch")
     assert refused.startswith(f"{own / ONNX}: 1,099,511,627,776 bytes, and no ONNX file has more than 2,147,483,648")
 
 
@@ -363,7 +311,6 @@ def test_a_pickle_is_refused_and_not_executed(own: Path, tmp_path: Path) -> None
     trace = tmp_path / "executed"
     content = pickle.dumps(Trap(trace))
     (own / ONNX).write_bytes(content)
-    assert "bytes, and export.json says" in attempt(own, "onnx")[0]
     replaced(own, ONNX, content)
     assert f"{ONNX}: ONNX Runtime cannot read it" in attempt(own, "onnx")[0]
     assert not trace.exists()
@@ -377,11 +324,6 @@ def test_the_network_of_another_bundle_is_refused(own: Path, tmp_path: Path) -> 
     shutil.copy(other / EXPORT, own / EXPORT)
     for engine in ("onnx", "torch"):
         assert "export.json: belongs to another bundle than the bundle.json beside it" in attempt(own, engine)[0]
-    value, result = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Abs", ["x"], ["y"])], "g", [value], [result])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
-    replaced(other, ONNX, model.SerializeToString())
-    assert attempt(other, "onnx")[0].endswith("not a network that padless has exported: it takes x")
 
 
 FACTS = {"bytes": 1, "sha256": "0" * 64}
@@ -391,14 +333,9 @@ FACTS = {"bytes": 1, "sha256": "0" * 64}
     ("change", "sentence"),
     [
         (lambda content: content["files"].update({"../x": FACTS}), "names a file outside its own folder ('../x')"),
-        (lambda content: content["files"].update({"/etc/passwd": FACTS}), "names a file outside its own folder"),
-        (lambda content: content["files"].update({"..": FACTS}), "names a file outside its own folder ('..')"),
         (lambda content: content["files"][ONNX].update(bytes=10**9), "and export.json says 1,000,000,000"),
-        (lambda content: content["files"][ONNX].update(bytes=10**15), "and no ONNX file has more than 2,147,483,648"),
         (lambda content: content["files"][ONNX].update(bytes="many"), "Expected `int`, got `str`"),
-        (lambda content: content.update(files=[]), "Expected `object`, got `array` - at `$.files`"),
         (lambda content: content.update(format_version=9), "padless-export 9, this padless reads padless-export 1"),
-        (lambda content: content.update(more=1), "no key 'more' is known"),
         (lambda content: content.update(bundle="0"), "belongs to another bundle"),
     ],
 )
@@ -415,9 +352,7 @@ def test_sizes_that_no_memory_holds_are_refused_before_anything_is_allocated(own
     for change, sentence in (
         ({"vocabulary_size": 10**15}, "vocabulary_size is 1000000000000000, and vocabulary.arrow has 127 entries"),
         ({"model": {**shape, "hidden_size": 1 << 20}}, few),
-        ({"model": {**shape, "embedding_dim": 1 << 20}}, few),
         ({"model": {**shape, "num_layers": 10**12}}, "model.num_layers: 1000000000000 is out of range"),
-        ({"model": {**shape, "wide": 1 << 26}}, few),
     ):
         resealed(own / INDEX, lambda content, change=change: content.update(change))
         assert sentence in attempt(own, "torch")[0]
@@ -449,7 +384,6 @@ def test_what_is_pushed_is_loaded_again(hub: Hub, run: Path, tmp_path: Path, cap
     expected = padless.load(run).predict_proba(TEXTS)
     model = padless.load("hf://me/mine")
     np.testing.assert_array_equal(model.predict_proba(TEXTS), expected)
-    assert repr(model).startswith("<padless model hf://me/mine: 2 classes")
     del hub.files[CARD]
     hub.files["train.py"] = b"raise SystemExit"
     again = padless.load("hf://me/mine@main", engine="onnx")
@@ -463,25 +397,17 @@ def test_a_push_that_fails_leaves_the_folder(hub: Hub, run: Path, tmp_path: Path
     said = capsys.readouterr().err
     assert "--push me/mine: the hub did not take it (" in said
     assert f"`padless export {tmp_path / 'out'} --push me/mine` tries again" in said
-    assert padless.load(tmp_path / "out").predict_proba(TEXTS).shape == (4, 2)
+    padless.load(tmp_path / "out")
 
 
-def test_a_push_without_a_token_or_the_library(hub: Hub, run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_push_without_a_token(hub: Hub, run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.delenv("HF_TOKEN")
     assert export(run, "--output", tmp_path / "out", "--push", "me/mine") == 2
     assert "--push: no token of the hub; log in with `hf auth login`" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert export(run, "--output", tmp_path / "more", "--push", "me/mine") == 2
-    assert "huggingface_hub cannot be imported here; pip install 'padless[hub]' brings it" in capsys.readouterr().err
-    assert not (tmp_path / "more").exists()
-    with pytest.raises(padless.UserError, match=r"hf://me/mine: huggingface_hub cannot be imported here; pip install"):
-        ours.local("hf://me/mine")
 
 
 def test_addresses_that_hold_no_model(hub: Hub) -> None:
-    with pytest.raises(padless.UserError, match="hf://mine: a model of the hub is named hf://OWNER/NAME"):
-        padless.load("hf://mine")
     with pytest.raises(padless.UserError, match=r"hf://you/other: cannot be had \(.*404"):
         padless.load("hf://you/other")
     hub.files["config.json"] = b"{}"
