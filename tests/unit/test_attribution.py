@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from harness.config import ModelConfig
-from harness.model import attribution
 from harness.model.attribution import Attribution, attributions, batch_of, wide_scores
 from harness.model.classifier import Classifier
 from harness.model.registry import CELLS, POOLINGS
@@ -78,16 +77,6 @@ def test_scores_add_up_to_the_logit(pooling: str, cell: str) -> None:
         check_complete(model, found, columns)
 
 
-def test_more_steps_only_where_they_are_needed() -> None:
-    model = make_model(2, pooling="max")
-    bent = attributions(model, TEXTS, [0] * len(TEXTS))
-    with torch.no_grad():
-        model.embedding.weight *= 1e-3
-    straight = attributions(model, TEXTS, [0] * len(TEXTS))
-    assert [one.points for one in straight] == [2 * attribution.PIECES + 1] * len(TEXTS)
-    assert bent[0].points > straight[0].points
-
-
 @pytest.mark.parametrize(("longest", "tail"), [(2, 0), (1, 3), (4, 4)])
 def test_the_wide_part_alone_is_shared_exactly(longest: int, tail: int) -> None:
     wide = WidePart(1 << 12, 2, longest, tail, binary=tail > 3)
@@ -107,25 +96,6 @@ def test_any_company_gives_the_same() -> None:
     together = attributions(model, TEXTS, columns)
     for one, ids, column in zip(together, TEXTS, columns, strict=True):
         np.testing.assert_allclose(attributions(model, [ids], [column])[0].scores, one.scores, atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    ("longest", "tail", "ids", "place", "expected"),
-    [
-        (2, 0, [5, 6, 7, 6, 7], 6, [0, 2, 2, 2, 2]),  # the pair of 6 and 7, which is there twice
-        (3, 0, [5, 6, 7, 8], -1, [0, 8 / 3, 8 / 3, 8 / 3]),
-        (1, 3, [6, 7, 5, 6, 7], -1, [0, 0, 0, 4, 4]),  # the pair of 6 and 7 at the end
-    ],
-)
-def test_an_ngram_belongs_to_all_of_its_words(
-    longest: int, tail: int, ids: list[int], place: int, expected: list[float]
-) -> None:
-    wide, text = WidePart(1 << 12, 1, longest, tail), torch.tensor(ids)
-    if wide.owners is not None:
-        own_everything(wide, text[None])
-    bucket = wide.places(text[None], torch.tensor([len(ids)]))[0, place]
-    wide.weights[bucket], wide.table[bucket, 0] = 1.0, 8.0
-    np.testing.assert_allclose(wide_scores(wide, text, 0), expected, rtol=1e-6)
 
 
 def test_as_captum_computes_it() -> None:

@@ -102,16 +102,6 @@ def pair_or_word(key: int, size: int, tokens: list[str]) -> str:
     return tokens[key] if key < size else f"{tokens[key // size]} {tokens[key % size]}"
 
 
-def test_of_too_many_ngrams_those_in_the_most_rows_stay(data: Path) -> None:
-    manifest = read_manifest(data)
-    train = Split(data, manifest, "train")
-    every = Vectorizer(train, manifest.vocabulary_size, MOST_WEIGHTS)
-    few = Vectorizer(train, manifest.vocabulary_size, 50)
-    assert len(every.key) > len(few.key) == 50
-    assert (np.diff(few.key) > 0).all()
-    assert few.weights.idf_.max() <= np.sort(every.weights.idf_)[50]
-
-
 def test_a_class_without_training_rows_is_the_least_probable() -> None:
     matrix = np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.0], [0.0, 0.8]])
     classifier = fit(matrix, np.array([0, 2, 0, 2]))
@@ -119,17 +109,6 @@ def test_a_class_without_training_rows_is_the_least_probable() -> None:
     assert logits.argmax(axis=1).tolist() == [0, 2, 0, 2]
     assert np.isfinite(logits).all()
     assert (logits[:, [1, 3]] < logits[:, [0, 2]].min(axis=1, keepdims=True)).all()
-
-
-def test_much_work_is_done_in_fewer_steps(
-    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(linear, "FEWEST_STEPS", 3)
-    monkeypatch.setattr(linear, "WORK", 1)
-    command.main(BaselineConfig(data=str(own)))
-    assert "logistic regression with C = 10, stopped after 3 steps" in unwrapped(capsys.readouterr().out)
-    values = read_results(own, read_manifest(own).fingerprint)["test"]
-    assert (values["steps"], values["converged"]) == (3, False)
 
 
 def test_it_is_measured_once_for_each_fingerprint(

@@ -105,15 +105,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.slow
-def test_predict_as_users_run_it(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["predict", "--run", str(bundle / "run"), "--input", str(bundle / "in.txt"), "--rounds", "1"]
-    assert main([*words, "--precision", "fp32", "--json"]) == 0
-    values = json.loads(capsys.readouterr().out)
-    check(values, "rows/s", predict.LOOP, predict.LINEAR)
-    assert all(0 < one["p50 ms"] <= one["p99 ms"] for one in values["single_text_ms"])
-
-
 def test_predict_computes_what_predict_does(bundle: Path) -> None:
     texts = (bundle / "in.txt").read_text().splitlines()
     scorer = open_scorer(bundle / "run", "torch", 1024, {"device": "cpu", "precision": "fp32"})
@@ -187,9 +178,3 @@ def test_curve(trained: list[list[str]], tmp_path: Path, capsys: pytest.CaptureF
     lines = json.loads(capsys.readouterr().out)
     assert (len(trained), picture.read_bytes()) == (4, first)
     assert lines[0]["methods"]["labelled"] == {"mean": 0.8, "sd": None, "draws": 1, "seconds": pytest.approx(0, abs=60)}
-
-
-def test_fewer_labels_are_some_of_more(tmp_path: Path) -> None:
-    corpus = curve.read_corpus(write_corpus(tmp_path / "mine.csv", held="dev"), "split")
-    few, more = set(curve.drawn(corpus, 50, 1)), set(curve.drawn(corpus, 100, 1))
-    assert (len(few), len(more), few < more) == (50, 100, True)

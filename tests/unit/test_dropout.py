@@ -44,17 +44,6 @@ def test_masks_have_the_values_of_their_definition() -> None:
             assert mask[place, feature] == (1 / (1 - chance) if stays else 0)
 
 
-@pytest.mark.parametrize("chance", [0.0, 0.3, 0.95])
-def test_the_share_that_is_dropped_is_the_chance(chance: float) -> None:
-    masks = Masks.of(1, 2, np.arange(2000), CPU)
-    mask = masks.features(HEAD, 500, chance, torch.float32)
-    spread = 5 * (chance * (1 - chance) / mask.numel()) ** 0.5
-    assert float((mask == 0).double().mean()) == pytest.approx(chance, abs=spread)
-    assert float(mask.max()) == pytest.approx(1 / (1 - chance))
-    stays = masks.tokens(None, torch.arange(500), chance)
-    assert float((~stays).double().mean()) == pytest.approx(chance, abs=spread)
-
-
 def test_seeds_steps_rows_sites_and_features_share_nothing() -> None:
     """Any two masks that differ in one of them agree in half of the places, and so do neighbouring places."""
     rows, size = np.arange(512), 256

@@ -7,8 +7,6 @@ import json
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -37,9 +35,6 @@ from harness.rundir.results import read_figures, write_figures
 from harness.rundir.training_facts import FILE as TRAINING
 from harness.scores.calibration import Decision
 from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
-from preprocessing.dataset.shards import VOCABULARY
-from tests.commands import ROOT
 from tests.exports import TEXTS, export, make_model, make_run
 from tests.hub_server import Hub, serving
 from tests.unit.test_bundle import Trap
@@ -89,16 +84,11 @@ def test_the_graph_is_the_network_at_every_length(classes: int, shape: dict[str,
     assert small.get_modelmeta().custom_metadata_map == {"bundle": "b"}
 
 
-def test_another_number_in_the_graph_is_found() -> None:
-    model = make_model(80, pooling="mean", wide=256)
-    other = make_model(80, pooling="mean", wide=256)
-    other.state_dict()["recurrent.layers.0.weight_hh_l0_reverse"][5] += 0.5
-    session = session_of(onnx_model(other, 1.0, {}), "network")
-    with pytest.raises(DataError, match=r"differs from torch's by 0\.\d+, more than 0\.0001; nothing was exported"):
-        compare(model, session, Decision(), 80, 30, 7)
-
-
 def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: Path) -> None:
+    content = json.loads((folder / EXPORT).read_text())
+    assert {path.name for path in folder.iterdir()} == {*content["files"], EXPORT, CARD}
+    assert 0 < content["files"][ONNX]["difference"] < 1e-6
+    assert (content["files"][INT8]["cost"]["rows"], content["files"][INT8]["cost"]["split"]) == (30, "validation")
     expected = padless.load(run).predict_proba(TEXTS)
     np.testing.assert_array_equal(padless.load(folder).predict_proba(TEXTS), expected)
     onnx = padless.load(folder, engine="onnx")
@@ -109,17 +99,6 @@ def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: P
     assert 0 < np.abs(small - expected).max() < 0.1
     with pytest.raises(padless.UserError, match=r"export\.json: missing: .* is no export; `python -m harness export"):
         padless.load(run, engine="onnx")
-
-
-def test_the_index_says_what_was_measured(folder: Path) -> None:
-    content = json.loads((folder / EXPORT).read_text())
-    weights = read_info(folder).weights
-    assert sorted(content["files"]) == sorted([INDEX, ONNX, INT8, "training.json", VOCABULARY, weights])
-    assert {path.name for path in folder.iterdir()} == {*content["files"], EXPORT, CARD}
-    assert 0 < content["files"][ONNX]["difference"] < 1e-6
-    cost = content["files"][INT8]["cost"]
-    assert (cost["rows"], cost["split"]) == (30, "validation")
-    assert 0 <= cost["accuracy_int8"] <= 1
 
 
 def test_the_card_is_one_of_the_hub(run: Path, folder: Path) -> None:
@@ -171,18 +150,9 @@ def test_a_bundle_alone_has_a_card_that_says_what_is_not_known(run: Path, tmp_pa
 
 
 def test_a_card_says_which_figures_are_of_these_weights(own_run: Path, tmp_path: Path) -> None:
-    def card(name: str) -> str:
-        assert export(own_run, "--output", tmp_path / name, "--quiet") == 0
-        return (tmp_path / name / CARD).read_text()
-
     write_figures(own_run, "test", {**(read_figures(own_run, "test") or {}), "step": 6})
-    assert "No evaluation of these weights" in card("others")
-    (own_run / "test.json").unlink()
-    lines = [{"kind": "validation", "step": step, "accuracy": step / 10, "log_loss": 0.5} for step in (3, 7)]
-    (own_run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    text = card("validated")
-    assert re.search(r"\| accuracy \| 0\.7000 \| 0\.5\d+ to 0\.8\d+ \|", text)
-    assert "These weights were chosen on this split" in text
+    assert export(own_run, "--output", tmp_path / "out", "--quiet") == 0
+    assert "No evaluation of these weights" in (tmp_path / "out" / CARD).read_text()
 
 
 @pytest.mark.parametrize(
@@ -210,25 +180,11 @@ def test_what_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
-def test_places_that_hold_nothing_to_export(run: Path, folder: Path, tmp_path: Path, capsys) -> None:
-    for place, code, sentence in (
-        (run.parent / "data", 3, "is a dataset; name a run that was trained on it"),
-        (folder, 2, "is an export already; name the run that it came from"),
-    ):
-        assert export(place, "--output", tmp_path / "new") == code
-        assert sentence in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_int8_without_its_dataset_asks_for_one(own_run: Path, tmp_path: Path, capsys) -> None:
     config = yaml.safe_load((own_run / "config.yaml").read_text())
     (own_run / "config.yaml").write_text(yaml.safe_dump({**config, "data": str(tmp_path / "gone")}))
     assert export(own_run, "--output", tmp_path / "out", "--int8") == 2
     assert f"the dataset of the run, {tmp_path / 'gone'}, is not there; name one with --data" in capsys.readouterr().err
-    other = make_run(tmp_path / "other", seed=5).parent / "data"
-    assert export(own_run, "--output", tmp_path / "out", "--int8", "--data", other) == 3
-    assert "its vocabulary is not the one the weights were trained with" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_left_of_an_export_that_differs(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -271,9 +227,8 @@ def replaced(folder: Path, name: str, data: bytes) -> None:
     resealed(folder / EXPORT, lambda content: content["files"][name].update(said))
 
 
-@pytest.mark.parametrize("engine", ["torch", "onnx-int8"])
-def test_any_flipped_byte_is_found_whatever_reads_it(own: Path, engine: str) -> None:
-    expected = padless.load(own, engine).predict_proba(TEXTS)  # type: ignore[arg-type]
+def test_any_flipped_byte_is_found_whatever_reads_it(own: Path) -> None:
+    expected = padless.load(own).predict_proba(TEXTS)
     random = np.random.default_rng(0)
     for path in sorted(set(own.iterdir()) - {own / CARD}):
         whole = path.read_bytes()
@@ -281,19 +236,10 @@ def test_any_flipped_byte_is_found_whatever_reads_it(own: Path, engine: str) -> 
             content = bytearray(whole)
             content[place] ^= 1 << int(random.integers(8))
             path.write_bytes(content)
-            refused, found = attempt(own, engine)
+            refused, found = attempt(own, "torch")
             # else a blank of export.json: all that the file says is what it said
             assert str(own) in refused or (path.name == EXPORT and np.array_equal(found, expected)), path
         path.write_bytes(whole)
-
-
-def test_a_network_of_a_terabyte_is_not_read(own: Path) -> None:
-    """A hole, which the index vouches for: its hash alone would take an hour."""
-    with open(own / ONNX, "r+b") as file:
-        file.truncate(1 << 40)
-    resealed(own / EXPORT, lambda content: content["files"][ONNX].update(bytes=1 << 40))
-    refused, _ = attempt(own, "torch")
-    assert refused.startswith(f"{own / ONNX}: 1,099,511,627,776 bytes, and no ONNX file has more than 2,147,483,648")
 
 
 def test_one_form_of_the_network_is_enough(own: Path) -> None:
@@ -334,29 +280,14 @@ FACTS = {"bytes": 1, "sha256": "0" * 64}
     [
         (lambda content: content["files"].update({"../x": FACTS}), "names a file outside its own folder ('../x')"),
         (lambda content: content["files"][ONNX].update(bytes=10**9), "and export.json says 1,000,000,000"),
-        (lambda content: content["files"][ONNX].update(bytes="many"), "Expected `int`, got `str`"),
+        (lambda content: content["files"][ONNX].update(bytes=10**15), "and no ONNX file has more than 2,147,483,648"),
         (lambda content: content.update(format_version=9), "padless-export 9, this padless reads padless-export 1"),
         (lambda content: content.update(bundle="0"), "belongs to another bundle"),
     ],
 )
 def test_an_index_that_is_not_true_is_refused(own: Path, change: Any, sentence: str) -> None:
     resealed(own / EXPORT, change)
-    for engine in ("torch", "onnx"):
-        assert sentence in attempt(own, engine)[0]
-
-
-def test_sizes_that_no_memory_holds_are_refused_before_anything_is_allocated(own: Path) -> None:
-    (own / EXPORT).unlink()  # which would refuse the others for not belonging together
-    shape, kept = read_info(own).model, (own / INDEX).read_bytes()
-    few = "is expected; "
-    for change, sentence in (
-        ({"vocabulary_size": 10**15}, "vocabulary_size is 1000000000000000, and vocabulary.arrow has 127 entries"),
-        ({"model": {**shape, "hidden_size": 1 << 20}}, few),
-        ({"model": {**shape, "num_layers": 10**12}}, "model.num_layers: 1000000000000 is out of range"),
-    ):
-        resealed(own / INDEX, lambda content, change=change: content.update(change))
-        assert sentence in attempt(own, "torch")[0]
-        (own / INDEX).write_bytes(kept)
+    assert sentence in attempt(own, "torch")[0]
 
 
 @pytest.fixture
@@ -405,21 +336,3 @@ def test_a_push_without_a_token(hub: Hub, run: Path, tmp_path: Path, monkeypatch
     assert export(run, "--output", tmp_path / "out", "--push", "me/mine") == 2
     assert "--push: no token of the hub; log in with `hf auth login`" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_addresses_that_hold_no_model(hub: Hub) -> None:
-    with pytest.raises(padless.UserError, match=r"hf://you/other: cannot be had \(.*404"):
-        padless.load("hf://you/other")
-    hub.files["config.json"] = b"{}"
-    with pytest.raises(padless.UserError, match=r"bundle\.json: missing: .* is neither a run directory"):
-        padless.load("hf://me/mine")
-
-
-@pytest.mark.slow
-@pytest.mark.processes
-def test_reading_weights_imports_no_compiler(folder: Path) -> None:
-    """Torch's own, and sympy with it, take as long as all else that a prediction does."""
-    script = (
-        "import sys, padless; padless.load(sys.argv[1]); sys.exit(bool({'torch._dynamo', 'sympy'} & {*sys.modules}))"
-    )
-    subprocess.run([sys.executable, "-c", script, str(folder)], cwd=ROOT, timeout=120, check=True)

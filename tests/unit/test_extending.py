@@ -12,14 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from harness.__main__ import main
-from harness.batch import Batch
 from harness.config import ModelConfig
-from harness.data.batches import pack
 from harness.model import registry
 from harness.model.classifier import Classifier
 from harness.model.registry import network_shapes
@@ -30,6 +27,7 @@ from preprocessing.text import tokenizers
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import ALWAYS, TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
+from tests.batches import alone, packed_batch, padded_batch
 from tests.datasets import write_dataset
 
 pytestmark = pytest.mark.thorough
@@ -68,30 +66,17 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     return follow
 
 
-def make_batches(lengths: tuple[int, ...]) -> tuple[Batch, Batch]:
-    """The same rows padded and packed, longest first; a row's ids depend on its place and length alone."""
-    length = np.array(lengths)
-    ids = np.zeros((len(length), length.max()), np.int16)
-    for row, size in enumerate(lengths):
-        ids[row, :size] = 2 + (np.arange(size) * 7 + size * 3) % 28
-    tokens = torch.empty(int(length.sum()), dtype=torch.int16)
-    sizes = torch.from_numpy(pack(torch.from_numpy(ids), length, tokens))
-    rest = (torch.from_numpy(length), torch.zeros(len(length), dtype=torch.int64), np.arange(len(length)))
-    return Batch(torch.from_numpy(ids), *rest), Batch(tokens, *rest, sizes)
-
-
 def check_model(config: ModelConfig) -> None:
     """A network gives each row, padded or packed, in a batch or alone, the same logits and gradients."""
     torch.manual_seed(0)
     model = Classifier(config, 30, 3).double()
-    padded, packed = make_batches(LENGTHS)
-    alone = torch.cat([model(make_batches((size,))[0]) for size in LENGTHS])
-    results = [alone, model(padded), model(packed)]
-    weights = torch.arange(1.0, alone.numel() + 1, dtype=torch.float64).view_as(alone)
+    padded = padded_batch(LENGTHS, 30)
+    apart = torch.cat([model(alone(padded, row)) for row in range(len(LENGTHS))])
+    weights = torch.arange(1.0, apart.numel() + 1, dtype=torch.float64).view_as(apart)
     wanted = list(model.parameters())
-    expected = torch.autograd.grad((alone * weights).sum(), wanted)
-    for logits in results[1:]:
-        torch.testing.assert_close(logits, alone, rtol=0, atol=1e-12)
+    expected = torch.autograd.grad((apart * weights).sum(), wanted)
+    for logits in (model(padded), model(packed_batch(padded))):
+        torch.testing.assert_close(logits, apart, rtol=0, atol=1e-12)
         for ours, theirs in zip(torch.autograd.grad((logits * weights).sum(), wanted), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
     assert network_shapes(config, 30, 3) == {name: tuple(held.shape) for name, held in model.state_dict().items()}

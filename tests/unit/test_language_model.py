@@ -16,17 +16,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.__main__ import main
-from harness.batch import Batch
 from harness.config import LanguageModelConfig, ModelConfig, RunConfig
 from harness.data.views import rows_of_task
 from harness.inference.bundle import write_bundle
 from harness.model import softmax
-from harness.model.language import LanguageModel, LanguageObjective, Targets
+from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.softmax import LogUniformSampler, log_losses
 from harness.training import preflight
 from harness.training.rules import resolve
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.dataset.shards import Manifest, ShardInfo, read_manifest
+from preprocessing.base.errors import ConfigError
+from preprocessing.dataset.shards import Manifest, read_manifest
+from tests.batches import padded_batch
 from tests.datasets import write_dataset
 from tests.reference import plain_language_model as plain
 
@@ -36,15 +36,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_dataset(root, {"train": 60, "validation": 20, "test": 10, "unlabelled": 40})
     return root
-
-
-def padded_batch(lengths: list[int], vocabulary_size: int, seed: int = 0) -> Batch:
-    """Random ids of rows, longest first."""
-    random = np.random.default_rng(seed)
-    ids = random.integers(1, vocabulary_size, (len(lengths), lengths[0])).astype(np.int32)
-    ids[np.arange(lengths[0]) >= np.array(lengths)[:, None]] = 0
-    labels = torch.zeros(len(lengths), dtype=torch.int64)
-    return Batch(torch.from_numpy(ids), torch.tensor(lengths), labels, np.arange(len(lengths)))
 
 
 class Largest(TorchDispatchMode):
@@ -83,34 +74,6 @@ def test_losses_of_a_whole_vocabulary_do_not_depend_on_the_blocks(monkeypatch: p
     wanted = torch.tensor([[0, 22], [7, 7], [21, 1], [6, 8], [14, 13]])
     expected = -functional.log_softmax(projected @ vectors.t() + bias, 1).gather(1, wanted)
     torch.testing.assert_close(log_losses(projected, vectors, bias, wanted), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_a_window_is_predicted_at_distances_that_the_step_decides() -> None:
-    counts = np.arange(80)[::-1].copy()
-    targets = Targets.of(LanguageModelConfig(window=6, distances=3, frequent=0.002), counts, torch.device("cpu"))
-    drawn = [targets.drawn(7, step) for step in range(200)]
-    assert all(len(set(some)) == 3 and set(some) <= set(range(1, 7)) for some in drawn)
-    assert np.bincount(np.ravel(drawn))[1:].tolist() == pytest.approx([100] * 6, abs=25)
-    assert drawn[4] == targets.drawn(7, 4) != targets.drawn(8, 4)
-    assert targets.weights is not None
-    weights = plain.token_counts(counts.tolist(), 0.002)
-    assert targets.weights.tolist() == pytest.approx(weights)
-    assert weights[0] == min(weights) < 1 < max(weights)
-
-
-def test_nothing_to_predict_is_said(data: Path) -> None:
-    whole = read_manifest(data)
-
-    def refusal(**splits: list[ShardInfo]) -> str:
-        with pytest.raises(DataError) as caught:
-            rows_of_task("language_model", replace(whole, splits=splits), data)
-        return str(caught.value)
-
-    head = f"{data}/dataset.json: "
-    assert refusal(validation=whole.splits["validation"]).startswith(
-        f"{head}no rows to pretrain on: there is no split train or unlabelled; build a dataset"
-    )
-    assert refusal(train=whole.splits["train"]).startswith(f"{head}no rows to measure perplexity on")
 
 
 def test_one_recipe_serves_both_tasks(data: Path) -> None:
