@@ -25,7 +25,7 @@ DISTRIBUTIONS = {"bs4": "beautifulsoup4"}
 PACKAGES = ("torch", "numpy", "pyarrow", "nltk", "tokenizers", "scikit-learn", "pandas", "datasets")
 
 
-class UnavailableError(Exception):
+class UnavailableError(DataError):
     """A peer cannot run here; the message says why."""
 
 
