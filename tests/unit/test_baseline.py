@@ -163,6 +163,7 @@ def test_a_dataset_that_teaches_nothing_is_refused(tmp_path: Path, capsys: pytes
         assert not (tmp_path / name / "baseline").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_it_never_imports_torch(data: Path) -> None:
     script = "import sys; from harness.__main__ import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"

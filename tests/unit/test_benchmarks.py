@@ -101,6 +101,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_predict_computes_what_predict_does(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = (bundle / "in.txt").read_text().splitlines()
     scorer = open_scorer(bundle / "run", "torch", 1024, {"device": "cpu", "precision": "fp32"})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An export: the same probabilities from every form, a card that says what is known, refusals, a hub on loopback."""
+"""An export: the same probabilities from every form, a card that says what is known, refusals, pushes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import json
 import pickle
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
+import huggingface_hub
 import numpy as np
 import pytest
 import yaml
-from huggingface_hub import ModelCard, constants, file_download
+from huggingface_hub import HfApi, ModelCard, constants
 
 import padless
 from harness.export import folder as writing
@@ -36,7 +38,6 @@ from harness.rundir.training_facts import FILE as TRAINING
 from harness.scores.calibration import Decision
 from preprocessing.base import atomic
 from tests.exports import TEXTS, export, make_model, make_run
-from tests.hub_server import Hub, serving
 from tests.unit.test_bundle import Trap
 
 pytestmark = pytest.mark.thorough
@@ -291,39 +292,44 @@ def test_an_index_that_is_not_true_is_refused(own: Path, change: Any, sentence: 
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serving() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        for module in (constants, file_download):  # the second has a copy in old versions
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setenv("HF_TOKEN", "secret")
-        yield server
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder behind ``hf://me/mine``, there once it is pushed: huggingface_hub's own signatures, and no network."""
+    remote = tmp_path / "hub"
+
+    def create_repo(api: HfApi, repo_id: str, *, private: bool, exist_ok: bool) -> None:
+        assert (repo_id, private, exist_ok) == ("me/mine", True, True)
+
+    def upload_folder(api: HfApi, *, repo_id: str, folder_path: Path, commit_message: str) -> Any:
+        shutil.copytree(folder_path, remote)
+        return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
+
+    def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        leave = [path.name for path in remote.iterdir() if not any(map(path.match, allow_patterns))]
+        copy = tmp_path / f"copy-{revision}"
+        return str(shutil.copytree(remote, copy, ignore=shutil.ignore_patterns(*leave), dirs_exist_ok=True))
+
+    for owner, fake in ((HfApi, create_repo), (HfApi, upload_folder), (huggingface_hub, snapshot_download)):
+        real = getattr(owner, fake.__name__)
+        monkeypatch.setattr(owner, fake.__name__, create_autospec(real, side_effect=fake))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    return remote
 
 
-def test_what_is_pushed_is_loaded_again(hub: Hub, run: Path, tmp_path: Path, capsys) -> None:
+def test_what_is_pushed_is_loaded_again(hub: Path, run: Path, tmp_path: Path, capsys) -> None:
     assert export(run, "--output", tmp_path / "out", "--onnx", "--push", "me/mine") == 0
-    assert f"pushed: {hub.url}/me/mine/commit/" in " ".join(capsys.readouterr().out.split())
-    (made,) = hub.created
-    assert (made["organization"], made["name"]) == ("me", "mine")
-    assert made.get("private") is True or made["visibility"] == "private"  # older and newer huggingface_hub
-    assert hub.tokens == {"Bearer secret"}
-    assert hub.files == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert 'padless.load("hf://me/mine")' in hub.files[CARD].decode()
+    assert "pushed: https://hub/me/mine/commit/1" in " ".join(capsys.readouterr().out.split())
+    assert 'padless.load("hf://me/mine")' in (hub / CARD).read_text()
     expected = padless.load(run).predict_proba(TEXTS)
-    model = padless.load("hf://me/mine")
-    np.testing.assert_array_equal(model.predict_proba(TEXTS), expected)
-    del hub.files[CARD]
-    hub.files["train.py"] = b"raise SystemExit"
+    np.testing.assert_array_equal(padless.load("hf://me/mine").predict_proba(TEXTS), expected)
+    (hub / "train.py").write_text("raise SystemExit")
     again = padless.load("hf://me/mine@main", engine="onnx")
     np.testing.assert_allclose(again.predict_proba(TEXTS), expected, atol=1e-6)
-    assert not list((tmp_path / "cache").rglob("train.py"))
+    assert not (tmp_path / "copy-main" / "train.py").exists()
 
 
-def test_a_push_that_fails_leaves_the_folder(hub: Hub, run: Path, tmp_path: Path, capsys) -> None:
-    hub.refuses = True
+def test_a_push_that_fails_leaves_the_folder(hub: Path, run: Path, tmp_path: Path, capsys) -> None:
+    hub.mkdir()  # which takes no second one
     assert export(run, "--output", tmp_path / "out", "--push", "me/mine") == 4
     said = capsys.readouterr().err
     assert "--push me/mine: the hub did not take it (" in said
@@ -331,7 +337,7 @@ def test_a_push_that_fails_leaves_the_folder(hub: Hub, run: Path, tmp_path: Path
     padless.load(tmp_path / "out")
 
 
-def test_a_push_without_a_token(hub: Hub, run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_push_without_a_token(hub: Path, run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.delenv("HF_TOKEN")
     assert export(run, "--output", tmp_path / "out", "--push", "me/mine") == 2
     assert "--push: no token of the hub; log in with `hf auth login`" in capsys.readouterr().err

@@ -152,7 +152,7 @@ def test_gradients_in_bf16_reach_every_weight() -> None:
         assert gradient.dtype == torch.float32
         assert gradient.count_nonzero() > 0.8 * expected[name].count_nonzero(), name
         error = (gradient.double() - expected[name]).norm() / expected[name].norm()
-        assert error < 1 / 64, name
+        assert error < 1 / 40, name
 
 
 POOLED = {"max": (True, False), "mean": (False, True), "max+mean": (True, True)}

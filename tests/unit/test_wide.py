@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,9 +89,10 @@ def test_features_are_counted_and_weighed_as_scikit_learn_and_a_plain_formula_do
         texts += [" ".join(f"w{one}" for one in row[:length]) for row, length in zip(ids, lengths, strict=True)]
         labels += some.tolist()
         batch = Batch(ids.int(), lengths, some, np.arange(len(ids)))
-        value = wide.features(batch)[1]
-        assert torch.equal(wide.features(packed_batch(batch))[1], value)
-        found += list(value)
+        found += list(wide.features(batch)[1])
+        falling = lengths.argsort(descending=True)
+        batch = replace(batch, ids=batch.ids[falling], lengths=lengths[falling])
+        assert torch.equal(wide.features(packed_batch(batch))[1], wide.features(batch)[1])
     theirs = weighed(texts, np.array(labels), longest, weighing.min_rows, weighing.power, tail)
     for number, value in enumerate(found):
         np.testing.assert_allclose(np.sort(value[value > 0]), np.sort(theirs[number].data), atol=1e-12)
