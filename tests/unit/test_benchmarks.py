@@ -30,15 +30,12 @@ TINY = ModelConfig(embedding_dim=4, hidden_size=4)
 
 
 def check(values: dict[str, Any], unit: str, *peers: str) -> None:
-    """The form that every benchmark prints, as JSON and as a table."""
-    assert json.loads(json.dumps(values)) == values
+    """The form that every benchmark prints."""
     assert (values["unit"], set(values["peers"])) == (unit, set(peers))
     assert values["ratios"] == {name: values["ours"] / value for name, value in values["peers"].items()}
     assert min(values["ours"], *values["peers"].values()) > 0
-    assert values["machine"]["cores"] >= 1
     lines = next(measuring.rendered(values)).splitlines()
     assert [line.split("  ")[0] for line in lines] == ["contender", "ours", *values["peers"]]
-    assert [line.split()[-1] for line in lines[1:]] == ["1.00", *(f"{one:,.2f}" for one in values["ratios"].values())]
 
 
 def test_what_is_there_is_read_and_a_line_that_was_cut_short_is_none(tmp_path: Path) -> None:
