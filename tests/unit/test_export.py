@@ -154,6 +154,10 @@ def test_a_card_says_which_figures_are_of_these_weights(own_run: Path, tmp_path:
     write_figures(own_run, "test", {**(read_figures(own_run, "test") or {}), "step": 6})
     assert export(own_run, "--output", tmp_path / "out", "--quiet") == 0
     assert "No evaluation of these weights" in (tmp_path / "out" / CARD).read_text()
+    (own_run / "test.json").unlink()
+    (own_run / "metrics.jsonl").write_text('{"kind": "validation", "step": 7, "accuracy": 0.7, "log_loss": 0.5}\n')
+    assert export(own_run, "--output", tmp_path / "validated", "--quiet") == 0
+    assert "| accuracy | 0.7000 | 0.5" in (tmp_path / "validated" / CARD).read_text()
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,6 @@ from preprocessing.dataset.shards import Split, read_manifest
 from tests.batches import packed_batch, padded_batch
 from tests.datasets import write_dataset
 
-BUCKETS = 1 << 20
-"""So many that hardly two features collide."""
-
 
 def weighed(
     texts: list[str],
@@ -71,18 +68,15 @@ def test_the_network_learns_as_if_the_wide_part_were_not_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("longest", "tail", "weighing"),
-    [
-        (2, 0, USUAL),
-        (3, 12, Weighing(3, 1.0)),
-    ],
+    ("longest", "tail", "weighing", "bits"),  # of buckets: so many that no two features collide
+    [(2, 0, USUAL, 23), (3, 12, Weighing(3, 1.0), 20)],
 )
 def test_features_are_counted_and_weighed_as_scikit_learn_and_a_plain_formula_do(
-    longest: int, tail: int, weighing: Weighing, tmp_path: Path
+    longest: int, tail: int, weighing: Weighing, bits: int, tmp_path: Path
 ) -> None:
     write_dataset(tmp_path, {"train": 150, "validation": 10})
     split = Split(tmp_path, read_manifest(tmp_path), "train")
-    wide = WidePart(BUCKETS, 1, longest, tail, binary=tail > 0).double()
+    wide = WidePart(1 << bits, 1, longest, tail, binary=tail > 0).double()
     count_features(wide, split, 2, World(), weighing=weighing)
     texts, labels, found = [], [], []
     for ids, lengths, some in pieces(split, 1, 0):
