@@ -49,7 +49,7 @@ from preprocessing.dataset.shards import Manifest
 State = Literal["ok", "warn", "fix"]
 Checked = tuple[State, str]
 BUSY_SHARE = 0.1
-"""A GPU with more than this share of its memory taken is shared with somebody."""
+"""A GPU with more than this share of its memory in use is shared with another process."""
 SPARE_FILES = 256
 """Files that Python, torch and the sockets between processes hold open, beside the shards."""
 SHM_BYTES = 1 << 30
@@ -185,7 +185,7 @@ def look_at_gpus(config: RunConfig) -> Checked:
 
 
 def look_at_cores() -> Checked:
-    """Cores that may be used, beside what was asked for and what will run on them."""
+    """Cores that may be used, compared with the threads that were requested and will run."""
     cores, processes, threads = len(os.sched_getaffinity(0)), launched_local_world_size(), torch.get_num_threads()
     shown = f"{cores} of {os.cpu_count()} cores for {processes} process{'' if processes == 1 else 'es'}"
     of_slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
@@ -235,7 +235,7 @@ def look_at_limits(manifest: Manifest | None) -> Checked:
 
 
 def look_at_interface() -> Checked:
-    """The network interface that ranks will be told, since gloo would offer the address of the machine's own name."""
+    """The network interface that is set for the ranks, since gloo would offer the address of the machine's own name."""
     route = network.find(os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0")))
     if route is None:
         return "fix", f"none leads to the other machines for certain; export {network.GLOO}=NAME, see ip address"
@@ -249,7 +249,7 @@ def look_at_interface() -> Checked:
         return "ok", str(route)
     return (
         "ok",
-        f"{route}; the ranks are told so, since {platform.node()} is {own} here, which no other machine reaches",
+        f"{route}; it is set for the ranks, since {platform.node()} is {own} here, which no other machine reaches",
     )
 
 
@@ -293,7 +293,9 @@ def look_at_run(config: RunConfig, manifest: Manifest | None) -> Checked:
         return "warn", f"{shown}: gone when the machine restarts; name a directory on a disk with --run"
     if seconds > SLOW_FSYNC_S:
         return "warn", f"{shown}; a small write took {seconds:.1f} s: busy or failing disk"
-    state = "the run begins anew: it has no checkpoint" if point.begun else "a file was written, flushed and renamed"
+    state = (
+        "the run starts at step 0: it has no checkpoint" if point.begun else "a file was written, flushed and renamed"
+    )
     if point.checkpoint is not None:
         state = f"the run goes on from step {point.checkpoint.step:,}"
     return "ok", f"{shown}; {'the run has finished already' if point.finished else state}"
@@ -338,7 +340,7 @@ def try_network(session: Session, everyone: Sequence[Seen], met_s: float) -> lis
     """
     world, backend = session.world, "nccl" if session.device.type == "cuda" else "gloo"
     if world.world_size == 1:
-        message = "one process: nobody to meet; options of accelerate launch try it, as in --num_processes 2"
+        message = "one process: no other to connect to; options of accelerate launch try it, as in --num_processes 2"
         return [Finding("rendezvous", "ok", message)]
     machines = len({(seen.findings[-1].host) for seen in everyone})
     shown = f"{world.world_size} ranks on {counted(machines, 'machine')} met in {met_s:.2f} s"

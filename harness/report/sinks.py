@@ -39,7 +39,7 @@ class BaselineSink(Sink):
     """
 
     def __init__(self, run: str | Path, data: str | Path, others: Sink) -> None:
-        """``others`` are told, and must not have been closed; so this one stands before them."""
+        """The figures go to ``others``, which must still be open; so this sink comes first."""
         self.run, self.data, self.others = Path(run), data, others
 
     def close(self, ending: Ending) -> None:
@@ -49,7 +49,7 @@ class BaselineSink(Sink):
         try:
             found = beside(self.run, self.data)
         except DataError as error:
-            tell(f"warning: no linear model beside the run ({error})")
+            tell(f"warning: no comparison with the linear model ({error})")
             return
         if found is None:
             return

@@ -108,6 +108,16 @@ def test_the_picture_has_every_room() -> None:
     assert rooms - {"preprocessing.base"} <= {room_of(dotted(path)) for path, _ in named_places(picture)}
 
 
+def test_the_spine_is_as_long_as_it_says() -> None:
+    text = section((ROOT / "ARCHITECTURE.md").read_text(), "The spine")
+    rows = re.findall(r"`([\w/]+\.py)` \| (\d+) \|", text)
+    assert len(rows) <= 15
+    for path, lines in rows:
+        assert abs(int(lines) - (ROOT / path).read_text().count("\n")) <= 30, path
+    files, total = re.findall(r"(\d+) files, ([\d,]+) lines", text)[0]
+    assert (int(files), int(total.replace(",", ""))) == (len(rows), sum(int(lines) for _, lines in rows))
+
+
 def test_nine_laws_with_a_test_file_each() -> None:
     text = section((ROOT / "ARCHITECTURE.md").read_text(), "Nine laws")
     numbers = [int(number) for number in re.findall(r"^(\d)\. ", text, re.MULTILINE)]
