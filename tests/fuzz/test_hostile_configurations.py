@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from preprocessing.__main__ import main
 from preprocessing.base import cli
-from preprocessing.base.config_files import MOST_BYTES, parse_yaml
+from preprocessing.base.config_files import parse_yaml
 from preprocessing.base.errors import ConfigError
 from preprocessing.config import PreprocessConfig
 from tests.fuzz.conftest import Fuzz
-from tests.fuzz.damage import NASTY, REPLACEMENTS, byte_damages
+from tests.fuzz.damage import NASTY, REPLACEMENTS, byte_damages, replace
 from tests.fuzz.outcome import outcome
 
 pytestmark = pytest.mark.thorough
@@ -53,27 +53,31 @@ PIECES = (
         "...\n",
         "%TAG ! x\n",
     ),
-    *("&a ", "*a", "<<: *a", "!!set", "!!binary", "!!int ", "!!float ", "!!timestamp ", "!!python/object:os.system "),
-    *('"', "'", "\\x", "~", "null", "yes", "0x1F", "0o7", "1:60", "2020-13-45", ".nan", "1e999", "é", "\ud800", "\0"),
-    *("seed", "text", "source", "path", "max_tokens", "1" * 5000, "a" * 2000),
+    *(
+        "&a ",
+        "*a",
+        "<<: *a",
+        "!!set",
+        "!!binary",
+        "!!int ",
+        "!!timestamp ",
+        "!!python/object:os.system ",
+        '"',
+        "'",
+        "\\x",
+    ),
+    *("null", "0x1F", "1:60", "2020-13-45", ".nan", "é", "\ud800", "\0", "seed", "text", "max_tokens", "1" * 5000),
 )
 LAUGHS = "a: &a0 [" + ", ".join("1" * 9) + "]\n"
 LAUGHS += "".join(f"b{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
 HOSTILE = {
     "laughs": LAUGHS,
     "itself": "a: &a [*a]\n",
-    "itself as a key": "&a {? *a : 1}\n",
     "brackets": "a: " + "[" * 100_000,
-    "braces": "a: " + "{" * 100_000,
-    "lists": "- " * 50_000,
     "indented": "".join(" " * depth + "a:\n" for depth in range(400)),
     "a class": "a: !!python/object/apply:os.system [touch executed]\n",
-    "a name": "a: !!python/name:os.system\n",
     "twice": "seed: 1\nseed: 2\n",
     "twice below": "text: {html: true, html: false}\n",
-    "no date": "seed: !!timestamp 2020-13-45\n",
-    "no number": "seed: !!int ''\n",
-    "a key that is a list": "? [a]\n: 1\n",
     "two documents": "seed: 1\n---\nseed: 2\n",
     "a bell": "seed: \x07\n",
 }
@@ -100,7 +104,7 @@ def said(content: bytes) -> object:
 
 def test_damaged_yaml_is_read_or_refused(fuzz: Fuzz) -> None:
     whole = WHOLE.encode()
-    made = st.lists(st.sampled_from((*PIECES, *NASTY.values())), max_size=30).map(
+    made = st.lists(st.sampled_from((*PIECES, *NASTY)), max_size=30).map(
         lambda drawn: "".join(drawn).encode("utf-8", "replace")
     )
     cases = st.one_of(byte_damages(whole).map(lambda damage: damage.data), made)
@@ -113,17 +117,15 @@ def test_damaged_yaml_is_read_or_refused(fuzz: Fuzz) -> None:
 def test_what_is_no_file(what: str, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(WHOLE)
-    REPLACEMENTS[what](path)
-    for words in (["--config", str(path)], [f"--config={path}"]):
-        parse = partial(cli.parse, PreprocessConfig, [*words, "--output", "o"], prog="run")
-        assert outcome(parse, lambda found: False, path, seconds=10) == "refused"
+    replace(path, what)
+    parse = partial(cli.parse, PreprocessConfig, ["--config", str(path), "--output", "o"], prog="run")
+    assert outcome(parse, lambda found: False, path, seconds=10) == "refused"
 
 
 VALUES = ("[" * 5000, "&a [*a]", "{a: &a [*a], b: [1]}", "\0", "1" * 5000)
-KEYS = ("source.path", "source.labels", "text", "text.stop_words")
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", ["source.path", "source.labels", "text"])
 def test_hostile_values_of_options(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for value in (*VALUES, "/dev/zero"):
         words = ["run", f"--{key}={value}", "--output", str(tmp_path / "o")]
@@ -134,10 +136,3 @@ def test_hostile_values_of_options(key: str, tmp_path: Path, capsys: pytest.Capt
         assert code in (2, 3), line
         assert line.startswith("error: ")
         assert len(line) < 2000
-
-
-def test_a_file_larger_than_any_configuration(tmp_path: Path) -> None:
-    path = tmp_path / "c.yaml"
-    path.write_text("# nothing\n" * (MOST_BYTES // 10 + 1))
-    with pytest.raises(ConfigError, match="not what its name says"):
-        cli.parse(PreprocessConfig, ["--config", str(path), "--output", "o"], prog="run")
