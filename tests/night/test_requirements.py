@@ -62,14 +62,6 @@ def numbers_of(version: str) -> list[int]:
     return numbers
 
 
-def test_each_distribution_has_one_lowest_version() -> None:
-    asked = requirements()
-    assert len({(one.name, one.lowest) for one in asked}) == len({one.name for one in asked})
-    assert "numpy==1.26" in lines_for("lowest", asked)
-    assert "transformers<5" in {one.newest for one in asked}
-    assert numbers_of("2.13.0+cpu") == numbers_of("2.13")
-
-
 @pytest.mark.parametrize("kind", ["lowest", "newest"])
 def test_it_works_with_these_versions(kind: str, tmp_path: Path) -> None:
     folder, versions = environment(kind)
@@ -92,13 +84,6 @@ def groups() -> Iterator[tuple[str, ...]]:
         files = (str(path.relative_to(ROOT)) for path in sorted(folder.glob("test_*.py")))
         while group := tuple(islice(files, TOGETHER)):
             yield group
-
-
-def test_every_test_is_in_one_group() -> None:
-    every = [name for group in groups() for name in group]
-    assert len(every) == len(set(every))
-    assert set(every) == {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
-    assert str(Path(__file__).relative_to(ROOT)) in every
 
 
 def passed(group: tuple[str, ...], kind: str, name: str, python: str) -> bool:
