@@ -22,7 +22,7 @@ from harness.settings.task import CLASSIFIER, LanguageModelConfig, Task
 from harness.settings.tracking import TrackingConfig
 from preprocessing.base import config_files
 from preprocessing.base.errors import ConfigError, DataError, check_processes, check_wait, require
-from preprocessing.base.typed import typed
+from preprocessing.base.schema import typed
 from preprocessing.base.untrusted import readable
 
 __all__ = [

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from preprocessing.base.atomic import canonical_json
 from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.typed import typed
+from preprocessing.base.schema import typed
 from preprocessing.base.untrusted import one_line, shown
 from preprocessing.text.tokenizers import TOKENIZERS
 

@@ -98,14 +98,6 @@ def dotted(path: str) -> str:
     return path.removesuffix("/").removesuffix(".py").replace("/", ".")
 
 
-def test_nine_laws_with_a_test_file_each() -> None:
-    text = section((ROOT / "ARCHITECTURE.md").read_text(), "Nine laws")
-    numbers = [int(number) for number in re.findall(r"^(\d)\. ", text, re.MULTILINE)]
-    assert numbers == list(range(1, 10))
-    named = [path for path, _ in named_places(text)]
-    assert sorted(named) == sorted(f"tests/laws/{path.name}" for path in (ROOT / "tests/laws").glob("test_*.py"))
-
-
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     """``harness``, ``preprocessing`` or ``benchmarks``, and the words after it, of every command of a document."""
     text = text.replace("\\\n", " ")

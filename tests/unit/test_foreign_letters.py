@@ -7,7 +7,6 @@ import base64
 import hashlib
 import io
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -22,9 +21,7 @@ from harness import __main__ as harness
 from harness.inference.bundle import write_bundle
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE, CONFIG
-from harness.rundir.results import write_figures
 from harness.scores.calibration import Decision
-from harness.scores.figures import figures
 from preprocessing import __main__ as preprocessing
 from preprocessing.base import cli, screen
 from preprocessing.base.errors import DataError
@@ -73,18 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     write_bundle(bundle, make_model(manifest.vocabulary_size), manifest, step=7, decision=Decision(0.5, 0.4))
     (place / "run" / CONFIG).write_text(yaml.safe_dump({"data": str(place / "data"), "run": str(place / "run")}))
-    labels, scores = random.integers(0, 2, 10), random.normal(size=10)
-    found = figures(
-        scores,
-        labels,
-        lengths=np.arange(1, 11),
-        unknown=np.zeros(10, np.int64),
-        names=manifest.labels,
-        decision=Decision(0.5, 0.4),
-    )
     write_log(place / "run", manifest, place / "data", 3.0, 1, 5)
-    head = {"split": "test", "dataset": manifest.fingerprint, "step": 7, "mistakes": [], "mistakes_method": "none"}
-    write_figures(place / "run", "test", head | found)
     return place
 
 
@@ -158,27 +144,6 @@ def test_json_keeps_its_values_and_people_see_what_is_there(place: Path, capsys:
     assert sorted(json.loads(out)["labels"]) == sorted([BAD, GOOD])
     assert cli.run(preprocessing.main, ["inspect", str(place / "data")]) == 0
     assert r"good\u001b]0;owned\u0007\u001b[2J\u202e" in capsys.readouterr().out
-
-
-def test_an_error_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(preprocessing.main, ["check", "no\nerror: all is well\n"]) == 3
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(r"error: no\nerror: all is well\n")
-
-
-def test_a_name_that_is_not_utf8_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name = os.fsdecode(b"caf\xe9.csv")
-    write_csv(tmp_path / name, [("a b", "x"), ("c d", "y")] * 10)
-    keys = ["--output", str(tmp_path / "data"), "--executor.workers", "1"]
-    for words in (["check"], ["run", *keys]):
-        assert cli.run(preprocessing.main, [*words, str(tmp_path / name)]) == 2
-        err = capsys.readouterr().err
-        assert r"caf\udce9.csv' is not UTF-8" in err
-        assert err.endswith("give it another name, or a link with one\n")
-    assert cli.run(preprocessing.main, ["run", str(tmp_path), *keys]) == 3  # the folder in which it lies
-    err = capsys.readouterr().err
-    assert r"caf\udce9.csv" in err
-    assert err.endswith("its name is not UTF-8; rename it\n")
 
 
 def test_what_is_escaped() -> None:

@@ -60,15 +60,6 @@ def test_every_key_stands_in_the_reference_with_its_default(package: str, requir
         assert said[key].meaning, key
 
 
-def test_a_page_of_options_has_an_anchor_for_each() -> None:
-    page = reference.on_page_markdown("# Title\n\n<!-- options: harness -->\n")
-    assert (
-        "### optim.clip_norm { #optim.clip_norm .option }\n\na number or `null`; default `1.0`\n{ .values }\n" in page
-    )
-    assert "Chance that training reads a token as \\<unk>." in page
-    assert "<!--" not in page
-
-
 def every(commands: tuple[Command, ...], prog: str) -> Iterator[tuple[str, Command]]:
     for command in commands:
         usage = f"{prog} {command.name}"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing.base import screen as screens
-from preprocessing.base.screen import TIE, Column, Screen, cells, shortened, table, wrapped
+from preprocessing.base.screen import TIE, Column, Screen, cells, table, wrapped
 from preprocessing.job import engine
 from preprocessing.job.engine import Progress
 
@@ -30,11 +30,6 @@ def test_no_line_is_wider_and_no_word_is_lost(words: list[str], width: int, inde
     lines = wrapped(" ".join(words), width, indent)
     assert all(cells(line) <= width for line in lines)
     assert " ".join(lines).split() == " ".join(words).split()
-
-
-def test_a_letter_of_two_cells_counts_as_two() -> None:
-    assert [cells(text) for text in ("abc", "日本", "e\u0301", "→")] == [3, 4, 1, 1]
-    assert shortened("日本日本", 5) == "日本…"
 
 
 COLUMNS = (
@@ -143,21 +138,3 @@ def test_lines(clock: list[float]) -> None:
         "tokenize:  50%  500 docs/s  2.0 MB/s  ETA 10s  2 workers",
         "tokenize: done in 10.0 s, 500 docs/s",
     ]
-
-
-def test_on_a_terminal_a_bar_is_drawn_and_goes_at_the_end(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"TERM": "xterm", "COLUMNS": "80", "LINES": "20", "NO_COLOR": "1"}.items():
-        monkeypatch.setenv(name, value)
-    stream = Terminal()
-    shown = Progress("encode", 100, unit="documents", screen=Screen(stream=stream))
-    clock[0] += 1
-    shown.tick(1)
-    clock[0] += 1
-    shown.advance(50, 50)
-    shown.tick(1)
-    shown.close()
-    frames = [frame for frame in stream.getvalue().split("\r") if "encode  " in frame]
-    assert "0 docs/s, ETA ?, 1 worker" in frames[0]
-    assert "25 docs/s, ETA 2s, 1 worker" in frames[1]
-    assert frames[1].count("━") + frames[1].count("╸") == 15
-    assert stream.getvalue().endswith("encode: done in 2.0 s, 25 docs/s\n")

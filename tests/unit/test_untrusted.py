@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.typed import Between, Count, typed
 from preprocessing.base.untrusted import MOST_DEPTH, confined, parse_json, read_bytes, read_json, shown
 
 BAD = {
@@ -80,49 +77,3 @@ def test_a_foreign_value_is_shown_short_and_harmless() -> None:
     assert shown("\x1b[31mred\u202e") == "'\\x1b[31mred\\u202e'"
     assert len(shown("x" * 1_000_000)) == 61
     assert shown(3) == "3"
-
-
-@dataclass(frozen=True)
-class Inner:
-    """A file."""
-
-    name: str
-    rows: Count
-
-
-@dataclass(frozen=True)
-class Outer:
-    """A manifest."""
-
-    kind: Literal["a", "b"]
-    inner: list[Inner]
-    share: Annotated[float, Between(0, 1)] = 0.5
-    counts: dict[str, Count] | None = None
-    pair: tuple[int, str] = (0, "")
-    anything: Any = None
-    on: bool = False
-
-
-GOOD = {"kind": "a", "inner": [{"name": "x", "rows": 3}]}
-
-
-def test_values_become_the_dataclass_that_they_claim_to_be() -> None:
-    found = typed(Outer, {**GOOD, "share": 1, "counts": {"0": 2}, "pair": [1, "y"], "on": True}, "file", "restore it")
-    assert found == Outer("a", [Inner("x", 3)], 1.0, {"0": 2}, (1, "y"), None, True)
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"kind": "c"}, "kind is 'c', expected one of 'a', 'b'"),
-        ({"inner": [{"name": "x"}]}, r"inner\[0\].rows is None, expected a value: the key is missing"),
-        ({"inner": [{"name": "x", "rows": True}]}, r"inner\[0\].rows is True, expected a whole number"),
-        ({"inner": [{"name": "x", "rows": -1}]}, r"inner\[0\].rows is -1, expected at least 0"),
-        ({"share": 2}, "share is 2, expected from 0 to 1"),
-        ({"pair": [1]}, r"pair is \[1\], expected 2 values"),
-        ({"\x1b[2J": 1}, r"'\\x1b\[2J' is 1, expected no such key; there are kind, inner"),
-    ],
-)
-def test_a_value_of_another_type_or_range_names_its_key(change: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(DataError, match=rf"^file: .*{sentence}.*; restore it$"):
-        typed(Outer, {**GOOD, **change}, "file", "restore it")
