@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run is asked to do: ``RunConfig`` and its parts, documented field by field.
+"""The configuration of a training: ``RunConfig`` and its parts, documented field by field.
 
 Nothing here imports torch, so that ``--help`` and a misspelt key are answered at once.
 """

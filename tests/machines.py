@@ -29,13 +29,6 @@ from tests.commands import ROOT
 
 PORT = 29500
 TOOLS = ("ip", "tc", "iptables", "unshare")
-SHIFTED = """
-import time
-_time, _time_ns = time.time, time.time_ns
-time.time = lambda: _time() + {seconds}
-time.time_ns = lambda: _time_ns() + {seconds} * 10**9
-"""
-"""A ``sitecustomize`` module: the clock of every interpreter is wrong."""
 
 
 def why_not() -> str | None:
@@ -88,7 +81,6 @@ class Machine:
         *command: str,
         log: Path,
         own: Mapping[Path, Path | None] = MappingProxyType({}),
-        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> subprocess.Popen[str]:
         """Run a command here; ``own``: what lies at a place on this machine alone, where None is an empty directory."""
         setup = [f"hostname {self.host}"]
@@ -101,7 +93,7 @@ class Machine:
             process = subprocess.Popen(
                 ["ip", "netns", "exec", self.namespace, "unshare", "--uts", "sh", "-c", script],
                 cwd=ROOT,
-                env={**known, "PATH": search_path(), "PYTHONPATH": str(ROOT), **environment},
+                env={**known, "PATH": search_path(), "PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -144,16 +136,6 @@ class Machine:
         some = () if share == 1 else ("-m", "statistic", "--mode", "random", "--probability", str(share))
         self.inside("iptables", "-A", "INPUT", "-i", self.device, *some, "-j", "DROP")
 
-    def mend(self) -> None:
-        """Let all packets in again."""
-        self.inside("iptables", "-F", "INPUT")
-
-    def slow_down(self, rate: str) -> None:
-        """Send to the other machine no faster than ``rate``, as in 20mbit."""
-        self.inside(
-            "tc", "qdisc", "add", "dev", self.device, "root", "tbf", "rate", rate, "burst", "32kb", "latency", "1s"
-        )
-
 
 @dataclass
 class Two:
@@ -167,25 +149,21 @@ class Two:
         """Machine 0, where rank 0 is, and machine 1."""
         return self.a, self.b
 
-    def cut(self) -> None:
-        """No packet arrives any more, and nobody is told."""
-        for machine in self.both:
-            machine.lose(1)
-
-    def lose(self, share: float) -> None:
-        """Packets are lost at random in both directions."""
+    def lose(self, share: float = 1) -> None:
+        """This share of the packets is lost in both directions; all of them are a cut, and nobody is told."""
         for machine in self.both:
             machine.lose(share)
 
     def mend(self) -> None:
         """The link is whole again."""
         for machine in self.both:
-            machine.mend()
+            machine.inside("iptables", "-F", "INPUT")
 
     def slow_down(self, rate: str) -> None:
-        """The link carries no more than ``rate``."""
+        """The link carries no more than ``rate``, as in 20mbit."""
         for machine in self.both:
-            machine.slow_down(rate)
+            shape = f"qdisc add dev {machine.device} root tbf rate {rate} burst 32kb latency 1s"
+            machine.inside("tc", *shape.split())
 
 
 @contextmanager
@@ -223,19 +201,6 @@ def two_machines() -> Iterator[Two]:
             Path("/etc/netns").rmdir()
 
 
-def launch_options(machine: Machine, main: Machine, processes: int = 2) -> list[str]:
-    """The options of accelerate for one of two machines."""
-    values = {
-        "config_file": ROOT / "configs/accelerate/multi_node.yaml",
-        "num_machines": 2,
-        "machine_rank": machine.rank,
-        "num_processes": processes,
-        "main_process_ip": main.address,
-        "main_process_port": PORT,
-    }
-    return [f"--{name}={value}" for name, value in values.items()]
-
-
 def launch_on(
     machine: Machine,
     main: Machine,
@@ -245,15 +210,16 @@ def launch_on(
     command: str = "launch",
     options: Sequence[str] = (),
     own: Mapping[Path, Path | None] = MappingProxyType({}),
-    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.Popen[str]:
     """``python -m harness launch`` on one of two machines, with one process on each; ``options`` are accelerate's."""
-    words = [sys.executable, "-m", "harness", command, *launch_options(machine, main, processes), *options, *keys]
-    return machine.start(*words, log=log, own=own, environment=environment)
-
-
-def shifted_clock(folder: Path, seconds: int) -> dict[str, str]:
-    """An environment in which clocks are ahead."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sitecustomize.py").write_text(SHIFTED.format(seconds=seconds))
-    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+    values = {
+        "config_file": ROOT / "configs/accelerate/multi_node.yaml",
+        "num_machines": 2,
+        "machine_rank": machine.rank,
+        "num_processes": processes,
+        "main_process_ip": main.address,
+        "main_process_port": PORT,
+    }
+    places = (f"--{name}={value}" for name, value in values.items())
+    words = [sys.executable, "-m", "harness", command, *places, *options, *keys]
+    return machine.start(*words, log=log, own=own)

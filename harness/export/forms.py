@@ -93,7 +93,7 @@ def quantized(network: bytes) -> bytes:
 def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) -> tuple[Path, Manifest]:
     """The dataset to measure on: the one that was asked for, or the run's own.
 
-    Raises ``ConfigError`` if neither is to be had, ``DataError`` if its texts became ids in another way (law 1), or it
+    Raises ``ConfigError`` if there is neither, ``DataError`` if its texts became ids in another way (law 1), or it
     has no validation split.
     """
     place = asked or config.get("data")

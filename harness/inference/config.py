@@ -201,7 +201,7 @@ class PredictConfig(ReadingConfig):
         return [] if self.input is None else [self.input] if isinstance(self.input, str) else self.input
 
     def workers(self, default: int | None = None) -> ExecutorConfig:
-        """Who predicts; ``default`` local processes where none are asked for."""
+        """The executor of a prediction: ``default`` local processes unless their number is given."""
         workers = self.processes or (default if self.executor == "local" else None)
         return ExecutorConfig(kind=self.executor, workers=workers, scheduler=self.scheduler, timeout_s=self.timeout_s)
 

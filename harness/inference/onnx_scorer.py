@@ -16,7 +16,7 @@ from preprocessing.base.installed import needed
 from preprocessing.base.untrusted import one_line, readable
 
 QUIET = 3
-"""ONNX Runtime's severity of errors: warnings are for whoever builds graphs."""
+"""ONNX Runtime's severity of errors: warnings concern the author of a graph."""
 
 
 class OnnxScorer(Scorer):

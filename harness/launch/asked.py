@@ -26,7 +26,7 @@ SHORTEST_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchRecipe(RunConfig):
-    """A training as it is asked for, or many that differ in their seed or in the fold that they hold out."""
+    """The keys of one training, or of many that differ in their seed or in the fold that they hold out."""
 
     seeds: str | None = None
     """Train once with each of these seeds, as in 0,1,2: one after the other in RUN/seed-0, RUN/seed-1, …, with mean and

@@ -49,7 +49,7 @@ from preprocessing.dataset.shards import Manifest
 State = Literal["ok", "warn", "fix"]
 Checked = tuple[State, str]
 BUSY_SHARE = 0.1
-"""A GPU with more than this share of its memory taken is shared with somebody."""
+"""A GPU with more than this share of its memory in use is shared with another process."""
 SPARE_FILES = 256
 """Files that Python, torch and the sockets between processes hold open, beside the shards."""
 SHM_BYTES = 1 << 30
@@ -185,7 +185,7 @@ def look_at_gpus(config: RunConfig) -> Checked:
 
 
 def look_at_cores() -> Checked:
-    """Cores that may be used, beside what was asked for and what will run on them."""
+    """Cores that may be used, compared with the threads that were requested and will run."""
     cores, processes, threads = len(os.sched_getaffinity(0)), launched_local_world_size(), torch.get_num_threads()
     shown = f"{cores} of {os.cpu_count()} cores for {processes} process{'' if processes == 1 else 'es'}"
     of_slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
@@ -235,7 +235,7 @@ def look_at_limits(manifest: Manifest | None) -> Checked:
 
 
 def look_at_interface() -> Checked:
-    """The network interface that ranks will be told, since gloo would offer the address of the machine's own name."""
+    """The network interface that is set for the ranks, since gloo would offer the address of the machine's own name."""
     route = network.find(os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0")))
     if route is None:
         return "fix", f"none leads to the other machines for certain; export {network.GLOO}=NAME, see ip address"

@@ -230,7 +230,7 @@ def check_options(options: list[str], known: set[str]) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, so that two runs on one machine do not meet."""
+    """A free port, so that two runs on one machine do not meet."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])

@@ -12,7 +12,7 @@ and ``RUN/fold-0/ …``, ``RUN/folds.json``, ``RUN/out-of-fold.parquet`` where f
     RUN/round-0/                       a run of its own, from labelled rows alone
     RUN/round-0/soft_labels.arrow      what its best weights make of the unlabelled rows
     RUN/round-1/ …                     the same, with those labels; as many as self_training.rounds says
-    RUN/                               the last training: the run that was asked for
+    RUN/                               the last training: the requested run
 
 in RUN, or in each seed's and fold's directory. Each training is one that could have been started by hand. What is
 finished is not done again, and a training that was interrupted goes on, so the same command ends where it would have

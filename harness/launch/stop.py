@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import psutil
 
 LAUNCHES = ("launch", "train")
-"""The commands of ``python -m harness`` that start ranks, and ask them first when they are told to stop."""
+"""The commands of ``python -m harness`` that start ranks, and stop them first when a stop signal arrives."""
 ANSWER_S = 15.0
 """How long a rank may stand still after a stop signal. With ``OTHERS_S`` less than the 30 s of SLURM's KillWait."""
 OTHERS_S = 8.0
@@ -52,7 +52,7 @@ class Stop:
     """What this launcher was told. There is one, ``STOP``, since signals are sent to a process."""
 
     def __init__(self) -> None:
-        """Nothing was heard, and nobody listens."""
+        """No signal has arrived, and none is handled yet."""
         self.heard: list[str] = []
         """Stop signals, by name, in their order: a command of several trainings begins none after one."""
         self.now = False
@@ -62,7 +62,7 @@ class Stop:
         self.verdict: str | None = None
         """Which rank did not answer and was killed."""
         self.deciding = threading.Lock()
-        """Held by whoever writes how the run ended."""
+        """Held while the end of the run is written."""
         self._phase = "nothing"
         self._pressed: float | None = None
         self._begun: Callable[[], bool] = lambda: True

@@ -40,7 +40,7 @@ LAUNCHER_OPTIONS = (
 )
 """The options of ``accelerate launch`` that people give to a training: they stand before its keys."""
 DEVICES, THREADS = "PADLESS_DEVICES", "PADLESS_THREADS"
-"""Environment variables by which ``harness launch`` tells its ranks what the user asked for."""
+"""Environment variables by which ``harness launch`` passes the requested devices and threads to its ranks."""
 OMP = "OMP_NUM_THREADS"
 
 

@@ -126,7 +126,7 @@ def choose_recurrent_dtype(
 ) -> Choice:
     """What the recurrent layers compute in when a run trains in ``precision``, and why: the one rule for all devices.
 
-    The model is told this dtype and casts to it itself, so autocast has no say. ``cudnn`` is the version as
+    The model casts to this dtype itself; autocast is not used. ``cudnn`` is the version as
     ``torch.backends.cudnn.version()`` gives it, None where there is none; ``cpu_bf16`` whether oneDNN takes bf16 here.
     A pure function. Raises ``ConfigError`` for fp16 on a CPU.
 

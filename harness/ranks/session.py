@@ -29,7 +29,7 @@ from harness.ranks.precision import (
 from harness.ranks.stopping import HEARTBEAT
 
 MIXED = {"fp32": "no", "bf16": "no", "fp16": "fp16"}
-"""What accelerate is told: fp16 for its loss scaling. Casting to bf16 is the model's own work, not autocast's."""
+"""The precision passed to accelerate: fp16 for its loss scaling. The model casts to bf16 itself."""
 NCCL_GRACE_S = 60
 TELL_OTHERS = "TORCH_NCCL_PROPAGATE_ERROR"
 """Environment variable: a rank whose collective broke lets the others know, which the heartbeat asks for."""
@@ -64,7 +64,7 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     full_fp32()
     kept = device_choice.value == "cpu" and keep_memory()
     route = use_route()
-    # NCCL aborts the process when its own limit is over; the heartbeat speaks before that.
+    # NCCL aborts the process when its own limit is over; the heartbeat reports before that.
     grace_s = NCCL_GRACE_S if device_choice.value == "cuda" else 0
     os.environ.setdefault(TELL_OTHERS, "1")
     with joining(timeout_s):

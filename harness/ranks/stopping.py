@@ -158,7 +158,7 @@ def install() -> None:
             signal.signal(number, lambda number, frame: _note(number))
     unblock()
     if LAUNCH_ID in os.environ and sys.platform == "linux":
-        # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training for nobody.
+        # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training without it.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGUSR2))
 
 

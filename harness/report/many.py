@@ -69,7 +69,7 @@ def figures_of(run: Member) -> dict[str, dict[str, Any]]:
 
 
 def chosen(values: dict[str, Any]) -> dict[str, Any]:
-    """Those values whose spread is told, the number of rows, and their intervals."""
+    """Values whose spread is shown, the number of rows, and their intervals."""
     shown = {name: values[name] for name in ("rows", *FIGURES) if name in values}
     intervals = values.get("intervals")
     if intervals is None:

@@ -158,7 +158,7 @@ def title_of(runs: Sequence[RunFacts], names: Sequence[str], spread: dict[str, A
 
 
 def page_numbers(views: Sequence[Mapping[str, Any]], spread: Mapping[str, Any] | None) -> dict[str, Any]:
-    """All that a page shows, in its order, for whoever wants to go on with the numbers instead of reading them off.
+    """All that a page shows, in its order, for programs that use the numbers.
 
     ::
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a report knows of runs: the files of each directory, read once and checked; and several runs in order.
 
-Runs are ranked by validation, since whoever chooses by the test split has no test left.
+Runs are ranked by validation: choosing by the test split would make it a validation split.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class RunFacts:
 
     @cached_property
     def originals(self) -> Originals:
-        """The texts of the mistakes as they stand in the corpus, as far as they are to be had."""
+        """The texts of the mistakes as they stand in the corpus, as far as they can be read."""
         rows = [] if self.measured is None else [each["row"] for each in self.measured.figures["mistakes"]]
         return find_originals(self.manifest, rows)
 

@@ -39,7 +39,7 @@ class BaselineSink(Sink):
     """
 
     def __init__(self, run: str | Path, data: str | Path, others: Sink) -> None:
-        """``others`` are told, and must not have been closed; so this one stands before them."""
+        """The figures go to ``others``, which must still be open; so this sink comes first."""
         self.run, self.data, self.others = Path(run), data, others
 
     def close(self, ending: Ending) -> None:

@@ -10,7 +10,7 @@
 
 New weights get a new name and ``bundle.json`` is replaced in one step, so a reader sees one bundle or the next (law 2).
 Here are bytes and plain values; what they mean to a model is for ``harness.inference.bundle``. An export is a bundle
-with other forms of its network beside it, which whoever reads bundles reads::
+with other forms of its network; it is read as a bundle is::
 
     model.onnx, model-int8.onnx     the network for ONNX Runtime, where they were asked for
     README.md                       the model card, which anybody may edit: nothing here vouches for it

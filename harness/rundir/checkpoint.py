@@ -259,7 +259,7 @@ def steps(run: str | Path) -> list[int]:
 
 
 def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint | None:
-    """The newest checkpoint that verifies; ``damaged`` is told of every newer one that does not. None without any.
+    """The newest checkpoint that verifies; ``damaged`` is called for every newer one that does not. None without any.
 
     Raises ``OtherVersionError`` for one that this version cannot read: training from the start again would destroy it.
     """

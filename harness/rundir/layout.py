@@ -167,7 +167,7 @@ def listed(found: Sequence[Member]) -> str:
 
 
 def check_single(run: str | Path) -> None:
-    """Raise ``ConfigError`` where one run is to be and there is a folder of many."""
+    """Raise ``ConfigError`` if the directory of one run holds many."""
     if found := members(run):
         key = "--folds all" if found[0].kind == "fold" else f"--seeds {','.join(str(one.number) for one in found)}"
         raise ConfigError(
@@ -176,7 +176,7 @@ def check_single(run: str | Path) -> None:
 
 
 def check_many(run: str | Path, kind: Kind) -> None:
-    """Raise ``ConfigError`` where many runs of a kind are to be and there is something else."""
+    """Raise ``ConfigError`` if the folder for many runs of a kind holds something else."""
     check_directory(run)
     others = [one for one in members(run) if one.kind != kind]
     if holds_run(run) or holds_rounds(run) or others:
@@ -185,7 +185,7 @@ def check_many(run: str | Path, kind: Kind) -> None:
 
 
 def refuse_many(run: str | Path) -> None:
-    """Raise ``DataError`` that names the runs in a folder of many, where one of them is to be named."""
+    """Raise ``DataError`` for a folder of many runs where one run is expected; it names them."""
     if found := members(run):
         raise DataError(f"{run}: holds the runs {listed(found)}; name one of them, as in {found[0].path}")
 

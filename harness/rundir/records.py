@@ -265,7 +265,7 @@ def read_status(run: str | Path) -> dict[str, Any] | None:
 
 
 def known_status(run: str | Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """The status of a run: empty where there is none, what can be known of it where it is damaged, which ``say`` hears.
+    """The status of a run: empty where there is none, what can be known of it where it is damaged; ``say`` prints that.
 
     That is the step of its newest checkpoint, and that it did not end well: a run that had ended goes on from there,
     has nothing left to train, and ends again. Raises ``DataError`` where a directory is in its place.

@@ -80,10 +80,10 @@ def calibrated_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> float:
-    """By how much the logits of the wide part are to be multiplied before they are added to the network's.
+    """The weight of the wide part's logits when they are added to the network's.
 
     The one of ``SHARES`` with the lowest calibrated log loss, on at most ``SHARE_ROWS`` rows. Two parts that learned
-    apart are not equally sure of themselves: the one that knows less here is to have less of a say.
+    apart are not equally sure of themselves: the less confident part gets a smaller weight.
     """
     rows = slice(None, None, -(-len(labels) // SHARE_ROWS) or 1)
     network, wide, labels = network[rows], wide[rows], labels[rows]

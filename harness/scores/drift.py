@@ -18,7 +18,7 @@ MODERATE = 0.1
 BINS = 10
 """Groups of lengths, cut at the quantiles of the training."""
 ERRORS = 3.0
-"""Standard errors by which the share of unknown tokens must differ to be said."""
+"""Standard errors by which the share of unknown tokens must differ to be reported."""
 WORTH = 0.01
 """Difference of that share that is worth a sentence."""
 QUANTILES = (0.05, 0.5, 0.95)
@@ -34,7 +34,7 @@ def drift(
     vocabulary_rate: float,
     words: Sequence[tuple[str, int]],
 ) -> dict[str, Any]:
-    """What new rows have in common with the training, as plain values, and what is to be said of it in ``found``.
+    """How new rows differ from the training, as plain values; ``found`` has the differences in words.
 
     ``training`` is what ``training_facts`` made, or None; ``labels``, ``lengths`` and ``unknown`` are int64 ``[rows]``.
     ``vocabulary_rate`` is the share of training tokens that are not in the vocabulary, ``words`` are the most frequent

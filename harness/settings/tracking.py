@@ -10,7 +10,7 @@ from preprocessing.base.errors import require
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """Who else is told the metrics; ``metrics.jsonl`` in the run directory always comes first."""
+    """Trackers that receive the metrics too; ``metrics.jsonl`` in the run directory always comes first."""
 
     tracker: str = "none"
     """Name of one of Accelerate's trackers, such as wandb, or several with commas; none for metrics.jsonl alone."""

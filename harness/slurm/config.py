@@ -109,7 +109,7 @@ class ArrayConfig:
 
     @property
     def asked(self) -> bool:
-        """Whether there is to be an array."""
+        """Whether the job is an array."""
         return self.seeds is not None or self.options is not None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which trackers exist, and whether one that was asked for can be had; answered before any process starts."""
+"""The registry of trackers, and whether a requested one can be used; checked before any process starts."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def active_trackers(config: TrackingConfig) -> list[str]:
 
 
 def wandb_mode() -> str | None:
-    """Offline when there is no key and nobody has chosen a mode: a run must not wait for somebody to type one."""
+    """Offline if there is no key and no mode is set: a run must not wait for input."""
     return None if "WANDB_MODE" in os.environ or has_wandb_key() else "offline"
 
 

@@ -79,7 +79,7 @@ class Trackers:
     def close(self, state: State, reason: str = "") -> None:
         """Finish the trackers, for at most ``FINISH_S`` and ``KILL_AFTER_S``; none is left running.
 
-        ``reason`` is the sentence that people are told with a state other than finished.
+        ``reason`` is the sentence shown for a state other than finished.
         """
         began = time.monotonic()
         for observer in self.observers:

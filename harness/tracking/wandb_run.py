@@ -127,7 +127,7 @@ class WandbTracker(AccelerateTracker):
 
     @contextmanager
     def _extra(self, what: str) -> Iterator[None]:
-        """Something without which the rows are still worth having: if it fails, say so and go on."""
+        """Run an optional step: if it fails, print a warning and go on."""
         try:
             yield
         except Exception as error:

@@ -180,7 +180,7 @@ def wandb_command(*arguments: str) -> list[str]:
 
 
 def send(folder: Path) -> str:
-    """``wandb sync`` of one attempt; what it said. Whether it worked is told by its marker, never by its exit code."""
+    """``wandb sync`` of one attempt; what it said. Its marker shows whether it worked; its exit code does not."""
     environment = {key: value for key, value in os.environ.items() if key not in ("WANDB_MODE", "WANDB_RUN_ID")}
     try:
         result = subprocess.run(

@@ -310,7 +310,7 @@ def build_loader(config: RunConfig, session: Session, data: OpenData, layout: La
 def add_sinks(
     config: RunConfig, manifest: Manifest, trainer: Trainer, writer: RunWriter, choices: dict[str, Choice]
 ) -> Console:
-    """Start what hears of the run on rank 0, and say what is about to be trained."""
+    """Start the sinks of rank 0, and print what is about to be trained."""
     facts = {"dataset": manifest.fingerprint, "effective": {name: str(choice) for name, choice in choices.items()}}
     console = Console(config, manifest, trainer.total_steps, trainer.step)
     if writer.active:

@@ -42,7 +42,7 @@ class Log(Screen):
     """
 
     def write(self, lines: Sequence[str], tone: Tone = "", head: int = 0) -> None:
-        """As a screen's, as long as somebody can read it."""
+        """Write as a screen does; falls silent when the stream fails."""
         try:
             super().write(lines, tone, head)
         except OSError:
@@ -71,7 +71,7 @@ class Console(Sink):
         self.screen.say(text)
 
     def start(self, choices: Mapping[str, Choice]) -> None:
-        """What is trained, on what, with which settings and why, and what may go wrong with it."""
+        """Print what is trained, on what, with which settings and why, and warnings."""
         found, warnings = facts(self.config, self.manifest, self.total_steps)
         for name, text in [*found.items(), *((name, str(choice)) for name, choice in choices.items())]:
             self.screen.fact(name, text)
@@ -98,7 +98,7 @@ class Console(Sink):
         return (time.monotonic() - self.started) / done * (self.total_steps - self.step)
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """A row, or one validation; the test is told by ``results``."""
+        """A row, or one validation; ``results`` prints the test."""
         if kind == "train":
             self.step, self.loss = values["step"], f"loss {values['loss']:.4f}"
             head, row = self.rows(values, self.left(), self.screen.width)
@@ -148,7 +148,7 @@ class Console(Sink):
             self.screen.fact("note", sentence, "warn", indent=6)
 
     def lines(self) -> list[Line]:
-        """The lines of ``metrics.jsonl``; none, and a warning, where somebody has damaged it meanwhile."""
+        """The lines of ``metrics.jsonl``; none, and a warning, if it has been damaged meanwhile."""
         try:
             return read_log(self.directory)
         except DataError as error:

@@ -29,7 +29,7 @@ def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str
     """Model and trackers, then the run directory: where the run would go on from, and whether its dataset is the same.
     For one process of a run.
 
-    ``say`` hears of keys that differ, ``warn`` of damaged files, which is said however quiet a run is. A dry run is
+    ``say`` prints keys that differ, ``warn`` damaged files, also of a quiet run. A dry run is
     checked as the run that it rehearses, though it neither goes on from the checkpoint nor ends because the run has,
     and leaves nothing behind. Raises ``ConfigError`` if a tracker is not there or the run must not go on, ``DataError``
     for another dataset than the run's, ``DataError`` or ``StorageError`` for a directory that cannot be used.

@@ -137,7 +137,7 @@ class ResumePoint:
 
 
 def find_resume_point(config: RunConfig, say: Callable[[str], None], warn: Callable[[str], None]) -> ResumePoint:
-    """What there is to go on from. ``say`` hears of keys that differ, ``warn`` of damaged files.
+    """What there is to go on from. ``say`` prints keys that differ, ``warn`` damaged files.
 
     Raises ``ConfigError`` if the run must not go on from here.
     """

@@ -104,7 +104,7 @@ class Run(Milestones):
         self.show("validating")
 
     def show(self, doing: str = "") -> None:
-        """Move the bar of whoever watches, on rank 0."""
+        """Move the progress bar, on rank 0."""
         if self.console is not None:
             self.console.advance(self.trainer.step, doing)
 

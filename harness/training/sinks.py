@@ -48,10 +48,10 @@ class Sink:
         """The figures of one moment, each a number, a short text or None; ``kind`` is train, validation or test."""
 
     def say(self, text: str) -> None:
-        """A sentence for whoever watches."""
+        """A sentence for the terminal."""
 
     def alert(self, title: str, text: str) -> None:
-        """Something that people should know of even if nobody watches."""
+        """A message that should reach people who do not watch the terminal."""
 
     def summarize(self, name: str, values: dict[str, Any]) -> None:
         """Figures of the whole run that belong to no step; ``name`` says whose they are."""
@@ -126,7 +126,7 @@ class TrackerSink(Sink):
     """W&B and the like, each in a process of its own."""
 
     def __init__(self, trackers: Trackers) -> None:
-        """They have been started and nobody waits for them."""
+        """Trackers that have been started; the training never waits for them."""
         self.trackers = trackers
 
     def log(self, kind: str, values: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ LEAST_BYTES = 1 << 18
 LEAST_S = 1.0
 """A shorter time between two log lines is too noisy to judge by."""
 MUCH_COST = 0.05
-"""A slow rank is worth a word from this share of the time that the others wait for its forward passes alone."""
+"""A slow rank is reported if the others wait for its forward passes for at least this share of the time."""
 LASTING_S, LASTING_LINES = 60.0, 3
 """So long, and for so many log lines in a row, the same rank is slow before that is said: cores that others use too
 slow one rank down for a moment, then another.
@@ -66,7 +66,7 @@ class SlowRank:
     """When it is reported next: first after ``LASTING_S``, then each time that it has lasted twice as long."""
 
     def lasts(self, rank: int | None, seconds: float) -> bool:
-        """Take note of who was slow for so many seconds, None for nobody. True if the slow rank should be reported."""
+        """Record the rank that was slow for so many seconds, None for none. True if it should be reported."""
         if rank is None or rank != self.rank:
             self.rank, self.seconds, self.lines, self.due_s = rank, 0.0, 0, LASTING_S
         if rank is None:

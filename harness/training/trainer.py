@@ -56,7 +56,7 @@ class Milestones:
 
 
 class Trainer:
-    """Trains an objective; whoever made it decides what a validation is and where figures go."""
+    """Trains an objective; its ``milestones`` define validations, checkpoints and where figures go."""
 
     def __init__(
         self,

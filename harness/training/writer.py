@@ -65,7 +65,7 @@ class RunWriter:
             self.had_finished = known_status(self.directory).get("state") == "finished"
 
     def begin(self, step: int) -> None:
-        """Nothing speaks against this start: it goes on from ``step``. Raises ``StorageError``."""
+        """All checks of this start have passed: it goes on from ``step``. Raises ``StorageError``."""
         self.begun = True
         self.status(step)
         if self.active:
@@ -183,7 +183,7 @@ class RunWriter:
         return self.had_finished and not self.begun and isinstance(error, UserError)
 
     def write_ending(self, ending: Ending, *, said: bool) -> UserError | None:
-        """Say how the run ended; on stderr too what nobody else will say: a bug, or a full disk. Returns why not."""
+        """Write how the run ended; print what nothing else reports: a bug, or a full disk. Returns why it failed."""
         if ending.state == "failed" and not said:
             where = self.directory / layout.STATUS
             tell(f"error: {ending.reason} (at step {ending.step}; {where} says so too)")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both packages stand on: errors, atomic files, locks, the command line."""
+"""Modules that both packages use: errors, atomic files, locks, the command line."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a command speaks to people: a terminal, with colour and a live line, or a file, with plain lines of 80 columns.
+"""Output for people: a terminal, with colour and a live line, or a file, with plain lines of 80 columns.
 
 rich draws, and is imported at the first line that goes to a terminal. ``NO_COLOR`` and ``TERM=dumb`` are heeded, and
 ``COLUMNS`` where the output is a terminal.

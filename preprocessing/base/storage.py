@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said where something cannot be written: one sentence that names the file, and the exit code that it has.
+"""Errors of writing: one sentence that names the file, and its exit code.
 
 Every failure to write comes through here, from a block that knows what else the user may name (``storing``), or as the
 last thing that a command or a rank does with it (``told``).

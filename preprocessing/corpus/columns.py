@@ -159,7 +159,7 @@ class Found:
     chosen: dict[str, Any]
     """``text_column``, ``label_column``, ``columns`` and ``labels`` of the source and ``column`` of the splits."""
     lines: list[str]
-    """What is to be said."""
+    """The lines to print."""
 
     def applied(self, config: PreprocessConfig) -> PreprocessConfig:
         """The configuration with what was found in the place of ``auto``."""
@@ -185,7 +185,7 @@ def applied_to(file: File, chosen: dict[str, Any]) -> File:
 def resolved(files: Sequence[File]) -> Found:
     """Look into the first file, and into the first without labels, and settle what is ``auto`` for all of each kind.
 
-    Raises ``DataError`` for a file that cannot be read, or in which text and label cannot be told.
+    Raises ``DataError`` for a file that cannot be read, or whose columns of text and label cannot be found.
     """
     found = of_labelled([file for file in files if not file.is_unlabelled])
     without = [file for file in files if file.is_unlabelled]
@@ -216,7 +216,7 @@ def of_labelled(files: Sequence[File]) -> Found:
 
 
 def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any]) -> tuple[list[File], list[str]]:
-    """Files of ``source.unlabelled_path`` that know their text column, and what is to be said of them.
+    """Files of ``source.unlabelled_path`` that know their text column, and the lines to print about them.
 
     ``elsewhere`` is what was chosen for files with labels. Their text column is taken if it is here too, else the only
     column that there is; their label is not read.
@@ -299,7 +299,7 @@ def begins_with_row(seen: Sample) -> bool:
 
 
 def column_of(seen: Sample, columns: dict[str, Column], what: str, other: str, lines: list[str]) -> str:
-    """The column of the ``text`` or the ``label``; what is to be said of it is added to ``lines``.
+    """The column of the ``text`` or the ``label``; the lines to print are added to ``lines``.
 
     ``other`` is the column of the other one. Raises ``DataError`` where several may be it, or none.
     """
@@ -375,7 +375,7 @@ def split_of(seen: Sample, text: str, label: str, lines: list[str]) -> str | Non
 
 
 def hints(files: Iterable[File], validation_is_cut: bool) -> Iterator[str]:
-    """What is to be said of each file, in addition to what ``resolved`` said of the first."""
+    """The lines to print for each file, in addition to those of ``resolved`` for the first."""
     for number, file in enumerate(files):
         said = file.form.in_words(file.expected) if file.form and number else []
         yield from [f"source: {file.name}: {', '.join(said)}"] if said else []

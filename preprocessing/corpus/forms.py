@@ -170,7 +170,7 @@ def uncompressed(address: str) -> str:
 
 
 def encoding_of(sample: bytes, name: str) -> str:
-    """The encoding of a file from its first bytes. Raises ``DataError`` for bytes of none that can be told."""
+    """The encoding of a file from its first bytes. Raises ``DataError`` for bytes of an unknown encoding."""
     for mark, encoding in MARKS.items():
         if sample.startswith(mark):
             return encoding

@@ -35,7 +35,7 @@ STAND_INS = bytes([*range(1, 9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F])
 
 @dataclass(frozen=True)
 class Dialect:
-    """How fields are told apart; JSON lines are the dialect without quotes."""
+    """How fields are separated; JSON lines are the dialect without quotes."""
 
     delimiter: str = ","
     quote: str = ""

@@ -57,12 +57,12 @@ class File:
 
     @property
     def dialect(self) -> Dialect:
-        """How its fields are told apart: as its first bytes tell, else as its name and the configuration do."""
+        """How its fields are separated: by its first bytes, else by its name and the configuration."""
         return self.form.dialect if self.form else self.expected
 
     @property
     def expected(self) -> Dialect:
-        """How its fields are told apart as far as its name and the configuration tell."""
+        """How its fields are separated by its name and the configuration alone."""
         if self.format != "csv":
             return Dialect()
         delimiter = self.source.delimiter or ("\t" if uncompressed(self.address).endswith(".tsv") else ",")

@@ -72,7 +72,7 @@ class Marker(msgspec.Struct, Generic[Result], frozen=True):
 
 
 def finished(part: Part[Result], *, verify: bool = True) -> Result | None:
-    """What is known of a part that is done and still wanted; None: it is to be made.
+    """What is known of a part that is done and still wanted; None: it must be made.
 
     Its files must be there, and with ``verify`` hold the bytes that were written.
     """

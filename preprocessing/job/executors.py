@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who makes the parts of a job: this process, processes of this machine, or the workers of a Dask cluster.
+"""The executors of a job's parts: this process, processes of this machine, or the workers of a Dask cluster.
 
 Every wait has a limit, and workers that died, are stopped or do nothing are noticed long before it.
 """
@@ -35,7 +35,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 POLL_S = 1.0
 OUTSTANDING = 1024
-"""How many tasks are handed out before the first is back."""
+"""How many tasks are submitted before the first result is read."""
 HELD_S, IDLE_S = 20.0, 300.0
 """For how long a worker must have been stopped, or none of them have computed anything, to be given up."""
 EXIT_CODE_S = 2.0
@@ -211,7 +211,7 @@ class LocalWorkers(Workers):
     losses = (BrokenProcessPool,)
 
     def __init__(self, timeout_s: float, pool: ProcessPoolExecutor) -> None:
-        """The pool is ended by whoever made it."""
+        """The caller ends the pool."""
         super().__init__(timeout_s, pool)
         self.pool = pool
 

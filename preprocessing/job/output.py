@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The output directory: who may write in it, what is there already, and how a new dataset takes its place.
+"""The output directory: which job may write in it, what is there already, and how a new dataset takes its place.
 
 A dataset that replaces another is built beside it, in ``NAME.building``, which stays when the job is interrupted. When
 it is whole, the two directories exchange their names in one step, and the old one is removed last. Both carry the mark
-of the job (``atomic.sign``); a directory of such a name without it is somebody's own, and left alone.
+of the job (``atomic.sign``); a directory of such a name without it belongs to the user, and is left alone.
 """
 
 from __future__ import annotations

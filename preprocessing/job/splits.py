@@ -142,7 +142,7 @@ def described(
 def fold_rows(
     rows: Rows, decision: np.ndarray, folds: int, seed: int, names: list[str], column: str | None
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """int16 per row: its fold, ``NO_FOLD`` where it is neither in training nor in validation; and what is to be said.
+    """int16 per row: its fold, ``NO_FOLD`` where it is neither in training nor in validation; and the lines to print.
 
     ``decision`` is each row's split, ``names`` are the classes, ``column`` the one that groups rows. Raises
     ``DataError`` where there are fewer groups than folds, or a fold that cannot be validated on or trained without.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where in a text its tokens stand, for whoever shows people what a model has read.
+"""Where in a text its tokens stand, for explanations and reports.
 
 The text pipeline works on bytes of thousands of texts at once and keeps no places. Here each piece of a text between
 two blanks goes through the same pipeline by itself, and each finer piece of it, a word or a sign, where it is several

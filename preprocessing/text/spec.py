@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The description of a text → ids function: what the user asks for, and what that resolved to. Reads no other data.
+"""The description of a text → ids function: what the user configures, and what that resolves to. Reads no other data.
 
 :class:`TextSpec` is the ``text`` section of a configuration. :class:`TextPipeline` is the same with stop words and
 versions written out, as manifests, checkpoints and bundles carry it. The work itself is done by

@@ -21,7 +21,7 @@ from preprocessing.text.unicode import nfc
 class Rules(Protocol):
     """How texts become surfaces, and surfaces words. A surface occurs often, so the second is asked once for each.
 
-    Stop words, lemmas and the vocabulary come afterwards and are nobody's concern here; HTML, NFC and lower case are.
+    Stop words, lemmas and the vocabulary come afterwards and are not handled here; HTML, NFC and lower case are.
     """
 
     def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:

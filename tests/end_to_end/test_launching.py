@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ranks under real launchers: the doctor, cards that are there or not, and one that fails, is stopped or is lost."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.ranks.stopping import STOP_LIMIT_S
+from tests.commands import CPU, ROOT, accelerate, free_port, run_module, sentence, succeed, unwrapped
+from tests.datasets import write_dataset
+from tests.runs import TRAINING, launch, train_to_end, wait_for_step, wait_until
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(400, func_only=True)]
+LIKE_NCCL = """
+import os, sys, time
+if "RANK" in os.environ and "torch" not in sys.modules:
+    import torch.distributed
+    from harness.ranks import distributed
+    from harness.training.trainer import Trainer
+    torch.distributed.destroy_process_group = lambda: time.sleep(3600)
+    update = Trainer.update
+    def failing(self, batch):
+        if self.step == 20 and os.environ["RANK"] == "1":
+            raise KeyError("planted")
+        return update(self, batch)
+    Trainer.update = failing
+    distributed.LostPeerError.__init__ = lambda self, *_: os.abort()
+"""
+"""A ``sitecustomize`` module: rank 1 fails alone, leaving the process group waits for ranks that do not come, and a
+rank whose peer is gone is aborted, as NCCL's watchdog does."""
+CARDS = """
+import sys
+if "torch" not in sys.modules:
+    import torch
+    torch.cuda.device_count = lambda: 8
+    torch.cuda.is_available = lambda: False
+"""
+"""A ``sitecustomize`` module: every interpreter, those of the ranks too, counts eight devices."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("launching") / "data"
+    write_dataset(path, {"train": 1500, "validation": 300, "test": 32})
+    return path
+
+
+def paths_with(folder: Path, module: str) -> str:
+    """A PYTHONPATH on which every interpreter begins with this module."""
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(module)
+    return f"{folder / 'site'}:{ROOT}"
+
+
+def status(run: Path) -> dict[str, str]:
+    found = json.loads((run / "status.json").read_text())
+    assert (found["state"], found["exit_code"]) == ("failed", 1)
+    return found
+
+
+def test_the_doctor_lets_ranks_meet_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    where = ("--data", data, "--run", tmp_path / "runs" / "a", "--device", "cpu", "--precision", "fp32")
+    options = (*CPU, "--main_process_port", free_port())
+    report = json.loads(succeed(run_module("harness", "doctor", *options, *where, "--json", timeout_s=90)).stdout)
+    lines = {finding["check"]: finding["message"] for finding in report["findings"]}
+    assert report["exit_code"] == 0
+    assert lines["rendezvous"].startswith("2 ranks on 1 machine met in ")
+    assert lines["all-reduce"].startswith("10 MB over gloo in ")
+    assert "1,500 training rows" in lines["data"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_doctor_names_what_must_be_fixed(tmp_path: Path) -> None:
+    port = str(free_port())
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
+    words = ("harness", "doctor", "--device", "cpu", "--timeout_s", 3)
+    unmet = run_module(*words, timeout_s=60, **alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    missing = run_module(*words, "--data", tmp_path / "none", timeout_s=60)
+    said = (f"rank 0 of 2 did not meet the others at 127.0.0.1:{port}", "dataset.json: missing")
+    for result, wanted in zip((unmet, missing), said, strict=True):
+        assert result.returncode == 2
+        (line,) = [line for line in unwrapped(result.stdout).splitlines() if line.startswith("fix")]
+        assert wanted in line
+
+
+@pytest.mark.slow
+def test_the_quickstart_trains_on_the_cpu_whatever_cards_there_are(data: Path, tmp_path: Path) -> None:
+    where, environment = ("--data", data, "--run", tmp_path / "run"), {"PYTHONPATH": paths_with(tmp_path, CARDS)}
+    words = (*where, *TRAINING, "--epochs", 1, "--device", "auto")
+    result = succeed(run_module("harness", "launch", *CPU, *words, timeout_s=120, **environment))
+    assert "device     cpu: accelerate's configuration names no gpu_ids" in result.stdout
+    bare = ("--main_process_port", free_port(), "-m", "harness.evaluate", *where)
+    evaluated = run_module("accelerate.commands.launch", *CPU, *bare, timeout_s=120, **environment)
+    assert re.search(r"^ +test  95 %\nrows +32$", succeed(evaluated).stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_gpus_that_are_not_there_are_refused(data: Path, tmp_path: Path) -> None:
+    words = ("--data", data, "--run", tmp_path / "run", *TRAINING, "--device", "auto")
+    file = ("--config_file", ROOT / "configs/accelerate/multi_gpu.yaml")
+    result = run_module("harness", "launch", *file, *words, timeout_s=60)
+    assert result.returncode == 2
+    said = sentence(result)
+    assert said.startswith("device: gpu_ids, --multi_gpu or --gpu_ids asks for GPUs, but no CUDA device is visible (")
+    assert not (tmp_path / "run").exists()
+    bare = ("--main_process_port", free_port(), "--num_processes", 2, "-m", "harness.train", *words)
+    refused = run_module("accelerate.commands.launch", *file, *bare, timeout_s=90)
+    assert refused.returncode == -signal.SIGUSR1  # the launcher is ended before its traceback; 138 to a shell
+    assert "asks for GPUs, but no CUDA device is visible" in refused.stderr
+
+
+@pytest.mark.parametrize("launcher", ["none", pytest.param("accelerate", marks=pytest.mark.slow)])
+def test_without_our_launcher_the_status_says_why_too(data: Path, tmp_path: Path, launcher: str) -> None:
+    words = ("StopWatch", 1, "--data", data, "--run", tmp_path / "run", *TRAINING)
+    if launcher == "accelerate":
+        ended = accelerate("tests.planted", *words, timeout_s=90)
+    else:
+        ended = train_to_end(*words, processes=2, module="tests.planted")
+    assert ended.returncode == 1
+    assert status(tmp_path / "run")["reason"] == "rank 1: PlantedError: planted in StopWatch"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "timeout_s"), [("limit", 5), ("signal", 600)])
+def test_a_stopped_rank_is_noticed(data: Path, tmp_path: Path, way: str, timeout_s: int) -> None:
+    run = tmp_path / "run"
+    process = launch(data, run, "--timeout_s", str(timeout_s))
+    family: list[psutil.Process] = []
+    try:
+        wait_for_step(process, run, 20)
+        family = psutil.Process(process.pid).children(recursive=True)
+        ranks = {one.environ()["RANK"]: one for one in family if "harness.train" in " ".join(one.cmdline())}
+        ranks["1"].send_signal(signal.SIGSTOP)
+        asked = time.monotonic()
+        if way == "signal":
+            time.sleep(1.0)  # rank 0 is inside a collective by now
+            ranks["0"].send_signal(signal.SIGTERM)
+        wait_until(lambda: not ranks["0"].is_running() or ranks["0"].status() == psutil.STATUS_ZOMBIE, 120)
+        assert time.monotonic() - asked < (timeout_s if way == "limit" else STOP_LIMIT_S) + 60
+        waited = r"rank 0 at step \d+ waited" if way == "limit" else r"rank 0 was told to stop at step \d+ and waited"
+        reason = status(run)["reason"]
+        assert re.match(rf"{waited} .* from 1 other ranks", reason)
+        assert reason in (tmp_path / "log").read_text()
+    finally:
+        for one in [process, *family]:
+            with suppress(psutil.NoSuchProcess):  # the launcher has ended it in the meantime
+                one.send_signal(signal.SIGKILL)
+        process.wait(30)
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_alone_is_the_cause_and_hangs_nobody(data: Path, tmp_path: Path) -> None:
+    """The time limit is an hour; this test allows for five minutes."""
+    process = launch(data, tmp_path / "run", "--timeout_s", "3600", paths=paths_with(tmp_path, LIKE_NCCL))
+    assert process.wait(300) == 1, (tmp_path / "log").read_text()
+    assert status(tmp_path / "run")["reason"] == "rank 1: KeyError: 'planted'"

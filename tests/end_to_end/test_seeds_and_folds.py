@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Seeds, folds and rounds by one command: killed in the middle, continued to the same end; every row predicted once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+import padless
+from harness.data.soft_labels import read_soft_labels
+from harness.rundir.bundle_files import read_info
+from preprocessing.__main__ import main as preprocess
+from preprocessing.base import cli
+from preprocessing.dataset.shards import Split, read_manifest
+from tests.corpora import reviews, write_csv
+from tests.datasets import write_dataset
+from tests.runs import final, kill, launch, wait_for_step, wait_until
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
+
+
+def to_the_end(data: Path, run: Path, *words: str) -> str:
+    """Start it, and wait for its good end; all that it and those before it printed."""
+    assert launch(data, run, *words).wait(400) == 0, (run.parent / "log").read_text()[-3000:]
+    return (run.parent / "log").read_text()
+
+
+def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> None:
+    data, whole, run = tmp_path / "data", tmp_path / "whole" / "run", tmp_path / "killed" / "run"
+    write_dataset(data, {"train": 300, "validation": 80, "test": 60})
+    tables = []
+    words = ("--seeds", "0,1,2")
+    text = to_the_end(data, whole, *words)
+    tables.append(text[text.rindex("\n3 seeds: ") :].partition("\nwritten to")[0])
+    process = launch(data, run, *words)
+    wait_for_step(process, run / "seed-1", 20)
+    kill(process)
+    assert not (run / "seeds.json").exists()
+    process = launch(data, run, *words)
+    wait_for_step(process, run / "seed-1", 30)
+    psutil.Process(process.pid).terminate()
+    assert process.wait(100) == 85
+    assert not (run / "seed-2").exists()
+    text = to_the_end(data, run, *words)
+    tables.append(text[text.rindex("\n3 seeds: ") :].partition("\nwritten to")[0])
+    assert tables[0] == tables[1]
+    for seed in ("seed-0", "seed-1", "seed-2"):
+        assert final(run / seed) == final(whole / seed)
+    assert (run / "seeds.json").read_bytes() == (whole / "seeds.json").read_bytes()
+    accuracies = [json.loads((run / f"seed-{seed}" / "test.json").read_text())["accuracy"] for seed in range(3)]
+    found = json.loads((run / "seeds.json").read_text())["splits"]["test"]["accuracy"]
+    assert found["mean"] == pytest.approx(np.mean(accuracies))
+    assert found["sd"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert padless.read_metrics(run, "validation")["seed"].value_counts().to_dict() == {0: 3, 1: 3, 2: 3}
+    with pytest.raises(padless.UserError, match="is a folder of runs; name one of them: seed-0, seed-1, seed-2"):
+        padless.load(run)
+
+
+def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> None:
+    rows = [(text, label, f"film {row % 20}") for row, (text, label) in enumerate(reviews(300))]
+    corpus = write_csv(tmp_path / "c.csv", rows, ("text", "label", "film"))
+    data, run = tmp_path / "data", tmp_path / "one" / "run"
+    keys = ["--executor.workers", "1", "--vocabulary.min_count", "1", "--text.max_tokens", "64", "--quiet"]
+    keys += ["--splits.folds", "3", "--splits.group_column", "film"]
+    assert cli.run(preprocess, ["run", str(corpus), "--output", str(data), *keys]) == 0
+    to_the_end(data, run, "--folds", "3", "--epochs", "2")
+    manifest = read_manifest(data)
+    folds = {
+        int(row): shard.info.fold
+        for name in ("train", "validation")
+        for shard in Split(data, manifest, name).shards
+        for block in shard.blocks
+        for row in block.row
+    }
+    table = pq.read_table(run / "out-of-fold.parquet").to_pylist()
+    assert {line["row"]: line["fold"] for line in table} == folds
+    assert len(table) == len(folds)
+    assert all(line["label"] == rows[line["row"] - 1][1] for line in table)
+    found = json.loads((run / "folds.json").read_text())
+    right = [line["label"] == line["predicted"] for line in table]
+    assert found["out_of_fold"]["accuracy"] == pytest.approx(np.mean(right))
+    assert [one["splits"]["validation"]["rows"] for one in found["runs"]] == manifest.statistics["folds"]["rows"]
+
+
+def test_rounds_killed_between_and_inside_end_the_same(tmp_path: Path) -> None:
+    data, whole, run = tmp_path / "data", tmp_path / "whole" / "run", tmp_path / "killed" / "run"
+    write_dataset(data, {"train": 300, "validation": 80, "test": 40, "unlabelled": 120})
+    words = ["--self_training.rounds=1", "--self_training.any_teacher=true", "--order.unlabelled_batch=9"]
+    words += ["--self_training.first={epochs: 2}"]
+    to_the_end(data, whole, *words)
+    labels = run / "round-0" / "soft_labels.arrow"
+    process = launch(data, run, *words)
+    wait_for_step(process, run / "round-0", 20)
+    kill(process)
+    process = launch(data, run, *words)
+    wait_until(lambda: process.poll() is not None or labels.exists())
+    kill(process)
+    process = launch(data, run, *words)
+    wait_for_step(process, run, 30)
+    kill(process)
+    made = labels.stat().st_mtime_ns
+    to_the_end(data, run, *words)
+    assert labels.stat().st_mtime_ns == made
+    assert final(run) == final(whole)
+    assert final(run / "round-0") == final(whole / "round-0")
+    read = read_soft_labels(labels)
+    assert read.teacher.weights_sha256 == read_info(run / "round-0" / "bundle").weights_sha256
+    assert (read_info(run / "bundle").soft_labels or {})["sha256"] == read.sha256
+    assert "finished already" in to_the_end(data, run, *words)
