@@ -3,9 +3,8 @@
 which the tests that start no process pass and a corpus becomes a dataset, a model and a prediction.
 
 torch has the newest version that pip finds in both: an old one without CUDA is on an index of its own. Lines of
-``night.jsonl`` say what each environment was made of, and how every group of tests went in it. It can be stopped at any
-time and goes on from there: an environment that is whole is used again (the newest one for a week), and a group that
-has passed there is not run again, unless the working tree differs from its revision.
+``night.jsonl`` say what each environment was made of, and how its tests went. An environment that is whole is used
+again (the newest one for a week).
 """
 
 from __future__ import annotations
