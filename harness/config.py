@@ -232,7 +232,7 @@ def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
             "of padless; use that one, or restore the file"
         )
     try:
-        model = typed(ModelConfig, values, f"{where}: model", DAMAGED)
+        model: ModelConfig = typed(ModelConfig, values, f"{where}: model", DAMAGED)
         require(not is_auto(model.wide), "model.wide", model.wide, "a number")
     except ConfigError as error:
         raise DataError(f"{where}: {error}; {DAMAGED}") from None

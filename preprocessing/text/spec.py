@@ -107,7 +107,7 @@ class TextPipeline:
         """
         known, place = {field.name for field in fields(TextSpec)}, "" if where is None else f"{where}: "
         again = "run preprocessing again"
-        recorded = typed(_Recorded, value, f"{place}this is not a description of a text pipeline", again)
+        recorded: _Recorded = typed(_Recorded, value, f"{place}this is not a description of a text pipeline", again)
         unknown, missing = sorted(set(recorded.spec) - known), sorted(ALWAYS - set(recorded.spec))
         if unknown or missing:
             raise DataError(

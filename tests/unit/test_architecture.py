@@ -6,33 +6,17 @@ from __future__ import annotations
 import ast
 import functools
 import graphlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FLOORS = (
-    ("preprocessing.base",),
-    ("preprocessing.text",),
-    ("preprocessing.labels", "preprocessing.config"),
-    ("preprocessing.corpus",),
-    ("preprocessing.dataset",),
-    ("preprocessing.job",),
-    ("preprocessing.__main__",),
-    ("harness.settings",),
-    ("harness.config", "harness.batch"),
-    ("harness.rundir", "harness.scores"),
-    ("harness.ranks", "harness.tracking"),
-    ("harness.data",),
-    ("harness.model",),
-    ("harness.baseline",),
-    ("harness.inference",),
-    ("harness.training", "harness.export"),
-    ("harness.report",),
-    ("harness.launch",),
-    ("harness.slurm",),
-    ("harness.__main__", "harness.train", "harness.pretrain", "harness.evaluate", "harness.label", "harness.predict"),
-)
+TABLE = (ROOT / "ARCHITECTURE.md").read_text().partition("\n## Floors\n")[2].partition("\n## ")[0]
+FLOORS = [
+    [path.removesuffix("/").removesuffix(".py").replace("/", ".") for path in re.findall(r"`([\w/]+(?:\.py|/))`", row)]
+    for row in reversed(re.findall(r"^\|.*`\w+/.*\|$", TABLE, re.MULTILINE))
+]
 """Rooms from the ground up. A room imports itself and lower floors; a room beside it only as ``NEIGHBOURS`` says."""
 NEIGHBOURS = {("preprocessing.config", "preprocessing.labels")}
 
