@@ -81,7 +81,7 @@ def known(data: str, manifest: Manifest, names: Sequence[str]) -> dict[str, dict
     try:
         return read_results(data, manifest.fingerprint, names)
     except DataError as error:
-        tell(f"warning: {error}; made anew now")
+        tell(f"warning: {error}; made again now")
         return {}
 
 

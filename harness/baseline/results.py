@@ -32,7 +32,7 @@ from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.dataset.shards import Manifest
 
 FOLDER = "baseline"
-MADE_ANEW = "delete it, and `padless baseline` makes it anew"
+MADE_ANEW = "delete it, and `padless baseline` makes it again"
 
 
 def folder_of(data: str | Path) -> Path:

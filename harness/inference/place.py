@@ -210,7 +210,7 @@ def is_begun(place: Place, basis: Basis) -> bool:
     before: Basis = typed(Basis, content, str(path), ANEW)
     if before == basis:
         return True
-    raise ConfigError(f"{place.work}: a prediction was begun with {changed(before, basis)}; {ANEW} to begin anew")
+    raise ConfigError(f"{place.work}: a prediction was begun with {changed(before, basis)}; {ANEW} to start again")
 
 
 def changed(before: Basis, now: Basis) -> str:

@@ -249,7 +249,7 @@ def look_at_interface() -> Checked:
         return "ok", str(route)
     return (
         "ok",
-        f"{route}; the ranks are told so, since {platform.node()} is {own} here, which no other machine reaches",
+        f"{route}; it is set for the ranks, since {platform.node()} is {own} here, which no other machine reaches",
     )
 
 
@@ -293,7 +293,9 @@ def look_at_run(config: RunConfig, manifest: Manifest | None) -> Checked:
         return "warn", f"{shown}: gone when the machine restarts; name a directory on a disk with --run"
     if seconds > SLOW_FSYNC_S:
         return "warn", f"{shown}; a small write took {seconds:.1f} s: busy or failing disk"
-    state = "the run begins anew: it has no checkpoint" if point.begun else "a file was written, flushed and renamed"
+    state = (
+        "the run starts at step 0: it has no checkpoint" if point.begun else "a file was written, flushed and renamed"
+    )
     if point.checkpoint is not None:
         state = f"the run goes on from step {point.checkpoint.step:,}"
     return "ok", f"{shown}; {'the run has finished already' if point.finished else state}"
@@ -338,7 +340,7 @@ def try_network(session: Session, everyone: Sequence[Seen], met_s: float) -> lis
     """
     world, backend = session.world, "nccl" if session.device.type == "cuda" else "gloo"
     if world.world_size == 1:
-        message = "one process: nobody to meet; options of accelerate launch try it, as in --num_processes 2"
+        message = "one process: no other to connect to; options of accelerate launch try it, as in --num_processes 2"
         return [Finding("rendezvous", "ok", message)]
     machines = len({(seen.findings[-1].host) for seen in everyone})
     shown = f"{world.world_size} ranks on {counted(machines, 'machine')} met in {met_s:.2f} s"

@@ -281,7 +281,7 @@ def read_hello(message: bytes, rank: int) -> Hello:
 def ask(place: Place, mine: Hello, timeout_s: float) -> Answer:
     """On the other machines: look for machine 0 until it answers. Raises ``MeetingError`` when it does not."""
     deadline = time.monotonic() + timeout_s
-    reason = "nobody listens there"
+    reason = "no program listens there"
     while (left := deadline - time.monotonic()) > 0:
         try:
             socket.create_connection((place.host, place.port), timeout=min(left, TALK_S)).close()

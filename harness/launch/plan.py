@@ -341,7 +341,7 @@ def in_a_line(there: dict[str, int], stream: dict[str, Any] | None) -> str:
     low, high = stream["rows_per_step"]
     once = "each row once a pass" if stream["ranks"]["each_row_once"] else "ROWS ARE MISSING OR REPEATED"
     passes = f"{stream['passes']:.2f} passes of {stream['steps_per_pass']:,} steps"
-    return f"{found}, {low} to {high} beside the others in every step: {passes}, {once}"
+    return f"{found}, {low} to {high} of them in every step: {passes}, {once}"
 
 
 def task(values: dict[str, Any]) -> str:

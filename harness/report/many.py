@@ -156,7 +156,7 @@ def gather(folder: Path, runs: Sequence[Member], rows: int) -> pa.Table:
             table = pq.read_table(path)
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(
-                f"{path}: not readable ({error}); remove {run.path}, and the same launch trains it anew"
+                f"{path}: not readable ({error}); remove {run.path}, and the same launch trains it again"
             ) from None
         fold = pa.array(np.full(len(table), run.number, np.int32))
         tables.append(table.add_column(1, "fold", fold))

@@ -49,7 +49,7 @@ class BaselineSink(Sink):
         try:
             found = beside(self.run, self.data)
         except DataError as error:
-            tell(f"warning: no linear model beside the run ({error})")
+            tell(f"warning: no comparison with the linear model ({error})")
             return
         if found is None:
             return

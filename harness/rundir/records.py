@@ -194,7 +194,7 @@ def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
 
 def read_environment(run: str | Path) -> dict[str, Any]:
     """What the last start of a run ran on; empty where nothing is known. Raises ``DataError``."""
-    path, mend = Path(run, ENVIRONMENT), "start the run again, which writes it anew, or remove it"
+    path, mend = Path(run, ENVIRONMENT), "start the run again, which writes it again, or remove it"
     content = read_object(path, mend) or {}
     typed(StoredEnvironment, content, str(path), mend)
     return content

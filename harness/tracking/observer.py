@@ -83,7 +83,7 @@ class Inbox:
     def rows_left(self) -> str:
         """A phrase on the rows that the tracker was not told, if there are any."""
         rows = sum(message["do"] == "log" for message in list(self.messages.queue)) + self.dropped
-        return f", with {rows} rows not told" if rows else ""
+        return f", with {rows} rows not sent" if rows else ""
 
     def give_up(self, what: str) -> None:
         """Say what happened and kill this process with all its children, without running any more of its code."""
@@ -150,7 +150,7 @@ def main(argv: list[str]) -> int:
     assert inbox.last_clock is not None
     inbox.last_clock.cancel()
     if inbox.dropped:
-        wire.tell(warn=f"was too slow: {inbox.dropped} rows were not told")
+        wire.tell(warn=f"was too slow: {inbox.dropped} rows were not sent")
     clock(EXIT_S, leave)
     return 0
 

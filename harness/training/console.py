@@ -223,7 +223,7 @@ def facts(config: RunConfig, manifest: Manifest, total_steps: int) -> tuple[dict
     beside = config.order.unlabelled_batch
     if beside:
         passes = total_steps / -(-manifest.rows(UNLABELLED) // beside)
-        found["unlabelled"] = f"{beside} rows beside them in every step, {passes:.1f} passes in all"
+        found["unlabelled"] = f"{beside} more rows in every step, {passes:.1f} passes in all"
     if config.task == LANGUAGE_MODEL:
         return pretraining_facts(config, manifest, found)
     warnings = {

@@ -204,7 +204,7 @@ def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished:
     place = began.get("config", {}).get("data", config.data)
     where = "" if place == config.data else f" ({readable(place)})"
     mend = f"go on with this one with {'more --epochs and ' * (len(needed) - 1)}--allow {','.join(needed)}"
-    mend = mend if fits else "restore the run's own, which alone its weights fit"
+    mend = mend if fits else "restore the run's own: its weights fit no other"
     raise DataError(
         f"{config.data}: not the dataset that {config.run} was trained on{where}: its {' and '.join(differ)} differ; "
         f"name another --run to train on it, or {mend}"

@@ -211,7 +211,7 @@ def with_start(config: RunConfig, corpus: Corpus, reasons: Reasons) -> RunConfig
         tokens = corpus.tokens + corpus.unlabelled_tokens
         vectors = "own" if tokens >= VECTOR_TOKENS and not config.init.weights else "none"
         if config.init.weights:
-            reasons["vectors"] = ("random", "for tokens that init.weights does not know; auto learns none beside it")
+            reasons["vectors"] = ("random", "for tokens that init.weights does not know; auto learns none then")
         elif vectors == "none":
             reasons["vectors"] = ("random", f"{tokens:,} tokens are too few to learn them")
     return replace(config, model=replace(config.model, wide=wide), init=replace(config.init, vectors=vectors))

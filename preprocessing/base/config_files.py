@@ -80,7 +80,7 @@ def _plain(node: Any) -> Any:
         if name.id != "scalar":
             raise ValueError("a key that is a list or a mapping")
         if name.value in found:
-            raise ValueError(f"the key {shown(name.value)} stands twice")
+            raise ValueError(f"the key {shown(name.value)} occurs twice")
         found[name.value] = _plain(part)
     return found
 

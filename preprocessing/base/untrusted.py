@@ -170,7 +170,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {shown(next(name for name in found if names.count(name) > 1))} stands twice")
+        raise ValueError(f"the key {shown(next(name for name in found if names.count(name) > 1))} occurs twice")
     return found
 
 

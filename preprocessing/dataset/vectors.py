@@ -33,7 +33,7 @@ MOST_DIM = 1 << 20
 """Numbers of a vector."""
 LEARN_FROM = (TRAIN, UNLABELLED)
 """The splits that are learned from, as far as a dataset has them. What is measured on is never among them."""
-REMAKE = "delete it, and `python -m preprocessing vectors` makes it anew"
+REMAKE = "delete it, and `python -m preprocessing vectors` makes it again"
 
 
 @dataclass(frozen=True, kw_only=True)

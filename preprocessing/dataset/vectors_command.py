@@ -304,7 +304,7 @@ def learn(corpus: Corpus, settings: VectorSettings, threads: int, say: Say = lam
         epochs=settings.epochs,
         callbacks=[Progress()],
     )
-    assert model.wv.index_to_key == words, "gensim has sorted the vocabulary anew"
+    assert model.wv.index_to_key == words, "gensim has sorted the vocabulary again"
     vectors = np.zeros((len(corpus.counts), settings.dim), np.float32)
     vectors[seen] = model.wv.vectors
     return vectors

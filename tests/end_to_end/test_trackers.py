@@ -44,7 +44,7 @@ def observers_of(run: Path) -> list[psutil.Process]:
 @pytest.mark.parametrize(
     ("how", "says", "waits_s"),
     [
-        ("sleep-everywhere", "did not finish within 15 s, with 11 rows not told", SHORT_FINISH_S),
+        ("sleep-everywhere", "did not finish within 15 s, with 11 rows not sent", SHORT_FINISH_S),
         # 15 where it had not begun, on a busy machine
         pytest.param("sleep-finish", r"did not finish within (15|30) s", FINISH_S, marks=pytest.mark.night),
         ("raise-start", "raised ConnectionError: no such server", 0),

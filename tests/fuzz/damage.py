@@ -129,7 +129,7 @@ def without(value: Any, place: Place) -> Any:
 
 
 def doubled(value: Any, place: Place) -> bytes:
-    """JSON in which the key in a place stands twice; the item of a list, too."""
+    """JSON in which the key in a place occurs twice; the item of a list, too."""
     parent, key = get(value, place[:-1]), place[-1]
     inner = json.dumps(get(value, place))
     if isinstance(parent, list):

@@ -32,7 +32,7 @@ SMALL = (*PLAIN, "--epochs", "2", "--tracking.log_every", "1", "--model.embeddin
 LIMIT_S = 2.0
 RAISED = "raised ConnectionError: no such server, and was stopped"
 FAULTS = {
-    "sleep-everywhere": "did not finish within 2 s, with 11 rows not told, and was stopped",
+    "sleep-everywhere": "did not finish within 2 s, with 11 rows not sent, and was stopped",
     "sleep-finish": "did not finish within 2 s, and was stopped",
     "raise-start": RAISED,
     "raise-log": RAISED,

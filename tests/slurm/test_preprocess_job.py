@@ -78,7 +78,7 @@ def test_requeued_in_mid_run_it_goes_on_to_the_same_bytes(
     cluster.complete(job, 150)
     log = cluster.log(job)
     assert cluster.field(job, "Restarts") == "1"
-    again = re.search(r"(\d+) parts were done before", log)
+    again = re.search(r"(\d+) parts already done", log)
     assert again is not None, log
     assert int(again[1]) >= done, log
     assert contents(output) == expected, log
@@ -103,7 +103,7 @@ def test_at_its_time_limit_it_is_requeued_and_goes_on_to_the_same_bytes(
     log = cluster.log(job)
     ends = [line for line in log.splitlines() if line.startswith(f"job {job}: exit")]
     assert ends == [f"job {job}: exit 143: requeued", f"job {job}: exit 0: done"], log
-    assert "parts were done before" in log
+    assert "parts already done" in log
     assert contents(output) == expected
 
 

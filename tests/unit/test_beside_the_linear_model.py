@@ -158,7 +158,7 @@ def test_the_end_of_a_run_survives_a_damaged_result(
     heard = Heard()
     BaselineSink(tmp_path / "run", own, heard).close(Ending("finished", 10))
     assert heard.lines == []
-    assert capsys.readouterr().err.startswith("warning: no linear model beside the run (")
+    assert capsys.readouterr().err.startswith("warning: no comparison with the linear model (")
 
 
 def test_wandb_keeps_it_in_the_summary(tmp_path: Path) -> None:

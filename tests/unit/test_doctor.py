@@ -142,7 +142,7 @@ def test_a_dataset_and_what_a_run_on_it_needs(tmp_path: Path, monkeypatch: pytes
     run.mkdir(parents=True)
     (run / "status.json").write_text('{"state": "failed", "step": 3}')
     monkeypatch.setattr(checkup.placement, "filesystem", lambda path: "ext4")
-    assert checkup.look_at_run(config, manifest)[1].endswith("the run begins anew: it has no checkpoint")
+    assert checkup.look_at_run(config, manifest)[1].endswith("the run starts at step 0: it has no checkpoint")
     assert "already holds a run" in checkup.look_at_run(replace(config, resume="never"), manifest)[1]
     monkeypatch.setenv("WORLD_SIZE", "100")
     few, _ = checkup.look_at_data(config)

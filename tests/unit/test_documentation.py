@@ -57,6 +57,16 @@ def test_every_path_exists(document: str) -> None:
     assert [link for link in links if not (ROOT / document).parent.joinpath(link).exists()] == []
 
 
+def test_the_spine_is_as_long_as_it_says() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text().partition("\n## The spine\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"`([\w/]+\.py)` \| (\d+) \|", text)
+    assert 0 < len(rows) <= 15
+    for path, lines in rows:
+        assert abs(int(lines) - (ROOT / path).read_text().count("\n")) <= 30, path
+    files, total = re.findall(r"(\d+) files, ([\d,]+) lines", text)[0]
+    assert (int(files), int(total.replace(",", ""))) == (len(rows), sum(int(lines) for _, lines in rows))
+
+
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     """``harness``, ``preprocessing`` or ``benchmarks``, and the words after it, of every command of a document."""
     text = text.replace("\\\n", " ")

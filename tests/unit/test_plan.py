@@ -215,7 +215,7 @@ def test_the_plan_of_unlabelled_rows_is_what_the_run_does(tmp_path: Path, capsys
     assert both["memory"]["activations_estimate"] > alone["memory"]["activations_estimate"]
     assert both["memory"]["tokens_on_device"] == alone["memory"]["tokens_on_device"] + 2 * values["tokens"]
     assert main(["plan", *PLAIN, *map(str, asked), "--order.unlabelled_batch", "30"]) == 0
-    assert "26 to 26 beside the others in every step: 8.00 passes of 5 steps" in unwrapped(capsys.readouterr().out)
+    assert "26 to 26 of them in every step: 8.00 passes of 5 steps" in unwrapped(capsys.readouterr().out)
 
 
 def test_memory_of_a_window_is_what_is_said() -> None:

@@ -431,7 +431,7 @@ def test_what_was_begun_goes_on_with_the_same_only(
     assert predict(name, "out.csv", *SMALL) == 130
     heal()
     begun = f"{Path('out.csv.parts').absolute()}: a prediction was begun with"
-    what = "name another --output, or set --overwrite true to begin anew"
+    what = "name another --output, or set --overwrite true to start again"
     assert refused(capsys, name, "out.csv", "--processes", 1) == (2, f"{begun} part_mb 0.0005 and not 8.0; {what}")
     info.weights_sha256 = "other"
     assert refused(capsys, name, "out.csv", *SMALL) == (2, f"{begun} other weights; {what}")

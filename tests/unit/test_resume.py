@@ -95,7 +95,7 @@ def test_another_dataset_is_refused_with_a_sentence(began: Path, root: Path, par
     leave(root, state)
     CHANGES[part](root)
     keys = "more --epochs and --allow data,epochs" if state == "finished" else "--allow data"
-    mend = "restore the run's own, which alone its weights fit"
+    mend = "restore the run's own: its weights fit no other"
     mend = mend if part == "classes" else f"go on with this one with {keys}"
     said: list[str] = []
     with pytest.raises(DataError) as caught:
@@ -128,7 +128,7 @@ def test_a_dataset_that_was_moved_is_the_same(root: Path, state: str) -> None:
 
 def test_other_words_and_runs_without_a_checkpoint(root: Path) -> None:
     write_dataset(root / "data", {"train": 70, "validation": 20, "unlabelled": 10}, seed=5)
-    with pytest.raises(DataError, match=r"its vocabulary and rows differ; .* or restore the run's own, which alone"):
+    with pytest.raises(DataError, match=r"its vocabulary and rows differ; .* or restore the run's own: its weights"):
         find_resume_point(config(root, allow="data"), quiet, quiet)
     shutil.rmtree(root / "run" / "checkpoints")
     assert find_resume_point(config(root), quiet, quiet).checkpoint is None  # nothing was learned

@@ -147,7 +147,7 @@ def test_vectors_are_learned_where_there_are_texts_enough() -> None:
     assert decide(recipe("--init.vectors", "glove.txt"), TREC).config.init.vectors == "glove.txt"
     beside = decide(recipe("--init.weights", "runs/lm"), IMDB)
     assert beside.config.init == InitConfig(weights="runs/lm")
-    assert beside.reasons["vectors"][1] == "for tokens that init.weights does not know; auto learns none beside it"
+    assert beside.reasons["vectors"][1] == "for tokens that init.weights does not know; auto learns none then"
     assert decide(recipe("--init.weights", "runs/lm", "--init.vectors", "own"), IMDB).config.init.vectors == "own"
 
 

@@ -207,5 +207,5 @@ def test_a_run_says_how_often_it_sees_the_unlabelled_rows(dataset: Path) -> None
     manifest = read_manifest(dataset)
     config = RunConfig(data=str(dataset), order=OrderConfig(unlabelled_batch=UNLABELLED_BATCH))
     found, _ = facts(config, manifest, 10)
-    assert found["unlabelled"] == "17 rows beside them in every step, 2.5 passes in all"
+    assert found["unlabelled"] == "17 more rows in every step, 2.5 passes in all"
     assert "unlabelled" not in facts(RunConfig(data=str(dataset)), manifest, 10)[0]

@@ -119,7 +119,7 @@ def test_what_a_slow_tracker_has_no_room_for_is_counted(monkeypatch: pytest.Monk
         time.sleep(0.01)
     inbox.last_clock.cancel()
     assert inbox.dropped == 7 + 2
-    assert inbox.rows_left() == ", with 12 rows not told"
+    assert inbox.rows_left() == ", with 12 rows not sent"
     assert [message["do"] for message in inbox] == ["log", "log", "log", "close"]
 
 

@@ -17,7 +17,7 @@ BAD = {
     b"NaN": "NaN is no number",
     b"1e999": "the number 1e999 is too large",
     b"18446744073709551616": "is too large",
-    b'{"a": 1, "b": {"c": 1, "c": 2}}': "the key 'c' stands twice",
+    b'{"a": 1, "b": {"c": 1, "c": 2}}': "the key 'c' occurs twice",
     b"[" * (MOST_DEPTH + 1) + b"]" * (MOST_DEPTH + 1): "more than 32 deep",
     b'{"a":' * 500 + b"1" + b"}" * 500: "more than 32 deep",
     rb'"\ud800"': "surrogates not allowed",

@@ -184,7 +184,7 @@ def test_what_is_damaged_is_named(data: Path) -> None:
     with pytest.raises(DataError, match=r"its sha256 is not the one in cbow-8-.*\.json; delete it"):
         kept.read()
     index_of(kept.path).write_text("{")
-    with pytest.raises(DataError, match=r"cbow-8-.*\.json: not readable as JSON .*; delete it, and .* makes it anew"):
+    with pytest.raises(DataError, match=r"cbow-8-.*\.json: not readable as JSON .*; delete it, and .* makes it again"):
         find_kept(folder_of(data), read_manifest(data).fingerprint, 8)
     index_of(kept.path).write_text(json.dumps({"format": "padless-vectors", "format_version": 9}))
     with pytest.raises(DataError, match="not of this version of padless"):
