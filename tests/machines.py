@@ -206,7 +206,6 @@ def launch_on(
     main: Machine,
     *keys: str,
     log: Path,
-    processes: int = 2,
     command: str = "launch",
     options: Sequence[str] = (),
     own: Mapping[Path, Path | None] = MappingProxyType({}),
@@ -216,7 +215,7 @@ def launch_on(
         "config_file": ROOT / "configs/accelerate/multi_node.yaml",
         "num_machines": 2,
         "machine_rank": machine.rank,
-        "num_processes": processes,
+        "num_processes": 2,
         "main_process_ip": main.address,
         "main_process_port": PORT,
     }

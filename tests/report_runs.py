@@ -27,13 +27,6 @@ from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manif
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import write_index
 
-THINGS = ("card", "transfer", "refund", "PIN", "cash", "exchange rate", "top-up", "account", "direct debit", "identity")
-THINGS += ("passport", "virtual card", "contactless", "fee", "statement")
-TROUBLES = ("lost", "arrived late", "declined", "not recognised", "charged twice", "pending", "blocked", "expired")
-TROUBLES += ("limits", "wrong amount")
-OPENINGS = ("Hello,", "Hi there!", "I'm worried:", "Please help.", "Good morning;", "It's urgent –")
-ENDINGS = ("What can I do?", "Why is that so?", 'Thanks, "Sam"', "I've waited 3 days...", "(It was fine before.)")
-
 
 def class_names(number: int) -> list[str]:
     """Names as corpora have them: words, some of them long."""
@@ -41,7 +34,10 @@ def class_names(number: int) -> list[str]:
         return ["negative", "positive"]
     if number <= 5:
         return [f"{stars} star{'s' if stars > 1 else ''}" for stars in range(1, number + 1)]
-    return sorted(f"{thing}: {trouble}" for trouble in TROUBLES for thing in THINGS)[:number]
+    things = "card,refund,PIN,exchange rate,top-up,account,direct debit,identity,virtual card,contactless,fee,statement"
+    troubles = "lost,arrived late,declined,not recognised,charged twice,pending,blocked,expired,limits,wrong amount"
+    troubles += ",not what I had ordered a week ago,gone,missing"
+    return sorted(f"{thing}: {trouble}" for trouble in troubles.split(",") for thing in things.split(","))[:number]
 
 
 def write_corpus(path: Path, names: list[str], rows: int, seed: int = 0) -> Path:
@@ -55,9 +51,9 @@ def write_corpus(path: Path, names: list[str], rows: int, seed: int = 0) -> Path
         writer.writerow(["text", "label"])
         for row, label in enumerate(labels.tolist()):
             thing, _, trouble = names[label].partition(": ")
-            about = f"my {thing} is {trouble or 'what I think of it'}, order No. {row}.<br />It says so."
+            about = f'I\'m worried: my {thing} is {trouble}, order No. {row}.<br />Thanks, "Sam"'
             filler = " ".join(f"word{int(word)}" for word in random.zipf(1.5, int(random.integers(3, 60))) % 300)
-            writer.writerow([f"{random.choice(OPENINGS)} {about} {filler} {random.choice(ENDINGS)}", names[label]])
+            writer.writerow([f"{about} {filler}", names[label]])
     return path
 
 

@@ -56,9 +56,7 @@ class Store:
     artifacts: list[dict[str, Any]] = field(default_factory=list)
     used: list[str] = field(default_factory=list)
     alerts: list[dict[str, Any]] = field(default_factory=list)
-    views: list[dict[str, Any]] = field(default_factory=list)
     uploads: dict[str, bytes] = field(default_factory=dict)
-    operations: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def environment(self) -> dict[str, str]:
@@ -69,7 +67,6 @@ class Store:
         """Answer one operation."""
         match = re.search(r"(query|mutation)\s+(\w+)", query)
         name = match.group(2) if match else "anonymous"
-        self.operations.append(name)
         answer = getattr(self, f"on_{name.lower()}", None)
         return answer(variables) if answer else {}
 
@@ -134,10 +131,6 @@ class Store:
     def on_notifyscriptablerunalert(self, variables: dict[str, Any]) -> dict[str, Any]:
         self.alerts.append(variables)
         return {"notifyScriptableRunAlert": {"success": True}}
-
-    def on_upsertview2(self, variables: dict[str, Any]) -> dict[str, Any]:
-        self.views.append(variables)
-        return {"upsertView": {"view": {"id": "1", "name": "nw-abc-v"}, "inserted": True}}
 
     def place(self, name: str) -> str:
         """Where a file is to be put."""

@@ -31,7 +31,7 @@ def read_header(path: Path, mend: str) -> Tensors:
             return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or one_line(error)}; {mend}") from None
-    except SafetensorError as error:
+    except (SafetensorError, MemoryError) as error:  # more bytes than can be mapped
         raise DataError(f"{path}: not a safetensors file ({one_line(error)}); {mend}") from None
 
 

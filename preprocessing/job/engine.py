@@ -67,7 +67,8 @@ class Marker(msgspec.Struct, Generic[Result], frozen=True):
     """What the marker of a part holds."""
 
     key: str
-    files: dict[str, str]
+    files: dict[str, tuple[int, str]]
+    """Bytes and sha256 by name."""
     result: Result
 
 
@@ -79,17 +80,23 @@ def finished(part: Part[Result], *, verify: bool = True) -> Result | None:
     kind: Any = Marker[part.result]  # type: ignore[name-defined]
     try:
         marker: Marker[Result] = msgspec.json.decode(read_bytes(part.marker, MOST_JSON), type=kind)
-        files = [(part.root / name, digest) for name, digest in marker.files.items()]
-        whole = all(atomic.sha256_file(path) == digest if verify else path.is_file() for path, digest in files)
+        whole = all(is_whole(part.root / name, *known, verify=verify) for name, known in marker.files.items())
         return marker.result if marker.key == part.key and whole else None
     except (OSError, DataError, msgspec.DecodeError):
         return None
 
 
+def is_whole(path: Path, size: int, sha256: str, *, verify: bool) -> bool:
+    """Whether a file is what was written; of a pipe or of another size, nothing is read."""
+    same_size = path.is_file() and path.stat().st_size == size
+    return same_size and (not verify or atomic.sha256_file(path) == sha256)
+
+
 def make(part: Part[Result]) -> Result:
     """Make a part: its files, then its marker. Raises ``OSError`` and what the part itself raises."""
     result, files = part.make()
-    atomic.write_bytes(part.marker, msgspec.json.encode(Marker(part.key, files, result)))
+    known = {name: ((part.root / name).stat().st_size, sha256) for name, sha256 in files.items()}
+    atomic.write_bytes(part.marker, msgspec.json.encode(Marker(part.key, known, result)))
     return result
 
 

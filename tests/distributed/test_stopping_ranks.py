@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import threading
 import time
@@ -20,25 +21,15 @@ import psutil
 import pytest
 
 from harness.ranks import stopping
-from harness.ranks.distributed import LostPeerError, World, error_of
+from harness.ranks.distributed import LostPeerError, World
+from harness.ranks.session import open_session
 from harness.ranks.stopping import ERROR_FILE, HEARTBEAT, Heartbeat, leave_words
 from harness.rundir.records import LAUNCH_ID
+from harness.training.run import RankRequest, RankRequests
 from preprocessing.base.errors import ConfigError, DataError
-from tests.ranks import start_ranks
+from tests.ranks import run_ranks, start_ranks
 
-BROKEN = (
-    "[/src/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:6046: Connection reset by peer. This "
-    "is typically caused by a remote worker hanging or bugs in the application. Check it"
-)
 LEFT = "another rank is gone or stands still"
-
-
-def test_what_torch_says_of_a_peer_that_is_gone_is_said_in_short() -> None:
-    said = r"gone or took longer than 9 s \(Read error \[10\.0\.0\.2\]:6046: Connection reset by peer\)$"
-    with pytest.raises(LostPeerError, match=said), World(1, 2, None, 9).waiting("an answer"):
-        raise RuntimeError(BROKEN)
-    with pytest.raises(RuntimeError, match=r"^shapes do not fit$"), World(1, 2, None, 9).waiting("an answer"):
-        raise RuntimeError("shapes do not fit")
 
 
 NCCL = "NCCL error in: /src/NCCLUtils.cpp:77, {} (run with NCCL_DEBUG=WARN for details), NCCL version 2.27.3 {}"
@@ -49,78 +40,31 @@ NCCL = "NCCL error in: /src/NCCLUtils.cpp:77, {} (run with NCCL_DEBUG=WARN for d
     [
         (NCCL.format("remote process exited or there was a network error", "ncclRemoteError: A call failed"), True),
         ("[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7) ran for 600000 milliseconds", True),
-        ("NCCL communicator was aborted on rank 0.", True),
         (NCCL.format("unhandled cuda error", "ncclUnhandledCudaError: Call to CUDA function failed."), False),
-        (NCCL.format("invalid usage", "ncclInvalidUsage: Duplicate GPU detected : rank 1 and rank 0"), False),
-        (NCCL.format("unhandled system error", "ncclSystemError: System call (e.g. socket, malloc) failed"), False),
         ("CUDA error: an illegal memory access was encountered", False),
-        ("Connection closed by peer [10.0.0.2]:4021", True),
+        ("[/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:6046: Connection reset by peer. This is typ", True),
     ],
 )
 def test_which_errors_of_a_collective_mean_that_another_rank_is_gone(said: str, lost: bool) -> None:
-    with pytest.raises(LostPeerError if lost else RuntimeError), World(1, 2, None, 9).waiting("an answer"):
+    with pytest.raises(LostPeerError if lost else RuntimeError) as caught, World(1, 2, None, 9).waiting("an answer"):
         raise RuntimeError(said)
-
-
-class Group:
-    """A process group with a backend that cannot be asked for its error, as gloo's, and one that can, as NCCL's."""
-
-    _device_types = ("cpu", "cuda")
-
-    def __init__(self, error: str) -> None:
-        self.error = error
-
-    def _get_backend(self, device: str) -> Any:
-        return SimpleNamespace(get_error=self.of_nccl if device == "cuda" else self.of_gloo)
-
-    def of_nccl(self) -> Any:
-        return SimpleNamespace(name=self.error)
-
-    def of_gloo(self) -> Any:
-        raise RuntimeError("Backend gloo does not support getError")
-
-
-@pytest.mark.parametrize(
-    ("error", "cause", "follows"),
-    [
-        ("SUCCESS", None, None),
-        ("REMOTE_ERROR", "another rank is gone or has failed", True),
-        ("TIMEOUT", "another rank is gone or has failed", True),
-        ("COMM_ERROR", "another rank is gone, or the device here failed", False),
-    ],
-)
-def test_a_broken_process_group_is_a_sentence(error: str, cause: str | None, follows: bool | None) -> None:
-    beat = Heartbeat()
-    beat.step, beat.group_error = 12, partial(error_of, Group(error))
-    with beat.waiting("the gradients of step 12 from 3 other ranks"):
-        found = beat.problem(0.0)
-    waited = "rank 0 at step 12 waited for the gradients of step 12 from 3 other ranks"
-    assert found == (None if cause is None else (f"{waited}: {cause} (the process group says {error})", follows))
+    assert isinstance(caught.value, LostPeerError) == lost
 
 
 def test_only_the_innermost_wait_is_judged() -> None:
     beat = Heartbeat()
     beat.limit_s, beat.step = 5.0, 12
     now = time.monotonic()
-    assert beat.problem(now) is None
     with beat.waiting("gradients from 3 other ranks"), beat.waiting("an answer from 3 other ranks"):
         late = now + 5 + stopping.MARGIN_S + 1
         assert beat.problem(late - 2) is None
         assert "at step 12 waited 16 s for an answer from 3 other ranks" in str(beat.problem(late))
-        beat.stop_asked()
-        beat.limit_s = 600.0
-        assert beat.problem(now + stopping.STOP_LIMIT_S + 1) is None, "before training a stop may take its time"
-        beat.in_loop = True
-        assert "was told to stop at step 12 and waited 45 s" in str(beat.problem(now + stopping.STOP_LIMIT_S + 1))
     assert beat.problem(late) is None
 
 
 def rank_main(way: str, said: Path) -> None:
     """Rank 0 waits in a collective for rank 1, which never comes."""
     rank = int(os.environ["RANK"])
-    from harness.ranks import stopping
-    from harness.ranks.session import open_session
-
     os.dup2(os.open(said / f"rank{rank}", os.O_CREAT | os.O_WRONLY), 2)
     stopping.STOP_LIMIT_S, stopping.MARGIN_S = 1.5, 0.5
     stopping.install()
@@ -175,17 +119,11 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "error.json"
 
 
-def test_the_first_reason_stays_and_under_no_launcher_there_is_none(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_reason_stays(file: Path) -> None:
     leave_words("the disk is gone")
     leave_words("and so is the network", follows=True)
     words = json.loads(file.read_text())
     assert (words["message"], words["follows"]) == ("the disk is gone", False)
-    for nowhere in ("", str(tmp_path / "gone" / "error.json")):
-        monkeypatch.setenv(ERROR_FILE, nowhere)
-        leave_words("nobody reads it")
-    assert list(tmp_path.iterdir()) == [file]
 
 
 def agreed(error: Exception) -> Exception:
@@ -198,8 +136,6 @@ def agreed(error: Exception) -> Exception:
     [
         (0, 0, agreed(DataError("rows are missing")), 3, "error: rows are missing\n", "rows are missing"),
         (1, 1, agreed(DataError("rows are missing")), 0, "", None),
-        (2, 0, agreed(DataError("rows are missing")), 3, "error: rows are missing\n", "rows are missing"),
-        (0, 0, ConfigError("no such key"), 2, "error: no such key\n", "no such key"),
         (1, 1, ConfigError("no such key"), 2, "error: no such key\n", "no such key"),
         (1, 1, KeyError("mood"), 1, "KeyError: 'mood'\n", "rank 1: KeyError: 'mood'"),
     ],
@@ -233,27 +169,12 @@ BARE = ["/venv/bin/python", "/venv/bin/accelerate", "launch", "-m", "harness.eva
 
 
 @pytest.mark.parametrize(
-    ("words", "bare"),
-    [
-        (BARE, True),
-        (["python", "-m", "accelerate.commands.launch", "--cpu", "-m", "harness.train"], True),
-        (["/venv/bin/python3.12", "/venv/bin/torchrun", "--nproc_per_node", "2"], True),
-        (["python", "-m", "torch.distributed.run", "-m", "harness.train"], True),
-        (["python", "-m", "harness", "launch", "--epochs", "2"], False),
-        (["bash", "-c", "accelerate launch -m harness.train"], False),
-        ([], False),
-    ],
-)
-def test_which_program_is_a_bare_launcher(words: list[str], bare: bool) -> None:
-    assert stopping.is_bare_launcher(words) is bare
-
-
-@pytest.mark.parametrize(
     ("words", "environment", "ended"),
     [
         (BARE, {}, True),
-        (BARE, {"GROUP_WORLD_SIZE": "1"}, True),
-        (["python", "train_everything.py"], {}, False),
+        (["python", "-m", "accelerate.commands.launch", "--cpu", "-m", "harness.train"], {}, True),
+        (["/venv/bin/python3.12", "/venv/bin/torchrun", "--nproc_per_node", "2"], {}, True),
+        (["bash", "-c", "accelerate launch -m harness.train"], {}, False),
         (BARE, {LAUNCH_ID: "abc"}, False),
         (BARE, {"GROUP_WORLD_SIZE": "2"}, False),
     ],
@@ -283,3 +204,25 @@ def test_a_bare_launcher_is_ended_with_the_other_ranks_and_no_other_program(
     stopping.dismiss_launcher()
     whole = [("launcher", signal.SIGUSR1), ("other rank", signal.SIGTERM), ("other rank", signal.SIGKILL)]
     assert sent == (whole if ended else [])
+
+
+def hear(asked: dict[int, dict[int, RankRequest]]) -> list[tuple[int, list[str]]]:
+    """Run some steps of uneven length; what this rank heard, and at which step. ``asked``: rank -> step -> request."""
+    heard = []
+    with open_session("cpu", "fp32", 30) as session:
+        requests, mine = RankRequests(session.world), asked.get(session.world.rank, {})
+        dice = random.Random(session.world.rank)
+        for step in range(24):
+            time.sleep(dice.random() * 0.005)
+            if found := requests.receive():
+                heard.append((step, sorted(request.name for request in found)))
+            requests.send({mine[step]} if step in mine else set(), step)
+        assert requests.receive() == set()
+    return heard
+
+
+@pytest.mark.processes
+def test_requests_are_heard_by_all_at_the_next_step() -> None:
+    asked = {0: {3: RankRequest.SAVE, 20: RankRequest.FAIL}, 1: {10: RankRequest.STOP, 20: RankRequest.SAVE}}
+    expected = [(4, ["SAVE"]), (11, ["STOP"]), (21, ["FAIL", "SAVE"])]
+    assert run_ranks(hear, 2, asked, timeout_s=60) == [expected] * 2

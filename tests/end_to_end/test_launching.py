@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks under real launchers: the doctor, cards that are there or not, and one that fails, is stopped or is lost."""
+"""Ranks under real launchers: the doctor, cards that are there or not, and one that fails alone."""
 
 from __future__ import annotations
 
 import json
 import re
 import signal
-import time
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
-from harness.ranks.stopping import STOP_LIMIT_S
 from tests.commands import CPU, ROOT, accelerate, free_port, run_module, sentence, succeed, unwrapped
 from tests.datasets import write_dataset
-from tests.runs import TRAINING, launch, train_to_end, wait_for_step, wait_until
+from tests.runs import TRAINING, launch, train_to_end
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(400, func_only=True)]
 LIKE_NCCL = """
@@ -127,34 +123,6 @@ def test_without_our_launcher_the_status_says_why_too(data: Path, tmp_path: Path
         ended = train_to_end(*words, processes=2, module="tests.planted")
     assert ended.returncode == 1
     assert status(tmp_path / "run")["reason"] == "rank 1: PlantedError: planted in StopWatch"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("way", "timeout_s"), [("limit", 5), ("signal", 600)])
-def test_a_stopped_rank_is_noticed(data: Path, tmp_path: Path, way: str, timeout_s: int) -> None:
-    run = tmp_path / "run"
-    process = launch(data, run, "--timeout_s", str(timeout_s))
-    family: list[psutil.Process] = []
-    try:
-        wait_for_step(process, run, 20)
-        family = psutil.Process(process.pid).children(recursive=True)
-        ranks = {one.environ()["RANK"]: one for one in family if "harness.train" in " ".join(one.cmdline())}
-        ranks["1"].send_signal(signal.SIGSTOP)
-        asked = time.monotonic()
-        if way == "signal":
-            time.sleep(1.0)  # rank 0 is inside a collective by now
-            ranks["0"].send_signal(signal.SIGTERM)
-        wait_until(lambda: not ranks["0"].is_running() or ranks["0"].status() == psutil.STATUS_ZOMBIE, 120)
-        assert time.monotonic() - asked < (timeout_s if way == "limit" else STOP_LIMIT_S) + 60
-        waited = r"rank 0 at step \d+ waited" if way == "limit" else r"rank 0 was told to stop at step \d+ and waited"
-        reason = status(run)["reason"]
-        assert re.match(rf"{waited} .* from 1 other ranks", reason)
-        assert reason in (tmp_path / "log").read_text()
-    finally:
-        for one in [process, *family]:
-            with suppress(psutil.NoSuchProcess):  # the launcher has ended it in the meantime
-                one.send_signal(signal.SIGKILL)
-        process.wait(30)
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -58,23 +57,6 @@ def run(place: Path, data: Path) -> Path:
     return place / NAME
 
 
-@pytest.fixture(scope="module")
-def second(place: Path, data: Path) -> Path:
-    run = place / "second"
-    succeed(train_to_end("--data", data, "--run", run, *TRAINING, "--seed", 1, "--optim.lr", 0.01))
-    return run
-
-
-@pytest.fixture(scope="module")
-def untested(place: Path) -> Path:
-    """A run of three labels on another dataset, which has no test split."""
-    write_dataset(place / "no test", {"train": 200, "validation": 60}, num_classes=3)
-    run = place / "untested"
-    result = succeed(train_to_end("--data", place / "no test", "--run", run, *TRAINING))
-    assert "has no test split" in unwrapped(result.stdout)
-    return run
-
-
 def test_the_report_of_a_finished_run_says_what_its_files_say(run: Path, data: Path) -> None:
     page, test = words(run / "report.html"), json.loads((run / "test.json").read_text())
     for name, shown in (("accuracy", "Accuracy"), ("roc_auc", "ROC AUC"), ("log_loss", "Log loss")):
@@ -83,10 +65,7 @@ def test_the_report_of_a_finished_run_says_what_its_files_say(run: Path, data: P
     assert f"from {test['calibration']['ece_before']:.4f} to {test['ece']:.4f}" in page
     assert f"fingerprint {read_manifest(data).fingerprint}" in page
     for entry in test["slices"]:
-        if entry["by"] == "label":
-            assert re.search(rf"{re.escape(entry['name'])} {entry['rows']:,} .* {entry['accuracy']:.3f} ", page)
-        else:
-            assert f"{entry['name']} {entry['rows']:,} {entry['accuracy']:.4f}" in page
+        assert entry["by"] == "label" or f"{entry['name']} {entry['rows']:,} {entry['accuracy']:.4f}" in page
     texts = pd.read_csv(data.parent / "reviews.csv")["text"]
     (shown,) = numbers(run / "report.html")["runs"]
     assert len(test["mistakes"]) > 0
@@ -95,10 +74,6 @@ def test_the_report_of_a_finished_run_says_what_its_files_say(run: Path, data: P
         assert " ".join(mistake["tokens"]) in page
         assert there["text"] == texts[mistake["row"] - 1]
     assert "optim.lr 0.02" in page
-    assert (run / "report.html").stat().st_size < 2e6
-
-
-def test_names_and_texts_are_shown_and_never_run(run: Path) -> None:
     content = (run / "report.html").read_text()
     assert HOSTILE not in content
     assert NAME not in content
@@ -125,43 +100,12 @@ def test_its_command_makes_the_same_run_again(run: Path, place: Path) -> None:
     assert read_manifest(place / "rebuilt").fingerprint == read_manifest(place / "data").fingerprint
 
 
-def test_two_runs_side_by_side(run: Path, second: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "both.html"
-    assert cli.run(harness_main.main, ["report", str(run), str(second), "--output", str(output)]) == 0
-    assert capsys.readouterr().out == f"written to {output}\n"
-    page = words(output)
-    reached = {}
-    for path in (run, second):
-        test = json.loads((path / "test.json").read_text())
-        low, high = test["intervals"]["accuracy"]
-        assert f"{test['accuracy']:.4f} {low:.4f} to {high:.4f}" in page
-        reached[path] = max(line["accuracy"] for line in read_metrics(path, "validation"))
-    first, last = sorted(reached, key=lambda path: -reached[path])
-    assert f"1 {first.name} {reached[first]:.4f}" in page
-    assert f"2 {last.name} {reached[last]:.4f}" in page
-    rates = {run: "0.02", second: "0.01"}
-    assert f"optim.lr {rates[first]} {rates[last]}" in page
-    assert "not comparable" not in page
-    best = re.findall(r'<span class="best">([\d.]+)</span>', output.read_text())
-    assert best[0] == f"{max(reached.values()):.4f}"
-
-
-def test_runs_on_different_datasets_are_marked(run: Path, untested: Path, tmp_path: Path) -> None:
-    output = write_report([run, untested], tmp_path / "apart.html")
-    assert "different datasets: their figures are shown side by side but are not comparable" in words(output)
-    assert 'class="best"' not in output.read_text()
-    assert re.findall(r'<b class="badge">(\w)</b>', output.read_text()) == ["A", "B"]
-
-
 def test_a_run_under_way_is_shown_as_far_as_it_is(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "under way"
     shutil.copytree(run, copy)
-    for name in ("test.json", "test-predictions.parquet", "report.html"):
+    for name in ("test.json", "test-predictions.parquet"):
         (copy / name).unlink()
     (copy / "status.json").write_text(json.dumps({"state": "preempted", "exit_code": 85, "reason": "", "step": 12}))
-    starts = [{"attempt": 1, "started": 1.7e9, "resumed_from": None, "processes": 2, "host": "n1"}]
-    starts += [{"attempt": 2, "started": 1.7e9 + 60, "resumed_from": 8, "processes": 4, "host": "n2"}]
-    (copy / "attempts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in starts))
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # killed while it wrote
     page = words(write_report([copy]))
@@ -169,19 +113,6 @@ def test_a_run_under_way_is_shown_as_far_as_it_is(run: Path, tmp_path: Path) -> 
     best = [line for line in read_metrics(run, "validation") if line["best"]][-1]
     assert f"Validation Accuracy {best['accuracy']:.4f}" in page
     assert "there are no test results" in page
-    assert "2 2023-11-14 22:14:20 UTC 8 4 n2" in page
-
-
-def test_without_a_test_split_the_weights_are_measured_on_validation(untested: Path) -> None:
-    run = untested
-    assert not (run / "test.json").exists()
-    figures = json.loads((run / "evaluation" / "validation.json").read_text())
-    best = [line for line in read_metrics(run, "validation") if line["best"]][-1]
-    assert (figures["step"], figures["accuracy"]) == (best["step"], best["accuracy"])
-    page = words(run / "report.html")
-    assert f"Validation Accuracy {figures['accuracy']:.4f}" in page
-    assert "Quality on the validation split" in page
-    assert "The original texts are not to be had: the manifest does not say where they came from." in page
 
 
 def break_matplotlib() -> None:
@@ -189,39 +120,37 @@ def break_matplotlib() -> None:
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
 
 
-def test_a_run_ends_well_where_no_chart_can_be_drawn(data: Path, tmp_path: Path) -> None:
+def test_a_run_without_test_split_is_measured_on_validation_and_ends_well_where_no_chart_can_be_drawn(
+    tmp_path: Path,
+) -> None:
     run = tmp_path / "run"
-    arguments = ("--data", data, "--run", run, *TRAINING, "--epochs", 1)
-    result = succeed(train_to_end(*arguments, before=break_matplotlib))
-    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
-    assert len(warnings) == 1
-    assert warnings[0].startswith("warning: no report written (import of matplotlib halted")
+    write_dataset(tmp_path / "data", {"train": 200, "validation": 60}, num_classes=3)
+    result = succeed(train_to_end("--data", tmp_path / "data", "--run", run, *TRAINING, before=break_matplotlib))
+    assert "has no test split" in unwrapped(result.stdout)
+    (warning,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith("warning: no report written (import of matplotlib halted")
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
-    assert not (run / "report.html").exists()
+    assert not (run / "test.json").exists()
+    figures = json.loads((run / "evaluation" / "validation.json").read_text())
+    best = [line for line in read_metrics(run, "validation") if line["best"]][-1]
+    assert (figures["step"], figures["accuracy"]) == (best["step"], best["accuracy"])
+    assert f"Validation Accuracy {figures['accuracy']:.4f}" in words(write_report([run]))
 
 
-def change(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-
-def test_what_cannot_be_shown_gets_a_sentence(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("config", "metrics", "empty", "version", "line"):
-        shutil.copytree(run, tmp_path / name)
-    (tmp_path / "config" / "config.yaml").unlink()
-    (tmp_path / "metrics" / "metrics.jsonl").unlink()
-    (tmp_path / "empty" / "metrics.jsonl").write_text("")
-    change(tmp_path / "version" / "test.json", format_version=9)
-    (tmp_path / "line" / "metrics.jsonl").write_text('{"kind": "train", "cost": 2}\n')
-    expected = {
-        "config": "config.yaml: missing: .* is not a run directory",
-        "metrics": "metrics.jsonl: holds no metrics: this run has logged nothing yet",
-        "empty": "metrics.jsonl: holds no metrics: this run has logged nothing yet",
-        "version": r"test\.json: padless-evaluation 9, this padless reads padless-evaluation 1",
-        "line": r"metrics\.jsonl: line 1 has no kind or no step; remove it, or restore the file",
-    }
-    for name, pattern in expected.items():
-        assert cli.run(harness_main.main, ["report", str(tmp_path / name)]) == 3
-        assert re.match(rf"error: .*{pattern}", capsys.readouterr().err)
-    assert cli.run(harness_main.main, ["report"]) == 2
-    said = "error: no run named: python -m harness report RUN [RUN …] takes one run directory or several\n"
-    assert capsys.readouterr().err == said
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("config.yaml", None, "config.yaml: missing: .* is not a run directory"),
+        ("metrics.jsonl", "", "metrics.jsonl: holds no metrics: this run has logged nothing yet"),
+        ("metrics.jsonl", '{"kind": "train", "cost": 2}\n', "line 1 has no kind or no step; remove it, or restore"),
+    ],
+)
+def test_what_cannot_be_shown_gets_a_sentence(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str | None, sentence: str
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    (copy / name).unlink()
+    if content is not None:
+        (copy / name).write_text(content)
+    assert cli.run(harness_main.main, ["report", str(copy)]) == 3
+    assert re.match(rf"error: .*{sentence}", capsys.readouterr().err)

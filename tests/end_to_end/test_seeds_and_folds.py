@@ -33,10 +33,8 @@ def to_the_end(data: Path, run: Path, *words: str) -> str:
 def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> None:
     data, whole, run = tmp_path / "data", tmp_path / "whole" / "run", tmp_path / "killed" / "run"
     write_dataset(data, {"train": 300, "validation": 80, "test": 60})
-    tables = []
     words = ("--seeds", "0,1,2")
-    text = to_the_end(data, whole, *words)
-    tables.append(text[text.rindex("\n3 seeds: ") :].partition("\nwritten to")[0])
+    said = [to_the_end(data, whole, *words)]
     process = launch(data, run, *words)
     wait_for_step(process, run / "seed-1", 20)
     kill(process)
@@ -46,8 +44,8 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> Non
     psutil.Process(process.pid).terminate()
     assert process.wait(100) == 85
     assert not (run / "seed-2").exists()
-    text = to_the_end(data, run, *words)
-    tables.append(text[text.rindex("\n3 seeds: ") :].partition("\nwritten to")[0])
+    said.append(to_the_end(data, run, *words))
+    tables = [text[text.rindex("\n3 seeds: ") :].partition("\nwritten to")[0] for text in said]
     assert tables[0] == tables[1]
     for seed in ("seed-0", "seed-1", "seed-2"):
         assert final(run / seed) == final(whole / seed)
@@ -56,6 +54,7 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> Non
     found = json.loads((run / "seeds.json").read_text())["splits"]["test"]["accuracy"]
     assert found["mean"] == pytest.approx(np.mean(accuracies))
     assert found["sd"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert "run: 3 seeds" in (run / "report.html").read_text()
     assert padless.read_metrics(run, "validation")["seed"].value_counts().to_dict() == {0: 3, 1: 3, 2: 3}
     with pytest.raises(padless.UserError, match="is a folder of runs; name one of them: seed-0, seed-1, seed-2"):
         padless.load(run)

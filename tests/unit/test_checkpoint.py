@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,14 +74,8 @@ class Bomb:
 def test_a_pickle_in_place_of_a_checkpoint_is_refused_and_never_run(tmp_path: Path) -> None:
     sprung = tmp_path / "sprung"
     bomb = pickle.dumps(Bomb(sprung))
-    assert pickle.loads(bomb) is None
-    assert sprung.exists()
-    sprung.unlink()
     path = write(tmp_path, 5)
-    weights = path / checkpoint.MODEL
-    weights.write_bytes(bomb)
-    with pytest.raises(DataError, match=r"model\.safetensors"):
-        checkpoint.verify(path)
+    (path / checkpoint.MODEL).write_bytes(bomb)
     manifest = json.loads((path / checkpoint.MANIFEST).read_text())
     manifest["files"][checkpoint.MODEL] = {
         "bytes": len(bomb),
@@ -91,17 +84,7 @@ def test_a_pickle_in_place_of_a_checkpoint_is_refused_and_never_run(tmp_path: Pa
     (path / checkpoint.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(DataError, match=r"model\.safetensors: not a safetensors file"):
         checkpoint.verify(path)
-    with pytest.raises(DataError, match=r"model\.safetensors: not a safetensors file"):
-        checkpoint.Checkpoint(path, 5, {}).tensors(checkpoint.MODEL)
     assert not sprung.exists()
-
-
-def test_tensors_are_as_readable_as_their_directory_and_a_full_disk_keeps_its_number(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    checkpoint.write_tensors(tmp_path / "weights", {"a": torch.zeros(3)})
-    assert (tmp_path / "weights").stat().st_mode & 0o777 == 0o644
-    with pytest.raises(FileNotFoundError):
-        checkpoint.write_tensors(tmp_path / "nowhere" / "weights", {"a": torch.zeros(3)})
 
 
 def test_a_checkpoint_of_another_version_is_no_damage(tmp_path: Path) -> None:
@@ -113,52 +96,25 @@ def test_a_checkpoint_of_another_version_is_no_damage(tmp_path: Path) -> None:
         checkpoint.newest(tmp_path, lambda error: None)
 
 
-def test_a_file_in_place_of_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    write(tmp_path, 5)
-    checkpoint.path_of(tmp_path, 8).write_bytes(b"not a directory")
-    told: list[str] = []
-    found = checkpoint.newest(tmp_path, lambda error: told.append(str(error)))
-    assert (found is not None and found.step, len(told)) == (5, 1)
-
-
 @pytest.mark.processes
 def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
     write(tmp_path, 5)
+    (tmp_path / "checkpoints" / "model.tmp-backup").touch()  # the user's own
     left = tmp_path / "checkpoints" / "step-00000006.tmp-host-1"
     left.mkdir()
     (left / checkpoint.MODEL).write_bytes(b"half")
-    here, gone = (
-        os.uname().nodename,
-        subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True),
-    )
-    dead, alive = f"{here}-{gone.stdout.strip()}", f"{here}-{os.getpid()}"
+    gone = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
+    dead, alive = (f"{os.uname().nodename}-{pid}" for pid in (gone.stdout.strip(), os.getpid()))
     for folder in ("bundle", "evaluation", "."):
         (tmp_path / folder).mkdir(exist_ok=True)
         for owner in (dead, alive, "elsewhere-1"):
             (tmp_path / folder / f"a.json.tmp-{owner}").write_bytes(b"half")
     checkpoint.sweep(tmp_path)
-    assert [item.name for item in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+    assert {item.name for item in (tmp_path / "checkpoints").iterdir()} == {"step-00000005", "model.tmp-backup"}
     assert list((tmp_path / "bundle").iterdir()) == []
     for folder in ("evaluation", "."):  # others may be writing there
         kept = sorted(item.name for item in (tmp_path / folder).glob("a.json*"))
         assert kept == sorted((f"a.json.tmp-{alive}", "a.json.tmp-elsewhere-1"))
-
-
-def test_only_what_padless_left_is_swept_and_nothing_through_a_link(tmp_path: Path) -> None:
-    run, mine = tmp_path / "run", tmp_path / "mine"
-    for folder in (run / "checkpoints", mine):
-        folder.mkdir(parents=True)
-        for name in ("notes.tmp-old", "model.tmp-backup", "notes.tmp-host-1", "step-00000006.tmp-host-1"):
-            (folder / name).write_text("mine")
-    (run / "bundle").symlink_to(mine)
-    checkpoint.sweep(run)
-    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
-    assert kept == ["model.tmp-backup", "notes.tmp-host-1", "notes.tmp-old"]
-    assert len(list(mine.iterdir())) == 4
-    shutil.rmtree(run / "checkpoints")
-    (run / "checkpoints").symlink_to(mine)
-    checkpoint.sweep(run)
-    assert len(list(mine.iterdir())) == 4
 
 
 FAULTS = """
@@ -251,28 +207,12 @@ def test_files_outside_a_checkpoint_are_not_opened_and_a_pipe_is_not_waited_for(
     os.mkfifo(path / checkpoint.MODEL)
     with pytest.raises(DataError, match=r"model\.safetensors: is a named pipe, not a file"):
         checkpoint.verify(path)
-    (path / checkpoint.MODEL).unlink()
-    with pytest.raises(DataError, match=r"model\.safetensors: No such file or directory: manifest\.json names"):
-        checkpoint.verify(path)
-    (path / checkpoint.MODEL).write_bytes(b"short")
-    with pytest.raises(DataError, match=r"model\.safetensors: 5 bytes, and manifest\.json says [0-9,]+: truncated"):
-        checkpoint.verify(path)
 
 
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"trainer": {}}, r"state\.json: Object missing required field `step` - at `\$\.trainer`; restore it, or"),
-        ({"trainers": 1}, r"state\.json: Object contains unknown field `trainers`"),
-        ({"log_bytes": {"metrics.jsonl": -1}}, r"Expected `int` >= 0 - at `\$\.log_bytes"),
-    ],
-)
-def test_a_state_that_no_training_could_go_on_from_is_passed_over(
-    tmp_path: Path, changes: dict[str, Any], sentence: str
-) -> None:
+def test_a_state_that_no_training_could_go_on_from_is_passed_over(tmp_path: Path) -> None:
     write(tmp_path, 2)
-    path = write(tmp_path, 5, **changes)
-    with pytest.raises(DataError, match=sentence):
+    path = write(tmp_path, 5, trainer={})
+    with pytest.raises(DataError, match=r"state\.json: Object missing required field `step` - at `\$\.trainer`"):
         checkpoint.verify(path)
     found = checkpoint.newest(tmp_path, lambda error: None)
     assert found is not None
@@ -296,7 +236,3 @@ def test_tensors_are_compared_with_a_network_from_the_header_alone(tmp_path: Pat
         path.write_bytes(damaged)
         with pytest.raises(DataError, match=r"w: not a safetensors file .*; restore it"):
             read_header(path, "restore it")
-    path.unlink()
-    os.mkfifo(path)
-    with pytest.raises(DataError, match=r"w: is a named pipe, not a file"):
-        read_header(path, "restore it")

@@ -15,7 +15,6 @@ from harness.__main__ import main
 from harness.config import OptimConfig, RunConfig, to_dict
 from harness.data import order
 from harness.rundir import checkpoint
-from harness.training import preflight
 from harness.training.validation import Selection
 from preprocessing.base.errors import ConfigError
 from tests import checkpoints
@@ -82,14 +81,3 @@ def test_mistakes_of_diff(run: Path, words: tuple[str, ...], sentence: str) -> N
     with pytest.raises(ConfigError) as caught:
         main(["checkpoint", "diff", str(run), *words])
     assert str(caught.value) == sentence.format(run=run)
-
-
-def test_a_dry_run_is_checked_as_the_run_that_it_rehearses(run: Path, monkeypatch) -> None:
-    monkeypatch.chdir(run)  # `data` is as it is by default, which the quickstart leaves in the repository
-    config = RunConfig(run=str(run), optim=OptimConfig(lr=0.5), dry_run=True)
-    said: list[str] = []
-    point = preflight.check_run(config, said.append, said.append)
-    assert point.checkpoint is not None
-    assert (point.checkpoint.step, said) == (20, [])
-    with pytest.raises(ConfigError, match=r"optim.lr: the run began with 0.5, now 0.1 \(other updates from here on\)"):
-        preflight.check_run(replace(config, optim=OptimConfig(lr=0.1)), said.append, said.append)

@@ -4,20 +4,14 @@
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from harness.config import RunConfig
 from harness.ranks import devices, precision
 from harness.ranks.devices import DEVICES, OMP, THREADS, Asked, Cuda, asked_by, choose, choose_threads
 from harness.ranks.precision import configure_threads
-from harness.ranks.session import with_index
 from preprocessing.base.errors import ConfigError
 from tests.commands import ROOT
 
@@ -38,14 +32,10 @@ def nobody_said_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "settings", "asked"),
     [
-        ([], None, "either"),
         (["--num_processes", "2"], None, "either"),
         (["--multi_gpu", "--num_processes", "2"], None, "gpu"),
         (["--gpu-ids", "0,1"], "gpu_ids: null", "gpu"),
-        (["--gpu_ids=all"], None, "gpu"),
         (["--cpu"], "gpu_ids: all", "cpu"),
-        ([], "gpu_ids: all", "gpu"),
-        ([], "{gpu_ids: all, use_cpu: true}", "cpu"),
         ([], "distributed_type: MULTI_GPU", "cpu"),
     ],
 )
@@ -56,24 +46,18 @@ def test_what_was_asked_for(tmp_path: Path, options: list[str], settings: str | 
     assert asked_by(options) == asked
 
 
-def test_the_shipped_files_ask_for_what_their_names_say(tmp_path: Path) -> None:
+def test_the_shipped_files_ask_for_what_their_names_say() -> None:
     for name, asked in (("cpu", "cpu"), ("gpu", "gpu"), ("multi_gpu", "gpu"), ("multi_node", "gpu")):
         assert asked_by([f"--config_file={ROOT / f'configs/accelerate/{name}.yaml'}"]) == asked
-    (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(ConfigError, match=r"--config_file .*bad\.yaml: not readable as YAML"):
-        asked_by(["--config-file", str(tmp_path / "bad.yaml")])
 
 
 @pytest.mark.parametrize(
     ("wanted", "asked", "processes", "cuda", "device"),
     [
         ("cpu", "gpu", 8, EIGHT, "cpu"),
-        ("auto", "cpu", 2, EIGHT, "cpu"),
         ("auto", "either", 2, ONE, "cpu"),
         ("auto", "either", 1, ONE, "cuda"),
         ("auto", "either", 2, EIGHT, "cuda"),
-        ("auto", "either", 2, NONE, "cpu"),
-        ("auto", "gpu", 8, EIGHT, "cuda"),
         ("cuda", "cpu", 1, ONE, "cuda"),
     ],
 )
@@ -86,7 +70,6 @@ def test_what_a_rank_trains_on(wanted: str, asked: Asked, processes: int, cuda: 
     [
         ("auto", "gpu", 8, NONE, "no CUDA device is visible (no NVIDIA driver is loaded, torch was built without CUDA"),
         ("auto", "gpu", 2, ONE, "2 processes cannot share 1 of them (an NVIDIA driver is loaded, torch was built with"),
-        ("cuda", "cpu", 1, NONE, "device: cuda asks for GPUs, but no CUDA device is visible"),
         ("cuda", "either", 9, EIGHT, "start 8, or --device cpu"),
     ],
 )
@@ -105,10 +88,7 @@ def test_too_few_are_refused_with_what_was_seen(
         ([], None, ("either", None)),
         (["--multi_gpu"], "3", ("gpu", 3)),
         (["--num_cpu_threads_per_process", "2"], "3", ("either", 2)),
-        (["--num-cpu-threads-per-process=6"], None, ("either", 6)),
         ([], "3,2", ("either", 3)),
-        ([], "0", ("either", None)),
-        ([], "x", ("either", None)),
     ],
 )
 @pytest.mark.parametrize("by", ["padless", "accelerate"])
@@ -127,28 +107,16 @@ def test_a_rank_knows_what_its_launcher_was_asked_for(
     assert devices.asked_here() == told
 
 
-def test_the_parent_can_be_read() -> None:
-    words, environment = devices.parent()
-    assert words is None
-    assert "PATH" in environment
-
-
 def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
     before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
-    assert choose_threads(None, 1) == (cores, SHARE)
     assert choose_threads(None, 4 * cores) == (1, SHARE)
     try:
         monkeypatch.setenv(OMP, "3")
         assert str(configure_threads("cpu")) == "3: as OMP_NUM_THREADS says"
         assert str(configure_threads("cpu", 2)) == "2: asked for"
         assert torch.get_num_threads() == 2
-        assert configure_threads("cuda").value == "2"
-        assert str(configure_threads("cuda", 1)) == "1: asked for"
-        assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
-    with pytest.raises(ConfigError, match="threads: 0 is out of range: expected from 1 to 4,096, or null"):
-        RunConfig(threads=0)
 
 
 def test_a_rank_stands_on_its_own_device_before_it_asks_what_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,25 +131,3 @@ def test_a_rank_stands_on_its_own_device_before_it_asks_what_that_computes(monke
     monkeypatch.setattr(torch.cuda, "set_device", stands_on.append)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", asked)
     assert precision.choose_precision("auto", "cuda").value == "bf16"
-
-
-def test_a_device_has_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
-    wanted: dict[Any, Any] = {"cuda": torch.device("cuda", 3), "cuda:1": torch.device("cuda", 1), "cpu": "cpu"}
-    assert {str(with_index(torch.device(name))) for name in wanted} == {str(one) for one in wanted.values()}
-
-
-@pytest.mark.processes
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt(3)")
-def test_memory_stays_with_a_process_that_asks_for_it() -> None:
-    """Blocks that were used before come back without fresh pages."""
-    program = (
-        "import resource; import numpy as np\nfrom harness.ranks.precision import keep_memory\n"
-        "kept = keep_memory(); np.ones(100 << 20, np.uint8)\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "for turn in range(5): np.ones(100 << 20, np.uint8)\n"
-        "print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    kept, faults = done.stdout.split()
-    assert (kept, int(faults) < 100) == ("True", True)

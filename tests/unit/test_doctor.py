@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +16,6 @@ from harness.config import OptimConfig, RunConfig
 from harness.launch import checkup
 from harness.launch.checkup import DATASET, Finding, Seen, compare, judge_sum, merged
 from harness.launch.doctor import report
-from harness.model.classifier import Classifier
 from harness.ranks import devices, network
 from harness.ranks.devices import Cuda
 from harness.ranks.distributed import World
@@ -32,12 +29,8 @@ GB = 10**9
     ("cards", "processes", "device", "asked", "state", "words"),
     [
         (2, 2, "auto", "either", "ok", "H100 (79.0 GB of 80.0 GB free), H100 (79.0 GB of 80.0 GB free)"),
-        (0, 1, "auto", "either", "ok", "none are used: no CUDA device is visible"),
         (0, 1, "cuda", "either", "fix", "device: cuda asks for GPUs, but no CUDA device is visible (no NVIDIA driver"),
-        (2, 3, "auto", "gpu", "fix", "3 processes cannot share 2 of them"),
         (2, 3, "auto", "either", "warn", "training runs on the CPU: 3 processes and 2 CUDA devices; --num_processes 2"),
-        (2, 2, "cpu", "either", "ok", "none are used: asked for"),
-        (2, 2, "auto", "cpu", "ok", "none are used: accelerate's configuration names no gpu_ids"),
         (2, 1, "auto", "either", "warn", "1 of 2 used; pass --num_processes to use all"),
         (3, 3, "auto", "either", "warn", "other programs take memory of GPU 2; see nvidia-smi"),
     ],
@@ -60,7 +53,6 @@ def test_gpus(
         (16, 2, 5, "16", None, "ok", "cores for 2 processes, 5 threads each"),
         (16, 2, 5, "32", None, "fix", "SLURM gave the task 32; export SRUN_CPUS_PER_TASK=32 before srun"),
         (16, 2, 5, "", "150000 100000", "warn", "a control group grants the time of 1.5 only"),
-        (1, 2, 1, "", "max 100000", "warn", "for 2 processes: each waits"),
         (16, 2, 16, "", None, "warn", "16 threads each; set OMP_NUM_THREADS=8"),
     ],
 )
@@ -88,31 +80,11 @@ def test_cores(
 
 
 @pytest.mark.parametrize(
-    ("limits", "shards", "state", "words"),
-    [
-        ((1024, 4096), 500, "fix", "1,024 open files allowed, about 1,256 needed; run 'ulimit -n 1256'"),
-        ((1024, 1024), 500, "fix", "fewer, larger shards (--shards.rows)"),
-        ((1024, 1024), 5, "ok", "1,024 open files allowed, about 266 needed"),
-        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), 500, "ok", "any number of open files allowed"),
-    ],
-)
-def test_open_files(
-    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], shards: int, state: str, words: str
-) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda which: limits)
-    manifest: Any = SimpleNamespace(splits={"train": [None] * shards})
-    found = checkup.look_at_limits(manifest)
-    assert (found[0], words in found[1]) == (state, True), found
-
-
-@pytest.mark.parametrize(
     ("route", "own", "state", "words"),
     [
-        (Route("eth1", "10.1.2.3"), "10.1.2.3", "ok", "eth1 (10.1.2.3): the route to the others"),
         (Route("eth1", "10.1.2.3"), "127.0.1.1", "ok", "is 127.0.1.1 here, which no other machine reaches"),
         (None, "10.1.2.3", "fix", "none leads to the other machines for certain"),
         (Route("ib0", "", True), "10.1.2.3", "fix", "GLOO_SOCKET_IFNAME is ib0, and no"),
-        (Route("ib0", "10.9.0.1", True), "127.0.1.1", "ok", "as GLOO_SOCKET_IFNAME says"),
     ],
 )
 def test_the_interface(monkeypatch: pytest.MonkeyPatch, route: Route | None, own: str, state: str, words: str) -> None:
@@ -129,24 +101,13 @@ def test_a_dataset_and_what_a_run_on_it_needs(tmp_path: Path, monkeypatch: pytes
     (state, message), manifest = checkup.look_at_data(config)
     assert manifest is not None
     assert (state, "64 training rows" in message) == ("ok", True)
-    parameters = sum(weight.numel() for weight in Classifier(config.model, manifest.vocabulary_size).parameters())
     found = checkup.look_at_run(config, manifest)
     assert (found[0], "a file was written, flushed and renamed" in found[1]) != ("fix", False)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
-    needed = (2 + 2) * 16 * parameters
-    usage = shutil._ntuple_diskusage(10 * needed, 9 * needed, needed - 1)  # type: ignore[attr-defined]
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=10**6, used=10**6, free=1000))
     found = checkup.look_at_run(config, manifest)
     assert (found[0], "needed; make room, or name another directory with --run" in found[1]) == ("fix", True)
     monkeypatch.undo()
-    run.mkdir(parents=True)
-    (run / "status.json").write_text('{"state": "failed", "step": 3}')
-    monkeypatch.setattr(checkup.placement, "filesystem", lambda path: "ext4")
-    assert checkup.look_at_run(config, manifest)[1].endswith("the run starts at step 0: it has no checkpoint")
-    assert "already holds a run" in checkup.look_at_run(replace(config, resume="never"), manifest)[1]
-    monkeypatch.setenv("WORLD_SIZE", "100")
-    few, _ = checkup.look_at_data(config)
-    assert few == ("fix", f"{tmp_path / 'data' / 'dataset.json'}: 64 training rows for 100 processes; start fewer")
     (tmp_path / "file").write_text("")
     blocked = checkup.look_at_run(replace(config, run=str(tmp_path / "file" / "run")), None)
     sentence = f"{tmp_path / 'file'} cannot be written (Not a directory); name a directory you may write, with --run"
@@ -164,13 +125,6 @@ def test_ranks_must_be_alike() -> None:
     assert compared("torch", "2.13") == []
     said = "torch is 2.12 on rank 1, 2.13 on rank 0; install the same everywhere"
     assert compared("torch", "2.12") == [("versions", "n2", said)]
-    said = "device is cpu on rank 1, cuda on rank 0; name one with --device"
-    assert compared("device", "cpu") == [("device", "n2", said)]
-    assert compared(DATASET, "b")[0][2] == f"{DATASET} is b on rank 1, a on rank 0; give all the same"
-
-
-def test_one_sum() -> None:
-    assert judge_sum("10 MB in 1.0 ms", True, 1e9, "nccl").message == "10 MB in 1.0 ms, the sum is right"
     states = [judge_sum("x", right, speed, "nccl").state for right, speed in ((True, 2e7), (True, None), (False, 1e9))]
     assert states == ["warn", "ok", "fix"]
 
@@ -179,8 +133,6 @@ def test_lines_that_all_machines_share_are_said_once(capsys: pytest.CaptureFixtu
     same = [Finding("cores", "ok", "16", host) for host in ("n1", "n2")]
     said = "no CUDA device is visible: the driver may be too old for CUDA 13.0, which torch was built with"
     apart = [Finding("gpus", "ok", "2", "n1"), Finding("gpus", "fix", said, "a-machine-with-a-long-name.cluster")]
-    lines = merged([*same, *apart], World()) or []
-    assert lines == [Finding("cores", "ok", "16", "n1"), Finding("cores", "ok", "16", "n2"), *apart]
     lines = merged([*same, apart[0], replace(apart[1], host="n2")], World()) or []
     assert lines[0] == Finding("cores", "ok", "16")
     assert merged(lines, World(rank=1)) is None
@@ -191,11 +143,8 @@ def test_lines_that_all_machines_share_are_said_once(capsys: pytest.CaptureFixtu
     assert max(map(len, shown)) <= 80
 
 
-def test_a_small_step_is_tried_on_each_ranks_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    facts: dict[str, str] = {}
-    found = checkup.look_at_precision(RunConfig(device="cpu", precision="fp32"), facts)
-    assert found == ("ok", "fp32: asked for, on cpu")
-    assert facts == {"device": "cpu", "precision": "fp32: asked for"}
+def test_a_small_step_is_tried_on_each_ranks_own_device() -> None:
+    assert checkup.look_at_precision(RunConfig(device="cpu", precision="fp32"), {}) == ("ok", "fp32: asked for, on cpu")
     refused = checkup.look_at_precision(RunConfig(device="cpu", precision="fp16"), {})
     assert refused[0] == "fix"
     assert refused[1].startswith("precision: fp16 cannot run on cpu here")

@@ -1,52 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A full disk at every place that writes: ``python -m tests.full_disks``, all of it, and a few commands of it."""
+"""A full disk at every place that writes: ``python -m tests.full_disks``, a few commands of it or all."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.commands import ROOT
-from tests.full_disks.disk import why_not
+from tests.commands import run_module
+from tests.full_disks import why_not
 
 
-def sweep(tmp_path: Path, *words: str, timeout_s: float) -> dict[str, object]:
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("only", "at_least"),
+    [
+        pytest.param("^(preprocessing|prediction of a file)$", 30, marks=pytest.mark.slow),
+        pytest.param("", 150, marks=pytest.mark.night),
+    ],
+)
+def test_every_place_that_writes_on_a_full_disk(tmp_path: Path, only: str, at_least: int) -> None:
     if reason := why_not(tmp_path):
         pytest.skip(reason)
-    command = [sys.executable, "-m", "tests.full_disks", "--json", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
-    )
+    result = run_module("tests.full_disks", "--quick", "--only", only, timeout_s=3500, OMP_NUM_THREADS="1")
     assert result.stdout, result.stderr
-    return json.loads(result.stdout)
-
-
-@pytest.mark.slow
-def test_recipes_on_a_full_disk(tmp_path: Path) -> None:
-    found = sweep(tmp_path, "--only", "recipes", timeout_s=250)
-    assert found["faults"] == 0, found
-    folders = sum(path.is_dir() for path in (ROOT / "configs").iterdir())
-    assert found["places"] >= folders  # type: ignore[operator]
-    assert found["trials"] > found["places"]  # type: ignore[operator]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_every_place_where_a_dataset_and_predictions_are_written(tmp_path: Path) -> None:
-    found = sweep(tmp_path, "--quick", "--only", "^(preprocessing|prediction of a file)$", timeout_s=1100)
-    assert found["faults"] == 0, [one for one in found["trials_of"] if one["faults"]]  # type: ignore[attr-defined]
-    assert found["places"] >= 30  # type: ignore[operator]
-
-
-@pytest.mark.night
-@pytest.mark.timeout(3600)
-def test_every_place_that_writes_on_a_full_disk(tmp_path: Path) -> None:
-    found = sweep(tmp_path, "--quick", timeout_s=3500)
-    assert found["faults"] == 0, [one for one in found["trials_of"] if one["faults"]]  # type: ignore[attr-defined]
-    assert found["places"] >= 250  # type: ignore[operator]
+    found = json.loads(result.stdout)
+    assert found["faults"] == []
+    assert found["trials"] >= at_least

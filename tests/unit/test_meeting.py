@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -44,13 +43,6 @@ def all_meet(*calls: tuple[Any, ...]) -> list[str]:
         return list(threads.map(lambda call: meet(*call), calls))
 
 
-def test_all_get_the_name_of_machine_0s_start_and_the_port_is_free_at_once() -> None:
-    three = places(3)
-    assert all_meet(*((place,) for place in three)) == ["start 0"] * 3
-    with socket.create_server(("", three[0].port)):
-        pass
-
-
 def test_what_differs_is_said_on_both() -> None:
     zero, one = places(2)
     other = {**FACTS, "configuration": {"optim.lr": "0.01", "seed": "0"}}
@@ -62,14 +54,9 @@ def test_what_differs_is_said_on_both() -> None:
 
 def test_who_does_not_come_is_named_in_time() -> None:
     zero, one, _ = places(3)
-    started = time.monotonic()
-    said = all_meet((zero, FACTS, 1.5), (one, FACTS, 1.5))
-    assert time.monotonic() - started < 60
-    expected = f"1: machine 2 of 3 did not come to 127.0.0.1:{zero.port} within 2 s; start the same command there"
+    said = all_meet((zero, FACTS, 1), (one, FACTS, 1))
+    expected = f"1: machine 2 of 3 did not come to 127.0.0.1:{zero.port} within 1 s; start the same command there"
     assert [text.startswith(expected) for text in said] == [True, True]
-    alone = meet(places(2)[1], FACTS, 1)
-    assert alone.startswith("1: machine 1 of 2: machine 0 did not answer at 127.0.0.1:")
-    assert "within 1 s (Connection refused)" in alone
 
 
 @pytest.mark.parametrize(
@@ -77,7 +64,6 @@ def test_who_does_not_come_is_named_in_time() -> None:
     [
         ({"num_processes": 3}, r"--num_processes 3: counts the processes of all 2 machines"),
         ({"machine_rank": 2}, r"--machine_rank 2: 2 machines are counted from 0 to 1"),
-        ({"main_process_ip": None}, r"give --main_process_ip and --main_process_port"),
         ({"main_process_port": None}, r"give --main_process_ip and --main_process_port"),
     ],
 )
@@ -91,12 +77,6 @@ def test_options_that_do_not_fit_several_machines(options: dict[str, Any], said:
         meeting.place_of(SimpleNamespace(**whole | options))
 
 
-def test_an_interface_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nothing0")
-    with pytest.raises(ConfigError, match="GLOO_SOCKET_IFNAME: nothing0: no such network interface is up here"):
-        meeting.name_network(Place("127.0.0.1", 29500, 0, 2), lambda text: None)
-
-
 def test_a_machine_that_cannot_train_says_so_on_all() -> None:
     zero, one = places(2)
     said = all_meet((zero,), (one, {}, 20, "data/mine: no such directory"))
@@ -104,17 +84,16 @@ def test_a_machine_that_cannot_train_says_so_on_all() -> None:
 
 
 def test_a_taken_port_is_a_sentence() -> None:
-    zero, one = places(2)
+    zero, _ = places(2)
     with socket.create_server(("", zero.port)):
         assert meet(zero).startswith(f"2: main_process_port: {zero.port} is taken by another program on ")
-        assert "within 1 s (another program listens there)" in meet(one, FACTS, 1)
 
 
-def test_strangers_at_the_port_are_turned_away() -> None:
-    zero, one = places(2)
-    with ThreadPoolExecutor(1) as threads:
-        waits = threads.submit(meet, zero)
-        for noise in (b"GET / HTTP/1.1\n", b"[" * 100_000 + b"\n", b""):
+def test_three_meet_and_strangers_at_the_port_are_turned_away() -> None:
+    zero, one, two = places(3)
+    with ThreadPoolExecutor(2) as threads:
+        waits = [threads.submit(meet, place) for place in (zero, one)]
+        for noise in (b"GET / HTTP/1.1\n", b""):
             deadline = time.monotonic() + 15
             while time.monotonic() < deadline:
                 try:
@@ -123,23 +102,18 @@ def test_strangers_at_the_port_are_turned_away() -> None:
                     break
                 except ConnectionRefusedError:
                     time.sleep(0.05)
-        assert (meet(one), waits.result()) == ("start 0", "start 0")
+        assert [meet(two), *(one.result() for one in waits)] == ["start 0"] * 3
+    with socket.create_server(("", zero.port)):
+        pass  # the port is free at once
 
 
 def test_clocks_that_differ_are_said_and_another_version_is_refused() -> None:
     place = Place("10.0.0.1", 29500, 0, 3)
-    hellos = [
-        Hello(rank=number, host=host, clock=ahead)
-        for number, host, ahead in ((0, "a", 0), (1, "b", 3600), (2, "c", -59))
-    ]
+    hosts = (("a", 0), ("b", 3600), ("c", -59))
+    hellos = [Hello(rank=number, host=host, clock=ahead) for number, (host, ahead) in enumerate(hosts)]
     answer = judge(place, hellos, "mine", 20)
-    assert (answer.refusal, answer.notes) == (
-        "",
-        (
-            "the clock of machine 1 (b) is 3,600 s ahead of that of machine 0 (a); training does not mind, "
-            "times in logs do",
-        ),
-    )
+    assert (answer.refusal, len(answer.notes)) == ("", 1)
+    assert answer.notes[0].startswith("the clock of machine 1 (b) is 3,600 s ahead of that of machine 0 (a); ")
     stranger = meeting.read_hello(b'{"rank": "one"}', 1)
     assert judge(place, [hellos[0], stranger], "", 20).refusal.endswith(
         "cannot train: it runs another version of padless"
@@ -168,21 +142,6 @@ def test_why_no_rank_was_started_is_in_the_status_but_of_a_run_that_has_finished
     status = read_status(tmp_path) or {}
     assert (status["state"], status["step"], status["launch"]) == ("failed", 9, "mine-1")
     assert status["reason"].startswith("machine 1 of 2 did not come to 127.0.0.1:")
-
-
-@pytest.mark.parametrize(("attempt", "seconds"), [(0, 1), (1, 2)])
-def test_machines_meet_for_every_attempt_and_wait_longer_for_another(
-    alone: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, attempt: int, seconds: int
-) -> None:
-    waits = []
-
-    def met(place: Place, mine: Hello, launch: str, timeout_s: float, say: object) -> str:
-        waits.append((launch, timeout_s))
-        return "the name of machine 0"
-
-    monkeypatch.setattr(meeting, "meet", met)
-    assert start(alone, tmp_path, attempt) == os.environ[LAUNCH_ID] == "the name of machine 0"
-    assert waits == [("mine-1" if attempt else "mine", seconds)]
 
 
 WAITING = """

@@ -1,0 +1,500 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m tests.full_disks [--only PATTERN] [--quick]``: a full disk at every write of every command.
+
+A command is run once with room while its writes are noted, then once for each of them with the disk full there: the
+very process that is about to write fills it, a tmpfs, just before it opens the file. Then room is made, and the same
+command must come to the same end. Needs root, to mount. Prints JSON; exit code 1 if any trial has a fault.
+
+Python tells of its own writes (audit events); what Arrow, safetensors and torch open by themselves is seen by wrapping
+the few calls that padless has of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gzip
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.__main__ import main as harness
+from preprocessing.__main__ import main as preprocessing
+from preprocessing.base import cli
+from preprocessing.base.atomic import TEMPORARY_MARK
+from tests.bundles import write_run
+from tests.commands import PLAIN
+from tests.corpora import contents, reviews, write_csv
+from tests.datasets import write_dataset
+
+PAGE = 4096
+LIMIT_S = 120
+BALLAST = ".ballast"
+"""What fills the disk; no file of padless."""
+TEMPORARY = "tmp"
+"""The temporary folder, on the small disk too."""
+FAULT = re.compile(r"Traceback|Exception ignored|Error:|Warning:")
+
+
+class Disk:
+    """A mounted tmpfs; a context manager that takes it away again."""
+
+    def __init__(self, root: Path, megabytes: int = 48) -> None:
+        """``root``: an empty directory to mount it on."""
+        self.root, self.megabytes = root, megabytes
+
+    def __enter__(self) -> Disk:
+        """Mount it. Raises ``OSError`` with the reason where that is not allowed."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        mount("-t", "tmpfs", "-o", f"size={self.megabytes}m,mode=755", "tmpfs", str(self.root))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["umount", "-l", str(self.root)], check=False, capture_output=True)
+
+    def clear(self) -> None:
+        """Remove all that lies on it."""
+        self.make_room()
+        for path in self.root.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def fill(self, left: int = 0) -> None:
+        """Leave ``left`` bytes, rounded up to pages."""
+        found = os.statvfs(self.root)
+        size = found.f_bavail * found.f_frsize - -(-left // PAGE) * PAGE
+        if size > 0:
+            descriptor = os.open(self.root / BALLAST, os.O_CREAT | os.O_WRONLY)
+            os.posix_fallocate(descriptor, 0, size)
+            os.close(descriptor)
+
+    def use_up_names(self) -> None:
+        """Leave no inode: nothing new can be made, and what is there can still grow."""
+        found = os.statvfs(self.root)
+        mount("-o", f"remount,nr_inodes={found.f_files - found.f_ffree}", str(self.root))
+
+    def make_room(self) -> None:
+        """Undo ``fill`` and ``use_up_names``."""
+        (self.root / BALLAST).unlink(missing_ok=True)
+        mount("-o", "remount,nr_inodes=100000", str(self.root))
+
+
+def mount(*arguments: str) -> None:
+    """``mount``; raises ``OSError`` with what it said."""
+    result = subprocess.run(["mount", *arguments], check=False, capture_output=True, text=True)
+    if result.returncode:
+        raise OSError(f"mount {' '.join(arguments)}: {' '.join(result.stderr.split())}")
+
+
+def why_not(folder: Path) -> str | None:
+    """Why no small disk can be had here; None if it can."""
+    if os.geteuid() != 0:
+        return "mounting a small disk needs root"
+    try:
+        with Disk(folder / "probe", 1):
+            return None
+    except OSError as error:
+        return f"no small disk can be mounted here: {error}"
+
+
+WRITES = os.O_WRONLY | os.O_RDWR
+Opened = Callable[[str, str], None]
+"""Called with ``file`` or ``folder`` and a path, just before it is opened or made."""
+NATIVE = (
+    ("pyarrow", "OSFile"),
+    ("pyarrow.parquet", "ParquetWriter.__init__"),
+    ("safetensors.torch", "save_file"),
+    ("torch.profiler", "profile.export_chrome_trace"),
+)
+"""Calls that open a file outside of Python: module and name."""
+
+
+def watch(root: Path, opened: Opened) -> None:
+    """Call ``opened`` before this process opens or makes anything below ``root``, for as long as it lives."""
+    prefix, inside = f"{root}{os.sep}", [False]
+
+    def tell(kind: str, path: Any) -> None:
+        try:
+            name = os.path.abspath(os.fsdecode(path))
+        except TypeError:  # an open descriptor
+            return
+        if not inside[0] and name.startswith(prefix):
+            inside[0] = True
+            try:
+                opened(kind, name)
+            finally:
+                inside[0] = False
+
+    def heard(event: str, values: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, mode, flags = values
+            if (isinstance(mode, str) and set(mode) & set("wax+")) or (mode is None and flags & (WRITES | os.O_CREAT)):
+                tell("file", path)
+        elif event == "os.mkdir" and not os.path.isdir(values[0]):
+            tell("folder", values[0])
+
+    sys.addaudithook(heard)
+    for module, name in NATIVE:
+        wrap(module, name, tell)
+
+
+def wrap(module: str, name: str, tell: Callable[[str, Any], None]) -> None:
+    """Have a call tell of the path among its first arguments before it is made."""
+    holder: Any = __import__(module, fromlist=["_"])
+    *classes, last = name.split(".")
+    for one in classes:
+        holder = getattr(holder, one)
+    call = getattr(holder, last)
+
+    @functools.wraps(call, updated=())
+    def told(*arguments: Any, **more: Any) -> Any:
+        if last != "OSFile" or "r" not in (arguments[1] if len(arguments) > 1 else more.get("mode", "r")):
+            for one in arguments[:3]:
+                if isinstance(one, str | os.PathLike):
+                    tell("file", one)
+        return call(*arguments, **more)
+
+    setattr(holder, last, told)
+
+
+def spelling(root: Path, path: str) -> str:
+    """A place by what it is for: without numbers, hashes, and the marks of unfinished files."""
+    name = os.path.relpath(path, root)
+    name = re.sub(r"\.tmp-[^/]*", ".tmp", name)
+    name = re.sub(r"padless-[a-z0-9_]{8}\b|\btmp[a-z0-9_]{8}\b", "padless-~", name)
+    name = re.sub(r"ort\.quant\.[a-z0-9_]{8}\b", "ort.quant.~", name)
+    name = re.sub(r"(?<![a-z])[0-9a-f]{8,}(?![a-z])", "~", name)
+    return re.sub(r"\d{2,}", "#", name)
+
+
+SMALL = ("--text.max_tokens", "64", "--vocabulary.min_count", "1", "--executor.workers", "1", "--shards.rows", "60")
+MODEL = ("--model.embedding_dim", "8", "--model.hidden_size", "8", "--model.wide", "64", "--optim.ema", "0.9")
+TRAINING = (*PLAIN, *MODEL, "--epochs", "2", "--global_batch", "16", "--precision", "fp32", "--device", "cpu")
+SAVING = ("--checkpoint.every_steps", "6", "--tracking.log_every", "3", "--timeout_s", "60", "--stage_dir", "none")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the commands read; all of it lies on a disk with room."""
+
+    root: Path
+
+    def __getattr__(self, name: str) -> str:
+        """The path of an input."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return str(self.root / name)
+
+    def make(self) -> int:
+        """Write them."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        rows = [(text, label, f"g{number % 40}") for number, (text, label) in enumerate(reviews(160))]
+        write_csv(self.root / "plain.csv", rows, header=("text", "label", "group"))
+        (self.root / "packed.csv.gz").write_bytes(gzip.compress((self.root / "plain.csv").read_bytes()))
+        (self.root / "plain.csv").rename(self.root / "plain")
+        shutil.copy(self.root / "plain", self.root / "new.csv")
+        write_csv(self.root / "more.csv", [(text,) for text, _ in reviews(70, seed=2)], header=("text",))
+        write_dataset(self.root / "data", {"train": 150, "validation": 40, "test": 30, "unlabelled": 30})
+        write_run(self.root / "made")
+        shutil.move(self.root / "made" / "run", self.root / "bundle")
+        shutil.move(self.root / "made" / "data", self.root / "its")
+        return 0
+
+    def make_run(self) -> int:
+        """A finished training, for the commands that read one; its exit code."""
+        return train(("--data", self.data, "--run", str(self.root / "run")))
+
+
+Act = Callable[[Inputs, Path], int]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command, with its output on the small disk."""
+
+    name: str
+    act: Act
+    before: Act | None = None
+    """What lies on the disk already: made with room, outside of the trial."""
+    only_said: str = "^$"
+    """Places without which the command still does what it is for: a warning and exit code 0 are right."""
+    only: str = ""
+    """The places that are tried, where others are another scenario's."""
+    changing: str = "^$"
+    """Files whose bytes are never the same twice: times, addresses, speeds."""
+
+
+def of(main: Callable[[list[str]], int], *words: str) -> Act:
+    """A command line; ``{NAME}`` is an input and ``DISK`` the small disk."""
+
+    def act(inputs: Inputs, disk: Path) -> int:
+        known = [getattr(inputs, word[1:-1]) if word[:1] == "{" else word.replace("DISK", str(disk)) for word in words]
+        return cli.run(main, known)
+
+    return act
+
+
+def train(more: tuple[str, ...], *, report: bool = False, module: str = "harness.train") -> int:
+    """A training of one process, in this one; leaves the process. Half of its time would be that of its report."""
+    from harness.ranks.stopping import leave, run_rank
+    from harness.report import sinks
+
+    if not report:
+        sinks.write_report_quietly = lambda run: None
+    entry = importlib.import_module(module)
+    sys.argv = [module, *TRAINING, *SAVING, *more]
+    leave(run_rank(entry.main))
+
+
+def training(*more: str, report: bool = False) -> Act:
+    """A training whose run directory lies on the small disk."""
+
+    def act(inputs: Inputs, disk: Path) -> int:
+        own = [word.replace("DISK", str(disk)) for word in more]
+        return train(("--data", inputs.data, "--run", str(disk / "run"), *own), report=report)
+
+    return act
+
+
+def pretraining(inputs: Inputs, disk: Path) -> int:
+    """A language model whose run directory lies on the small disk."""
+    words = ("--data", inputs.data, "--run", str(disk / "run"), "--language_model.candidates", "20")
+    return train((*words, "--model.wide", "0"), module="harness.pretrain")
+
+
+def copied_data(inputs: Inputs, disk: Path) -> int:
+    """A dataset that is changed where it lies."""
+    shutil.copytree(inputs.data, disk / "data")
+    return 0
+
+
+def store(inputs: Inputs, disk: Path) -> int:
+    """The folders of a place to publish to: an object store needs none, this file system does."""
+    for split in ("train", "validation", "test"):
+        (disk / "store" / split).mkdir(parents=True)
+    return 0
+
+
+CPU = ("--device", "cpu", "--quiet")
+PREPARE = ("run", "--source.path", "{packed.csv.gz}", *SMALL)
+RICH = ("--splits.group_column", "group", "--splits.folds", "2", "--source.unlabelled_path", "{more.csv}")
+SOFT = ("--output", "DISK/soft.arrow")
+TO_STORE = ("--staging", "DISK/staging", "--output", "local://DISK/store")
+PREDICT = ("predict", "--run", "{bundle}", "--processes", "1", "--part_mb", "0.02", *CPU)
+EVALUATE = ("evaluate", "--run", "{run}", "--output", "DISK/e", "--device", "cpu")
+TIMES = r"attempts\.jsonl|environment\.json|throughput\.jsonl|/(state|manifest)\.json|config\.yaml"
+SCENARIOS = (
+    Scenario("preprocessing", of(preprocessing, *PREPARE, *RICH, "--source.part_mb", "0.02", "--output", "DISK/out")),
+    Scenario(
+        "preprocessing over another",
+        of(preprocessing, *PREPARE, "--output", "DISK/out", "--overwrite", "--seed", "1"),
+        before=of(preprocessing, *PREPARE, "--output", "DISK/out"),
+    ),
+    Scenario("publication", of(preprocessing, *PREPARE, *TO_STORE), before=store, only="store"),
+    Scenario(
+        "vectors",
+        of(preprocessing, "vectors", "{data}", "--output", "DISK/vectors", "--dim", "8", "--epochs", "1"),
+        changing=r"vectors/cbow-.*\.json",
+    ),
+    Scenario("inspect", of(preprocessing, "inspect", "{data}", "--plot", "DISK/plot.png")),
+    Scenario("training", training(), changing=TIMES),
+    Scenario("a training's report", training(report=True), only="report", only_said="report", changing="run/"),
+    Scenario("profile", training("--profile", "[2,3]"), only="profile", only_said="profile", changing="run/"),
+    Scenario("pretraining", pretraining, only="run/bundle", changing="run/"),
+    Scenario("staging", training("--stage_dir", "DISK/stage"), only="stage/", only_said="report", changing="run/"),
+    Scenario(
+        "baseline",
+        of(harness, "baseline", "--data", "DISK/data"),
+        before=copied_data,
+        only_said="baseline",
+        changing="baseline/",
+    ),
+    Scenario("evaluation", of(harness, *EVALUATE, "--data", "{data}")),
+    Scenario("evaluation of new rows", of(harness, *EVALUATE, "--input", "{packed.csv.gz}")),
+    *(
+        Scenario(f"prediction {kind}", of(harness, *PREDICT, "--input", source, "--output", f"DISK/{output}"))
+        for kind, source, output in (
+            ("of a file", "{new.csv}", "out.csv"),
+            ("into a folder", "{packed.csv.gz}", "out/"),
+            ("into Parquet", "{packed.csv.gz}", "out.parquet"),
+        )
+    ),
+    Scenario(
+        "explanation",
+        of(harness, "explain", "{bundle}", "--input", "{new.csv}", "--rows", "3", "--output", "DISK/e.html", *CPU),
+    ),
+    *(
+        Scenario(f"soft labels of {whom[0]}", of(harness, "label", *whom, "--data", "{data}", *SOFT, *CPU))
+        for whom in (("--run", "{run}"), ("--baseline",))
+    ),
+    Scenario(
+        "export",
+        of(harness, "export", "{run}", "--output", "DISK/x", "--onnx", "--int8", "--quiet"),
+        changing=r"export\.json|README\.md",
+    ),
+    Scenario("report", of(harness, "report", "{run}", "--output", "DISK/r.html"), changing=r"r\.html"),
+    Scenario("recipes", of(harness, "recipes", "imdb", "--output", "DISK/configs")),
+)
+
+
+def forked(work: Callable[[], int], temporary: Path) -> tuple[int, str]:
+    """Run ``work`` in a child of this process: its exit code and its standard error. It is killed when it is slow."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                for number, path in ((1, out), (2, err)):
+                    os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), number)
+                os.environ["TMPDIR"], tempfile.tempdir = str(temporary), str(temporary)
+                signal.alarm(LIMIT_S)
+                code = work()
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), err.read_text(errors="replace")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All trials of one command."""
+
+    scenario: Scenario
+    inputs: Inputs
+    disk: Disk
+
+    def begin(self) -> None:
+        """An empty disk, but for what the command expects to be there."""
+        self.disk.clear()
+        (self.disk.root / TEMPORARY).mkdir()
+        if before := self.scenario.before:
+            code, said = forked(lambda: before(self.inputs, self.disk.root), self.disk.root / TEMPORARY)
+            assert code == 0, said
+
+    def run(self, opened: Opened | None = None) -> tuple[int, str]:
+        """The command, in a child; ``opened`` is called there before each write."""
+
+        def work() -> int:
+            if opened is not None:
+                watch(self.disk.root, opened)
+            return self.scenario.act(self.inputs, self.disk.root)
+
+        return forked(work, self.disk.root / TEMPORARY)
+
+    def left(self) -> dict[str, bytes]:
+        """What lies on the disk, but for what is never the same twice."""
+        return {
+            name: b"" if re.search(self.scenario.changing, name) else data
+            for name, data in contents(self.disk.root).items()
+            if not name.endswith(("/lock", ".lock")) and name != BALLAST
+        }
+
+    def trials(self, quick: bool) -> Iterator[dict[str, Any]]:
+        """At the first and the last write of each name: without room, and without an inode."""
+        with tempfile.NamedTemporaryFile("a+") as log:
+            self.begin()
+            code, said = self.run(lambda *write: print(json.dumps(write), file=log, flush=True))
+            assert code == 0, f"{self.scenario.name}: {said}"
+            log.seek(0)
+            writes = [(kind, spelling(self.disk.root, path)) for kind, path in map(json.loads, log)]
+        expected = self.left()
+        for (kind, name), times in Counter(writes).items():
+            if re.search(self.scenario.only, name):
+                for number in sorted({1, times}):
+                    ways = ["no inode"] if kind == "folder" else ["full", "no inode"]
+                    for how in ways[:1] if quick or number > 1 else ways:
+                        faults = list(self.trial(kind, name, number, how, expected))
+                        place = {"command": self.scenario.name, "place": f"{name} ({number})", "disk": how}
+                        yield {**place, "faults": faults}
+
+    def trial(self, kind: str, name: str, number: int, how: str, expected: dict[str, bytes]) -> Iterator[str]:
+        """What is wrong when the disk is full at a write, and with what the same command makes of it with room."""
+        self.begin()
+        seen: Counter[tuple[str, str]] = Counter()
+
+        def fault(*write: str) -> None:
+            now = (write[0], spelling(self.disk.root, write[1]))
+            seen[now] += 1
+            if now == (kind, name) and seen[now] == number:
+                self.disk.use_up_names() if how == "no inode" else self.disk.fill()
+
+        code, said = self.run(fault)
+        self.disk.make_room()
+        if code == 0 and self.left() == expected:  # there was room again: it removes what it needs no more
+            return
+        if code != 4 and not (code == 0 and (name.startswith(TEMPORARY) or re.search(self.scenario.only_said, name))):
+            yield f"exit code {code}: {said[-300:]}"
+        if match := FAULT.search(re.sub(r"(?m)^(error|warning): .*$", "", said)):
+            yield f"said {match[0]!r}: {said[-600:]}"
+        errors = re.findall(r"(?m)^error: .*$", said)
+        words = [str(self.disk.root), "make room", *(["TMPDIR"] if name.startswith(TEMPORARY) else [])]
+        if code == 4 and (len(errors) != 1 or not all(word in errors[0] for word in words)):
+            yield f"no sentence that names file and way out: {errors}"
+        yield from (f"left: {path.name}" for path in self.disk.root.rglob(f"*{TEMPORARY_MARK}*"))
+        yield from (f"left: {path.name}" for path in (self.disk.root / TEMPORARY).iterdir())
+        code, said = self.run()
+        if code != 0:
+            yield f"again: exit code {code}: {said[-300:]}"
+        elif (after := self.left()) != expected:
+            names = sorted(name for name in {*after, *expected} if after.get(name) != expected.get(name))
+            yield f"again: another end: {', '.join(names[:5])}"
+
+
+def preload() -> None:
+    """Import what the children need, once; nothing is computed, so that no thread is there to be forked."""
+    import importlib
+
+    names = "torch torch._dynamo accelerate pandas scipy.stats sklearn.linear_model safetensors.torch matplotlib.figure"
+    names += " pyarrow.parquet torch.profiler jinja2 onnx onnxruntime gensim.models msgspec harness.train"
+    names += " harness.training.assembly harness.report.sinks harness.inference.predict harness.export.command"
+    names += " harness.inference.new_rows harness.inference.evaluation harness.inference.labelling"
+    names += " preprocessing.job.pipeline"
+    for name in names.split():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(name)
+
+
+def main(argv: list[str]) -> int:
+    """Try all, print what was found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.full_disks", description=__doc__)
+    parser.add_argument("--only", default="", help="a pattern")
+    parser.add_argument("--quick", action="store_true", help="one trial a place")
+    options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the small disk is taken away then, too
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        if reason := why_not(Path(folder)):
+            print(f"nothing tried: {reason}", file=sys.stderr)
+            return 2
+        preload()
+        inputs = Inputs(Path(folder, "inputs"))
+        for make in (inputs.make, inputs.make_run):
+            code, said = forked(make, Path(folder))
+            assert code == 0, said
+        with Disk(Path(folder, "disk")) as disk:
+            for scenario in SCENARIOS:
+                if re.search(options.only, scenario.name):
+                    found += Sweep(scenario, inputs, disk).trials(options.quick)
+    print(json.dumps({"trials": len(found), "faults": [one for one in found if one["faults"]]}, indent=2))
+    return 1 if any(one["faults"] for one in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
