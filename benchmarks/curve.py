@@ -179,29 +179,28 @@ def sources(config: CurveConfig, corpus: Corpus, kept: list[int], folder: Path, 
 
 def summary(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each number of labels, the fewest first: rows, and of each method mean, deviation, draws and seconds."""
-    result = []
-    for labels in sorted({line["labels"] for line in lines}, key=lambda count: count or float("inf")):
-        own = [line for line in lines if line["labels"] == labels]
-        methods = {}
-        for method in dict.fromkeys(line["method"] for line in own):
-            figures = [line["accuracy"] for line in own if line["method"] == method]
-            methods[method] = {
-                "mean": statistics.fmean(figures),
-                "sd": statistics.stdev(figures) if len(figures) > 1 else None,
-                "draws": len(figures),
-                "seconds": statistics.fmean(line["seconds"] for line in own if line["method"] == method),
-            }
-        result.append({"labels": labels, "rows": max(line["rows"] for line in own), "methods": methods})
-    return result
+    result: dict[int, dict[str, Any]] = {}
+    for line in sorted(lines, key=lambda line: line["labels"] or float("inf")):
+        labels, method = line["labels"], line["method"]
+        own = [one for one in lines if (one["labels"], one["method"]) == (labels, method)]
+        figures = [one["accuracy"] for one in own]
+        at = result.setdefault(labels, {"labels": labels, "rows": 0, "methods": {}})
+        at["rows"] = max(at["rows"], line["rows"])
+        at["methods"][method] = {
+            "mean": statistics.fmean(figures),
+            "sd": statistics.stdev(figures) if len(figures) > 1 else None,
+            "draws": len(figures),
+            "seconds": statistics.fmean(one["seconds"] for one in own),
+        }
+    return list(result.values())
 
 
 def cells(lines: Sequence[dict[str, Any]]) -> list[list[object]]:
     """The table: mean and deviation of each method."""
-    methods = list(dict.fromkeys(method for line in lines for method in line["methods"]))
-    rows: list[list[object]] = [["labels", *methods]]
+    rows: list[list[object]] = [["labels", *COLOURS]]
     for line in lines:
-        found = [line["methods"].get(method) for method in methods]
-        rows.append([line["rows"], *(one and f"{one['mean']:.4f} ± {one['sd'] or 0:.4f}" for one in found)])
+        found = [line["methods"][method] for method in COLOURS]
+        rows.append([line["rows"], *(f"{one['mean']:.4f} ± {one['sd'] or 0:.4f}" for one in found)])
     return rows
 
 
@@ -215,7 +214,7 @@ def picture(lines: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "padless"
     figure, axes = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
     for method, colour in COLOURS.items():
-        points = [(line["rows"], line["methods"][method]) for line in lines if method in line["methods"]]
+        points = [(line["rows"], line["methods"][method]) for line in lines]
         means, spread = ([100 * (one[key] or 0) for _, one in points] for key in ("mean", "sd"))
         axes.errorbar([rows for rows, _ in points], means, spread, color=colour, marker="o", capsize=3, label=method)
     axes.set(xscale="log", xlabel="rows with a label", ylabel="accuracy, %")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``limits``: how far rows, classes, texts, words, shards, files, epochs, checkpoints and ranks go here.
+"""``limits``: how far rows, classes, texts, words and ranks go here.
 
 Each size of each kind is tried by commands in processes of their own, whose memory is read when they end. What a line
 of the output is there for is not tried again.
@@ -36,7 +36,7 @@ class LimitsConfig:
     output: str = "limits.jsonl"
     """File of results, a JSON line each; what it holds is not tried again."""
     only: list[str] = field(default_factory=list)
-    """Kinds to try: rows, classes, text_bytes, vocabulary, shards, files, epochs, checkpoints, ranks. Empty: all."""
+    """Kinds to try: rows, classes, text_bytes, vocabulary, ranks. Empty: all."""
     full: bool = False
     """Try the sizes of docs/security.md, which take minutes and gigabytes; else small ones, which take seconds each."""
     timeout_s: float = 900.0
@@ -98,21 +98,16 @@ class Attempt:
         """A dataset of texts and labels, by one process."""
         with (self.folder / "texts.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *rows])
-        return self.data_of(self.folder / "texts.csv", **options)
-
-    def data_of(self, source: Path, **options: object) -> Path:
-        """A dataset of files, by one process."""
         fixed = {"output": self.folder / "data", "executor.workers": 1, "vocabulary.min_count": 1, "quiet": "true"}
-        self.command("preprocessing", "run", source, **{**fixed, **options})
+        self.command("preprocessing", "run", self.folder / "texts.csv", **{**fixed, **options})
         return self.folder / "data"
 
-    def train(self, data: Path, *module: object, **options: object) -> Path:
+    def train(self, data: Path, *module: object, **options: object) -> None:
         """A run of a tiny network, on one rank unless ``module`` is a command that starts more."""
         recipe, run = self.folder / "recipe.yaml", self.folder / "run"
         recipe.write_text("seed: 0\n")
         words = module or ("harness.train",)
         self.command(*words, **{"config": recipe, "data": data, "run": run, **SMALL, **options})
-        return run
 
 
 def attempt(run: Callable[[Attempt, int], None], size: int, timeout_s: float) -> dict[str, Any]:
@@ -157,31 +152,6 @@ def vocabulary(here: Attempt, size: int) -> None:
     here.train(here.data(texts, **{"vocabulary.max_size": size + 2}), global_batch=256, epochs=1)
 
 
-def shards(here: Attempt, size: int) -> None:
-    """So many shards of at most two rows each, and an epoch's order."""
-    here.command("harness", "plan", data=here.data(few(2 * size), **{"shards.rows": 2}), world_size=2)
-
-
-def files(here: Attempt, size: int) -> None:
-    """So many files of one text each, in a folder for each class."""
-    for number, (text, name) in enumerate(few(size)):
-        path = here.folder / "source" / name / f"{number:06d}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    here.data_of(here.folder / "source")
-
-
-def epochs(here: Attempt, size: int) -> None:
-    """So many epochs over 64 rows."""
-    here.train(here.data(few(80)), epochs=size)
-
-
-def checkpoints(here: Attempt, size: int) -> None:
-    """A checkpoint after every step, at most so many of them kept, and all of these verified."""
-    keep = {"checkpoint.every_steps": 1, "checkpoint.keep_last": size, "epochs": -(-size // 20)}
-    here.command("harness", "checkpoint", "verify", here.train(here.data(few(400)), **keep))
-
-
 def ranks(here: Attempt, size: int) -> None:
     """A training by so many processes of this machine."""
     launcher = ("harness", "launch", "--config_file", "cpu", "--num_processes", size)
@@ -202,9 +172,5 @@ CASES = {
     "classes": Case(classes, (20,), (1_000, 10_000)),
     "text_bytes": Case(text_bytes, (100_000,), (10_000_000, 100_000_000, 300_000_000)),
     "vocabulary": Case(vocabulary, (2_000,), (200_000, 2_000_000)),
-    "shards": Case(shards, (50,), (1_000, 10_000)),
-    "files": Case(files, (20,), (1_000, 10_000)),
-    "epochs": Case(epochs, (3,), (100, 1_000)),
-    "checkpoints": Case(checkpoints, (5,), (100, 1_000)),
     "ranks": Case(ranks, (2,), (4, 16)),
 }

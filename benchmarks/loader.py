@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +35,7 @@ PAUSE_S = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """Loading batches of token ids on the CPU, beside PyTorch's, Hugging Face's, Lightning's and MosaicML's loaders."""
+    """Loading batches of token ids on the CPU, beside PyTorch's loader and Hugging Face's datasets."""
 
     data: str | None = None
     """Dataset directory; rows of its widest shards are loaded. null: random rows in a temporary directory."""
@@ -72,36 +71,24 @@ class Rows:
     length: np.ndarray
     label: np.ndarray
     batch: int
-    folder: Path
-    """For peers that want files of their own."""
-
-    def batches(self, most: int) -> int:
-        """Batches of a turn: so many, or an epoch's."""
-        return max(1, min(most, len(self.ids) // self.batch))
-
-    def samples(self, batches: int) -> Iterator[dict[str, Any]]:
-        """Rows as peers store them, one by one."""
-        for number in range(min(len(self.ids), self.batches(batches) * self.batch)):
-            yield {"ids": self.ids[number], "length": int(self.length[number]), "label": int(self.label[number])}
 
 
 def measure(config: LoaderConfig) -> dict[str, Any]:
     """Rows/s of each contender. Raises ``DataError`` for a dataset that cannot be read."""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peers warn of their own choices
+    with tempfile.TemporaryDirectory() as folder:
         rows = open_rows(config, Path(folder))
         turns: dict[str, Callable[[], object]] = {}
         given: dict[str, int] = {}
         unavailable = {}
-        for name, one in CONTENDERS.items():
+        for name, (prepare, most) in CONTENDERS.items():
             try:
-                epoch = one.prepare(rows)
+                epoch = prepare(rows)
             except UnavailableError as error:
                 unavailable[name] = str(error)
                 continue
-            batches = None if one.batches is None else rows.batches(one.batches)
-            turns[name] = turn(epoch, None if one.whole else batches)
-            given[name] = min(len(rows.ids), rows.batch * (batches or len(rows.ids)))
+            batches = most and max(1, min(most, len(rows.ids) // rows.batch))
+            turns[name] = turn(epoch, batches)
+            given[name] = rows.batch * batches if batches else len(rows.ids)
         seconds = alternate(turns, config.rounds, PAUSE_S)
         speeds = {name: given[name] / median for name, median in seconds.items()}
         size = {"batch": config.batch, "width": rows.ids.shape[1], "rows": len(rows.ids), "id_bytes": rows.ids.itemsize}
@@ -129,7 +116,7 @@ def open_rows(config: LoaderConfig, folder: Path) -> Rows:
     columns = zip(*((block.ids, block.length, block.label) for block in split.blocks), strict=True)
     ids, length, label = map(np.concatenate, columns)
     ids = ids.view(np.int16) if ids.dtype == np.uint16 else ids
-    return Rows(split, ids, length.astype(np.int64), label.astype(np.int64), config.batch, folder)
+    return Rows(split, ids, length.astype(np.int64), label.astype(np.int64), config.batch)
 
 
 def made_up(root: Path, rows: int, width: int) -> Manifest:
@@ -182,49 +169,11 @@ def huggingface(rows: Rows) -> Epoch:
     return lambda: iter(batches)
 
 
-def litdata(rows: Rows) -> Epoch:
-    """Lightning's streaming dataset, from its own chunks on the local disk."""
-    lit, writers = peer_module("litdata"), peer_module("litdata.streaming.writer")
-    folder = rows.folder / "litdata"
-    folder.mkdir()
-    writer = writers.BinaryWriter(str(folder), chunk_bytes="64MB")
-    for number, sample in enumerate(rows.samples(20)):
-        writer.add_item(number, sample)
-    writer.done()
-    writer.merge()
-    dataset = lit.StreamingDataset(str(folder), shuffle=True, drop_last=True)
-    batches = lit.StreamingDataLoader(dataset, batch_size=rows.batch, num_workers=0)
-    return lambda: iter(batches)
-
-
-def mosaicml(rows: Rows) -> Epoch:
-    """MosaicML's streaming dataset, from its own shards; its threads end with an epoch, and miss their files later."""
-    streaming = peer_module("streaming")
-    folder = str(rows.folder / "mds")
-    columns = {"ids": f"ndarray:{rows.ids.dtype}:{rows.ids.shape[1]}", "length": "int", "label": "int"}
-    with streaming.MDSWriter(out=folder, columns=columns) as writer:
-        for sample in rows.samples(10):
-            writer.write(sample)
-    dataset = streaming.StreamingDataset(local=folder, shuffle=True, batch_size=rows.batch)
-    batches: DataLoader = DataLoader(dataset, rows.batch)
-    return lambda: iter(batches)
-
-
-class Contender(NamedTuple):
-    """What makes an epoch, and the batches of a turn; None: those of all rows."""
-
-    prepare: Callable[[Rows], Epoch]
-    batches: int | None = None
-    whole: bool = False
-    """A turn ends where the epoch does; else epochs follow each other without end."""
-
-
-CONTENDERS = {
-    "ours": Contender(ours, whole=True),
-    "numpy copy": Contender(numpy_copy, whole=True),
-    "TensorDataset + DataLoader": Contender(tensor_dataset, 40),
-    "TensorDataset + DataLoader, 2 workers": Contender(lambda rows: tensor_dataset(rows, 2), 40),
-    "Hugging Face datasets + DataLoader": Contender(huggingface, 20),
-    "LitData": Contender(litdata, 10),
-    "MosaicML streaming": Contender(mosaicml, 10, whole=True),
+CONTENDERS: dict[str, tuple[Callable[[Rows], Epoch], int | None]] = {
+    "ours": (ours, None),
+    "numpy copy": (numpy_copy, None),
+    "TensorDataset + DataLoader": (tensor_dataset, 40),
+    "TensorDataset + DataLoader, 2 workers": (lambda rows: tensor_dataset(rows, 2), 40),
+    "Hugging Face datasets + DataLoader": (huggingface, 20),
 }
+"""What makes an epoch, and the batches of a turn; None: an epoch's."""

@@ -21,11 +21,11 @@ from preprocessing.base.errors import DataError, require
 
 LARGEST = 1 << 24
 """Rows, features, repetitions: beyond it no machine measures anything."""
-DISTRIBUTIONS = {"bs4": "beautifulsoup4", "streaming": "mosaicml-streaming"}
-PACKAGES = ("torch", "numpy", "pyarrow", "nltk", "tokenizers", "scikit-learn", "pandas", "datasets", "litdata")
+DISTRIBUTIONS = {"bs4": "beautifulsoup4"}
+PACKAGES = ("torch", "numpy", "pyarrow", "nltk", "tokenizers", "scikit-learn", "pandas", "datasets")
 
 
-class UnavailableError(Exception):
+class UnavailableError(DataError):
     """A peer cannot run here; the message says why."""
 
 
@@ -117,18 +117,16 @@ def show(values: dict[str, Any], *, as_json: bool) -> None:
     print(json.dumps(values, indent=2, ensure_ascii=False) if as_json else "\n".join(rendered(values)))
 
 
-def rendered(values: dict[str, Any], title: str = "contender") -> Iterator[str]:
+def rendered(values: dict[str, Any]) -> Iterator[str]:
     """Contenders, a line each; then every other part as a table of its own, or on one line."""
     ratios = {"ours": 1.0, **values["ratios"]}
     speeds = {"ours": values["ours"], **values["peers"]}
     lines = [(name, f"{speed:,.0f}", ratios[name]) for name, speed in speeds.items()]
-    yield table([(title, values["unit"], "ours / it"), *lines])
+    yield table([("contender", values["unit"], "ours / it"), *lines])
     for name, part in values.items():
         if name in ("unit", "ours", "peers", "ratios") or not part:
             continue
-        if isinstance(part, dict) and "unit" in part:
-            yield from rendered({**part, "machine": None}, name)
-        elif isinstance(part, dict):
+        if isinstance(part, dict):
             yield f"{name}: " + ", ".join(f"{key} {cell(value)}" for key, value in part.items())
         elif isinstance(part, list):
             yield table([tuple(part[0]), *(tuple(line.values()) for line in part)])

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.measuring import UnavailableError, alternate, check_sizes, one_core, result, show
-from benchmarks.text import notebook, notebook_with_regex
+from benchmarks.measuring import alternate, check_sizes, one_core, result, show
+from benchmarks.text import notebook
 from harness.config import require
 from harness.inference import config as predicting
 from harness.inference.engines import open_scorer, scorer_class
@@ -69,7 +69,7 @@ class PredictConfig:
 
 
 def main(config: PredictConfig) -> None:
-    """Measure and print."""
+    """Measure and print. Raises ``DataError`` where the notebook's libraries or their data are missing."""
     show(measure(config), as_json=config.json)
 
 
@@ -78,10 +78,9 @@ def measure(config: PredictConfig) -> dict[str, Any]:
     texts = first_texts(config)
     settled = scorer_class("torch").settle("cpu", config.precision)
     scorer = open_scorer(config.run, "torch", BATCH, settled)
-    loop = NotebookLoop(scorer)
     turns: dict[str, tuple[Callable[[Texts], object], Texts]] = {
         "ours": (functools.partial(logits, scorer), texts),
-        LOOP: (loop, texts[:SLOWEST]),
+        LOOP: (NotebookLoop(scorer), texts[:SLOWEST]),
     }
     if settled["precision"] != "fp32":
         plain = open_scorer(config.run, "torch", BATCH, {**settled, "precision": "fp32"})
@@ -95,7 +94,6 @@ def measure(config: PredictConfig) -> dict[str, Any]:
         "rows/s",
         {name: len(turns[name][1]) / median for name, median in seconds.items()},
         precision=settled["precision"],
-        unavailable=loop.unavailable,
         single_text_ms=single,
     )
 
@@ -126,12 +124,7 @@ class NotebookLoop:
         bundle: Any = scorer.bundle  # type: ignore[attr-defined]
         shape, self.length = bundle.info.model, bundle.pipeline.spec.max_tokens
         self.ids = {word: number for number, word in enumerate(bundle.vocabulary.tokens.to_pylist())}
-        self.unavailable: dict[str, str] = {}
-        try:
-            self.tokens: Callable[[Texts], Any] = notebook(TextSpec(stop_words="nltk", lemmatizer="wordnet"))
-        except (UnavailableError, DataError) as error:
-            self.tokens = notebook_with_regex(TextSpec(stop_words="stop-words", lemmatizer="simplemma"))
-            self.unavailable["BeautifulSoup and NLTK, for which a regex and str.split stand in"] = str(error)
+        self.tokens: Callable[[Texts], Any] = notebook(TextSpec(stop_words="nltk", lemmatizer="wordnet"))
         self.embedding = nn.Embedding(len(self.ids), shape["embedding_dim"], padding_idx=PAD)
         options = {"batch_first": True, "bidirectional": shape["bidirectional"]}
         self.lstm = nn.LSTM(shape["embedding_dim"], shape["hidden_size"], shape["num_layers"], **options)

@@ -30,7 +30,6 @@ from preprocessing.text.tokenizer import Tokenizer
 Run = Callable[[Sequence[str]], object]
 SLOW_SAMPLE, SAMPLE = 400, 4000
 """Texts given to a peer per round: the ones that take milliseconds per text get fewer."""
-HTML_TAG, WORD = re.compile(r"<[^>]+>"), re.compile(r"\w+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]
     for name, (build, sample) in PEERS.items():
         try:
             turns[name] = build(spec, texts), texts[:sample]
-        except (UnavailableError, DataError) as error:
+        except DataError as error:
             unavailable[name] = str(error)
     with one_core():
         seconds = alternate({name: functools.partial(run_once, *one) for name, one in turns.items()}, rounds)
@@ -99,7 +98,7 @@ def stop_words_and_lemma(spec: TextSpec) -> tuple[set[str], Callable[[str], str]
 
 
 def notebook(spec: TextSpec, _: Sequence[str] = ()) -> Run:
-    """The notebook's tokens of each text. Raises ``UnavailableError`` or ``DataError`` where something is missing."""
+    """The notebook's tokens of each text. Raises ``DataError`` where something is missing."""
     soup, pandas = peer_module("bs4").BeautifulSoup, peer_module("pandas")
     word_tokenize = nltk_tokens(spec)
     stop_words, lemma = stop_words_and_lemma(spec)
@@ -116,17 +115,6 @@ def notebook(spec: TextSpec, _: Sequence[str] = ()) -> Run:
     return run
 
 
-def notebook_with_regex(spec: TextSpec, _: Sequence[str] = ()) -> Run:
-    """The same with a regular expression in the place of BeautifulSoup, and ``str.split`` in that of NLTK."""
-    pandas = peer_module("pandas")
-    stop_words, lemma = stop_words_and_lemma(spec)
-
-    def prepare(text: str) -> list[str]:
-        return [lemma(token) for token in HTML_TAG.sub(" ", text).lower().split() if token not in stop_words]
-
-    return lambda texts: pandas.Series(texts).apply(prepare)
-
-
 def nltk_tokens(*_: object) -> Callable[[Sequence[str]], list[list[str]]]:
     """NLTK's ``word_tokenize``."""
     word_tokenize = peer_module("nltk.tokenize").word_tokenize
@@ -141,7 +129,8 @@ def huggingface(_: TextSpec, texts: Sequence[str]) -> Run:
     """Hugging Face's tokenizers with a vocabulary of words."""
     tokenizers = peer_module("tokenizers")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    ids = {word: number for number, (word, _) in enumerate([("[UNK]", 0), *findall(texts).most_common(30_000)])}
+    words = Counter(word for text in texts for word in re.findall(r"\w+", text.lower()))
+    ids = {word: number for number, (word, _) in enumerate([("[UNK]", 0), *words.most_common(30_000)])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="[UNK]"))
     tokenizer.normalizer = tokenizers.normalizers.Lowercase()
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -154,16 +143,9 @@ def count_vectorizer(*_: object) -> Run:
     return lambda texts: vectorizer().fit_transform(texts)
 
 
-def findall(texts: Sequence[str]) -> Counter[str]:
-    """Counted words."""
-    return Counter(word for text in texts for word in WORD.findall(text.lower()))
-
-
 PEERS: dict[str, tuple[Callable[[TextSpec, Sequence[str]], Run], int]] = {
     "pandas + BeautifulSoup + NLTK": (notebook, SLOW_SAMPLE),
-    "pandas + regex + str.split": (notebook_with_regex, SLOW_SAMPLE),
     "nltk.word_tokenize": (nltk_tokens, SLOW_SAMPLE),
     "HF tokenizers, WordLevel": (huggingface, SAMPLE),
     "CountVectorizer": (count_vectorizer, SAMPLE),
-    "re.findall + Counter": (lambda *_: findall, SAMPLE),
 }

@@ -1,33 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """``train``: real tokens/s of a training step, ours beside the loops that people write today.
 
-The other loops run in processes of their own: nothing that padless sets for a process is theirs. On the rows of a
-dataset all use this machine's cores; on short texts, where a step is small and all that surrounds its arithmetic shows,
-one core.
+The other loops run in processes of their own: nothing that padless sets for a process is theirs.
 """
 
 from __future__ import annotations
 
 import functools
 import multiprocessing
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-import padless
-from benchmarks.measuring import alternate, check_sizes, one_core, result, show
+from benchmarks.measuring import alternate, check_sizes, result, show
 from harness.config import ModelConfig, RunConfig, TrackingConfig, require
 from harness.data.checks import TRAIN
 from harness.data.placement import open_data
@@ -77,38 +71,21 @@ def main(config: TrainConfig) -> None:
 
 
 def measure(config: TrainConfig) -> dict[str, Any]:
-    """On the rows of the dataset, and in ``short_texts``, a result of the same form, on texts of 8 to 12 tokens."""
-    run = RunConfig(data=config.data, model=config.model, global_batch=config.batch, epochs=1_000_000)
-    values = side_by_side(run, config, config.steps)
-    with tempfile.TemporaryDirectory() as folder, one_core():
-        run = replace(run, data=str(made_up(Path(folder))), global_batch=32)
-        return {**values, "short_texts": side_by_side(run, config, 8 * config.steps)}
-
-
-def side_by_side(run: RunConfig, config: TrainConfig, steps: int) -> dict[str, Any]:
     """Ours, a loop that pads every row to the maximum, and a packed one; for ours also padding and data wait."""
+    log = TrackingConfig(log_every=config.steps)
+    run = RunConfig(data=config.data, model=config.model, global_batch=config.batch, epochs=1_000_000, tracking=log)
     with ExitStack() as stack:
         session = stack.enter_context(open_session("auto", config.precision, 600))
-        ours = Fit(replace(run, tracking=TrackingConfig(log_every=steps)), session)
+        ours = Fit(run, session)
         contenders: dict[str, Callable[[], float]] = {"ours": ours}
         for name, packed in (("padded to the maximum, random order", False), ("packed, random order", True)):
             pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
-            words = (session.device.type, config.precision, packed, steps)
+            words = (session.device.type, config.precision, packed, config.steps)
             contenders[name] = functools.partial(apart, pool, run, *words)
         seconds = alternate(contenders, config.rounds)
         details = {name: ours.figures[name] for name in ("padding", "data_wait", "mfu")}
         speeds = {name: 1 / median for name, median in seconds.items()}
         return result("tokens/s", speeds, ours_details=details, precision=config.precision)
-
-
-def made_up(folder: Path) -> Path:
-    """A dataset of 4,096 random texts of 8 to 12 words, some of which are frequent."""
-    words = np.minimum(np.random.default_rng(0).zipf(1.2, (4096, 12)), 4000)
-    texts = [" ".join(f"w{word}" for word in row[: 8 + place % 5]) for place, row in enumerate(words)]
-    frame = pd.DataFrame({"text": texts, "label": ["odd", "even"] * 2048})
-    options = {"splits.test": 0, "text.max_tokens": 12, "vocabulary.min_count": 1, "executor.workers": 1, "quiet": True}
-    padless.prepare(frame, output=folder / "data", options=options)
-    return folder / "data"
 
 
 class TurnOverError(Exception):

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +50,6 @@ class LossesConfig:
     """Print one JSON object."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """The first place where two files of metrics differ."""
-
-    line: int
-    """Counted from 1; one past the end of the shorter file where that is a beginning of the longer one."""
-    key: str
-    ours: Any
-    theirs: Any
-
-
 COMMAND = Command(
     name="losses_against",
     summary="Compare losses and row hashes with those of another revision.",
@@ -73,7 +62,7 @@ COMMAND = Command(
 def main(config: LossesConfig, words: list[str]) -> int:
     """Train, compare, print; returns the exit code."""
     (revision,) = words
-    found: dict[int, tuple[int, Difference | None]] = {}
+    found: dict[int, tuple[int, str | None]] = {}
     with tempfile.TemporaryDirectory() as folder, checked_out(revision, Path(folder, "tree")) as theirs:
         data = Path(folder, "data")
         write_dataset(data, ROWS)
@@ -85,14 +74,11 @@ def main(config: LossesConfig, words: list[str]) -> int:
             found[processes] = (len(metrics[0]), first_difference(*metrics))
     equal = all(difference is None for _, difference in found.values())
     if config.json:
-        parts = {
-            str(processes): {"lines": lines, "difference": None if difference is None else asdict(difference)}
-            for processes, (lines, difference) in found.items()
-        }
+        parts = {processes: {"lines": lines, "difference": one} for processes, (lines, one) in found.items()}
         print(json.dumps({"revision": revision, "equal": equal, "processes": parts}, indent=2))
     else:
         for processes, (lines, difference) in found.items():
-            print(f"{processes} {'process' if processes == 1 else 'processes'}: {describe(lines, difference)}")
+            print(f"processes {processes}: {difference or f'{lines} lines, all equal'}")
     return 0 if equal else 1
 
 
@@ -137,23 +123,14 @@ def train(tree: Path, data: Path, run: Path, processes: int) -> list[dict[str, A
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def first_difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> Difference | None:
-    """The first line and key that differ; None if the files say the same."""
+def first_difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str | None:
+    """The first line, counted from 1, and key that differ; None if the files say the same."""
     for number, (mine, other) in enumerate(zip(ours, theirs, strict=False), 1):
         keys = ("kind", *(LOGGED if mine["kind"] == "train" else sorted(mine.keys() & other.keys() - {"kind"})))
         for key in keys:
             if key not in mine or mine[key] != other.get(key):
-                return Difference(number, key, mine.get(key), other.get(key))
-    if len(ours) != len(theirs):
-        return Difference(min(len(ours), len(theirs)) + 1, "number of lines", len(ours), len(theirs))
-    return None
-
-
-def describe(lines: int, difference: Difference | None) -> str:
-    """One result for a reader."""
-    if difference is None:
-        return f"{lines} lines, all equal"
-    return f"line {difference.line}: {difference.key} is {difference.ours} here, {difference.theirs} there"
+                return f"line {number}: {key} is {mine.get(key)} here, {other.get(key)} there"
+    return None if len(ours) == len(theirs) else f"{len(ours)} lines here, {len(theirs)} there"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,9 +11,8 @@ import pytest
 import torch
 
 from harness.config import ModelConfig
-from harness.model import attribution
 from harness.model.attribution import Attribution, attributions, batch_of, wide_scores
-from harness.model.classifier import Classifier, loss_per_row
+from harness.model.classifier import Classifier
 from harness.model.registry import CELLS, POOLINGS
 from harness.model.wide import WidePart
 from tests.exports import own_everything
@@ -65,10 +65,9 @@ def check_complete(model: Classifier, found: Sequence[Attribution], columns: Seq
         assert one.scores.sum() == pytest.approx(logit - empty, rel=1e-3, abs=2e-5)
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("cell", CELLS)
-def test_scores_add_up_to_the_logit(cell: str, pooling: str) -> None:
-    for num_layers, bidirectional, num_classes, wide in ((1, True, 2, True), (2, True, 3, False), (1, False, 3, True)):
+@pytest.mark.parametrize(("pooling", "cell"), [*zip(POOLINGS, itertools.cycle(CELLS), strict=False)])
+def test_scores_add_up_to_the_logit(pooling: str, cell: str) -> None:
+    for num_layers, bidirectional, num_classes, wide in ((2, True, 2, True), (1, False, 3, True)):
         model = make_model(
             num_classes, wide, cell=cell, pooling=pooling, num_layers=num_layers, bidirectional=bidirectional
         )
@@ -78,24 +77,7 @@ def test_scores_add_up_to_the_logit(cell: str, pooling: str) -> None:
         check_complete(model, found, columns)
 
 
-def test_more_steps_only_where_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_model(2, pooling="max")
-    bent = attributions(model, TEXTS, [0] * len(TEXTS))
-    with torch.no_grad():
-        model.embedding.weight *= 1e-3
-    straight = attributions(model, TEXTS, [0] * len(TEXTS))
-    assert [one.points for one in straight] == [2 * attribution.PIECES + 1] * len(TEXTS)
-    assert bent[0].points > straight[0].points
-    monkeypatch.setattr(attribution, "MOST_POINTS", 13)
-    monkeypatch.setattr(attribution, "TOLERANCE", 1e-12)
-    monkeypatch.setattr(attribution, "SMALLEST", 1e-12)
-    with torch.no_grad():
-        model.embedding.weight *= 1e3
-    (bounded,) = attributions(model, TEXTS[:1], [0])
-    assert bounded.points == 13
-
-
-@pytest.mark.parametrize(("longest", "tail"), [(1, 0), (2, 0), (4, 0), (1, 3), (2, 100), (4, 1), (4, 4)])
+@pytest.mark.parametrize(("longest", "tail"), [(2, 0), (1, 3), (4, 4)])
 def test_the_wide_part_alone_is_shared_exactly(longest: int, tail: int) -> None:
     wide = WidePart(1 << 12, 2, longest, tail, binary=tail > 3)
     fill(wide)
@@ -114,66 +96,6 @@ def test_any_company_gives_the_same() -> None:
     together = attributions(model, TEXTS, columns)
     for one, ids, column in zip(together, TEXTS, columns, strict=True):
         np.testing.assert_allclose(attributions(model, [ids], [column])[0].scores, one.scores, atol=2e-5)
-
-
-@pytest.mark.parametrize(
-    ("longest", "tail", "ids", "place", "expected"),
-    [
-        (2, 0, [5, 6, 7, 6, 7], 6, [0, 2, 2, 2, 2]),  # the pair of 6 and 7, which is there twice
-        (3, 0, [5, 6, 7, 8], -1, [0, 8 / 3, 8 / 3, 8 / 3]),
-        (1, 3, [6, 7, 5, 6, 7], -1, [0, 0, 0, 4, 4]),  # the pair of 6 and 7 at the end
-    ],
-)
-def test_an_ngram_belongs_to_all_of_its_words(
-    longest: int, tail: int, ids: list[int], place: int, expected: list[float]
-) -> None:
-    wide, text = WidePart(1 << 12, 1, longest, tail), torch.tensor(ids)
-    if wide.owners is not None:
-        own_everything(wide, text[None])
-    bucket = wide.places(text[None], torch.tensor([len(ids)]))[0, place]
-    wide.weights[bucket], wide.table[bucket, 0] = 1.0, 8.0
-    np.testing.assert_allclose(wide_scores(wide, text, 0), expected, rtol=1e-6)
-
-
-PLANTED = 7
-
-
-@pytest.fixture(scope="module")
-def trained() -> Classifier:
-    """A network that has learned that a text with one word is of class 1, wherever it stands."""
-    torch.manual_seed(0)
-    model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8, dropout=0.0), WORDS)
-    optimizer = torch.optim.Adam(model.parameters(), 0.03)
-    random = np.random.default_rng(0)
-    for _ in range(60):
-        texts, labels = planted_texts(random, 32)
-        loss = loss_per_row(model(batch_of(texts, torch.device("cpu"))), torch.tensor(labels)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()
-
-
-def planted_texts(random: np.random.Generator, rows: int) -> tuple[list[np.ndarray], list[int]]:
-    """Texts of ten words, half of them with the planted one somewhere."""
-    texts, labels = [], []
-    for row in range(rows):
-        ids = random.choice([word for word in range(2, WORDS) if word != PLANTED], 10)
-        if row % 2:
-            ids[random.integers(10)] = PLANTED
-        texts.append(ids)
-        labels.append(row % 2)
-    return texts, labels
-
-
-def test_the_word_that_decides_has_the_largest_score(trained: Classifier) -> None:
-    texts, labels = planted_texts(np.random.default_rng(1), 40)
-    found = attributions(trained, texts, [0] * len(texts))
-    assert [int(one.logit > 0) for one in found] == labels
-    for ids, one, label in zip(texts, found, labels, strict=True):
-        if label:
-            assert ids[one.scores.argmax()] == PLANTED
-            assert one.scores.max() > 0.5 * (one.logit - one.baseline)
 
 
 def test_as_captum_computes_it() -> None:

@@ -1,36 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An export: the same probabilities from every form, a card that says what is known, refusals, a hub on loopback."""
+"""An export: the same probabilities from every form, a card that says what is known, refusals, pushes."""
 
 from __future__ import annotations
 
-import errno
 import json
 import pickle
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
+import huggingface_hub
 import numpy as np
-import onnx
 import pytest
 import yaml
-from huggingface_hub import ModelCard, constants, file_download
+from huggingface_hub import HfApi, ModelCard, constants
 
 import padless
-from harness.baseline.linear import RECIPE
-from harness.baseline.results import folder_of
 from harness.export import folder as writing
 from harness.export import forms
 from harness.export.card import Place, Records, render
 from harness.export.config import ExportConfig
 from harness.export.forms import compare, quantized
 from harness.export.graph import onnx_model
-from harness.inference import engines as ours
 from harness.inference.bundle import read_bundle
 from harness.inference.onnx_scorer import onnx_logits, session_of
 from harness.model import registry
@@ -42,11 +37,7 @@ from harness.rundir.results import read_figures, write_figures
 from harness.rundir.training_facts import FILE as TRAINING
 from harness.scores.calibration import Decision
 from preprocessing.base import atomic
-from preprocessing.base.errors import DataError, StorageError
-from preprocessing.dataset.shards import VOCABULARY, read_manifest
-from tests.commands import ROOT
 from tests.exports import TEXTS, export, make_model, make_run
-from tests.hub_server import Hub, serving
 from tests.unit.test_bundle import Trap
 
 pytestmark = pytest.mark.thorough
@@ -55,10 +46,7 @@ SHAPES: list[tuple[int, dict[str, Any]]] = [
     (2, {"pooling": "max+mean", "wide": 64}),
     (3, {"pooling": "mean", "wide": 1024, "cell": "gru", "num_layers": 2}),
     (2, {"pooling": "last", "cell": "gru", "bidirectional": False}),
-    (4, {"pooling": "last", "num_layers": 2, "wide": 2}),
-    (2, {"wide": 256, "wide_ngrams": 4}),
     (2, {"wide": 256, "wide_ngrams": 3, "wide_tail": 5, "wide_tf": "binary"}),
-    (3, {"wide": 512, "wide_ngrams": 1, "wide_tail": 40}),
 ]
 
 
@@ -97,17 +85,11 @@ def test_the_graph_is_the_network_at_every_length(classes: int, shape: dict[str,
     assert small.get_modelmeta().custom_metadata_map == {"bundle": "b"}
 
 
-@pytest.mark.parametrize("part", ["embedding.weight", "recurrent.layers.0.weight_hh_l0_reverse", "wide.table"])
-def test_another_number_in_the_graph_is_found(part: str) -> None:
-    model = make_model(80, pooling="mean", wide=256)
-    other = make_model(80, pooling="mean", wide=256)
-    other.state_dict()[part][5] += 0.5
-    session = session_of(onnx_model(other, 1.0, {}), "network")
-    with pytest.raises(DataError, match=r"differs from torch's by 0\.\d+, more than 0\.0001; nothing was exported"):
-        compare(model, session, Decision(), 80, 30, 7)
-
-
 def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: Path) -> None:
+    content = json.loads((folder / EXPORT).read_text())
+    assert {path.name for path in folder.iterdir()} == {*content["files"], EXPORT, CARD}
+    assert 0 < content["files"][ONNX]["difference"] < 1e-6
+    assert (content["files"][INT8]["cost"]["rows"], content["files"][INT8]["cost"]["split"]) == (30, "validation")
     expected = padless.load(run).predict_proba(TEXTS)
     np.testing.assert_array_equal(padless.load(folder).predict_proba(TEXTS), expected)
     onnx = padless.load(folder, engine="onnx")
@@ -116,50 +98,25 @@ def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: P
     assert onnx.predict_proba([]).shape == (0, 2)
     small = padless.load(str(folder), engine="onnx-int8").predict_proba(TEXTS)
     assert 0 < np.abs(small - expected).max() < 0.1
-    with pytest.raises(padless.UserError, match="engine: 'tensorflow' is out of range: expected one of auto, torch"):
-        padless.load(folder, engine="tensorflow")  # type: ignore[arg-type]
     with pytest.raises(padless.UserError, match=r"export\.json: missing: .* is no export; `python -m harness export"):
         padless.load(run, engine="onnx")
-
-
-def test_the_index_says_what_was_measured(folder: Path) -> None:
-    content = json.loads((folder / EXPORT).read_text())
-    weights = read_info(folder).weights
-    assert sorted(content["files"]) == sorted([INDEX, ONNX, INT8, "training.json", VOCABULARY, weights])
-    assert {path.name for path in folder.iterdir()} == {*content["files"], EXPORT, CARD}
-    onnx, small = content["files"][ONNX], content["files"][INT8]
-    assert 0 < onnx["difference"] < 1e-6
-    assert onnx["longest"] == 64
-    cost = small["cost"]
-    assert (cost["rows"], cost["split"]) == (30, "validation")
-    assert 0 <= cost["accuracy_int8"] <= 1
-    assert cost["rows_per_s"] > 0
-    assert small["bytes"] == (folder / INT8).stat().st_size
 
 
 def test_the_card_is_one_of_the_hub(run: Path, folder: Path) -> None:
     card = ModelCard.load(folder / CARD)
     head = card.data
     assert (head.license, head.language, head.pipeline_tag) == ("mit", "en", "text-classification")
-    assert {"padless", "lstm", "onnx"} <= set(head.tags)
     figures = json.loads((run / "test.json").read_text())
-    assert head.model_name == "a|b"
     values = {result.metric_type: result for result in head.eval_results}
     assert values["accuracy"].metric_value == figures["accuracy"]
-    assert values["accuracy"].metric_args == {"interval_95": figures["intervals"]["accuracy"]}
     assert (values["accuracy"].dataset_name, values["accuracy"].dataset_split) == ("data", "test")
     low, high = figures["intervals"]["accuracy"]
     for part in (
         f"| accuracy | {figures['accuracy']:.4f} | {low:.4f} to {high:.4f} |",
         "| train | 50 |",
         "2 classes of texts apart: `negative`, `positive`",
-        "Of a text it reads at most 64 tokens",
-        "no probability differs by more than",
         "on the 30 rows of the split `validation`",
         f"| weights (sha256) | {read_info(run / BUNDLE).weights_sha256} |",
-        "| vectors at the start | vectors.npy |",
-        "`mit`, as named at export",
-        "epochs 3, seed 1, lr 0.01",
     ):
         assert part in card.content
     assert "/home/somebody" not in card.content + (folder / INDEX).read_text()
@@ -186,7 +143,6 @@ def test_a_bundle_alone_has_a_card_that_says_what_is_not_known(run: Path, tmp_pa
     assert export(tmp_path / "alone", "--output", tmp_path / "out", "--quiet") == 0
     text = (tmp_path / "out" / CARD).read_text()
     assert "No evaluation of these weights lies beside them." in text
-    assert "None was named at export." in text
     assert "model-index" not in yaml.safe_load(text.split("---\n")[1])
     expected = padless.load(run).predict_proba(TEXTS)
     np.testing.assert_array_equal(padless.load(tmp_path / "out").predict_proba(TEXTS), expected)
@@ -194,38 +150,22 @@ def test_a_bundle_alone_has_a_card_that_says_what_is_not_known(run: Path, tmp_pa
     np.testing.assert_array_equal(padless.load(tmp_path / "out").predict_proba(TEXTS), expected)
 
 
-def test_a_card_says_which_figures_are_of_these_weights(run: Path, own_run: Path, tmp_path: Path) -> None:
-    def card(name: str) -> str:
-        assert export(own_run, "--output", tmp_path / name, "--quiet") == 0
-        return (tmp_path / name / CARD).read_text()
-
-    linear = {"dataset": read_manifest(run.parent / "data").fingerprint, "recipe": RECIPE, "accuracy": 0.625}
-    write_figures(folder_of(run.parent / "data"), "test", {**linear, "intervals": {"accuracy": [0.5, 0.75]}})
-    assert "TF-IDF of words and pairs has accuracy 0.6250 (0.5000 to 0.7500) there." in card("beside")
+def test_a_card_says_which_figures_are_of_these_weights(own_run: Path, tmp_path: Path) -> None:
     write_figures(own_run, "test", {**(read_figures(own_run, "test") or {}), "step": 6})
-    assert "No evaluation of these weights" in card("others")
+    assert export(own_run, "--output", tmp_path / "out", "--quiet") == 0
+    assert "No evaluation of these weights" in (tmp_path / "out" / CARD).read_text()
     (own_run / "test.json").unlink()
-    lines = [{"kind": "validation", "step": step, "accuracy": step / 10, "log_loss": 0.5} for step in (3, 7)]
-    (own_run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    text = card("validated")
-    assert re.search(r"\| accuracy \| 0\.7000 \| 0\.5\d+ to 0\.8\d+ \|", text)
-    assert "These weights were chosen on this split" in text
+    (own_run / "metrics.jsonl").write_text('{"kind": "validation", "step": 7, "accuracy": 0.7, "log_loss": 0.5}\n')
+    assert export(own_run, "--output", tmp_path / "validated", "--quiet") == 0
+    assert "| accuracy | 0.7000 | 0.5" in (tmp_path / "validated" / CARD).read_text()
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
         (["--output", "there"], 2, "output: there is there already; name another folder, or remove it"),
-        ([], 2, "output: missing: name the folder to write, as in --output exports/mine"),
-        (["--output", "new", "--data", "x"], 2, "data: only --int8 is measured on a dataset"),
         (["--output", "new", "--push", "mine"], 2, "push: 'mine' names no repository of the hub; it is OWNER/NAME"),
-        (["--push", "me/mine"], 2, "is no export folder yet; name the folder to write"),
-        (["--output", "new", "--int8", "--data", "there"], 3, "there is not a dataset directory"),
-        (
-            ["--output", "there/file/new"],
-            2,
-            "there/file: cannot be written (it is a file, and a directory is needed here); name another --output",
-        ),
+        (["--output", "there/file/new"], 2, "there/file: cannot be written (it is a file, and a directory is needed"),
     ],
 )
 def test_what_is_refused(
@@ -241,34 +181,8 @@ def test_what_is_refused(
     Path("there").mkdir()
     Path("there/file").touch()
     assert export(run, *arguments) == code
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert sentence in said
-    assert said.count("\n") == 1
+    assert sentence in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
-
-
-def test_places_that_hold_nothing_to_export(run: Path, folder: Path, tmp_path: Path, capsys) -> None:
-    for place, code, sentence in (
-        (tmp_path / "none", 3, "there is no folder"),
-        (run.parent / "data", 3, "is a dataset; name a run that was trained on it"),
-        (folder, 2, "is an export already; name the run that it came from"),
-        ("hf://me/mine", 2, "is exported already"),
-    ):
-        assert export(place, "--output", tmp_path / "new") == code
-        assert sentence in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_no_room_for_the_quantizers_own_folder_is_said_of_tmpdir(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another --output would not help."""
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/ort.quant.abc/model.onnx")
-
-    monkeypatch.setattr("onnxruntime.quantization.quantize_dynamic", full)
-    with pytest.raises(StorageError, match=r"^/tmp/ort\.quant\.abc/model\.onnx: .*; make room .*, or set TMPDIR to a"):
-        quantized(onnx.helper.make_model(onnx.helper.make_graph([], "none", [], [])).SerializeToString())
 
 
 def test_int8_without_its_dataset_asks_for_one(own_run: Path, tmp_path: Path, capsys) -> None:
@@ -276,10 +190,6 @@ def test_int8_without_its_dataset_asks_for_one(own_run: Path, tmp_path: Path, ca
     (own_run / "config.yaml").write_text(yaml.safe_dump({**config, "data": str(tmp_path / "gone")}))
     assert export(own_run, "--output", tmp_path / "out", "--int8") == 2
     assert f"the dataset of the run, {tmp_path / 'gone'}, is not there; name one with --data" in capsys.readouterr().err
-    other = make_run(tmp_path / "other", seed=5).parent / "data"
-    assert export(own_run, "--output", tmp_path / "out", "--int8", "--data", other) == 3
-    assert "its vocabulary is not the one the weights were trained with" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_left_of_an_export_that_differs(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -322,30 +232,19 @@ def replaced(folder: Path, name: str, data: bytes) -> None:
     resealed(folder / EXPORT, lambda content: content["files"][name].update(said))
 
 
-@pytest.mark.parametrize("engine", ["torch", "onnx-int8"])
-def test_any_flipped_byte_is_found_whatever_reads_it(own: Path, engine: str) -> None:
-    expected = padless.load(own, engine).predict_proba(TEXTS)  # type: ignore[arg-type]
+def test_any_flipped_byte_is_found_whatever_reads_it(own: Path) -> None:
+    expected = padless.load(own).predict_proba(TEXTS)
     random = np.random.default_rng(0)
     for path in sorted(set(own.iterdir()) - {own / CARD}):
         whole = path.read_bytes()
-        for place in random.integers(0, len(whole), 4):
+        for place in random.integers(0, len(whole), 2):
             content = bytearray(whole)
             content[place] ^= 1 << int(random.integers(8))
             path.write_bytes(content)
-            refused, found = attempt(own, engine)
+            refused, found = attempt(own, "torch")
             # else a blank of export.json: all that the file says is what it said
             assert str(own) in refused or (path.name == EXPORT and np.array_equal(found, expected)), path
         path.write_bytes(whole)
-
-
-@pytest.mark.parametrize("engine", ["torch", "onnx"])
-def test_a_network_of_a_terabyte_is_not_read(own: Path, engine: str) -> None:
-    """A hole, which the index vouches for: its hash alone would take an hour."""
-    with open(own / ONNX, "r+b") as file:
-        file.truncate(1 << 40)
-    resealed(own / EXPORT, lambda content: content["files"][ONNX].update(bytes=1 << 40))
-    refused, _ = attempt(own, engine)
-    assert refused.startswith(f"{own / ONNX}: 1,099,511,627,776 bytes, and no ONNX file has more than 2,147,483,648")
 
 
 def test_one_form_of_the_network_is_enough(own: Path) -> None:
@@ -363,7 +262,6 @@ def test_a_pickle_is_refused_and_not_executed(own: Path, tmp_path: Path) -> None
     trace = tmp_path / "executed"
     content = pickle.dumps(Trap(trace))
     (own / ONNX).write_bytes(content)
-    assert "bytes, and export.json says" in attempt(own, "onnx")[0]
     replaced(own, ONNX, content)
     assert f"{ONNX}: ONNX Runtime cannot read it" in attempt(own, "onnx")[0]
     assert not trace.exists()
@@ -377,11 +275,6 @@ def test_the_network_of_another_bundle_is_refused(own: Path, tmp_path: Path) -> 
     shutil.copy(other / EXPORT, own / EXPORT)
     for engine in ("onnx", "torch"):
         assert "export.json: belongs to another bundle than the bundle.json beside it" in attempt(own, engine)[0]
-    value, result = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Abs", ["x"], ["y"])], "g", [value], [result])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
-    replaced(other, ONNX, model.SerializeToString())
-    assert attempt(other, "onnx")[0].endswith("not a network that padless has exported: it takes x")
 
 
 FACTS = {"bytes": 1, "sha256": "0" * 64}
@@ -391,109 +284,65 @@ FACTS = {"bytes": 1, "sha256": "0" * 64}
     ("change", "sentence"),
     [
         (lambda content: content["files"].update({"../x": FACTS}), "names a file outside its own folder ('../x')"),
-        (lambda content: content["files"].update({"/etc/passwd": FACTS}), "names a file outside its own folder"),
-        (lambda content: content["files"].update({"..": FACTS}), "names a file outside its own folder ('..')"),
         (lambda content: content["files"][ONNX].update(bytes=10**9), "and export.json says 1,000,000,000"),
         (lambda content: content["files"][ONNX].update(bytes=10**15), "and no ONNX file has more than 2,147,483,648"),
-        (lambda content: content["files"][ONNX].update(bytes="many"), "Expected `int`, got `str`"),
-        (lambda content: content.update(files=[]), "Expected `object`, got `array` - at `$.files`"),
         (lambda content: content.update(format_version=9), "padless-export 9, this padless reads padless-export 1"),
-        (lambda content: content.update(more=1), "no key 'more' is known"),
         (lambda content: content.update(bundle="0"), "belongs to another bundle"),
     ],
 )
 def test_an_index_that_is_not_true_is_refused(own: Path, change: Any, sentence: str) -> None:
     resealed(own / EXPORT, change)
-    for engine in ("torch", "onnx"):
-        assert sentence in attempt(own, engine)[0]
-
-
-def test_sizes_that_no_memory_holds_are_refused_before_anything_is_allocated(own: Path) -> None:
-    (own / EXPORT).unlink()  # which would refuse the others for not belonging together
-    shape, kept = read_info(own).model, (own / INDEX).read_bytes()
-    few = "is expected; "
-    for change, sentence in (
-        ({"vocabulary_size": 10**15}, "vocabulary_size is 1000000000000000, and vocabulary.arrow has 127 entries"),
-        ({"model": {**shape, "hidden_size": 1 << 20}}, few),
-        ({"model": {**shape, "embedding_dim": 1 << 20}}, few),
-        ({"model": {**shape, "num_layers": 10**12}}, "model.num_layers: 1000000000000 is out of range"),
-        ({"model": {**shape, "wide": 1 << 26}}, few),
-    ):
-        resealed(own / INDEX, lambda content, change=change: content.update(change))
-        assert sentence in attempt(own, "torch")[0]
-        (own / INDEX).write_bytes(kept)
+    assert sentence in attempt(own, "torch")[0]
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serving() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        for module in (constants, file_download):  # the second has a copy in old versions
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setenv("HF_TOKEN", "secret")
-        yield server
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder behind ``hf://me/mine``, there once it is pushed: huggingface_hub's own signatures, and no network."""
+    remote = tmp_path / "hub"
+
+    def create_repo(api: HfApi, repo_id: str, *, private: bool, exist_ok: bool) -> None:
+        assert (repo_id, private, exist_ok) == ("me/mine", True, True)
+
+    def upload_folder(api: HfApi, *, repo_id: str, folder_path: Path, commit_message: str) -> Any:
+        shutil.copytree(folder_path, remote)
+        return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
+
+    def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        leave = [path.name for path in remote.iterdir() if not any(map(path.match, allow_patterns))]
+        copy = tmp_path / f"copy-{revision}"
+        return str(shutil.copytree(remote, copy, ignore=shutil.ignore_patterns(*leave), dirs_exist_ok=True))
+
+    for owner, fake in ((HfApi, create_repo), (HfApi, upload_folder), (huggingface_hub, snapshot_download)):
+        real = getattr(owner, fake.__name__)
+        monkeypatch.setattr(owner, fake.__name__, create_autospec(real, side_effect=fake))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    return remote
 
 
-def test_what_is_pushed_is_loaded_again(hub: Hub, run: Path, tmp_path: Path, capsys) -> None:
+def test_what_is_pushed_is_loaded_again(hub: Path, run: Path, tmp_path: Path, capsys) -> None:
     assert export(run, "--output", tmp_path / "out", "--onnx", "--push", "me/mine") == 0
-    assert f"pushed: {hub.url}/me/mine/commit/" in " ".join(capsys.readouterr().out.split())
-    (made,) = hub.created
-    assert (made["organization"], made["name"]) == ("me", "mine")
-    assert made.get("private") is True or made["visibility"] == "private"  # older and newer huggingface_hub
-    assert hub.tokens == {"Bearer secret"}
-    assert hub.files == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert 'padless.load("hf://me/mine")' in hub.files[CARD].decode()
+    assert "pushed: https://hub/me/mine/commit/1" in " ".join(capsys.readouterr().out.split())
+    assert 'padless.load("hf://me/mine")' in (hub / CARD).read_text()
     expected = padless.load(run).predict_proba(TEXTS)
-    model = padless.load("hf://me/mine")
-    np.testing.assert_array_equal(model.predict_proba(TEXTS), expected)
-    assert repr(model).startswith("<padless model hf://me/mine: 2 classes")
-    del hub.files[CARD]
-    hub.files["train.py"] = b"raise SystemExit"
+    np.testing.assert_array_equal(padless.load("hf://me/mine").predict_proba(TEXTS), expected)
+    (hub / "train.py").write_text("raise SystemExit")
     again = padless.load("hf://me/mine@main", engine="onnx")
     np.testing.assert_allclose(again.predict_proba(TEXTS), expected, atol=1e-6)
-    assert not list((tmp_path / "cache").rglob("train.py"))
+    assert not (tmp_path / "copy-main" / "train.py").exists()
 
 
-def test_a_push_that_fails_leaves_the_folder(hub: Hub, run: Path, tmp_path: Path, capsys) -> None:
-    hub.refuses = True
+def test_a_push_that_fails_leaves_the_folder(hub: Path, run: Path, tmp_path: Path, capsys) -> None:
+    hub.mkdir()  # which takes no second one
     assert export(run, "--output", tmp_path / "out", "--push", "me/mine") == 4
     said = capsys.readouterr().err
     assert "--push me/mine: the hub did not take it (" in said
     assert f"`padless export {tmp_path / 'out'} --push me/mine` tries again" in said
-    assert padless.load(tmp_path / "out").predict_proba(TEXTS).shape == (4, 2)
+    padless.load(tmp_path / "out")
 
 
-def test_a_push_without_a_token_or_the_library(hub: Hub, run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_push_without_a_token(hub: Path, run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.delenv("HF_TOKEN")
     assert export(run, "--output", tmp_path / "out", "--push", "me/mine") == 2
     assert "--push: no token of the hub; log in with `hf auth login`" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert export(run, "--output", tmp_path / "more", "--push", "me/mine") == 2
-    assert "huggingface_hub cannot be imported here; pip install 'padless[hub]' brings it" in capsys.readouterr().err
-    assert not (tmp_path / "more").exists()
-    with pytest.raises(padless.UserError, match=r"hf://me/mine: huggingface_hub cannot be imported here; pip install"):
-        ours.local("hf://me/mine")
-
-
-def test_addresses_that_hold_no_model(hub: Hub) -> None:
-    with pytest.raises(padless.UserError, match="hf://mine: a model of the hub is named hf://OWNER/NAME"):
-        padless.load("hf://mine")
-    with pytest.raises(padless.UserError, match=r"hf://you/other: cannot be had \(.*404"):
-        padless.load("hf://you/other")
-    hub.files["config.json"] = b"{}"
-    with pytest.raises(padless.UserError, match=r"bundle\.json: missing: .* is neither a run directory"):
-        padless.load("hf://me/mine")
-
-
-@pytest.mark.slow
-@pytest.mark.processes
-def test_reading_weights_imports_no_compiler(folder: Path) -> None:
-    """Torch's own, and sympy with it, take as long as all else that a prediction does."""
-    script = (
-        "import sys, padless; padless.load(sys.argv[1]); sys.exit(bool({'torch._dynamo', 'sympy'} & {*sys.modules}))"
-    )
-    subprocess.run([sys.executable, "-c", script, str(folder)], cwd=ROOT, timeout=120, check=True)

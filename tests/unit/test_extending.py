@@ -12,23 +12,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from harness.__main__ import main
-from harness.batch import Batch
 from harness.config import ModelConfig
-from harness.data.batches import pack
 from harness.model import registry
 from harness.model.classifier import Classifier
 from harness.model.registry import network_shapes
 from harness.tracking import observer, trackers
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.text import spec as spec_module
 from preprocessing.text import tokenizers
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import ALWAYS, TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
+from tests.batches import alone, packed_batch, padded_batch
 from tests.datasets import write_dataset
 
 pytestmark = pytest.mark.thorough
@@ -67,58 +66,33 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     return follow
 
 
-def make_batches(lengths: tuple[int, ...]) -> tuple[Batch, Batch]:
-    """The same rows padded and packed, longest first; a row's ids depend on its place and length alone."""
-    length = np.array(lengths)
-    ids = np.zeros((len(length), length.max()), np.int16)
-    for row, size in enumerate(lengths):
-        ids[row, :size] = 2 + (np.arange(size) * 7 + size * 3) % 28
-    tokens = torch.empty(int(length.sum()), dtype=torch.int16)
-    sizes = torch.from_numpy(pack(torch.from_numpy(ids), length, tokens))
-    rest = (torch.from_numpy(length), torch.zeros(len(length), dtype=torch.int64), np.arange(len(length)))
-    return Batch(torch.from_numpy(ids), *rest), Batch(tokens, *rest, sizes)
-
-
-def check_model(config: ModelConfig) -> Classifier:
-    """A network gives each row, padded or packed, in a batch or alone, the same logits and gradients; returns it."""
+def check_model(config: ModelConfig) -> None:
+    """A network gives each row, padded or packed, in a batch or alone, the same logits and gradients."""
     torch.manual_seed(0)
     model = Classifier(config, 30, 3).double()
-    padded, packed = make_batches(LENGTHS)
-    alone = torch.cat([model(make_batches((size,))[0]) for size in LENGTHS])
-    results = [alone, model(padded), model(packed)]
-    weights = torch.arange(1.0, alone.numel() + 1, dtype=torch.float64).view_as(alone)
-    wanted = [parameter for name, parameter in model.named_parameters()]
-    expected = torch.autograd.grad((alone * weights).sum(), wanted)
-    for logits in results[1:]:
-        torch.testing.assert_close(logits, alone, rtol=0, atol=1e-12)
+    padded = padded_batch(LENGTHS, 30)
+    apart = torch.cat([model(alone(padded, row)) for row in range(len(LENGTHS))])
+    weights = torch.arange(1.0, apart.numel() + 1, dtype=torch.float64).view_as(apart)
+    wanted = list(model.parameters())
+    expected = torch.autograd.grad((apart * weights).sum(), wanted)
+    for logits in (model(padded), model(packed_batch(padded))):
+        torch.testing.assert_close(logits, apart, rtol=0, atol=1e-12)
         for ours, theirs in zip(torch.autograd.grad((logits * weights).sum(), wanted), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
     assert network_shapes(config, 30, 3) == {name: tuple(held.shape) for name, held in model.state_dict().items()}
-    return model
 
 
 SMALL = ModelConfig(embedding_dim=6, hidden_size=5, num_layers=2)
 
 
-@pytest.mark.parametrize(
-    ("cell", "pooling"), [("elman", "attention"), ("lstm", "attention"), *(("gru", name) for name in registry.POOLINGS)]
-)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", [*registry.CELLS, "elman"])
 def test_every_pooling_and_cell_gives_a_row_what_it_gives_it_alone(
-    example: Callable[[str], str], cell: str, pooling: str
+    example: Callable[[str], str], cell: str, bidirectional: bool
 ) -> None:
     assert (example("A pooling"), example("A recurrent cell")) == ("attention", "elman")
-    check_model(dataclasses.replace(SMALL, cell=cell, pooling=pooling, bidirectional=pooling != "max"))
-
-
-def test_the_gru_is_torchs_own() -> None:
-    model = check_model(dataclasses.replace(SMALL, cell="gru", num_layers=1, pooling="last"))
-    padded, _ = make_batches(LENGTHS)
-    embedded = model.embedding(padded.ids.long())
-    states = []
-    for row, size in enumerate(LENGTHS):
-        _, state = model.recurrent.layers[0](embedded[row : row + 1, :size])
-        states.append(state.transpose(0, 1).reshape(-1))
-    torch.testing.assert_close(model(padded), model.head(torch.stack(states)), rtol=0, atol=1e-12)
+    for pooling in registry.POOLINGS:  # with the new one
+        check_model(dataclasses.replace(SMALL, cell=cell, pooling=pooling, bidirectional=bidirectional))
 
 
 def test_a_tokenizer(example: Callable[[str], str]) -> None:
@@ -127,6 +101,7 @@ def test_a_tokenizer(example: Callable[[str], str]) -> None:
     tokens = tokenizer(["东京 <b>X</b>", "", "东&amp;"])
     words = [tokens.types[int(code)].as_py() for code in tokens.codes]
     assert words == ["东", "京", "x", "东", "&"]
+    assert tokens.offsets.tolist() == [0, 3, 3, 5]
     assert resolve(TextSpec(tokenizer=name)).resources == {}
 
 
@@ -156,19 +131,21 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_plan_refuses_an_unknown_one_and_names_the_known(dataset: Path) -> None:
-    for key, value, sentence in (
-        ("model.pooling", "attn", "'attn' is out of range: expected one of last, max, mean, max+mean"),
-        ("tracking.tracker", "tabel", "'tabel' is no tracker; there are none, aim, clearml, comet_ml, "),
-    ):
-        with pytest.raises(ConfigError) as caught:
-            main(["plan", "--data", str(dataset), f"--{key}", value])
-        assert str(caught.value).startswith(f"{key}: {sentence}")
+    with pytest.raises(ConfigError, match=r"model.cell: 'rnn' is out of range: expected one of lstm, gru"):
+        main(["plan", "--data", str(dataset), "--model.cell", "rnn"])
 
 
 def test_plan_takes_the_new_ones(dataset: Path, example: Callable[[str], str], capsys) -> None:
     values = ["--model.pooling", example("A pooling"), "--model.cell", example("A recurrent cell")]
     assert main(["plan", "--data", str(dataset), "--tracking.tracker", example("A tracker"), *values]) == 0
     assert "parameters" in capsys.readouterr().out
+
+
+def test_plan_refuses_a_dataset_of_a_tokenizer_that_is_not_here(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = {name: entry for name, entry in tokenizers.TOKENIZERS.items() if name != "word"}
+    monkeypatch.setattr(spec_module, "TOKENIZERS", others)
+    with pytest.raises(DataError, match=r"text\.tokenizer: 'word' is out of range: expected one of nltk, nltk_line"):
+        main(["plan", "--data", str(dataset)])
 
 
 def test_hashes_are_those_of_the_first_version() -> None:

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small batches for the network: random rows, padded and packed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from harness.batch import Batch
+
+
+def padded_batch(lengths: Sequence[int], vocabulary_size: int, seed: int = 0) -> Batch:
+    """Random ids of rows, longest first; every second row is of class 1."""
+    random = np.random.default_rng(seed)
+    ids = random.integers(2, vocabulary_size, (len(lengths), lengths[0])).astype(np.int32)
+    ids[np.arange(lengths[0]) >= np.array(lengths)[:, None]] = 0
+    rows = np.arange(len(lengths))
+    return Batch(torch.from_numpy(ids), torch.tensor(lengths), torch.from_numpy(rows % 2), rows)
+
+
+def packed_batch(batch: Batch) -> Batch:
+    """The same rows without padding."""
+    packed = pack_padded_sequence(batch.ids.t(), batch.lengths)
+    return replace(batch, ids=packed.data, batch_sizes=packed.batch_sizes)
+
+
+def alone(batch: Batch, row: int) -> Batch:
+    """One row of a padded batch, without padding."""
+    one = slice(row, row + 1)
+    ids = batch.ids[one, : batch.lengths[row]]
+    return Batch(ids, batch.lengths[one], batch.labels[one], batch.rows[one])
