@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from harness.config import ModelConfig, OrderConfig, RunConfig
@@ -19,15 +20,11 @@ from harness.launch.plan import forecast
 from harness.model.classifier import Classifier
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset import inspect
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split
-from tests.datasets import write_dataset
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.dataset.vectors import VectorSettings, array_of, folder_of, write_kept
+from tests.datasets import write_dataset, write_random_soft_labels
 
 HASHED = {field.name for field in fields(Manifest)} - {"statistics", "provenance"}
-
-
-def fingerprint_of(content: dict[str, Any]) -> str:
-    """As ``Manifest.fingerprint``, for content of any kind."""
-    return digest({name: value for name, value in content.items() if name in HASHED})
 
 
 def digest(value: Any) -> str:
@@ -38,21 +35,17 @@ def digest(value: Any) -> str:
 
 def seal(content: dict[str, Any]) -> dict[str, str]:
     """The hashes of a manifest that agree with its content."""
-    inner = {
-        name: value for name, value in content.items() if name not in ("sha256", "fingerprint", "vocabulary_sha256")
-    }
-    known = fingerprint_of(inner)
-    return {
-        "fingerprint": known,
-        "sha256": digest({**{k: v for k, v in content.items() if k != "sha256"}, "fingerprint": known}),
-    }
+    fingerprint = digest({name: value for name, value in content.items() if name in HASHED})
+    rest = {name: value for name, value in content.items() if name != "sha256"}
+    return {"fingerprint": fingerprint, "sha256": digest({**rest, "fingerprint": fingerprint})}
 
 
-SHARDS = ("train/00000-w0016.arrow", "train/00000-w0032.arrow", "validation/00000-w0016.arrow")
+DIM = 4
+SHARDS = ("train/00000-w0016.arrow", "validation/00000-w0016.arrow")
 
 
 def write_whole(root: Path) -> None:
-    """An undamaged dataset with statistics as a job writes them."""
+    """An undamaged dataset with statistics as a job writes them, vectors of its words and soft labels of its rows."""
     write_dataset(
         root, {"train": 60, "validation": 20, "unlabelled": 20}, longest=20, widths=(8, 16, 32), block_rows=16
     )
@@ -65,6 +58,13 @@ def write_whole(root: Path) -> None:
     source = {"name": "a.csv", "rows": 100, "first_row": 1, "bytes": 9, "fingerprint": {"sha256": "0" * 64}}
     content["provenance"] = {"sources": [source], "config": {"source": {"path": ["a.csv"]}}}
     (root / MANIFEST).write_bytes(rehashed(content))
+    manifest, settings = read_manifest(root), VectorSettings(dim=DIM, epochs=1)
+    vectors = np.random.default_rng(0).normal(size=(manifest.vocabulary_size, DIM))
+    facts = {"threads": 1, "rows": 80, "tokens": 800, "words": manifest.vocabulary_size, "seconds": 1.0}
+    facts |= {"dataset": manifest.fingerprint, "vocabulary": manifest.vocabulary_hash, "versions": {"gensim": "4"}}
+    array = array_of(folder_of(root), manifest.fingerprint, settings)
+    write_kept(array, vectors, settings=settings, made="2026-01-01T00:00:00+00:00", **facts)
+    write_random_soft_labels(root, "dice")
 
 
 def rehashed(content: dict[str, Any]) -> bytes:

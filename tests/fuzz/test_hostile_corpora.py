@@ -7,7 +7,6 @@ Another byte in a text is another text, so what is read may be anything but a fa
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import read
 from tests.corpora import write_csv, write_jsonl
 from tests.fuzz.conftest import Fuzz
-from tests.fuzz.damage import NASTY, REPLACEMENTS, Damage, byte_damages
+from tests.fuzz.damage import NASTY, REPLACEMENTS, Damage, byte_damages, replace
 from tests.fuzz.outcome import outcome
 
 pytestmark = pytest.mark.thorough
@@ -40,7 +39,7 @@ WORDS = (*["the", "film", "good", "é", "日本", "text", "label", "train", "0",
 SIGNS = (",", ";", "\t", "|", '"', "'", "\\", "\n", "\r\n", "\r", "\0", "\ufeff", "\x1b[2J", "\u2028", "\x0b", "#")
 FIELDS = ("a fine film", '"a, b"', '"a ""b"""', '"open', 'sh"ut"')
 HEADERS = ("text,label\n", "text\tlabel\n", "", "text,text\n", '"text","label"\r\n', "text\n", "label,text\r")
-BROKEN = ('{"text": "a"', '{"text": "a", "text": "b", "label": 1}', "[", "{", "}", '{"a":' * 900)
+BROKEN = ('{"text": "a"', '{"text": "a", "text": "b", "label": 1}', "[", "{", "}", "[" * 90_000, '{"a":' * 900)
 
 
 def write(kind: str, path: Path) -> None:
@@ -51,21 +50,19 @@ def write(kind: str, path: Path) -> None:
         pq.write_table(table, path, row_group_size=10)
     elif kind == "jsonl":
         write_jsonl(path, rows)
-    elif kind == "tsv":
-        write_csv(path, [(text.split("\n")[0], label) for text, label in rows], delimiter="\t")
     else:
         write_csv(path, rows)
         packed = {"utf16.csv": path.read_text().encode("utf-16"), "csv.gz": gzip.compress(path.read_bytes(), mtime=0)}
         path.write_bytes(packed.get(kind, path.read_bytes()))
 
 
-KINDS = ("csv", "utf16.csv", "tsv", "jsonl", "csv.gz", "parquet")
+KINDS = ("csv", "utf16.csv", "jsonl", "csv.gz", "parquet")
 
 
-def dataset_rows(path: Path, part_mb: float = 8.0) -> list[str]:
+def dataset_rows(path: Path) -> list[str]:
     """Texts as preprocessing reads them, and their labels and splits."""
-    source, texts = SourceConfig(path=str(path), part_mb=part_mb), list[str]()
-    for file in resolved(list(sources.files(source, SplitConfig()))).files:
+    texts: list[str] = []
+    for file in resolved(list(sources.files(SourceConfig(path=str(path)), SplitConfig()))).files:
         for part in sources.numbered([sources.scan(file, path.parent)]):
             piece = read(part)
             assert all(label < len(piece.classes) for label in piece.label.tolist())
@@ -91,17 +88,14 @@ def lines_of(kind: str) -> st.SearchStrategy[Damage]:
     """Files of words and signs that mean something to the reader, in any order."""
     pieces: st.SearchStrategy[str] = st.sampled_from((*WORDS, *SIGNS))
     if kind == "jsonl":
-        values = st.sampled_from(list(NASTY.values()))
-        record = st.tuples(values, values).map(lambda both: f'{{"text": {both[0]}, "label": {both[1]}}}')
+        values = st.sampled_from(NASTY)
+        record = st.builds('{{"text": {}, "label": {}}}'.format, values, values)
         fair = st.just('{"text": "a fine film", "label": "good"}')
-        deep = st.tuples(st.sampled_from(("[", "{", '"')), st.integers(1, 90_000)).map(
-            lambda drawn: drawn[0] * drawn[1]
-        )
-        lines = st.lists(st.one_of(record, fair, st.sampled_from(BROKEN), pieces, deep), max_size=12)
+        lines = st.lists(st.one_of(record, fair, st.sampled_from(BROKEN), pieces), max_size=12)
         return lines.map(lambda drawn: as_damage("\n".join(drawn)))
-    rows = st.lists(st.one_of(pieces, st.sampled_from(FIELDS)), max_size=60)
-    return st.tuples(st.sampled_from(HEADERS), rows).map(
-        lambda drawn: as_damage(drawn[0] + ",".join(drawn[1][:3]) + "".join(drawn[1][3:]))
+    rows = st.lists(st.one_of(pieces, st.sampled_from(FIELDS)), min_size=3, max_size=60)
+    return st.builds(
+        lambda header, row: as_damage(header + ",".join(row[:3]) + "".join(row[3:])), st.sampled_from(HEADERS), rows
     )
 
 
@@ -121,10 +115,8 @@ def whole(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("reader", READERS)
 def test_damaged_rows_are_read_or_refused(reader: str, whole: Path, fuzz: Fuzz) -> None:
     kind, data = whole.name.partition(".")[2], whole.read_bytes()
-    texts = [text.split("\n")[0] for text in TEXTS] if kind == "tsv" else TEXTS
     read_rows = READERS[reader]
-    found = [text.replace("\r", "") for text in read_rows(whole)]
-    assert found == texts
+    assert read_rows(whole) == TEXTS
 
     def check(damage: Damage) -> str:
         whole.write_bytes(damage.data)
@@ -134,35 +126,33 @@ def test_damaged_rows_are_read_or_refused(reader: str, whole: Path, fuzz: Fuzz) 
     assert fuzz(st.one_of(byte_damages(data), *made), check)["refused"] > 0
 
 
-@pytest.mark.parametrize("step", [pytest.param(9, id="some"), pytest.param(1, id="every", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("reader", [dataset_rows, prediction_rows])
-def test_a_flipped_bit_of_a_footer(reader: Callable[[Path], list[str]], step: int, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("reader", READERS)
+def test_a_flipped_bit_of_a_footer(reader: str, tmp_path: Path) -> None:
     """What Arrow says of a column by a damaged footer may end the process, so nobody asks."""
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"text": TEXTS, "label": LABELS}), path, row_group_size=16, store_schema=False)
     whole = path.read_bytes()
     start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    found = {"same": 0, "refused": 0}
-    for bit in range(0, 8 * (len(whole) - 8 - start), step):
+    for bit in range(8 * start, 8 * (len(whole) - 8)):
         damaged = bytearray(whole)
-        damaged[start + bit // 8] ^= 1 << bit % 8
+        damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
-        found[outcome(partial(reader, path), lambda rows: all(isinstance(text, str) for text in rows))] += 1
-    assert min(found.values()) * step > 300
+        outcome(partial(READERS[reader], path), lambda rows: all(isinstance(text, str) for text in rows))
 
 
-@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("what", [one for one in REPLACEMENTS if one != "a terabyte of zeros"])
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_what_is_no_file(kind: str, what: str, reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_file(kind: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a named pipe predict reads, if something comes."""
     monkeypatch.setattr("harness.inference.rows.PIPE_TIMEOUT_S", 0)
     monkeypatch.setattr("harness.inference.rows.NOTICE_AFTER_S", 0)
     path = tmp_path / f"rows.{kind}"
     write(kind, path)
-    REPLACEMENTS[what](path)
-    found = outcome(lambda: READERS[reader](path), lambda rows: not rows and what == "an empty file", path, seconds=9)
-    assert found == ("same" if kind == "jsonl" and what == "an empty file" else "refused")
+    replace(path, what)
+    expected = "same" if kind == "jsonl" and what == "an empty file" else "refused"
+    for read_rows in READERS.values():
+        assert outcome(partial(read_rows, path), lambda rows: not rows, path, seconds=9) == expected
 
 
 def many_columns(path: Path) -> None:
@@ -170,20 +160,16 @@ def many_columns(path: Path) -> None:
     path.write_text(f"text,label,{names}\na,b,{names}\n")
 
 
-def many_keys(path: Path) -> None:
-    path.write_text(json.dumps({"text": "a", "label": "b"} | {f"k{number}": 0 for number in range(100_000)}) + "\n")
-
-
 def bomb(path: Path) -> None:
-    with pa.CompressedOutputStream(str(path), path.suffix[1:].replace("zst", "zstd").replace("gz", "gzip")) as packed:
+    with pa.CompressedOutputStream(str(path), "zstd") as packed:
         packed.write(b"text,label\n")
-        for _ in range(8):
+        for _ in range(4):
             packed.write(b"a fine film,good\n" * (1 << 19))
 
 
-def repeated(path: Path, text: str, rows: int) -> None:
+def repeated(path: Path) -> None:
     """One text in every row: a dictionary, and how often its only word follows."""
-    column = pa.DictionaryArray.from_arrays(np.zeros(rows, np.int8), [text])
+    column = pa.DictionaryArray.from_arrays(np.zeros(186_000, np.int8), ["a" * 1_000_000])
     pq.write_table(pa.table({"text": column, "label": column}), path, compression="zstd", store_schema=False)
 
 
@@ -195,24 +181,18 @@ def long_line(path: Path) -> None:
 
 HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a million columns": ("a.csv", many_columns, "a.csv: has more than 16,384 columns"),
-    "a hundred thousand keys": ("a.jsonl", many_keys, "a.jsonl: has more than 16,384 columns"),
     "a .zst without end": ("a.csv.zst", bomb, "and perhaps more, over 200 times as many; if they are texts"),
-    "a .gz without end": ("a.csv.gz", bomb, "and perhaps more, over 200 times as many; if they are texts"),
     "186 GB of Parquet": (
         "a.parquet",
-        lambda path: repeated(path, "a" * 1_000_000, 186_000),
+        repeated,
         "and perhaps more, over 200 times as many; if they are texts",
     ),
-    "rows of Parquet": ("a.parquet", lambda path: repeated(path, "a", 20_000_000), "bytes unpack to 320,000,000"),
     "2 GB in a line": ("a.csv", long_line, "a.csv: row 1: is longer than 16 MiB; split its text"),
 }
 
 
-@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("what", HOPELESS)
-def test_a_hopeless_file_is_refused_soon(
-    what: str, reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hopeless_file_is_refused_soon(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before memory, the disk or the day is full; the sentence says what it is, and nothing that it is not."""
     monkeypatch.setattr("preprocessing.corpus.records.MAX_RECORD_BYTES", 16 << 20)
     monkeypatch.setattr("preprocessing.base.untrusted.MOST_UNPACKED", 16 << 20)
@@ -220,30 +200,23 @@ def test_a_hopeless_file_is_refused_soon(
     write_it(tmp_path / name)
     said: list[str] = []
 
-    def read_it() -> None:
+    def read_it(read_rows: Callable[[Path], list[str]]) -> None:
         try:
-            READERS[reader](tmp_path / name)
+            read_rows(tmp_path / name)
         except DataError as error:
             said.append(str(error))
             raise
 
-    assert outcome(read_it, lambda _: False, tmp_path / name, seconds=60) == "refused"
-    assert sentence in said[0]
-    assert "quote" not in said[0]
+    for read_rows in READERS.values():
+        assert outcome(partial(read_it, read_rows), lambda _: False, tmp_path / name, seconds=60) == "refused"
+    assert all(sentence in one and "quote" not in one for one in said)
 
 
-def test_parts_of_any_size_hold_the_same_rows(tmp_path: Path) -> None:
-    """A part that begins in the middle of a quoted field would be another row."""
-    write("csv", tmp_path / "rows.csv")
-    for part_mb in (1e-300, 1e-6, 1e-4, 4096):
-        assert dataset_rows(tmp_path / "rows.csv", part_mb) == TEXTS
-
-
-def test_lines_without_an_end(tmp_path: Path) -> None:
-    """Four megabytes of one sign: no time or memory that grows faster than it."""
-    for sign in ("a", '"', ",", "\r", "[", "{", "\\"):
-        for kind in ("csv", "jsonl"):
-            path = tmp_path / f"rows.{kind}"
-            path.write_text("text,label\n" * (kind == "csv") + sign * 4_000_000)
-            for read_rows in READERS.values():
-                assert outcome(partial(read_rows, path), lambda found: True, growth=1 << 30) in ("same", "refused")
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_lines_without_an_end(kind: str, tmp_path: Path) -> None:
+    """A megabyte of one sign: no time or memory that grows faster than it."""
+    path = tmp_path / f"rows.{kind}"
+    for sign in ("a", '"', ",", "[", "\\"):
+        path.write_text("text,label\n" * (kind == "csv") + sign * 1_000_000)
+        for read_rows in READERS.values():
+            assert outcome(partial(read_rows, path), lambda found: True, growth=1 << 29) in ("same", "refused")

@@ -1,31 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 """A dataset as strangers write it: files with hashes that agree, which claim or hold what no job writes.
 
-It is read, planned, loaded and computed with, or refused.
+It is read, planned, loaded and computed with, or refused; so are word vectors and soft labels beside it.
 """
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import strategies as st
 
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY
+from harness.data.soft_labels import KEY, check_soft_labels, path_of, read_soft_labels, targets_of
+from harness.model.embedding import from_file, from_kept
+from harness.model.vector_files import check_named, check_own
+from preprocessing.base.split_names import TRAIN
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Split, read_manifest
+from preprocessing.dataset.vectors import folder_of, index_of
 from preprocessing.dataset.verification import verify
+from preprocessing.text.vocabulary import Vocabulary
 from tests.fuzz.conftest import Fuzz
-from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, exchange, json_damages
-from tests.fuzz.hostile_dataset import SHARDS, agreeing, rehashed, seal, used
+from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages, replace
+from tests.fuzz.hostile_dataset import DIM, SHARDS, agreeing, rehashed, seal, used
 from tests.fuzz.outcome import check_sentence, outcome
 
 pytestmark = pytest.mark.thorough
 
 
-@pytest.mark.parametrize("rows", [10**15, 61, 0, -1])
+def anything(_: object) -> bool:
+    return True
+
+
+def nothing(_: object) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("rows", [10**15, -1])
 def test_rows_that_no_file_holds_are_refused_at_once(root: Path, rows: int) -> None:
     """Nothing is planned for them."""
     content = json.loads((root / MANIFEST).read_bytes())
@@ -36,19 +54,14 @@ def test_rows_that_no_file_holds_are_refused_at_once(root: Path, rows: int) -> N
     info["labels"]["0"] += difference
     info |= {"rows": rows, "tokens": info["tokens"] + int(length) * difference, "bytes": max(1, rows) * 10**3}
     (root / MANIFEST).write_bytes(rehashed(content))
-    assert outcome(lambda: used(root), lambda found: False, root, seconds=5) == "refused"
+    assert outcome(lambda: used(root), nothing, root, seconds=5) == "refused"
 
 
-NUMBERS = [("length", 0), ("length", 17), ("length", -(2**31)), ("label", 2), ("label", -1), ("ids", 40_000)]
-
-
-def batches_of(root: Path, name: str) -> list[pa.RecordBatch]:
-    """The record batches of a shard, in memory."""
-    return pa.ipc.open_file(pa.py_buffer((root / name).read_bytes())).read_all().to_batches()
+def batches_of(path: Path) -> list[pa.RecordBatch]:
+    return pa.ipc.open_file(pa.py_buffer(path.read_bytes())).read_all().to_batches()
 
 
 def as_file(batches: list[pa.RecordBatch], options: pa.ipc.IpcWriteOptions | None = None) -> bytes:
-    """An Arrow file."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batches[0].schema, options=options) as writer:
         for batch in batches:
@@ -56,48 +69,34 @@ def as_file(batches: list[pa.RecordBatch], options: pa.ipc.IpcWriteOptions | Non
     return sink.getvalue().to_pybytes()
 
 
+def retyped(batches: list[pa.RecordBatch], column: str, change: Callable[[Any], Any]) -> bytes:
+    columns = [
+        {**dict(zip(one.schema.names, one.columns, strict=True)), column: change(one[column])} for one in batches
+    ]
+    return as_file([pa.RecordBatch.from_pydict(one) for one in columns])
+
+
+def last_is(value: int, array: Any) -> Any:
+    """A column of the same type whose last number is another."""
+    flat = np.array(array.values if pa.types.is_fixed_size_list(array.type) else array)
+    flat[-1] = value
+    if pa.types.is_fixed_size_list(array.type):
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=array.type)
+    return pa.array(flat)
+
+
 @pytest.mark.parametrize("hashes", [True, False])
-@pytest.mark.parametrize(("column", "value"), NUMBERS)
+@pytest.mark.parametrize(("column", "value"), [("length", 0), ("length", 17), ("label", 2), ("ids", 40_000)])
 def test_a_number_that_leads_outside_is_refused(root: Path, column: str, value: int, hashes: bool) -> None:
     """Before training where hashes are looked at, else when its window is first read; never by the network."""
-    name, changed = SHARDS[0], []
-    for batch in batches_of(root, name):
-        at = batch.schema.get_field_index(column)
-        array = batch.column(at)
-        flat = np.array(array.values if column == "ids" else array)
-        flat[-1] = value
-        new = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=array.type) if column == "ids" else pa.array(flat)
-        changed.append(batch.set_column(at, batch.schema.field(at), new))
-    agreeing(root, name, as_file(changed))
-    assert outcome(lambda: used(root, hashes=hashes), lambda found: False, root) == "refused"
-
-
-def retyped(batches: list[pa.RecordBatch], column: str, change: Callable[[Any], Any]) -> bytes:
-    """A file in which a column is another."""
-    return as_file(
-        [
-            pa.RecordBatch.from_pydict(
-                {**dict(zip(one.schema.names, one.columns, strict=True)), column: change(one[column])}
-            )
-            for one in batches
-        ]
-    )
+    agreeing(root, SHARDS[0], retyped(batches_of(root / SHARDS[0]), column, partial(last_is, value)))
+    assert outcome(lambda: used(root, hashes=hashes), nothing, root) == "refused"
 
 
 FORMS: dict[str, Callable[[list[pa.RecordBatch]], bytes]] = {
     "compressed": lambda batches: as_file(batches, pa.ipc.IpcWriteOptions(compression="zstd")),
-    "other types": lambda batches: retyped(batches, "label", lambda it: it.cast(pa.int64())),
     "texts": lambda batches: retyped(batches, "row", lambda it: it.cast(pa.string())),
-    "dictionaries": lambda batches: retyped(batches[:1], "row", lambda it: it.dictionary_encode()),
-    "nulls": lambda batches: retyped(batches, "row", lambda it: pa.array([None] * len(it), pa.int64())),
-    "wider": lambda batches: retyped(
-        batches, "ids", lambda it: pa.FixedSizeListArray.from_arrays(it.values[: len(it) * 8], 8)
-    ),
     "fewer columns": lambda batches: as_file([one.select(["ids", "length"]) for one in batches]),
-    "an empty batch": lambda batches: as_file([*batches, batches[0].slice(0, 0)]),
-    "a batch less": lambda batches: as_file(batches[1:]),
-    "misaligned": lambda batches: as_file(batches)[:8] + b"\0" + as_file(batches)[8:],
-    "a stream": lambda batches: as_file(batches)[8:],
     "no batch": lambda batches: as_file([batches[0].slice(0, 0)]),
 }
 
@@ -105,25 +104,14 @@ FORMS: dict[str, Callable[[list[pa.RecordBatch]], bytes]] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_an_arrow_file_of_another_form_is_refused(root: Path, form: str) -> None:
     """Nothing of it is unpacked."""
-    agreeing(root, SHARDS[0], FORMS[form](batches_of(root, SHARDS[0])))
-    assert outcome(lambda: used(root), lambda found: False, root / SHARDS[0]) == "refused"
-
-
-def test_metadata_of_megabytes_and_lies_in_the_footer_change_nothing(root: Path) -> None:
-    """The first is not looked at, the second is not read."""
-    expected, batches = used(root), batches_of(root, SHARDS[0])
-    schema = batches[0].schema.with_metadata({"x": "y" * (8 << 20)})
-    data = as_file([batch.replace_schema_metadata(schema.metadata) for batch in batches])
-    agreeing(root, SHARDS[0], data)
-    assert outcome(lambda: used(root), lambda found: found == expected, root) == "same"
-    agreeing(root, SHARDS[0], data[:-200] + b"\xff" * 190 + data[-10:])
-    assert outcome(lambda: used(root), lambda found: found == expected, root) == "same"
+    agreeing(root, SHARDS[0], FORMS[form](batches_of(root / SHARDS[0])))
+    assert outcome(lambda: used(root), nothing, root / SHARDS[0]) == "refused"
 
 
 def test_a_hostile_manifest_is_refused_and_verified_in_sentences(fuzz: Fuzz, root: Path) -> None:
-    """Planted values, missing, doubled and exchanged keys; ``verify`` reads on where others stop."""
+    """``verify`` reads on where others stop."""
     path = root / MANIFEST
-    content = json.loads(path.read_bytes())
+    assert verify(root) == []
 
     def verified() -> None:
         for problem in verify(root):
@@ -132,33 +120,151 @@ def test_a_hostile_manifest_is_refused_and_verified_in_sentences(fuzz: Fuzz, roo
 
     def check(damage: Damage) -> str:
         path.write_bytes(damage.data)
-        return outcome(verified, lambda found: True, root)
+        return outcome(verified, anything, root)
 
-    outcomes = fuzz(json_damages(content, seal), check)
+    outcomes = fuzz(json_damages(json.loads(path.read_bytes()), seal), check)
     assert outcomes["refused"] > outcomes.total() // 2
 
 
-@pytest.mark.parametrize("name", [*SHARDS, VOCABULARY])
+@pytest.mark.parametrize("name", [SHARDS[0], VOCABULARY])
 def test_hostile_bytes_are_refused_or_lead_nowhere(fuzz: Fuzz, root: Path, name: str) -> None:
-    data = (root / name).read_bytes()
-
     def check(damage: Damage) -> str:
         agreeing(root, name, damage.data)
-        return outcome(lambda: used(root), lambda found: True, root)
+        return outcome(lambda: used(root), anything, root)
 
-    assert fuzz(byte_damages(data), check, 0.5)["refused"] > 0
+    assert fuzz(byte_damages((root / name).read_bytes()), check, 0.5)["refused"] > 0
 
 
 @pytest.mark.parametrize("what", REPLACEMENTS)
-def test_what_lies_in_the_place_of_a_datasets_file_is_refused(root: Path, what: str) -> None:
+def test_what_lies_in_the_place_of_a_file_is_refused(root: Path, what: str) -> None:
     """A pipe is not waited for, and a device is not read to its end."""
-    for name in (SHARDS[0], VOCABULARY, MANIFEST):
-        REPLACEMENTS[what](root / name)
-        assert outcome(lambda: used(root, hashes=False), lambda found: False, root) == "refused"
+    own, labels, named = own_vectors(root), path_of(root, "dice"), named_file(root, ".vec")
+    for path, use in (
+        (index_of(own), lambda: started(root, own)),
+        (own, lambda: started(root, own)),
+        (named, lambda: started(root, named)),
+        (labels, lambda: taught(root)),
+        *((root / name, lambda: used(root, hashes=False)) for name in (SHARDS[0], VOCABULARY, MANIFEST)),
+    ):
+        replace(path, what)
+        assert outcome(use, nothing, root) == "refused", path.name
 
 
-@pytest.mark.parametrize(("one", "other"), [(MANIFEST, VOCABULARY), (SHARDS[0], SHARDS[2]), (VOCABULARY, SHARDS[1])])
-def test_exchanged_files_are_refused(root: Path, one: str, other: str) -> None:
-    """Each is whole, and in the wrong place."""
-    exchange(root / one, root / other)
-    assert outcome(lambda: used(root), lambda found: False, root) == "refused"
+# Vectors
+
+
+def own_vectors(root: Path) -> Path:
+    return next(folder_of(root).glob("*.npy"))
+
+
+def named_file(root: Path, suffix: str) -> Path:
+    """A file of vectors as others publish them."""
+    tokens = Vocabulary.read(root / VOCABULARY).tokens.to_pylist()[2:]
+    vectors = np.random.default_rng(1).normal(size=(len(tokens), DIM)).astype("<f4")
+    data = f"{len(tokens)} {DIM}\n".encode()
+    for token, row in zip(tokens, vectors, strict=True):
+        data += (
+            token.encode() + b" " + (row.tobytes() if suffix == ".bin" else " ".join(map(str, row)).encode()) + b"\n"
+        )
+    path = root / f"named{suffix}"
+    path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    return path
+
+
+def started(root: Path, path: Path) -> bytes:
+    """The vectors that a training starts from, as ``init.vectors`` finds them."""
+    manifest, vocabulary = read_manifest(root), Vocabulary.read(root / VOCABULARY)
+    check_named(str(path), manifest, DIM)
+    if path.suffix == ".npy":
+        found = from_kept(check_own(str(path), manifest, DIM), vocabulary)
+    else:
+        found = from_file(path, vocabulary, DIM)
+    assert np.isfinite(found.vectors).all()
+    return found.vectors.tobytes()
+
+
+def test_hostile_vectors_of_a_dataset_are_refused(fuzz: Fuzz, root: Path) -> None:
+    """Nothing is unpickled, and no more is read than there is."""
+    path = own_vectors(root)
+    data, index = path.read_bytes(), json.loads(index_of(path).read_bytes())
+
+    def check(damage: Damage) -> str:
+        path.write_bytes(damage.data)
+        agreeing = {**index, "sha256": hashlib.sha256(damage.data).hexdigest(), "bytes": len(damage.data)}
+        index_of(path).write_text(json.dumps(agreeing))
+        return outcome(lambda: started(root, path), anything, root)
+
+    assert fuzz(st.one_of(byte_damages(data[:160]), byte_damages(data)), check)["refused"] > 0
+    path.write_bytes(data)
+
+    def check_index(damage: Damage) -> str:
+        index_of(path).write_bytes(damage.data)
+        return outcome(lambda: started(root, path), anything, root)
+
+    assert fuzz(json_damages(index), check_index)["refused"] > 0
+
+
+@pytest.mark.parametrize("suffix", [".vec", ".bin", ".vec.gz"])
+def test_damaged_vectors_of_others_are_read_or_refused(fuzz: Fuzz, root: Path, suffix: str) -> None:
+    """They have no hash: another number is another vector, and nothing worse."""
+    path = named_file(root, suffix)
+    data = path.read_bytes()
+
+    def check(damage: Damage) -> str:
+        path.write_bytes(damage.data)
+        return outcome(lambda: started(root, path), anything, path)
+
+    assert fuzz(st.one_of(byte_damages(data[:40]), byte_damages(data)), check)["refused"] > 0
+
+
+HEADS = {
+    "a width of 10**9": b"5 1000000000\n",
+    "10**15 words": b"1000000000000000 4\nw1 1 1 1 1\n",
+    "5,000 digits": b"1" * 5_000 + b" 4\nw1 1 1 1 1\n",
+    "a line without end": b"5 4\nw1 " + b"1" * (1 << 22),
+    "a pickle": b"\x80\x04\x95cposix\nsystem\n",
+    "infinities": b"5 4\nw1 inf inf inf inf\n",
+}
+
+
+@pytest.mark.parametrize("what", HEADS)
+def test_a_hostile_head_is_refused(root: Path, what: str) -> None:
+    """Nothing is allocated for what it promises."""
+    for suffix in (".vec", ".bin", ".txt.gz"):
+        path = root / f"named{suffix}"
+        path.write_bytes(gzip.compress(HEADS[what]) if suffix.endswith("gz") else HEADS[what])
+        assert outcome(lambda path=path: started(root, path), nothing, path, growth=100 << 20) == "refused"  # type: ignore[misc]
+
+
+# Soft labels
+
+
+def taught(root: Path) -> bytes:
+    """The soft labels of the training rows, as a loader takes them."""
+    manifest = read_manifest(root)
+    found = read_soft_labels(path_of(root, "dice"))
+    check_soft_labels(found, root, manifest, [TRAIN])
+    return targets_of(found, Split(root, manifest, TRAIN)).tobytes()
+
+
+def test_hostile_soft_labels_are_refused(fuzz: Fuzz, root: Path) -> None:
+    """Facts with a hash that agrees, and fewer columns."""
+    path = path_of(root, "dice")
+    (batch,), splits = batches_of(path), read_soft_labels(path).splits
+    about = batch.schema.metadata[KEY]
+
+    def seal(content: dict[str, Any]) -> dict[str, str]:
+        rest = {name: value for name, value in content.items() if name != "sha256"}
+        text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        digest = hashlib.sha256(text.encode())
+        for name, (rows, chances) in splits.items():
+            digest.update(name.encode() + rows.tobytes() + chances.tobytes())
+        return {"sha256": digest.hexdigest()}
+
+    def taught_by(one: pa.RecordBatch, about: bytes) -> str:
+        path.write_bytes(as_file([one.replace_schema_metadata({KEY: about})]))
+        return outcome(lambda: taught(root), anything, root)
+
+    assert taught_by(batch, about) == "same"
+    assert fuzz(json_damages(json.loads(about), seal), lambda damage: taught_by(batch, damage.data))["refused"] > 0
+    assert taught_by(batch.select(["row", "split"]), about) == "refused"

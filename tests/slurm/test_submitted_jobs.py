@@ -98,19 +98,6 @@ def test_a_task_that_loses_a_process_is_requeued_alone(cluster: Cluster, config:
     assert status(run / "seed-2")["step"] == 8 * STEPS
 
 
-def test_an_array_of_options_goes_on_after_one_failed(cluster: Cluster, config: Path) -> None:
-    lines = cluster.folder / "lines.txt"
-    lines.write_text(f"--data {shlex.quote(str(cluster.folder / 'no where'))}\n# skipped\n--seed 7\n")
-    run = cluster.folder / "many"
-    words = shlex.join(["train", "--config", str(config), "--run", str(run)])
-    job = cluster.submit(words, options=("--array.options", lines, "--array.at_once", 1, *ONE))
-    assert cluster.wait(f"{job}_0", 200) == "FAILED"
-    assert "no where/dataset.json: missing" in cluster.log(f"{job}_0")
-    assert "exit 3 at step 0, 0 after that of the start: a restart would not help" in last(cluster.log(f"{job}_0"))
-    cluster.complete(f"{job}_1", 200)
-    assert status(run / "task-1")["state"] == "finished"
-
-
 def test_a_chain_of_three_waits_also_for_a_training_that_is_requeued(
     cluster: Cluster, container: str, tmp_path: Path
 ) -> None:

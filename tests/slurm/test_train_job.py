@@ -217,20 +217,6 @@ def test_a_crash_loop_ends_at_the_cap_and_one_without_progress_at_once(cluster: 
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_lost_on_one_of_two_nodes_is_started_again_within_the_job(
-    cluster: Cluster, training: Training, undisturbed: dict[str, Any]
-) -> None:
-    job, run = training.submit(cluster), cluster.folder / "run"
-    cluster.until(job, lambda: bool(checkpoints(run)), "checkpoint", 300)
-    rank_of(run).kill()
-    cluster.complete(job, 500)
-    log = cluster.log(job)
-    assert f"restart 1 of {RESTARTS}, from the last checkpoint" in log
-    assert (cluster.field(job, "Restarts"), len(starts(run))) == ("0", 2), log
-    assert outcome(run) == undisturbed
-
-
-@pytest.mark.slow
 def test_the_doctor_lets_both_nodes_meet(cluster: Cluster, training: Training) -> None:
     job = training.submit(cluster, command="doctor", options=("--python", sys.executable))
     cluster.complete(job, 120)

@@ -5,25 +5,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from harness.data.checks import check_dataset
 from preprocessing.base import atomic
-from preprocessing.base.arrow import mapped, record_batches
 from preprocessing.base.errors import DataError
-from preprocessing.base.schema import typed
-from preprocessing.dataset.manifest import Described, contradictions
+from preprocessing.dataset.manifest import contradictions
 from preprocessing.dataset.shards import (
     MANIFEST,
     VOCABULARY,
-    Block,
     Manifest,
     Shard,
     Split,
@@ -33,7 +28,7 @@ from preprocessing.dataset.shards import (
     write_manifest,
     write_shard,
 )
-from preprocessing.dataset.verification import check_files, content_problems, verify
+from preprocessing.dataset.verification import check_files, verify
 from tests.datasets import write_dataset
 from tests.fuzz.hostile_dataset import rehashed
 
@@ -64,8 +59,7 @@ def arrays(rows: int, width: int, dtype: type) -> tuple[np.ndarray, np.ndarray, 
     return ids, length, random.integers(0, 2, rows), random.permutation(rows)
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
-@pytest.mark.parametrize("rows", [1, 64, 200])
+@pytest.mark.parametrize(("rows", "dtype"), [(1, np.uint16), (64, np.int32), (200, np.uint16)])
 def test_a_shard_is_read_as_it_was_written(rows: int, dtype: type, tmp_path: Path) -> None:
     ids, length, label, row = arrays(rows, 16, dtype)
     info = write_shard(tmp_path, "train/00000-w0016.arrow", ids, length, label, row, block_rows=64)
@@ -122,14 +116,10 @@ def wrong_in(manifest: Manifest, id_dtype: str = "uint16") -> str | None:
     ("change", "sentence"),
     [
         ({"path": "../x"}, "path leads out of its folder: '../x'"),
-        ({"path": "vocabulary.arrow"}, "path is 'vocabulary.arrow', which is another file of it too"),
         ({"rows": 10**6}, "rows is 1000000 of width 8, more than"),
-        ({"width": 10**6}, "of width 1000000, more than"),
-        *(({"lengths": lengths}, "lengths are not numbers of rows by length, from 1 to 8")
-          for lengths in ({"9": 1}, {"01": 1}, {"x": 1}, {"1": 0}, {})),
+        ({"lengths": {"9": 1}}, "lengths are not numbers of rows by length, from 1 to 8"),
         ({"lengths": {"1": 1}}, "lengths do not add up to"),
         ({"labels": {"2": 1}}, "labels are not numbers of rows by label, from 0 to 1"),
-        ({"labels": {"-1": 1}}, "labels are not numbers of rows by label, from 0 to 1"),
         ({"labels": {"0": 1}}, "labels do not add up to"),
         ({"fold": 7}, "fold is 7, but there are only"),
     ],
@@ -150,23 +140,6 @@ def test_classes_splits_ids_and_lengths_agree(manifest: Manifest) -> None:
     assert wrong_in(named) == r"splits has '\x1b[2J', which is none of train, validation, test, unlabelled"
     twice = replace(manifest, splits={"train": manifest.splits["train"], "test": manifest.splits["train"]})
     assert "which is another file of it too" in str(wrong_in(twice))
-    for edges in ([0, 2, 1], [0, 1]):
-        known = {"splits": {"train": {"length_histogram": {"edges": edges, "rows": [1, 1]}}}}
-        assert "has no ascending edges" in str(wrong_in(replace(manifest, statistics=known)))
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"splits": {"train": {"unknown_rate": 2}}},
-        {"splits": {"train": {"length_histogram": {"edges": [0, 1]}}}},
-        {"sources": [{"name": "a.csv"}]},
-        {"config": 1},
-    ],
-)
-def test_what_describes_a_dataset_is_of_its_types(value: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match=r"^file: .* at `\$\..*`; mend$"):
-        typed(Described, value, "file", "mend")
 
 
 def test_statistics_that_nobody_reads_are_let_be(root: Path) -> None:
@@ -194,9 +167,7 @@ def test_files_are_there_in_their_size(root: Path, manifest: Manifest) -> None:
     ]
     for path in root.rglob("*.arrow"):
         path.unlink()
-    found = verify(root)  # reads on where the vocabulary is missing, too
-    assert f"{root / VOCABULARY} is missing" in found[0]
-    assert len(found) == 1 + sum(map(len, manifest.splits.values()))
+    assert len(verify(root)) == 1 + sum(map(len, manifest.splits.values()))  # reads on without the vocabulary, too
 
 
 def test_a_block_is_looked_at_once(whole: Path, manifest: Manifest) -> None:
@@ -208,60 +179,9 @@ def test_a_block_is_looked_at_once(whole: Path, manifest: Manifest) -> None:
         split.checked(1)
 
 
-def test_rows_that_break_the_format_are_named(whole: Path, tmp_path: Path, manifest: Manifest) -> None:
-    ids, length, label, row = arrays(100, 16, np.uint16)
-
-    def problems(split: str = "train", **change: np.ndarray) -> Iterator[str]:
-        columns = {"ids": ids, "length": length, "label": label, "row": row, **change}
-        info = write_shard(tmp_path, "a.arrow", **columns)
-        known = Manifest(["a", "b"], {split: [info]}, "uint16", 8192, 1000, "", {}, "")
-        yield from (one.partition(": ")[2] for one in content_problems(Shard(tmp_path, info), known, split))
-
-    def but_one(column: np.ndarray, value: int) -> np.ndarray:
-        changed = column.copy()
-        changed[3] = value
-        return changed
-
-    assert list(problems()) == []
-    assert next(problems(length=but_one(length, 17))) == "record batch 0 holds a length outside 1..16"
-    assert next(problems(length=but_one(length, 0))) == "record batch 0 holds a length outside 1..16"
-    assert list(problems(label=but_one(label, 2))) == ["record batch 0 holds a label outside 0..1"]
-    assert next(problems(ids=but_one(ids, 5000))) == "record batch 0 holds an id beyond the vocabulary of 1000"
-    assert list(problems("unlabelled")) == ["record batch 0 holds a label outside -1..-1"]
-    assert list(problems("unlabelled", label=np.full_like(label, -1))) == []
-    negative = Block(np.full((2, 4), -1, np.int32), length[:2] * 0 + 1, label[:2], row[:2])
-    assert negative.outside(100, None) == "an id beyond the vocabulary of 100"
-
-
 def test_a_manifest_whose_counts_are_not_those_of_its_rows(root: Path, manifest: Manifest) -> None:
     first, *rest = manifest.splits["train"]
     wrong = replace(first, labels={"0": first.rows})
     write_manifest(root, replace(manifest, splits={"train": [wrong, *rest]}))
     (problem,) = verify(root)
     assert problem.endswith("the manifest's labels are not those of its rows")
-
-
-@pytest.mark.parametrize("compression", ["lz4", "zstd", None])
-def test_record_batches_are_mapped_or_refused(tmp_path: Path, compression: str | None) -> None:
-    batch = pa.RecordBatch.from_pydict({"a": pa.array([1, 2, 3]), "b": pa.array(["x", "y", "x"]).dictionary_encode()})
-    options = pa.ipc.IpcWriteOptions(compression=compression)
-    with (
-        pa.OSFile(str(tmp_path / "file"), "wb") as sink,
-        pa.ipc.new_file(sink, batch.schema, options=options) as writer,
-    ):
-        writer.write_batch(batch)
-    if compression:
-        with pytest.raises(ValueError, match="its record batches are compressed, which cannot be mapped"):
-            record_batches(mapped(tmp_path / "file"))
-        return
-    before = pa.total_allocated_bytes()
-    schema, found = record_batches(mapped(tmp_path / "file"))
-    assert schema == batch.schema
-    assert found[0].equals(batch)
-    assert pa.total_allocated_bytes() <= before  # nothing was copied
-
-
-def test_a_file_without_the_magic_word_is_none(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"PK\x03\x04 and more")
-    with pytest.raises(ValueError, match="does not begin as an Arrow file does"):
-        record_batches(mapped(tmp_path / "file"))

@@ -6,27 +6,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from harness.baseline.command import BaselineConfig
 from harness.baseline.command import main as baseline
 from harness.baseline.results import read_folds
-from harness.config import RunConfig
+from harness.config import RunConfig, SelfTrainingConfig
+from harness.data.checks import check_learning
 from harness.data.views import held_out
 from harness.launch import asked as keys
 from harness.launch import launcher, many
 from harness.launch.stop import STOP
-from harness.report import many as together
-from harness.report.many import figures_over_folds, gather
 from harness.rundir import layout
-from harness.rundir.layout import BUNDLE, EVALUATION
-from harness.rundir.results import write_figures, write_predictions
 from harness.training import resume
 from preprocessing.base import cli
-from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.bundles import write_index
 from tests.commands import PLAIN
 from tests.datasets import cut_into_folds, write_dataset
 
@@ -195,6 +190,11 @@ def test_what_cannot_be_meant_gets_a_sentence(
         launch(data, tmp_path / "r", *words)
 
 
+def test_a_language_model_learns_no_labels() -> None:
+    with pytest.raises(ConfigError, match=r"self_training.labels: a language model .* predicts no labels"):
+        check_learning(RunConfig(task="language_model", self_training=SelfTrainingConfig(labels="mine")))
+
+
 def begun(path: Path) -> Path:
     path.mkdir(parents=True)
     (path / "config.yaml").write_text("{}\n")
@@ -221,35 +221,6 @@ def test_a_fold_is_validated_on_and_the_others_are_trained_on(data: Path) -> Non
     assert {shard.info.fold for shard in validation.shards} == {1}
     assert {shard.info.fold for shard in train.shards} == {0, 2}
     assert len(train) + len(validation) == 150
-
-
-def predicted(run: layout.Member, rows: list[int], chances: list[float], threshold: float = 0.5) -> None:
-    """What a run leaves of its fold."""
-    place = run.path / EVALUATION
-    place.mkdir(parents=True)
-    positive, labels = np.array(chances), np.array([row % 2 for row in rows])
-    said = (positive >= threshold).astype(np.int64)
-    both = np.stack([1 - positive, positive], axis=1)
-    found = {"rows": np.array(rows), "labels": labels, "predicted": said, "chances": both}
-    write_predictions(place, "validation", ["no", "yes"], "text", **found)
-    write_figures(place, "validation", {"threshold": threshold, "step": 3, "accuracy": 1.0, "rows": len(rows)})
-    write_index(run.path / BUNDLE, step=3, dataset="d")
-
-
-def test_every_row_is_predicted_by_one_fold(tmp_path: Path) -> None:
-    runs = [layout.member(tmp_path, "fold", fold) for fold in (0, 1)]
-    predicted(runs[0], [1, 4], [0.9, 0.2])
-    predicted(runs[1], [2, 3], [0.6, 0.7], threshold=0.65)
-    table = gather(tmp_path, runs, 4)
-    assert table["row"].to_pylist() == [1, 2, 3, 4]
-    assert table["fold"].to_pylist() == [0, 1, 1, 0]
-    assert table["predicted"].to_pylist() == ["yes", "no", "yes", "no"]
-    found = figures_over_folds(table, ["no", "yes"], {0: 0.5, 1: 0.65})
-    assert (found["rows"], found["accuracy"], found["confusion"]) == (4, 1.0, [[2, 0], [0, 2]])
-    assert found["log_loss"] == pytest.approx(-np.log([0.9, 0.8, 0.4, 0.7]).mean())
-    assert together.collect(runs)["splits"]["validation"]["accuracy"]["mean"] == 1.0
-    with pytest.raises(DataError, match="its folds predict 4 different rows by 4 predictions, the dataset has 5"):
-        gather(tmp_path, runs, 5)
 
 
 def test_the_linear_model_on_the_same_folds(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,12 +45,9 @@ def test_the_plan_is_what_the_run_does(dataset: Path, capsys: pytest.CaptureFixt
     order = order_over(split, order_spec(config))
     sizes = [len(order.batch_rows(0, step)) for step in range(order.steps_per_epoch)]
     assert values["steps_per_epoch"] == len(sizes)
-    assert values["steps"] == 3 * len(sizes)
+    assert (values["steps"], values["rows"]) == (3 * len(sizes), 500)
     assert values["rows_per_step"] == [min(sizes), max(sizes)]
-    assert values["rows"] == 500
     assert values["tokens"] == sum(int(block.length.sum()) for block in split.blocks)
-    fewest, most = values["ranks"]["tokens_per_rank"]
-    assert 4 * fewest <= values["tokens"] <= 4 * most
     assert values["ranks"]["each_row_once"] is True
     assert values["ranks"]["steps"] == len(sizes)
 
@@ -139,14 +136,9 @@ def test_the_plan_of_unlabelled_rows_is_what_the_run_does(tmp_path: Path, capsys
     asked = ("--data", tmp_path, "--world_size", 3, "--epochs", 4, "--global_batch", 20)
     alone, both = as_json(capsys, *asked), as_json(capsys, *asked, "--order.unlabelled_batch", 30)
     config = RunConfig(data=str(tmp_path), order=OrderConfig(unlabelled_batch=30))
-    split = Split(tmp_path, read_manifest(tmp_path), "unlabelled")
-    order = order_over(split, unlabelled_spec(config))
-    sizes = [len(order.batch_rows(0, step)) for step in range(order.steps_per_epoch)]
+    order = order_over(Split(tmp_path, read_manifest(tmp_path), "unlabelled"), unlabelled_spec(config))
     values = both["unlabelled_stream"]
     assert alone["unlabelled_stream"] is None
-    assert (values["rows"], values["steps_per_pass"]) == (130, len(sizes)) == (130, 5)
-    assert values["passes"] == both["steps"] / 5 == 8.0
-    assert values["tokens"] == sum(int(block.length.sum()) for block in split.blocks)
+    assert (values["rows"], values["steps_per_pass"], values["passes"]) == (130, order.steps_per_epoch, 8.0)
     assert values["ranks"]["each_row_once"]
-    assert both["memory"]["activations_estimate"] > alone["memory"]["activations_estimate"]
     assert both["memory"]["tokens_on_device"] == alone["memory"]["tokens_on_device"] + 2 * values["tokens"]

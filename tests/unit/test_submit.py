@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.__main__ import COMMANDS
 from harness.__main__ import main as harness
 from harness.slurm import config as limits
 from harness.slurm import jobs, script
@@ -81,13 +80,6 @@ def test_the_printed_chain_is_its_scripts_and_the_paragraph_says_what_is_asked(c
         assert part in said
 
 
-def test_an_array_says_how_many_and_where() -> None:
-    said = script.paragraph(made(*GOLDEN["tests/slurm/golden/seeds.sbatch"]))
-    assert "1 node with gpu:a100:2 and all memory with feature a100|h100 in qos long for at most 2-00:00:00" in said
-    assert "3 times and 2 at once, into runs/many/seed-0 to runs/many/seed-5" in said
-    assert "'my image.sif'" in said
-
-
 def test_scripts_are_written_with_the_commands_that_chain_them(tmp_path: Path, capsys) -> None:
     folder, logs = tmp_path / "my scripts", tmp_path / "logs"
     words = ["submit", *SITE, *CHAIN, "--logs", str(logs), "--output", str(folder)]
@@ -116,13 +108,6 @@ def test_without_slurm_and_with_logs_that_cannot_be(tmp_path: Path, monkeypatch:
     with pytest.raises(StorageError, match=r"logs: file/logs: cannot be made \(Not a directory\); name another folder"):
         harness(["submit", "report r", "--logs", "file/logs"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
-
-
-def test_commands_of_one_process_are_read_as_their_program_reads_them() -> None:
-    known = {one.name: one for one in COMMANDS}
-    for one in jobs.SINGLE:
-        assert (one.config, one.words) == (known[one.name].config, known[one.name].words)
-    assert set(jobs.TRAINING.values()) <= set(known)
 
 
 def test_own_keys_come_before_those_of_all() -> None:

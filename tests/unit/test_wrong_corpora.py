@@ -63,13 +63,7 @@ TEXTS, LABELS = pa.array([text for text, _ in ROWS]), pa.array([label for _, lab
 
 WRONG_DATA = {
     "glob without a match": (lambda folder: folder / "*.csv", [], "*.csv: no file matches"),
-    "header only": (raw_file(b"text,label\n"), [], "reviews.csv: the corpus is empty"),
     "empty folder": (lambda folder: folder, [], "holds no labelled text"),
-    "two texts": (
-        csv_file([(text, label, f"{text}!") for text, label in ROWS], header=("pros", "label", "cons")),
-        [],
-        "reviews.csv: which column is the text? It could be 'pros' (review 0 w",
-    ),
     "two labels": (
         csv_file([(*row, at % 3) for at, row in enumerate(ROWS)], header=("text", "topic", "stars")),
         [],
@@ -88,16 +82,6 @@ WRONG_DATA = {
         "r.jsonl: row 12: has no key 'text'; it has 'review', 'label'",
     ),
     "JSON array": (raw_file(b'[{"text": "a", "label": 1}]', "r.json"), [], "r.json: one array of JSON, expected one"),
-    "missing Parquet column": (
-        parquet_file({"text": TEXTS, "when": pa.array([f"2020-01-{at}" for at in range(60)])}),
-        [],
-        "no column 'label', and none that looks like it (few values that repeat); it has 'text', 'when'",
-    ),
-    "Parquet text of lists": (
-        parquet_file({"text": pa.array([[text] for text, _ in ROWS]), "label": LABELS}),
-        [],
-        "column 'text' holds list<element: string>, not text; join its values into one text, or set source.text_column",
-    ),
     "column twice": (
         csv_file([(*row, 1) for row in ROWS], header=("text", "label", "text")),
         [],
@@ -117,20 +101,7 @@ WRONG_DATA = {
         "reviews.csv: row 9: split 'tst' is not known; known are train, training, validation, valid, val, dev, test; "
         "say in splits.names which split it means",
     ),
-    "one class in a named split": (
-        csv_file(
-            [(*row, "test" if at in (2, 4) else "train") for at, row in enumerate(ROWS)],
-            header=("text", "label", "part"),
-        ),
-        ["--splits.column", "part"],
-        "split test: all 2 rows have the label 'negative'",
-    ),
     "too few rows": (csv_file(ROWS[:2]), [], "split validation: no row is left for it"),
-    "every row neutral": (
-        csv_file([(text, "3") for text, _ in ROWS]),
-        ["--source.neutral", "[3]"],
-        "every row is left out by source.where or source.neutral",
-    ),
     "not UTF-8": (
         raw_file(GOOD_CSV.replace(ROWS[4][0], "café").encode().replace(ROWS[16][0].encode(), b"caf\xe9")),
         [],
@@ -140,31 +111,6 @@ WRONG_DATA = {
         raw_file("text,label\nЭтот фильм прекрасен,1\nЭтот фильм ужасен,0\n".encode("cp1251")),
         [],
         "reviews.csv: its bytes are neither UTF-8 nor Latin-1; set source.encoding, for example cp1250, cp1251",
-    ),
-    "not the encoding that is set": (
-        raw_file(GOOD_CSV.replace(ROWS[4][0], "caf\xff").encode("latin-1")),
-        ["--source.encoding", "utf-16"],
-        "it is not utf-16 (",
-    ),
-    "JSON line not UTF-8": (
-        raw_file(
-            "\n".join([*GOOD_LINES, GOOD_LINES[0].replace("review", "été")])
-            .encode()
-            .replace(ROWS[3][0].encode(), b"caf\xe9"),
-            "r.jsonl",
-        ),
-        [],
-        "r.jsonl: row 4: byte 13 of the line (0xe9) is not UTF-8; set source.encoding",
-    ),
-    "text of only stop words": (
-        csv_file([("the", label) for _, label in ROWS]),
-        ["--text.stop_words", "stop-words"],
-        "row 1",
-    ),
-    "only empty texts": (
-        csv_file([("", label) for _, label in ROWS]),
-        [],
-        "reviews.csv: row 1: no token is left of this text",
     ),
     "empty text refused": (
         csv_file(with_row(9, "", "negative")),
@@ -176,11 +122,6 @@ WRONG_DATA = {
         ["--quality.duplicates", "error"],
         "reviews.csv: row 9: its split holds an equal text before it",
     ),
-    "contradiction refused": (
-        csv_file(with_row(9, ROWS[1][0], "negative")),
-        ["--quality.contradictions", "error"],
-        "reviews.csv: row 2: an equal text has another label (and 1 more)",
-    ),
     "leak refused": (
         csv_file(
             [(ROWS[at % 50][0], ROWS[at % 50][1], "test" if at >= 40 else "train") for at in range(60)],
@@ -190,20 +131,13 @@ WRONG_DATA = {
         "reviews.csv: row 1: another split that the source names holds an equal text (and 9 more)",
     ),
     "no token left": (csv_file(list(ROWS)), ["--vocabulary.min_count", "1000"], "min_count = 1000"),
-    "JSON line that is a list": (raw_file(b'["a", 1]\n', "r.jsonl"), [], "r.jsonl: row 1: a list, expected an object"),
     "text that is a number": (
         lines(with_row(3, 12, "negative")),
         [],
         "reviews.jsonl: row 3: 'text' is 12, expected a text",
     ),
     "not Parquet": (raw_file(b"text,label\n", "reviews.parquet"), [], "reviews.parquet: not a Parquet file"),
-    "Parquet text of numbers": (
-        parquet_file({"text": pa.array([1.5, 2.5]), "label": pa.array([0, 1])}),
-        [],
-        "reviews.parquet: column 'text' holds double, not text",
-    ),
     "damaged gzip": (raw_file(b"\x1f\x8b no", "reviews.csv.gz"), [], "reviews.csv.gz: "),
-    "missing stop list": (csv_file(list(ROWS)), ["--text.stop_words", "absent.txt"], "absent.txt"),
 }
 
 
@@ -223,23 +157,9 @@ WRONG_CONFIGURATION = {
         ["--source.labels", '{"a": [1], "b": ["1.0"]}'],
         "source.labels.b: '1.0' already has a meaning",
     ),
-    "text and label in one column": (["--source.label_column", "text"], "source.label_column: 'text'"),
-    "split column that is the label": (["--splits.column", "label"], "splits.column: 'label'"),
     "encoding that is none": (["--source.encoding", "utf8000"], "source.encoding: 'utf8000' is not known"),
-    "column names that repeat": (["--source.columns", "[text,text]"], "source.columns"),
-    "delimiter that is the quote": (["--source.delimiter", '"'], "must differ"),
     "ladder that descends": (["--shards.widths", "[64,32]"], "shards.widths: [64, 32]"),
-    "ladder that ends elsewhere": (
-        ["--shards.widths", "[32,128]"],
-        "shards.widths: the last is 128, but text.max_tokens is 64",
-    ),
-    "vocabulary without room": (
-        ["--vocabulary.max_size", "2"],
-        "vocabulary.max_size: 2 is out of range",
-    ),
-    "no workers": (["--executor.workers", "0"], "executor.workers: 0"),
     "Dask without a scheduler": (["--executor.kind", "dask"], "executor.scheduler: missing"),
-    "policy that is none": (["--quality.empty", "ignore"], "quality.empty"),
 }
 
 
@@ -251,21 +171,13 @@ def test_wrong_configuration_is_named_and_ends_with_2(case: str, tmp_path: Path,
 
 
 def test_strange_texts_are_kept_and_counted(tmp_path: Path, command: Command) -> None:
-    """Null, empty, only stop words, and one of 10 MB: each becomes a row, and the manifest says so."""
-    rows = list(ROWS)
-    long = "word " * 2_000_000
-    strange = [
-        (None, "negative"),
-        ("", "positive"),
-        ("the of and", "negative"),
-        (long, "positive"),
-        ("\ud800 \x00 fine", "negative"),
-    ]
-    source = tmp_path / "reviews.jsonl"
-    source.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows + strange))
+    """Null, empty, only stop words, and one of a megabyte: each becomes a row, and the manifest says so."""
+    texts = (None, "", "the of and", "word " * 200_000, "\ud800 \x00 fine")
+    source = write_jsonl(tmp_path / "reviews.jsonl", ROWS)
+    with open(source, "a") as file:
+        file.writelines(json.dumps({"text": text, "label": "negative"}) + "\n" for text in texts)
     assert command.build(source, tmp_path / "out", "--text.stop_words", "stop-words") == 0, command.err
     statistics = read_manifest(tmp_path / "out").statistics
     assert (statistics["rows_kept"], statistics["missing_text"], statistics["empty"]) == (65, 1, 3)
-    assert sum(split["empty"] for split in statistics["splits"].values()) == 3
-    assert max(split["length_percentiles"]["100"] for split in statistics["splits"].values()) == 2_000_000
+    assert max(split["length_percentiles"]["100"] for split in statistics["splits"].values()) == 200_000
     assert verify(tmp_path / "out") == []
