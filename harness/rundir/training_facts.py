@@ -118,7 +118,7 @@ def dialect_of(provenance: Mapping[str, Any]) -> Dialect | None:
 
 def checked(dialect: Mapping[str, Any]) -> Dialect:
     """The dialect that a file tells of. Raises ``UserError`` unless it is one of single characters."""
-    known = typed(Dialect, dict(dialect), "the dialect of the corpus", MEND)
+    known: Dialect = typed(Dialect, dict(dialect), "the dialect of the corpus", MEND)
     config = replace(SourceConfig(), **asdict(known))
     return Dialect(config.delimiter or ",", config.quote, config.escape)
 
