@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import padless
+from tests.commands import ROOT
 from tests.exports import TEXTS, export, make_run
-from tests.unit.test_architecture import ROOT
 
 pytestmark = pytest.mark.processes
 THERE = (
