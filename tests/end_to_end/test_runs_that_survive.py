@@ -173,7 +173,7 @@ def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(
 
     rewritten(data, "train", **dict.fromkeys(("ids", "length", "row"), twice), label=lambda labels: 1 - twice(labels))
     rewritten(data, "validation", label=lambda labels: 1 - labels)
-    again = train_to_end(*words, "--allow", "data")
+    again = train_to_end(*words, "--allow", "data,epochs")
     assert again.returncode == 0, again.stderr
     assert [line["step"] for line in read_metrics(run, "train")] == list(range(1, 25))
     best = [line["step"] for line in read_metrics(run, "validation") if line["best"]]
