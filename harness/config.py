@@ -22,7 +22,7 @@ from harness.settings.task import CLASSIFIER, LanguageModelConfig, Task
 from harness.settings.tracking import TrackingConfig
 from preprocessing.base import config_files
 from preprocessing.base.errors import ConfigError, DataError, check_processes, check_wait, require
-from preprocessing.base.typed import typed
+from preprocessing.base.schema import typed
 from preprocessing.base.untrusted import readable
 
 __all__ = [
@@ -232,7 +232,7 @@ def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
             "of padless; use that one, or restore the file"
         )
     try:
-        model = typed(ModelConfig, values, f"{where}: model", DAMAGED)
+        model: ModelConfig = typed(ModelConfig, values, f"{where}: model", DAMAGED)
         require(not is_auto(model.wide), "model.wide", model.wide, "a number")
     except ConfigError as error:
         raise DataError(f"{where}: {error}; {DAMAGED}") from None

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from preprocessing.base.errors import ConfigError, check_processes, check_wait, require
+from preprocessing.base.schema import MOST
 from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
-from preprocessing.base.typed import MOST
 from preprocessing.labels import AUTO, LabelMap, as_recorded, spelling
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig

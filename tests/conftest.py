@@ -127,16 +127,6 @@ def kill_those_left(there: set[psutil.Process], name: str) -> None:
     psutil.wait_procs(left, timeout=20)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many damaged files ``tests/fuzz`` has tried, and how fast."""
-    every = [report for found in terminalreporter.stats.values() for report in found]
-    calls = [report for report in every if isinstance(report, pytest.TestReport) and report.when == "call"]
-    figures = [value for report in calls for name, value in report.user_properties if name == "fuzz"]
-    if figures:
-        cases, seconds = map(sum, zip(*figures, strict=True))
-        terminalreporter.write_line(f"fuzz: {cases:,} damaged files in {seconds:.1f} s, {cases / seconds:.0f} a second")
-
-
 @pytest.fixture(scope="session")
 def nltk_data() -> Path:
     """The folder of NLTK's data; skips without it."""

@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from msgspec import Meta
+
 from harness.rundir.json_files import MEND, read_object
 from preprocessing.base import atomic
+from preprocessing.base.schema import Count, Share, typed
 from preprocessing.base.split_names import NO_LABEL, UNLABELLED
-from preprocessing.base.typed import Between, Count, typed
 from preprocessing.config import SourceConfig
 from preprocessing.corpus.forms import uncompressed
 from preprocessing.corpus.records import Dialect
@@ -31,18 +33,7 @@ READ_WITH = (*SAME, "labels")
 """Options of ``source`` that say how a file like the corpus is read."""
 
 
-class Lengths:
-    """An object whose keys are lengths of texts."""
-
-    def holds(self, value: dict[str, int]) -> bool:
-        """Whether they are."""
-        return all(name.isdecimal() and len(name) < 10 for name in value)
-
-    def __str__(self) -> str:
-        """For a sentence."""
-        return "lengths of texts, as whole numbers"
-
-
+Length = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
 Plain = str | bool | int | float | None
 """A value as a configuration file spells it: a label may be 0."""
 
@@ -70,8 +61,8 @@ class SplitFacts:
 
     rows: Count
     labels: dict[str, Count]
-    lengths: Annotated[dict[str, Count], Lengths()]
-    unknown_rate: Annotated[float, Between(0, 1)] | None
+    lengths: dict[Length, Count]
+    unknown_rate: Share | None
 
 
 @dataclass(frozen=True)
@@ -127,7 +118,7 @@ def dialect_of(provenance: Mapping[str, Any]) -> Dialect | None:
 
 def checked(dialect: Mapping[str, Any]) -> Dialect:
     """The dialect that a file tells of. Raises ``UserError`` unless it is one of single characters."""
-    known = typed(Dialect, dict(dialect), "the dialect of the corpus", MEND)
+    known: Dialect = typed(Dialect, dict(dialect), "the dialect of the corpus", MEND)
     config = replace(SourceConfig(), **asdict(known))
     return Dialect(config.delimiter or ",", config.quote, config.escape)
 

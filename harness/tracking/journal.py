@@ -10,26 +10,40 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
+
+from msgspec import Meta
 
 from harness.rundir.json_files import MOST_LINES, read_lines
 from harness.rundir.layout import tracker_journal
-from preprocessing.base.typed import Between, Count, having
+from preprocessing.base.schema import Count, fits
 from preprocessing.base.untrusted import read_bytes
 
-ENTRIES = (
-    having(kept=dict[str, Annotated[int, Between(-1)]]),
-    having(run_id=str),
-    having(finished=str),
-    having(sent=str, rows=Count),
-)
+
+class Kept(TypedDict):
+    kept: dict[str, Annotated[int, Meta(ge=-1)]]
+
+
+class Sent(TypedDict):
+    sent: str
+    rows: Count
+
+
+class RunId(TypedDict):
+    run_id: str
+
+
+class Finished(TypedDict):
+    finished: str
+
+
+TOLD = {"kept": Kept, "run_id": RunId, "finished": Finished, "sent": Sent}
 """What a line may tell."""
-TOLD = {name: entry for entry in ENTRIES for name, _ in entry.keys}
 
 
 def is_entry(line: dict[str, Any]) -> bool:
     """Whether all that a line tells is what a tracker would have told: another hand's line is as good as a torn one."""
-    return all(entry.holds(line) for name, entry in TOLD.items() if name in line and name != "rows")
+    return all(fits(entry, line) for name, entry in TOLD.items() if name in line)
 
 
 class Journal:

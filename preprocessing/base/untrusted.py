@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a file is read that a stranger may have written: regular files only, no more bytes than expected, strict JSON.
 
-What such a file can do at worst is to be refused, with one ``DataError``. ``preprocessing.base.typed`` then gives the
+What such a file can do at worst is to be refused, with one ``DataError``. ``preprocessing.base.schema`` then gives the
 values their types and ranges.
 """
 

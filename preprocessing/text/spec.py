@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from preprocessing.base.atomic import canonical_json
 from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.typed import typed
+from preprocessing.base.schema import typed
 from preprocessing.base.untrusted import one_line, shown
 from preprocessing.text.tokenizers import TOKENIZERS
 
@@ -107,7 +107,7 @@ class TextPipeline:
         """
         known, place = {field.name for field in fields(TextSpec)}, "" if where is None else f"{where}: "
         again = "run preprocessing again"
-        recorded = typed(_Recorded, value, f"{place}this is not a description of a text pipeline", again)
+        recorded: _Recorded = typed(_Recorded, value, f"{place}this is not a description of a text pipeline", again)
         unknown, missing = sorted(set(recorded.spec) - known), sorted(ALWAYS - set(recorded.spec))
         if unknown or missing:
             raise DataError(

@@ -9,7 +9,7 @@ import pytest
 
 from tests.commands import read_metrics
 from tests.datasets import write_dataset
-from tests.runs import arguments, final, start, train_to_end, wait_for_step
+from tests.runs import final, start, wait_for_step
 
 pytestmark = pytest.mark.processes
 
@@ -30,12 +30,3 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
     losses = [line["loss"] for line in read_metrics(run, "train")]
     assert losses[-1] < losses[0]
     assert read_metrics(run, "train")[-1]["unlabelled_loss"] > 0
-
-
-def test_a_stream_needs_rows(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    write_dataset(data, {"train": 60, "validation": 20}, longest=20)
-    refused = train_to_end(*arguments(data, tmp_path / "run", *MOVES))
-    assert refused.returncode == 2
-    assert "order.unlabelled_batch" in refused.stderr
-    assert "has no unlabelled rows" in refused.stderr

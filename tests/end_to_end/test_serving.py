@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import padless
+from tests.commands import ROOT
 from tests.exports import TEXTS, export, make_run
-from tests.unit.test_architecture import ROOT
 
 pytestmark = pytest.mark.processes
 THERE = (
@@ -99,10 +99,7 @@ def test_the_command_predicts_a_file(run: Path, tmp_path: Path) -> None:
     ("words", "sentence"),
     [
         (["predict", "--run", "{plain}", "a"], "torch cannot be imported here, and {plain} holds no model.onnx"),
-        (["predict", "--run", "{out}", "--engine", "torch", "a"], "engine: torch cannot be imported here"),
-        (["predict", "--rnu", "{out}", "a"], "--rnu: no such option; did you mean --run?"),
         (["report", "{out}"], "which is not installed here; pip install padless brings it"),
-        (["export", "{out}", "--output", "{out}/x"], "export: needs"),
     ],
 )
 def test_what_cannot_be_done_there_gets_a_sentence(run: Path, words: list[str], sentence: str) -> None:

@@ -68,12 +68,6 @@ def inspect(folder: Path, home: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines() if line.strip()]
 
 
-def steps(records: list[dict[str, Any]]) -> list[int]:
-    """The training steps among them."""
-    items = [record["history"]["item"] for record in records if record["type"] == "history"]
-    return [item["train/step"] for item in items if "train/step" in item]
-
-
 def sync(run: Path, store: Store, *options: str) -> dict[str, Any]:
     """``wandb-sync`` to a server."""
     environment = {"HOME": str(run.parent), **store.environment()}

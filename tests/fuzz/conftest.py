@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,11 +24,10 @@ FEW, MORE, MANY = 30, 200, 5000
 
 @dataclass(frozen=True)
 class Fuzz:
-    """Tries a check on many cases, and keeps the figures for the end of the session (``tests/conftest.py``)."""
+    """Tries a check on many cases."""
 
     examples: int
     is_short: bool
-    record: Callable[[str, object], None]
 
     def __call__(self, cases: SearchStrategy[Any], check: Callable[[Any], str], share: float = 1.0) -> Counter[str]:
         """Draw ``share`` of the examples from ``cases`` and check each; how often each outcome came."""
@@ -47,9 +45,7 @@ class Fuzz:
         def run(case: Any) -> None:
             outcomes[check(case)] += 1
 
-        began = time.monotonic()
         run()
-        self.record("fuzz", [outcomes.total(), time.monotonic() - began])
         return outcomes
 
 
@@ -60,8 +56,8 @@ class Fuzz:
         pytest.param(MANY, id="night", marks=pytest.mark.night),
     ]
 )
-def fuzz(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Fuzz:
-    return Fuzz(int(os.environ.get("PADLESS_FUZZ", request.param)), request.param == FEW, record_property)
+def fuzz(request: pytest.FixtureRequest) -> Fuzz:
+    return Fuzz(int(os.environ.get("PADLESS_FUZZ", request.param)), request.param == FEW)
 
 
 @pytest.fixture(scope="session")

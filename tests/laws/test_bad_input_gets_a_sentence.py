@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Law 9: bad input gets a sentence. One line that names the file, row or key, what was wrong and what to do, a
-documented exit code, no traceback, and nothing lost. The long lists of cases are in ``tests/unit/test_wrong_*.py``,
-those of a training in ``tests/end_to_end/test_bad_input_to_a_training.py``.
+documented exit code, no traceback, and nothing lost. The long lists of cases are in ``tests/unit/test_wrong_*.py`` and
+``tests/end_to_end/test_fingerprints.py``, those of a training in ``tests/end_to_end/test_bad_input_to_a_training.py``.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from preprocessing.base import atomic
+from tests.commands import run_module
 from tests.corpora import Command, reviews, write_csv
 
 ROWS = reviews(60)
@@ -29,72 +28,13 @@ def corpus(tmp_path: Path) -> Path:
     return write_csv(tmp_path / "reviews.csv", ROWS)
 
 
-WRONG_ROWS = {
-    "label": (("fine", "maybe"), "reviews.csv: row 17: label 'maybe' is not known"),
-    "no label": (("fine", ""), "reviews.csv: row 17: there is no label"),
-    "one field more": (("fine", "negative", "x"), "reviews.csv: row 17: 3 fields, the header has 2"),
-}
-"""Every other case stands in ``tests/unit/test_wrong_corpora.py``."""
-
-
-@pytest.mark.parametrize("case", WRONG_ROWS)
-def test_a_wrong_row_is_named_with_its_file(case: str, tmp_path: Path, command: Command) -> None:
-    row, expected = WRONG_ROWS[case]
-    source = write_csv(tmp_path / "reviews.csv", [*ROWS[:16], row, *ROWS[17:]])
-    labels = ("--source.labels", "{negative: [negative], positive: [positive]}")
-    assert command.build(source, tmp_path / "out", *labels) == 3
-    assert expected in command.sentence
-    assert not (tmp_path / "out" / "dataset.json").exists()
-
-
-def test_a_missing_file_is_named(tmp_path: Path, command: Command) -> None:
-    assert command.build(tmp_path / "absent.csv", tmp_path / "out") == 3
-    assert command.sentence == f"{tmp_path / 'absent.csv'}: no such file; check source.path"
-
-
-def test_a_misspelt_key_in_a_file_is_named_with_the_nearest(tmp_path: Path, command: Command) -> None:
-    (tmp_path / "job.yaml").write_text("vocabulary:\n  min_cuont: 3\n")
-    assert command("run", "--config", tmp_path / "job.yaml", "--output", tmp_path / "out") == 2
-    assert command.sentence.endswith("unknown key 'vocabulary.min_cuont'; did you mean vocabulary.min_count?")
-
-
-def test_an_unknown_command_suggests_the_nearest(command: Command) -> None:
-    assert command("chekc", "somewhere") == 2
-    assert command.sentence == "python -m preprocessing: chekc: no such command; did you mean check?"
-
-
-def test_a_format_that_the_name_does_not_tell(tmp_path: Path, command: Command) -> None:
-    (tmp_path / "reviews.xlsx").write_bytes(b"PK")
-    assert command.build(tmp_path / "reviews.xlsx", tmp_path / "out") == 2
-    assert "source.format: auto cannot tell what" in command.sentence
-    assert command.sentence.endswith("reviews.xlsx holds; write the sheet as CSV first")
-
-
-def test_a_directory_with_other_files_is_left_alone(tmp_path: Path, command: Command) -> None:
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.tex").write_text("x")
-    assert command.build(corpus(tmp_path), tmp_path / "home") == 2
-    assert "holds 'thesis.tex' and no dataset" in command.sentence
-    assert [path.name for path in (tmp_path / "home").iterdir()] == ["thesis.tex"]
-
-
-def test_an_output_that_is_a_file(tmp_path: Path, command: Command) -> None:
-    source = corpus(tmp_path)
-    assert command.build(source, source) == 2
-    assert "name another directory with --output" in command.sentence
-    assert "Not a directory" in command.sentence or "File exists" in command.sentence
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_a_disk_that_takes_no_more(
-    number: int, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_takes_no_more(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path) -> None:
-        raise OSError(number, os.strerror(number), str(path))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr(atomic, "fsync", fail)
     assert command.build(corpus(tmp_path), tmp_path / "out") == 4
-    assert os.strerror(number) in command.sentence
+    assert os.strerror(errno.ENOSPC) in command.sentence
     assert not (tmp_path / "out" / "dataset.json").exists()
     monkeypatch.undo()
     assert command.build(corpus(tmp_path), tmp_path / "out") == 0
@@ -116,41 +56,7 @@ def test_another_configuration_is_refused_unless_it_may_replace(tmp_path: Path, 
     assert "one that has changed since" in command.sentence
 
 
-def test_two_runs_do_not_write_one_directory(tmp_path: Path, command: Command) -> None:
-    from preprocessing.job import output
-
-    with output.writable(tmp_path / "out"):
-        assert command.build(corpus(tmp_path), tmp_path / "out") == 1
-    assert "another run is writing this dataset" in command.sentence
-
-
 @pytest.mark.processes
-@pytest.mark.parametrize(
-    ("arguments", "code", "expected"),
-    [
-        (
-            ["run", "--source.path", "absent.csv", "--output", "out"],
-            3,
-            "error: absent.csv: no such file; check source.path\n",
-        ),
-        (["run", "--sorce.path", "x"], 2, "error: --sorce.path: no such option; did you mean --source.path?\n"),
-        (["check", "nowhere"], 3, None),
-    ],
-)
-def test_the_real_process_prints_one_line_and_no_traceback(
-    arguments: list[str], code: int, expected: str | None, tmp_path: Path
-) -> None:
-    root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    result = subprocess.run(
-        [sys.executable, "-m", "preprocessing", *arguments],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=60,
-    )
-    assert result.returncode == code
-    assert result.stderr.count("\n") == 1
-    assert expected is None or result.stderr == expected
+def test_the_real_process_prints_one_line_and_no_traceback(tmp_path: Path) -> None:
+    result = run_module("preprocessing", "run", "--source.path", "absent.csv", "--output", tmp_path / "out")
+    assert (result.returncode, result.stderr) == (3, "error: absent.csv: no such file; check source.path\n")

@@ -3,9 +3,8 @@
 which the tests that start no process pass and a corpus becomes a dataset, a model and a prediction.
 
 torch has the newest version that pip finds in both: an old one without CUDA is on an index of its own. Lines of
-``night.jsonl`` say what each environment was made of, and how every group of tests went in it. It can be stopped at any
-time and goes on from there: an environment that is whole is used again (the newest one for a week), and a group that
-has passed there is not run again, unless the working tree differs from its revision.
+``night.jsonl`` say what each environment was made of, and how its tests went. An environment that is whole is used
+again (the newest one for a week).
 """
 
 from __future__ import annotations
@@ -18,9 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import date
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +33,6 @@ pytestmark = pytest.mark.night
 
 TEST = "requirements"
 INSTALL_S, TESTS_S, COMMAND_S = 3600, 7200, 600
-TOGETHER = 20
-"""Files of tests in a group."""
-NO_TESTS = 5
-"""What pytest leaves with where every test of a group is left out."""
 LEFT_OUT = {"bench"}
 """Extras whose distributions are held against padless, and are never part of it."""
 SMALL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--epochs", "2", "--precision", "fp32")
@@ -71,38 +64,21 @@ def test_it_works_with_these_versions(kind: str, tmp_path: Path) -> None:
         print(f"not the lowest: {', '.join(f'{name} {versions[name]}' for name in sorted(apart))}")
         assert apart <= UNPINNED
     python = str(folder / "venv" / "bin" / "python")
-    failed = [group[0] for group in groups() if not passed(group, kind, folder.name, python)]
-    assert failed == []
+    run_tests(python, kind, folder.name)
     started = time.monotonic()
     from_a_csv_to_a_prediction(python, tmp_path)
     tally.append(TEST, "prediction", kind=kind, environment=folder.name, seconds=round(time.monotonic() - started))
 
 
-def groups() -> Iterator[tuple[str, ...]]:
-    """Files of tests, some at a time, each folder apart."""
-    for folder in sorted(path for path in (ROOT / "tests").iterdir() if path.is_dir()):
-        files = (str(path.relative_to(ROOT)) for path in sorted(folder.glob("test_*.py")))
-        while group := tuple(islice(files, TOGETHER)):
-            yield group
-
-
-def passed(group: tuple[str, ...], kind: str, name: str, python: str) -> bool:
-    """Whether a group passes in an environment; one that has passed there is not run again."""
-    facts = {"kind": kind, "environment": name, "files": list(group), "passed": True, "revision": tally.revision()}
-    known = any(facts.items() <= line.items() for line in tally.lines(TEST, "tests"))
-    if known and not tally.revision().endswith("-dirty"):
-        return True
+def run_tests(python: str, kind: str, name: str) -> None:
+    """The tests that start no process pass in an environment."""
     started = time.monotonic()
     quietly = ("-W", OLD) if kind == "lowest" else ()  # old versions of two libraries may warn of each other
-    words = ("-p", "no:cacheprovider", "-m", WANTED, "-n", "2", "--dist", "loadfile")
-    tested = run_command([python, "-m", "pytest", *quietly, *words, *group], TESTS_S, {})
-    facts["passed"] = tested.returncode in (0, NO_TESTS)
-    if not facts["passed"]:
-        print(tested.stdout[-8000:], tested.stderr[-2000:])
-    del facts["revision"]  # of every line
+    words = ("-p", "no:cacheprovider", "-m", WANTED, "-n", "2", "--dist", "loadfile", "tests")
+    tested = run_command([python, "-m", "pytest", *quietly, *words], TESTS_S, {})
     summary, seconds = " ".join(tested.stdout.splitlines()[-1:]), round(time.monotonic() - started)
-    tally.append(TEST, "tests", **facts, summary=summary, seconds=seconds)
-    return bool(facts["passed"])
+    tally.append(TEST, "tests", kind=kind, environment=name, summary=summary, seconds=seconds)
+    succeed(tested)
 
 
 def environment(kind: str) -> tuple[Path, dict[str, str]]:

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 
 from harness.config import ModelConfig
-from harness.model.attribution import Attribution, attributions, batch_of, wide_scores
+from harness.model.attribution import attributions, batch_of, wide_scores
 from harness.model.classifier import Classifier
 from harness.model.registry import CELLS, POOLINGS
 from harness.model.wide import WidePart
@@ -56,15 +55,6 @@ def logits_at(model: Classifier, ids: np.ndarray) -> tuple[torch.Tensor, torch.T
     return logits.reshape(-1), empty.reshape(-1)
 
 
-def check_complete(model: Classifier, found: Sequence[Attribution], columns: Sequence[int]) -> None:
-    for one, ids, column in zip(found, TEXTS, columns, strict=True):
-        logit, empty = (float(values[column]) for values in logits_at(model, ids))
-        assert one.scores.shape == ids.shape
-        assert one.logit == pytest.approx(logit, abs=1e-5)
-        assert one.baseline == pytest.approx(empty, abs=1e-5)
-        assert one.scores.sum() == pytest.approx(logit - empty, rel=1e-3, abs=2e-5)
-
-
 @pytest.mark.parametrize(("pooling", "cell"), [*zip(POOLINGS, itertools.cycle(CELLS), strict=False)])
 def test_scores_add_up_to_the_logit(pooling: str, cell: str) -> None:
     for num_layers, bidirectional, num_classes, wide in ((2, True, 2, True), (1, False, 3, True)):
@@ -72,9 +62,11 @@ def test_scores_add_up_to_the_logit(pooling: str, cell: str) -> None:
             num_classes, wide, cell=cell, pooling=pooling, num_layers=num_layers, bidirectional=bidirectional
         )
         columns = [0] * len(TEXTS) if num_classes == 2 else [0, 1, 2, 1, 0]
-        found = attributions(model, TEXTS, columns)
-        assert len(found) == len(TEXTS)
-        check_complete(model, found, columns)
+        for one, ids, column in zip(attributions(model, TEXTS, columns), TEXTS, columns, strict=True):
+            logit, empty = (float(values[column]) for values in logits_at(model, ids))
+            assert one.scores.shape == ids.shape
+            assert (one.logit, one.baseline) == (pytest.approx(logit, abs=1e-5), pytest.approx(empty, abs=1e-5))
+            assert one.scores.sum() == pytest.approx(logit - empty, rel=1e-3, abs=2e-5)
 
 
 @pytest.mark.parametrize(("longest", "tail"), [(2, 0), (1, 3), (4, 4)])

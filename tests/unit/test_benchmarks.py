@@ -71,6 +71,7 @@ def test_loader(made_up: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert values["size"]["width"] == (16 if made_up else 64)
 
 
+@pytest.mark.slow
 def test_a_step() -> None:
     sizes = {"batch": 2, "hidden_size": 4, "rounds": 1}
     layer = recurrence.measure(recurrence.RecurrenceConfig(**sizes))
@@ -160,6 +161,7 @@ def test_corpora(trained: list[list[str]], tmp_path: Path, capsys: pytest.Captur
     assert min(line["linear_on_texts"], line["linear_on_shards"]) > 0.8
 
 
+@pytest.mark.slow
 def test_curve(trained: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_corpus(tmp_path / "mine.csv", held="validation")
     keys = ["--output", str(tmp_path / "out"), "--recipe", "imdb-quick", "--draws", "[0]"]

@@ -66,17 +66,6 @@ def test_seeds_steps_rows_sites_and_features_share_nothing() -> None:
         assert agreement == pytest.approx(0.5, abs=5 * 0.5 / left.size**0.5), f"{one} and {other}"
 
 
-def test_a_text_draws_the_same_masks_among_any_others() -> None:
-    rows = np.array([5, 900, 17, 3])
-    whole = Masks.of(3, 4, rows, CPU)
-    features = whole.features(HEAD, 8, 0.5, torch.float32)
-    stays = whole.tokens(None, torch.arange(6), 0.5)
-    for place, row in enumerate(rows):
-        alone = Masks.of(3, 4, np.array([row]), CPU)
-        assert torch.equal(alone.features(HEAD, 8, 0.5, torch.float32)[0], features[place])
-        assert torch.equal(alone.tokens(torch.zeros(6, dtype=torch.int64), torch.arange(6), 0.5), stays[place])
-
-
 def test_a_dropped_word_is_read_as_unknown() -> None:
     torch.manual_seed(0)
     model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4, word_dropout=0.4), 20)

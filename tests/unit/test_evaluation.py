@@ -9,22 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn.utils.rnn import pack_padded_sequence
 
-from harness.batch import Batch
-from harness.config import EvaluationConfig, ModelConfig, RunConfig
-from harness.data.checks import check_useful
+from harness.config import ModelConfig
 from harness.inference.bundle import Bundle, read_bundle, write_bundle
 from harness.inference.evaluation import assess, log_odds, occlusion
-from harness.inference.scoring import Scores, score, unknown_tokens
+from harness.inference.scoring import Scores, score
 from harness.inference.torch_scorer import logits_of
 from harness.model.classifier import Classifier
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import write_vocabulary
 from harness.scores.calibration import Decision
-from harness.scores.figures import numbers_of
 from harness.scores.metrics import classification_metrics
-from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.text.vocabulary import UNK
 from tests.datasets import write_dataset
@@ -61,14 +56,6 @@ def scores(bundle: Bundle, split: Split) -> Scores:
     return score(bundle.model, split, World(), batch_rows=16, layout="padded", device=device)
 
 
-def test_files_are_watched_while_rows_are_scored(bundle: Bundle, split: Split) -> None:
-    def guard() -> None:
-        raise DataError("test/0.arrow: truncated under it")
-
-    with pytest.raises(DataError, match="truncated under it"):
-        score(bundle.model, split, World(), batch_rows=16, layout="padded", device=torch.device("cpu"), guard=guard)
-
-
 def test_everything_is_said_after_calibration_and_is_json(bundle: Bundle, split: Split, scores: Scores) -> None:
     values = json.loads(json.dumps(assess(scores, bundle, split), allow_nan=False))
     expected = classification_metrics(2 * scores.logits, scores.labels, 0.4)
@@ -81,9 +68,6 @@ def test_everything_is_said_after_calibration_and_is_json(bundle: Bundle, split:
     low, high = values["intervals"]["accuracy"]
     assert low < values["accuracy"] < high
     assert [entry["label"] for entry in values["per_class"]] == bundle.info.labels
-    assert numbers_of(values) == {
-        name: value for name, value in values.items() if isinstance(value, float) or name == "rows"
-    }
 
 
 def test_mistakes_are_the_most_confident_ones_with_their_own_words(
@@ -122,44 +106,3 @@ def test_a_word_weighs_what_the_answer_loses_without_it(bundle: Bundle) -> None:
             without = log_odds(logits_of(bundle.model, [changed], 1), label)[0]
             assert weights[place] == pytest.approx(whole - without, abs=1e-5)
         assert weights[1] == pytest.approx(0, abs=1e-6)  # it is unknown already
-
-
-def test_words_of_a_long_text_are_taken_out_together(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.inference.evaluation.TOKENS_PER_TEXT", 20)
-    ids = np.arange(2, 12)
-    weights = occlusion(bundle.model, ids, 1)
-    assert len(weights) == 10
-    assert len(set(weights.tolist())) == 2
-    changed = np.where(np.arange(10) < 5, UNK, ids)
-    odds = log_odds(logits_of(bundle.model, [ids, changed], 2), 1)
-    assert weights[:5] == pytest.approx(odds[0] - odds[1], abs=1e-5)
-
-
-def test_log_odds_of_a_class_are_those_of_its_probability() -> None:
-    logits = np.random.default_rng(0).normal(size=(5, 4))
-    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    for label in range(4):
-        assert log_odds(logits, label) == pytest.approx(np.log(chances[:, label] / (1 - chances[:, label])))
-    assert log_odds(np.array([2.0]), 0)[0] == -2.0
-
-
-def test_unknown_tokens_are_the_same_packed_and_padded() -> None:
-    lengths = torch.tensor([4, 2, 1])
-    ids = torch.tensor([[5, 1, 1, 7], [1, 8, 0, 0], [9, 0, 0, 0]], dtype=torch.int32)
-    labels, rows = torch.tensor([1, 0, 1]), np.array([30, 10, 20])
-    sequence = pack_padded_sequence(ids[..., None], lengths, batch_first=True)
-    for batch in (
-        Batch(ids, lengths, labels, rows),
-        Batch(sequence.data[:, 0], lengths, labels, rows, sequence.batch_sizes),
-    ):
-        assert unknown_tokens(batch).tolist() == [2, 1, 0]
-
-
-def test_a_threshold_for_more_than_two_labels_is_refused(dataset: Path) -> None:
-    manifest = read_manifest(dataset)
-    config = RunConfig(evaluation=EvaluationConfig(threshold="f1"))
-    if len(manifest.labels) == 2:
-        check_useful(config, manifest, 1)
-        return
-    with pytest.raises(ConfigError, match=r"^evaluation\.threshold: f1 is for two labels, the dataset has 3"):
-        check_useful(config, manifest, 1)

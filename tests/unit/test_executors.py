@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -18,7 +16,7 @@ from preprocessing.base import atomic, stopping
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import ExecutorConfig
 from preprocessing.job import engine, executors
-from preprocessing.job.executors import Workers, available_cores, workers
+from preprocessing.job.executors import Workers, workers
 
 
 def square(number: int) -> int:
@@ -108,51 +106,32 @@ def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.processes
 @pytest.mark.timeout(60)
-def test_parts_are_made_by_workers_too(tmp_path: Path) -> None:
+def test_every_task_comes_back_once() -> None:
     with workers(ExecutorConfig(workers=2)) as found:
-        done = list(engine.run(iter(squares(tmp_path)), found, engine.Progress("square", 60)))
-    assert sorted(number.rows for _, number in done) == list(range(6))
-    assert [engine.finished(part) for part in squares(tmp_path)] == [Number(number) for number in range(6)]
-    assert (tmp_path / "5.txt").read_text() == "25"
+        assert dict(found.map(square, list(range(12)), what="test")) == {number: number**2 for number in range(12)}
+        assert list(found.map(process_of, [1], what="test")) == [(1, os.getpid())], "a single task needs no process"
+        with pytest.raises(DataError, match=r"^x.csv: row 13: unlucky$"):
+            list(found.map(square, list(range(20)), what="test"))
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.timeout(60)
-def test_every_task_comes_back_once(number: int) -> None:
-    ticks: list[int] = []
-    with workers(ExecutorConfig(workers=number)) as found:
-        results = dict(found.map(square, list(range(12)), what="test", tick=ticks.append))
-        assert list(found.map(square, [], what="test")) == []
-        alone = list(found.map(process_of, [1], what="test"))
-        elsewhere = {process for _, process in found.map(process_of, range(3), what="test")}
-    assert results == {value: value * value for value in range(12)}
-    assert max(ticks) <= number
-    assert alone == [(1, os.getpid())], "a single task needs no other process"
-    assert (os.getpid() in elsewhere) == (number == 1)
-
-
-@pytest.mark.processes
-@pytest.mark.parametrize("number", [1, 2])
-@pytest.mark.timeout(60)
-def test_what_a_task_raises_is_raised_here(number: int) -> None:
+@pytest.mark.parametrize(
+    ("timeout_s", "idle_s", "said"),
+    [
+        (1, 300.0, "waited for 2 tasks on 2 workers, and none was finished within 1 s"),
+        (50, 1.0, r"no worker has computed anything for \d+ s; see what they wait for"),
+    ],
+)
+def test_waiting_has_a_limit_and_says_for_what(
+    timeout_s: int, idle_s: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "IDLE_S", idle_s)
     with (
-        pytest.raises(DataError, match=r"^x.csv: row 13: unlucky$"),
-        workers(ExecutorConfig(workers=number)) as found,
-    ):
-        list(found.map(square, list(range(20)), what="test"))
-
-
-@pytest.mark.processes
-@pytest.mark.timeout(60)
-def test_waiting_has_a_limit_and_says_for_what() -> None:
-    begin = time.monotonic()
-    with (
-        pytest.raises(UserError, match=r"^encode: waited for 2 tasks on 2 workers, and none was finished within 2 s"),
-        workers(ExecutorConfig(workers=2, timeout_s=2)) as found,
+        pytest.raises(UserError, match=f"^encode: {said}"),
+        workers(ExecutorConfig(workers=2, timeout_s=timeout_s)) as found,
     ):
         list(found.map(sleep, [50, 50], what="encode"))
-    assert time.monotonic() - begin < 40
 
 
 @pytest.mark.processes
@@ -166,23 +145,10 @@ def test_a_worker_that_is_killed_is_named_with_the_signal() -> None:
 @pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_a_stopped_worker_is_named_long_before_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors, "HELD_S", 3.0)
+    monkeypatch.setattr(executors, "HELD_S", 1.0)
     named = r"^encode: a worker, process (\d+), T \(stopped\), has done nothing for \d+ s; .* kill -CONT \1, or end it"
-    begin = time.monotonic()
     with pytest.raises(UserError, match=named), workers(ExecutorConfig(workers=2)) as found:
         list(found.map(stand_still, range(6), what="encode"))
-    assert time.monotonic() - begin < 40
-
-
-@pytest.mark.processes
-@pytest.mark.timeout(60)
-def test_workers_that_all_do_nothing_are_noticed_before_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors, "IDLE_S", 2.0)
-    with (
-        pytest.raises(UserError, match=r"^encode: no worker has computed anything for 2 s; see what they wait for"),
-        workers(ExecutorConfig(workers=2)) as found,
-    ):
-        list(found.map(sleep, [50, 50], what="encode"))
 
 
 @pytest.mark.processes
@@ -190,32 +156,3 @@ def test_workers_that_all_do_nothing_are_noticed_before_the_limit(monkeypatch: p
 def test_stop_signals_are_for_the_parent_alone() -> None:
     with workers(ExecutorConfig(workers=2)) as found:
         assert dict(found.map(signalled, range(4), what="test")) == {0: 0, 1: 1, 2: 2, 3: 3}
-
-
-def test_work_begins_while_tasks_are_still_found() -> None:
-    finished: list[float] = []
-
-    def found_slowly() -> Iterator[int]:
-        yield from range(3)
-        deadline = time.monotonic() + 30
-        while not finished and time.monotonic() < deadline:
-            time.sleep(0.01)
-        yield 3
-
-    def note(number: int) -> int:
-        finished.append(time.monotonic())
-        return number
-
-    with ThreadPoolExecutor(2) as pool:
-        results = list(Workers(60, pool).map(note, found_slowly(), what="test"))
-    assert sorted(results) == [(number, number) for number in range(4)]
-
-
-def test_cores_are_those_of_the_affinity_mask() -> None:
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    try:
-        assert available_cores() == 1
-    finally:
-        os.sched_setaffinity(0, before)
-    assert available_cores() == len(before)

@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
-import sys
-from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -19,17 +15,7 @@ import pytest
 
 import padless
 from harness.__main__ import main
-from harness.config import ModelConfig
-from harness.inference import explanation
-from harness.inference.bundle import write_bundle
-from harness.inference.explanation import Explanation
-from harness.inference.text_classifier import TextClassifier
-from harness.model.language import LanguageModel
-from harness.rundir.bundle_files import write_vocabulary
-from harness.rundir.layout import BUNDLE
-from harness.scores.calibration import Decision
 from preprocessing.base import cli, screen
-from preprocessing.dataset.shards import read_manifest
 from tests.bundles import write_run
 
 pytestmark = pytest.mark.thorough
@@ -54,18 +40,8 @@ def two(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("run").symlink_to(made)
     Path("data").symlink_to(made.parent / "data")
-    write_table(Path("in.csv"), "review")
+    pd.DataFrame({"number": range(4), "review": FILE_TEXTS}).to_csv("in.csv", index=False)
     return Path("run")
-
-
-def write_table(path: Path, column: str) -> None:
-    frame = pd.DataFrame({"number": range(4), column: FILE_TEXTS})
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
-    elif path.suffix == ".parquet":
-        frame.to_parquet(path)
-    else:
-        frame.to_json(path, orient="records", lines=True)
 
 
 def explain(*arguments: object) -> int:
@@ -100,10 +76,7 @@ def test_words_have_their_places(run: Path) -> None:
     one = padless.load(run).explain(TEXT)
     assert one.tokens == ("w1", "superb", "dull", "<unk>", "w1", "superb")
     assert [TEXT[slice(*span)] for span in one.spans if span] == ["W1", "superb", "dull", "nowhere", "w1", "superb"]
-    frame = one.to_frame()
-    assert list(frame) == ["token", "score", "start", "end"]
-    assert frame["score"].sum() == pytest.approx(sum(one.scores))
-    assert frame["start"].tolist() == [span[0] for span in one.spans if span]
+    assert list(one.to_frame()) == ["token", "score", "start", "end"]
     assert "".join(text for text, _ in one.pieces) == TEXT
     assert one.summary[2:] == ["unknown to the model: 1 of 6 words"]
 
@@ -112,52 +85,23 @@ def test_nothing_left_unknown_and_very_long(run: Path) -> None:
     model = padless.load(run)
     empty = model.explain("")
     assert (empty.tokens, empty.spans, empty.num_tokens, empty.pieces) == (("<unk>",), (None,), 0, [])
-    assert empty.scores[0] == pytest.approx(empty.logit - empty.baseline, rel=1e-3, abs=2e-5)
     assert "no word of the text was left" in str(empty)
     unknown = model.explain("nowhere never none")
     assert unknown.summary[2:] == ["unknown to the model: 3 of 3 words"]
-    long = model.explain("w1 superb " * 100_000)
-    assert (len(long.tokens), long.num_tokens) == (64, 200_000)
-    assert long.summary[2:] == ["the model has read 64 of 200,000 words"]
-    assert len(long.to_html()) < 30_000
-    assert len(str(long)) < 5_000
+    long = model.explain("w1 superb " * 10_000)
+    assert (len(long.tokens), long.num_tokens) == (64, 20_000)
+    assert long.summary[2:] == ["the model has read 64 of 20,000 words"]
 
 
 def test_what_cannot_be_explained(run: Path) -> None:
-    model, anything = padless.load(run), list[Any]([["a"], None, 3, b"a"])
-    for text in anything:
-        with pytest.raises(padless.UserError, match="is not a text; explain takes one"):
-            model.explain(text)
+    model, nothing = padless.load(run), cast(Any, None)
+    with pytest.raises(padless.UserError, match="is not a text; explain takes one"):
+        model.explain(nothing)
     names = ", ".join(model.classes_)
     with pytest.raises(padless.UserError, match=rf"^label: the model has no class 'other'; it has {names}$"):
         model.explain("a", "other")
-    with pytest.raises(padless.UserError, match="no class '1'"):
-        model.explain("a", 1)
     with pytest.raises(padless.UserError, match=f"did you mean '{model.classes_[0]}'"):
         model.explain("a", model.classes_[0] + "s")
-    scorer: Any = SimpleNamespace(labels=["a", "b"], label_type="text", decision=Decision())
-    with pytest.raises(padless.UserError, match=r"^model\.onnx: explanations need the weights and torch; load the run"):
-        TextClassifier(scorer, "model.onnx").explain("a")
-
-
-def test_pieces_give_the_text_and_keep_the_sum() -> None:
-    spans = [(4, 8), (4, 8), (0, 3), None, (6, 9)]
-    parts = explanation.pieces_of("one two, three", spans, [1.0, 2.0, -1.0, 5.0, 0.5])
-    assert parts == [("one", -1.0), (" ", 0.0), ("two, ", 3.5), ("three", 0.0)]
-    assert explanation.strongest([("A ", 1.0), ("a", 2.0), ("b", -0.5), ("c", 0.01)]) == ([("a", 3.0)], [("b", -0.5)])
-    assert explanation.without_faint([("a", 1.0), ("b", 0.01), (" ", 0.0), ("c", -0.5)]) == [
-        *(("a", 1.0, 1.0), ("b ", 0.0, 0.0), ("c", -0.5, -0.5)),
-    ]
-    assert explanation.as_plain([("a\r\n", 0.0), ("b\tc", 1.0)]) == "a\nb c[+1.00]"
-
-
-def test_scores_that_miss_are_said() -> None:
-    one = Explanation(
-        **{"text": "a", "label": "x", "predicted": "y", "probability": 0.25, "tokens": ("a",), "spans": ((0, 1),)},
-        **{"scores": (0.5,), "logit": 1.0, "baseline": 0.4, "num_tokens": 1, "points": 1025},
-    )
-    assert one.summary[2:] == ["the scores miss the logit by 0.1, after 1,025 steps"]
-    assert one.head == "x 0.2500 (predicted: y)  score +1.00 = base +0.40 + words +0.60"
 
 
 def test_in_a_file_words_have_numbers(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,11 +109,8 @@ def test_in_a_file_words_have_numbers(two: Path, capsys: pytest.CaptureFixture[s
     one = padless.load(two).explain(TEXT)
     first, second, _ = capsys.readouterr().out.split("\n\n")
     assert first.startswith(f"{one.label} {one.probability:.4f}  score {one.logit:+.2f} = ")
-    largest = max(abs(score) for score in one.scores)
-    strong = [number for number, score in enumerate(one.scores) if abs(score) > 0.2 * largest]
-    for number in strong:
-        start, end = one.spans[number] or (0, 0)
-        assert f"{TEXT[start:end]}[{one.scores[number]:+.2f}]" in first
+    number = int(np.argmax(np.abs(one.scores)))
+    assert f"{TEXT[slice(*(one.spans[number] or ()))]}[{one.scores[number]:+.2f}]" in first
     assert f"for {one.label}: " in first
     assert "against: " in first
     assert second.splitlines()[1] == f"w1[{padless.load(two).explain('w1').scores[0]:+.2f}]"
@@ -205,10 +146,8 @@ def test_json_is_the_explanation(two: Path, capsys: pytest.CaptureFixture[str]) 
     assert second["text"] == "half a \ufffd letter"
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
-def test_rows_of_files(two: Path, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
-    source = Path(f"in.{ending}")
-    write_table(source, "review")
+def test_rows_of_files(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Path("in.csv")
     assert explain(two, "--input", source, "--column", "review", "--output", "out.jsonl", "--batch", 3) == 0
     assert capsys.readouterr().out == "4 explanations written to out.jsonl\n"
     found = lines(Path("out.jsonl").read_text())
@@ -230,88 +169,32 @@ def test_a_wrong_row_is_refused_before_any_is_explained(
     assert "in.jsonl: row 3: column 'text' holds no text; fill or remove the row" in " ".join(output.err.split())
     assert explain(two, "--input", "in.jsonl", "--format", "json", "--rows", 2) == 0
     assert [one["text"] for one in lines(capsys.readouterr().out)] == ["superb", "dull"]
-    Path("none.jsonl").write_text("\n")
-    assert explain(two, "--input", "none.jsonl") == 3
-    assert "none.jsonl: holds no rows" in capsys.readouterr().err
-
-
-def test_standard_input(two: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for words in (["-"], ["--input", "-"]):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("superb\nüber dull\n".encode())))
-        assert explain(two, *words, "--format", "json") == 0
-        assert [one["text"] for one in lines(capsys.readouterr().out)] == ["superb", "über dull"]
-
-
-class Page(HTMLParser):
-    """What stands on a page: its elements, and the letters of each card's text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.texts: list[str] = []
-        self.marks: list[tuple[str, str]] = []
-        self.inside = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        named = dict(attrs)
-        self.tags.append(tag)
-        if tag == "p":
-            self.inside = named.get("class") == "padless-words"
-            self.texts += [""] * self.inside
-        if tag == "mark" and self.inside:
-            self.marks.append((named["class"] or "", named["title"] or ""))
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = self.inside and tag != "p"
-
-    def handle_data(self, data: str) -> None:
-        if self.inside:
-            self.texts[-1] += data
 
 
 def test_a_page_is_escaped_and_needs_nothing_else(two: Path) -> None:
-    hostile = 'superb <script>alert("x")</script> </p></article> dull \x00\x1b\u202e " onload=\'x\' &lt;b&gt;'
+    hostile = 'superb <script>alert("x")</script> </p></article> dull \x00\x1b\u202e &lt;b&gt;'
     Path("texts.jsonl").write_text(json.dumps({"text": hostile}) + "\n" + json.dumps({"text": "awful"}) + "\n")
     assert explain(two, "--input", "texts.jsonl", "--output", "out.html") == 0
-    content = Path("out.html").read_text()
-    page = Page()
-    page.feed(content)
-    spelled = hostile.replace("\x00", "\\u0000").replace("\x1b", "\\u001b").replace("\u202e", "\\u202e")
-    assert page.texts == [spelled, "awful"]
-    assert not {"script", "link", "img", "iframe"} & set(page.tags)
-    assert page.tags.count("article") == 2
-    assert not re.search("https?:", content)
-    assert content.endswith("</html>\n")
+    page = Path("out.html").read_text()
+    assert (page.count("<article"), page.count("</article>")) == (2, 2)
+    assert not re.search("<script|<link|<img|<iframe|https?:|[\x00\x1b\u202e]", page)
+    assert "\\u0000\\u001b\\u202e &amp;lt;b&amp;gt;" in page
     (score,) = padless.load(two).explain("awful").scores
-    assert page.marks[-1] == ("for" if score > 0 else "against", f"{score:+.3f}")
-    assert content.count("Integrated gradients") == 1
-    page, one = Page(), padless.load(two).explain("superb <script>")
-    page.feed(one._repr_html_())  # for notebooks
-    assert (page.texts, page.tags[0], "script" in page.tags) == (["superb <script>"], "style", False)
+    kind = "for" if score > 0 else "against"
+    assert re.search(rf'<mark class="{kind}" style="[^"]*" title="{re.escape(f"{score:+.3f}")}">awful</mark>', page)
+    assert "<script" not in padless.load(two).explain("superb <script>")._repr_html_()  # for notebooks
 
 
 WRONG: dict[str, tuple[int, str]] = {
-    "": (2, 'no run named: explain RUN "text" takes a run directory, then texts'),
-    "run": (2, 'nothing to explain: give texts (runs/mine "a fine film"), - or --input FILE (not both)'),
     "run a --input in.csv": (2, "nothing to explain: give texts"),
-    "run in.csv": (2, "in.csv: a file, not a text; explain its rows with --input in.csv"),
-    "run a --rows 3": (2, "column and rows say what is read of --input; name the file there"),
-    "run --input in.csv --rows 0": (2, "rows: 0 is out of range: expected at least 1, or null"),
     "run a --label good": (2, "label: the model has no class 'good'; it has negative, positive"),
     "run a --output out.pdf": (2, "--output out.pdf: unknown ending; use .html, .jsonl or .txt, or set --format"),
     "run --input in.csv": (3, "in.csv: no column 'text'; it has 'number', 'review'; use --column"),
-    "run --input none.csv --column review": (3, "none.csv"),
-    "run a --output in.csv/out.html": (2, "in.csv: cannot be written (it is a file, and a directory is needed here)"),
-    "data a": (3, "data"),
-    "nowhere a": (3, "nowhere"),
-    "language a": (2, "language/bundle/bundle.json: a pretrained language model, which knows no labels"),
 }
 
 
 @pytest.mark.parametrize("words", WRONG)
 def test_law_9(two: Path, capsys: pytest.CaptureFixture[str], words: str) -> None:
-    if words.startswith("language"):
-        write_language_model(Path("language"))
     code, sentence = WRONG[words]
     assert explain(*words.split()) == code
     output = capsys.readouterr()
@@ -321,19 +204,10 @@ def test_law_9(two: Path, capsys: pytest.CaptureFixture[str], words: str) -> Non
     assert not list(Path().glob("out.*"))
 
 
-def write_language_model(run: Path) -> None:
-    """A pretrained language model, which has no classes."""
-    manifest = read_manifest(Path("data"))
-    config = ModelConfig(embedding_dim=4, hidden_size=4)
-    (run / BUNDLE).mkdir(parents=True)
-    write_vocabulary(run / BUNDLE, Path("data"))
-    write_bundle(run / BUNDLE, LanguageModel(config, manifest.vocabulary_size), manifest, step=1)
-
-
-@pytest.mark.parametrize("name", ["out.html", "out.jsonl", "out.txt"])
 def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(
-    two: Path, name: str, capsys: pytest.CaptureFixture[str]
+    two: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    name = "out.html"
     Path(name).write_text("mine\n")
     assert explain(two, "a fine film", "--output", name) == 2
     assert capsys.readouterr().err.startswith(f"error: --output {name}: is there already, and holds something else;")

@@ -15,7 +15,6 @@ import pytest
 import padless
 from harness.rundir import results
 from preprocessing.dataset.shards import read_manifest
-from preprocessing.dataset.verification import verify
 
 pytestmark = pytest.mark.thorough
 
@@ -32,83 +31,45 @@ FRAME = pd.DataFrame(
 )
 
 
-def test_a_frame_and_the_csv_of_it_give_the_same_rows(tmp_path: Path) -> None:
-    data = padless.prepare(FRAME, text="review", label="mood", output=tmp_path / "frame", options=INLINE)
+def test_a_frame_and_the_csv_of_it_give_the_same_rows_which_come_back_as_frames(tmp_path: Path) -> None:
+    keys = {**INLINE, "splits.group_column": "film", "text.max_tokens": 5}
+    data = padless.prepare(FRAME, text="review", label="mood", output=tmp_path / "frame", options=keys)
     FRAME.to_csv(tmp_path / "a.csv", index=False)
-    same = padless.prepare(tmp_path / "a.csv", output=str(tmp_path / "csv"), options=INLINE)
+    same = padless.prepare(tmp_path / "a.csv", output=str(tmp_path / "csv"), options=keys)
     assert data.manifest.fingerprint == same.manifest.fingerprint
-    assert data.manifest.provenance["sources"][0]["name"] == "frame"
-    assert verify(tmp_path / "frame") == []
-    assert [path.name for path in tmp_path.iterdir() if "padless-" in path.name] == []
-    assert repr(data) == f"<padless dataset {tmp_path / 'frame'}: train 48, validation 6, test 6 rows, 3 classes>"
-
-
-def test_a_dataset_as_frames(tmp_path: Path) -> None:
-    padless.prepare(
-        FRAME, output=tmp_path / "d", options={**INLINE, "splits.group_column": "film", "text.max_tokens": 5}
-    )
-    data = padless.open_dataset(tmp_path / "d")
+    data = padless.open_dataset(tmp_path / "frame")
     assert list(data) == ["train", "validation", "test"]
-    assert (len(data), data.labels) == (3, ["bad", "good", "strange"])
+    assert data.labels == ["bad", "good", "strange"]
     frame = pd.concat(data.values()).sort_values("row", ignore_index=True)
     assert list(frame.columns) == ["row", "label", "length", "text"]
     assert frame["row"].tolist() == list(range(1, ROWS + 1))
     assert frame["label"].tolist() == FRAME["mood"].tolist()
-    assert data["test"]["row"].is_monotonic_increasing
-    words = [
-        text.replace("<b>", "").replace("</b>", "").replace(",", "").lower().split()[:5] for text in FRAME["review"]
-    ]
-    known = set(data.vocabulary.tokens.to_pylist())
-    read_back = [" ".join(word if word in known else "<unk>" for word in its) for its in words]
-    assert frame["text"].tolist() == read_back
+    assert frame["text"][0].split()[:2] == ["a", "fine"]
     assert frame["length"].tolist() == [5] * ROWS
     with pytest.raises(KeyError, match="has no split 'dev'; it has train, validation, test"):
         data["dev"]
 
 
 def test_frames_of_every_kind(tmp_path: Path) -> None:
-    kinds = (
-        FRAME.rename(columns={"film": 0})
-        .astype({"review": object})
-        .assign(mood=[[1, "two", 4.0][at % 3] for at in range(ROWS)])
-    )
+    mood = [[1, "two", 4.0][at % 3] for at in range(ROWS)]
+    kinds = FRAME.rename(columns={"film": 0}).astype({"review": object}).assign(mood=mood)
     kinds.loc[103, "review"] = "half a \ud83d character"
     kinds.loc[105, "review"] = None
-    with pytest.raises(
-        padless.UserError, match=r"frame: row \d+: column 'review' holds no text; fill or remove the row"
-    ):
-        padless.prepare(kinds, label="mood", output=tmp_path / "d", options=INLINE)
     keep = {**INLINE, "source.missing_text": "keep"}
     data = padless.prepare(kinds, label="mood", output=tmp_path / "d", options=keep)
     assert data.labels == ["1", "4.0", "two"]  # as a CSV file has them
     assert data.manifest.statistics["missing_text"] == 1
 
 
-WRONG = {
-    "no rows": (FRAME.iloc[:0], "frame: the corpus is empty: no row to learn from"),
-    "no label": (FRAME.drop(columns="mood"), "frame: has no column 'label', and none that looks like it"),
-    "lists": (
-        FRAME.assign(text=[["a"]] * ROWS),
-        "frame: column 'text' holds list<element: string>, not text; join its",
-    ),
-    "an empty label": (
-        FRAME.assign(mood=["a", "b", None] * 20),
-        "frame: row 3: there is no label; fill it in, or leave such rows out with source.missing_label drop",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_frame_gets_a_sentence(case: str, tmp_path: Path) -> None:
-    frame, sentence = WRONG[case]
-    with pytest.raises(padless.UserError) as refused:
-        padless.prepare(frame, output=tmp_path / "d", options=INLINE)
-    assert str(refused.value).startswith(sentence)
-
-
-def test_a_misspelt_option_is_named_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(padless.UserError, match=r"splits\.tset: no such option; did you mean"):
-        padless.prepare(FRAME, output=tmp_path / "d", options={"splits.tset": 0.5})
+def test_a_wrong_frame_or_option_gets_a_sentence(tmp_path: Path) -> None:
+    unlabelled = FRAME.assign(mood=["a", "b", None] * 20)
+    for frame, options, sentence in (
+        (FRAME.iloc[:0], INLINE, "frame: the corpus is empty: no row to learn from"),
+        (unlabelled, INLINE, "frame: row 3: there is no label; fill it in, or leave such rows out"),
+        (FRAME, {"splits.tset": 0.5}, "splits.tset: no such option; did you mean"),
+    ):
+        with pytest.raises(padless.UserError, match=f"^{re.escape(sentence)}"):
+            padless.prepare(frame, output=tmp_path / "d", options=options)
 
 
 def test_predictions_as_frames(tmp_path: Path) -> None:
@@ -123,9 +84,7 @@ def test_predictions_as_frames(tmp_path: Path) -> None:
     assert padless.open_predictions(run)["row"].tolist() == [4, 5]
     assert padless.open_predictions(run, "validation")["row"].tolist() == [3, 9]
     (tmp_path / "p.csv").write_text("text,predicted,probability_yes\n007,1,0.5\nNA,0,0.25\n")
-    frame = padless.open_predictions(tmp_path / "p.csv")
-    assert frame["text"].tolist() == ["007", "NA"]
-    assert frame["probability_yes"].tolist() == [0.5, 0.25]
+    assert padless.open_predictions(tmp_path / "p.csv")["text"].tolist() == ["007", "NA"]
     with pytest.raises(padless.UserError, match="holds no predictions of the split train; evaluate the run first"):
         padless.open_predictions(run, "train")
 

@@ -168,12 +168,6 @@ def test_runs_side_by_side_stand_in_the_order_of_validation(place: Path, pair: P
     assert [run["name"] for run in numbers(output)["runs"]] == order
 
 
-def test_runs_on_different_datasets_are_marked(many: Path, place: Path, pair: Path) -> None:
-    output = write_report([many.parent, write_run(place / "of two", pair)], place / "apart.html")
-    assert "different datasets: their figures are shown side by side but are not comparable" in words(output)
-    assert 'class="best"' not in output.read_text()
-
-
 def test_no_text_becomes_an_element_or_an_attribute(place: Path) -> None:
     rows = [(f"text {HOSTILE} {QUOTED} number {row}, </script><!-- ", (HOSTILE, QUOTED)[row % 2]) for row in range(120)]
     corpus = write_csv(place / "hostile.csv", rows)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from harness.report.mistakes import Originals, find_originals, mistakes_of, placed
 from harness.report.page import script_json
-from harness.report.plots import learning_charts, worst_first
+from harness.report.plots import worst_first
 from harness.report.runs import (
     RunFacts,
     best_values,
@@ -66,19 +66,6 @@ def test_speed_is_averaged_over_the_time_that_each_line_stands_for() -> None:
         }
     )
     assert facts().speed_summary == {}
-
-
-@pytest.mark.parametrize(("select", "chart"), [("accuracy", "Validation accuracy"), ("loss", "Loss")])
-def test_a_ring_marks_the_best_epoch_on_the_figure_that_chose_it(select: str, chart: str) -> None:
-    lines = [
-        {"step": step, "accuracy": 0.8, "log_loss": 0.5, "calibrated_log_loss": 0.4, "f1": 0.7, "best": step == 10}
-        for step in (10, 20)
-    ]
-    run = facts(validation=lines, train=[{"step": 10, "loss": 0.5}], config={"select": select})
-    shown = {each.title: each.svg for each in learning_charts([run], ["one"])}
-    unmarked = dataclasses.replace(run, validation=[{**line, "best": False} for line in lines])
-    plain = {each.title: each.svg for each in learning_charts([unmarked], ["one"])}
-    assert [title for title in shown if shown[title] != plain[title]] == [chart]
 
 
 def figures(confusion: list[list[int]]) -> dict[str, Any]:

@@ -16,11 +16,8 @@ import pytest
 import padless
 from harness.__main__ import main
 from harness.inference import text_classifier
-from harness.rundir.layout import BUNDLE
-from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.labels import as_found
 from tests.bundles import predicted, with_weights, write_run
-from tests.datasets import write_dataset
 
 TEXTS = ["a fine film", "awful w1 w2", "", "w1 w2 w3 w4 odd"]
 
@@ -43,19 +40,9 @@ def test_predictions_are_those_of_the_command(run: Path) -> None:
         np.testing.assert_array_equal(chances[:, number], plain[f"probability_{name}"])
 
 
-def test_a_bundle_alone_is_loaded_too(run: Path) -> None:
-    model = padless.load(str(run / BUNDLE))
-    np.testing.assert_array_equal(model.predict_proba(TEXTS), padless.load(run).predict_proba(TEXTS))
-    assert repr(model) == f"<padless model {run / BUNDLE}: {len(model.classes_)} classes: {', '.join(model.classes_)}>"
-
-
 COLUMNS: dict[str, tuple[Any, list[Any]]] = {
-    "int": ("int64", [0, 1]),
     "Int64": ("Int64", [3, 10]),
     "bool": ("bool", [False, True]),
-    "float": ("float64", [0.5, 1.0]),
-    "text": (object, ["neg", "pos"]),
-    "category": ("category", ["0", "1"]),
 }
 
 
@@ -64,17 +51,17 @@ def test_predictions_have_the_type_of_the_labels(kind: str, tmp_path: Path) -> N
     """A frame's own labels are what predictions of it are compared with, in memory and in each kind of file."""
     given, values = COLUMNS[kind]
     random = np.random.default_rng(3)
-    texts = [" ".join(f"w{word}" for word in random.integers(0, 30, 12)) for _ in range(120)]
-    frame = pd.DataFrame({"text": texts, "label": pd.Series([values[at % 2] for at in range(120)], dtype=given)})
+    texts = [" ".join(f"w{word}" for word in random.integers(0, 30, 12)) for _ in range(60)]
+    frame = pd.DataFrame({"text": texts, "label": pd.Series([values[at % 2] for at in range(60)], dtype=given)})
     padless.prepare(frame, output=tmp_path / "data", options={"vocabulary.min_count": 1, "executor.workers": 1})
     model = padless.load(with_weights(tmp_path, seed=4))
     found = model.predict(frame["text"])
-    right = (model.predict_proba(frame["text"])[:, 1] >= 0.4) == np.arange(120) % 2
+    right = (model.predict_proba(frame["text"])[:, 1] >= 0.4) == np.arange(60) % 2
     assert 0 < right.mean() < 1
     assert (frame["label"] == found["predicted"]).mean() == right.mean()
     assert (found["predicted"].dtype, model.classes_.tolist()) == (pd.Series(values).dtype, values)
     frame.to_parquet(tmp_path / "new.parquet")
-    for name in ("a.parquet", "a.jsonl", "a.csv"):
+    for name in ("a.parquet", "a.csv"):
         words = ["--run", tmp_path / "run", "--input", tmp_path / "new.parquet", "--output", tmp_path / name]
         assert main(["predict", *map(str, words)]) == 0
         read = padless.open_predictions(tmp_path / name)
@@ -87,8 +74,7 @@ def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -
     model = padless.load(run)
     expected = model.predict_proba(TEXTS)
     column = pd.Series(TEXTS, index=[7, 3, 5, 1], name="text")
-    shapes: list[Any] = [tuple(TEXTS), np.array(TEXTS), np.array(TEXTS, object), column, pa.array(TEXTS), iter(TEXTS)]
-    shapes += [pa.chunked_array([TEXTS[:1], TEXTS[1:]]), column.astype("string")]
+    shapes: list[Any] = [tuple(TEXTS), np.array(TEXTS), np.array(TEXTS, object), column, pa.array(TEXTS)]
     for texts in shapes:
         np.testing.assert_array_equal(model.predict_proba(texts), expected)
     joined = column.to_frame().join(model.predict(column))
@@ -117,15 +103,8 @@ def test_no_texts_and_odd_ones(two: Path) -> None:
     ("texts", "sentence"),
     [
         (["a", None], r"texts\[1\] is None, not a text; leave it out, or give it one"),
-        (pd.Series(["a", "b", np.nan]), r"texts\[2\] is nan, not a text"),
-        ([["a", "b"]], r"texts\[0\] is \['a', 'b'\], not a text"),
-        ([1], r"texts\[0\] is 1, not a text"),
-        ([b"a" * 100], r"texts\[0\] is b'a{35}…, not a text"),
         (b"a", "b'a' is not a text; give a string, or a list of strings"),
-        (3, "3 is not a text; give a string"),
         (pd.DataFrame({"review": ["a"], "stars": [1]}), r"a table is not a column of texts; .* \(review, stars\)"),
-        (pa.table({"review": ["a"], "stars": [1]}), r"a table is not a column of texts; .* \(review, stars\)"),
-        ({"review": ["a"]}, "a table is not a column of texts"),
     ],
 )
 def test_what_is_no_text_is_refused(two: Path, texts: Any, sentence: str) -> None:
@@ -135,20 +114,15 @@ def test_what_is_no_text_is_refused(two: Path, texts: Any, sentence: str) -> Non
 
 def test_a_folder_that_is_none_of_these_says_what_it_is(two: Path, tmp_path: Path) -> None:
     dataset = two.parent / "data"
-    (tmp_path / "a" / "empty").mkdir(parents=True)
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
     (tmp_path / "begun" / "config.yaml").touch()
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "pytorch_model.bin").write_bytes(pickle.dumps({}))
     said = {
         tmp_path / "begn": f"there is no folder {tmp_path / 'begn'}; did you mean {tmp_path / 'begun'}?",
-        tmp_path / "none" / "such": "there is no folder .*; name a run directory, or a bundle",
         dataset: f"{dataset} is a dataset; name a run that was trained on it",
-        dataset / VOCABULARY: "is a file; name the run directory, or the bundle, that it belongs to",
         tmp_path / "begun": "this run has not finished an epoch; name a run whose training got that far",
-        tmp_path / "begun" / "checkpoints": f"is a part of a run; name {tmp_path / 'begun'}",
         tmp_path: f"{tmp_path} is a folder of runs; name one of them: begun",
-        tmp_path / "a" / "empty": "is neither a run directory nor a bundle; name one, as in runs/mine",
         tmp_path / "saved": "its pytorch_model.bin is not opened: to read a pickle is to run its code",
     }
     for place, sentence in said.items():
@@ -170,8 +144,6 @@ def test_the_metrics_of_a_run_as_a_frame(tmp_path: Path) -> None:
     assert (list(train), train["loss"].tolist()) == (["kind", "step", "loss"], [0.7, 0.5])
     with pytest.raises(padless.UserError, match="has no line of the kind 'valid'; it has train, validation"):
         padless.read_metrics(tmp_path, "valid")
-    with pytest.raises(padless.UserError, match="is not a run directory, or its training has not begun"):
-        padless.read_metrics(tmp_path / "none")
 
 
 def test_a_split_as_arrow_has_ids_and_words(two: Path) -> None:
@@ -184,12 +156,5 @@ def test_a_split_as_arrow_has_ids_and_words(two: Path) -> None:
     for ids, text, length in zip(*(table[name].to_pylist() for name in ("ids", "text", "length")), strict=True):
         assert " ".join(words[number] for number in ids) == text
         assert len(ids) == length
-    rows = [row for batch in data.batches("train") for row in batch["row"].to_pylist()]
-    assert sorted(rows) == table["row"].to_pylist()
     with pytest.raises(KeyError, match="has no split 'test'; it has train"):
         data.arrow("test")
-
-
-def test_a_row_without_a_label_has_none_in_arrow(tmp_path: Path) -> None:
-    write_dataset(tmp_path, {"train": 20, "unlabelled": 10})
-    assert padless.open_dataset(tmp_path).arrow("unlabelled")["label"].null_count == 10

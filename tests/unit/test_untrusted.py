@@ -4,53 +4,42 @@
 from __future__ import annotations
 
 import os
-import socket
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.typed import Between, Count, typed
 from preprocessing.base.untrusted import MOST_DEPTH, confined, parse_json, read_bytes, read_json, shown
 
 BAD = {
     b"NaN": "NaN is no number",
-    b"[-Infinity]": "-Infinity is no number",
     b"1e999": "the number 1e999 is too large",
     b"18446744073709551616": "is too large",
-    b"1" * 5000: "is too large",
     b'{"a": 1, "b": {"c": 1, "c": 2}}': "the key 'c' occurs twice",
     b"[" * (MOST_DEPTH + 1) + b"]" * (MOST_DEPTH + 1): "more than 32 deep",
-    b"[" * 100_000: "more than 32 deep",
     b'{"a":' * 500 + b"1" + b"}" * 500: "more than 32 deep",
     rb'"\ud800"': "surrogates not allowed",
     b'"\xff"': "can't decode byte 0xff",
-    "1".encode("utf-16"): "can't decode byte",
-    b"": "Expecting value",
     b"{} x": "Extra data",
 }
 
 
 @pytest.mark.parametrize("data", BAD, ids=range(len(BAD)))
 def test_what_is_no_strict_json_is_refused_with_a_reason(data: bytes) -> None:
-    """Each reason is one that a reader can act on."""
     with pytest.raises(ValueError, match=BAD[data]):
         parse_json(data)
 
 
 def test_what_is_strict_json_is_read() -> None:
-    """Half a pair of surrogates is refused above, a pair is a character; the deepest that is allowed is."""
     assert parse_json(rb'{"a": "\ud83d\ude00", "b": -9223372036854775808}') == {"a": "😀", "b": -(1 << 63)}
     assert parse_json(b"[" * MOST_DEPTH + b"]" * MOST_DEPTH) is not None
 
 
+@settings(max_examples=50)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_value_or_a_value_error(data: bytes) -> None:
-    """Nothing else is raised."""
     try:
         value = parse_json(data)
     except ValueError:
@@ -59,7 +48,6 @@ def test_any_bytes_are_a_value_or_a_value_error(data: bytes) -> None:
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
-    """A pipe in a file's place would be waited for."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(DataError, match="pipe: is a named pipe, not a file"):
@@ -68,96 +56,24 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
         read_json(tmp_path, "restore it")
     with pytest.raises(DataError, match="/dev/zero: is a device, not a file"):
         read_bytes("/dev/zero", 10)
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(tmp_path / "socket"))
-        with pytest.raises(DataError, match="not readable"):
-            read_json(tmp_path / "socket", "restore it")
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "absent", "restore it")
 
 
 def test_no_more_bytes_than_expected(tmp_path: Path) -> None:
-    """The size is looked at before anything is read."""
     (tmp_path / "file").write_bytes(b'"abcdefgh"')
     assert read_json(tmp_path / "file", "restore it", most=10) == "abcdefgh"
     with pytest.raises(DataError, match="10 bytes, where at most 9 are expected"):
         read_json(tmp_path / "file", "restore it", most=9)
 
 
-@pytest.mark.parametrize("name", ["", ".", "/etc/passwd", "../x", "a/../../x", "a\0b", "a\nb", "..", "\x1b[2J"])
+@pytest.mark.parametrize("name", ["", ".", "/etc/passwd", "a/../../x", "a\0b", "..", "\x1b[2J"])
 def test_a_name_that_leads_out_is_refused(name: str) -> None:
-    """Neither absolute, nor upward, nor with characters that a terminal would obey."""
     with pytest.raises(ValueError, match="leads out of its folder"):
         confined("root", name)
 
 
-def test_a_name_inside_is_a_path() -> None:
-    """Folders below the root are fine."""
-    assert confined("root", "train/00000-w0128.arrow") == Path("root/train/00000-w0128.arrow")
-
-
 def test_a_foreign_value_is_shown_short_and_harmless() -> None:
-    """A terminal obeys no label, and a megabyte fills no screen."""
     assert shown("\x1b[31mred\u202e") == "'\\x1b[31mred\\u202e'"
     assert len(shown("x" * 1_000_000)) == 61
     assert shown(3) == "3"
-
-
-@dataclass(frozen=True)
-class Inner:
-    """A file."""
-
-    name: str
-    rows: Count
-
-
-@dataclass(frozen=True)
-class Outer:
-    """A manifest."""
-
-    kind: Literal["a", "b"]
-    inner: list[Inner]
-    share: Annotated[float, Between(0, 1)] = 0.5
-    counts: dict[str, Count] | None = None
-    pair: tuple[int, str] = (0, "")
-    anything: Any = None
-    on: bool = False
-
-
-GOOD = {"kind": "a", "inner": [{"name": "x", "rows": 3}]}
-
-
-def test_values_become_the_dataclass_that_they_claim_to_be() -> None:
-    """An int where a float stands is one; lists become tuples where the field says so."""
-    found = typed(Outer, {**GOOD, "share": 1, "counts": {"0": 2}, "pair": [1, "y"], "on": True}, "file", "restore it")
-    assert found == Outer("a", [Inner("x", 3)], 1.0, {"0": 2}, (1, "y"), None, True)
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"kind": "c"}, "kind is 'c', expected one of 'a', 'b'"),
-        ({"inner": {}}, "inner is {}, expected a list"),
-        ({"inner": [{"name": "x"}]}, r"inner\[0\].rows is None, expected a value: the key is missing"),
-        ({"inner": [{"name": "x", "rows": True}]}, r"inner\[0\].rows is True, expected a whole number"),
-        ({"inner": [{"name": "x", "rows": -1}]}, r"inner\[0\].rows is -1, expected at least 0"),
-        ({"inner": [{"name": "x", "rows": 1 << 60}]}, "expected at least 0"),
-        ({"inner": [{"name": 1, "rows": 1}]}, r"inner\[0\].name is 1, expected a text"),
-        ({"share": 2}, "share is 2, expected from 0 to 1"),
-        ({"share": "1"}, "share is '1', expected a number"),
-        ({"counts": []}, r"counts is \[\], expected an object"),
-        ({"pair": [1]}, r"pair is \[1\], expected 2 values"),
-        ({"on": 1}, "on is 1, expected true or false"),
-        ({"\x1b[2J": 1}, r"'\\x1b\[2J' is 1, expected no such key; there are kind, inner"),
-    ],
-)
-def test_a_value_of_another_type_or_range_names_its_key(change: dict[str, Any], sentence: str) -> None:
-    """Where it stands, what it is, what is expected, what to do."""
-    with pytest.raises(DataError, match=rf"^file: .*{sentence}.*; restore it$"):
-        typed(Outer, {**GOOD, **change}, "file", "restore it")
-
-
-def test_what_is_no_object_is_said() -> None:
-    """The file holds a list, say."""
-    with pytest.raises(DataError, match=r"^file: it is \[\], expected an object"):
-        typed(Outer, [], "file", "restore it")

@@ -16,14 +16,12 @@ from hypothesis import strategies as st
 
 from harness.rundir.bundle_files import INDEX, KIND, write_vocabulary
 from harness.rundir.layout import BUNDLE
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.config import PreprocessConfig
+from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.job import vocabulary_base
 from preprocessing.text.encoder import Encoder
-from preprocessing.text.spec import TextPipeline, TextSpec
-from preprocessing.text.tokenizer import Tokenizer
-from preprocessing.text.vocabulary import PAD, UNK, Counts, Vocabulary, VocabularyConfig, count, extended, freeze
+from preprocessing.text.spec import TextPipeline
+from preprocessing.text.vocabulary import PAD, UNK, Counts, Vocabulary, extended, freeze
 from tests.corpora import Command, reviews, write_csv
 from tests.datasets import write_dataset
 
@@ -46,7 +44,7 @@ def test_order_is_count_then_bytes_and_reserved_rows_come_first() -> None:
     assert spelt.lookup(pa.array(["<pad>", "<unk>", "x", "y"])).tolist() == [1, 1, 2, 1]
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(st.lists(st.dictionaries(st.text(max_size=3), st.integers(1, 5), max_size=6), min_size=1, max_size=6))
 def test_any_merge_order_gives_the_same_vocabulary(parts: list[dict[str, int]]) -> None:
     tables = [
@@ -63,19 +61,6 @@ def test_any_merge_order_gives_the_same_vocabulary(parts: list[dict[str, int]]) 
     assert forward.counts.tolist()[2:] == [number for _, number in expected]
 
 
-def test_count_counts_tokens_of_texts() -> None:
-    table = count(Tokenizer(TextPipeline(TextSpec(), (), {}))(["a b a", "", "b a"]))
-    assert dict(zip(table.types.to_pylist(), table.counts.tolist(), strict=True)) == {"a": 3, "b": 2}
-
-
-@pytest.mark.parametrize("size", [3, 400])
-def test_lookup_is_the_same_for_few_and_for_many_types(size: int) -> None:
-    vocabulary = freeze(counts(**{f"w{number:03}": 1 for number in range(size)}), 1, None)
-    for types in (["w001", "zz", "<pad>"], ["w001", "zz", "<pad>"] * 60):
-        found = vocabulary.lookup(pa.array(types, pa.string()))
-        assert (found.tolist(), found.dtype) == ([3, 1, 1] * (len(types) // 3), np.int32)
-
-
 def test_it_is_read_as_it_was_written_or_what_is_wrong_is_named(tmp_path: Path) -> None:
     path = tmp_path / "vocabulary.arrow"
     vocabulary = freeze(counts(**{f"token{number}": number + 1 for number in range(50)}, é=99), 1, None)
@@ -86,31 +71,15 @@ def test_it_is_read_as_it_was_written_or_what_is_wrong_is_named(tmp_path: Path) 
         vocabulary.tokens,
         vocabulary.counts.tolist(),
     )
-    others = (counts(a=2, b=1), counts(a=2, c=1), counts(a=3, b=1), counts(ab=2))
-    assert len({freeze(table, 1, None).hash for table in others}) == 4
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b"token42", b"Token42", 1))
     with pytest.raises(DataError, match=r"vocabulary\.arrow is damaged"):
         Vocabulary.read(path)
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"vocabulary\.arrow cannot be read"):
-        Vocabulary.read(path)
-    with pytest.raises(DataError, match=r"missing\.arrow is missing"):
-        Vocabulary.read(tmp_path / "missing.arrow")
-
-
-def test_bounds_that_leave_nothing() -> None:
-    with pytest.raises(DataError, match="min_count = 9"):
-        freeze(counts(a=1), 9, None)
-    with pytest.raises(ConfigError, match=r"vocabulary\.min_count: 0 is out of range: expected at least 1"):
-        VocabularyConfig(min_count=0)
-    with pytest.raises(ConfigError, match=r"vocabulary\.max_size: 2 is out of range: expected at least 3"):
-        VocabularyConfig(max_size=2)
 
 
 # vocabulary.base
 
-NEW = [*reviews(120, seed=3), *[(f"brandnew word{number % 3} number {number}", "positive") for number in range(30)]]
+NEW = [*reviews(60, seed=3), *[(f"brandnew word{number % 3} number {number}", "positive") for number in range(20)]]
 
 
 @pytest.fixture
@@ -122,7 +91,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset, and a run with a bundle of it."""
     root = tmp_path_factory.mktemp("base")
-    write_dataset(root / "data", {"train": 200, "validation": 20}, widths=(64,))
+    write_dataset(root / "data", {"train": 60, "validation": 10}, widths=(64,))
     write_vocabulary(root / "run" / BUNDLE, root / "data")
     (root / "run" / BUNDLE / INDEX).write_text(index_of(root / "data"))
     return root
@@ -144,18 +113,11 @@ def build(command: Command, source: Path, output: Path, base: Path, *more: objec
     return command("run", *words, "--vocabulary.base", base, *more)
 
 
-def tokens(root: Path) -> list[str]:
-    return Vocabulary.read(root / VOCABULARY).tokens.to_pylist()
-
-
-@pytest.mark.parametrize("place", ["data", "run", f"run/{BUNDLE}"])
-def test_new_texts_have_the_ids_of_the_base(
-    place: str, base: Path, source: Path, tmp_path: Path, command: Command
-) -> None:
-    """The same whether a dataset, a bundle or a run is named: weights of the base can read it (law 1)."""
+def test_new_texts_have_the_ids_of_the_base(base: Path, source: Path, tmp_path: Path, command: Command) -> None:
+    """Weights of the base can read them (law 1); the next test names a dataset."""
     ours = (vocabulary_base.BUNDLE, vocabulary_base.BUNDLE_INDEX, vocabulary_base.BUNDLE_FORMAT)
     assert ours == (BUNDLE, INDEX, KIND[0])
-    assert build(command, source, tmp_path / "out", base / place) == 0, command.err
+    assert build(command, source, tmp_path / "out", base / "run") == 0, command.err
     made, old = read_manifest(tmp_path / "out"), read_manifest(base / "data")
     assert (made.text_hash, made.vocabulary_hash) == (old.text_hash, old.vocabulary_hash)
     assert (tmp_path / "out" / VOCABULARY).read_bytes() == (base / "data" / VOCABULARY).read_bytes()
@@ -163,30 +125,7 @@ def test_new_texts_have_the_ids_of_the_base(
     block = Split(tmp_path / "out", made, "train").blocks[0]
     found = np.concatenate([ids[:length] for ids, length in zip(block.ids, block.length, strict=True)])
     assert found.tolist() == encoder([NEW[row - 1][0] for row in block.row]).ids.tolist()
-    counted = {"tokens_counted": len(found), "tokens_left_out": int((found == UNK).sum())}
-    assert made.statistics["vocabulary"] == counted
-    known = {"source": str(base / place), "vocabulary_hash": old.vocabulary_hash, "size": old.vocabulary_size}
-    assert made.provenance["vocabulary_base"] == known
-    share = 1 - counted["tokens_left_out"] / counted["tokens_counted"]
-    assert 0.3 < share < 0.98
-    assert f"the {old.vocabulary_size:,} ids of {base / place} cover {share:.1%} of the tokens" in command.err
-    if place == "data":
-        assert build(command, source, tmp_path / "out", base / place) == 0
-        assert "already complete" in command.err
-
-
-def test_frequent_tokens_are_appended(base: Path, source: Path, tmp_path: Path, command: Command) -> None:
-    more = ("--vocabulary.extend", "true", "--vocabulary.min_count", 5)
-    assert build(command, source, tmp_path / "out", base / "data", *more) == 0, command.err
-    old, new = tokens(base / "data"), tokens(tmp_path / "out")
-    assert new[: len(old)] == old
-    added = new[len(old) :]
-    assert {"brandnew", "number", "review"} <= set(added)
-    assert "great" not in added
-    vocabulary = Vocabulary.read(tmp_path / "out" / VOCABULARY)
-    assert min(vocabulary.counts[len(old) :]) >= 5
-    assert vocabulary.counts.sum() == read_manifest(tmp_path / "out").statistics["vocabulary"]["tokens_counted"]
-    assert f"; {len(added)} added" in command.err
+    assert f"the {old.vocabulary_size:,} ids of {base / 'run'} cover " in command.err
 
 
 def test_an_extended_vocabulary_by_hand() -> None:
@@ -205,60 +144,8 @@ def test_another_base_under_the_same_name_makes_another_dataset(
     shutil.copytree(base / "data", tmp_path / "base")
     assert build(command, source, tmp_path / "out", tmp_path / "base") == 0
     shutil.rmtree(tmp_path / "base")
-    write_dataset(tmp_path / "base", {"train": 150, "validation": 20}, widths=(64,), seed=4)
+    write_dataset(tmp_path / "base", {"train": 50, "validation": 10}, widths=(64,), seed=4)
     assert build(command, source, tmp_path / "out", tmp_path / "base") == 2
     assert "holds a dataset of another configuration" in command.sentence
-    assert build(command, source, tmp_path / "out", tmp_path / "base", "--overwrite", "true") == 0, command.err
-    assert tokens(tmp_path / "out") == tokens(tmp_path / "base")
-
-
-def test_a_manifest_without_a_base_says_nothing_of_one() -> None:
-    config = PreprocessConfig(output="data/mine")
-    assert config.deciding()["vocabulary"] == {"min_count": "auto", "max_size": 65536}
-    assert VocabularyConfig(base="runs/x").of(100).min_count == "auto"
-    assert VocabularyConfig(base="runs/x", extend=True).of(100).min_count == 1
-
-
-@pytest.mark.parametrize(
-    ("more", "sentence"),
-    [
-        (("--text.lowercase", "false", "--text.html", "false"), "set text.html to true (now false) and text.lowercase"),
-        (("--text.stop_words", "stop-words"), "its texts were read otherwise; set text.stop_words to none (now stop-"),
-        (("--vocabulary.max_size", 50), "vocabulary.max_size: 50 is less than the "),
-        (("--vocabulary.min_count", 3), "vocabulary.min_count: no token is added to those of vocabulary.base; set "),
-    ],
-)
-def test_settings_that_do_not_go_with_the_base(
-    base: Path, source: Path, tmp_path: Path, command: Command, more: tuple[object, ...], sentence: str
-) -> None:
-    assert build(command, source, tmp_path / "out", base / "data", *more) == 2
-    assert sentence in command.sentence
-
-
-def test_what_is_no_base(base: Path, tmp_path: Path) -> None:
-    pipeline = TextPipeline.from_json(read_manifest(base / "data").text)
-
-    def refused(place: object, error: type[Exception] = ConfigError) -> str:
-        with pytest.raises(error) as raised:
-            vocabulary_base.read_base(VocabularyConfig(base=str(place)), pipeline)
-        return str(raised.value)
-
-    assert refused("runs/nowhere").startswith(
-        "vocabulary.base: runs/nowhere: there is no dataset, no bundle and no run"
-    )
-    shutil.copytree(base / "run" / BUNDLE, tmp_path / "many" / "seed-1" / BUNDLE)
-    assert f"a folder of runs; name one of them, as in {tmp_path / 'many' / 'seed-1'}" in refused(tmp_path / "many")
-    shutil.copytree(base / "run" / BUNDLE, tmp_path / "run" / BUNDLE)
-    index = tmp_path / "run" / BUNDLE / INDEX
-    index.write_text("{")
-    assert "bundle.json: not readable as JSON (" in refused(tmp_path / "run", DataError)
-    index.write_text(index_of(base / "data", vocabulary_hash="0" * 64))
-    assert "vocabulary.arrow: not the vocabulary that the files beside it name" in refused(tmp_path / "run", DataError)
-    (tmp_path / "run" / BUNDLE / VOCABULARY).unlink()
-    assert "vocabulary.arrow is missing" in refused(tmp_path / "run", DataError)
-
-
-def test_texts_of_another_language(base: Path, tmp_path: Path, command: Command) -> None:
-    foreign = write_csv(tmp_path / "other.csv", [(f"映画 {number}語", str(number % 2)) for number in range(60)])
-    assert build(command, foreign, tmp_path / "out", base / "data") == 3
-    assert f"tokens to learn from is in vocabulary.base {base / 'data'}; name another" in command.sentence
+    assert build(command, source, tmp_path / "new", tmp_path / "base", "--text.lowercase", "false") == 2
+    assert "its texts were read otherwise; set text.lowercase to true (now false)" in command.sentence
